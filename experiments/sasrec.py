@@ -1,0 +1,79 @@
+"""Trains and tests a Transformer next-item recommender (SASRec: Kang and McAuley 2018) on one file of events.
+
+    python experiments/sasrec.py                                    # the MovieLens demo, about 2 minutes
+    python experiments/sasrec.py --dataset ml-1m --data-path ml-1m.txt.gz --d-model 128 --dropout 0.25
+
+The second line is the setting for real use; docs/results.md has the figures and times to expect.
+"""
+
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal
+
+from tyro.conf import OmitArgPrefixes
+
+from seqrec import runtime
+from seqrec.data.batches import training_batches
+from seqrec.encoders.transformer import TransformerConfig, transformer
+from seqrec.experiment import DataConfig, RunConfig, open_run, open_task, publish, train
+from seqrec.loop import FitConfig
+from seqrec.losses import sampled_softmax_loss, softmax_loss
+from seqrec.objectives import next_item
+from seqrec.sharding import n_data_shards
+from seqrec.training import OptimizerConfig, init_state, make_optimizer, make_train_step
+from seqrec.types import Encoder
+
+
+@dataclass(frozen=True)
+class Config:
+    """Trains a Transformer on the events of a file and tests it on each user's last item."""
+
+    loss: Literal["softmax", "sampled-softmax"] = "softmax"
+    """Cross-entropy over the whole catalogue, or over the target and sampled items."""
+    n_negatives: int = 256
+    """Items that sampled-softmax draws a step."""
+    data: OmitArgPrefixes[DataConfig] = field(default_factory=DataConfig)
+    run: OmitArgPrefixes[RunConfig] = field(default_factory=RunConfig)
+    model: OmitArgPrefixes[TransformerConfig] = field(default_factory=TransformerConfig)
+    optimizer: OmitArgPrefixes[OptimizerConfig] = field(default_factory=OptimizerConfig)
+    fit: OmitArgPrefixes[FitConfig] = field(default_factory=FitConfig)
+
+
+def build_encoder(config: Config, n_items: int) -> Encoder:
+    """The model that the config describes, for a catalogue of `n_items`."""
+    return transformer(config.model, n_items=n_items, max_length=config.data.max_length)
+
+
+def main(config: Config) -> dict[str, Any]:
+    """Trains, tests, and leaves everything in the run's directory; returns what `metrics.json` holds."""
+    runtime.start(config.run.mesh)
+    run = open_run(config, config.run, name=f"sasrec-{config.data.dataset}")
+    task = open_task(run, config.data)
+    batches = training_batches(
+        task.store,
+        task.split,
+        max_length=config.data.max_length,
+        batch_size=config.data.batch_size,
+        seed=config.run.seed,
+        n_shards=n_data_shards(),
+    )
+    encoder = build_encoder(config, task.store.n_items)
+    optimizer = make_optimizer(
+        config.optimizer, encoder.specs, n_steps=config.fit.max_epochs * batches.steps_per_epoch
+    )
+    losses = {"softmax": softmax_loss, "sampled-softmax": partial(sampled_softmax_loss, n_negatives=config.n_negatives)}
+    train_step = make_train_step(
+        encoder,
+        next_item,
+        losses[config.loss],
+        optimizer,
+        seed=config.run.seed,
+        average_decay=config.optimizer.average_decay,
+    )
+    state = init_state(encoder, optimizer, seed=config.run.seed)
+    trained = train(run, task, encoder, state, train_step, batches, config.fit)
+    return publish(run, task, encoder, trained, name="SASRec")
+
+
+if __name__ == "__main__":
+    runtime.run_script(main, Config)

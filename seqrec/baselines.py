@@ -1,0 +1,176 @@
+"""Popularity and personal popularity: the ranks a model has to beat, without a model.
+
+A query is the position of a held-out item in the store; its history is everything its user did before it,
+the whole of it. No `[n_queries, n_items]` array is made: a rank is counted in the sorted popularities of the
+catalogue and then corrected for the few items of the history.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from seqrec.data.splits import Split
+from seqrec.data.store import SequenceStore
+from seqrec.types import InputError
+
+# Work goes in blocks of about this many events, so that memory does not grow with the number of queries.
+_EVENTS_PER_BLOCK = 1 << 22
+
+
+def training_counts(store: SequenceStore, split: Split) -> Int[np.ndarray, " n_items_plus_1"]:
+    """How often each item id occurs in the training part of the histories; entry 0 (padding) is 0.
+
+    Repeats of one user count each time.
+
+    >>> from seqrec.data.splits import leave_last_out
+    >>> from seqrec.data.store import store_from_sequences
+    >>> store = store_from_sequences([[1, 2, 2, 3], [1, 3, 2, 3]])
+    >>> training_counts(store, leave_last_out(store)).tolist()
+    [0, 2, 1, 1]
+    """
+    starts, stops = np.asarray(store.offsets[:-1]), np.asarray(split.train_stop)
+    counts = np.zeros(store.n_items + 1, np.int64)
+    for block in _blocks(stops - starts):
+        positions, _ = _concatenated_ranges(starts[block], stops[block])
+        counts += np.bincount(store.items[positions], minlength=store.n_items + 1)
+    return counts
+
+
+def popularity_ranks(
+    store: SequenceStore,
+    target_positions: Int[np.ndarray, " n_queries"],
+    counts: Int[np.ndarray, " n_items_plus_1"],
+    *,
+    mask_seen: bool,
+) -> tuple[Float[np.ndarray, " n_queries"], Int[np.ndarray, " n_queries"]]:
+    """Ranks of the items at `target_positions` by `counts`, and the number of candidates of each.
+
+    Candidates are the whole catalogue. With `mask_seen` the distinct items of the query's history leave it,
+    except the target, which stays even where it is a repeat. A tie costs half. A user without a target has no
+    query: leave the positions of -1 out, and count them.
+
+    >>> from seqrec.data.store import store_from_sequences
+    >>> store = store_from_sequences([[1, 2, 2, 3], [1, 3, 2, 3]])
+    >>> counts, tests = np.array([0, 2, 1, 1]), np.array([3, 7])
+    >>> [found.tolist() for found in popularity_ranks(store, tests, counts, mask_seen=False)]
+    [[2.5, 2.5], [3, 3]]
+    >>> [found.tolist() for found in popularity_ranks(store, tests, counts, mask_seen=True)]
+    [[1.0, 1.0], [1, 1]]
+    """
+    return _ranks(store, target_positions, counts, mask_seen=mask_seen, personal=False)
+
+
+def personal_popularity_ranks(
+    store: SequenceStore,
+    target_positions: Int[np.ndarray, " n_queries"],
+    counts: Int[np.ndarray, " n_items_plus_1"],
+    *,
+    mask_seen: bool,
+) -> tuple[Float[np.ndarray, " n_queries"], Int[np.ndarray, " n_queries"]]:
+    """As `popularity_ranks`, by the item's count in the query's own history first, then by `counts`.
+
+    Items tied in both cost their mean. With `mask_seen` the target is the only item left with an own count,
+    so a repeat ranks first: compare models under the same choice.
+
+    >>> from seqrec.data.store import store_from_sequences
+    >>> store = store_from_sequences([[1, 2, 2, 3], [1, 3, 2, 3]])
+    >>> counts, tests = np.array([0, 2, 1, 1]), np.array([3, 7])
+    >>> [found.tolist() for found in personal_popularity_ranks(store, tests, counts, mask_seen=False)]
+    [[3.0, 2.5], [3, 3]]
+    """
+    return _ranks(store, target_positions, counts, mask_seen=mask_seen, personal=True)
+
+
+def _ranks(
+    store: SequenceStore,
+    target_positions: Int[np.ndarray, " n_queries"],
+    counts: Int[np.ndarray, " n_items_plus_1"],
+    *,
+    mask_seen: bool,
+    personal: bool,
+) -> tuple[Float[np.ndarray, " n_queries"], Int[np.ndarray, " n_queries"]]:
+    _check_positions(target_positions, store.n_events)
+    if counts.shape != (store.n_items + 1,):
+        raise InputError(
+            f"counts has shape {counts.shape}, the store has {store.n_items} items; "
+            f"pass one count per id 0..n_items, as training_counts returns"
+        )
+    offsets = np.asarray(store.offsets)
+    # side="right" steps over users without events, whose offset is that of the next user.
+    history_starts = offsets[np.searchsorted(offsets, target_positions, side="right") - 1]
+    sorted_counts = np.sort(counts[1:])
+    ranks = np.empty(target_positions.size, np.float64)
+    n_candidates = np.full(target_positions.size, store.n_items, np.int64)
+    for block in _blocks(target_positions - history_starts):
+        positions = target_positions[block]
+        targets = np.asarray(store.items[positions])
+        target_counts = counts[targets]
+        # First the whole catalogue by popularity alone; the target is one of those tied with it.
+        n_not_above = np.searchsorted(sorted_counts, target_counts, side="right")
+        n_above = store.n_items - n_not_above
+        n_tied = n_not_above - np.searchsorted(sorted_counts, target_counts, side="left") - 1
+        if mask_seen or personal:
+            queries, items, own_counts, target_own_counts = _seen_items(
+                store, history_starts[block], positions, targets
+            )
+            above = counts[items] > target_counts[queries]
+            tied = counts[items] == target_counts[queries]
+            # Now the unseen items alone …
+            n_above -= np.bincount(queries[above], minlength=positions.size)
+            n_tied -= np.bincount(queries[tied], minlength=positions.size)
+            if personal:
+                # … all of which a repeat beats …
+                n_above[target_own_counts > 0] = 0
+                n_tied[target_own_counts > 0] = 0
+            if mask_seen:
+                n_candidates[block] -= np.bincount(queries, minlength=positions.size)
+            else:
+                # … and the seen ones again, by own count first.
+                own_above = own_counts > target_own_counts[queries]
+                own_tied = own_counts == target_own_counts[queries]
+                n_above += np.bincount(queries[own_above | (own_tied & above)], minlength=positions.size)
+                n_tied += np.bincount(queries[own_tied & tied], minlength=positions.size)
+        ranks[block] = 1.0 + n_above + 0.5 * n_tied
+    return ranks, n_candidates
+
+
+def _check_positions(target_positions: np.ndarray, n_events: int) -> None:
+    if target_positions.size and (target_positions.min() < 0 or target_positions.max() >= n_events):
+        raise InputError(
+            f"target_positions go from {target_positions.min()} to {target_positions.max()}, "
+            f"the store has events 0..{n_events - 1}; drop users without a target: positions[positions >= 0]"
+        )
+
+
+def _seen_items(
+    store: SequenceStore, starts: np.ndarray, stops: np.ndarray, targets: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Queries, items and counts of the histories' distinct items but the targets, and the targets' counts."""
+    positions, queries = _concatenated_ranges(starts, stops)
+    n_ids = store.n_items + 1
+    pairs, own_counts = np.unique(queries * n_ids + store.items[positions], return_counts=True)
+    queries, items = np.divmod(pairs, n_ids)
+    is_target = items == targets[queries]
+    target_own_counts = np.zeros(targets.size, np.int64)
+    target_own_counts[queries[is_target]] = own_counts[is_target]
+    return queries[~is_target], items[~is_target], own_counts[~is_target], target_own_counts
+
+
+def _concatenated_ranges(starts: np.ndarray, stops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """All of `arange(start, stop)` one after another, and for each element the index of its range."""
+    lengths = stops - starts
+    owners = np.repeat(np.arange(lengths.size), lengths)
+    firsts = np.cumsum(lengths) - lengths
+    return np.arange(owners.size) + (starts - firsts)[owners], owners
+
+
+def _blocks(lengths: np.ndarray) -> Iterator[slice]:
+    """Slices of ranges that hold at most `_EVENTS_PER_BLOCK` events together, or one long range alone."""
+    ends = np.cumsum(lengths + 1)  # plus one, so that empty ranges do not make an endless block
+    start = 0
+    while start < lengths.size:
+        done = ends[start - 1] if start else 0
+        stop = max(start + 1, int(np.searchsorted(ends, done + _EVENTS_PER_BLOCK, side="right")))
+        yield slice(start, stop)
+        start = stop

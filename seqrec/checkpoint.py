@@ -1,0 +1,88 @@
+"""Checkpoints by orbax: the state, the seed and the data position saved together; the best and the last kept."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
+
+from seqrec.training import TrainState
+from seqrec.types import InputError
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a resumed run must know besides the arrays; the data position is `step`."""
+
+    seed: int
+    step: int = 0
+    validations: tuple[tuple[int, float], ...] = ()
+    """(step, NDCG@10) of each validation so far."""
+    train_seconds: float = 0.0
+
+    @property
+    def best(self) -> tuple[int, float]:
+        """(step, NDCG@10) of the best validation, the earliest among equals; (0, -inf) before the first."""
+        return max(self.validations, key=lambda validation: validation[1], default=(0, float("-inf")))
+
+
+def open_checkpoints(directory: Path) -> ocp.CheckpointManager:
+    """A manager that saves in the background and keeps the best (by NDCG@10) and the latest checkpoint."""
+    return ocp.CheckpointManager(
+        directory.absolute(),
+        options=ocp.CheckpointManagerOptions(
+            preservation_policy=AnyPreservationPolicy(
+                [LatestN(n=1), BestN(n=1, get_metric_fn=lambda metrics: metrics["ndcg@10"])]
+            ),
+            cleanup_tmp_directories=True,
+        ),
+    )
+
+
+def save(manager: ocp.CheckpointManager, state: TrainState, progress: Progress) -> None:
+    """Saves in the background; a checkpoint taken right after a validation carries its figure."""
+    validated = progress.validations and progress.validations[-1][0] == progress.step
+    manager.save(
+        progress.step,
+        args=ocp.args.Composite(
+            state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(dataclasses.asdict(progress))
+        ),
+        metrics={"ndcg@10": progress.validations[-1][1]} if validated else None,
+        force=True,
+    )
+
+
+def restore(manager: ocp.CheckpointManager, like: TrainState, step: int) -> tuple[TrainState, Progress]:
+    """The state and progress saved at `step`, laid out as `like`.
+
+    Raises:
+      InputError: the checkpoint's arrays differ in name, shape or dtype, which orbax would cast in silence.
+    """
+    saved = _described(manager.item_metadata(step)["state"])
+    expected = _described(like)
+    for name in sorted(saved.keys() | expected.keys()):
+        if saved.get(name) != expected.get(name):
+            raise InputError(
+                f"checkpoint {manager.directory / str(step)}: {name} is {saved.get(name, 'missing')} there "
+                f"but {expected.get(name, 'missing')} in this model; use the config that the run was started with"
+            )
+    restored = manager.restore(
+        step,
+        args=ocp.args.Composite(state=ocp.args.StandardRestore(like), progress=ocp.args.JsonRestore()),
+    )
+    fields = restored["progress"]
+    fields["validations"] = tuple((step, value) for step, value in fields["validations"])
+    return restored["state"], Progress(**fields)
+
+
+def _described(tree: Any) -> dict[str, str]:
+    """Name of each array -> its shape and dtype."""
+
+    def name(path) -> str:
+        return ".".join(str(getattr(key, "name", getattr(key, "key", getattr(key, "idx", key)))) for key in path)
+
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {name(path): f"{leaf.dtype}{tuple(leaf.shape)}" for path, leaf in leaves if hasattr(leaf, "shape")}

@@ -1,0 +1,1 @@
+"""Data preparation: NumPy and tables, no jax."""

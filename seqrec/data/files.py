@@ -1,0 +1,208 @@
+"""Files of the user's, whole and well formed, as tables; complaints say file and line."""
+
+import csv
+import gzip
+import io
+import itertools
+import re
+import tempfile
+import uuid
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import duckdb
+
+from seqrec.types import InputError
+
+GZIP_MAGIC = b"\x1f\x8b"
+BAD_BYTES = re.compile("[\udc80-\udcff]")
+"""What "surrogateescape" leaves of bytes that are not UTF-8."""
+
+
+class TextFile(NamedTuple):
+    """How a text file is laid out."""
+
+    path: Path
+    delimiter: str
+    quote: str
+    """The character around fields that hold delimiters or line ends, "" where there is none."""
+    header: bool
+    encoding: str = "utf-8-sig"
+
+    def rows(self) -> Iterator[tuple[int, list[str]]]:
+        """(line number, fields) of each row that is not empty, the header too; bad bytes as surrogates."""
+        with _open_bytes(self.path) as stream:
+            lines = io.TextIOWrapper(stream, encoding=self.encoding, errors="surrogateescape", newline="")
+            if not self.quote:
+                for number, line in enumerate(lines, start=1):
+                    if line := line.rstrip("\r\n"):
+                        yield number, line.split(self.delimiter)
+                return
+            reader = csv.reader(lines, delimiter=self.delimiter, quotechar=self.quote)
+            first = 1
+            for fields in reader:
+                if fields:
+                    yield first, fields
+                first = reader.line_num + 1
+
+    def place(self, row: int) -> str:
+        """file:line of the row of data of this number, from 0; walks the file, so only for complaints."""
+        line, _ = next(itertools.islice(self.rows(), row + self.header, None))
+        return f"{self.path}:{line}"
+
+
+def check_file(path: Path) -> bytes:
+    """The first bytes of the content, once the file is found to be whole."""
+    if path.is_dir():
+        raise InputError(f"{path} is a directory, a file is due; name the file in it")
+    if not path.is_file():
+        raise InputError(f"{path} does not exist or is no file; correct the path")
+    try:
+        with path.open("rb") as raw:
+            magic = raw.read(4)
+        with _open_bytes(path) as stream:
+            head = stream.read(1 << 20)
+            # DuckDB stops at a stream's end without comparing its checksum, so a damaged one would pass.
+            while magic.startswith(GZIP_MAGIC) and stream.read(1 << 20):
+                pass
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise InputError(f"{path} is cut short or damaged ({error}); fetch it again") from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); change its permissions") from error
+    if not head:
+        raise InputError(f"{path} is empty; give a file that holds events")
+    if head.startswith(b"PK\x03\x04"):
+        raise InputError(f"{path} is a zip archive; unpack it and name the file inside")
+    if head.startswith(b"PAR1") and magic.startswith(GZIP_MAGIC):
+        raise InputError(f"{path} is a gzip'd Parquet file; gunzip it (Parquet is compressed inside)")
+    return head[:4]
+
+
+def _open_bytes(path: Path) -> gzip.GzipFile | io.BufferedReader:
+    with path.open("rb") as raw:
+        is_gzip = raw.read(2) == GZIP_MAGIC
+    # By content: a browser may have unpacked a file and left its name.
+    return gzip.GzipFile(path) if is_gzip else path.open("rb")
+
+
+def first_line_of(path: Path) -> str:
+    """The first line, which may not be empty, without byte order mark and line end."""
+    with _open_bytes(path) as stream:
+        # A header is shorter than this; a binary file may not hold a line end at all.
+        start = stream.read(1 << 20)
+    try:
+        line = re.split(b"[\r\n]", start, maxsplit=1)[0].decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path}:1: byte {start[error.start]:#04x} is not UTF-8; convert the file to UTF-8"
+        ) from error
+    if not line:
+        raise InputError(f"{path}:1: the first line is empty; remove it")
+    return line
+
+
+def connect() -> duckdb.DuckDBPyConnection:
+    """A database of its own, in memory; times without a zone are UTC in it."""
+    connection = duckdb.connect()
+    # What exceeds its memory limit is spilt, by default into the current directory. DuckDB removes the files.
+    spill = Path(tempfile.gettempdir()) / f"seqrec-duckdb-{uuid.uuid4().hex}"
+    connection.execute("SET temp_directory = $path", {"path": str(spill)})
+    connection.execute("SET TimeZone = 'UTC'")
+    return connection
+
+
+def _literal_path(path: Path) -> str:
+    """`path` for DuckDB, which would otherwise read *, ? and [ in it as a pattern over file names."""
+    return re.sub(r"([*?\[])", r"[\1]", str(path.absolute()))
+
+
+def load_text(text: TextFile, *, n_fields: int, take: dict[str, int]) -> duckdb.DuckDBPyConnection:
+    """A database with a table `found`: event_index and, as text, the fields that `take` names by position."""
+    check_file(text.path)
+    connection = connect()
+    with text.path.open("rb") as raw:
+        compression = "gzip" if raw.read(2) == GZIP_MAGIC else "none"
+    # No name or value of the user's enters the statement: fields go by position, the path is a parameter.
+    fields = ", ".join(f"'c{index}': 'VARCHAR'" for index in range(n_fields))
+    chosen = ", ".join(f"c{index} AS {key}" for key, index in take.items())
+    try:
+        connection.execute(
+            f"""
+            CREATE TABLE found AS
+            SELECT row_number() OVER () - 1 AS event_index, {chosen}
+            FROM read_csv($path, columns = {{{fields}}}, auto_detect = false, header = {text.header},
+                          delim = '{text.delimiter}', quote = '{text.quote}', escape = '{text.quote}',
+                          compression = '{compression}', store_rejects = true, rejects_limit = 1)
+            """,
+            {"path": _literal_path(text.path)},
+        )
+        rejects = connection.execute("SELECT line, error_type, error_message FROM reject_errors").fetchall()
+    except duckdb.Error as error:
+        raise InputError(_bad_row(text, n_fields) or _unreadable(text.path, error)) from error
+    for line, kind, message in rejects:
+        # DuckDB's own line numbers count a quoted line end as none, so they are the second choice.
+        raise InputError(
+            _bad_row(text, n_fields, bytes_too=kind == "INVALID ENCODING")
+            or f"{text.path}:{line}: {message.splitlines()[0]}; correct the line"
+        )
+    return _not_empty(connection, text.path)
+
+
+def parquet_columns(path: Path) -> list[str]:
+    """The names of the columns of a Parquet file."""
+    try:
+        return connect().read_parquet(_literal_path(path)).columns
+    except duckdb.Error as error:
+        raise InputError(_unreadable(path, error)) from error
+
+
+def load_parquet(path: Path, *, take: dict[str, str]) -> duckdb.DuckDBPyConnection:
+    """The same for a Parquet file; `take` gives the file's names of the columns, which keep their types."""
+    connection = connect()
+    chosen = ", ".join(f"{_quoted(name)} AS {key}" for key, name in take.items())
+    try:
+        connection.execute(
+            "CREATE TABLE found AS "
+            f"SELECT row_number() OVER () - 1 AS event_index, {chosen} FROM read_parquet($path)",
+            {"path": _literal_path(path)},
+        )
+    except duckdb.Error as error:
+        raise InputError(_unreadable(path, error)) from error
+    return _not_empty(connection, path)
+
+
+def _quoted(name: str) -> str:
+    """`name` as an SQL identifier, whatever it holds."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _not_empty(connection: duckdb.DuckDBPyConnection, path: Path) -> duckdb.DuckDBPyConnection:
+    if connection.execute("SELECT count(*) FROM found").fetchall() == [(0,)]:
+        raise InputError(f"{path} holds no events; give a file with at least one row")
+    return connection
+
+
+def _bad_row(text: TextFile, n_fields: int, *, bytes_too: bool = True) -> str | None:
+    """What is wrong with the first bad row, if we find it too; columns not asked for may hold any bytes."""
+    try:
+        for line, fields in text.rows():
+            if bytes_too and any(BAD_BYTES.search(field) for field in fields):
+                return f"{text.path}:{line}: bytes that are not UTF-8; convert the file to UTF-8"
+            if len(fields) != n_fields:
+                row, plural = text.delimiter.join(fields), "s" * (len(fields) != 1)
+                return (
+                    f"{text.path}:{line}: {row[:60]!r} has {len(fields)} field{plural}, {n_fields} are due; "
+                    "correct or remove the line"
+                )
+    except csv.Error:
+        pass  # DuckDB's message has to do.
+    return None
+
+
+def _unreadable(path: Path, error: Exception) -> str:
+    return (
+        f"{path} cannot be read ({str(error).splitlines()[0]}); "
+        "check that it is whole, of one kind of line end, and CSV, TSV or Parquet"
+    )

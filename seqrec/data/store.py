@@ -1,0 +1,272 @@
+"""The sequence store: every user's items in flat arrays with offsets; on disk NumPy, Parquet and JSON."""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import Int, Int32, Int64
+
+from seqrec.types import InputError
+
+FORMAT_VERSION = 1
+REMEDY = "prepare the data again"
+
+
+class SequenceStore(NamedTuple):
+    """Who took what, in order: user u's items are `items[offsets[u]:offsets[u + 1]]`.
+
+    >>> store = store_from_sequences([[1, 2, 3], [2, 3]])
+    >>> store.items.tolist(), store.offsets.tolist()
+    ([1, 2, 3, 2, 3], [0, 3, 5])
+    >>> store.n_users, store.n_items, store.n_events
+    (2, 3, 5)
+    """
+
+    items: Int32[np.ndarray, " n_events"]
+    """Item ids 1..n_items, users one after another, each in time order."""
+    offsets: Int64[np.ndarray, " n_users_plus_1"]
+    item_keys: np.ndarray
+    """The data's own names of the items, int64 or str: item id i is `item_keys[i - 1]`."""
+    user_keys: np.ndarray
+    """The data's own names of the users, int64 or str."""
+    titles: np.ndarray | None
+    """A title for each item, "" where it has none; None where the data has no titles."""
+    content_hash: str
+    """sha256 over all of the above; paths and times do not enter."""
+
+    @property
+    def n_users(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def n_items(self) -> int:
+        return len(self.item_keys)
+
+    @property
+    def n_events(self) -> int:
+        return len(self.items)
+
+
+def sequence_store(
+    items: Int[np.ndarray, " n_events"],
+    offsets: Int[np.ndarray, " n_users_plus_1"],
+    item_keys: np.ndarray,
+    user_keys: np.ndarray,
+    titles: np.ndarray | None = None,
+) -> SequenceStore:
+    """The store made of these arrays, once they are found to fit together."""
+    if not 1 <= len(item_keys) < 2**31 - 1:
+        raise InputError(f"{len(item_keys)} items; a store holds 1 to 2^31 - 2, so that item ids fit int32")
+    if len(offsets) != len(user_keys) + 1:
+        raise InputError(
+            f"{len(offsets)} offsets for {len(user_keys)} users; give one more offset than there are users"
+        )
+    if offsets[0] != 0 or offsets[-1] != len(items) or np.any(np.diff(offsets) < 0):
+        raise InputError(f"offsets must rise from 0 to n_events={len(items)}; build them with np.cumsum")
+    if titles is not None and len(titles) != len(item_keys):
+        raise InputError(f"{len(titles)} titles for {len(item_keys)} items; give one each, '' where unknown")
+    if len(items):
+        low, high = int(np.min(items)), int(np.max(items))
+        if low < 1 or high > len(item_keys):
+            raise InputError(
+                f"item id {low if low < 1 else high} is outside 1..n_items={len(item_keys)}; "
+                "0 is padding, number items from 1"
+            )
+    items = np.ascontiguousarray(items, dtype=np.int32)
+    offsets = np.ascontiguousarray(offsets, dtype=np.int64)
+    content_hash = _content_hash(items, offsets, item_keys, user_keys, titles)
+    return SequenceStore(items, offsets, item_keys, user_keys, titles, content_hash)
+
+
+def store_from_sequences(sequences: Sequence[Sequence[int]], *, n_items: int | None = None) -> SequenceStore:
+    """An in-memory store of one sequence of item ids a user; items and users go by their numbers from 1."""
+    lengths = np.array([len(sequence) for sequence in sequences], dtype=np.int64)
+    items = np.array([item for sequence in sequences for item in sequence], dtype=np.int64)
+    if n_items is None:
+        n_items = int(items.max(initial=0))
+    return sequence_store(
+        items,
+        np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]),
+        item_keys=np.arange(1, n_items + 1),
+        user_keys=np.arange(1, len(sequences) + 1),
+    )
+
+
+def write_store(directory: Path | str, store: SequenceStore) -> SequenceStore:
+    """`store` as it lies in `directory`, memory-mapped; there is a whole store there or none.
+
+    A store that is there already gives way; a directory that holds anything else is refused.
+    """
+    directory = Path(directory)
+    _refuse_foreign(directory)
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        # Beside the target, because a rename is atomic only inside one file system.
+        scratch = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+    except OSError as error:
+        raise InputError(
+            f"{directory} cannot be made ({error.strerror}); choose a directory you may write to"
+        ) from error
+    try:
+        fresh = scratch / "fresh"
+        fresh.mkdir()
+        _write_files(fresh, store)
+        _move_into_place(fresh, directory, aside=scratch / "old")
+    except OSError as error:
+        raise InputError(
+            f"{directory} cannot be written ({error.strerror}); free space or choose another directory"
+        ) from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return open_store(directory)
+
+
+def open_store(directory: Path | str) -> SequenceStore:
+    """The store in `directory`; items and offsets are read from disk as they are touched."""
+    directory = Path(directory)
+    if not directory.exists():
+        raise InputError(f"{directory} does not exist; prepare the data first or correct the path")
+    if not (directory / "manifest.json").is_file():
+        raise InputError(
+            f"{directory} is not a sequence store (it has no manifest.json); name the directory of one"
+        )
+    try:
+        manifest = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))
+        version = manifest["format_version"]
+        if version != FORMAT_VERSION:
+            raise InputError(
+                f"{directory} has format version {version}; this seqrec reads {FORMAT_VERSION}; {REMEDY}"
+            )
+        counts = {name: int(manifest[name]) for name in ("n_users", "n_items", "n_events")}
+        content_hash, has_titles = str(manifest["content_hash"]), bool(manifest["has_titles"])
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"{directory / 'manifest.json'} is not a sequence store's manifest; {REMEDY}"
+        ) from error
+    items = _open_array(directory / "items.npy", "<i4", counts["n_events"])
+    offsets = _open_array(directory / "offsets.npy", "<i8", counts["n_users"] + 1)
+    # Cheap beside reading all items, and a wrong offset is another user's history.
+    if offsets[0] != 0 or offsets[-1] != len(items) or np.any(np.diff(offsets) < 0):
+        raise InputError(
+            f"{directory / 'offsets.npy'} does not rise from 0 to n_events={len(items)}; {REMEDY}"
+        )
+    item_table = _open_table(directory / "items.parquet", counts["n_items"])
+    user_table = _open_table(directory / "users.parquet", counts["n_users"])
+    try:
+        item_keys, user_keys = _keys(item_table["key"]), _keys(user_table["key"])
+        titles = _keys(item_table["title"]) if has_titles else None
+    except KeyError as error:
+        raise InputError(f"{directory} lacks the column {error.args[0]} in its tables; {REMEDY}") from error
+    return SequenceStore(items, offsets, item_keys, user_keys, titles, content_hash)
+
+
+def _content_hash(
+    items: np.ndarray,
+    offsets: np.ndarray,
+    item_keys: np.ndarray,
+    user_keys: np.ndarray,
+    titles: np.ndarray | None,
+) -> str:
+    digest = hashlib.sha256(b"seqrec sequence store 1\n")
+    fields: dict[str, np.ndarray | None] = {
+        "items": items.astype("<i4", copy=False),
+        "offsets": offsets.astype("<i8", copy=False),
+        "item_keys": item_keys,
+        "user_keys": user_keys,
+        "titles": titles,
+    }
+    for name, values in fields.items():
+        if values is None:
+            continue
+        if values.dtype.kind in "iu":
+            parts: list[Any] = [values if name in ("items", "offsets") else values.astype("<i8", copy=False)]
+        else:
+            # Arrow's own layout, ends and characters apart: "ab", "c" and "a", "bc" must differ.
+            column = pa.array(values, pa.large_string())
+            ends = np.frombuffer(column.buffers()[1], dtype="<i8", count=len(column) + 1)
+            parts = [ends, np.frombuffer(column.buffers()[2] or b"", dtype=np.uint8, count=int(ends[-1]))]
+        kind = "int" if values.dtype.kind in "iu" else "str"
+        digest.update(f"{name} {kind} {len(values)}\n".encode())
+        for part in parts:
+            digest.update(np.ascontiguousarray(part).data)
+    return digest.hexdigest()
+
+
+def _write_files(directory: Path, store: SequenceStore) -> None:
+    np.save(directory / "items.npy", store.items.astype("<i4", copy=False), allow_pickle=False)
+    np.save(directory / "offsets.npy", store.offsets.astype("<i8", copy=False), allow_pickle=False)
+    item_columns = {"key": _column(store.item_keys)}
+    if store.titles is not None:
+        item_columns["title"] = _column(store.titles)
+    pq.write_table(pa.table(item_columns), directory / "items.parquet")
+    pq.write_table(pa.table({"key": _column(store.user_keys)}), directory / "users.parquet")
+    manifest = {
+        "format_version": FORMAT_VERSION,
+        "n_users": store.n_users,
+        "n_items": store.n_items,
+        "n_events": store.n_events,
+        "has_titles": store.titles is not None,
+        "content_hash": store.content_hash,
+    }
+    (directory / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+
+
+def _refuse_foreign(directory: Path) -> None:
+    if directory.is_file() or (
+        directory.is_dir() and any(directory.iterdir()) and not (directory / "manifest.json").is_file()
+    ):
+        raise InputError(f"{directory} is there and is not a sequence store; choose another directory")
+
+
+def _move_into_place(fresh: Path, directory: Path, *, aside: Path) -> None:
+    if directory.exists():
+        os.rename(directory, aside)
+    try:
+        os.rename(fresh, directory)
+    except OSError as error:
+        # Another process that prepared the same data may have come first; its store is as good as ours.
+        if not (directory / "manifest.json").is_file():
+            if aside.exists():
+                os.rename(aside, directory)
+            raise InputError(f"{directory} cannot be written ({error.strerror}); free the path") from error
+
+
+def _open_array(path: Path, dtype: str, length: int) -> np.ndarray:
+    try:
+        values = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} is missing or damaged; {REMEDY}") from error
+    if values.dtype != np.dtype(dtype) or values.shape != (length,):
+        raise InputError(
+            f"{path} holds {values.shape} of {values.dtype}, "
+            f"the manifest says ({length},) of {np.dtype(dtype)}; {REMEDY}"
+        )
+    return values
+
+
+def _open_table(path: Path, length: int) -> pa.Table:
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise InputError(f"{path} is missing or damaged; {REMEDY}") from error
+    if table.num_rows != length:
+        raise InputError(f"{path} holds {table.num_rows} rows, the manifest says {length}; {REMEDY}")
+    return table
+
+
+def _column(values: np.ndarray) -> pa.Array:
+    return pa.array(values, pa.int64() if values.dtype.kind in "iu" else pa.large_string())
+
+
+def _keys(column: pa.ChunkedArray) -> np.ndarray:
+    return column.combine_chunks().to_numpy(zero_copy_only=False)

@@ -1,0 +1,1 @@
+"""Sequence encoders: a config in, an `Encoder` out."""

@@ -1,0 +1,136 @@
+"""The causal Transformer: SASRec as published (Kang and McAuley 2018) and its modern form, by config."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from seqrec.layers import (
+    FeedForward,
+    Norm,
+    attention,
+    attention_specs,
+    causal_mask,
+    dropout,
+    feed_forward,
+    feed_forward_specs,
+    norm,
+    norm_specs,
+)
+from seqrec.params import Params, ParamSpec
+from seqrec.types import Batch, Encoder
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """Sizes and parts of the encoder."""
+
+    d_model: int = 64
+    """Width of item vectors and hidden states."""
+    n_blocks: int = 2
+    """Attention and feed-forward pairs, one after another."""
+    n_heads: int = 2
+    """Attention heads; must divide d_model."""
+    d_ff: int = 0
+    """Width of the feed-forward hidden layer; 0 means 2 x d_model for swiglu and d_model otherwise."""
+    norm: Norm = "rms"
+    """Kind of normalisation."""
+    norm_first: bool = True
+    """Normalise before each part (pre-norm) or after its residual sum (post-norm)."""
+    positions: Literal["rotary", "learned"] = "rotary"
+    """How order enters: turned queries and keys, or a table of position vectors."""
+    feed_forward: FeedForward = "swiglu"
+    """Kind of position-wise network."""
+    dropout: float = 0.2
+    """Share of embeddings, hidden units and residual branches that training drops, 0 to 1."""
+    attention_dropout: float = 0.0
+    """Share of attention weights that training drops, 0 to 1."""
+
+    def __post_init__(self):
+        if self.n_heads < 1 or self.d_model % self.n_heads:
+            n_heads = max(self.n_heads, 1)
+            raise ValueError(
+                f"d_model={self.d_model} is not a multiple of n_heads={self.n_heads}; "
+                f"try d_model={n_heads * (self.d_model // n_heads + 1)}"
+            )
+        if self.positions == "rotary" and self.d_model // self.n_heads % 2:
+            raise ValueError(
+                f"rotary positions turn pairs, but a head has d_model/n_heads={self.d_model // self.n_heads} "
+                f"features; try d_model={2 * self.d_model}"
+            )
+        for name in ("dropout", "attention_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} is not a share in [0, 1); try {name}=0.2")
+        for name in ("d_model", "n_blocks"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} is below 1; try {name}=2")
+
+
+def item_table_rows(n_items: int) -> int:
+    """Rows of the item table: items, the padding row 0, and as many more as make a multiple of 64.
+
+    The multiple lets the table split evenly over a mesh; rows beyond `n_items` are never looked up or scored.
+    """
+    return -(-(n_items + 1) // 64) * 64
+
+
+def transformer(config: TransformerConfig, *, n_items: int, max_length: int) -> Encoder:
+    """An encoder whose state at each position knows that item and those before it in the same history."""
+    d_ff = config.d_ff or (2 * config.d_model if config.feed_forward == "swiglu" else config.d_model)
+    normal = jax.nn.initializers.normal(0.02)
+    specs: Params = {
+        "item_table": ParamSpec((item_table_rows(n_items), config.d_model), ("items", "embed"), normal),
+        "blocks": [
+            {
+                "attention_norm": norm_specs(config.norm, config.d_model),
+                "attention": attention_specs(config.d_model),
+                "feed_forward_norm": norm_specs(config.norm, config.d_model),
+                "feed_forward": feed_forward_specs(config.feed_forward, config.d_model, d_ff),
+            }
+            for _ in range(config.n_blocks)
+        ],
+        "final_norm": norm_specs(config.norm, config.d_model),
+    }
+    if config.positions == "learned":
+        specs["position_table"] = ParamSpec((max_length, config.d_model), ("positions", "embed"), normal)
+
+    def encode(params: Params, batch: Batch, *, key: Array | None = None) -> Float[Array, "rows length d_model"]:
+        keys = [None] * (1 + 4 * config.n_blocks) if key is None else list(jax.random.split(key, 1 + 4 * config.n_blocks))
+        # Scaled as in Vaswani et al. 2017, section 3.4: the table itself stays small, since it also scores.
+        x = params["item_table"][batch.items] * math.sqrt(config.d_model)
+        if config.positions == "learned":
+            x = x + params["position_table"][batch.positions]
+        x = dropout(x, rate=config.dropout, key=keys.pop())
+        mask = causal_mask(batch.segment_ids)
+        positions = batch.positions if config.positions == "rotary" else None
+        for block in params["blocks"]:
+
+            def attend(x, block=block):
+                x = attention(
+                    block["attention"],
+                    x,
+                    mask=mask,
+                    positions=positions,
+                    n_heads=config.n_heads,
+                    dropout_rate=config.attention_dropout,
+                    key=keys.pop(),
+                )
+                return dropout(x, rate=config.dropout, key=keys.pop())
+
+            def feed(x, block=block):
+                x = feed_forward(
+                    block["feed_forward"], x, kind=config.feed_forward, dropout_rate=config.dropout, key=keys.pop()
+                )
+                return dropout(x, rate=config.dropout, key=keys.pop())
+
+            for part, norm_params in ((attend, block["attention_norm"]), (feed, block["feed_forward_norm"])):
+                if config.norm_first:
+                    x = x + part(norm(norm_params, x, kind=config.norm))
+                else:
+                    x = norm(norm_params, x + part(x), kind=config.norm)
+        return norm(params["final_norm"], x, kind=config.norm) if config.norm_first else x
+
+    return Encoder(specs=specs, encode=encode, n_items=n_items, max_length=max_length)

@@ -1,0 +1,219 @@
+"""What experiment scripts share around their model: data in, a run begun or resumed, findings out."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from seqrec import runs, runtime
+from seqrec.checkpoint import Progress, open_checkpoints, restore
+from seqrec.data.batches import Queries, TrainingBatches, make_queries
+from seqrec.data.events import prepare
+from seqrec.data.sources import Columns, read_source
+from seqrec.data.splits import Split, leave_last_out
+from seqrec.data.store import SequenceStore, open_store
+from seqrec.evaluation import RankTable, evaluate, make_eval_step
+from seqrec.loop import FitConfig, fit
+from seqrec.metrics import means, metric_sums
+from seqrec.params import Params, count_params
+from seqrec.report import figures
+from seqrec.report.learning_curve import plot_learning_curve
+from seqrec.retrieval import make_recommend
+from seqrec.runtime import log
+from seqrec.sharding import MeshConfig, n_data_shards
+from seqrec.training import TrainState
+from seqrec.types import Encoder, InputError
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What is read, and what a model sees of it."""
+
+    dataset: Literal["movielens-demo", "ml-1m", "s3rec", "movielens", "events"] = "movielens-demo"
+    """Form of the data; movielens-demo needs no file."""
+    data_path: Path | None = None
+    """File of events, plain or gzip'd."""
+    columns: Columns = Columns()
+    """Names of the user, item and time columns of an events file; time none keeps the file's order."""
+    max_length: int = 200
+    """Latest items of a history that the model reads."""
+    mask_seen: bool = True
+    """Rank only items that the user has not taken before."""
+    batch_size: int = 64
+    """Histories a step, on average; short ones share a row."""
+
+    def __post_init__(self):
+        for name in ("max_length", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} is below 1; try {name}=50")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Where a run is kept, and what it starts from."""
+
+    output: Path | None = None
+    """Directory of the run; by default a new one under runs/."""
+    resume: bool = False
+    """Go on with the run in --output from its latest checkpoint."""
+    seed: int = 0
+    """Seed of weights, batches and dropout."""
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+
+
+class Task(NamedTuple):
+    """Prepared data, and what is asked of a model on it."""
+
+    store: SequenceStore
+    split: Split
+    valid: Queries
+    test: Queries
+    config: DataConfig
+
+
+def open_task(run: Path, config: DataConfig) -> Task:
+    """The data in the run's own store, prepared there first unless an earlier start has; says what it read."""
+    if (run / "store").exists():
+        store = open_store(run / "store")
+    else:
+        store = prepare(read_source(config.dataset, config.data_path, columns=config.columns), run / "store")
+    split = leave_last_out(store)
+    runs.note_data(run, content_hash=store.content_hash, split_hash=split.content_hash)
+    log.info(
+        "data        %s: %s users, %s items, %s events", config.dataset, *(f"{n:,}" for n in _sizes(store))
+    )
+    log.info("split       %s", split.description)
+    valid, test = (
+        make_queries(
+            store,
+            positions,
+            max_length=config.max_length,
+            batch_size=2 * config.batch_size,
+            mask_seen=config.mask_seen,
+            n_shards=n_data_shards(),
+        )
+        for positions in (split.valid, split.test)
+    )
+    return Task(store, split, valid, test, config)
+
+
+def _sizes(store: SequenceStore) -> tuple[int, int, int]:
+    return store.n_users, store.n_items, store.n_events
+
+
+def open_run(config: Any, run: RunConfig, *, name: str) -> Path:
+    """The directory of a new run, or of the one that `run.resume` goes on with."""
+    if run.resume and run.output is None:
+        raise InputError("--resume needs --output with the directory of the run to go on with")
+    directory = run.output or runtime.new_run_directory(name)
+    runs.open_run(directory, config, resume=run.resume)
+    log.info("run         %s", directory)
+    return directory
+
+
+class Trained(NamedTuple):
+    """A model after training: the state of the epoch that validation chose, and how it came about."""
+
+    state: TrainState
+    progress: Progress
+    reason: str
+    """Why training stopped."""
+
+
+def train(
+    run: Path,
+    task: Task,
+    encoder: Encoder,
+    state: TrainState,
+    train_step: Callable[..., Any],
+    batches: TrainingBatches,
+    config: FitConfig,
+) -> Trained:
+    """Trains from `state`, or from the run's latest checkpoint if it has one, and returns the best epoch's state."""
+    log.info(
+        "model       %s parameters; %s steps an epoch of %d packed rows, %.1f%% of positions filled",
+        f"{count_params(encoder.specs):,}",
+        f"{batches.steps_per_epoch:,}",
+        batches.n_rows,
+        100 * batches.pairs_per_epoch / (batches.packed.n_rows * batches.packed.length),
+    )
+    progress = Progress(seed=batches.seed)
+    eval_step = make_eval_step(encoder)
+    with open_checkpoints(run / "checkpoints") as checkpoints:
+        if (step := checkpoints.latest_step()) is not None:
+            state, progress = restore(checkpoints, state, step)
+            runs.keep_json_lines(run / "metrics.jsonl", up_to_step=step)
+            log.info("resumed     from the checkpoint of step %d", step)
+        try:
+            state, progress, reason = fit(
+                state,
+                progress,
+                train_step=train_step,
+                batches=batches,
+                validate=lambda params: means(metric_sums(evaluate(eval_step, params, task.valid).rank)),
+                checkpoints=checkpoints,
+                record=functools.partial(runs.append_json_line, run / "metrics.jsonl"),
+                config=config,
+            )
+        except runtime.Interrupted as stop:
+            raise runtime.Interrupted(f"{stop}; go on with\n  {runs.resume_command(run)}") from None
+        state, _ = restore(checkpoints, state, progress.best[0])
+    log.info("stopped     %s", reason)
+    return Trained(state, progress, reason)
+
+
+def load_best(run: Path, like: TrainState) -> TrainState:
+    """The state of the epoch that validation chose."""
+    if not (run / "checkpoints").is_dir():
+        raise InputError(f"{run} holds no checkpoints; let its training reach the end of an epoch first")
+    with open_checkpoints(run / "checkpoints") as checkpoints:
+        step = checkpoints.best_step()
+        if step is None:
+            raise InputError(f"{run} holds no validated checkpoint; let its training reach the end of an epoch first")
+        return restore(checkpoints, like, step)[0]
+
+
+def test(task: Task, encoder: Encoder, params: Params) -> tuple[RankTable, dict[str, Any]]:
+    """Ranks of the test items, and `test`, `valid`, `baselines` and `protocol` as `metrics.json` has them."""
+    eval_step = make_eval_step(encoder)
+    ranks = evaluate(eval_step, params, task.test)
+    return ranks, {
+        "test": figures.figures(ranks.rank),
+        "valid": figures.figures(evaluate(eval_step, params, task.valid).rank),
+        "baselines": figures.baseline_figures(task.store, task.split, task.test, mask_seen=task.config.mask_seen),
+        "protocol": figures.protocol(
+            task.store, task.split, max_length=task.config.max_length, mask_seen=task.config.mask_seen
+        ),
+    }
+
+
+def print_test(results: dict[str, Any], *, name: str) -> None:
+    """The table of test figures, the model beside the baselines."""
+    print(f"\n{figures.format_table({name: results['test'], **results['baselines']})}")
+    print(f"{results['test']['n_users']:,} users; mean over users [95% interval]; {results['protocol']['candidates']}")
+
+
+def publish(run: Path, task: Task, encoder: Encoder, trained: Trained, *, name: str) -> dict[str, Any]:
+    """Tests the trained model, leaves figures, ranks and the learning curve in the run, and prints them."""
+    params = trained.state.averaged
+    ranks, results = test(task, encoder, params)
+    per_epoch = trained.progress.validations[0][0]
+    results["best_epoch"] = trained.progress.best[0] // per_epoch
+    results["train_seconds"] = trained.progress.train_seconds
+    results["stopped"] = trained.reason
+    runs.write_json(run / "metrics.json", results)
+    figures.write_ranks(run / "ranks.parquet", ranks, task.store)
+    plot_learning_curve(run / "metrics.jsonl", run / "learning_curve.png", best_epoch=results["best_epoch"])
+    print_test(results, name=name)
+    recommend = make_recommend(encoder)
+    for query in np.linspace(0, len(task.test.users) - 1, 3, dtype=int):
+        user = int(task.test.users[query])
+        history = task.store.items[task.store.offsets[user] : task.test.target_positions[query]].tolist()
+        best = recommend(params, history, 10, mask_seen=task.config.mask_seen)
+        print("\n" + figures.format_example(task.store, history, best, user))
+    print(f"\nrun directory  {run}\nevaluate it    python experiments/evaluate_checkpoint.py {run}")
+    print(f"resume it      {runs.resume_command(run)}")
+    return results

@@ -1,0 +1,52 @@
+"""Percentile bootstrap over users: how far a mean metric would move had other users been sampled."""
+
+import numpy as np
+from jaxtyping import Float
+
+from seqrec.types import InputError
+
+# Resample counts are drawn for as many resamples at a time as fit in this many cells (8 bytes each).
+_CELLS_PER_BLOCK = 1 << 22
+
+
+def bootstrap_intervals(
+    values: Float[np.ndarray, "n_users n_metrics"],
+    *,
+    level: float = 0.95,
+    n_resamples: int = 1000,
+    seed: int = 0,
+) -> tuple[Float[np.ndarray, " n_metrics"], Float[np.ndarray, " n_metrics"]]:
+    """Lower and upper end of each metric's interval: quantiles of its mean over users drawn with replacement.
+
+    All metrics share their resamples. The result depends on `seed` and on the set of rows, not on their
+    order. A metric with a NaN has a NaN interval. The percentile method (Efron and Tibshirani, 1993, ch. 13)
+    is too narrow for very few users: an interval over one user has no width. Where n users have d distinct
+    rows, time grows with n log n + d * n_resamples, and memory is a few copies of `values` and a block of
+    resample counts.
+
+    >>> lower, upper = bootstrap_intervals(np.array([[0.25, 0.0], [0.25, 1.0]]))
+    >>> lower.tolist(), upper.tolist()
+    ([0.25, 0.0], [0.25, 1.0])
+    """
+    n_users, n_metrics = values.shape
+    if n_users == 0:
+        raise InputError("values has 0 users; an interval needs at least one")
+    if not 0.0 < level < 1.0:
+        raise InputError(f"level={level} is outside (0, 1); for a 95% interval pass level=0.95")
+    if n_resamples < 1:
+        raise InputError(f"n_resamples={n_resamples} is below 1; 1000 is a common choice")
+    # Users with equal rows are interchangeable: drawing how often each distinct row comes up is the same
+    # experiment, and ranks make few distinct rows (a million users with geometric ranks of mean 300: 2,613).
+    rows, n_rows = np.unique(values.astype(np.float64, copy=False), axis=0, return_counts=True)
+    # Deviations from one row, so that a metric with equal values has exactly that mean in every resample.
+    deviations = rows - rows[0]
+    rng = np.random.default_rng(seed)
+    means = np.empty((n_resamples, n_metrics))
+    n_per_block = max(1, _CELLS_PER_BLOCK // len(rows))
+    for start in range(0, n_resamples, n_per_block):
+        stop = min(start + n_per_block, n_resamples)
+        counts = rng.multinomial(n_users, n_rows / n_users, size=stop - start)
+        means[start:stop] = rows[0] + counts.astype(np.float64) @ deviations / n_users
+    tail = (1.0 - level) / 2.0
+    lower, upper = np.quantile(means, [tail, 1.0 - tail], axis=0)
+    return lower, upper

@@ -1,0 +1,148 @@
+"""Norms, attention, feed-forward, dropout and positions: pure functions, each with its `*_specs`."""
+
+import math
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, UInt
+
+from seqrec.params import Params, ParamSpec
+
+Norm = Literal["rms", "layer"]
+FeedForward = Literal["swiglu", "gelu", "relu"]
+
+_normal = jax.nn.initializers.normal(0.02)
+_ones = jax.nn.initializers.ones
+_zeros = jax.nn.initializers.zeros
+
+
+def norm_specs(kind: Norm, d_model: int) -> Params:
+    """A scale, and for layer norm a bias."""
+    specs = {"scale": ParamSpec((d_model,), ("embed",), _ones, decay=False)}
+    if kind == "layer":
+        specs["bias"] = ParamSpec((d_model,), ("embed",), _zeros, decay=False)
+    return specs
+
+
+def norm(params: Params, x: Float[Array, "*shape d_model"], *, kind: Norm) -> Float[Array, "*shape d_model"]:
+    """Layer norm (Ba et al. 2016) or RMS norm (Zhang and Sennrich 2019, eq. 4) over the last axis."""
+    if kind == "rms":
+        return x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + 1e-6) * params["scale"]
+    x = x - jnp.mean(x, axis=-1, keepdims=True)
+    return x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + 1e-6) * params["scale"] + params["bias"]
+
+
+def random_bytes(key: Array, shape: tuple[int, ...]) -> UInt[Array, "*shape"]:
+    """Uniform bytes from an integer hash of the element's index and the key.
+
+    Dropout needs speed, not cryptography: on a CPU threefry takes a tenth of a training step for these bits.
+    Two rounds of the `lowbias32` mixer (Wellons 2018), four bytes a word; the key enters between the rounds,
+    since an index that is xor-ed with it beforehand only permutes one fixed sequence.
+    """
+    *outer, last = shape
+    n_words = -(-last // 4)
+    index = jnp.zeros((*outer, n_words), jnp.uint32)
+    stride = 1
+    for axis in range(len(outer), -1, -1):
+        index = index + jnp.uint32(stride) * jax.lax.broadcasted_iota(jnp.uint32, index.shape, axis)
+        stride *= index.shape[axis]
+    first, second = jax.random.key_data(key).astype(jnp.uint32)[-2:]
+    words = _mix(_mix(index ^ first) + second)
+    return jax.lax.bitcast_convert_type(words, jnp.uint8).reshape(*outer, 4 * n_words)[..., :last]
+
+
+def _mix(x: UInt[Array, "*shape"]) -> UInt[Array, "*shape"]:
+    x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
+    x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
+    return x ^ (x >> 16)
+
+
+def dropout(x: Float[Array, "*shape"], *, rate: float, key: Array | None) -> Float[Array, "*shape"]:
+    """Zeroes a share `rate` of `x`, to the nearest 1/256, and rescales the rest; `key=None` means evaluation."""
+    n_dropped = round(256 * rate)
+    if key is None or n_dropped == 0:
+        return x
+    keep = random_bytes(key, x.shape) >= n_dropped
+    return jnp.where(keep, x * (256 / (256 - n_dropped)), 0.0)
+
+
+def rotary(
+    x: Float[Array, "rows heads length d_head"], positions: Int[Array, "rows length"]
+) -> Float[Array, "rows heads length d_head"]:
+    """`x` turned by its position: products of two depend on their distance alone (Su et al. 2021, eq. 34)."""
+    half = x.shape[-1] // 2
+    frequencies = 10_000.0 ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    angles = positions[:, None, :, None] * frequencies
+    cos, sin = jnp.cos(angles), jnp.sin(angles)
+    first, second = x[..., :half], x[..., half:]
+    return jnp.concatenate([first * cos - second * sin, first * sin + second * cos], axis=-1)
+
+
+def causal_mask(segment_ids: Int[Array, "rows length"]) -> Bool[Array, "rows length length"]:
+    """[row, query, key]: True where the key is of the query's history and not later than it."""
+    length = segment_ids.shape[1]
+    same = segment_ids[:, :, None] == segment_ids[:, None, :]
+    return same & jnp.tril(jnp.ones((length, length), bool))
+
+
+def attention_specs(d_model: int) -> Params:
+    """Projections without biases; queries, keys and values share one matrix, heads one after another in each."""
+    return {
+        "qkv": ParamSpec((d_model, 3 * d_model), ("embed", "heads"), _normal),
+        "out": ParamSpec((d_model, d_model), ("heads", "embed"), _normal),
+    }
+
+
+def attention(
+    params: Params,
+    x: Float[Array, "rows length d_model"],
+    *,
+    mask: Bool[Array, "rows length length"],
+    positions: Int[Array, "rows length"] | None,
+    n_heads: int,
+    dropout_rate: float,
+    key: Array | None,
+) -> Float[Array, "rows length d_model"]:
+    """Multi-head attention (Vaswani et al. 2017, eq. 1) over the keys that `mask` allows.
+
+    With `positions`, queries and keys are turned by them (rotary); dropout acts on the attention weights.
+    """
+    rows, length, d_model = x.shape
+    d_head = d_model // n_heads
+    # Heads before length from the start: every product below then runs over contiguous [length, d_head] blocks.
+    qkv = (x @ params["qkv"]).reshape(rows, length, 3, n_heads, d_head).transpose(2, 0, 3, 1, 4)
+    q, k, v = qkv
+    if positions is not None:
+        q, k = rotary(q, positions), rotary(k, positions)
+    scores = jnp.einsum("rhqd,rhkd->rhqk", q * (1 / math.sqrt(d_head)), k)
+    weights = jax.nn.softmax(jnp.where(mask[:, None], scores, -1e30), axis=-1)
+    weights = dropout(weights, rate=dropout_rate, key=key)
+    mixed = jnp.einsum("rhqk,rhkd->rhqd", weights, v).transpose(0, 2, 1, 3).reshape(rows, length, d_model)
+    return mixed @ params["out"]
+
+
+def feed_forward_specs(kind: FeedForward, d_model: int, d_ff: int) -> Params:
+    """Two matrices, or three for the gated form; biases for the published ReLU and GELU forms."""
+    specs = {
+        "up": ParamSpec((d_model, d_ff), ("embed", "ff"), _normal),
+        "down": ParamSpec((d_ff, d_model), ("ff", "embed"), _normal),
+    }
+    if kind == "swiglu":
+        specs["gate"] = ParamSpec((d_model, d_ff), ("embed", "ff"), _normal)
+    else:
+        specs["up_bias"] = ParamSpec((d_ff,), ("ff",), _zeros, decay=False)
+        specs["down_bias"] = ParamSpec((d_model,), ("embed",), _zeros, decay=False)
+    return specs
+
+
+def feed_forward(
+    params: Params, x: Float[Array, "rows length d_model"], *, kind: FeedForward, dropout_rate: float, key: Array | None
+) -> Float[Array, "rows length d_model"]:
+    """The position-wise network; `swiglu` is Shazeer 2020, eq. 6; dropout acts on its hidden units."""
+    if kind == "swiglu":
+        hidden = jax.nn.silu(x @ params["gate"]) * (x @ params["up"])
+        return dropout(hidden, rate=dropout_rate, key=key) @ params["down"]
+    activation = jax.nn.relu if kind == "relu" else jax.nn.gelu
+    hidden = activation(x @ params["up"] + params["up_bias"])
+    return dropout(hidden, rate=dropout_rate, key=key) @ params["down"] + params["down_bias"]

@@ -1,0 +1,148 @@
+"""The one place with a training loop: steps, validations, checkpoints, and when to stop."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from tqdm import tqdm
+
+from seqrec import checkpoint, runtime
+from seqrec.checkpoint import Progress
+from seqrec.data.batches import TrainingBatches
+from seqrec.params import Params
+from seqrec.sharding import split_rows
+from seqrec.training import StepMetrics, TrainState
+from seqrec.types import InputError
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """How long to train and how often to look."""
+
+    max_epochs: int = 25
+    """Passes over the training rows; the cosine schedule ends with the last one."""
+    patience: int = 5
+    """Validations without a better NDCG@10 after which training stops."""
+    log_every_steps: int = 20
+    """Steps between two lines of metrics.jsonl."""
+    save_every_steps: int = 2000
+    """Steps between two checkpoints inside an epoch; each epoch's end saves too."""
+
+    def __post_init__(self):
+        for name in ("max_epochs", "patience", "log_every_steps", "save_every_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} is below 1; try {name}=1")
+
+
+def fit(
+    state: TrainState,
+    progress: Progress,
+    *,
+    train_step: Callable[[TrainState, Any], tuple[TrainState, StepMetrics]],
+    batches: TrainingBatches,
+    validate: Callable[[Params], dict[str, float]],
+    checkpoints: ocp.CheckpointManager,
+    record: Callable[[dict[str, Any]], None],
+    config: FitConfig,
+) -> tuple[TrainState, Progress, str]:
+    """Trains from `progress` on and returns the last state, how far it came and why it stopped.
+
+    After each epoch the averaged weights are validated (`validate` returns at least "ndcg@10") and a checkpoint
+    is saved; the best and the last are kept. `record` receives one dict an interval and a validation.
+
+    Raises:
+      InputError: the loss is no finite number; the last good checkpoint stays.
+      runtime.Interrupted: Ctrl-C or SIGTERM came; the state is saved.
+    """
+    per_epoch = batches.steps_per_epoch
+    earlier_seconds, started = progress.train_seconds, runtime.seconds()
+    interval: list[StepMetrics] = []
+    interval_started = started
+    bar = tqdm(total=per_epoch, unit="step", dynamic_ncols=True)
+
+    def flush(step: int) -> None:
+        nonlocal interval_started
+        if not interval:
+            return
+        losses, counts, norms = np.array([(m.loss, m.n_targets, m.gradient_norm) for m in jax.device_get(interval)]).T
+        if not np.isfinite(losses).all():
+            bad = step - len(losses) + 1 + int(np.flatnonzero(~np.isfinite(losses))[0])
+            bar.close()
+            kept = checkpoints.latest_step()
+            raise InputError(
+                f"the loss is {losses[bad - 1 - step + len(losses)]} at step {bad}; "
+                + ("no checkpoint was saved before it" if kept is None else f"the checkpoint of step {kept} is kept")
+                + "; try a lower --learning-rate or --clip-norm 1"
+            )
+        now = runtime.seconds()
+        rate = counts.sum() / (now - interval_started)
+        record({
+            "step": step,
+            "epoch": step / per_epoch,
+            "loss": float(np.average(losses, weights=counts)),
+            "gradient_norm": float(norms.mean()),
+            "events_per_second": round(rate),
+        })
+        bar.set_postfix_str(f"loss {np.average(losses, weights=counts):.3f}, {rate:,.0f} events/s")
+        interval.clear()
+        interval_started = now
+
+    def save(step: int, **changes: Any) -> None:
+        nonlocal progress
+        progress = replace(
+            progress, step=step, train_seconds=earlier_seconds + runtime.seconds() - started, **changes
+        )
+        checkpoint.save(checkpoints, state, progress)
+
+    reason = f"reached {config.max_epochs} epochs"
+    with runtime.stop_requests() as stop_requested:
+        for step in range(progress.step + 1, config.max_epochs * per_epoch + 1):
+            if (step - 1) % per_epoch == 0 or step == progress.step + 1:
+                if _out_of_patience(progress, config.patience):
+                    reason = _patience_spent(progress, config.patience, per_epoch)
+                    break
+                bar.reset()
+                bar.update((step - 1) % per_epoch)
+                bar.set_description(f"epoch {(step - 1) // per_epoch + 1}/{config.max_epochs}")
+            state, metrics = train_step(state, split_rows(batches.batch(step - 1)))
+            interval.append(metrics)
+            bar.update()
+            if len(interval) == config.log_every_steps or step % per_epoch == 0:
+                flush(step)
+            if step % per_epoch == 0:
+                best_before = progress.best[1]
+                figures = validate(state.averaged)
+                save(step, validations=(*progress.validations, (step, figures["ndcg@10"])))
+                record({"step": step, "epoch": step // per_epoch, "valid": figures})
+                mark = "  best so far" if figures["ndcg@10"] > best_before else ""
+                bar.write(f"epoch {step // per_epoch:3d}   validation NDCG@10 {figures['ndcg@10']:.4f}{mark}")
+                interval_started = runtime.seconds()
+            elif step % config.save_every_steps == 0:
+                flush(step)
+                save(step)
+            if stop_requested():
+                flush(step)
+                if step % per_epoch:
+                    save(step)
+                checkpoints.wait_until_finished()
+                bar.close()
+                raise runtime.Interrupted(f"stopped at step {step}; the state is saved")
+    bar.close()
+    checkpoints.wait_until_finished()
+    return state, progress, reason
+
+
+def _out_of_patience(progress: Progress, patience: int) -> bool:
+    values = [value for _, value in progress.validations]
+    return bool(values) and len(values) - 1 - int(np.argmax(values)) >= patience
+
+
+def _patience_spent(progress: Progress, patience: int, per_epoch: int) -> str:
+    step, value = progress.best
+    return (
+        f"{patience} validations without a better NDCG@10 than {value:.4f} of epoch {math.ceil(step / per_epoch)}"
+    )

@@ -1,0 +1,1 @@
+"""Rank tables in, tables and plots out; nothing here touches a model."""

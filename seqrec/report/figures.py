@@ -1,0 +1,87 @@
+"""Figures with intervals from ranks, as JSON and as a printed table, and the rank table as a file."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import Float
+
+from seqrec.baselines import personal_popularity_ranks, popularity_ranks, training_counts
+from seqrec.data.batches import Queries
+from seqrec.data.splits import Split
+from seqrec.data.store import SequenceStore
+from seqrec.evaluation import RankTable
+from seqrec.intervals import bootstrap_intervals
+from seqrec.metrics import metric_values
+
+
+def figures(ranks: Float[np.ndarray, " users"]) -> dict[str, Any]:
+    """Mean of each metric over users, `n_users`, and `intervals`: the 95% bootstrap interval of each mean."""
+    values = {name: np.asarray(value, np.float64) for name, value in metric_values(ranks).items()}
+    lower, upper = bootstrap_intervals(np.stack(list(values.values()), axis=1))
+    return {
+        **{name: float(value.mean()) for name, value in values.items()},
+        "n_users": len(ranks),
+        "intervals": {name: [float(lower[i]), float(upper[i])] for i, name in enumerate(values)},
+    }
+
+
+def baseline_figures(store: SequenceStore, split: Split, queries: Queries, *, mask_seen: bool) -> dict[str, Any]:
+    """`figures` of popularity and of personal popularity on the same queries."""
+    counts = training_counts(store, split)
+    baselines = {"popularity": popularity_ranks, "personal popularity": personal_popularity_ranks}
+    return {
+        name: figures(ranks(store, queries.target_positions, counts, mask_seen=mask_seen)[0])
+        for name, ranks in baselines.items()
+    }
+
+
+def protocol(store: SequenceStore, split: Split, *, max_length: int, mask_seen: bool) -> dict[str, Any]:
+    """What the figures mean: without it they compare with nothing."""
+    return {
+        "split": split.description,
+        "split_hash": split.content_hash,
+        "data_hash": store.content_hash,
+        "candidates": f"all {store.n_items} items" + (" less the user's whole history" if mask_seen else ""),
+        "mask_seen": mask_seen,
+        "max_length": max_length,
+        "ties": "mean",
+        "fitted_on_validation_items": False,
+        "intervals": "95%, percentile bootstrap over users",
+    }
+
+
+def format_table(columns: dict[str, dict[str, Any]]) -> str:
+    """One line a metric, one column a model; each figure with its interval."""
+    metrics = list(next(iter(columns.values()))["intervals"])
+    width = max(26, *(len(name) + 3 for name in columns))
+    lines = ["test".ljust(10) + "".join(name.rjust(width) for name in columns)]
+    for metric in metrics:
+        cells = ("{:.4f} [{:.4f}, {:.4f}]".format(c[metric], *c["intervals"][metric]) for c in columns.values())
+        lines.append(metric.ljust(10) + "".join(cell.rjust(width) for cell in cells))
+    return "\n".join(lines)
+
+
+def format_example(store: SequenceStore, history: Sequence[int], recommended: Sequence[int], user: int) -> str:
+    """What a user took last and what is recommended, by title where the store has titles."""
+    names = store.item_keys if store.titles is None else store.titles
+
+    def listed(items: Sequence[int]) -> str:
+        return "\n".join(f"    {place:2d}. {names[item - 1]}" for place, item in enumerate(items, start=1))
+
+    return f"user {store.user_keys[user]}, latest last\n{listed(history[-5:])}\n  recommended\n{listed(recommended)}"
+
+
+def write_ranks(file: Path, ranks: RankTable, store: SequenceStore) -> None:
+    """One row a user: its key, the target's key, the rank, the number of candidates and the history's length."""
+    columns = {
+        "user": pa.array(store.user_keys[ranks.user]),
+        "item": pa.array(store.item_keys[ranks.target - 1]),
+        "rank": ranks.rank,
+        "n_candidates": ranks.n_candidates,
+        "history_length": ranks.history_length,
+    }
+    pq.write_table(pa.table(columns), file)

@@ -1,0 +1,133 @@
+"""A run is a directory of plain files: its config, its figures as JSON, its ranks, its checkpoints."""
+
+import dataclasses
+import json
+import shlex
+import sys
+import types
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from seqrec import runtime
+from seqrec.types import InputError
+
+Config = TypeVar("Config")
+
+_FREE_FIELDS = ("run.output", "run.resume")
+"""Fields that say where a run is kept, not what it computes: a resumed run may change them."""
+
+
+def open_run(directory: Path, config: Any, *, resume: bool) -> Path:
+    """The run's directory, with `config.json` written; a run that is there already is only gone on with.
+
+    Raises:
+      InputError: the directory holds a run and `resume` is off, or it was started with another config.
+    """
+    file = directory / "config.json"
+    if not file.exists():
+        if directory.exists() and any(directory.iterdir()):
+            raise InputError(f"--output {directory} holds other files and no run; choose a new or empty directory")
+        directory.mkdir(parents=True, exist_ok=True)
+        resolved = {"config": to_json(config), "command": ["python", *sys.argv], "versions": runtime.versions()}
+        write_json(file, resolved)
+        return directory
+    if not resume:
+        raise InputError(f"--output {directory} already holds a run; add --resume to go on with it, or choose another")
+    earlier, now = dict(_leaves(read_json(file)["config"])), dict(_leaves(to_json(config)))
+    for name in sorted(earlier.keys() | now.keys()):
+        if name not in _FREE_FIELDS and earlier.get(name) != now.get(name):
+            raise InputError(
+                f"{file}: the run was started with {name}={earlier.get(name)}, not {now.get(name)}; "
+                f"repeat its flags to resume it, or choose another --output"
+            )
+    return directory
+
+
+def resume_command(run: Path) -> str:
+    """The command line that goes on with the run."""
+    script, *flags = read_json(run / "config.json")["command"][1:]
+    if "--output" not in flags:
+        flags += ["--output", str(run)]
+    return shlex.join(["python", script, *flags, *([] if "--resume" in flags else ["--resume"])])
+
+
+def note_data(run: Path, **facts: Any) -> None:
+    """Adds what was read to `config.json`; a resumed run must read the same.
+
+    Raises:
+      InputError: the run was started on other data.
+    """
+    resolved = read_json(run / "config.json")
+    if resolved.get("data", facts) != facts:
+        raise InputError(f"{run}: the run was started on other data; choose another --output for this data")
+    write_json(run / "config.json", {**resolved, "data": facts})
+
+
+def read_config(config_type: type[Config], run: Path) -> Config:
+    """The config that a run was started with."""
+    file = run / "config.json"
+    if not file.is_file():
+        raise InputError(f"{run} holds no config.json; name a run's directory, as the training script printed it")
+    return _from_json(config_type, read_json(file)["config"])
+
+
+def read_json(file: Path) -> Any:
+    """The content of a JSON file."""
+    try:
+        return json.loads(file.read_text())
+    except json.JSONDecodeError as error:
+        raise InputError(f"{file}:{error.lineno}: not JSON ({error.msg}); restore the file") from error
+
+
+def write_json(file: Path, content: Any) -> None:
+    """Writes a file whole or not at all."""
+    partial = file.with_suffix(".partial")
+    partial.write_text(json.dumps(content, indent=2) + "\n")
+    partial.replace(file)
+
+
+def append_json_line(file: Path, content: Any) -> None:
+    """Adds one line of JSON."""
+    with file.open("a") as lines:
+        lines.write(json.dumps(content) + "\n")
+
+
+def keep_json_lines(file: Path, *, up_to_step: int) -> None:
+    """Drops the lines after a step: a resumed run writes them again."""
+    if file.exists():
+        kept = [line for line in file.read_text().splitlines() if json.loads(line)["step"] <= up_to_step]
+        file.write_text("".join(f"{line}\n" for line in kept))
+
+
+def to_json(config: Any) -> Any:
+    """Nested dataclasses as nested dicts of JSON values."""
+    if dataclasses.is_dataclass(config):
+        return {field.name: to_json(getattr(config, field.name)) for field in dataclasses.fields(config)}
+    if isinstance(config, Path):
+        return str(config)
+    return list(config) if isinstance(config, tuple) else config
+
+
+def _from_json(kind: Any, value: Any) -> Any:
+    if dataclasses.is_dataclass(kind):
+        hints = typing.get_type_hints(kind)
+        unknown = value.keys() - hints.keys()
+        if unknown:
+            raise InputError(f"config.json has unknown fields {sorted(unknown)}; it is of another version of seqrec")
+        return kind(**{name: _from_json(hints[name], item) for name, item in value.items()})
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        kind = next(option for option in typing.get_args(kind) if option is not types.NoneType)
+        return None if value is None else _from_json(kind, value)
+    if kind is Path:
+        return Path(value)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value

@@ -1,0 +1,127 @@
+"""Devices, processes, signals, logging and the only clock: what surrounds the pure parts of a run."""
+
+import contextlib
+import importlib.metadata
+import io
+import itertools
+import logging
+import os
+import platform
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import jax
+import tyro
+
+from seqrec.sharding import MeshConfig, make_mesh
+from seqrec.types import InputError
+
+log = logging.getLogger("seqrec")
+
+Config = TypeVar("Config")
+
+
+class Interrupted(Exception):
+    """A run was asked to stop and has saved its state."""
+
+
+def start(mesh: MeshConfig) -> None:
+    """Joins the other processes where there are any, and spreads arrays over the devices where there are several."""
+    logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)
+    # Third parties log every save; their warnings still show.
+    for name in ("absl", "jax", "orbax", "matplotlib"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    if "JAX_COORDINATOR_ADDRESS" in os.environ:
+        jax.distributed.initialize()
+    if jax.device_count() > 1:
+        jax.set_mesh(make_mesh(mesh))
+    log.info("device      %s", device_name())
+
+
+def device_name() -> str:
+    """Such as `1 x cpu (cpu)` or `8 x tpu (TPU v5 lite)`."""
+    device = jax.devices()[0]
+    return f"{jax.device_count()} x {device.platform} ({device.device_kind})"
+
+
+def versions() -> dict[str, str]:
+    """What a result depends on besides its config: interpreter, libraries and device."""
+    packages = ("seqrec", "jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint")
+    return {
+        "python": platform.python_version(),
+        **{package: importlib.metadata.version(package) for package in packages},
+        "device": device_name(),
+    }
+
+
+def seconds() -> float:
+    """A clock that only runs forward, for differences."""
+    return time.perf_counter()
+
+
+def new_run_directory(name: str) -> Path:
+    """A path under `runs/` that says what ran and when."""
+    return Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+
+
+@contextlib.contextmanager
+def stop_requests() -> Iterator[Callable[[], bool]]:
+    """Inside, Ctrl-C and SIGTERM only set what the yielded function returns; a second Ctrl-C interrupts at once."""
+    requested = False
+
+    def request(signum, frame):
+        nonlocal requested
+        if requested and signum == signal.SIGINT:
+            raise KeyboardInterrupt
+        requested = True
+
+    previous = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: requested
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def parse(config_type: type[Config], arguments: Sequence[str]) -> Config:
+    """The config that the arguments describe; `--help` prints to standard output and exits.
+
+    Raises:
+      InputError: an unknown flag (with the nearest known one), or a value that its field refuses.
+    """
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(config_type, args=arguments, prog=sys.argv[0])
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        raise InputError(_one_line(complaint.getvalue())) from None
+
+
+def _one_line(box: str) -> str:
+    """tyro's boxed complaint without its frame and footer."""
+    lines = [line.strip("│ ").strip() for line in box.splitlines() if not line.startswith(("╭", "╰"))]
+    body = itertools.takewhile(lambda line: "For full helptext" not in line, lines)
+    return " ".join(line for line in body if line.strip("─"))
+
+
+def run_script(main: Callable[[Config], Any], config_type: type[Config]) -> NoReturn:
+    """Parses the command line and runs `main`; what a user can mend ends in one line and exit status 2."""
+    try:
+        main(parse(config_type, sys.argv[1:]))
+    except InputError as error:
+        print(f"{sys.argv[0]}: {error}", file=sys.stderr)
+        sys.exit(2)
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        sys.exit(130)
+    except KeyboardInterrupt:
+        print("interrupted; what was saved before is intact", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(0)

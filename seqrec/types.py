@@ -1,0 +1,55 @@
+"""The few records that cross rooms; nothing here imports jax, so that data preparation need not either."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from jaxtyping import Int
+
+
+class InputError(ValueError):
+    """What the user gave cannot be used; the message names the value, the bound and the remedy in one line."""
+
+
+class Batch(NamedTuple):
+    """Packed rows: several users' histories share one row, told apart by `segment_ids`.
+
+    Fields are NumPy arrays on the host and jax arrays inside a step.
+    """
+
+    items: Int[Any, "rows length"]
+    """Item ids 1..n_items, in time order inside a segment; 0 is padding."""
+    next_items: Int[Any, "rows length"]
+    """The item that followed each of `items` in the same history; 0 where none is known."""
+    segment_ids: Int[Any, "rows length"]
+    """1, 2, … for the histories that share a row; 0 is padding."""
+    positions: Int[Any, "rows length"]
+    """0-based place of each item inside its segment."""
+
+
+class QueryBatch(NamedTuple):
+    """Histories packed into rows, and what is asked of each: the rank of one item among the candidates."""
+
+    batch: Batch
+    last: Int[Any, " queries"]
+    """Place of each history's newest item in the flattened [rows x length] batch."""
+    targets: Int[Any, " queries"]
+    """The held-out item; 0 for the empty queries that fill the batch."""
+    excluded: Int[Any, "queries excluded"]
+    """Items that are not candidates, such as those already seen; 0 fills the list."""
+    query: Int[Any, " queries"]
+    """Place of each query in the list that was asked for; -1 for empty queries."""
+
+
+@dataclass(frozen=True, eq=False)
+class Encoder:
+    """A model as a value: a table of its parameters and a pure function over them."""
+
+    specs: dict[str, Any]
+    """Nested dict of `params.ParamSpec`; parameters have the same structure."""
+    encode: Callable[..., Any]
+    """`encode(params, batch, *, key=None)` -> hidden states [rows, length, d_model]; no key means evaluation."""
+    n_items: int
+    """Size of the catalogue; rows of the item table beyond it are padding."""
+    max_length: int
+    """Items of a history that the encoder reads."""

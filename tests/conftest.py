@@ -1,0 +1,17 @@
+"""What several tests share."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data that is not ours to ship; tests that need it skip where it is absent."""
+    path = Path(os.environ.get("SEQREC_DATA") or ROOT.parent / "shared" / "data")
+    if not path.is_dir():
+        pytest.skip(f"no data at {path}; set SEQREC_DATA to the folder that holds ml-1m/ and others")
+    return path

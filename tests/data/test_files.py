@@ -1,0 +1,85 @@
+import gzip
+
+import pytest
+
+from seqrec.data.files import TextFile, check_file, load_text
+from seqrec.types import InputError
+
+CONTENT = b'\xef\xbb\xbfid,text\r\n1,"two\r\nlines, one row"\r\n\r\n2,"say ""hi"""\r\n3,end'
+
+
+@pytest.mark.parametrize("pack", [lambda content: content, gzip.compress])
+def test_rows_know_the_lines_they_begin_at(tmp_path, pack):
+    (tmp_path / "file").write_bytes(pack(CONTENT))
+    rows = TextFile(tmp_path / "file", delimiter=",", quote='"', header=True).rows()
+    assert list(rows) == [
+        (1, ["id", "text"]),
+        (2, ["1", "two\r\nlines, one row"]),
+        (5, ["2", 'say "hi"']),
+        (6, ["3", "end"]),
+    ]
+
+
+@pytest.mark.parametrize("pack", [lambda content: content, gzip.compress])
+def test_tables_hold_the_rows_in_order_and_their_places_are_right(tmp_path, pack):
+    (tmp_path / "file").write_bytes(pack(CONTENT))
+    text = TextFile(tmp_path / "file", delimiter=",", quote='"', header=True)
+    table = load_text(text, n_fields=2, take={"text": 1, "id": 0})
+    assert table.execute("SELECT event_index, id FROM found").fetchall() == [(0, "1"), (1, "2"), (2, "3")]
+    assert [text.place(row).rsplit(":", 1)[1] for row in range(3)] == ["2", "5", "6"]
+
+
+@pytest.mark.parametrize("pack", [lambda content: content, gzip.compress])
+def test_a_bad_row_deep_in_a_file_is_found_by_its_line(tmp_path, pack):
+    # Far beyond the blocks in which files are read.
+    n_rows, bad_line = 1_200_000, 1_111_111
+    lines = [b"%d,%d" % (number, number * 7) for number in range(1, n_rows + 1)]
+    lines[bad_line - 1] = b"17"
+    (tmp_path / "file").write_bytes(pack(b"\n".join(lines)))
+    text = TextFile(tmp_path / "file", delimiter=",", quote='"', header=False)
+    with pytest.raises(InputError, match=f"file:{bad_line}: '17' has 1 field, 2 are due"):
+        load_text(text, n_fields=2, take={"id": 0})
+
+
+@pytest.mark.parametrize("pack", [lambda content: content, gzip.compress])
+def test_big_files_keep_their_order(tmp_path, pack):
+    n_rows = 600_000
+    (tmp_path / "file").write_bytes(pack(b"".join(b"%d\tx\n" % number for number in range(n_rows))))
+    table = load_text(
+        TextFile(tmp_path / "file", delimiter="\t", quote='"', header=False), n_fields=2, take={"id": 0}
+    )
+    wrong = table.execute("SELECT count(*), count(*) FILTER (CAST(id AS BIGINT) != event_index) FROM found")
+    assert wrong.fetchall() == [(n_rows, 0)]
+
+
+def damaged(content):
+    packed = bytearray(gzip.compress(content))
+    packed[-8] ^= 1  # the checksum
+    return bytes(packed)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty"),
+        (gzip.compress(b""), "is empty"),
+        (gzip.compress(b"1 2\n" * 1000)[:-20], "cut short or damaged"),
+        (gzip.compress(b"1 2\n")[:-3], "cut short or damaged"),
+        (gzip.compress(b"1 2\n")[:5], "cut short or damaged"),
+        (damaged(b"1 2\n"), "cut short or damaged"),
+        (b"PK\x03\x04rest", "zip archive"),
+        (gzip.compress(b"PAR1rest"), "gzip'd Parquet"),
+    ],
+)
+def test_files_that_are_not_whole_are_refused(tmp_path, content, message):
+    (tmp_path / "file").write_bytes(content)
+    with pytest.raises(InputError, match=message) as caught:
+        check_file(tmp_path / "file")
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_files_and_directories_are_refused(tmp_path):
+    with pytest.raises(InputError, match="missing does not exist"):
+        check_file(tmp_path / "missing")
+    with pytest.raises(InputError, match="is a directory"):
+        check_file(tmp_path)

@@ -1,0 +1,177 @@
+import json
+import os
+
+import numpy as np
+import pytest
+
+from seqrec.data import store as store_module
+from seqrec.data.store import open_store, sequence_store, store_from_sequences, write_store
+from seqrec.types import InputError
+
+
+def a_store(*, titles=("Zoë", ""), user_keys=("b", "a")):
+    return sequence_store(
+        np.array([2, 1, 2]),
+        np.array([0, 1, 3]),
+        item_keys=np.array([-7, 2**62]),
+        user_keys=np.array(user_keys, dtype=object),
+        titles=None if titles is None else np.array(titles, dtype=object),
+    )
+
+
+def test_histories_lie_one_after_another():
+    histories = [[3, 1], [], [2]]
+    store = store_from_sequences(histories, n_items=5)
+    assert (store.n_users, store.n_items, store.n_events) == (3, 5, 3)
+    assert store.items.dtype == np.int32
+    assert store.offsets.dtype == np.int64
+    for user, history in enumerate(histories):
+        assert store.items[store.offsets[user] : store.offsets[user + 1]].tolist() == history
+
+
+def test_a_store_that_is_written_and_opened_is_the_same(tmp_path):
+    store = a_store()
+    for opened in (write_store(tmp_path / "store", store), open_store(tmp_path / "store")):
+        assert isinstance(opened.items, np.memmap)
+        for name in ("items", "offsets", "item_keys", "user_keys", "titles"):
+            assert getattr(opened, name).tolist() == getattr(store, name).tolist(), name
+            assert getattr(opened, name).dtype == getattr(store, name).dtype, name
+        assert opened.content_hash == store.content_hash
+
+
+def test_a_store_without_titles_has_none(tmp_path):
+    assert write_store(tmp_path / "store", a_store(titles=None)).titles is None
+
+
+def test_the_hash_depends_on_the_content_and_not_on_the_place_or_time(tmp_path):
+    one, two = (write_store(tmp_path / name, a_store()).content_hash for name in ("one", "deep/er/two"))
+    assert one == two == a_store().content_hash
+    changed = [
+        a_store(titles=None),
+        a_store(titles=("Zoë", "?")),
+        a_store(titles=("", "Zoë")),
+        a_store(user_keys=("a", "b")),
+        a_store(user_keys=("ba", "")),
+        store_from_sequences([[2], [1, 2]]),
+    ]
+    assert len({one, *(store.content_hash for store in changed)}) == len(changed) + 1
+
+
+def test_keys_as_numbers_and_as_text_hash_apart():
+    arrays = {"items": np.array([1]), "offsets": np.array([0, 1]), "user_keys": np.array([1])}
+    as_number = sequence_store(**arrays, item_keys=np.array([1]))
+    as_text = sequence_store(**arrays, item_keys=np.array(["1"], dtype=object))
+    assert as_number.content_hash != as_text.content_hash
+
+
+def test_no_file_of_a_store_is_a_pickle(tmp_path):
+    write_store(tmp_path / "store", a_store())
+    assert sorted(path.name for path in (tmp_path / "store").iterdir()) == [
+        "items.npy",
+        "items.parquet",
+        "manifest.json",
+        "offsets.npy",
+        "users.parquet",
+    ]
+    for name in ("items.npy", "offsets.npy"):
+        np.load(tmp_path / "store" / name, allow_pickle=False)
+
+
+def test_a_store_gives_way_to_a_newer_one(tmp_path):
+    write_store(tmp_path / "store", a_store())
+    newer = store_from_sequences([[1, 2, 3]])
+    assert write_store(tmp_path / "store", newer).content_hash == newer.content_hash
+    assert os.listdir(tmp_path) == ["store"]
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch, before):
+    if before:
+        write_store(tmp_path / "store", a_store())
+
+    def full_disk(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(store_module.pq, "write_table", full_disk)
+    with pytest.raises(InputError, match="No space left on device"):
+        write_store(tmp_path / "store", store_from_sequences([[1]]))
+    assert os.listdir(tmp_path) == (["store"] if before else [])
+    if before:
+        assert open_store(tmp_path / "store").content_hash == a_store().content_hash
+
+
+def test_a_directory_of_something_else_is_never_replaced(tmp_path):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.txt").write_text("precious")
+    with pytest.raises(InputError, match="choose another directory"):
+        write_store(tmp_path / "thesis", a_store())
+    with pytest.raises(InputError, match="choose another directory"):
+        write_store(tmp_path / "thesis" / "chapter.txt", a_store())
+    assert (tmp_path / "thesis" / "chapter.txt").read_text() == "precious"
+
+
+def test_an_empty_directory_is_filled(tmp_path):
+    (tmp_path / "store").mkdir()
+    assert write_store(tmp_path / "store", a_store()).n_events == 3
+
+
+def test_what_is_no_store_is_refused(tmp_path):
+    with pytest.raises(InputError, match="does not exist"):
+        open_store(tmp_path / "missing")
+    with pytest.raises(InputError, match="not a sequence store"):
+        open_store(tmp_path)
+
+
+def edit_manifest(directory, **changes):
+    path = directory / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda d: edit_manifest(d, n_events=4), r"items.npy holds \(3,\).*manifest says \(4,\)"),
+        (lambda d: edit_manifest(d, n_users=7), r"offsets.npy holds \(3,\).*manifest says \(8,\)"),
+        (lambda d: edit_manifest(d, n_items=1), "items.parquet holds 2 rows, the manifest says 1"),
+        (lambda d: edit_manifest(d, format_version=99), "format version 99; this seqrec reads 1"),
+        (lambda d: (d / "manifest.json").write_text("{"), "not a sequence store's manifest"),
+        (lambda d: (d / "manifest.json").write_text("[]"), "not a sequence store's manifest"),
+        (lambda d: (d / "items.npy").unlink(), "items.npy is missing or damaged"),
+        (lambda d: (d / "users.parquet").unlink(), "users.parquet is missing or damaged"),
+        (lambda d: (d / "users.parquet").write_bytes(b"PAR1"), "users.parquet is missing or damaged"),
+        (lambda d: os.truncate(d / "items.npy", 130), "items.npy is missing or damaged"),
+        (lambda d: np.save(d / "items.npy", np.array([1.0, 2.0, 3.0])), "float64"),
+        (lambda d: np.save(d / "items.npy", np.array([None] * 3)), "items.npy is missing or damaged"),
+        (lambda d: np.save(d / "offsets.npy", np.array([0, 4, 3])), "does not rise"),
+    ],
+)
+def test_a_damaged_store_is_refused_in_one_line(tmp_path, damage, message):
+    write_store(tmp_path / "store", a_store())
+    damage(tmp_path / "store")
+    with pytest.raises(InputError, match=message) as caught:
+        open_store(tmp_path / "store")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("sequences", "n_items", "message"),
+    [
+        ([[1, 0]], None, "item id 0 is outside 1..n_items=1"),
+        ([[1, -3]], 2, "item id -3"),
+        ([[1, 4]], 3, "item id 4 is outside 1..n_items=3"),
+        ([], None, "0 items"),
+    ],
+)
+def test_ids_outside_the_catalogue_are_refused(sequences, n_items, message):
+    with pytest.raises(InputError, match=message):
+        store_from_sequences(sequences, n_items=n_items)
+
+
+def test_arrays_that_do_not_fit_together_are_refused():
+    items, keys = np.array([1, 1]), np.array([1])
+    with pytest.raises(InputError, match="offsets must rise from 0 to n_events=2"):
+        sequence_store(items, np.array([0, 1]), keys, keys)
+    with pytest.raises(InputError, match="3 offsets for 1 users"):
+        sequence_store(items, np.array([0, 1, 2]), keys, keys)
+    with pytest.raises(InputError, match="2 titles for 1 items"):
+        sequence_store(items, np.array([0, 2]), keys, keys, np.array(["a", "b"], dtype=object))
