@@ -19,6 +19,7 @@ from seqrec.layers import (
     feed_forward_specs,
     norm,
     norm_specs,
+    rotation,
 )
 from seqrec.params import Params, ParamSpec
 from seqrec.types import Batch, Encoder
@@ -105,7 +106,9 @@ def transformer(config: TransformerConfig, *, n_items: int, max_length: int) -> 
             x = x + params["position_table"][batch.positions]
         x = dropout(x, rate=config.dropout, key=keys.pop())
         mask = causal_mask(batch.segment_ids)
-        positions = batch.positions if config.positions == "rotary" else None
+        turn = None
+        if config.positions == "rotary":
+            turn = rotation(batch.positions, d_head=config.d_model // config.n_heads, max_length=max_length)
         for block in params["blocks"]:
 
             def attend(x, block=block):
@@ -113,7 +116,7 @@ def transformer(config: TransformerConfig, *, n_items: int, max_length: int) -> 
                     block["attention"],
                     x,
                     mask=mask,
-                    positions=positions,
+                    turn=turn,
                     n_heads=config.n_heads,
                     dropout_rate=config.attention_dropout,
                     key=keys.pop(),
