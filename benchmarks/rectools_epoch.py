@@ -164,9 +164,7 @@ def main() -> None:
     arguments = parse_arguments()
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
-    result = measure(
-        arguments.data_path, n_epochs=arguments.epochs, max_users=arguments.max_users, seed=arguments.seed
-    )
+    result = measure(arguments.data_path, n_epochs=arguments.epochs, max_users=arguments.max_users, seed=arguments.seed)
     if result["median_seconds_per_epoch"] is None:
         print("one epoch is only a warm-up; ask for --epochs 2 or more to measure")
     else:

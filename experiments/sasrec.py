@@ -58,10 +58,11 @@ def main(config: Config) -> dict[str, Any]:
         n_shards=n_data_shards(),
     )
     encoder = build_encoder(config, task.store.n_items)
-    optimizer = make_optimizer(
-        config.optimizer, encoder.specs, n_steps=config.fit.max_epochs * batches.steps_per_epoch
-    )
-    losses = {"softmax": softmax_loss, "sampled-softmax": partial(sampled_softmax_loss, n_negatives=config.n_negatives)}
+    optimizer = make_optimizer(config.optimizer, encoder.specs, n_steps=config.fit.max_epochs * batches.steps_per_epoch)
+    losses = {
+        "softmax": softmax_loss,
+        "sampled-softmax": partial(sampled_softmax_loss, n_negatives=config.n_negatives),
+    }
     train_step = make_train_step(
         encoder,
         next_item,

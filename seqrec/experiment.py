@@ -36,8 +36,10 @@ class DataConfig:
     """Form of the data; movielens-demo needs no file."""
     data_path: Path | None = None
     """File of events, plain or gzip'd."""
-    columns: Columns = Columns()
+    columns: Columns = field(default_factory=Columns)
     """Names of the user, item and time columns of an events file; time none keeps the file's order."""
+    time_unit: Literal["auto", "s", "ms", "us", "ns"] = "auto"
+    """Unit of a time column of numbers; auto takes the one that gives plausible years."""
     max_length: int = 200
     """Latest items of a history that the model reads."""
     mask_seen: bool = True
@@ -79,12 +81,11 @@ def open_task(run: Path, config: DataConfig) -> Task:
     if (run / "store").exists():
         store = open_store(run / "store")
     else:
-        store = prepare(read_source(config.dataset, config.data_path, columns=config.columns), run / "store")
+        source = read_source(config.dataset, config.data_path, columns=config.columns, time_unit=config.time_unit)
+        store = prepare(source, run / "store")
     split = leave_last_out(store)
     runs.note_data(run, content_hash=store.content_hash, split_hash=split.content_hash)
-    log.info(
-        "data        %s: %s users, %s items, %s events", config.dataset, *(f"{n:,}" for n in _sizes(store))
-    )
+    log.info("data        %s: %s users, %s items, %s events", config.dataset, *(f"{n:,}" for n in _sizes(store)))
     log.info("split       %s", split.description)
     valid, test = (
         make_queries(

@@ -150,7 +150,12 @@ def _silu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 
 
 def feed_forward(
-    params: Params, x: Float[Array, "rows length d_model"], *, kind: FeedForward, dropout_rate: float, key: Array | None
+    params: Params,
+    x: Float[Array, "rows length d_model"],
+    *,
+    kind: FeedForward,
+    dropout_rate: float,
+    key: Array | None,
 ) -> Float[Array, "rows length d_model"]:
     """The position-wise network; `swiglu` is Shazeer 2020, eq. 6; dropout acts on its hidden units."""
     if kind == "swiglu":

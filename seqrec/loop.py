@@ -80,22 +80,22 @@ def fit(
             )
         now = runtime.seconds()
         rate = counts.sum() / (now - interval_started)
-        record({
-            "step": step,
-            "epoch": step / per_epoch,
-            "loss": float(np.average(losses, weights=counts)),
-            "gradient_norm": float(norms.mean()),
-            "events_per_second": round(rate),
-        })
+        record(
+            {
+                "step": step,
+                "epoch": step / per_epoch,
+                "loss": float(np.average(losses, weights=counts)),
+                "gradient_norm": float(norms.mean()),
+                "events_per_second": round(rate),
+            }
+        )
         bar.set_postfix_str(f"loss {np.average(losses, weights=counts):.3f}, {rate:,.0f} events/s")
         interval.clear()
         interval_started = now
 
     def save(step: int, **changes: Any) -> None:
         nonlocal progress
-        progress = replace(
-            progress, step=step, train_seconds=earlier_seconds + runtime.seconds() - started, **changes
-        )
+        progress = replace(progress, step=step, train_seconds=earlier_seconds + runtime.seconds() - started, **changes)
         checkpoint.save(checkpoints, state, progress)
 
     reason = f"reached {config.max_epochs} epochs"
@@ -143,6 +143,4 @@ def _out_of_patience(progress: Progress, patience: int) -> bool:
 
 def _patience_spent(progress: Progress, patience: int, per_epoch: int) -> str:
     step, value = progress.best
-    return (
-        f"{patience} validations without a better NDCG@10 than {value:.4f} of epoch {math.ceil(step / per_epoch)}"
-    )
+    return f"{patience} validations without a better NDCG@10 than {value:.4f} of epoch {math.ceil(step / per_epoch)}"

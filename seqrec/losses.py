@@ -115,7 +115,7 @@ def _sums(hidden, item_table, targets, n_items: int, *, with_gradients: bool) ->
             d_hidden = scale * (exponentials @ item_table)
             return (loss, d_table + exponentials.T @ (scale * hidden)), d_hidden
 
-        start = (jnp.zeros(()), jnp.zeros_like(item_table) if with_gradients else None)
+        start: Any = (jnp.zeros(()), jnp.zeros_like(item_table) if with_gradients else None)
         (loss, d_table), d_hidden = jax.lax.scan(step, start, (hidden_blocks, target_blocks))
         if not with_gradients:
             return (), (loss,)

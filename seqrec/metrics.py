@@ -95,9 +95,7 @@ def metric_values(
     {'recall@2': 0.0, 'recall@5': 1.0, 'ndcg@2': 0.0, 'ndcg@5': 0.5, 'mrr': 0.333...}
     """
     if any(k < 1 for k in ks):
-        raise InputError(
-            f"ks={tuple(ks)} has a cut-off below 1; a list of recommendations has at least one item"
-        )
+        raise InputError(f"ks={tuple(ks)} has a cut-off below 1; a list of recommendations has at least one item")
     ranks = jnp.asarray(ranks)
     # An OrderedDict, because jax sorts the keys of a plain dict wherever one passes through a transformation.
     values = OrderedDict[str, Array]()

@@ -30,7 +30,11 @@ def open_run(directory: Path, config: Any, *, resume: bool) -> Path:
         if directory.exists() and any(directory.iterdir()):
             raise InputError(f"--output {directory} holds other files and no run; choose a new or empty directory")
         directory.mkdir(parents=True, exist_ok=True)
-        resolved = {"config": to_json(config), "command": ["python", *sys.argv], "versions": runtime.versions()}
+        resolved = {
+            "config": to_json(config),
+            "command": ["python", *sys.argv],
+            "versions": runtime.versions(),
+        }
         write_json(file, resolved)
         return directory
     if not resume:
@@ -111,7 +115,7 @@ def to_json(config: Any) -> Any:
 
 
 def _from_json(kind: Any, value: Any) -> Any:
-    if dataclasses.is_dataclass(kind):
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         hints = typing.get_type_hints(kind)
         unknown = value.keys() - hints.keys()
         if unknown:

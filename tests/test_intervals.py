@@ -15,9 +15,7 @@ from seqrec.types import InputError
 def test_a_95_percent_interval_of_a_hit_rate_covers_it_in_about_95_percent_of_samples():
     hit_rate, n_users, n_samples = 0.3, 400, 400
     hits = np.random.default_rng(1).random((n_samples, n_users, 1)) < hit_rate
-    ends = [
-        bootstrap_intervals(sample.astype(float), n_resamples=500, seed=i) for i, sample in enumerate(hits)
-    ]
+    ends = [bootstrap_intervals(sample.astype(float), n_resamples=500, seed=i) for i, sample in enumerate(hits)]
     coverage = np.mean([(lower <= hit_rate) & (hit_rate <= upper) for lower, upper in ends])
     # Four standard errors of a share of 400, and two points for a discrete mean and 500 resamples.
     slack = 4 * math.sqrt(0.95 * 0.05 / n_samples) + 0.02

@@ -145,9 +145,7 @@ def test_sums_over_uneven_batches_have_the_mean_over_all_users(ranks, cuts):
     batches = np.split(np.array(ranks, np.float32), stops[:-1])
     merged = means(merge_sums(*[metric_sums(batch) for batch in batches]))
     for name, value in metric_values(np.array(ranks, np.float32)).items():
-        np.testing.assert_allclose(
-            merged[name], np.asarray(value, np.float64).mean(), rtol=1e-5, err_msg=name
-        )
+        np.testing.assert_allclose(merged[name], np.asarray(value, np.float64).mean(), rtol=1e-5, err_msg=name)
 
 
 def test_the_mean_of_batch_means_is_another_number():

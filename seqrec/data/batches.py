@@ -173,7 +173,9 @@ class Queries(NamedTuple):
             if self.n_excluded:
                 lengths = self.history_lengths[asked]
                 places = _ranges(np.arange(len(asked)) * self.n_excluded, lengths)
-                excluded.reshape(-1)[places] = self.store.items[_ranges(self.target_positions[asked] - lengths, lengths)]
+                excluded.reshape(-1)[places] = self.store.items[
+                    _ranges(self.target_positions[asked] - lengths, lengths)
+                ]
             yield QueryBatch(batch, last, targets, excluded, query)
 
 

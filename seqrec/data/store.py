@@ -135,31 +135,23 @@ def open_store(directory: Path | str) -> SequenceStore:
     if not directory.exists():
         raise InputError(f"{directory} does not exist; prepare the data first or correct the path")
     if not (directory / "manifest.json").is_file():
-        raise InputError(
-            f"{directory} is not a sequence store (it has no manifest.json); name the directory of one"
-        )
+        raise InputError(f"{directory} is not a sequence store (it has no manifest.json); name the directory of one")
     try:
         manifest = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))
         version = manifest["format_version"]
         if version != FORMAT_VERSION:
-            raise InputError(
-                f"{directory} has format version {version}; this seqrec reads {FORMAT_VERSION}; {REMEDY}"
-            )
+            raise InputError(f"{directory} has format version {version}; this seqrec reads {FORMAT_VERSION}; {REMEDY}")
         counts = {name: int(manifest[name]) for name in ("n_users", "n_items", "n_events")}
         content_hash, has_titles = str(manifest["content_hash"]), bool(manifest["has_titles"])
     except (ValueError, KeyError, TypeError, OSError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(
-            f"{directory / 'manifest.json'} is not a sequence store's manifest; {REMEDY}"
-        ) from error
+        raise InputError(f"{directory / 'manifest.json'} is not a sequence store's manifest; {REMEDY}") from error
     items = _open_array(directory / "items.npy", "<i4", counts["n_events"])
     offsets = _open_array(directory / "offsets.npy", "<i8", counts["n_users"] + 1)
     # Cheap beside reading all items, and a wrong offset is another user's history.
     if offsets[0] != 0 or offsets[-1] != len(items) or np.any(np.diff(offsets) < 0):
-        raise InputError(
-            f"{directory / 'offsets.npy'} does not rise from 0 to n_events={len(items)}; {REMEDY}"
-        )
+        raise InputError(f"{directory / 'offsets.npy'} does not rise from 0 to n_events={len(items)}; {REMEDY}")
     item_table = _open_table(directory / "items.parquet", counts["n_items"])
     user_table = _open_table(directory / "users.parquet", counts["n_users"])
     try:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from seqrec.layers import (
@@ -99,7 +98,9 @@ def transformer(config: TransformerConfig, *, n_items: int, max_length: int) -> 
         specs["position_table"] = ParamSpec((max_length, config.d_model), ("positions", "embed"), normal)
 
     def encode(params: Params, batch: Batch, *, key: Array | None = None) -> Float[Array, "rows length d_model"]:
-        keys = [None] * (1 + 4 * config.n_blocks) if key is None else list(jax.random.split(key, 1 + 4 * config.n_blocks))
+        keys = (
+            [None] * (1 + 4 * config.n_blocks) if key is None else list(jax.random.split(key, 1 + 4 * config.n_blocks))
+        )
         # Scaled as in Vaswani et al. 2017, section 3.4: the table itself stays small, since it also scores.
         x = params["item_table"][batch.items] * math.sqrt(config.d_model)
         if config.positions == "learned":
@@ -125,7 +126,11 @@ def transformer(config: TransformerConfig, *, n_items: int, max_length: int) -> 
 
             def feed(x, block=block):
                 x = feed_forward(
-                    block["feed_forward"], x, kind=config.feed_forward, dropout_rate=config.dropout, key=keys.pop()
+                    block["feed_forward"],
+                    x,
+                    kind=config.feed_forward,
+                    dropout_rate=config.dropout,
+                    key=keys.pop(),
                 )
                 return dropout(x, rate=config.dropout, key=keys.pop())
 

@@ -13,7 +13,12 @@ def plot_learning_curve(metrics_file: Path, picture: Path, *, best_epoch: int) -
     validations = [line for line in lines if "valid" in line]
     figure = Figure(figsize=(7, 4), layout="constrained")
     left = figure.subplots()
-    left.plot([line["epoch"] for line in steps], [line["loss"] for line in steps], color="tab:gray", label="training loss")
+    left.plot(
+        [line["epoch"] for line in steps],
+        [line["loss"] for line in steps],
+        color="tab:gray",
+        label="training loss",
+    )
     left.set_xlabel("epoch")
     left.set_ylabel("training loss (nats per event)")
     left.set_xlim(left=0)

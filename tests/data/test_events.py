@@ -53,8 +53,7 @@ def test_agrees_with_sorting_in_plain_python():
     rows = [(draw.randrange(50), draw.randrange(300), draw.randrange(20)) for _ in range(5000)]
     users, items, times = zip(*rows, strict=True)
     expected = {
-        user: [item for u, item, _ in sorted(rows, key=lambda row: row[2]) if u == user]
-        for user in sorted(set(users))
+        user: [item for u, item, _ in sorted(rows, key=lambda row: row[2]) if u == user] for user in sorted(set(users))
     }
     assert histories(sequences(a_source(users, items, times))) == expected
 

@@ -45,9 +45,7 @@ def test_a_bad_row_deep_in_a_file_is_found_by_its_line(tmp_path, pack):
 def test_big_files_keep_their_order(tmp_path, pack):
     n_rows = 600_000
     (tmp_path / "file").write_bytes(pack(b"".join(b"%d\tx\n" % number for number in range(n_rows))))
-    table = load_text(
-        TextFile(tmp_path / "file", delimiter="\t", quote='"', header=False), n_fields=2, take={"id": 0}
-    )
+    table = load_text(TextFile(tmp_path / "file", delimiter="\t", quote='"', header=False), n_fields=2, take={"id": 0})
     wrong = table.execute("SELECT count(*), count(*) FILTER (CAST(id AS BIGINT) != event_index) FROM found")
     assert wrong.fetchall() == [(n_rows, 0)]
 

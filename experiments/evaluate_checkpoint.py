@@ -1,0 +1,57 @@
+"""Computes a run's test figures again, from its best checkpoint and its own store of the data.
+
+    python experiments/evaluate_checkpoint.py runs/sasrec-movielens-demo-20260101-120000
+
+Exits with status 1 if they differ from the run's `metrics.json`, which on one machine they do not, to the last digit.
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sasrec import Config, build_encoder
+from tyro.conf import Positional
+
+from seqrec import runs, runtime
+from seqrec.experiment import load_best, open_task, print_test, test
+from seqrec.training import init_state, make_optimizer
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Evaluates the best checkpoint of a run."""
+
+    run: Positional[Path]
+    """Directory of the run, as the training script printed it."""
+
+
+def main(arguments: Arguments) -> dict[str, Any]:
+    """Prints the test figures and returns them."""
+    config = runs.read_config(Config, arguments.run)
+    runtime.start(config.run.mesh)
+    task = open_task(arguments.run, config.data)
+    encoder = build_encoder(config, task.store.n_items)
+    # The schedule's length does not enter the state; only its form is needed, to read the checkpoint into.
+    optimizer = make_optimizer(config.optimizer, encoder.specs, n_steps=1)
+    state = load_best(arguments.run, init_state(encoder, optimizer, seed=config.run.seed))
+    _, results = test(task, encoder, state.averaged)
+    print_test(results, name="checkpoint")
+    return results
+
+
+def compare(arguments: Arguments) -> None:
+    """Prints the figures and how they stand to those that training left."""
+    results = main(arguments)
+    file = arguments.run / "metrics.json"
+    if not file.exists():
+        print(f"\n{file} is not there: training has not finished, so there is nothing to compare with")
+        return
+    earlier = runs.read_json(file)
+    differing = [name for name in results if earlier[name] != results[name]]
+    print(f"\n{', '.join(differing)} differ from {file}" if differing else f"\nequal to {file}, to the last digit")
+    sys.exit(1 if differing else 0)
+
+
+if __name__ == "__main__":
+    runtime.run_script(compare, Arguments)
