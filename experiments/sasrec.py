@@ -47,33 +47,34 @@ def build_encoder(config: Config, n_items: int) -> Encoder:
 def main(config: Config) -> dict[str, Any]:
     """Trains, tests, and leaves everything in the run's directory; returns what `metrics.json` holds."""
     runtime.start(config.run.mesh)
-    run = open_run(config, config.run, name=f"sasrec-{config.data.dataset}")
-    task = open_task(run, config.data)
-    batches = training_batches(
-        task.store,
-        task.split,
-        max_length=config.data.max_length,
-        batch_size=config.data.batch_size,
-        seed=config.run.seed,
-        n_shards=n_data_shards(),
-    )
-    encoder = build_encoder(config, task.store.n_items)
-    optimizer = make_optimizer(config.optimizer, encoder.specs, n_steps=config.fit.max_epochs * batches.steps_per_epoch)
-    losses = {
-        "softmax": softmax_loss,
-        "sampled-softmax": partial(sampled_softmax_loss, n_negatives=config.n_negatives),
-    }
-    train_step = make_train_step(
-        encoder,
-        next_item,
-        losses[config.loss],
-        optimizer,
-        seed=config.run.seed,
-        average_decay=config.optimizer.average_decay,
-    )
-    state = init_state(encoder, optimizer, seed=config.run.seed)
-    trained = train(run, task, encoder, state, train_step, batches, config.fit)
-    return publish(run, task, encoder, trained, name="SASRec")
+    with open_run(config, config.run, name=f"sasrec-{config.data.dataset}") as run:
+        task = open_task(run, config.data)
+        batches = training_batches(
+            task.store,
+            task.split,
+            max_length=config.data.max_length,
+            batch_size=config.data.batch_size,
+            seed=config.run.seed,
+            whole_histories=config.data.whole_histories,
+            n_shards=n_data_shards(),
+        )
+        encoder = build_encoder(config, task.store.n_items)
+        optimizer = make_optimizer(config.optimizer, encoder.specs, n_steps=config.fit.max_epochs * batches.steps_per_epoch)
+        losses = {
+            "softmax": softmax_loss,
+            "sampled-softmax": partial(sampled_softmax_loss, n_negatives=config.n_negatives),
+        }
+        train_step = make_train_step(
+            encoder,
+            next_item,
+            losses[config.loss],
+            optimizer,
+            seed=config.run.seed,
+            average_decay=config.optimizer.average_decay,
+        )
+        state = init_state(encoder, optimizer, seed=config.run.seed)
+        trained = train(run, task, encoder, state, train_step, batches, config.fit)
+        return publish(run, task, encoder, trained, name="SASRec")
 
 
 if __name__ == "__main__":

@@ -29,15 +29,22 @@ class Progress:
         return max(self.validations, key=lambda validation: validation[1], default=(0, float("-inf")))
 
 
-def open_checkpoints(directory: Path) -> ocp.CheckpointManager:
+def open_checkpoints(directory: Path, *, read_only: bool = False) -> ocp.CheckpointManager:
     """A manager that saves in the background and keeps the best (by NDCG@10) and the latest checkpoint."""
+
+    def best_earliest(metrics: dict[str, float]) -> tuple[float, float]:
+        return metrics["ndcg@10"], -metrics["step"]
+
+    best = BestN(n=1, get_metric_fn=best_earliest, keep_checkpoints_without_metrics=False)
     return ocp.CheckpointManager(
         directory.absolute(),
+        item_handlers={"state": ocp.StandardCheckpointHandler(), "progress": ocp.JsonCheckpointHandler()},
         options=ocp.CheckpointManagerOptions(
-            preservation_policy=AnyPreservationPolicy(
-                [LatestN(n=1), BestN(n=1, get_metric_fn=lambda metrics: metrics["ndcg@10"])]
-            ),
-            cleanup_tmp_directories=True,
+            preservation_policy=AnyPreservationPolicy([LatestN(n=1), best]),
+            # Without it orbax would not write the metrics, and would take the latest checkpoint for the best.
+            best_fn=best_earliest,
+            cleanup_tmp_directories=not read_only,
+            read_only=read_only,
         ),
     )
 
@@ -50,7 +57,7 @@ def save(manager: ocp.CheckpointManager, state: TrainState, progress: Progress) 
         args=ocp.args.Composite(
             state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(dataclasses.asdict(progress))
         ),
-        metrics={"ndcg@10": progress.validations[-1][1]} if validated else None,
+        metrics={"ndcg@10": progress.validations[-1][1], "step": progress.step} if validated else None,
         force=True,
     )
 
@@ -73,9 +80,17 @@ def restore(manager: ocp.CheckpointManager, like: TrainState, step: int) -> tupl
         step,
         args=ocp.args.Composite(state=ocp.args.StandardRestore(like), progress=ocp.args.JsonRestore()),
     )
-    fields = restored["progress"]
-    fields["validations"] = tuple((step, value) for step, value in fields["validations"])
-    return restored["state"], Progress(**fields)
+    return restored["state"], _progress(restored["progress"])
+
+
+def restore_progress(manager: ocp.CheckpointManager, step: int) -> Progress:
+    """The progress alone, which needs no model to read it into."""
+    restored = manager.restore(step, args=ocp.args.Composite(progress=ocp.args.JsonRestore()))
+    return _progress(restored["progress"])
+
+
+def _progress(fields: dict[str, Any]) -> Progress:
+    return Progress(**{**fields, "validations": tuple((step, value) for step, value in fields["validations"])})
 
 
 def _described(tree: Any) -> dict[str, str]:

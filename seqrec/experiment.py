@@ -1,7 +1,8 @@
 """What experiment scripts share around their model: data in, a run begun or resumed, findings out."""
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -9,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from seqrec import runs, runtime
-from seqrec.checkpoint import Progress, open_checkpoints, restore
+from seqrec.checkpoint import Progress, open_checkpoints, restore, restore_progress
 from seqrec.data.batches import Queries, TrainingBatches, make_queries
 from seqrec.data.events import prepare
 from seqrec.data.sources import Columns, read_source
@@ -36,12 +37,14 @@ class DataConfig:
     """Form of the data; movielens-demo needs no file."""
     data_path: Path | None = None
     """File of events, plain or gzip'd."""
-    columns: Columns = field(default_factory=Columns)
+    columns: tuple[str, str, str] = Columns()
     """Names of the user, item and time columns of an events file; time none keeps the file's order."""
     time_unit: Literal["auto", "s", "ms", "us", "ns"] = "auto"
     """Unit of a time column of numbers; auto takes the one that gives plausible years."""
     max_length: int = 200
     """Latest items of a history that the model reads."""
+    whole_histories: bool = False
+    """Train on all of each history, in windows of max-length, not on the latest window alone."""
     mask_seen: bool = True
     """Rank only items that the user has not taken before."""
     batch_size: int = 64
@@ -81,7 +84,7 @@ def open_task(run: Path, config: DataConfig) -> Task:
     if (run / "store").exists():
         store = open_store(run / "store")
     else:
-        source = read_source(config.dataset, config.data_path, columns=config.columns, time_unit=config.time_unit)
+        source = read_source(config.dataset, config.data_path, columns=Columns(*config.columns), time_unit=config.time_unit)
         store = prepare(source, run / "store")
     split = leave_last_out(store)
     runs.note_data(run, content_hash=store.content_hash, split_hash=split.content_hash)
@@ -105,14 +108,25 @@ def _sizes(store: SequenceStore) -> tuple[int, int, int]:
     return store.n_users, store.n_items, store.n_events
 
 
-def open_run(config: Any, run: RunConfig, *, name: str) -> Path:
-    """The directory of a new run, or of the one that `run.resume` goes on with."""
+@contextlib.contextmanager
+def open_run(config: Any, run: RunConfig, *, name: str) -> Iterator[Path]:
+    """The directory of a new run, or of the one that `run.resume` goes on with.
+
+    Inside, Ctrl-C and SIGTERM come to tell how to go on, and input that cannot be read leaves no directory.
+    """
     if run.resume and run.output is None:
         raise InputError("--resume needs --output with the directory of the run to go on with")
     directory = run.output or runtime.new_run_directory(name)
     runs.open_run(directory, config, resume=run.resume)
     log.info("run         %s", directory)
-    return directory
+    try:
+        yield directory
+    except InputError:
+        runs.discard_unstarted(directory)
+        raise
+    except runtime.Interrupted as stop:
+        message = f"{stop}; go on with\n  {runs.resume_command(directory)}"
+        raise runtime.Interrupted(message, stop.signal_number) from None
 
 
 class Trained(NamedTuple):
@@ -146,21 +160,18 @@ def train(
     with open_checkpoints(run / "checkpoints") as checkpoints:
         if (step := checkpoints.latest_step()) is not None:
             state, progress = restore(checkpoints, state, step)
-            runs.keep_json_lines(run / "metrics.jsonl", up_to_step=step)
             log.info("resumed     from the checkpoint of step %d", step)
-        try:
-            state, progress, reason = fit(
-                state,
-                progress,
-                train_step=train_step,
-                batches=batches,
-                validate=lambda params: means(metric_sums(evaluate(eval_step, params, task.valid).rank)),
-                checkpoints=checkpoints,
-                record=functools.partial(runs.append_json_line, run / "metrics.jsonl"),
-                config=config,
-            )
-        except runtime.Interrupted as stop:
-            raise runtime.Interrupted(f"{stop}; go on with\n  {runs.resume_command(run)}") from None
+        runs.keep_json_lines(run / "metrics.jsonl", up_to_step=progress.step)
+        state, progress, reason = fit(
+            state,
+            progress,
+            train_step=train_step,
+            batches=batches,
+            validate=lambda params: means(metric_sums(evaluate(eval_step, params, task.valid).rank)),
+            checkpoints=checkpoints,
+            record=functools.partial(runs.append_json_line, run / "metrics.jsonl"),
+            config=config,
+        )
         state, _ = restore(checkpoints, state, progress.best[0])
     log.info("stopped     %s", reason)
     return Trained(state, progress, reason)
@@ -170,11 +181,12 @@ def load_best(run: Path, like: TrainState) -> TrainState:
     """The state of the epoch that validation chose."""
     if not (run / "checkpoints").is_dir():
         raise InputError(f"{run} holds no checkpoints; let its training reach the end of an epoch first")
-    with open_checkpoints(run / "checkpoints") as checkpoints:
-        step = checkpoints.best_step()
-        if step is None:
+    with open_checkpoints(run / "checkpoints", read_only=True) as checkpoints:
+        latest = checkpoints.latest_step()
+        best = 0 if latest is None else restore_progress(checkpoints, latest).best[0]
+        if best == 0:
             raise InputError(f"{run} holds no validated checkpoint; let its training reach the end of an epoch first")
-        return restore(checkpoints, like, step)[0]
+        return restore(checkpoints, like, best)[0]
 
 
 def test(task: Task, encoder: Encoder, params: Params) -> tuple[RankTable, dict[str, Any]]:
@@ -215,6 +227,6 @@ def publish(run: Path, task: Task, encoder: Encoder, trained: Trained, *, name: 
         history = task.store.items[task.store.offsets[user] : task.test.target_positions[query]].tolist()
         best = recommend(params, history, 10, mask_seen=task.config.mask_seen)
         print("\n" + figures.format_example(task.store, history, best, user))
-    print(f"\nrun directory  {run}\nevaluate it    python experiments/evaluate_checkpoint.py {run}")
+    print(f"\nrun directory  {run}\nevaluate it    {runs.evaluate_command(run)}")
     print(f"resume it      {runs.resume_command(run)}")
     return results

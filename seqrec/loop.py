@@ -1,13 +1,16 @@
 """The one place with a training loop: steps, validations, checkpoints, and when to stop."""
 
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from jaxtyping import Array
 from tqdm import tqdm
 
 from seqrec import checkpoint, runtime
@@ -55,46 +58,53 @@ def fit(
     is saved; the best and the last are kept. `record` receives one dict an interval and a validation.
 
     Raises:
-      InputError: the loss is no finite number; the last good checkpoint stays.
+      InputError: the loss or the state holds a number that is not finite; the last good checkpoint stays.
       runtime.Interrupted: Ctrl-C or SIGTERM came; the state is saved.
     """
     per_epoch = batches.steps_per_epoch
     earlier_seconds, started = progress.train_seconds, runtime.seconds()
     interval: list[StepMetrics] = []
     interval_started = started
-    bar = tqdm(total=per_epoch, unit="step", dynamic_ncols=True)
+    # Without a terminal there is no bar; the line after each epoch serves both.
+    bar = tqdm(total=per_epoch, unit="step", dynamic_ncols=True, leave=False, disable=None, desc="compiling")
+    latest: dict[str, Any] = {}
+
+    def fail(finding: str) -> NoReturn:
+        bar.close()
+        kept = checkpoints.latest_step()
+        raise InputError(
+            f"{finding}; "
+            + ("no checkpoint was saved before it" if kept is None else f"the checkpoint of step {kept} is kept")
+            + "; try a lower --learning-rate or --clip-norm 1"
+        )
 
     def flush(step: int) -> None:
-        nonlocal interval_started
+        nonlocal interval_started, latest
         if not interval:
             return
         losses, counts, norms = np.array([(m.loss, m.n_targets, m.gradient_norm) for m in jax.device_get(interval)]).T
-        if not np.isfinite(losses).all():
-            bad = step - len(losses) + 1 + int(np.flatnonzero(~np.isfinite(losses))[0])
-            bar.close()
-            kept = checkpoints.latest_step()
-            raise InputError(
-                f"the loss is {losses[bad - 1 - step + len(losses)]} at step {bad}; "
-                + ("no checkpoint was saved before it" if kept is None else f"the checkpoint of step {kept} is kept")
-                + "; try a lower --learning-rate or --clip-norm 1"
-            )
+        for place in np.flatnonzero(~np.isfinite(losses + norms))[:1]:
+            name, value = ("gradient's norm", norms) if np.isfinite(losses[place]) else ("loss", losses)
+            fail(f"the {name} is {value[place]} at step {step - len(losses) + 1 + place}")
         now = runtime.seconds()
         rate = counts.sum() / (now - interval_started)
-        record(
-            {
-                "step": step,
-                "epoch": step / per_epoch,
-                "loss": float(np.average(losses, weights=counts)),
-                "gradient_norm": float(norms.mean()),
-                "events_per_second": round(rate),
-            }
-        )
-        bar.set_postfix_str(f"loss {np.average(losses, weights=counts):.3f}, {rate:,.0f} events/s")
+        latest = {
+            "step": step,
+            "epoch": step / per_epoch,
+            "loss": float(np.average(losses, weights=counts)),
+            "gradient_norm": float(norms.mean()),
+            "events_per_second": round(rate),
+        }
+        record(latest)
+        bar.set_postfix_str(f"loss {latest['loss']:.3f}, {rate:,.0f} events/s")
         interval.clear()
         interval_started = now
 
     def save(step: int, **changes: Any) -> None:
         nonlocal progress
+        # The last step's loss was taken before its update, so it cannot vouch for the weights.
+        if not _is_finite(state):
+            fail(f"the weights after step {step} are not all finite")
         progress = replace(progress, step=step, train_seconds=earlier_seconds + runtime.seconds() - started, **changes)
         checkpoint.save(checkpoints, state, progress)
 
@@ -116,24 +126,35 @@ def fit(
             if step % per_epoch == 0:
                 best_before = progress.best[1]
                 figures = validate(state.averaged)
-                save(step, validations=(*progress.validations, (step, figures["ndcg@10"])))
+                # Before the save: a run that is killed in between drops the line when it goes on, and writes it again.
                 record({"step": step, "epoch": step // per_epoch, "valid": figures})
-                mark = "  best so far" if figures["ndcg@10"] > best_before else ""
-                bar.write(f"epoch {step // per_epoch:3d}   validation NDCG@10 {figures['ndcg@10']:.4f}{mark}")
+                save(step, validations=(*progress.validations, (step, figures["ndcg@10"])))
+                bar.write(
+                    f"epoch {step // per_epoch:3d}   loss {latest['loss']:.3f}   "
+                    f"{latest['events_per_second']:>9,} events/s   validation NDCG@10 {figures['ndcg@10']:.4f}"
+                    + ("   best so far" if figures["ndcg@10"] > best_before else ""),
+                    file=sys.stderr,
+                )
                 interval_started = runtime.seconds()
             elif step % config.save_every_steps == 0:
                 flush(step)
                 save(step)
-            if stop_requested():
+            if signal_number := stop_requested():
                 flush(step)
-                if step % per_epoch:
+                if progress.step != step:
                     save(step)
                 checkpoints.wait_until_finished()
                 bar.close()
-                raise runtime.Interrupted(f"stopped at step {step}; the state is saved")
+                raise runtime.Interrupted(f"stopped at step {step}; the state is saved", signal_number)
     bar.close()
     checkpoints.wait_until_finished()
     return state, progress, reason
+
+
+@jax.jit
+def _is_finite(state: TrainState) -> Array:
+    leaves = [leaf for leaf in jax.tree.leaves(state) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()
 
 
 def _out_of_patience(progress: Progress, patience: int) -> bool:

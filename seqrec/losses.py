@@ -4,12 +4,14 @@ import functools
 import math
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from seqrec import negatives
 from seqrec.sharding import map_rows
+from seqrec.types import InputError
 
 BLOCK_ELEMENTS = 2**21
 """Scores held at a time: 8 MB of float32. On 2 CPU cores blocks of 1 to 4 MB and 16 MB took 1.0 to 1.3x the time."""
@@ -18,6 +20,15 @@ BLOCK_ELEMENTS = 2**21
 def block_size(n_rows: int, n_columns: int, *, budget: int = BLOCK_ELEMENTS) -> int:
     """How many of `n_rows` fit into `budget` scores of `n_columns` each; at least 8, so that products stay dense."""
     return max(1, min(n_rows, max(8, budget // n_columns)))
+
+
+def check_item_table(item_table: Float[Array, "n_rows d_model"], n_items: int) -> None:
+    """Refuses a table without a row for each item beside the padding row 0: its last items would be clamped."""
+    if item_table.shape[0] <= n_items:
+        raise InputError(
+            f"item_table has {item_table.shape[0]} rows for n_items={n_items}; give it at least one row more than "
+            "there are items, row 0 being padding"
+        )
 
 
 def catalogue_bias(n_rows: int, n_items: int) -> Float[Array, " n_rows"]:
@@ -41,6 +52,7 @@ def softmax_loss(
     Gradients are taken while a block's scores are at hand, so a backward pass makes no second product and
     nothing of size positions x items exists.
     """
+    _check_shapes(hidden, item_table, targets, n_items)
     return _softmax_loss(hidden, item_table, targets, n_items), jnp.sum(targets > 0)
 
 
@@ -58,12 +70,20 @@ def sampled_softmax_loss(
     Each draw is divided by its expected count (the logQ correction: Bengio and Senécal 2008, eq. 8), and draws
     that hit the target are left out, so the estimated sum is unbiased.
     """
+    _check_shapes(hidden, item_table, targets, n_items)
     ids, log_q = negatives.uniform(key, n_negatives=n_negatives, n_items=n_items)
     target_scores = jnp.sum(hidden * item_table[targets], axis=-1, keepdims=True)
     scores = hidden @ item_table[ids].T - (log_q + math.log(n_negatives))
     scores = jnp.where(ids == targets[..., None], -jnp.inf, scores)
     losses = jax.nn.logsumexp(jnp.concatenate([target_scores, scores], axis=-1), axis=-1) - target_scores[..., 0]
     return jnp.sum(losses, where=targets > 0), jnp.sum(targets > 0)
+
+
+def _check_shapes(hidden: Array, item_table: Array, targets: Array, n_items: int) -> None:
+    chex.assert_rank([hidden, item_table, targets], [3, 2, 2])
+    chex.assert_type(targets, int)
+    chex.assert_equal_shape_prefix([hidden, targets], 2)
+    check_item_table(item_table, n_items)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))

@@ -4,18 +4,19 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from seqrec.losses import block_size, catalogue_bias
+from seqrec.losses import block_size, catalogue_bias, check_item_table
 from seqrec.params import Params
 from seqrec.sharding import map_rows
 from seqrec.types import Batch, Encoder, InputError
 
 _COUNT_GROUP = 64
-"""Items counted in int8 before the counts widen; must divide the item table's rows and stay under 128."""
+"""Items counted in int8 before the counts widen; must stay under 128."""
 
 
 def rank_targets(
@@ -32,7 +33,11 @@ def rank_targets(
     always is one. A tie costs half and NaN ranks last, so constant or broken scores never rank well.
     """
 
-    def rank(hidden, targets, excluded):
+    chex.assert_rank([hidden, item_table, targets, excluded], [2, 2, 1, 2])
+    chex.assert_type([targets, excluded], int)
+    chex.assert_equal_shape_prefix([hidden, targets, excluded], 1)
+
+    def rank(hidden, targets, excluded, item_table):
         scores = hidden @ item_table.T
         candidates = _candidates(excluded, item_table.shape[0], n_items)
         # The same product gives the target's score: a dot product of its own would round differently.
@@ -43,7 +48,7 @@ def rank_targets(
         tied = _count(others & (scores == target_scores))
         return 1.0 + above + 0.5 * tied, 1 + _count(others)
 
-    return _over_user_blocks(rank, (hidden, targets, excluded), item_table)
+    return _over_user_blocks(rank, (hidden, targets, excluded), item_table, n_items=n_items)
 
 
 def top_k_items(
@@ -61,13 +66,17 @@ def top_k_items(
     if not 1 <= k <= n_items:
         raise InputError(f"k={k} is not in 1..n_items={n_items}; ask for at most as many items as there are")
 
-    def top(hidden, excluded):
+    chex.assert_rank([hidden, item_table, excluded], 2)
+    chex.assert_type(excluded, int)
+    chex.assert_equal_shape_prefix([hidden, excluded], 1)
+
+    def top(hidden, excluded, item_table):
         scores = hidden @ item_table.T
         scores = jnp.where(_candidates(excluded, item_table.shape[0], n_items), scores, -jnp.inf)
         best, ids = jax.lax.top_k(scores, k)
         return jnp.where(best > -jnp.inf, ids, 0), best
 
-    return _over_user_blocks(top, (hidden, excluded), item_table)
+    return _over_user_blocks(top, (hidden, excluded), item_table, n_items=n_items)
 
 
 def make_recommend(encoder: Encoder) -> Callable[..., list[int]]:
@@ -115,11 +124,13 @@ def _count(mask: Bool[Array, "users n_rows"]) -> Int[Array, " users"]:
     return jnp.sum(jnp.sum(groups, axis=2, dtype=jnp.int8).astype(jnp.int32), axis=1)
 
 
-def _over_user_blocks(function: Callable[..., Any], rows: tuple[Array, ...], item_table: Array) -> Any:
-    """`function(*block)` for blocks of users, each device over its own users."""
+def _over_user_blocks(function: Callable[..., Any], rows: tuple[Array, ...], item_table: Array, *, n_items: int) -> Any:
+    """`function(*block, item_table)` for blocks of users, each device over its own users."""
+    check_item_table(item_table, n_items)
+    item_table = jnp.pad(item_table, ((0, -item_table.shape[0] % _COUNT_GROUP), (0, 0)))
 
     def local(*arguments):
-        *rows, _ = arguments
+        *rows, item_table = arguments
         n_users = rows[0].shape[0]
         block = block_size(n_users, item_table.shape[0])
         n_blocks = -(-n_users // block)
@@ -128,7 +139,7 @@ def _over_user_blocks(function: Callable[..., Any], rows: tuple[Array, ...], ite
             jnp.pad(row, ((0, padding),) + ((0, 0),) * (row.ndim - 1)).reshape(n_blocks, block, *row.shape[1:])
             for row in rows
         ]
-        outputs = jax.lax.map(lambda block: function(*block), tuple(blocks))
+        outputs = jax.lax.map(lambda block: function(*block, item_table), tuple(blocks))
         return jax.tree.map(lambda out: out.reshape(-1, *out.shape[2:])[:n_users], outputs), ()
 
     return map_rows(local, rows, (item_table,))[0]

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shlex
+import shutil
 import sys
 import types
 import typing
@@ -27,9 +28,15 @@ def open_run(directory: Path, config: Any, *, resume: bool) -> Path:
     """
     file = directory / "config.json"
     if not file.exists():
-        if directory.exists() and any(directory.iterdir()):
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            foreign = any(directory.iterdir())
+        except OSError as error:
+            raise InputError(
+                f"--output {directory} cannot be used ({error.strerror}); choose a directory that you may write to"
+            ) from error
+        if foreign:
             raise InputError(f"--output {directory} holds other files and no run; choose a new or empty directory")
-        directory.mkdir(parents=True, exist_ok=True)
         resolved = {
             "config": to_json(config),
             "command": ["python", *sys.argv],
@@ -49,12 +56,32 @@ def open_run(directory: Path, config: Any, *, resume: bool) -> Path:
     return directory
 
 
+def discard_unstarted(run: Path) -> None:
+    """Removes a run that has read no data yet, so that its directory is free for the corrected command."""
+    if "data" not in read_json(run / "config.json"):
+        (run / "config.json").unlink()
+        if not any(run.iterdir()):
+            run.rmdir()
+
+
 def resume_command(run: Path) -> str:
-    """The command line that goes on with the run."""
+    """The command line that goes on with the run, from the directory where it was started."""
     script, *flags = read_json(run / "config.json")["command"][1:]
-    if "--output" not in flags:
+    flags = [flag for flag in flags if flag not in ("--resume", "--no-resume")]
+    if not any(flag.split("=")[0] == "--output" for flag in flags):
         flags += ["--output", str(run)]
-    return shlex.join(["python", script, *flags, *([] if "--resume" in flags else ["--resume"])])
+    return shlex.join([_python(), script, *flags, "--resume"])
+
+
+def evaluate_command(run: Path) -> str:
+    """The command line that evaluates the run's checkpoint, from the directory where it was started."""
+    script = Path(read_json(run / "config.json")["command"][1])
+    return shlex.join([_python(), str(script.with_name("evaluate_checkpoint.py")), str(run)])
+
+
+def _python() -> str:
+    """What starts this interpreter from a shell: its plain name where that is it."""
+    return "python" if shutil.which("python") == sys.executable else sys.executable
 
 
 def note_data(run: Path, **facts: Any) -> None:
@@ -87,8 +114,12 @@ def read_json(file: Path) -> Any:
 
 def write_json(file: Path, content: Any) -> None:
     """Writes a file whole or not at all."""
+    _write(file, json.dumps(content, indent=2) + "\n")
+
+
+def _write(file: Path, text: str) -> None:
     partial = file.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n")
+    partial.write_text(text)
     partial.replace(file)
 
 
@@ -101,8 +132,10 @@ def append_json_line(file: Path, content: Any) -> None:
 def keep_json_lines(file: Path, *, up_to_step: int) -> None:
     """Drops the lines after a step: a resumed run writes them again."""
     if file.exists():
-        kept = [line for line in file.read_text().splitlines() if json.loads(line)["step"] <= up_to_step]
-        file.write_text("".join(f"{line}\n" for line in kept))
+        # What follows the last line end was cut short when the run was killed.
+        whole = file.read_text().splitlines(keepends=True)
+        kept = [line for line in whole if line.endswith("\n") and json.loads(line)["step"] <= up_to_step]
+        _write(file, "".join(kept))
 
 
 def to_json(config: Any) -> Any:

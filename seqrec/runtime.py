@@ -26,16 +26,22 @@ log = logging.getLogger("seqrec")
 Config = TypeVar("Config")
 
 
-class Interrupted(Exception):
-    """A run was asked to stop and has saved its state."""
+class Interrupted(KeyboardInterrupt):
+    """Work was asked to stop by a signal, Ctrl-C or SIGTERM; the message says what was saved."""
+
+    def __init__(self, message: str, signal_number: int):
+        super().__init__(message)
+        self.signal_number = signal_number
 
 
 def start(mesh: MeshConfig) -> None:
     """Joins the other processes where there are any, and spreads arrays over the devices where there are several."""
-    logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)
-    # Third parties log every save; their warnings still show.
-    for name in ("absl", "jax", "orbax", "matplotlib"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    # By force, because a library that is imported earlier may have given the root logger a handler of its own.
+    logging.basicConfig(format="%(message)s", stream=sys.stderr, force=True)
+    log.setLevel(logging.INFO)
+    # orbax logs every save, and warns of options that it was given, through absl.
+    for name, level in (("absl", logging.ERROR), ("jax", logging.WARNING), ("matplotlib", logging.WARNING)):
+        logging.getLogger(name).setLevel(level)
     if "JAX_COORDINATOR_ADDRESS" in os.environ:
         jax.distributed.initialize()
     if jax.device_count() > 1:
@@ -70,22 +76,34 @@ def new_run_directory(name: str) -> Path:
 
 
 @contextlib.contextmanager
-def stop_requests() -> Iterator[Callable[[], bool]]:
-    """Inside, Ctrl-C and SIGTERM only set what the yielded function returns; a second Ctrl-C interrupts at once."""
-    requested = False
-
-    def request(signum, frame):
-        nonlocal requested
-        if requested and signum == signal.SIGINT:
-            raise KeyboardInterrupt
-        requested = True
-
-    previous = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+def on_signals(handler: Callable[[int, Any], None]) -> Iterator[None]:
+    """Inside, Ctrl-C and SIGTERM call `handler`."""
+    previous = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: requested
+        yield
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        for number, earlier in previous.items():
+            signal.signal(number, earlier)
+
+
+def interrupt(signal_number: int, frame: Any = None) -> NoReturn:
+    """A signal's handler that stops work where it stands."""
+    raise Interrupted("interrupted; what was saved before is intact", signal_number)
+
+
+@contextlib.contextmanager
+def stop_requests() -> Iterator[Callable[[], int | None]]:
+    """Inside, Ctrl-C and SIGTERM only set what the yielded function returns; a second Ctrl-C interrupts at once."""
+    requested = None
+
+    def request(signal_number, frame):
+        nonlocal requested
+        if requested and signal_number == signal.SIGINT:
+            interrupt(signal_number)
+        requested = signal_number
+
+    with on_signals(request):
+        yield lambda: requested
 
 
 def parse(config_type: type[Config], arguments: Sequence[str]) -> Config:
@@ -114,14 +132,12 @@ def _one_line(box: str) -> str:
 def run_script(main: Callable[[Config], Any], config_type: type[Config]) -> NoReturn:
     """Parses the command line and runs `main`; what a user can mend ends in one line and exit status 2."""
     try:
-        main(parse(config_type, sys.argv[1:]))
+        with on_signals(interrupt):
+            main(parse(config_type, sys.argv[1:]))
     except InputError as error:
         print(f"{sys.argv[0]}: {error}", file=sys.stderr)
         sys.exit(2)
     except Interrupted as stop:
-        print(stop, file=sys.stderr)
-        sys.exit(130)
-    except KeyboardInterrupt:
-        print("interrupted; what was saved before is intact", file=sys.stderr)
-        sys.exit(130)
+        print(f"\n{stop}", file=sys.stderr)
+        sys.exit(128 + stop.signal_number)
     sys.exit(0)

@@ -54,15 +54,18 @@ def pack(starts: Int[np.ndarray, " segments"], lengths: Int[np.ndarray, " segmen
     return PackedRows(starts[order], lengths[order], row_offsets, order, length)
 
 
-def pack_training(store: SequenceStore, split: Split, *, max_length: int) -> PackedRows:
+def pack_training(store: SequenceStore, split: Split, *, max_length: int, whole_histories: bool = False) -> PackedRows:
     """Each user's latest `max_length` (item, next item) pairs of the training part, packed into rows.
 
-    A history of one item has no next item to learn from and is left out.
+    With `whole_histories` the earlier pairs follow, in further windows of at most `max_length`. A history of one
+    item has no next item to learn from and is left out.
     """
-    n_pairs = np.minimum(split.train_stop - store.offsets[:-1] - 1, max_length)
-    stops = split.train_stop[n_pairs > 0] - 1
-    lengths = n_pairs[n_pairs > 0]
-    return pack(stops - lengths, lengths, max_length)
+    n_pairs = split.train_stop - store.offsets[:-1] - 1
+    n_windows = np.where(n_pairs > 0, -(-n_pairs // max_length) if whole_histories else 1, 0)
+    users = np.repeat(np.arange(store.n_users), n_windows)
+    n_later = _ranges(np.zeros_like(n_windows), n_windows) * max_length
+    lengths = np.minimum(n_pairs[users] - n_later, max_length)
+    return pack(split.train_stop[users] - 1 - n_later - lengths, lengths, max_length)
 
 
 def _gather(store: SequenceStore, packed: PackedRows, rows: Int[np.ndarray, " rows"], *, n_rows: int) -> Batch:
@@ -122,10 +125,17 @@ class TrainingBatches(NamedTuple):
 
 
 def training_batches(
-    store: SequenceStore, split: Split, *, max_length: int, batch_size: int, seed: int, n_shards: int = 1
+    store: SequenceStore,
+    split: Split,
+    *,
+    max_length: int,
+    batch_size: int,
+    seed: int,
+    whole_histories: bool = False,
+    n_shards: int = 1,
 ) -> TrainingBatches:
     """Batches of `batch_size` histories each, on average: as many packed rows as hold that many."""
-    packed = pack_training(store, split, max_length=max_length)
+    packed = pack_training(store, split, max_length=max_length, whole_histories=whole_histories)
     n_rows = min(packed.n_rows, max(1, round(batch_size * packed.n_rows / len(packed.lengths))))
     return TrainingBatches(store, packed, n_rows, seed, n_shards)
 
