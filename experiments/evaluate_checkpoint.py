@@ -29,8 +29,8 @@ class Arguments:
 def main(arguments: Arguments) -> dict[str, Any]:
     """Prints the test figures and returns them."""
     config = runs.read_config(Config, arguments.run)
-    runtime.start(config.run.mesh)
-    task = open_task(arguments.run, config.data)
+    runtime.start(config.mesh)
+    task = open_task(arguments.run, config.data, seed=config.run.seed)
     encoder = build_encoder(config, task.store.n_items)
     # The schedule's length does not enter the state; only its form is needed, to read the checkpoint into.
     optimizer = make_optimizer(config.optimizer, encoder.specs, n_steps=1)

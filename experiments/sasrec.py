@@ -13,13 +13,12 @@ from typing import Any, Literal
 from tyro.conf import OmitArgPrefixes
 
 from seqrec import runtime
-from seqrec.data.batches import training_batches
 from seqrec.encoders.transformer import TransformerConfig, transformer
 from seqrec.experiment import DataConfig, RunConfig, open_run, open_task, publish, train
 from seqrec.loop import FitConfig
 from seqrec.losses import sampled_softmax_loss, softmax_loss
 from seqrec.objectives import next_item
-from seqrec.sharding import n_data_shards
+from seqrec.sharding import MeshConfig
 from seqrec.training import OptimizerConfig, init_state, make_optimizer, make_train_step
 from seqrec.types import Encoder
 
@@ -37,6 +36,11 @@ class Config:
     model: OmitArgPrefixes[TransformerConfig] = field(default_factory=TransformerConfig)
     optimizer: OmitArgPrefixes[OptimizerConfig] = field(default_factory=OptimizerConfig)
     fit: OmitArgPrefixes[FitConfig] = field(default_factory=FitConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+
+    def __post_init__(self):
+        if self.n_negatives < 1:
+            raise ValueError(f"n_negatives={self.n_negatives} is below 1; try n_negatives=256")
 
 
 def build_encoder(config: Config, n_items: int) -> Encoder:
@@ -46,20 +50,13 @@ def build_encoder(config: Config, n_items: int) -> Encoder:
 
 def main(config: Config) -> dict[str, Any]:
     """Trains, tests, and leaves everything in the run's directory; returns what `metrics.json` holds."""
-    runtime.start(config.run.mesh)
+    runtime.start(config.mesh)
     with open_run(config, config.run, name=f"sasrec-{config.data.dataset}") as run:
-        task = open_task(run, config.data)
-        batches = training_batches(
-            task.store,
-            task.split,
-            max_length=config.data.max_length,
-            batch_size=config.data.batch_size,
-            seed=config.run.seed,
-            whole_histories=config.data.whole_histories,
-            n_shards=n_data_shards(),
-        )
+        task = open_task(run, config.data, seed=config.run.seed)
         encoder = build_encoder(config, task.store.n_items)
-        optimizer = make_optimizer(config.optimizer, encoder.specs, n_steps=config.fit.max_epochs * batches.steps_per_epoch)
+        optimizer = make_optimizer(
+            config.optimizer, encoder.specs, n_steps=config.fit.max_epochs * task.train.steps_per_epoch
+        )
         losses = {
             "softmax": softmax_loss,
             "sampled-softmax": partial(sampled_softmax_loss, n_negatives=config.n_negatives),
@@ -73,7 +70,7 @@ def main(config: Config) -> dict[str, Any]:
             average_decay=config.optimizer.average_decay,
         )
         state = init_state(encoder, optimizer, seed=config.run.seed)
-        trained = train(run, task, encoder, state, train_step, batches, config.fit)
+        trained = train(run, task, encoder, state, train_step, config.fit)
         return publish(run, task, encoder, trained, name="SASRec")
 
 

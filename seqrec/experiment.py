@@ -3,7 +3,7 @@
 import contextlib
 import functools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from seqrec import runs, runtime
 from seqrec.checkpoint import Progress, open_checkpoints, restore, restore_progress
-from seqrec.data.batches import Queries, TrainingBatches, make_queries
+from seqrec.data.batches import Queries, TrainingBatches, make_queries, training_batches
 from seqrec.data.events import prepare
 from seqrec.data.sources import Columns, read_source
 from seqrec.data.splits import Split, leave_last_out
@@ -24,7 +24,7 @@ from seqrec.report import figures
 from seqrec.report.learning_curve import plot_learning_curve
 from seqrec.retrieval import make_recommend
 from seqrec.runtime import log
-from seqrec.sharding import MeshConfig, n_data_shards
+from seqrec.sharding import n_data_shards
 from seqrec.training import TrainState
 from seqrec.types import Encoder, InputError
 
@@ -66,25 +66,27 @@ class RunConfig:
     """Go on with the run in --output from its latest checkpoint."""
     seed: int = 0
     """Seed of weights, batches and dropout."""
-    mesh: MeshConfig = field(default_factory=MeshConfig)
 
 
 class Task(NamedTuple):
     """Prepared data, and what is asked of a model on it."""
 
+    config: DataConfig
     store: SequenceStore
     split: Split
+    train: TrainingBatches
     valid: Queries
     test: Queries
-    config: DataConfig
 
 
-def open_task(run: Path, config: DataConfig) -> Task:
+def open_task(run: Path, config: DataConfig, *, seed: int) -> Task:
     """The data in the run's own store, prepared there first unless an earlier start has; says what it read."""
     if (run / "store").exists():
         store = open_store(run / "store")
     else:
-        source = read_source(config.dataset, config.data_path, columns=Columns(*config.columns), time_unit=config.time_unit)
+        source = read_source(
+            config.dataset, config.data_path, columns=Columns(*config.columns), time_unit=config.time_unit
+        )
         store = prepare(source, run / "store")
     split = leave_last_out(store)
     runs.note_data(run, content_hash=store.content_hash, split_hash=split.content_hash)
@@ -101,7 +103,16 @@ def open_task(run: Path, config: DataConfig) -> Task:
         )
         for positions in (split.valid, split.test)
     )
-    return Task(store, split, valid, test, config)
+    train = training_batches(
+        store,
+        split,
+        max_length=config.max_length,
+        batch_size=config.batch_size,
+        seed=seed,
+        whole_histories=config.whole_histories,
+        n_shards=n_data_shards(),
+    )
+    return Task(config, store, split, train, valid, test)
 
 
 def _sizes(store: SequenceStore) -> tuple[int, int, int]:
@@ -144,10 +155,10 @@ def train(
     encoder: Encoder,
     state: TrainState,
     train_step: Callable[..., Any],
-    batches: TrainingBatches,
     config: FitConfig,
 ) -> Trained:
     """Trains from `state`, or from the run's latest checkpoint if it has one, and returns the best epoch's state."""
+    batches = task.train
     log.info(
         "model       %s parameters; %s steps an epoch of %d packed rows, %.1f%% of positions filled",
         f"{count_params(encoder.specs):,}",

@@ -46,7 +46,7 @@ def open_run(directory: Path, config: Any, *, resume: bool) -> Path:
         return directory
     if not resume:
         raise InputError(f"--output {directory} already holds a run; add --resume to go on with it, or choose another")
-    earlier, now = dict(_leaves(read_json(file)["config"])), dict(_leaves(to_json(config)))
+    earlier, now = dict(leaves(read_json(file)["config"])), dict(leaves(to_json(config)))
     for name in sorted(earlier.keys() | now.keys()):
         if name not in _FREE_FIELDS and earlier.get(name) != now.get(name):
             raise InputError(
@@ -162,9 +162,10 @@ def _from_json(kind: Any, value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted name, value) of every value in nested dicts."""
     for name, value in tree.items():
         if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{name}.")
+            yield from leaves(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value

@@ -126,7 +126,8 @@ def _one_line(box: str) -> str:
     """tyro's boxed complaint without its frame and footer."""
     lines = [line.strip("│ ").strip() for line in box.splitlines() if not line.startswith(("╭", "╰"))]
     body = itertools.takewhile(lambda line: "For full helptext" not in line, lines)
-    return " ".join(line for line in body if line.strip("─"))
+    text = " ".join(line for line in body if line.strip("─"))
+    return text.replace(" Perhaps you meant:", "; perhaps you meant").replace(" Argument helptext:", ";")
 
 
 def run_script(main: Callable[[Config], Any], config_type: type[Config]) -> NoReturn:

@@ -1,0 +1,105 @@
+"""Kept figures of finished runs -> a page of results and the README's table."""
+
+import shlex
+from collections import defaultdict
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from seqrec import runs
+from seqrec.report import figures
+from seqrec.types import InputError
+
+Published = dict[str, tuple[tuple[str, float, float, str], ...]]
+"""Per data set: model, HR@10 and NDCG@10 as published under the same protocol, source."""
+
+
+def condensed(run: Path) -> dict[str, Any]:
+    """What is kept of a finished run: its figures, config and versions, without where anything lay."""
+    if not (run / "metrics.json").exists():
+        raise InputError(f"{run} holds no metrics.json; let the run finish first")
+    started = runs.read_json(run / "config.json")
+    config = started["config"]
+    if config["data"]["data_path"]:
+        # Where the file lay is nobody's business; which file it was, the hash says.
+        config["data"]["data_path"] = Path(config["data"]["data_path"]).name
+    config["run"]["output"] = None
+    del started["command"]  # as it was typed; `command` derives what repeats the run from its config
+    return {**started, **runs.read_json(run / "metrics.json")}
+
+
+def command(script: str, config: dict[str, Any], defaults: Any) -> str:
+    """The command that repeats a run, now that the script's config has these defaults."""
+    usual = dict(runs.leaves(runs.to_json(defaults)))
+    words = ["python", script]
+    for name, value in runs.leaves(config):
+        if name in usual and value != usual[name]:
+            flag = name.rpartition(".")[2].replace("_", "-")
+            if isinstance(value, bool):
+                words.append(f"--{flag}" if value else f"--no-{flag}")
+            else:
+                words += [f"--{flag}", *map(str, value if isinstance(value, list) else [value])]
+    return shlex.join(words)
+
+
+def readme(text: str, demo: dict[str, Any]) -> str:
+    """The README's text with the demo run's table between its two marks."""
+    before, rest = text.split("<!-- demo table -->\n")
+    _, after = rest.split("<!-- end of demo table -->\n")
+    table = figures.format_table({"SASRec": demo["test"], **demo["baselines"]})
+    return f"{before}<!-- demo table -->\n```\n{table}\n```\n<!-- end of demo table -->\n{after}"
+
+
+def page(kept: dict[str, dict[str, Any]], published: Published, *, script: str, defaults: Any) -> str:
+    """The page, in Markdown, from the kept runs by name; names that differ in `-seed-N` alone are averaged."""
+    datasets: dict[str, dict[str, dict[str, dict[str, Any]]]] = defaultdict(lambda: defaultdict(dict))
+    for name, result in sorted(kept.items()):
+        setting, _, _ = name.partition("-seed-")
+        datasets[result["config"]["data"]["dataset"]][setting][name] = result
+    lines = ["# Results", "", "Written by `python experiments/results.py` from `experiments/results/*.json`.", ""]
+    for dataset, settings in datasets.items():
+        lines += _section(dataset, settings, published.get(dataset, ()))
+        lines += _commands(settings, script, defaults)
+    return "\n".join(lines)
+
+
+Settings = dict[str, dict[str, dict[str, Any]]]
+"""Setting -> name of the run -> what was kept of it."""
+
+
+def _section(dataset: str, settings: Settings, published: tuple[tuple[str, float, float, str], ...]) -> list[str]:
+    first = next(iter(next(iter(settings.values())).values()))
+    lines = [f"## {dataset}", "", f"{first['protocol']['split']}. Candidates: {first['protocol']['candidates']}.", ""]
+    lines += ["| run | HR@10 | NDCG@10 | MRR | best epoch | minutes |", "| --- | --- | --- | --- | --- | --- |"]
+    for setting, by_seed in settings.items():
+        if len(by_seed) > 1:
+            lines.append(_row(f"**{setting}, mean of {len(by_seed)} seeds**", list(by_seed.values())))
+        lines += [_row(name, [result]) for name, result in by_seed.items()]
+    for name, baseline in first["baselines"].items():
+        lines.append(
+            f"| {name} | {baseline['recall@10']:.4f} | {baseline['ndcg@10']:.4f} | {baseline['mrr']:.4f} | | |"
+        )
+    for model, hit_rate, ndcg, source in published:
+        lines.append(f"| published: {model} ({source}) | {hit_rate:.4f} | {ndcg:.4f} | | | |")
+    return [*lines, ""]
+
+
+def _commands(settings: Settings, script: str, defaults: Any) -> list[str]:
+    lines = []
+    for name, result in (item for by_seed in settings.values() for item in by_seed.items()):
+        low, high = result["test"]["intervals"]["ndcg@10"]
+        versions = result["versions"]
+        lines += [
+            f"- `{name}`: NDCG@10 within [{low:.4f}, {high:.4f}] (95%, bootstrap over users); {result['stopped']}; "
+            f"jax {versions['jax']}, Python {versions['python']}, {versions['device']}; "
+            f"data `{result['data']['content_hash'][:12]}`, split `{result['data']['split_hash'][:12]}`",
+            f"  `{command(script, result['config'], defaults)}`",
+        ]
+    return [*lines, ""]
+
+
+def _row(label: str, results: list[dict[str, Any]]) -> str:
+    means = [mean(result["test"][metric] for result in results) for metric in ("recall@10", "ndcg@10", "mrr")]
+    epochs = ", ".join(str(result["best_epoch"]) for result in results)
+    minutes = max(result["train_seconds"] for result in results) / 60
+    return f"| {label} | {' | '.join(f'{figure:.4f}' for figure in means)} | {epochs} | {minutes:.1f} |"

@@ -1,0 +1,251 @@
+"""The blocked loss is the naive one, its gradients too, without ever holding positions x items."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from seqrec import losses, negatives
+from seqrec.losses import block_size, catalogue_bias, sampled_softmax_loss, softmax_loss
+
+
+def naive_loss(hidden, item_table, targets, *, n_items):
+    """Every score at once; row 0 is padding and rows beyond the items are nothing."""
+    logits = hidden @ item_table[1 : n_items + 1].T
+    labels = jnp.maximum(targets - 1, 0)
+    return jnp.sum(optax.softmax_cross_entropy_with_integer_labels(logits, labels), where=targets > 0)
+
+
+def a_case(*, rows, length, n_items, n_rows, d_model=8, share_padding=0.3, scale=1.0, seed=0):
+    generator = np.random.default_rng(seed)
+    targets = generator.integers(1, n_items + 1, (rows, length))
+    targets[generator.random((rows, length)) < share_padding] = 0
+    hidden = scale * generator.normal(size=(rows, length, d_model))
+    table = scale * generator.normal(size=(n_rows, d_model))
+    return jnp.array(hidden, jnp.float32), jnp.array(table, jnp.float32), jnp.array(targets, jnp.int32)
+
+
+@pytest.fixture(params=[8, 2**21], ids=["blocks of 8", "one block"])
+def in_blocks(request, monkeypatch):
+    """Makes the loss walk its positions in several blocks, or in one."""
+    small = functools.partial(block_size, budget=request.param)
+    monkeypatch.setattr(losses, "block_size", small)
+    return small
+
+
+CASES = {
+    "several blocks, the last one short": {"rows": 3, "length": 7, "n_items": 37, "n_rows": 64},
+    "no row beyond the items": {"rows": 2, "length": 12, "n_items": 63, "n_rows": 64},
+    "a table of an odd size": {"rows": 5, "length": 5, "n_items": 90, "n_rows": 101},
+    "a single position": {"rows": 1, "length": 1, "n_items": 5, "n_rows": 64, "share_padding": 0.0},
+    "a single item": {"rows": 2, "length": 5, "n_items": 1, "n_rows": 64},
+    "nothing but padding": {"rows": 2, "length": 5, "n_items": 20, "n_rows": 64, "share_padding": 1.0},
+}
+
+
+@pytest.mark.parametrize("sizes", CASES.values(), ids=CASES)
+def test_value_and_gradients_are_those_of_the_naive_form(sizes, in_blocks):
+    hidden, table, targets = a_case(**sizes)
+    n_items = sizes["n_items"]
+    if in_blocks.keywords["budget"] == 8:
+        assert in_blocks(targets.size, table.shape[0]) == min(8, targets.size)
+
+    def blocked(hidden, table):
+        return softmax_loss(hidden, table, targets, n_items=n_items)
+
+    total, count = blocked(hidden, table)
+    assert int(count) == np.count_nonzero(targets)
+    expected, expected_gradients = jax.value_and_grad(naive_loss, (0, 1))(hidden, table, targets, n_items=n_items)
+    (value, _), gradients = jax.value_and_grad(blocked, (0, 1), has_aux=True)(hidden, table)
+    np.testing.assert_allclose(total, expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-5)
+    for ours, theirs in zip(gradients, expected_gradients, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_gradients_carry_what_follows_the_loss(in_blocks):
+    n_items = 37
+    hidden, table, targets = a_case(rows=3, length=7, n_items=n_items, n_rows=64)
+
+    def after(loss, hidden, table):
+        # A mean, a square and the parameters used once more: the cotangent is none of 1, constant, or alone.
+        return (loss(hidden, table) / 14) ** 2 + jnp.sum(hidden**2) + 0.1 * jnp.sum(table[:5])
+
+    ours = jax.grad(functools.partial(after, lambda h, t: softmax_loss(h, t, targets, n_items=n_items)[0]), (0, 1))
+    naive = jax.grad(functools.partial(after, lambda h, t: naive_loss(h, t, targets, n_items=n_items)), (0, 1))
+    for one, other in zip(jax.jit(ours)(hidden, table), jax.jit(naive)(hidden, table), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+
+
+def test_padding_and_rows_that_are_no_items_get_no_gradient(in_blocks):
+    n_items = 37
+    hidden, table, targets = a_case(rows=3, length=7, n_items=n_items, n_rows=64)
+    grad = jax.grad(lambda h, t: softmax_loss(h, t, targets, n_items=n_items)[0], (0, 1))
+    d_hidden, d_table = grad(hidden, table)
+    assert not np.any(np.asarray(d_hidden)[np.asarray(targets) == 0])
+    assert not np.any(d_table[0])
+    assert not np.any(d_table[n_items + 1 :])
+    assert np.all(np.any(np.asarray(d_table[1 : n_items + 1]), axis=1))
+
+
+def test_what_stands_in_rows_that_are_no_items_does_not_matter():
+    n_items = 37
+    hidden, table, targets = a_case(rows=3, length=7, n_items=n_items, n_rows=64)
+    other = table.at[0].set(100.0).at[n_items + 1 :].set(-100.0)
+    one, two = (softmax_loss(hidden, t, targets, n_items=n_items)[0] for t in (table, other))
+    np.testing.assert_array_equal(one, two)
+
+
+def test_a_uniform_guess_costs_the_log_of_the_catalogue_a_target():
+    n_items = 1000
+    _, table, targets = a_case(rows=4, length=9, n_items=n_items, n_rows=1024)
+    total, count = softmax_loss(jnp.zeros((4, 9, 8)), table, targets, n_items=n_items)
+    np.testing.assert_allclose(total / count, math.log(n_items), rtol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [30.0, 1e3])
+def test_scores_far_beyond_what_exp_can_hold_are_finite(scale):
+    hidden, table, targets = a_case(rows=2, length=6, n_items=37, n_rows=64, scale=scale)
+    value, gradient = jax.value_and_grad(lambda h: softmax_loss(h, table, targets, n_items=37)[0])(hidden)
+    np.testing.assert_allclose(value, naive_loss(hidden, table, targets, n_items=37), rtol=1e-5)
+    assert np.isfinite(gradient).all()
+
+
+def array_sizes(jaxpr) -> list[int]:
+    """Elements of every array that a program makes, in the loops and functions inside it too."""
+    sizes = []
+    for equation in jaxpr.eqns:
+        sizes += [math.prod(out.aval.shape) for out in equation.outvars]
+        for inner in jax.tree.leaves(equation.params, is_leaf=lambda leaf: hasattr(leaf, "eqns")):
+            inner = getattr(inner, "jaxpr", inner)
+            if hasattr(inner, "eqns"):
+                sizes += array_sizes(inner)
+    return sizes
+
+
+def shapes_of_a_large_case(*, n_positions=4096, n_rows=100_032, d_model=16):
+    return (
+        jax.ShapeDtypeStruct((32, n_positions // 32, d_model), jnp.float32),
+        jax.ShapeDtypeStruct((n_rows, d_model), jnp.float32),
+        jax.ShapeDtypeStruct((32, n_positions // 32), jnp.int32),
+    )
+
+
+@pytest.mark.parametrize("with_gradients", [False, True])
+def test_nothing_of_size_positions_times_items_exists(with_gradients):
+    def loss(hidden, table, targets):
+        return softmax_loss(hidden, table, targets, n_items=100_000)[0]
+
+    traced = jax.make_jaxpr(jax.value_and_grad(loss, (0, 1)) if with_gradients else loss)
+    sizes = array_sizes(traced(*shapes_of_a_large_case()).jaxpr)
+    assert any(size > losses.BLOCK_ELEMENTS / 2 for size in sizes)  # the walk found the blocks
+    assert max(sizes) <= losses.BLOCK_ELEMENTS < 4096 * 100_000 / 100
+
+
+def test_the_compiled_step_needs_a_fraction_of_the_naive_memory():
+    n_bytes = 4 * 512 * 20_032
+    shapes = shapes_of_a_large_case(n_positions=512, n_rows=20_032)
+
+    def loss(hidden, table, targets):
+        return softmax_loss(hidden, table, targets, n_items=20_000)[0]
+
+    compiled = jax.jit(jax.grad(loss, (0, 1))).lower(*shapes).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 4 * 4 * losses.BLOCK_ELEMENTS < n_bytes
+
+
+@pytest.mark.parametrize("n_rows", [1, 8, 100, 10**6])
+@pytest.mark.parametrize("n_columns", [1, 1000, 10**6, 10**9])
+def test_a_block_fits_its_budget_or_is_as_small_as_is_useful(n_rows, n_columns):
+    size = block_size(n_rows, n_columns, budget=2**20)
+    assert 1 <= size <= n_rows
+    assert size * n_columns <= 2**20 or size <= 8
+
+
+def test_only_items_are_in_the_catalogue():
+    np.testing.assert_array_equal(catalogue_bias(6, 3), [-np.inf, 0, 0, 0, -np.inf, -np.inf])
+
+
+# Sampled softmax
+
+
+def draw_each_item(n_items, times):
+    """A sampler that draws item i `times[i - 1]` times, and says that this is what it expects."""
+    ids = np.repeat(np.arange(1, n_items + 1), times)
+    log_q = np.log(np.asarray(times)[ids - 1] / len(ids))
+
+    def sampler(key, *, n_negatives, n_items):
+        assert n_negatives == len(ids)
+        return jnp.array(ids), jnp.array(log_q, jnp.float32)
+
+    return sampler, len(ids)
+
+
+@pytest.mark.parametrize("times", [np.ones(37, int), 1 + np.arange(37) % 4], ids=["evenly", "unevenly"])
+def test_draws_that_come_as_often_as_expected_give_the_full_loss(times, monkeypatch):
+    # Draws over their expected count sum to the exact sum over the other items, if hits of the target are left out
+    # and every draw is divided by its own q.
+    sampler, n_negatives = draw_each_item(37, times)
+    monkeypatch.setattr(negatives, "uniform", sampler)
+    hidden, table, targets = a_case(rows=3, length=7, n_items=37, n_rows=64)
+
+    def sampled(hidden, table):
+        return sampled_softmax_loss(hidden, table, targets, n_items=37, n_negatives=n_negatives, key=jax.random.key(0))
+
+    (total, count), gradients = sampled(hidden, table), jax.grad(lambda *a: sampled(*a)[0], (0, 1))(hidden, table)
+    expected, expected_gradients = jax.value_and_grad(naive_loss, (0, 1))(hidden, table, targets, n_items=37)
+    assert int(count) == np.count_nonzero(targets)
+    np.testing.assert_allclose(total, expected, rtol=1e-5)
+    for ours, theirs in zip(gradients, expected_gradients, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_draws_of_the_target_are_left_out():
+    # One item only: every draw hits the target, nothing competes with it, and the loss is 0.
+    hidden, table, targets = a_case(rows=2, length=3, n_items=1, n_rows=64, share_padding=0.0)
+    total, _ = sampled_softmax_loss(hidden, table, targets, n_items=1, n_negatives=5, key=jax.random.key(0))
+    assert float(total) == 0.0
+
+
+def test_the_sampled_gradient_converges_to_the_full_one():
+    n_items, n_keys = 40, 256
+    hidden, table, targets = a_case(rows=1, length=3, n_items=n_items, n_rows=64, share_padding=0.0, d_model=4)
+    full = jax.grad(naive_loss, 1)(hidden, table, targets, n_items=n_items)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def gradients(n_negatives):
+        def gradient(key):
+            return jax.grad(
+                lambda t: sampled_softmax_loss(hidden, t, targets, n_items=n_items, n_negatives=n_negatives, key=key)[0]
+            )(table)
+
+        return jax.vmap(gradient)(jax.random.split(jax.random.key(0), n_keys))
+
+    squared_error, squared_bias, noise = {}, {}, {}
+    for n_negatives in (16, 256, 4096):
+        errors = np.asarray(gradients(n_negatives) - full, np.float64)
+        squared_error[n_negatives] = np.sum(np.mean(errors**2, axis=0))
+        squared_bias[n_negatives] = np.sum(np.mean(errors, axis=0) ** 2)
+        noise[n_negatives] = np.sum(np.var(errors, axis=0)) / n_keys
+    # A smooth function of a mean of n draws: its mean squared error falls as 1 / n, and its bias as 1 / n too.
+    assert 8 < squared_error[256] / squared_error[4096] < 32
+    # With few draws the bias is beyond chance; with many it is no larger than the mean of 256 keys can show.
+    assert squared_bias[16] > 4 * noise[16]
+    assert squared_bias[4096] < 4 * noise[4096]
+    assert squared_bias[4096] < squared_bias[16] / 1000
+
+
+def test_padding_costs_nothing_and_has_no_gradient():
+    hidden, table, targets = a_case(rows=2, length=6, n_items=37, n_rows=64)
+
+    def total(hidden):
+        return sampled_softmax_loss(hidden, table, targets, n_items=37, n_negatives=50, key=jax.random.key(0))[0]
+
+    padding = np.asarray(targets) == 0
+    assert padding.any()
+    changed = jnp.where(padding[..., None], 100.0, hidden)
+    np.testing.assert_array_equal(total(hidden), total(changed))
+    assert not np.any(np.asarray(jax.grad(total)(hidden))[padding])
