@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Float, Int
 
+from seqrec.data.ragged import ranges
 from seqrec.data.splits import Split
 from seqrec.data.store import SequenceStore
 from seqrec.types import InputError
@@ -32,7 +33,7 @@ def training_counts(store: SequenceStore, split: Split) -> Int[np.ndarray, " n_i
     starts, stops = np.asarray(store.offsets[:-1]), np.asarray(split.train_stop)
     counts = np.zeros(store.n_items + 1, np.int64)
     for block in _blocks(stops - starts):
-        positions, _ = _concatenated_ranges(starts[block], stops[block])
+        positions = ranges(starts[block], stops[block] - starts[block])
         counts += np.bincount(store.items[positions], minlength=store.n_items + 1)
     return counts
 
@@ -147,7 +148,8 @@ def _seen_items(
     store: SequenceStore, starts: np.ndarray, stops: np.ndarray, targets: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Queries, items and counts of the histories' distinct items but the targets, and the targets' counts."""
-    positions, queries = _concatenated_ranges(starts, stops)
+    positions = ranges(starts, stops - starts)
+    queries = np.repeat(np.arange(targets.size), stops - starts)
     n_ids = store.n_items + 1
     pairs, own_counts = np.unique(queries * n_ids + store.items[positions], return_counts=True)
     queries, items = np.divmod(pairs, n_ids)
@@ -155,14 +157,6 @@ def _seen_items(
     target_own_counts = np.zeros(targets.size, np.int64)
     target_own_counts[queries[is_target]] = own_counts[is_target]
     return queries[~is_target], items[~is_target], own_counts[~is_target], target_own_counts
-
-
-def _concatenated_ranges(starts: np.ndarray, stops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """All of `arange(start, stop)` one after another, and for each element the index of its range."""
-    lengths = stops - starts
-    owners = np.repeat(np.arange(lengths.size), lengths)
-    firsts = np.cumsum(lengths) - lengths
-    return np.arange(owners.size) + (starts - firsts)[owners], owners
 
 
 def _blocks(lengths: np.ndarray) -> Iterator[slice]:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 
+from seqrec.data.ragged import ranges
 from seqrec.data.splits import Split
 from seqrec.data.store import SequenceStore
 from seqrec.types import Batch, QueryBatch
@@ -63,7 +64,7 @@ def pack_training(store: SequenceStore, split: Split, *, max_length: int, whole_
     n_pairs = split.train_stop - store.offsets[:-1] - 1
     n_windows = np.where(n_pairs > 0, -(-n_pairs // max_length) if whole_histories else 1, 0)
     users = np.repeat(np.arange(store.n_users), n_windows)
-    n_later = _ranges(np.zeros_like(n_windows), n_windows) * max_length
+    n_later = ranges(np.zeros_like(n_windows), n_windows) * max_length
     lengths = np.minimum(n_pairs[users] - n_later, max_length)
     return pack(split.train_stop[users] - 1 - n_later - lengths, lengths, max_length)
 
@@ -71,25 +72,20 @@ def pack_training(store: SequenceStore, split: Split, *, max_length: int, whole_
 def _gather(store: SequenceStore, packed: PackedRows, rows: Int[np.ndarray, " rows"], *, n_rows: int) -> Batch:
     """The given rows, then empty ones up to `n_rows`."""
     first, stop = packed.row_offsets[rows], packed.row_offsets[rows + 1]
-    segments = _ranges(first, stop - first)
+    segments = ranges(first, stop - first)
     lengths = packed.lengths[segments]
-    segment_in_row = _ranges(np.zeros_like(first), stop - first)
+    segment_in_row = ranges(np.zeros_like(first), stop - first)
     # Where a segment starts in its row: what the row's earlier segments take up.
     taken = np.cumsum(lengths) - lengths
     column = taken - np.repeat(taken[np.cumsum(stop - first) - (stop - first)], stop - first)
-    slots = _ranges(np.repeat(np.arange(len(rows)), stop - first) * packed.length + column, lengths)
-    source = _ranges(packed.starts[segments], lengths)
+    slots = ranges(np.repeat(np.arange(len(rows)), stop - first) * packed.length + column, lengths)
+    source = ranges(packed.starts[segments], lengths)
     fields = np.zeros((4, n_rows * packed.length), np.int32)
     fields[0, slots] = store.items[source]
     fields[1, slots] = store.items[np.minimum(source + 1, store.n_events - 1)]
     fields[2, slots] = np.repeat(segment_in_row + 1, lengths)
-    fields[3, slots] = _ranges(np.zeros_like(lengths), lengths)
+    fields[3, slots] = ranges(np.zeros_like(lengths), lengths)
     return Batch(*fields.reshape(4, n_rows, packed.length))
-
-
-def _ranges(starts: Int[np.ndarray, " n"], lengths: Int[np.ndarray, " n"]) -> Int[np.ndarray, " total"]:
-    """starts[0], starts[0] + 1, … (lengths[0] of them), then the same for the next."""
-    return np.arange(lengths.sum()) + np.repeat(starts - np.cumsum(lengths) + lengths, lengths)
 
 
 class TrainingBatches(NamedTuple):
@@ -171,7 +167,7 @@ class Queries(NamedTuple):
         for group in self.row_groups:
             rows = group[group >= 0]
             first, stop = self.packed.row_offsets[rows], self.packed.row_offsets[rows + 1]
-            asked = self.packed.order[_ranges(first, stop - first)]
+            asked = self.packed.order[ranges(first, stop - first)]
             batch = _gather(self.store, self.packed, rows, n_rows=len(group))
             ends = (batch.segment_ids > 0) & (np.diff(batch.segment_ids, axis=1, append=0) != 0)
             last, targets, query = np.zeros((3, self.n_queries), np.int32)
@@ -182,9 +178,9 @@ class Queries(NamedTuple):
             excluded = np.zeros((self.n_queries, self.n_excluded), np.int32)
             if self.n_excluded:
                 lengths = self.history_lengths[asked]
-                places = _ranges(np.arange(len(asked)) * self.n_excluded, lengths)
+                places = ranges(np.arange(len(asked)) * self.n_excluded, lengths)
                 excluded.reshape(-1)[places] = self.store.items[
-                    _ranges(self.target_positions[asked] - lengths, lengths)
+                    ranges(self.target_positions[asked] - lengths, lengths)
                 ]
             yield QueryBatch(batch, last, targets, excluded, query)
 
