@@ -43,11 +43,11 @@ class DataConfig:
     """Unit of a time column of numbers; auto takes the one that gives plausible years."""
     max_length: int = 200
     """Latest items of a history that the model reads."""
-    whole_histories: bool = False
+    whole_histories: bool = True
     """Train on all of each history, in windows of max-length, not on the latest window alone."""
     mask_seen: bool = True
     """Rank only items that the user has not taken before."""
-    batch_size: int = 64
+    batch_size: int = 32
     """Histories a step, on average; short ones share a row."""
 
     def __post_init__(self):

@@ -26,7 +26,7 @@ from seqrec.types import InputError
 class FitConfig:
     """How long to train and how often to look."""
 
-    max_epochs: int = 25
+    max_epochs: int = 20
     """Passes over the training rows; the cosine schedule ends with the last one."""
     patience: int = 5
     """Validations without a better NDCG@10 after which training stops."""
@@ -82,7 +82,7 @@ def fit(
         nonlocal interval_started, latest
         if not interval:
             return
-        losses, counts, norms = np.array([(m.loss, m.n_targets, m.gradient_norm) for m in jax.device_get(interval)]).T
+        losses, counts, norms = np.array(jax.device_get([(m.loss, m.n_targets, m.gradient_norm) for m in interval])).T
         for place in np.flatnonzero(~np.isfinite(losses + norms))[:1]:
             name, value = ("gradient's norm", norms) if np.isfinite(losses[place]) else ("loss", losses)
             fail(f"the {name} is {value[place]} at step {step - len(losses) + 1 + place}")
@@ -110,8 +110,9 @@ def fit(
 
     reason = f"reached {config.max_epochs} epochs"
     with runtime.stop_requests() as stop_requested:
-        for step in range(progress.step + 1, config.max_epochs * per_epoch + 1):
-            if (step - 1) % per_epoch == 0 or step == progress.step + 1:
+        first = progress.step + 1
+        for step in range(first, config.max_epochs * per_epoch + 1):
+            if (step - 1) % per_epoch == 0 or step == first:
                 if _out_of_patience(progress, config.patience):
                     reason = _patience_spent(progress, config.patience, per_epoch)
                     break

@@ -57,8 +57,9 @@ def open_run(directory: Path, config: Any, *, resume: bool) -> Path:
 
 
 def discard_unstarted(run: Path) -> None:
-    """Removes a run that has read no data yet, so that its directory is free for the corrected command."""
+    """Removes a run that found no data to work on, so that its directory is free for the corrected command."""
     if "data" not in read_json(run / "config.json"):
+        shutil.rmtree(run / "store", ignore_errors=True)
         (run / "config.json").unlink()
         if not any(run.iterdir()):
             run.rmdir()

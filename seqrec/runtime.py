@@ -44,8 +44,9 @@ def start(mesh: MeshConfig) -> None:
         logging.getLogger(name).setLevel(level)
     if "JAX_COORDINATOR_ADDRESS" in os.environ:
         jax.distributed.initialize()
+    laid_out = make_mesh(mesh)
     if jax.device_count() > 1:
-        jax.set_mesh(make_mesh(mesh))
+        jax.set_mesh(laid_out)
     log.info("device      %s", device_name())
 
 

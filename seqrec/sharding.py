@@ -10,6 +10,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
 
 from seqrec.params import Params
+from seqrec.types import InputError
 
 MESH_AXES = {"batch": "data", "items": "model", "embed": None, "heads": None, "ff": None, "positions": None}
 """Which mesh axis each logical axis is split over; None keeps it whole on every device."""
@@ -34,8 +35,8 @@ def make_mesh(config: MeshConfig) -> Mesh:
     n_devices = jax.device_count()
     n_data = n_devices // config.model if config.data == -1 else config.data
     if n_data * config.model != n_devices:
-        raise ValueError(
-            f"data={config.data} x model={config.model} does not use all {n_devices} devices; "
+        raise InputError(
+            f"a mesh of data={config.data} x model={config.model} does not use each of {n_devices} devices once; "
             f"choose a model that divides {n_devices} and data=-1"
         )
     # Explicit axes, jax's default, refuse `table[ids]` and `lax.top_k` on a split catalogue.

@@ -9,7 +9,7 @@ from jaxtyping import Int
 from seqrec.data.ragged import ranges
 from seqrec.data.splits import Split
 from seqrec.data.store import SequenceStore
-from seqrec.types import Batch, QueryBatch
+from seqrec.types import Batch, InputError, QueryBatch
 
 
 class PackedRows(NamedTuple):
@@ -132,6 +132,11 @@ def training_batches(
 ) -> TrainingBatches:
     """Batches of `batch_size` histories each, on average: as many packed rows as hold that many."""
     packed = pack_training(store, split, max_length=max_length, whole_histories=whole_histories)
+    if packed.n_rows == 0:
+        raise InputError(
+            "no history leaves two events for training (the last two of each user are held out), so there is "
+            "nothing to learn from; give histories of 4 or more events"
+        )
     n_rows = min(packed.n_rows, max(1, round(batch_size * packed.n_rows / len(packed.lengths))))
     return TrainingBatches(store, packed, n_rows, seed, n_shards)
 
@@ -179,9 +184,7 @@ class Queries(NamedTuple):
             if self.n_excluded:
                 lengths = self.history_lengths[asked]
                 places = ranges(np.arange(len(asked)) * self.n_excluded, lengths)
-                excluded.reshape(-1)[places] = self.store.items[
-                    ranges(self.target_positions[asked] - lengths, lengths)
-                ]
+                excluded.reshape(-1)[places] = self.store.items[ranges(self.target_positions[asked] - lengths, lengths)]
             yield QueryBatch(batch, last, targets, excluded, query)
 
 

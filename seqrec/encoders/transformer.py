@@ -44,7 +44,7 @@ class TransformerConfig:
     """How order enters: turned queries and keys, or a table of position vectors."""
     feed_forward: FeedForward = "swiglu"
     """Kind of position-wise network."""
-    dropout: float = 0.2
+    dropout: float = 0.3
     """Share of embeddings, hidden units and residual branches that training drops, 0 to 1."""
     attention_dropout: float = 0.0
     """Share of attention weights that training drops, 0 to 1."""

@@ -67,10 +67,13 @@ def format_table(columns: dict[str, dict[str, Any]]) -> str:
 
 def format_example(store: SequenceStore, history: Sequence[int], recommended: Sequence[int], user: int) -> str:
     """What a user took last and what is recommended, by title where the store has titles."""
-    names = store.item_keys if store.titles is None else store.titles
+
+    def name(item: int) -> str:
+        title = "" if store.titles is None else store.titles[item - 1]
+        return title or f"item {store.item_keys[item - 1]}"
 
     def listed(items: Sequence[int]) -> str:
-        return "\n".join(f"    {place:2d}. {names[item - 1]}" for place, item in enumerate(items, start=1))
+        return "\n".join(f"    {place:2d}. {name(item)}" for place, item in enumerate(items, start=1))
 
     return f"user {store.user_keys[user]}, latest last\n{listed(history[-5:])}\n  recommended\n{listed(recommended)}"
 

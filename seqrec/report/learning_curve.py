@@ -4,31 +4,39 @@ import json
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 
 def plot_learning_curve(metrics_file: Path, picture: Path, *, best_epoch: int) -> None:
     """Reads `metrics.jsonl` and draws a PNG; the epoch whose weights were kept is marked."""
     lines = [json.loads(line) for line in metrics_file.read_text().splitlines()]
-    steps = [line for line in lines if "loss" in line]
-    validations = [line for line in lines if "valid" in line]
-    figure = Figure(figsize=(7, 4), layout="constrained")
+    losses = [(line["epoch"], line["loss"]) for line in lines if "loss" in line]
+    validations = [(line["epoch"], line["valid"]["ndcg@10"]) for line in lines if "valid" in line]
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
     left = figure.subplots()
+    right = left.twinx()
+    # A line through a single point would not show.
     left.plot(
-        [line["epoch"] for line in steps],
-        [line["loss"] for line in steps],
-        color="tab:gray",
-        label="training loss",
+        *zip(*losses, strict=True), color="tab:gray", marker="." if len(losses) < 30 else "", label="training loss"
+    )
+    right.plot(*zip(*validations, strict=True), color="tab:blue", marker="o", markersize=4, label="validation NDCG@10")
+    best = dict(validations)[best_epoch]
+    right.plot(
+        [best_epoch],
+        [best],
+        color="tab:blue",
+        linestyle="none",
+        marker="o",
+        markersize=11,
+        fillstyle="none",
+        label=f"best: {best:.4f} in epoch {best_epoch}",
     )
     left.set_xlabel("epoch")
+    left.xaxis.set_major_locator(MaxNLocator(integer=True))
+    left.set_xlim(0, validations[-1][0] * 1.03)
     left.set_ylabel("training loss (nats per event)")
-    left.set_xlim(left=0)
-    right = left.twinx()
-    epochs = [line["epoch"] for line in validations]
-    values = [line["valid"]["ndcg@10"] for line in validations]
-    right.plot(epochs, values, color="tab:blue", marker="o", markersize=3, label="validation NDCG@10")
     right.set_ylabel("validation NDCG@10", color="tab:blue")
-    right.set_ylim(bottom=0)
-    right.axvline(best_epoch, color="tab:blue", linestyle=":", label=f"best epoch ({best_epoch})")
-    handles = [handle for axis in (left, right) for handle in axis.get_legend_handles_labels()[0]]
-    right.legend(handles=handles, loc="center right")
+    right.set_ylim(0, 1.1 * max(value for _, value in validations) or 1.0)
+    left.grid(alpha=0.3)
+    figure.legend(loc="outside upper center", ncols=3, frameon=False)
     figure.savefig(picture, dpi=120)

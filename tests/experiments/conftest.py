@@ -1,0 +1,128 @@
+"""What tests of the scripts share: toy files, and ways to start a script."""
+
+import contextlib
+import io
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import pytest
+
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
+sys.path.insert(0, str(EXPERIMENTS))
+
+import sasrec  # noqa: E402 (the line above makes it findable)
+
+from seqrec import runtime  # noqa: E402
+
+TOY_MODEL = (
+    *("--d-model", "16", "--n-blocks", "1", "--max-length", "8", "--batch-size", "8", "--warmup-steps", "5"),
+    *("--dropout", "0.2", "--no-whole-histories"),
+)
+
+
+class Finished(NamedTuple):
+    """A run that came to its end."""
+
+    directory: Path
+    results: dict[str, Any]
+    printed: str
+    flags: tuple[str, ...]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compile_cache(tmp_path_factory) -> Iterator[dict[str, str]]:
+    """Keeps compiled programs between the runs of one test session: they are the greater part of a toy run."""
+    settings = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
+        "jax_persistent_cache_min_compile_time_secs": 0.1,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    earlier = {name: getattr(jax.config, name) for name in settings}
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    yield {name.upper(): str(value) for name, value in settings.items()}
+    for name, value in earlier.items():
+        jax.config.update(name, value)
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """Takes back what `runtime.start` does to logging, whose stream a test captures."""
+    handlers, level = list(logging.root.handlers), runtime.log.level
+    yield
+    logging.root.handlers[:] = handlers
+    runtime.log.setLevel(level)
+
+
+def toy_histories(n_users: int = 40, n_items: int = 30) -> list[list[int]]:
+    """Walks around a circle of items, mostly by one step; the first user has two events."""
+    random = np.random.default_rng(0)
+    lengths = np.append(2, random.integers(4, 14, n_users - 1))
+    starts = random.integers(n_items, size=n_users)
+    return [
+        (1 + (start + np.cumsum(random.choice([1, 1, 1, 2, 5], length))) % n_items).tolist()
+        for start, length in zip(starts, lengths, strict=True)
+    ]
+
+
+@pytest.fixture(scope="session")
+def ratings(tmp_path_factory) -> Path:
+    """A ratings.csv with a movies.csv beside it."""
+    directory = tmp_path_factory.mktemp("ratings")
+    lines = [
+        f"{user},{item},4.0,{1_000_000_000 + 1000 * user + place}"
+        for user, history in enumerate(toy_histories(), start=1)
+        for place, item in enumerate(history)
+    ]
+    (directory / "ratings.csv").write_text("\n".join(["userId,movieId,rating,timestamp", *lines]) + "\n")
+    movies = [f'{item},"Film {item}, The ({1970 + item})",Drama' for item in range(1, 31)]
+    (directory / "movies.csv").write_text("\n".join(["movieId,title,genres", *movies]) + "\n")
+    return directory / "ratings.csv"
+
+
+@pytest.fixture(scope="session")
+def toy(ratings) -> tuple[str, ...]:
+    """Flags of a run of 4 epochs of 6 steps."""
+    return ("--dataset", "movielens", "--data-path", str(ratings), *TOY_MODEL, "--max-epochs", "4")
+
+
+def train(*flags: str | Path) -> dict[str, Any]:
+    """Runs the training script in this process."""
+    return sasrec.main(runtime.parse(sasrec.Config, [str(flag) for flag in flags]))
+
+
+@pytest.fixture(scope="session")
+def finished(toy, tmp_path_factory) -> Finished:
+    """A run that nothing disturbed."""
+    flags = (*toy, "--output", str(tmp_path_factory.mktemp("runs") / "undisturbed"))
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as printed:
+        patch.setattr(sys, "argv", [str(EXPERIMENTS / "sasrec.py"), *flags])
+        results = train(*flags)
+    return Finished(Path(flags[-1]), results, printed.getvalue(), flags)
+
+
+@pytest.fixture
+def start_script(compile_cache) -> Callable[..., subprocess.Popen]:
+    """Starts a script, or with `code` a piece of code before it, in a process of its own."""
+
+    def start(script: str, *flags: str | Path, code: str | None = None, **environment: str) -> subprocess.Popen:
+        path = EXPERIMENTS / script
+        prelude = f"import runpy, sys; sys.argv = sys.argv[1:]; sys.path.insert(0, {str(EXPERIMENTS)!r})\n{code}\n"
+        command = [str(path)] if code is None else ["-c", prelude + "runpy.run_path(sys.argv[0], run_name='__main__')"]
+        command += [] if code is None else [str(path)]
+        return subprocess.Popen(
+            [sys.executable, *command, *map(str, flags)],
+            env={**os.environ, **compile_cache, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    return start

