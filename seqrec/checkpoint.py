@@ -32,8 +32,8 @@ class Progress:
 def open_checkpoints(directory: Path, *, read_only: bool = False) -> ocp.CheckpointManager:
     """A manager that saves in the background and keeps the best (by NDCG@10) and the latest checkpoint."""
 
-    def best_earliest(metrics: dict[str, float]) -> tuple[float, float]:
-        return metrics["ndcg@10"], -metrics["step"]
+    def best_earliest(metrics: dict[str, float]) -> tuple[float, int]:
+        return metrics["ndcg@10"], -int(metrics["step"])
 
     best = BestN(n=1, get_metric_fn=best_earliest, keep_checkpoints_without_metrics=False)
     return ocp.CheckpointManager(
@@ -55,7 +55,7 @@ def save(manager: ocp.CheckpointManager, state: TrainState, progress: Progress) 
     manager.save(
         progress.step,
         args=ocp.args.Composite(
-            state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(dataclasses.asdict(progress))
+            state=ocp.args.StandardSave(_by_name(state)), progress=ocp.args.JsonSave(dataclasses.asdict(progress))
         ),
         metrics={"ndcg@10": progress.validations[-1][1], "step": progress.step} if validated else None,
         force=True,
@@ -69,7 +69,7 @@ def restore(manager: ocp.CheckpointManager, like: TrainState, step: int) -> tupl
       InputError: the checkpoint's arrays differ in name, shape or dtype, which orbax would cast in silence.
     """
     saved = _described(manager.item_metadata(step)["state"])
-    expected = _described(like)
+    expected = _described(_by_name(like))
     for name in sorted(saved.keys() | expected.keys()):
         if saved.get(name) != expected.get(name):
             raise InputError(
@@ -78,9 +78,9 @@ def restore(manager: ocp.CheckpointManager, like: TrainState, step: int) -> tupl
             )
     restored = manager.restore(
         step,
-        args=ocp.args.Composite(state=ocp.args.StandardRestore(like), progress=ocp.args.JsonRestore()),
+        args=ocp.args.Composite(state=ocp.args.StandardRestore(_by_name(like)), progress=ocp.args.JsonRestore()),
     )
-    return restored["state"], _progress(restored["progress"])
+    return TrainState(**restored["state"]), _progress(restored["progress"])
 
 
 def restore_progress(manager: ocp.CheckpointManager, step: int) -> Progress:
@@ -91,6 +91,11 @@ def restore_progress(manager: ocp.CheckpointManager, step: int) -> Progress:
 
 def _progress(fields: dict[str, Any]) -> Progress:
     return Progress(**{**fields, "validations": tuple((step, value) for step, value in fields["validations"])})
+
+
+def _by_name(state: TrainState) -> dict[str, Any]:
+    """The state as a dict: orbax fills copies of the tree with None, which a typed record refuses in tests."""
+    return {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
 
 
 def _described(tree: Any) -> dict[str, str]:

@@ -89,7 +89,6 @@ def open_task(run: Path, config: DataConfig, *, seed: int) -> Task:
         )
         store = prepare(source, run / "store")
     split = leave_last_out(store)
-    runs.note_data(run, content_hash=store.content_hash, split_hash=split.content_hash)
     log.info("data        %s: %s users, %s items, %s events", config.dataset, *(f"{n:,}" for n in _sizes(store)))
     log.info("split       %s", split.description)
     valid, test = (
@@ -112,6 +111,7 @@ def open_task(run: Path, config: DataConfig, *, seed: int) -> Task:
         whole_histories=config.whole_histories,
         n_shards=n_data_shards(),
     )
+    runs.note_data(run, content_hash=store.content_hash, split_hash=split.content_hash)
     return Task(config, store, split, train, valid, test)
 
 
@@ -236,7 +236,7 @@ def publish(run: Path, task: Task, encoder: Encoder, trained: Trained, *, name: 
     for query in np.linspace(0, len(task.test.users) - 1, 3, dtype=int):
         user = int(task.test.users[query])
         history = task.store.items[task.store.offsets[user] : task.test.target_positions[query]].tolist()
-        best = recommend(params, history, 10, mask_seen=task.config.mask_seen)
+        best = recommend(params, history, min(10, task.store.n_items), mask_seen=task.config.mask_seen)
         print("\n" + figures.format_example(task.store, history, best, user))
     print(f"\nrun directory  {run}\nevaluate it    {runs.evaluate_command(run)}")
     print(f"resume it      {runs.resume_command(run)}")

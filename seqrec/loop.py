@@ -108,7 +108,7 @@ def fit(
         progress = replace(progress, step=step, train_seconds=earlier_seconds + runtime.seconds() - started, **changes)
         checkpoint.save(checkpoints, state, progress)
 
-    reason = f"reached {config.max_epochs} epochs"
+    reason = f"reached max_epochs={config.max_epochs}"
     with runtime.stop_requests() as stop_requested:
         first = progress.step + 1
         for step in range(first, config.max_epochs * per_epoch + 1):

@@ -117,7 +117,7 @@ def make_train_step(
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = constrain_params(optax.apply_updates(state.params, updates), encoder.specs)
         averaged = optax.incremental_update(params, state.averaged, 1.0 - average_decay)
-        metrics = StepMetrics(loss=mean, n_targets=count, gradient_norm=optax.global_norm(gradients))
+        metrics = StepMetrics(loss=mean, n_targets=count, gradient_norm=optax.tree.norm(gradients))
         return TrainState(state.step + 1, params, opt_state, averaged), metrics
 
     return jax.jit(step, donate_argnums=0)

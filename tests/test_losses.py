@@ -215,7 +215,9 @@ def test_draws_of_the_target_are_left_out():
 
 def test_the_sampled_gradient_converges_to_the_full_one():
     n_items, n_keys = 40, 256
-    hidden, table, targets = a_case(rows=1, length=3, n_items=n_items, n_rows=64, share_padding=0.0, d_model=4)
+    hidden, table, targets = a_case(
+        rows=1, length=3, n_items=n_items, n_rows=64, share_padding=0.0, d_model=4, scale=0.7
+    )
     full = naive_value_and_gradients(hidden, table, targets, n_items=n_items)[1][1]
 
     @functools.partial(jax.jit, static_argnums=0)
@@ -228,17 +230,15 @@ def test_the_sampled_gradient_converges_to_the_full_one():
         return jax.vmap(gradient)(jax.random.split(jax.random.key(0), n_keys))
 
     squared_error, squared_bias, noise = {}, {}, {}
-    for n_negatives in (8, 64, 512):
+    for n_negatives in (4, 64, 512):
         errors = np.asarray(gradients(n_negatives) - full, np.float64)
         squared_error[n_negatives] = np.sum(np.mean(errors**2, axis=0))
         squared_bias[n_negatives] = np.sum(np.mean(errors, axis=0) ** 2)
         noise[n_negatives] = np.sum(np.var(errors, axis=0)) / n_keys
-    # A smooth function of a mean of n draws: its mean squared error falls as 1 / n, and its bias as 1 / n too.
-    assert 5 < squared_error[64] / squared_error[512] < 12
-    # With few draws the bias is beyond chance; with many it is no larger than the mean of 256 keys can show.
-    assert squared_bias[8] > 4 * noise[8]
-    assert squared_bias[512] < 4 * noise[512]
-    assert squared_bias[512] < squared_bias[8] / 100
+    # A smooth function of a mean of n draws: its mean squared error falls as 1 / n, and its squared bias faster.
+    assert 6 < squared_error[64] / squared_error[512] < 12
+    assert squared_bias[4] > 10 * noise[4]  # with few draws the bias is beyond chance
+    assert squared_bias[512] < squared_bias[4] / 100
 
 
 def test_padding_costs_nothing_and_has_no_gradient():

@@ -53,6 +53,7 @@ one_user = st.tuples(
 three_users = st.lists(one_user, min_size=3, max_size=3)
 quick = settings(max_examples=40, deadline=None)
 jitted_rank = jax.jit(functools.partial(rank_targets, n_items=N_ITEMS))
+jitted_top = jax.jit(functools.partial(top_k_items, k=N_ITEMS, n_items=N_ITEMS))
 
 
 @quick
@@ -93,8 +94,9 @@ def test_a_nan_state_ranks_its_target_last():
 
 def test_repeats_zeros_and_the_target_itself_do_not_change_the_candidates():
     users, table = table_of_scores([[5.0, 4.0, 3.0, 2.0]])
+    rank = jax.jit(functools.partial(rank_targets, n_items=4))
     for excluded in ([1, 0, 0, 0], [1, 1, 1, 1], [0, 3, 1, 0], [1, 3, 3, 1]):
-        ranks, n_candidates = rank_targets(users, table, jnp.array([3]), jnp.array([excluded]), n_items=4)
+        ranks, n_candidates = rank(users, table, jnp.array([3]), jnp.array([excluded]))
         assert (float(ranks[0]), int(n_candidates[0])) == (2.0, 3)
 
 
@@ -150,7 +152,7 @@ def test_top_items_are_those_of_a_sort(in_small_blocks):
 @given(three_users)
 def test_the_best_items_tie_where_their_scores_do(users):
     scores, _, excluded = zip(*users, strict=True)
-    ids, best = top_k_items(*table_of_scores(scores), jnp.array(excluded), k=N_ITEMS, n_items=N_ITEMS)
+    ids, best = jitted_top(*table_of_scores(scores), jnp.array(excluded))
     for user in range(3):
         found = [i for i in ids[user].tolist() if i]
         expected = slow_top(scores[user], excluded[user], N_ITEMS)
@@ -248,7 +250,6 @@ def test_any_length_of_history_will_do():
     for length in range(1, 12):
         history = [1 + i % 5 for i in range(length)]
         assert recommend(params, history, 1, mask_seen=False) == [history[-1] + 1]
-    assert recommend(params, np.array([2, 3]), 1) == [4]
 
 
 def test_where_too_few_items_are_left_the_list_is_shorter():
@@ -260,6 +261,7 @@ def test_where_too_few_items_are_left_the_list_is_shorter():
 
 def test_histories_of_many_lengths_share_few_compiled_functions():
     encoder, params = successor_encoder(n_items=60, max_length=8)
+    chex.clear_trace_counter()
     traced = chex.assert_max_traces(encoder.encode, n=7)
     recommend = make_recommend(Encoder(encoder.specs, traced, encoder.n_items, encoder.max_length))
     for length in range(1, 60, 2):  # lists of seen items of 1, 2, 4, … 64: seven sizes
@@ -270,8 +272,7 @@ def test_histories_of_many_lengths_share_few_compiled_functions():
     ("sequence", "message"),
     [
         ([], "give at least one integer"),
-        ([1.5], "is not a list of item ids"),
-        (["1"], "is not a list of item ids"),
+        ([True, False], "is not a list of item ids"),
         ([3, 0], r"item 0 is not in 1\.\.9"),
         ([3, 10], r"item 10 is not in 1\.\.9"),
         ([-1], r"item -1 is not in 1\.\.9"),

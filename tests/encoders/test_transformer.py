@@ -19,13 +19,11 @@ N_ITEMS, LENGTH = 30, 10
 # Every kind of norm, its place, positions and feed-forward, and every pair of these kinds.
 VARIANTS = [
     ("rms", True, "rotary", "swiglu"),
-    ("rms", False, "learned", "swiglu"),
-    ("layer", False, "rotary", "gelu"),
-    ("layer", True, "learned", "gelu"),
-    ("rms", True, "learned", "relu"),
-    ("layer", False, "rotary", "relu"),
-    ("layer", True, "rotary", "swiglu"),
+    ("layer", False, "learned", "swiglu"),
     ("rms", False, "learned", "gelu"),
+    ("layer", True, "rotary", "gelu"),
+    ("rms", False, "rotary", "relu"),
+    ("layer", True, "learned", "relu"),
 ]
 every_variant = pytest.mark.parametrize(("norm_kind", "norm_first", "positions", "feed_forward_kind"), VARIANTS)
 
@@ -105,7 +103,7 @@ def test_what_stands_in_padding_changes_no_state():
 
 
 def test_a_row_of_padding_is_finite():
-    for variant in VARIANTS[:4]:
+    for variant in VARIANTS[:2]:
         encoder, params = an_encoder(*variant, n_blocks=1)
         # Item 0 is an ordinary row of the table, which nothing ever scores; zeros are the hardest case for a norm.
         params["item_table"] = params["item_table"].at[0].set(0.0)
@@ -161,7 +159,7 @@ def test_pre_norm_and_post_norm_are_their_formulas():
     assert np.abs(states[True] - states[False])[0, :4].max() > 0.1
 
 
-@pytest.mark.parametrize("variant", VARIANTS[:4])
+@pytest.mark.parametrize("variant", VARIANTS[:2])
 def test_a_new_model_is_as_unsure_as_a_uniform_guess(variant):
     n_items, d_model, n_targets = 500, 16, 400
     encoder = transformer(a_config(*variant, d_model=d_model), n_items=n_items, max_length=100)

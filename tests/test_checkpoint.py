@@ -1,0 +1,90 @@
+"""Checkpoints come back bit for bit, or not at all."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from seqrec.checkpoint import Progress, open_checkpoints, restore, restore_progress, save
+from seqrec.training import TrainState
+from seqrec.types import InputError
+
+
+def state_at(step: int, *, size: int = 3, dtype=jnp.float32) -> TrainState:
+    params = {"table": jnp.linspace(0, step, size, dtype=dtype)}
+    return TrainState(jnp.int32(step), params, ({"count": jnp.int32(step)},), jax.tree.map(jnp.sqrt, params))
+
+
+def progress_at(step: int, *validations: tuple[int, float]) -> Progress:
+    return Progress(seed=7, step=step, validations=validations, train_seconds=1.5)
+
+
+def save_all(directory, *validations: tuple[int, float], unvalidated: int = 0) -> list[int]:
+    """Saves after each validation, then `unvalidated` more times; returns the steps that are kept."""
+    with open_checkpoints(directory) as checkpoints:
+        for n, (step, _) in enumerate(validations, start=1):
+            save(checkpoints, state_at(step), progress_at(step, *validations[:n]))
+        for step in range(validations[-1][0] + 1, validations[-1][0] + 1 + unvalidated):
+            save(checkpoints, state_at(step), progress_at(step, *validations))
+    return sorted(int(path.name) for path in directory.iterdir())
+
+
+def test_what_is_saved_comes_back_bit_for_bit(tmp_path):
+    state, progress = state_at(5), progress_at(5, (3, 0.1), (5, 1 / 3))
+    with open_checkpoints(tmp_path / "c") as checkpoints:
+        save(checkpoints, state, progress)
+    with open_checkpoints(tmp_path / "c", read_only=True) as checkpoints:
+        restored, restored_progress = restore(checkpoints, state_at(0), checkpoints.latest_step())
+        assert restore_progress(checkpoints, 5) == progress
+    assert restored_progress == progress
+    for ours, theirs in zip(jax.tree.leaves(restored), jax.tree.leaves(state), strict=True):
+        assert ours.dtype == theirs.dtype
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("like", "said"),
+    [
+        (state_at(0, size=4), r"float32\(3,\) there but float32\(4,\)"),
+        (state_at(0, dtype=jnp.bfloat16), r"float32\(3,\) there but bfloat16\(3,\)"),
+        (dataclasses.replace(state_at(0), params={"other": jnp.zeros(3)}), "missing"),
+    ],
+    ids=["shape", "dtype", "name"],
+)
+def test_a_checkpoint_of_another_model_is_refused_by_the_name_of_its_array(tmp_path, like, said):
+    save_all(tmp_path / "c", (1, 0.5))
+    with (
+        open_checkpoints(tmp_path / "c", read_only=True) as checkpoints,
+        pytest.raises(InputError, match=rf"c/1: (averaged|params)\.\w+ is .*{said}"),
+    ):
+        restore(checkpoints, like, 1)
+
+
+@pytest.mark.parametrize(
+    ("values", "kept"),
+    [
+        ([0.3, 0.1, 0.2], [1, 3]),
+        ([0.1, 0.3, 0.2], [2, 3]),
+        ([0.1, 0.2, 0.3], [3]),
+        # The earliest among equals is the best, as `Progress.best` says.
+        ([0.2, 0.2, 0.2], [1, 3]),
+    ],
+)
+def test_the_best_and_the_last_are_kept(tmp_path, values, kept):
+    validations = list(enumerate(values, start=1))
+    assert save_all(tmp_path / "c", *validations) == kept
+    assert Progress(seed=0, validations=tuple(validations)).best[0] == kept[0]
+
+
+def test_checkpoints_inside_an_epoch_replace_each_other(tmp_path):
+    assert save_all(tmp_path / "c", (1, 0.3), (2, 0.1), unvalidated=5) == [1, 7]
+
+
+def test_the_best_is_still_known_when_a_run_goes_on(tmp_path):
+    save_all(tmp_path / "c", (1, 0.3), (2, 0.1), unvalidated=1)
+    with open_checkpoints(tmp_path / "c") as checkpoints:
+        for step, validations in ((4, [(4, 0.2)]), (5, [(4, 0.2), (5, 0.1)])):
+            save(checkpoints, state_at(step), progress_at(step, (1, 0.3), (2, 0.1), *validations))
+    assert sorted(int(path.name) for path in (tmp_path / "c").iterdir()) == [1, 5]

@@ -1,0 +1,94 @@
+"""Packed, batched and blocked, a user's rank is still that of its history encoded alone and scored in full."""
+
+import dataclasses
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from seqrec.data.batches import make_queries
+from seqrec.data.splits import leave_last_out
+from seqrec.data.store import store_from_sequences
+from seqrec.encoders.transformer import TransformerConfig, transformer
+from seqrec.evaluation import evaluate, make_eval_step
+from seqrec.metrics import target_rank
+from seqrec.params import init_params
+from seqrec.types import Batch
+
+N_ITEMS, MAX_LENGTH = 70, 6
+
+
+@pytest.fixture(scope="module")
+def case():
+    generator = np.random.default_rng(0)
+    histories = [generator.integers(1, N_ITEMS + 1, generator.integers(2, 15)).tolist() for _ in range(25)]
+    store = store_from_sequences(histories, n_items=N_ITEMS)
+    config = TransformerConfig(d_model=8, n_blocks=1, positions="learned", dropout=0.5)
+    encoder = transformer(config, n_items=N_ITEMS, max_length=MAX_LENGTH)
+    params = init_params(encoder.specs, jax.random.key(0))
+    params = jax.tree.map(lambda leaf: 20 * leaf if leaf.ndim == 2 else leaf, params)
+    return histories, store, leave_last_out(store), encoder, params
+
+
+def queries_of(case, *, mask_seen=True, batch_size=4):
+    _, store, split, _, _ = case
+    return make_queries(store, split.test, max_length=MAX_LENGTH, batch_size=batch_size, mask_seen=mask_seen)
+
+
+def alone(history) -> Batch:
+    """One history in a row of its own."""
+    read = history[-MAX_LENGTH:]
+    fields = np.zeros((4, 1, MAX_LENGTH), np.int32)
+    fields[0, 0, : len(read)] = read
+    fields[2, 0, : len(read)] = 1
+    fields[3, 0, : len(read)] = range(len(read))
+    return Batch(*map(jnp.asarray, fields))
+
+
+@pytest.mark.parametrize("mask_seen", [True, False])
+def test_ranks_are_those_of_each_history_alone(case, mask_seen):
+    histories, _, _, encoder, params = case
+    table = evaluate(make_eval_step(encoder), params, queries_of(case, mask_seen=mask_seen))
+    encode = jax.jit(encoder.encode)
+    evaluated = [(user, history) for user, history in enumerate(histories) if len(history) >= 3]
+    assert table.user.tolist() == [user for user, _ in evaluated]
+    for row, (_, history) in enumerate(evaluated):
+        before, target = history[:-1], history[-1]
+        state = encode(params, alone(before))[0, min(len(before), MAX_LENGTH) - 1]
+        candidates = np.zeros(len(params["item_table"]), bool)
+        candidates[1 : N_ITEMS + 1] = True
+        if mask_seen:
+            candidates[before] = False
+        candidates[target] = True
+        rank = target_rank(params["item_table"] @ state, jnp.array(target), jnp.array(candidates))
+        assert table.rank[row] == float(rank)
+        assert table.n_candidates[row] == candidates.sum()
+        assert table.target[row] == target
+        assert table.history_length[row] == len(before)
+
+
+def test_ranks_do_not_depend_on_the_size_of_a_batch(case):
+    eval_step, params = make_eval_step(case[3]), case[4]
+    tables = [evaluate(eval_step, params, queries_of(case, batch_size=size)) for size in (2, 100)]
+    chex.assert_trees_all_equal(*tables)
+
+
+def test_the_step_is_traced_once_for_all_batches_and_parameters(case):
+    _, _, _, encoder, params = case
+    chex.clear_trace_counter()
+    counted = dataclasses.replace(encoder, encode=chex.assert_max_traces(encoder.encode, n=1))
+    eval_step, queries = make_eval_step(counted), queries_of(case)
+    assert len(queries.row_groups) >= 3
+    for scale in (1.0, 2.0):
+        evaluate(eval_step, jax.tree.map(lambda leaf, scale=scale: scale * leaf, params), queries)
+    assert eval_step._cache_size() == 1
+
+
+@pytest.mark.parametrize(("value", "place"), [(0.0, 0.5), (float("nan"), 1.0)])
+def test_a_model_that_gives_every_item_one_score_ranks_in_the_middle_and_a_broken_one_last(case, value, place):
+    _, _, _, encoder, params = case
+    broken = params | {"item_table": jnp.full_like(params["item_table"], value)}
+    table = evaluate(make_eval_step(encoder), broken, queries_of(case))
+    np.testing.assert_array_equal(table.rank, 1 + place * (table.n_candidates - 1))

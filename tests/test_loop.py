@@ -1,0 +1,209 @@
+"""The training loop, over a model small enough to follow by hand."""
+
+import json
+import os
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from seqrec import runtime
+from seqrec.checkpoint import Progress, open_checkpoints, restore
+from seqrec.data.batches import training_batches
+from seqrec.data.splits import leave_last_out
+from seqrec.data.store import store_from_sequences
+from seqrec.loop import FitConfig, fit
+from seqrec.training import StepMetrics, TrainState
+from seqrec.types import InputError
+
+HISTORIES = [[1 + (user + place) % 7 for place in range(5 + user % 3)] for user in range(24)]
+STORE = store_from_sequences(HISTORIES)
+BATCHES = training_batches(STORE, leave_last_out(STORE), max_length=6, batch_size=3, seed=0)
+PER_EPOCH = BATCHES.steps_per_epoch
+
+
+def start_state() -> TrainState:
+    params = {"w": jnp.zeros(3)}
+    return TrainState(jnp.int32(0), params, (), {"w": jnp.ones(3)})
+
+
+def step_of(*, bad_loss_at: int = 0, bad_norm_at: int = 0, bad_weights_at: int = 0):
+    """A step that mixes each batch into the weights, and can go wrong at a 1-based step."""
+
+    def step(state, batch):
+        number = state.step + 1
+        w = 0.9 * state.params["w"] + jnp.sum(jnp.asarray(batch.items) * jnp.asarray(batch.positions))
+        w = jnp.where(number == bad_weights_at, jnp.inf, w)
+        metrics = StepMetrics(
+            loss=jnp.where(number == bad_loss_at, jnp.nan, 1.0 / number),
+            n_targets=jnp.sum(jnp.asarray(batch.next_items) > 0),
+            gradient_norm=jnp.where(number == bad_norm_at, jnp.inf, 1.0),
+        )
+        return TrainState(number, {"w": w}, (), {"w": 0.5 * (state.averaged["w"] + w)}), metrics
+
+    return jax.jit(step)
+
+
+class Run:
+    """Starts the loop on a directory, as often as asked; validations get the given values in turn."""
+
+    def __init__(self, directory, values=(0.5,) * 100):
+        self.directory, self.values, self.lines = directory, list(values), []
+
+    def fit(self, *, at_line=None, step=None, **config):
+        settings = FitConfig(**{"max_epochs": 3, "log_every_steps": 2, **config})
+        with open_checkpoints(self.directory) as checkpoints:
+            state, progress = start_state(), Progress(seed=0)
+            if (latest := checkpoints.latest_step()) is not None:
+                state, progress = restore(checkpoints, state, latest)
+
+            def record(line):
+                self.lines.append(json.loads(json.dumps(line)))
+                if at_line is not None:
+                    at_line(line)
+
+            return fit(
+                state,
+                progress,
+                train_step=step or step_of(),
+                batches=BATCHES,
+                validate=lambda params: {"ndcg@10": self.values[len(self.validations)], "mrr": 0.0},
+                checkpoints=checkpoints,
+                record=record,
+                config=settings,
+            )
+
+    @property
+    def validations(self):
+        return [line for line in self.lines if "valid" in line]
+
+    @property
+    def saved(self):
+        return sorted(int(path.name) for path in self.directory.iterdir() if path.name.isdigit())
+
+
+def signal_at(step, number=signal.SIGINT):
+    def at_line(line):
+        if line["step"] == step and "loss" in line:
+            os.kill(os.getpid(), number)
+
+    return at_line
+
+
+def test_an_epoch_has_enough_steps_to_stop_inside_it():
+    assert PER_EPOCH >= 4
+
+
+def test_each_epoch_is_validated_and_the_best_and_the_last_state_are_kept(tmp_path):
+    run = Run(tmp_path / "c", [0.1, 0.3, 0.2])
+    state, progress, reason = run.fit()
+    assert int(state.step) == progress.step == 3 * PER_EPOCH
+    assert progress.validations == tuple((n * PER_EPOCH, value) for n, value in ((1, 0.1), (2, 0.3), (3, 0.2)))
+    assert progress.best == (2 * PER_EPOCH, 0.3)
+    assert run.saved == [2 * PER_EPOCH, 3 * PER_EPOCH]
+    assert reason == "reached max_epochs=3"
+
+
+def test_a_line_is_the_mean_loss_of_its_interval_weighted_by_targets(tmp_path):
+    run = Run(tmp_path / "c")
+    run.fit(max_epochs=1)
+    first = next(line for line in run.lines if "loss" in line)
+    counts = [int(np.sum(BATCHES.batch(step).next_items > 0)) for step in range(2)]
+    assert first["step"] == 2
+    assert first["loss"] == pytest.approx((counts[0] / 1 + counts[1] / 2) / sum(counts))
+
+
+def test_patience_counts_validations_since_the_best(tmp_path):
+    run = Run(tmp_path / "c", [0.1, 0.3, 0.3, 0.2, 0.9])
+    _, progress, reason = run.fit(max_epochs=10, patience=2)
+    assert len(progress.validations) == 4
+    assert progress.best == (2 * PER_EPOCH, 0.3)
+    assert reason == "2 validations without a better NDCG@10 than 0.3000 of epoch 2"
+
+
+@pytest.mark.parametrize("stop_after", [1, 2, 3, 4])
+def test_patience_and_the_best_epoch_survive_a_stop_at_any_epochs_end(tmp_path, stop_after):
+    values = [0.1, 0.3, 0.3, 0.2, 0.9]
+    run = Run(tmp_path / "c", values)
+    with pytest.raises(runtime.Interrupted):
+        run.fit(max_epochs=10, patience=2, at_line=signal_at(stop_after * PER_EPOCH))
+    _, progress, reason = run.fit(max_epochs=10, patience=2)
+    whole = Run(tmp_path / "whole", values)
+    _, whole_progress, whole_reason = whole.fit(max_epochs=10, patience=2)
+    assert (progress.step, progress.validations, reason) == (
+        whole_progress.step,
+        whole_progress.validations,
+        whole_reason,
+    )
+    assert run.saved == whole.saved
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("save_every_steps", [1, 2000])
+def test_a_stop_inside_an_epoch_saves_and_the_rest_equals_an_uninterrupted_run(tmp_path, number, save_every_steps):
+    run = Run(tmp_path / "c")
+    with pytest.raises(runtime.Interrupted, match=f"stopped at step {PER_EPOCH + 2}; the state is saved") as stop:
+        run.fit(at_line=signal_at(PER_EPOCH + 2, number), save_every_steps=save_every_steps)
+    assert stop.value.signal_number == number
+    assert run.saved == [PER_EPOCH, PER_EPOCH + 2]
+    state, *_ = run.fit()
+    whole, *_ = Run(tmp_path / "whole").fit()
+    for ours, theirs in zip(jax.tree.leaves(state), jax.tree.leaves(whole), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_second_ctrl_c_stops_at_once(tmp_path):
+    def twice(line):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(runtime.Interrupted, match="interrupted"):
+        Run(tmp_path / "c").fit(at_line=twice)
+
+
+def test_validation_is_on_record_before_its_checkpoint_can_be(tmp_path):
+    run = Run(tmp_path / "c")
+
+    def nothing_saved_yet(line):
+        if "valid" in line:
+            assert line["step"] not in run.saved
+
+    run.fit(at_line=nothing_saved_yet)
+
+
+@pytest.mark.parametrize(
+    ("trouble", "said"),
+    [
+        ({"bad_loss_at": PER_EPOCH + 3}, f"the loss is nan at step {PER_EPOCH + 3}"),
+        ({"bad_norm_at": PER_EPOCH + 2}, f"the gradient's norm is inf at step {PER_EPOCH + 2}"),
+        # Finite losses do not vouch for the last update.
+        ({"bad_weights_at": 2 * PER_EPOCH}, f"the weights after step {2 * PER_EPOCH} are not all finite"),
+    ],
+)
+def test_what_is_not_finite_stops_training_and_the_last_good_checkpoint_stays(tmp_path, trouble, said):
+    run = Run(tmp_path / "c")
+    with pytest.raises(InputError, match=f"{said}; the checkpoint of step {PER_EPOCH} is kept; try a lower"):
+        run.fit(step=step_of(**trouble))
+    assert run.saved == [PER_EPOCH]
+
+
+def test_trouble_before_the_first_checkpoint_says_so(tmp_path):
+    with pytest.raises(InputError, match="no checkpoint was saved before it"):
+        Run(tmp_path / "c").fit(step=step_of(bad_loss_at=1))
+
+
+def test_without_a_terminal_each_epoch_is_one_plain_line(tmp_path, capsys):
+    Run(tmp_path / "c").fit()
+    printed = capsys.readouterr()
+    lines = printed.err.splitlines()
+    assert printed.out == ""
+    assert [line.split()[:2] for line in lines] == [["epoch", "1"], ["epoch", "2"], ["epoch", "3"]]
+    assert "\r" not in printed.err
+
+
+@pytest.mark.parametrize("field", ["max_epochs", "patience", "log_every_steps", "save_every_steps"])
+def test_a_config_refuses_counts_below_one(field):
+    with pytest.raises(ValueError, match=f"{field}=0 is below 1"):
+        FitConfig(**{field: 0})

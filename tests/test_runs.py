@@ -1,0 +1,129 @@
+"""A run's directory: begun once, gone on with under the same config, never left half written."""
+
+import dataclasses
+import json
+import shlex
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from seqrec import runs
+from seqrec.types import InputError
+
+
+@dataclass(frozen=True)
+class Where:
+    output: Path | None = None
+    resume: bool = False
+
+
+@dataclass(frozen=True)
+class Model:
+    width: int = 4
+    names: tuple[str, str] = ("a", "b")
+
+
+@dataclass(frozen=True)
+class Config:
+    run: Where = field(default_factory=Where)
+    model: Model = field(default_factory=Model)
+    rate: float = 0.1
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["scripts/train.py", "--rate", "0.1"])
+    return runs.open_run(tmp_path / "a run", Config(), resume=False)
+
+
+def test_a_config_comes_back_as_it_was(tmp_path):
+    config = Config(Where(tmp_path), Model(8, ("x", "y")), rate=1e-3)
+    runs.open_run(tmp_path / "run", config, resume=False)
+    assert runs.read_config(Config, tmp_path / "run") == config
+
+
+def test_a_run_is_not_begun_twice(run):
+    with pytest.raises(InputError, match="already holds a run; add --resume"):
+        runs.open_run(run, Config(), resume=False)
+
+
+def test_a_run_goes_on_wherever_it_lies(run):
+    runs.open_run(run, Config(run=Where(run, resume=True)), resume=True)
+
+
+def test_a_run_does_not_go_on_with_another_config(run):
+    with pytest.raises(InputError, match=r"model\.width=4, not 5"):
+        runs.open_run(run, dataclasses.replace(Config(), model=Model(5)), resume=True)
+
+
+def test_a_run_does_not_go_on_with_other_data(run):
+    runs.note_data(run, content_hash="a")
+    runs.note_data(run, content_hash="a")
+    with pytest.raises(InputError, match="other data"):
+        runs.note_data(run, content_hash="b")
+    assert runs.read_json(run / "config.json")["data"] == {"content_hash": "a"}
+
+
+def test_a_config_of_another_version_is_refused(run):
+    resolved = runs.read_json(run / "config.json")
+    resolved["config"]["model"]["depth"] = 2
+    runs.write_json(run / "config.json", resolved)
+    with pytest.raises(InputError, match="depth"):
+        runs.read_config(Config, run)
+
+
+def test_only_a_run_that_found_no_data_is_discarded(run):
+    runs.note_data(run, content_hash="a")
+    runs.discard_unstarted(run)
+    assert (run / "config.json").exists()
+
+
+def test_discarding_leaves_files_that_are_not_the_runs(run):
+    (run / "notes.txt").write_text("mine")
+    runs.discard_unstarted(run)
+    assert [path.name for path in run.iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--rate", "1"], ["--rate", "1", "--output", "RUN", "--resume"]),
+        (["--output", "here"], ["--output", "here", "--resume"]),
+        (["--output=here", "--no-resume"], ["--output=here", "--resume"]),
+        (["--resume", "--output", "here"], ["--output", "here", "--resume"]),
+        (["--data-path", "my file.csv"], ["--data-path", "my file.csv", "--output", "RUN", "--resume"]),
+    ],
+)
+def test_the_resume_command_repeats_the_flags(tmp_path, monkeypatch, flags, expected):
+    monkeypatch.setattr(sys, "argv", ["train.py", *flags])
+    run = runs.open_run(tmp_path / "it's a run", Config(), resume=False)
+    command = shlex.split(runs.resume_command(run))
+    assert command[1:] == ["train.py", *(str(run) if word == "RUN" else word for word in expected)]
+
+
+def test_commands_start_this_interpreter(run, monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert shlex.split(runs.resume_command(run))[0] == sys.executable
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
+    name = shlex.split(runs.evaluate_command(run))[0]
+    assert name in ("python", sys.executable)
+    assert shlex.split(runs.evaluate_command(run))[1:] == ["scripts/evaluate_checkpoint.py", str(run)]
+
+
+def test_lines_after_a_step_are_dropped_and_so_is_one_cut_short(tmp_path):
+    file = tmp_path / "metrics.jsonl"
+    for step in (1, 2, 3):
+        runs.append_json_line(file, {"step": step})
+    with file.open("a") as lines:
+        lines.write('{"step": 1, "lo')
+    runs.keep_json_lines(file, up_to_step=2)
+    assert [json.loads(line)["step"] for line in file.read_text().splitlines()] == [1, 2]
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_a_file_that_is_no_json_is_named_with_its_line(tmp_path):
+    (tmp_path / "metrics.json").write_text('{\n"test": }')
+    with pytest.raises(InputError, match=r"metrics\.json:2: not JSON"):
+        runs.read_json(tmp_path / "metrics.json")

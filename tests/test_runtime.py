@@ -1,0 +1,124 @@
+"""What surrounds a run: logging, signals, the command line, exit statuses."""
+
+import logging
+import os
+import signal
+import sys
+from dataclasses import dataclass
+from typing import Literal
+
+import pytest
+
+from seqrec import runtime
+from seqrec.sharding import MeshConfig
+from seqrec.types import InputError
+
+
+@dataclass(frozen=True)
+class Config:
+    """Does something."""
+
+    max_epochs: int = 3
+    """Passes over the data."""
+    loss: Literal["softmax", "sampled"] = "softmax"
+    """What is minimised."""
+
+    def __post_init__(self):
+        if self.max_epochs < 1:
+            raise ValueError(f"max_epochs={self.max_epochs} is below 1; try max_epochs=1")
+
+
+@pytest.fixture
+def logging_as_before():
+    handlers, level = list(logging.root.handlers), runtime.log.level
+    yield
+    logging.root.handlers[:] = handlers
+    runtime.log.setLevel(level)
+
+
+def exit_status(monkeypatch, main, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["script.py", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        runtime.run_script(main, Config)
+    return stop.value.code
+
+
+@pytest.mark.usefixtures("logging_as_before")
+def test_a_start_is_logged_also_where_a_library_has_set_up_logging_before(capsys):
+    logging.root.addHandler(logging.StreamHandler())
+    runtime.start(MeshConfig())
+    runtime.log.info("seen once")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].split(maxsplit=1) == ["device", runtime.device_name()]
+    assert lines.count("seen once") == 1
+
+
+@pytest.mark.usefixtures("logging_as_before")
+def test_a_mesh_that_the_devices_cannot_form_is_refused():
+    with pytest.raises(InputError, match="choose a model that divides"):
+        runtime.start(MeshConfig(model=1000))
+
+
+def test_arguments_make_a_config():
+    assert runtime.parse(Config, ["--max-epochs", "5"]) == Config(max_epochs=5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--max-epoch", "2"], "perhaps you meant --max-epochs INT"),
+        (["--max-epochs", "two"], "'two'"),
+        (["--loss", "hinge"], "'softmax', 'sampled'"),
+        (["--max-epochs", "0"], "max_epochs=0 is below 1; try max_epochs=1"),
+        (["stray"], "stray"),
+    ],
+)
+def test_a_bad_argument_is_one_line_and_exit_status_2(monkeypatch, capsys, arguments, said):
+    assert exit_status(monkeypatch, print, *arguments) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("script.py: ")
+    assert printed.err.count("\n") == 1
+    assert said in printed.err
+
+
+def test_help_names_each_flag_and_ends_well(monkeypatch, capsys):
+    assert exit_status(monkeypatch, print, "--help") == 0
+    text = capsys.readouterr().out
+    assert "--max-epochs INT" in text
+    assert "Passes over the data." in text
+
+
+def test_input_that_cannot_be_used_is_one_line_and_exit_status_2(monkeypatch, capsys):
+    def main(config):
+        raise InputError("x=3 is above 2; try x=1")
+
+    assert exit_status(monkeypatch, main) == 2
+    assert capsys.readouterr().err == "script.py: x=3 is above 2; try x=1\n"
+
+
+def test_a_mistake_in_the_program_keeps_its_traceback(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["script.py"])
+    with pytest.raises(ZeroDivisionError):
+        runtime.run_script(lambda config: 1 // 0, Config)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_script_with_its_own_status_and_leaves_the_handlers_alone(monkeypatch, capsys, number):
+    before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+
+    def main(config):
+        os.kill(os.getpid(), number)
+
+    assert exit_status(monkeypatch, main) == 128 + number
+    assert "interrupted" in capsys.readouterr().err
+    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_stop_requests_wait_to_be_asked_for():
+    with runtime.stop_requests() as stop_requested:
+        assert stop_requested() is None
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop_requested() == signal.SIGTERM
+        with pytest.raises(runtime.Interrupted):
+            os.kill(os.getpid(), signal.SIGINT)
