@@ -30,7 +30,8 @@ def rank_targets(
     """1-based rank of each target among the candidates, and the number of candidates.
 
     Candidates are the items 1..n_items less the user's `excluded` ids (0 and repeats are ignored); the target
-    always is one. A tie costs half and NaN ranks last, so constant or broken scores never rank well.
+    always is one. A tie costs half and NaN ranks last, so constant or broken scores never rank well. Ranks are
+    float32: exact among 8 million items, and to one among 16 million.
     """
 
     chex.assert_rank([hidden, item_table, targets, excluded], [2, 2, 1, 2])
@@ -91,7 +92,7 @@ def make_recommend(encoder: Encoder) -> Callable[..., list[int]]:
         hidden = encoder.encode(params, batch)[:, last]
         return top_k_items(hidden, params["item_table"], excluded, k=k, n_items=encoder.n_items)[0]
 
-    def recommend(params: Params, sequence: Sequence[int], k: int, *, mask_seen: bool = True) -> list[int]:
+    def recommend(params: Params, sequence: Sequence[int] | np.ndarray, k: int, *, mask_seen: bool = True) -> list[int]:
         items = np.asarray(sequence)
         if items.size == 0 or not np.issubdtype(items.dtype, np.integer):
             raise InputError(f"sequence={sequence!r} is not a list of item ids; give at least one integer")

@@ -175,6 +175,8 @@ class Queries(NamedTuple):
             asked = self.packed.order[ranges(first, stop - first)]
             batch = _gather(self.store, self.packed, rows, n_rows=len(group))
             ends = (batch.segment_ids > 0) & (np.diff(batch.segment_ids, axis=1, append=0) != 0)
+            # What followed the newest item is the question.
+            batch = batch._replace(next_items=np.where(ends, 0, batch.next_items))
             last, targets, query = np.zeros((3, self.n_queries), np.int32)
             last[: len(asked)] = np.flatnonzero(ends)
             targets[: len(asked)] = self.targets[asked]
@@ -205,6 +207,11 @@ def make_queries(
     positions = target_positions[target_positions >= 0]
     users = np.searchsorted(store.offsets, positions, side="right") - 1
     history_lengths = positions - store.offsets[users]
+    if not history_lengths.size or history_lengths.min() < 1:
+        raise InputError(
+            f"{int(np.sum(history_lengths < 1))} of {len(positions)} targets are their user's first event; "
+            "a query needs a target with at least one event before it"
+        )
     lengths = np.minimum(history_lengths, max_length)
     packed = pack(positions - lengths, lengths, max_length)
     n_rows = max(1, round(batch_size * packed.n_rows / len(positions) / n_shards)) * n_shards

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from seqrec.data.batches import make_queries, pack, pack_training, training_batches
 from seqrec.data.splits import leave_last_out
 from seqrec.data.store import store_from_sequences
+from seqrec.types import InputError
 
 N_ITEMS = 40
 quick = settings(max_examples=60, deadline=None)
@@ -253,3 +254,19 @@ def test_validation_does_not_see_the_test_item():
             history = histories[queries.users[batch.query[i]]]
             assert batch.batch.items.reshape(-1)[batch.last[i]] == history[-3]
             assert [item for item in batch.excluded[i].tolist() if item] == history[:-2]
+
+
+def test_a_query_does_not_carry_its_answer():
+    store = store_from_sequences([[1, 2, 3, 4], [4, 3, 2]])
+    queries = make_queries(store, leave_last_out(store).test, max_length=4, batch_size=2, mask_seen=True)
+    [query_batch] = queries.batches()
+    newest = query_batch.last[query_batch.query >= 0]
+    assert not query_batch.batch.next_items.reshape(-1)[newest].any()
+    assert query_batch.targets[query_batch.query >= 0].all()
+
+
+@pytest.mark.parametrize("positions", [[], [-1, -1], [0, 5]])
+def test_a_query_needs_a_history(positions):
+    store = store_from_sequences([[1, 2, 3, 4], [4, 3, 2]])
+    with pytest.raises(InputError, match="at least one event before"):
+        make_queries(store, np.array(positions, np.int64), max_length=4, batch_size=2, mask_seen=True)

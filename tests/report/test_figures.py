@@ -1,0 +1,93 @@
+"""Figures from ranks, by hand; and how they are printed and kept."""
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from seqrec.data.batches import make_queries
+from seqrec.data.splits import leave_last_out
+from seqrec.data.store import sequence_store, store_from_sequences
+from seqrec.evaluation import RankTable
+from seqrec.report import figures
+
+
+def test_figures_are_means_over_users_inside_their_intervals():
+    found = figures.figures(np.array([1.0, 3.0, 30.0]))
+    assert found["n_users"] == 3
+    assert found["recall@5"] == pytest.approx(2 / 3)
+    assert found["ndcg@5"] == pytest.approx((1 + 0.5) / 3)
+    assert found["mrr"] == pytest.approx((1 + 1 / 3 + 1 / 30) / 3)
+    for name, (low, high) in found["intervals"].items():
+        assert low <= found[name] <= high
+
+
+def test_the_figures_do_not_depend_on_the_order_of_users():
+    ranks = np.random.default_rng(0).integers(1, 40, 50).astype(float)
+    ours, theirs = figures.figures(ranks), figures.figures(ranks[::-1])
+    assert ours["intervals"] == theirs["intervals"]
+    assert ours["mrr"] == pytest.approx(theirs["mrr"], rel=1e-12)
+
+
+def test_popularity_ranks_the_only_unseen_item_first():
+    # Training parts: [1, 2] and [1, 3]; item 4 is nobody's, so without seen items only 3 (or 2) and 4 compete.
+    store = store_from_sequences([[1, 2, 2, 3], [1, 3, 3, 4]])
+    split = leave_last_out(store)
+    queries = make_queries(store, split.test, max_length=4, batch_size=2, mask_seen=True)
+    found = figures.baseline_figures(store, split, queries, mask_seen=True)
+    assert found.keys() == {"popularity", "personal popularity"}
+    # User 1 wants 3 (seen once by others) against 4 (never): rank 1. User 2 wants 4 against 2: rank 2.
+    assert found["popularity"]["mrr"] == pytest.approx((1 + 1 / 2) / 2)
+
+
+def test_the_protocol_names_split_data_and_candidates():
+    store = store_from_sequences([[1, 2, 3, 4]])
+    split = leave_last_out(store)
+    found = figures.protocol(store, split, max_length=5, mask_seen=True)
+    assert found["data_hash"] == store.content_hash
+    assert found["split_hash"] == split.content_hash
+    assert found["candidates"] == "all 4 items less the user's whole history"
+    assert figures.protocol(store, split, max_length=5, mask_seen=False)["candidates"] == "all 4 items"
+
+
+def test_a_table_has_a_line_a_metric_and_columns_in_line():
+    found = figures.figures(np.array([1.0, 2.0]))
+    lines = figures.format_table(
+        {"a model": found, "a baseline of a very long name, longer than figures": found}
+    ).split("\n")
+    assert [line.split()[0] for line in lines[1:]] == list(found["intervals"])
+    assert len({len(line) for line in lines}) == 1
+    assert lines[-1].count(f"{found['mrr']:.4f}") >= 2
+
+
+@pytest.mark.parametrize(
+    ("titles", "expected"),
+    [(None, ["item 10", "item 20"]), (np.array(["Ten", ""], object), ["Ten", "item 20"])],
+    ids=["no titles", "a title that is missing"],
+)
+def test_an_example_shows_titles_or_else_the_items_own_ids(titles, expected):
+    store = sequence_store(
+        np.array([1, 2, 1]), np.array([0, 3]), item_keys=np.array([10, 20]), user_keys=np.array(["u"]), titles=titles
+    )
+    text = figures.format_example(store, [1, 2, 1, 2, 1, 2], [2], 0)
+    assert text.startswith("user u, latest last")
+    read, recommended = text.split("recommended")
+    ten, twenty = expected
+    assert [line.split(". ")[1] for line in read.splitlines()[1:6]] == [twenty, ten, twenty, ten, twenty]
+    assert recommended.strip() == f"1. {twenty}"
+
+
+def test_kept_ranks_go_by_the_files_own_ids(tmp_path):
+    store = sequence_store(
+        np.array([1, 2, 1]), np.array([0, 3]), item_keys=np.array([10, 20]), user_keys=np.array(["u"])
+    )
+    ranks = RankTable(
+        user=np.array([0]),
+        target=np.array([2]),
+        rank=np.array([1.5]),
+        n_candidates=np.array([2]),
+        history_length=np.array([2]),
+    )
+    figures.write_ranks(tmp_path / "ranks.parquet", ranks, store)
+    assert pq.read_table(tmp_path / "ranks.parquet").to_pylist() == [
+        {"user": "u", "item": 20, "rank": 1.5, "n_candidates": 2, "history_length": 2}
+    ]

@@ -1,0 +1,83 @@
+"""What scripts share: data opened once, runs begun, interrupted and discarded."""
+
+import json
+import signal
+import sys
+from dataclasses import dataclass, field
+
+import pytest
+
+from seqrec import runs, runtime
+from seqrec.experiment import DataConfig, RunConfig, open_run, open_task
+from seqrec.types import InputError
+
+
+@dataclass(frozen=True)
+class Config:
+    run: RunConfig = field(default_factory=RunConfig)
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    path = tmp_path / "pairs.txt"
+    path.write_text("".join(f"{user} {1 + (user + place) % 5}\n" for user in (1, 2, 3) for place in range(5)))
+    return path
+
+
+@pytest.fixture
+def begin(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    config = Config(RunConfig(output=tmp_path / "run"))
+    return lambda **changes: open_run(config, RunConfig(output=tmp_path / "run", **changes), name="toy")
+
+
+def test_a_resumed_run_reads_its_own_store_and_not_the_file_again(pairs, begin):
+    with begin() as run:
+        first = open_task(run, DataConfig("ml-1m", pairs, max_length=4), seed=0)
+    pairs.unlink()
+    with begin(resume=True) as run:
+        again = open_task(run, DataConfig("ml-1m", pairs, max_length=4), seed=0)
+    assert again.split.content_hash == first.split.content_hash
+    noted = runs.read_json(run / "config.json")["data"]
+    assert noted == {"content_hash": first.store.content_hash, "split_hash": first.split.content_hash}
+
+
+def test_other_data_behind_the_same_config_is_refused(pairs, begin):
+    with begin() as run:
+        open_task(run, DataConfig("ml-1m", pairs), seed=0)
+    (run / "store").rename(run.parent / "store moved away")
+    pairs.write_text(pairs.read_text() + "4 1\n4 2\n4 3\n")
+    with pytest.raises(InputError, match="started on other data"), begin(resume=True) as run:
+        open_task(run, DataConfig("ml-1m", pairs), seed=0)
+    assert (run / "config.json").exists()
+
+
+def test_data_that_nothing_can_be_learned_from_leaves_no_run(pairs, begin):
+    pairs.write_text("1 1\n1 2\n1 3\n")
+    with pytest.raises(InputError, match="nothing to learn from"), begin() as run:
+        open_task(run, DataConfig("ml-1m", pairs), seed=0)
+    assert not run.exists()
+
+
+def test_an_interrupt_anywhere_tells_how_to_go_on(begin):
+    with pytest.raises(runtime.Interrupted) as stop, begin() as run:
+        runtime.interrupt(signal.SIGTERM)
+    assert stop.value.signal_number == signal.SIGTERM
+    assert str(stop.value).splitlines()[-1].strip() == runs.resume_command(run)
+    assert run.exists()
+
+
+def test_resuming_needs_to_know_where():
+    with pytest.raises(InputError, match="--output"), open_run(Config(), RunConfig(resume=True), name="toy"):
+        pass
+
+
+@pytest.mark.parametrize("name", ["max_length", "batch_size"])
+def test_sizes_below_one_are_refused(name):
+    with pytest.raises(ValueError, match=f"{name}=0 is below 1"):
+        DataConfig(**{name: 0})
+
+
+def test_a_config_file_holds_plain_values(begin):
+    with begin() as run:
+        assert json.loads((run / "config.json").read_text())["config"]["run"]["output"] == str(run)
