@@ -131,7 +131,8 @@ def open_run(config: Any, run: RunConfig, *, name: str) -> Iterator[Path]:
     runs.open_run(directory, config, resume=run.resume)
     log.info("run         %s", directory)
     try:
-        yield directory
+        with runtime.interruptible():
+            yield directory
     except InputError:
         runs.discard_unstarted(directory)
         raise

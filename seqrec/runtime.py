@@ -87,9 +87,28 @@ def on_signals(handler: Callable[[int, Any], None]) -> Iterator[None]:
             signal.signal(number, earlier)
 
 
-def interrupt(signal_number: int, frame: Any = None) -> NoReturn:
-    """A signal's handler that stops work where it stands."""
+def interrupt(signal_number: int) -> NoReturn:
+    """Stops work where it stands."""
     raise Interrupted("interrupted; what was saved before is intact", signal_number)
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Inside, Ctrl-C and SIGTERM raise `Interrupted`, wherever they come."""
+    received = []
+
+    def request(signal_number, frame):
+        received.append(signal_number)
+        interrupt(signal_number)
+
+    with on_signals(request):
+        try:
+            yield
+        except Exception:
+            # DuckDB ends a query that is interrupted with an error of its own.
+            if received:
+                interrupt(received[0])
+            raise
 
 
 @contextlib.contextmanager
@@ -134,7 +153,7 @@ def _one_line(box: str) -> str:
 def run_script(main: Callable[[Config], Any], config_type: type[Config]) -> NoReturn:
     """Parses the command line and runs `main`; what a user can mend ends in one line and exit status 2."""
     try:
-        with on_signals(interrupt):
+        with interruptible():
             main(parse(config_type, sys.argv[1:]))
     except InputError as error:
         print(f"{sys.argv[0]}: {error}", file=sys.stderr)

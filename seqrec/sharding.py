@@ -87,9 +87,10 @@ def map_rows(
     """`function(*rows, *shared) -> (per_row, totals)`, run on each device over its own rows.
 
     `per_row` comes back split like the rows; `totals` are summed over the devices. Rows that are looped over
-    in blocks must be looped over locally: left to the compiler, a loop over a split axis gathers it first.
+    in blocks must be looped over locally: left to the compiler, a loop over a split axis gathers it first. Rows
+    that do not split evenly, such as a single user's, are worked on whole by every device.
     """
-    if jax.sharding.get_abstract_mesh().empty:
+    if rows[0].shape[0] % n_data_shards() or jax.sharding.get_abstract_mesh().empty:
         return function(*rows, *shared)
 
     def local(*arguments):

@@ -4,9 +4,11 @@ import logging
 import os
 import signal
 import sys
+import threading
 from dataclasses import dataclass
 from typing import Literal
 
+import duckdb
 import pytest
 
 from seqrec import runtime
@@ -113,6 +115,15 @@ def test_a_signal_ends_a_script_with_its_own_status_and_leaves_the_handlers_alon
     assert exit_status(monkeypatch, main) == 128 + number
     assert "interrupted" in capsys.readouterr().err
     assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_an_interrupted_query_is_an_interrupt_and_no_error(monkeypatch, capsys):
+    def main(config):
+        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+        duckdb.connect().execute("SELECT count(*) FROM range(1000000000000) WHERE hash(range) = 1")
+
+    assert exit_status(monkeypatch, main) == 128 + signal.SIGINT
+    assert "interrupted" in capsys.readouterr().err
 
 
 def test_stop_requests_wait_to_be_asked_for():
