@@ -30,6 +30,8 @@ class FitConfig:
     """Passes over the training rows; the cosine schedule ends with the last one."""
     patience: int = 5
     """Validations without a better NDCG@10 after which training stops."""
+    max_minutes: float = 0.0
+    """Training time after which the epoch under way is the last, resumed parts counted; 0 means no limit."""
     log_every_steps: int = 20
     """Steps between two lines of metrics.jsonl."""
     save_every_steps: int = 2000
@@ -39,6 +41,8 @@ class FitConfig:
         for name in ("max_epochs", "patience", "log_every_steps", "save_every_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} is below 1; try {name}=1")
+        if self.max_minutes < 0:
+            raise ValueError(f"max_minutes={self.max_minutes} is below 0; use 0 for no limit")
 
 
 def fit(
@@ -113,8 +117,8 @@ def fit(
         first = progress.step + 1
         for step in range(first, config.max_epochs * per_epoch + 1):
             if (step - 1) % per_epoch == 0 or step == first:
-                if _out_of_patience(progress, config.patience):
-                    reason = _patience_spent(progress, config.patience, per_epoch)
+                if spent := _spent(progress, config, per_epoch):
+                    reason = spent
                     break
                 bar.reset()
                 bar.update((step - 1) % per_epoch)
@@ -158,11 +162,13 @@ def _is_finite(state: TrainState) -> Array:
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()
 
 
-def _out_of_patience(progress: Progress, patience: int) -> bool:
+def _spent(progress: Progress, config: FitConfig, per_epoch: int) -> str:
+    """Why no further epoch begins, or ""; asked before any step, so that a finished run stays finished."""
     values = [value for _, value in progress.validations]
-    return bool(values) and len(values) - 1 - int(np.argmax(values)) >= patience
-
-
-def _patience_spent(progress: Progress, patience: int, per_epoch: int) -> str:
-    step, value = progress.best
-    return f"{patience} validations without a better NDCG@10 than {value:.4f} of epoch {math.ceil(step / per_epoch)}"
+    if values and len(values) - 1 - int(np.argmax(values)) >= config.patience:
+        step, value = progress.best
+        epoch = math.ceil(step / per_epoch)
+        return f"{config.patience} validations without a better NDCG@10 than {value:.4f} of epoch {epoch}"
+    if values and config.max_minutes and progress.train_seconds >= 60 * config.max_minutes:
+        return f"trained for {progress.train_seconds / 60:.1f} of {config.max_minutes:g} minutes"
+    return ""

@@ -16,8 +16,8 @@ from seqrec.types import InputError
 
 Config = TypeVar("Config")
 
-_FREE_FIELDS = ("run.output", "run.resume")
-"""Fields that say where a run is kept, not what it computes: a resumed run may change them."""
+_FREE_FIELDS = ("run.output", "run.resume", "fit.patience", "fit.max_minutes")
+"""Fields that say where a run is kept and when it ends, not what a step computes: a resumed run may change them."""
 
 
 def open_run(directory: Path, config: Any, *, resume: bool) -> Path:

@@ -123,6 +123,15 @@ def test_patience_counts_validations_since_the_best(tmp_path):
     assert reason == "2 validations without a better NDCG@10 than 0.3000 of epoch 2"
 
 
+def test_a_time_budget_ends_with_an_epoch_and_can_be_raised(tmp_path):
+    run = Run(tmp_path)
+    _, progress, reason = run.fit(max_minutes=1e-9)
+    assert progress.step == PER_EPOCH
+    assert reason.startswith("trained for")
+    assert run.fit(max_minutes=1e-9)[1] == progress
+    assert run.fit()[1].step == 3 * PER_EPOCH
+
+
 @pytest.mark.parametrize("stop_after", [1, 2, 3, 4])
 def test_patience_and_the_best_epoch_survive_a_stop_at_any_epochs_end(tmp_path, stop_after):
     values = [0.1, 0.3, 0.3, 0.2, 0.9]
