@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from programs import array_sizes
 
 from seqrec import losses, negatives
 from seqrec.losses import block_size, catalogue_bias, sampled_softmax_loss, softmax_loss
@@ -116,18 +117,6 @@ def test_scores_far_beyond_what_exp_can_hold_are_finite(scale):
     value, gradient = jax.jit(jax.value_and_grad(lambda h: softmax_loss(h, table, targets, n_items=37)[0]))(hidden)
     np.testing.assert_allclose(value, naive_loss(hidden, table, targets, n_items=37), rtol=1e-5)
     assert np.isfinite(gradient).all()
-
-
-def array_sizes(jaxpr) -> list[int]:
-    """Elements of every array that a program makes, in the loops and functions inside it too."""
-    sizes = []
-    for equation in jaxpr.eqns:
-        sizes += [math.prod(out.aval.shape) for out in equation.outvars]
-        for inner in jax.tree.leaves(equation.params, is_leaf=lambda leaf: hasattr(leaf, "eqns")):
-            inner = getattr(inner, "jaxpr", inner)
-            if hasattr(inner, "eqns"):
-                sizes += array_sizes(inner)
-    return sizes
 
 
 def shapes_of_a_large_case(*, n_positions=4096, n_rows=100_032, d_model=16):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from programs import array_sizes
 
 from seqrec import losses, retrieval
 from seqrec.retrieval import make_recommend, rank_targets, top_k_items
@@ -168,18 +169,6 @@ def test_more_items_than_there_are_cannot_be_asked_for(k):
     users, table = table_of_scores([range(N_ITEMS)])
     with pytest.raises(InputError, match=rf"k={k} is not in 1\.\.n_items={N_ITEMS}"):
         top_k_items(users, table, jnp.zeros((1, 1), jnp.int32), k=k, n_items=N_ITEMS)
-
-
-def array_sizes(jaxpr) -> list[int]:
-    """Elements of every array that a program makes, in the loops and functions inside it too."""
-    sizes = []
-    for equation in jaxpr.eqns:
-        sizes += [math.prod(out.aval.shape) for out in equation.outvars]
-        for inner in jax.tree.leaves(equation.params, is_leaf=lambda leaf: hasattr(leaf, "eqns")):
-            inner = getattr(inner, "jaxpr", inner)
-            if hasattr(inner, "eqns"):
-                sizes += array_sizes(inner)
-    return sizes
 
 
 def int_shape(*shape):
