@@ -35,7 +35,7 @@ class OptimizerConfig:
     """Share that the averaged weights, which are evaluated, keep each step; 0 evaluates the raw weights."""
 
     def __post_init__(self):
-        if self.learning_rate <= 0:
+        if not self.learning_rate > 0:
             raise ValueError(f"learning_rate={self.learning_rate} is not above 0; try learning_rate=0.001")
         for name in ("b2", "average_decay"):
             if not 0 <= getattr(self, name) < 1:

@@ -50,11 +50,13 @@ class TransformerConfig:
     """Share of attention weights that training drops, 0 to 1."""
 
     def __post_init__(self):
-        if self.n_heads < 1 or self.d_model % self.n_heads:
-            n_heads = max(self.n_heads, 1)
+        for name in ("d_model", "n_blocks", "n_heads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} is below 1; try {name}=2")
+        if self.d_model % self.n_heads:
             raise ValueError(
                 f"d_model={self.d_model} is not a multiple of n_heads={self.n_heads}; "
-                f"try d_model={n_heads * (self.d_model // n_heads + 1)}"
+                f"try d_model={self.n_heads * (self.d_model // self.n_heads + 1)}"
             )
         if self.positions == "rotary" and self.d_model // self.n_heads % 2:
             raise ValueError(
@@ -64,9 +66,6 @@ class TransformerConfig:
         for name in ("dropout", "attention_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} is not a share in [0, 1); try {name}=0.2")
-        for name in ("d_model", "n_blocks"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} is below 1; try {name}=2")
 
 
 def item_table_rows(n_items: int) -> int:
