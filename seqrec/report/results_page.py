@@ -50,13 +50,19 @@ def readme(text: str, demo: dict[str, Any]) -> str:
     return f"{before}<!-- demo table -->\n```\n{table}\n```\n<!-- end of demo table -->\n{after}"
 
 
+_HEAD = """\
+Written by `python experiments/results.py` from `experiments/results/*.json`. HR@10 is recall@10 of one held-out item.
+Minutes are the wall time of training with its validations, the longest where seeds are averaged; a run may have had
+one core beside another run, so they bound a quiet machine's time from above."""
+
+
 def page(kept: dict[str, dict[str, Any]], published: Published, *, script: str, defaults: Any) -> str:
     """The page, in Markdown, from the kept runs by name; names that differ in `-seed-N` alone are averaged."""
     datasets: dict[str, dict[str, dict[str, dict[str, Any]]]] = defaultdict(lambda: defaultdict(dict))
     for name, result in sorted(kept.items()):
         setting, _, _ = name.partition("-seed-")
         datasets[result["config"]["data"]["dataset"]][setting][name] = result
-    lines = ["# Results", "", "Written by `python experiments/results.py` from `experiments/results/*.json`.", ""]
+    lines = ["# Results", "", _HEAD, ""]
     for dataset, settings in datasets.items():
         lines += _section(dataset, settings, published.get(dataset, ()))
         lines += _commands(settings, script, defaults)
