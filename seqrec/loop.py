@@ -170,5 +170,5 @@ def _spent(progress: Progress, config: FitConfig, per_epoch: int) -> str:
         epoch = math.ceil(step / per_epoch)
         return f"{config.patience} validations without a better NDCG@10 than {value:.4f} of epoch {epoch}"
     if values and config.max_minutes and progress.train_seconds >= 60 * config.max_minutes:
-        return f"trained for {progress.train_seconds / 60:.1f} of {config.max_minutes:g} minutes"
+        return f"trained for {progress.train_seconds / 60:.1f} minutes, with max_minutes={config.max_minutes:g}"
     return ""
