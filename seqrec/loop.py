@@ -26,7 +26,7 @@ from seqrec.types import InputError
 class FitConfig:
     """How long to train and how often to look."""
 
-    max_epochs: int = 20
+    max_epochs: int = 15
     """Passes over the training rows; the cosine schedule ends with the last one."""
     patience: int = 5
     """Validations without a better NDCG@10 after which training stops."""
