@@ -211,7 +211,7 @@ def test_the_item_table_has_room_for_padding_and_splits_evenly(n_items):
     ("bad", "message"),
     [
         ({"d_model": 10, "n_heads": 4}, "d_model=10 is not a multiple of n_heads=4; try d_model=12"),
-        ({"n_heads": 0}, "d_model=64 is not a multiple of n_heads=0"),
+        ({"n_heads": 0}, "n_heads=0 is below 1"),
         ({"d_model": 6, "n_heads": 2}, "a head has d_model/n_heads=3 features; try d_model=12"),
         ({"dropout": 1.0}, "dropout=1.0 is not a share"),
         ({"attention_dropout": -0.1}, "attention_dropout=-0.1 is not a share"),
