@@ -1,6 +1,6 @@
 r"""Trains and tests a Transformer next-item recommender (SASRec: Kang and McAuley 2018) on one file of events.
 
-    python experiments/sasrec.py                                    # the MovieLens demo, about 2 minutes
+    python experiments/sasrec.py                                    # the MovieLens demo, under 3 minutes
     python experiments/sasrec.py --dataset ml-1m --data-path ml-1m.txt.gz --d-model 128 --dropout 0.25 \
         --batch-size 64 --max-epochs 25 --no-whole-histories        # the setting for real use, under half an hour
 
