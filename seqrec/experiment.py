@@ -89,7 +89,11 @@ def open_task(run: Path, config: DataConfig, *, seed: int) -> Task:
         )
         store = prepare(source, run / "store")
     split = leave_last_out(store)
-    log.info("data        %s: %s users, %s items, %s events", config.dataset, *(f"{n:,}" for n in _sizes(store)))
+    log.info(
+        "data        %s: %s users, %s items, %s events",
+        config.dataset,
+        *(f"{count:,}" for count in (store.n_users, store.n_items, store.n_events)),
+    )
     log.info("split       %s", split.description)
     valid, test = (
         make_queries(
@@ -113,10 +117,6 @@ def open_task(run: Path, config: DataConfig, *, seed: int) -> Task:
     )
     runs.note_data(run, content_hash=store.content_hash, split_hash=split.content_hash)
     return Task(config, store, split, train, valid, test)
-
-
-def _sizes(store: SequenceStore) -> tuple[int, int, int]:
-    return store.n_users, store.n_items, store.n_events
 
 
 @contextlib.contextmanager
