@@ -19,10 +19,10 @@ from seqrec.types import InputError
 _EVENTS_PER_BLOCK = 1 << 22
 
 
-def training_counts(store: SequenceStore, split: Split) -> Int[np.ndarray, " n_items_plus_1"]:
+def training_counts(store: SequenceStore, split: Split, *, repeats: bool = True) -> Int[np.ndarray, " n_items_plus_1"]:
     """How often each item id occurs in the training part of the histories; entry 0 (padding) is 0.
 
-    Repeats of one user count each time.
+    Repeats of one user count each time; without `repeats` they count once, which makes these counts of users.
 
     >>> from seqrec.data.splits import leave_last_out
     >>> from seqrec.data.store import store_from_sequences
@@ -31,10 +31,14 @@ def training_counts(store: SequenceStore, split: Split) -> Int[np.ndarray, " n_i
     [0, 2, 1, 1]
     """
     starts, stops = np.asarray(store.offsets[:-1]), np.asarray(split.train_stop)
-    counts = np.zeros(store.n_items + 1, np.int64)
+    n_ids = store.n_items + 1
+    counts = np.zeros(n_ids, np.int64)
     for block in _blocks(stops - starts):
-        positions = ranges(starts[block], stops[block] - starts[block])
-        counts += np.bincount(store.items[positions], minlength=store.n_items + 1)
+        lengths = stops[block] - starts[block]
+        items = store.items[ranges(starts[block], lengths)]
+        if not repeats:
+            items = np.unique(np.repeat(np.arange(lengths.size), lengths) * n_ids + items) % n_ids
+        counts += np.bincount(items, minlength=n_ids)
     return counts
 
 

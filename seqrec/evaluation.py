@@ -1,4 +1,4 @@
-"""From parameters and queries to one rank a user; every figure downstream is computed from these ranks."""
+"""From parameters and queries to one rank a user, from which every figure downstream is computed, or to lists."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from seqrec.data.batches import Queries
 from seqrec.params import Params
-from seqrec.retrieval import rank_targets
+from seqrec.retrieval import rank_targets, top_k_items
 from seqrec.sharding import split_rows
 from seqrec.types import Encoder, QueryBatch
 
@@ -28,34 +28,75 @@ class RankTable(NamedTuple):
     """Events before the target."""
 
 
-EvalStep = Callable[[Params, QueryBatch], tuple[Array, Array]]
+class TopItems(NamedTuple):
+    """The best candidates of each query, in the queries' order."""
+
+    user: Int[np.ndarray, " queries"]
+    """Row of the user in the store."""
+    items: Int[np.ndarray, "queries k"]
+    """Item ids, best first; 0 where candidates run out."""
+    scores: Float[np.ndarray, "queries k"]
 
 
-def make_eval_step(encoder: Encoder) -> EvalStep:
-    """A jitted `step(params, query_batch) -> (ranks, n_candidates)`, one entry a query."""
+QueryStep = Callable[[Params, QueryBatch], tuple[Array, Array]]
+"""Two arrays with one entry, or row, a query."""
+
+
+def make_eval_step(encoder: Encoder) -> QueryStep:
+    """A jitted `step(params, query_batch) -> (ranks, n_candidates)`."""
 
     @jax.jit
     def step(params: Params, queries: QueryBatch) -> tuple[Array, Array]:
-        states = encoder.encode(params, queries.batch)
-        hidden = states.reshape(-1, states.shape[-1])[queries.last]
-        return rank_targets(hidden, params["item_table"], queries.targets, queries.excluded, n_items=encoder.n_items)
+        hidden = _newest_states(encoder, params, queries)
+        return rank_targets(
+            hidden, params["item_table"], queries.targets, n_items=encoder.n_items, exclude=queries.excluded
+        )
 
     return step
 
 
-def evaluate(eval_step: EvalStep, params: Params, queries: Queries) -> RankTable:
+def evaluate(eval_step: QueryStep, params: Params, queries: Queries) -> RankTable:
     """The rank of each query's held-out item."""
-    ranks = np.zeros(len(queries.users))
-    n_candidates = np.zeros(len(queries.users), np.int64)
-    pending = [(batch.query, eval_step(params, split_rows(batch))) for batch in queries.batches()]
-    for query, outputs in pending:
-        asked = query >= 0
-        for table, values in zip((ranks, n_candidates), outputs, strict=True):
-            table[query[asked]] = np.asarray(values)[asked]
+    ranks, n_candidates = _ask(eval_step, params, queries)
     return RankTable(
         user=queries.users,
         target=queries.targets,
-        rank=ranks,
-        n_candidates=n_candidates,
+        rank=ranks.astype(np.float64),
+        n_candidates=n_candidates.astype(np.int64),
         history_length=queries.history_lengths,
     )
+
+
+def make_top_step(encoder: Encoder, *, k: int) -> QueryStep:
+    """A jitted `step(params, query_batch) -> (item ids, scores)` of the `k` best candidates."""
+
+    @jax.jit
+    def step(params: Params, queries: QueryBatch) -> tuple[Array, Array]:
+        hidden = _newest_states(encoder, params, queries)
+        return top_k_items(hidden, params["item_table"], k=k, n_items=encoder.n_items, exclude=queries.excluded)
+
+    return step
+
+
+def top_items(top_step: QueryStep, params: Params, queries: Queries) -> TopItems:
+    """The best candidates of each query.
+
+    Unlike a rank's candidates they leave out a target that the user has taken before, if seen items are excluded.
+    """
+    items, scores = _ask(top_step, params, queries)
+    return TopItems(queries.users, items, scores)
+
+
+def _newest_states(encoder: Encoder, params: Params, queries: QueryBatch) -> Float[Array, "queries d_model"]:
+    states = encoder.encode(params, queries.batch)
+    return states.reshape(-1, states.shape[-1])[queries.last]
+
+
+def _ask(step: QueryStep, params: Params, queries: Queries) -> list[np.ndarray]:
+    """What the step finds for all queries, in their order."""
+    # All batches are begun before the first is waited for.
+    pending = [(batch.query, step(params, split_rows(batch))) for batch in queries.batches()]
+    query = np.concatenate([query for query, _ in pending])
+    found = [np.concatenate([np.asarray(outputs[i]) for _, outputs in pending]) for i in range(2)]
+    places = np.argsort(query, kind="stable")[np.sum(query < 0) :]  # -1 marks what only fills a batch
+    return [values[places] for values in found]

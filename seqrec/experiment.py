@@ -230,7 +230,7 @@ def publish(run: Path, task: Task, encoder: Encoder, trained: Trained, *, name: 
     results["train_seconds"] = trained.progress.train_seconds
     results["stopped"] = trained.reason
     runs.write_json(run / "metrics.json", results)
-    figures.write_ranks(run / "ranks.parquet", ranks, task.store)
+    figures.write_ranks(run / "ranks.parquet", ranks, task.store, task.split)
     plot_learning_curve(run / "metrics.jsonl", run / "learning_curve.png", best_epoch=results["best_epoch"])
     print_test(results, name=name)
     recommend = make_recommend(encoder)

@@ -1,13 +1,13 @@
-"""Ranks of held-out items -> recall, NDCG and reciprocal rank; sums and counts until the last line divides.
+"""Ranks of held-out items -> recall, NDCG, MRR and the like; sums and counts until the last line divides.
 
-Each user has one relevant item, the held-out one, so a metric is a function of its rank alone. Ranks are
-1-based and may be fractional, as the mean of tied ranks is. What is no rank (NaN, infinity, anything below 1)
-scores 0, never well.
+A user has one relevant item or several, and a metric is a function of their ranks alone. Ranks are 1-based and may
+be fractional, as the mean of tied ranks is. What is no rank (NaN, infinity, anything below 1) scores 0, never well,
+and still counts as an item that should have been found. A cut-off above the number of candidates cuts nothing off.
 """
 
 import functools
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -18,60 +18,120 @@ from jaxtyping import Array, Bool, Float, Int
 
 from seqrec.types import InputError
 
+Ranks = Float[Array, "*n_targets"]
+"""Ranks of one user's relevant items; a scalar is one item."""
 
-def recall_at_k(rank: Float[Array, ""], *, k: int) -> Float[Array, ""]:
-    """1 if the target is among the first `k` items, else 0; with one relevant item this is the hit rate.
+Where = Bool[Array, "*n_targets"] | None
+"""Which of them there are; None means all, and a user who has none scores 0."""
+
+
+def hit_at_k(ranks: Ranks, *, k: int, where: Where = None) -> Float[Array, ""]:
+    """1 if any relevant item is among the first `k`, else 0 (also called hit rate or success).
 
     A fractional rank counts when `rank <= k`: a target tied with one other item over places 10 and 11 has
     rank 10.5 and is no hit at 10, where a coin flip between the two would have given half a hit.
 
-    >>> float(recall_at_k(jnp.array(5.0), k=5)), float(recall_at_k(jnp.array(5.5), k=5))
+    >>> float(hit_at_k(jnp.array(5.0), k=5)), float(hit_at_k(jnp.array(5.5), k=5))
     (1.0, 0.0)
     """
-    return jnp.where((rank >= 1) & (rank <= k), 1.0, 0.0)
+    return jnp.where(_n_hits(ranks, k, where) > 0, 1.0, 0.0)
 
 
-def ndcg_at_k(rank: Float[Array, ""], *, k: int) -> Float[Array, ""]:
-    """Normalised discounted cumulative gain: 1 / log2(1 + rank) if `rank <= k`, else 0.
+def recall_at_k(ranks: Ranks, *, k: int, where: Where = None) -> Float[Array, ""]:
+    """The share of the relevant items that are among the first `k`; with one relevant item this is `hit_at_k`.
 
-    One relevant item makes the ideal gain 1, so there is nothing left to normalise by. Logarithms are to base
-    2 (Järvelin and Kekäläinen, 2002, with log2(1 + rank) for their log2(rank)).
+    The denominator is the number of relevant items even where that is above `k`.
+
+    >>> float(recall_at_k(jnp.array([1.0, 4.0, 30.0, 2.0]), k=5))
+    0.75
+    """
+    return _n_hits(ranks, k, where) / _at_least_one(_n_relevant(ranks, where))
+
+
+def precision_at_k(ranks: Ranks, *, k: int, where: Where = None) -> Float[Array, ""]:
+    """The share of the first `k` items that are relevant, `k` being the denominator even for shorter lists.
+
+    >>> float(precision_at_k(jnp.array([1.0, 4.0, 30.0, 2.0]), k=5))
+    0.6...
+    """
+    return _n_hits(ranks, k, where) / k
+
+
+def ndcg_at_k(ranks: Ranks, *, k: int, where: Where = None) -> Float[Array, ""]:
+    """Normalised discounted cumulative gain: the sum of 1 / log2(1 + rank) over ranks <= k, divided by its best.
+
+    The best is that of all relevant items, but no more than `k`, in the first places; for one item it is 1.
+    Logarithms are to base 2 (Järvelin and Kekäläinen, 2002, with log2(1 + rank) for their log2(rank)).
 
     >>> [float(ndcg_at_k(jnp.array(rank), k=5)) for rank in (1.0, 3.0, 6.0)]
     [1.0, 0.5, 0.0]
     """
-    return jnp.where((rank >= 1) & (rank <= k), 1.0 / jnp.log2(1.0 + rank), 0.0)
+    gains = jnp.where(_in_top(ranks, k, where), 1.0 / jnp.log2(1.0 + ranks), 0.0)
+    best = np.cumsum(1.0 / np.log2(np.arange(2, k + 2)), dtype=np.float64)
+    n_relevant = _at_least_one(_n_relevant(ranks, where))
+    return jnp.sum(gains) / jnp.asarray(best, jnp.float32)[jnp.minimum(n_relevant, k) - 1]
 
 
-def reciprocal_rank(rank: Float[Array, ""]) -> Float[Array, ""]:
-    """1 / rank, without a cut-off; its mean over users is the MRR.
+def average_precision_at_k(ranks: Ranks, *, k: int, where: Where = None) -> Float[Array, ""]:
+    """Precision at the place of each relevant item among the first `k`, summed, over the number of relevant items.
 
-    >>> float(reciprocal_rank(jnp.array(4.0))), float(reciprocal_rank(jnp.array(jnp.nan)))
+    The mean over users is the MAP. The j-th best relevant item, at rank r, has precision j / r. As in trec_eval
+    the denominator does not stop at `k`.
+
+    >>> float(average_precision_at_k(jnp.array([1.0, 4.0]), k=5))
+    0.75
+    """
+    ranks = jnp.sort(jnp.where(_in_top(ranks, k, where), ranks, jnp.inf).reshape(-1))
+    return jnp.sum(jnp.arange(1, ranks.size + 1) / ranks) / _at_least_one(_n_relevant(ranks, where))
+
+
+def reciprocal_rank(ranks: Ranks, *, k: int | float = np.inf, where: Where = None) -> Float[Array, ""]:
+    """1 / rank of the best relevant item, 0 beyond rank `k`; its mean over users is the MRR.
+
+    >>> float(reciprocal_rank(jnp.array([9.0, 4.0]))), float(reciprocal_rank(jnp.array(jnp.nan)))
     (0.25, 0.0)
     """
-    return jnp.where(rank >= 1, 1.0 / rank, 0.0)
+    return jnp.max(jnp.where(_in_top(ranks, k, where), 1.0 / ranks, 0.0), initial=0.0)
 
 
-def target_rank(
-    scores: Float[Array, " n_items"], target: Int[Array, ""], candidates: Bool[Array, " n_items"]
-) -> Float[Array, ""]:
-    """1-based rank of `target` among `candidates`: the slow and clear form, for one user.
+def mean_rank(ranks: Ranks, *, where: Where = None) -> Float[Array, ""]:
+    """The mean rank of the relevant items; NaN if one of them is not ranked.
 
-    A tie costs half, so the rank is the mean over all orders of the tied items (McSherry and Najork, 2008,
-    average the metric over these orders instead). NaN is held against the target, its own and a competitor's
-    alike, and a target outside the scores ranks behind all candidates. The target itself is a candidate,
-    whatever `candidates` says.
-
-    >>> float(target_rank(jnp.array([0.3, 0.9, 0.3, 0.1]), jnp.array(0), jnp.ones(4, bool)))
-    2.5
-    >>> float(target_rank(jnp.full(3, jnp.nan), jnp.array(0), jnp.ones(3, bool)))
-    3.0
+    >>> float(mean_rank(jnp.array([9.0, 4.0])))
+    6.5
     """
-    score = scores.at[target].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
-    others = candidates & (jnp.arange(scores.size) != target)
-    above = jnp.sum(others & ((scores > score) | jnp.isnan(scores)))
-    tied = jnp.sum(others & (scores == score))
-    return jnp.where(jnp.isnan(score), 1.0 + jnp.sum(others), 1.0 + above + 0.5 * tied)
+    return jnp.sum(ranks, where=where) / _at_least_one(_n_relevant(ranks, where))
+
+
+def _in_top(ranks: Ranks, k: int | float, where: Where) -> Bool[Array, "*n_targets"]:
+    found = (ranks >= 1) & (ranks <= k) & (ranks < jnp.inf)
+    return found if where is None else found & where
+
+
+def _n_hits(ranks: Ranks, k: int, where: Where) -> Int[Array, ""]:
+    return jnp.sum(_in_top(ranks, k, where), dtype=jnp.int32)
+
+
+def _n_relevant(ranks: Ranks, where: Where) -> Int[Array, ""]:
+    return jnp.int32(ranks.size) if where is None else jnp.sum(where, dtype=jnp.int32)
+
+
+def _at_least_one(n: Int[Array, ""]) -> Int[Array, ""]:
+    return jnp.maximum(n, 1)
+
+
+AT_K: dict[str, Callable[..., Array]] = {
+    "hit": hit_at_k,
+    "recall": recall_at_k,
+    "precision": precision_at_k,
+    "ndcg": ndcg_at_k,
+    "map": average_precision_at_k,
+    "mrr": reciprocal_rank,
+}
+"""Metrics with a cut-off, by the name that stands before the @."""
+
+WITHOUT_K: dict[str, Callable[..., Array]] = {"mrr": reciprocal_rank, "mean_rank": mean_rank}
+"""Metrics of the whole list."""
 
 
 @struct.dataclass
@@ -87,33 +147,53 @@ class MetricSums:
 
 
 def metric_values(
-    ranks: Float[Array | np.ndarray, " n_users"], *, ks: Sequence[int] = (5, 10, 20)
+    ranks: Float[Array | np.ndarray, "n_users *n_targets"],
+    *,
+    ks: Sequence[int] = (5, 10, 20),
+    at_k: Sequence[str] = ("recall", "ndcg"),
+    without_k: Sequence[str] = ("mrr",),
+    where: Bool[Array | np.ndarray, "n_users *n_targets"] | None = None,
 ) -> dict[str, Float[Array, " n_users"]]:
-    """Each user's recall at every `k`, NDCG at every `k`, and reciprocal rank, by name and in this order.
+    """Each user's value of every metric, by names such as ndcg@10, in the order asked for.
+
+    `ranks` holds one rank a user or a row of them, of which `where` keeps those that are True. `at_k` are taken
+    at each of `ks`; they are names of `AT_K`, and `without_k` of `WITHOUT_K`.
 
     >>> {name: float(value[0]) for name, value in metric_values(jnp.array([3.0]), ks=(2, 5)).items()}
     {'recall@2': 0.0, 'recall@5': 1.0, 'ndcg@2': 0.0, 'ndcg@5': 0.5, 'mrr': 0.333...}
+    >>> metric_values(jnp.array([[1.0, 4.0]]), ks=(2,), at_k=("map",), without_k=("mean_rank",))["mean_rank"].tolist()
+    [2.5]
     """
+    for names, known in ((at_k, AT_K), (without_k, WITHOUT_K)):
+        if unknown := [name for name in names if name not in known]:
+            raise InputError(f"metric {unknown[0]!r} is not one of {', '.join(known)}; correct its name")
     if any(k < 1 for k in ks):
         raise InputError(f"ks={tuple(ks)} has a cut-off below 1; a list of recommendations has at least one item")
     ranks = jnp.asarray(ranks)
+    if not jnp.issubdtype(ranks.dtype, jnp.floating):
+        ranks = ranks.astype(jnp.float32)
+    if where is not None and where.shape != ranks.shape:
+        raise InputError(f"where has shape {where.shape} and ranks {ranks.shape}; give one entry a rank")
+    valid = jnp.ones(ranks.shape, bool) if where is None else jnp.asarray(where)
     # An OrderedDict, because jax sorts the keys of a plain dict wherever one passes through a transformation.
     values = OrderedDict[str, Array]()
-    for k in ks:
-        values[f"recall@{k}"] = jax.vmap(functools.partial(recall_at_k, k=k))(ranks)
-    for k in ks:
-        values[f"ndcg@{k}"] = jax.vmap(functools.partial(ndcg_at_k, k=k))(ranks)
-    values["mrr"] = jax.vmap(reciprocal_rank)(ranks)
+    for name in at_k:
+        for k in ks:
+            values[f"{name}@{k}"] = jax.vmap(lambda r, w, f=AT_K[name], k=k: f(r, k=k, where=w))(ranks, valid)
+    for name in without_k:
+        values[name] = jax.vmap(lambda r, w, f=WITHOUT_K[name]: f(r, where=w))(ranks, valid)
     return values
 
 
 def metric_sums(
-    ranks: Float[Array | np.ndarray, " n_users"],
+    ranks: Float[Array | np.ndarray, "n_users *n_targets"],
     *,
     ks: Sequence[int] = (5, 10, 20),
-    where: Bool[Array | np.ndarray, " n_users"] | None = None,
+    at_k: Sequence[str] = ("recall", "ndcg"),
+    without_k: Sequence[str] = ("mrr",),
+    where: Bool[Array | np.ndarray, "n_users *n_targets"] | None = None,
 ) -> MetricSums:
-    """Totals of `metric_values` over the users that `where` keeps; the others are only counted.
+    """Totals of `metric_values` over the users that have a relevant item; the others are only counted.
 
     Mask out who has no target: as a rank of NaN such a user would score 0 and lower the mean.
 
@@ -121,8 +201,9 @@ def metric_sums(
     >>> float(sums.totals["ndcg@5"]), int(sums.n_users), int(sums.n_excluded)
     (1.5, 2, 1)
     """
+    values = metric_values(ranks, ks=ks, at_k=at_k, without_k=without_k, where=where)
     valid = jnp.ones(ranks.shape, bool) if where is None else jnp.asarray(where)
-    values = metric_values(ranks, ks=ks)
+    valid = jnp.any(valid, axis=tuple(range(1, valid.ndim)))
     n_users = jnp.sum(valid, dtype=jnp.int32)
     return MetricSums(
         totals=OrderedDict((name, jnp.sum(value, where=valid)) for name, value in values.items()),

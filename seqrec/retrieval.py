@@ -10,74 +10,83 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from seqrec.losses import block_size, catalogue_bias, check_item_table
+from seqrec.losses import block_size, check_item_table
 from seqrec.params import Params
-from seqrec.sharding import map_rows
+from seqrec.ranking import Ties, candidates, count, half_places_lost, own_half_places, take
+from seqrec.sharding import CatalogueShard, map_catalogue
 from seqrec.types import Batch, Encoder, InputError
-
-_COUNT_GROUP = 64
-"""Items counted in int8 before the counts widen; must stay under 128."""
 
 
 def rank_targets(
     hidden: Float[Array, "users d_model"],
     item_table: Float[Array, "n_rows d_model"],
-    targets: Int[Array, " users"],
-    excluded: Int[Array, "users excluded"],
+    targets: Int[Array, "users *n_targets"],
     *,
     n_items: int,
-) -> tuple[Float[Array, " users"], Int[Array, " users"]]:
-    """1-based rank of each target among the candidates, and the number of candidates.
+    exclude: Int[Array, "users n_excluded"] | None = None,
+    ties: Ties = "mean",
+    block_users: int | None = None,
+) -> tuple[Float[Array, "users *n_targets"], Int[Array, " users"]]:
+    """1-based rank of each user's target, or of each of several, and the user's number of candidates.
 
-    Candidates are the items 1..n_items less the user's `excluded` ids (0 and repeats are ignored); the target
-    always is one. A tie costs half and NaN ranks last, so constant or broken scores never rank well. Ranks are
-    float32: exact among 8 million items, and to one among 16 million.
+    As `ranking.target_ranks`, from vectors instead of scores: candidates are the items 1..n_items less the ids in
+    `exclude` (0 and repeats are ignored), and a user's own targets. A target of 0 or beyond n_items has no rank,
+    which is NaN. Products are taken in float32 at full precision on every device, `block_users` users at a time; by
+    default as many as keep the scores in a CPU's cache. Where a mesh splits the item table, each device scores
+    its own items, and only the targets' scores and counts travel.
     """
+    chex.assert_rank([hidden, item_table, targets], [2, 2, {1, 2}])
+    chex.assert_type(targets, int)
+    chex.assert_equal_shape_prefix([hidden, targets], 1)
 
-    chex.assert_rank([hidden, item_table, targets, excluded], [2, 2, 1, 2])
-    chex.assert_type([targets, excluded], int)
-    chex.assert_equal_shape_prefix([hidden, targets, excluded], 1)
-
-    def rank(hidden, targets, excluded, item_table):
-        scores = hidden @ item_table.T
-        candidates = _candidates(excluded, item_table.shape[0], n_items)
+    def rank(hidden, targets, exclude, shard):
+        scores = _scores(hidden, shard)
+        valid = _valid(shard, n_items, exclude, targets)
         # The same product gives the target's score: a dot product of its own would round differently.
-        target_scores = jnp.take_along_axis(scores, targets[:, None], axis=1)
-        others = candidates & (jnp.arange(item_table.shape[0]) != targets[:, None])
-        # Written as "not at most", which is also true of NaN on either side.
-        above = _count(others & ~(scores <= target_scores))
-        tied = _count(others & (scores == target_scores))
-        return 1.0 + above + 0.5 * tied, 1 + _count(others)
+        target_scores = shard.total(take(scores, targets - shard.first, fill=0.0))
+        lost = shard.total(half_places_lost(scores, target_scores, valid, ties=ties))
+        ranks = 1.0 + 0.5 * (lost - own_half_places(target_scores, ties=ties))
+        n_candidates = jnp.broadcast_to(shard.total(count(valid.astype(jnp.int8))), len(hidden))
+        return jnp.where((targets >= 1) & (targets <= n_items), ranks, jnp.nan), n_candidates
 
-    return _over_user_blocks(rank, (hidden, targets, excluded), item_table, n_items=n_items)
+    each = targets if targets.ndim == 2 else targets[:, None]
+    rows = (hidden, each, _exclude(exclude, hidden))
+    ranks, n_candidates = _over_user_blocks(rank, rows, item_table, n_items=n_items, block_users=block_users)
+    return ranks.reshape(targets.shape), n_candidates
 
 
 def top_k_items(
     hidden: Float[Array, "users d_model"],
     item_table: Float[Array, "n_rows d_model"],
-    excluded: Int[Array, "users excluded"],
     *,
     k: int,
     n_items: int,
+    exclude: Int[Array, "users n_excluded"] | None = None,
+    block_users: int | None = None,
 ) -> tuple[Int[Array, "users k"], Float[Array, "users k"]]:
-    """Ids of each user's `k` best candidates, best first, and their scores.
+    """Ids of each user's `k` best candidates, best first, and their scores; of tied items the lower id comes first.
 
-    Where fewer than `k` candidates are left, the list ends in id 0 with score -inf.
+    Candidates and blocks are those of `rank_targets`, but for targets. Where fewer than `k` are left, the list
+    ends in id 0 with score -inf; an item whose score is NaN or -inf is never listed. Where a mesh splits the item
+    table, each device finds the best of its own items, and only these are merged.
     """
     if not 1 <= k <= n_items:
         raise InputError(f"k={k} is not in 1..n_items={n_items}; ask for at most as many items as there are")
+    chex.assert_rank([hidden, item_table], 2)
 
-    chex.assert_rank([hidden, item_table, excluded], 2)
-    chex.assert_type(excluded, int)
-    chex.assert_equal_shape_prefix([hidden, excluded], 1)
-
-    def top(hidden, excluded, item_table):
-        scores = hidden @ item_table.T
-        scores = jnp.where(_candidates(excluded, item_table.shape[0], n_items), scores, -jnp.inf)
-        best, ids = jax.lax.top_k(scores, k)
+    def top(hidden, exclude, shard):
+        scores = _scores(hidden, shard)
+        valid = _valid(shard, n_items, exclude, jnp.zeros((len(hidden), 0), jnp.int32))
+        scores = jnp.where(valid & ~jnp.isnan(scores), scores, -jnp.inf)
+        best, ids = jax.lax.top_k(scores, min(k, scores.shape[1]))
+        best, ids = shard.gather(best), shard.gather(ids + shard.first)
+        # Shards lie in the order of their ids, so a tie still goes to the lower one.
+        best, places = jax.lax.top_k(best, k)
+        ids = jnp.take_along_axis(ids, places, axis=1)
         return jnp.where(best > -jnp.inf, ids, 0), best
 
-    return _over_user_blocks(top, (hidden, excluded), item_table, n_items=n_items)
+    rows = (hidden, _exclude(exclude, hidden))
+    return _over_user_blocks(top, rows, item_table, n_items=n_items, block_users=block_users)
 
 
 def make_recommend(encoder: Encoder) -> Callable[..., list[int]]:
@@ -90,7 +99,7 @@ def make_recommend(encoder: Encoder) -> Callable[..., list[int]]:
     @functools.partial(jax.jit, static_argnames="k")
     def top(params: Params, batch: Batch, last: Array, excluded: Array, *, k: int) -> Array:
         hidden = encoder.encode(params, batch)[:, last]
-        return top_k_items(hidden, params["item_table"], excluded, k=k, n_items=encoder.n_items)[0]
+        return top_k_items(hidden, params["item_table"], k=k, n_items=encoder.n_items, exclude=excluded)[0]
 
     def recommend(params: Params, sequence: Sequence[int] | np.ndarray, k: int, *, mask_seen: bool = True) -> list[int]:
         items = np.asarray(sequence)
@@ -114,33 +123,52 @@ def make_recommend(encoder: Encoder) -> Callable[..., list[int]]:
     return recommend
 
 
-def _candidates(excluded: Int[Array, "users excluded"], n_rows: int, n_items: int) -> Bool[Array, "users n_rows"]:
-    allowed = jnp.broadcast_to(catalogue_bias(n_rows, n_items) == 0, (excluded.shape[0], n_rows))
-    return allowed.at[jnp.arange(excluded.shape[0])[:, None], excluded].set(False, mode="drop")
+def _exclude(exclude: Int[Array, "users n_excluded"] | None, hidden: Array) -> Int[Array, "users n_excluded"]:
+    if exclude is None:
+        return jnp.zeros((len(hidden), 0), jnp.int32)
+    chex.assert_rank(exclude, 2)
+    chex.assert_type(exclude, int)
+    chex.assert_equal_shape_prefix([hidden, exclude], 1)
+    return exclude
 
 
-def _count(mask: Bool[Array, "users n_rows"]) -> Int[Array, " users"]:
-    # XLA's CPU backend sums int32 rows ten times slower than it reads them; int8 groups first cost 1.4 times.
-    groups = mask.astype(jnp.int8).reshape(mask.shape[0], -1, _COUNT_GROUP)
-    return jnp.sum(jnp.sum(groups, axis=2, dtype=jnp.int8).astype(jnp.int32), axis=1)
+def _scores(hidden: Float[Array, "users d_model"], shard: CatalogueShard) -> Float[Array, "users n_rows"]:
+    # By default a TPU multiplies in bfloat16 and a GPU in TF32, which moves ranks.
+    return jnp.matmul(hidden, shard.table.T, precision=jax.lax.Precision.HIGHEST, preferred_element_type=jnp.float32)
 
 
-def _over_user_blocks(function: Callable[..., Any], rows: tuple[Array, ...], item_table: Array, *, n_items: int) -> Any:
-    """`function(*block, item_table)` for blocks of users, each device over its own users."""
+def _valid(
+    shard: CatalogueShard,
+    n_items: int,
+    exclude: Int[Array, "users n_excluded"],
+    targets: Int[Array, "users n_targets"],
+) -> Bool[Array, "#users n_rows"]:
+    """Which of a shard's rows are each user's candidates; one line for all users where nothing is excluded."""
+    ids = shard.first + jnp.arange(shard.table.shape[0])
+    items = ((ids >= 1) & (ids <= n_items))[None]
+    if exclude.shape[1] == 0:
+        return items
+    items = jnp.broadcast_to(items, (len(exclude), items.shape[1]))
+    return candidates(items, exclude - shard.first, targets - shard.first)
+
+
+def _over_user_blocks(
+    function: Callable[..., Any], rows: tuple[Array, ...], item_table: Array, *, n_items: int, block_users: int | None
+) -> Any:
+    """`function(*block, shard)` for blocks of users, each device over its own users and items."""
     check_item_table(item_table, n_items)
-    item_table = jnp.pad(item_table, ((0, -item_table.shape[0] % _COUNT_GROUP), (0, 0)))
 
     def local(*arguments):
-        *rows, item_table = arguments
+        *rows, shard = arguments
         n_users = rows[0].shape[0]
-        block = block_size(n_users, item_table.shape[0])
+        block = max(1, min(n_users, block_users or block_size(n_users, shard.table.shape[0])))
         n_blocks = -(-n_users // block)
         padding = n_blocks * block - n_users
         blocks = [
             jnp.pad(row, ((0, padding),) + ((0, 0),) * (row.ndim - 1)).reshape(n_blocks, block, *row.shape[1:])
             for row in rows
         ]
-        outputs = jax.lax.map(lambda block: function(*block, item_table), tuple(blocks))
-        return jax.tree.map(lambda out: out.reshape(-1, *out.shape[2:])[:n_users], outputs), ()
+        outputs = jax.lax.map(lambda block: function(*block, shard), tuple(blocks))
+        return jax.tree.map(lambda out: out.reshape(-1, *out.shape[2:])[:n_users], outputs)
 
-    return map_rows(local, rows, (item_table,))[0]
+    return map_catalogue(local, rows, item_table)

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array
+from jaxtyping import Array, Float, Int
 
 from seqrec.params import Params
 from seqrec.types import InputError
@@ -103,3 +104,43 @@ def map_rows(
         out_specs=(P("data"), P()),
         check_vma=False,
     )(*rows, *shared)
+
+
+class CatalogueShard(NamedTuple):
+    """The rows of the item table that one device scores, and the two ways to what the others found."""
+
+    table: Float[Array, "n_rows d_model"]
+    first: int | Int[Array, ""]
+    """Id of the first row."""
+    total: Callable[[Array], Array]
+    """The sum over all shards."""
+    gather: Callable[[Array], Array]
+    """The arrays of all shards side by side along the second axis, in the order of their ids."""
+
+
+def map_catalogue(function: Callable[..., Any], rows: tuple[Array, ...], item_table: Array) -> Any:
+    """`function(*rows, shard)`, run on each device over its own rows and its own part of the item table.
+
+    What comes back is split like the rows and must be the same on all devices that share them, as what went
+    through `shard.total` or `shard.gather` is; neither table nor scores ever leave their device. Rows that do not
+    split evenly, such as a single user's, are worked on by every group of devices.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return function(*rows, CatalogueShard(item_table, 0, lambda x: x, lambda x: x))
+    item_table = jnp.pad(item_table, ((0, -item_table.shape[0] % mesh.shape["model"]), (0, 0)))
+    by_row = P() if rows[0].shape[0] % mesh.shape["data"] else P("data")
+
+    def local(*arguments):
+        *rows, table = arguments
+        shard = CatalogueShard(
+            table,
+            jax.lax.axis_index("model") * table.shape[0],
+            lambda x: jax.lax.psum(x, "model"),
+            lambda x: jax.lax.all_gather(x, "model", axis=1, tiled=True),
+        )
+        return function(*rows, shard)
+
+    return jax.shard_map(local, in_specs=(by_row,) * len(rows) + (P("model"),), out_specs=by_row, check_vma=False)(
+        *rows, item_table
+    )

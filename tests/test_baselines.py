@@ -78,7 +78,10 @@ def test_training_counts_leave_held_out_items_out(n_events_per_block, sequences)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(baselines, "_EVENTS_PER_BLOCK", n_events_per_block)
         counts = training_counts(store, leave_last_out(store))
+        n_users = training_counts(store, leave_last_out(store), repeats=False)
     assert counts.tolist() == [0, *(trained.count(item) for item in range(1, N_ITEMS + 1))]
+    trained_once = [item for one in sequences for item in set(one[:-2] if len(one) >= 3 else one)]
+    assert n_users.tolist() == [0, *(trained_once.count(item) for item in range(1, N_ITEMS + 1))]
 
 
 def test_on_music_heard_again_and_again_personal_popularity_beats_popularity():

@@ -13,8 +13,8 @@ from seqrec.data.splits import leave_last_out
 from seqrec.data.store import store_from_sequences
 from seqrec.encoders.transformer import TransformerConfig, transformer
 from seqrec.evaluation import evaluate, make_eval_step
-from seqrec.metrics import target_rank
 from seqrec.params import init_params
+from seqrec.ranking import target_ranks
 from seqrec.types import Batch
 
 N_ITEMS, MAX_LENGTH = 70, 6
@@ -62,8 +62,8 @@ def test_ranks_are_those_of_each_history_alone(case, mask_seen):
         if mask_seen:
             candidates[before] = False
         candidates[target] = True
-        rank = target_rank(params["item_table"] @ state, jnp.array(target), jnp.array(candidates))
-        assert table.rank[row] == float(rank)
+        scores = (params["item_table"] @ state)[None]
+        assert table.rank[row] == target_ranks(scores, jnp.array([target]), where=jnp.array(candidates)[None])[0]
         assert table.n_candidates[row] == candidates.sum()
         assert table.target[row] == target
         assert table.history_length[row] == len(before)

@@ -1,4 +1,4 @@
-"""Metrics of a rank: against rax where rax is right, and where a score is constant, missing or NaN."""
+"""Metrics of ranks: against rax where there are no ties, by hand, and where a rank is missing or none."""
 
 import math
 
@@ -9,18 +9,23 @@ import pytest
 import rax
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jaxtyping import TypeCheckError
 
 from seqrec.metrics import (
+    AT_K,
     MetricSums,
+    average_precision_at_k,
+    mean_rank,
     means,
     merge_sums,
     metric_sums,
     metric_values,
     ndcg_at_k,
+    precision_at_k,
     recall_at_k,
     reciprocal_rank,
-    target_rank,
 )
+from seqrec.ranking import target_ranks
 from seqrec.types import InputError
 
 N_ITEMS = 12
@@ -30,81 +35,14 @@ item_indices = st.integers(0, N_ITEMS - 1)
 quick = settings(max_examples=30, deadline=None)
 
 
-def all_items(n_items: int = N_ITEMS) -> jax.Array:
-    return jnp.ones(n_items, bool)
-
-
-def slow_rank(scores: np.ndarray, target: int, candidates: np.ndarray) -> float:
-    """The mean place of the target over all orders of what ties with it, counted by hand."""
-    others = [score for i, score in enumerate(scores) if candidates[i] and i != target]
-    if math.isnan(scores[target]):
-        return 1 + len(others)
-    above = sum(math.isnan(score) or score > scores[target] for score in others)
-    tied = sum(score == scores[target] for score in others)
-    return sum(1 + above + place for place in range(tied + 1)) / (tied + 1)
-
-
 @quick
 @given(untied_scores, item_indices, st.integers(1, N_ITEMS))
 def test_without_ties_the_metrics_are_those_of_rax(scores, target, k):
-    rank = target_rank(scores, jnp.array(target), all_items())
+    rank = target_ranks(scores[None], jnp.array([target]))[0]
     label = jax.nn.one_hot(target, N_ITEMS)
     np.testing.assert_allclose(ndcg_at_k(rank, k=k), rax.ndcg_metric(scores, label, topn=k), rtol=1e-6)
     np.testing.assert_allclose(recall_at_k(rank, k=k), rax.recall_metric(scores, label, topn=k))
     np.testing.assert_allclose(reciprocal_rank(rank), rax.mrr_metric(scores, label), rtol=1e-6)
-
-
-@quick
-@given(
-    st.lists(st.sampled_from([-1.0, 0.0, 0.5, math.inf, -math.inf, math.nan]), min_size=6, max_size=6),
-    st.lists(st.booleans(), min_size=6, max_size=6),
-    st.integers(0, 5),
-)
-def test_a_rank_is_the_mean_place_over_the_orders_of_its_ties(scores, candidates, target):
-    rank = target_rank(jnp.array(scores), jnp.array(target), jnp.array(candidates))
-    assert float(rank) == slow_rank(np.array(scores), target, np.array(candidates))
-
-
-@pytest.mark.parametrize("target", range(4))
-def test_constant_scores_have_the_middle_rank_wherever_the_target_stands(target):
-    assert float(target_rank(jnp.zeros(4), jnp.array(target), all_items(4))) == (1 + 4) / 2
-
-
-@pytest.mark.parametrize("target", range(4))
-def test_nan_scores_rank_last(target):
-    assert float(target_rank(jnp.full(4, jnp.nan), jnp.array(target), all_items(4))) == 4
-
-
-@pytest.mark.parametrize("score", [0.0, math.nan])
-def test_a_model_without_an_opinion_is_perfect_for_rax_if_the_target_comes_first(score):
-    scores, label = jnp.full(4, score), jax.nn.one_hot(0, 4)
-    assert rax.ndcg_metric(scores, label, topn=2) == 1.0
-    assert rax.mrr_metric(scores, label) == 1.0
-    rank = target_rank(scores, jnp.array(0), all_items(4))
-    assert ndcg_at_k(rank, k=2) == 0.0
-    assert reciprocal_rank(rank) <= 0.4  # the middle of four places
-
-
-def test_items_outside_the_candidates_do_not_count():
-    scores = jnp.array([9.0, 3.0, 2.0, 1.0])  # 0 is padding, 1 was seen
-    candidates = jnp.array([False, False, True, True])
-    assert float(target_rank(scores, jnp.array(3), candidates)) == 2
-
-
-def test_a_repeat_stays_a_candidate():
-    candidates = jnp.array([False, False, True])
-    assert float(target_rank(jnp.array([9.0, 3.0, 2.0]), jnp.array(1), candidates)) == 1
-
-
-@pytest.mark.parametrize("target", [-1, 4, 100])
-def test_a_target_outside_the_scores_ranks_behind_every_candidate(target):
-    assert float(target_rank(jnp.arange(4.0), jnp.array(target), all_items(4))) == 5
-
-
-def test_ranks_of_many_users_are_one_vmap_away():
-    scores = jnp.array([[3.0, 2.0, 1.0], [3.0, 2.0, 2.0]])
-    ranks = jax.jit(jax.vmap(target_rank))(scores, jnp.array([2, 2]), jnp.ones((2, 3), bool))
-    np.testing.assert_array_equal(ranks, [3.0, 2.5])
 
 
 def test_ndcg_of_the_first_ranks_is_on_paper():
@@ -179,3 +117,93 @@ def test_sums_are_carried_by_scan():
 def test_sums_of_different_metrics_do_not_add():
     with pytest.raises(ValueError, match="ndcg"):
         merge_sums(metric_sums(jnp.ones(1), ks=(5,)), metric_sums(jnp.ones(1), ks=(10,)))
+
+
+# Several relevant items
+
+
+def slow_metrics(ranks: list[float], k: int) -> dict[str, float]:
+    """The metrics of one user's relevant items, place by place."""
+    ranked = sorted(rank for rank in ranks if rank >= 1 and rank <= k)
+    ideal = sum(1 / math.log2(1 + place) for place in range(1, min(len(ranks), k) + 1))
+    return {
+        "hit": float(bool(ranked)),
+        "recall": len(ranked) / len(ranks),
+        "precision": len(ranked) / k,
+        "ndcg": sum(1 / math.log2(1 + rank) for rank in ranked) / ideal,
+        "map": sum(j / rank for j, rank in enumerate(ranked, start=1)) / len(ranks),
+        "mrr": 1 / ranked[0] if ranked else 0.0,
+    }
+
+
+several_ranks = st.lists(st.integers(1, 30) | st.just(math.nan), min_size=1, max_size=6, unique=True)
+
+
+@quick
+@given(several_ranks, st.integers(1, 12))
+def test_several_relevant_items_score_what_a_loop_says(ranks, k):
+    padded = np.array([ranks + [1.0] * (6 - len(ranks))], np.float32)
+    where = np.arange(6)[None] < len(ranks)
+    values = metric_values(padded, ks=(k,), at_k=tuple(AT_K), without_k=(), where=where)
+    for name, expected in slow_metrics(ranks, k).items():
+        np.testing.assert_allclose(values[f"{name}@{k}"][0], expected, rtol=1e-5, atol=1e-7, err_msg=name)
+
+
+@quick
+@given(untied_scores, st.sets(item_indices, min_size=1, max_size=5), st.integers(1, N_ITEMS))
+def test_several_relevant_items_score_as_in_rax(scores, relevant, k):
+    labels = jnp.zeros(N_ITEMS).at[jnp.array(sorted(relevant))].set(1.0)
+    ranks = target_ranks(scores[None], jnp.array([sorted(relevant)]))[0]
+    np.testing.assert_allclose(ndcg_at_k(ranks, k=k), rax.ndcg_metric(scores, labels, topn=k), rtol=1e-5)
+    np.testing.assert_allclose(recall_at_k(ranks, k=k), rax.recall_metric(scores, labels, topn=k), rtol=1e-6)
+    np.testing.assert_allclose(precision_at_k(ranks, k=k), rax.precision_metric(scores, labels, topn=k), rtol=1e-6)
+    np.testing.assert_allclose(reciprocal_rank(ranks, k=k), rax.mrr_metric(scores, labels, topn=k), rtol=1e-6)
+    np.testing.assert_allclose(average_precision_at_k(ranks, k=N_ITEMS), rax.ap_metric(scores, labels), rtol=1e-5)
+
+
+@quick
+@given(st.lists(st.integers(0, 2), min_size=2, max_size=8), st.lists(st.booleans(), min_size=8, max_size=8))
+def test_ties_never_make_a_metric_better_than_perfect(scores, chosen):
+    relevant = [i for i in range(len(scores)) if chosen[i]] or [0]
+    ranks = target_ranks(jnp.array([scores], jnp.float32), jnp.array([relevant]))[0]
+    for k in range(1, 9):
+        for name in ("ndcg", "map", "recall"):
+            assert AT_K[name](ranks, k=k) <= 1 + 1e-6
+
+
+def test_items_that_were_never_ranked_still_ought_to_have_been_found():
+    ranks = jnp.array([1.0, math.nan])
+    assert recall_at_k(ranks, k=5) == 1 / 2
+    assert average_precision_at_k(ranks, k=5) == 1 / 2
+    np.testing.assert_allclose(ndcg_at_k(ranks, k=5), 1 / (1 + 1 / math.log2(3)), rtol=1e-6)
+    assert math.isnan(mean_rank(ranks))
+
+
+def test_recall_of_more_items_than_places_cannot_be_one_but_ndcg_can():
+    ranks = jnp.array([1.0, 2.0, 3.0, 4.0])
+    assert recall_at_k(ranks, k=2) == 1 / 2
+    assert ndcg_at_k(ranks, k=2) == 1.0
+    assert precision_at_k(ranks, k=2) == 1.0
+
+
+def test_a_cut_off_above_the_catalogue_cuts_nothing_off():
+    assert recall_at_k(jnp.array(3.0), k=1000) == 1.0  # the last of three items is among the first thousand
+
+
+def test_users_without_a_relevant_item_are_left_out_and_counted():
+    ranks = jnp.array([[1.0, 2.0], [1.0, 1.0], [4.0, 1.0]])
+    where = jnp.array([[True, True], [False, False], [True, False]])
+    sums = metric_sums(ranks, ks=(3,), where=where, without_k=("mean_rank",))
+    assert (int(sums.n_users), int(sums.n_excluded)) == (2, 1)
+    assert means(sums) == {"recall@3": 1 / 2, "ndcg@3": 1 / 2, "mean_rank": (1.5 + 4) / 2}
+
+
+@pytest.mark.parametrize("bad", [{"at_k": ("recal",)}, {"without_k": ("ndcg",)}])
+def test_an_unknown_metric_is_refused_by_name(bad):
+    with pytest.raises(InputError, match="is not one of"):
+        metric_values(jnp.ones(2), **bad)
+
+
+def test_a_mask_of_another_shape_is_refused():
+    with pytest.raises((InputError, TypeCheckError)):
+        metric_values(jnp.ones(2), where=jnp.ones(3, bool))

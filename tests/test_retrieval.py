@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from programs import array_sizes
 
 from seqrec import losses, retrieval
+from seqrec.ranking import target_ranks
 from seqrec.retrieval import make_recommend, rank_targets, top_k_items
 from seqrec.types import Encoder, InputError
 
@@ -61,7 +62,7 @@ jitted_top = jax.jit(functools.partial(top_k_items, k=N_ITEMS, n_items=N_ITEMS))
 @given(three_users)
 def test_ranks_are_those_of_a_loop_over_all_scores(users):
     scores, targets, excluded = zip(*users, strict=True)
-    ranks, n_candidates = jitted_rank(*table_of_scores(scores), jnp.array(targets), jnp.array(excluded))
+    ranks, n_candidates = jitted_rank(*table_of_scores(scores), jnp.array(targets), exclude=jnp.array(excluded))
     expected = [slow_rank(*user) for user in users]
     assert list(zip(ranks.tolist(), n_candidates.tolist(), strict=True)) == expected
 
@@ -74,7 +75,7 @@ def test_ranks_are_those_of_a_loop_over_all_scores(users):
 )
 def test_nan_is_held_against_the_target_its_own_and_a_competitors_alike(scores, target, excluded):
     # One user alone: a product with an item that holds NaN is NaN for every user.
-    ranks, n_candidates = jitted_rank(*table_of_scores([scores]), jnp.array([target]), jnp.array([excluded]))
+    ranks, n_candidates = jitted_rank(*table_of_scores([scores]), jnp.array([target]), exclude=jnp.array([excluded]))
     assert (float(ranks[0]), int(n_candidates[0])) == slow_rank(scores, target, excluded)
 
 
@@ -83,13 +84,13 @@ def test_nan_is_held_against_the_target_its_own_and_a_competitors_alike(scores, 
     ("score", "rank"), [(0.0, (1 + N_ITEMS) / 2), (math.nan, N_ITEMS), (math.inf, (1 + N_ITEMS) / 2)]
 )
 def test_a_model_without_an_opinion_never_ranks_well_wherever_the_target_stands(score, rank, target):
-    ranks, _ = jitted_rank(*table_of_scores([[score] * N_ITEMS]), jnp.array([target]), jnp.zeros((1, 4), jnp.int32))
+    ranks, _ = jitted_rank(*table_of_scores([[score] * N_ITEMS]), jnp.array([target]))
     assert float(ranks[0]) == rank
 
 
 def test_a_nan_state_ranks_its_target_last():
     _, table = table_of_scores([range(N_ITEMS)])
-    ranks, _ = jitted_rank(jnp.full((1, 1), jnp.nan), table, jnp.array([N_ITEMS]), jnp.array([[1, 2, 0, 0]]))
+    ranks, _ = jitted_rank(jnp.full((1, 1), jnp.nan), table, jnp.array([N_ITEMS]), exclude=jnp.array([[1, 2, 0, 0]]))
     assert float(ranks[0]) == N_ITEMS - 2
 
 
@@ -97,20 +98,20 @@ def test_repeats_zeros_and_the_target_itself_do_not_change_the_candidates():
     users, table = table_of_scores([[5.0, 4.0, 3.0, 2.0]])
     rank = jax.jit(functools.partial(rank_targets, n_items=4))
     for excluded in ([1, 0, 0, 0], [1, 1, 1, 1], [0, 3, 1, 0], [1, 3, 3, 1]):
-        ranks, n_candidates = rank(users, table, jnp.array([3]), jnp.array([excluded]))
+        ranks, n_candidates = rank(users, table, jnp.array([3]), exclude=jnp.array([excluded]))
         assert (float(ranks[0]), int(n_candidates[0])) == (2.0, 3)
 
 
 def test_without_exclusions_every_item_is_a_candidate():
     users, table = table_of_scores([[5.0, 4.0, 3.0, 2.0]])
-    ranks, n_candidates = rank_targets(users, table, jnp.array([4]), jnp.zeros((1, 0), jnp.int32), n_items=4)
+    ranks, n_candidates = rank_targets(users, table, jnp.array([4]), n_items=4)
     assert (float(ranks[0]), int(n_candidates[0])) == (4.0, 4)
 
 
 @pytest.mark.parametrize("n_items", [63, 64, 300])
 def test_ranks_count_past_what_a_byte_holds(n_items):
     users, table = table_of_scores([range(n_items), [0] * n_items])
-    ranks, n_candidates = rank_targets(users, table, jnp.array([1, 1]), jnp.zeros((2, 1), jnp.int32), n_items=n_items)
+    ranks, n_candidates = rank_targets(users, table, jnp.array([1, 1]), n_items=n_items)
     assert ranks.tolist() == [n_items, (1 + n_items) / 2]
     assert n_candidates.tolist() == [n_items, n_items]
 
@@ -133,7 +134,7 @@ def test_ranks_do_not_depend_on_the_blocks_of_users(in_small_blocks):
     scores, targets, excluded = many_users()
     assert retrieval.block_size(27, 128) == 8
     ranks, n_candidates = rank_targets(
-        *table_of_scores(scores), jnp.array(targets), jnp.array(excluded), n_items=scores.shape[1]
+        *table_of_scores(scores), jnp.array(targets), n_items=scores.shape[1], exclude=jnp.array(excluded)
     )
     expected = [slow_rank(*user) for user in zip(scores, targets, excluded, strict=True)]
     assert list(zip(ranks.tolist(), n_candidates.tolist(), strict=True)) == expected
@@ -142,7 +143,7 @@ def test_ranks_do_not_depend_on_the_blocks_of_users(in_small_blocks):
 def test_top_items_are_those_of_a_sort(in_small_blocks):
     scores, _, excluded = many_users()
     scores += np.linspace(0, 0.5, scores.size).reshape(scores.shape)[:, ::-1]  # no ties
-    ids, best = top_k_items(*table_of_scores(scores), jnp.array(excluded), k=7, n_items=scores.shape[1])
+    ids, best = top_k_items(*table_of_scores(scores), k=7, n_items=scores.shape[1], exclude=jnp.array(excluded))
     assert ids.dtype == np.int32
     for user, (found, values) in enumerate(zip(np.asarray(ids), np.asarray(best), strict=True)):
         assert found.tolist() == slow_top(scores[user], excluded[user], 7)
@@ -153,7 +154,7 @@ def test_top_items_are_those_of_a_sort(in_small_blocks):
 @given(three_users)
 def test_the_best_items_tie_where_their_scores_do(users):
     scores, _, excluded = zip(*users, strict=True)
-    ids, best = jitted_top(*table_of_scores(scores), jnp.array(excluded))
+    ids, best = jitted_top(*table_of_scores(scores), exclude=jnp.array(excluded))
     for user in range(3):
         found = [i for i in ids[user].tolist() if i]
         expected = slow_top(scores[user], excluded[user], N_ITEMS)
@@ -168,7 +169,51 @@ def test_the_best_items_tie_where_their_scores_do(users):
 def test_more_items_than_there_are_cannot_be_asked_for(k):
     users, table = table_of_scores([range(N_ITEMS)])
     with pytest.raises(InputError, match=rf"k={k} is not in 1\.\.n_items={N_ITEMS}"):
-        top_k_items(users, table, jnp.zeros((1, 1), jnp.int32), k=k, n_items=N_ITEMS)
+        top_k_items(users, table, k=k, n_items=N_ITEMS)
+
+
+@pytest.mark.parametrize("ties", ["mean", "optimistic", "pessimistic"])
+def test_vectors_give_the_ranks_that_their_scores_give(ties):
+    scores, _, excluded = many_users()
+    rng = np.random.default_rng(1)
+    targets = np.stack([rng.permutation(scores.shape[1])[:3] + 1 for _ in scores]).astype(np.int32)
+    users, table = table_of_scores(scores)
+    ranks, _ = rank_targets(
+        users, table, jnp.array(targets), n_items=scores.shape[1], exclude=jnp.array(excluded), ties=ties, block_users=4
+    )
+    # Columns count from 0 there; -1 is outside.
+    expected = target_ranks(jnp.array(scores), jnp.array(targets - 1), exclude=jnp.array(excluded - 1), ties=ties)
+    np.testing.assert_array_equal(ranks, expected)
+
+
+@pytest.mark.parametrize("target", [0, -1, N_ITEMS + 1, 10**6])
+def test_padding_and_ids_beyond_the_catalogue_have_no_rank(target):
+    ranks, _ = jitted_rank(*table_of_scores([range(N_ITEMS)]), jnp.array([target]))
+    assert math.isnan(ranks[0])
+
+
+def test_an_item_without_a_score_is_never_recommended():
+    # One user alone: a product with an item that holds NaN is NaN for every user.
+    ids, _ = top_k_items(*table_of_scores([[1.0, math.nan, 3.0, -math.inf]]), k=4, n_items=4)
+    assert ids.tolist() == [[3, 1, 0, 0]]
+
+
+def test_of_tied_items_the_lower_id_comes_first():
+    ids, _ = top_k_items(*table_of_scores([[1.0, 2.0, 2.0, 2.0]]), k=3, n_items=4)
+    assert ids.tolist() == [[2, 3, 4]]
+
+
+def test_nobody_is_ranked_among_no_users():
+    _, table = table_of_scores([range(N_ITEMS)])
+    ranks, n_candidates = rank_targets(jnp.zeros((0, 1)), table, jnp.zeros(0, jnp.int32), n_items=N_ITEMS)
+    assert ranks.shape == n_candidates.shape == (0,)
+
+
+def test_bfloat16_vectors_are_summed_in_float32():
+    # 1 + 1/256 is lost in bfloat16, which has 8 bits, and not in the float32 sum of two products.
+    table = jnp.zeros((64, 2), jnp.bfloat16).at[1].set(jnp.array([1.0, 0.0])).at[2].set(jnp.array([1.0, 1 / 256]))
+    ranks, _ = rank_targets(jnp.ones((1, 2), jnp.bfloat16), table, jnp.array([[1, 2]]), n_items=2)
+    assert ranks.tolist() == [[2.0, 1.0]]
 
 
 def int_shape(*shape):
@@ -181,10 +226,10 @@ def test_nothing_of_size_users_times_items_exists(function):
     users, table = (jax.ShapeDtypeStruct((n, 16), jnp.float32) for n in (n_users, n_rows))
     if function == "rank_targets":
         traced = jax.make_jaxpr(functools.partial(rank_targets, n_items=100_000))
-        jaxpr = traced(users, table, int_shape(n_users), int_shape(n_users, 50))
+        jaxpr = traced(users, table, int_shape(n_users), exclude=int_shape(n_users, 50))
     else:
         traced = jax.make_jaxpr(functools.partial(top_k_items, k=10, n_items=100_000))
-        jaxpr = traced(users, table, int_shape(n_users, 50))
+        jaxpr = traced(users, table, exclude=int_shape(n_users, 50))
     sizes = array_sizes(jaxpr.jaxpr)
     assert any(size > losses.BLOCK_ELEMENTS / 2 for size in sizes)  # the walk found the blocks
     assert max(sizes) <= losses.BLOCK_ELEMENTS < n_users * n_rows / 100
@@ -195,13 +240,13 @@ def test_ids_and_counts_survive_twenty_million_items():
     # The first item scores 0 and every other 1; the last is excluded.
     table = jnp.ones((n_rows, 1)).at[1].set(0.0)
     user, excluded = jnp.ones((1, 1)), jnp.array([[n_items]])
-    ranks, n_candidates = rank_targets(user, table, jnp.array([1]), excluded, n_items=n_items)
+    ranks, n_candidates = rank_targets(user, table, jnp.array([1]), exclude=excluded, n_items=n_items)
     assert int(n_candidates[0]) == n_items - 1
     # A float32 holds every second integer of this size.
     assert abs(float(ranks[0]) - (n_items - 1)) <= 1
-    ranks, _ = rank_targets(user, table.at[n_items].set(2.0), jnp.array([n_items]), excluded, n_items=n_items)
+    ranks, _ = rank_targets(user, table.at[n_items].set(2.0), jnp.array([n_items]), exclude=excluded, n_items=n_items)
     assert float(ranks[0]) == 1.0
-    ids, _ = top_k_items(user, table.at[n_items - 1].set(3.0), excluded, k=1, n_items=n_items)
+    ids, _ = top_k_items(user, table.at[n_items - 1].set(3.0), exclude=excluded, k=1, n_items=n_items)
     assert ids.tolist() == [[n_items - 1]]
 
 

@@ -2,7 +2,9 @@
 
 import contextlib
 import functools
+import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -21,11 +23,11 @@ from seqrec.evaluation import evaluate, make_eval_step
 from seqrec.layers import random_bytes
 from seqrec.losses import sampled_softmax_loss, softmax_loss
 from seqrec.objectives import next_item
-from seqrec.retrieval import top_k_items
+from seqrec.retrieval import rank_targets, top_k_items
 from seqrec.sharding import MESH_AXES, MeshConfig, constrain_params, make_mesh, map_rows, n_data_shards, split_rows
 from seqrec.training import OptimizerConfig, init_state, make_optimizer, make_train_step
 
-MESHES = {"8x1": MeshConfig(data=8, model=1), "4x2": MeshConfig(data=-1, model=2)}
+MESHES = {"8x1": MeshConfig(data=8, model=1), "4x2": MeshConfig(data=-1, model=2), "1x8": MeshConfig(data=1, model=8)}
 N_ITEMS, MAX_LENGTH, N_STEPS = 100, 8, 3
 
 
@@ -108,9 +110,28 @@ def test_the_item_table_and_its_moments_are_split_over_model_and_batches_over_da
     assert runs["none"]["table_on_a_device"].tolist() == [[128, 8]] * 4
     assert runs["8x1"]["table_on_a_device"].tolist() == [[128, 8]] * 4
     assert runs["4x2"]["table_on_a_device"].tolist() == [[64, 8]] * 4
+    assert runs["1x8"]["table_on_a_device"].tolist() == [[16, 8]] * 4
     n_rows = {mesh: run["batch_rows"].tolist() for mesh, run in runs.items()}
     assert n_rows["8x1"][1] == n_rows["8x1"][0] / 8
     assert n_rows["4x2"][1] == n_rows["4x2"][0] / 4
+
+
+@pytest.mark.parametrize("mesh", ["4x2", "1x8"])
+def test_ranking_a_split_catalogue_sends_neither_table_nor_scores(runs, mesh):
+    n_users, k, n_shards = 24, 5, MESHES[mesh].model
+    assert 0 < runs[mesh]["sent_by_rank_targets"] <= 2 * n_users  # per user and target a score and a count
+    assert 0 < runs[mesh]["sent_by_top_k_items"] <= n_users * k * n_shards
+    assert n_users * k * n_shards < n_users * N_ITEMS / 2
+    # One device has nobody to send to.
+    assert runs["none"]["sent_by_rank_targets"] == runs["none"]["sent_by_top_k_items"] == 0
+
+
+def largest_message(program, *arguments, **options) -> int:
+    """Elements of the largest array that a collective of the compiled program yields."""
+    text = program.lower(*arguments, **options).compile().as_text()
+    collective = r"= (.*?) (?:all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)(?:-start)?\("
+    shapes = [shape for found in re.findall(collective, text) for shape in re.findall(r"\w+\[([\d,]*)\]", found)]
+    return max((math.prod(int(n) for n in shape.split(",") if n) for shape in shapes), default=0)
 
 
 def measure() -> dict[str, np.ndarray]:
@@ -154,7 +175,13 @@ def measure() -> dict[str, np.ndarray]:
     table = 50 * state.params["item_table"]
     users = split_rows(generator.normal(size=(24, 8)).astype(np.float32))
     excluded = split_rows(generator.integers(0, N_ITEMS + 1, (24, 5)).astype(np.int32))
-    found["top"] = jax.jit(functools.partial(top_k_items, k=5, n_items=N_ITEMS))(users, table, excluded)[0]
+    top = jax.jit(functools.partial(top_k_items, k=5, n_items=N_ITEMS))
+    found["top"] = top(users, table, exclude=excluded)[0]
+    found["sent_by_top_k_items"] = largest_message(top, users, table, exclude=excluded)
+    rank = jax.jit(functools.partial(rank_targets, n_items=N_ITEMS))
+    targets = split_rows(generator.integers(1, N_ITEMS + 1, (24, 2)).astype(np.int32))
+    found["ranks_of_several"] = rank(users, table, targets, exclude=excluded)[0]
+    found["sent_by_rank_targets"] = largest_message(rank, users, table, targets, exclude=excluded)
     rows = split_rows(np.zeros((16, 5, 9), np.float32))
     found["bytes"] = jax.jit(lambda x: jnp.where(x == 0, random_bytes(jax.random.key(5), x.shape), 0))(rows)
     adam = [leaf for leaf in jax.tree.leaves(state.opt_state) if leaf.shape == state.params["item_table"].shape]

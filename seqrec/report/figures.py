@@ -78,13 +78,19 @@ def format_example(store: SequenceStore, history: Sequence[int], recommended: Se
     return f"user {store.user_keys[user]}, latest last\n{listed(history[-5:])}\n  recommended\n{listed(recommended)}"
 
 
-def write_ranks(file: Path, ranks: RankTable, store: SequenceStore) -> None:
-    """One row a user: its key, the target's key, the rank, the number of candidates and the history's length."""
+def write_ranks(file: Path, ranks: RankTable, store: SequenceStore, split: Split) -> None:
+    """One row a user: the keys of user and target, the rank, and what the findings can be sliced by.
+
+    `history_length` counts the events before the target, `user_events` those of them that were trained on, and
+    `target_events` those of the target that were: 0 is a cold target.
+    """
     columns = {
         "user": pa.array(store.user_keys[ranks.user]),
         "item": pa.array(store.item_keys[ranks.target - 1]),
         "rank": ranks.rank,
         "n_candidates": ranks.n_candidates,
         "history_length": ranks.history_length,
+        "user_events": (split.train_stop - store.offsets[:-1])[ranks.user],
+        "target_events": training_counts(store, split)[ranks.target],
     }
     pq.write_table(pa.table(columns), file)

@@ -87,7 +87,7 @@ def test_kept_ranks_go_by_the_files_own_ids(tmp_path):
         n_candidates=np.array([2]),
         history_length=np.array([2]),
     )
-    figures.write_ranks(tmp_path / "ranks.parquet", ranks, store)
-    assert pq.read_table(tmp_path / "ranks.parquet").to_pylist() == [
-        {"user": "u", "item": 20, "rank": 1.5, "n_candidates": 2, "history_length": 2}
-    ]
+    # Three events: one to train on, one to validate, one to test; item 20 was never trained on.
+    figures.write_ranks(tmp_path / "ranks.parquet", ranks, store, leave_last_out(store))
+    kept = {"user": "u", "item": 20, "rank": 1.5, "n_candidates": 2, "history_length": 2}
+    assert pq.read_table(tmp_path / "ranks.parquet").to_pylist() == [kept | {"user_events": 1, "target_events": 0}]

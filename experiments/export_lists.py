@@ -1,0 +1,66 @@
+"""Writes the best items of a run's best checkpoint for each test user, for other tools and other people's analyses.
+
+    python experiments/export_lists.py runs/sasrec-movielens-demo-20260101-120000 --k 100
+
+Into the run's directory go top_items.parquet (user, item, rank, score: what compare.py takes with --top-k), and the
+same as a TREC run (run.trec) with the held-out items (qrels.trec), so that ir-measures or ranx can check our figures:
+`ir_measures qrels.trec run.trec nDCG@10 R@10 RR@100`. Prints what the lists are like: coverage, novelty and the like.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sasrec import Config, build_encoder
+from tyro.conf import Positional
+
+from seqrec import runs, runtime
+from seqrec.evaluation import make_top_step, top_items
+from seqrec.experiment import load_best, open_task
+from seqrec.report.lists import format_list_figures, list_figures, write_top_items
+from seqrec.report.trec import write_qrels, write_trec_run
+from seqrec.training import init_state, make_optimizer
+from seqrec.types import InputError
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Writes the best items of a run for each test user."""
+
+    run: Positional[Path]
+    """Directory of the run, as the training script printed it."""
+    k: int = 100
+    """Length of a list."""
+
+
+def main(arguments: Arguments) -> dict[str, Any]:
+    """Writes the files, prints the lists' figures and returns them."""
+    config = runs.read_config(Config, arguments.run)
+    runtime.start(config.mesh)
+    task = open_task(arguments.run, config.data, seed=config.run.seed)
+    store = task.store
+    if not 1 <= arguments.k <= store.n_items:
+        raise InputError(f"--k {arguments.k} is not in 1..{store.n_items}, the number of items; try --k 10")
+    encoder = build_encoder(config, store.n_items)
+    # The schedule's length does not enter the state; only its form is needed, to read the checkpoint into.
+    optimizer = make_optimizer(config.optimizer, encoder.specs, n_steps=1)
+    params = load_best(arguments.run, init_state(encoder, optimizer, seed=config.run.seed)).averaged
+    best = top_items(make_top_step(encoder, k=arguments.k), params, task.test)
+    users = store.user_keys[best.user].tolist()
+    lists = [store.item_keys[row[row > 0] - 1].tolist() for row in best.items]
+    scores = [row[ids > 0].tolist() for row, ids in zip(best.scores, best.items, strict=True)]
+    write_top_items(arguments.run / "top_items.parquet", users, lists, scores)
+    write_trec_run(arguments.run / "run.trec", users, lists, scores, tag="seqrec")
+    write_qrels(arguments.run / "qrels.trec", users, store.item_keys[task.test.targets - 1].tolist())
+    figures = {
+        name: list_figures(items, store, task.split, task.test)
+        for name, items in {f"lists of {arguments.k}": best.items, "held-out items": task.test.targets[:, None]}.items()
+    }
+    print(f"\n{format_list_figures(figures)}\n")
+    for name in ("top_items.parquet", "run.trec", "qrels.trec"):
+        print(f"written  {arguments.run / name}")
+    return figures
+
+
+if __name__ == "__main__":
+    runtime.run_script(main, Arguments)

@@ -1,0 +1,209 @@
+"""What recommendation lists are like apart from being right: coverage, concentration, popularity, novelty,
+diversity and repetition.
+
+Everything is computed from `lists`, the items recommended to each user: ids [users, k] as `top_k_items` returns
+them, 0 where a list is shorter. The conventions:
+
+- Ids outside 1..n_items, 0 among them, are empty places. They are counted nowhere.
+- An item that stands twice in a list counts at each of its places.
+- What is known of items comes in tables with a row an id, row 0 being padding: `item_counts[item_id]`.
+- Figures of the whole catalogue come from `exposure_counts`, which add up over batches and devices.
+- Figures of one user are returned a user. An empty list has NaN, and so has a list of one item where pairs are
+  asked for: sum with `jnp.nansum`, count with `~jnp.isnan`, and divide once, at the end.
+
+No array has the shape [users, n_items].
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from seqrec.types import InputError
+
+Lists = Int[Array | np.ndarray, "users k"]
+ItemCounts = Int[Array | np.ndarray, " n_items_plus_1"] | Float[Array | np.ndarray, " n_items_plus_1"]
+
+
+def exposure_counts(lists: Lists, *, n_items: int) -> Int[Array, " n_items_plus_1"]:
+    """How often each item is recommended, by id; entry 0 is 0. The counts of two batches add with `+`.
+
+    >>> exposure_counts(jnp.array([[2, 3], [3, 0]]), n_items=4).tolist()
+    [0, 0, 1, 2, 0]
+    """
+    if n_items < 1:
+        raise InputError(f"n_items={n_items} is below 1; pass the size of the catalogue")
+    lists = jnp.asarray(lists)
+    ids = jnp.where((lists >= 1) & (lists <= n_items), lists, n_items + 1)
+    return jnp.zeros(n_items + 1, jnp.int32).at[ids].add(1, mode="drop")
+
+
+def coverage_of_counts(counts: Int[Array | np.ndarray, " n_items_plus_1"]) -> Float[Array, ""]:
+    """`catalogue_coverage` of the lists that `exposure_counts` counted.
+
+    >>> float(coverage_of_counts(jnp.array([0, 0, 1, 2, 0])))
+    0.5
+    """
+    return jnp.mean(_of_items(counts) > 0)
+
+
+def gini_of_counts(counts: Int[Array | np.ndarray, " n_items_plus_1"]) -> Float[Array, ""]:
+    """`gini` of the lists that `exposure_counts` counted.
+
+    >>> float(gini_of_counts(jnp.array([0, 0, 0, 3, 1])))  # shares 0, 0, 1/4, 3/4 weigh -3/4, -1/4, 1/4, 3/4
+    0.625
+    """
+    exposures = jnp.sort(_of_items(counts)).astype(jnp.float32)
+    n_items = exposures.size
+    # (2i - n - 1) / n for the i-th least exposed item: the weights of two mirrored items cancel.
+    weights = jnp.arange(1 - n_items, n_items, 2, dtype=jnp.float32) / n_items
+    return jnp.sum(weights * (exposures / jnp.sum(exposures)))
+
+
+def catalogue_coverage(lists: Lists, *, n_items: int) -> Float[Array, ""]:
+    """The share of the catalogue that is recommended to anybody (Ge, Delgado-Battenfeld and Jannach, 2010).
+
+    It can only grow with the number of users, so compare models over the same ones.
+
+    >>> float(catalogue_coverage(jnp.array([[2, 3], [3, 0]]), n_items=4))
+    0.5
+    """
+    return coverage_of_counts(exposure_counts(lists, n_items=n_items))
+
+
+def gini(lists: Lists, *, n_items: int) -> Float[Array, ""]:
+    """How unevenly the places of all lists fall on the catalogue: 0 if evenly, (n_items - 1) / n_items if on one item.
+
+    The Gini coefficient of the exposure counts (Fleder and Hosanagar, 2009), over all items, the never
+    recommended ones among them. NaN where nothing is recommended.
+
+    >>> float(gini(jnp.array([[1, 2], [3, 4]]), n_items=4)), float(gini(jnp.array([[1], [1]]), n_items=4))
+    (0.0, 0.75)
+    """
+    return gini_of_counts(exposure_counts(lists, n_items=n_items))
+
+
+def popularity_bias(lists: Lists, item_counts: ItemCounts) -> Float[Array, " users"]:
+    """Mean popularity of each user's list; its mean over users is the ARP, average recommendation popularity.
+
+    `item_counts` are the interactions with each item in the training data, or their share, by id (Yin et al.,
+    2012; Abdollahpouri, Burke and Mobasher, 2019).
+
+    >>> popularity_bias(jnp.array([[1, 2], [2, 0], [0, 0]]), jnp.array([0, 9, 1])).tolist()
+    [5.0, 1.0, nan]
+    """
+    return _mean_over_places(lists, jnp.asarray(item_counts))
+
+
+def novelty(lists: Lists, item_counts: ItemCounts, *, n_users: int) -> Float[Array, " users"]:
+    """Mean self-information of each user's list in bits: -log2 of the share of users who know the item.
+
+    `item_counts` are the training users who interacted with each item, of `n_users` in all (Zhou et al., 2010).
+    An item that nobody knows counts as known to one user, lest it alone be infinitely novel.
+
+    >>> novelty(jnp.array([[1, 2], [3, 0], [0, 0]]), jnp.array([0, 8, 2, 0]), n_users=8).tolist()
+    [1.0, 3.0, nan]
+    """
+    if n_users < 1:
+        raise InputError(f"n_users={n_users} is below 1; pass the number of users behind item_counts")
+    known = jnp.maximum(jnp.asarray(item_counts), 1).astype(jnp.float32)
+    return _mean_over_places(lists, jnp.log2(n_users) - jnp.log2(known))
+
+
+def intra_list_diversity(
+    lists: Lists, item_vectors: Float[Array | np.ndarray, "n_items_plus_1 d"]
+) -> Float[Array, " users"]:
+    """1 - the mean cosine similarity of the pairs of items in each list (Ziegler et al., 2005, with cosines).
+
+    0 if all point the same way, 1 if they are orthogonal, above 1 if opposed. An item whose vector is zero is
+    similar to none. Vectors of the evaluated model itself flatter or blame it: take them from elsewhere.
+
+    >>> vectors = jnp.array([[0.0, 0.0], [1.0, 0.0], [2.0, 0.0], [0.0, 1.0]])
+    >>> intra_list_diversity(jnp.array([[1, 2, 0], [1, 2, 3], [3, 0, 0]]), vectors).tolist()  # 0, 2/3, no pair
+    [0.0, 0.666..., nan]
+    """
+
+    def of_list(items: Int[Array, " k"]) -> Float[Array, ""]:
+        filled = _filled(items, vectors.shape[0])
+        chosen = jnp.where(filled[:, None], vectors[jnp.where(filled, items, 0)], 0.0).astype(jnp.float32)
+        norms = jnp.linalg.norm(chosen, axis=1, keepdims=True)
+        units = chosen / jnp.where(norms == 0.0, 1.0, norms)
+        # |sum of units|^2 is the sum over all ordered pairs, those of an item with itself included.
+        similarity = jnp.sum(jnp.sum(units, axis=0) ** 2) - jnp.sum(units**2)
+        n_filled = jnp.sum(filled)
+        # Over no pair the similarity is 0 only up to rounding, which 0 / 0 would not forgive.
+        return jnp.where(n_filled > 1, 1.0 - similarity / (n_filled * (n_filled - 1)), jnp.nan)
+
+    vectors = jnp.asarray(item_vectors)
+    return jax.vmap(of_list)(jnp.asarray(lists))
+
+
+def intra_list_diversity_of_attributes(
+    lists: Lists, attributes: Bool[Array | np.ndarray, "n_items_plus_1 n_attributes"]
+) -> Float[Array, " users"]:
+    """The mean Jaccard distance of the pairs of items in each list, by the attributes that each item has.
+
+    Of two items it is 1 - (attributes in common) / (attributes of either). With one attribute an item, such as
+    its artist in one-hot rows, this is the share of pairs that differ. Two items without any have nothing in
+    common: 1.
+
+    >>> genres = jnp.array([[False, False], [True, False], [True, True], [False, True]])
+    >>> lists = jnp.array([[1, 2, 0], [1, 3, 0], [1, 2, 3], [1, 0, 0]])
+    >>> intra_list_diversity_of_attributes(lists, genres).tolist()  # 1/2, 1, (1/2 + 1/2 + 1) / 3, no pair
+    [0.5, 1.0, 0.666..., nan]
+    """
+
+    def of_list(items: Int[Array, " k"]) -> Float[Array, ""]:
+        filled = _filled(items, table.shape[0])
+        chosen = (table[jnp.where(filled, items, 0)] & filled[:, None]).astype(jnp.float32)
+        common = chosen @ chosen.T
+        n_each = jnp.sum(chosen, axis=1)
+        either = n_each[:, None] + n_each - common
+        pairs = filled[:, None] & filled & ~jnp.eye(items.size, dtype=bool)
+        return 1.0 - jnp.sum(common / jnp.maximum(either, 1.0), where=pairs) / jnp.sum(pairs)
+
+    table = jnp.asarray(attributes)
+    return jax.vmap(of_list)(jnp.asarray(lists))
+
+
+def personal_repeat_share(lists: Lists, histories: Int[Array | np.ndarray, "users h"]) -> Float[Array, " users"]:
+    """The share of each user's list that is already in the user's own history; 0 fills both.
+
+    Music and groceries are consumed again, so neither 0 nor 1 is the aim: compare with the share of repeats among
+    the held-out items (Anderson et al., 2014). No table says where the catalogue ends, so every id above 0 is an
+    item here.
+
+    >>> lists, histories = jnp.array([[1, 2], [3, 0], [0, 0]]), jnp.array([[2, 5, 2], [4, 0, 0], [1, 0, 0]])
+    >>> personal_repeat_share(lists, histories).tolist()
+    [0.5, 0.0, nan]
+    """
+
+    def of_list(items: Int[Array, " k"], history: Int[Array, " h"]) -> Float[Array, ""]:
+        filled = items > 0
+        repeated = filled & jnp.any(items[:, None] == history, axis=1)
+        return jnp.sum(repeated) / jnp.sum(filled)
+
+    if len(lists) != len(histories):
+        raise InputError(f"lists has {len(lists)} users and histories {len(histories)}; pass one history a list")
+    return jax.vmap(of_list)(jnp.asarray(lists), jnp.asarray(histories))
+
+
+def _of_items(counts: Int[Array | np.ndarray, " n_items_plus_1"]) -> Int[Array, " n_items"]:
+    if counts.ndim != 1 or counts.shape[0] < 2:
+        raise InputError(f"counts has shape {counts.shape}; pass one count per id 0..n_items, n_items at least 1")
+    return jnp.asarray(counts)[1:]
+
+
+def _filled(items: Int[Array, "*shape"], n_rows: int) -> Bool[Array, "*shape"]:
+    return (items >= 1) & (items < n_rows)
+
+
+def _mean_over_places(lists: Lists, of_item: Array) -> Float[Array, " users"]:
+    """Mean of a table's entries over the filled places of each list."""
+
+    def of_list(items: Int[Array, " k"]) -> Float[Array, ""]:
+        filled = _filled(items, of_item.size)
+        values = of_item[jnp.where(filled, items, 0)].astype(jnp.float32)
+        return jnp.sum(values, where=filled) / jnp.sum(filled)
+
+    return jax.vmap(of_list)(jnp.asarray(lists))

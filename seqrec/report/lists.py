@@ -1,0 +1,72 @@
+"""Recommendation lists as a file, and what they are like apart from being right."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import Int
+
+from seqrec.baselines import training_counts
+from seqrec.beyond_accuracy import catalogue_coverage, gini, novelty, personal_repeat_share, popularity_bias
+from seqrec.data.batches import Queries
+from seqrec.data.splits import Split
+from seqrec.data.store import SequenceStore
+
+_USERS_PER_BLOCK = 1024
+
+
+def write_top_items(
+    file: Path, users: Iterable[Any], lists: Iterable[Iterable[Any]], scores: Iterable[Iterable[float]]
+) -> None:
+    """One row a place: the keys of user and item, the 1-based rank and the score."""
+    rows = [
+        (user, item, rank, score)
+        for user, items, given in zip(users, lists, scores, strict=True)
+        for rank, (item, score) in enumerate(zip(items, given, strict=True), start=1)
+    ]
+    columns = zip(*rows, strict=True) if rows else ([], [], [], [])
+    pq.write_table(pa.table(dict(zip(("user", "item", "rank", "score"), map(list, columns), strict=True))), file)
+
+
+def list_figures(
+    lists: Int[np.ndarray, "queries k"], store: SequenceStore, split: Split, queries: Queries
+) -> dict[str, float]:
+    """Figures of the lists as a whole and means over users, by name; see `beyond_accuracy` for each.
+
+    Popularity is in training events, novelty in bits over the users of the training part.
+    """
+    n_events = training_counts(store, split)
+    n_users = training_counts(store, split, repeats=False)
+    repeats = [
+        personal_repeat_share(lists[block], _histories(store, queries, block))
+        for block in np.split(np.arange(len(lists)), range(_USERS_PER_BLOCK, len(lists), _USERS_PER_BLOCK))
+    ]
+    per_user = {
+        "mean popularity": popularity_bias(lists, n_events),
+        "novelty in bits": novelty(lists, n_users, n_users=int(np.sum(split.train_stop > store.offsets[:-1]))),
+        "personal repeat share": np.concatenate(repeats),
+    }
+    return {
+        "catalogue coverage": float(catalogue_coverage(lists, n_items=store.n_items)),
+        "Gini of exposure": float(gini(lists, n_items=store.n_items)),
+        **{name: float(np.nanmean(np.asarray(values))) for name, values in per_user.items()},
+    }
+
+
+def _histories(store: SequenceStore, queries: Queries, block: np.ndarray) -> Int[np.ndarray, "users h"]:
+    """What each user did before the target, 0 behind the last."""
+    starts, lengths = store.offsets[queries.users[block]], queries.history_lengths[block]
+    columns = np.arange(lengths.max())
+    places = np.minimum(starts[:, None] + columns, store.n_events - 1)
+    return np.where(columns < lengths[:, None], store.items[places], 0)
+
+
+def format_list_figures(columns: dict[str, dict[str, float]]) -> str:
+    """One line a figure, one column a kind of list."""
+    lines = ["".ljust(24) + "".join(name.rjust(18) for name in columns)]
+    for name in next(iter(columns.values())):
+        lines.append(name.ljust(24) + "".join(f"{figures[name]:18,.4f}" for figures in columns.values()))
+    return "\n".join(lines)

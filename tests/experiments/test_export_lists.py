@@ -1,0 +1,71 @@
+"""What a run's exported lists say to others: the same as its ranks say to us."""
+
+import export_lists
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from conftest import toy_histories, train
+
+from seqrec.types import InputError
+
+N_ITEMS = 30
+
+
+@pytest.fixture(scope="module")
+def exported(toy, tmp_path_factory):
+    """A run that masks nothing, for repeats are targets there, and its lists of all items."""
+    run = tmp_path_factory.mktemp("exported") / "run"
+    results = train(*toy, "--max-epochs", "1", "--no-mask-seen", "--output", run)
+    return run, results, export_lists.main(export_lists.Arguments(run, k=20))
+
+
+def test_a_target_stands_in_its_list_where_its_rank_says(exported):
+    run, _, _ = exported
+    ranks = pq.read_table(run / "ranks.parquet").to_pylist()
+    places = {(row["user"], row["item"]): row["rank"] for row in pq.read_table(run / "top_items.parquet").to_pylist()}
+    assert len(places) == 20 * len(ranks)
+    for row in ranks:
+        assert places.get((row["user"], row["item"])) == (row["rank"] if row["rank"] <= 20 else None)
+
+
+def test_other_evaluators_find_our_figures_in_the_trec_files(exported):
+    ir_measures = pytest.importorskip("ir_measures")
+    run, results, _ = exported
+    qrels = list(ir_measures.read_trec_qrels(str(run / "qrels.trec")))
+    lists = list(ir_measures.read_trec_run(str(run / "run.trec")))
+    measures = {
+        name: ir_measures.parse_measure(theirs) for name, theirs in (("ndcg@10", "nDCG@10"), ("recall@5", "R@5"))
+    }
+    found = ir_measures.calc_aggregate(measures.values(), qrels, lists)
+    for name, measure in measures.items():
+        assert found[measure] == pytest.approx(results["test"][name], abs=1e-6)
+
+
+def read_history(user: int) -> list[int]:
+    """What a user of the toy data did before the last event."""
+    return toy_histories()[user - 1][:-1]
+
+
+def test_lists_that_hold_every_item_cover_the_catalogue_evenly(exported, capsys):
+    run, _, _ = exported
+    figures = export_lists.main(export_lists.Arguments(run, k=N_ITEMS))
+    lists = figures["lists of 30"]
+    assert lists["catalogue coverage"] == 1.0
+    assert lists["Gini of exposure"] == pytest.approx(0.0, abs=1e-6)
+    # Everything is recommended to everybody, so as much of it is a repeat as the user has had of the catalogue.
+    history = {user: set(read_history(user)) for user in pq.read_table(run / "ranks.parquet")["user"].to_pylist()}
+    shares = [len(items) / N_ITEMS for items in history.values()]
+    assert lists["personal repeat share"] == pytest.approx(np.mean(shares), rel=1e-5)
+    assert "catalogue coverage" in capsys.readouterr().out
+
+
+def test_seen_items_are_on_no_list_of_a_run_that_masks_them(finished):
+    figures = export_lists.main(export_lists.Arguments(finished.directory, k=5))
+    assert figures["lists of 5"]["personal repeat share"] == 0.0
+    assert np.isfinite(list(figures["lists of 5"].values())).all()
+
+
+@pytest.mark.parametrize("k", [0, 31])
+def test_a_list_cannot_be_longer_than_the_catalogue(finished, k):
+    with pytest.raises(InputError, match=rf"--k {k} is not in 1\.\.30"):
+        export_lists.main(export_lists.Arguments(finished.directory, k=k))
