@@ -10,7 +10,6 @@ first users alone, and its time is scaled to all of them (`n_users_timed`). Peer
 -e ".[bench]"`; those that are not installed are named and skipped. Runs unchanged on a CPU, a GPU or a TPU.
 """
 
-import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -182,28 +181,36 @@ def time_size(size: str, config: Config) -> dict[str, Any]:
 
 
 def peak_mb(size: str) -> float | None:
-    """What ranking from vectors adds to the peak memory of a process of its own; None off the CPU."""
-    if jax.default_backend() != "cpu":
+    """What ranking from vectors adds to the peak memory of a process of its own; None where Linux does not say."""
+    if jax.default_backend() != "cpu" or not Path("/proc/self/clear_refs").exists():
         return None
     command = [sys.executable, __file__, "--memory-of", size]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
 
 
 def print_peak_mb(size: str) -> None:
-    """In this process: inputs first, then the ranking, and the difference of the two peaks."""
+    """In this process: inputs first, then the ranking, and the difference between its peak and what there was."""
     users, items, targets = draw(size)
     table, hidden, ids = jnp.asarray(np.concatenate([items[:1], items])), jnp.asarray(users), jnp.asarray(targets)
     compiled = metrics_of_vectors.lower(hidden, table, ids).compile()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    del users, items
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew from here
+    before = memory_kb("VmRSS")
     jax.block_until_ready(compiled(hidden, table, ids))
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+    print((memory_kb("VmHWM") - before) / 1024)
+
+
+def memory_kb(name: str) -> int:
+    """A line of Linux's report on this process."""
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name)]
+    return int(line.split()[1])
 
 
 def time_evaluation(path: Path, n_rounds: int) -> dict[str, Any]:
     """Seconds from the vectors of all the file's users to their metrics, seen items excluded."""
     store = sequences(read_source("ml-1m", path))
     split = leave_last_out(store)
-    queries = make_queries(store, split.test, max_length=200, batch_size=10**9, mask_seen=True)
+    queries = make_queries(store, split.test, max_length=200, batch_size=store.n_users, mask_seen=True)
     batch = next(queries.batches())
     targets, exclude = jnp.asarray(batch.targets), jnp.asarray(batch.excluded)
     rng = np.random.default_rng(0)

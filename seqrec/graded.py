@@ -256,7 +256,7 @@ class _Ranking(NamedTuple):
     """One list, best score first: what every metric reads. Masked items fill its end."""
 
     labels: Float[Array, " n_items"]
-    """Label of each place, never below 0; in a group of ties in any order."""
+    """Label of each place, never below 0; ascending inside a group of ties."""
     kept: Bool[Array, " n_items"]
     """Whether the place is taken by an item that is not masked."""
     places: Float[Array, " n_items"]

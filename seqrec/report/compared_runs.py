@@ -1,0 +1,168 @@
+"""The runs of a comparison: their names, whether they may be compared, and where the result goes."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from seqrec import runs as run_files
+from seqrec.report.rank_tables import RankTableFile
+from seqrec.types import InputError
+
+
+class NamedPaths(NamedTuple):
+    """What is compared, by the names under which it is shown."""
+
+    runs: dict[str, Path]
+    lists: dict[str, Path]
+    """Other systems' top-k lists."""
+
+
+def named_paths(runs: Sequence[Path], top_k: Sequence[str]) -> NamedPaths:
+    """The runs by `run_names`, and the lists of `top_k`, each `NAME=FILE`, by theirs.
+
+    >>> named_paths([Path("runs/a")], ["b=lists/b.csv"])
+    NamedPaths(runs={'a': PosixPath('runs/a')}, lists={'b': PosixPath('lists/b.csv')})
+    """
+    lists: dict[str, Path] = {}
+    for given in top_k:
+        name, equals, path = given.partition("=")
+        if not (name and equals and path):
+            raise InputError(
+                f"--top-k {given} is not of the form NAME=FILE; write --top-k other={given or 'FILE'} "
+                "(runs go before the flags)"
+            )
+        if name in lists:
+            raise InputError(f"--top-k names {name} twice; give each file a name of its own")
+        lists[name] = Path(path)
+    if not runs:
+        raise InputError("no run is given; name a run's directory, whose users and held-out items are compared")
+    if len(runs) + len(lists) < 2:
+        raise InputError(f"{runs[0]} alone cannot be compared; name another run, or give --top-k NAME=FILE")
+    names = run_names(runs)
+    taken = next((name for name in names if name in lists), None)
+    if taken is not None:
+        raise InputError(f"--top-k {taken}={lists[taken]} has the name of a run; choose another name")
+    return NamedPaths(dict(zip(names, runs, strict=True)), lists)
+
+
+def joined_file(given: str) -> tuple[Path, Literal["user", "item"] | None]:
+    """The file of a --join, and whose keys it holds where that is said: FILE, user=FILE or item=FILE.
+
+    >>> joined_file("item=movies.csv")
+    (PosixPath('movies.csv'), 'item')
+    """
+    kind, equals, path = given.partition("=")
+    if equals and kind == "user":
+        return Path(path), "user"
+    if equals and kind == "item":
+        return Path(path), "item"
+    return Path(given), None
+
+
+def run_names(paths: Sequence[Path]) -> list[str]:
+    """The shortest ends of the paths that tell the runs apart: directory names where these differ.
+
+    >>> run_names([Path("runs/a"), Path("runs/b/ranks.parquet")])
+    ['a', 'b']
+    >>> run_names([Path("x/final"), Path("y/final")])
+    ['x/final', 'y/final']
+    """
+    # Resolved, so that "." and ".." have names.
+    places = [(path.parent if path.name == "ranks.parquet" else path).resolve() for path in map(Path, paths)]
+    for i, place in enumerate(places):
+        if place in places[:i]:
+            raise InputError(f"{place} is named twice; compare different runs")
+    for depth in range(1, max(len(place.parts) for place in places) + 1):
+        names = ["/".join(place.parts[-depth:]) for place in places]
+        if len(set(names)) == len(names):
+            break
+    return names
+
+
+def check_protocols(protocols: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What to know before trusting the comparison, in sentences; {} is the protocol of what has none.
+
+    Raises:
+      InputError: two runs are on different splits.
+    """
+    known = {run: protocol for run, protocol in protocols.items() if protocol.get("split_hash")}
+    notes = []
+    if known:
+        first, *others = known
+        for run in others:
+            if known[run]["split_hash"] != known[first]["split_hash"]:
+                raise InputError(
+                    f"{first} and {run} are on different splits (split_hash {known[first]['split_hash'][:12]} and "
+                    f"{known[run]['split_hash'][:12]}); compare runs on one split of the same data"
+                )
+            for name in ("candidates", "ties", "fitted_on_validation_items"):
+                ours, theirs = known[first].get(name), known[run].get(name)
+                if ours != theirs:
+                    notes.append(f"{first} and {run} were not tested alike: {name} is {ours!r} and {theirs!r}.")
+    unknown = [run for run in protocols if run not in known]
+    if unknown:
+        names = " and ".join(unknown)
+        notes.append(f"No metrics.json says how {names} was tested; users and held-out items are the same.")
+    return notes
+
+
+def protocol_of(path: Path) -> dict[str, Any]:
+    """The protocol in the metrics.json beside a run's ranks; {} where there is none."""
+    file = (path if path.is_dir() else path.parent) / "metrics.json"
+    return run_files.read_json(file).get("protocol", {}) if file.is_file() else {}
+
+
+def config_differences(paths: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
+    """Dotted name of each field of the runs' configs that differs -> its value by run; None where a run lacks it."""
+    configs = {}
+    for run, path in paths.items():
+        file = (path if path.is_dir() else path.parent) / "config.json"
+        if file.is_file():
+            configs[run] = dict(run_files.leaves(run_files.read_json(file).get("config", {})))
+    names = dict.fromkeys(name for config in configs.values() for name in config)
+    by_name = {name: {run: config.get(name) for run, config in configs.items()} for name in names}
+    # Where a run was kept and its data lay is not what made it differ.
+    ignored = ("run.output", "run.resume", "data.data_path")
+    return {
+        name: values
+        for name, values in by_name.items()
+        if name not in ignored and any(value != next(iter(values.values())) for value in values.values())
+    }
+
+
+def table_notes(tables: Mapping[str, RankTableFile], n_dropped: Mapping[str, int]) -> list[str]:
+    """What users are missing where, in sentences."""
+    notes = []
+    for name, table in tables.items():
+        if n_dropped.get(name):
+            notes.append(f"{n_dropped[name]:,} users of {name} are left out: not every run has them.")
+        if table.n_without_list:
+            notes.append(f"{table.n_without_list:,} users have no list of {name}; there it scores 0.")
+        if table.n_unknown:
+            notes.append(f"Lists of {name} for {table.n_unknown:,} users outside the test set are ignored.")
+        if table.list_length is not None:
+            notes.append(
+                f"{name} is known by lists of up to {table.list_length} items, so no cut-off beyond "
+                f"{table.list_length} is compared."
+            )
+    return notes
+
+
+def write_comparison(directory: Path, comparison: Mapping[str, Any], page: str) -> list[Path]:
+    """Writes comparison.json and comparison.html, each whole or not at all, in place of earlier ones."""
+    files = {
+        directory / "comparison.json": json.dumps(comparison, indent=2) + "\n",
+        directory / "comparison.html": page,
+    }
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for file, text in files.items():
+            partial = file.with_suffix(".partial")
+            partial.write_text(text)
+            partial.replace(file)
+    except OSError as error:
+        raise InputError(
+            f"--output {directory} cannot be written to ({error.strerror}); choose another directory"
+        ) from error
+    return list(files)

@@ -1,0 +1,111 @@
+"""Rank tables of several runs -> what is known of their differences, as one dict of JSON values."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from seqrec.intervals import bootstrap_intervals
+from seqrec.metrics import metric_values
+from seqrec.paired import holm, paired_comparison
+from seqrec.report.rank_tables import RankTableFile
+from seqrec.report.slices import Slicing, slice_figures
+from seqrec.types import InputError
+
+
+def compared_metrics(
+    ranks: Float[np.ndarray, " n_users"], *, ks: Sequence[int] = (5, 10, 20), list_length: int | None = None
+) -> dict[str, Float[np.ndarray, " n_users"]]:
+    """Each user's value of every metric that ranks known down to `list_length` determine.
+
+    With a `list_length` only cut-offs up to it are kept, or it alone where none is, and the MRR is cut off there.
+
+    >>> list(compared_metrics(np.array([1.0, 7.0]), ks=(5, 10), list_length=5))
+    ['recall@5', 'ndcg@5', 'mrr@5']
+    >>> compared_metrics(np.array([2.0, 7.0]), ks=(5, 10), list_length=5)["mrr@5"].tolist()
+    [0.5, 0.0]
+    """
+    if list_length is None:
+        values = metric_values(ranks, ks=ks)
+    else:
+        ks = [k for k in ks if k <= list_length] or [list_length]
+        # A metric without a cut-off asks for ranks that nobody knows.
+        values = metric_values(ranks, ks=ks, without_k=())
+        values |= metric_values(ranks, ks=(list_length,), at_k=("mrr",), without_k=())
+    return {name: np.asarray(value, np.float64) for name, value in values.items()}
+
+
+def chosen_metrics(names: Sequence[str], wanted: Sequence[str]) -> list[str]:
+    """The `wanted` ones of `names`, in the order of `names`; all where none is wanted."""
+    for name in wanted:
+        if name not in names:
+            raise InputError(f"metric {name!r} is not among {', '.join(names)}; choose from these, or set other ks")
+    return [name for name in names if not wanted or name in wanted]
+
+
+def compare(
+    tables: Mapping[str, RankTableFile],
+    *,
+    ks: Sequence[int] = (5, 10, 20),
+    metrics: Sequence[str] = (),
+    slicings: Sequence[Slicing] = (),
+    level: float = 0.95,
+    power: float = 0.8,
+    n_resamples: int = 10_000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """What comparison.json holds, from aligned tables; the first is the reference that the others stand against.
+
+    `runs`: per run and metric [mean, lower, upper]. `comparisons`: per other run and metric the paired
+    `difference` from the reference, its interval, `p` of the sign-flip test, `p_holm` adjusted for all pairs of
+    a run and a metric in this dict, and the `detectable` difference. `slices`: see `slice_figures`. NaN, which
+    JSON lacks, is None.
+    """
+    lengths = [table.list_length for table in tables.values() if table.list_length is not None]
+    list_length = min(lengths, default=None)
+    values = {name: compared_metrics(table.rank, ks=ks, list_length=list_length) for name, table in tables.items()}
+    names = chosen_metrics(list(next(iter(values.values()))), metrics)
+    values = {run: {name: each[name] for name in names} for run, each in values.items()}
+    arrays = {run: np.stack(list(each.values()), axis=1) for run, each in values.items()}
+    reference, *others = tables
+    found = [
+        paired_comparison(arrays[reference], arrays[run], level=level, power=power, n_resamples=n_resamples, seed=seed)
+        for run in others
+    ]
+    adjusted = holm(np.array([each.p_value for each in found]))
+    comparisons = {
+        run: {
+            name: {
+                "difference": _number(each.difference[i]),
+                "interval": [_number(each.lower[i]), _number(each.upper[i])],
+                "p": _number(each.p_value[i]),
+                "p_holm": _number(adjusted[row, i]),
+                "detectable": _number(each.detectable[i]),
+            }
+            for i, name in enumerate(names)
+        }
+        for row, (run, each) in enumerate(zip(others, found, strict=True))
+    }
+    return {
+        "reference": reference,
+        "n_users": len(arrays[reference]),
+        "metrics": names,
+        "list_length": list_length,
+        "level": level,
+        "power": power,
+        "n_resamples": n_resamples,
+        "seed": seed,
+        "runs": {run: _figures(array, names, level=level, seed=seed) for run, array in arrays.items()},
+        "comparisons": comparisons,
+        "slices": [slice_figures(slicing, values, level=level, seed=seed) for slicing in slicings],
+    }
+
+
+def _figures(values: np.ndarray, names: Sequence[str], *, level: float, seed: int) -> dict[str, list[float]]:
+    ends = bootstrap_intervals(values, level=level, seed=seed)
+    return dict(zip(names, np.stack([values.mean(axis=0), *ends], axis=1).tolist(), strict=True))
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)

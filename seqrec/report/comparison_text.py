@@ -1,0 +1,105 @@
+"""A comparison in words: verdicts, tables of letters, and how metrics and numbers are written."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from seqrec.report.figures import format_table
+
+
+def headline_metric(metrics: Sequence[str]) -> str:
+    """The metric to show where there is room for one: NDCG@10, or the first NDCG, or the first.
+
+    >>> headline_metric(["recall@5", "ndcg@5", "mrr@5"])
+    'ndcg@5'
+    """
+    ndcgs = [name for name in metrics if name.startswith("ndcg@")]
+    return "ndcg@10" if "ndcg@10" in ndcgs else [*ndcgs, *metrics][0]
+
+
+def metric_label(name: str) -> str:
+    """The metric's name as it is written in prose.
+
+    >>> [metric_label(name) for name in ("ndcg@10", "recall@5", "mrr")]
+    ['NDCG@10', 'Recall@5', 'MRR']
+    """
+    stem, *cut_off = name.split("@")
+    return "@".join([stem.upper() if stem in ("ndcg", "mrr", "map", "auc") else stem.capitalize(), *cut_off])
+
+
+def verdict(run: str, metric: str, found: Mapping[str, Any], *, level: float) -> str:
+    """One sentence on a run's paired difference from the reference: a difference, or what could have been shown.
+
+    >>> found = {"difference": 0.0123, "interval": [0.0051, 0.0194], "p": 0.001, "p_holm": 0.002, "detectable": 0.0101}
+    >>> verdict("B", "ndcg@10", found, level=0.95)
+    'B is better on NDCG@10 by .0123 [.0051, .0194]'
+    >>> verdict("B", "ndcg@10", {**found, "p_holm": 0.2, "p": 0.1}, level=0.95)
+    'B: no difference shown on NDCG@10 (.0123 [.0051, .0194]); this test set could have shown .0101'
+    """
+    label = metric_label(metric)
+    if found["difference"] is None:
+        return f"{run}: {label} is not known of every user, so nothing is compared"
+    by = f"{decimal(abs(found['difference']))} [{', '.join(decimal(end) for end in _outward(found))}]"
+    if found["p_holm"] <= 1.0 - level:
+        return f"{run} is {'better' if found['difference'] > 0 else 'worse'} on {label} by {by}"
+    signed = f"{decimal(found['difference'])} [{', '.join(decimal(end) for end in found['interval'])}]"
+    alone = (
+        f", which alone would have p = {decimal(found['p'], 3)} but is one of several comparisons"
+        if found["p"] <= 1.0 - level
+        else ""
+    )
+    could = "" if found["detectable"] is None else f"; this test set could have shown {decimal(found['detectable'])}"
+    return f"{run}: no difference shown on {label} ({signed}{alone}){could}"
+
+
+def _outward(found: Mapping[str, Any]) -> list[float]:
+    """The interval of the difference's size, for a sentence that says its direction."""
+    low, high = found["interval"]
+    return [low, high] if found["difference"] > 0 else [-high, -low]
+
+
+def decimal(value: float, n_digits: int = 4) -> str:
+    """A number below 1 as metrics are written, without its zero.
+
+    >>> decimal(0.01234), decimal(-0.5, 2), decimal(1.25, 2), decimal(-0.00001)
+    ('.0123', '-.50', '1.25', '.0000')
+    """
+    text = f"{value:.{n_digits}f}"
+    if float(text) == 0.0:
+        text = text.lstrip("-")
+    return text.replace("0.", ".", 1) if text.lstrip("-").startswith("0.") else text
+
+
+def as_text(comparison: Mapping[str, Any]) -> str:
+    """What is printed: the metrics with intervals, a sentence a difference, the slices of one metric, the notes."""
+    columns = {
+        run: {
+            **{name: by_metric[name][0] for name in comparison["metrics"]},
+            "intervals": {name: by_metric[name][1:] for name in comparison["metrics"]},
+        }
+        for run, by_metric in comparison["runs"].items()
+    }
+    level = f"{100 * comparison['level']:g}%"
+    lines = [format_table(columns), f"{comparison['n_users']:,} users; mean over users [{level} interval]"]
+    for run, by_metric in comparison["comparisons"].items():
+        lines += ["", f"{run} against {comparison['reference']}"]
+        lines += [f"  {verdict(run, name, found, level=comparison['level'])}" for name, found in by_metric.items()]
+    metric = headline_metric(comparison["metrics"])
+    for figures in comparison["slices"]:
+        lines += ["", f"{metric_label(metric)} by {figures['name']}", *_slice_lines(figures, metric)]
+    lines += ["", *(f"note: {note}" for note in comparison["notes"])] if comparison.get("notes") else []
+    return "\n".join(lines)
+
+
+def _slice_lines(figures: Mapping[str, Any], metric: str) -> list[str]:
+    runs, others = list(figures["slices"][0]["runs"]), list(figures["slices"][0]["differences"])
+    rows = [["", "users", *runs, *(f"{run}, difference" for run in others)]]
+    for each in figures["slices"]:
+        means = [decimal(each["runs"][run][metric][0]) for run in runs]
+        gains = ["{} [{}, {}]".format(*map(decimal, each["differences"][run][metric])) for run in others]
+        rows.append([each["label"][:40], f"{each['n_users']:,}", *means, *gains])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for label, *cells in rows:
+        padded = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
+        lines.append("  ".join(["", label.ljust(widths[0]), *padded]))
+    return lines

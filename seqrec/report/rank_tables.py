@@ -1,0 +1,308 @@
+"""Rank tables from files: a run's own, or one made of the top-k lists that another system recommends."""
+
+import dataclasses
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import Float, Int
+
+from seqrec.data.files import check_file
+from seqrec.report.table_files import (
+    ITEM_NAMES,
+    USER_NAMES,
+    arrow_keys,
+    as_text,
+    is_text,
+    key_expression,
+    load_columns,
+    number_expression,
+    open_table,
+)
+from seqrec.types import InputError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class RankTableFile:
+    """A rank table by the data's own keys: one row a user."""
+
+    user: np.ndarray
+    """Keys, int64 or text."""
+    item: np.ndarray
+    """Key of the held-out item."""
+    rank: Float[np.ndarray, " n_users"]
+    """1-based, perhaps fractional; NaN where the item was not ranked."""
+    columns: dict[str, np.ndarray] = field(default_factory=dict)
+    """What else the file holds of each user, such as history_length."""
+    list_length: int | None = None
+    """Length of the longest list that the ranks come from: cut-offs beyond it say nothing. None: all was ranked."""
+    n_without_list: int = 0
+    """Users whose rank is NaN because no list was given for them."""
+    n_unknown: int = 0
+    """Users with a list who are not asked about; their lists are ignored."""
+
+    @property
+    def n_users(self) -> int:
+        return len(self.user)
+
+    def take(self, rows: Int[np.ndarray, " n_taken"]) -> "RankTableFile":
+        """The table of these rows, in this order."""
+        columns = {name: values[rows] for name, values in self.columns.items()}
+        return dataclasses.replace(
+            self, user=self.user[rows], item=self.item[rows], rank=self.rank[rows], columns=columns
+        )
+
+
+def read_rank_table(path: Path) -> RankTableFile:
+    """The rank table of a run: `path` is its directory, or the ranks.parquet in it."""
+    path = Path(path)
+    file = path / "ranks.parquet" if path.is_dir() else path
+    if path.is_dir() and not file.is_file():
+        raise InputError(f"{path} holds no ranks.parquet; name the directory of a run that has finished")
+    if file.is_file() and file.stat().st_size == 0:
+        raise InputError(f"{file} is empty; write it again, one row a user")
+    if not check_file(file).startswith(b"PAR1"):
+        raise InputError(f"{file} is no Parquet file; name a run's directory or its ranks.parquet")
+    try:
+        table = pq.read_table(file)
+    except pa.ArrowException as error:
+        raise InputError(f"{file} cannot be read ({str(error).splitlines()[0]}); write it again") from error
+    missing = [name for name in ("user", "item", "rank") if name not in table.column_names]
+    if missing:
+        raise InputError(
+            f"{file} has no column {' nor '.join(map(repr, missing))}; it has "
+            f"{', '.join(map(repr, table.column_names))}; a rank table has user, item and rank"
+        )
+    if table.num_rows == 0:
+        raise InputError(f"{file} holds no rows; a rank table has one row a user")
+    user, item = (_keys(table[name], f"{file}: {name}") for name in ("user", "item"))
+    repeated = _first_repeated(user)
+    if repeated is not None:
+        raise InputError(f"{file}, row {repeated + 1}: user {user[repeated]} occurs twice; give one row a user")
+    others = [name for name in table.column_names if name not in ("user", "item", "rank")]
+    columns = {name: table[name].to_numpy() for name in others}
+    return RankTableFile(user, item, _ranks(table["rank"], file), columns)
+
+
+def read_top_k(
+    path: Path,
+    like: RankTableFile,
+    *,
+    user: str | None = None,
+    item: str | None = None,
+    rank: str | None = None,
+    score: str | None = None,
+) -> RankTableFile:
+    """The rank table that another system's lists make, for the users and held-out items of `like`.
+
+    The file, CSV (gzip'd or not), TSV or Parquet, has one row a recommended item: a user, an item, and a rank
+    or a score; `user`, `item`, `rank` and `score` name the columns where these are not their names (or user_id
+    and item_id). Where there are both, the rank counts.
+
+    - A rank is 1-based and taken at its word; it may not be better than the order of the list itself gives.
+    - A score is better the higher it is; a tie costs half; NaN, or no score, ranks last, a held-out item with
+      none behind all the others.
+    - A held-out item that is not in its user's list has the rank NaN, which scores 0. A user without a list
+      is one of these; users that `like` does not have are ignored. Both are counted.
+    - `list_length` is the length of the longest list: a shorter one is taken to be all that there was to
+      recommend to its user.
+    - Keys are compared as integers where both sides have integers, else as text.
+    """
+    table = open_table(Path(path))
+    take = {"user": table.required((user,) if user else USER_NAMES)}
+    take["item"] = table.required((item,) if item else ITEM_NAMES)
+    by_rank = rank is not None or (score is None and table.found(("rank",)) is not None)
+    kind = "rank" if by_rank else "score"
+    take["value"] = table.required((rank or "rank",) if by_rank else (score,) if score else ("score", "rank"))
+    connection = load_columns(table, take)
+    keys = {name: key_expression(connection, name, table.place) for name in ("user", "item")}
+    value = number_expression(connection, "value", kind, table.place)
+    types = {
+        name: connection.execute(f"SELECT any_value(typeof({expression})) FROM found").fetchall()[0][0]
+        for name, expression in keys.items()
+    }
+    text = {name: types[name] != "BIGINT" or is_text(getattr(like, name)) for name in keys}
+    chosen = {name: f"CAST({keys[name]} AS {'VARCHAR' if text[name] else 'BIGINT'})" for name in keys}
+    connection.execute(
+        f"CREATE TABLE lists AS SELECT event_index, {chosen['user']} AS user, {chosen['item']} AS item, "
+        f"{value} AS value FROM found"
+    )
+    connection.execute("DROP TABLE found")
+    asked = pa.table(
+        {
+            "place": pa.array(range(like.n_users), pa.int64()),
+            "user": arrow_keys(like.user, text=text["user"]),
+            "item": arrow_keys(like.item, text=text["item"]),
+        }
+    )
+    connection.register("asked", asked)
+    try:
+        _check_lists(connection, table.place, by_rank=by_rank)
+        n_known, n_unknown = connection.execute(
+            "SELECT count(*) FILTER (user IN (SELECT user FROM asked)), "
+            "count(*) FILTER (user NOT IN (SELECT user FROM asked)) FROM (SELECT DISTINCT user FROM lists)"
+        ).fetchall()[0]
+        if n_known == 0:
+            [(theirs,)] = connection.execute("SELECT user FROM lists ORDER BY event_index LIMIT 1").fetchall()
+            raise InputError(
+                f"{path}: none of its {n_unknown:,} users, such as {theirs!r}, is in the test set, which has users "
+                f"such as {like.user.tolist()[0]!r}; write the keys of the data's own file"
+            )
+        n_without = like.n_users - n_known
+        ranks = np.full(like.n_users, np.nan)
+        found = connection.execute(_RANKS_AS_GIVEN if by_rank else _RANKS_BY_SCORE).fetchnumpy()
+        ranks[np.asarray(found["place"])] = np.asarray(found["rank"])
+        [(list_length,)] = connection.execute(
+            "SELECT max(n) FROM (SELECT greatest(count(*), "
+            + ("max(floor(value))" if by_rank else "0")
+            + ") AS n FROM lists WHERE user IN (SELECT user FROM asked) GROUP BY user)"
+        ).fetchall()
+        if not len(found["place"]):
+            theirs, ours = _example_items(connection, like)
+            logger.warning(
+                "%s: no list holds its user's held-out item; its items are such as %r, the held-out ones such as %r",
+                *(path, theirs, ours),
+            )
+    finally:
+        connection.unregister("asked")
+    return dataclasses.replace(
+        like, rank=ranks, list_length=int(list_length), n_without_list=n_without, n_unknown=n_unknown
+    )
+
+
+# A row of `asked` meets at most one row of `lists`, which are free of duplicates.
+_RANKS_AS_GIVEN = "SELECT place, value AS rank FROM asked JOIN lists USING (user, item)"
+_RANKS_BY_SCORE = """
+    SELECT place, CASE
+        WHEN any_value(target.value) IS NULL THEN CAST(count(*) AS DOUBLE)
+        ELSE 1.0 + count(*) FILTER (other.value > target.value)
+            + 0.5 * (count(*) FILTER (other.value = target.value) - 1)
+        END AS rank
+    FROM asked JOIN lists AS target USING (user, item) JOIN lists AS other USING (user) GROUP BY place
+"""
+
+
+def _check_lists(connection, place, *, by_rank: bool) -> None:
+    repeated = connection.execute(
+        "SELECT user, item, max(event_index) AS row FROM lists GROUP BY user, item HAVING count(*) > 1 "
+        "ORDER BY row LIMIT 1"
+    ).fetchall()
+    if repeated:
+        user, item, row = repeated[0]
+        raise InputError(f"{place(row)}: user {user} has item {item} twice; remove one of the two rows")
+    if not by_rank:
+        return
+    bad = connection.execute(
+        "SELECT event_index, value FROM lists WHERE value IS NULL OR value < 1 ORDER BY event_index LIMIT 1"
+    ).fetchall()
+    if bad:
+        row, value = bad[0]
+        raise InputError(
+            f"{place(row)}: the rank is {'missing' if value is None else f'{value:g}'}, the best rank is 1; "
+            + ("fill it in" if value is None else "add 1 to ranks that count from 0")
+        )
+    better = connection.execute(
+        "SELECT event_index, user, value FROM (SELECT *, rank() OVER (PARTITION BY user ORDER BY value) "
+        "+ 0.5 * (count(*) OVER (PARTITION BY user, value) - 1) AS due FROM lists) "
+        "WHERE value < due ORDER BY event_index LIMIT 1"
+    ).fetchall()
+    if better:
+        row, user, value = better[0]
+        raise InputError(
+            f"{place(row)}: user {user} has more than one item at rank {value:g}; give each a rank of its own, "
+            "or give scores"
+        )
+
+
+def _example_items(connection, like: RankTableFile) -> tuple[object, object]:
+    [(theirs,)] = connection.execute("SELECT item FROM lists ORDER BY event_index LIMIT 1").fetchall()
+    return theirs, like.item.tolist()[0]
+
+
+@dataclass(frozen=True, eq=False)
+class Aligned:
+    """Rank tables over the same users, in the same order."""
+
+    tables: dict[str, RankTableFile]
+    n_dropped: dict[str, int]
+    """Per table, users who are not in all the others."""
+
+
+def align(tables: Mapping[str, RankTableFile]) -> Aligned:
+    """The rows of the users that all tables have, sorted by user.
+
+    Raises:
+      InputError: a user's held-out item differs between tables, or no user is in all of them.
+    """
+    keys = {name: {"user": table.user, "item": table.item} for name, table in tables.items()}
+    for column in ("user", "item"):
+        if len({is_text(each[column]) for each in keys.values()}) > 1:
+            for each in keys.values():
+                each[column] = as_text(each[column])
+    first, *others = tables
+    common = keys[first]["user"]
+    for name in others:
+        common = np.intersect1d(common, keys[name]["user"])
+    if not len(common):
+        users = ", ".join(f"{table.user.tolist()[0]!r} in {name}" for name, table in tables.items())
+        raise InputError(f"no user is in all of {', '.join(tables)} (such as {users}); compare runs on the same data")
+    rows = {name: _rows_of(np.sort(common), each["user"]) for name, each in keys.items()}
+    targets = {name: keys[name]["item"][rows[name]] for name in tables}
+    for name in others:
+        differing = np.flatnonzero(targets[name] != targets[first])
+        if len(differing):
+            user, ours, theirs = (a.tolist()[differing[0]] for a in (np.sort(common), targets[first], targets[name]))
+            raise InputError(
+                f"{first} and {name} hold out different items for {len(differing):,} of {len(common):,} users (user "
+                f"{user}: {ours} and {theirs}), so their splits differ; compare runs on one split"
+            )
+    aligned = {
+        name: dataclasses.replace(table.take(rows[name]), user=keys[name]["user"][rows[name]], item=targets[name])
+        for name, table in tables.items()
+    }
+    return Aligned(aligned, {name: table.n_users - len(common) for name, table in tables.items()})
+
+
+def _rows_of(wanted: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    order = np.argsort(keys, kind="stable")
+    return order[np.searchsorted(keys[order], wanted)]
+
+
+def _first_repeated(keys: np.ndarray) -> int | None:
+    distinct, first = np.unique(keys, return_index=True)
+    if len(distinct) == len(keys):
+        return None
+    seconds = np.ones(len(keys), bool)
+    seconds[first] = False
+    return int(np.flatnonzero(seconds)[0])
+
+
+def _keys(column: pa.ChunkedArray, what: str) -> np.ndarray:
+    if column.null_count:
+        raise InputError(f"{what} is missing in {column.null_count:,} rows; a rank table has one user and item a row")
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if pa.types.is_integer(column.type):
+        return column.to_numpy().astype(np.int64)
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        return np.array(column.to_pylist(), dtype=object)
+    raise InputError(f"{what} is a {column.type}, a key is an integer or text; cast the column")
+
+
+def _ranks(column: pa.ChunkedArray, file: Path) -> Float[np.ndarray, " n_users"]:
+    try:
+        ranks = column.cast(pa.float64()).to_numpy()
+    except pa.ArrowException as error:
+        raise InputError(f"{file}: rank is a {column.type}, a number is due; cast the column") from error
+    below = np.flatnonzero(ranks < 1.0)
+    if len(below):
+        raise InputError(
+            f"{file}, row {below[0] + 1}: rank {ranks[below[0]]:g} is below 1; add 1 to ranks that count from 0"
+        )
+    return ranks

@@ -1,0 +1,296 @@
+"""Where a system is good: metrics by slices of the users, as tables and as a plot with error bars."""
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Float, Int, Real
+from matplotlib.figure import Figure
+
+from seqrec.intervals import bootstrap_intervals
+from seqrec.paired import difference_intervals
+from seqrec.report.rank_tables import RankTableFile
+from seqrec.report.table_files import (
+    ITEM_NAMES,
+    USER_NAMES,
+    arrow_keys,
+    first_row,
+    is_text,
+    key_expression,
+    load_columns,
+    open_table,
+)
+from seqrec.types import InputError
+
+UNKNOWN = "unknown"
+"""Label of the users whose value is not known."""
+OTHER = "other"
+"""Label of the users whose value is not among the most frequent."""
+
+_BUILT_IN = {"history_length": "history length", "target_events": "target popularity", "user_events": "user activity"}
+
+
+class Slicing(NamedTuple):
+    """A partition of the users."""
+
+    name: str
+    """What it goes by, such as "history length"."""
+    column: str
+    """The column it was made from, such as history_length."""
+    labels: tuple[str, ...]
+    """The slices in the order to show them in; none is empty."""
+    slice_of_user: Int[np.ndarray, " n_users"]
+    """Each user's place among the labels."""
+
+
+def quantile_slices(values: Real[np.ndarray, " n_users"], *, name: str, column: str, n_bins: int = 4) -> Slicing:
+    """Users in bins of about equal size by a number; NaN makes a slice of its own, the last one.
+
+    Equal numbers share a bin, so there may be fewer bins, and bins differ in size. A label is the smallest and
+    the largest number found in the bin, to as few digits (two or more) as keep the labels apart.
+
+    >>> slicing = quantile_slices(np.array([5.0, 7.0, 12.0, 31.0]), name="n", column="n", n_bins=2)
+    >>> slicing.labels, slicing.slice_of_user.tolist()
+    (('5–7', '12–31'), [0, 0, 1, 1])
+    """  # noqa: RUF002
+    values = values.astype(np.float64)
+    known = ~np.isnan(values)
+    index = np.zeros(len(values), np.int64)
+    labels: list[str] = []
+    if known.any():
+        # Upper ends of the bins are numbers that occur, so no bin is empty.
+        edges = np.unique(np.quantile(values[known], np.arange(1, n_bins + 1) / n_bins, method="inverted_cdf"))
+        index[known] = np.searchsorted(edges, values[known])
+        bins = [values[known & (index == place)] for place in range(len(edges))]
+        labels = _range_labels([(float(each.min()), float(each.max())) for each in bins])
+    return _with_unknown(Slicing(name, column, tuple(labels), index), known)
+
+
+def _range_labels(ranges: Sequence[tuple[float, float]]) -> list[str]:
+    for n_digits in range(2, 18):
+        ends = [tuple(_number(end, n_digits) for end in each) for each in ranges]
+        texts = [text for pair in ends for text in dict.fromkeys(pair)]
+        if len(set(texts)) == len(texts):
+            break
+    return [low if low == high else f"{low}\N{EN DASH}{high}" for low, high in ends]
+
+
+def _number(value: float, n_digits: int) -> str:
+    if value.is_integer() and abs(value) < 1e15:
+        return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.0f}"  # 1996 may be a year
+    return f"{value:.{n_digits}g}"
+
+
+def value_slices(values: Sequence[str | None], *, name: str, column: str, n_most: int = 10) -> Slicing:
+    """Users by a text: the most frequent texts (ties by alphabet), then `OTHER`, then those with none.
+
+    >>> value_slices(["b", "a", "b", None, "c", "d"], name="x", column="x", n_most=2).labels
+    ('b', 'a', 'other', 'unknown')
+    """
+    known = np.array([bool(value) for value in values], bool)
+    texts = np.array([value or "" for value in values], dtype=object)
+    distinct, index, n_each = np.unique(texts[known], return_inverse=True, return_counts=True)
+    order = np.argsort(-n_each, kind="stable")
+    # A single text that is left keeps its name.
+    n_shown = len(order) if len(order) <= n_most + 1 else n_most
+    place = np.empty(len(order), np.int64)
+    place[order] = np.minimum(np.arange(len(order)), n_shown)
+    labels = tuple(distinct[order[:n_shown]].tolist()) + (OTHER,) * (n_shown < len(order))
+    slice_of_user = np.zeros(len(texts), np.int64)
+    slice_of_user[known] = place[index]
+    return _with_unknown(Slicing(name, column, labels, slice_of_user), known)
+
+
+def _with_unknown(slicing: Slicing, known: np.ndarray) -> Slicing:
+    if known.all():
+        return slicing
+    index = np.where(known, slicing.slice_of_user, len(slicing.labels))
+    return slicing._replace(labels=(*slicing.labels, UNKNOWN), slice_of_user=index)
+
+
+def standard_slicings(table: RankTableFile, *, n_bins: int = 4) -> list[Slicing]:
+    """By history length, target popularity and user activity (events in training), and cold targets.
+
+    A column that the table does not have is left out, and so is one that puts all users in one slice.
+    """
+    slicings = [
+        quantile_slices(table.columns[column], name=name, column=column, n_bins=n_bins)
+        for column, name in _BUILT_IN.items()
+        if column in table.columns
+    ]
+    if "target_events" in table.columns:
+        warm = (table.columns["target_events"] > 0).astype(np.int64)
+        labels, index = np.unique(warm, return_inverse=True)
+        names = tuple(("cold: not in training", "warm")[label] for label in labels)
+        slicings.append(Slicing("cold targets", "target_events", names, index))
+    return [slicing for slicing in slicings if len(slicing.labels) > 1]
+
+
+def joined_slicings(
+    table: RankTableFile, path: Path, *, keys_of: Literal["user", "item"] | None = None, n_bins: int = 4
+) -> list[Slicing]:
+    """By the columns of a CSV, TSV or Parquet file with one row a user, or one row an item (the held-out one's).
+
+    The column of keys is named user or user_id, or item or item_id; where `keys_of` says whose keys there are,
+    it may have another name and be the first one. A column of numbers makes quantile bins, any other is taken
+    by its values. Users who are not in the file, or have no value there, are `UNKNOWN`.
+    """
+    file = open_table(Path(path))
+    names_of = {"user": USER_NAMES, "item": ITEM_NAMES}
+    kinds = [kind for kind in names_of if file.found(names_of[kind])]
+    if keys_of is None and len(kinds) != 1:
+        raise InputError(
+            f"{path} has {'both a user and an' if kinds else 'neither a user nor an'} item column among "
+            f"{', '.join(map(repr, file.names))}; say whose keys it holds: user={path} or item={path}"
+        )
+    kind = keys_of or kinds[0]
+    key_name = file.found(names_of[kind]) or file.names[0]
+    names = [name for name in file.names if name != key_name]
+    if not names:
+        raise InputError(f"{path} has no column but {key_name!r}; add a column to slice by")
+    connection = load_columns(file, {kind: key_name, **{f"value_{i}": name for i, name in enumerate(names)}})
+    expression = key_expression(connection, kind, file.place)
+    repeated = first_row(
+        connection,
+        f"event_index IN (SELECT max(event_index) FROM found GROUP BY {expression} HAVING count(*) > 1)",
+    )
+    if repeated is not None:
+        raise InputError(f"{file.place(repeated)}: the {kind} occurs a second time; give one row for each {kind}")
+    keys = {"user": table.user, "item": table.item}[kind]
+    [(type_in_file,)] = connection.execute(f"SELECT any_value(typeof({expression})) FROM found").fetchall()
+    text = type_in_file != "BIGINT" or is_text(keys)
+    asked = pa.table({"place": pa.array(range(len(keys)), pa.int64()), "key": arrow_keys(keys, text=text)})
+    connection.register("asked", asked)
+    slicings = []
+    try:
+        joined = f"asked JOIN found ON key = CAST({expression} AS {'VARCHAR' if text else 'BIGINT'})"
+        [(n_met,)] = connection.execute(f"SELECT count(*) FROM {joined}").fetchall()
+        if n_met == 0:
+            [(theirs,)] = connection.execute(f"SELECT {expression} FROM found ORDER BY event_index LIMIT 1").fetchall()
+            raise InputError(
+                f"{path}: none of its {kind}s, such as {theirs!r}, is in the test set, which has {kind}s such as "
+                f"{keys.tolist()[0]!r}; write the keys of the data's own file"
+            )
+        for number, name in enumerate(names):
+            value = f"nullif(trim(CAST(value_{number} AS VARCHAR)), '')"
+            rows = connection.execute(f"SELECT place, {value} FROM {joined}").fetchall()
+            values: list[str | None] = [None] * len(keys)
+            for place, found in rows:
+                values[place] = found
+            slicings.append(_slicing_of(values, name=name, n_bins=n_bins))
+    finally:
+        connection.unregister("asked")
+    return [slicing for slicing in slicings if len(slicing.labels) > 1]
+
+
+def _slicing_of(values: Sequence[str | None], *, name: str, n_bins: int) -> Slicing:
+    try:
+        numbers = np.array([float("nan" if value is None else value) for value in values])
+    except ValueError:
+        return value_slices(values, name=name, column=name)
+    return quantile_slices(numbers, name=name, column=name, n_bins=n_bins)
+
+
+def chosen_slicings(slicings: Sequence[Slicing], columns: Sequence[str]) -> list[Slicing]:
+    """The slicings made from `columns`; where none is named all but those, as of titles, that are 90% "other"."""
+    known = {slicing.column for slicing in slicings}
+    for column in columns:
+        if column not in known:
+            near = difflib.get_close_matches(column, sorted(known), n=1, cutoff=0.5)
+            raise InputError(
+                f"cannot slice by {column!r}; {f'did you mean {near[0]!r}? ' if near else ''}"
+                f"there are {', '.join(sorted(known)) or 'no columns to slice by'}"
+            )
+    if columns:
+        return [slicing for slicing in slicings if slicing.column in columns]
+    return [slicing for slicing in slicings if _share_of_other(slicing) <= 0.9]
+
+
+def _share_of_other(slicing: Slicing) -> float:
+    others = [place for place, label in enumerate(slicing.labels) if label == OTHER]
+    return float(np.isin(slicing.slice_of_user, others).mean())
+
+
+def slice_figures(
+    slicing: Slicing,
+    values: Mapping[str, Mapping[str, Float[np.ndarray, " n_users"]]],
+    *,
+    level: float = 0.95,
+    n_resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """The slices, each with its label and `n_users`, and two tables of [mean, lower, upper] by run and metric.
+
+    `values` are by run and metric. `runs` has the metrics themselves, `differences` those less the first run's,
+    user by user, for each run but the first. Intervals are not adjusted for the number of slices.
+    """
+    first, *others = values
+
+    def figures(by_metric: Mapping[str, np.ndarray], intervals: Callable) -> dict[str, list[float]]:
+        inside = np.stack(list(by_metric.values()), axis=1)
+        ends = intervals(inside, level=level, n_resamples=n_resamples, seed=seed)
+        return dict(zip(by_metric, np.stack([inside.mean(axis=0), *ends], axis=1).tolist(), strict=True))
+
+    slices = []
+    for place, label in enumerate(slicing.labels):
+        rows = slicing.slice_of_user == place
+        inside = {run: {name: value[rows] for name, value in each.items()} for run, each in values.items()}
+        gains = {run: {name: inside[run][name] - inside[first][name] for name in inside[run]} for run in others}
+        slices.append(
+            {
+                "label": label,
+                "n_users": int(rows.sum()),
+                "runs": {run: figures(each, bootstrap_intervals) for run, each in inside.items()},
+                "differences": {run: figures(each, difference_intervals) for run, each in gains.items()},
+            }
+        )
+    return {"name": slicing.name, "column": slicing.column, "slices": slices}
+
+
+# Okabe and Ito's colours for all kinds of sight, less those that are faint on white or on black.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+MARKERS = "osD^vP"
+
+
+def plot_slices(figures: dict[str, Any], *, metric: str, title: str = "") -> Figure:
+    """A row a slice, a point a run and its interval as a bar; on the right the paired differences from the first.
+
+    `figures` are those of `slice_figures`; `title` is what the axis calls the metric.
+    """
+    slices = figures["slices"]
+    runs, others = list(slices[0]["runs"]), list(slices[0]["differences"])
+    figure = Figure(figsize=(9, 1.2 + len(slices) * (0.22 + 0.13 * len(runs))), layout="constrained")
+    means, gains = figure.subplots(1, 2, sharey=True)
+    for axes, part, shown in ((means, "runs", runs), (gains, "differences", others)):
+        for number, run in enumerate(shown):
+            colour = runs.index(run) % len(COLOURS)
+            mean, lower, upper = np.array([each[part][run][metric] for each in slices]).T
+            axes.errorbar(
+                mean,
+                # The first run on top, as in the tables.
+                np.arange(len(slices)) + (number - (len(shown) - 1) / 2) * 0.7 / len(shown),
+                xerr=np.maximum([mean - lower, upper - mean], 0.0),
+                fmt=MARKERS[colour],
+                markersize=4.5,
+                capsize=2.5,
+                color=COLOURS[colour],
+                label=plain(run) if part == "runs" else None,
+            )
+        axes.grid(axis="x", alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    means.set_yticks(range(len(slices)), [f"{plain(each['label'][:40])}  (n = {each['n_users']:,})" for each in slices])
+    means.set_ylim(len(slices) - 0.5, -0.5)
+    means.set_ylabel(plain(figures["name"]))
+    means.set_xlabel(title or metric)
+    gains.axvline(0.0, color="tab:gray", linewidth=1)
+    gains.set_xlabel(f"{title or metric} less that of {plain(runs[0])}")
+    figure.legend(loc="outside upper center", ncols=min(len(runs), 3), frameon=False)
+    return figure
+
+
+def plain(text: str) -> str:
+    """`text` for matplotlib, which takes dollars for formulas and hides a legend's names that begin with "_"."""
+    return (" " if text.startswith("_") else "") + text.replace("$", r"\$")

@@ -1,0 +1,101 @@
+"""Names, protocols and files of compared runs."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from seqrec.report.compared_runs import (
+    check_protocols,
+    config_differences,
+    named_paths,
+    protocol_of,
+    run_names,
+    table_notes,
+    write_comparison,
+)
+from seqrec.report.rank_tables import RankTableFile
+from seqrec.types import InputError
+
+
+def test_names_are_the_shortest_ends_that_differ(tmp_path, monkeypatch):
+    assert run_names([Path("runs/a"), Path("runs/b")]) == ["a", "b"]
+    assert run_names([Path("x/a/last"), Path("x/b/last/ranks.parquet"), Path("x/c")]) == ["a/last", "b/last", "x/c"]
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert run_names([Path(), Path("../there")]) == ["here", "there"]
+
+
+@pytest.mark.parametrize(
+    ("runs", "top_k", "message"),
+    [
+        ([], [], "no run is given"),
+        (["a"], [], "a alone cannot be compared"),
+        (["a", "./a"], [], "named twice"),
+        (["a"], ["lists.csv"], "--top-k lists.csv is not of the form NAME=FILE"),
+        (["a"], ["=x"], "not of the form"),
+        (["a"], ["b=x", "b=y"], "--top-k names b twice"),
+        (["a", "b"], ["b=x"], "--top-k b=x has the name of a run"),
+    ],
+)
+def test_what_cannot_be_named_is_refused(runs, top_k, message):
+    with pytest.raises(InputError, match=message):
+        named_paths([Path(run) for run in runs], top_k)
+
+
+def test_a_file_may_have_an_equals_sign():
+    assert named_paths([Path("a")], ["b=x=y.csv"]).lists == {"b": Path("x=y.csv")}
+
+
+def test_other_splits_are_refused():
+    with pytest.raises(InputError, match=r"a and c are on different splits \(split_hash s1 and s2\)") as refusal:
+        check_protocols({"a": {"split_hash": "s1"}, "b": {}, "c": {"split_hash": "s2"}})
+    assert "\n" not in str(refusal.value)
+
+
+def test_other_candidates_are_noted():
+    like = {"split_hash": "s", "candidates": "all", "ties": "mean"}
+    assert check_protocols({"a": like, "b": like}) == []
+    [note] = check_protocols({"a": like, "b": {**like, "candidates": "all less the seen"}})
+    assert "a and b were not tested alike: candidates is 'all' and 'all less the seen'" in note
+    [note] = check_protocols({"a": like, "b": {}})
+    assert "how b was tested" in note
+
+
+def test_protocols_and_configs_are_read_beside_the_ranks(tmp_path):
+    for name, d_model in (("a", 16), ("b", 32)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metrics.json").write_text(json.dumps({"protocol": {"split_hash": name}}))
+        config = {"model": {"d_model": d_model, "dropout": 0.2}, "run": {"output": name, "seed": 0}}
+        (tmp_path / name / "config.json").write_text(json.dumps({"config": config}))
+    paths = {"a": tmp_path / "a", "b": tmp_path / "b" / "ranks.parquet"}
+    assert [protocol_of(path) for path in paths.values()] == [{"split_hash": "a"}, {"split_hash": "b"}]
+    # Where a run is kept is no difference, and what has no config is left out.
+    assert config_differences({**paths, "c": tmp_path / "c"}) == {"model.d_model": {"a": 16, "b": 32}}
+    assert protocol_of(tmp_path / "c") == {}
+
+
+def test_missing_users_are_told_of():
+    users = np.arange(3)
+    whole = RankTableFile(users, users, np.ones(3))
+    lists = RankTableFile(users, users, np.ones(3), list_length=7, n_without_list=1, n_unknown=1200)
+    notes = table_notes({"a": whole, "b": lists}, {"a": 2, "b": 0})
+    assert [note.split()[0] for note in notes] == ["2", "1", "Lists", "b"]
+    assert "1,200" in notes[2]
+    assert "no cut-off beyond 7" in notes[3]
+
+
+def test_files_are_written_whole_in_place_of_earlier_ones(tmp_path):
+    for text in ("first", "second"):
+        files = write_comparison(tmp_path / "new" / "place", {"text": text}, text)
+    assert [file.name for file in files] == ["comparison.json", "comparison.html"]
+    assert json.loads(files[0].read_text()) == {"text": "second"}
+    assert files[1].read_text() == "second"
+    assert len(list((tmp_path / "new" / "place").iterdir())) == 2
+
+
+def test_a_place_that_cannot_be_written_to_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"--output .*file cannot be written to .File exists"):
+        write_comparison(tmp_path / "file", {}, "")
