@@ -12,9 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from programs import array_sizes
 
-from seqrec import losses, retrieval
 from seqrec.ranking import target_ranks
-from seqrec.retrieval import make_recommend, rank_targets, top_k_items
+from seqrec.retrieval import make_recommend, rank_targets, top_k_items, users_per_block
 from seqrec.types import Encoder, InputError
 
 N_ITEMS, N_ROWS, N_EXCLUDED = 9, 64, 4
@@ -116,12 +115,6 @@ def test_ranks_count_past_what_a_byte_holds(n_items):
     assert n_candidates.tolist() == [n_items, n_items]
 
 
-@pytest.fixture
-def in_small_blocks(monkeypatch):
-    """Makes retrieval walk its users eight at a time."""
-    monkeypatch.setattr(retrieval, "block_size", functools.partial(losses.block_size, budget=1))
-
-
 def many_users(n_users=27, n_items=70, n_excluded=5):
     generator = np.random.default_rng(0)
     scores = generator.integers(-4, 5, (n_users, n_items)).astype(np.float32)
@@ -130,20 +123,26 @@ def many_users(n_users=27, n_items=70, n_excluded=5):
     return scores, targets, excluded
 
 
-def test_ranks_do_not_depend_on_the_blocks_of_users(in_small_blocks):
+@pytest.mark.parametrize("block_users", [1, 8, 27, 100])
+def test_ranks_do_not_depend_on_the_blocks_of_users(block_users):
     scores, targets, excluded = many_users()
-    assert retrieval.block_size(27, 128) == 8
     ranks, n_candidates = rank_targets(
-        *table_of_scores(scores), jnp.array(targets), n_items=scores.shape[1], exclude=jnp.array(excluded)
+        *table_of_scores(scores),
+        jnp.array(targets),
+        n_items=scores.shape[1],
+        exclude=jnp.array(excluded),
+        block_users=block_users,
     )
     expected = [slow_rank(*user) for user in zip(scores, targets, excluded, strict=True)]
     assert list(zip(ranks.tolist(), n_candidates.tolist(), strict=True)) == expected
 
 
-def test_top_items_are_those_of_a_sort(in_small_blocks):
+def test_top_items_are_those_of_a_sort():
     scores, _, excluded = many_users()
     scores += np.linspace(0, 0.5, scores.size).reshape(scores.shape)[:, ::-1]  # no ties
-    ids, best = top_k_items(*table_of_scores(scores), k=7, n_items=scores.shape[1], exclude=jnp.array(excluded))
+    ids, best = top_k_items(
+        *table_of_scores(scores), k=7, n_items=scores.shape[1], exclude=jnp.array(excluded), block_users=8
+    )
     assert ids.dtype == np.int32
     for user, (found, values) in enumerate(zip(np.asarray(ids), np.asarray(best), strict=True)):
         assert found.tolist() == slow_top(scores[user], excluded[user], 7)
@@ -211,8 +210,8 @@ def test_nobody_is_ranked_among_no_users():
 
 def test_bfloat16_vectors_are_summed_in_float32():
     # 1 + 1/256 is lost in bfloat16, which has 8 bits, and not in the float32 sum of two products.
-    table = jnp.zeros((64, 2), jnp.bfloat16).at[1].set(jnp.array([1.0, 0.0])).at[2].set(jnp.array([1.0, 1 / 256]))
-    ranks, _ = rank_targets(jnp.ones((1, 2), jnp.bfloat16), table, jnp.array([[1, 2]]), n_items=2)
+    table = jnp.zeros((64, 2)).at[1].set(jnp.array([1.0, 0.0])).at[2].set(jnp.array([1.0, 1 / 256]))
+    ranks, _ = rank_targets(jnp.ones((1, 2), jnp.bfloat16), table.astype(jnp.bfloat16), jnp.array([[1, 2]]), n_items=2)
     assert ranks.tolist() == [[2.0, 1.0]]
 
 
@@ -231,8 +230,18 @@ def test_nothing_of_size_users_times_items_exists(function):
         traced = jax.make_jaxpr(functools.partial(top_k_items, k=10, n_items=100_000))
         jaxpr = traced(users, table, exclude=int_shape(n_users, 50))
     sizes = array_sizes(jaxpr.jaxpr)
-    assert any(size > losses.BLOCK_ELEMENTS / 2 for size in sizes)  # the walk found the blocks
-    assert max(sizes) <= losses.BLOCK_ELEMENTS < n_users * n_rows / 100
+    largest = users_per_block(n_users, n_rows) * n_rows
+    assert any(size > largest / 2 for size in sizes)  # the walk found the blocks
+    assert max(sizes) <= largest < n_users * n_rows / 90
+
+
+@pytest.mark.parametrize("n_rows", [64, 3_456, 20_000, 1_000_000, 50_000_000])
+def test_a_block_of_scores_is_small_or_of_few_users(n_rows):
+    block = users_per_block(10**6, n_rows)
+    assert block <= 8 or block * n_rows <= 2**25
+    assert block >= 8
+    assert users_per_block(3, n_rows) == 3
+    assert users_per_block(0, n_rows) == 1
 
 
 def test_ids_and_counts_survive_twenty_million_items():
