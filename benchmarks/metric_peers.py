@@ -140,7 +140,7 @@ PEERS: dict[str, Callable[[], Peer]] = {
     "rax": rax,
     "metrax": metrax,
     "torchmetrics": torchmetrics,
-    "ranx": ranx,
+    "ranx, from top 20": ranx,
     "keras-rs": keras_rs,
 }
 """By the name that the table shows."""

@@ -3,10 +3,13 @@
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
+import metric_peers
+import metrics_throughput
 import train_step
 
 from seqrec.encoders.transformer import TransformerConfig
@@ -37,3 +40,42 @@ def test_the_matrix_products_of_a_step_are_counted_as_on_paper():
     loss = positions * table_rows * d
     # Each product is taken forward and twice backward, at two operations a multiply-add.
     assert flops == pytest.approx(6 * (projections + attention + feed_forward + loss))
+
+
+def test_throughput_is_measured_on_equal_values(tmp_path, capsys):
+    config = metrics_throughput.Config(
+        sizes=("30x64",), peers=("rax",), n_rounds=1, json=tmp_path / "out.json", chart=tmp_path / "out.png"
+    )
+    found = metrics_throughput.main(config)["sizes"]["30x64"]
+    assert found["peers"]["rax"]["largest_difference"] < 1e-5
+    assert 0 < found["peers"]["rax"]["n_users_timed"] <= 30
+    assert {"row sum, jax", "seqrec, from scores", "seqrec, from vectors"} <= found["seconds"].keys()
+    assert (tmp_path / "out.json").exists()
+    assert (tmp_path / "out.png").stat().st_size > 1000
+    assert "rax" in capsys.readouterr().out
+
+
+def test_a_library_that_is_missing_is_named_and_skipped(monkeypatch, capsys):
+    def missing():
+        raise ImportError("No module named 'rax'")
+
+    monkeypatch.setitem(metric_peers.PEERS, "rax", missing)
+    scores = np.random.default_rng(0).random((4, 30), np.float32)
+    found = metrics_throughput.time_peers(["rax"], scores, np.zeros(4, np.int32), {})
+    assert found == {"rax": {"skipped": "No module named 'rax'"}}
+    assert "skipped" in capsys.readouterr().out
+
+
+def test_the_slow_twin_of_the_benchmark_is_on_paper():
+    values = metric_peers.from_ranks(np.array([1, 3, 30]))
+    assert values["recall@5"] == pytest.approx(2 / 3)
+    assert values["ndcg@5"] == pytest.approx((1 + 1 / 2) / 3)
+    assert values["mrr@20"] == pytest.approx((1 + 1 / 3) / 3)
+
+
+@pytest.mark.parametrize(
+    "bad", [{"sizes": ("4x",)}, {"sizes": ("0x100",)}, {"sizes": ("8x20",)}, {"peers": ("raxx",)}, {"n_rounds": 0}]
+)
+def test_what_cannot_be_timed_is_refused(bad):
+    with pytest.raises(ValueError, match="try|correct"):
+        metrics_throughput.Config(**bad)
