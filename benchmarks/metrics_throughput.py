@@ -272,7 +272,7 @@ def plot(size: str, found: dict[str, Any], device: str, chart: Path) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     users, items = parse_size(size)
     axes.set_xlabel(
-        f"milliseconds for {users:,} users x {items:,} items on {device}; x = times one reading of the scores"
+        f"milliseconds for {users:,} users x {items:,} items on {device};\nbeside each bar its ratio to reading the scores once"
     )
     figure.savefig(chart, dpi=120)
 

@@ -77,5 +77,5 @@ def test_the_slow_twin_of_the_benchmark_is_on_paper():
     "bad", [{"sizes": ("4x",)}, {"sizes": ("0x100",)}, {"sizes": ("8x20",)}, {"peers": ("raxx",)}, {"n_rounds": 0}]
 )
 def test_what_cannot_be_timed_is_refused(bad):
-    with pytest.raises(ValueError, match="try|correct"):
+    with pytest.raises(ValueError, match=r"try|correct"):
         metrics_throughput.Config(**bad)
