@@ -270,9 +270,9 @@ def plot(size: str, found: dict[str, Any], device: str, chart: Path) -> None:
     axes.set_xscale("log")
     axes.set_xlim(right=axes.get_xlim()[1] * 40)
     axes.spines[["top", "right"]].set_visible(False)
-    users, items = parse_size(size)
     axes.set_xlabel(
-        f"milliseconds for {users:,} users x {items:,} items on {device};\nbeside each bar its ratio to reading the scores once"
+        f"milliseconds for {users:,} users x {items:,} items on {device};\n"
+        "beside each bar its ratio to reading the scores once"
     )
     figure.savefig(chart, dpi=120)
 
