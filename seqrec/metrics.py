@@ -34,7 +34,7 @@ def hit_at_k(ranks: Ranks, *, k: int, where: Where = None) -> Float[Array, ""]:
     >>> float(hit_at_k(jnp.array(5.0), k=5)), float(hit_at_k(jnp.array(5.5), k=5))
     (1.0, 0.0)
     """
-    return jnp.where(_n_hits(ranks, k, where) > 0, 1.0, 0.0)
+    return jnp.where(jnp.any(_places(ranks, where) <= k), 1.0, 0.0)
 
 
 def recall_at_k(ranks: Ranks, *, k: int, where: Where = None) -> Float[Array, ""]:
@@ -45,7 +45,7 @@ def recall_at_k(ranks: Ranks, *, k: int, where: Where = None) -> Float[Array, ""
     >>> float(recall_at_k(jnp.array([1.0, 4.0, 30.0, 2.0]), k=5))
     0.75
     """
-    return _n_hits(ranks, k, where) / _at_least_one(_n_relevant(ranks, where))
+    return jnp.sum(_places(ranks, where) <= k) / _at_least_one(_n_relevant(ranks, where))
 
 
 def precision_at_k(ranks: Ranks, *, k: int, where: Where = None) -> Float[Array, ""]:
@@ -54,7 +54,7 @@ def precision_at_k(ranks: Ranks, *, k: int, where: Where = None) -> Float[Array,
     >>> float(precision_at_k(jnp.array([1.0, 4.0, 30.0, 2.0]), k=5))
     0.6...
     """
-    return _n_hits(ranks, k, where) / k
+    return jnp.sum(_places(ranks, where) <= k) / k
 
 
 def ndcg_at_k(ranks: Ranks, *, k: int, where: Where = None) -> Float[Array, ""]:
@@ -66,7 +66,8 @@ def ndcg_at_k(ranks: Ranks, *, k: int, where: Where = None) -> Float[Array, ""]:
     >>> [float(ndcg_at_k(jnp.array(rank), k=5)) for rank in (1.0, 3.0, 6.0)]
     [1.0, 0.5, 0.0]
     """
-    gains = jnp.where(_in_top(ranks, k, where), 1.0 / jnp.log2(1.0 + ranks), 0.0)
+    places = _places(ranks, where)
+    gains = jnp.where(places <= k, 1.0 / jnp.log2(1.0 + places), 0.0)
     best = np.cumsum(1.0 / np.log2(np.arange(2, k + 2)), dtype=np.float64)
     n_relevant = _at_least_one(_n_relevant(ranks, where))
     return jnp.sum(gains) / jnp.asarray(best, jnp.float32)[jnp.minimum(n_relevant, k) - 1]
@@ -81,8 +82,9 @@ def average_precision_at_k(ranks: Ranks, *, k: int, where: Where = None) -> Floa
     >>> float(average_precision_at_k(jnp.array([1.0, 4.0]), k=5))
     0.75
     """
-    ranks = jnp.sort(jnp.where(_in_top(ranks, k, where), ranks, jnp.inf).reshape(-1))
-    return jnp.sum(jnp.arange(1, ranks.size + 1) / ranks) / _at_least_one(_n_relevant(ranks, where))
+    places = _places(ranks, where)
+    precisions = jnp.where(places <= k, jnp.arange(1, places.size + 1) / places, 0.0)
+    return jnp.sum(precisions) / _at_least_one(_n_relevant(ranks, where))
 
 
 def reciprocal_rank(ranks: Ranks, *, k: int | float = np.inf, where: Where = None) -> Float[Array, ""]:
@@ -91,7 +93,8 @@ def reciprocal_rank(ranks: Ranks, *, k: int | float = np.inf, where: Where = Non
     >>> float(reciprocal_rank(jnp.array([9.0, 4.0]))), float(reciprocal_rank(jnp.array(jnp.nan)))
     (0.25, 0.0)
     """
-    return jnp.max(jnp.where(_in_top(ranks, k, where), 1.0 / ranks, 0.0), initial=0.0)
+    places = _places(ranks, where)
+    return jnp.max(jnp.where(places <= k, 1.0 / places, 0.0), initial=0.0)
 
 
 def mean_rank(ranks: Ranks, *, where: Where = None) -> Float[Array, ""]:
@@ -103,13 +106,17 @@ def mean_rank(ranks: Ranks, *, where: Where = None) -> Float[Array, ""]:
     return jnp.sum(ranks, where=where) / _at_least_one(_n_relevant(ranks, where))
 
 
-def _in_top(ranks: Ranks, k: int | float, where: Where) -> Bool[Array, "*n_targets"]:
-    found = (ranks >= 1) & (ranks <= k) & (ranks < jnp.inf)
-    return found if where is None else found & where
+def _places(ranks: Ranks, where: Where) -> Float[Array, " n"]:
+    """The ranks in ascending order, infinite where there is none, the j-th of them at least j.
 
-
-def _n_hits(ranks: Ranks, k: int, where: Where) -> Int[Array, ""]:
-    return jnp.sum(_in_top(ranks, k, where), dtype=jnp.int32)
+    The mean rank of tied items may lie before a place that all of them fit into: three at rank 2 would be three
+    hits at 2, and an NDCG above 1.
+    """
+    found = ranks >= 1 if where is None else (ranks >= 1) & where
+    found = jnp.where(found, ranks, jnp.inf).reshape(-1)
+    if found.size == 1:
+        return found
+    return jnp.maximum(jnp.sort(found), jnp.arange(1, found.size + 1))
 
 
 def _n_relevant(ranks: Ranks, where: Where) -> Int[Array, ""]:

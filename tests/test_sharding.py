@@ -27,6 +27,8 @@ from seqrec.retrieval import rank_targets, top_k_items
 from seqrec.sharding import MESH_AXES, MeshConfig, constrain_params, make_mesh, map_rows, n_data_shards, split_rows
 from seqrec.training import OptimizerConfig, init_state, make_optimizer, make_train_step
 
+pytestmark = pytest.mark.xdist_group("eight devices")  # one process makes the runs that all tests look at
+
 MESHES = {"8x1": MeshConfig(data=8, model=1), "4x2": MeshConfig(data=-1, model=2), "1x8": MeshConfig(data=1, model=8)}
 N_ITEMS, MAX_LENGTH, N_STEPS = 100, 8, 3
 

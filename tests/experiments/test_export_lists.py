@@ -1,5 +1,7 @@
 """What a run's exported lists say to others: the same as its ranks say to us."""
 
+import shutil
+
 import export_lists
 import numpy as np
 import pyarrow.parquet as pq
@@ -59,8 +61,9 @@ def test_lists_that_hold_every_item_cover_the_catalogue_evenly(exported, capsys)
     assert "catalogue coverage" in capsys.readouterr().out
 
 
-def test_seen_items_are_on_no_list_of_a_run_that_masks_them(finished):
-    figures = export_lists.main(export_lists.Arguments(finished.directory, k=5))
+def test_seen_items_are_on_no_list_of_a_run_that_masks_them(finished, tmp_path):
+    run = shutil.copytree(finished.directory, tmp_path / "run")
+    figures = export_lists.main(export_lists.Arguments(run, k=5))
     assert figures["lists of 5"]["personal repeat share"] == 0.0
     assert np.isfinite(list(figures["lists of 5"].values())).all()
 

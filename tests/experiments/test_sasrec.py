@@ -76,7 +76,8 @@ def test_metrics_json_has_the_promised_keys(finished):
 
 def test_the_ranks_alone_give_the_test_figures(finished):
     table = pq.read_table(finished.directory / "ranks.parquet")
-    assert table.column_names == ["user", "item", "rank", "n_candidates", "history_length"]
+    about = ["n_candidates", "history_length", "user_events", "target_events"]
+    assert table.column_names == ["user", "item", "rank", *about]
     rank = table["rank"].to_numpy()
     figures = finished.results["test"]
     for k in (5, 10, 20):
@@ -94,6 +95,10 @@ def test_the_rank_table_is_about_each_users_last_event(finished):
         *seen, last = histories[row["user"]]
         assert row["item"] == last
         assert row["history_length"] == len(seen)
+        assert row["user_events"] == len(seen) - 1  # the last but one validates
+        assert row["target_events"] == sum(
+            history[: -2 if len(history) >= 3 else None].count(last) for history in histories.values()
+        )
         # The target itself is always a candidate, also where the user has taken it before.
         assert row["n_candidates"] == n_items - len(set(seen) - {last})
         assert 1 <= row["rank"] <= row["n_candidates"]
