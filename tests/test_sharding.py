@@ -22,6 +22,7 @@ from seqrec.encoders.transformer import TransformerConfig, transformer
 from seqrec.evaluation import evaluate, make_eval_step
 from seqrec.layers import random_bytes
 from seqrec.losses import sampled_softmax_loss, softmax_loss
+from seqrec.metrics import metric_sums
 from seqrec.objectives import next_item
 from seqrec.retrieval import rank_targets, top_k_items
 from seqrec.sharding import MESH_AXES, MeshConfig, constrain_params, make_mesh, map_rows, n_data_shards, split_rows
@@ -93,7 +94,7 @@ def runs(tmp_path_factory):
 
 
 @pytest.mark.parametrize("mesh", MESHES)
-@pytest.mark.parametrize("what", ["loss", "gradients", "params", "averaged", "ranks", "sampled"])
+@pytest.mark.parametrize("what", ["loss", "gradients", "params", "averaged", "ranks", "metrics", "sampled"])
 def test_eight_devices_compute_what_one_does(runs, mesh, what):
     names = [name for name in runs["none"] if name.startswith(what)]
     assert names
@@ -186,6 +187,8 @@ def measure() -> dict[str, np.ndarray]:
     found["sent_by_rank_targets"] = largest_message(rank, users, table, targets, exclude=excluded)
     rows = split_rows(np.zeros((16, 5, 9), np.float32))
     found["bytes"] = jax.jit(lambda x: jnp.where(x == 0, random_bytes(jax.random.key(5), x.shape), 0))(rows)
+    sums = jax.jit(metric_sums)(split_rows(found["ranks"].astype(np.float32)[:56]))
+    found["metrics"] = [*sums.totals.values(), sums.n_users]
     adam = [leaf for leaf in jax.tree.leaves(state.opt_state) if leaf.shape == state.params["item_table"].shape]
     tables = [state.params["item_table"], state.averaged["item_table"], *adam]
     found["table_on_a_device"] = [table.addressable_shards[0].data.shape for table in tables]
