@@ -1,0 +1,133 @@
+"""Looking again and again: published bounds and intervals, and false alarms over 28 daily looks."""
+
+import math
+
+import numpy as np
+import pytest
+
+from seqrec.abtest.means import mean_estimate
+from seqrec.abtest.moments import moments_of_sums
+from seqrec.abtest.sequential import (
+    confidence_sequence,
+    crossing_probability,
+    obrien_fleming_bounds,
+    pocock_bounds,
+    running_intersection,
+    sequence_multiple,
+    sequential_relative,
+    spending_bounds,
+)
+from seqrec.types import InputError
+
+
+def test_growthbooks_sequential_t_test_of_published_sums():
+    control, treatment = (
+        mean_estimate(moments_of_sums(n, np.array([total]), np.array([[squares]])))
+        for total, squares, n in ((1396.87, 52377.9767, 3000), (2422.7, 134698.29, 3461))
+    )
+    found = sequential_relative(control, treatment, tuning=1000.0)
+    # The relative lift 2422.7 / 3461 / (1396.87 / 3000) - 1, and the figures of GrowthBook's own test of it.
+    expected = [0.50336, 0.33341, -0.55844, 1.56516]
+    assert [found.value, found.standard_error, found.lower, found.upper] == pytest.approx(expected, abs=0.5e-5)
+
+
+def test_five_looks_at_a_fixed_test():
+    # Armitage, McPherson and Rowe (1969), table 2: .142 at 1.960.
+    assert crossing_probability([1.96] * 5) == pytest.approx(0.1418, abs=0.5e-3)
+    assert crossing_probability([1.96]) == pytest.approx(0.05, abs=1e-5)
+
+
+def test_published_bounds_of_five_looks():
+    # Jennison and Turnbull (2000), tables 2.1 and 2.3.
+    assert pocock_bounds(5) == pytest.approx([2.413] * 5, abs=0.5e-3)
+    assert obrien_fleming_bounds(5) == pytest.approx([2.040 * math.sqrt(5 / k) for k in range(1, 6)], abs=1.2e-3)
+
+
+def walks(n_walks: int, n_looks: int, *, seed: int) -> np.ndarray:
+    """z after each look, of independent increments without drift."""
+    increments = np.random.default_rng(seed).normal(size=(n_walks, n_looks))
+    return np.cumsum(increments, axis=1) / np.sqrt(np.arange(1, n_looks + 1))
+
+
+@pytest.mark.parametrize(
+    "bounds", [[1.96] * 5, [2.413] * 5, [2.040 * math.sqrt(5 / k) for k in range(1, 6)]], ids=["fixed", "pocock", "obf"]
+)
+def test_the_integral_is_what_simulation_finds(bounds):
+    n_walks = 200_000
+    share = np.mean((np.abs(walks(n_walks, 5, seed=0)) >= bounds).any(axis=1))
+    expected = crossing_probability(bounds)
+    assert abs(share - expected) <= 4 * math.sqrt(expected * (1 - expected) / n_walks)
+
+
+def test_spent_error_adds_up_at_uneven_looks():
+    times = [0.2, 0.5, 1.0]
+    for shape in ("pocock", "obrien-fleming"):
+        assert crossing_probability(list(spending_bounds(times, shape=shape)), times) == pytest.approx(0.05, abs=1e-5)
+
+
+def check_peeking(n_experiments: int) -> None:
+    """28 daily looks at heavy-tailed users who come in day by day, with nothing to find."""
+    n_days, n_a_day = 28, 100
+    random = np.random.default_rng(1)
+    fixed = sequential = 0
+    n = n_a_day * np.arange(1, n_days + 1)
+    for _ in range(n_experiments):
+        values = random.lognormal(0.0, 1.0, (2, n_days, n_a_day))
+        means = np.cumsum(values.sum(axis=2), axis=1) / n
+        variances = (np.cumsum((values**2).sum(axis=2), axis=1) - n * means**2) / (n - 1) / n
+        differences, errors = means[1] - means[0], np.sqrt(variances.sum(axis=0))
+        fixed += (np.abs(differences) > 1.96 * errors).any()
+        looks = [
+            confidence_sequence(float(d), float(e), int(2 * k), tuning=2800.0)
+            for d, e, k in zip(differences, errors, n, strict=True)
+        ]
+        excluded = any(not look.lower <= 0.0 <= look.upper for look in looks)
+        # The p-value and the interval say the same.
+        assert excluded == any(look.p_value < 0.05 for look in looks)
+        sequential += excluded
+    # Armitage, McPherson and Rowe's series goes on: .25 at 20 looks, .29 or so at 28.
+    assert abs(fixed / n_experiments - 0.29) <= 0.01 + 4 * math.sqrt(0.29 * 0.71 / n_experiments)
+    assert sequential / n_experiments <= 0.05
+
+
+def test_28_daily_looks_fool_a_fixed_test_and_not_a_confidence_sequence():
+    check_peeking(300)
+
+
+@pytest.mark.slow
+def test_28_daily_looks_fool_a_fixed_test_and_not_a_confidence_sequence_in_many_experiments():
+    check_peeking(10_000)
+
+
+def test_a_fixed_test_28_times_is_wrong_in_three_experiments_of_ten():
+    assert crossing_probability([1.959964] * 28) == pytest.approx(0.29, abs=0.01)
+
+
+def test_the_sequence_is_tightest_in_information_near_its_tuning():
+    # Optimised at 5,000, a sequence is narrower there than ones optimised a factor 20 off on either side.
+    at = {tuning: sequence_multiple(5000, tuning=tuning) for tuning in (250.0, 5000.0, 100_000.0)}
+    assert at[5000.0] == min(at.values())
+    assert at[5000.0] > 1.96
+
+
+def test_intervals_that_all_hold_have_their_common_part():
+    lower, upper = running_intersection(np.array([-1.0, 0.5, 0.0]), np.array([3.0, 2.0, 2.5]))
+    assert lower.tolist() == [-1.0, 0.5, 0.5]
+    assert upper.tolist() == [3.0, 2.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: crossing_probability([]), "0 bounds"),
+        (lambda: crossing_probability([2.0, 2.0], [0.5, 0.4]), "does not rise"),
+        (lambda: pocock_bounds(0), "n_looks=0"),
+        (lambda: spending_bounds([1.0], shape="flat"), "'flat' is not one of"),
+        (lambda: spending_bounds([0.5, 1.5]), "passes 1"),
+        (lambda: confidence_sequence(0.0, 1.0, 0, tuning=10.0), "n_users=0"),
+        (lambda: confidence_sequence(0.0, 1.0, 10, tuning=0.0), "tuning=0.0"),
+    ],
+)
+def test_looks_that_make_no_sense_are_refused(call, words):
+    with pytest.raises(InputError, match=words):
+        call()
