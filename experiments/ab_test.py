@@ -1,0 +1,112 @@
+"""Plans an A/B test, simulates its logs, and analyses logs by the plan: from exposures to a decision.
+
+    python experiments/ab_test.py plan my-plan.toml --name "Warmer home page" --start 2026-03-02 --n-days 28 \\
+        --primary plays --guardrails "-skips/plays:0.02" "likes/plays:0.05" --segments country
+    python experiments/ab_test.py simulate my-plan.toml --output logs --simulation.lift 0.03
+    python experiments/ab_test.py analyze my-plan.toml --logs.assignments logs/assignments.parquet \\
+        --logs.exposures logs/exposures.parquet --logs.events logs/events.parquet --output result
+
+A metric is [-]numerator[/denominator][:margin]; a minus sign says that less is better. `analyze` writes ab_result.json
+and ab_report.html into --output; a million events take a few seconds.
+"""
+
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Any
+
+from tyro.conf import Positional, arg, subcommand
+
+from seqrec import runtime
+from seqrec.abtest.analysis import analyze, write_result
+from seqrec.abtest.logs import Logs, load_logs
+from seqrec.abtest.page import page
+from seqrec.abtest.plan import Plan, Stopping, metric_of, read_plan, write_plan
+from seqrec.abtest.simulate import Simulation, simulate, write_logs
+
+
+@dataclass(frozen=True)
+class PlanArguments:
+    """Writes a plan, before any data are seen; edit the file for what has no flag here."""
+
+    file: Positional[Path]
+    """TOML file to write; one that exists is refused."""
+    name: str
+    """What is tried."""
+    start: date
+    """First day, from 0:00 UTC, such as 2026-03-02."""
+    n_days: int = 28
+    """Days until the planned end."""
+    primary: str = "plays"
+    """The metric that decides."""
+    guardrails: tuple[str, ...] = ("-skips/plays:0.02",)
+    """Metrics with the largest acceptable relative loss."""
+    arms: tuple[str, ...] = ("control", "treatment")
+    """Names in the logs, the control first."""
+    shares: tuple[float, ...] = (0.5, 0.5)
+    """Of users, an arm each."""
+    segments: tuple[str, ...] = ()
+    """Columns of the assignments to show the effect by."""
+    stopping: Stopping = "fixed"
+    """When the result may be read."""
+    n_looks: int = 1
+    """Planned looks of pocock and obrien-fleming."""
+    expected_users: int = 100_000
+    """In all arms at the end."""
+
+
+@dataclass(frozen=True)
+class SimulateArguments:
+    """Draws logs that fit a plan, with a known effect and chosen faults."""
+
+    plan: Positional[Path]
+    """The plan's TOML file."""
+    output: Path = Path("logs")
+    """Directory for the three Parquet files."""
+    simulation: Simulation = field(default_factory=Simulation)
+
+
+@dataclass(frozen=True)
+class AnalyzeArguments:
+    """Analyses logs by a plan and reports."""
+
+    plan: Positional[Path]
+    """The plan's TOML file."""
+    logs: Annotated[Logs, arg(prefix_name=True)]
+    n_days: int | None = None
+    """Days to analyse; by default all that are logged."""
+    output: Path = Path("ab_result")
+    """Directory for ab_result.json and ab_report.html."""
+
+
+Arguments = (
+    Annotated[PlanArguments, subcommand("plan")]
+    | Annotated[SimulateArguments, subcommand("simulate")]
+    | Annotated[AnalyzeArguments, subcommand("analyze")]
+)
+
+
+def main(arguments: PlanArguments | SimulateArguments | AnalyzeArguments) -> dict[str, Any]:
+    """Runs one of the three and returns what it made."""
+    if isinstance(arguments, PlanArguments):
+        fields = {name: value for name, value in vars(arguments).items() if name != "file"}
+        fields["primary"] = metric_of(arguments.primary)
+        fields["guardrails"] = tuple(map(metric_of, arguments.guardrails))
+        write_plan(Plan(**fields), arguments.file)
+        print(f"plan     {arguments.file}")
+        return {"plan": arguments.file}
+    plan = read_plan(arguments.plan)
+    if isinstance(arguments, SimulateArguments):
+        files = write_logs(simulate(plan, arguments.simulation), arguments.output)
+        print("\n".join(f"{name:12} {file}" for name, file in files.items()))
+        return files
+    result = analyze(load_logs(arguments.logs, plan), plan, n_days=arguments.n_days)
+    for arm, verdict in result["verdicts"].items():
+        print(f"{arm}: {verdict['decision']}. {verdict['headline']} {verdict['action']}")
+    json_file, html_file = write_result(arguments.output, result, page(result))
+    print(f"\nnumbers  {json_file}\npage     {html_file}")
+    return result
+
+
+if __name__ == "__main__":
+    runtime.run_script(main, Arguments)
