@@ -11,17 +11,16 @@ and ab_report.html into --output; a million events take a few seconds.
 """
 
 from dataclasses import dataclass, field
-from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
 
-from tyro.conf import Positional, arg, subcommand
+from tyro.conf import OmitArgPrefixes, Positional, subcommand
 
 from seqrec import runtime
 from seqrec.abtest.analysis import analyze, write_result
 from seqrec.abtest.logs import Logs, load_logs
 from seqrec.abtest.page import page
-from seqrec.abtest.plan import Plan, Stopping, metric_of, read_plan, write_plan
+from seqrec.abtest.plan import PlanFlags, plan_of, read_plan, write_plan
 from seqrec.abtest.simulate import Simulation, simulate, write_logs
 
 
@@ -31,28 +30,7 @@ class PlanArguments:
 
     file: Positional[Path]
     """TOML file to write; one that exists is refused."""
-    name: str
-    """What is tried."""
-    start: date
-    """First day, from 0:00 UTC, such as 2026-03-02."""
-    n_days: int = 28
-    """Days until the planned end."""
-    primary: str = "plays"
-    """The metric that decides."""
-    guardrails: tuple[str, ...] = ("-skips/plays:0.02",)
-    """Metrics with the largest acceptable relative loss."""
-    arms: tuple[str, ...] = ("control", "treatment")
-    """Names in the logs, the control first."""
-    shares: tuple[float, ...] = (0.5, 0.5)
-    """Of users, an arm each."""
-    segments: tuple[str, ...] = ()
-    """Columns of the assignments to show the effect by."""
-    stopping: Stopping = "fixed"
-    """When the result may be read."""
-    n_looks: int = 1
-    """Planned looks of pocock and obrien-fleming."""
-    expected_users: int = 100_000
-    """In all arms at the end."""
+    flags: OmitArgPrefixes[PlanFlags]
 
 
 @dataclass(frozen=True)
@@ -72,7 +50,7 @@ class AnalyzeArguments:
 
     plan: Positional[Path]
     """The plan's TOML file."""
-    logs: Annotated[Logs, arg(prefix_name=True)]
+    logs: Logs
     n_days: int | None = None
     """Days to analyse; by default all that are logged."""
     output: Path = Path("ab_result")
@@ -89,10 +67,7 @@ Arguments = (
 def main(arguments: PlanArguments | SimulateArguments | AnalyzeArguments) -> dict[str, Any]:
     """Runs one of the three and returns what it made."""
     if isinstance(arguments, PlanArguments):
-        fields = {name: value for name, value in vars(arguments).items() if name != "file"}
-        fields["primary"] = metric_of(arguments.primary)
-        fields["guardrails"] = tuple(map(metric_of, arguments.guardrails))
-        write_plan(Plan(**fields), arguments.file)
+        write_plan(plan_of(arguments.flags), arguments.file)
         print(f"plan     {arguments.file}")
         return {"plan": arguments.file}
     plan = read_plan(arguments.plan)

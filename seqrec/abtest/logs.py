@@ -51,7 +51,7 @@ def load_logs(logs: Logs, plan: Plan) -> duckdb.DuckDBPyConnection:
         missing = [column for column in needed[name] if column not in columns[name]]
         if missing:
             raise InputError(
-                f"{file} lacks the column {missing[0]!r}, it has {', '.join(map(repr, columns[name]))}; add or rename it"
+                f"{file} lacks the column {missing[0]!r}, only {', '.join(columns[name])}; add or rename it"
             )
     id_type = "BIGINT" if all(_is_whole(found["user_id"]) for found in columns.values()) else "VARCHAR"
     for name, file in files.items():
@@ -188,7 +188,10 @@ def _take_events(connection: duckdb.DuckDBPyConnection, file: Path, columns: dic
         # NaN is above every number.
         limit = 1e7 if column == "seconds" else 1
         allowed = "0 or more, below 1e7" if column == "seconds" else "0 or 1"
-        condition = f"{column} IS NULL OR CAST({column} AS DOUBLE) < 0 OR CAST({column} AS DOUBLE) > {limit}"
+        number = f"CAST({column} AS DOUBLE)"
+        condition = f"{column} IS NULL OR {number} < 0 OR {number} > {limit}"
+        if column != "seconds":
+            condition += f" OR {number} <> FLOOR({number})"
         _refuse_where(connection, file, table, column, condition, remedy=f"give {allowed}")
     sequence = "CAST(sequence AS BIGINT)" if "sequence" in columns else "CAST(NULL AS BIGINT)"
     if "sequence" in columns:

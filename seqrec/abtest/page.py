@@ -46,7 +46,11 @@ svg .band { fill: var(--flat); opacity: .18; } svg .line { fill: none; stroke: v
 svg .dashes { fill: none; stroke: var(--faint); stroke-dasharray: 5 4; }
 pre { background: var(--mark); padding: .7rem .9rem; overflow-x: auto; font-size: .8rem; line-height: 1.4; }
 details { margin: .4rem 0; } summary { cursor: pointer; }
-@media (max-width: 600px) { svg text { font-size: 22px; } body { padding: 1.2rem .9rem 3rem; } }
+@media (max-width: 600px) {
+  svg text { font-size: 19px; } body { padding: 1.2rem .9rem 3rem; }
+  .checks td { display: inline-block; border: 0; padding-bottom: 0; } .checks td.words { display: block; }
+  .checks tr { display: block; border-bottom: 1px solid var(--line); padding: .3rem 0; }
+}
 """
 
 
@@ -57,14 +61,17 @@ def page(result: Mapping[str, Any]) -> str:
     days = f"{result['n_days']} of {plan['n_days']} days"
     parts = [
         f"<h1>{_text(plan['name'])}</h1>",
-        f'<p class="faint">{n_users:,} users analysed, {days} from {_text(plan["start"])}; plan {_text(plan["hash"])}</p>',
+        f'<p class="faint">{n_users:,} users analysed, {days} from {_text(plan["start"])}; '
+        f"plan {_text(plan['hash'])}</p>",
         *_verdicts(result["verdicts"]),
         "<h2>Can it be trusted?</h2>",
+        '<div class="checks">',
         _table(
             ["", "", ""],
             [[_status(check["status"]), _text(check["name"]), _text(check["finding"])] for check in result["checks"]],
             words=(2,),
         ),
+        "</div>",
     ]
     if result["effects"]:
         parts += _primary(result)
@@ -130,7 +137,7 @@ def _guardrails(result: Mapping[str, Any]) -> list[str]:
             ends = [effect[name] for name in ("relative", "relative_lower", "relative_upper")] if effect else [None] * 3
             value, lower, upper = (None if end is None else sign * end for end in ends)
             lower, upper = (lower, upper) if sign == 1 else (upper, lower)
-            bars.append(Bar(metric["name"], value, lower, upper))
+            bars.append(Bar(metric["name"], value, lower, upper, limit=-metric["margin"]))
             rows.append(
                 [
                     _status(each["state"]),
@@ -146,8 +153,8 @@ def _guardrails(result: Mapping[str, Any]) -> list[str]:
             _table(["", "metric", "relative", "acceptable", ""], rows, words=(4,)),
         ]
     head = (
-        '<h2>Guardrails</h2><p class="faint">In the picture right is better for all. Safe: the interval rules a loss '
-        "beyond the margin out; unclear: it does not.</p>"
+        '<h2>Guardrails</h2><p class="faint">In the picture right is better for all, and a dashed mark is the margin. '
+        "Safe: the interval rules a loss beyond it out; unclear: it does not.</p>"
     )
     return [head, *parts] if parts else []
 
@@ -179,18 +186,19 @@ def _segments(result: Mapping[str, Any]) -> list[str]:
         title = f"{segment}, {arm}" if several else segment
         parts += [
             f"<h3>By {_text(title)}</h3>",
-            f'<p class="faint">The effect differs between them: p {_p(rows[0]["p_interaction"])} (interaction, Holm)</p>',
+            f'<p class="faint">Do they differ? p {_p(rows[0]["p_interaction"])} (interaction test, Holm)</p>',
             forest(bars, label=f"relative difference by {segment}"),
-            f"<details><summary>the numbers</summary>{_table(['', 'users', 'relative', 'p'], lines, words=(0,))}</details>",
+            _folded(_table(["", "users", "relative", "p"], lines, words=(0,))),
         ]
     return parts
 
 
 def _days(result: Mapping[str, Any]) -> list[str]:
     parts = [
-        f"<h2>Effect to date, by day</h2><p class='faint'>Difference in {_text(result['plan']['primary']['name'])} with "
-        "the confidence sequence (band), which may be read on any day, and the fixed interval (dashes), which may be "
-        "read on the planned last day only. Totals grow with the days, and so may the difference.</p>"
+        '<h2>Effect to date, by day</h2><p class="faint">Difference in '
+        f"{_text(result['plan']['primary']['name'])} with the confidence sequence (band), which may be read on any "
+        "day, and the fixed interval (dashes), which may be read on the planned last day only. Totals grow with the "
+        "days, and so may the difference.</p>"
     ]
     for arm, days in result["days"].items():
         rows = [
@@ -206,7 +214,7 @@ def _days(result: Mapping[str, Any]) -> list[str]:
         parts += [
             f"<h3>{_text(arm)}</h3>" if len(result["days"]) > 1 else "",
             daily(days, label=f"difference of {arm} to date by day"),
-            f"<details><summary>the numbers</summary>{table}</details>",
+            _folded(table),
         ]
     return parts
 
@@ -256,6 +264,10 @@ def _table(heads: Iterable[str], rows: Iterable[Sequence[str]], *, words: Sequen
         lines.append(f"<tr>{''.join(cells)}</tr>")
     body = "\n".join(lines)
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _folded(table: str) -> str:
+    return f"<details><summary>the numbers</summary>{table}</details>"
 
 
 def _status(state: str) -> str:

@@ -3,7 +3,7 @@
 import html
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 
 class Bar(NamedTuple):
@@ -13,13 +13,15 @@ class Bar(NamedTuple):
     value: float | None
     lower: float | None
     upper: float | None
+    limit: float | None = None
+    """The acceptable loss, where the row has one."""
 
 
 def ticks(low: float, high: float, *, most: int = 6) -> list[float]:
     """Round numbers from `low` to `high`.
 
     >>> ticks(-0.03, 0.11)
-    [-0.02, 0.0, 0.02, 0.04, 0.06, 0.08, 0.1]
+    [0.0, 0.05, 0.1]
     """
     span = high - low
     if not span > 0 or not math.isfinite(span):
@@ -32,12 +34,12 @@ def ticks(low: float, high: float, *, most: int = 6) -> list[float]:
     return [round(k * step, 12) + 0.0 for k in range(first, last + 1)]
 
 
-def forest(bars: Sequence[Bar], *, label: str, margin: float | None = None) -> str:
-    """A row a bar over a common axis of relative differences; `margin` marks the acceptable loss."""
-    known = [x for bar in bars for x in (bar.value, bar.lower, bar.upper) if _is_number(x)]
+def forest(bars: Sequence[Bar], *, label: str) -> str:
+    """A row a bar over a common axis of relative differences."""
+    known = [x for bar in bars for x in (bar.value, bar.lower, bar.upper, bar.limit) if _is_number(x)]
     if not known:
         return ""
-    low, high = min([0.0, *known, *([-margin] if margin else [])]), max([0.0, *known])
+    low, high = min([0.0, *known]), max([0.0, *known])
     pad = 0.06 * (high - low) or 0.01
     low, high = low - pad, high + pad
     left, right, top, row = 190.0, 700.0, 8.0, 26.0
@@ -48,18 +50,20 @@ def forest(bars: Sequence[Bar], *, label: str, margin: float | None = None) -> s
 
     parts = [_line(x(tick), top, x(tick), bottom, "grid") for tick in ticks(low, high)]
     parts.append(_line(x(0.0), top, x(0.0), bottom, "zero"))
-    if margin:
-        parts.append(_line(x(-margin), top, x(-margin), bottom, "limit"))
     for place, bar in enumerate(bars):
         y = top + row * (place + 0.5)
         parts.append(_text(left - 10, y + 4, bar.label, "end"))
+        if _is_number(bar.limit):
+            parts.append(_line(x(bar.limit), y - row / 2 + 2, x(bar.limit), y + row / 2 - 2, "limit"))
         if _is_number(bar.value) and _is_number(bar.lower) and _is_number(bar.upper):
             kind = "up" if bar.lower > 0 else "down" if bar.upper < 0 else "flat"
             parts.append(_line(x(bar.lower), y, x(bar.upper), y, f"bar {kind}"))
             parts.append(f'<circle class="{kind}" cx="{x(bar.value):.1f}" cy="{y:.1f}" r="4"/>')
         else:
             parts.append(_text(x(0.0) + 8, y + 4, "not known", "start"))
-    parts += [_text(x(tick), bottom + 18, f"{100 * tick:+.3g}%", "middle") for tick in ticks(low, high)]
+    parts += [
+        _text(x(tick), bottom + 18, f"{100 * tick:+.3g}%" if tick else "0%", "middle") for tick in ticks(low, high)
+    ]
     return _svg(parts, 720, bottom + 28, label)
 
 
@@ -94,10 +98,11 @@ def daily(days: Sequence[Mapping[str, Any]], *, label: str) -> str:
     parts.append(_line(left, y(0.0), right, y(0.0), "zero"))
     step = max(1, math.ceil(last / 14))
     parts += [_text(x(day), bottom + 20, str(day), "middle") for day in range(1, last + 1, step)]
+    parts.append(_text(left - 8, bottom + 20, "day", "end"))
     return _svg(parts, 720, bottom + 30, label)
 
 
-def _is_number(value: float | None) -> bool:
+def _is_number(value: float | None) -> TypeGuard[float]:
     return value is not None and math.isfinite(value)
 
 

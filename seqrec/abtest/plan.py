@@ -93,7 +93,7 @@ class Plan:
     """Chance of calling an effect where there is none, over all looks and arms."""
     power: float = 0.8
     """For the effect that could have been seen."""
-    stopping: Stopping = "fixed"
+    stopping: str = "fixed"
     """fixed: one look at the end; pocock, obrien-fleming: `n_looks` even looks; always-valid: any time."""
     n_looks: int = 1
     """Planned looks, evenly spaced, the last at the end."""
@@ -167,6 +167,40 @@ class Plan:
         n_control, n_other = (self.expected_users * share for share in self.shares[:2])
         error = standard_deviation * (1 / n_control + 1 / n_other) ** 0.5
         return detectable_difference(error, alpha=self.alpha / (len(self.arms) - 1), power=self.power)
+
+
+@dataclass(frozen=True)
+class PlanFlags:
+    """A plan as one command line can say it, its metrics written as `metric_of` reads them."""
+
+    name: str
+    """What is tried."""
+    start: date
+    """First day, from 0:00 UTC, such as 2026-03-02."""
+    n_days: int = 28
+    """Days until the planned end."""
+    primary: str = "plays"
+    """The metric that decides."""
+    guardrails: tuple[str, ...] = ("-skips/plays:0.02",)
+    """Metrics with the largest acceptable relative loss."""
+    arms: tuple[str, ...] = ("control", "treatment")
+    """Names in the logs, the control first."""
+    shares: tuple[float, ...] = (0.5, 0.5)
+    """Of users, an arm each."""
+    segments: tuple[str, ...] = ()
+    """Columns of the assignments to show the effect by."""
+    stopping: Stopping = "fixed"
+    """When the result may be read."""
+    n_looks: int = 1
+    """Planned looks of pocock and obrien-fleming."""
+    expected_users: int = 100_000
+    """In all arms at the end."""
+
+
+def plan_of(flags: PlanFlags) -> Plan:
+    """The plan that the flags describe."""
+    metrics = {"primary": metric_of(flags.primary), "guardrails": tuple(map(metric_of, flags.guardrails))}
+    return Plan(**{**vars(flags), **metrics})
 
 
 def write_plan(plan: Plan, file: Path) -> None:

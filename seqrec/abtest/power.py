@@ -95,7 +95,7 @@ def detectable_difference(
     return float(reach + stats.norm.isf(1 - power)) * standard_error
 
 
-def required_days(n_users_needed: float, users_by_day: Float[np.ndarray, " days"]) -> int:
+def required_days(n_users_needed: float | int, users_by_day: Float[np.ndarray, " days"]) -> int:
     """The first day (from 1) by which so many users, in all arms, have come in; `users_by_day` counts new ones.
 
     Days beyond those given bring as many as the last: new users get fewer as time goes on, so this hopes a little.

@@ -9,7 +9,7 @@ from scipy import special, stats
 from seqrec.types import InputError
 
 
-def srm_p_value(n_users: Sequence[int] | Int[np.ndarray, " n_arms"], shares: Sequence[float]) -> float:
+def srm_p_value(n_users: Sequence[int] | Int[np.ndarray, " n_arms"], shares: Sequence[float | int]) -> float:
     """P-value of Pearson's chi-square test of the arms' counts against their shares (Fabijan et al., 2019).
 
     Shares need not add up to 1. Without users the p-value is 1.
@@ -25,7 +25,7 @@ def srm_p_value(n_users: Sequence[int] | Int[np.ndarray, " n_arms"], shares: Seq
 
 
 def srm_sequential_p_values(
-    n_users: Int[np.ndarray, "n_looks n_arms"], shares: Sequence[float], *, concentration: float = 10_000.0
+    n_users: Int[np.ndarray, "n_looks n_arms"], shares: Sequence[float | int], *, concentration: float = 10_000.0
 ) -> Float[np.ndarray, " n_looks"]:
     """Always-valid p-values at each look, from running totals: one may look after every user and stop at the first
     one that is at most alpha, and alarms falsely in at most that share of experiments.
@@ -58,7 +58,7 @@ def srm_sequential_p_values(
 
 
 def _checked(
-    n_users: Sequence[int] | Int[np.ndarray, " n_arms"], shares: Sequence[float]
+    n_users: Sequence[int] | Int[np.ndarray, " n_arms"], shares: Sequence[float | int]
 ) -> tuple[Float[np.ndarray, " n_arms"], Float[np.ndarray, " n_arms"]]:
     counts, expected = np.asarray(n_users, float), np.asarray(shares, float)
     if counts.shape != expected.shape or len(counts) < 2:

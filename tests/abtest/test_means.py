@@ -198,9 +198,9 @@ def test_segments_of_one_effect_seldom_seem_to_differ():
         (lambda: moments(np.array([[1.0], [math.nan]])), "row 1, column 0 is nan"),
         (lambda: moments(np.empty((0, 1))), "n_users=0 is below 1"),
         (lambda: effect(Estimate(1, 1, 1), Estimate(1, 1, 5)), "control has n_users=1"),
-        (lambda: effect(Estimate(1, 1, 5), Estimate(1, 1, 5), alpha=5), "alpha=5 is outside"),
+        (lambda: effect(Estimate(1.0, 1.0, 5), Estimate(1.0, 1.0, 5), alpha=5.0), "alpha=5.0 is outside"),
         (lambda: moments_of_sums(2, np.array([4.0]), np.array([[1.0]])), "below sum"),
-        (lambda: non_inferiority_p_value(effect(Estimate(1, 1, 5), Estimate(1, 1, 5)), margin=0), "margin=0"),
+        (lambda: non_inferiority_p_value(effect(Estimate(1, 1, 5), Estimate(1, 1, 5)), margin=0.0), "margin=0.0"),
     ],
 )
 def test_what_cannot_be_estimated_is_said_in_one_line(call, words):

