@@ -1,7 +1,7 @@
 """A result as one HTML page that opens offline: verdict and action first, then why to believe it, then the rest."""
 
 import html
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from seqrec.abtest.pictures import Bar, daily, forest
@@ -105,8 +105,8 @@ def _primary(result: Mapping[str, Any]) -> list[str]:
             _text(arm),
             _number(each["control"]),
             _number(each["treatment"]),
-            _interval(each["difference"], each["lower"], each["upper"], _number),
-            _interval(each["relative"], each["relative_lower"], each["relative_upper"], _signed),
+            _interval(each["difference"], each["lower"], each["upper"], write=_number),
+            _interval(each["relative"], each["relative_lower"], each["relative_upper"], write=_signed),
             _p(each["p_value"]),
             _NOTHING if each["detectable"] is None else unsigned(each["detectable"]),
         ]
@@ -142,7 +142,7 @@ def _guardrails(result: Mapping[str, Any]) -> list[str]:
                 [
                     _status(each["state"]),
                     _text(metric["name"]),
-                    _interval(*ends, _signed),
+                    _interval(*ends, write=_signed),
                     f"{unsigned(metric['margin'])} {'less' if sign == 1 else 'more'}",
                     _text(each.get("reason", "")),
                 ]
@@ -178,7 +178,7 @@ def _segments(result: Mapping[str, Any]) -> list[str]:
             [
                 _text(row["value"]),
                 f"{row['n_users']:,}",
-                _interval(*(each[name] for name in names), _signed),
+                _interval(*(each[name] for name in names), write=_signed),
                 _p(row["p_adjusted"]),
             ]
             for row, each in zip(rows, effects, strict=True)
@@ -205,7 +205,7 @@ def _days(result: Mapping[str, Any]) -> list[str]:
             [
                 str(day["day"]),
                 f"{day['n_users']:,}",
-                _interval(day["difference"], day["lower"], day["upper"], _number),
+                _interval(day["difference"], day["lower"], day["upper"], write=_number),
                 _p(day["p_value"]),
             ]
             for day in days
@@ -274,7 +274,9 @@ def _status(state: str) -> str:
     return f'<span class="{_text(state)}">{_text(state)}</span>'
 
 
-def _interval(value: float | None, lower: float | None, upper: float | None, write: Any) -> str:
+def _interval(
+    value: float | None, lower: float | None, upper: float | None, *, write: Callable[[float | None], str]
+) -> str:
     if value is None:
         return _NOTHING
     return f"{write(value)} <small>[{write(lower)}, {write(upper)}]</small>"

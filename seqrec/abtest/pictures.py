@@ -80,7 +80,7 @@ def daily(days: Sequence[Mapping[str, Any]], *, label: str) -> str:
     left, right, top, bottom = 64.0, 705.0, 10.0, 250.0
     last = max(day["day"] for day in days)
 
-    def x(day: float) -> float:
+    def x(day: int) -> float:
         return left + (day - 1) / max(last - 1, 1) * (right - left)
 
     def y(value: float) -> float:
@@ -115,6 +115,6 @@ def _text(x: float, y: float, words: str, anchor: str) -> str:
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{html.escape(cut)}</text>'
 
 
-def _svg(parts: Sequence[str], width: float, height: float, label: str) -> str:
+def _svg(parts: Sequence[str], width: int, height: float, label: str) -> str:
     body = "".join(parts)
     return f'<svg role="img" aria-label="{html.escape(label)}" viewBox="0 0 {width:g} {height:g}">{body}</svg>'

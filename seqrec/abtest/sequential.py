@@ -80,7 +80,9 @@ def confidence_sequence(
     return AlwaysValid(value, standard_error, value - reach, value + reach, p_value)
 
 
-def sequential_effect(control: Estimate, treatment: Estimate, *, tuning: float | int, alpha: float = 0.05) -> AlwaysValid:
+def sequential_effect(
+    control: Estimate, treatment: Estimate, *, tuning: float | int, alpha: float = 0.05
+) -> AlwaysValid:
     """The confidence sequence of the difference, treatment less control.
 
     >>> sequential_effect(Estimate(2.0, 0.5, 500), Estimate(4.0, 0.5, 500), tuning=1000.0).standard_error
@@ -91,7 +93,9 @@ def sequential_effect(control: Estimate, treatment: Estimate, *, tuning: float |
     return confidence_sequence(found.difference, found.standard_error, n_users, tuning=tuning, alpha=alpha)
 
 
-def sequential_relative(control: Estimate, treatment: Estimate, *, tuning: float | int, alpha: float = 0.05) -> AlwaysValid:
+def sequential_relative(
+    control: Estimate, treatment: Estimate, *, tuning: float | int, alpha: float = 0.05
+) -> AlwaysValid:
     """The confidence sequence of the relative difference, which GrowthBook calls its sequential t-test."""
     value, error = relative(control, treatment)
     return confidence_sequence(value, error, control.n_users + treatment.n_users, tuning=tuning, alpha=alpha)

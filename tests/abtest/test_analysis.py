@@ -218,6 +218,7 @@ def test_the_page_stands_alone_escapes_names_and_says_the_verdict_first(tmp_path
     assert places == sorted(places)
 
 
+@pytest.mark.slow
 def test_a_false_alarm_is_as_rare_as_planned(tmp_path):
     # Logs of one long A/A experiment, whose users are dealt out anew: exact re-randomisation.
     plan = plan_with(n_days=2, days_before=2)
