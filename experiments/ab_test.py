@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from tyro.conf import OmitArgPrefixes, Positional, subcommand
+from tyro.conf import OmitArgPrefixes, Positional, arg, subcommand
 
 from seqrec import runtime
 from seqrec.abtest.analysis import analyze, write_result
@@ -57,28 +57,34 @@ class AnalyzeArguments:
     """Directory for ab_result.json and ab_report.html."""
 
 
-Arguments = (
-    Annotated[PlanArguments, subcommand("plan")]
-    | Annotated[SimulateArguments, subcommand("simulate")]
-    | Annotated[AnalyzeArguments, subcommand("analyze")]
-)
+@dataclass(frozen=True)
+class Arguments:
+    """Plans, simulates or analyses an A/B test."""
+
+    command: Annotated[
+        Annotated[PlanArguments, subcommand("plan", prefix_name=False)]
+        | Annotated[SimulateArguments, subcommand("simulate", prefix_name=False)]
+        | Annotated[AnalyzeArguments, subcommand("analyze", prefix_name=False)],
+        arg(name=""),
+    ]
 
 
-def main(arguments: PlanArguments | SimulateArguments | AnalyzeArguments) -> dict[str, Any]:
+def main(arguments: Arguments) -> dict[str, Any]:
     """Runs one of the three and returns what it made."""
-    if isinstance(arguments, PlanArguments):
-        write_plan(plan_of(arguments.flags), arguments.file)
-        print(f"plan     {arguments.file}")
-        return {"plan": arguments.file}
-    plan = read_plan(arguments.plan)
-    if isinstance(arguments, SimulateArguments):
-        files = write_logs(simulate(plan, arguments.simulation), arguments.output)
+    command = arguments.command
+    if isinstance(command, PlanArguments):
+        write_plan(plan_of(command.flags), command.file)
+        print(f"plan     {command.file}")
+        return {"plan": command.file}
+    plan = read_plan(command.plan)
+    if isinstance(command, SimulateArguments):
+        files = write_logs(simulate(plan, command.simulation), command.output)
         print("\n".join(f"{name:12} {file}" for name, file in files.items()))
         return files
-    result = analyze(load_logs(arguments.logs, plan), plan, n_days=arguments.n_days)
+    result = analyze(load_logs(command.logs, plan), plan, n_days=command.n_days)
     for arm, verdict in result["verdicts"].items():
         print(f"{arm}: {verdict['decision']}. {verdict['headline']} {verdict['action']}")
-    json_file, html_file = write_result(arguments.output, result, page(result))
+    json_file, html_file = write_result(command.output, result, page(result))
     print(f"\nnumbers  {json_file}\npage     {html_file}")
     return result
 
