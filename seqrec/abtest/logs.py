@@ -1,6 +1,7 @@
 """Logs of an experiment, checked and put into tables whose names and columns are fixed, so that SQL can be too."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,7 +42,8 @@ def load_logs(logs: Logs, plan: Plan) -> duckdb.DuckDBPyConnection:
     files = {"assignments": logs.assignments, "events": logs.events}
     if logs.exposures is not None:
         files["exposures"] = logs.exposures
-    columns = {name: _load(connection, file, f"raw_{name}") for name, file in files.items()}
+    texts = ("user_id", "arm", *plan.segments)
+    columns = {name: _load(connection, file, f"raw_{name}", texts=texts) for name, file in files.items()}
     needed = {
         "assignments": ("user_id", "arm", "timestamp_us", *plan.segments),
         "exposures": ("user_id", "timestamp_us"),
@@ -87,21 +89,44 @@ def set_period(connection: duckdb.DuckDBPyConnection, plan: Plan, *, n_days: int
 
 
 def days_logged(connection: duckdb.DuckDBPyConnection, plan: Plan) -> int:
-    """Whole or begun days from the plan's start to the newest event, 0 to the planned number."""
-    newest = connection.execute("SELECT MAX(timestamp_us) FROM events").fetchall()[0][0]
-    if newest is None or newest < plan.start_us:
-        return 0
-    return min(plan.n_days, (newest - plan.start_us) // MICROSECONDS_PER_DAY + 1)
+    """Whole or begun days from the plan's start to the last with events, 0 to the planned number.
+
+    A day counts as logged with a hundredth of the busiest day's events, so that a few clocks that run ahead do not make
+    an experiment look finished.
+    """
+    found = connection.execute(
+        """
+        SELECT CAST(FLOOR((timestamp_us - $start) / 86400000000e0) AS BIGINT) AS day, COUNT(*) AS n_events
+        FROM events
+        WHERE timestamp_us >= $start AND timestamp_us < $end
+        GROUP BY day
+        """,
+        {"start": plan.start_us, "end": plan.start_us + plan.n_days * MICROSECONDS_PER_DAY},
+    ).fetchall()
+    busiest = max((n_events for _, n_events in found), default=0)
+    return max((day + 1 for day, n_events in found if 100 * n_events >= busiest), default=0)
 
 
-def _load(connection: duckdb.DuckDBPyConnection, file: Path, table: str) -> dict[str, str]:
-    """Makes the table and returns its columns' types."""
+def _load(connection: duckdb.DuckDBPyConnection, file: Path, table: str, *, texts: Sequence[str]) -> dict[str, str]:
+    """Makes the table and returns its columns' types; `texts` names columns that a text file is to keep as written."""
     head = check_file(file)
     # Otherwise *, ? and [ in a path would be a pattern over file names.
     path = re.sub(r"([*?\[])", r"[\1]", str(file.absolute()))
-    reader = "read_parquet($path)" if head.startswith(b"PAR1") else "read_csv($path, header = true, sample_size = -1)"
     try:
-        connection.execute(f"CREATE TABLE {table} AS SELECT * FROM {reader}", {"path": path})
+        if head.startswith(b"PAR1"):
+            connection.execute(f"CREATE TABLE {table} AS SELECT * FROM read_parquet($path)", {"path": path})
+        else:
+            described = connection.execute(
+                "DESCRIBE SELECT * FROM read_csv($path, header = true, all_varchar = true)", {"path": path}
+            ).fetchall()
+            # Otherwise 007 would be 7 in a file of numbers and 007 in one that has other words too.
+            types = {row[0]: "VARCHAR" for row in described if row[0] in texts}
+            parameters = {"path": path, "types": types} if types else {"path": path}
+            options = ", types = $types" if types else ""
+            connection.execute(
+                f"CREATE TABLE {table} AS SELECT * FROM read_csv($path, header = true, sample_size = -1{options})",
+                parameters,
+            )
     except duckdb.Error as error:
         raise InputError(f"{file} cannot be read ({str(error).splitlines()[0]}); give Parquet or CSV") from error
     found = connection.execute(

@@ -56,10 +56,13 @@ def balance_check(plan: Plan, arms: dict[str, Moments]) -> list[Check]:
     name = "arms before the start"
     if plan.days_before == 0:
         return []
+    nothing = [Check(name, "noted", f"{plan.primary.name} has no values in the {plan.days_before} days before")]
     try:
         control, *others = (ratio_estimate(arms[arm], 2, 3) for arm in plan.arms)
     except InputError:
-        return [Check(name, "noted", f"{plan.primary.name} has no values in the {plan.days_before} days before")]
+        return nothing
+    if all(each.value == 0.0 for each in (control, *others)):
+        return nothing
     p_values = holm(np.array([effect(control, other).p_value for other in others]))
     status: Literal["passed", "failed"] = "failed" if p_values.min() < plan.trust_alpha else "passed"
     words = "differed already" if status == "failed" else "were alike"
@@ -160,18 +163,21 @@ def _logging(connection: duckdb.DuckDBPyConnection, plan: Plan) -> list[Check]:
 
 def _left_out(connection: duckdb.DuckDBPyConnection, plan: Plan) -> list[Check]:
     notes = []
-    outside, again, strangers = connection.execute(
+    outside, again, strangers, unassigned = connection.execute(
         """
         SELECT (SELECT COUNT(*) FROM assigned_users) - (SELECT COUNT(*) FROM triggered_users),
                (SELECT COALESCE(SUM(n_assignments - 1), 0) FROM assigned_users WHERE n_arms = 1),
                (SELECT COUNT(*) FROM events e WHERE NOT EXISTS (
-                   SELECT 1 FROM assigned_users u WHERE u.user_id = e.user_id))
+                   SELECT 1 FROM assigned_users u WHERE u.user_id = e.user_id)),
+               (SELECT COUNT(*) FROM exposures x WHERE NOT EXISTS (
+                   SELECT 1 FROM assigned_users u WHERE u.user_id = x.user_id))
         """
     ).fetchall()[0]
     for n, words in (
         (outside, "users were assigned outside the analysed days and are left out"),
         (again, "assignments repeat an earlier one of the same user and arm; the first counts"),
         (strangers, "events are of users without an assignment and are left out"),
+        (unassigned, "exposures are of users without an assignment and are left out"),
     ):
         if n:
             notes.append(Check("left out", "noted", f"{n:,} {words}"))

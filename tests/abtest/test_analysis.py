@@ -145,6 +145,20 @@ def test_a_fixed_plan_is_not_judged_before_its_end_and_a_sequence_may_be(tmp_pat
     assert anytime["verdicts"]["treatment"]["decision"] == "ship"
 
 
+def test_a_few_clocks_that_run_ahead_do_not_end_an_experiment(tmp_path):
+    plan = plan_with()
+    logs = simulate(plan, Simulation(n_users=300, lift=0.5))
+    early = pc.less(logs.events["timestamp_us"], plan.start_us + 3 * MICROSECONDS_PER_DAY)
+    ahead = logs.events.slice(0, 2)
+    times = pa.array([plan.start_us + 6 * MICROSECONDS_PER_DAY - 1, plan.start_us + 400 * MICROSECONDS_PER_DAY])
+    ahead = ahead.set_column(ahead.column_names.index("timestamp_us"), "timestamp_us", times)
+    result = analysed(
+        tmp_path, plan, dataclasses.replace(logs, events=pa.concat_tables([logs.events.filter(early), ahead]))
+    )
+    assert (result["n_days"], result["complete"]) == (3, False)
+    assert result["verdicts"]["treatment"]["decision"] == "continue"
+
+
 def test_planned_looks_use_the_days_up_to_the_look(tmp_path):
     plan = plan_with(stopping="obrien-fleming", n_looks=3)
     # Looks are due at the ends of days 2, 4 and 6; day 5 is read as the look of day 4.

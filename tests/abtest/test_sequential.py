@@ -101,6 +101,42 @@ def test_28_daily_looks_fool_a_fixed_test_and_not_a_confidence_sequence_in_many_
     check_peeking(10_000)
 
 
+def check_growing_totals(n_experiments: int, *, persistence: float) -> None:
+    """As `check_peeking`, where users come in over 14 days and their totals go on growing until day 28."""
+    n_days, n_users = 28, 400
+    random = np.random.default_rng(2)
+    since = np.arange(n_users) % 14
+    n = np.array([np.sum(since <= day) for day in range(n_days)])
+    multiples = np.array([sequence_multiple(int(2 * k), tuning=800.0) for k in n])
+    crossed = 0
+    for _ in range(n_experiments):
+        # With persistence 1 a user has one rate for all days, with 0 days are independent.
+        rate = random.lognormal(0.0, 1.0, (2, n_users, 1)) ** persistence
+        daily = rate * random.lognormal(0.0, 1.0, (2, n_users, n_days)) * (np.arange(n_days) >= since[:, None])
+        totals = np.cumsum(daily, axis=2)
+        means = totals.sum(axis=1) / n
+        variances = ((totals**2).sum(axis=1) - n * means**2) / (n - 1) / n
+        crossed += (np.abs(means[1] - means[0]) > multiples * np.sqrt(variances.sum(axis=0))).any()
+    assert crossed / n_experiments <= 0.05
+
+
+@pytest.mark.parametrize("persistence", [0.0, 1.0])
+def test_totals_that_go_on_growing_alarm_no_more_often(persistence):
+    check_growing_totals(200, persistence=persistence)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("persistence", [0.0, 1.0])
+def test_totals_that_go_on_growing_alarm_no_more_often_in_many_experiments(persistence):
+    check_growing_totals(5000, persistence=persistence)
+
+
+def test_even_with_all_users_there_at_once_28_looks_stay_below_5_percent():
+    # Then the multiple stays where it is, at worst at its narrowest, while totals go on, at worst independently.
+    narrowest = min(sequence_multiple(n, tuning=1000.0) for n in np.geomspace(10, 10**6, 200).astype(int).tolist())
+    assert crossing_probability([narrowest] * 28) <= 0.05
+
+
 def test_the_sequence_is_tightest_in_information_near_its_tuning():
     # Optimised at 5,000, a sequence is narrower there than ones optimised a factor 20 off on either side.
     at = {tuning: sequence_multiple(5000, tuning=tuning) for tuning in (250.0, 5000.0, 100_000.0)}

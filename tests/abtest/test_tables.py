@@ -195,6 +195,23 @@ def test_text_files_hold_the_same_as_parquet_and_ids_may_be_text(tmp_path):
     assert found[0] == found[1] == [("control", 2, 1, 2), ("treatment", 2, 0, 1)]
 
 
+def test_leading_zeros_of_ids_and_arms_are_kept(tmp_path):
+    (tmp_path / "a.csv").write_text(f"user_id,arm,timestamp_us\n007,01,{START}\n7,02,{START}\n")
+    (tmp_path / "e.csv").write_text(
+        f"user_id,timestamp_us,seconds,skipped,liked\n007,{START},1.5,0,1\nx,{START},1,0,0\n"
+    )
+    connection = load_logs(Logs(tmp_path / "a.csv", tmp_path / "e.csv"), plan_with(arms=("01", "02")))
+    assert connection.execute("SELECT user_id, arm FROM assignments").fetchall() == [("007", "01"), ("7", "02")]
+    assert connection.execute("SELECT user_id FROM events").fetchall() == [("007",), ("x",)]
+
+
+def test_a_text_file_without_any_due_column_is_told_so(tmp_path):
+    logs = small_logs(tmp_path)
+    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(InputError, match="lacks the column 'user_id', only a, b"):
+        load_logs(Logs(tmp_path / "other.csv", logs.events), PLAN)
+
+
 def test_names_with_sql_in_them_are_only_names(tmp_path):
     hostile = 'x"; DROP TABLE assignments; --'
     value = "'); DROP TABLE events; --"
