@@ -1,0 +1,205 @@
+"""Logs and a plan -> the result: verdict, trust checks, effects, segments and days, as one record for JSON."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+
+from seqrec.abtest import tables
+from seqrec.abtest.judgement import guardrail_state, judge, look_day, planned_look
+from seqrec.abtest.logs import days_logged, set_period
+from seqrec.abtest.means import Estimate, cuped_estimates, effect, interaction_p_value, ratio_estimate
+from seqrec.abtest.moments import Moments
+from seqrec.abtest.multiplicity import benjamini_hochberg, holm
+from seqrec.abtest.plan import Metric, Plan
+from seqrec.abtest.sequential import sequential_effect
+from seqrec.abtest.trust import Check, balance_check, trust_checks, variation_check
+from seqrec.abtest.verdict import Verdict, blocked, decide
+from seqrec.types import InputError
+
+
+def analyze(connection: duckdb.DuckDBPyConnection, plan: Plan, *, n_days: int | None = None) -> dict[str, Any]:
+    """The result of loaded logs (`load_logs`), of the plan's first `n_days`; by default as many as are logged.
+
+    At planned looks (pocock, obrien-fleming) the days after the newest due look are left out, since the bound is for
+    that look. Figures that do not exist are None.
+    """
+    if n_days is not None and not 1 <= n_days <= plan.n_days:
+        raise InputError(
+            f"n_days={n_days} is outside 1..{plan.n_days}, the plan's days; leave it out for all that is logged"
+        )
+    logged = days_logged(connection, plan)
+    n_days = min(logged, n_days or plan.n_days)
+    if n_days == 0:
+        raise InputError(f"no event is on or after {plan.start}, the plan's start; give the plan of this experiment")
+    look = planned_look(plan, n_days=n_days)
+    if plan.n_looks > 1 and look:
+        n_days = look_day(plan, look)
+    complete = n_days == plan.n_days
+    due = plan.stopping == "always-valid" or look > 0
+    set_period(connection, plan, n_days=n_days)
+    tables.build_tables(connection)
+
+    checks = trust_checks(connection, plan, n_days=n_days)
+    tables.choose_metric(connection, plan.primary)
+    arms = tables.moments_by_arm(connection)
+    result: dict[str, Any] = {
+        "plan": _plan_record(plan),
+        "n_days": n_days,
+        "complete": complete,
+        "look": look if plan.n_looks > 1 else None,
+        "n_users": {arm: arms[arm].n_users if arm in arms else 0 for arm in plan.arms},
+        "effects": {},
+        "segments": [],
+        "days": {},
+    }
+    if all(arm in arms and arms[arm].n_users > 1 for arm in plan.arms):
+        checks += variation_check(plan.primary.name, arms) + balance_check(plan, arms)
+        checks += _effects(connection, plan, result, arms, look=max(look, 1))
+    result["checks"] = [check._asdict() for check in checks]
+    result["verdicts"] = {
+        arm: (blocked(checks) or _verdict(plan, arm, result, complete=complete, due=due))._asdict()
+        for arm in plan.arms[1:]
+    }
+    return _json_ready(result)
+
+
+def _effects(
+    connection: duckdb.DuckDBPyConnection, plan: Plan, result: dict[str, Any], arms: dict[str, Moments], *, look: int
+) -> list[Check]:
+    """Fills in effects, segments and days of the result; a primary metric that cannot be computed is a failed check."""
+    try:
+        estimates, saved = _estimates(arms, plan, plan.primary)
+    except InputError as error:
+        return [Check("primary metric", "failed", f"{plan.primary.name} cannot be computed: {error}")]
+    result["variance_saved"] = saved
+    control = estimates[plan.arms[0]]
+    result["effects"] = {
+        arm: {"primary": judge(control, estimates[arm], plan, look=look), "guardrails": []} for arm in plan.arms[1:]
+    }
+    result["segments"] = _segments(connection, plan)
+    by_day = tables.moments_by_day(connection, plan, plan.primary, n_days=result["n_days"])
+    result["days"] = {arm: _daily(by_day, plan, arm) for arm in plan.arms[1:]}
+    for metric in plan.guardrails:
+        tables.choose_metric(connection, metric)
+        try:
+            guarded, _ = _estimates(tables.moments_by_arm(connection), plan, metric)
+        except InputError as error:
+            for found in result["effects"].values():
+                found["guardrails"].append({"metric": metric, "state": "unknown", "reason": str(error)})
+            continue
+        for arm, found in result["effects"].items():
+            judged = judge(guarded[plan.arms[0]], guarded[arm], plan, look=look)
+            state = guardrail_state(judged, metric)
+            found["guardrails"].append({"metric": metric, "state": state, "effect": judged})
+    return []
+
+
+def _estimates(arms: dict[str, Moments], plan: Plan, metric: Metric) -> tuple[dict[str, Estimate], float]:
+    """Each arm's estimate, with the time before taken out where the plan has one, and the variance this saved."""
+    ordered = [arms[arm] for arm in plan.arms]
+    if plan.days_before == 0:
+        return {arm: ratio_estimate(arms[arm]) for arm in plan.arms}, 0.0
+    found, saved = cuped_estimates(ordered, [2, 3], numerator=0, denominator=1)
+    return dict(zip(plan.arms, found, strict=True)), saved
+
+
+def _verdict(plan: Plan, arm: str, result: dict[str, Any], *, complete: bool, due: bool) -> Verdict:
+    found = result["effects"][arm]
+    states = {each["metric"]: each["state"] for each in found["guardrails"]}
+    return decide(plan, arm, found["primary"], states, complete=complete, due=due)
+
+
+def _segments(connection: duckdb.DuckDBPyConnection, plan: Plan) -> list[dict[str, Any]]:
+    """The primary effect by segment: fixed intervals, p-values adjusted (Benjamini and Hochberg) over all values of
+    all segments, and for each segment a test that its effects differ (Holm over segments)."""
+    found = []
+    for (segment, value), arms in tables.moments_by_segment(connection).items():
+        for arm in plan.arms[1:]:
+            row: dict[str, Any] = {"segment": segment, "value": value, "arm": arm}
+            row["n_users"] = sum(arms[name].n_users for name in (plan.arms[0], arm) if name in arms)
+            try:
+                estimates, _ = cuped_estimates([arms[plan.arms[0]], arms[arm]], [2, 3], numerator=0, denominator=1)
+                row["effect"] = effect(*estimates, alpha=plan.alpha)
+            except (InputError, KeyError):
+                row["effect"] = None
+            found.append(row)
+    adjusted = benjamini_hochberg(np.array([row["effect"].p_value if row["effect"] else math.nan for row in found]))
+    for row, p_value in zip(found, adjusted, strict=True):
+        row["p_adjusted"] = float(p_value)
+    groups = list(dict.fromkeys((row["segment"], row["arm"]) for row in found))
+    interactions = []
+    for group in groups:
+        effects = [row["effect"] for row in found if (row["segment"], row["arm"]) == group and row["effect"]]
+        interactions.append(
+            interaction_p_value(
+                np.array([each.difference for each in effects]), np.array([each.standard_error for each in effects])
+            )
+        )
+    by_group = dict(zip(groups, holm(np.array(interactions, float)), strict=True))
+    for row in found:
+        row["p_interaction"] = float(by_group[row["segment"], row["arm"]])
+    return found
+
+
+def _daily(by_day: dict[str, list[Moments | None]], plan: Plan, arm: str) -> list[dict[str, Any]]:
+    """The effect of all days so far at each day's end, with its confidence sequence."""
+    found = []
+    alpha = plan.alpha / (len(plan.arms) - 1)
+    for day, pair in enumerate(zip(by_day[plan.arms[0]], by_day[arm], strict=True), start=1):
+        row: dict[str, Any] = {"day": day, "n_users": sum(each.n_users for each in pair if each)}
+        try:
+            control, treatment = _pair_estimates(pair, plan)
+            looked = sequential_effect(control, treatment, tuning=plan.expected_users, alpha=alpha)
+            fixed = effect(control, treatment, alpha=alpha)
+        except InputError:
+            # Too few users yet, or nothing in the denominator.
+            row |= dict.fromkeys(("difference", "lower", "upper", "fixed_lower", "fixed_upper", "p_value"), math.nan)
+        else:
+            row |= {"difference": looked.value, "lower": looked.lower, "upper": looked.upper}
+            row |= {"fixed_lower": fixed.lower, "fixed_upper": fixed.upper, "p_value": looked.p_value}
+        found.append(row)
+    return found
+
+
+def _pair_estimates(pair: tuple[Moments | None, Moments | None], plan: Plan) -> list[Estimate]:
+    if pair[0] is None or pair[1] is None:
+        raise InputError("an arm has no users yet; wait for the first")
+    if plan.days_before == 0:
+        return [ratio_estimate(each) for each in pair if each]
+    return cuped_estimates([each for each in pair if each], [2, 3], numerator=0, denominator=1)[0]
+
+
+def _plan_record(plan: Plan) -> dict[str, Any]:
+    fields = {name: value for name, value in vars(plan).items() if name not in ("primary", "guardrails", "start")}
+    return {**fields, "primary": plan.primary, "start": plan.start.isoformat(), "hash": plan.content_hash}
+
+
+def _json_ready(value: Any) -> Any:
+    """Records as dicts, and None for what JSON has no number for."""
+    if isinstance(value, Metric):
+        return {"name": value.name, **vars(value)}
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return {name: _json_ready(each) for name, each in value._asdict().items()}
+    if isinstance(value, dict):
+        return {name: _json_ready(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json_ready(each) for each in value]
+    if isinstance(value, float | np.floating):
+        return float(value) if math.isfinite(value) else None
+    return int(value) if isinstance(value, np.integer) else value
+
+
+def write_result(output: Path, result: dict[str, Any], page: str) -> tuple[Path, Path]:
+    """Writes ab_result.json and ab_report.html and returns their paths."""
+    files = output / "ab_result.json", output / "ab_report.html"
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        files[0].write_text(json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+        files[1].write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{output} cannot be written ({error.strerror}); name another directory") from error
+    return files

@@ -1,0 +1,300 @@
+"""A result as one HTML page that opens offline: verdict and action first, then why to believe it, then the rest."""
+
+import html
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from seqrec.abtest.pictures import Bar, daily, forest
+from seqrec.abtest.tables import STEPS, sql_text
+from seqrec.abtest.verdict import signed, unsigned
+
+_NOTHING = "\N{EN DASH}"
+
+_STYLE = """
+:root { color-scheme: light dark; --ink: #1d1f23; --faint: #5d636e; --line: #d9dce2; --page: #fff; --mark: #f3f5f9;
+  --up: #00795a; --down: #c04e00; --flat: #3a68a8; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e7e9ed; --faint: #a3a9b5; --line: #3b3f48; --page: #16181c; --mark: #22262d;
+    --up: #2cc795; --down: #ff8a3d; --flat: #7fa8e0; }
+}
+body { margin: 0 auto; max-width: 62rem; padding: 2rem 1.25rem 4rem; color: var(--ink); background: var(--page);
+  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
+h1 { font-size: 1.7rem; line-height: 1.25; margin: 0 0 .4rem; overflow-wrap: anywhere; }
+h2 { font-size: 1.2rem; margin: 2.4rem 0 .6rem; padding-top: .6rem; border-top: 1px solid var(--line); }
+h3 { font-size: 1rem; margin: 1.6rem 0 .3rem; overflow-wrap: anywhere; }
+p, ul { max-width: 46rem; overflow-wrap: anywhere; }
+.faint, summary { color: var(--faint); font-size: .9rem; }
+.verdict { background: var(--mark); border-left: 5px solid var(--flat); padding: .7rem 1rem; margin: .8rem 0;
+  overflow-wrap: anywhere; }
+.verdict.ship { border-left-color: var(--up); }
+.verdict.stop, .verdict.blocked, .verdict.hold { border-left-color: var(--down); }
+.verdict strong { display: block; font-size: 1.15rem; } .verdict p { margin: .3rem 0 0; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; margin: .4rem 0 .8rem; }
+th, td { padding: .3rem .9rem .3rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
+td { white-space: nowrap; } td.words { white-space: normal; min-width: 13rem; overflow-wrap: anywhere; }
+td small { color: var(--faint); }
+.passed, .safe { color: var(--up); } .failed, .harmed, .unclear, .unknown { color: var(--down); font-weight: 600; }
+.noted { color: var(--faint); }
+svg { display: block; width: 100%; max-width: 46rem; height: auto; margin: .5rem 0; overflow: visible; }
+svg text { fill: var(--ink); font-size: 13px; } svg line { stroke: var(--line); }
+svg .zero { stroke: var(--faint); stroke-width: 1.4; }
+svg .limit { stroke: var(--down); stroke-dasharray: 4 3; stroke-width: 1.4; }
+svg .bar { stroke-width: 3; stroke-linecap: round; } svg .up { stroke: var(--up); fill: var(--up); }
+svg .down { stroke: var(--down); fill: var(--down); } svg .flat { stroke: var(--flat); fill: var(--flat); }
+svg .band { fill: var(--flat); opacity: .18; } svg .line { fill: none; stroke: var(--flat); stroke-width: 2.2; }
+svg .dashes { fill: none; stroke: var(--faint); stroke-dasharray: 5 4; }
+pre { background: var(--mark); padding: .7rem .9rem; overflow-x: auto; font-size: .8rem; line-height: 1.4; }
+details { margin: .4rem 0; } summary { cursor: pointer; }
+@media (max-width: 600px) {
+  svg text { font-size: 19px; } body { padding: 1.2rem .9rem 3rem; }
+  .checks td { display: inline-block; border: 0; padding-bottom: 0; } .checks td.words { display: block; }
+  .checks tr { display: block; border-bottom: 1px solid var(--line); padding: .3rem 0; }
+}
+"""
+
+
+def page(result: Mapping[str, Any]) -> str:
+    """The page of a result, as `analyze` returns it."""
+    plan = result["plan"]
+    n_users = sum(result["n_users"].values())
+    days = f"{result['n_days']} of {plan['n_days']} days"
+    parts = [
+        f"<h1>{_text(plan['name'])}</h1>",
+        f'<p class="faint">{n_users:,} users analysed, {days} from {_text(plan["start"])}; '
+        f"plan {_text(plan['hash'])}</p>",
+        *_verdicts(result["verdicts"]),
+        "<h2>Can it be trusted?</h2>",
+        '<div class="checks">',
+        _table(
+            ["", "", ""],
+            [[_status(check["status"]), _text(check["name"]), _text(check["finding"])] for check in result["checks"]],
+            words=(2,),
+        ),
+        "</div>",
+    ]
+    if result["effects"]:
+        parts += _primary(result)
+        parts += _guardrails(result)
+        parts += _segments(result)
+        parts += _days(result)
+    parts += _method(result)
+    body = "\n".join(part for part in parts if part)
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{_text(plan['name'])}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
+    )
+
+
+def _verdicts(verdicts: Mapping[str, Any]) -> list[str]:
+    # A blocked experiment is blocked for all its arms, and says so once.
+    different = {tuple(verdict.values()): arm for arm, verdict in verdicts.items()}
+    return [
+        f'<div class="verdict {decision.split()[0]}"><strong>{_text(decision.capitalize())}</strong>'
+        f"<p>{_text(headline)}</p><p>{_text(action)}</p></div>"
+        for decision, headline, action in different
+    ]
+
+
+def _primary(result: Mapping[str, Any]) -> list[str]:
+    plan = result["plan"]
+    effects = {arm: found["primary"] for arm, found in result["effects"].items()}
+    rows = [
+        [
+            _text(arm),
+            _number(each["control"]),
+            _number(each["treatment"]),
+            _interval(each["difference"], each["lower"], each["upper"], write=_number),
+            _interval(each["relative"], each["relative_lower"], each["relative_upper"], write=_signed),
+            _p(each["p_value"]),
+            _NOTHING if each["detectable"] is None else unsigned(each["detectable"]),
+        ]
+        for arm, each in effects.items()
+    ]
+    bars = [Bar(arm, each["relative"], each["relative_lower"], each["relative_upper"]) for arm, each in effects.items()]
+    good = "more" if plan["primary"]["more_is_better"] else "less"
+    saved = result.get("variance_saved") or 0.0
+    return [
+        f"<h2>Primary metric: {_text(plan['primary']['name'])}</h2>",
+        f'<p class="faint">Relative difference from {_text(plan["arms"][0])}; {good} is better.'
+        + (f" What was known before the start took {100 * saved:.0f}% of the variance out." if saved > 0 else "")
+        + "</p>",
+        forest(bars, label="relative difference of the primary metric"),
+        _table(["", plan["arms"][0], "arm", "difference", "relative", "p", "could have shown"], rows),
+    ]
+
+
+def _guardrails(result: Mapping[str, Any]) -> list[str]:
+    parts = []
+    for arm, found in result["effects"].items():
+        if not found["guardrails"]:
+            continue
+        bars, rows = [], []
+        for each in found["guardrails"]:
+            metric, effect = each["metric"], each.get("effect")
+            sign = 1 if metric["more_is_better"] else -1
+            ends = [effect[name] for name in ("relative", "relative_lower", "relative_upper")] if effect else [None] * 3
+            value, lower, upper = (None if end is None else sign * end for end in ends)
+            lower, upper = (lower, upper) if sign == 1 else (upper, lower)
+            bars.append(Bar(metric["name"], value, lower, upper, limit=-metric["margin"]))
+            rows.append(
+                [
+                    _status(each["state"]),
+                    _text(metric["name"]),
+                    _interval(*ends, write=_signed),
+                    f"{unsigned(metric['margin'])} {'less' if sign == 1 else 'more'}",
+                    _text(each.get("reason", "")),
+                ]
+            )
+        parts += [
+            f"<h3>{_text(arm)}</h3>",
+            forest(bars, label=f"guardrails of {arm}, right is better"),
+            _table(["", "metric", "relative", "acceptable", ""], rows, words=(4,)),
+        ]
+    head = (
+        '<h2>Guardrails</h2><p class="faint">In the picture right is better for all, and a dashed mark is the margin. '
+        "Safe: the interval rules a loss beyond it out; unclear: it does not.</p>"
+    )
+    return [head, *parts] if parts else []
+
+
+def _segments(result: Mapping[str, Any]) -> list[str]:
+    if not result["segments"]:
+        return []
+    parts = [
+        '<h2>Segments</h2><p class="faint">Where to look next, not a second verdict: p is adjusted for the number of '
+        "rows (Benjamini and Hochberg), intervals are not. That segments differ is shown by the interaction test "
+        "only.</p>"
+    ]
+    several = len(result["plan"]["arms"]) > 2
+    groups = dict.fromkeys((row["segment"], row["arm"]) for row in result["segments"])
+    for segment, arm in groups:
+        rows = [row for row in result["segments"] if (row["segment"], row["arm"]) == (segment, arm)]
+        effects = [row["effect"] or dict.fromkeys(("relative", "relative_lower", "relative_upper")) for row in rows]
+        names = ("relative", "relative_lower", "relative_upper")
+        bars = [Bar(row["value"], *(each[name] for name in names)) for row, each in zip(rows, effects, strict=True)]
+        lines = [
+            [
+                _text(row["value"]),
+                f"{row['n_users']:,}",
+                _interval(*(each[name] for name in names), write=_signed),
+                _p(row["p_adjusted"]),
+            ]
+            for row, each in zip(rows, effects, strict=True)
+        ]
+        title = f"{segment}, {arm}" if several else segment
+        parts += [
+            f"<h3>By {_text(title)}</h3>",
+            f'<p class="faint">Do they differ? p {_p(rows[0]["p_interaction"])} (interaction test, Holm)</p>',
+            forest(bars, label=f"relative difference by {segment}"),
+            _folded(_table(["", "users", "relative", "p"], lines, words=(0,))),
+        ]
+    return parts
+
+
+def _days(result: Mapping[str, Any]) -> list[str]:
+    parts = [
+        '<h2>Effect to date, by day</h2><p class="faint">Difference in '
+        f"{_text(result['plan']['primary']['name'])} with the confidence sequence (band), which may be read on any "
+        "day, and the fixed interval (dashes), which may be read on the planned last day only. Totals grow with the "
+        "days, and so may the difference.</p>"
+    ]
+    for arm, days in result["days"].items():
+        rows = [
+            [
+                str(day["day"]),
+                f"{day['n_users']:,}",
+                _interval(day["difference"], day["lower"], day["upper"], write=_number),
+                _p(day["p_value"]),
+            ]
+            for day in days
+        ]
+        table = _table(["day", "users", "difference [always valid]", "p"], rows)
+        parts += [
+            f"<h3>{_text(arm)}</h3>" if len(result["days"]) > 1 else "",
+            daily(days, label=f"difference of {arm} to date by day"),
+            _folded(table),
+        ]
+    return parts
+
+
+_RULES = {
+    "fixed": "one look, at the planned end",
+    "pocock": "planned looks with one bound (Pocock, 1977)",
+    "obrien-fleming": "planned looks with bounds that fall (O'Brien and Fleming, 1979)",
+    "always-valid": "a confidence sequence (Waudby-Smith et al., 2021), which may be read at any time",
+}
+
+
+def _method(result: Mapping[str, Any]) -> list[str]:
+    plan = result["plan"]
+    n_arms = len(plan["arms"]) - 1
+    sentences = [
+        f"Users are the unit: each is one row, and ratios have the delta method's variance. alpha {plan['alpha']:g}"
+        + (f", shared by {n_arms} treatments (Bonferroni)" if n_arms > 1 else "")
+        + f"; power {plan['power']:g} for what could have been seen.",
+        f"Rule for looking: {_RULES[plan['stopping']]}"
+        + (f"; this is look {result['look']} of {plan['n_looks']}." if result["look"] is not None else "."),
+        f"Covariates: the same metric in the {plan['days_before']} days before the start (CUPED)."
+        if plan["days_before"]
+        else "No covariates.",
+        "Left out alike in all arms: users in two arms, users who were never exposed, users with more than "
+        f"{plan['max_plays_per_day']:,} plays on a day since their exposure.",
+        "Guardrails are tests of non-inferiority of the relative difference against the plan's margin.",
+        f"Trust checks are at p < {plan['trust_alpha']:g} each.",
+    ]
+    names = (*STEPS, "metric_values", "moments", "segment_moments", "new_users_by_day", "increments_by_day")
+    checks = ("check_arms", "check_days", "check_segments", "check_logging")
+    sql = "".join(
+        f"<details><summary>{name}.sql</summary><pre>{_text(sql_text(name))}</pre></details>"
+        for name in (*names, *checks)
+    )
+    lines = "".join(f"<li>{_text(sentence)}</li>" for sentence in sentences)
+    return [f"<h2>Method</h2><ul>{lines}</ul>", f"<h2>SQL</h2>{sql}"]
+
+
+def _table(heads: Iterable[str], rows: Iterable[Sequence[str]], *, words: Sequence[int] = ()) -> str:
+    """Heads are escaped here, cells are HTML already; columns in `words` may break their lines."""
+    names = list(heads)
+    head = "".join(f'<th scope="col">{_text(name)}</th>' for name in names) if any(names) else ""
+    lines = []
+    for row in rows:
+        cells = [f"<td{' class=words' if i in words else ''}>{cell}</td>" for i, cell in enumerate(row)]
+        lines.append(f"<tr>{''.join(cells)}</tr>")
+    body = "\n".join(lines)
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _folded(table: str) -> str:
+    return f"<details><summary>the numbers</summary>{table}</details>"
+
+
+def _status(state: str) -> str:
+    return f'<span class="{_text(state)}">{_text(state)}</span>'
+
+
+def _interval(
+    value: float | None, lower: float | None, upper: float | None, *, write: Callable[[float | None], str]
+) -> str:
+    if value is None:
+        return _NOTHING
+    return f"{write(value)} <small>[{write(lower)}, {write(upper)}]</small>"
+
+
+def _signed(share: float | None) -> str:
+    return _NOTHING if share is None else signed(share)
+
+
+def _number(value: float | None) -> str:
+    return _NOTHING if value is None else f"{value:.4g}"
+
+
+def _p(value: float | None) -> str:
+    if value is None:
+        return _NOTHING
+    return f"{value:.1e}" if value < 0.0005 else f"{value:.3f}"
+
+
+def _text(value: Any) -> str:
+    return html.escape(str(value))

@@ -1,0 +1,123 @@
+"""Before the experiment: how many users and days it needs, and what a given number of users could show.
+
+The standard error of a real metric is best taken from last month's users (`means`), as is the variance a covariate
+saves: multiply a number of users by 1 - saved.
+"""
+
+import math
+
+import numpy as np
+from jaxtyping import Float
+from scipy import optimize, stats
+
+from seqrec.abtest.means import check_share
+from seqrec.types import InputError
+
+
+def rule_of_16(variance: float, difference: float) -> float:
+    """Users an arm for 80% power at 5%, in the head: 16 s^2 / d^2 (van Belle, 2008, ch. 2).
+
+    >>> round(rule_of_16(0.05 * 0.95, 0.05 * 0.05))  # a conversion of 5%, a lift of 5%
+    121600
+    """
+    _check_difference(difference)
+    return 16 * variance / difference**2
+
+
+def users_per_arm(
+    difference: float,
+    *,
+    variance: float,
+    treatment_variance: float | None = None,
+    alpha: float = 0.05,
+    power: float = 0.8,
+) -> float:
+    """Users an arm, two arms of one size, for a two-sided z-test to show a true `difference`; round it up.
+
+    (z_alpha/2 * sqrt(2 v_c) + z_power * sqrt(v_c + v_t))^2 / d^2: under "no effect" both arms have the control's
+    `variance`, under the effect the treatment has its own, by default the same.
+
+    >>> round(users_per_arm(0.05, variance=0.2 * 0.8, treatment_variance=0.25 * 0.75))  # 20% -> 25%
+    1030
+    """
+    check_share(alpha=alpha, power=power)
+    _check_difference(difference)
+    if not variance > 0.0:
+        raise InputError(f"variance={variance} is not above 0; give that of a user's value")
+    other = variance if treatment_variance is None else treatment_variance
+    null, alternative = math.sqrt(2 * variance), math.sqrt(variance + other)
+    return (stats.norm.isf(alpha / 2) * null + stats.norm.isf(1 - power) * alternative) ** 2 / difference**2
+
+
+def t_test_users_per_arm(effect_size: float, *, alpha: float = 0.05, power: float = 0.8) -> float:
+    """As `users_per_arm`, exact for few normal users: a t-test's, by the noncentral t. `effect_size` is d / s.
+
+    >>> round(t_test_users_per_arm(0.5), 2)
+    63.77
+    """
+    check_share(alpha=alpha, power=power)
+    _check_difference(effect_size)
+
+    def shortfall(n: float) -> float:
+        degrees, shift = 2 * n - 2, abs(effect_size) * math.sqrt(n / 2)
+        reach = stats.t.isf(alpha / 2, degrees)
+        return float(stats.nct.sf(reach, degrees, shift) + stats.nct.cdf(-reach, degrees, shift)) - power
+
+    # The z-test needs a little less; a t-test with this many more has the power.
+    guess = users_per_arm(abs(effect_size), variance=1.0, alpha=alpha, power=power)
+    return float(optimize.brentq(shortfall, 1.0 + 1e-3, guess + 50))
+
+
+def power_of(difference: float, standard_error: float, *, alpha: float = 0.05, multiple: float | None = None) -> float:
+    """The chance that a two-sided test shows a true `difference`; `multiple` replaces z_alpha/2, as a sequential
+    test's last bound does.
+
+    >>> round(power_of(2.8, 1.0), 2)
+    0.8
+    """
+    check_share(alpha=alpha)
+    reach = stats.norm.isf(alpha / 2) if multiple is None else multiple
+    return float(
+        stats.norm.sf(reach - difference / standard_error) + stats.norm.cdf(-reach - difference / standard_error)
+    )
+
+
+def detectable_difference(
+    standard_error: float, *, alpha: float = 0.05, power: float = 0.8, multiple: float | None = None
+) -> float:
+    """The smallest true difference that a test with this standard error shows with this power.
+
+    >>> round(detectable_difference(1.0), 2)  # 1.96 + .84
+    2.8
+    """
+    check_share(alpha=alpha, power=power)
+    reach = stats.norm.isf(alpha / 2) if multiple is None else multiple
+    return float(reach + stats.norm.isf(1 - power)) * standard_error
+
+
+def required_days(n_users_needed: float | int, users_by_day: Float[np.ndarray, " days"]) -> int:
+    """The first day (from 1) by which so many users, in all arms, have come in; `users_by_day` counts new ones.
+
+    Days beyond those given bring as many as the last: new users get fewer as time goes on, so this hopes a little.
+    The answer is in whole weeks, since weekends differ.
+
+    >>> required_days(900, np.array([500.0, 300.0, 100.0])), required_days(1001, np.array([500.0, 300.0, 100.0]))
+    (7, 7)
+    >>> required_days(1001, np.array([100.0]))
+    14
+    """
+    if not users_by_day.size or (users_by_day < 0).any() or users_by_day[-1] <= 0:
+        raise InputError(
+            f"users_by_day is {users_by_day.tolist()[:5]}; give counts from 0, and above 0 on the last day"
+        )
+    total = np.cumsum(users_by_day)
+    if n_users_needed <= total[-1]:
+        day = int(np.searchsorted(total, n_users_needed)) + 1
+    else:
+        day = len(total) + math.ceil((n_users_needed - total[-1]) / users_by_day[-1])
+    return 7 * math.ceil(day / 7)
+
+
+def _check_difference(difference: float) -> None:
+    if difference == 0.0 or not math.isfinite(difference):
+        raise InputError(f"difference={difference}; give the smallest one that would matter, not 0")

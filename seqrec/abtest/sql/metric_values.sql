@@ -1,0 +1,11 @@
+-- A metric's four columns: y over z, and the same before the experiment (v, w). The braces are filled from a fixed
+-- list of measures, never from a file.
+SELECT
+    user_id,
+    arm,
+    exposed_day,
+    1e0 * {numerator} AS y,
+    1e0 * {denominator} AS z,
+    1e0 * {numerator}_before AS v,
+    1e0 * {denominator}_before AS w
+FROM user_totals

@@ -1,0 +1,206 @@
+"""Can this experiment be believed? Checks that do not look at its result; one that fails blocks the verdict."""
+
+import math
+from typing import Literal, NamedTuple
+
+import duckdb
+import numpy as np
+from scipy import stats
+
+from seqrec.abtest import tables
+from seqrec.abtest.means import effect, ratio_estimate
+from seqrec.abtest.moments import Moments
+from seqrec.abtest.plan import Plan
+from seqrec.abtest.srm import srm_p_value, srm_sequential_p_values
+from seqrec.paired import holm
+from seqrec.types import InputError
+
+
+class Check(NamedTuple):
+    """One reason to believe or not."""
+
+    name: str
+    status: Literal["passed", "failed", "noted"]
+    """noted: worth knowing, and no reason to stop."""
+    finding: str
+    """What was found, in a sentence without its full stop."""
+
+
+def trust_checks(connection: duckdb.DuckDBPyConnection, plan: Plan, *, n_days: int) -> list[Check]:
+    """Of the tables of `build_tables`: users in two arms, sample ratios, exposure, bots, logging, what was left out.
+
+    All at the plan's `trust_alpha`, adjusted (Holm) inside a check that has several tests.
+    """
+    counts = {row["arm"]: row for row in tables.rows(connection, "check_arms")}
+    by_arm = {
+        name: np.array([int(counts[arm][name]) if arm in counts else 0 for arm in plan.arms])
+        for name in ("n_assigned", "n_in_two_arms", "n_exposed", "n_bots")
+    }
+    checks = [
+        _users(plan, by_arm["n_exposed"]),
+        _two_arms(plan, by_arm),
+        _sample_ratio(plan, "sample ratio, assigned", by_arm["n_assigned"]),
+        _daily_sample_ratio(connection, plan, n_days),
+        *_segment_sample_ratio(connection, plan),
+        _share(plan, "exposure", "exposed", by_arm["n_exposed"], by_arm["n_assigned"]),
+        _sample_ratio(plan, "sample ratio, exposed", by_arm["n_exposed"]),
+        _share(plan, "bots", "left out as bots", by_arm["n_bots"], by_arm["n_exposed"]),
+        *_logging(connection, plan),
+        *_left_out(connection, plan),
+    ]
+    return checks
+
+
+def balance_check(plan: Plan, arms: dict[str, Moments]) -> list[Check]:
+    """An A/A test of the primary metric on the time before: arms that differed already will differ after."""
+    name = "arms before the start"
+    if plan.days_before == 0:
+        return []
+    nothing = [Check(name, "noted", f"{plan.primary.name} has no values in the {plan.days_before} days before")]
+    try:
+        control, *others = (ratio_estimate(arms[arm], 2, 3) for arm in plan.arms)
+    except InputError:
+        return nothing
+    if all(each.value == 0.0 for each in (control, *others)):
+        return nothing
+    p_values = holm(np.array([effect(control, other).p_value for other in others]))
+    status: Literal["passed", "failed"] = "failed" if p_values.min() < plan.trust_alpha else "passed"
+    words = "differed already" if status == "failed" else "were alike"
+    return [
+        Check(
+            name, status, f"{plan.primary.name} {words} in the {plan.days_before} days before (p {_p(p_values.min())})"
+        )
+    ]
+
+
+def variation_check(metric_name: str, arms: dict[str, Moments]) -> list[Check]:
+    """A metric that varies in one arm and is the same for every user of another is broken, not changed."""
+    constant = [arm for arm, found in arms.items() if not found.covariance[0, 0] > 0.0]
+    if not constant:
+        return []
+    return [Check("variation", "failed", f"{metric_name} has one value for every user of {_names(constant)}")]
+
+
+def _users(plan: Plan, n_exposed: np.ndarray) -> Check:
+    empty = [arm for arm, n in zip(plan.arms, n_exposed, strict=True) if n < 2]
+    if empty:
+        return Check("users", "failed", f"{_names(empty)} has fewer than 2 users; nothing can be compared")
+    return Check("users", "passed", f"{_counts(plan, n_exposed)} exposed")
+
+
+def _two_arms(plan: Plan, by_arm: dict[str, np.ndarray]) -> Check:
+    n_two, n_all = int(by_arm["n_in_two_arms"].sum()), int(by_arm["n_in_two_arms"].sum() + by_arm["n_assigned"].sum())
+    if n_two > plan.max_two_arm_share * n_all:
+        finding = f"{n_two:,} of {n_all:,} users were logged in two arms ({_percent(n_two / n_all)})"
+        return Check("users in two arms", "failed", f"{finding}; the assignment does not stick to the user")
+    return Check("users in two arms", "noted" if n_two else "passed", f"{n_two:,} of {n_all:,} users, left out")
+
+
+def _sample_ratio(plan: Plan, name: str, n_users: np.ndarray) -> Check:
+    p_value = srm_p_value(n_users, plan.shares)
+    finding = f"{_counts(plan, n_users)}, planned {_shares(plan)} (p {_p(p_value)})"
+    return Check(name, "failed" if p_value < plan.trust_alpha else "passed", finding)
+
+
+def _daily_sample_ratio(connection: duckdb.DuckDBPyConnection, plan: Plan, n_days: int) -> Check:
+    by_day = np.zeros((n_days, len(plan.arms)), int)
+    for row in tables.rows(connection, "check_days"):
+        by_day[row["day"], plan.arms.index(row["arm"])] += row["n_users"]
+    some = by_day[by_day.sum(axis=1) > 0]
+    if not len(some):
+        return Check("sample ratio by day", "noted", "nobody was assigned in the period")
+    by_one = holm(np.array([srm_p_value(row, plan.shares) for row in some])).min()
+    running = srm_sequential_p_values(np.cumsum(some, axis=0), plan.shares).min()
+    failed = min(by_one, running) < plan.trust_alpha
+    finding = f"worst of {len(some)} days p {_p(by_one)} (Holm), running totals p {_p(running)} (always valid)"
+    return Check("sample ratio by day", "failed" if failed else "passed", finding)
+
+
+def _segment_sample_ratio(connection: duckdb.DuckDBPyConnection, plan: Plan) -> list[Check]:
+    found: dict[tuple[str, str], np.ndarray] = {}
+    for row in tables.rows(connection, "check_segments"):
+        counts = found.setdefault((row["segment"], row["value"]), np.zeros(len(plan.arms), int))
+        counts[plan.arms.index(row["arm"])] += row["n_users"]
+    if not found:
+        return []
+    p_values = holm(np.array([srm_p_value(counts, plan.shares) for counts in found.values()]))
+    worst = int(p_values.argmin())
+    (segment, value), counts = list(found.items())[worst]
+    finding = f"worst of {len(found)}: {segment} = {value}, {_counts(plan, counts)} (p {_p(p_values[worst])}, Holm)"
+    status: Literal["passed", "failed"] = "failed" if p_values[worst] < plan.trust_alpha else "passed"
+    return [Check("sample ratio by segment", status, finding)]
+
+
+def _share(plan: Plan, name: str, verb: str, n_some: np.ndarray, n_all: np.ndarray) -> Check:
+    """The same share of every arm's users, by a chi-square test of independence."""
+    table = np.stack([n_some, n_all - n_some])
+    table = table[:, n_all > 0]
+    p_value = 1.0
+    if table.shape[1] > 1 and (table.sum(axis=1) > 0).all():
+        p_value = float(stats.chi2_contingency(table, correction=False).pvalue)
+    shares = " and ".join(
+        f"{_percent(some / of)} of {arm}" for arm, some, of in zip(plan.arms, n_some, n_all, strict=True) if of
+    )
+    return Check(name, "failed" if p_value < plan.trust_alpha else "passed", f"{verb}: {shares} (p {_p(p_value)})")
+
+
+def _logging(connection: duckdb.DuckDBPyConnection, plan: Plan) -> list[Check]:
+    found = tables.logging_moments(connection)
+    if not found:
+        return [Check("events lost", "noted", "events are not numbered by the player, so losses cannot be seen")]
+    lost = {arm: ratio_estimate(moments) for arm, moments in found.items()}
+    p_values = [
+        effect(lost[plan.arms[0]], lost[arm]).p_value
+        for arm in plan.arms[1:]
+        if arm in lost and plan.arms[0] in lost and min(lost[arm].n_users, lost[plan.arms[0]].n_users) > 1
+    ]
+    smallest = float(holm(np.array(p_values)).min()) if p_values else math.nan
+    most = max(each.value for each in lost.values())
+    shares = " and ".join(f"{_percent(each.value)} of {arm}'s" for arm, each in lost.items())
+    failed = smallest < plan.trust_alpha or most > plan.max_lost_share
+    return [Check("events lost", "failed" if failed else "passed", f"{shares} never arrived (p {_p(smallest)})")]
+
+
+def _left_out(connection: duckdb.DuckDBPyConnection, plan: Plan) -> list[Check]:
+    notes = []
+    outside, again, strangers, unassigned = connection.execute(
+        """
+        SELECT (SELECT COUNT(*) FROM assigned_users) - (SELECT COUNT(*) FROM triggered_users),
+               (SELECT COALESCE(SUM(n_assignments - 1), 0) FROM assigned_users WHERE n_arms = 1),
+               (SELECT COUNT(*) FROM events e WHERE NOT EXISTS (
+                   SELECT 1 FROM assigned_users u WHERE u.user_id = e.user_id)),
+               (SELECT COUNT(*) FROM exposures x WHERE NOT EXISTS (
+                   SELECT 1 FROM assigned_users u WHERE u.user_id = x.user_id))
+        """
+    ).fetchall()[0]
+    for n, words in (
+        (outside, "users were assigned outside the analysed days and are left out"),
+        (again, "assignments repeat an earlier one of the same user and arm; the first counts"),
+        (strangers, "events are of users without an assignment and are left out"),
+        (unassigned, "exposures are of users without an assignment and are left out"),
+    ):
+        if n:
+            notes.append(Check("left out", "noted", f"{n:,} {words}"))
+    return notes
+
+
+def _p(value: float) -> str:
+    if math.isnan(value):
+        return "unknown"
+    return f"{value:.1e}" if value < 0.0005 else f"{value:.3f}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g}%"
+
+
+def _names(arms: list[str]) -> str:
+    return " and ".join(arms)
+
+
+def _counts(plan: Plan, n_users: np.ndarray) -> str:
+    return " and ".join(f"{n:,} in {arm}" for arm, n in zip(plan.arms, n_users.tolist(), strict=True))
+
+
+def _shares(plan: Plan) -> str:
+    return ":".join(f"{100 * share:g}" for share in plan.shares)

@@ -1,0 +1,213 @@
+"""Means, ratios and CUPED: published figures, false alarms, coverage and what covariates save."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from seqrec.abtest.means import (
+    Effect,
+    Estimate,
+    cuped_estimates,
+    effect,
+    interaction_p_value,
+    mean_estimate,
+    mirrored,
+    non_inferiority_p_value,
+    ratio_estimate,
+)
+from seqrec.abtest.moments import Moments, merge, moments, moments_of_sums
+from seqrec.types import InputError
+
+
+def heavy_tailed_skips(random: np.random.Generator, n_users: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Plays and skips a user, and each user's own leaning to skip; some users play a hundred times as much."""
+    plays = 1 + random.geometric(1 / (1 + 5 * random.lognormal(0.0, 1.0, n_users)))
+    leaning = random.beta(2.0, 3.0, n_users)
+    return plays, random.binomial(plays, leaning), leaning
+
+
+def skip_rate_effect(control: np.ndarray, treatment: np.ndarray) -> Effect:
+    return effect(ratio_estimate(moments(control)), ratio_estimate(moments(treatment)))
+
+
+def event_level_p_value(control: np.ndarray, treatment: np.ndarray) -> float:
+    """The naive test: every play taken for an independent one."""
+    (skips_c, plays_c), (skips_t, plays_t) = control.sum(axis=0), treatment.sum(axis=0)
+    share = (skips_c + skips_t) / (plays_c + plays_t)
+    error = math.sqrt(share * (1 - share) * (1 / plays_c + 1 / plays_t))
+    return 2 * stats.norm.sf(abs(skips_t / plays_t - skips_c / plays_c) / error)
+
+
+def a_a_experiments(n_experiments: int, *, n_users: int = 1000, seed: int = 0):
+    random = np.random.default_rng(seed)
+    for _ in range(n_experiments):
+        plays, skips, _ = heavy_tailed_skips(random, n_users)
+        rows = np.stack([skips, plays], axis=1).astype(float)
+        yield rows[: n_users // 2], rows[n_users // 2 :]
+
+
+def check_a_a(n_experiments: int) -> None:
+    arms = list(a_a_experiments(n_experiments))
+    found = [skip_rate_effect(*pair) for pair in arms]
+    p_values = np.array([each.p_value for each in found])
+    four_errors = 4 * math.sqrt(0.05 * 0.95 / n_experiments)
+    assert abs(np.mean(p_values <= 0.05) - 0.05) <= four_errors
+    assert stats.kstest(p_values, "uniform").pvalue > 0.001
+    # Both arms are alike, so the true difference is 0.
+    assert abs(np.mean([each.lower <= 0.0 <= each.upper for each in found]) - 0.95) <= four_errors
+    assert np.mean([event_level_p_value(*pair) <= 0.05 for pair in arms]) > 0.15
+
+
+def test_plays_taken_for_independent_alarm_falsely_and_the_delta_method_does_not():
+    check_a_a(500)
+
+
+@pytest.mark.slow
+def test_plays_taken_for_independent_alarm_falsely_and_the_delta_method_does_not_in_many_experiments():
+    check_a_a(10_000)
+
+
+def test_the_delta_methods_variance_is_near_the_bootstraps():
+    random = np.random.default_rng(3)
+    plays, skips, _ = heavy_tailed_skips(random, 2000)
+    rows = np.stack([skips, plays], axis=1).astype(float)
+    draws = random.integers(len(rows), size=(1000, len(rows)))
+    resampled = [rows[draw].sum(axis=0) for draw in draws]
+    ratios = np.array([skipped / played for skipped, played in resampled])
+    # A standard deviation from 1,000 draws has an error of 2.2%; four of them.
+    assert math.sqrt(ratio_estimate(moments(rows)).variance) == pytest.approx(ratios.std(), rel=0.09)
+
+
+def test_welchs_test_is_scipys():
+    random = np.random.default_rng(4)
+    control, treatment = random.normal(0, 1, 30), random.normal(0.5, 3, 50)
+    found = effect(mean_estimate(moments(control[:, None])), mean_estimate(moments(treatment[:, None])))
+    expected = stats.ttest_ind(treatment, control, equal_var=False)
+    interval = expected.confidence_interval(0.95)
+    assert found.p_value == pytest.approx(expected.pvalue)
+    assert [found.lower, found.upper, found.degrees_of_freedom] == pytest.approx([*interval, expected.df])
+
+
+def test_a_covariate_leaves_one_less_r_squared_of_the_variance():
+    random = np.random.default_rng(5)
+    before = random.lognormal(0, 1, 4000)
+    after = 0.7 * before + random.lognormal(0, 1, 4000)
+    arm = moments(np.stack([after, before], axis=1))
+    (estimate, _), saved = cuped_estimates([arm, arm], [1])
+    r = np.corrcoef(after, before)[0, 1]
+    assert saved == pytest.approx(r**2, rel=1e-6)
+    assert estimate.variance / mean_estimate(arm).variance == pytest.approx(1 - r**2, rel=1e-6)
+
+
+def test_a_covariate_makes_estimates_spread_less_about_the_same_truth():
+    random = np.random.default_rng(6)
+    n_experiments, n_users = 800, 400
+    plain, adjusted = [], []
+    for _ in range(n_experiments):
+        before = random.normal(0, 1, n_users)
+        after = 0.8 * before + 0.6 * random.normal(0, 1, n_users)  # r = .8
+        after[n_users // 2 :] += 0.1
+        rows = np.stack([after, before], axis=1)
+        arms = [moments(rows[: n_users // 2]), moments(rows[n_users // 2 :])]
+        plain.append(effect(mean_estimate(arms[0]), mean_estimate(arms[1])))
+        adjusted.append(effect(*cuped_estimates(arms, [1])[0]))
+    variance_ratio = np.var([e.difference for e in adjusted]) / np.var([e.difference for e in plain])
+    # 1 - .8^2; each variance of 800 draws has an error of 5%.
+    assert variance_ratio == pytest.approx(0.36, rel=0.2)
+    covered = np.mean([e.lower <= 0.1 <= e.upper for e in adjusted])
+    assert abs(covered - 0.95) <= 4 * math.sqrt(0.05 * 0.95 / n_experiments)
+
+
+def test_a_ratio_with_its_own_past_as_covariate_is_regression_on_the_linearised_ratio():
+    random = np.random.default_rng(7)
+    plays, skips, leaning = heavy_tailed_skips(random, 3000)
+    before = random.binomial(20, leaning)
+    rows = np.stack([skips, plays, before], axis=1).astype(float)
+    arm = moments(rows)
+    (estimate,), saved = cuped_estimates([arm], [2], numerator=0, denominator=1)
+    ratio = skips.sum() / plays.sum()
+    linearised = (skips - ratio * plays) / plays.mean()
+    r = np.corrcoef(linearised, before)[0, 1]
+    assert estimate.value == pytest.approx(ratio)
+    assert saved == pytest.approx(r**2, rel=1e-6)
+
+
+def test_a_constant_covariate_changes_nothing():
+    arm = moments(np.stack([np.arange(10.0), np.ones(10)], axis=1))
+    (estimate,), saved = cuped_estimates([arm], [1])
+    assert estimate == mean_estimate(arm)
+    assert saved == 0.0
+
+
+def test_halves_merge_into_the_whole_and_sums_tell_the_same():
+    values = np.random.default_rng(8).normal(1e6, 1.0, (1000, 2))
+    whole = moments(values)
+    merged = merge(moments(values[:300]), moments(values[300:]))
+    centre = np.array([1e6, 1e6])
+    of_sums = moments_of_sums(1000, values.sum(axis=0), (values - centre).T @ (values - centre), centre=centre)
+    for other in (merged, of_sums):
+        np.testing.assert_allclose(other.mean, whole.mean)
+        np.testing.assert_allclose(other.covariance, np.cov(values.T), rtol=1e-6)
+
+
+def test_arms_that_do_not_vary_differ_surely_or_not_at_all():
+    constant, higher = (mean_estimate(moments(np.full((5, 1), value))) for value in (2.0, 3.0))
+    assert effect(constant, constant).p_value == 1.0
+    found = effect(constant, higher)
+    assert (found.p_value, found.lower, found.upper, found.relative) == (0.0, 1.0, 1.0, 0.5)
+
+
+def test_a_constant_metric_in_one_arm_still_has_an_interval_from_the_other():
+    constant = mean_estimate(moments(np.full((5, 1), 2.0)))
+    varied = mean_estimate(moments(np.array([[1.0], [2.0], [3.0], [4.0], [5.0]])))
+    # Variance 2.5 / 5 = .5 on 4 degrees of freedom.
+    reach = stats.t.isf(0.025, 4) * math.sqrt(0.5)
+    found = effect(constant, varied)
+    assert [found.lower, found.upper] == pytest.approx([1.0 - reach, 1.0 + reach])
+
+
+def test_a_relative_difference_from_nothing_is_not_a_number():
+    nothing, some = Estimate(0.0, 0.0, 10), Estimate(1.0, 0.1, 10)
+    assert math.isnan(effect(nothing, some).relative)
+    # One standard error from 0 the ratio may be anything: the point stands, its interval does not.
+    unsure = effect(Estimate(1.0, 1.0, 10), some)
+    assert unsure.relative == 0.0
+    assert math.isnan(unsure.relative_lower)
+
+
+def test_a_guardrail_is_safe_where_the_interval_ends_above_minus_its_margin():
+    found = effect(Estimate(1.0, 0.0004, 5000), Estimate(0.99, 0.0005, 5000))
+    # One-sided at 2.5% is the two-sided 95% interval's lower end.
+    assert non_inferiority_p_value(found, margin=-found.lower) == pytest.approx(0.025)
+    assert non_inferiority_p_value(mirrored(found), margin=found.upper) == pytest.approx(0.025)
+
+
+def test_segments_of_one_effect_seldom_seem_to_differ():
+    random = np.random.default_rng(9)
+    errors = np.array([0.5, 1.0, 2.0])
+    p_values = [interaction_p_value(random.normal(1.0, errors), errors) for _ in range(2000)]
+    assert abs(np.mean(np.array(p_values) <= 0.05) - 0.05) <= 4 * math.sqrt(0.05 * 0.95 / 2000)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: ratio_estimate(moments(np.array([[1.0, 0.0]]))), "denominator has mean 0 over 1 users"),
+        (lambda: moments(np.array([[1.0], [math.nan]])), "row 1, column 0 is nan"),
+        (lambda: moments(np.empty((0, 1))), "n_users=0 is below 1"),
+        (lambda: effect(Estimate(1, 1, 1), Estimate(1, 1, 5)), "control has n_users=1"),
+        (lambda: effect(Estimate(1.0, 1.0, 5), Estimate(1.0, 1.0, 5), alpha=5.0), "alpha=5.0 is outside"),
+        (lambda: moments_of_sums(2, np.array([4.0]), np.array([[1.0]])), "below sum"),
+        (lambda: non_inferiority_p_value(effect(Estimate(1, 1, 5), Estimate(1, 1, 5)), margin=0.0), "margin=0.0"),
+    ],
+)
+def test_what_cannot_be_estimated_is_said_in_one_line(call, words):
+    with pytest.raises(InputError, match=words) as error:
+        call()
+    assert "\n" not in str(error.value)
+
+
+def test_a_moments_columns_can_be_chosen():
+    assert mean_estimate(Moments(4, np.array([1.0, 2.0]), np.diag([4.0, 8.0])), column=1).variance == 2.0

@@ -1,0 +1,96 @@
+"""Published experiments: Cookie Cats' counts are those of its users, and ASOS's running totals tempt to stop early."""
+
+import gzip
+import itertools
+import math
+
+import duckdb
+import numpy as np
+import pytest
+
+from seqrec.abtest.means import Estimate, effect, mean_estimate
+from seqrec.abtest.moments import moments, moments_of_sums
+from seqrec.abtest.quantiles import quantile_difference
+from seqrec.abtest.sequential import confidence_sequence
+from seqrec.abtest.srm import srm_p_value
+
+PUBLISHED = {"gate_30": (44_700, 20_034, 8_502), "gate_40": (45_489, 20_119, 8_279)}
+
+
+@pytest.fixture(scope="module")
+def players(shared_data):
+    """Arm -> rounds, day-1 and day-7 retention, a row a player."""
+    with gzip.open(shared_data / "cookie-cats" / "cookie_cats.csv.gz", "rt") as stream:
+        rows = [line.rstrip("\n").split(",") for line in itertools.islice(stream, 1, None)]
+    return {
+        arm: np.array([[float(r[2]), r[3].upper() == "TRUE", r[4].upper() == "TRUE"] for r in rows if r[1] == arm])
+        for arm in PUBLISHED
+    }
+
+
+def test_counts_tell_the_same_as_the_players(players):
+    for column in (1, 2):
+        of_players = effect(*(mean_estimate(moments(rows), column) for rows in players.values()))
+        of_counts = []
+        for arm, rows in players.items():
+            n_users, n_back = PUBLISHED[arm][0], PUBLISHED[arm][column]
+            assert (len(rows), rows[:, column].sum()) == (n_users, n_back)
+            sums = np.array([float(n_back)])
+            of_counts.append(mean_estimate(moments_of_sums(n_users, sums, sums[None])))
+        assert effect(*of_counts) == pytest.approx(of_players)
+
+
+def test_one_player_of_49854_rounds_moves_the_mean_and_not_the_median(players):
+    control, treatment = (rows[:, 0] for rows in players.values())
+    outlier = control.max()
+    assert outlier == 49_854
+    without = control[control < outlier]
+    assert control.mean() - without.mean() == pytest.approx((outlier - without.mean()) / len(control))
+    # That player is worth more than a whole round of the mean difference.
+    difference = treatment.mean() - control.mean()
+    assert abs(treatment.mean() - without.mean()) < 0.1 * abs(difference)
+    medians = [quantile_difference(c, treatment, quantile=0.5, n_resamples=500) for c in (control, without)]
+    assert medians[0].difference == medians[1].difference
+
+
+@pytest.fixture(scope="module")
+def asos(shared_data):
+    """(experiment, arm, metric) -> looks in time: users, means and variances of control and treatment."""
+    rows = (
+        duckdb.connect()
+        .execute(
+            "SELECT experiment_id, variant_id, metric_id, count_c, count_t, mean_c, mean_t, variance_c, variance_t "
+            "FROM read_parquet($path) WHERE count_c >= 100 AND count_t >= 100 AND variance_c > 0 AND variance_t > 0 "
+            "ORDER BY experiment_id, variant_id, metric_id, time_since_start",
+            {"path": str(shared_data / "asos" / "asos_digital_experiments_dataset.parquet")},
+        )
+        .fetchall()
+    )
+    return {key: [row[3:] for row in looks] for key, looks in itertools.groupby(rows, key=lambda row: row[:3])}
+
+
+def test_the_documented_figures_of_asos(asos):
+    fixed_ever = fixed_end = sequence_ever = mismatched = 0
+    for looks in asos.values():
+        n_last = looks[-1][0] + looks[-1][1]
+        fixed, sequence = [], []
+        for n_c, n_t, mean_c, mean_t, variance_c, variance_t in looks:
+            error = math.sqrt(variance_c / n_c + variance_t / n_t)
+            fixed.append(abs(mean_t - mean_c) > 1.96 * error)
+            found = confidence_sequence(mean_t - mean_c, error, int(n_c + n_t), tuning=n_last)
+            sequence.append(not found.lower <= 0.0 <= found.upper)
+        # An interval that is always valid is never the narrower one.
+        assert not any(s and not f for s, f in zip(sequence, fixed, strict=True))
+        fixed_ever += any(fixed)
+        fixed_end += fixed[-1]
+        sequence_ever += any(sequence)
+        mismatched += srm_p_value([int(n) for n in looks[-1][:2]], [1, 1]) < 0.001
+    # docs/ab_testing.md quotes these.
+    assert (len(asos), fixed_ever, fixed_end, sequence_ever, mismatched) == (381, 224, 105, 105, 48)
+
+
+def test_a_mean_with_its_variance_is_an_estimate(asos):
+    n_c, n_t, mean_c, mean_t, variance_c, variance_t = next(iter(asos.values()))[-1]
+    found = effect(Estimate(mean_c, variance_c / n_c, int(n_c)), Estimate(mean_t, variance_t / n_t, int(n_t)))
+    # So many users make Welch's t a z.
+    assert found.upper - found.lower == pytest.approx(2 * 1.96 * found.standard_error, rel=1e-3)

@@ -1,0 +1,167 @@
+"""Looking again and again: published bounds and intervals, and false alarms over 28 daily looks."""
+
+import math
+
+import numpy as np
+import pytest
+
+from seqrec.abtest.means import mean_estimate
+from seqrec.abtest.moments import moments_of_sums
+from seqrec.abtest.sequential import (
+    confidence_sequence,
+    crossing_probability,
+    obrien_fleming_bounds,
+    pocock_bounds,
+    running_intersection,
+    sequence_multiple,
+    sequential_relative,
+    spending_bounds,
+)
+from seqrec.types import InputError
+
+
+def test_growthbooks_sequential_t_test_of_published_sums():
+    control, treatment = (
+        mean_estimate(moments_of_sums(n, np.array([total]), np.array([[squares]])))
+        for total, squares, n in ((1396.87, 52377.9767, 3000), (2422.7, 134698.29, 3461))
+    )
+    found = sequential_relative(control, treatment, tuning=1000.0)
+    # The relative lift 2422.7 / 3461 / (1396.87 / 3000) - 1, and the figures of GrowthBook's own test of it.
+    expected = [0.50336, 0.33341, -0.55844, 1.56516]
+    assert [found.value, found.standard_error, found.lower, found.upper] == pytest.approx(expected, abs=0.5e-5)
+
+
+def test_five_looks_at_a_fixed_test():
+    # Armitage, McPherson and Rowe (1969), table 2: .142 at 1.960.
+    assert crossing_probability([1.96] * 5) == pytest.approx(0.142, abs=0.5e-3)
+    assert crossing_probability([1.96] * 20) == pytest.approx(0.248, abs=0.5e-3)
+    assert crossing_probability([1.96]) == pytest.approx(0.05, abs=1e-5)
+
+
+def test_published_bounds_of_five_looks():
+    # Jennison and Turnbull (2000), tables 2.1 and 2.3.
+    assert pocock_bounds(5) == pytest.approx([2.413] * 5, abs=0.5e-3)
+    assert obrien_fleming_bounds(5) == pytest.approx([2.040 * math.sqrt(5 / k) for k in range(1, 6)], abs=1.2e-3)
+
+
+def walks(n_walks: int, n_looks: int, *, seed: int) -> np.ndarray:
+    """z after each look, of independent increments without drift."""
+    increments = np.random.default_rng(seed).normal(size=(n_walks, n_looks))
+    return np.cumsum(increments, axis=1) / np.sqrt(np.arange(1, n_looks + 1))
+
+
+@pytest.mark.parametrize(
+    "bounds", [[1.96] * 5, [2.413] * 5, [2.040 * math.sqrt(5 / k) for k in range(1, 6)]], ids=["fixed", "pocock", "obf"]
+)
+def test_the_integral_is_what_simulation_finds(bounds):
+    n_walks = 200_000
+    share = np.mean((np.abs(walks(n_walks, 5, seed=0)) >= bounds).any(axis=1))
+    expected = crossing_probability(bounds)
+    assert abs(share - expected) <= 4 * math.sqrt(expected * (1 - expected) / n_walks)
+
+
+def test_spent_error_adds_up_at_uneven_looks():
+    times = [0.2, 0.5, 1.0]
+    for shape in ("pocock", "obrien-fleming"):
+        assert crossing_probability(list(spending_bounds(times, shape=shape)), times) == pytest.approx(0.05, abs=1e-5)
+
+
+def check_peeking(n_experiments: int) -> None:
+    """28 daily looks at heavy-tailed users who come in day by day, with nothing to find."""
+    n_days, n_a_day = 28, 100
+    random = np.random.default_rng(1)
+    fixed = sequential = 0
+    n = n_a_day * np.arange(1, n_days + 1)
+    for _ in range(n_experiments):
+        values = random.lognormal(0.0, 1.0, (2, n_days, n_a_day))
+        means = np.cumsum(values.sum(axis=2), axis=1) / n
+        variances = (np.cumsum((values**2).sum(axis=2), axis=1) - n * means**2) / (n - 1) / n
+        differences, errors = means[1] - means[0], np.sqrt(variances.sum(axis=0))
+        fixed += (np.abs(differences) > 1.96 * errors).any()
+        looks = [
+            confidence_sequence(float(d), float(e), int(2 * k), tuning=2800.0)
+            for d, e, k in zip(differences, errors, n, strict=True)
+        ]
+        excluded = any(not look.lower <= 0.0 <= look.upper for look in looks)
+        # The p-value and the interval say the same.
+        assert excluded == any(look.p_value < 0.05 for look in looks)
+        sequential += excluded
+    # Early looks are at few heavy-tailed users, which adds a little.
+    expected = crossing_probability([1.96] * n_days)
+    assert abs(fixed / n_experiments - expected) <= 0.02 + 4 * math.sqrt(expected * (1 - expected) / n_experiments)
+    assert sequential / n_experiments <= 0.05
+
+
+def test_28_daily_looks_fool_a_fixed_test_and_not_a_confidence_sequence():
+    check_peeking(300)
+
+
+@pytest.mark.slow
+def test_28_daily_looks_fool_a_fixed_test_and_not_a_confidence_sequence_in_many_experiments():
+    check_peeking(10_000)
+
+
+def check_growing_totals(n_experiments: int, *, persistence: float) -> None:
+    """As `check_peeking`, where users come in over 14 days and their totals go on growing until day 28."""
+    n_days, n_users = 28, 400
+    random = np.random.default_rng(2)
+    since = np.arange(n_users) % 14
+    n = np.array([np.sum(since <= day) for day in range(n_days)])
+    multiples = np.array([sequence_multiple(int(2 * k), tuning=800.0) for k in n])
+    crossed = 0
+    for _ in range(n_experiments):
+        # With persistence 1 a user has one rate for all days, with 0 days are independent.
+        rate = random.lognormal(0.0, 1.0, (2, n_users, 1)) ** persistence
+        daily = rate * random.lognormal(0.0, 1.0, (2, n_users, n_days)) * (np.arange(n_days) >= since[:, None])
+        totals = np.cumsum(daily, axis=2)
+        means = totals.sum(axis=1) / n
+        variances = ((totals**2).sum(axis=1) - n * means**2) / (n - 1) / n
+        crossed += (np.abs(means[1] - means[0]) > multiples * np.sqrt(variances.sum(axis=0))).any()
+    assert crossed / n_experiments <= 0.05
+
+
+@pytest.mark.parametrize("persistence", [0.0, 1.0])
+def test_totals_that_go_on_growing_alarm_no_more_often(persistence):
+    check_growing_totals(200, persistence=persistence)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("persistence", [0.0, 1.0])
+def test_totals_that_go_on_growing_alarm_no_more_often_in_many_experiments(persistence):
+    check_growing_totals(5000, persistence=persistence)
+
+
+def test_even_with_all_users_there_at_once_28_looks_stay_below_5_percent():
+    # Then the multiple stays where it is, at worst at its narrowest, while totals go on, at worst independently.
+    narrowest = min(sequence_multiple(n, tuning=1000.0) for n in np.geomspace(10, 10**6, 200).astype(int).tolist())
+    assert crossing_probability([narrowest] * 28) <= 0.05
+
+
+def test_the_sequence_is_tightest_in_information_near_its_tuning():
+    # Optimised at 5,000, a sequence is narrower there than ones optimised a factor 20 off on either side.
+    at = {tuning: sequence_multiple(5000, tuning=tuning) for tuning in (250.0, 5000.0, 100_000.0)}
+    assert at[5000.0] == min(at.values())
+    assert at[5000.0] > 1.96
+
+
+def test_intervals_that_all_hold_have_their_common_part():
+    lower, upper = running_intersection(np.array([-1.0, 0.5, 0.0]), np.array([3.0, 2.0, 2.5]))
+    assert lower.tolist() == [-1.0, 0.5, 0.5]
+    assert upper.tolist() == [3.0, 2.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: crossing_probability([]), "0 bounds"),
+        (lambda: crossing_probability([2.0, 2.0], [0.5, 0.4]), "does not rise"),
+        (lambda: pocock_bounds(0), "n_looks=0"),
+        (lambda: spending_bounds([1.0], shape="flat"), "'flat' is not one of"),
+        (lambda: spending_bounds([0.5, 1.5]), "passes 1"),
+        (lambda: confidence_sequence(0.0, 1.0, 0, tuning=10.0), "n_users=0"),
+        (lambda: confidence_sequence(0.0, 1.0, 10, tuning=0.0), "tuning=0.0"),
+    ],
+)
+def test_looks_that_make_no_sense_are_refused(call, words):
+    with pytest.raises(InputError, match=words):
+        call()
