@@ -70,23 +70,24 @@ class ListeningConfig:
 
     def __post_init__(self):
         for name in ("n_users", "n_items", "n_artists", "n_genres", "n_days"):
-            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        _require(self.n_items < 2**31 - 1, "n_items", self.n_items, "at most 2^31 - 2, so that ids fit int32")
-        _require(self.n_artists <= self.n_items, "n_artists", self.n_artists, f"at most n_items={self.n_items}")
-        _require(self.n_genres <= self.n_artists, "n_genres", self.n_genres, f"at most n_artists={self.n_artists}")
-        _require(0 <= self.seed < 2**63, "seed", self.seed, "0 to 2^63 - 1")
+            self._require(name, getattr(self, name) >= 1, "at least 1")
+        self._require("n_items", self.n_items < 2**31 - 1, "at most 2^31 - 2, so that ids fit int32")
+        self._require("n_artists", self.n_artists <= self.n_items, f"at most n_items={self.n_items}")
+        self._require("n_genres", self.n_genres <= self.n_artists, f"at most n_artists={self.n_artists}")
+        self._require("seed", 0 <= self.seed < 2**63, "0 to 2^63 - 1")
         for name in ("sessions_per_user", "tracks_per_session"):
-            _require(getattr(self, name) >= 1, name, getattr(self, name), "a mean of at least 1")
-        _require(self.session_gap_minutes > 0, "session_gap_minutes", self.session_gap_minutes, "above 0")
-        _require(self.repeat_memory_plays > 1, "repeat_memory_plays", self.repeat_memory_plays, "above 1")
-        _require(self.drift_days > 0, "drift_days", self.drift_days, "above 0")
-        _require(self.new_days >= 0, "new_days", self.new_days, "0 or more")
-        for name in ("taste_sharpness", "hour_strength", "zipf_exponent", "new_boost", "fit_strength"):
-            _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+            self._require(name, getattr(self, name) >= 1, "a mean of at least 1")
+        self._require("session_gap_minutes", self.session_gap_minutes > 0, "above 0")
+        self._require("repeat_memory_plays", self.repeat_memory_plays > 1, "above 1")
+        self._require("drift_days", self.drift_days > 0, "above 0")
+        self._require("new_days", self.new_days >= 0, "0 or more")
+        for name in ("taste_sharpness", "hour_strength", "zipf_exponent", "fit_strength"):
+            self._require(name, 0 <= getattr(self, name) <= 10, "0 to 10")
+        self._require("new_boost", 0 <= self.new_boost <= 1000, "0 to 1000")
         shares = ("repeat_share", "artist_share", "genre_share", "chart_share", "drift_share", "release_share")
         for name in shares:
-            _require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "a share from 0 to 1")
-        _require(0 < self.skip_share < 1, "skip_share", self.skip_share, "between 0 and 1, both excluded")
+            self._require(name, 0 <= getattr(self, name) <= 1, "a share from 0 to 1")
+        self._require("skip_share", 0 < self.skip_share < 1, "between 0 and 1, both excluded")
         if self.taste_share < 0:
             total = sum(getattr(self, name) for name in shares[:4])
             raise InputError(
@@ -106,7 +107,6 @@ class ListeningConfig:
         # Rounded, so that shares which sum to 1 on paper leave nothing.
         return round(1.0 - self.repeat_share - self.artist_share - self.genre_share - self.chart_share, 12)
 
-
-def _require(holds: bool, name: str, value: float, bound: str) -> None:
-    if not holds:
-        raise InputError(f"{name}={value} is out of bounds; it must be {bound}")
+    def _require(self, name: str, holds: bool, bound: str) -> None:
+        if not holds:
+            raise InputError(f"{name}={getattr(self, name)} is out of bounds; it must be {bound}")

@@ -34,7 +34,7 @@ def taste(
 ) -> Float[np.ndarray, "n n_genres"]:
     """Probability of each genre, g at place g - 1, for each listener at a moment: drift and hour of the day included.
 
-    >>> world = ListeningConfig(n_genres=2, taste_sharpness=0, hour_strength=0)
+    >>> world = ListeningConfig(n_genres=2, taste_sharpness=0.0, hour_strength=0.0)
     >>> taste(world, np.array([5]), np.array([world.start_day * DAY_US])).round(3).tolist()
     [[0.586, 0.414]]
 
@@ -58,7 +58,7 @@ def engagement(
 ) -> Engagement:
     """Chance of a skip, and mean played share, of each track for a listener at a moment.
 
-    >>> world = ListeningConfig(fit_strength=0, skip_share=0.2)
+    >>> world = ListeningConfig(fit_strength=0.0, skip_share=0.2)
     >>> found = engagement(world, np.array([1]), np.array([1]), np.array([world.start_day * DAY_US]))
     >>> found.skip_probability.round(6).tolist(), found.played_share.round(6).tolist()
     ([0.2], [0.77])

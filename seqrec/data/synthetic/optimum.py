@@ -62,8 +62,8 @@ def next_item_distribution(
     popularity, each normalised. Where there is no history r goes to t, and so do a and g in a play that opens a
     session.
 
-    >>> world = ListeningConfig(n_items=2, n_artists=2, n_genres=2, repeat_share=0.6, artist_share=0, genre_share=0,
-    ...     chart_share=0.4, zipf_exponent=0, release_share=0)
+    >>> world = ListeningConfig(n_items=2, n_artists=2, n_genres=2, repeat_share=0.6, artist_share=0.0, genre_share=0.0,
+    ...     chart_share=0.4, zipf_exponent=0.0, release_share=0.0)
     >>> p = next_item_distribution(world, 1, np.array([2]), world.start_day * DAY_US + 50 * DAY_US, opens_session=True)
     >>> p.round(6).tolist()
     [0.2, 0.8]
