@@ -30,10 +30,11 @@ from seqrec.types import InputError
 
 DAY_US = 86_400_000_000
 WORLD = ListeningConfig(n_users=300, n_items=400, n_artists=60, n_genres=6, sessions_per_user=8.0, n_days=60)
-# Few enough tracks that each is played often.
+# Few enough tracks that each is played often, and so few days that many are new.
 SMALL = ListeningConfig(
-    n_users=400, n_items=12, n_artists=5, n_genres=3, sessions_per_user=3.0, tracks_per_session=4.0, release_share=0.5
-)
+    n_users=400, n_items=12, n_artists=5, n_genres=3, n_days=40, sessions_per_user=3.0, tracks_per_session=4.0,
+    release_share=0.5, new_boost=8.0, repeat_memory_plays=3.0,
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +50,10 @@ def same(left, right):
 def joined(blocks):
     blocks = list(blocks)
     return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+
+
+def opens_session(plays):
+    return (np.diff(plays["user_id"], prepend=0) != 0) | (np.diff(plays["session_id"], prepend=0) != 0)
 
 
 def states(config, plays):
@@ -195,6 +200,25 @@ def test_few_tracks_have_most_plays():
     assert counts[:1000].sum() > 0.5 * counts.sum()
 
 
+def test_new_tracks_are_played_as_often_as_their_popularity_says():
+    world = dataclasses.replace(
+        WORLD, repeat_share=0.0, artist_share=0.0, genre_share=0.0, chart_share=1.0, new_boost=8.0, n_days=30
+    )
+    plays = simulate_events(world)
+    # A session follows the charts of its first day.
+    opens = opens_session(plays)
+    day = plays["timestamp_us"][opens] // DAY_US - world.start_day
+    release_day = item_table(world)["release_time_us"] // DAY_US - world.start_day
+    age = day - release_day[plays["item_id"][opens] - 1]
+    expected = variance = 0.0
+    for d, n in zip(*np.unique(day, return_counts=True), strict=True):
+        weight = popularity(world, int(d))
+        p = weight[d - release_day < world.new_days].sum() / weight.sum()
+        expected, variance = expected + n * p, variance + n * p * (1 - p)
+    assert expected > 200
+    assert abs((age < world.new_days).sum() - expected) < 4.5 * math.sqrt(variance)
+
+
 def test_a_track_is_most_popular_when_new():
     released = item_table(WORLD)["release_time_us"] // DAY_US - WORLD.start_day
     item = int(np.argmax(released))
@@ -224,7 +248,7 @@ def test_tastes_are_distributions_that_drift_and_have_hours():
 def test_genres_are_played_as_tastes_say():
     world = dataclasses.replace(WORLD, repeat_share=0.0, artist_share=0.0, genre_share=0.0, chart_share=0.0)
     plays = simulate_events(world)
-    opens = np.diff(plays["session_id"], prepend=0) != 0
+    opens = opens_session(plays)
     genre = item_table(world)["genre"][plays["item_id"][opens] - 1]
     expected = taste(world, plays["user_id"][opens], plays["timestamp_us"][opens])
     for g in range(1, world.n_genres + 1):
@@ -236,9 +260,7 @@ def test_genres_are_played_as_tastes_say():
 
 
 def test_skips_happen_as_often_as_engagement_says(plays):
-    session_start = np.maximum.accumulate(
-        np.where(np.diff(plays["session_id"], prepend=0) != 0, np.arange(plays["session_id"].size), 0)
-    )
+    session_start = np.maximum.accumulate(np.where(opens_session(plays), np.arange(plays["user_id"].size), 0))
     expected = engagement(WORLD, plays["user_id"], plays["item_id"], plays["timestamp_us"][session_start])
     p = expected.skip_probability
     error = math.sqrt((p * (1 - p)).sum())
