@@ -1,0 +1,112 @@
+"""What a simulated world of music listening is made of."""
+
+import dataclasses
+
+from seqrec.types import InputError
+
+DAY_SECONDS = 86_400
+MAX_TRACK_SECONDS = 300.0
+PAUSE_SECONDS = 5.0
+"""Between the end of a play and the start of the next in its session."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ListeningConfig:
+    """Sizes and habits of a simulated music service; all that is drawn follows from these and the seed.
+
+    >>> ListeningConfig(repeat_share=0.3, artist_share=0.2, genre_share=0.2, chart_share=0.1).taste_share
+    0.2
+    """
+
+    n_users: int = 1_000
+    n_items: int = 5_000
+    n_artists: int = 500
+    n_genres: int = 12
+    n_days: int = 120
+    seed: int = 0
+
+    sessions_per_user: float = 20.0
+    """Mean; at least one, geometrically distributed, so that few listeners have most plays."""
+    tracks_per_session: float = 10.0
+    """Mean; at least one, geometrically distributed."""
+    session_gap_minutes: float = 60.0
+    """Least silence between two sessions of a listener."""
+
+    repeat_share: float = 0.25
+    """Share of plays, among those with a history, for which the listener returns to an earlier play's track."""
+    artist_share: float = 0.2
+    """Share of plays, among those with a history in their session, that stay with the last track's artist."""
+    genre_share: float = 0.2
+    """As `artist_share`, but it is the genre of the last track that stays."""
+    chart_share: float = 0.05
+    """Share of plays by popularity alone; what the four shares leave follows the listener's taste."""
+    repeat_memory_plays: float = 50.0
+    """A return goes `k` plays back with weight (1 - 1 / repeat_memory_plays) ** k."""
+
+    taste_sharpness: float = 1.0
+    """0: every listener likes genres as the world does; 2: nearly all listen to one genre each."""
+    drift_share: float = 0.5
+    """Part of a listener's taste that moves; the rest stays for good."""
+    drift_days: float = 30.0
+    """The moving part is a straight line from one draw of a taste to the next, which takes so long."""
+    hour_strength: float = 0.5
+    """Genres have hours: at its best hour a genre's weight is exp(2 * hour_strength) times that at its worst."""
+
+    zipf_exponent: float = 0.9
+    """Popularity of the track of rank r is r ** -zipf_exponent."""
+    release_share: float = 0.2
+    """Share of tracks released during the simulated days; the others are up to ten years older."""
+    new_days: int = 14
+    """For so many days after its release a track is `1 + new_boost` times as popular as later."""
+    new_boost: float = 4.0
+
+    skip_share: float = 0.25
+    """Probability that a track which fits neither well nor badly is skipped."""
+    fit_strength: float = 1.0
+    """How much the log odds of a skip fall where the fit rises by one; the fit lies in -2..2."""
+
+    start_day: int = 19_723
+    """First day, counted from 1970-01-01; the default is Monday 2024-01-01. Times are UTC."""
+
+    def __post_init__(self):
+        for name in ("n_users", "n_items", "n_artists", "n_genres", "n_days"):
+            self._require(name, getattr(self, name) >= 1, "at least 1")
+        self._require("n_items", self.n_items < 2**31 - 1, "at most 2^31 - 2, so that ids fit int32")
+        self._require("n_artists", self.n_artists <= self.n_items, f"at most n_items={self.n_items}")
+        self._require("n_genres", self.n_genres <= self.n_artists, f"at most n_artists={self.n_artists}")
+        self._require("seed", 0 <= self.seed < 2**63, "0 to 2^63 - 1")
+        for name in ("sessions_per_user", "tracks_per_session"):
+            self._require(name, getattr(self, name) >= 1, "a mean of at least 1")
+        self._require("session_gap_minutes", self.session_gap_minutes > 0, "above 0")
+        self._require("repeat_memory_plays", self.repeat_memory_plays > 1, "above 1")
+        self._require("drift_days", self.drift_days > 0, "above 0")
+        self._require("new_days", self.new_days >= 0, "0 or more")
+        for name in ("taste_sharpness", "hour_strength", "zipf_exponent", "fit_strength"):
+            self._require(name, 0 <= getattr(self, name) <= 10, "0 to 10")
+        self._require("new_boost", 0 <= self.new_boost <= 1000, "0 to 1000")
+        shares = ("repeat_share", "artist_share", "genre_share", "chart_share", "drift_share", "release_share")
+        for name in shares:
+            self._require(name, 0 <= getattr(self, name) <= 1, "a share from 0 to 1")
+        self._require("skip_share", 0 < self.skip_share < 1, "between 0 and 1, both excluded")
+        if self.taste_share < 0:
+            total = sum(getattr(self, name) for name in shares[:4])
+            raise InputError(
+                f"repeat_share, artist_share, genre_share and chart_share sum to {total:g}, above 1; lower one of them"
+            )
+        session_seconds = self.tracks_per_session * (MAX_TRACK_SECONDS + PAUSE_SECONDS) + 60 * self.session_gap_minutes
+        most = 0.5 * self.n_days * DAY_SECONDS / session_seconds
+        if self.sessions_per_user > max(most, 1.0):
+            raise InputError(
+                f"sessions_per_user={self.sessions_per_user:g} fill more than half of n_days={self.n_days}; "
+                f"take at most {most:.1f}, more days or shorter sessions"
+            )
+
+    @property
+    def taste_share(self) -> float:
+        """Share of plays within a session that follow the listener's taste of the moment."""
+        # Rounded, so that shares which sum to 1 on paper leave nothing.
+        return round(1.0 - self.repeat_share - self.artist_share - self.genre_share - self.chart_share, 12)
+
+    def _require(self, name: str, holds: bool, bound: str) -> None:
+        if not holds:
+            raise InputError(f"{name}={getattr(self, name)} is out of bounds; it must be {bound}")

@@ -1,0 +1,486 @@
+import dataclasses
+import itertools
+import math
+import subprocess
+import sys
+import tracemalloc
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from seqrec.data.events import prepare
+from seqrec.data.sources import Columns, read_source
+from seqrec.data.synthetic import (
+    ListeningConfig,
+    best_possible_ndcg,
+    engagement,
+    event_blocks,
+    held_out_plays,
+    item_table,
+    next_item_distribution,
+    popularity,
+    shuffled_attribute,
+    simulate_events,
+    taste,
+    write_events,
+    write_items,
+)
+from seqrec.types import InputError
+
+DAY_US = 86_400_000_000
+WORLD = ListeningConfig(n_users=300, n_items=400, n_artists=60, n_genres=6, sessions_per_user=8.0, n_days=60)
+# Few enough tracks that each is played often, and so few days that many are new.
+SMALL = ListeningConfig(
+    n_users=400, n_items=12, n_artists=5, n_genres=3, n_days=40, sessions_per_user=3.0, tracks_per_session=4.0,
+    release_share=0.5, new_boost=8.0, repeat_memory_plays=3.0,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def plays():
+    return simulate_events(WORLD)
+
+
+def same(left, right):
+    assert left.keys() == right.keys()
+    return all(np.array_equal(left[name], right[name]) for name in left)
+
+
+def joined(blocks):
+    blocks = list(blocks)
+    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+
+
+def opens_session(plays):
+    return (np.diff(plays["user_id"], prepend=0) != 0) | (np.diff(plays["session_id"], prepend=0) != 0)
+
+
+def states(config, plays):
+    """Of each play: its user, the earlier items, the start of its session, whether it opens it, and its item."""
+    for user in np.unique(plays["user_id"]):
+        rows = np.flatnonzero(plays["user_id"] == user)
+        items, session, times = (plays[name][rows] for name in ("item_id", "session_id", "timestamp_us"))
+        for j, item in enumerate(items):
+            opens = j == 0 or session[j] != session[j - 1]
+            start = int(times[j]) if opens else start
+            yield int(user), items[:j], start, bool(opens), int(item)
+
+
+def distributions(config, plays):
+    for user, history, start_us, opens, item in states(config, plays):
+        yield next_item_distribution(config, user, history, start_us, opens_session=opens), item
+
+
+def within(count, n, share, n_errors=4.5):
+    """Whether `count` of `n` is what a coin of this bias gives, up to so many standard errors."""
+    return abs(count - n * share) <= n_errors * math.sqrt(n * share * (1 - share))
+
+
+# The same listeners, however they are asked for
+
+
+def test_plays_do_not_depend_on_the_block(plays):
+    for users_per_block in (1, 7, 299, 1000):
+        assert same(joined(event_blocks(WORLD, users_per_block)), plays)
+
+
+def test_listeners_may_be_asked_for_in_any_order(plays):
+    found = simulate_events(WORLD, np.array([41, 7]))
+    expected = joined({name: column[plays["user_id"] == user] for name, column in plays.items()} for user in (41, 7))
+    assert same(found, expected)
+
+
+def test_more_users_leave_the_first_ones_as_they_are(plays):
+    assert same(simulate_events(dataclasses.replace(WORLD, n_users=10_000), range(1, 301)), plays)
+
+
+def test_another_seed_is_another_world(plays):
+    assert not np.array_equal(
+        simulate_events(dataclasses.replace(WORLD, seed=1), range(1, 20))["item_id"][:50], plays["item_id"][:50]
+    )
+
+
+def test_no_users_have_no_plays():
+    assert all(column.size == 0 for column in simulate_events(WORLD, range(0)).values())
+
+
+# Time
+
+
+def test_times_rise_within_a_listener_and_sessions_are_apart(plays):
+    same_user = np.diff(plays["user_id"]) == 0
+    step = np.diff(plays["timestamp_us"])
+    assert np.all(step[same_user] > 0)
+    new_session = np.diff(plays["session_id"])[same_user]
+    assert set(np.unique(new_session)) == {0, 1}
+    gap_us = WORLD.session_gap_minutes * 60e6
+    assert np.all(step[same_user][new_session == 1] >= gap_us)
+    # A track lasts five minutes at most, so that within a session the next play comes soon.
+    assert np.all(step[same_user][new_session == 0] <= 305e6)
+
+
+def test_crowded_sessions_stay_apart():
+    crowded = ListeningConfig(n_users=50, n_days=10, sessions_per_user=30.0, tracks_per_session=10.0, n_items=600)
+    plays = simulate_events(crowded)
+    opens = (np.diff(plays["user_id"]) == 0) & (np.diff(plays["session_id"]) == 1)
+    assert np.diff(plays["timestamp_us"])[opens].min() >= crowded.session_gap_minutes * 60e6
+
+
+def test_sessions_and_their_lengths_have_the_mean_asked_for(plays):
+    n_sessions = np.unique(np.stack([plays["user_id"], plays["session_id"]]), axis=1).shape[1]
+    # A geometric number of mean m has variance m (m - 1).
+    for count, n, mean in ((n_sessions, 300, 8), (plays["user_id"].size, n_sessions, 10)):
+        assert abs(count - n * mean) < 4.5 * math.sqrt(n * mean * (mean - 1))
+
+
+def test_evenings_are_busier_than_nights(plays):
+    hour = plays["timestamp_us"] // (DAY_US // 24) % 24
+    assert np.isin(hour, [18, 19, 20]).sum() > 3 * np.isin(hour, [2, 3, 4]).sum()
+
+
+def test_no_track_is_played_before_its_release(plays):
+    release_us = item_table(WORLD)["release_time_us"][plays["item_id"] - 1]
+    assert np.all(release_us <= plays["timestamp_us"])
+    assert (release_us > WORLD.start_day * DAY_US).any()
+
+
+# Shares
+
+
+def test_returns_have_the_share_asked_for(plays):
+    has_history = np.diff(plays["user_id"], prepend=0) == 0
+    assert not plays["is_repeat"][~has_history].any()
+    assert within(plays["is_repeat"][has_history].sum(), has_history.sum(), WORLD.repeat_share)
+
+
+def test_a_return_is_to_a_track_heard_before(plays):
+    for user in range(1, 40):
+        mine = plays["user_id"] == user
+        items, is_repeat = plays["item_id"][mine], plays["is_repeat"][mine]
+        assert all(items[j] in items[:j] for j in np.flatnonzero(is_repeat))
+
+
+def test_returns_go_back_as_far_as_the_memory_says():
+    # Tracks are so many and returns so few that a track heard twice was returned to once.
+    world = ListeningConfig(
+        n_users=200, n_items=100_000, n_artists=100_000, n_genres=1, zipf_exponent=0.0, release_share=0.0,
+        repeat_share=0.03, artist_share=0.0, genre_share=0.0, repeat_memory_plays=5.0,
+    )  # fmt: skip
+    plays = simulate_events(world)
+    lags = []
+    for user in range(1, 201):
+        mine = plays["user_id"] == user
+        items = plays["item_id"][mine].tolist()
+        lags += [1 + items[:j][::-1].index(items[j]) for j in np.flatnonzero(plays["is_repeat"][mine]) if j > 60]
+    # Lag k has probability 0.2 * 0.8 ** (k - 1): mean 5, variance 20.
+    assert len(lags) > 300
+    assert abs(np.mean(lags) - 5) < 4.5 * math.sqrt(20 / len(lags))
+
+
+def test_a_session_stays_with_artist_and_genre(plays):
+    table = item_table(WORLD)
+    together = (np.diff(plays["user_id"]) == 0) & (np.diff(plays["session_id"]) == 0)
+    for name, least in (("artist", WORLD.artist_share), ("genre", WORLD.artist_share + WORLD.genre_share)):
+        attribute = table[name][plays["item_id"] - 1]
+        stays = (attribute[1:] == attribute[:-1])[together]
+        # Beside those that stay on purpose, others do by taste or chance.
+        assert stays.mean() > least
+        shuffled = shuffled_attribute(WORLD, name)[plays["item_id"] - 1]
+        assert (shuffled[1:] == shuffled[:-1])[together].mean() < stays.mean() - 0.1
+
+
+# Tastes and popularity
+
+
+def test_few_tracks_have_most_plays():
+    plays = simulate_events(ListeningConfig(n_users=200))
+    counts = np.sort(np.bincount(plays["item_id"], minlength=5001)[1:])[::-1]
+    assert counts[:50].sum() > 0.1 * counts.sum()
+    assert counts[:1000].sum() > 0.5 * counts.sum()
+
+
+def test_new_tracks_are_played_as_often_as_their_popularity_says():
+    world = dataclasses.replace(
+        WORLD, repeat_share=0.0, artist_share=0.0, genre_share=0.0, chart_share=1.0, new_boost=8.0, n_days=30
+    )
+    plays = simulate_events(world)
+    # A session follows the charts of its first day.
+    opens = opens_session(plays)
+    day = plays["timestamp_us"][opens] // DAY_US - world.start_day
+    release_day = item_table(world)["release_time_us"] // DAY_US - world.start_day
+    age = day - release_day[plays["item_id"][opens] - 1]
+    expected = variance = 0.0
+    for d, n in zip(*np.unique(day, return_counts=True), strict=True):
+        weight = popularity(world, int(d))
+        p = weight[d - release_day < world.new_days].sum() / weight.sum()
+        expected, variance = expected + n * p, variance + n * p * (1 - p)
+    assert expected > 200
+    assert abs((age < world.new_days).sum() - expected) < 4.5 * math.sqrt(variance)
+
+
+def test_a_track_is_most_popular_when_new():
+    released = item_table(WORLD)["release_time_us"] // DAY_US - WORLD.start_day
+    item = int(np.argmax(released))
+    day = int(released[item])
+    weights = [popularity(WORLD, day + age)[item] for age in (-1, 0, WORLD.new_days - 1, WORLD.new_days)]
+    assert weights[0] == 0
+    assert weights[1] == weights[2] == pytest.approx((1 + WORLD.new_boost) * weights[3])
+
+
+def test_tastes_are_distributions_that_drift_and_have_hours():
+    users = np.arange(1, 101)
+    start = WORLD.start_day * DAY_US
+
+    def tastes(config, time_us):
+        return taste(config, users, np.full(100, time_us))
+
+    np.testing.assert_allclose(tastes(WORLD, start).sum(1), 1)
+    moved = [np.abs(tastes(WORLD, start + days * DAY_US) - tastes(WORLD, start)).sum(1).mean() for days in (1, 10, 60)]
+    assert 0 < moved[0] < moved[1] < moved[2]
+    constant = dataclasses.replace(WORLD, drift_share=0.0)
+    np.testing.assert_allclose(tastes(constant, start + 40 * DAY_US), tastes(constant, start))
+    assert np.abs(tastes(constant, start + DAY_US // 2) - tastes(constant, start)).max() > 0.01
+    timeless = dataclasses.replace(constant, hour_strength=0.0)
+    np.testing.assert_allclose(tastes(timeless, start + DAY_US // 2), tastes(timeless, start))
+
+
+def test_genres_are_played_as_tastes_say():
+    world = dataclasses.replace(WORLD, repeat_share=0.0, artist_share=0.0, genre_share=0.0, chart_share=0.0)
+    plays = simulate_events(world)
+    opens = opens_session(plays)
+    genre = item_table(world)["genre"][plays["item_id"][opens] - 1]
+    expected = taste(world, plays["user_id"][opens], plays["timestamp_us"][opens])
+    for g in range(1, world.n_genres + 1):
+        p = expected[:, g - 1]
+        assert abs((genre == g).sum() - p.sum()) < 4.5 * math.sqrt((p * (1 - p)).sum())
+
+
+# Engagement
+
+
+def test_skips_happen_as_often_as_engagement_says(plays):
+    session_start = np.maximum.accumulate(np.where(opens_session(plays), np.arange(plays["user_id"].size), 0))
+    expected = engagement(WORLD, plays["user_id"], plays["item_id"], plays["timestamp_us"][session_start])
+    p = expected.skip_probability
+    error = math.sqrt((p * (1 - p)).sum())
+    assert abs(plays["skipped"].sum() - p.sum()) < 4.5 * error
+    # Where more skips are expected there are more: in each tenth of the plays, by expectation.
+    for tenth in np.array_split(np.argsort(p), 10):
+        assert abs(plays["skipped"][tenth].mean() - p[tenth].mean()) < 4.5 * 0.5 / math.sqrt(tenth.size)
+    assert plays["played_share"].mean() == pytest.approx(expected.played_share.mean(), abs=0.01)
+    assert np.array_equal(plays["skipped"], plays["played_share"] < 0.5)
+    assert plays["played_share"].min() > 0
+    assert plays["played_share"].max() <= 1
+
+
+def test_a_track_of_a_loved_genre_is_skipped_less():
+    items = np.arange(1, WORLD.n_items + 1)
+    genre = item_table(WORLD)["genre"]
+    for user in range(1, 6):
+        users, times = np.full(items.size, user), np.full(items.size, WORLD.start_day * DAY_US)
+        liked = taste(WORLD, users[:1], times[:1])[0]
+        skip = engagement(WORLD, users, items, times).skip_probability
+        assert skip[genre == 1 + np.argmax(liked)].mean() < skip[genre == 1 + np.argmin(liked)].mean()
+
+
+# The truth
+
+
+def test_the_distribution_is_one_and_leaves_out_what_is_not_released():
+    plays = simulate_events(SMALL, range(1, 30))
+    table = item_table(SMALL)
+    for user, history, start_us, opens, item in states(SMALL, plays):
+        p = next_item_distribution(SMALL, user, history, start_us, opens_session=opens)
+        assert p.sum() == pytest.approx(1)
+        assert np.all(p[table["release_time_us"] > start_us] == 0)
+        assert p[item - 1] > 0
+
+
+def test_the_distribution_by_hand():
+    world = ListeningConfig(
+        n_items=4, n_artists=2, n_genres=1, zipf_exponent=0.0, release_share=0.0,
+        repeat_share=0.4, artist_share=0.1, genre_share=0.2, chart_share=0.1, repeat_memory_plays=2.0,
+    )  # fmt: skip
+    artist = item_table(world)["artist"]
+    last, before = 1, int(np.flatnonzero(artist != artist[0])[0]) + 1
+    mates = artist == artist[0]
+    # One genre and equal tracks: genre (0.2), chart (0.1) and taste (the rest, 0.2) choose fairly among four.
+    expected = 0.5 / 4 + 0.1 * mates / mates.sum()
+    # Weights 1 and 1/2 of the last play and the one before.
+    expected[last - 1] += 0.4 * 2 / 3
+    expected[before - 1] += 0.4 / 3
+    start_us = (world.start_day + 30) * DAY_US
+    p = next_item_distribution(world, 1, np.array([before, last]), start_us, opens_session=False)
+    np.testing.assert_allclose(p, expected)
+    assert expected.sum() == pytest.approx(1)
+
+
+def test_played_tracks_follow_the_distribution():
+    """Chi-square of each track, and of each rank by probability, against the sum of the probabilities."""
+    plays = simulate_events(SMALL)
+    n = plays["user_id"].size
+    by_item, by_rank = np.zeros(12), np.zeros(12)
+    var_item, var_rank, seen_rank = np.zeros(12), np.zeros(12), np.zeros(12)
+    seen_item = np.bincount(plays["item_id"], minlength=13)[1:]
+    for p, item in distributions(SMALL, plays):
+        by_item += p
+        var_item += p * (1 - p)
+        order = np.argsort(-p)
+        by_rank += p[order]
+        var_rank += p[order] * (1 - p[order])
+        seen_rank[np.flatnonzero(order == item - 1)[0]] += 1
+    assert n > 4000
+    for seen, expected, variance in ((seen_item, by_item, var_item), (seen_rank, by_rank, var_rank)):
+        z = (seen - expected) / np.sqrt(variance)
+        assert np.abs(z).max() < 4
+        # 12 squares that sum to about 11: beyond 31 once in a thousand seeds.
+        assert (z**2).sum() < 31
+
+
+@pytest.mark.parametrize("name", ["repeat_share", "artist_share", "genre_share", "chart_share", None])
+def test_each_part_of_the_mixture_alone_follows_its_distribution(name):
+    none = dict.fromkeys(("repeat_share", "artist_share", "genre_share", "chart_share"), 0.0)
+    config = dataclasses.replace(SMALL, **(none if name is None else {**none, name: 0.9}), n_users=150)
+    plays = simulate_events(config)
+    surprise, entropy, variance = 0.0, 0.0, 0.0
+    for p, item in distributions(config, plays):
+        log_p = np.log(np.maximum(p, 1e-300))
+        surprise -= log_p[item - 1]
+        entropy -= (p * log_p).sum()
+        variance += (p * log_p**2).sum() - (p * log_p).sum() ** 2
+    # The log-likelihood of the truth is its entropy, up to chance.
+    assert abs(surprise - entropy) < 4.5 * math.sqrt(variance)
+
+
+def test_no_ranking_beats_the_truth():
+    rng = np.random.default_rng(0)
+    discount = 1 / np.log2(np.arange(2, 12))
+    for p, _ in itertools.islice(distributions(WORLD, simulate_events(WORLD, range(1, 30))), 0, 1000, 10):
+        best = np.sort(p)[::-1][:10] @ discount
+        for noise in (0.01, 0.1, 1.0):
+            order = np.argsort(-p * np.exp(noise * rng.normal(size=p.size)))[:10]
+            assert p[order] @ discount <= best + 1e-12
+
+
+def test_the_best_possible_ndcg_is_that_of_the_held_out_plays():
+    found = held_out_plays(WORLD, users=range(1, 41))
+    discount = 1 / np.log2(np.arange(2, 12))
+    # A dict keeps the last play of each listener.
+    last = {state[0]: state for state in states(WORLD, simulate_events(WORLD, range(1, 41))) if state[1].size >= 2}
+    assert found.user_id.tolist() == sorted(last)
+    for row, (user, history, start_us, opens, item) in enumerate(last[user] for user in sorted(last)):
+        p = next_item_distribution(WORLD, user, history, start_us, opens_session=opens)
+        above, tied = (p > p[item - 1]).sum(), (p == p[item - 1]).sum()
+        assert found.item_id[row] == item
+        assert found.probability[row] == p[item - 1]
+        assert found.rank[row] == above + (tied + 1) / 2
+        assert found.expected_ndcg[row] == pytest.approx(np.sort(p)[::-1][:10] @ discount)
+    by_hand = np.mean([1 / math.log2(rank + 1) if rank <= 10 else 0 for rank in found.rank])
+    best = best_possible_ndcg(WORLD, users=range(1, 41))
+    assert best.ndcg == pytest.approx(by_hand)
+    assert best.expected_ndcg == pytest.approx(found.expected_ndcg.mean())
+
+
+def test_truth_beats_popularity_and_any_perturbation_of_itself(plays):
+    best = best_possible_ndcg(WORLD)
+    last = np.flatnonzero(np.diff(plays["user_id"], append=0))
+    n_plays = np.bincount(plays["user_id"], minlength=301)[plays["user_id"][last]]
+    last = last[n_plays >= 3]
+    assert best.n_users == last.size
+    counts = np.bincount(np.delete(plays["item_id"], last), minlength=401)[1:]
+    rank = 1 + np.array([(counts > counts[item - 1]).sum() for item in plays["item_id"][last]])
+    by_popularity = np.where(rank <= 10, 1 / np.log2(rank + 1), 0).mean()
+    assert best.ndcg > by_popularity + 0.05
+    # What is seen is what is expected, within the error of so many users, whose NDCG lies in 0..1.
+    assert abs(best.ndcg - best.expected_ndcg) < 4.5 * 0.5 / math.sqrt(best.n_users)
+
+
+def test_the_truth_about_some_listeners_is_part_of_the_truth_about_all():
+    some, all_users = held_out_plays(WORLD, users=np.array([9, 4, 5])), held_out_plays(WORLD, users=range(1, 20))
+    kept = np.isin(all_users.user_id, [4, 5, 9])
+    assert some.user_id.tolist() == all_users.user_id[kept].tolist()
+    np.testing.assert_array_equal(some.rank, all_users.rank[kept])
+
+
+# Files
+
+
+def test_a_store_is_prepared_from_the_written_plays(tmp_path, plays):
+    file = tmp_path / "plays.parquet"
+    assert write_events(WORLD, file, users_per_block=64) == plays["user_id"].size
+    # A row group a block: nothing was held back.
+    assert pq.ParquetFile(file).num_row_groups == math.ceil(300 / 64)
+    source = read_source("events", file, columns=Columns(time="timestamp_us"), time_unit="us")
+    store = prepare(source, tmp_path / "store")
+    assert store.user_keys.tolist() == list(range(1, 301))
+    assert np.array_equal(store.item_keys[store.items - 1], plays["item_id"])
+    write_items(WORLD, tmp_path / "items.parquet")
+    assert pq.read_table(tmp_path / "items.parquet")["item_id"].to_pylist() == list(range(1, 401))
+
+
+def test_memory_is_that_of_a_block():
+    def peak(n_users):
+        tracemalloc.start()
+        for _ in event_blocks(dataclasses.replace(WORLD, n_users=n_users), 50):
+            pass
+        size = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return size
+
+    peak(50)  # the catalogue is kept
+    assert peak(1000) < 2 * peak(100)
+
+
+def test_shuffled_attributes_keep_their_values():
+    shuffled, genre = shuffled_attribute(WORLD, "genre"), item_table(WORLD)["genre"]
+    assert np.array_equal(np.sort(shuffled), np.sort(genre))
+    assert not np.array_equal(shuffled, genre)
+    assert not np.array_equal(shuffled, shuffled_attribute(WORLD, "genre", shuffle_seed=1))
+    with pytest.raises(InputError, match="no column 'mood'; choose from item_id"):
+        shuffled_attribute(WORLD, "mood")
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"n_users": 0}, "n_users=0 .* at least 1"),
+        ({"n_artists": 6000}, "n_artists=6000 .* at most n_items=5000"),
+        ({"n_genres": 501}, "n_genres=501 .* at most n_artists=500"),
+        ({"seed": -1}, "seed=-1 .* 0 to"),
+        ({"tracks_per_session": 0.5}, r"tracks_per_session=0\.5 .* at least 1"),
+        ({"repeat_share": 1.5}, r"repeat_share=1\.5 .* a share from 0 to 1"),
+        ({"repeat_share": 0.7, "artist_share": 0.4}, "sum to .*, above 1; lower one"),
+        ({"skip_share": 0.0}, "skip_share=0.0 .* between 0 and 1"),
+        ({"repeat_memory_plays": 1.0}, "repeat_memory_plays=1.0 .* above 1"),
+        ({"zipf_exponent": float("nan")}, "zipf_exponent=nan .* 0 to 10"),
+        ({"sessions_per_user": 5000.0}, "sessions_per_user=5000 fill more than half of n_days=120; take at most"),
+    ],
+)
+def test_impossible_worlds_are_refused(changes, message):
+    with pytest.raises(InputError, match=message):
+        ListeningConfig(**changes)
+
+
+def test_unknown_listeners_and_tracks_are_refused():
+    with pytest.raises(InputError, match=r"user id 0 is outside 1\.\.n_users=300"):
+        simulate_events(WORLD, range(0, 3))
+    with pytest.raises(InputError, match=r"item id 401 is outside 1\.\.n_items=400"):
+        engagement(WORLD, np.array([1]), np.array([401]), np.array([WORLD.start_day * DAY_US]))
+    with pytest.raises(InputError, match="before the first day"):
+        next_item_distribution(WORLD, 1, np.array([1]), 5, opens_session=True)
+    with pytest.raises(InputError, match="give the history"):
+        next_item_distribution(WORLD, 1, np.array([], int), WORLD.start_day * DAY_US, opens_session=False)
+    with pytest.raises(InputError, match="users_per_block=0; take at least 1"):
+        next(event_blocks(WORLD, 0))
+
+
+def test_the_simulator_does_not_import_jax():
+    code = (
+        "import sys, seqrec.data.synthetic; "
+        "sys.exit(any(name.split('.')[0] in ('jax', 'jaxlib', 'flax') for name in sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
