@@ -7,8 +7,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
+import data_prep
 import train_step
 
+from seqrec import runs
 from seqrec.encoders.transformer import TransformerConfig
 
 
@@ -37,3 +39,13 @@ def test_the_matrix_products_of_a_step_are_counted_as_on_paper():
     loss = positions * table_rows * d
     # Each product is taken forward and twice backward, at two operations a multiply-add.
     assert flops == pytest.approx(6 * (projections + attention + feed_forward + loss))
+
+
+def test_drawn_events_are_prepared_within_the_time_and_memory_that_are_reported(tmp_path):
+    config = data_prep.Config(events=2e4, json=tmp_path / "out.json")
+    result = data_prep.main(config)
+    assert result["n_found"] == 20_000
+    assert result["n_events"] < 20_000
+    assert sum(result["seconds_per_step"].values()) == pytest.approx(result["seconds"])
+    assert 2**24 < result["peak_bytes"] < 2**34
+    assert runs.read_json(config.json) == result
