@@ -3,18 +3,19 @@
 import contextlib
 import functools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from tyro.conf import OmitArgPrefixes
 
 from seqrec import runs, runtime
 from seqrec.checkpoint import Progress, open_checkpoints, restore, restore_progress
 from seqrec.data.batches import Queries, TrainingBatches, make_queries, training_batches
 from seqrec.data.events import prepare
 from seqrec.data.sources import Columns, read_source
-from seqrec.data.splits import Split, leave_last_out
+from seqrec.data.splits import Split, SplitConfig, split_store
 from seqrec.data.store import SequenceStore, open_store
 from seqrec.evaluation import RankTable, evaluate, make_eval_step
 from seqrec.loop import FitConfig, fit
@@ -33,14 +34,15 @@ from seqrec.types import Encoder, InputError
 class DataConfig:
     """What is read, and what a model sees of it."""
 
-    dataset: Literal["movielens-demo", "ml-1m", "s3rec", "movielens", "events"] = "movielens-demo"
-    """Form of the data; movielens-demo needs no file."""
+    dataset: Literal["movielens-demo", "ml-1m", "s3rec", "movielens", "events", "store"] = "movielens-demo"
+    """Form of the data; movielens-demo needs no file, store is what prepare_data.py leaves."""
     data_path: Path | None = None
-    """File of events, plain or gzip'd."""
+    """File of events, plain or gzip'd, or the directory of a store."""
     columns: tuple[str, str, str] = Columns()
     """Names of the user, item and time columns of an events file; time none keeps the file's order."""
     time_unit: Literal["auto", "s", "ms", "us", "ns"] = "auto"
     """Unit of a time column of numbers; auto takes the one that gives plausible years."""
+    split: OmitArgPrefixes[SplitConfig] = field(default_factory=SplitConfig)
     max_length: int = 200
     """Latest items of a history that the model reads."""
     whole_histories: bool = True
@@ -80,15 +82,22 @@ class Task(NamedTuple):
 
 
 def open_task(run: Path, config: DataConfig, *, seed: int) -> Task:
-    """The data in the run's own store, prepared there first unless an earlier start has; says what it read."""
-    if (run / "store").exists():
+    """The data in the run's own store, prepared there first unless an earlier start has; says what it read.
+
+    A store that was prepared beforehand is read where it is.
+    """
+    if config.dataset == "store":
+        if config.data_path is None:
+            raise InputError("store is read from a directory; give its data path")
+        store = open_store(config.data_path)
+    elif (run / "store").exists():
         store = open_store(run / "store")
     else:
         source = read_source(
             config.dataset, config.data_path, columns=Columns(*config.columns), time_unit=config.time_unit
         )
-        store = prepare(source, run / "store")
-    split = leave_last_out(store)
+        store = prepare(source, run / "store", keep_times=config.split.split == "temporal")
+    split = split_store(store, config.split)
     log.info(
         "data        %s: %s users, %s items, %s events",
         config.dataset,

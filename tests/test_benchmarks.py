@@ -8,10 +8,12 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
+import data_prep
 import metric_peers
 import metrics_throughput
 import train_step
 
+from seqrec import runs
 from seqrec.encoders.transformer import TransformerConfig
 
 
@@ -79,3 +81,13 @@ def test_the_slow_twin_of_the_benchmark_is_on_paper():
 def test_what_cannot_be_timed_is_refused(bad):
     with pytest.raises(ValueError, match=r"try|correct"):
         metrics_throughput.Config(**bad)
+
+
+def test_drawn_events_are_prepared_within_the_time_and_memory_that_are_reported(tmp_path):
+    config = data_prep.Config(events=2e4, json=tmp_path / "out.json")
+    result = data_prep.main(config)
+    assert result["n_found"] == 20_000
+    assert result["n_events"] < 20_000
+    assert sum(result["seconds_per_step"].values()) == pytest.approx(result["seconds"])
+    assert 2**24 < result["peak_bytes"] < 2**34
+    assert runs.read_json(config.json) == result

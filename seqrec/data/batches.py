@@ -134,8 +134,8 @@ def training_batches(
     packed = pack_training(store, split, max_length=max_length, whole_histories=whole_histories)
     if packed.n_rows == 0:
         raise InputError(
-            "no history leaves two events for training (the last two of each user are held out), so there is "
-            "nothing to learn from; give histories of 4 or more events"
+            "no history leaves two events for training (the split holds out the rest), so there is "
+            "nothing to learn from; give longer histories, or hold out less"
         )
     n_rows = min(packed.n_rows, max(1, round(batch_size * packed.n_rows / len(packed.lengths))))
     return TrainingBatches(store, packed, n_rows, seed, n_shards)

@@ -85,6 +85,23 @@ def free_id(connection: duckdb.DuckDBPyConnection, column: str, place: Callable[
     return as_integer if lossy is None else as_text
 
 
+def number(connection: duckdb.DuckDBPyConnection, column: str, name: str, place: Callable[[int], str]) -> str:
+    """The SQL expression of a column of numbers, int64 where every value is one, else float64; booleans stay."""
+    kind = _type_of(connection, column)
+    if kind == "BOOLEAN":
+        return column
+    if kind in ("FLOAT", "DOUBLE"):
+        return f"CAST({column} AS DOUBLE)"
+    text = f"nullif(CAST({column} AS VARCHAR), '')"
+    bad = _first_where(connection, column, f"{text} IS NOT NULL AND TRY_CAST({text} AS DOUBLE) IS NULL")
+    if bad:
+        raise InputError(f"{place(bad[0])}: {name} {bad[1][:40]!r} is not a number; correct the line or leave it out")
+    fraction = _first_where(
+        connection, column, f"{text} IS NOT NULL AND NOT regexp_full_match({text}, '-?[0-9]{{1,18}}')"
+    )
+    return f"CAST({text} AS {'BIGINT' if fraction is None else 'DOUBLE'})"
+
+
 def microseconds(connection: duckdb.DuckDBPyConnection, unit: str, place: Callable[[int], str]) -> str:
     """The SQL expression of the column `time` as microseconds since 1970 UTC."""
     # By way of text, so that 1.1 is eleven tenths exactly and every type takes one path.

@@ -7,7 +7,9 @@ import narwhals as nw
 import numpy as np
 import pyarrow as pa
 
+from seqrec.data.engines import collect
 from seqrec.data.sources import Source
+from seqrec.data.steps import column_names, number_items, ordered_events, require_times
 from seqrec.data.store import SequenceStore, sequence_store, write_store
 from seqrec.types import InputError
 
@@ -16,19 +18,7 @@ logger = logging.getLogger(__name__)
 
 def complete_events(events: nw.LazyFrame) -> nw.LazyFrame:
     """The events that lack neither user nor item nor, where times are known, their time."""
-    return events.drop_nulls([name for name in ("user_id", "item_id", "timestamp_us") if name in _names(events)])
-
-
-def number_keys(events: nw.LazyFrame, key: str, number: str) -> nw.LazyFrame:
-    """Each value of column `key` once, with its place, from 1, among the sorted values in column `number`."""
-    numbered = events.select(key).unique().with_row_index(number, order_by=key)
-    return numbered.with_columns((nw.col(number) + 1).cast(nw.Int32))
-
-
-def ordered_items(events: nw.LazyFrame, item_numbers: nw.LazyFrame) -> nw.LazyFrame:
-    """Columns user_id and item, sorted by user, time and place in the file; repeated events all stay."""
-    order = [name for name in ("user_id", "timestamp_us", "event_index") if name in _names(events)]
-    return events.join(item_numbers, on="item_id", how="inner").sort(order).select("user_id", "item")
+    return events.drop_nulls([name for name in ("user_id", "item_id", "timestamp_us") if name in column_names(events)])
 
 
 def history_lengths(events: nw.LazyFrame) -> nw.LazyFrame:
@@ -36,8 +26,14 @@ def history_lengths(events: nw.LazyFrame) -> nw.LazyFrame:
     return events.group_by("user_id").agg(n_events=nw.len()).sort("user_id")
 
 
-def sequences(source: Source) -> SequenceStore:
-    """The events of `source` as an in-memory store: users and items by sorted key, events by time."""
+def sequences(source: Source, *, keep_times: bool = False) -> SequenceStore:
+    """The events of `source` as an in-memory store: users and items by sorted key, events by time.
+
+    Repeated events all stay. With `keep_times` the column timestamp_us stands beside the items.
+    """
+    columns = ["timestamp_us"] * keep_times
+    if keep_times:
+        require_times(source.events, "a temporal split")
     n_found = _count(source.events)
     events = complete_events(source.events)
     n_complete = _count(events)
@@ -45,19 +41,20 @@ def sequences(source: Source) -> SequenceStore:
         raise InputError(f"{source.name}: each of {n_found:,} events lacks user, item or time; check the columns")
     if n_complete < n_found:
         logger.warning("dropped %s of %s events that lack user, item or time", n_found - n_complete, n_found)
-    item_numbers = number_keys(events, "item_id", "item")
-    vocabulary = _collect(item_numbers.sort("item"))
-    users = _collect(history_lengths(events))
-    items = _collect(ordered_items(events, item_numbers))["item"]
+    item_numbers = number_items(events, "key")
+    vocabulary = collect(item_numbers.sort("item"))
+    users = collect(history_lengths(events))
+    ordered = collect(ordered_events(events, item_numbers, columns))
     offsets = np.zeros(users.num_rows + 1, np.int64)
     np.cumsum(users["n_events"].to_numpy(), out=offsets[1:])
     item_keys = vocabulary["item_id"].to_numpy()
     return sequence_store(
-        items.to_numpy(),
+        ordered["item"].to_numpy(),
         offsets,
         item_keys=item_keys,
         user_keys=users["user_id"].to_numpy(),
         titles=None if source.titles is None else titles_of(item_keys, source.titles),
+        columns={name: ordered[name].to_numpy() for name in columns},
     )
 
 
@@ -67,18 +64,10 @@ def titles_of(item_keys: np.ndarray, titles: pa.Table) -> np.ndarray:
     return np.array([known.get(key) or "" for key in item_keys.tolist()], dtype=object)
 
 
-def prepare(source: Source, directory: Path | str) -> SequenceStore:
+def prepare(source: Source, directory: Path | str, *, keep_times: bool = False) -> SequenceStore:
     """The store of `source`, written to `directory` and opened there."""
-    return write_store(directory, sequences(source))
-
-
-def _names(events: nw.LazyFrame) -> list[str]:
-    return events.collect_schema().names()
+    return write_store(directory, sequences(source, keep_times=keep_times))
 
 
 def _count(events: nw.LazyFrame) -> int:
-    return int(_collect(events.select(nw.len()))[0][0].as_py())
-
-
-def _collect(table: nw.LazyFrame) -> pa.Table:
-    return table.collect(backend="pyarrow").to_native()
+    return int(collect(events.select(nw.len()))[0][0].as_py())

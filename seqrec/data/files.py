@@ -9,6 +9,7 @@ import tempfile
 import uuid
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +20,30 @@ from seqrec.types import InputError
 GZIP_MAGIC = b"\x1f\x8b"
 BAD_BYTES = re.compile("[\udc80-\udcff]")
 """What "surrogateescape" leaves of bytes that are not UTF-8."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the embedded database, DuckDB, may use."""
+
+    memory_limit: str | None = None
+    """Such as 4GB: what exceeds it is spilt to disk; by default 80% of the machine's memory."""
+    spill_directory: Path | None = None
+    """Where what exceeds the memory is kept meanwhile; by default the system's temporary directory."""
+    n_threads: int | None = None
+    """Threads; by default one a core."""
+
+    def __post_init__(self):
+        if self.memory_limit is not None and not re.fullmatch(r"[0-9]+(\.[0-9]+)? ?[KMGT]i?B", self.memory_limit):
+            raise ValueError(
+                f"memory_limit={self.memory_limit} is no number with a unit of KB, MB, GB, TB, KiB, MiB, GiB or TiB; "
+                "try memory_limit=4GB"
+            )
+        if self.n_threads is not None and self.n_threads < 1:
+            raise ValueError(f"n_threads={self.n_threads} is below 1; try n_threads=1")
+
+
+NO_LIMITS = Limits()
 
 
 class TextFile(NamedTuple):
@@ -101,12 +126,25 @@ def first_line_of(path: Path) -> str:
     return line
 
 
-def connect() -> duckdb.DuckDBPyConnection:
+def connect(limits: Limits = NO_LIMITS) -> duckdb.DuckDBPyConnection:
     """A database of its own, in memory; times without a zone are UTC in it."""
     connection = duckdb.connect()
     # What exceeds its memory limit is spilt, by default into the current directory. DuckDB removes the files.
-    spill = Path(tempfile.gettempdir()) / f"seqrec-duckdb-{uuid.uuid4().hex}"
-    connection.execute("SET temp_directory = $path", {"path": str(spill)})
+    parent = Path(tempfile.gettempdir()) if limits.spill_directory is None else limits.spill_directory.absolute()
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"spill_directory {parent} cannot be made ({error.strerror}); name a directory you may write to"
+        ) from error
+    settings = {
+        "temp_directory": str(parent / f"seqrec-duckdb-{uuid.uuid4().hex}"),
+        "memory_limit": limits.memory_limit,
+        "threads": limits.n_threads,
+    }
+    for name, value in settings.items():
+        if value is not None:
+            connection.execute(f"SET {name} = $value", {"value": value})
     connection.execute("SET TimeZone = 'UTC'")
     return connection
 
@@ -116,10 +154,12 @@ def _literal_path(path: Path) -> str:
     return re.sub(r"([*?\[])", r"[\1]", str(path.absolute()))
 
 
-def load_text(text: TextFile, *, n_fields: int, take: dict[str, int]) -> duckdb.DuckDBPyConnection:
+def load_text(
+    text: TextFile, *, n_fields: int, take: dict[str, int], limits: Limits = NO_LIMITS
+) -> duckdb.DuckDBPyConnection:
     """A database with a table `found`: event_index and, as text, the fields that `take` names by position."""
     check_file(text.path)
-    connection = connect()
+    connection = connect(limits)
     with text.path.open("rb") as raw:
         compression = "gzip" if raw.read(2) == GZIP_MAGIC else "none"
     # No name or value of the user's enters the statement: fields go by position, the path is a parameter.
@@ -156,10 +196,10 @@ def parquet_columns(path: Path) -> list[str]:
         raise InputError(_unreadable(path, error)) from error
 
 
-def load_parquet(path: Path, *, take: dict[str, str]) -> duckdb.DuckDBPyConnection:
+def load_parquet(path: Path, *, take: dict[str, str], limits: Limits = NO_LIMITS) -> duckdb.DuckDBPyConnection:
     """The same for a Parquet file; `take` gives the file's names of the columns, which keep their types."""
-    connection = connect()
-    chosen = ", ".join(f"{_quoted(name)} AS {key}" for key, name in take.items())
+    connection = connect(limits)
+    chosen = ", ".join(f"{quoted(name)} AS {key}" for key, name in take.items())
     try:
         connection.execute(
             f"CREATE TABLE found AS SELECT row_number() OVER () - 1 AS event_index, {chosen} FROM read_parquet($path)",
@@ -170,7 +210,7 @@ def load_parquet(path: Path, *, take: dict[str, str]) -> duckdb.DuckDBPyConnecti
     return _not_empty(connection, path)
 
 
-def _quoted(name: str) -> str:
+def quoted(name: str) -> str:
     """`name` as an SQL identifier, whatever it holds."""
     return '"' + name.replace('"', '""') + '"'
 

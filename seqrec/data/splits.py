@@ -1,13 +1,16 @@
 """Which events train a model, which choose it and which judge it."""
 
 import hashlib
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Int64
 
 from seqrec.data.store import SequenceStore
 from seqrec.types import InputError
+
+TargetChoice = Literal["first", "last"]
 
 
 class Split(NamedTuple):
@@ -23,6 +26,68 @@ class Split(NamedTuple):
     description: str
 
 
+@dataclass(frozen=True)
+class SplitConfig:
+    """Which events train, choose and judge a model."""
+
+    split: Literal["leave-last-out", "temporal", "users"] = "leave-last-out"
+    """Hold out each user's last n-out events, all events from two moments on, or all events of some users."""
+    n_out: int = 1
+    """Of leave-last-out: events for the test, and as many before them for validation; the last of each is ranked."""
+    valid_share: float = 0.1
+    """Share of events (temporal) or of users (users) that chooses the model."""
+    test_share: float = 0.1
+    """Share of events (temporal) or of users (users) that judges it."""
+    valid_start: str | None = None
+    """Of temporal, in place of valid-share: ISO date or time, UTC, from which events are for validation."""
+    test_start: str | None = None
+    """Of temporal, in place of test-share: ISO date or time, UTC, from which events are for the test."""
+    window_target: TargetChoice = "last"
+    """Of temporal: which of a user's events in a window is ranked."""
+    split_seed: int = 0
+    """Of users: draws who is held out."""
+
+    def __post_init__(self):
+        if self.n_out < 1:
+            raise ValueError(f"n_out={self.n_out} is below 1; try n_out=1")
+        for name in ("valid_share", "test_share"):
+            if not 0 < getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} is outside 0 to 1, both excluded; try {name}=0.1")
+        if self.valid_share + self.test_share >= 1:
+            raise ValueError(
+                f"valid_share={self.valid_share} and test_share={self.test_share} leave nothing to train on; "
+                "give shares that add up to less than 1"
+            )
+        if (self.valid_start is None) != (self.test_start is None):
+            raise ValueError(
+                f"valid_start={self.valid_start} without test_start={self.test_start}; give both or neither"
+            )
+        if self.valid_start is not None and self.test_start is not None:
+            moments = [moment_us(moment) for moment in (self.valid_start, self.test_start)]
+            if moments[0] >= moments[1]:
+                raise ValueError(
+                    f"valid_start={self.valid_start} is not before test_start={self.test_start}; swap them"
+                )
+
+
+def split_store(store: SequenceStore, config: SplitConfig) -> Split:
+    """The split that the config describes, once it is found to leak nothing."""
+    if config.split == "temporal":
+        if config.valid_start is not None and config.test_start is not None:
+            valid_start, test_start = moment_us(config.valid_start), moment_us(config.test_start)
+        else:
+            valid_start, test_start = window_starts(store, config.valid_share, config.test_share)
+        split = temporal(store, valid_start, test_start, window_target=config.window_target)
+    elif config.split == "users":
+        split = users_held_out(store, config.valid_share, config.test_share, seed=config.split_seed)
+    elif config.n_out == 1:
+        split = leave_last_out(store)
+    else:
+        split = leave_last_n_out(store, config.n_out)
+    check_no_leakage(store, split, is_temporal=config.split == "temporal")
+    return split
+
+
 def leave_last_out(store: SequenceStore) -> Split:
     """The last event of each user is for the test, the last but one for validation, the rest for training.
 
@@ -33,24 +98,244 @@ def leave_last_out(store: SequenceStore) -> Split:
     >>> split.train_stop.tolist(), split.valid.tolist(), split.test.tolist()
     ([2, 6], [2, -1], [3, -1])
     """
+    return leave_last_n_out(store, 1)
+
+
+def leave_last_n_out(store: SequenceStore, n_out: int) -> Split:
+    """The last `n_out` events of each user are for the test, as many before them for validation, the rest to train.
+
+    The target is the last event of either part: all before it, held out or not, is its history. Users with fewer
+    than `2 * n_out + 1` events train on all they have and are not evaluated.
+
+    >>> from seqrec.data.store import store_from_sequences
+    >>> split = leave_last_n_out(store_from_sequences([[1, 2, 3, 4, 5], [2, 3, 4]]), 2)
+    >>> split.train_stop.tolist(), split.valid.tolist(), split.test.tolist()
+    ([1, 8], [2, -1], [4, -1])
+    """
+    if n_out < 1:
+        raise InputError(f"n_out={n_out} is below 1; hold out at least one event")
     stop = np.asarray(store.offsets[1:])
     n_user_events = np.diff(store.offsets)
-    evaluated = n_user_events >= 3
+    n_needed = 2 * n_out + 1
+    evaluated = n_user_events >= n_needed
     n_evaluated = int(evaluated.sum())
     if n_evaluated == 0:
         raise InputError(
-            f"no user has 3 events (the longest history has {n_user_events.max(initial=0)}), so none can be "
-            "evaluated by leaving the last one out; give longer histories"
+            f"no user has {n_needed} events (the longest history has {n_user_events.max(initial=0)}), so none can be "
+            f"evaluated by leaving the last {'one' if n_out == 1 else n_out} out; give longer histories"
         )
-    train_stop = np.where(evaluated, stop - 2, stop)
-    valid = np.where(evaluated, stop - 2, -1)
+    train_stop = np.where(evaluated, stop - 2 * n_out, stop)
+    valid = np.where(evaluated, stop - n_out - 1, -1)
     test = np.where(evaluated, stop - 1, -1)
+    n_others = store.n_users - n_evaluated
+    if n_out == 1:
+        description = (
+            f"leave last out: {n_evaluated:,} users with 3 or more events are tested on the last one, "
+            "validated on the last but one and trained on the rest; "
+            f"{n_others:,} users with fewer are trained on whole and not evaluated"
+        )
+    else:
+        description = (
+            f"leave last {n_out} out: {n_evaluated:,} users with {n_needed} or more events are tested on the last one, "
+            f"validated on the one {n_out} before it and trained on all but the last {2 * n_out}; "
+            f"{n_others:,} users with fewer are trained on whole and not evaluated"
+        )
+    return Split(train_stop, valid, test, _content_hash(store, train_stop, valid, test), description)
+
+
+def window_starts(store: SequenceStore, valid_share: float, test_share: float) -> tuple[int, int]:
+    """The moments, in microseconds, from which on about these shares of all events lie: (valid_start, test_start).
+
+    Events of one moment are never parted, so where many share one, the shares are met less closely.
+
+    >>> from seqrec.data.store import sequence_store
+    >>> times = {"timestamp_us": np.arange(10) * 10}
+    >>> keys = np.array([1])
+    >>> window_starts(sequence_store(np.ones(10, int), np.array([0, 10]), keys, keys, columns=times), 0.2, 0.1)
+    (70, 90)
+    """
+    times = np.sort(_times(store))
+    places = [round(len(times) * (1 - share)) for share in (valid_share + test_share, test_share)]
+    valid_start, test_start = (int(times[min(place, len(times) - 1)]) for place in places)
+    return valid_start, test_start
+
+
+def temporal(store: SequenceStore, valid_start: int, test_start: int, *, window_target: TargetChoice = "last") -> Split:
+    """Events before `valid_start` (microseconds) train, those from `test_start` on judge, those between choose.
+
+    The same moments for all users, as in use: no model sees what happened after the moment it is judged from. A
+    user's target is the first or the last of the user's events in a window, and all before it is its history; where
+    that is empty, the user is not asked about, and counted.
+
+    >>> from seqrec.data.store import sequence_store
+    >>> times = {"timestamp_us": np.array([10, 20, 30, 31, 15, 30])}
+    >>> items, keys = np.array([1, 2, 3, 1, 2, 3]), np.array([1, 2, 3])
+    >>> store = sequence_store(items, np.array([0, 4, 6]), keys, keys[:2], columns=times)
+    >>> split = temporal(store, 20, 30)
+    >>> split.train_stop.tolist(), split.valid.tolist(), split.test.tolist()
+    ([1, 5], [1, -1], [3, 5])
+    """
+    if valid_start >= test_start:
+        raise InputError(
+            f"validation would begin at {_moment(valid_start)}, not before the test at {_moment(test_start)}; "
+            "name an earlier valid_start, or larger shares"
+        )
+    times = _times(store)
+    offsets = np.asarray(store.offsets)
+    users = np.repeat(np.arange(store.n_users), np.diff(offsets))
+    train_stop, valid_stop = (
+        offsets[:-1] + np.bincount(users[times < moment], minlength=store.n_users)
+        for moment in (valid_start, test_start)
+    )
+    targets, n_first = [], []
+    for start, stop in ((train_stop, valid_stop), (valid_stop, offsets[1:])):
+        position = start if window_target == "first" else stop - 1
+        in_window = stop > start
+        asked = in_window & (position > offsets[:-1])
+        n_first.append(int(np.sum(in_window & ~asked)))
+        targets.append(np.where(asked, position, -1))
+    counts = np.array([train_stop.sum() - offsets[:-1].sum(), (valid_stop - train_stop).sum(), len(times)])
+    counts[2] -= counts[:2].sum()
+    for part, count in zip(("training", "validation", "the test"), counts.tolist(), strict=True):
+        if count == 0:
+            raise InputError(
+                f"no event is left for {part} with windows from {_moment(valid_start)} and {_moment(test_start)}, "
+                f"the events are of {_moment(times.min())} to {_moment(times.max())}; name moments between these"
+            )
+    valid, test = targets
+    for part, target in (("validation", valid), ("test", test)):
+        if not np.any(target >= 0):
+            raise InputError(
+                f"no user has an event in the {part} window and another before it; "
+                f"name moments other than {_moment(valid_start)} and {_moment(test_start)}"
+            )
     description = (
-        f"leave last out: {n_evaluated:,} users with 3 or more events are tested on the last one, "
-        "validated on the last but one and trained on the rest; "
-        f"{store.n_users - n_evaluated:,} users with fewer are trained on whole and not evaluated"
+        f"temporal: {counts[0]:,} events before {_moment(valid_start)} train, {counts[1]:,} before "
+        f"{_moment(test_start)} validate, {counts[2]:,} from then on test; the {window_target} event of a user in a "
+        f"window is the target: {np.sum(valid >= 0):,} users are validated on and {np.sum(test >= 0):,} tested "
+        f"({n_first[0]:,} and {n_first[1]:,} have none before it and are not)"
     )
     return Split(train_stop, valid, test, _content_hash(store, train_stop, valid, test), description)
+
+
+def users_held_out(store: SequenceStore, valid_share: float, test_share: float, *, seed: int) -> Split:
+    """About these shares of users are validated and tested on their last event and trained on not at all.
+
+    Who is held out depends on the user's key and the seed alone, so that an appended store holds out the same.
+    Held-out users with one event are not asked about.
+    """
+    draws = np.array([_uniform(key, seed) for key in store.user_keys.tolist()])
+    starts, stops = np.asarray(store.offsets[:-1]), np.asarray(store.offsets[1:])
+    is_test = draws < test_share
+    is_valid = ~is_test & (draws < test_share + valid_share)
+    asked = stops - starts >= 2
+    train_stop = np.where(is_test | is_valid, starts, stops)
+    valid, test = (np.where(held & asked, stops - 1, -1) for held in (is_valid, is_test))
+    for part, target in (("validation", valid), ("test", test)):
+        if not np.any(target >= 0):
+            raise InputError(
+                f"no user of two or more events is drawn for {part} out of {store.n_users:,}; give a larger "
+                f"{part.removesuffix('ation')}_share or more users"
+            )
+    description = (
+        f"users held out (seed {seed}): {np.sum(is_valid):,} users validate and {np.sum(is_test):,} test, on their "
+        f"last event where they have two; the other {np.sum(~is_valid & ~is_test):,} are trained on whole"
+    )
+    return Split(train_stop, valid, test, _content_hash(store, train_stop, valid, test), description)
+
+
+def check_no_leakage(store: SequenceStore, split: Split, *, is_temporal: bool) -> None:
+    """Nothing, if no held-out event is trained on and, under a temporal split, none after the targets is.
+
+    Raises:
+      InputError: the first user whose events leak, and why.
+    """
+    offsets = np.asarray(store.offsets)
+    if np.any((split.train_stop < offsets[:-1]) | (split.train_stop > offsets[1:])):
+        user = int(np.argmax((split.train_stop < offsets[:-1]) | (split.train_stop > offsets[1:])))
+        raise InputError(
+            f"leakage: user {store.user_keys[user]} would train up to event {split.train_stop[user]}, the user's own "
+            f"are {offsets[user]} to {offsets[user + 1] - 1}; split the store that the split was made for"
+        )
+    for part, targets in (("validation", split.valid), ("test", split.test)):
+        asked = targets >= 0
+        trained = asked & ((targets < split.train_stop) | (targets >= offsets[1:]))
+        if np.any(trained):
+            user = int(np.argmax(trained))
+            raise InputError(
+                f"leakage: the {part} event {targets[user]} of user {store.user_keys[user]} is not among the held-out "
+                f"events {split.train_stop[user]} to {offsets[user + 1] - 1} ({int(trained.sum()):,} users); "
+                "let train_stop end before every target"
+            )
+    both = (split.valid >= 0) & (split.test >= 0)
+    if np.any(both & (split.valid >= split.test)):
+        user = int(np.argmax(both & (split.valid >= split.test)))
+        raise InputError(
+            f"leakage: user {store.user_keys[user]} is validated on event {split.valid[user]}, not before the test "
+            f"event {split.test[user]}; validate on earlier events"
+        )
+    if not is_temporal:
+        return
+    times = _times(store)
+    backwards = np.diff(times) < 0
+    backwards[offsets[1:-1][(offsets[1:-1] > 0) & (offsets[1:-1] < len(times))] - 1] = False
+    if np.any(backwards):
+        raise InputError(
+            f"leakage: event {int(np.argmax(backwards)) + 1} is earlier than the one before it of the same user; "
+            "prepare the data again, which sorts it"
+        )
+    trained_on = split.train_stop > offsets[:-1]
+    last_trained = times[split.train_stop[trained_on] - 1].max(initial=np.iinfo(np.int64).min)
+    parts = {"validation": split.valid, "test": split.test}
+    first_target = {
+        part: times[targets[targets >= 0]].min(initial=np.iinfo(np.int64).max) for part, targets in parts.items()
+    }
+    for part, first in first_target.items():
+        if last_trained >= first:
+            raise InputError(
+                f"leakage: training goes up to {_moment(last_trained)}, a {part} event is of {_moment(first)}; "
+                "train on nothing from the first target's moment on"
+            )
+    last_valid = times[split.valid[split.valid >= 0]].max(initial=np.iinfo(np.int64).min)
+    if last_valid >= first_target["test"]:
+        raise InputError(
+            f"leakage: validation goes up to {_moment(last_valid)}, a test event is of "
+            f"{_moment(first_target['test'])}; validate on nothing from the first test event's moment on"
+        )
+
+
+def _times(store: SequenceStore) -> np.ndarray:
+    if "timestamp_us" not in store.columns:
+        raise InputError(
+            "the store holds no timestamp_us, which a temporal split is made of; prepare it from data with times"
+        )
+    if store.n_events == 0:
+        raise InputError("the store holds no events to split by time; prepare it from a log that does")
+    return np.asarray(store.columns["timestamp_us"])
+
+
+def _moment(timestamp_us: int | np.int64) -> str:
+    return f"{np.datetime64(int(timestamp_us), 'us')}".removesuffix(".000000") + "Z"
+
+
+def moment_us(moment: str) -> int:
+    """Microseconds since 1970 of an ISO date or time, in UTC.
+
+    >>> moment_us("1970-01-02")
+    86400000000
+    """
+    try:
+        return int(np.datetime64(moment.removesuffix("Z"), "us").astype(np.int64))
+    except ValueError as error:
+        raise ValueError(
+            f"{moment!r} is not an ISO date or time; write it as 2024-05-31 or 2024-05-31T12:00"
+        ) from error
+
+
+def _uniform(key: int | str, seed: int) -> float:
+    """A draw from [0, 1) that depends on the key and the seed alone."""
+    digest = hashlib.blake2b(f"{seed} {type(key).__name__} {key}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") / 2**64
 
 
 def _content_hash(store: SequenceStore, *arrays: np.ndarray) -> str:

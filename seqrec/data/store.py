@@ -1,12 +1,14 @@
 """The sequence store: every user's items in flat arrays with offsets; on disk NumPy, Parquet and JSON."""
 
+import glob
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +20,8 @@ from seqrec.types import InputError
 
 FORMAT_VERSION = 1
 REMEDY = "prepare the data again"
+COLUMN_DTYPES = ("<i8", "<i4", "<f8", "|b1")
+NO_COLUMNS: Mapping[str, np.ndarray] = MappingProxyType({})
 
 
 class SequenceStore(NamedTuple):
@@ -40,7 +44,9 @@ class SequenceStore(NamedTuple):
     titles: np.ndarray | None
     """A title for each item, "" where it has none; None where the data has no titles."""
     content_hash: str
-    """sha256 over all of the above; paths and times do not enter."""
+    """sha256 over all of the other fields; the store's path and the time of writing do not enter."""
+    columns: Mapping[str, np.ndarray] = NO_COLUMNS
+    """What else is known of each event, beside `items`: such as timestamp_us, rating or session; may be empty."""
 
     @property
     def n_users(self) -> int:
@@ -61,8 +67,12 @@ def sequence_store(
     item_keys: np.ndarray,
     user_keys: np.ndarray,
     titles: np.ndarray | None = None,
+    columns: Mapping[str, np.ndarray] = NO_COLUMNS,
 ) -> SequenceStore:
-    """The store made of these arrays, once they are found to fit together."""
+    """The store made of these arrays, once they are found to fit together.
+
+    An event column is int64, int32, float64 or bool; other numbers widen to these where that loses nothing.
+    """
     if not 1 <= len(item_keys) < 2**31 - 1:
         raise InputError(f"{len(item_keys)} items; a store holds 1 to 2^31 - 2, so that item ids fit int32")
     if len(offsets) != len(user_keys) + 1:
@@ -82,8 +92,20 @@ def sequence_store(
             )
     items = np.ascontiguousarray(items, dtype=np.int32)
     offsets = np.ascontiguousarray(offsets, dtype=np.int64)
-    content_hash = _content_hash(items, offsets, item_keys, user_keys, titles)
-    return SequenceStore(items, offsets, item_keys, user_keys, titles, content_hash)
+    columns = {name: _event_column(name, values, len(items)) for name, values in sorted(columns.items())}
+    content_hash = _content_hash(items, offsets, item_keys, user_keys, titles, columns)
+    return SequenceStore(items, offsets, item_keys, user_keys, titles, content_hash, columns)
+
+
+def _event_column(name: str, values: np.ndarray, n_events: int) -> np.ndarray:
+    if len(values) != n_events:
+        raise InputError(f"event column {name!r} has {len(values)} values for {n_events} events; give one each")
+    wider = next((dtype for dtype in ("|b1", "<i4", "<i8", "<f8") if np.can_cast(values.dtype, dtype)), None)
+    if wider is None or values.dtype == np.uint64:
+        raise InputError(
+            f"event column {name!r} is {values.dtype}, a store holds numbers and booleans; number its values"
+        )
+    return np.ascontiguousarray(values, dtype=wider)
 
 
 def store_from_sequences(sequences: Sequence[Sequence[int]], *, n_items: int | None = None) -> SequenceStore:
@@ -100,10 +122,17 @@ def store_from_sequences(sequences: Sequence[Sequence[int]], *, n_items: int | N
     )
 
 
-def write_store(directory: Path | str, store: SequenceStore) -> SequenceStore:
+def write_store(
+    directory: Path | str,
+    store: SequenceStore,
+    *,
+    preparation: Mapping[str, Any] | None = None,
+    side_tables: Mapping[str, pa.Table] = MappingProxyType({}),
+) -> SequenceStore:
     """`store` as it lies in `directory`, memory-mapped; there is a whole store there or none.
 
-    A store that is there already gives way; a directory that holds anything else is refused.
+    A store that is there already gives way; a directory that holds anything else is refused. `preparation`, JSON
+    that says how the data was made, goes into the manifest; `side_tables` become Parquet files of these names.
     """
     directory = Path(directory)
     _refuse_foreign(directory)
@@ -118,7 +147,9 @@ def write_store(directory: Path | str, store: SequenceStore) -> SequenceStore:
     try:
         fresh = scratch / "fresh"
         fresh.mkdir()
-        _write_files(fresh, store)
+        _write_files(fresh, store, preparation)
+        for name, table in side_tables.items():
+            pq.write_table(table, fresh / f"{name}.parquet")
         _move_into_place(fresh, directory, aside=scratch / "old")
     except OSError as error:
         raise InputError(
@@ -132,20 +163,12 @@ def write_store(directory: Path | str, store: SequenceStore) -> SequenceStore:
 def open_store(directory: Path | str) -> SequenceStore:
     """The store in `directory`; items and offsets are read from disk as they are touched."""
     directory = Path(directory)
-    if not directory.exists():
-        raise InputError(f"{directory} does not exist; prepare the data first or correct the path")
-    if not (directory / "manifest.json").is_file():
-        raise InputError(f"{directory} is not a sequence store (it has no manifest.json); name the directory of one")
+    manifest = _read_manifest(directory)
     try:
-        manifest = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))
-        version = manifest["format_version"]
-        if version != FORMAT_VERSION:
-            raise InputError(f"{directory} has format version {version}; this seqrec reads {FORMAT_VERSION}; {REMEDY}")
         counts = {name: int(manifest[name]) for name in ("n_users", "n_items", "n_events")}
         content_hash, has_titles = str(manifest["content_hash"]), bool(manifest["has_titles"])
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        if isinstance(error, InputError):
-            raise
+        described = [(str(c["name"]), str(c["dtype"])) for c in manifest.get("event_columns", [])]
+    except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{directory / 'manifest.json'} is not a sequence store's manifest; {REMEDY}") from error
     items = _open_array(directory / "items.npy", "<i4", counts["n_events"])
     offsets = _open_array(directory / "offsets.npy", "<i8", counts["n_users"] + 1)
@@ -159,7 +182,37 @@ def open_store(directory: Path | str) -> SequenceStore:
         titles = _keys(item_table["title"]) if has_titles else None
     except KeyError as error:
         raise InputError(f"{directory} lacks the column {error.args[0]} in its tables; {REMEDY}") from error
-    return SequenceStore(items, offsets, item_keys, user_keys, titles, content_hash)
+    columns = {}
+    for place, (name, dtype) in enumerate(described):
+        if dtype not in COLUMN_DTYPES:
+            raise InputError(f"{directory / 'manifest.json'} has the type {dtype!r} for {name!r}; {REMEDY}")
+        columns[name] = _open_array(_column_file(directory, place), dtype, counts["n_events"])
+    return SequenceStore(items, offsets, item_keys, user_keys, titles, content_hash, columns)
+
+
+def read_preparation(directory: Path | str) -> dict[str, Any]:
+    """How the store in `directory` was made, as `write_store` was told; empty where it was told nothing."""
+    return _read_manifest(Path(directory)).get("preparation") or {}
+
+
+def _read_manifest(directory: Path) -> dict[str, Any]:
+    if not directory.exists():
+        # A write killed between its two renames, of the old store and of the new one, leaves both in here.
+        pattern = f".{glob.escape(directory.name)}.*/old/manifest.json"
+        left = [path.parent for path in directory.parent.glob(pattern)]
+        if left:
+            raise InputError(f"{directory} is not there: a write was cut off; move {left[0]} to {directory}")
+        raise InputError(f"{directory} does not exist; prepare the data first or correct the path")
+    if not (directory / "manifest.json").is_file():
+        raise InputError(f"{directory} is not a sequence store (it has no manifest.json); name the directory of one")
+    try:
+        manifest = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))
+        version = manifest["format_version"]
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise InputError(f"{directory / 'manifest.json'} is not a sequence store's manifest; {REMEDY}") from error
+    if version != FORMAT_VERSION:
+        raise InputError(f"{directory} has format version {version}; this seqrec reads {FORMAT_VERSION}; {REMEDY}")
+    return manifest
 
 
 def _content_hash(
@@ -168,6 +221,7 @@ def _content_hash(
     item_keys: np.ndarray,
     user_keys: np.ndarray,
     titles: np.ndarray | None,
+    columns: Mapping[str, np.ndarray],
 ) -> str:
     digest = hashlib.sha256(b"seqrec sequence store 1\n")
     fields: dict[str, np.ndarray | None] = {
@@ -191,10 +245,20 @@ def _content_hash(
         digest.update(f"{name} {kind} {len(values)}\n".encode())
         for part in parts:
             digest.update(np.ascontiguousarray(part).data)
+    # After all else and only where there are any: a store without them hashes as it did before there were any.
+    for name, values in sorted(columns.items()):
+        # The name's length first, so that no name can pass for another name and what follows it.
+        digest.update(f"event column {len(name)} {name} {values.dtype.str} {len(values)}\n".encode())
+        digest.update(np.ascontiguousarray(values).view(np.uint8).data)
     return digest.hexdigest()
 
 
-def _write_files(directory: Path, store: SequenceStore) -> None:
+def _column_file(directory: Path, place: int) -> Path:
+    # By number: a column's name may hold what a file's name may not.
+    return directory / f"event_column_{place}.npy"
+
+
+def _write_files(directory: Path, store: SequenceStore, preparation: Mapping[str, Any] | None) -> None:
     np.save(directory / "items.npy", store.items.astype("<i4", copy=False), allow_pickle=False)
     np.save(directory / "offsets.npy", store.offsets.astype("<i8", copy=False), allow_pickle=False)
     item_columns = {"key": _column(store.item_keys)}
@@ -202,7 +266,11 @@ def _write_files(directory: Path, store: SequenceStore) -> None:
         item_columns["title"] = _column(store.titles)
     pq.write_table(pa.table(item_columns), directory / "items.parquet")
     pq.write_table(pa.table({"key": _column(store.user_keys)}), directory / "users.parquet")
-    manifest = {
+    described = []
+    for place, (name, values) in enumerate(sorted(store.columns.items())):
+        np.save(_column_file(directory, place), values, allow_pickle=False)
+        described.append({"name": name, "dtype": values.dtype.str})
+    manifest: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "n_users": store.n_users,
         "n_items": store.n_items,
@@ -210,6 +278,10 @@ def _write_files(directory: Path, store: SequenceStore) -> None:
         "has_titles": store.titles is not None,
         "content_hash": store.content_hash,
     }
+    if described:
+        manifest["event_columns"] = described
+    if preparation is not None:
+        manifest["preparation"] = dict(preparation)
     (directory / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
 

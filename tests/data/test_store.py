@@ -1,11 +1,14 @@
+import hashlib
 import json
 import os
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from seqrec.data import store as store_module
-from seqrec.data.store import open_store, sequence_store, store_from_sequences, write_store
+from seqrec.data.store import open_store, read_preparation, sequence_store, store_from_sequences, write_store
 from seqrec.types import InputError
 
 
@@ -143,6 +146,9 @@ def edit_manifest(directory, **changes):
         (lambda d: np.save(d / "items.npy", np.array([1.0, 2.0, 3.0])), "float64"),
         (lambda d: np.save(d / "items.npy", np.array([None] * 3)), "items.npy is missing or damaged"),
         (lambda d: np.save(d / "offsets.npy", np.array([0, 4, 3])), "does not rise"),
+        (lambda d: edit_manifest(d, event_columns=[{"name": "a", "dtype": "|O"}]), r"has the type '\|O' for 'a'"),
+        (lambda d: edit_manifest(d, event_columns=[{"name": "a", "dtype": "<i8"}]), "event_column_0.npy is missing"),
+        (lambda d: edit_manifest(d, event_columns=[1]), "not a sequence store's manifest"),
     ],
 )
 def test_a_damaged_store_is_refused_in_one_line(tmp_path, damage, message):
@@ -175,3 +181,105 @@ def test_arrays_that_do_not_fit_together_are_refused():
         sequence_store(items, np.array([0, 1, 2]), keys, keys)
     with pytest.raises(InputError, match="2 titles for 1 items"):
         sequence_store(items, np.array([0, 2]), keys, keys, np.array(["a", "b"], dtype=object))
+
+
+def with_columns(**columns):
+    return sequence_store(np.array([2, 1, 2]), np.array([0, 1, 3]), np.array([5, 6]), np.array([7, 8]), columns=columns)
+
+
+def test_event_columns_lie_beside_the_items_and_are_memory_mapped(tmp_path):
+    columns = {
+        "timestamp_us": np.array([3, 1, 2]),
+        'ra/ti"ng': np.array([0.5, np.nan, 1.0]),
+        "session": np.array([0, 0, 1], np.int32),
+        "played": np.array([True, False, True]),
+    }
+    store = with_columns(**columns)
+    opened = write_store(tmp_path / "store", store)
+    assert opened.content_hash == store.content_hash
+    assert opened.columns.keys() == columns.keys()
+    for name, values in columns.items():
+        assert isinstance(opened.columns[name], np.memmap)
+        assert opened.columns[name].dtype == values.dtype
+        np.testing.assert_array_equal(opened.columns[name], values)
+
+
+def test_event_columns_enter_the_hash_and_their_order_does_not():
+    none, ones, twos = np.array([0, 0, 0]), np.array([1, 1, 1]), np.array([2, 2, 2])
+    stores = [
+        with_columns(),
+        with_columns(a=ones),
+        with_columns(b=ones),
+        with_columns(a=none),
+        with_columns(a=ones, b=twos),
+    ]
+    assert len({store.content_hash for store in stores}) == len(stores)
+    assert with_columns(b=twos, a=ones).content_hash == stores[-1].content_hash
+
+
+def test_a_store_without_event_columns_hashes_as_it_did_before_there_were_any():
+    store = store_from_sequences([[1, 2], [2]])
+    digest = hashlib.sha256(b"seqrec sequence store 1\n")
+    for name, dtype, values in [
+        ("items", "<i4", [1, 2, 2]),
+        ("offsets", "<i8", [0, 2, 3]),
+        ("item_keys", "<i8", [1, 2]),
+        ("user_keys", "<i8", [1, 2]),
+    ]:
+        digest.update(f"{name} int {len(values)}\n".encode() + np.array(values, dtype).tobytes())
+    assert store.content_hash == digest.hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (np.array([1, 2]), "'a' has 2 values for 3 events"),
+        (np.array(["x", "y", "z"]), "number its values"),
+        (np.array([2**63] * 3, np.uint64), "is uint64"),
+    ],
+)
+def test_event_columns_that_a_store_cannot_hold_are_refused(values, message):
+    with pytest.raises(InputError, match=message):
+        with_columns(a=values)
+
+
+def test_how_a_store_was_made_and_its_side_tables_come_with_it(tmp_path):
+    write_store(tmp_path / "store", a_store(), preparation={"x": [1]}, side_tables={"rejected": pa.table({"a": [1]})})
+    assert read_preparation(tmp_path / "store") == {"x": [1]}
+    assert pq.read_table(tmp_path / "store" / "rejected.parquet").to_pydict() == {"a": [1]}
+    write_store(tmp_path / "store", a_store())
+    assert read_preparation(tmp_path / "store") == {}
+    assert not (tmp_path / "store" / "rejected.parquet").exists()
+
+
+@pytest.mark.parametrize("n_renames", [0, 1, 2])
+def test_a_write_killed_at_a_rename_leaves_a_whole_store_and_says_where(tmp_path, monkeypatch, n_renames):
+    directory = tmp_path / "st[o]re"
+    older = write_store(directory, a_store())
+    newer = store_from_sequences([[1, 2, 3]])
+    rename, done = os.rename, []
+
+    class KilledError(BaseException):
+        pass
+
+    def killed(source, target):
+        if len(done) == n_renames:
+            raise KilledError
+        done.append(target)
+        rename(source, target)
+
+    # A process that is killed does not clean up.
+    monkeypatch.setattr(store_module.shutil, "rmtree", lambda path, ignore_errors: None)
+    monkeypatch.setattr(store_module.os, "rename", killed)
+    if n_renames < 2:
+        with pytest.raises(KilledError):
+            write_store(directory, newer)
+    else:
+        write_store(directory, newer)
+    monkeypatch.undo()
+    if n_renames == 1:
+        with pytest.raises(InputError, match=r"a write was cut off; move .*old to ") as caught:
+            open_store(directory)
+        rename(str(caught.value).split("move ")[1].split(" to ")[0], directory)
+    expected = newer if n_renames == 2 else older
+    assert open_store(directory).content_hash == expected.content_hash

@@ -1,0 +1,221 @@
+"""A day's new events into a store that is there: every id keeps its meaning, new users and items follow the old."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from jaxtyping import Bool, Int
+
+from seqrec.data import steps
+from seqrec.data.engines import collect, engine_of
+from seqrec.data.events import titles_of
+from seqrec.data.preparation import StepCount, StepsConfig, clean_events, event_column, seconds_to_us
+from seqrec.data.sources import Source
+from seqrec.data.splits import SplitConfig, split_store
+from seqrec.data.store import SequenceStore, open_store, read_preparation, sequence_store, write_store
+from seqrec.types import InputError
+
+
+class Appended(NamedTuple):
+    """A store that has grown, as it lies on disk, and by how much."""
+
+    store: SequenceStore
+    n_new_events: int
+    n_new_users: int
+    n_new_items: int
+    n_duplicates: int
+    """Events left out because the store has them, or an event within the duplicate gap before them, already."""
+    counts: list[StepCount]
+
+
+def append_events(
+    source: Source, directory: Path | str, *, report: Callable[[StepCount], None] = lambda count: None
+) -> Appended:
+    """The store in `directory` with the events of `source` in it, written there whole or not at all.
+
+    Existing users and items keep their ids; new ones follow in the order of their first events. Events stand in time
+    order, late ones too, and after the stored ones where times tie. The new events go through the steps the store was
+    prepared with that judge an event by itself (validity, duplicates, thresholds), and sessions are numbered again;
+    k-core and events per day, which judge a whole log, are not applied: prepare the whole log again from time to time.
+    """
+    directory = Path(directory)
+    store, preparation = open_store(directory), read_preparation(directory)
+    try:
+        config = StepsConfig(**preparation.get("steps", {}))
+    except TypeError as error:
+        raise InputError(f"{directory} was prepared by another version ({error}); prepare all events again") from error
+    if config.collapse_repeats:
+        raise InputError(
+            f"{directory} was prepared with collapse_repeats, which no append can go on with; prepare all events again"
+        )
+    fresh, rejected, counts = _cleaned(source, config, with_times="timestamp_us" in store.columns, report=report)
+    derived = {"timestamp_us"} if config.session_gap_seconds is None else {"timestamp_us", "session"}
+    for name in store.columns:
+        if name not in fresh and name not in derived:
+            raise InputError(
+                f"{source.name} has no column {name!r}, which {directory} has; name it among the extra columns"
+            )
+    user_keys, users = _extended(store.user_keys, fresh.pop("user_id"), f"{directory}: users")
+    item_keys, items = _extended(store.item_keys, fresh.pop("item_id"), f"{directory}: items")
+    lengths = np.diff(store.offsets)
+    users = np.concatenate([np.repeat(np.arange(store.n_users), lengths), users])
+    items = np.concatenate([store.items, items + 1])
+    columns = {name: np.concatenate([values, fresh[name]]) for name, values in store.columns.items() if name in fresh}
+    # Sorting is stable and the stored events stand first, so what is stored never changes its order.
+    times = columns.get("timestamp_us", np.zeros(len(users), np.int64))
+    order = np.lexsort((times, users))
+    is_new = np.arange(len(users)) >= store.n_events
+    gap_us = _duplicate_gap_us(config) if "timestamp_us" in columns else None
+    if gap_us is not None:
+        order = order[~_repeated(users[order], items[order], times[order], is_new[order], gap_us=gap_us)]
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(users[order], minlength=len(user_keys)))])
+    columns = {name: values[order] for name, values in columns.items()}
+    if "session" in store.columns and config.session_gap_seconds is not None:
+        gap_us = seconds_to_us(config.session_gap_seconds)
+        columns["session"] = session_numbers(columns["timestamp_us"], offsets, gap_us=gap_us)
+    # New keys of which every event was a duplicate cannot be: what a key's first event repeats has that key.
+    titles = None
+    if store.titles is not None:
+        new_keys = item_keys[store.n_items :]
+        known = np.full(len(new_keys), "", object) if source.titles is None else titles_of(new_keys, source.titles)
+        titles = np.concatenate([store.titles, known])
+    grown = sequence_store(items[order], offsets, item_keys, user_keys, titles, columns)
+    appended = Appended(
+        grown,
+        grown.n_events - store.n_events,
+        grown.n_users - store.n_users,
+        grown.n_items - store.n_items,
+        len(users) - len(order),
+        counts,
+    )
+    written = write_store(
+        directory,
+        grown,
+        preparation=_noted(preparation, appended, source.name),
+        side_tables={"rejected": _with_earlier(directory / "rejected.parquet", rejected)},
+    )
+    return appended._replace(store=written)
+
+
+def session_numbers(
+    timestamp_us: Int[np.ndarray, " n_events"], offsets: Int[np.ndarray, " n_users_plus_1"], *, gap_us: int
+) -> Int[np.ndarray, " n_events"]:
+    """The session of each event: 0 for a user's first, one more after each pause of more than `gap_us`.
+
+    >>> session_numbers(np.array([0, 5, 20, 7, 8]), np.array([0, 3, 5]), gap_us=10).tolist()
+    [0, 0, 1, 0, 0]
+    """
+    pauses = np.diff(timestamp_us, prepend=timestamp_us[:1]) > gap_us
+    starts, lengths = offsets[:-1][np.diff(offsets) > 0], np.diff(offsets)[np.diff(offsets) > 0]
+    pauses[starts] = False
+    total = np.cumsum(pauses)
+    return (total - np.repeat(total[starts], lengths)).astype(np.int32)
+
+
+def _cleaned(
+    source: Source, config: StepsConfig, *, with_times: bool, report: Callable[[StepCount], None]
+) -> tuple[dict[str, Any], pa.Table, list[StepCount]]:
+    """The columns of the new events, in time order, after the steps that judge each event by itself."""
+    if with_times and "timestamp_us" not in steps.column_names(source.events):
+        raise InputError(f"{source.name} has no times, which the store has; name the time column")
+    by_itself = dataclasses.replace(
+        config,
+        duplicate_gap_seconds=None,
+        max_events_per_day=None,
+        min_user_events=1,
+        min_item_events=1,
+        session_gap_seconds=None,
+    )
+    cleaned = clean_events(source.events, by_itself, engine_of(source), report=report)
+    table = collect(cleaned.events.sort(*steps.time_order(cleaned.events)))
+    columns = {
+        name: table[name] if name in ("user_id", "item_id") else event_column(name, table[name])
+        for name in table.column_names
+    }
+    return columns, collect(cleaned.rejected.sort("event_index")), cleaned.counts
+
+
+def _extended(
+    stored: np.ndarray, keys: pa.ChunkedArray, what: str
+) -> tuple[np.ndarray, Int[np.ndarray, " n_new_events"]]:
+    """The stored keys with the new ones behind them, and where in them, from 0, each of `keys` is."""
+    if stored.dtype.kind in "iu":
+        if not pa.types.is_integer(keys.type):
+            raise InputError(
+                f"{what} are integers in the store and text such as {keys[0].as_py()!r} in the new events; "
+                "correct them, or prepare all events again"
+            )
+        kind = pa.int64()
+    else:
+        # "7" where all of a day's ids happen to be integers; the store has text for the sake of others.
+        kind = pa.large_string()
+    keys = keys.cast(kind).combine_chunks()
+    known = pa.array(stored, kind)
+    distinct = pc.unique(keys)
+    new = distinct.filter(pc.invert(pc.is_in(distinct, value_set=known)))
+    extended = pa.concat_arrays([known, new])
+    places = pc.index_in(keys, value_set=extended).to_numpy(zero_copy_only=False).astype(np.int64)
+    return extended.to_numpy(zero_copy_only=False), places
+
+
+def _duplicate_gap_us(config: StepsConfig) -> int | None:
+    if config.duplicate_gap_seconds is not None:
+        return seconds_to_us(config.duplicate_gap_seconds)
+    return 0 if config.drop_duplicates else None
+
+
+def _repeated(
+    users: Int[np.ndarray, " n"],
+    items: Int[np.ndarray, " n"],
+    times: Int[np.ndarray, " n"],
+    is_new: Bool[np.ndarray, " n"],
+    *,
+    gap_us: int,
+) -> Bool[np.ndarray, " n"]:
+    """Which of the new events come at most `gap_us` after the same user's previous event of that item."""
+    # Stable, so that the events of a user and item stay in time order, stored ones first.
+    order = np.lexsort((items, users))
+    same = (np.diff(users[order]) == 0) & (np.diff(items[order]) == 0)
+    repeated = np.zeros(len(users), bool)
+    repeated[order[1:]] = same & (np.diff(times[order]) <= gap_us)
+    return repeated & is_new
+
+
+def _noted(preparation: Mapping[str, Any], appended: Appended, name: str) -> dict[str, Any]:
+    """`preparation` with the append added and the split made anew."""
+    noted = dict(preparation)
+    counts = [count._asdict() for count in appended.counts]
+    facts = {
+        field: getattr(appended, field) for field in ("n_new_events", "n_new_users", "n_new_items", "n_duplicates")
+    }
+    noted["appended"] = [*noted.get("appended", []), {"source": name, **facts, "counts": counts}]
+    if "split" in noted:
+        fields = {field.name: noted["split"][field.name] for field in dataclasses.fields(SplitConfig)}
+        split = split_store(appended.store, SplitConfig(**fields))
+        noted["split"] = {**fields, "description": split.description, "hash": split.content_hash}
+    return noted
+
+
+def _with_earlier(path: Path, rejected: pa.Table) -> pa.Table:
+    if not path.is_file():
+        return rejected
+    earlier = pq.read_table(path)
+    for place, name in enumerate(rejected.column_names):
+        # Ids that happen to be integers on one day, beside those of days that needed text.
+        if (
+            name in ("user_id", "item_id")
+            and name in earlier.column_names
+            and not pa.types.is_integer(earlier[name].type)
+        ):
+            rejected = rejected.set_column(place, name, rejected[name].cast(earlier[name].type))
+    try:
+        return pa.concat_tables([earlier, rejected], promote_options="permissive")
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise InputError(
+            f"{path} does not fit the new events ({str(error).splitlines()[0]}); prepare all again"
+        ) from error

@@ -1,0 +1,104 @@
+"""The engines that run table expressions: how each computes a table once and holds it, and how a table gets there."""
+
+import contextlib
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import duckdb
+import narwhals as nw
+import pyarrow as pa
+
+from seqrec.data.sources import Source
+from seqrec.types import InputError
+
+EngineName = Literal["duckdb", "polars", "pyspark"]
+
+
+class Engine(NamedTuple):
+    """What an expression cannot say for itself: where a chain of them is cut, and its tables held."""
+
+    keep: Callable[[nw.LazyFrame], nw.LazyFrame]
+    """The same table, computed: whatever is built on it does not compute it again."""
+    forget: Callable[[nw.LazyFrame], None]
+    """Lets go of a table that `keep` returned; other tables are left alone."""
+
+
+def duckdb_engine(connection: duckdb.DuckDBPyConnection) -> Engine:
+    """Tables are held in the connection's database, which spills what exceeds its memory limit."""
+    prefix = f"kept_{uuid.uuid4().hex}"
+
+    def keep(table: nw.LazyFrame) -> nw.LazyFrame:
+        name = f"{prefix}_{uuid.uuid4().hex}"
+        table.to_native().create(name)
+        return nw.from_native(connection.table(name))
+
+    def forget(table: nw.LazyFrame) -> None:
+        name = table.to_native().alias
+        if name.startswith(prefix):
+            connection.execute(f"DROP TABLE IF EXISTS {name}")
+
+    return Engine(keep, forget)
+
+
+def polars_engine() -> Engine:
+    """Tables are held in memory until nothing refers to them."""
+    return Engine(lambda table: table.collect("polars").lazy(), lambda table: None)
+
+
+def spark_engine() -> Engine:
+    """Tables are held by the executors until nothing refers to them; without a lineage, which a loop would pile up."""
+    return Engine(lambda table: nw.from_native(table.to_native().localCheckpoint()), lambda table: None)
+
+
+def engine_of(source: Source) -> Engine:
+    """The engine that the events of `source` are a table of."""
+    kind = source.events.implementation
+    if kind.is_duckdb():
+        if source.connection is None:
+            raise InputError(f"{source.name}: a DuckDB table without its connection; set connection in Source")
+        return duckdb_engine(source.connection)
+    if kind.is_polars():
+        return polars_engine()
+    if kind.is_pyspark() or kind.is_pyspark_connect():
+        return spark_engine()
+    raise InputError(f"{source.name}: events are a table of {kind.value}; give one of DuckDB, Polars or PySpark")
+
+
+def collect(table: nw.LazyFrame) -> pa.Table:
+    """The rows, here."""
+    return table.collect(backend="pyarrow").to_native()
+
+
+@contextlib.contextmanager
+def move(source: Source, engine: EngineName, *, spark: Any = None, directory: Path | None = None) -> Iterator[Source]:
+    """The same source with its events in another engine, by way of a Parquet file in `directory` that goes in the end.
+
+    `spark` is the session to use; by default the running one, or a local one.
+    """
+    if engine == "duckdb":
+        yield source
+        return
+    with tempfile.TemporaryDirectory(prefix="seqrec-events-", dir=directory) as folder:
+        path = Path(folder) / "events.parquet"
+        source.events.sink_parquet(path)
+        try:
+            events = _polars_scan(path) if engine == "polars" else _spark_scan(path, spark)
+        except ImportError as error:
+            raise InputError(f"{engine} is not installed; run pip install {engine}, or take duckdb") from error
+        yield Source(source.name, nw.from_native(events), source.titles)
+
+
+def _polars_scan(path: Path) -> Any:
+    import polars
+
+    return polars.scan_parquet(path, glob=False)
+
+
+def _spark_scan(path: Path, session: Any) -> Any:
+    from pyspark.sql import SparkSession
+
+    session = session or SparkSession.builder.config("spark.sql.session.timeZone", "UTC").getOrCreate()
+    return session.read.parquet(str(path))

@@ -1,0 +1,197 @@
+"""Steps from raw events towards sequences: each an expression that any engine behind narwhals runs to the same rows.
+
+Events have user_id and item_id (integers or text), event_index (int64, each once: the place in the log) and, where
+times are known, timestamp_us (int64). Inside a user they are ordered by time and, where times tie, by event_index.
+Other columns are carried along.
+"""
+
+from typing import Literal
+
+import narwhals as nw
+
+from seqrec.data.engines import Engine
+from seqrec.types import InputError
+
+MICROSECONDS_PER_SECOND = 1_000_000
+MICROSECONDS_PER_DAY = 24 * 3600 * MICROSECONDS_PER_SECOND
+ItemOrder = Literal["key", "first-time", "count"]
+
+
+def column_names(events: nw.LazyFrame) -> list[str]:
+    return events.collect_schema().names()
+
+
+def time_order(events: nw.LazyFrame) -> list[str]:
+    """The columns that order the events of a user."""
+    return [name for name in ("timestamp_us", "event_index") if name in column_names(events)]
+
+
+def require_times(events: nw.LazyFrame, option: str) -> None:
+    if "timestamp_us" not in column_names(events):
+        raise InputError(f"{option} needs times, and the events have none; leave it out, or name a time column")
+
+
+def with_reason(events: nw.LazyFrame, *, earliest_us: int | None = None, latest_us: int | None = None) -> nw.LazyFrame:
+    """The events with a column `reason`: why the event cannot be used, null where it can.
+
+    The first that applies: user, item or time is missing ("" is), or the time is before `earliest_us` or after
+    `latest_us`, both of which are still good.
+    """
+    schema = events.collect_schema()
+    reasons: list[tuple[nw.Expr, str]] = []
+    for name, called in (("user_id", "user"), ("item_id", "item"), ("timestamp_us", "time")):
+        if name in schema:
+            missing = nw.col(name).is_null()
+            if schema[name] == nw.String:
+                missing = missing | (nw.col(name) == "")
+            reasons.append((missing, f"no {called}"))
+    if earliest_us is not None:
+        require_times(events, "earliest time")
+        reasons.append((nw.col("timestamp_us") < earliest_us, "too early"))
+    if latest_us is not None:
+        require_times(events, "latest time")
+        reasons.append((nw.col("timestamp_us") > latest_us, "too late"))
+    reason = nw.lit(None, dtype=nw.String)
+    for condition, text in reversed(reasons):
+        # A condition that is null, as a comparison with a missing time is, does not hold.
+        reason = nw.when(condition.fill_null(False)).then(nw.lit(text)).otherwise(reason)
+    return events.with_columns(reason=reason)
+
+
+def drop_duplicates(events: nw.LazyFrame) -> nw.LazyFrame:
+    """Of the events of one user, item and moment the first by event_index; without times nothing is a duplicate."""
+    if "timestamp_us" not in column_names(events):
+        return events
+    firsts = events.group_by("user_id", "item_id", "timestamp_us").agg(event_index=nw.col("event_index").min())
+    return events.join(firsts.select("event_index"), on="event_index", how="semi")
+
+
+def drop_near_duplicates(events: nw.LazyFrame, *, gap_us: int) -> nw.LazyFrame:
+    """The events but those at most `gap_us` after the same user's previous event of that item.
+
+    The previous one counts whether or not it is dropped itself, so a chain of such gaps leaves its first event.
+    """
+    require_times(events, "duplicate gap")
+    previous = nw.col("timestamp_us").shift(1).over("user_id", "item_id", order_by=time_order(events))
+    apart = (nw.col("timestamp_us") - previous) > gap_us
+    return _filtered(events, previous.is_null() | apart)
+
+
+def drop_implausible_users(events: nw.LazyFrame, *, max_events_per_day: int) -> nw.LazyFrame:
+    """The events of the users who have no day, of UTC, with more than `max_events_per_day` events."""
+    require_times(events, "events per day")
+    # By remainder: engines differ in how they divide, and floating point is off by one around midnight.
+    days = events.select("user_id", day=nw.col("timestamp_us") - nw.col("timestamp_us") % MICROSECONDS_PER_DAY)
+    busy = days.group_by("user_id", "day").agg(n=nw.len()).filter(nw.col("n") > max_events_per_day)
+    return events.join(busy.select("user_id"), on="user_id", how="anti")
+
+
+def keep_at_least(events: nw.LazyFrame, column: str, minimum: float, *, share_of: str | None = None) -> nw.LazyFrame:
+    """The events whose `column`, or its share of column `share_of`, is at least `minimum`; missing or NaN is less.
+
+    A share of a whole that is not positive, such as what was played of a track of no length, is less, too.
+    """
+    for name in (column, share_of):
+        if name is not None and name not in column_names(events):
+            raise InputError(f"the events have no column {name!r}; they have {', '.join(column_names(events))}")
+    enough = _present(column)
+    if share_of is None:
+        return events.filter(enough & (nw.col(column).cast(nw.Float64) >= minimum))
+    whole = nw.col(share_of).cast(nw.Float64)
+    # Multiplied, for engines do not agree on what a number divided by zero is.
+    share = nw.col(column).cast(nw.Float64) >= whole * minimum
+    return events.filter(enough & _present(share_of) & (whole > 0.0) & share)
+
+
+def collapse_repeats(events: nw.LazyFrame) -> nw.LazyFrame:
+    """Of each run of one item in a user's events the first, with `run_length`, the number of events of the run."""
+    order = time_order(events)
+    previous = nw.col("item_id").shift(1).over("user_id", order_by=order)
+    starts = (previous.is_null() | (previous != nw.col("item_id"))).cast(nw.Int64)
+    marked = events.with_columns(_starts=starts)
+    numbered = marked.with_columns(_run=nw.col("_starts").cum_sum().over("user_id", order_by=order).cast(nw.Int64))
+    lengths = numbered.group_by("user_id", "_run").agg(run_length=nw.len().cast(nw.Int64))
+    firsts = numbered.filter(nw.col("_starts") == 1)
+    return firsts.join(lengths, on=["user_id", "_run"], how="inner").drop("_starts", "_run")
+
+
+def k_core(events: nw.LazyFrame, *, min_user_events: int, min_item_events: int, engine: Engine) -> nw.LazyFrame:
+    """The largest part in which every user and every item has at least so many events, repeats counted.
+
+    There is one largest part, whichever is dropped first; it may be empty.
+    """
+    # Counts of user-item pairs, without times and other columns, are all that the rounds have to rewrite.
+    pairs = engine.keep(events.group_by("user_id", "item_id").agg(n=nw.len().cast(nw.Int64)))
+    n_pairs = _n_rows(pairs)
+    while True:
+        kept = pairs
+        for key, minimum in (("user_id", min_user_events), ("item_id", min_item_events)):
+            # By group-count and semi-join: window functions took four times as long.
+            totals = kept.group_by(key).agg(total=nw.col("n").sum())
+            kept = kept.join(totals.filter(nw.col("total") >= minimum).select(key), on=key, how="semi")
+        kept = engine.keep(kept)
+        engine.forget(pairs)
+        n_kept = _n_rows(kept)
+        if n_kept == n_pairs:
+            break
+        pairs, n_pairs = kept, n_kept
+    # The pairs are let go of; users and items alone are held until the events are asked for.
+    for key in ("user_id", "item_id"):
+        events = events.join(engine.keep(kept.select(key).unique()), on=key, how="semi")
+    engine.forget(kept)
+    return events
+
+
+def number_sessions(events: nw.LazyFrame, *, gap_us: int) -> nw.LazyFrame:
+    """The events with `session` (int32): 0 for a user's first, one more after each pause of more than `gap_us`."""
+    require_times(events, "session gap")
+    order = time_order(events)
+    previous = nw.col("timestamp_us").shift(1).over("user_id", order_by=order)
+    pause = ((nw.col("timestamp_us") - previous) > gap_us).fill_null(False)
+    marked = events.with_columns(_pause=pause.cast(nw.Int64))
+    session = nw.col("_pause").cum_sum().over("user_id", order_by=order).cast(nw.Int32)
+    return marked.with_columns(session=session).drop("_pause")
+
+
+def number_items(events: nw.LazyFrame, order: ItemOrder) -> nw.LazyFrame:
+    """item_id, each once, and `item`, its number from 1: by key, by first event, or by falling count.
+
+    Items of one count go by their first event; first events are ordered by time, then by event_index.
+    """
+    if order == "key":
+        found, by = events.select("item_id").unique(), ["item_id"]
+    else:
+        first = events.group_by("item_id").agg(
+            *(nw.col(name).min().alias(f"_{name}") for name in time_order(events)[:1]), _count=-nw.len().cast(nw.Int64)
+        )
+        # Times of first events may tie; the place in the log of the first event at that time does not.
+        if time_order(events)[0] == "timestamp_us":
+            ties = events.join(first, on="item_id", how="inner").filter(
+                nw.col("timestamp_us") == nw.col("_timestamp_us")
+            )
+            places = ties.group_by("item_id").agg(_event_index=nw.col("event_index").min())
+            first = first.join(places, on="item_id", how="inner")
+        found = first
+        by = ["_count"] * (order == "count") + [f"_{name}" for name in time_order(events)]
+    numbered = found.with_row_index("item", order_by=by)
+    return numbered.select("item_id", item=(nw.col("item") + 1).cast(nw.Int32))
+
+
+def ordered_events(events: nw.LazyFrame, item_numbers: nw.LazyFrame, columns: list[str]) -> nw.LazyFrame:
+    """Columns item and `columns`, sorted by user and, inside a user, by time and place in the log."""
+    order = ["user_id", *time_order(events)]
+    return events.join(item_numbers, on="item_id", how="inner").sort(order).select("item", *columns)
+
+
+def _filtered(events: nw.LazyFrame, condition: nw.Expr) -> nw.LazyFrame:
+    """`events.filter` for conditions over windows, which SQL does not take in a WHERE."""
+    return events.with_columns(_kept=condition).filter(nw.col("_kept")).drop("_kept")
+
+
+def _present(column: str) -> nw.Expr:
+    # NaN is greater than every number to DuckDB and Spark.
+    return ~nw.col(column).is_null() & ~nw.col(column).cast(nw.Float64).is_nan()
+
+
+def _n_rows(table: nw.LazyFrame) -> int:
+    return int(table.select(n=nw.len()).collect("pyarrow")["n"][0])

@@ -1,0 +1,165 @@
+"""A store that grows by days against one that is made of the whole log at once."""
+
+import os
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from seqrec.data import store as store_module
+from seqrec.data.append import append_events, session_numbers
+from seqrec.data.preparation import StepsConfig, prepare_store
+from seqrec.data.sources import Columns, read_source
+from seqrec.data.splits import SplitConfig, split_store
+from seqrec.data.store import open_store, read_preparation
+from seqrec.types import InputError
+
+FIRST = [("b", "x", 10), ("a", "y", 20), ("b", "y", 30), ("b", "z", 40), ("a", "x", 50), ("a", "z", 60)]
+
+
+def source_of(tmp_path, rows, name="day.csv", header="user_id,item_id,timestamp"):
+    path = tmp_path / name
+    path.write_text("\n".join([header, *(",".join(map(str, row)) for row in rows)]) + "\n")
+    return read_source("events", path, time_unit="s", extra=("rating",) if "rating" in header else ())
+
+
+def first_store(tmp_path, rows=FIRST, config=None, **options):
+    source = source_of(tmp_path, rows, **options)
+    return prepare_store(source, tmp_path / "store", config or StepsConfig(), SplitConfig()).store
+
+
+def keyed(store):
+    """user key -> [(item key, seconds), ...], in order."""
+    return {
+        key: [
+            (store.item_keys[store.items[place] - 1], int(store.columns["timestamp_us"][place]) // 10**6)
+            for place in range(store.offsets[u], store.offsets[u + 1])
+        ]
+        for u, key in enumerate(store.user_keys.tolist())
+    }
+
+
+def test_new_users_and_items_follow_the_old_and_are_counted(tmp_path):
+    before = first_store(tmp_path)
+    day = [("c", "new", 70), ("b", "x", 80), ("a", "newer", 90), ("", "x", 95)]
+    appended = append_events(source_of(tmp_path, day), tmp_path / "store")
+    assert (appended.n_new_events, appended.n_new_users, appended.n_new_items) == (3, 1, 2)
+    assert appended.store.user_keys.tolist() == [*before.user_keys.tolist(), "c"]
+    assert appended.store.item_keys.tolist() == [*before.item_keys.tolist(), "new", "newer"]
+    assert keyed(appended.store) == {
+        "a": [("y", 20), ("x", 50), ("z", 60), ("newer", 90)],
+        "b": [("x", 10), ("y", 30), ("z", 40), ("x", 80)],
+        "c": [("new", 70)],
+    }
+    assert open_store(tmp_path / "store").content_hash == appended.store.content_hash
+    assert pq.read_table(tmp_path / "store" / "rejected.parquet")["reason"].to_pylist() == ["no user"]
+    preparation = read_preparation(tmp_path / "store")
+    assert preparation["appended"][0]["n_new_users"] == 1
+    assert preparation["split"]["hash"] == split_store(appended.store, SplitConfig()).content_hash
+
+
+rows_strategy = st.lists(
+    st.tuples(st.sampled_from("abcd"), st.sampled_from("uvwxyz"), st.integers(1, 12)), min_size=1, max_size=25
+)
+
+
+@settings(max_examples=20, deadline=None)
+@given(rows_strategy, rows_strategy, st.sampled_from([None, 2.0]), st.booleans())
+def test_two_days_are_what_their_log_is(tmp_path_factory, first, second, gap, drop_duplicates):
+    tmp_path = tmp_path_factory.mktemp("days")
+    first = [("a", "u", 0), ("a", "v", 0.5), ("a", "w", 0.75), *first]
+    config = StepsConfig(session_gap_seconds=gap, drop_duplicates=drop_duplicates)
+    before = first_store(tmp_path, first, config)
+    appended = append_events(source_of(tmp_path, second), tmp_path / "store").store
+    whole = prepare_store(source_of(tmp_path, first + second), tmp_path / "whole", config, SplitConfig()).store
+    assert appended.user_keys[: before.n_users].tolist() == before.user_keys.tolist()
+    assert appended.item_keys[: before.n_items].tolist() == before.item_keys.tolist()
+    assert keyed(appended) == keyed(whole)
+    if gap is not None:
+        users = {key: place for place, key in enumerate(whole.user_keys.tolist())}
+        for u, key in enumerate(appended.user_keys.tolist()):
+            theirs = whole.columns["session"][whole.offsets[users[key]] : whole.offsets[users[key] + 1]]
+            ours = appended.columns["session"][appended.offsets[u] : appended.offsets[u + 1]]
+            np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_day_that_is_appended_twice_changes_nothing(tmp_path):
+    first_store(tmp_path)
+    day = [("c", "new", 70), ("b", "x", 80), ("b", "x", 80)]
+    once = append_events(source_of(tmp_path, day), tmp_path / "store")
+    again = append_events(source_of(tmp_path, day), tmp_path / "store")
+    assert (once.n_new_events, again.n_new_events, again.n_duplicates) == (2, 0, 2)
+    assert again.store.content_hash == once.store.content_hash
+
+
+def test_a_near_duplicate_of_a_stored_event_is_left_out(tmp_path):
+    first_store(tmp_path, config=StepsConfig(duplicate_gap_seconds=5.0))
+    appended = append_events(source_of(tmp_path, [("a", "z", 65), ("b", "z", 46), ("a", "z", 71)]), tmp_path / "store")
+    # z of a is 5 seconds after the stored one, z of b 6 seconds; the last is 6 after the one left out.
+    assert (appended.n_duplicates, appended.n_new_events) == (1, 2)
+
+
+def test_columns_are_carried_on_and_must_be_given(tmp_path):
+    header = "user_id,item_id,timestamp,rating"
+    first_store(tmp_path, [(*row, 1.5) for row in FIRST], header=header)
+    with pytest.raises(InputError, match=r"no column 'rating', which .*store has"):
+        append_events(source_of(tmp_path, FIRST), tmp_path / "store")
+    grown = append_events(source_of(tmp_path, [("b", "x", 11, 4)], header=header), tmp_path / "store").store
+    np.testing.assert_array_equal(grown.columns["rating"], [1.5, 1.5, 1.5, 1.5, 4, 1.5, 1.5])
+
+
+def test_what_cannot_go_on_is_refused(tmp_path):
+    first_store(tmp_path, config=StepsConfig(collapse_repeats=True))
+    with pytest.raises(InputError, match="prepared with collapse_repeats"):
+        append_events(source_of(tmp_path, FIRST), tmp_path / "store")
+    first_store(tmp_path)
+    untimed = read_source("events", tmp_path / "day.csv", columns=Columns(time="none"))
+    with pytest.raises(InputError, match="has no times, which the store has"):
+        append_events(untimed, tmp_path / "store")
+    with pytest.raises(InputError, match="does not exist"):
+        append_events(untimed, tmp_path / "nowhere")
+
+
+def test_ids_of_another_kind_are_refused_or_read_as_text(tmp_path):
+    first_store(tmp_path, [(1, 7, 10), (1, 8, 20), (1, 7, 30)])
+    with pytest.raises(InputError, match="users are integers in the store and text such as 'x1'"):
+        append_events(source_of(tmp_path, [("x1", 7, 40)]), tmp_path / "store")
+    first_store(tmp_path, [("u1", "007", 10), ("u1", "8", 20), ("u1", "7", 30)])
+    appended = append_events(source_of(tmp_path, [("u1", 8, 40)]), tmp_path / "store")
+    assert appended.n_new_items == 0
+
+
+@pytest.mark.parametrize("call", ["save", "write_table", "rename"])
+def test_a_run_that_dies_while_it_writes_leaves_the_store_as_it_was(tmp_path, monkeypatch, call):
+    before = first_store(tmp_path)
+
+    class KilledError(BaseException):
+        pass
+
+    def die(*args, **kwargs):
+        raise KilledError
+
+    module = {"save": store_module.np, "write_table": store_module.pq, "rename": os}[call]
+    with monkeypatch.context() as patch:
+        patch.setattr(module, call, die)
+        with pytest.raises(KilledError):
+            append_events(source_of(tmp_path, [("c", "new", 70)]), tmp_path / "store")
+    after = open_store(tmp_path / "store")
+    assert after.content_hash == before.content_hash
+    assert keyed(after) == keyed(before)
+
+
+@given(st.lists(st.lists(st.integers(0, 9), max_size=6), max_size=5), st.integers(0, 4))
+def test_sessions_are_those_of_a_walk_over_the_events(times, gap):
+    times = [sorted(history) for history in times]
+    expected = []
+    for history in times:
+        session = 0
+        for place, time in enumerate(history):
+            session += place > 0 and time - history[place - 1] > gap
+            expected.append(session)
+    flat = np.array([time for history in times for time in history], np.int64)
+    offsets = np.concatenate([[0], np.cumsum([len(history) for history in times])]).astype(np.int64)
+    assert session_numbers(flat, offsets, gap_us=gap).tolist() == expected

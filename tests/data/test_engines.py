@@ -1,0 +1,136 @@
+"""The same steps on every engine: exactly equal tables."""
+
+import shutil
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from seqrec.data import steps
+from seqrec.data.engines import collect, engine_of, move
+from seqrec.data.preparation import StepsConfig, clean_events, store_of
+from seqrec.data.sources import Columns, read_source
+from seqrec.types import InputError
+
+ENGINES = ("duckdb", "polars", "pyspark")
+USERS = ["Zoë", "zoë", "Zoe", "日本", "😀", "007", "7", "a'b", 'a"b', " a", "\u00e9", "e\u0301"]
+"""Such that orders by locale, by case and by UTF-16 differ from that by code point, and two look alike."""
+
+
+@pytest.fixture(scope="module")
+def spark():
+    sql = pytest.importorskip("pyspark.sql")
+    if shutil.which("java") is None:
+        pytest.skip("PySpark needs Java, and there is none")
+    session = (
+        sql.SparkSession.builder.master("local[1]")
+        .config("spark.sql.shuffle.partitions", "2")
+        .config("spark.ui.enabled", "false")
+        .config("spark.sql.session.timeZone", "America/New_York")
+        .getOrCreate()
+    )
+    yield session
+    session.stop()
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory):
+    """A file of events with ties, duplicates, missing values, fractional times and ids of many scripts."""
+    random = np.random.default_rng(0)
+    lines = ["who,what,when,rating"]
+    for _ in range(1500):
+        user = USERS[int(len(USERS) * random.random() ** 1.5)] if random.random() > 0.02 else ""
+        item = f"item {random.integers(25)} ü" if random.random() > 0.02 else ""
+        # Steps of a quarter of a microsecond, of which a float of seconds knows nothing; a few days, with ties.
+        time = (
+            f"{1_700_000_000 + random.integers(40) * 3600}.{random.integers(3) * 25:08d}"
+            if random.random() > 0.02
+            else ""
+        )
+        rating = random.choice(["", "nan", "1", "2.5", "3", "4"])
+        lines += [f'"{user.replace(chr(34), 2 * chr(34))}",{item},{time},{rating}'] * random.choice([1, 1, 1, 2])
+    path = tmp_path_factory.mktemp("log") / "log.csv"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def read(log):
+    return read_source("events", log, columns=Columns("who", "what", "when"), time_unit="s", extra=("rating",))
+
+
+CONFIGS = {
+    "defaults": StepsConfig(),
+    "all steps": StepsConfig(
+        earliest="2023-11-14T23:00",
+        latest="2023-11-16",
+        duplicate_gap_seconds=3600.0,
+        max_events_per_day=80,
+        min_column="rating",
+        min_value=2.5,
+        collapse_repeats=True,
+        min_user_events=5,
+        min_item_events=12,
+        session_gap_seconds=7200.0,
+        item_order="count",
+    ),
+    "by first time": StepsConfig(drop_duplicates=False, collapse_repeats=True, item_order="first-time"),
+    "a share": StepsConfig(min_column="rating", min_value=1.0, min_share_of="rating", session_gap_seconds=0.000001),
+}
+
+
+def outcome(source, config):
+    """Everything that preparation finds: counts, tables in their order, and the store's hash."""
+    engine = engine_of(source)
+    cleaned = clean_events(source.events, config, engine)
+    columns = steps.column_names(cleaned.events)
+    return {
+        "counts": cleaned.counts,
+        "events": collect(cleaned.events.sort("event_index")).select(columns).to_pydict(),
+        "rejected": collect(cleaned.rejected.sort("event_index")).to_pydict(),
+        "store": store_of(cleaned.events, config, engine, None).content_hash,
+    }
+
+
+def same(left, right):
+    # NaN is itself here.
+    return repr(left) == repr(right)
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize("engine", ENGINES[1:])
+def test_engines_give_exactly_equal_tables(engine, config, log, request):
+    pytest.importorskip(engine)
+    spark = request.getfixturevalue("spark") if engine == "pyspark" else None
+    expected = outcome(read(log), CONFIGS[config])
+    assert 0 < expected["counts"][-1].n_events < expected["counts"][0].n_events
+    with move(read(log), engine, spark=spark) as source:
+        found = outcome(source, CONFIGS[config])
+    for name in expected:
+        assert same(found[name], expected[name]), name
+
+
+def test_every_step_of_the_comparison_removes_something(log):
+    source = read(log)
+    counts = clean_events(source.events, CONFIGS["all steps"], engine_of(source)).counts
+    assert all(count.n_removed > 0 for count in counts[1:-1]), counts
+
+
+def test_the_source_moves_by_way_of_a_file_that_goes_in_the_end(log, tmp_path):
+    pytest.importorskip("polars")
+    source = read(log)
+    with move(source, "polars", directory=tmp_path) as moved:
+        assert len(list(tmp_path.iterdir())) == 1
+        assert same(collect(moved.events).to_pydict(), collect(source.events).to_pydict())
+    assert not list(tmp_path.iterdir())
+
+
+def test_another_engine_is_refused_with_those_that_are_not():
+    import narwhals as nw
+
+    source = read_source("movielens-demo")
+    table = nw.from_native(pa.table({"user_id": [1]})).lazy()
+    refused = source._replace(events=table)
+    with pytest.raises(InputError, match="give one of DuckDB, Polars or PySpark"):
+        engine_of(refused)
+    with pytest.raises(InputError, match="without its connection"):
+        engine_of(source._replace(connection=None))

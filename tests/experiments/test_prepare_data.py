@@ -1,0 +1,97 @@
+"""Facts about the script: from a file to a store, a longer store, and a model trained on it."""
+
+import re
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import prepare_data
+import pyarrow.parquet as pq
+import pytest
+from conftest import EXPERIMENTS, TOY_MODEL, train
+
+from seqrec import runtime
+from seqrec.data.splits import SplitConfig, check_no_leakage, split_store
+from seqrec.data.store import open_store, read_preparation
+
+
+def prepare(*flags: str | Path):
+    return prepare_data.main(runtime.parse(prepare_data.Config, [str(flag) for flag in flags]))
+
+
+@pytest.fixture
+def prepared(ratings, tmp_path, capsys):
+    """Directory of a store, and what was printed."""
+    flags = ("--dataset", "movielens", "--data-path", ratings, "--extra", "rating", "--split", "temporal")
+    prepare(*flags, "--min-item-events", "3", "--output", tmp_path / "store")
+    return tmp_path / "store", capsys.readouterr().out
+
+
+def test_each_step_has_a_line(prepared):
+    store, printed = open_store(prepared[0]), prepared[1]
+    lines = printed.splitlines()
+    assert [line.split("  ")[0] for line in lines] == ["found", "valid", "duplicates", "1-3-core", "split", "store"]
+    found = {line.split()[0]: int(re.search(r"([\d,]+) events", line)[1].replace(",", "")) for line in lines[:4]}
+    assert found["1-3-core"] == store.n_events < found["found"] + 1
+    assert set(store.columns) == {"timestamp_us", "rating"}
+
+
+def test_a_model_is_trained_and_tested_on_a_temporal_split_of_the_store(prepared, tmp_path):
+    directory, _ = prepared
+    flags = ("--dataset", "store", "--data-path", directory, "--split", "temporal", *TOY_MODEL, "--max-epochs", "1")
+    results = train(*flags, "--output", tmp_path / "run")
+    assert results["protocol"]["split_hash"] == read_preparation(directory)["split"]["hash"]
+    assert results["protocol"]["split"].startswith("temporal: ")
+    store = open_store(directory)
+    split = split_store(store, SplitConfig(split="temporal"))
+    check_no_leakage(store, split, is_temporal=True)
+    ranks = pq.read_table(tmp_path / "run" / "ranks.parquet")
+    asked = np.flatnonzero(split.test >= 0)
+    assert sorted(ranks["user"].to_pylist()) == sorted(store.user_keys[asked].tolist())
+    assert results["test"]["n_users"] == len(asked)
+    # The store is read where it is, not copied.
+    assert not (tmp_path / "run" / "store").exists()
+
+
+def test_a_temporal_split_of_a_file_and_of_its_store_are_the_same_evaluation(ratings, tmp_path):
+    flags = ("--split", "temporal", "--valid-share", "0.2", "--test-share", "0.2")
+    prepare("--dataset", "movielens", "--data-path", ratings, *flags, "--output", tmp_path / "store")
+    model = (*flags, *TOY_MODEL, "--max-epochs", "1")
+    direct = train("--dataset", "movielens", "--data-path", ratings, *model, "--output", tmp_path / "direct")
+    stored = train("--dataset", "store", "--data-path", tmp_path / "store", *model, "--output", tmp_path / "stored")
+    assert direct["protocol"]["split_hash"] == stored["protocol"]["split_hash"]
+    assert direct["test"] == stored["test"]
+
+
+def test_more_events_extend_the_store(prepared, tmp_path, capsys):
+    directory, _ = prepared
+    before = open_store(directory)
+    (tmp_path / "ratings.csv").write_text("userId,movieId,rating,timestamp\n1,5,3,2000000000\n999,77,3,2000000001\n")
+    flags = ("--dataset", "movielens", "--data-path", tmp_path / "ratings.csv", "--extra", "rating")
+    prepare(*flags, "--append", "--output", directory)
+    assert "2 events; 1 users and 1 items are new; 0 events were there already" in capsys.readouterr().out
+    assert open_store(directory).n_events == before.n_events + 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--dataset", "ml-1m", "--extra", "rating"), "has no columns beside user and item"),
+        (("--min-user-events", "0"), "min_user_events=0 is below 1"),
+        (("--max-events-per-day", "1"), "the step 'implausible users' leaves none"),
+        (("--memory-limit", "lots"), "try memory_limit=4GB"),
+    ],
+)
+def test_what_cannot_be_prepared_gets_one_line_and_leaves_nothing(
+    flags, message, ratings, tmp_path, monkeypatch, capsys
+):
+    argv = ["--dataset", "movielens", "--data-path", str(ratings), *flags, "--output", str(tmp_path / "store")]
+    monkeypatch.setattr(sys, "argv", [str(EXPERIMENTS / "prepare_data.py"), *argv])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    complaint = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert message in complaint
+    assert complaint.count("\n") == 1
+    assert not (tmp_path / "store").exists()
