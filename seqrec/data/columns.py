@@ -18,6 +18,8 @@ MICROSECONDS_PER_UNIT = {"s": "1000000", "ms": "1000", "us": "1", "ns": "0.001"}
 PLAUSIBLE_YEARS = (1980, 2100)
 """Where numbers whose unit nobody named must fall."""
 POSSIBLE_YEARS = (1900, 2200)
+INTEGER_TYPES = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER")
+"""Those whose every value is an int64, so that none needs to be read as text and compared."""
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +64,8 @@ def positive_id(connection: duckdb.DuckDBPyConnection, column: str, place: Calla
 def free_id(connection: duckdb.DuckDBPyConnection, column: str, place: Callable[[int], str]) -> str:
     """The SQL expression of a column of ids of any kind, as int64 where that loses nothing, else as text."""
     kind = _type_of(connection, column)
+    if kind in INTEGER_TYPES:
+        return f"CAST({column} AS BIGINT)"
     as_text = f"nullif(CAST({column} AS VARCHAR), '')"
     as_integer = f"TRY_CAST({as_text} AS BIGINT)"
     if kind in ("FLOAT", "DOUBLE") or kind.startswith("DECIMAL"):
@@ -106,7 +110,8 @@ def microseconds(connection: duckdb.DuckDBPyConnection, unit: str, place: Callab
     """The SQL expression of the column `time` as microseconds since 1970 UTC."""
     # By way of text, so that 1.1 is eleven tenths exactly and every type takes one path.
     text = "nullif(nullif(CAST(time AS VARCHAR), ''), 'nan')"
-    number = f"TRY_CAST({text} AS DECIMAL(28, 9))"
+    is_integer = _type_of(connection, "time") in INTEGER_TYPES
+    number = f"TRY_CAST({'time' if is_integer else text} AS DECIMAL(28, 9))"
     # With a zone: the cast to a plain TIMESTAMP drops "+02:00" in DuckDB 2.0 (and heeds it in 1.x).
     moment = f"TRY_CAST({text} AS TIMESTAMPTZ)"
     found = connection.execute(
@@ -115,6 +120,8 @@ def microseconds(connection: duckdb.DuckDBPyConnection, unit: str, place: Callab
     if not found:
         return "CAST(NULL AS BIGINT)"
     first_value, is_number = found[0]
+    if is_integer:
+        text = "time"
     value, due = (number, "a number") if is_number else (moment, "an ISO date and time")
     bad = _first_where(connection, "time", f"{text} IS NOT NULL AND {value} IS NULL")
     if bad:

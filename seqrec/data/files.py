@@ -146,6 +146,8 @@ def connect(limits: Limits = NO_LIMITS) -> duckdb.DuckDBPyConnection:
         if value is not None:
             connection.execute(f"SET {name} = $value", {"value": value})
     connection.execute("SET TimeZone = 'UTC'")
+    # It would be drawn among the lines that a script prints.
+    connection.execute("SET enable_progress_bar = false")
     return connection
 
 
