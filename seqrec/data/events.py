@@ -1,6 +1,7 @@
 """From a table of events to a sequence store: expressions that any engine behind narwhals can run."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 import narwhals as nw
@@ -45,6 +46,20 @@ def sequences(source: Source, *, keep_times: bool = False) -> SequenceStore:
     vocabulary = collect(item_numbers.sort("item"))
     users = collect(history_lengths(events))
     ordered = collect(ordered_events(events, item_numbers, columns))
+    return gathered_store(
+        vocabulary, users, ordered, source.titles, columns={name: ordered[name].to_numpy() for name in columns}
+    )
+
+
+def gathered_store(
+    vocabulary: pa.Table,
+    users: pa.Table,
+    ordered: pa.Table,
+    titles: pa.Table | None,
+    *,
+    columns: Mapping[str, np.ndarray],
+) -> SequenceStore:
+    """The store of collected tables: items by number, users with `n_events`, and each event's `item` in order."""
     offsets = np.zeros(users.num_rows + 1, np.int64)
     np.cumsum(users["n_events"].to_numpy(), out=offsets[1:])
     item_keys = vocabulary["item_id"].to_numpy()
@@ -53,8 +68,8 @@ def sequences(source: Source, *, keep_times: bool = False) -> SequenceStore:
         offsets,
         item_keys=item_keys,
         user_keys=users["user_id"].to_numpy(),
-        titles=None if source.titles is None else titles_of(item_keys, source.titles),
-        columns={name: ordered[name].to_numpy() for name in columns},
+        titles=None if titles is None else titles_of(item_keys, titles),
+        columns=columns,
     )
 
 

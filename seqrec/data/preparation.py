@@ -13,10 +13,10 @@ import pyarrow as pa
 
 from seqrec.data import steps
 from seqrec.data.engines import Engine, collect, engine_of
-from seqrec.data.events import history_lengths, titles_of
+from seqrec.data.events import gathered_store, history_lengths
 from seqrec.data.sources import Source
 from seqrec.data.splits import SplitConfig, moment_us, split_store
-from seqrec.data.store import SequenceStore, sequence_store, write_store
+from seqrec.data.store import SequenceStore, write_store
 from seqrec.types import InputError
 
 
@@ -201,16 +201,8 @@ def store_of(events: nw.LazyFrame, config: StepsConfig, engine: Engine, titles: 
     columns = [name for name in steps.column_names(events) if name not in ("user_id", "item_id", "event_index")]
     ordered = collect(steps.ordered_events(events, item_numbers, columns))
     engine.forget(item_numbers)
-    offsets = np.zeros(users.num_rows + 1, np.int64)
-    np.cumsum(users["n_events"].to_numpy(), out=offsets[1:])
-    item_keys = vocabulary["item_id"].to_numpy()
-    return sequence_store(
-        ordered["item"].to_numpy(),
-        offsets,
-        item_keys=item_keys,
-        user_keys=users["user_id"].to_numpy(),
-        titles=None if titles is None else titles_of(item_keys, titles),
-        columns={name: event_column(name, ordered[name]) for name in columns},
+    return gathered_store(
+        vocabulary, users, ordered, titles, columns={name: event_column(name, ordered[name]) for name in columns}
     )
 
 
