@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seqrec.data.batches import make_queries, pack, pack_training, training_batches
+from seqrec.data.batches import make_queries, training_batches
+from seqrec.data.packing import pack, pack_training
 from seqrec.data.splits import leave_last_out
 from seqrec.data.store import store_from_sequences
 from seqrec.types import InputError
