@@ -103,15 +103,15 @@ def _turned(
     row: Int[np.ndarray, " segments"],
     starts: Int[np.ndarray, " segments"],
     lengths: Int[np.ndarray, " segments"],
-    turns: Float[np.ndarray, " segments"],
+    shifts: Int[np.ndarray, " segments"],
     first: Int[np.ndarray, " segments"],
     n_pairs: Int[np.ndarray, " segments"],
 ) -> tuple[Int[np.ndarray, " pieces"], ...]:
-    """Row, start and length of each segment once the ring that begins at `first` is turned by a share of itself.
+    """Row, start and length of each segment once the ring that begins at `first` is turned.
 
     A segment that then runs over the end of its history becomes two, since its two parts are not neighbours in time.
     """
-    begins = (starts - first + (turns * n_pairs).astype(np.int64)) % n_pairs
+    begins = (starts - first + shifts) % n_pairs
     n_to_end = np.minimum(lengths, n_pairs - begins)
     pieces = np.stack([np.stack([row, first + begins, n_to_end]), np.stack([row, first, lengths - n_to_end])], axis=-1)
     row, starts, lengths = pieces.reshape(3, -1)[:, pieces[2].reshape(-1) > 0]
@@ -161,7 +161,8 @@ class TrainingBatches(NamedTuple):
             users = self.rings.users[segments]
             turns = _drawn(lambda epoch: _turns(self.seed, epoch, self.store.n_users), epochs[row], users)
             first, n_pairs = self.store.offsets[users], self.rings.n_pairs[users]
-            row, starts, lengths = _turned(row, starts, lengths, turns * (n_pairs > self.packed.length), first, n_pairs)
+            shifts = (turns * n_pairs * (n_pairs > self.packed.length)).astype(np.int64)
+            row, starts, lengths = _turned(row, starts, lengths, shifts, first, n_pairs)
         return _lay_out(self.store, row, starts, lengths, n_rows=n_rows, length=self.packed.length)
 
 
