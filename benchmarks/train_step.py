@@ -18,8 +18,9 @@ import numpy as np
 from tyro.conf import OmitArgPrefixes
 
 from seqrec import runs, runtime
-from seqrec.data.batches import TrainingBatches, pack_training, training_batches
+from seqrec.data.batches import TrainingBatches, training_batches
 from seqrec.data.events import sequences
+from seqrec.data.packing import pack_training
 from seqrec.data.sources import read_source
 from seqrec.data.splits import leave_last_out
 from seqrec.data.store import sequence_store

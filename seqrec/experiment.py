@@ -47,6 +47,8 @@ class DataConfig:
     """Latest items of a history that the model reads."""
     whole_histories: bool = True
     """Train on all of each history, in windows of max-length, not on the latest window alone."""
+    random_crops: bool = False
+    """Cut histories longer than max-length at places drawn anew each epoch."""
     mask_seen: bool = True
     """Rank only items that the user has not taken before."""
     batch_size: int = 32
@@ -122,6 +124,7 @@ def open_task(run: Path, config: DataConfig, *, seed: int) -> Task:
         batch_size=config.batch_size,
         seed=seed,
         whole_histories=config.whole_histories,
+        random_crops=config.random_crops,
         n_shards=n_data_shards(),
     )
     runs.note_data(run, content_hash=store.content_hash, split_hash=split.content_hash)
@@ -174,7 +177,7 @@ def train(
         f"{count_params(encoder.specs):,}",
         f"{batches.steps_per_epoch:,}",
         batches.n_rows,
-        100 * batches.pairs_per_epoch / (batches.packed.n_rows * batches.packed.length),
+        100 * batches.packed.filled,
     )
     progress = Progress(seed=batches.seed)
     eval_step = make_eval_step(encoder)

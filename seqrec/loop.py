@@ -16,6 +16,7 @@ from tqdm import tqdm
 from seqrec import checkpoint, runtime
 from seqrec.checkpoint import Progress
 from seqrec.data.batches import TrainingBatches
+from seqrec.data.prefetch import prefetched
 from seqrec.params import Params
 from seqrec.sharding import split_rows
 from seqrec.training import StepMetrics, TrainState
@@ -113,7 +114,7 @@ def fit(
         checkpoint.save(checkpoints, state, progress)
 
     reason = f"reached max_epochs={config.max_epochs}"
-    with runtime.stop_requests() as stop_requested:
+    with runtime.stop_requests() as stop_requested, prefetched(batches.batch) as batch:
         first = progress.step + 1
         for step in range(first, config.max_epochs * per_epoch + 1):
             if (step - 1) % per_epoch == 0 or step == first:
@@ -123,7 +124,7 @@ def fit(
                 bar.reset()
                 bar.update((step - 1) % per_epoch)
                 bar.set_description(f"epoch {(step - 1) // per_epoch + 1}/{config.max_epochs}")
-            state, metrics = train_step(state, split_rows(batches.batch(step - 1)))
+            state, metrics = train_step(state, split_rows(batch(step - 1)))
             interval.append(metrics)
             bar.update()
             if len(interval) == config.log_every_steps or step % per_epoch == 0:

@@ -9,11 +9,14 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import data_prep
+import input_pipeline
 import metric_peers
 import metrics_throughput
 import train_step
 
 from seqrec import runs
+from seqrec.data.batches import training_batches
+from seqrec.data.splits import leave_last_out
 from seqrec.encoders.transformer import TransformerConfig
 
 
@@ -91,3 +94,55 @@ def test_drawn_events_are_prepared_within_the_time_and_memory_that_are_reported(
     assert sum(result["seconds_per_step"].values()) == pytest.approx(result["seconds"])
     assert 2**24 < result["peak_bytes"] < 2**34
     assert runs.read_json(config.json) == result
+
+
+@pytest.fixture(scope="module")
+def simulated():
+    store = input_pipeline.simulated_store(40)
+    return store, leave_last_out(store)
+
+
+def test_grains_records_are_what_our_batches_are_made_of(simulated):
+    store, split = simulated
+    batches = training_batches(store, split, max_length=30, batch_size=8, seed=0)
+    records = input_pipeline.LatestPairs(store, split, 30)
+    found = sorted(
+        (r["items"].tolist(), r["next_items"].tolist()) for r in map(records.__getitem__, range(len(records)))
+    )
+    expected = sorted(
+        (store.items[start : start + n].tolist(), store.items[start + 1 : start + 1 + n].tolist())
+        for start, n in zip(batches.packed.starts, batches.packed.lengths, strict=True)
+    )
+    assert found == expected
+
+
+def test_pipelines_of_grain_give_rows_of_our_form(simulated):
+    pytest.importorskip("grain", reason='grain is an extra: pip install -e ".[grain]"')
+    records = input_pipeline.LatestPairs(*simulated, 30)
+    pipelines = input_pipeline.grain_pipelines(records, batch_size=8, n_rows=5, length=30)
+    assert len(pipelines) == 4
+    for name, start in pipelines.items():
+        batch = next(start())
+        assert batch["items"].shape == batch["next_items"].shape == ((8 if "padded" in name else 5), 30)
+        assert ((batch["items"] > 0) == (batch["next_items"] > 0)).all()
+
+
+def test_batches_are_timed_beside_the_step_that_uses_them(tmp_path):
+    config = input_pipeline.Config(
+        n_users=40,
+        batch_size=4,
+        max_length=8,
+        n_batches=2,
+        n_steps=1,
+        n_rounds=1,
+        json=tmp_path / "out.json",
+        model=TransformerConfig(d_model=8),
+    )
+    result = input_pipeline.main(config)
+    ours, step = (result["pipelines"][name]["ms"] for name in ("seqrec, packed", "step"))
+    assert result["share_of_step"] == pytest.approx(ours / step)
+    assert 0.9 < result["pipelines"]["seqrec, packed"]["filled"] <= 1
+    assert ("ratio_to_grain" in result) == (len(result["pipelines"]) > 3)
+    assert runs.read_json(config.json) == result
+    with pytest.raises(ValueError, match="try n_rounds"):
+        input_pipeline.Config(n_rounds=0)

@@ -52,6 +52,17 @@ def test_other_data_behind_the_same_config_is_refused(pairs, begin):
     assert (run / "config.json").exists()
 
 
+def test_random_crops_reach_what_the_latest_window_never_does(pairs, begin):
+    # Two pairs a history to learn from, and rows of one.
+    seen = {}
+    for random_crops in (False, True):
+        config = DataConfig("ml-1m", pairs, max_length=1, whole_histories=False, random_crops=random_crops)
+        with begin(resume=random_crops) as run:
+            train = open_task(run, config, seed=0).train
+        seen[random_crops] = {int(item) for step in range(20) for item in train.batch(step).items.flat if item}
+    assert (seen[False], seen[True]) == ({1 + (user + 1) % 5 for user in (1, 2, 3)}, {2, 3, 4, 5})
+
+
 def test_data_that_nothing_can_be_learned_from_leaves_no_run(pairs, begin):
     pairs.write_text("1 1\n1 2\n1 3\n")
     with pytest.raises(InputError, match="nothing to learn from"), begin() as run:

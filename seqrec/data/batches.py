@@ -1,91 +1,121 @@
-"""Training batches as a pure function of (seed, step), and the queries that evaluation asks."""
+"""Batches as a pure function of (seed, step, process), and the queries that evaluation asks."""
 
-from collections.abc import Iterator
+import functools
+import math
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
+from seqrec.data.packing import PackedRows, pack, pack_training
 from seqrec.data.ragged import ranges
 from seqrec.data.splits import Split
 from seqrec.data.store import SequenceStore
 from seqrec.types import Batch, InputError, QueryBatch
 
 
-class PackedRows(NamedTuple):
-    """Which stretches of the store share each row; row r holds segments `row_offsets[r]:row_offsets[r + 1]`."""
-
-    starts: Int[np.ndarray, " segments"]
-    """Position in `store.items` of each segment's first item."""
-    lengths: Int[np.ndarray, " segments"]
-    """Items in each segment, 1 to `length`."""
-    row_offsets: Int[np.ndarray, " rows_plus_1"]
-    order: Int[np.ndarray, " segments"]
-    """Which of the segments given to `pack` each one is."""
-    length: int
-    """Items a row has room for."""
-
-    @property
-    def n_rows(self) -> int:
-        return len(self.row_offsets) - 1
+def _segments(
+    packed: PackedRows, rows: Int[np.ndarray, " rows"]
+) -> tuple[Int[np.ndarray, " segments"], Int[np.ndarray, " segments"]]:
+    """The segments of the given rows, and which of these rows, counted from 0, holds each."""
+    n_segments = packed.row_offsets[rows + 1] - packed.row_offsets[rows]
+    return ranges(packed.row_offsets[rows], n_segments), np.repeat(np.arange(len(rows)), n_segments)
 
 
-def pack(starts: Int[np.ndarray, " segments"], lengths: Int[np.ndarray, " segments"], length: int) -> PackedRows:
-    """Best-fit decreasing: the longest first, each into the fullest row that still has room for it."""
-    rows: list[list[int]] = []
-    rows_with_room: list[list[int]] = [[] for _ in range(length + 1)]
-    open_rooms = 0  # bit r is set while some row has room for exactly r more items
-    for segment in np.argsort(-lengths, kind="stable").tolist():
-        needed = int(lengths[segment])
-        fitting = open_rooms >> needed
-        if fitting:
-            room = needed + (fitting & -fitting).bit_length() - 1
-            row = rows_with_room[room].pop()
-            if not rows_with_room[room]:
-                open_rooms &= ~(1 << room)
-            rows[row].append(segment)
-        else:
-            room, row = length, len(rows)
-            rows.append([segment])
-        if room > needed:
-            rows_with_room[room - needed].append(row)
-            open_rooms |= 1 << (room - needed)
-    order = np.fromiter((segment for row in rows for segment in row), np.int64, len(lengths))
-    row_offsets = np.cumsum([0] + [len(row) for row in rows])
-    return PackedRows(starts[order], lengths[order], row_offsets, order, length)
+def _lay_out(
+    store: SequenceStore,
+    row: Int[np.ndarray, " segments"],
+    starts: Int[np.ndarray, " segments"],
+    lengths: Int[np.ndarray, " segments"],
+    *,
+    n_rows: int,
+    length: int,
+) -> Batch:
+    """Stretches of the store side by side in their rows, which count up from 0; rows without any are empty."""
+    n_segments = np.bincount(row, minlength=n_rows)
+    segment_ids = ranges(np.ones_like(n_segments), n_segments)
+    filled = np.arange(length) < np.bincount(row, lengths, minlength=n_rows)[:, None]
+    positions = ranges(np.zeros_like(lengths), lengths)
+    source = np.repeat(starts, lengths) + positions
+    values = (
+        store.items[source],
+        store.items[np.minimum(source + 1, store.n_events - 1)],
+        np.repeat(segment_ids, lengths),
+        positions,
+    )
+    fields = np.zeros((4, n_rows, length), np.int32)
+    for field, value in zip(fields, values, strict=True):
+        field[filled] = value  # not fields[i, filled], which takes ten times as long
+    return Batch(*fields)
 
 
-def pack_training(store: SequenceStore, split: Split, *, max_length: int, whole_histories: bool = False) -> PackedRows:
-    """Each user's latest `max_length` (item, next item) pairs of the training part, packed into rows.
+def _share(n: int, process_index: int, process_count: int) -> tuple[int, int]:
+    """First and size of one process's part of `n` places; parts are equal, so the last may reach beyond `n`."""
+    size = -(-n // process_count)
+    return process_index * size, size
 
-    With `whole_histories` the earlier pairs follow, in further windows of at most `max_length`. A history of one
-    item has no next item to learn from and is left out.
+
+def _check_process(process_index: int, process_count: int) -> None:
+    if not 0 <= process_index < process_count:
+        raise InputError(
+            f"process_index={process_index} is outside 0..{process_count - 1}; "
+            f"number the process_count={process_count} processes from 0"
+        )
+
+
+# Kept for the epochs that two neighbouring batches may belong to: to draw them again for each batch would cost
+# more than the batch where rows or users are many.
+@functools.lru_cache(maxsize=2)
+def _row_order(seed: int, epoch: int, n_rows: int) -> Int[np.ndarray, " rows"]:
+    order = np.random.default_rng((seed, epoch)).permutation(n_rows)
+    order.setflags(write=False)
+    return order
+
+
+@functools.lru_cache(maxsize=2)
+def _turns(seed: int, epoch: int, n_users: int) -> Float[np.ndarray, " users"]:
+    turns = np.random.default_rng((seed, epoch, 1)).random(n_users)
+    turns.setflags(write=False)
+    return turns
+
+
+def _drawn(
+    draw: Callable[[int], np.ndarray], epochs: Int[np.ndarray, " n"], places: Int[np.ndarray, " n"]
+) -> np.ndarray:
+    """`draw(epoch)[place]` of each pair, where the epochs rise."""
+    return np.concatenate([draw(int(epoch))[places[epochs == epoch]] for epoch in np.unique(epochs)] or [places])
+
+
+class Rings(NamedTuple):
+    """Histories closed to rings: turned before they are cut, they give other windows of the same lengths.
+
+    So the packing stays from epoch to epoch, and each pair is as likely as any other of its history.
     """
-    n_pairs = split.train_stop - store.offsets[:-1] - 1
-    n_windows = np.where(n_pairs > 0, -(-n_pairs // max_length) if whole_histories else 1, 0)
-    users = np.repeat(np.arange(store.n_users), n_windows)
-    n_later = ranges(np.zeros_like(n_windows), n_windows) * max_length
-    lengths = np.minimum(n_pairs[users] - n_later, max_length)
-    return pack(split.train_stop[users] - 1 - n_later - lengths, lengths, max_length)
+
+    users: Int[np.ndarray, " segments"]
+    """Whose history each packed segment is cut from, as a row of the store."""
+    n_pairs: Int[np.ndarray, " users"]
+    """Pairs of an item and the next in each training history."""
 
 
-def _gather(store: SequenceStore, packed: PackedRows, rows: Int[np.ndarray, " rows"], *, n_rows: int) -> Batch:
-    """The given rows, then empty ones up to `n_rows`."""
-    first, stop = packed.row_offsets[rows], packed.row_offsets[rows + 1]
-    segments = ranges(first, stop - first)
-    lengths = packed.lengths[segments]
-    segment_in_row = ranges(np.zeros_like(first), stop - first)
-    # Where a segment starts in its row: what the row's earlier segments take up.
-    taken = np.cumsum(lengths) - lengths
-    column = taken - np.repeat(taken[np.cumsum(stop - first) - (stop - first)], stop - first)
-    slots = ranges(np.repeat(np.arange(len(rows)), stop - first) * packed.length + column, lengths)
-    source = ranges(packed.starts[segments], lengths)
-    fields = np.zeros((4, n_rows * packed.length), np.int32)
-    fields[0, slots] = store.items[source]
-    fields[1, slots] = store.items[np.minimum(source + 1, store.n_events - 1)]
-    fields[2, slots] = np.repeat(segment_in_row + 1, lengths)
-    fields[3, slots] = ranges(np.zeros_like(lengths), lengths)
-    return Batch(*fields.reshape(4, n_rows, packed.length))
+def _turned(
+    row: Int[np.ndarray, " segments"],
+    starts: Int[np.ndarray, " segments"],
+    lengths: Int[np.ndarray, " segments"],
+    shifts: Int[np.ndarray, " segments"],
+    first: Int[np.ndarray, " segments"],
+    n_pairs: Int[np.ndarray, " segments"],
+) -> tuple[Int[np.ndarray, " pieces"], ...]:
+    """Row, start and length of each segment once the ring that begins at `first` is turned.
+
+    A segment that then runs over the end of its history becomes two, since its two parts are not neighbours in time.
+    """
+    begins = (starts - first + shifts) % n_pairs
+    n_to_end = np.minimum(lengths, n_pairs - begins)
+    pieces = np.stack([np.stack([row, first + begins, n_to_end]), np.stack([row, first, lengths - n_to_end])], axis=-1)
+    row, starts, lengths = pieces.reshape(3, -1)[:, pieces[2].reshape(-1) > 0]
+    return row, starts, lengths
 
 
 class TrainingBatches(NamedTuple):
@@ -98,6 +128,11 @@ class TrainingBatches(NamedTuple):
     seed: int
     n_shards: int = 1
     """Parts that a batch must split into evenly; empty rows fill it up."""
+    rings: Rings | None = None
+    """Where each epoch takes windows at places of its own."""
+    process_index: int = 0
+    process_count: int = 1
+    """Processes that share each batch; this one makes, and reads from the store, its own rows alone."""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -110,14 +145,25 @@ class TrainingBatches(NamedTuple):
         return int(self.packed.lengths.sum())
 
     def batch(self, step: int) -> Batch:
-        """The batch of a 0-based step: a pure function of (seed, step), so a position is one integer."""
-        stream = np.arange(step * self.n_rows, (step + 1) * self.n_rows)
+        """The batch of a 0-based step: a pure function of (seed, step, process), so a position is one integer.
+
+        The rows of all processes, one after another, are the batch of a single one, whatever their number; empty
+        rows come last.
+        """
+        n_parts = math.lcm(self.n_shards, self.process_count)
+        first, n_rows = _share(-(-self.n_rows // n_parts) * n_parts, self.process_index, self.process_count)
+        stream = step * self.n_rows + np.arange(first, min(first + n_rows, self.n_rows))
         epochs, places = np.divmod(stream, self.packed.n_rows)
-        rows = np.empty_like(stream)
-        for epoch in np.unique(epochs):
-            order = np.random.default_rng((self.seed, int(epoch))).permutation(self.packed.n_rows)
-            rows[epochs == epoch] = order[places[epochs == epoch]]
-        return _gather(self.store, self.packed, rows, n_rows=-(-self.n_rows // self.n_shards) * self.n_shards)
+        rows = _drawn(lambda epoch: _row_order(self.seed, epoch, self.packed.n_rows), epochs, places)
+        segments, row = _segments(self.packed, rows)
+        starts, lengths = self.packed.starts[segments], self.packed.lengths[segments]
+        if self.rings is not None:
+            users = self.rings.users[segments]
+            turns = _drawn(lambda epoch: _turns(self.seed, epoch, self.store.n_users), epochs[row], users)
+            first, n_pairs = self.store.offsets[users], self.rings.n_pairs[users]
+            shifts = (turns * n_pairs * (n_pairs > self.packed.length)).astype(np.int64)
+            row, starts, lengths = _turned(row, starts, lengths, shifts, first, n_pairs)
+        return _lay_out(self.store, row, starts, lengths, n_rows=n_rows, length=self.packed.length)
 
 
 def training_batches(
@@ -128,9 +174,17 @@ def training_batches(
     batch_size: int,
     seed: int,
     whole_histories: bool = False,
+    random_crops: bool = False,
     n_shards: int = 1,
+    process_index: int = 0,
+    process_count: int = 1,
 ) -> TrainingBatches:
-    """Batches of `batch_size` histories each, on average: as many packed rows as hold that many."""
+    """Batches of `batch_size` histories each, on average: as many packed rows as hold that many.
+
+    With `random_crops` each epoch cuts the histories longer than `max_length` at places of its own: all of them
+    with `whole_histories`, so that each pair still comes once an epoch, else one window of `max_length` pairs.
+    """
+    _check_process(process_index, process_count)
     packed = pack_training(store, split, max_length=max_length, whole_histories=whole_histories)
     if packed.n_rows == 0:
         raise InputError(
@@ -138,7 +192,11 @@ def training_batches(
             "nothing to learn from; give longer histories, or hold out less"
         )
     n_rows = min(packed.n_rows, max(1, round(batch_size * packed.n_rows / len(packed.lengths))))
-    return TrainingBatches(store, packed, n_rows, seed, n_shards)
+    rings = None
+    if random_crops:
+        users = np.searchsorted(store.offsets, packed.starts, side="right") - 1
+        rings = Rings(users, split.train_stop - store.offsets[:-1] - 1)
+    return TrainingBatches(store, packed, n_rows, seed, n_shards, rings, process_index, process_count)
 
 
 class Queries(NamedTuple):
@@ -156,6 +214,9 @@ class Queries(NamedTuple):
     """Queries that a batch has room for."""
     n_excluded: int
     """Length of a query's list of excluded items."""
+    process_index: int = 0
+    process_count: int = 1
+    """Processes that share each batch, as they share those of training."""
 
     @property
     def targets(self) -> Int[np.ndarray, " queries"]:
@@ -168,21 +229,31 @@ class Queries(NamedTuple):
         return self.target_positions - self.store.offsets[self.users]
 
     def batches(self) -> Iterator[QueryBatch]:
-        """All queries, in batches of one shape, so that one compiled step serves them."""
+        """All queries, in batches of one shape, so that one compiled step serves them.
+
+        Of several processes each makes its own rows and its own entries a query; `last` and `query` count over all.
+        """
         for group in self.row_groups:
-            rows = group[group >= 0]
-            first, stop = self.packed.row_offsets[rows], self.packed.row_offsets[rows + 1]
-            asked = self.packed.order[ranges(first, stop - first)]
-            batch = _gather(self.store, self.packed, rows, n_rows=len(group))
-            ends = (batch.segment_ids > 0) & (np.diff(batch.segment_ids, axis=1, append=0) != 0)
+            segments, row = _segments(self.packed, group[group >= 0])
+            starts, lengths = self.packed.starts[segments], self.packed.lengths[segments]
+            filled = np.bincount(row, lengths).astype(np.int64)
+            ends = np.cumsum(lengths) - (np.cumsum(filled) - filled)[row]
+            newest = row * self.packed.length + ends - 1
+            first, n_rows = _share(len(group), self.process_index, self.process_count)
+            mine = (first <= row) & (row < first + n_rows)
+            batch = _lay_out(
+                self.store, row[mine] - first, starts[mine], lengths[mine], n_rows=n_rows, length=self.packed.length
+            )
             # What followed the newest item is the question.
-            batch = batch._replace(next_items=np.where(ends, 0, batch.next_items))
-            last, targets, query = np.zeros((3, self.n_queries), np.int32)
-            last[: len(asked)] = np.flatnonzero(ends)
-            targets[: len(asked)] = self.targets[asked]
+            batch.next_items.reshape(-1)[newest[mine] - first * self.packed.length] = 0
+            first, n_queries = _share(self.n_queries, self.process_index, self.process_count)
+            asked = self.packed.order[segments][first : first + n_queries]
+            last, targets, query = np.zeros((3, n_queries), np.int32)
+            last[: len(asked)] = newest[first : first + n_queries]
+            targets[: len(asked)] = self.store.items[self.target_positions[asked]]
             query[:] = -1
             query[: len(asked)] = asked
-            excluded = np.zeros((self.n_queries, self.n_excluded), np.int32)
+            excluded = np.zeros((n_queries, self.n_excluded), np.int32)
             if self.n_excluded:
                 lengths = self.history_lengths[asked]
                 places = ranges(np.arange(len(asked)) * self.n_excluded, lengths)
@@ -198,12 +269,15 @@ def make_queries(
     batch_size: int,
     mask_seen: bool,
     n_shards: int = 1,
+    process_index: int = 0,
+    process_count: int = 1,
 ) -> Queries:
     """Queries for the users that have a target (position >= 0), about `batch_size` to a batch.
 
     The encoder reads the latest `max_length` items; with `mask_seen` the whole history is excluded from the
     candidates.
     """
+    _check_process(process_index, process_count)
     positions = target_positions[target_positions >= 0]
     users = np.searchsorted(store.offsets, positions, side="right") - 1
     history_lengths = positions - store.offsets[users]
@@ -221,4 +295,5 @@ def make_queries(
     groups.reshape(-1)[: packed.n_rows] = shuffled
     n_segments = np.append(np.diff(packed.row_offsets), 0)
     n_queries = -(-int(n_segments[groups].sum(axis=1).max()) // (8 * n_shards)) * 8 * n_shards
-    return Queries(store, packed, users, positions, groups, n_queries, int(history_lengths.max()) if mask_seen else 0)
+    n_excluded = int(history_lengths.max()) if mask_seen else 0
+    return Queries(store, packed, users, positions, groups, n_queries, n_excluded, process_index, process_count)

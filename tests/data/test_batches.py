@@ -1,153 +1,63 @@
 """Packed batches against slow loops over the histories."""
 
-import itertools
+import math
 from collections import Counter
 
 import numpy as np
 import pytest
+from histories import a_store, histories_strategy, latest_pairs, random_histories, segments_of, training_part
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seqrec.data.batches import make_queries, pack, pack_training, training_batches
+from seqrec.data.batches import make_queries, training_batches
 from seqrec.data.splits import leave_last_out
 from seqrec.data.store import store_from_sequences
 from seqrec.types import InputError
 
-N_ITEMS = 40
 quick = settings(max_examples=60, deadline=None)
-histories_strategy = st.lists(st.lists(st.integers(1, N_ITEMS), max_size=14), min_size=1, max_size=12).filter(
-    lambda histories: any(len(history) >= 3 for history in histories)
-)
+counts = st.sampled_from([1, 2, 4, 8])
 
 
-def random_histories(n_users=30, longest=14, seed=0) -> list[list[int]]:
-    generator = np.random.default_rng(seed)
-    return [generator.integers(1, N_ITEMS + 1, generator.integers(0, longest + 1)).tolist() for _ in range(n_users)]
+class Read(np.ndarray):
+    """Items that note which of their places are read."""
+
+    def __getitem__(self, places):
+        self.noted.extend(np.arange(len(self))[places].reshape(-1).tolist())
+        return np.asarray(self)[places]
 
 
-def a_store(histories):
-    store = store_from_sequences(histories, n_items=N_ITEMS)
-    return store, leave_last_out(store)
-
-
-def segments_of(batch) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """(items, next items) of each history in a batch, once its other fields are found to fit."""
-    found = []
-    for row in range(batch.items.shape[0]):
-        ids = batch.segment_ids[row]
-        # Segments count from 1 and stand side by side, padding at the end.
-        filled = np.count_nonzero(ids)
-        assert not np.any(ids[filled:])
-        assert not np.any([field[row, filled:] for field in batch])
-        assert np.isin(np.diff(ids[:filled], prepend=0), [0, 1]).all()
-        for segment in range(1, ids.max() + 1):
-            places = ids == segment
-            assert batch.positions[row, places].tolist() == list(range(places.sum()))
-            found.append((tuple(batch.items[row, places].tolist()), tuple(batch.next_items[row, places].tolist())))
-    return found
-
-
-def training_part(history):
-    return history[:-2] if len(history) >= 3 else history
-
-
-def latest_pairs(histories, max_length):
-    """What each user is trained on: the latest `max_length` pairs of an item and the next."""
-    pairs = []
-    for history in map(training_part, histories):
-        if len(history) >= 2:
-            pairs.append((tuple(history[:-1][-max_length:]), tuple(history[1:][-max_length:])))
-    return pairs
-
-
-# Packing
-
-
-@quick
-@given(st.lists(st.integers(1, 10), max_size=40))
-def test_every_segment_is_packed_once_and_no_row_is_over_full(lengths):
-    starts = 100 * np.arange(len(lengths))
-    packed = pack(starts, np.array(lengths, np.int64), 10)
-    assert sorted(packed.order.tolist()) == list(range(len(lengths)))
-    np.testing.assert_array_equal(packed.starts, starts[packed.order])
-    np.testing.assert_array_equal(packed.lengths, np.array(lengths, np.int64)[packed.order])
-    rows = [packed.lengths[a:b] for a, b in itertools.pairwise(packed.row_offsets)]
-    assert len(rows) == packed.n_rows
-    assert all(1 <= row.sum() <= 10 for row in rows)
-    # Best fit opens a row only where nothing else has room: no two rows would fit into one.
-    fills = sorted(row.sum() for row in rows)
-    assert len(fills) < 2 or fills[0] + fills[1] > 10
-
-
-def test_best_fit_fills_the_rows_of_a_case_on_paper():
-    # 7 and 6 open rows; 4 fits only the 6; 3 fits only the 7; both rows are full.
-    packed = pack(np.arange(4), np.array([3, 6, 4, 7]), 10)
-    rows = [sorted(packed.lengths[a:b].tolist()) for a, b in itertools.pairwise(packed.row_offsets)]
-    assert sorted(rows) == [[3, 7], [4, 6]]
-
-
-def test_rows_are_at_most_two_ninths_more_than_the_fewest():
-    # Full rows cut at random places: the fewest rows that hold the parts are known.
-    generator, n_full = np.random.default_rng(0), 100
-    cuts = [np.sort(generator.choice(np.arange(1, 20), 3, replace=False)) for _ in range(n_full)]
-    lengths = np.concatenate([np.diff(cut, prepend=0, append=20) for cut in cuts])
-    packed = pack(np.arange(len(lengths)), lengths, 20)
-    # Johnson et al. 1974, for first-fit and best-fit decreasing alike.
-    assert n_full <= packed.n_rows <= 11 / 9 * n_full + 4
+def watched(store):
+    """The store, and the list to which the places that are read from now on are added."""
+    items = store.items.view(Read)
+    items.noted = []
+    return store._replace(items=items), items.noted
 
 
 # Training batches
 
 
-@quick
-@given(histories_strategy, st.integers(1, 8))
-def test_packed_are_the_latest_pairs_of_each_user(histories, max_length):
-    store, split = a_store(histories)
-    packed = pack_training(store, split, max_length=max_length)
-    found = [
-        (tuple(store.items[a : a + n].tolist()), tuple(store.items[a + 1 : a + 1 + n].tolist()))
-        for a, n in zip(packed.starts, packed.lengths, strict=True)
+def epochs_of(batches, n_epochs):
+    """The segments of each epoch, in their order. Batches go over an epoch's end: the stream is laid out and cut."""
+    n_rows, per_epoch = batches.n_rows, batches.packed.n_rows
+    rows = [
+        batch._replace(**{name: getattr(batch, name)[row : row + 1] for name in batch._fields})
+        for batch in map(batches.batch, range(-(-n_epochs * per_epoch // n_rows)))
+        for row in range(n_rows)
     ]
-    assert Counter(found) == Counter(latest_pairs(histories, max_length))
-
-
-@quick
-@given(histories_strategy, st.integers(1, 8))
-def test_windows_of_whole_histories_hold_every_pair_once(histories, max_length):
-    store, split = a_store(histories)
-    packed = pack_training(store, split, max_length=max_length, whole_histories=True)
-    places = [place for a, n in zip(packed.starts, packed.lengths, strict=True) for place in range(a, a + n)]
-    expected = [
-        start + i
-        for start, history in zip(store.offsets, histories, strict=False)
-        for i in range(len(training_part(history)) - 1)
+    return [
+        [segment for row in rows[epoch * per_epoch : (epoch + 1) * per_epoch] for segment in segments_of(row)]
+        for epoch in range(n_epochs)
     ]
-    assert sorted(places) == expected
-    assert packed.lengths.max(initial=0) <= max_length
-    latest = pack_training(store, split, max_length=max_length)
-    assert set(latest.starts.tolist()) <= set(packed.starts.tolist())
 
 
 def test_an_epoch_holds_each_users_pairs_exactly_once():
     histories, max_length = random_histories(), 6
     batches = training_batches(*a_store(histories), max_length=max_length, batch_size=8, seed=0)
-    n_rows, per_epoch = batches.packed.n_rows, batches.packed.n_rows
-    # Batches go over the end of an epoch: lay the stream of rows out and cut it there.
-    n_steps = 3 * -(-per_epoch // batches.n_rows)
-    stream = [
-        batch._replace(**{name: getattr(batch, name)[row : row + 1] for name in batch._fields})
-        for batch in map(batches.batch, range(n_steps))
-        for row in range(batches.n_rows)
-    ]
     expected = Counter(latest_pairs(histories, max_length))
     assert batches.pairs_per_epoch == sum(len(items) for items, _ in expected.elements())
-    epochs = [stream[start : start + n_rows] for start in range(0, 2 * n_rows + 1, n_rows)]
-    orders = set()
-    for rows in epochs[:2]:
-        segments = [segment for row in rows for segment in segments_of(row)]
-        assert Counter(segments) == expected
-        orders.add(tuple(segments))
-    assert len(orders) == 2  # each epoch has an order of its own
+    epochs = epochs_of(batches, 2)
+    assert [Counter(segments) for segments in epochs] == [expected, expected]
+    assert epochs[0] != epochs[1]  # each epoch has an order of its own
 
 
 def test_a_batch_is_a_function_of_seed_and_step():
@@ -189,6 +99,63 @@ def test_shards_add_empty_rows_and_change_nothing_else():
             assert not np.any(wide_field[plain.n_rows :])
 
 
+@settings(max_examples=30, deadline=None)
+@given(histories_strategy, counts, counts, st.booleans(), st.integers(0, 30))
+def test_the_parts_of_any_number_of_processes_are_the_batch_of_one(
+    histories, process_count, n_shards, random_crops, step
+):
+    store, split = a_store([*histories, [1, 2]])  # the last has a pair to learn from, whatever is drawn
+
+    def batch(**process):
+        return training_batches(
+            store, split, max_length=4, batch_size=5, seed=3, n_shards=n_shards, random_crops=random_crops, **process
+        ).batch(step)
+
+    whole = batch()
+    parts = [batch(process_index=index, process_count=process_count) for index in range(process_count)]
+    n_rows = len(whole.items)
+    for field, of_parts in zip(whole, zip(*parts, strict=True), strict=True):
+        assert len({len(part) for part in of_parts}) == 1
+        together = np.concatenate(of_parts)
+        assert len(together) % math.lcm(n_shards, process_count) == 0
+        assert len(together) - n_rows < math.lcm(n_shards, process_count)
+        np.testing.assert_array_equal(together[:n_rows], field)
+        assert not np.any(together[n_rows:])
+
+
+def test_a_process_reads_its_own_rows_alone():
+    store, noted = watched(store_from_sequences([[1 + 7 * user, 2, 3, 4, 5, 6, 7, 8] for user in range(32)]))
+    split = leave_last_out(store)
+    for index in range(4):
+        batches = training_batches(
+            store, split, max_length=5, batch_size=16, seed=0, process_index=index, process_count=4
+        )
+        noted.clear()
+        part = batches.batch(0)
+        # Five pairs a history are read from six places, the items and the items after them.
+        assert len(part.items) == 4
+        assert len(set(noted)) == 4 * 6
+        queries = make_queries(
+            store, split.test, max_length=5, batch_size=16, mask_seen=True, process_index=index, process_count=4
+        )
+        noted.clear()
+        asked = [query for batch in queries.batches() for query in batch.query[batch.query >= 0]]
+        read = {place // 8 for place in noted}
+        assert len(asked) == 8
+        assert read >= set(asked)
+        assert len(read) <= 2 * 8  # whose rows it has, and whose questions
+
+
+@pytest.mark.parametrize(("index", "count"), [(-1, 2), (2, 2), (0, 0)])
+def test_a_process_is_one_of_those_that_there_are(index, count):
+    store, split = a_store(random_histories())
+    process = {"process_index": index, "process_count": count}
+    with pytest.raises(InputError, match="number the"):
+        training_batches(store, split, max_length=4, batch_size=4, seed=0, **process)
+    with pytest.raises(InputError, match="number the"):
+        make_queries(store, split.test, max_length=4, batch_size=4, mask_seen=True, **process)
+
+
 def test_batches_are_int32_of_one_shape():
     batches = training_batches(*a_store(random_histories()), max_length=6, batch_size=7, seed=0)
     kinds = {(field.dtype, field.shape) for step in range(5) for field in batches.batch(step)}
@@ -205,6 +172,90 @@ def test_ids_survive_twenty_million_items():
     assert query.batch.items[0].tolist() == [last, 1, last - 1, 2**24 + 1]
     assert query.targets[0] == last
     assert query.excluded[0].tolist() == [last, 1, last - 1, 2**24 + 1]
+
+
+# Crops at random
+
+
+def places(n_users, n_events):
+    """Histories of which each item says where in the store it stands, so that a segment tells its place."""
+    return [list(range(1 + user * n_events, 1 + (user + 1) * n_events)) for user in range(n_users)]
+
+
+def crops(histories, **options):
+    store = store_from_sequences(histories)
+    return training_batches(store, leave_last_out(store), batch_size=4, random_crops=True, **options)
+
+
+@quick
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=8).filter(lambda n: max(n) >= 4), st.integers(1, 8))
+def test_random_crops_of_whole_histories_hold_every_pair_once_an_epoch(n_events, max_length):
+    store = store_from_sequences([list(range(1, 1 + n)) for n in n_events])
+    split = leave_last_out(store)
+    batches = training_batches(
+        store, split, max_length=max_length, batch_size=3, seed=1, whole_histories=True, random_crops=True
+    )
+    pairs = [(i, i + 1) for n in n_events for i in range(1, len(training_part(range(n))))]
+    for segments in epochs_of(batches, 2):
+        assert Counter(pair for items, following in segments for pair in zip(items, following, strict=True)) == Counter(
+            pairs
+        )
+        for items, following in segments:
+            # Neighbours in the history, though the window may have run over its end.
+            assert following == tuple(item + 1 for item in items)
+            assert items == tuple(range(items[0], items[0] + len(items)))
+
+
+def test_a_history_of_one_window_is_never_cut():
+    histories = places(6, 8)
+    expected = Counter(latest_pairs(histories, 5))
+    for options in ({"whole_histories": True}, {}):
+        assert [Counter(found) for found in epochs_of(crops(histories, max_length=5, seed=0, **options), 3)] == [
+            expected
+        ] * 3
+
+
+def test_each_pair_is_as_likely_in_a_random_crop_as_any_other():
+    n_users, n_events, max_length, n_epochs = 20, 14, 4, 150
+    batches = crops(places(n_users, n_events), max_length=max_length, seed=0)
+    n_seen = np.zeros(n_users * n_events)
+    for segments in epochs_of(batches, n_epochs):
+        for items, _ in segments:
+            n_seen[np.array(items) - 1] += 1
+    n_pairs = n_events - 3
+    n_seen = n_seen.reshape(n_users, n_events)
+    assert not n_seen[:, n_pairs:].any()
+    assert (n_seen.sum(axis=1) == max_length * n_epochs).all()
+    share = max_length / n_pairs
+    # Over users and epochs a pair's count is binomial; five standard deviations for each of 11 places.
+    n_draws = n_users * n_epochs
+    deviations = (n_seen.sum(axis=0)[:n_pairs] - share * n_draws) / np.sqrt(n_draws * share * (1 - share))
+    assert np.abs(deviations).max() < 5
+
+
+def test_windows_begin_at_any_place_and_each_user_at_one_of_its_own():
+    n_users, n_events, max_length = 30, 24, 8
+    batches = crops(places(n_users, n_events), max_length=max_length, seed=0, whole_histories=True)
+    n_pairs = n_events - 3
+    starts = [{user: set() for user in range(n_users)} for _ in range(12)]
+    for found, segments in zip(starts, epochs_of(batches, 12), strict=True):
+        for items, _ in segments:
+            user, place = divmod(items[0] - 1, n_events)
+            found[user].add(place)
+    assert set().union(*(found for epoch in starts for found in epoch.values())) == set(range(n_pairs))
+    for epoch in starts:
+        assert len(set(map(frozenset, epoch.values()))) > n_users / 3
+    assert all(len({frozenset(epoch[user]) for epoch in starts}) > 3 for user in range(n_users))
+
+
+def test_random_crops_follow_from_seed_and_step():
+    def stream(seed):
+        return crops(places(12, 20), max_length=6, seed=seed, whole_histories=True)
+
+    in_order, one = [stream(0).batch(step) for step in range(12)], stream(0)
+    for step in (9, 0, 11, 3, 3):
+        np.testing.assert_array_equal(one.batch(step), in_order[step])
+    assert any(not np.array_equal(stream(1).batch(step), in_order[step]) for step in range(3))
 
 
 # Queries
@@ -242,6 +293,32 @@ def test_each_user_is_asked_about_once_after_all_that_came_before(
         assert not np.any(excluded[empty])
     assert sorted(asked) == list(range(len(users)))
     assert len(shapes) == 1
+
+
+@quick
+@given(histories_strategy, counts, counts, st.integers(1, 6))
+def test_processes_share_the_queries_of_one(histories, process_count, n_shards, batch_size):
+    store, split = a_store(histories)
+
+    def batches(**process):
+        return list(
+            make_queries(
+                store, split.test, max_length=4, batch_size=batch_size, mask_seen=True, n_shards=n_shards, **process
+            ).batches()
+        )
+
+    whole = batches()
+    shares = [batches(process_index=index, process_count=process_count) for index in range(process_count)]
+    assert {len(share) for share in shares} == {len(whole)}
+    for batch, *parts in zip(whole, *shares, strict=True):
+        for name, field in zip(batch._fields[1:], batch[1:], strict=True):
+            together = np.concatenate([getattr(part, name) for part in parts])
+            np.testing.assert_array_equal(together[: len(field)], field)
+            assert (together[len(field) :] == (-1 if name == "query" else 0)).all()
+        for name, field in zip(batch.batch._fields, batch.batch, strict=True):
+            together = np.concatenate([getattr(part.batch, name) for part in parts])
+            np.testing.assert_array_equal(together[: len(field)], field)
+            assert not together[len(field) :].any()
 
 
 def test_validation_does_not_see_the_test_item():
