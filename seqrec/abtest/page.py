@@ -76,8 +76,10 @@ def page(result: Mapping[str, Any]) -> str:
     if result["effects"]:
         parts += _primary(result)
         parts += _guardrails(result)
+        parts += _quantiles(result)
         parts += _segments(result)
         parts += _days(result)
+    parts += _offline(result)
     parts += _method(result)
     body = "\n".join(part for part in parts if part)
     return (
@@ -159,6 +161,27 @@ def _guardrails(result: Mapping[str, Any]) -> list[str]:
     return [head, *parts] if parts else []
 
 
+def _quantiles(result: Mapping[str, Any]) -> list[str]:
+    rows = [
+        [
+            _text(arm),
+            _text(each["quantile"]["name"]),
+            _number(each["effect"]["control"]),
+            _number(each["effect"]["treatment"]),
+            _interval(*(each["effect"][name] for name in ("difference", "lower", "upper")), write=_number),
+        ]
+        for arm, found in result["effects"].items()
+        for each in found["quantiles"]
+    ]
+    if not rows:
+        return []
+    return [
+        '<h2>Quantiles</h2><p class="faint">Differences with bootstrap intervals over users, to be read at the planned '
+        "end. They show where in the distribution an effect sits, and do not decide.</p>",
+        _table(["", "quantile", result["plan"]["arms"][0], "arm", "difference"], rows, words=(1,)),
+    ]
+
+
 def _segments(result: Mapping[str, Any]) -> list[str]:
     if not result["segments"]:
         return []
@@ -219,6 +242,62 @@ def _days(result: Mapping[str, Any]) -> list[str]:
     return parts
 
 
+def _offline(result: Mapping[str, Any]) -> list[str]:
+    head = "<h2>Offline against online</h2>"
+    if "offline" not in result:
+        return [f'{head}<p class="faint">No offline comparison of these arms was given (--offline).</p>']
+    parts = [
+        f'{head}<p class="faint">The offline difference of the same recommenders, from rank tables, beside the '
+        "relative difference of the primary metric online.</p>"
+    ]
+    rows = []
+    for arm, metrics in result["offline"].items():
+        online = result["effects"].get(arm, {}).get("primary", {})
+        shown = _interval(
+            *(online.get(name) for name in ("relative", "relative_lower", "relative_upper")), write=_signed
+        )
+        rows += [
+            [
+                _text(arm),
+                _text(metric),
+                _interval(*(each[name] for name in ("difference", "lower", "upper")), write=_number),
+                shown,
+            ]
+            for metric, each in metrics.items()
+        ]
+    parts.append(_table(["", "offline metric", "offline difference", "online, relative"], rows))
+    found = result["offline_online"]
+    lines = [
+        [
+            _text(metric),
+            str(each["n_experiments"]),
+            _interval(*(each[f"sign_{name}"] for name in ("agreement", "lower", "upper")), write=_share),
+            _interval(*(each[f"rank_{name}"] for name in ("correlation", "lower", "upper")), write=_number),
+        ]
+        for metric, each in found["agreements"].items()
+    ]
+    if lines:
+        parts.append(
+            '<p class="faint">Over this and past experiments: how often both had one sign, and how alike '
+            "their orders are. A chosen sample of experiments, each measured with noise, says less than its number.</p>"
+        )
+        parts.append(_table(["offline metric", "experiments", "same sign", "rank correlation"], lines))
+    else:
+        parts.append(
+            '<p class="faint">How well offline metrics foretell online ones takes two experiments (--past).</p>'
+        )
+    if found["n_blocked"]:
+        parts.append(f'<p class="faint">Left out, since their verdicts are blocked: {found["n_blocked"]}.</p>')
+    return parts
+
+
+_ADJUSTMENTS = {
+    "none": "No covariates.",
+    "cuped": "Covariates: the same metric in the {days} days before the start (CUPED, Deng et al., 2013).",
+    "cupac": "Covariate: what a regression on all measures in the {days} days before the start predicts, fitted on one "
+    "half of the users and used in the other (CUPAC, Li et al., 2020).",
+}
+
 _RULES = {
     "fixed": "one look, at the planned end",
     "pocock": "planned looks with one bound (Pocock, 1977)",
@@ -231,24 +310,25 @@ def _method(result: Mapping[str, Any]) -> list[str]:
     plan = result["plan"]
     n_arms = len(plan["arms"]) - 1
     sentences = [
-        f"Users are the unit: each is one row, and ratios have the delta method's variance. alpha {plan['alpha']:g}"
+        f"The unit is {plan['unit']}, called user here and user_id in the SQL: each is one row, and ratios have the "
+        f"delta method's variance. alpha {plan['alpha']:g}"
         + (f", shared by {n_arms} treatments (Bonferroni)" if n_arms > 1 else "")
         + f"; power {plan['power']:g} for what could have been seen.",
         f"Rule for looking: {_RULES[plan['stopping']]}"
         + (f"; this is look {result['look']} of {plan['n_looks']}." if result["look"] is not None else "."),
-        f"Covariates: the same metric in the {plan['days_before']} days before the start (CUPED)."
-        if plan["days_before"]
-        else "No covariates.",
+        _ADJUSTMENTS[plan["adjustment"] if plan["days_before"] else "none"].format(days=plan["days_before"]),
         "Left out alike in all arms: users in two arms, users who were never exposed, users with more than "
         f"{plan['max_plays_per_day']:,} plays on a day since their exposure.",
         "Guardrails are tests of non-inferiority of the relative difference against the plan's margin.",
         f"Trust checks are at p < {plan['trust_alpha']:g} each.",
     ]
-    names = (*STEPS, "metric_values", "moments", "segment_moments", "new_users_by_day", "increments_by_day")
-    checks = ("check_arms", "check_days", "check_segments", "check_logging")
+    predicted = ("user_folds", "cupac_values", "cupac_moments", "cupac_predictions")
+    names = [*STEPS, "metric_values", *(predicted if plan["adjustment"] == "cupac" else ())]
+    names += ["moments", "segment_moments", "new_users_by_day", "increments_by_day"]
+    names += ["user_values"] if plan["quantiles"] else []
+    names += ["check_arms", "check_days", "check_segments", "check_logging", "check_left_out"]
     sql = "".join(
-        f"<details><summary>{name}.sql</summary><pre>{_text(sql_text(name))}</pre></details>"
-        for name in (*names, *checks)
+        f"<details><summary>{name}.sql</summary><pre>{_text(sql_text(name))}</pre></details>" for name in names
     )
     lines = "".join(f"<li>{_text(sentence)}</li>" for sentence in sentences)
     return [f"<h2>Method</h2><ul>{lines}</ul>", f"<h2>SQL</h2>{sql}"]
@@ -284,6 +364,10 @@ def _interval(
 
 def _signed(share: float | None) -> str:
     return _NOTHING if share is None else signed(share)
+
+
+def _share(value: float | None) -> str:
+    return _NOTHING if value is None else f"{100 * value:.0f}%"
 
 
 def _number(value: float | None) -> str:

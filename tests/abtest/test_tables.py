@@ -74,7 +74,7 @@ def slow_measures(events, plan: Plan) -> dict:
 
 
 def loaded(tmp_path, logs, plan: Plan, *, n_days: int | None = None):
-    files = write_logs(logs, tmp_path)
+    files = write_logs([logs], tmp_path)
     connection = load_logs(Logs(files["assignments"], files["events"], files["exposures"]), plan)
     set_period(connection, plan, n_days=n_days or plan.n_days)
     tables.build_tables(connection)
@@ -84,7 +84,7 @@ def loaded(tmp_path, logs, plan: Plan, *, n_days: int | None = None):
 @pytest.fixture(scope="module")
 def drawn():
     faults = {"bot_share": 0.01, "two_arm_share": 0.05, "lost_share": 0.02, "exposed_share": 0.8}
-    return simulate(PLAN, Simulation(n_users=200, plays_per_day=2.0, seed=3, **faults))
+    return simulate(PLAN, Simulation(n_users=200, seed=3, **faults))
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +139,7 @@ def test_a_days_moments_are_those_of_an_analysis_that_ends_with_it(tmp_path, dra
 
 def test_segments_add_up_to_the_whole(tmp_path):
     plan = plan_with(segments=("country",))
-    logs = simulate(plan, Simulation(n_users=100, plays_per_day=1.0))
+    logs = simulate(plan, Simulation(n_users=100))
     connection = loaded(tmp_path, logs, plan)
     tables.choose_metric(connection, plan.primary)
     parts = tables.moments_by_segment(connection)
