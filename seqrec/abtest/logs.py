@@ -161,7 +161,9 @@ def _attach(connection: duckdb.DuckDBPyConnection, database: str) -> None:
     except duckdb.Error as error:
         remedy = "install DuckDB's postgres extension, and check the address" if is_postgres else "give a DuckDB file"
         shown = "the PostgreSQL database" if is_postgres else database
-        raise InputError(f"{shown} cannot be opened ({_first_line(error)}); {remedy}") from error
+        # The address may hold a password, and the error the address.
+        reason = _first_line(error).replace(database, shown)
+        raise InputError(f"{shown} cannot be opened ({reason}); {remedy}") from None
 
 
 def _load_table(connection: duckdb.DuckDBPyConnection, table: Path, name: str, *, database: str) -> dict[str, str]:
