@@ -61,9 +61,7 @@ def main(config: Config) -> list[dict[str, Any]]:
         segments=("country", "platform"),
     )
     found = []
-    print(
-        f"{'users':>12} {'events':>14} {'check s':>8} {'aggregate s':>12} {'conclude s':>11} {'cpu s':>7} {'peak MB':>8}"
-    )
+    print(f"{'users':>11} {'events':>14} {'check s':>7} {'sums s':>7} {'conclude s':>10} {'cpu s':>7} {'peak MB':>8}")
     for n_users in config.n_users:
         with tempfile.TemporaryDirectory() as directory:
             folder = Path(directory) if config.logs is None else config.logs / str(n_users)
@@ -77,8 +75,8 @@ def main(config: Config) -> list[dict[str, Any]]:
                 row = {"n_users": n_users, **pool.apply(timed, (folder, plan, config.limits))}
         found.append(row)
         print(
-            f"{n_users:12,} {row['n_events']:14,} {row['check_seconds']:8.2f} {row['aggregate_seconds']:12.2f} "
-            f"{row['conclude_seconds']:11.3f} {row['cpu_seconds']:7.1f} {row['peak_megabytes']:8,.0f}"
+            f"{n_users:11,} {row['n_events']:14,} {row['check_seconds']:7.2f} {row['aggregate_seconds']:7.2f} "
+            f"{row['conclude_seconds']:10.3f} {row['cpu_seconds']:7.1f} {row['peak_megabytes']:8,.0f}"
         )
     if config.json:
         versions = {"duckdb": duckdb.__version__}

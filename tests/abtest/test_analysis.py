@@ -12,7 +12,7 @@ import pytest
 from seqrec.abtest.analysis import analyze, write_result
 from seqrec.abtest.logs import Logs, load_logs
 from seqrec.abtest.page import page
-from seqrec.abtest.plan import MICROSECONDS_PER_DAY, Metric, Plan, metric_of
+from seqrec.abtest.plan import MICROSECONDS_PER_DAY, Metric, Plan, Quantile, metric_of
 from seqrec.abtest.simulate import SimulatedLogs, Simulation, simulate, write_logs
 from seqrec.types import InputError
 
@@ -57,6 +57,21 @@ def test_the_last_days_effect_is_the_primary_effect(tmp_path):
     assert found == pytest.approx([primary[name] for name in ("difference", "lower", "upper")])
     # The price of looking at any time.
     assert last["lower"] < last["fixed_lower"] < last["fixed_upper"] < last["upper"]
+
+
+def test_quantiles_of_the_plan_are_those_of_the_users(tmp_path):
+    plan = plan_with(quantiles=(Quantile("plays", 0.5), Quantile("seconds_listened", 0.9)))
+    logs = simulate(plan, Simulation(n_users=1000, sessions_per_day=2.0, lift=0.3))
+    files = write_logs([logs], tmp_path)
+    connection = load_logs(Logs(files["assignments"], files["events"], files["exposures"]), plan)
+    found = analyze(connection, plan)["effects"]["treatment"]["quantiles"]
+    for each, quantile in zip(found, plan.quantiles, strict=True):
+        for arm in plan.arms:
+            rows = connection.execute(f"SELECT {quantile.measure} FROM user_totals WHERE arm = $arm", {"arm": arm})
+            values = np.array(rows.fetchall(), float)[:, 0]
+            assert each["effect"][arm] == np.quantile(values, quantile.quantile, method="inverted_cdf")
+    # The median user's plays rise by .3 of some 50.
+    assert found[0]["effect"]["lower"] > 0.0
 
 
 def test_no_effect_comes_with_what_could_have_been_seen(tmp_path):
@@ -211,7 +226,14 @@ def test_a_plan_of_another_time_is_refused(tmp_path):
 
 def test_the_page_stands_alone_escapes_names_and_says_the_verdict_first(tmp_path):
     name = "<script>alert('x')</script>"
-    result = simulated(tmp_path, plan_with(name=name, guardrails=(metric_of("likes:0.1"),), segments=("country",)))
+    plan = plan_with(
+        name=name,
+        guardrails=(metric_of("likes:0.1"),),
+        segments=("country",),
+        quantiles=(Quantile("plays", 0.5),),
+        adjustment="cupac",
+    )
+    result = simulated(tmp_path, plan)
     json_file, html_file = write_result(tmp_path / "out", result, page(result))
     text = html_file.read_text()
     assert json.loads(json_file.read_text()) == result
@@ -219,7 +241,15 @@ def test_the_page_stands_alone_escapes_names_and_says_the_verdict_first(tmp_path
     for linked in ("http", "src=", "<link", "url("):
         assert linked not in text
     places = [text.index(words) for words in ('class="verdict', "Can it be trusted?", "Primary metric", "Guardrails")]
-    places += [text.index(words) for words in ("<h2>Segments", "Effect to date", "<h2>Method", "GROUP BY user_id")]
+    heads = (
+        "<h2>Quantiles",
+        "<h2>Segments",
+        "Effect to date",
+        "Offline against online",
+        "<h2>Method",
+        "GROUP BY user_id",
+    )
+    places += [text.index(words) for words in heads]
     assert places == sorted(places)
 
 
