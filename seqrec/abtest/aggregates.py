@@ -47,7 +47,18 @@ def aggregate(connection: duckdb.DuckDBPyConnection, plan: Plan, *, n_days: int 
         raise InputError(
             f"n_days={n_days} is outside 1..{plan.n_days}, the plan's days; leave it out for all that is logged"
         )
-    n_days = min(days_logged(connection, plan), n_days or plan.n_days)
+    try:
+        return _aggregate(connection, plan, n_days or plan.n_days)
+    except duckdb.Error as error:
+        # Files are read here for the first time to their end, and here memory is needed.
+        raise InputError(
+            f"the logs cannot be aggregated ({str(error).splitlines()[0]}); check that the files are whole, or set a "
+            "memory limit and a spill directory with room"
+        ) from error
+
+
+def _aggregate(connection: duckdb.DuckDBPyConnection, plan: Plan, most_days: int) -> Aggregates:
+    n_days = min(days_logged(connection, plan), most_days)
     if n_days == 0:
         raise InputError(f"no event is on or after {plan.start}, the plan's start; give the plan of this experiment")
     look = planned_look(plan, n_days=n_days)

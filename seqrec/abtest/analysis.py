@@ -9,7 +9,7 @@ import duckdb
 import numpy as np
 
 from seqrec.abtest.aggregates import Aggregates, aggregate
-from seqrec.abtest.judgement import guardrail_state, judge
+from seqrec.abtest.judgement import Judged, guardrail_state, judge
 from seqrec.abtest.means import Estimate, cuped_estimates, effect, interaction_p_value, ratio_estimate
 from seqrec.abtest.moments import Moments
 from seqrec.abtest.multiplicity import benjamini_hochberg, holm
@@ -174,6 +174,10 @@ def _json_ready(value: Any) -> Any:
     """Records as dicts, and None for what JSON has no number for."""
     if isinstance(value, Metric | Quantile):
         return {"name": value.name, **vars(value)}
+    if isinstance(value, Judged):
+        # One level, with the relative smallest effect in place of the absolute one.
+        fields = {**value.effect._asdict(), **value._asdict()}
+        return {name: _json_ready(each) for name, each in fields.items() if name != "effect"}
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
         return {name: _json_ready(each) for name, each in value._asdict().items()}
     if isinstance(value, dict):

@@ -233,7 +233,10 @@ def _check(connection: duckdb.DuckDBPyConnection, file: Path, table: str, column
             rules.append(("sequence", "sequence", "sequence IS NULL OR sequence < 0", "count from 0 or 1"))
     # One pass over the file for all of them.
     counts = ", ".join(f"SUM(CASE WHEN {condition} THEN 1 ELSE 0 END)" for _, _, condition, _ in rules)
-    n_bad = connection.execute(f"SELECT {counts} FROM {table}").fetchall()[0]
+    try:
+        n_bad = connection.execute(f"SELECT {counts} FROM {table}").fetchall()[0]
+    except duckdb.Error as error:
+        raise InputError(f"{file} cannot be read ({_first_line(error)}); check that it is whole") from error
     for n, (column, name, condition, remedy) in zip(n_bad, rules, strict=True):
         if n:
             # A table keeps its file's order.

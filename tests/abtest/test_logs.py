@@ -218,6 +218,19 @@ def test_a_database_that_cannot_be_read_is_said_in_one_line(tmp_path, monkeypatc
     assert "secret" not in str(error.value)
 
 
+def test_a_damaged_file_ends_in_one_line(tmp_path):
+    files = write_logs([simulate(PLAN, Simulation(n_users=100, sessions_per_day=1.0))], tmp_path)
+    content = bytearray(files["events"].read_bytes())
+    # Its pages, between the head and the footer.
+    half = len(content) // 2
+    content[4:half] = bytes(half - 4)
+    files["events"].write_bytes(content)
+    # What is known from the footer may be checked already.
+    with pytest.raises(InputError, match=r"cannot be (read|aggregated)") as error:
+        analyze(load_logs(Logs(files["assignments"], files["events"], files["exposures"]), PLAN), PLAN)
+    assert "\n" not in str(error.value)
+
+
 def test_an_assignment_that_is_logged_twice_counts_once_and_from_its_first_time(tmp_path):
     assignments = {
         "user_id": [1, 1, 2],

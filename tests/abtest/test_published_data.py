@@ -7,6 +7,7 @@ import math
 import duckdb
 import numpy as np
 import pytest
+from scipy import stats
 
 from seqrec.abtest.means import Estimate, effect, mean_estimate
 from seqrec.abtest.moments import moments, moments_of_sums
@@ -39,6 +40,18 @@ def test_counts_tell_the_same_as_the_players(players):
             sums = np.array([float(n_back)])
             of_counts.append(mean_estimate(moments_of_sums(n_users, sums, sums[None])))
         assert effect(*of_counts) == pytest.approx(of_players)
+
+
+def test_retention_and_sample_ratio_are_those_of_another_hand(players):
+    for column in (1, 2):
+        found = effect(*(mean_estimate(moments(rows), column) for rows in players.values()))
+        control, treatment = (rows[:, column] for rows in players.values())
+        expected = stats.ttest_ind(treatment, control, equal_var=False)
+        interval = expected.confidence_interval(0.95)
+        assert [found.lower, found.upper, found.p_value] == pytest.approx([*interval, expected.pvalue], rel=1e-6)
+        assert found.difference == pytest.approx(treatment.mean() - control.mean(), rel=1e-9)
+    counts = [len(rows) for rows in players.values()]
+    assert srm_p_value(counts, [1, 1]) == pytest.approx(stats.chisquare(counts).pvalue, rel=1e-6)
 
 
 def test_one_player_of_49854_rounds_moves_the_mean_and_not_the_median(players):

@@ -79,7 +79,7 @@ def test_a_planted_rise_of_skips_is_found():
 
 def test_novelty_wears_off_from_day_to_day(tmp_path):
     plan = dataclasses.replace(PLAN, n_days=16)
-    simulation = drawn(lift=0.0, treatment_taste_share=0.3, novelty=1.0, novelty_half_life_days=2.0, n_users=4000)
+    simulation = drawn(lift=0.0, treatment_taste_share=0.3, novelty=1.0, novelty_half_life_days=2.0)
     logs = simulate(plan, simulation)
     rates = {}
     for arm in plan.arms:
