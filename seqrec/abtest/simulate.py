@@ -125,9 +125,8 @@ def log_blocks(plan: Plan, simulation: Simulation) -> Iterator[SimulatedLogs]:
     names beside country and platform are drawn from two values.
     """
     world = _world(plan, simulation)
-    for block, first in enumerate(range(1, simulation.n_users + 1, _USERS_PER_BLOCK)):
-        ids = np.arange(first, min(first + _USERS_PER_BLOCK, simulation.n_users + 1))
-        yield _logs(plan, simulation, world, ids, np.random.default_rng([simulation.seed, block]))
+    for ids, rng in _user_blocks(simulation):
+        yield _logs(plan, simulation, world, ids, rng)
 
 
 def true_lifts(plan: Plan, simulation: Simulation) -> dict[str, float]:
@@ -138,9 +137,8 @@ def true_lifts(plan: Plan, simulation: Simulation) -> dict[str, float]:
     """
     world = _world(plan, simulation)
     totals = np.zeros((2, 4))
-    for block, first in enumerate(range(1, simulation.n_users + 1, _USERS_PER_BLOCK)):
-        ids = np.arange(first, min(first + _USERS_PER_BLOCK, simulation.n_users + 1))
-        _, _, people = _assigned(plan, simulation, world, ids, np.random.default_rng([simulation.seed, block]))
+    for ids, rng in _user_blocks(simulation):
+        _, _, people = _assigned(plan, simulation, world, ids, rng)
         since = people.visits.start_us >= people.exposed_us[people.visits.owner]
         for arm in range(2):
             plays = _played(simulation, world, people, treated=since & (arm == 1))
@@ -150,6 +148,12 @@ def true_lifts(plan: Plan, simulation: Simulation) -> dict[str, float]:
     with np.errstate(divide="ignore", invalid="ignore"):
         lifts = np.where(totals[0] > 0, totals[1] / totals[0] - 1.0, np.nan)
     return dict(zip(("plays", "seconds_listened", "skips", "likes"), lifts.tolist(), strict=True))
+
+
+def _user_blocks(simulation: Simulation) -> Iterator[tuple[Int[np.ndarray, " n_users"], np.random.Generator]]:
+    for block, first in enumerate(range(1, simulation.n_users + 1, _USERS_PER_BLOCK)):
+        ids = np.arange(first, min(first + _USERS_PER_BLOCK, simulation.n_users + 1))
+        yield ids, np.random.default_rng([simulation.seed, block])
 
 
 def _world(plan: Plan, simulation: Simulation) -> ListeningConfig:
