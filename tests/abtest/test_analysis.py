@@ -228,6 +228,7 @@ def test_the_page_stands_alone_escapes_names_and_says_the_verdict_first(tmp_path
     name = "<script>alert('x')</script>"
     plan = plan_with(
         name=name,
+        arms=("control", f'"{name}'),
         guardrails=(metric_of("likes:0.1"),),
         segments=("country",),
         quantiles=(Quantile("plays", 0.5),),
