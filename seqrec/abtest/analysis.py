@@ -8,13 +8,13 @@ from typing import Any
 import duckdb
 import numpy as np
 
-from seqrec.abtest import tables
-from seqrec.abtest.judgement import guardrail_state, judge, look_day, planned_look
-from seqrec.abtest.logs import days_logged, set_period
+from seqrec.abtest.aggregates import Aggregates, aggregate
+from seqrec.abtest.judgement import Judged, guardrail_state, judge
 from seqrec.abtest.means import Estimate, cuped_estimates, effect, interaction_p_value, ratio_estimate
 from seqrec.abtest.moments import Moments
 from seqrec.abtest.multiplicity import benjamini_hochberg, holm
-from seqrec.abtest.plan import Metric, Plan
+from seqrec.abtest.plan import Metric, Plan, Quantile
+from seqrec.abtest.quantiles import QuantileDifference, quantile_difference
 from seqrec.abtest.sequential import sequential_effect
 from seqrec.abtest.trust import Check, balance_check, trust_checks, variation_check
 from seqrec.abtest.verdict import Verdict, blocked, decide
@@ -22,43 +22,29 @@ from seqrec.types import InputError
 
 
 def analyze(connection: duckdb.DuckDBPyConnection, plan: Plan, *, n_days: int | None = None) -> dict[str, Any]:
-    """The result of loaded logs (`load_logs`), of the plan's first `n_days`; by default as many as are logged.
+    """The result of loaded logs (`load_logs`): what follows from their sums, see `aggregate` and `conclude`."""
+    return conclude(aggregate(connection, plan, n_days=n_days), plan)
 
-    At planned looks (pocock, obrien-fleming) the days after the newest due look are left out, since the bound is for
-    that look. Figures that do not exist are None.
-    """
-    if n_days is not None and not 1 <= n_days <= plan.n_days:
-        raise InputError(
-            f"n_days={n_days} is outside 1..{plan.n_days}, the plan's days; leave it out for all that is logged"
-        )
-    logged = days_logged(connection, plan)
-    n_days = min(logged, n_days or plan.n_days)
-    if n_days == 0:
-        raise InputError(f"no event is on or after {plan.start}, the plan's start; give the plan of this experiment")
-    look = planned_look(plan, n_days=n_days)
-    if plan.n_looks > 1 and look:
-        n_days = look_day(plan, look)
-    complete = n_days == plan.n_days
-    due = plan.stopping == "always-valid" or look > 0
-    set_period(connection, plan, n_days=n_days)
-    tables.build_tables(connection)
 
-    checks = trust_checks(connection, plan, n_days=n_days)
-    tables.choose_metric(connection, plan.primary)
-    arms = tables.moments_by_arm(connection)
+def conclude(found: Aggregates, plan: Plan) -> dict[str, Any]:
+    """The result that follows from the sums, a pure function; figures that do not exist are None."""
+    complete = found.n_days == plan.n_days
+    due = plan.stopping == "always-valid" or found.look > 0
+    checks = trust_checks(found.trust, plan, n_days=found.n_days)
+    arms = found.primary
     result: dict[str, Any] = {
         "plan": _plan_record(plan),
-        "n_days": n_days,
+        "n_days": found.n_days,
         "complete": complete,
-        "look": look if plan.n_looks > 1 else None,
+        "look": found.look if plan.n_looks > 1 else None,
         "n_users": {arm: arms[arm].n_users if arm in arms else 0 for arm in plan.arms},
         "effects": {},
         "segments": [],
         "days": {},
     }
     if all(arm in arms and arms[arm].n_users > 1 for arm in plan.arms):
-        checks += variation_check(plan.primary.name, arms) + balance_check(plan, arms)
-        checks += _effects(connection, plan, result, arms, look=max(look, 1))
+        checks += variation_check(plan.primary.name, arms) + balance_check(plan, found.before)
+        checks += _effects(found, plan, result)
     result["checks"] = [check._asdict() for check in checks]
     result["verdicts"] = {
         arm: (blocked(checks) or _verdict(plan, arm, result, complete=complete, due=due))._asdict()
@@ -67,44 +53,54 @@ def analyze(connection: duckdb.DuckDBPyConnection, plan: Plan, *, n_days: int | 
     return _json_ready(result)
 
 
-def _effects(
-    connection: duckdb.DuckDBPyConnection, plan: Plan, result: dict[str, Any], arms: dict[str, Moments], *, look: int
-) -> list[Check]:
+def _effects(found: Aggregates, plan: Plan, result: dict[str, Any]) -> list[Check]:
     """Fills in effects, segments and days of the result; a primary metric that cannot be computed is a failed check."""
+    look = max(found.look, 1)
     try:
-        estimates, saved = _estimates(arms, plan, plan.primary)
+        estimates, saved = _estimates(found.primary, plan)
     except InputError as error:
         return [Check("primary metric", "failed", f"{plan.primary.name} cannot be computed: {error}")]
     result["variance_saved"] = saved
     control = estimates[plan.arms[0]]
-    result["effects"] = {
-        arm: {"primary": judge(control, estimates[arm], plan, look=look), "guardrails": []} for arm in plan.arms[1:]
+    effects: dict[str, dict[str, Any]] = {
+        arm: {
+            "primary": judge(control, estimates[arm], plan, look=look),
+            "guardrails": [],
+            "quantiles": [
+                {"quantile": quantile, "effect": _quantile_effect(values, quantile, plan, arm)}
+                for quantile, values in zip(plan.quantiles, found.quantiles, strict=True)
+            ],
+        }
+        for arm in plan.arms[1:]
     }
-    result["segments"] = _segments(connection, plan)
-    by_day = tables.moments_by_day(connection, plan, plan.primary, n_days=result["n_days"])
-    result["days"] = {arm: _daily(by_day, plan, arm) for arm in plan.arms[1:]}
-    for metric in plan.guardrails:
-        tables.choose_metric(connection, metric)
+    result["effects"] = effects
+    result["segments"] = _segments(found.segments, plan)
+    result["days"] = {arm: _daily(found.days, plan, arm) for arm in plan.arms[1:]}
+    for metric, arms in zip(plan.guardrails, found.guardrails, strict=True):
         try:
-            guarded, _ = _estimates(tables.moments_by_arm(connection), plan, metric)
+            guarded, _ = _estimates(arms, plan)
         except InputError as error:
-            for found in result["effects"].values():
-                found["guardrails"].append({"metric": metric, "state": "unknown", "reason": str(error)})
+            for each in effects.values():
+                each["guardrails"].append({"metric": metric, "state": "unknown", "reason": str(error)})
             continue
-        for arm, found in result["effects"].items():
+        for arm, each in effects.items():
             judged = judge(guarded[plan.arms[0]], guarded[arm], plan, look=look)
             state = guardrail_state(judged, metric)
-            found["guardrails"].append({"metric": metric, "state": state, "effect": judged})
+            each["guardrails"].append({"metric": metric, "state": state, "effect": judged})
     return []
 
 
-def _estimates(arms: dict[str, Moments], plan: Plan, metric: Metric) -> tuple[dict[str, Estimate], float]:
-    """Each arm's estimate, with the time before taken out where the plan has one, and the variance this saved."""
-    ordered = [arms[arm] for arm in plan.arms]
-    if plan.days_before == 0:
-        return {arm: ratio_estimate(arms[arm]) for arm in plan.arms}, 0.0
-    found, saved = cuped_estimates(ordered, [2, 3], numerator=0, denominator=1)
-    return dict(zip(plan.arms, found, strict=True)), saved
+def _estimates(arms: dict[str, Moments], plan: Plan) -> tuple[dict[str, Estimate], float]:
+    """Each arm's estimate, with what was known before taken out where the plan asks for it, and the variance saved."""
+    if not plan.is_adjusted:
+        return {arm: ratio_estimate(found) for arm, found in arms.items()}, 0.0
+    found, saved = cuped_estimates(list(arms.values()), [2, 3], numerator=0, denominator=1)
+    return dict(zip(arms, found, strict=True)), saved
+
+
+def _quantile_effect(values: dict[str, np.ndarray], quantile: Quantile, plan: Plan, arm: str) -> QuantileDifference:
+    level = 1.0 - plan.alpha / (len(plan.arms) - 1)
+    return quantile_difference(values[plan.arms[0]], values[arm], quantile=quantile.quantile, level=level)
 
 
 def _verdict(plan: Plan, arm: str, result: dict[str, Any], *, complete: bool, due: bool) -> Verdict:
@@ -113,17 +109,18 @@ def _verdict(plan: Plan, arm: str, result: dict[str, Any], *, complete: bool, du
     return decide(plan, arm, found["primary"], states, complete=complete, due=due)
 
 
-def _segments(connection: duckdb.DuckDBPyConnection, plan: Plan) -> list[dict[str, Any]]:
+def _segments(segments: dict[tuple[str, str], dict[str, Moments]], plan: Plan) -> list[dict[str, Any]]:
     """The primary effect by segment: fixed intervals, p-values adjusted (Benjamini and Hochberg) over all values of
     all segments, and for each segment a test that its effects differ (Holm over segments)."""
     found = []
-    for (segment, value), arms in tables.moments_by_segment(connection).items():
+    for (segment, value), arms in segments.items():
         for arm in plan.arms[1:]:
+            pair = {name: arms[name] for name in (plan.arms[0], arm) if name in arms}
             row: dict[str, Any] = {"segment": segment, "value": value, "arm": arm}
-            row["n_users"] = sum(arms[name].n_users for name in (plan.arms[0], arm) if name in arms)
+            row["n_users"] = sum(each.n_users for each in pair.values())
             try:
-                estimates, _ = cuped_estimates([arms[plan.arms[0]], arms[arm]], [2, 3], numerator=0, denominator=1)
-                row["effect"] = effect(*estimates, alpha=plan.alpha)
+                estimates, _ = _estimates(pair, plan)
+                row["effect"] = effect(estimates[plan.arms[0]], estimates[arm], alpha=plan.alpha)
             except (InputError, KeyError):
                 row["effect"] = None
             found.append(row)
@@ -152,7 +149,10 @@ def _daily(by_day: dict[str, list[Moments | None]], plan: Plan, arm: str) -> lis
     for day, pair in enumerate(zip(by_day[plan.arms[0]], by_day[arm], strict=True), start=1):
         row: dict[str, Any] = {"day": day, "n_users": sum(each.n_users for each in pair if each)}
         try:
-            control, treatment = _pair_estimates(pair, plan)
+            if pair[0] is None or pair[1] is None:
+                raise InputError("an arm has no users yet; wait for the first")
+            estimates, _ = _estimates({"control": pair[0], "treatment": pair[1]}, plan)
+            control, treatment = estimates["control"], estimates["treatment"]
             looked = sequential_effect(control, treatment, tuning=plan.expected_users, alpha=alpha)
             fixed = effect(control, treatment, alpha=alpha)
         except InputError:
@@ -165,14 +165,6 @@ def _daily(by_day: dict[str, list[Moments | None]], plan: Plan, arm: str) -> lis
     return found
 
 
-def _pair_estimates(pair: tuple[Moments | None, Moments | None], plan: Plan) -> list[Estimate]:
-    if pair[0] is None or pair[1] is None:
-        raise InputError("an arm has no users yet; wait for the first")
-    if plan.days_before == 0:
-        return [ratio_estimate(each) for each in pair if each]
-    return cuped_estimates([each for each in pair if each], [2, 3], numerator=0, denominator=1)[0]
-
-
 def _plan_record(plan: Plan) -> dict[str, Any]:
     fields = {name: value for name, value in vars(plan).items() if name not in ("primary", "guardrails", "start")}
     return {**fields, "primary": plan.primary, "start": plan.start.isoformat(), "hash": plan.content_hash}
@@ -180,8 +172,12 @@ def _plan_record(plan: Plan) -> dict[str, Any]:
 
 def _json_ready(value: Any) -> Any:
     """Records as dicts, and None for what JSON has no number for."""
-    if isinstance(value, Metric):
+    if isinstance(value, Metric | Quantile):
         return {"name": value.name, **vars(value)}
+    if isinstance(value, Judged):
+        # One level, with the relative smallest effect in place of the absolute one.
+        fields = {**value.effect._asdict(), **value._asdict()}
+        return {name: _json_ready(each) for name, each in fields.items() if name != "effect"}
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
         return {name: _json_ready(each) for name, each in value._asdict().items()}
     if isinstance(value, dict):

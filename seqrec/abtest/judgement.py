@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from scipy import stats
 
-from seqrec.abtest.means import Estimate, effect, relative
+from seqrec.abtest.means import Effect, Estimate, effect, relative
 from seqrec.abtest.plan import Metric, Plan
 from seqrec.abtest.sequential import confidence_sequence, obrien_fleming_bounds, pocock_bounds, sequence_multiple
 
@@ -15,14 +15,9 @@ class Judged(NamedTuple):
 
     control: float
     treatment: float
-    difference: float
-    lower: float
-    upper: float
-    p_value: float
-    """Of the fixed test, or always valid; at a planned look that of the look, to be read with its bound."""
-    relative: float
-    relative_lower: float
-    relative_upper: float
+    effect: Effect
+    """With the intervals of the plan's rule. Its p-value is the fixed test's, or always valid; at a planned look that
+    of the look, to be read with its bound."""
     detectable: float
     """The smallest true relative difference that could have been seen with the plan's power."""
     shown: int
@@ -64,21 +59,16 @@ def judge(control: Estimate, treatment: Estimate, plan: Plan, *, look: int) -> J
         multiple = float(bounds(plan.n_looks, alpha=alpha)[look - 1])
     reach = multiple * found.standard_error
     share, share_error = relative(control, treatment)
-    shown = (found.difference - reach > 0) - (found.difference + reach < 0)
-    could = (multiple + float(stats.norm.isf(1 - plan.power))) * found.standard_error
-    return Judged(
-        control.value,
-        treatment.value,
-        found.difference,
-        found.difference - reach,
-        found.difference + reach,
-        p_value,
-        share,
-        share - multiple * share_error,
-        share + multiple * share_error,
-        could / abs(control.value) if control.value else math.nan,
-        shown,
+    ruled = found._replace(
+        lower=found.difference - reach,
+        upper=found.difference + reach,
+        p_value=p_value,
+        relative_lower=share - multiple * share_error,
+        relative_upper=share + multiple * share_error,
+        detectable=(multiple + float(stats.norm.isf(1 - plan.power))) * found.standard_error,
     )
+    could = ruled.detectable / abs(control.value) if control.value else math.nan
+    return Judged(control.value, treatment.value, ruled, could, (ruled.lower > 0) - (ruled.upper < 0))
 
 
 def guardrail_state(found: Judged, metric: Metric) -> str:
@@ -88,7 +78,7 @@ def guardrail_state(found: Judged, metric: Metric) -> str:
     alpha, one-sided). Without a relative interval nothing is ruled out.
     """
     sign = 1 if metric.more_is_better else -1
-    worst, best = sorted((sign * found.relative_lower, sign * found.relative_upper))
+    worst, best = sorted((sign * found.effect.relative_lower, sign * found.effect.relative_upper))
     if worst > -metric.margin:
         return "safe"
     return "harmed" if best < -metric.margin else "unclear"

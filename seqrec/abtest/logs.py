@@ -8,7 +8,7 @@ from pathlib import Path
 import duckdb
 
 from seqrec.abtest.plan import MICROSECONDS_PER_DAY, Plan
-from seqrec.data.files import check_file, connect
+from seqrec.data.files import NO_LIMITS, Limits, check_file, connect, quoted
 from seqrec.types import InputError
 
 _MOST_SEGMENT_VALUES = 50
@@ -17,7 +17,8 @@ _UNKNOWN = "(unknown)"
 
 @dataclass(frozen=True)
 class Logs:
-    """Files, Parquet or CSV (also gzip'd), with times in microseconds since 1970 as whole numbers."""
+    """Files, Parquet or CSV (also gzip'd), or tables of a database, with times in microseconds since 1970 as whole
+    numbers. The plan's `unit` names the column of ids, by default user_id."""
 
     assignments: Path
     """Columns user_id, arm, timestamp_us, and any for segments."""
@@ -27,45 +28,57 @@ class Logs:
     exposures: Path | None = None
     """Columns user_id and timestamp_us: when the user met what differs, or in the control would have; by default
     every assigned user is exposed at once."""
+    database: str | None = None
+    """A DuckDB file, or postgresql://... where DuckDB's postgres extension is installed; the three above are then
+    names of its tables, such as events or logs.events."""
 
 
-def load_logs(logs: Logs, plan: Plan) -> duckdb.DuckDBPyConnection:
+def load_logs(logs: Logs, plan: Plan, *, limits: Limits = NO_LIMITS) -> duckdb.DuckDBPyConnection:
     """A database with the tables assignments, exposures, events, segment_values and settings.
 
-    No name or value of a file becomes part of a statement but as a quoted identifier or a parameter. User ids are
-    compared as text, unless they are whole numbers in all files.
+    Their user_id is the plan's unit. Events of Parquet files and DuckDB tables stay where they are and are read when
+    they are asked for. No name or value of a file becomes part of a statement but as a quoted identifier, a quoted
+    literal or a parameter. Ids are compared as text, unless they are whole numbers in all logs.
 
     Raises:
-      InputError: a file lacks a column or has a value that cannot be, which is named with its row.
+      InputError: a log lacks a column or has a value that cannot be, which is named with its row.
     """
-    connection = connect()
-    files = {"assignments": logs.assignments, "events": logs.events}
+    connection = connect(limits)
+    if logs.database is not None:
+        _attach(connection, logs.database)
+    paths = {"assignments": logs.assignments, "events": logs.events}
     if logs.exposures is not None:
-        files["exposures"] = logs.exposures
-    texts = ("user_id", "arm", *plan.segments)
-    columns = {name: _load(connection, file, f"raw_{name}", texts=texts) for name, file in files.items()}
-    needed = {
-        "assignments": ("user_id", "arm", "timestamp_us", *plan.segments),
-        "exposures": ("user_id", "timestamp_us"),
-        "events": ("user_id", "timestamp_us", "seconds", "skipped", "liked"),
+        paths["exposures"] = logs.exposures
+    texts = (plan.unit, "arm", *plan.segments)
+    columns = {
+        name: _load(connection, path, f"raw_{name}", texts=texts)
+        if logs.database is None
+        else _load_table(connection, path, f"raw_{name}", database=logs.database)
+        for name, path in paths.items()
     }
-    for name, file in files.items():
+    needed = {
+        "assignments": (plan.unit, "arm", "timestamp_us", *plan.segments),
+        "exposures": (plan.unit, "timestamp_us"),
+        "events": (plan.unit, "timestamp_us", "seconds", "skipped", "liked"),
+    }
+    for name, path in paths.items():
         missing = [column for column in needed[name] if column not in columns[name]]
         if missing:
             raise InputError(
-                f"{file} lacks the column {missing[0]!r}, only {', '.join(columns[name])}; add or rename it"
+                f"{path} lacks the column {missing[0]!r}, only {', '.join(columns[name])}; add or rename it"
             )
-    id_type = "BIGINT" if all(_is_whole(found["user_id"]) for found in columns.values()) else "VARCHAR"
-    for name, file in files.items():
-        _check_times(connection, file, f"raw_{name}", columns[name])
-    _take_assignments(connection, logs.assignments, plan, id_type)
-    source = "raw_exposures" if "exposures" in files else "raw_assignments"
+    id_type = "BIGINT" if all(_is_whole(found[plan.unit]) for found in columns.values()) else "VARCHAR"
+    user_id = f"CAST({quoted(plan.unit)} AS {id_type}) AS user_id"
+    for name, path in paths.items():
+        _check(connection, path, f"raw_{name}", columns[name], plan.unit)
+    _take_assignments(connection, logs.assignments, plan, user_id)
+    source = "raw_exposures" if "exposures" in paths else "raw_assignments"
+    connection.execute(f"CREATE TABLE exposures AS SELECT {user_id}, timestamp_us FROM {source}")
+    sequence = "CAST(sequence AS BIGINT)" if "sequence" in columns["events"] else "CAST(NULL AS BIGINT)"
     connection.execute(
-        f"CREATE TABLE exposures AS SELECT CAST(user_id AS {id_type}) AS user_id, timestamp_us FROM {source}"
+        f"CREATE VIEW events AS SELECT {user_id}, timestamp_us, CAST(seconds AS DOUBLE) AS seconds, "
+        f"CAST(skipped AS INTEGER) AS skipped, CAST(liked AS INTEGER) AS liked, {sequence} AS sequence FROM raw_events"
     )
-    _take_events(connection, logs.events, columns["events"], id_type)
-    for name in files:
-        connection.execute(f"DROP TABLE raw_{name}")
     return connection
 
 
@@ -101,20 +114,22 @@ def days_logged(connection: duckdb.DuckDBPyConnection, plan: Plan) -> int:
         WHERE timestamp_us >= $start AND timestamp_us < $end
         GROUP BY day
         """,
-        {"start": plan.start_us, "end": plan.start_us + plan.n_days * MICROSECONDS_PER_DAY},
+        {"start": plan.start_us, "end": plan.end_us},
     ).fetchall()
     busiest = max((n_events for _, n_events in found), default=0)
     return max((day + 1 for day, n_events in found if 100 * n_events >= busiest), default=0)
 
 
-def _load(connection: duckdb.DuckDBPyConnection, file: Path, table: str, *, texts: Sequence[str]) -> dict[str, str]:
-    """Makes the table and returns its columns' types; `texts` names columns that a text file is to keep as written."""
+def _load(connection: duckdb.DuckDBPyConnection, file: Path, name: str, *, texts: Sequence[str]) -> dict[str, str]:
+    """Makes a view of a Parquet file or a table of a text file, and returns its columns' types; `texts` names columns
+    that a text file is to keep as written."""
     head = check_file(file)
     # Otherwise *, ? and [ in a path would be a pattern over file names.
     path = re.sub(r"([*?\[])", r"[\1]", str(file.absolute()))
     try:
         if head.startswith(b"PAR1"):
-            connection.execute(f"CREATE TABLE {table} AS SELECT * FROM read_parquet($path)", {"path": path})
+            # A view takes no parameters.
+            connection.execute(f"CREATE VIEW {name} AS SELECT * FROM read_parquet({_literal(path)})")
         else:
             described = connection.execute(
                 "DESCRIBE SELECT * FROM read_csv($path, header = true, all_varchar = true)", {"path": path}
@@ -124,56 +139,117 @@ def _load(connection: duckdb.DuckDBPyConnection, file: Path, table: str, *, text
             parameters = {"path": path, "types": types} if types else {"path": path}
             options = ", types = $types" if types else ""
             connection.execute(
-                f"CREATE TABLE {table} AS SELECT * FROM read_csv($path, header = true, sample_size = -1{options})",
+                f"CREATE TABLE {name} AS SELECT * FROM read_csv($path, header = true, sample_size = -1{options})",
                 parameters,
             )
     except duckdb.Error as error:
-        raise InputError(f"{file} cannot be read ({str(error).splitlines()[0]}); give Parquet or CSV") from error
-    found = connection.execute(
-        "SELECT column_name, data_type FROM information_schema.columns WHERE table_name = $table", {"table": table}
-    ).fetchall()
-    return dict(found)
+        raise InputError(f"{file} cannot be read ({_first_line(error)}); give Parquet or CSV") from error
+    return _types(connection, name)
+
+
+def _attach(connection: duckdb.DuckDBPyConnection, database: str) -> None:
+    is_postgres = _is_postgres(database)
+    if not is_postgres:
+        check_file(Path(database))
+    try:
+        if is_postgres:
+            # Only what is installed: an analysis fetches nothing from the network.
+            connection.execute("SET autoinstall_known_extensions = false")
+            connection.execute("LOAD postgres")
+        kind = ", TYPE postgres" if is_postgres else ""
+        connection.execute(f"ATTACH {_literal(database)} AS logged (READ_ONLY{kind})")
+    except duckdb.Error as error:
+        remedy = "install DuckDB's postgres extension, and check the address" if is_postgres else "give a DuckDB file"
+        shown = "the PostgreSQL database" if is_postgres else database
+        # The address may hold a password, and the error the address.
+        reason = _first_line(error).replace(database, shown)
+        raise InputError(f"{shown} cannot be opened ({reason}); {remedy}") from None
+
+
+def _load_table(connection: duckdb.DuckDBPyConnection, table: Path, name: str, *, database: str) -> dict[str, str]:
+    place = ".".join(quoted(part) for part in ("logged", *str(table).split(".")))
+    # Each step reads the events anew, so those of another machine are fetched once.
+    kind = "TABLE" if _is_postgres(database) else "VIEW"
+    try:
+        connection.execute(f"CREATE {kind} {name} AS SELECT * FROM {place}")
+    except duckdb.Error as error:
+        raise InputError(
+            f"table {table} cannot be read ({_first_line(error)}); name a table of the database"
+        ) from error
+    return _types(connection, name)
+
+
+def _is_postgres(database: str) -> bool:
+    return database.startswith(("postgres://", "postgresql://"))
+
+
+def _types(connection: duckdb.DuckDBPyConnection, name: str) -> dict[str, str]:
+    return {row[0]: row[1] for row in connection.execute(f"DESCRIBE {name}").fetchall()}
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]
 
 
 def _is_whole(kind: str) -> bool:
     return kind in ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER")
 
 
-def _refuse_where(
-    connection: duckdb.DuckDBPyConnection, file: Path, table: str, column: str, condition: str, *, remedy: str
-) -> None:
-    # Columns named here are this module's own; a table keeps its file's order.
-    if not connection.execute(f"SELECT COUNT(*) FROM {table} WHERE {condition}").fetchall()[0][0]:
-        return
-    row, value = connection.execute(
-        f"SELECT row, CAST({column} AS VARCHAR) FROM (SELECT *, row_number() OVER () AS row FROM {table}) "
-        f"WHERE {condition} ORDER BY row LIMIT 1"
-    ).fetchall()[0]
-    shown = "missing" if value is None else repr(value[:40])
-    raise InputError(f"{file}, row {row}: {column} is {shown}; {remedy}")
-
-
-def _check_times(connection: duckdb.DuckDBPyConnection, file: Path, table: str, columns: dict[str, str]) -> None:
+def _check(connection: duckdb.DuckDBPyConnection, file: Path, table: str, columns: dict[str, str], unit: str) -> None:
+    """Refuses a log with a value that cannot be; columns named here are this module's own, but for the unit's."""
+    # Before 2001 or after 2200 a number of microseconds is one of seconds or milliseconds.
+    bad_time = "timestamp_us IS NULL OR timestamp_us < 1000000000000000 OR timestamp_us > 7258118400000000"
+    rules = [
+        (quoted(unit), unit, f"{quoted(unit)} IS NULL", f"every row needs its {unit}"),
+        ("timestamp_us", "timestamp_us", bad_time, "give microseconds since 1970, of 2001 to 2200"),
+    ]
     if not _is_whole(columns["timestamp_us"]):
         raise InputError(
             f"{file}: timestamp_us is of type {columns['timestamp_us']}, not whole numbers; "
             "give microseconds since 1970 as int64"
         )
-    _refuse_where(connection, file, table, "user_id", "user_id IS NULL", remedy="every row needs its user")
-    _refuse_where(
-        connection,
-        file,
-        table,
-        "timestamp_us",
-        # Before 2001 or after 2200 a number of microseconds is one of seconds or milliseconds.
-        "timestamp_us IS NULL OR timestamp_us < 1000000000000000 OR timestamp_us > 7258118400000000",
-        remedy="give microseconds since 1970, of 2001 to 2200",
-    )
+    if table == "raw_assignments":
+        rules.append(("arm", "arm", "arm IS NULL", "every row needs its arm"))
+    if table == "raw_events":
+        for column in ("seconds", "skipped", "liked"):
+            if columns[column] == "VARCHAR":
+                raise InputError(f"{file}: {column} is text in some row; give numbers")
+            number = f"CAST({column} AS DOUBLE)"
+            limit, allowed = (1e7, "0 or more, below 1e7") if column == "seconds" else (1, "0 or 1")
+            # NaN is above every number, but not by a Parquet file's statistics, which leave it out.
+            condition = f"{column} IS NULL OR {number} < 0 OR {number} > {limit} OR isnan({number})"
+            if column != "seconds":
+                condition += f" OR {number} <> FLOOR({number})"
+            rules.append((column, column, condition, f"give {allowed}"))
+        if "sequence" in columns:
+            if not _is_whole(columns["sequence"]):
+                raise InputError(
+                    f"{file}: sequence is of type {columns['sequence']}; give whole numbers, or leave it out"
+                )
+            rules.append(("sequence", "sequence", "sequence IS NULL OR sequence < 0", "count from 0 or 1"))
+    # One pass over the file for all of them.
+    counts = ", ".join(f"SUM(CASE WHEN {condition} THEN 1 ELSE 0 END)" for _, _, condition, _ in rules)
+    try:
+        n_bad = connection.execute(f"SELECT {counts} FROM {table}").fetchall()[0]
+    except duckdb.Error as error:
+        raise InputError(f"{file} cannot be read ({_first_line(error)}); check that it is whole") from error
+    for n, (column, name, condition, remedy) in zip(n_bad, rules, strict=True):
+        if n:
+            # A table keeps its file's order.
+            row, value = connection.execute(
+                f"SELECT row, CAST({column} AS VARCHAR) FROM (SELECT *, row_number() OVER () AS row FROM {table}) "
+                f"WHERE {condition} ORDER BY row LIMIT 1"
+            ).fetchall()[0]
+            shown = "missing" if value is None else repr(value[:40])
+            raise InputError(f"{file}, row {row}: {name} is {shown}; {remedy}")
 
 
-def _take_assignments(connection: duckdb.DuckDBPyConnection, file: Path, plan: Plan, id_type: str) -> None:
+def _take_assignments(connection: duckdb.DuckDBPyConnection, file: Path, plan: Plan, user_id: str) -> None:
     table = "raw_assignments"
-    _refuse_where(connection, file, table, "arm", "arm IS NULL", remedy="every row needs its arm")
     unknown = connection.execute(
         f"SELECT DISTINCT CAST(arm AS VARCHAR) AS arm FROM {table} "
         "WHERE NOT list_contains($arms, CAST(arm AS VARCHAR)) ORDER BY arm",
@@ -185,15 +261,16 @@ def _take_assignments(connection: duckdb.DuckDBPyConnection, file: Path, plan: P
             "give the plan of this experiment"
         )
     connection.execute(
-        f"CREATE TABLE assignments AS SELECT CAST(user_id AS {id_type}) AS user_id, CAST(arm AS VARCHAR) AS arm, "
-        f"timestamp_us FROM {table}"
+        f"CREATE TABLE assignments AS SELECT {user_id}, CAST(arm AS VARCHAR) AS arm, timestamp_us FROM {table}"
     )
-    connection.execute(f"CREATE TABLE segment_values (user_id {id_type}, segment VARCHAR, value VARCHAR)")
+    connection.execute(
+        "CREATE TABLE segment_values AS SELECT user_id, CAST('' AS VARCHAR) AS segment, CAST('' AS VARCHAR) AS value "
+        "FROM assignments LIMIT 0"
+    )
     for segment in plan.segments:
-        quoted = '"' + segment.replace('"', '""') + '"'
         connection.execute(
-            f"INSERT INTO segment_values SELECT CAST(user_id AS {id_type}), $segment, "
-            f"coalesce(CAST({quoted} AS VARCHAR), $unknown) FROM {table}",
+            f"INSERT INTO segment_values SELECT {user_id}, $segment, "
+            f"coalesce(CAST({quoted(segment)} AS VARCHAR), $unknown) FROM {table}",
             {"segment": segment, "unknown": _UNKNOWN},
         )
         n_values = connection.execute(
@@ -203,30 +280,3 @@ def _take_assignments(connection: duckdb.DuckDBPyConnection, file: Path, plan: P
             raise InputError(
                 f"{file}: segment {segment!r} has {n_values} values, more than {_MOST_SEGMENT_VALUES}; group them first"
             )
-
-
-def _take_events(connection: duckdb.DuckDBPyConnection, file: Path, columns: dict[str, str], id_type: str) -> None:
-    table = "raw_events"
-    for column in ("seconds", "skipped", "liked"):
-        if columns[column] == "VARCHAR":
-            raise InputError(f"{file}: {column} is text in some row; give numbers")
-        # NaN is above every number.
-        limit = 1e7 if column == "seconds" else 1
-        allowed = "0 or more, below 1e7" if column == "seconds" else "0 or 1"
-        number = f"CAST({column} AS DOUBLE)"
-        condition = f"{column} IS NULL OR {number} < 0 OR {number} > {limit}"
-        if column != "seconds":
-            condition += f" OR {number} <> FLOOR({number})"
-        _refuse_where(connection, file, table, column, condition, remedy=f"give {allowed}")
-    sequence = "CAST(sequence AS BIGINT)" if "sequence" in columns else "CAST(NULL AS BIGINT)"
-    if "sequence" in columns:
-        if not _is_whole(columns["sequence"]):
-            raise InputError(f"{file}: sequence is of type {columns['sequence']}; give whole numbers, or leave it out")
-        _refuse_where(
-            connection, file, table, "sequence", "sequence IS NULL OR sequence < 0", remedy="count from 0 or 1"
-        )
-    connection.execute(
-        f"CREATE TABLE events AS SELECT CAST(user_id AS {id_type}) AS user_id, timestamp_us, "
-        f"CAST(seconds AS DOUBLE) AS seconds, CAST(skipped AS INTEGER) AS skipped, CAST(liked AS INTEGER) AS liked, "
-        f"{sequence} AS sequence FROM {table}"
-    )

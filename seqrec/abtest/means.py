@@ -91,27 +91,17 @@ def cuped_estimates(
     regression inside arms; the mean of x is that of all arms, so values stay near the plain ones. For a ratio y is
     the linearised one, (numerator - ratio * denominator) / mean denominator. Columns of `covariates` must have been
     fixed before the treatment could act on them: sums of a period before, or a prediction made from such (CUPAC,
-    Li, Tang and Caruana, 2020). A covariate that does not vary is left out. With one covariate the variance left is
-    1 - r^2 of the plain one.
+    Li, Tang and Caruana, 2020; `cross_fitted_weights` makes one). A covariate that does not vary is left out. With
+    one covariate the variance left is 1 - r^2 of the plain one.
 
     >>> arm = Moments(100, np.array([5.0, 3.0]), np.array([[4.0, 1.0], [1.0, 1.0]]))  # r = 1 / 2
     >>> estimates, saved = cuped_estimates([arm, arm], [1])
     >>> estimates[0], saved
     (Estimate(value=5.0, variance=0.03, n_users=100), 0.25)
     """
-    if not arms:
-        raise InputError("there are 0 arms; give at least one")
-    if denominator is None:
-        gradients = [np.eye(len(arms[0].mean))[numerator]] * len(arms)
-    else:
-        gradients = [_ratio_gradient(arm, numerator, denominator) for arm in arms]
     columns = list(covariates)
-    within = sum((arm.n_users - 1) * arm.covariance[np.ix_(columns, columns)] for arm in arms)
-    with_target = sum(
-        (arm.n_users - 1) * (arm.covariance @ gradient)[columns] for arm, gradient in zip(arms, gradients, strict=True)
-    )
-    # The least-squares solution of least norm, which gives a constant or repeated covariate no weight of its own.
-    theta = np.linalg.lstsq(np.asarray(within), np.asarray(with_target), rcond=1e-10)[0]
+    gradients = _gradients(arms, numerator, denominator)
+    theta = _regression(arms, columns, gradients)
     n_all = sum(arm.n_users for arm in arms)
     centre = sum(arm.n_users * arm.mean[columns] for arm in arms) / n_all
     estimates, plain, left = [], 0.0, 0.0
@@ -126,6 +116,60 @@ def cuped_estimates(
         plain += arm.n_users * float(gradient @ arm.covariance @ gradient)
         left += arm.n_users * variance
     return estimates, 1.0 - left / plain if plain > 0.0 else 0.0
+
+
+def cross_fitted_weights(
+    folds: Sequence[Sequence[Moments]],
+    covariates: Sequence[int],
+    *,
+    numerator: int = 0,
+    denominator: int | None = None,
+) -> list[Float[np.ndarray, " n_covariates"]]:
+    """Weights that predict a user's metric from `covariates`, for each fold of users fitted on the other folds alone
+    (Guo et al., 2021, alg. 1, with a linear model).
+
+    `folds` gives the moments of every arm in each fold. The weighted sum of a user's covariates, with the weights of
+    the user's fold, is a covariate for `cuped_estimates` (CUPAC): no user's own outcome is in it, so the variance that
+    it saves is saved. Folds must be dealt out inside arms. A fold for which nothing can be fitted has weights of 0.
+
+    >>> arm = Moments(100, np.array([5.0, 3.0]), np.array([[4.0, 1.0], [1.0, 1.0]]))
+    >>> [weights.round(9).tolist() for weights in cross_fitted_weights([[arm, arm], [arm, arm]], [1])]
+    [[1.0], [1.0]]
+    """
+    found = []
+    for own in range(len(folds)):
+        others = [arm for fold, arms in enumerate(folds) if fold != own for arm in arms]
+        try:
+            found.append(_regression(others, list(covariates), _gradients(others, numerator, denominator)))
+        except InputError:
+            found.append(np.zeros(len(covariates)))
+    return found
+
+
+def _gradients(
+    arms: Sequence[Moments], numerator: int, denominator: int | None
+) -> list[Float[np.ndarray, " n_columns"]]:
+    if not arms:
+        raise InputError("there are 0 arms; give at least one")
+    if denominator is None:
+        return [np.eye(len(arms[0].mean))[numerator]] * len(arms)
+    return [_ratio_gradient(arm, numerator, denominator) for arm in arms]
+
+
+def _regression(
+    arms: Sequence[Moments], columns: list[int], gradients: list[Float[np.ndarray, " n_columns"]]
+) -> Float[np.ndarray, " n_covariates"]:
+    """Of the metric on the covariates, inside arms."""
+    within = np.zeros((len(columns), len(columns)))
+    with_target = np.zeros(len(columns))
+    for arm, gradient in zip(arms, gradients, strict=True):
+        within += (arm.n_users - 1) * arm.covariance[np.ix_(columns, columns)]
+        with_target += (arm.n_users - 1) * (arm.covariance @ gradient)[columns]
+    # Seconds and likes are of other sizes, and a size is no reason to be dropped.
+    scale = np.sqrt(np.diag(within))
+    scale[scale == 0.0] = 1.0
+    # The least-squares solution of least norm, which gives a constant or repeated covariate no weight of its own.
+    return np.linalg.lstsq(within / np.outer(scale, scale), with_target / scale, rcond=1e-10)[0] / scale
 
 
 def effect(control: Estimate, treatment: Estimate, *, alpha: float = 0.05, power: float = 0.8) -> Effect:

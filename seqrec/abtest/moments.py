@@ -78,8 +78,3 @@ def merge(a: Moments, b: Moments) -> Moments:
         + np.outer(apart, apart) * a.n_users * b.n_users / n_users
     )
     return Moments(n_users, a.mean + apart * b.n_users / n_users, products / max(n_users - 1, 1))
-
-
-def select(found: Moments, columns: list[int]) -> Moments:
-    """The moments of some of the columns, in this order."""
-    return Moments(found.n_users, found.mean[columns], found.covariance[np.ix_(columns, columns)])

@@ -1,6 +1,9 @@
-"""How well offline metrics foretell online ones, from past experiments that have both."""
+"""How well offline metrics foretell online ones, from experiments that have both."""
 
-from typing import NamedTuple
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -67,3 +70,86 @@ def offline_online(
             reach = stats.norm.isf((1 - level) / 2) * np.sqrt((1 + rank**2 / 2) / (n - 3))
             rank_low, rank_high = (float(np.tanh(np.arctanh(rank) + side * reach)) for side in (-1, 1))
     return Agreement(n, n_signed, share, low, high, rank, rank_low, rank_high)
+
+
+def read_offline(file: Path, arms: Sequence[str]) -> dict[str, dict[str, dict[str, float | None]]]:
+    """Arm -> offline metric -> its difference from the control, with its interval and what it could have shown.
+
+    `file` is a comparison.json, as `experiments/compare.py` writes it of rank tables. Its reference is the control,
+    and its other runs are the treatments: by their names, or the only one that of the only treatment.
+    """
+    found = _read_json(file)
+    try:
+        by_run = {
+            str(run): {
+                str(metric): {
+                    "difference": each["difference"],
+                    "lower": each["interval"][0],
+                    "upper": each["interval"][1],
+                    "detectable": each["detectable"],
+                }
+                for metric, each in metrics.items()
+            }
+            for run, metrics in found["comparisons"].items()
+        }
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise InputError(f"{file} is no comparison ({error!r}); give what experiments/compare.py wrote") from error
+    treatments = list(arms)[1:]
+    if len(by_run) == 1 and len(treatments) == 1:
+        return {treatments[0]: next(iter(by_run.values()))}
+    missing = [arm for arm in treatments if arm not in by_run]
+    if missing:
+        raise InputError(
+            f"{file} compares {', '.join(by_run)}, and none is named as the arm {missing[0]!r}; name the runs alike"
+        )
+    return {arm: by_run[arm] for arm in treatments}
+
+
+def with_offline(
+    result: dict[str, Any], offline: dict[str, dict[str, dict[str, float | None]]], past: Sequence[Path] = ()
+) -> dict[str, Any]:
+    """The result with `offline` beside it, and how well each offline metric foretold the primary one in it and in
+    the `past` results (ab_result.json files of analyses that had an offline comparison too).
+
+    A blocked experiment tells nothing of its effect, so it is left out, and counted.
+    """
+    results = [(Path("this result"), {**result, "offline": offline}), *((file, _read_json(file)) for file in past)]
+    pairs: dict[str, list[tuple[float, float]]] = {}
+    n_blocked = 0
+    for file, each in results:
+        try:
+            for arm, metrics in each["offline"].items():
+                if each["verdicts"][arm]["decision"] == "blocked":
+                    n_blocked += 1
+                    continue
+                primary = each["effects"][arm]["primary"]["relative"]
+                sign = 1 if each["plan"]["primary"]["more_is_better"] else -1
+                for metric, found in metrics.items():
+                    if primary is not None and found["difference"] is not None:
+                        pairs.setdefault(metric, []).append((float(found["difference"]), sign * float(primary)))
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise InputError(
+                f"{file} is no result with an offline comparison ({error!r}); analyse it again with --offline"
+            ) from error
+    agreements = {
+        metric: offline_online(*(np.array(side) for side in zip(*found, strict=True)))._asdict()
+        for metric, found in pairs.items()
+        if len(found) > 1
+    }
+    agreements = {
+        metric: {name: None if np.isnan(value) else value for name, value in found.items()}
+        for metric, found in agreements.items()
+    }
+    return {**result, "offline": offline, "offline_online": {"agreements": agreements, "n_blocked": n_blocked}}
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{file} cannot be read ({error.strerror}); correct the path") from error
+    except ValueError as error:
+        raise InputError(f"{file} is no JSON ({error}); give the file as it was written") from error
+    if not isinstance(found, dict):
+        raise InputError(f"{file} holds no record; give the file as it was written")
+    return found

@@ -5,53 +5,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from seqrec.abtest.pictures import Bar, daily, forest
+from seqrec.abtest.style import STYLE
 from seqrec.abtest.tables import STEPS, sql_text
 from seqrec.abtest.verdict import signed, unsigned
 
 _NOTHING = "\N{EN DASH}"
-
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1d1f23; --faint: #5d636e; --line: #d9dce2; --page: #fff; --mark: #f3f5f9;
-  --up: #00795a; --down: #c04e00; --flat: #3a68a8; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e7e9ed; --faint: #a3a9b5; --line: #3b3f48; --page: #16181c; --mark: #22262d;
-    --up: #2cc795; --down: #ff8a3d; --flat: #7fa8e0; }
-}
-body { margin: 0 auto; max-width: 62rem; padding: 2rem 1.25rem 4rem; color: var(--ink); background: var(--page);
-  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
-h1 { font-size: 1.7rem; line-height: 1.25; margin: 0 0 .4rem; overflow-wrap: anywhere; }
-h2 { font-size: 1.2rem; margin: 2.4rem 0 .6rem; padding-top: .6rem; border-top: 1px solid var(--line); }
-h3 { font-size: 1rem; margin: 1.6rem 0 .3rem; overflow-wrap: anywhere; }
-p, ul { max-width: 46rem; overflow-wrap: anywhere; }
-.faint, summary { color: var(--faint); font-size: .9rem; }
-.verdict { background: var(--mark); border-left: 5px solid var(--flat); padding: .7rem 1rem; margin: .8rem 0;
-  overflow-wrap: anywhere; }
-.verdict.ship { border-left-color: var(--up); }
-.verdict.stop, .verdict.blocked, .verdict.hold { border-left-color: var(--down); }
-.verdict strong { display: block; font-size: 1.15rem; } .verdict p { margin: .3rem 0 0; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; margin: .4rem 0 .8rem; }
-th, td { padding: .3rem .9rem .3rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
-td { white-space: nowrap; } td.words { white-space: normal; min-width: 13rem; overflow-wrap: anywhere; }
-td small { color: var(--faint); }
-.passed, .safe { color: var(--up); } .failed, .harmed, .unclear, .unknown { color: var(--down); font-weight: 600; }
-.noted { color: var(--faint); }
-svg { display: block; width: 100%; max-width: 46rem; height: auto; margin: .5rem 0; overflow: visible; }
-svg text { fill: var(--ink); font-size: 13px; } svg line { stroke: var(--line); }
-svg .zero { stroke: var(--faint); stroke-width: 1.4; }
-svg .limit { stroke: var(--down); stroke-dasharray: 4 3; stroke-width: 1.4; }
-svg .bar { stroke-width: 3; stroke-linecap: round; } svg .up { stroke: var(--up); fill: var(--up); }
-svg .down { stroke: var(--down); fill: var(--down); } svg .flat { stroke: var(--flat); fill: var(--flat); }
-svg .band { fill: var(--flat); opacity: .18; } svg .line { fill: none; stroke: var(--flat); stroke-width: 2.2; }
-svg .dashes { fill: none; stroke: var(--faint); stroke-dasharray: 5 4; }
-pre { background: var(--mark); padding: .7rem .9rem; overflow-x: auto; font-size: .8rem; line-height: 1.4; }
-details { margin: .4rem 0; } summary { cursor: pointer; }
-@media (max-width: 600px) {
-  svg text { font-size: 19px; } body { padding: 1.2rem .9rem 3rem; }
-  .checks td { display: inline-block; border: 0; padding-bottom: 0; } .checks td.words { display: block; }
-  .checks tr { display: block; border-bottom: 1px solid var(--line); padding: .3rem 0; }
-}
-"""
 
 
 def page(result: Mapping[str, Any]) -> str:
@@ -76,14 +34,16 @@ def page(result: Mapping[str, Any]) -> str:
     if result["effects"]:
         parts += _primary(result)
         parts += _guardrails(result)
+        parts += _quantiles(result)
         parts += _segments(result)
         parts += _days(result)
+    parts += _offline(result)
     parts += _method(result)
     body = "\n".join(part for part in parts if part)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{_text(plan['name'])}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
+        f"<title>{_text(plan['name'])}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
     )
 
 
@@ -159,13 +119,34 @@ def _guardrails(result: Mapping[str, Any]) -> list[str]:
     return [head, *parts] if parts else []
 
 
+def _quantiles(result: Mapping[str, Any]) -> list[str]:
+    rows = [
+        [
+            _text(arm),
+            _text(each["quantile"]["name"]),
+            _number(each["effect"]["control"]),
+            _number(each["effect"]["treatment"]),
+            _interval(*(each["effect"][name] for name in ("difference", "lower", "upper")), write=_number),
+        ]
+        for arm, found in result["effects"].items()
+        for each in found["quantiles"]
+    ]
+    if not rows:
+        return []
+    return [
+        '<h2>Quantiles</h2><p class="faint">Differences with bootstrap intervals over users, to be read at the planned '
+        "end. They show where in the distribution an effect sits, and do not decide.</p>",
+        _table(["", "quantile", result["plan"]["arms"][0], "arm", "difference"], rows, words=(1,)),
+    ]
+
+
 def _segments(result: Mapping[str, Any]) -> list[str]:
     if not result["segments"]:
         return []
     parts = [
-        '<h2>Segments</h2><p class="faint">Where to look next, not a second verdict: p is adjusted for the number of '
-        "rows (Benjamini and Hochberg), intervals are not. That segments differ is shown by the interaction test "
-        "only.</p>"
+        '<h2>Segments</h2><p class="faint">Exploratory: where to look next, not a second verdict. '
+        "P-values are adjusted for the number of rows (Benjamini and Hochberg), intervals are not. That segments "
+        "differ is shown by the interaction test only.</p>"
     ]
     several = len(result["plan"]["arms"]) > 2
     groups = dict.fromkeys((row["segment"], row["arm"]) for row in result["segments"])
@@ -219,6 +200,62 @@ def _days(result: Mapping[str, Any]) -> list[str]:
     return parts
 
 
+def _offline(result: Mapping[str, Any]) -> list[str]:
+    head = "<h2>Offline against online</h2>"
+    if "offline" not in result:
+        return [f'{head}<p class="faint">No offline comparison of these arms was given (--offline).</p>']
+    parts = [
+        f'{head}<p class="faint">The offline difference of the same recommenders, from rank tables, beside the '
+        "relative difference of the primary metric online.</p>"
+    ]
+    rows = []
+    for arm, metrics in result["offline"].items():
+        online = result["effects"].get(arm, {}).get("primary", {})
+        shown = _interval(
+            *(online.get(name) for name in ("relative", "relative_lower", "relative_upper")), write=_signed
+        )
+        rows += [
+            [
+                _text(arm),
+                _text(metric),
+                _interval(*(each[name] for name in ("difference", "lower", "upper")), write=_number),
+                shown,
+            ]
+            for metric, each in metrics.items()
+        ]
+    parts.append(_table(["", "offline metric", "offline difference", "online, relative"], rows))
+    found = result["offline_online"]
+    lines = [
+        [
+            _text(metric),
+            str(each["n_experiments"]),
+            _interval(*(each[f"sign_{name}"] for name in ("agreement", "lower", "upper")), write=_share),
+            _interval(*(each[f"rank_{name}"] for name in ("correlation", "lower", "upper")), write=_number),
+        ]
+        for metric, each in found["agreements"].items()
+    ]
+    if lines:
+        parts.append(
+            '<p class="faint">Over this and past experiments: how often both had one sign, and how alike '
+            "their orders are. A chosen sample of experiments, each measured with noise, says less than its number.</p>"
+        )
+        parts.append(_table(["offline metric", "experiments", "same sign", "rank correlation"], lines))
+    else:
+        parts.append(
+            '<p class="faint">How well offline metrics foretell online ones takes two experiments (--past).</p>'
+        )
+    if found["n_blocked"]:
+        parts.append(f'<p class="faint">Left out, since their verdicts are blocked: {found["n_blocked"]}.</p>')
+    return parts
+
+
+_ADJUSTMENTS = {
+    "none": "No covariates.",
+    "cuped": "Covariates: the same metric in the {days} days before the start (CUPED, Deng et al., 2013).",
+    "cupac": "Covariate: what a regression on all measures in the {days} days before the start predicts, fitted on one "
+    "half of the users and used in the other (CUPAC, Li et al., 2020).",
+}
+
 _RULES = {
     "fixed": "one look, at the planned end",
     "pocock": "planned looks with one bound (Pocock, 1977)",
@@ -231,24 +268,25 @@ def _method(result: Mapping[str, Any]) -> list[str]:
     plan = result["plan"]
     n_arms = len(plan["arms"]) - 1
     sentences = [
-        f"Users are the unit: each is one row, and ratios have the delta method's variance. alpha {plan['alpha']:g}"
+        f"The unit is {plan['unit']}, called user here and user_id in the SQL: each is one row, and ratios have the "
+        f"delta method's variance. alpha {plan['alpha']:g}"
         + (f", shared by {n_arms} treatments (Bonferroni)" if n_arms > 1 else "")
         + f"; power {plan['power']:g} for what could have been seen.",
         f"Rule for looking: {_RULES[plan['stopping']]}"
         + (f"; this is look {result['look']} of {plan['n_looks']}." if result["look"] is not None else "."),
-        f"Covariates: the same metric in the {plan['days_before']} days before the start (CUPED)."
-        if plan["days_before"]
-        else "No covariates.",
+        _ADJUSTMENTS[plan["adjustment"] if plan["days_before"] else "none"].format(days=plan["days_before"]),
         "Left out alike in all arms: users in two arms, users who were never exposed, users with more than "
         f"{plan['max_plays_per_day']:,} plays on a day since their exposure.",
         "Guardrails are tests of non-inferiority of the relative difference against the plan's margin.",
         f"Trust checks are at p < {plan['trust_alpha']:g} each.",
     ]
-    names = (*STEPS, "metric_values", "moments", "segment_moments", "new_users_by_day", "increments_by_day")
-    checks = ("check_arms", "check_days", "check_segments", "check_logging")
+    predicted = ("user_folds", "cupac_values", "cupac_moments", "cupac_predictions")
+    names = [*STEPS, "metric_values", *(predicted if plan["adjustment"] == "cupac" else ())]
+    names += ["moments", "segment_moments", "new_users_by_day", "increments_by_day"]
+    names += ["user_values"] if plan["quantiles"] else []
+    names += ["check_arms", "check_days", "check_segments", "check_logging", "check_left_out"]
     sql = "".join(
-        f"<details><summary>{name}.sql</summary><pre>{_text(sql_text(name))}</pre></details>"
-        for name in (*names, *checks)
+        f"<details><summary>{name}.sql</summary><pre>{_text(sql_text(name))}</pre></details>" for name in names
     )
     lines = "".join(f"<li>{_text(sentence)}</li>" for sentence in sentences)
     return [f"<h2>Method</h2><ul>{lines}</ul>", f"<h2>SQL</h2>{sql}"]
@@ -260,7 +298,11 @@ def _table(heads: Iterable[str], rows: Iterable[Sequence[str]], *, words: Sequen
     head = "".join(f'<th scope="col">{_text(name)}</th>' for name in names) if any(names) else ""
     lines = []
     for row in rows:
-        cells = [f"<td{' class=words' if i in words else ''}>{cell}</td>" for i, cell in enumerate(row)]
+        # A narrow page shows a row as lines, each with its column's head.
+        cells = [
+            f'<td{" class=words" if i in words else ""} data-head="{_text(names[i])}">{cell}</td>'
+            for i, cell in enumerate(row)
+        ]
         lines.append(f"<tr>{''.join(cells)}</tr>")
     body = "\n".join(lines)
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
@@ -284,6 +326,10 @@ def _interval(
 
 def _signed(share: float | None) -> str:
     return _NOTHING if share is None else signed(share)
+
+
+def _share(value: float | None) -> str:
+    return _NOTHING if value is None else f"{100 * value:.0f}%"
 
 
 def _number(value: float | None) -> str:

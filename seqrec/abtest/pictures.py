@@ -35,14 +35,14 @@ def ticks(low: float, high: float, *, most: int = 6) -> list[float]:
 
 
 def forest(bars: Sequence[Bar], *, label: str) -> str:
-    """A row a bar over a common axis of relative differences."""
+    """A row a bar, under its label, over a common axis of relative differences."""
     known = [x for bar in bars for x in (bar.value, bar.lower, bar.upper, bar.limit) if _is_number(x)]
     if not known:
         return ""
     low, high = min([0.0, *known]), max([0.0, *known])
     pad = 0.06 * (high - low) or 0.01
     low, high = low - pad, high + pad
-    left, right, top, row = 190.0, 700.0, 8.0, 26.0
+    left, right, top, row = 24.0, 696.0, 8.0, 50.0
     bottom = top + row * len(bars)
 
     def x(value: float) -> float:
@@ -51,10 +51,11 @@ def forest(bars: Sequence[Bar], *, label: str) -> str:
     parts = [_line(x(tick), top, x(tick), bottom, "grid") for tick in ticks(low, high)]
     parts.append(_line(x(0.0), top, x(0.0), bottom, "zero"))
     for place, bar in enumerate(bars):
-        y = top + row * (place + 0.5)
-        parts.append(_text(left - 10, y + 4, bar.label, "end"))
+        # A label beside its bar would leave a telephone no room for either.
+        y = top + row * (place + 0.7)
+        parts.append(_text(0.0, y - 16, bar.label, "start"))
         if _is_number(bar.limit):
-            parts.append(_line(x(bar.limit), y - row / 2 + 2, x(bar.limit), y + row / 2 - 2, "limit"))
+            parts.append(_line(x(bar.limit), y - 10, x(bar.limit), y + 10, "limit"))
         if _is_number(bar.value) and _is_number(bar.lower) and _is_number(bar.upper):
             kind = "up" if bar.lower > 0 else "down" if bar.upper < 0 else "flat"
             parts.append(_line(x(bar.lower), y, x(bar.upper), y, f"bar {kind}"))
@@ -62,9 +63,9 @@ def forest(bars: Sequence[Bar], *, label: str) -> str:
         else:
             parts.append(_text(x(0.0) + 8, y + 4, "not known", "start"))
     parts += [
-        _text(x(tick), bottom + 18, f"{100 * tick:+.3g}%" if tick else "0%", "middle") for tick in ticks(low, high)
+        _text(x(tick), bottom + 22, f"{100 * tick:+.3g}%" if tick else "0%", "middle") for tick in ticks(low, high)
     ]
-    return _svg(parts, 720, bottom + 28, label)
+    return _svg(parts, 720, bottom + 32, label)
 
 
 def daily(days: Sequence[Mapping[str, Any]], *, label: str) -> str:
@@ -98,7 +99,7 @@ def daily(days: Sequence[Mapping[str, Any]], *, label: str) -> str:
     parts.append(_line(left, y(0.0), right, y(0.0), "zero"))
     step = max(1, math.ceil(last / 14))
     parts += [_text(x(day), bottom + 20, str(day), "middle") for day in range(1, last + 1, step)]
-    parts.append(_text(left - 8, bottom + 20, "day", "end"))
+    parts.append(_text(left - 20, bottom + 20, "day", "end"))
     return _svg(parts, 720, bottom + 30, label)
 
 
@@ -111,7 +112,7 @@ def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
 
 
 def _text(x: float, y: float, words: str, anchor: str) -> str:
-    cut = words if len(words) <= 26 else words[:25] + "\N{HORIZONTAL ELLIPSIS}"
+    cut = words if len(words) <= 50 else words[:49] + "\N{HORIZONTAL ELLIPSIS}"
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{html.escape(cut)}</text>'
 
 

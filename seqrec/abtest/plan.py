@@ -6,7 +6,7 @@ import json
 import re
 import tomllib
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -17,6 +17,10 @@ MEASURES = ("plays", "seconds_listened", "skips", "likes", "active_days", "sessi
 """What is summed over a user's events; a metric is one of these, a user or per another of these."""
 
 Stopping = Literal["fixed", "pocock", "obrien-fleming", "always-valid"]
+
+Adjustment = Literal["none", "cuped", "cupac"]
+
+_LOG_COLUMNS = ("arm", "timestamp_us", "seconds", "skipped", "liked", "sequence")
 
 MICROSECONDS_PER_DAY = 86_400_000_000
 
@@ -70,8 +74,44 @@ def metric_of(text: str) -> Metric:
 
 
 @dataclass(frozen=True)
+class Quantile:
+    """A quantile over users of what they did, shown beside the metrics; it does not decide."""
+
+    measure: str
+    """One of MEASURES."""
+    quantile: float
+    """Inside (0, 1); 0.9 is where the busiest tenth begins."""
+
+    def __post_init__(self):
+        if self.measure not in MEASURES:
+            raise InputError(f"measure {self.measure!r} is not one of {', '.join(MEASURES)}; choose one of them")
+        if not 0.0 < self.quantile < 1.0:
+            raise InputError(f"quantile={self.quantile} of {self.measure} is outside (0, 1); the median is 0.5")
+
+    @property
+    def name(self) -> str:
+        """Such as `90% quantile of plays per user`."""
+        return f"{100 * self.quantile:g}% quantile of {self.measure.replace('_', ' ')} per user"
+
+
+def quantile_of(text: str) -> Quantile:
+    """The quantile that `measure@quantile` describes.
+
+    >>> quantile_of("plays@0.9")
+    Quantile(measure='plays', quantile=0.9)
+    """
+    measure, _, quantile = text.partition("@")
+    try:
+        return Quantile(measure, float(quantile))
+    except ValueError as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"quantile {text!r} is not measure@quantile; write such as plays@0.9") from None
+
+
+@dataclass(frozen=True)
 class Plan:
-    """The experiment and how its result is to be read; users are what is randomised."""
+    """The experiment and how its result is to be read."""
 
     name: str
     """What is tried."""
@@ -87,8 +127,12 @@ class Plan:
     """Names of the arms in the logs; the first is the control."""
     shares: tuple[float, ...] = (0.5, 0.5)
     """Of users, an arm each; they add up to 1."""
+    unit: str = "user_id"
+    """Column of all logs that says who was randomised; a row of the analysis is one of these."""
     segments: tuple[str, ...] = ()
     """Columns of the assignments by whose values the effect is shown; known before the experiment."""
+    quantiles: tuple[Quantile, ...] = ()
+    """Shown, at `alpha`; to be read at the planned end."""
     alpha: float = 0.05
     """Chance of calling an effect where there is none, over all looks and arms."""
     power: float = 0.8
@@ -101,6 +145,9 @@ class Plan:
     """In all arms at the end: where an always-valid interval is tightest."""
     days_before: int = 14
     """Days before the start whose behaviour becomes covariates; 0 for none."""
+    adjustment: str = "cuped"
+    """What the covariates are: cuped, the metric itself before the start; cupac, what a regression on all measures
+    before the start predicts, fitted on one half of the users and used in the other; none."""
     session_gap_minutes: float = 30.0
     """Silence that ends a session."""
     max_plays_per_day: int = 1000
@@ -146,6 +193,14 @@ class Plan:
                 raise InputError(f"guardrail {metric.name} has no margin; write the acceptable loss, such as :0.02")
         if len(set(self.segments)) < len(self.segments):
             raise InputError(f"segments {list(self.segments)} name a column twice; name each once")
+        if taken := [name for name in self.segments if name in _LOG_COLUMNS]:
+            raise InputError(f"segment {taken[0]!r} is a column of the logs; name one that describes the unit")
+        if not self.unit or self.unit in (*_LOG_COLUMNS, *self.segments):
+            raise InputError(f"unit {self.unit!r} cannot be the column of ids; name one such as user_id")
+        if self.adjustment not in get_args(Adjustment):
+            raise InputError(f"adjustment {self.adjustment!r} is not one of {', '.join(get_args(Adjustment))}")
+        if self.adjustment == "cupac" and self.days_before == 0:
+            raise InputError("adjustment='cupac' needs days_before above 0; give days to predict from, or take none")
 
     @property
     def start_us(self) -> int:
@@ -153,9 +208,14 @@ class Plan:
         return int(datetime.combine(self.start, time(), UTC).timestamp()) * 1_000_000
 
     @property
-    def end(self) -> date:
-        """The day after the last."""
-        return self.start + timedelta(days=self.n_days)
+    def end_us(self) -> int:
+        """Microseconds since 1970 at the end of the last day."""
+        return self.start_us + self.n_days * MICROSECONDS_PER_DAY
+
+    @property
+    def is_adjusted(self) -> bool:
+        """Whether what was known before the start is taken out of the metrics."""
+        return self.days_before > 0 and self.adjustment != "none"
 
     @property
     def content_hash(self) -> str:
@@ -167,40 +227,6 @@ class Plan:
         n_control, n_other = (self.expected_users * share for share in self.shares[:2])
         error = standard_deviation * (1 / n_control + 1 / n_other) ** 0.5
         return detectable_difference(error, alpha=self.alpha / (len(self.arms) - 1), power=self.power)
-
-
-@dataclass(frozen=True)
-class PlanFlags:
-    """A plan as one command line can say it, its metrics written as `metric_of` reads them."""
-
-    name: str
-    """What is tried."""
-    start: date
-    """First day, from 0:00 UTC, such as 2026-03-02."""
-    n_days: int = 28
-    """Days until the planned end."""
-    primary: str = "plays"
-    """The metric that decides."""
-    guardrails: tuple[str, ...] = ("-skips/plays:0.02",)
-    """Metrics with the largest acceptable relative loss."""
-    arms: tuple[str, ...] = ("control", "treatment")
-    """Names in the logs, the control first."""
-    shares: tuple[float, ...] = (0.5, 0.5)
-    """Of users, an arm each."""
-    segments: tuple[str, ...] = ()
-    """Columns of the assignments to show the effect by."""
-    stopping: Stopping = "fixed"
-    """When the result may be read."""
-    n_looks: int = 1
-    """Planned looks of pocock and obrien-fleming."""
-    expected_users: int = 100_000
-    """In all arms at the end."""
-
-
-def plan_of(flags: PlanFlags) -> Plan:
-    """The plan that the flags describe."""
-    metrics = {"primary": metric_of(flags.primary), "guardrails": tuple(map(metric_of, flags.guardrails))}
-    return Plan(**{**vars(flags), **metrics})
 
 
 def write_plan(plan: Plan, file: Path) -> None:
@@ -228,7 +254,8 @@ def read_plan(file: Path) -> Plan:
     try:
         fields = dict(found)
         fields["primary"] = _record(Metric, found.get("primary", {}), "primary")
-        fields["guardrails"] = tuple(_record(Metric, each, "guardrails") for each in found.get("guardrails", ()))
+        for name, kind in (("guardrails", Metric), ("quantiles", Quantile)):
+            fields[name] = tuple(_record(kind, each, name) for each in found.get(name, ()))
         for name in ("arms", "shares", "segments"):
             if name in found:
                 fields[name] = tuple(found[name])
@@ -262,13 +289,15 @@ def _record(kind: type, fields: Any, place: str) -> Any:
 
 
 def _toml(plan: Plan) -> str:
+    tables = [("[primary]", plan.primary)]
+    tables += [(f"[[{name}]]", each) for name in ("guardrails", "quantiles") for each in getattr(plan, name)]
     lines = [
         f"{field.name} = {_toml_value(getattr(plan, field.name))}"
         for field in dataclasses.fields(plan)
-        if field.name not in ("primary", "guardrails")
+        if field.name not in ("primary", "guardrails", "quantiles")
     ]
-    for head, metric in [("[primary]", plan.primary), *(("[[guardrails]]", each) for each in plan.guardrails)]:
-        lines += ["", head, *(f"{key} = {_toml_value(value)}" for key, value in dataclasses.asdict(metric).items())]
+    for head, table in tables:
+        lines += ["", head, *(f"{key} = {_toml_value(value)}" for key, value in dataclasses.asdict(table).items())]
     return "\n".join(lines) + "\n"
 
 

@@ -1,41 +1,67 @@
-"""Made-up listeners in a made-up experiment: a known effect and, by choice, the faults that trust checks look for."""
+"""A whole experiment on simulated listeners: two recommenders serve the same people, with a known effect and, by
+choice, the faults that trust checks look for."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
+from scipy import special
 
 from seqrec.abtest.plan import MICROSECONDS_PER_DAY, Plan
+from seqrec.data.ragged import ranges
+from seqrec.data.synthetic.catalogue import catalogue, pick_items
+from seqrec.data.synthetic.config import PAUSE_SECONDS, ListeningConfig
+from seqrec.data.synthetic.draws import Stream, uniforms
+from seqrec.data.synthetic.listeners import SKIPPED_BELOW, played_shares, skip_probability, taste
+from seqrec.data.synthetic.sessions import Sessions, sessions
 from seqrec.types import InputError
 
 _COUNTRIES = ("se", "de", "br")
 _PLATFORMS = ("mobile", "desktop")
+_LIKE_SHARE = 0.1
+"""Chance that a play is liked which is surely not skipped."""
+_USERS_PER_BLOCK = 10_000
+_NEVER = np.iinfo(np.int64).max
 
 
 @dataclass(frozen=True)
 class Simulation:
-    """How listeners behave, what the treatments do to them, and what goes wrong."""
+    """Who listens, what the two recommenders play to them, what is planted, and what goes wrong.
+
+    The control's recommender serves every listener before the exposure. What follows from a recommender is how well
+    its tracks fit: fewer skips, more seconds and likes, and more plays where `leave_share` is above 0.
+    """
 
     n_users: int = 10_000
     """Users in all arms; they come in over the first half of the days."""
-    plays_per_day: float = 4.0
-    """Of the median user; the mean is higher, as a few play very much."""
-    spread: float = 1.0
-    """Standard deviation of the logarithm of a user's plays a day."""
+    sessions_per_day: float = 0.5
+    """Mean over users; few users have most of them."""
+    tracks_per_session: float = 8.0
+    """Mean over sessions."""
+    noise: float = 0.5
+    """Standard deviation of the logarithm of a session's length, beyond what the listener's habits make of it."""
+    control_taste_share: float = 0.3
+    """Share of tracks that the control's recommender picks by the listener's taste; the others are from the charts."""
+    treatment_taste_share: float = 0.4
+    """As `control_taste_share`, of every treatment's recommender."""
+    leave_share: float = 0.0
+    """Skips with which the listener ends the session."""
     lift: float = 0.05
-    """Relative rise in plays in every treatment arm."""
+    """Relative rise in plays that is planted in every treatment arm, beside what its recommender makes of them."""
     novelty: float = 0.0
-    """A further relative rise on the day of exposure, which halves every `novelty_half_life_days`."""
+    """A further relative rise at the exposure, which halves every `novelty_half_life_days`."""
     novelty_half_life_days: float = 3.0
     skip_lift: float = 0.0
-    """Relative rise in the chance of a skip in every treatment arm."""
+    """Relative rise in the chance of a skip that is planted in every treatment arm."""
     exposed_share: float = 0.9
-    """Assigned users who ever meet what differs."""
+    """Assigned users who meet what differs, in their first session after the assignment."""
     bot_share: float = 0.0
-    """Users who play 3,000 tracks a day."""
+    """Users who play four times the plan's `max_plays_per_day` within half a day of their exposure."""
     lost_share: float = 0.0
     """Events that never arrive, in all arms."""
     treatment_lost_share: float = 0.0
@@ -49,21 +75,19 @@ class Simulation:
     def __post_init__(self):
         if self.n_users < 1:
             raise InputError(f"n_users={self.n_users} is below 1; 10000 is a good start")
-        for name in (
-            "exposed_share",
-            "bot_share",
-            "lost_share",
-            "treatment_lost_share",
-            "missing_share",
-            "two_arm_share",
-        ):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise InputError(f"{name}={getattr(self, name)} is outside [0, 1]; give a share")
-        for name in ("plays_per_day", "novelty_half_life_days"):
+        for name, value in vars(self).items():
+            if name.endswith("_share") and not 0.0 <= value <= 1.0:
+                raise InputError(f"{name}={value} is outside [0, 1]; give a share")
+        for name in ("sessions_per_day", "novelty_half_life_days"):
             if not getattr(self, name) > 0.0:
                 raise InputError(f"{name}={getattr(self, name)} is not above 0; give a positive number")
-        if self.spread < 0.0 or min(self.lift, self.skip_lift, self.novelty) < -1.0:
-            raise InputError(f"spread={self.spread}, lift={self.lift}: a spread below 0 or a lift below -1 cannot be")
+        if not 0.0 <= self.noise <= 3.0:
+            raise InputError(f"noise={self.noise} is outside [0, 3]; 0.5 is a good start")
+        if min(self.lift, self.skip_lift, self.novelty, self.lift + self.novelty) < -1.0:
+            raise InputError(
+                f"lift={self.lift}, novelty={self.novelty}, skip_lift={self.skip_lift}: "
+                "more than all cannot be lost; stay above -1"
+            )
 
 
 @dataclass(frozen=True)
@@ -75,113 +99,243 @@ class SimulatedLogs:
     events: pa.Table
 
 
+@dataclass(frozen=True)
+class _Listeners:
+    """Some listeners of the world and their sessions, whatever is played in these."""
+
+    ids: Int[np.ndarray, " n_users"]
+    visits: Sessions
+    liked: Float[np.ndarray, "n_sessions n_genres"]
+    """Taste at each session's start."""
+    exposed_us: Int[np.ndarray, " n_users"]
+    """`_NEVER` of those who never are."""
+
+
 def simulate(plan: Plan, simulation: Simulation) -> SimulatedLogs:
-    """Logs of the plan's whole duration and of the days before, a pure function of both arguments.
+    """Logs of the plan's whole duration and of the days before, a pure function of both arguments."""
+    blocks = list(log_blocks(plan, simulation))
+    names = ("assignments", "exposures", "events")
+    return SimulatedLogs(*(pa.concat_tables([getattr(block, name) for block in blocks]) for name in names))
 
-    Each user has a rate of plays, a leaning to skip and an hour; plays a day are Poisson of the rate, which the lift
-    raises from the exposure on. A day's plays fall into sessions of a few. The number of the event is the player's,
-    and is given before events are lost. Columns of segments that the plan names beside country and platform are
-    drawn from two values.
+
+def log_blocks(plan: Plan, simulation: Simulation) -> Iterator[SimulatedLogs]:
+    """The same, some thousand users at a time, so that memory does not grow with `n_users`.
+
+    The number of an event is the player's, and is given before events are lost. Columns of segments that the plan
+    names beside country and platform are drawn from two values.
     """
-    rng = np.random.default_rng(simulation.seed)
-    n = simulation.n_users
-    arms = rng.choice(len(plan.arms), size=n, p=np.array(plan.shares))
-    rate = simulation.plays_per_day * rng.lognormal(0.0, simulation.spread, n)
-    rate[rng.random(n) < simulation.bot_share] = 3000.0
-    skip_chance = rng.beta(2.0, 5.0, n)
-    half = max(1, plan.n_days // 2)
-    assigned_us = plan.start_us + (rng.random(n) * half * MICROSECONDS_PER_DAY).astype(np.int64)
-    exposed_us = assigned_us + (rng.exponential(0.1, n) * MICROSECONDS_PER_DAY).astype(np.int64)
-    is_exposed = (rng.random(n) < simulation.exposed_share) & (
-        exposed_us < plan.start_us + plan.n_days * MICROSECONDS_PER_DAY
-    )
-
-    users, times = _plays(
-        plan, simulation, rng, rate, np.where((arms > 0) & is_exposed, exposed_us, np.iinfo(np.int64).max)
-    )
-    treated = (arms[users] > 0) & is_exposed[users] & (times >= exposed_us[users])
-    chance = np.minimum(skip_chance[users] * np.where(treated, 1.0 + simulation.skip_lift, 1.0), 1.0)
-    skipped = rng.random(len(users)) < chance
-    seconds = np.where(skipped, rng.uniform(1.0, 30.0, len(users)), rng.uniform(120.0, 300.0, len(users)))
-    liked = ~skipped & (rng.random(len(users)) < 0.05)
-    first = np.searchsorted(users, np.arange(n))
-    sequence = np.arange(len(users)) - first[users] + 1
-    lost = simulation.lost_share + np.where(arms[users] > 0, simulation.treatment_lost_share, 0.0)
-    kept = rng.random(len(users)) >= lost
-    events = {
-        "user_id": users + 1,
-        "timestamp_us": times,
-        "seconds": seconds.round(1),
-        "skipped": skipped.astype(np.int8),
-        "liked": liked.astype(np.int8),
-        "sequence": sequence,
-    }
-    return SimulatedLogs(
-        _assignments(plan, simulation, rng, arms, assigned_us),
-        pa.table({"user_id": np.flatnonzero(is_exposed) + 1, "timestamp_us": exposed_us[is_exposed]}),
-        pa.table({name: values[kept] for name, values in events.items()}),
-    )
+    world = _world(plan, simulation)
+    for ids, rng in _user_blocks(simulation):
+        yield _logs(plan, simulation, world, ids, rng)
 
 
-def _plays(
+def true_lifts(plan: Plan, simulation: Simulation) -> dict[str, float]:
+    """What the treatment really does to these users' sums, relative: each exposed one is served by both recommenders.
+
+    Of plays, seconds listened, skips and likes since the exposure; NaN where the control has none. An analysis that
+    shuts these out of more than a share alpha of its intervals is wrong.
+    """
+    world = _world(plan, simulation)
+    totals = np.zeros((2, 4))
+    for ids, rng in _user_blocks(simulation):
+        _, _, people = _assigned(plan, simulation, world, ids, rng)
+        since = people.visits.start_us >= people.exposed_us[people.visits.owner]
+        for arm in range(2):
+            plays = _played(simulation, world, people, treated=since & (arm == 1))
+            counted = since[plays["session"]] & (plays["timestamp_us"] < plan.end_us)
+            of_events = (np.ones(counted.size), plays["seconds"], plays["skipped"], plays["liked"])
+            totals[arm] += [values[counted].sum() for values in of_events]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        lifts = np.where(totals[0] > 0, totals[1] / totals[0] - 1.0, np.nan)
+    return dict(zip(("plays", "seconds_listened", "skips", "likes"), lifts.tolist(), strict=True))
+
+
+def _user_blocks(simulation: Simulation) -> Iterator[tuple[Int[np.ndarray, " n_users"], np.random.Generator]]:
+    for block, first in enumerate(range(1, simulation.n_users + 1, _USERS_PER_BLOCK)):
+        ids = np.arange(first, min(first + _USERS_PER_BLOCK, simulation.n_users + 1))
+        yield ids, np.random.default_rng([simulation.seed, block])
+
+
+def _world(plan: Plan, simulation: Simulation) -> ListeningConfig:
+    n_days = plan.days_before + plan.n_days
+    return ListeningConfig(
+        n_users=simulation.n_users,
+        n_days=n_days,
+        sessions_per_user=max(simulation.sessions_per_day * n_days, 1.0),
+        tracks_per_session=simulation.tracks_per_session,
+        start_day=(plan.start - date(1970, 1, 1)).days - plan.days_before,
+        seed=simulation.seed,
+    )
+
+
+def _assigned(
     plan: Plan,
     simulation: Simulation,
+    world: ListeningConfig,
+    ids: Int[np.ndarray, " n_users"],
     rng: np.random.Generator,
-    rate: Float[np.ndarray, " n_users"],
-    treated_from_us: Int[np.ndarray, " n_users"],
-) -> tuple[Int[np.ndarray, " n_events"], Int[np.ndarray, " n_events"]]:
-    """User and time of each play, sorted by both."""
-    users, times = [], []
-    hour = rng.normal(19.0, 3.0, len(rate))
-    for day in range(-plan.days_before, plan.n_days):
-        midnight = plan.start_us + day * MICROSECONDS_PER_DAY
-        # The day of the exposure counts as treated from its start: only plays after the exposure are analysed.
-        age = np.maximum((midnight + MICROSECONDS_PER_DAY - treated_from_us.astype(float)) / MICROSECONDS_PER_DAY, 0.0)
-        is_treated = age > 0.0
-        novelty = simulation.novelty * 0.5 ** (age / simulation.novelty_half_life_days)
-        mean = rate * np.where(is_treated, 1.0 + simulation.lift + novelty, 1.0)
-        n_plays = rng.poisson(mean)
-        owner = np.repeat(np.arange(len(rate)), n_plays)
-        # Plays of one evening follow one another; about one in five starts anew at another hour.
-        place = np.arange(len(owner)) - np.repeat(np.cumsum(n_plays) - n_plays, n_plays)
-        own_hour = hour[owner] + rng.normal(0.0, 0.5, len(rate))[owner] + 5.0 * (rng.random(len(owner)) < 0.2)
-        within = (own_hour / 24 * MICROSECONDS_PER_DAY + place * 200e6) % MICROSECONDS_PER_DAY
-        users.append(owner)
-        times.append(midnight + within.astype(np.int64))
-    all_users, all_times = np.concatenate(users), np.concatenate(times)
-    order = np.lexsort((all_times, all_users))
-    return all_users[order], all_times[order]
+) -> tuple[Int[np.ndarray, " n_users"], Int[np.ndarray, " n_users"], _Listeners]:
+    """Each user's arm and time of the assignment, and the listeners with their exposures."""
+    n = ids.size
+    arms = rng.choice(len(plan.arms), size=n, p=np.array(plan.shares))
+    half = max(1, plan.n_days // 2)
+    assigned_us = plan.start_us + (rng.random(n) * half * MICROSECONDS_PER_DAY).astype(np.int64)
+    visits = sessions(world, ids)
+    later = np.where(visits.start_us >= assigned_us[visits.owner], visits.start_us, _NEVER)
+    exposed_us = np.full(n, _NEVER)
+    np.minimum.at(exposed_us, visits.owner, later)
+    is_exposed = (rng.random(n) < simulation.exposed_share) & (exposed_us < plan.end_us)
+    liked = taste(world, ids[visits.owner], visits.start_us)
+    return arms, assigned_us, _Listeners(ids, visits, liked, np.where(is_exposed, exposed_us, _NEVER))
+
+
+def _logs(
+    plan: Plan,
+    simulation: Simulation,
+    world: ListeningConfig,
+    ids: Int[np.ndarray, " n_users"],
+    rng: np.random.Generator,
+) -> SimulatedLogs:
+    arms, assigned_us, people = _assigned(plan, simulation, world, ids, rng)
+    assignments = _assignments(plan, simulation, rng, ids, arms, assigned_us)
+    owner = people.visits.owner
+    treated = (arms > 0)[owner] & (people.visits.start_us >= people.exposed_us[owner])
+    plays = _played(simulation, world, people, treated=treated)
+    plays["place"] = owner[plays.pop("session")]
+    bots = np.flatnonzero((rng.random(ids.size) < simulation.bot_share) & (people.exposed_us < _NEVER))
+    plays = _with_bots(plays, bots, people.exposed_us[bots], 4 * plan.max_plays_per_day)
+
+    order = np.lexsort((plays["timestamp_us"], plays["place"]))
+    plays = {name: values[order] for name, values in plays.items()}
+    n_plays = np.bincount(plays["place"], minlength=ids.size)
+    plays["sequence"] = ranges(np.ones_like(n_plays), n_plays)
+    lost = simulation.lost_share + np.where(arms > 0, simulation.treatment_lost_share, 0.0)
+    arrived = (rng.random(order.size) >= lost[plays["place"]]) & (plays["timestamp_us"] < plan.end_us)
+    kept = np.flatnonzero(arrived)
+    # As they came in.
+    kept = kept[np.argsort(plays["timestamp_us"][kept], kind="stable")]
+    events = {
+        plan.unit: ids[plays["place"][kept]],
+        "timestamp_us": plays["timestamp_us"][kept],
+        "seconds": plays["seconds"][kept].round(1),
+        "skipped": plays["skipped"][kept].astype(np.int8),
+        "liked": plays["liked"][kept].astype(np.int8),
+        "sequence": plays["sequence"][kept],
+    }
+    is_exposed = people.exposed_us < _NEVER
+    exposures = {plan.unit: ids[is_exposed], "timestamp_us": people.exposed_us[is_exposed]}
+    return SimulatedLogs(assignments, pa.table(exposures), pa.table(events))
+
+
+def _played(
+    simulation: Simulation, world: ListeningConfig, people: _Listeners, *, treated: Bool[np.ndarray, " n_sessions"]
+) -> dict[str, np.ndarray]:
+    """The plays of these listeners, from the treatment's recommender in `treated` sessions, else from the control's.
+
+    What a listener does with a track depends on the listener, the track and the place in the session alone: a
+    listener who is served twice does the same with the same tracks.
+    """
+    visits = people.visits
+    user, number = people.ids[visits.owner], visits.number
+    age = (visits.start_us - people.exposed_us[visits.owner]) / MICROSECONDS_PER_DAY
+    novelty = simulation.novelty * 0.5 ** (np.where(treated, age, 0.0) / simulation.novelty_half_life_days)
+    # A third counter makes these numbers others than those of which the session was made.
+    normal = special.ndtri(uniforms(world.seed, Stream.SESSION_TRACKS, user, number, 1))
+    longer = np.exp(simulation.noise * normal - simulation.noise**2 / 2)
+    wanted = visits.n_tracks * longer * np.where(treated, 1.0 + simulation.lift + novelty, 1.0)
+    # Rounded up or down by chance, which keeps the mean.
+    n_plays = np.floor(wanted + uniforms(world.seed, Stream.SESSION_TRACKS, user, number, 2)).astype(np.int64)
+
+    session = np.repeat(np.arange(user.size), n_plays)
+    place = ranges(np.zeros_like(n_plays), n_plays)
+    u_source, u_genre, u_item, u_skip, u_share = (
+        uniforms(world.seed, stream, user[session], number[session], place)
+        for stream in (Stream.PLAY_SOURCE, Stream.PLAY_GENRE, Stream.PLAY_ITEM, Stream.SKIP, Stream.PLAYED_SHARE)
+    )
+    taste_share = np.where(treated, simulation.treatment_taste_share, simulation.control_taste_share)[session]
+    genre = 1 + (np.cumsum(people.liked, axis=1)[session, :-1] <= u_genre[:, None]).sum(axis=1)
+    day = visits.start_us // MICROSECONDS_PER_DAY - world.start_day
+    items = pick_items(world, np.where(u_source < taste_share, genre, 0), day[session], u_item)
+    tracks = catalogue(world)
+    fit = people.liked[session, tracks.genre[items - 1] - 1]
+    skip = skip_probability(world, user[session], items, fit)
+    skip = np.minimum(skip * np.where(treated, 1.0 + simulation.skip_lift, 1.0)[session], 1.0)
+    share = played_shares(skip, u_skip, u_share)
+    skipped = share < SKIPPED_BELOW
+    seconds = share * tracks.seconds[items - 1]
+
+    first = np.cumsum(n_plays) - n_plays
+    until = np.concatenate([[0], np.cumsum(np.round(1e6 * (seconds + PAUSE_SECONDS)).astype(np.int64))])
+    # Of those who skip, whose number is below `skip`, a share `leave_share` leaves.
+    left = np.concatenate([[0], np.cumsum(u_skip < simulation.leave_share * skip)])
+    still_there = left[:-1] == left[first][session]
+    plays = {
+        "session": session,
+        "timestamp_us": visits.start_us[session] + until[:-1] - until[first][session],
+        "seconds": seconds,
+        "skipped": skipped,
+        "liked": ~skipped & (u_share < _LIKE_SHARE * (1.0 - skip)),
+    }
+    return {name: values[still_there] for name, values in plays.items()}
+
+
+def _with_bots(
+    plays: dict[str, np.ndarray],
+    bots: Int[np.ndarray, " n_bots"],
+    exposed_us: Int[np.ndarray, " n_bots"],
+    n_plays: int,
+) -> dict[str, np.ndarray]:
+    step_us = MICROSECONDS_PER_DAY // 2 // n_plays
+    n = bots.size * n_plays
+    of_bots = {
+        "place": np.repeat(bots, n_plays),
+        "timestamp_us": np.repeat(exposed_us, n_plays) + np.tile(step_us * np.arange(n_plays), bots.size),
+        "seconds": np.full(n, 30.0),
+        "skipped": np.zeros(n, bool),
+        "liked": np.zeros(n, bool),
+    }
+    return {name: np.concatenate([plays[name], values]) for name, values in of_bots.items()}
 
 
 def _assignments(
     plan: Plan,
     simulation: Simulation,
     rng: np.random.Generator,
+    ids: Int[np.ndarray, " n_users"],
     arms: Int[np.ndarray, " n_users"],
     assigned_us: Int[np.ndarray, " n_users"],
 ) -> pa.Table:
-    n = len(arms)
+    n = ids.size
     logged = np.flatnonzero(~((arms > 0) & (rng.random(n) < simulation.missing_share)))
     again = np.flatnonzero(rng.random(n) < simulation.two_arm_share)
     rows = np.concatenate([logged, again])
     arm = np.concatenate([arms[logged], (arms[again] + 1) % len(plan.arms)])
     time = np.concatenate([assigned_us[logged], assigned_us[again] + MICROSECONDS_PER_DAY // 4])
-    columns = {"user_id": rows + 1, "arm": np.array(plan.arms)[arm], "timestamp_us": time}
+    columns = {plan.unit: ids[rows], "arm": np.array(plan.arms)[arm], "timestamp_us": time}
     values = {"country": _COUNTRIES, "platform": _PLATFORMS}
     for segment in dict.fromkeys((*values, *plan.segments)):
-        columns[segment] = np.array(values.get(segment, ("a", "b")))[
-            rng.integers(len(values.get(segment, "ab")), size=n)
-        ][rows]
+        if segment == plan.unit:
+            continue
+        choices = values.get(segment, ("a", "b"))
+        columns[segment] = np.array(choices)[rng.integers(len(choices), size=n)][rows]
     return pa.table(columns)
 
 
-def write_logs(logs: SimulatedLogs, directory: Path) -> dict[str, Path]:
-    """Writes assignments.parquet, exposures.parquet and events.parquet, in place of earlier ones."""
+def write_logs(blocks: Iterable[SimulatedLogs], directory: Path) -> dict[str, Path]:
+    """Writes assignments.parquet, exposures.parquet and events.parquet, in place of earlier ones, block by block."""
     files = {name: directory / f"{name}.parquet" for name in ("assignments", "exposures", "events")}
+    writers: dict[str, pq.ParquetWriter] = {}
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        for name, file in files.items():
-            pq.write_table(getattr(logs, name), file)
+        for block in blocks:
+            for name, file in files.items():
+                table = getattr(block, name)
+                if name not in writers:
+                    writers[name] = pq.ParquetWriter(file, table.schema)
+                writers[name].write_table(table)
     except OSError as error:
         raise InputError(f"{directory} cannot be written ({error.strerror}); name another directory") from error
+    finally:
+        for writer in writers.values():
+            writer.close()
     return files

@@ -1,13 +1,15 @@
 """Runs the SQL of `sql/` over loaded logs and hands back sufficient statistics."""
 
 from importlib import resources
-from typing import Any
+from typing import Any, NamedTuple
 
 import duckdb
 import numpy as np
+from jaxtyping import Float
 
+from seqrec.abtest.means import cross_fitted_weights
 from seqrec.abtest.moments import Moments, moments_of_sums
-from seqrec.abtest.plan import MEASURES, Metric, Plan
+from seqrec.abtest.plan import MEASURES, Metric, Plan, Quantile
 
 STEPS = (
     "assigned_users",
@@ -21,7 +23,19 @@ STEPS = (
 )
 """Tables that are made of the logs, each from those before it."""
 
-_COLUMNS = "yzvw"
+_COLUMNS = ("y", "z", "v", "w")
+_CUPAC_COLUMNS = ("y", "z", "x1", "x2", "x3", "x4", "x5", "x6")
+
+
+class TrustCounts(NamedTuple):
+    """What the trust checks ask of the logs: rows of the statements of these names."""
+
+    check_arms: list[dict[str, Any]]
+    check_days: list[dict[str, Any]]
+    check_segments: list[dict[str, Any]]
+    check_left_out: list[dict[str, Any]]
+    lost: dict[str, Moments]
+    """Events lost and events sent a user, by arm; empty where the player does not number its events."""
 
 
 def sql_text(name: str) -> str:
@@ -44,15 +58,55 @@ def rows(connection: duckdb.DuckDBPyConnection, name: str) -> list[dict[str, Any
     return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
 
 
+def trust_counts(connection: duckdb.DuckDBPyConnection) -> TrustCounts:
+    """Of the tables of `build_tables`."""
+    lost = {row["arm"]: _moments(row, ("y", "z")) for row in rows(connection, "check_logging") if row["z"] is not None}
+    names = ("check_arms", "check_days", "check_segments", "check_left_out")
+    arms, days, segments, left_out = (rows(connection, name) for name in names)
+    return TrustCounts(arms, days, segments, left_out, lost)
+
+
 def choose_metric(connection: duckdb.DuckDBPyConnection, metric: Metric) -> None:
-    """Makes the table `metric_values` of this metric."""
+    """Makes the table `metric_values` of this metric; its covariates are the metric itself before the start."""
     connection.execute(f"CREATE OR REPLACE TABLE metric_values AS {_filled('metric_values', metric)}")
 
 
+def predict_metric(connection: duckdb.DuckDBPyConnection, metric: Metric) -> None:
+    """Makes the table `metric_values` of this metric; its covariate is a prediction of it (CUPAC) from all measures
+    before the start, with weights that were fitted on the other half of the users."""
+    connection.execute(f"CREATE OR REPLACE TABLE user_folds AS {sql_text('user_folds')}")
+    connection.execute(f"CREATE OR REPLACE TABLE cupac_values AS {_filled('cupac_values', metric)}")
+    folds: list[list[Moments]] = [[], []]
+    for row in rows(connection, "cupac_moments"):
+        folds[row["fold"]].append(_moments(row, _CUPAC_COLUMNS))
+    weights = cross_fitted_weights(folds, range(2, len(_CUPAC_COLUMNS)), numerator=0, denominator=1)
+    columns = ", ".join(f"{name} DOUBLE" for name in _CUPAC_COLUMNS[2:])
+    connection.execute(f"CREATE OR REPLACE TABLE cupac_weights (fold BIGINT, {columns})")
+    for fold, of_fold in enumerate(weights):
+        connection.execute(
+            f"INSERT INTO cupac_weights VALUES ({', '.join('?' * (1 + len(of_fold)))})", [fold, *of_fold.tolist()]
+        )
+    connection.execute(f"CREATE OR REPLACE TABLE metric_values AS {sql_text('cupac_predictions')}")
+
+
 def _filled(name: str, metric: Metric) -> str:
-    # `Metric` has refused all else; this is the only place where a word enters a statement.
-    assert {metric.numerator, metric.denominator} <= {"users", *MEASURES}
-    return sql_text(name).replace("{numerator}", metric.numerator).replace("{denominator}", metric.denominator)
+    return _with_words(name, numerator=metric.numerator, denominator=metric.denominator)
+
+
+def _with_words(name: str, **words: str) -> str:
+    # `Metric` and `Quantile` have refused all else; this is the only place where a word enters a statement.
+    assert set(words.values()) <= {"users", *MEASURES}
+    text = sql_text(name)
+    for word, value in words.items():
+        text = text.replace(f"{{{word}}}", value)
+    return text
+
+
+def user_values(connection: duckdb.DuckDBPyConnection, quantile: Quantile) -> dict[str, Float[np.ndarray, " n_users"]]:
+    """Every analysed user's measure, by arm, rising."""
+    found = connection.execute(_with_words("user_values", numerator=quantile.measure)).fetchnumpy()
+    arms = np.asarray(found["arm"], str)
+    return {str(arm): np.asarray(found["y"], float)[arms == arm] for arm in np.unique(arms)}
 
 
 def moments_by_arm(connection: duckdb.DuckDBPyConnection) -> dict[str, Moments]:
@@ -68,18 +122,16 @@ def moments_by_segment(connection: duckdb.DuckDBPyConnection) -> dict[tuple[str,
     return found
 
 
-def _moments(row: dict[str, Any]) -> Moments:
-    sums = np.array([row[name] for name in _COLUMNS], float)
-    centre = np.array([row[f"centre_{name}"] for name in _COLUMNS], float)
-    return moments_of_sums(int(row["n_users"]), sums, _products(row), centre=centre)
+def _moments(row: dict[str, Any], columns: tuple[str, ...] = _COLUMNS) -> Moments:
+    sums = np.array([row[name] for name in columns], float)
+    # Statements that do not take sums of products about a centre have none.
+    centre = np.array([row.get(f"centre_{name}", 0.0) for name in columns], float)
+    return moments_of_sums(int(row["n_users"]), sums, _products(row, columns), centre=centre)
 
 
-def _products(row: dict[str, Any], columns: str = _COLUMNS) -> np.ndarray:
-    return np.array([[row[min(a + b, b + a, key=_place)] for b in columns] for a in columns], float)
-
-
-def _place(pair: str) -> tuple[int, ...]:
-    return tuple(map(_COLUMNS.index, pair))
+def _products(row: dict[str, Any], columns: tuple[str, ...] = _COLUMNS) -> np.ndarray:
+    places = range(len(columns))
+    return np.array([[row[columns[min(i, j)] + columns[max(i, j)]] for j in places] for i in places], float)
 
 
 def moments_by_day(
@@ -104,19 +156,5 @@ def moments_by_day(
             # A user counts as one from the exposure on, whether or not anything was played.
             sums |= {"z": sums["n_users"], "zz": sums["n_users"], "yz": sums["y"], "zv": sums["v"], "zw": sums["w"]}
         days = [{name: values[day] for name, values in sums.items()} for day in range(n_days)]
-        found[arm] = [
-            moments_of_sums(int(day["n_users"]), np.array([day[name] for name in _COLUMNS]), _products(day))
-            if day["n_users"] > 0
-            else None
-            for day in days
-        ]
+        found[arm] = [_moments(day) if day["n_users"] > 0 else None for day in days]
     return found
-
-
-def logging_moments(connection: duckdb.DuckDBPyConnection) -> dict[str, Moments]:
-    """Events lost and events sent a user, by arm; empty where the player does not number its events."""
-    return {
-        row["arm"]: moments_of_sums(int(row["n_users"]), np.array([row["y"], row["z"]], float), _products(row, "yz"))
-        for row in rows(connection, "check_logging")
-        if row["z"] is not None
-    }

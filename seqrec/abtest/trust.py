@@ -1,17 +1,16 @@
 """Can this experiment be believed? Checks that do not look at its result; one that fails blocks the verdict."""
 
 import math
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-import duckdb
 import numpy as np
 from scipy import stats
 
-from seqrec.abtest import tables
 from seqrec.abtest.means import effect, ratio_estimate
 from seqrec.abtest.moments import Moments
 from seqrec.abtest.plan import Plan
 from seqrec.abtest.srm import srm_p_value, srm_sequential_p_values
+from seqrec.abtest.tables import TrustCounts
 from seqrec.paired import holm
 from seqrec.types import InputError
 
@@ -26,12 +25,12 @@ class Check(NamedTuple):
     """What was found, in a sentence without its full stop."""
 
 
-def trust_checks(connection: duckdb.DuckDBPyConnection, plan: Plan, *, n_days: int) -> list[Check]:
-    """Of the tables of `build_tables`: users in two arms, sample ratios, exposure, bots, logging, what was left out.
+def trust_checks(found: TrustCounts, plan: Plan, *, n_days: int) -> list[Check]:
+    """Users in two arms, sample ratios, exposure, bots, logging, what was left out.
 
     All at the plan's `trust_alpha`, adjusted (Holm) inside a check that has several tests.
     """
-    counts = {row["arm"]: row for row in tables.rows(connection, "check_arms")}
+    counts = {row["arm"]: row for row in found.check_arms}
     by_arm = {
         name: np.array([int(counts[arm][name]) if arm in counts else 0 for arm in plan.arms])
         for name in ("n_assigned", "n_in_two_arms", "n_exposed", "n_bots")
@@ -40,13 +39,13 @@ def trust_checks(connection: duckdb.DuckDBPyConnection, plan: Plan, *, n_days: i
         _users(plan, by_arm["n_exposed"]),
         _two_arms(plan, by_arm),
         _sample_ratio(plan, "sample ratio, assigned", by_arm["n_assigned"]),
-        _daily_sample_ratio(connection, plan, n_days),
-        *_segment_sample_ratio(connection, plan),
+        _daily_sample_ratio(found.check_days, plan, n_days),
+        *_segment_sample_ratio(found.check_segments, plan),
         _share(plan, "exposure", "exposed", by_arm["n_exposed"], by_arm["n_assigned"]),
         _sample_ratio(plan, "sample ratio, exposed", by_arm["n_exposed"]),
         _share(plan, "bots", "left out as bots", by_arm["n_bots"], by_arm["n_exposed"]),
-        *_logging(connection, plan),
-        *_left_out(connection, plan),
+        *_logging(found.lost, plan),
+        *_left_out(found.check_left_out),
     ]
     return checks
 
@@ -102,9 +101,9 @@ def _sample_ratio(plan: Plan, name: str, n_users: np.ndarray) -> Check:
     return Check(name, "failed" if p_value < plan.trust_alpha else "passed", finding)
 
 
-def _daily_sample_ratio(connection: duckdb.DuckDBPyConnection, plan: Plan, n_days: int) -> Check:
+def _daily_sample_ratio(rows: list[dict[str, Any]], plan: Plan, n_days: int) -> Check:
     by_day = np.zeros((n_days, len(plan.arms)), int)
-    for row in tables.rows(connection, "check_days"):
+    for row in rows:
         by_day[row["day"], plan.arms.index(row["arm"])] += row["n_users"]
     some = by_day[by_day.sum(axis=1) > 0]
     if not len(some):
@@ -116,9 +115,9 @@ def _daily_sample_ratio(connection: duckdb.DuckDBPyConnection, plan: Plan, n_day
     return Check("sample ratio by day", "failed" if failed else "passed", finding)
 
 
-def _segment_sample_ratio(connection: duckdb.DuckDBPyConnection, plan: Plan) -> list[Check]:
+def _segment_sample_ratio(rows: list[dict[str, Any]], plan: Plan) -> list[Check]:
     found: dict[tuple[str, str], np.ndarray] = {}
-    for row in tables.rows(connection, "check_segments"):
+    for row in rows:
         counts = found.setdefault((row["segment"], row["value"]), np.zeros(len(plan.arms), int))
         counts[plan.arms.index(row["arm"])] += row["n_users"]
     if not found:
@@ -144,8 +143,7 @@ def _share(plan: Plan, name: str, verb: str, n_some: np.ndarray, n_all: np.ndarr
     return Check(name, "failed" if p_value < plan.trust_alpha else "passed", f"{verb}: {shares} (p {_p(p_value)})")
 
 
-def _logging(connection: duckdb.DuckDBPyConnection, plan: Plan) -> list[Check]:
-    found = tables.logging_moments(connection)
+def _logging(found: dict[str, Moments], plan: Plan) -> list[Check]:
     if not found:
         return [Check("events lost", "noted", "events are not numbered by the player, so losses cannot be seen")]
     lost = {arm: ratio_estimate(moments) for arm, moments in found.items()}
@@ -161,27 +159,14 @@ def _logging(connection: duckdb.DuckDBPyConnection, plan: Plan) -> list[Check]:
     return [Check("events lost", "failed" if failed else "passed", f"{shares} never arrived (p {_p(smallest)})")]
 
 
-def _left_out(connection: duckdb.DuckDBPyConnection, plan: Plan) -> list[Check]:
-    notes = []
-    outside, again, strangers, unassigned = connection.execute(
-        """
-        SELECT (SELECT COUNT(*) FROM assigned_users) - (SELECT COUNT(*) FROM triggered_users),
-               (SELECT COALESCE(SUM(n_assignments - 1), 0) FROM assigned_users WHERE n_arms = 1),
-               (SELECT COUNT(*) FROM events e WHERE NOT EXISTS (
-                   SELECT 1 FROM assigned_users u WHERE u.user_id = e.user_id)),
-               (SELECT COUNT(*) FROM exposures x WHERE NOT EXISTS (
-                   SELECT 1 FROM assigned_users u WHERE u.user_id = x.user_id))
-        """
-    ).fetchall()[0]
-    for n, words in (
-        (outside, "users were assigned outside the analysed days and are left out"),
-        (again, "assignments repeat an earlier one of the same user and arm; the first counts"),
-        (strangers, "events are of users without an assignment and are left out"),
-        (unassigned, "exposures are of users without an assignment and are left out"),
-    ):
-        if n:
-            notes.append(Check("left out", "noted", f"{n:,} {words}"))
-    return notes
+def _left_out(rows: list[dict[str, Any]]) -> list[Check]:
+    words = {
+        "users assigned outside": "users were assigned outside the analysed days and are left out",
+        "assignments repeated": "assignments repeat an earlier one of the same user and arm; the first counts",
+        "events unassigned": "events are of users without an assignment and are left out",
+        "exposures unassigned": "exposures are of users without an assignment and are left out",
+    }
+    return [Check("left out", "noted", f"{int(row['n']):,} {words[row['what']]}") for row in rows if row["n"]]
 
 
 def _p(value: float) -> str:

@@ -47,8 +47,8 @@ def decide(
     - neither: at the end "no effect shown" with what could have been seen, before it continue
     """
     gain = primary.shown if plan.primary.more_is_better else -primary.shown
-    figures = f"{plan.primary.name} {signed(primary.relative)} [{signed(primary.relative_lower)}, "
-    figures += f"{signed(primary.relative_upper)}]"
+    ends = f"[{signed(primary.effect.relative_lower)}, {signed(primary.effect.relative_upper)}]"
+    figures = f"{plan.primary.name} {signed(primary.effect.relative)} {ends}"
     harmed = [metric.name for metric, state in guardrails.items() if state == "harmed"]
     open_ = [metric.name for metric, state in guardrails.items() if state in ("unclear", "unknown")]
     may_stop = complete or (plan.stopping != "fixed" and due)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 from datetime import date
 
 import numpy as np
@@ -13,7 +12,7 @@ import pytest
 from seqrec.abtest.analysis import analyze, write_result
 from seqrec.abtest.logs import Logs, load_logs
 from seqrec.abtest.page import page
-from seqrec.abtest.plan import MICROSECONDS_PER_DAY, Metric, Plan, metric_of
+from seqrec.abtest.plan import MICROSECONDS_PER_DAY, Metric, Plan, Quantile, metric_of
 from seqrec.abtest.simulate import SimulatedLogs, Simulation, simulate, write_logs
 from seqrec.types import InputError
 
@@ -24,12 +23,17 @@ def plan_with(**fields) -> Plan:
 
 
 def analysed(directory, plan: Plan, logs: SimulatedLogs, **options) -> dict:
-    files = write_logs(logs, directory)
+    files = write_logs([logs], directory)
     return analyze(load_logs(Logs(files["assignments"], files["events"], files["exposures"]), plan), plan, **options)
 
 
 def simulated(directory, plan: Plan, *, n_days: int | None = None, **faults) -> dict:
-    return analysed(directory, plan, simulate(plan, Simulation(**{"n_users": 1000, **faults})), n_days=n_days)
+    return analysed(
+        directory,
+        plan,
+        simulate(plan, Simulation(**{"n_users": 1000, "sessions_per_day": 2.0, **faults})),
+        n_days=n_days,
+    )
 
 
 def failed(result: dict) -> set[str]:
@@ -38,8 +42,7 @@ def failed(result: dict) -> set[str]:
 
 def test_a_planted_lift_is_shipped_and_its_interval_holds_it(tmp_path):
     plan = plan_with(guardrails=(metric_of("-skips/plays:0.2"),), segments=("country",))
-    # Every user is exposed within a day of the assignment, so nearly all plays after it are lifted.
-    result = simulated(tmp_path, plan, lift=0.2, plays_per_day=10.0)
+    result = simulated(tmp_path, plan, lift=0.2)
     assert failed(result) == set()
     assert result["verdicts"]["treatment"]["decision"] == "ship"
     primary = result["effects"]["treatment"]["primary"]
@@ -54,6 +57,21 @@ def test_the_last_days_effect_is_the_primary_effect(tmp_path):
     assert found == pytest.approx([primary[name] for name in ("difference", "lower", "upper")])
     # The price of looking at any time.
     assert last["lower"] < last["fixed_lower"] < last["fixed_upper"] < last["upper"]
+
+
+def test_quantiles_of_the_plan_are_those_of_the_users(tmp_path):
+    plan = plan_with(quantiles=(Quantile("plays", 0.5), Quantile("seconds_listened", 0.9)))
+    logs = simulate(plan, Simulation(n_users=1000, sessions_per_day=2.0, lift=0.3))
+    files = write_logs([logs], tmp_path)
+    connection = load_logs(Logs(files["assignments"], files["events"], files["exposures"]), plan)
+    found = analyze(connection, plan)["effects"]["treatment"]["quantiles"]
+    for each, quantile in zip(found, plan.quantiles, strict=True):
+        for arm in plan.arms:
+            rows = connection.execute(f"SELECT {quantile.measure} FROM user_totals WHERE arm = $arm", {"arm": arm})
+            values = np.array(rows.fetchall(), float)[:, 0]
+            assert each["effect"][arm] == np.quantile(values, quantile.quantile, method="inverted_cdf")
+    # The median user's plays rise by .3 of some 50.
+    assert found[0]["effect"]["lower"] > 0.0
 
 
 def test_no_effect_comes_with_what_could_have_been_seen(tmp_path):
@@ -71,7 +89,8 @@ def test_a_loss_stops_and_so_does_a_harmed_guardrail(tmp_path):
 
 
 def test_a_guardrail_that_could_not_be_ruled_out_holds_a_better_arm(tmp_path):
-    result = simulated(tmp_path, plan_with(guardrails=(metric_of("likes/plays:0.001"),)), lift=0.2)
+    plan = plan_with(guardrails=(metric_of("likes/plays:0.001"),))
+    result = simulated(tmp_path, plan, lift=0.2, treatment_taste_share=0.3)
     assert result["effects"]["treatment"]["guardrails"][0]["state"] == "unclear"
     assert result["verdicts"]["treatment"]["decision"] == "hold"
 
@@ -205,22 +224,17 @@ def test_a_plan_of_another_time_is_refused(tmp_path):
         analysed(tmp_path, plan_with(), logs, n_days=9)
 
 
-def test_simulated_plays_rise_by_the_lift_and_repeat_with_the_seed():
-    plan = plan_with()
-    logs, again = (simulate(plan, Simulation(n_users=4000, lift=0.5, spread=0.0, exposed_share=1.0)) for _ in range(2))
-    assert logs.events.equals(again.events)
-    last_day = plan.start_us + 5 * MICROSECONDS_PER_DAY
-    users = logs.events.filter(pc.greater_equal(logs.events["timestamp_us"], last_day))["user_id"].to_numpy()
-    arms = np.array(logs.assignments["arm"].to_pylist())
-    plays = np.bincount(users - 1, minlength=4000)
-    # By the last day all are exposed; each mean is Poisson's, 4 and 6 over 2,000 users.
-    lift = plays[arms == "treatment"].mean() / plays[arms == "control"].mean() - 1
-    assert lift == pytest.approx(0.5, abs=4 * 1.5 * math.sqrt(1 / 8000 + 1 / 12000))
-
-
 def test_the_page_stands_alone_escapes_names_and_says_the_verdict_first(tmp_path):
     name = "<script>alert('x')</script>"
-    result = simulated(tmp_path, plan_with(name=name, guardrails=(metric_of("likes:0.1"),), segments=("country",)))
+    plan = plan_with(
+        name=name,
+        arms=("control", f'"{name}'),
+        guardrails=(metric_of("likes:0.1"),),
+        segments=("country",),
+        quantiles=(Quantile("plays", 0.5),),
+        adjustment="cupac",
+    )
+    result = simulated(tmp_path, plan)
     json_file, html_file = write_result(tmp_path / "out", result, page(result))
     text = html_file.read_text()
     assert json.loads(json_file.read_text()) == result
@@ -228,7 +242,15 @@ def test_the_page_stands_alone_escapes_names_and_says_the_verdict_first(tmp_path
     for linked in ("http", "src=", "<link", "url("):
         assert linked not in text
     places = [text.index(words) for words in ('class="verdict', "Can it be trusted?", "Primary metric", "Guardrails")]
-    places += [text.index(words) for words in ("<h2>Segments", "Effect to date", "<h2>Method", "GROUP BY user_id")]
+    heads = (
+        "<h2>Quantiles",
+        "<h2>Segments",
+        "Effect to date",
+        "Offline against online",
+        "<h2>Method",
+        "GROUP BY user_id",
+    )
+    places += [text.index(words) for words in heads]
     assert places == sorted(places)
 
 

@@ -7,7 +7,6 @@ import pytest
 from scipy import stats
 
 from seqrec.abtest.means import (
-    Effect,
     Estimate,
     cuped_estimates,
     effect,
@@ -26,47 +25,6 @@ def heavy_tailed_skips(random: np.random.Generator, n_users: int) -> tuple[np.nd
     plays = 1 + random.geometric(1 / (1 + 5 * random.lognormal(0.0, 1.0, n_users)))
     leaning = random.beta(2.0, 3.0, n_users)
     return plays, random.binomial(plays, leaning), leaning
-
-
-def skip_rate_effect(control: np.ndarray, treatment: np.ndarray) -> Effect:
-    return effect(ratio_estimate(moments(control)), ratio_estimate(moments(treatment)))
-
-
-def event_level_p_value(control: np.ndarray, treatment: np.ndarray) -> float:
-    """The naive test: every play taken for an independent one."""
-    (skips_c, plays_c), (skips_t, plays_t) = control.sum(axis=0), treatment.sum(axis=0)
-    share = (skips_c + skips_t) / (plays_c + plays_t)
-    error = math.sqrt(share * (1 - share) * (1 / plays_c + 1 / plays_t))
-    return 2 * stats.norm.sf(abs(skips_t / plays_t - skips_c / plays_c) / error)
-
-
-def a_a_experiments(n_experiments: int, *, n_users: int = 1000, seed: int = 0):
-    random = np.random.default_rng(seed)
-    for _ in range(n_experiments):
-        plays, skips, _ = heavy_tailed_skips(random, n_users)
-        rows = np.stack([skips, plays], axis=1).astype(float)
-        yield rows[: n_users // 2], rows[n_users // 2 :]
-
-
-def check_a_a(n_experiments: int) -> None:
-    arms = list(a_a_experiments(n_experiments))
-    found = [skip_rate_effect(*pair) for pair in arms]
-    p_values = np.array([each.p_value for each in found])
-    four_errors = 4 * math.sqrt(0.05 * 0.95 / n_experiments)
-    assert abs(np.mean(p_values <= 0.05) - 0.05) <= four_errors
-    assert stats.kstest(p_values, "uniform").pvalue > 0.001
-    # Both arms are alike, so the true difference is 0.
-    assert abs(np.mean([each.lower <= 0.0 <= each.upper for each in found]) - 0.95) <= four_errors
-    assert np.mean([event_level_p_value(*pair) <= 0.05 for pair in arms]) > 0.15
-
-
-def test_plays_taken_for_independent_alarm_falsely_and_the_delta_method_does_not():
-    check_a_a(500)
-
-
-@pytest.mark.slow
-def test_plays_taken_for_independent_alarm_falsely_and_the_delta_method_does_not_in_many_experiments():
-    check_a_a(10_000)
 
 
 def test_the_delta_methods_variance_is_near_the_bootstraps():

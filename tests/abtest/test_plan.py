@@ -4,7 +4,7 @@ from datetime import date
 
 import pytest
 
-from seqrec.abtest.plan import Metric, Plan, metric_of, read_plan, write_plan
+from seqrec.abtest.plan import Metric, Plan, metric_of, quantile_of, read_plan, write_plan
 from seqrec.types import InputError
 
 
@@ -19,6 +19,9 @@ def test_a_plan_reads_as_it_was_written_whatever_its_names(tmp_path):
         arms=("control", hostile),
         segments=(hostile,),
         guardrails=(metric_of("-skips/plays:0.02"), metric_of("likes:0.1")),
+        quantiles=(quantile_of("plays@0.9"),),
+        unit=f"unit {hostile}",
+        adjustment="cupac",
         stopping="obrien-fleming",
         n_looks=2,
     )
@@ -56,6 +59,11 @@ def test_what_the_expected_users_could_show():
         ({"guardrails": (Metric("likes"),)}, "no margin"),
         ({"n_days": 0}, "n_days=0"),
         ({"segments": ("a", "a")}, "twice"),
+        ({"segments": ("arm",)}, "segment 'arm' is a column of the logs"),
+        ({"unit": ""}, "unit '' cannot be"),
+        ({"unit": "arm"}, "unit 'arm' cannot be"),
+        ({"adjustment": "magic"}, "'magic' is not one of"),
+        ({"adjustment": "cupac", "days_before": 0}, "needs days_before above 0"),
     ],
 )
 def test_what_cannot_be_planned_is_refused(fields, words):
@@ -69,6 +77,12 @@ def test_what_cannot_be_planned_is_refused(fields, words):
 def test_a_metric_is_made_of_measures_only(text):
     with pytest.raises(InputError):
         metric_of(text)
+
+
+@pytest.mark.parametrize("text", ["plays", "plays@", "plays@1", "plays@nan", "listens@0.5", "plays@0.5;"])
+def test_a_quantile_is_of_a_measure_and_inside_0_and_1(text):
+    with pytest.raises(InputError):
+        quantile_of(text)
 
 
 @pytest.mark.parametrize(

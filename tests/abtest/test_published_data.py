@@ -7,11 +7,13 @@ import math
 import duckdb
 import numpy as np
 import pytest
+from scipy import stats
 
 from seqrec.abtest.means import Estimate, effect, mean_estimate
 from seqrec.abtest.moments import moments, moments_of_sums
+from seqrec.abtest.multiplicity import benjamini_hochberg, holm
 from seqrec.abtest.quantiles import quantile_difference
-from seqrec.abtest.sequential import confidence_sequence
+from seqrec.abtest.sequential import confidence_sequence, sequential_effect
 from seqrec.abtest.srm import srm_p_value
 
 PUBLISHED = {"gate_30": (44_700, 20_034, 8_502), "gate_40": (45_489, 20_119, 8_279)}
@@ -38,6 +40,18 @@ def test_counts_tell_the_same_as_the_players(players):
             sums = np.array([float(n_back)])
             of_counts.append(mean_estimate(moments_of_sums(n_users, sums, sums[None])))
         assert effect(*of_counts) == pytest.approx(of_players)
+
+
+def test_retention_and_sample_ratio_are_those_of_another_hand(players):
+    for column in (1, 2):
+        found = effect(*(mean_estimate(moments(rows), column) for rows in players.values()))
+        control, treatment = (rows[:, column] for rows in players.values())
+        expected = stats.ttest_ind(treatment, control, equal_var=False)
+        interval = expected.confidence_interval(0.95)
+        assert [found.lower, found.upper, found.p_value] == pytest.approx([*interval, expected.pvalue], rel=1e-6)
+        assert found.difference == pytest.approx(treatment.mean() - control.mean(), rel=1e-9)
+    counts = [len(rows) for rows in players.values()]
+    assert srm_p_value(counts, [1, 1]) == pytest.approx(stats.chisquare(counts).pvalue, rel=1e-6)
 
 
 def test_one_player_of_49854_rounds_moves_the_mean_and_not_the_median(players):
@@ -87,6 +101,57 @@ def test_the_documented_figures_of_asos(asos):
         mismatched += srm_p_value([int(n) for n in looks[-1][:2]], [1, 1]) < 0.001
     # docs/ab_testing.md quotes these.
     assert (len(asos), fixed_ever, fixed_end, sequence_ever, mismatched) == (381, 224, 105, 105, 48)
+
+
+def variants_of(asos, metric: int) -> list[list[tuple]]:
+    return [looks for (_, _, each), looks in asos.items() if each == metric]
+
+
+def always_valid_p_values(variants: list[list[tuple]]) -> np.ndarray:
+    """Each variant's smallest always-valid p-value over its looks: what an analyst may stop at, whenever it came."""
+    found = []
+    for looks in variants:
+        n_last = looks[-1][0] + looks[-1][1]
+        estimates = [
+            (Estimate(mean_c, variance_c / n_c, int(n_c)), Estimate(mean_t, variance_t / n_t, int(n_t)))
+            for n_c, n_t, mean_c, mean_t, variance_c, variance_t in looks
+        ]
+        found.append(min(sequential_effect(*pair, tuning=n_last).p_value for pair in estimates))
+    return np.array(found)
+
+
+def test_all_99_variants_are_read_sequentially_at_a_false_discovery_rate_of_5_percent(asos):
+    variants = variants_of(asos, 1)
+    p_values = always_valid_p_values(variants)
+    assert len(p_values) == 99
+    adjusted = benjamini_hochberg(p_values)
+    # Benjamini and Hochberg's rule by hand: the largest i with p_(i) <= .05 i / 99.
+    ordered = np.sort(p_values)
+    passing = np.flatnonzero(ordered <= 0.05 * np.arange(1, 100) / 99)
+    n_found = int(passing[-1]) + 1 if passing.size else 0
+    assert int(np.sum(adjusted <= 0.05)) == n_found
+    assert int(np.sum(holm(p_values) <= 0.05)) <= n_found <= int(np.sum(p_values <= 0.05))
+    # docs/ab_testing.md quotes these.
+    assert (int(np.sum(p_values <= 0.05)), n_found, int(np.sum(holm(p_values) <= 0.05))) == (21, 18, 13)
+
+
+def test_with_all_effects_taken_out_hardly_a_variant_is_found(asos):
+    # The same looks, variances and numbers, with increments drawn anew about no difference.
+    random = np.random.default_rng(0)
+    variants = []
+    for looks in variants_of(asos, 1):
+        times = np.array([1.0 / (v_c / n_c + v_t / n_t) for n_c, n_t, _, _, v_c, v_t in looks])
+        # Information may fall a little where a variance was measured anew; a walk's cannot.
+        times = np.maximum.accumulate(times)
+        walk = np.cumsum(random.normal(size=len(times)) * np.sqrt(np.diff(times, prepend=0.0))) / times
+        variants.append(
+            [(n_c, n_t, 0.0, d, v_c, v_t) for (n_c, n_t, _, _, v_c, v_t), d in zip(looks, walk, strict=True)]
+        )
+    p_values = always_valid_p_values(variants)
+    # The binomial's 99.9% quantile of 99 at 5% is 13.
+    assert np.sum(p_values <= 0.05) <= 13
+    # With nothing to find, a false discovery rate of 5% is a chance of 5% of any discovery.
+    assert np.sum(benjamini_hochberg(p_values) <= 0.05) <= 1
 
 
 def test_a_mean_with_its_variance_is_an_estimate(asos):
