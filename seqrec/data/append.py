@@ -193,10 +193,7 @@ def _noted(preparation: Mapping[str, Any], appended: Appended, source: Source) -
     """`preparation` with the append added and the split made anew."""
     noted = dict(preparation)
     if "categories" in noted:
-        noted["categories"] = {
-            **noted["categories"],
-            **{name: list(texts) for name, texts in source.categories.items()},
-        }
+        noted["categories"] = {**noted["categories"], **source.categories}
     counts = [count._asdict() for count in appended.counts]
     facts = {
         field: getattr(appended, field) for field in ("n_new_events", "n_new_users", "n_new_items", "n_duplicates")

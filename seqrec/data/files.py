@@ -319,7 +319,7 @@ def load_parquet(
     chosen = ", ".join(f"{quoted(name)} AS {key}" for key, name in take.items())
     starts = list(itertools.accumulate([0, *lengths[:-1]]))
     paths = f"[{', '.join(text_literal(_literal_path(path)) for path in files)}]"
-    start = "" if len(files) == 1 else f" + {starts}[file_index + 1]"
+    start = "" if len(files) == 1 else f" + CAST({starts} AS BIGINT[])[CAST(file_index AS BIGINT) + 1]"
     try:
         connection.execute(
             f"CREATE TEMP VIEW found AS SELECT file_row_number{start} AS event_index, {chosen} "
