@@ -22,7 +22,7 @@ from seqrec.data.files import (
     load_text,
     quoted,
 )
-from seqrec.data.text_files import TextFile, first_line_of, same_header
+from seqrec.data.text_files import TextFile, first_line_of, same_header, shown_names
 from seqrec.types import InputError
 
 NO_CATEGORIES: Mapping[str, Sequence[str]] = MappingProxyType({})
@@ -104,7 +104,7 @@ def _require_once(where: object, names: Sequence[str], name: str, remedy: str) -
         near = [other for other in names if other.lower() == name.lower()]
         near += difflib.get_close_matches(name, names, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise InputError(f"{where} has no column {name!r}; {hint}it has {', '.join(map(repr, names))}; {remedy}")
+        raise InputError(f"{where} has no column {name!r}; {hint}it has {shown_names(names)}; {remedy}")
     if n_found > 1:
         raise InputError(f"{where} has {n_found} columns {name!r}; rename all but one")
 

@@ -1,5 +1,6 @@
 """Files of the user's, whole and well formed, as tables in a database; complaints say file and line."""
 
+import contextlib
 import itertools
 import json
 import logging
@@ -23,6 +24,8 @@ from seqrec.types import InputError
 BadRows = Literal["refuse", "drop"]
 PARQUET_PLACES = ("file_row_number", "file_index")
 """Names that DuckDB gives to the place of a row in Parquet files."""
+NO_OBJECT = (ValueError, TypeError, RecursionError)
+"""What reading a line raises that is no JSON object."""
 N_LINES_FOR_KEYS = 100
 """Lines of a file of JSON lines in which its keys are looked for."""
 
@@ -238,16 +241,13 @@ def load_json_lines(
 def json_keys(path: Path) -> list[str]:
     """The keys of the first objects of a file of JSON lines."""
     keys: dict[str, None] = {}
-    for number, line in itertools.islice(json_lines(path), N_LINES_FOR_KEYS):
-        try:
-            keys |= dict.fromkeys(json.loads(line))
-        except (ValueError, TypeError, RecursionError) as error:
-            raise InputError(_not_an_object(f"{path}:{number}", error)) from error
+    for _, line in itertools.islice(json_lines(path), N_LINES_FOR_KEYS):
+        # A line that is no object is a complaint, or dropped, later on.
+        with contextlib.suppress(*NO_OBJECT):
+            keys |= json.loads(line)
+    if not keys:
+        raise InputError(_bad_json([path]) or f"{path} holds no events; give a file with at least one object")
     return list(keys)
-
-
-def _not_an_object(place: str, error: Exception) -> str:
-    return f"{place}: the line is no JSON object ({first_line(error)}); correct or remove it"
 
 
 def json_lines(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -262,9 +262,9 @@ def _bad_json(files: Sequence[Path]) -> str | None:
     for path in files:
         for number, line in json_lines(path):
             try:
-                dict.fromkeys(json.loads(line))
-            except (ValueError, TypeError, RecursionError) as error:
-                return _not_an_object(f"{path}:{number}", error)
+                dict(**json.loads(line))
+            except NO_OBJECT as error:
+                return f"{path}:{number}: the line is no JSON object ({first_line(error)}); correct or remove it"
     return None
 
 

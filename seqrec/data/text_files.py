@@ -48,7 +48,7 @@ class TextFile(NamedTuple):
         missing = [name for name in names if name not in header]
         if missing:
             raise InputError(
-                f"{self.path} has no column {missing[0]!r}; it has {', '.join(map(repr, header))}; correct its header"
+                f"{self.path} has no column {missing[0]!r}; it has {shown_names(header)}; correct its header"
             )
         places = [header.index(name) for name in names]
         for line, fields in rows:
@@ -57,6 +57,15 @@ class TextFile(NamedTuple):
                 raise InputError(f"{place}: {len(fields)} fields, {len(header)} are due; correct or remove the line")
             refuse_bad_bytes(fields, place)
             yield place, [fields[index] for index in places]
+
+
+def shown_names(names: Sequence[str]) -> str:
+    """The names of a file's columns in a complaint, shortened where there are many.
+
+    >>> print(shown_names(["user", "item"]))
+    'user', 'item'
+    """
+    return ", ".join(repr(name[:60]) for name in names[:20]) + ", ..." * (len(names) > 20)
 
 
 def refuse_bad_bytes(fields: Sequence[str], place: str) -> None:

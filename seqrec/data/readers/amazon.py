@@ -19,7 +19,7 @@ from seqrec.data.event_tables import (
 )
 from seqrec.data.files import json_keys, json_lines
 from seqrec.data.paths import check_file, data_files
-from seqrec.data.text_files import TextFile, fields_of, first_line_of
+from seqrec.data.text_files import TextFile, fields_of, first_line_of, shown_names
 from seqrec.types import InputError
 
 ASIN = re.compile("B[0-9A-Z]{9}|[0-9]{9}[0-9X]")
@@ -70,7 +70,7 @@ def _layout(path: Path, names: list[str]) -> Columns:
     found = next((columns for columns in LAYOUTS if {*columns} <= set(names)), None)
     if found is None:
         raise InputError(
-            f"{path} has {', '.join(map(repr, names))}; reviews have {' or '.join(', '.join(c) for c in LAYOUTS)}; "
+            f"{path} has {shown_names(names)}; reviews have {' or '.join(', '.join(c) for c in LAYOUTS)}; "
             "name such a file, or read yours as events"
         )
     return found

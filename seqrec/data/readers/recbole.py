@@ -4,7 +4,7 @@ from pathlib import Path
 
 from seqrec.data.event_tables import NO_ITEMS, Columns, Items, Request, Source, find_text, typed_source
 from seqrec.data.paths import check_file, data_files
-from seqrec.data.text_files import TextFile, fields_of, first_line_of, refuse_bad_bytes
+from seqrec.data.text_files import TextFile, fields_of, first_line_of, refuse_bad_bytes, shown_names
 from seqrec.types import InputError
 
 TYPES = ("token", "token_seq", "float", "float_seq")
@@ -55,7 +55,7 @@ def _items_beside(path: Path, item: str) -> Items:
     names = _names(path_of_items)
     types = [field.rpartition(":")[2] for field in first_line_of(path_of_items).split("\t")]
     if item not in names:
-        raise InputError(f"{path_of_items} has no column {item!r}; it has {', '.join(map(repr, names))}; rename it")
+        raise InputError(f"{path_of_items} has no column {item!r}; it has {shown_names(names)}; rename it")
     key = names.index(item)
     title = next((i for i, name in enumerate(names) if i != key and any(t in name for t in TITLE_NAMES)), None)
     sequences = [i for i, kind in enumerate(types) if kind == "token_seq" and i not in (key, title)]
