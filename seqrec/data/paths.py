@@ -1,10 +1,11 @@
 """What a user's path names: files that are there, whole, and packed or not."""
 
+import contextlib
 import glob
 import gzip
 import logging
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -65,12 +66,23 @@ def compression_of(path: Path) -> Compression:
     return next((name for magic, name in MAGIC.items() if head.startswith(magic)), "none")
 
 
-def open_bytes(path: Path) -> Any:
-    """The file's content, unpacked: a stream of bytes."""
-    compression = compression_of(path)
-    if compression == "zstd":
-        return pa.CompressedInputStream(str(path), "zstd")
-    return gzip.GzipFile(path) if compression == "gzip" else path.open("rb")
+@contextlib.contextmanager
+def open_bytes(path: Path) -> Iterator[Any]:
+    """The file's content, unpacked: a stream of bytes, which says so where it is cut off."""
+    try:
+        compression = compression_of(path)
+        if compression == "zstd":
+            stream: Any = pa.CompressedInputStream(str(path), "zstd")
+        else:
+            stream = gzip.GzipFile(path) if compression == "gzip" else path.open("rb")
+        with stream:
+            yield stream
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise InputError(f"{path} is cut short or damaged ({error}); fetch it again") from error
+    except OSError as error:
+        if error.strerror is None:  # Arrow's, of zstd.
+            raise InputError(f"{path} is cut short or damaged ({first_line(error)}); fetch it again") from error
+        raise InputError(f"{path} cannot be read ({error.strerror}); change its permissions") from error
 
 
 def check_file(path: Path) -> bytes:
@@ -79,19 +91,12 @@ def check_file(path: Path) -> bytes:
         raise InputError(f"{path} is a directory, a file is due; name the file in it")
     if not path.is_file():
         raise InputError(f"{path} does not exist or is no file; correct the path")
-    try:
+    with open_bytes(path) as stream:
+        head = stream.read(1 << 20)
         compression = compression_of(path)
-        with open_bytes(path) as stream:
-            head = stream.read(1 << 20)
-            # DuckDB stops at a stream's end without asking whether it was all, so one that is cut off would pass.
-            while compression != "none" and stream.read(1 << 20):
-                pass
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise InputError(f"{path} is cut short or damaged ({error}); fetch it again") from error
-    except OSError as error:
-        if error.strerror is None:  # Arrow's, of zstd.
-            raise InputError(f"{path} is cut short or damaged ({first_line(error)}); fetch it again") from error
-        raise InputError(f"{path} cannot be read ({error.strerror}); change its permissions") from error
+        # DuckDB stops at a stream's end without asking whether it was all, so one that is cut off would pass.
+        while compression != "none" and stream.read(1 << 20):
+            pass
     if not head:
         raise InputError(f"{path} is empty; give a file that holds events")
     if head.startswith(b"PK\x03\x04"):

@@ -2,11 +2,10 @@ import csv
 import gzip
 
 import numpy as np
-import pytest
 from found_events import refusal
 
 from seqrec.data.events import sequences
-from seqrec.data.sources import DATASETS, Columns, read_source
+from seqrec.data.sources import DATASETS, read_source
 
 
 def test_what_is_not_there_is_refused(tmp_path):
@@ -37,27 +36,3 @@ def test_ml_1m_has_its_known_size_order_and_titles(shared_data):
     with (path.parent / "items.csv").open(encoding="utf-8", newline="") as stream:
         titles = {int(row["sas_item"]): row["title"] for row in csv.DictReader(stream)}
     assert store.titles.tolist() == [titles[key] for key in store.item_keys.tolist()]
-
-
-@pytest.mark.parametrize(
-    ("folder", "name", "counts"),
-    [
-        ("amazon-beauty-s3", "Beauty.txt.gz", (198_502, 22_363, 12_101)),
-        ("lastfm-s3", "LastFM.txt.gz", (52_551, 1_090, 3_646)),
-    ],
-)
-def test_s3rec_files_have_their_known_sizes(shared_data, folder, name, counts):
-    store = sequences(read_source("s3rec", shared_data / folder / name))
-    assert (store.n_events, store.n_users, store.n_items) == counts
-
-
-def test_movielens_small_has_its_known_size(shared_data):
-    store = sequences(read_source("movielens", shared_data / "movielens-small"))
-    assert (store.n_events, store.n_users, store.n_items) == (100_836, 610, 9_724)
-    assert all(store.titles)
-
-
-def test_sessions_with_fractional_seconds_are_read_as_events(shared_data):
-    path = shared_data / "yoochoose-100k" / "clicks_test.txt.gz"
-    store = sequences(read_source("events", path, columns=Columns("SessionId", "ItemId", "Time")))
-    assert store.n_events == len(gzip.decompress(path.read_bytes()).splitlines()) - 1

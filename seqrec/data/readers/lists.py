@@ -3,7 +3,8 @@
 import csv
 import json
 import logging
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +23,12 @@ from seqrec.data.event_tables import (
     typed_source,
 )
 from seqrec.data.paths import check_file, first_file, open_bytes
-from seqrec.data.text_files import TextFile
+from seqrec.data.text_files import TextFile, shown_names
 from seqrec.types import InputError
 
 NO_TIMES = Columns("user", "item", "none")
 PARTS = ("train", "test")
+PLAIN_IDS = re.compile("[1-9][0-9]{0,17}( [1-9][0-9]{0,17})*")
 logger = logging.getLogger(__name__)
 
 
@@ -53,7 +55,8 @@ def _items_beside(path: Path) -> Items:
         header = []
     key = next((name for name in ("sas_item", "item_id", "item") if name in header), None)
     if key is None or "title" not in header:
-        logger.warning("%s is not used: it has columns %s, titles need sas_item or item_id and title", path, header)
+        shown = shown_names(header)
+        logger.warning("%s is not used: it has columns %s, titles need sas_item or item_id and title", path, shown)
         return NO_ITEMS
     titles, genres = {}, {}
     for place, (item, title, names) in text.records((key, "title", "genres" if "genres" in header else "title")):
@@ -69,18 +72,19 @@ def read_lists(path: Path, request: Request) -> Source:
     The form in which the authors of S3-Rec (Zhou et al., 2020) give their data.
     """
     refuse_further("s3rec", request)
-    users, items = [], []
-    for place, ids in _lines_of_ids(path):
+    users, lengths, items = [], [], []
+    for line, ids in _lines_of_ids(path):
         if len(ids) == 1:
             raise InputError(
-                f"{place}: {str(ids[0])!r} is one field, a line is a user and at least one item; "
+                f"{path}:{line}: {str(ids[0])!r} is one field, a line is a user and at least one item; "
                 "add the items or remove the line"
             )
-        users.append(np.full(len(ids) - 1, ids[0]))
-        items.append(ids[1:])
+        users.append(ids[0])
+        lengths.append(len(ids) - 1)
+        items += ids[1:]
     if not items:
         raise InputError(f"{path} holds no events; give a file with lines `user item item ...`")
-    return arrow_source("s3rec", _events(users, items), request, _attributes_beside(path))
+    return arrow_source("s3rec", _events(users, lengths, items), request, _attributes_beside(path))
 
 
 def _attributes_beside(path: Path) -> Items:
@@ -119,32 +123,34 @@ def read_sessions(path: Path, request: Request) -> Source:
         files = [file for file in found if file is not None]
         if len(files) != len(names):
             raise InputError(f"{path} does not hold {' and '.join(names)}; name a file of sessions")
-    sessions: list[np.ndarray] = []
-    items, parts = [], []
+    lengths, items, parts = [], [], []
     for part, file in enumerate(files):
         for _, ids in _lines_of_ids(file):
-            sessions.append(np.full(len(ids), len(sessions) + 1))
-            items.append(ids)
-            parts.append(np.full(len(ids), part, np.int32))
+            lengths.append(len(ids))
+            items += ids
+            parts.append(part)
     if not items:
         raise InputError(f"{path} holds no events; give a file with lines `item item ...`")
-    events = _events(sessions, items)
+    events = _events(range(1, len(lengths) + 1), lengths, items)
     if len(files) == 1:
         return arrow_source("sessions", events, request)
-    events = events.append_column("part", pa.array(np.concatenate(parts)))
+    events = events.append_column("part", pa.array(np.repeat(np.array(parts, np.int32), lengths)))
     return arrow_source("sessions", events, request)._replace(categories={"part": PARTS})
 
 
-def _events(users: list[np.ndarray], items: list[np.ndarray]) -> pa.Table:
-    item_id = np.concatenate(items)
-    return pa.table({"user_id": np.concatenate(users), "item_id": item_id, "event_index": np.arange(len(item_id))})
+def _events(users: Sequence[int], lengths: Sequence[int], items: Sequence[int]) -> pa.Table:
+    """The events of users that have so many items each, in order."""
+    user_id, item_id = np.repeat(np.array(users, np.int64), lengths), np.array(items, np.int64)
+    return pa.table({"user_id": user_id, "item_id": item_id, "event_index": np.arange(len(item_id))})
 
 
-def _lines_of_ids(path: Path) -> Iterator[tuple[str, np.ndarray]]:
-    """(file:line, its integers from 1) of each line that is not empty."""
+def _lines_of_ids(path: Path) -> Iterator[tuple[int, list[int]]]:
+    """(line number, integers from 1) of each line that is not empty."""
     check_file(path)
     for line, fields in TextFile(path, " ", "", header=False).rows():
         numbers = " ".join(fields).split()
-        if numbers:
-            place = f"{path}:{line}"
-            yield place, np.array([positive_integer(number, "id", place) for number in numbers], np.int64)
+        # All at once, for there are millions; one by one only to find which is none.
+        if PLAIN_IDS.fullmatch(" ".join(numbers)):
+            yield line, [int(number) for number in numbers]
+        elif numbers:
+            yield line, [positive_integer(number, "id", f"{path}:{line}") for number in numbers]
