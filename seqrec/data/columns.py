@@ -73,11 +73,16 @@ def free_id(found: Found, column: str) -> str:
     if kind.endswith("]") or kind.startswith(("STRUCT", "MAP", "UNION")) or kind == "BLOB":
         raise InputError(f"{found.place(0)}: {column} is a {kind}, an id is an integer or text; cast the column")
     # "007" or "+7" read as integers would merge with "7"; what exceeds 2^63 - 1 fits text alone.
-    [(is_lossy,)] = found.connection.execute(
-        f"SELECT EXISTS (SELECT 1 FROM found WHERE {as_text} IS NOT NULL "
-        f"AND CAST({as_integer} AS VARCHAR) IS DISTINCT FROM {as_text})"
+    return as_integer if _are_integers(found, as_text) else as_text
+
+
+def _are_integers(found: Found, text: str) -> bool:
+    """Whether every text that is there is written as int64 writes it."""
+    [(is_other,)] = found.connection.execute(
+        f"SELECT EXISTS (SELECT 1 FROM found WHERE {text} IS NOT NULL "
+        f"AND CAST(TRY_CAST({text} AS BIGINT) AS VARCHAR) IS DISTINCT FROM {text})"
     ).fetchall()
-    return as_text if is_lossy else as_integer
+    return not is_other
 
 
 def number(found: Found, column: str, name: str) -> str:
@@ -124,9 +129,11 @@ def category(found: Found, column: str, name: str, known: Sequence[str] = ()) ->
 def microseconds(found: Found, unit: str) -> str:
     """The SQL expression of the column `time` as microseconds since 1970 UTC."""
     if type_of(found, "time") in INTEGER_TYPES:
-        return _number_microseconds(found, "time", "CAST(time AS BIGINT)", unit)
+        return _number_microseconds(found, "time", "CAST(time AS BIGINT)", unit, are_integers=True)
     # By way of text, so that 1.1 is eleven tenths exactly and every other type takes one path.
     text = "nullif(nullif(CAST(time AS VARCHAR), ''), 'nan')"
+    if _are_integers(found, text):
+        return _number_microseconds(found, text, f"TRY_CAST({text} AS BIGINT)", unit, are_integers=True)
     number = f"TRY_CAST({text} AS DECIMAL(28, 9))"
     # With a zone: the cast to a plain TIMESTAMP drops "+02:00" in DuckDB 2.0 (and heeds it in 1.x).
     moment = f"TRY_CAST({text} AS TIMESTAMPTZ)"
@@ -148,18 +155,18 @@ def microseconds(found: Found, unit: str) -> str:
             + "; correct the line or name another time column"
         )
     if is_number:
-        return _number_microseconds(found, text, number, unit)
+        return _number_microseconds(found, text, number, unit, are_integers=False)
     logger.info("times are text such as %s, read as UTC where they name no zone", first_value)
     expression = f"CASE WHEN isfinite({moment}) THEN epoch_us({moment}) END"
     return _within(found, text, expression, POSSIBLE_YEARS, None)
 
 
-def _number_microseconds(found: Found, given: str, number: str, unit: str) -> str:
+def _number_microseconds(found: Found, given: str, number: str, unit: str, *, are_integers: bool) -> str:
     """The same of a column of numbers, where `given` is null where there is none."""
     # By the middle one of the first times: one that is absurd would make all the others look wrong.
     [(middle, example)] = found.connection.execute(
-        f"SELECT quantile_disc(abs(number), 0.5), arg_min(number, event_index) FROM (SELECT {number} AS number, "
-        f"event_index FROM found WHERE {number} IS NOT NULL LIMIT {N_TIMES_FOR_UNIT})"
+        "SELECT quantile_disc(abs(CAST(number AS DOUBLE)), 0.5), arg_min(number, event_index) FROM "
+        f"(SELECT {number} AS number, event_index FROM found WHERE {number} IS NOT NULL LIMIT {N_TIMES_FOR_UNIT})"
     ).fetchall()
     if middle is None:
         return "CAST(NULL AS BIGINT)"
@@ -169,7 +176,7 @@ def _number_microseconds(found: Found, given: str, number: str, unit: str) -> st
         logger.warning("times such as %s are read as %s, as was asked, and look like %s", example, unit, likely)
     unit = likely if unit == "auto" else unit
     logger.info("times are numbers such as %s, read as %s since 1970", example, unit)
-    if given == "time" and unit != "ns":
+    if are_integers and unit != "ns":
         # Compared and multiplied as they are: ten million take seconds by way of decimals. What overflows is null.
         per_unit = int(MICROSECONDS_PER_UNIT[unit])
         low, high = (start // per_unit for start in _starts(years))

@@ -189,8 +189,15 @@ def with_items(source: Source, items: Items) -> Source:
             by_id: dict[Any, Any] = {key: value for key, value in numbers.items() if key is not None}
         else:
             by_id = {str(key): value for key, value in values.items()}
-        keys = pa.array(list(by_id), pa.int64() if is_integer else pa.large_string())
-        return pa.table({"item_id": keys, name: pa.array(list(by_id.values()), kind)})
+        try:
+            keys = pa.array(list(by_id), pa.int64() if is_integer else pa.large_string())
+            return pa.table({"item_id": keys, name: pa.array(list(by_id.values()), kind)})
+        except UnicodeEncodeError as error:
+            # JSON can write halves of characters.
+            raise InputError(
+                f"{source.name}: {name} of an item hold {error.object[error.start : error.end]!a}, which is no "
+                "character; correct the file beside the events"
+            ) from error
 
     return source._replace(
         titles=table(items.titles, "title", pa.large_string()),

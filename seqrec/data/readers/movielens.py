@@ -19,7 +19,7 @@ from seqrec.data.event_tables import (
     typed_source,
 )
 from seqrec.data.paths import check_file, first_file
-from seqrec.data.text_files import TextFile, fields_of, first_line_of
+from seqrec.data.text_files import TextFile, fields_of, first_line_of, refuse_bad_bytes
 from seqrec.types import InputError
 
 RATINGS = ("ratings.csv", "ratings.dat", "u.data")
@@ -135,5 +135,8 @@ def _genre_names(directory: Path) -> list[str]:
     path = first_file(directory, ("u.genre",))
     if path is None:
         return []
-    rows = [fields for _, fields in TextFile(path, "|", "", header=False).rows()]
-    return [fields[0] for fields in rows]
+    names = []
+    for line, fields in TextFile(path, "|", "", header=False).rows():
+        refuse_bad_bytes(fields, f"{path}:{line}")
+        names.append(fields[0])
+    return names
