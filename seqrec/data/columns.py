@@ -139,13 +139,12 @@ def microseconds(found: Found, unit: str) -> str:
     moment = f"TRY_CAST({text} AS TIMESTAMPTZ)"
     # The first that is either, where bad rows are dropped.
     readable = f"({number} IS NOT NULL OR {moment} IS NOT NULL)" if found.bad_rows == "drop" else "true"
-    firsts = found.connection.execute(
-        f"SELECT {text}, {number} IS NOT NULL FROM found WHERE {text} IS NOT NULL AND {readable} "
-        "ORDER BY event_index LIMIT 1"
+    [(first_value, is_number)] = found.connection.execute(
+        f"SELECT arg_min({text}, event_index), arg_min({number} IS NOT NULL, event_index) FROM found "
+        f"WHERE {text} IS NOT NULL AND {readable}"
     ).fetchall()
-    if not firsts:
+    if first_value is None:
         return "CAST(NULL AS BIGINT)"
-    first_value, is_number = firsts[0]
     value, due = (number, "a number") if is_number else (moment, "an ISO date and time")
     bad = found.refused("time", f"{text} IS NOT NULL AND {value} IS NULL")
     if bad:

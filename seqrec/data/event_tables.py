@@ -22,6 +22,7 @@ from seqrec.data.files import (
     load_text,
     quoted,
 )
+from seqrec.data.paths import first_line
 from seqrec.data.text_files import TextFile, first_line_of, same_header, shown_names
 from seqrec.types import InputError
 
@@ -151,6 +152,20 @@ def typed_source(
     items: Items = NO_ITEMS,
 ) -> Source:
     """The source of what was found; `time_unit` is None where the column `time` is not."""
+    try:
+        categories = _type_events(found, request, ids=ids, time_unit=time_unit)
+    except duckdb.Error as error:
+        raise InputError(
+            f"{found.place(0)} and on: the values cannot be read ({first_line(error)}); correct them, or free memory"
+        ) from error
+    events = nw.from_native(found.connection.table("events"))
+    return with_items(Source(name, events, None, found.connection, categories=categories), items)
+
+
+def _type_events(
+    found: Found, request: Request, *, ids: Callable[[Found, str], str], time_unit: str | None
+) -> dict[str, tuple[str, ...]]:
+    """Makes the table or view `events` of what was found; the texts of its columns of codes."""
     typed = {key: ids(found, key) for key in ("user_id", "item_id")}
     if time_unit is not None:
         typed["timestamp_us"] = microseconds(found, time_unit)
@@ -166,8 +181,7 @@ def typed_source(
     else:
         # Read anew from the file, or from memory, whenever a step asks.
         connection.execute(f"CREATE TEMP VIEW events AS SELECT {chosen}, event_index FROM found")
-    events = nw.from_native(connection.table("events"))
-    return with_items(Source(name, events, None, connection, categories=categories), items)
+    return categories
 
 
 def arrow_source(name: str, events: pa.Table, request: Request, items: Items = NO_ITEMS) -> Source:

@@ -71,11 +71,12 @@ class Found(NamedTuple):
         """(place, value as text) of the first row to refuse because it meets the condition."""
         if self.bad_rows == "drop":
             return None
-        rows = self.connection.execute(
-            f"SELECT event_index, coalesce(CAST({column} AS VARCHAR), '') FROM found WHERE {condition} "
-            "ORDER BY event_index LIMIT 1"
+        value = f"coalesce(CAST({column} AS VARCHAR), '')"
+        # Not by ORDER BY and LIMIT, which DuckDB 1.3 cannot run on a table of Arrow's.
+        [(row, text)] = self.connection.execute(
+            f"SELECT min(event_index), arg_min({value}, event_index) FROM found WHERE {condition}"
         ).fetchall()
-        return (self.place(rows[0][0]), rows[0][1]) if rows else None
+        return None if row is None else (self.place(row), text)
 
     def drop(self) -> None:
         """Lets go of the rows, where they are held."""
@@ -217,9 +218,10 @@ def load_json_lines(
     connection.execute(f"CREATE TABLE rows_found ({', '.join(f'{key} VARCHAR' for key in take)}, nested BOOLEAN)")
     try:
         for compression, group in itertools.groupby(files, compression_of):
+            packed = "uncompressed" if compression == "none" else compression
             connection.execute(
                 f"INSERT INTO rows_found SELECT {chosen}, {nested} FROM read_json($paths, columns = {{{columns}}}, "
-                f"format = 'newline_delimited', compression = '{compression}', ignore_errors = {bad_rows == 'drop'})",
+                f"format = 'newline_delimited', compression = '{packed}', ignore_errors = {bad_rows == 'drop'})",
                 {"paths": [_literal_path(path) for path in group]},
             )
     except duckdb.Error as error:

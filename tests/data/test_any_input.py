@@ -107,7 +107,9 @@ def expected_ids(texts):
 
 def written_csv(pairs, delimiter, quoting):
     stream = io.StringIO(newline="")
-    writer = csv.writer(stream, delimiter=delimiter, quoting=quoting, lineterminator="\n")
+    # Python quotes a lone \r of a field only where it is part of the line's end, or all is quoted.
+    line_end = "\n" if quoting == csv.QUOTE_ALL else "\r\n"
+    writer = csv.writer(stream, delimiter=delimiter, quoting=quoting, lineterminator=line_end)
     writer.writerows([("user_id", "item_id"), *pairs])
     return stream.getvalue().encode()
 
