@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from seqrec.data.event_tables import NO_ITEMS, Columns, Items, Request, Source, find_text, typed_source
+from seqrec.data.event_tables import NO_ITEMS, Columns, Items, Request, Source, find_text, has_times, typed_source
 from seqrec.data.paths import check_file, data_files
 from seqrec.data.text_files import TextFile, fields_of, first_line_of, refuse_bad_bytes, shown_names
 from seqrec.types import InputError
@@ -30,7 +30,7 @@ def read_recbole(path: Path, request: Request) -> Source:
     if columns == Columns() and "timestamp" not in names:
         columns = columns._replace(time="none")
     rows = find_text([path], request, names, columns, delimiter="\t", quote="")
-    unit = None if columns.time.lower() in ("", "none") else request.time_unit
+    unit = request.time_unit if has_times(columns) else None
     return typed_source("recbole", rows, request, time_unit=unit, items=_items_beside(path, columns.item))
 
 
