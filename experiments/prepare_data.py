@@ -10,17 +10,18 @@ are in the store's rejected.parquet, each with its reason; counts, split and con
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from tyro.conf import OmitArgPrefixes
 
 from seqrec import runtime
 from seqrec.data.append import append_events
 from seqrec.data.engines import EngineName, move
-from seqrec.data.files import Limits
+from seqrec.data.files import BadRows, Limits
 from seqrec.data.preparation import StepCount, StepsConfig, format_counts, prepare_store
-from seqrec.data.sources import Columns, read_source
+from seqrec.data.sources import Columns, Dataset, TimeUnit, read_source
 from seqrec.data.splits import SplitConfig
+from seqrec.data.store import read_preparation
 
 
 @dataclass(frozen=True)
@@ -29,16 +30,24 @@ class Config:
 
     output: Path
     """Directory of the store."""
-    dataset: Literal["movielens-demo", "ml-1m", "s3rec", "movielens", "events"] = "events"
+    dataset: Dataset = "events"
     """Form of the data; movielens-demo needs no file."""
     data_path: Path | None = None
-    """File of events: CSV, TSV (gzip'd or not) or Parquet."""
+    """File, directory or quoted pattern of CSV, TSV, JSON lines (gzip'd, zstd'd or not) or Parquet; a DuckDB file."""
+    table: str | None = None
+    """Table of events in a DuckDB file."""
+    query: str | None = None
+    """SQL for events from a DuckDB file, which it may only read."""
     columns: tuple[str, str, str] = Columns()
     """Names of the user, item and time columns of an events file; time none keeps the file's order."""
-    time_unit: Literal["auto", "s", "ms", "us", "ns"] = "auto"
+    time_unit: TimeUnit = "auto"
     """Unit of a time column of numbers; auto takes the one that gives plausible years."""
     extra: tuple[str, ...] = ()
     """Further columns of numbers to keep beside the items, such as rating."""
+    categories: tuple[str, ...] = ()
+    """Further columns of text to keep as codes, such as a device; the manifest says what each code stands for."""
+    bad_rows: BadRows = "refuse"
+    """What to do about a row or value that cannot be read: stop, or drop and count it as not valid."""
     append: bool = False
     """Extend the store in --output, with the steps that it was prepared with, instead of making one."""
     engine: EngineName = "duckdb"
@@ -54,12 +63,17 @@ def report(count: StepCount) -> None:
 
 def main(config: Config) -> dict[str, Any]:
     """Writes the store, prints what each step left, and returns the sizes and the hash."""
+    known = read_preparation(config.output).get("categories", {}) if config.append else {}
     source = read_source(
         config.dataset,
         config.data_path,
         columns=Columns(*config.columns),
         time_unit=config.time_unit,
         extra=config.extra,
+        categories={name: known.get(name, ()) for name in config.categories},
+        bad_rows=config.bad_rows,
+        table=config.table,
+        query=config.query,
         limits=config.limits,
     )
     with move(source, config.engine, directory=config.limits.spill_directory) as source:

@@ -14,7 +14,7 @@ from seqrec import runs, runtime
 from seqrec.checkpoint import Progress, open_checkpoints, restore, restore_progress
 from seqrec.data.batches import Queries, TrainingBatches, make_queries, training_batches
 from seqrec.data.events import prepare
-from seqrec.data.sources import Columns, read_source
+from seqrec.data.sources import Columns, Dataset, TimeUnit, read_source
 from seqrec.data.splits import Split, SplitConfig, split_store
 from seqrec.data.store import SequenceStore, open_store
 from seqrec.evaluation import RankTable, evaluate, make_eval_step
@@ -34,13 +34,13 @@ from seqrec.types import Encoder, InputError
 class DataConfig:
     """What is read, and what a model sees of it."""
 
-    dataset: Literal["movielens-demo", "ml-1m", "s3rec", "movielens", "events", "store"] = "movielens-demo"
+    dataset: Literal[Dataset, "store"] = "movielens-demo"
     """Form of the data; movielens-demo needs no file, store is what prepare_data.py leaves."""
     data_path: Path | None = None
     """File of events, plain or gzip'd, or the directory of a store."""
     columns: tuple[str, str, str] = Columns()
     """Names of the user, item and time columns of an events file; time none keeps the file's order."""
-    time_unit: Literal["auto", "s", "ms", "us", "ns"] = "auto"
+    time_unit: TimeUnit = "auto"
     """Unit of a time column of numbers; auto takes the one that gives plausible years."""
     split: OmitArgPrefixes[SplitConfig] = field(default_factory=SplitConfig)
     max_length: int = 200

@@ -15,3 +15,16 @@ def shared_data() -> Path:
     if not path.is_dir():
         pytest.skip(f"no data at {path}; set SEQREC_DATA to the folder that holds ml-1m/ and others")
     return path
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes a file of text or bytes and returns its path."""
+
+    def write_file(content, name="data.txt"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return write_file

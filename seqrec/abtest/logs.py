@@ -8,7 +8,8 @@ from pathlib import Path
 import duckdb
 
 from seqrec.abtest.plan import MICROSECONDS_PER_DAY, Plan
-from seqrec.data.files import NO_LIMITS, Limits, check_file, connect, quoted
+from seqrec.data.files import NO_LIMITS, Limits, connect, quoted
+from seqrec.data.paths import check_file
 from seqrec.types import InputError
 
 _MOST_SEGMENT_VALUES = 50

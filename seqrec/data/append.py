@@ -53,6 +53,9 @@ def append_events(
         raise InputError(
             f"{directory} was prepared with collapse_repeats, which no append can go on with; prepare all events again"
         )
+    for name, texts in preparation.get("categories", {}).items():
+        if list(source.categories.get(name, texts)[: len(texts)]) != texts:
+            raise InputError(f"{directory} has other codes for {name!r}; read the events with categories that it knows")
     fresh, rejected, counts = _cleaned(source, config, with_times="timestamp_us" in store.columns, report=report)
     derived = {"timestamp_us"} if config.session_gap_seconds is None else {"timestamp_us", "session"}
     for name in store.columns:
@@ -96,7 +99,7 @@ def append_events(
     written = write_store(
         directory,
         grown,
-        preparation=_noted(preparation, appended, source.name),
+        preparation=_noted(preparation, appended, source),
         side_tables={"rejected": _with_earlier(directory / "rejected.parquet", rejected)},
     )
     return appended._replace(store=written)
@@ -186,14 +189,16 @@ def _repeated(
     return repeated & is_new
 
 
-def _noted(preparation: Mapping[str, Any], appended: Appended, name: str) -> dict[str, Any]:
+def _noted(preparation: Mapping[str, Any], appended: Appended, source: Source) -> dict[str, Any]:
     """`preparation` with the append added and the split made anew."""
     noted = dict(preparation)
+    if "categories" in noted:
+        noted["categories"] = {**noted["categories"], **source.categories}
     counts = [count._asdict() for count in appended.counts]
     facts = {
         field: getattr(appended, field) for field in ("n_new_events", "n_new_users", "n_new_items", "n_duplicates")
     }
-    noted["appended"] = [*noted.get("appended", []), {"source": name, **facts, "counts": counts}]
+    noted["appended"] = [*noted.get("appended", []), {"source": source.name, **facts, "counts": counts}]
     if "split" in noted:
         fields = {field.name: noted["split"][field.name] for field in dataclasses.fields(SplitConfig)}
         split = split_store(appended.store, SplitConfig(**fields))

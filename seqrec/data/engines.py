@@ -88,7 +88,7 @@ def move(source: Source, engine: EngineName, *, spark: Any = None, directory: Pa
             events = _polars_scan(path) if engine == "polars" else _spark_scan(path, spark)
         except ImportError as error:
             raise InputError(f"{engine} is not installed; run pip install {engine}, or take duckdb") from error
-        yield Source(source.name, nw.from_native(events), source.titles)
+        yield source._replace(events=nw.from_native(events), connection=None)
 
 
 def _polars_scan(path: Path) -> Any:

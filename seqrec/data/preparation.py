@@ -247,6 +247,7 @@ def prepare_store(
         "steps": dataclasses.asdict(config),
         "counts": [count._asdict() for count in cleaned.counts],
         "split": {**dataclasses.asdict(split), "description": found.description, "hash": found.content_hash},
+        **({"categories": dict(source.categories)} if source.categories else {}),
         **(facts or {}),
     }
     rejected = collect(cleaned.rejected.sort("event_index"))

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float, Int
 
-from seqrec.data.files import check_file
+from seqrec.data.paths import check_file
 from seqrec.report.table_files import (
     ITEM_NAMES,
     USER_NAMES,
@@ -120,9 +120,10 @@ def read_top_k(
     by_rank = rank is not None or (score is None and table.found(("rank",)) is not None)
     kind = "rank" if by_rank else "score"
     take["value"] = table.required((rank or "rank",) if by_rank else (score,) if score else ("score", "rank"))
-    connection = load_columns(table, take)
-    keys = {name: key_expression(connection, name, table.place) for name in ("user", "item")}
-    value = number_expression(connection, "value", kind, table.place)
+    rows = load_columns(table, take)
+    connection = rows.connection
+    keys = {name: key_expression(rows, name) for name in ("user", "item")}
+    value = number_expression(rows, "value", kind)
     types = {
         name: connection.execute(f"SELECT any_value(typeof({expression})) FROM found").fetchall()[0][0]
         for name, expression in keys.items()
@@ -133,7 +134,7 @@ def read_top_k(
         f"CREATE TABLE lists AS SELECT event_index, {chosen['user']} AS user, {chosen['item']} AS item, "
         f"{value} AS value FROM found"
     )
-    connection.execute("DROP TABLE found")
+    rows.drop()
     asked = pa.table(
         {
             "place": pa.array(range(like.n_users), pa.int64()),
@@ -143,7 +144,7 @@ def read_top_k(
     )
     connection.register("asked", asked)
     try:
-        _check_lists(connection, table.place, by_rank=by_rank)
+        _check_lists(connection, rows.place, by_rank=by_rank)
         n_known, n_unknown = connection.execute(
             "SELECT count(*) FILTER (user IN (SELECT user FROM asked)), "
             "count(*) FILTER (user NOT IN (SELECT user FROM asked)) FROM (SELECT DISTINCT user FROM lists)"

@@ -17,7 +17,6 @@ from seqrec.report.table_files import (
     ITEM_NAMES,
     USER_NAMES,
     arrow_keys,
-    first_row,
     is_text,
     key_expression,
     load_columns,
@@ -151,14 +150,13 @@ def joined_slicings(
     names = [name for name in file.names if name != key_name]
     if not names:
         raise InputError(f"{path} has no column but {key_name!r}; add a column to slice by")
-    connection = load_columns(file, {kind: key_name, **{f"value_{i}": name for i, name in enumerate(names)}})
-    expression = key_expression(connection, kind, file.place)
-    repeated = first_row(
-        connection,
-        f"event_index IN (SELECT max(event_index) FROM found GROUP BY {expression} HAVING count(*) > 1)",
+    found = load_columns(file, {kind: key_name, **{f"value_{i}": name for i, name in enumerate(names)}})
+    connection, expression = found.connection, key_expression(found, kind)
+    repeated = found.refused(
+        kind, f"event_index IN (SELECT max(event_index) FROM found GROUP BY {expression} HAVING count(*) > 1)"
     )
-    if repeated is not None:
-        raise InputError(f"{file.place(repeated)}: the {kind} occurs a second time; give one row for each {kind}")
+    if repeated:
+        raise InputError(f"{repeated[0]}: the {kind} occurs a second time; give one row for each {kind}")
     keys = {"user": table.user, "item": table.item}[kind]
     [(type_in_file,)] = connection.execute(f"SELECT any_value(typeof({expression})) FROM found").fetchall()
     text = type_in_file != "BIGINT" or is_text(keys)
@@ -178,8 +176,8 @@ def joined_slicings(
             value = f"nullif(trim(CAST(value_{number} AS VARCHAR)), '')"
             rows = connection.execute(f"SELECT place, {value} FROM {joined}").fetchall()
             values: list[str | None] = [None] * len(keys)
-            for place, found in rows:
-                values[place] = found
+            for place, text_found in rows:
+                values[place] = text_found
             slicings.append(_slicing_of(values, name=name, n_bins=n_bins))
     finally:
         connection.unregister("asked")

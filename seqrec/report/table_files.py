@@ -1,17 +1,17 @@
 """A user's CSV, TSV or Parquet file of keys and values -> the columns asked for, in a database."""
 
-import csv
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 
 from seqrec.data.columns import free_id
-from seqrec.data.files import TextFile, check_file, first_line_of, load_parquet, load_text, parquet_columns
+from seqrec.data.files import Found, load_parquet, load_text, parquet_columns
+from seqrec.data.paths import check_file
+from seqrec.data.text_files import TextFile, fields_of, first_line_of
 from seqrec.types import InputError
 
 USER_NAMES = ("user", "user_id")
@@ -27,10 +27,6 @@ class TableFile(NamedTuple):
     """The columns' names, in the file's order."""
     text: TextFile | None
     """How the file is laid out; None for Parquet."""
-
-    def place(self, row: int) -> str:
-        """Where the row of this number, from 0, is; walks a text file, so only for complaints."""
-        return f"{self.path}, row {row + 1}" if self.text is None else self.text.place(row)
 
     def found(self, names: Sequence[str]) -> str | None:
         """The first of `names` that is a column, upper or lower case alike; None where none is.
@@ -59,10 +55,10 @@ def open_table(path: Path) -> TableFile:
     if path.is_file() and path.stat().st_size == 0:
         raise InputError(f"{path} is empty; give a file with a line of column names and at least one row")
     if check_file(path).startswith(b"PAR1"):
-        names, text = parquet_columns(path), None
+        names, text = parquet_columns([path]), None
     else:
         line = first_line_of(path)
-        headers = {delimiter: next(csv.reader([line], delimiter=delimiter)) for delimiter in ",\t;|"}
+        headers = {delimiter: fields_of(line, delimiter, path) for delimiter in ",\t;|"}
         delimiter = max(headers, key=lambda key: len(headers[key]))
         names, text = headers[delimiter], TextFile(path, delimiter=delimiter, quote='"', header=True)
     names = [name.strip() for name in names] if text else names
@@ -72,44 +68,35 @@ def open_table(path: Path) -> TableFile:
     return TableFile(path, tuple(names), text)
 
 
-def load_columns(table: TableFile, take: dict[str, str]) -> duckdb.DuckDBPyConnection:
-    """A database with a table `found`: event_index, the row's number from 0, and our name -> the file's column."""
+def load_columns(table: TableFile, take: dict[str, str]) -> Found:
+    """A database with a view `found`: event_index, the row's number from 0, and our name -> the file's column."""
     try:
         if table.text is None:
-            return load_parquet(table.path, take=take)
+            return load_parquet([table.path], take=take)
         positions = {ours: table.names.index(name) for ours, name in take.items()}
-        return load_text(table.text, n_fields=len(table.names), take=positions)
+        return load_text([table.text], n_fields=len(table.names), take=positions)
     except InputError as error:
         # What the reader of event files says of a file with a header alone.
         raise InputError(str(error).replace("holds no events", "holds no rows")) from error
 
 
-def key_expression(connection: duckdb.DuckDBPyConnection, column: str, place: Callable[[int], str]) -> str:
+def key_expression(found: Found, column: str) -> str:
     """The SQL expression of a column of keys, none of which may be missing: int64 where that loses nothing, or text."""
-    expression = free_id(connection, column, place)
-    row = first_row(connection, f"{expression} IS NULL")
-    if row is not None:
-        raise InputError(f"{place(row)}: the {column} is missing; fill it in or remove the line")
+    expression = free_id(found, column)
+    bad = found.refused(column, f"{expression} IS NULL")
+    if bad:
+        raise InputError(f"{bad[0]}: the {column} is missing; fill it in or remove the line")
     return expression
 
 
-def number_expression(
-    connection: duckdb.DuckDBPyConnection, column: str, name: str, place: Callable[[int], str]
-) -> str:
+def number_expression(found: Found, column: str, name: str) -> str:
     """The SQL expression of a column of numbers, as doubles; missing and NaN are NULL."""
     text = f"nullif(trim(CAST({column} AS VARCHAR)), '')"
     number = f"TRY_CAST({text} AS DOUBLE)"
-    row = first_row(connection, f"{text} IS NOT NULL AND {number} IS NULL")
-    if row is not None:
-        [(value,)] = connection.execute(f"SELECT {text} FROM found WHERE event_index = {row}").fetchall()
-        raise InputError(f"{place(row)}: {name} {value[:40]!r} is not a number; correct the line")
+    bad = found.refused(column, f"{text} IS NOT NULL AND {number} IS NULL")
+    if bad:
+        raise InputError(f"{bad[0]}: {name} {bad[1].strip()[:40]!r} is not a number; correct the line")
     return f"CASE WHEN NOT isnan({number}) THEN {number} END"
-
-
-def first_row(connection: duckdb.DuckDBPyConnection, condition: str) -> int | None:
-    """The number of the first row of `found` that meets the condition."""
-    [(row,)] = connection.execute(f"SELECT min(event_index) FROM found WHERE {condition}").fetchall()
-    return row
 
 
 def is_text(keys: np.ndarray) -> bool:

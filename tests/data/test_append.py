@@ -163,3 +163,20 @@ def test_sessions_are_those_of_a_walk_over_the_events(times, gap):
     flat = np.array([time for history in times for time in history], np.int64)
     offsets = np.concatenate([[0], np.cumsum([len(history) for history in times])]).astype(np.int64)
     assert session_numbers(flat, offsets, gap_us=gap).tolist() == expected
+
+
+def test_codes_of_texts_keep_their_meaning(tmp_path):
+    (tmp_path / "first.csv").write_text("user_id,item_id,device\n1,1,tv\n1,2,car\n1,3,tv\n")
+    (tmp_path / "next.csv").write_text("user_id,item_id,device\n2,1,bike\n2,2,tv\n2,3,\n")
+    columns = Columns("user_id", "item_id", "none")
+    source = read_source("events", tmp_path / "first.csv", columns=columns, categories={"device": ()})
+    prepare_store(source, tmp_path / "store", StepsConfig(), SplitConfig())
+    fresh = read_source("events", tmp_path / "next.csv", columns=columns, categories={"device": ()})
+    with pytest.raises(InputError, match="has other codes for 'device'"):
+        append_events(fresh, tmp_path / "store")
+    known = read_preparation(tmp_path / "store")["categories"]
+    assert known == {"device": ["car", "tv"]}
+    fresh = read_source("events", tmp_path / "next.csv", columns=columns, categories=known)
+    store = append_events(fresh, tmp_path / "store").store
+    assert read_preparation(tmp_path / "store")["categories"] == {"device": ["car", "tv", "bike"]}
+    assert store.columns["device"].tolist() == [1, 0, 1, 2, 1, -1]

@@ -2,7 +2,9 @@ import gzip
 
 import pytest
 
-from seqrec.data.files import TextFile, check_file, load_text
+from seqrec.data.files import load_text
+from seqrec.data.paths import check_file
+from seqrec.data.text_files import TextFile
 from seqrec.types import InputError
 
 CONTENT = b'\xef\xbb\xbfid,text\r\n1,"two\r\nlines, one row"\r\n\r\n2,"say ""hi"""\r\n3,end'
@@ -24,9 +26,9 @@ def test_rows_know_the_lines_they_begin_at(tmp_path, pack):
 def test_tables_hold_the_rows_in_order_and_their_places_are_right(tmp_path, pack):
     (tmp_path / "file").write_bytes(pack(CONTENT))
     text = TextFile(tmp_path / "file", delimiter=",", quote='"', header=True)
-    table = load_text(text, n_fields=2, take={"text": 1, "id": 0})
-    assert table.execute("SELECT event_index, id FROM found").fetchall() == [(0, "1"), (1, "2"), (2, "3")]
-    assert [text.place(row).rsplit(":", 1)[1] for row in range(3)] == ["2", "5", "6"]
+    table = load_text([text], n_fields=2, take={"text": 1, "id": 0})
+    assert table.connection.execute("SELECT event_index, id FROM found").fetchall() == [(0, "1"), (1, "2"), (2, "3")]
+    assert [table.place(row).rsplit(":", 1)[1] for row in range(3)] == ["2", "5", "6"]
 
 
 @pytest.mark.parametrize("pack", [lambda content: content, gzip.compress])
@@ -38,15 +40,17 @@ def test_a_bad_row_deep_in_a_file_is_found_by_its_line(tmp_path, pack):
     (tmp_path / "file").write_bytes(pack(b"\n".join(lines)))
     text = TextFile(tmp_path / "file", delimiter=",", quote='"', header=False)
     with pytest.raises(InputError, match=f"file:{bad_line}: '17' has 1 field, 2 are due"):
-        load_text(text, n_fields=2, take={"id": 0})
+        load_text([text], n_fields=2, take={"id": 0})
 
 
 @pytest.mark.parametrize("pack", [lambda content: content, gzip.compress])
 def test_big_files_keep_their_order(tmp_path, pack):
     n_rows = 600_000
     (tmp_path / "file").write_bytes(pack(b"".join(b"%d\tx\n" % number for number in range(n_rows))))
-    table = load_text(TextFile(tmp_path / "file", delimiter="\t", quote='"', header=False), n_fields=2, take={"id": 0})
-    wrong = table.execute("SELECT count(*), count(*) FILTER (CAST(id AS BIGINT) != event_index) FROM found")
+    table = load_text(
+        [TextFile(tmp_path / "file", delimiter="\t", quote='"', header=False)], n_fields=2, take={"id": 0}
+    )
+    wrong = table.connection.execute("SELECT count(*), count(*) FILTER (CAST(id AS BIGINT) != event_index) FROM found")
     assert wrong.fetchall() == [(n_rows, 0)]
 
 

@@ -140,7 +140,7 @@ def test_names_of_files_and_columns_never_reach_sql_unquoted(tmp_path):
     [
         (("rating", "RATING"), "given twice"),
         (("User_ID",), "is one of user_id"),
-        (("stars",), "0 columns 'stars'; it has 'user_id'"),
+        (("stars",), "no column 'stars'; it has 'user_id'"),
     ],
 )
 def test_further_columns_that_cannot_be_told_apart_are_refused(log, extra, message):

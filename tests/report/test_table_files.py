@@ -14,15 +14,15 @@ def test_the_delimiter_is_the_one_that_makes_most_columns(tmp_path, delimiter):
     file = open_table(tmp_path / "file")
     assert file.names == ("user", "a name")
     rows = load_columns(file, {"user": "user", "value": "a name"})
-    assert rows.execute("SELECT event_index, user, value FROM found").fetchall() == [(0, "1", "x, y; z")]
+    assert rows.connection.execute("SELECT event_index, user, value FROM found").fetchall() == [(0, "1", "x, y; z")]
 
 
 def test_parquet_keeps_its_names_whatever_they_hold(tmp_path):
     pq.write_table(pa.table({"user": [1], 'a "b", c': [0.5]}), tmp_path / "file")
     file = open_table(tmp_path / "file")
     rows = load_columns(file, {"user": "user", "value": 'a "b", c'})
-    assert rows.execute("SELECT user, value FROM found").fetchall() == [(1, 0.5)]
-    assert file.place(0).endswith("file, row 1")
+    assert rows.connection.execute("SELECT user, value FROM found").fetchall() == [(1, 0.5)]
+    assert load_columns(file, {"user": "user"}).place(0).endswith("file, row 1")
 
 
 def test_names_are_found_in_the_order_asked_and_in_any_case(tmp_path):
@@ -37,8 +37,8 @@ def test_numbers_are_doubles_and_nothing_is_null(tmp_path):
     (tmp_path / "file").write_text("user,value\na,1e-3\nb,\nc, -2 \nd,NaN\n")
     file = open_table(tmp_path / "file")
     rows = load_columns(file, {"user": "user", "value": "value"})
-    expression = number_expression(rows, "value", "value", file.place)
-    found = rows.execute(f"SELECT {expression} FROM found ORDER BY event_index").fetchall()
+    expression = number_expression(rows, "value", "value")
+    found = rows.connection.execute(f"SELECT {expression} FROM found ORDER BY event_index").fetchall()
     assert found == [(0.001,), (None,), (-2.0,), (None,)]
 
 
@@ -49,8 +49,8 @@ def test_keys_are_integers_where_that_loses_nothing(tmp_path, keys, kind):
     (tmp_path / "file").write_text("user,value\n" + "".join(f"{key},x\n" for key in keys))
     file = open_table(tmp_path / "file")
     rows = load_columns(file, {"user": "user"})
-    expression = key_expression(rows, "user", file.place)
-    assert rows.execute(f"SELECT DISTINCT typeof({expression}) FROM found").fetchall() == [(kind,)]
+    expression = key_expression(rows, "user")
+    assert rows.connection.execute(f"SELECT DISTINCT typeof({expression}) FROM found").fetchall() == [(kind,)]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,225 @@
+"""What every reader of events is asked and gives: a table of typed events, and what is known of the items."""
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import duckdb
+import narwhals as nw
+import pyarrow as pa
+
+from seqrec.data.columns import category, free_id, microseconds, number
+from seqrec.data.files import (
+    NO_LIMITS,
+    BadRows,
+    Found,
+    Limits,
+    connect,
+    json_keys,
+    load_json_lines,
+    load_text,
+    quoted,
+)
+from seqrec.data.paths import first_line
+from seqrec.data.text_files import TextFile, first_line_of, same_header, shown_names
+from seqrec.types import InputError
+
+NO_CATEGORIES: Mapping[str, Sequence[str]] = MappingProxyType({})
+
+
+class Columns(NamedTuple):
+    """Names of the columns of an `events` file."""
+
+    user: str = "user_id"
+    item: str = "item_id"
+    time: str = "timestamp"
+    """Or "none" (or empty) where the file has no times: its rows are then taken to be in time order."""
+
+
+class Source(NamedTuple):
+    """Events as they were found."""
+
+    name: str
+    events: nw.LazyFrame
+    """user_id, item_id (int64 or text), event_index (int64, the place in the files from 0) and, where times
+    are known, timestamp_us (int64, since 1970 UTC), then further columns of numbers, and of codes (int32), that were
+    asked for; what is missing is null, or the code -1."""
+    titles: pa.Table | None
+    """item_id (of the same type) and title (text), each item once; None where none are known."""
+    connection: duckdb.DuckDBPyConnection | None = None
+    """Held with `events`, because DuckDB 1.x closes a database when its connection is let go."""
+    attributes: pa.Table | None = None
+    """item_id (of the same type) and attributes (list of text), such as genres, each item once; None where unknown."""
+    categories: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+    """For each event column of codes the text that each code, from 0, stands for."""
+
+
+class Request(NamedTuple):
+    """What a reader is asked for beside users, items and times."""
+
+    columns: Columns = Columns()
+    time_unit: str = "auto"
+    extra: Sequence[str] = ()
+    """Columns of numbers."""
+    categories: Mapping[str, Sequence[str]] = NO_CATEGORIES
+    """Columns of text to be coded, each with the texts whose codes are known already."""
+    bad_rows: BadRows = "refuse"
+    limits: Limits = NO_LIMITS
+
+
+class Items(NamedTuple):
+    """What is known of items, by the ids that the files write: text, or integers."""
+
+    titles: Mapping[Any, str] | None = None
+    attributes: Mapping[Any, Sequence[str]] | None = None
+
+
+NO_ITEMS = Items()
+
+
+def wanted_columns(where: object, names: Sequence[str], columns: Columns, request: Request) -> dict[str, str]:
+    """Our name of each column that is asked for -> the file's, which must be there once."""
+    wanted = {"user_id": columns.user, "item_id": columns.item}
+    if has_times(columns):
+        wanted["time"] = columns.time
+    for name in wanted.values():
+        _require_once(
+            where, names, name, "name the user, item and time columns (time is 'none' where there are no times)"
+        )
+    further = {f"extra_{place}": name for place, name in enumerate(request.extra)}
+    further |= {f"category_{place}": name for place, name in enumerate(request.categories)}
+    for name in further.values():
+        _require_once(where, names, name, "name further columns that it has")
+    return wanted | further
+
+
+def has_times(columns: Columns) -> bool:
+    return columns.time.lower() not in ("", "none")
+
+
+def _require_once(where: object, names: Sequence[str], name: str, remedy: str) -> None:
+    n_found = list(names).count(name)
+    if n_found == 0:
+        near = [other for other in names if other.lower() == name.lower()]
+        near += difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise InputError(f"{where} has no column {name!r}; {hint}it has {shown_names(names)}; {remedy}")
+    if n_found > 1:
+        raise InputError(f"{where} has {n_found} columns {name!r}; rename all but one")
+
+
+def refuse_further(name: str, request: Request) -> None:
+    """Refuses what is asked of a data set that has users and items alone."""
+    for column in (*request.extra, *request.categories):
+        raise InputError(f"{name} has no columns beside user and item, got {column!r}; leave it out")
+
+
+def find_text(
+    files: Sequence[Path],
+    request: Request,
+    names: Sequence[str],
+    columns: Columns,
+    *,
+    delimiter: str,
+    quote: str = '"',
+    header: bool = True,
+    further: dict[str, str] | None = None,
+) -> Found:
+    """The rows of files of text whose columns have these names, with `further` columns: our name -> theirs."""
+    wanted = wanted_columns(files[0], names, columns, request) | (further or {})
+    take = {key: list(names).index(name) for key, name in wanted.items()}
+    if header:
+        same_header(files, first_line_of(files[0]))
+    texts = [TextFile(path, delimiter, quote, header) for path in files]
+    return load_text(texts, n_fields=len(names), take=take, limits=request.limits, bad_rows=request.bad_rows)
+
+
+def find_json(files: Sequence[Path], request: Request, columns: Columns) -> Found:
+    """The objects of files of JSON lines, whose keys are called these."""
+    take = wanted_columns(files[0], json_keys(files[0]), columns, request)
+    return load_json_lines(files, take=take, limits=request.limits, bad_rows=request.bad_rows)
+
+
+def typed_source(
+    name: str,
+    found: Found,
+    request: Request,
+    *,
+    time_unit: str | None,
+    ids: Callable[[Found, str], str] = free_id,
+    items: Items = NO_ITEMS,
+) -> Source:
+    """The source of what was found; `time_unit` is None where the column `time` is not."""
+    try:
+        categories = _type_events(found, request, ids=ids, time_unit=time_unit)
+    except duckdb.Error as error:
+        raise InputError(
+            f"{found.place(0)} and on: the values cannot be read ({first_line(error)}); correct them, or free memory"
+        ) from error
+    events = nw.from_native(found.connection.table("events"))
+    return with_items(Source(name, events, None, found.connection, categories=categories), items)
+
+
+def _type_events(
+    found: Found, request: Request, *, ids: Callable[[Found, str], str], time_unit: str | None
+) -> dict[str, tuple[str, ...]]:
+    """Makes the table or view `events` of what was found; the texts of its columns of codes."""
+    typed = {key: ids(found, key) for key in ("user_id", "item_id")}
+    if time_unit is not None:
+        typed["timestamp_us"] = microseconds(found, time_unit)
+    typed |= {column: number(found, f"extra_{place}", column) for place, column in enumerate(request.extra)}
+    categories = {}
+    for place, (column, known) in enumerate(request.categories.items()):
+        typed[column], categories[column] = category(found, f"category_{place}", column, known)
+    chosen = ", ".join(f"{expression} AS {quoted(key)}" for key, expression in typed.items())
+    connection = found.connection
+    if found.held:
+        connection.execute(f"CREATE TABLE events AS SELECT {chosen}, event_index FROM found")
+        found.drop()
+    else:
+        # Read anew from the file, or from memory, whenever a step asks.
+        connection.execute(f"CREATE TEMP VIEW events AS SELECT {chosen}, event_index FROM found")
+    return categories
+
+
+def arrow_source(name: str, events: pa.Table, request: Request, items: Items = NO_ITEMS) -> Source:
+    """The source of a table of typed events in memory."""
+    connection = connect(request.limits)
+    return with_items(Source(name, nw.from_native(connection.from_arrow(events)), None, connection), items)
+
+
+def with_items(source: Source, items: Items) -> Source:
+    """`source` with titles and attributes under ids of the type that its own have."""
+    is_integer = source.events.collect_schema()["item_id"].is_integer()
+
+    def table(values: Mapping[Any, Any] | None, name: str, kind: pa.DataType) -> pa.Table | None:
+        if values is None:
+            return None
+        if is_integer:
+            # What is no integer names none of these items.
+            numbers = {key if isinstance(key, int) else _integer(key): value for key, value in values.items()}
+            by_id: dict[Any, Any] = {key: value for key, value in numbers.items() if key is not None}
+        else:
+            by_id = {str(key): value for key, value in values.items()}
+        try:
+            keys = pa.array(list(by_id), pa.int64() if is_integer else pa.large_string())
+            return pa.table({"item_id": keys, name: pa.array(list(by_id.values()), kind)})
+        except UnicodeEncodeError as error:
+            # JSON can write halves of characters.
+            raise InputError(
+                f"{source.name}: {name} of an item hold {error.object[error.start : error.end]!a}, which is no "
+                "character; correct the file beside the events"
+            ) from error
+
+    return source._replace(
+        titles=table(items.titles, "title", pa.large_string()),
+        attributes=table(items.attributes, "attributes", pa.list_(pa.string())),
+    )
+
+
+def _integer(key: str) -> int | None:
+    """The integer that `key` writes, if it is written as integers are and is an int64."""
+    is_one = key.removeprefix("-").isascii() and key.removeprefix("-").isdecimal() and str(int(key)) == key
+    return int(key) if is_one and -(2**63) <= int(key) < 2**63 else None

