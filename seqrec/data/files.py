@@ -199,14 +199,21 @@ def parquet_columns(path: Path) -> list[str]:
 
 
 def load_parquet(path: Path, *, take: dict[str, str], limits: Limits = NO_LIMITS) -> duckdb.DuckDBPyConnection:
-    """The same for a Parquet file; `take` gives the file's names of the columns, which keep their types."""
+    """The same for a Parquet file; `take` gives the file's names of the columns, which keep their types.
+
+    `found` is a view where it can be: the file is read as it is asked for, by column, and not copied.
+    """
     connection = connect(limits)
     chosen = ", ".join(f"{quoted(name)} AS {key}" for key, name in take.items())
     try:
-        connection.execute(
-            f"CREATE TABLE found AS SELECT row_number() OVER () - 1 AS event_index, {chosen} FROM read_parquet($path)",
-            {"path": _literal_path(path)},
-        )
+        names = connection.read_parquet(_literal_path(path)).columns
+        if "file_row_number" in map(str.lower, names):
+            # Such a column keeps DuckDB from adding its own.
+            found = connection.read_parquet(_literal_path(path))
+            found.project(f"row_number() OVER () - 1 AS event_index, {chosen}").create("found")
+        else:
+            found = connection.read_parquet(_literal_path(path), file_row_number=True)
+            found.project(f"file_row_number AS event_index, {chosen}").create_view("found")
     except duckdb.Error as error:
         raise InputError(_unreadable(path, error)) from error
     return _not_empty(connection, path)

@@ -58,6 +58,9 @@ class Source(NamedTuple):
     """item_id (of the same type) and title (text), each item once; None where none are known."""
     connection: duckdb.DuckDBPyConnection | None = None
     """Held with `events`, because DuckDB 1.x closes a database when its connection is let go."""
+    attributes: pa.Table | None = None
+    """item_id (of the same type) and attributes (list of text), such as genres, each item once; None where none are
+    known."""
 
 
 def read_source(
@@ -307,8 +310,11 @@ def _typed_source(
     name: str, connection: duckdb.DuckDBPyConnection, columns: dict[str, str], titles: pa.Table | None
 ) -> Source:
     chosen = ", ".join(f"{expression} AS {quoted(key)}" for key, expression in columns.items())
-    connection.execute(f"CREATE TABLE events AS SELECT {chosen}, event_index FROM found")
-    connection.execute("DROP TABLE found")
+    # A view stays one: what it reads is typed as it is read.
+    is_view = bool(connection.execute("SELECT 1 FROM duckdb_views() WHERE view_name = 'found'").fetchall())
+    connection.execute(f"CREATE {'VIEW' if is_view else 'TABLE'} events AS SELECT {chosen}, event_index FROM found")
+    if not is_view:
+        connection.execute("DROP TABLE found")
     return Source(name, nw.from_native(connection.table("events")), titles, connection)
 
 
