@@ -47,7 +47,10 @@ def duckdb_engine(connection: duckdb.DuckDBPyConnection) -> Engine:
 
     def batches(table: nw.LazyFrame) -> Iterator[pa.RecordBatch]:
         with _duckdb_explained():
-            yield from table.to_native().fetch_arrow_reader(ROWS_PER_BATCH)
+            relation = table.to_native()
+            # DuckDB 1 calls it by another name, which 2 deprecates.
+            read = getattr(relation, "to_arrow_reader", None) or relation.fetch_arrow_reader
+            yield from read(ROWS_PER_BATCH)
 
     return Engine(keep, forget, batches)
 
@@ -56,12 +59,15 @@ def duckdb_engine(connection: duckdb.DuckDBPyConnection) -> Engine:
 def _duckdb_explained() -> Iterator[None]:
     try:
         yield
+    except (duckdb.BinderException, duckdb.CatalogException, duckdb.ParserException):
+        # An expression of ours is wrong, not the events.
+        raise
     except duckdb.OutOfMemoryException as error:
         raise InputError(
             f"DuckDB ran out of memory, or of disk to spill to ({str(error).splitlines()[0]}); "
             "give a larger memory_limit or a spill_directory with more room"
         ) from error
-    except (duckdb.IOException, duckdb.InvalidInputException) as error:
+    except duckdb.Error as error:
         raise InputError(
             f"the events cannot be read ({str(error).splitlines()[0]}); check that their file is whole and still there"
         ) from error

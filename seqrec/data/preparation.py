@@ -12,8 +12,9 @@ import narwhals as nw
 from seqrec.data import steps
 from seqrec.data.engines import Engine, collect, engine_of
 from seqrec.data.events import gathered_store, with_keys
+from seqrec.data.moments import moment_us
 from seqrec.data.sources import Source
-from seqrec.data.splits import SplitConfig, moment_us, split_store
+from seqrec.data.splits import SplitConfig, split_store
 from seqrec.data.store import SequenceStore, open_store, replaced, write_files
 from seqrec.types import InputError
 
