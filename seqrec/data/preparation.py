@@ -114,12 +114,13 @@ class Prepared(NamedTuple):
 
 class _Step(NamedTuple):
     name: str
-    apply: Callable[[nw.LazyFrame], nw.LazyFrame]
+    apply: Callable[..., nw.LazyFrame]
     remedy: str
     is_held: bool = False
     """Whether what it returns is computed once and held, because it sorts all events."""
     makes_users: bool = False
     """Whether each session that it numbers becomes a user."""
+    needs_engine: bool = False
 
 
 def clean_events(
@@ -151,12 +152,12 @@ def clean_events(
     # A step that filters by itself, or by a small table, is left to what comes after it; one that sorts is computed,
     # and `held` is then the only table of all events that there is.
     is_timed = "timestamp_us" in steps.column_names(events)
-    found = [_Step("valid", lambda _: valid, _valid_remedy(config)), *_steps_of(config, engine, is_timed=is_timed)]
+    found = [_Step("valid", lambda _: valid, _valid_remedy(config)), *_steps_of(config, is_timed=is_timed)]
     keys: dict[str, nw.LazyFrame] = {}
     kept, held = events, None
     for place, step in enumerate(found):
         before = kept
-        kept = step.apply(kept)
+        kept = step.apply(kept, **({"engine": engine} if step.needs_engine else {}))
         if step.makes_users:
             kept = steps.sessions_as_users(with_keys(kept, "user_id", keys))
         is_numbered = False
@@ -197,7 +198,7 @@ def _valid_remedy(config: StepsConfig) -> str:
     return " or ".join(["check the columns of user, item and time", *(f"change {bound}" for bound in bounds)])
 
 
-def _steps_of(config: StepsConfig, engine: Engine, *, is_timed: bool) -> list[_Step]:
+def _steps_of(config: StepsConfig, *, is_timed: bool) -> list[_Step]:
     found = []
     gap = config.duplicate_gap_seconds
     if config.drop_duplicates:
@@ -208,11 +209,9 @@ def _steps_of(config: StepsConfig, engine: Engine, *, is_timed: bool) -> list[_S
         remedy = f"give a gap below duplicate_gap_seconds={gap:g}"
         found.append(_Step("near duplicates", near, remedy, is_held=not config.drop_duplicates))
     if config.max_events_per_day is not None:
-        users = functools.partial(
-            steps.drop_implausible_users, max_events_per_day=config.max_events_per_day, engine=engine
-        )
+        users = functools.partial(steps.drop_implausible_users, max_events_per_day=config.max_events_per_day)
         remedy = f"allow more than max_events_per_day={config.max_events_per_day}"
-        found.append(_Step("implausible users", users, remedy))
+        found.append(_Step("implausible users", users, remedy, needs_engine=True))
     if config.min_column is not None and config.min_value is not None:
         enough = functools.partial(
             steps.keep_at_least, column=config.min_column, minimum=config.min_value, share_of=config.min_share_of
@@ -233,13 +232,17 @@ def _steps_of(config: StepsConfig, engine: Engine, *, is_timed: bool) -> list[_S
             steps.k_core,
             min_user_events=config.min_user_events,
             min_item_events=config.min_item_events,
-            engine=engine,
         )
         remedy = f"lower min_user_events={config.min_user_events} or min_item_events={config.min_item_events}"
-        found.append(_Step(f"{config.min_user_events}-{config.min_item_events}-core", core, remedy))
+        found.append(_Step(f"{config.min_user_events}-{config.min_item_events}-core", core, remedy, needs_engine=True))
     if not config.sessions_as_users:
         found += sessions
     return found
+
+
+def stages(config: StepsConfig) -> list[str]:
+    """What `prepare_store` goes through: what it reports, in that order, and the writing of the store."""
+    return ["found", "valid", *(step.name for step in _steps_of(config, is_timed=True)), "store"]
 
 
 def _first_of_duplicates(events: nw.LazyFrame, *, keep_times: bool) -> nw.LazyFrame:

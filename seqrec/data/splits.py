@@ -25,6 +25,8 @@ class Split(NamedTuple):
     content_hash: str
     """sha256 over the store's hash and the arrays: equal hashes mean the same evaluation."""
     description: str
+    test_start: Int64[np.ndarray, " n_users"] | None = None
+    """User u's events from here on are for the test, those before and from `train_stop` on for validation."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,8 @@ def leave_last_n_out(store: SequenceStore, n_out: int) -> Split:
             f"validated on the one {n_out} before it and trained on all but the last {2 * n_out}; "
             f"{n_others:,} users with fewer are trained on whole and not evaluated"
         )
-    return Split(train_stop, valid, test, _content_hash(store, train_stop, valid, test), description)
+    test_start = np.where(evaluated, stop - n_out, stop)
+    return Split(train_stop, valid, test, _content_hash(store, train_stop, valid, test), description, test_start)
 
 
 def leave_last_sessions_out(store: SequenceStore, n_out: int, *, target: TargetChoice = "last") -> Split:
@@ -186,7 +189,7 @@ def leave_last_sessions_out(store: SequenceStore, n_out: int, *, target: TargetC
         f"the {target} event of the last {n_out}, validated on that of the {n_out} before and trained on the rest; "
         f"{np.sum(~evaluated):,} users with fewer are trained on whole and not evaluated"
     )
-    return Split(valid_start, valid, test, _content_hash(store, valid_start, valid, test), description)
+    return Split(valid_start, valid, test, _content_hash(store, valid_start, valid, test), description, test_start)
 
 
 def first_places(
@@ -266,7 +269,8 @@ def temporal(store: SequenceStore, valid_start: int, test_start: int, *, window_
         if count == 0:
             raise InputError(
                 f"no event is left for {window} with windows from {iso_moment(valid_start)} and "
-                f"{iso_moment(test_start)}, the events are of {iso_moment(times.min())} to {iso_moment(times.max())}; name moments between these"
+                f"{iso_moment(test_start)}, the events are of {iso_moment(times.min())} to {iso_moment(times.max())}; "
+                "name moments between these"
             )
     valid, test = targets
     if part := _part_of_nobody(valid, test):
@@ -280,7 +284,7 @@ def temporal(store: SequenceStore, valid_start: int, test_start: int, *, window_
         f"window is the target: {np.sum(valid >= 0):,} users are validated on and {np.sum(test >= 0):,} tested "
         f"({n_first[0]:,} and {n_first[1]:,} have none before it and are not)"
     )
-    return Split(train_stop, valid, test, _content_hash(store, train_stop, valid, test), description)
+    return Split(train_stop, valid, test, _content_hash(store, train_stop, valid, test), description, valid_stop)
 
 
 def users_held_out(store: SequenceStore, valid_share: float, test_share: float, *, seed: int) -> Split:
@@ -305,7 +309,8 @@ def users_held_out(store: SequenceStore, valid_share: float, test_share: float, 
         f"users held out (seed {seed}): {np.sum(is_valid):,} users validate and {np.sum(is_test):,} test, on their "
         f"last event where they have two; the other {np.sum(~is_valid & ~is_test):,} are trained on whole"
     )
-    return Split(train_stop, valid, test, _content_hash(store, train_stop, valid, test), description)
+    test_start = np.where(is_test, starts, stops)
+    return Split(train_stop, valid, test, _content_hash(store, train_stop, valid, test), description, test_start)
 
 
 def _part_of_nobody(valid: np.ndarray, test: np.ndarray) -> str | None:
