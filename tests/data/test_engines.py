@@ -26,6 +26,9 @@ def spark():
         sql.SparkSession.builder.master("local[1]")
         .config("spark.sql.shuffle.partitions", "2")
         .config("spark.ui.enabled", "false")
+        # Of so few rows, compiling and planning anew would take most of the time.
+        .config("spark.sql.codegen.wholeStage", "false")
+        .config("spark.sql.adaptive.enabled", "false")
         .config("spark.sql.session.timeZone", "America/New_York")
         .getOrCreate()
     )
