@@ -134,9 +134,11 @@ def k_core(events: nw.LazyFrame, *, min_user_events: int, min_item_events: int, 
     There is one largest part, whichever is dropped first; it may be empty.
     """
     minima = {"user_id": min_user_events, "item_id": min_item_events}
+    # All that the rounds read: it stays in memory where the events themselves may have been spilt.
+    pairs = engine.keep(events.select(*minima))
     # The events each user and item that is not dropped still has. Only these small tables are written anew in a
-    # round, and by the events of what it drops alone: rewriting the pairs of user and item took four times as long.
-    totals = {key: engine.keep(events.group_by(key).agg(total=nw.len().cast(nw.Int64))) for key in minima}
+    # round, and by the events of what it drops alone: rewriting the pairs took four times as long.
+    totals = {key: engine.keep(pairs.group_by(key).agg(total=nw.len().cast(nw.Int64))) for key in minima}
     complete = set(minima)
     n_quiet = 0
     turns = itertools.cycle([("user_id", "item_id"), ("item_id", "user_id")])
@@ -146,7 +148,7 @@ def k_core(events: nw.LazyFrame, *, min_user_events: int, min_item_events: int, 
         n_quiet = n_quiet + 1 if n_rows(few) == 0 else 0
         if n_quiet == 0:
             complete.discard(key)
-            theirs = events.join(few, on=key, how="semi").join(totals[other].select(other), on=other, how="semi")
+            theirs = pairs.join(few, on=key, how="semi").join(totals[other].select(other), on=other, how="semi")
             lost = theirs.group_by(other).agg(lost=nw.len().cast(nw.Int64))
             left = nw.col("total") - nw.col("lost").fill_null(0)
             fewer = {
@@ -158,6 +160,7 @@ def k_core(events: nw.LazyFrame, *, min_user_events: int, min_item_events: int, 
                 engine.forget(table)
             totals = fewer
         engine.forget(few)
+    engine.forget(pairs)
     for key, table in totals.items():
         if key not in complete:
             # Held until the events are asked for.
