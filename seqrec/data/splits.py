@@ -65,12 +65,9 @@ class SplitConfig:
             raise ValueError(
                 f"valid_start={self.valid_start} without test_start={self.test_start}; give both or neither"
             )
-        if self.valid_start is not None and self.test_start is not None:
-            moments = [moment_us(moment) for moment in (self.valid_start, self.test_start)]
-            if moments[0] >= moments[1]:
-                raise ValueError(
-                    f"valid_start={self.valid_start} is not before test_start={self.test_start}; swap them"
-                )
+        moments = [moment_us(moment) for moment in (self.valid_start, self.test_start) if moment is not None]
+        if moments and moments[0] >= moments[1]:
+            raise ValueError(f"valid_start={self.valid_start} is not before test_start={self.test_start}; swap them")
 
 
 def split_store(store: SequenceStore, config: SplitConfig) -> Split:
