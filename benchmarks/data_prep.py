@@ -2,15 +2,21 @@
 
     python benchmarks/data_prep.py --events 1e6 --json data_prep.json
     python benchmarks/data_prep.py --events 1e7 --memory-limit 2GB --json data_prep.json
+    python benchmarks/data_prep.py --events 1e7 --rectools-python rectools-env/bin/python --json data_prep.json
 
 Users' and items' activity is drawn from long-tailed distributions, times from 90 days, and one event in fifty is
 there twice. Drawing and preparing each run in a process of their own, so that the peak is the preparation's alone
 (with its interpreter and libraries; not the pages of files that the system keeps in memory). CPU time, start and
 imports with it, is what to compare between runs of a machine that does other things too.
+
+Peers load the same events, from text, into their own data set, without the cleaning steps: RecTools into a `Dataset`,
+RecBole into its `SequentialDataset`. Each lives in an environment of its own; one that is missing or fails is named.
 """
 
+import json
 import multiprocessing
 import resource
+import subprocess
 import sys
 import tempfile
 import time
@@ -21,6 +27,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pyarrow import csv
 from tyro.conf import OmitArgPrefixes
 
 from seqrec.data.engines import EngineName, move
@@ -28,6 +35,8 @@ from seqrec.data.files import Limits
 from seqrec.data.preparation import StepCount, StepsConfig, prepare_store
 from seqrec.data.sources import read_source
 from seqrec.data.splits import SplitConfig
+
+EVENTS_PER_BLOCK = 10_000_000
 
 
 def all_kinds_of_steps() -> StepsConfig:
@@ -54,6 +63,14 @@ class Config:
     """What runs the steps."""
     json: Path | None = None
     """File for the figures."""
+    rectools_python: str | None = None
+    """Interpreter of an environment with RecTools, to time what it takes to load the same events."""
+    recbole_python: str | None = None
+    """The same of RecBole."""
+    peer_minutes: float = 30.0
+    """A peer that takes longer is stopped."""
+    peer_gigabytes: float = 16.0
+    """Address space that a peer may take."""
     limits: OmitArgPrefixes[Limits] = field(default_factory=Limits)
     steps: OmitArgPrefixes[StepsConfig] = field(default_factory=all_kinds_of_steps)
 
@@ -63,18 +80,25 @@ class Config:
 
 
 def draw(n_events: int, path: Path) -> None:
-    """Writes drawn events as Parquet."""
-    random = np.random.default_rng(0)
+    """Writes drawn events as Parquet, a block at a time."""
     n_users, n_items = max(20, n_events // 50), max(20, n_events // 100)
-    users = (n_users * random.random(n_events) ** 2).astype(np.int64)
-    # Popularity falls about as a power of the rank, the most popular items get percents of all events.
-    items = np.minimum((n_items ** random.random(n_events)).astype(np.int64), n_items - 1)
-    times = 1_700_000_000_000 + random.integers(90 * 24 * 3600 * 1000, size=n_events)
-    ratings = random.integers(11, size=n_events) / 2
-    twice = random.integers(n_events, size=n_events // 50)
-    kept = np.concatenate([np.arange(n_events - len(twice)), twice])
-    columns = {"user_id": users, "item_id": items, "timestamp": times, "rating": ratings}
-    pq.write_table(pa.table({name: values[kept] for name, values in columns.items()}), path)
+    writer = None
+    for block, start in enumerate(range(0, n_events, EVENTS_PER_BLOCK)):
+        random = np.random.default_rng(block)
+        n_drawn = min(EVENTS_PER_BLOCK, n_events - start)
+        users = (n_users * random.random(n_drawn) ** 2).astype(np.int64)
+        # Popularity falls about as a power of the rank, the most popular items get percents of all events.
+        items = np.minimum((n_items ** random.random(n_drawn)).astype(np.int64), n_items - 1)
+        times = 1_700_000_000_000 + random.integers(90 * 24 * 3600 * 1000, size=n_drawn)
+        ratings = random.integers(11, size=n_drawn) / 2
+        twice = random.integers(n_drawn, size=n_drawn // 50)
+        kept = np.concatenate([np.arange(n_drawn - len(twice)), twice])
+        columns = {"user_id": users, "item_id": items, "timestamp": times, "rating": ratings}
+        table = pa.table({name: values[kept] for name, values in columns.items()})
+        writer = writer or pq.ParquetWriter(path, table.schema)
+        writer.write_table(table)
+    if writer:
+        writer.close()
 
 
 def measure(config: Config, path: Path, directory: Path, found: Any) -> None:
@@ -113,6 +137,34 @@ def measure(config: Config, path: Path, directory: Path, found: Any) -> None:
     )
 
 
+def time_peer(name: str, python: str | None, path: Path, config: Config) -> dict[str, Any]:
+    """What data_prep_peers.py found of the peer's loading of the text file `path`, or why it was not timed."""
+    if python is None:
+        return {"skipped": f"no --{name}-python was given"}
+    script = Path(__file__).with_name("data_prep_peers.py")
+    command = [python, script, name, path, "--gigabytes", str(config.peer_gigabytes)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60 * config.peer_minutes)
+    except subprocess.TimeoutExpired:
+        return {"skipped": f"did not finish in {config.peer_minutes:g} minutes"}
+    except OSError as error:
+        return {"skipped": f"{python} cannot be run ({error.strerror})"}
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [f"it ended with {done.returncode} and said nothing"])[-1]
+        return {"skipped": f"failed under {config.peer_gigabytes:g} GB: {last[:200]}"}
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def write_text(path: Path, text: Path) -> None:
+    """The events of a Parquet file as RecBole's atomic file, which others read as tab-separated text."""
+    types = {"user_id": "token", "item_id": "token", "timestamp": "float", "rating": "float"}
+    with text.open("wb") as stream:
+        stream.write(("\t".join(f"{name}:{kind}" for name, kind in types.items()) + "\n").encode())
+        options = csv.WriteOptions(include_header=False, delimiter="\t")
+        for batch in pq.ParquetFile(path).iter_batches():
+            csv.write_csv(pa.Table.from_batches([batch]), stream, options)
+
+
 def _in_a_process(function: Any, *arguments: Any) -> None:
     # Spawned, because a forked process inherits the peak of its parent.
     process = multiprocessing.get_context("spawn").Process(target=function, args=arguments)
@@ -132,6 +184,12 @@ def main(config: Config) -> dict[str, Any]:
         found = multiprocessing.get_context("spawn").SimpleQueue()
         _in_a_process(measure, config, path, Path(folder) / "store", found)
         result = found.get()
+        pythons = {"rectools": config.rectools_python, "recbole": config.recbole_python}
+        text = Path(folder) / "events" / "events.inter"
+        if any(pythons.values()):
+            text.parent.mkdir()
+            write_text(path, text)
+        result["peers"] = {name: time_peer(name, python, text, config) for name, python in pythons.items()}
     for name, seconds in result["seconds_per_step"].items():
         print(f"{name:<24}{seconds:8.2f} s")
     print(
@@ -142,6 +200,14 @@ def main(config: Config) -> dict[str, Any]:
         f"{result['n_found']:,} events -> {result['n_events']:,} "
         f"of {result['n_users']:,} users and {result['n_items']:,} items"
     )
+    for name, peer in result["peers"].items():
+        if "skipped" in peer:
+            print(f"{name:<24}skipped: {peer['skipped']}")
+        else:
+            print(
+                f"{name + ', loading':<24}{peer['seconds']:8.2f} s   CPU {peer['cpu_seconds']:.2f} s   "
+                f"peak {peer['peak_bytes'] / 2**20:,.0f} MiB"
+            )
     if config.json:
         runs.write_json(config.json, result)
     return result

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
@@ -94,6 +95,29 @@ def test_drawn_events_are_prepared_within_the_time_and_memory_that_are_reported(
     assert sum(result["seconds_per_step"].values()) == pytest.approx(result["seconds"])
     assert 2**24 < result["peak_bytes"] < 2**34
     assert runs.read_json(config.json) == result
+    assert result["peers"]["recbole"] == {"skipped": "no --recbole-python was given"}
+
+
+def test_a_peer_that_fails_is_named_with_its_reason(tmp_path):
+    data_prep.draw(1000, tmp_path / "events.parquet")
+    data_prep.write_text(tmp_path / "events.parquet", tmp_path / "events.inter")
+    lines = (tmp_path / "events.inter").read_text().splitlines()
+    assert lines[0] == "user_id:token\titem_id:token\ttimestamp:float\trating:float"
+    assert len(lines) == 1 + 1000
+    config = data_prep.Config()
+    # The tests' own environment has no RecBole.
+    found = data_prep.time_peer("recbole", sys.executable, tmp_path / "events.inter", config)
+    assert "No module named 'recbole'" in found["skipped"]
+    found = data_prep.time_peer("rectools", str(tmp_path / "python"), tmp_path / "events.inter", config)
+    assert "cannot be run (No such file or directory)" in found["skipped"]
+
+
+def test_blocks_of_drawn_events_differ_and_add_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(data_prep, "EVENTS_PER_BLOCK", 400)
+    data_prep.draw(1000, tmp_path / "events.parquet")
+    table = pq.read_table(tmp_path / "events.parquet")
+    assert table.num_rows == 1000
+    assert table.slice(0, 400) != table.slice(400, 400)
 
 
 @pytest.fixture(scope="module")

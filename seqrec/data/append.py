@@ -13,8 +13,8 @@ from jaxtyping import Bool, Int
 
 from seqrec.data import steps
 from seqrec.data.engines import collect, engine_of
-from seqrec.data.events import titles_of
-from seqrec.data.preparation import StepCount, StepsConfig, clean_events, event_column, seconds_to_us
+from seqrec.data.events import attributes_of, event_column, titles_of
+from seqrec.data.preparation import StepCount, StepsConfig, clean_events, seconds_to_us
 from seqrec.data.sources import Source
 from seqrec.data.splits import SplitConfig, split_store
 from seqrec.data.store import SequenceStore, open_store, read_preparation, sequence_store, write_store
@@ -49,10 +49,11 @@ def append_events(
         config = StepsConfig(**preparation.get("steps", {}))
     except TypeError as error:
         raise InputError(f"{directory} was prepared by another version ({error}); prepare all events again") from error
-    if config.collapse_repeats:
-        raise InputError(
-            f"{directory} was prepared with collapse_repeats, which no append can go on with; prepare all events again"
-        )
+    for option in ("collapse_repeats", "sessions_as_users"):
+        if getattr(config, option):
+            raise InputError(
+                f"{directory} was prepared with {option}, which no append can go on with; prepare all events again"
+            )
     for name, texts in preparation.get("categories", {}).items():
         if list(source.categories.get(name, texts)[: len(texts)]) != texts:
             raise InputError(f"{directory} has other codes for {name!r}; read the events with categories that it knows")
@@ -82,12 +83,15 @@ def append_events(
         gap_us = seconds_to_us(config.session_gap_seconds)
         columns["session"] = session_numbers(columns["timestamp_us"], offsets, gap_us=gap_us)
     # New keys of which every event was a duplicate cannot be: what a key's first event repeats has that key.
-    titles = None
+    titles = attributes = None
+    new_keys = item_keys[store.n_items :]
     if store.titles is not None:
-        new_keys = item_keys[store.n_items :]
         known = np.full(len(new_keys), "", object) if source.titles is None else titles_of(new_keys, source.titles)
         titles = np.concatenate([store.titles, known])
-    grown = sequence_store(items[order], offsets, item_keys, user_keys, titles, columns)
+    if store.attributes is not None:
+        known = pa.table({"item_id": [], "attributes": []}) if source.attributes is None else source.attributes
+        attributes = pa.concat_arrays([store.attributes, attributes_of(new_keys, known)])
+    grown = sequence_store(items[order], offsets, item_keys, user_keys, titles, columns, attributes)
     appended = Appended(
         grown,
         grown.n_events - store.n_events,

@@ -15,6 +15,8 @@ from seqrec.data.sources import Source
 from seqrec.types import InputError
 
 EngineName = Literal["duckdb", "polars", "pyspark"]
+ROWS_PER_BATCH = 122_880
+"""DuckDB's own portion of a table."""
 
 
 class Engine(NamedTuple):
@@ -24,6 +26,8 @@ class Engine(NamedTuple):
     """The same table, computed: whatever is built on it does not compute it again."""
     forget: Callable[[nw.LazyFrame], None]
     """Lets go of a table that `keep` returned; other tables are left alone."""
+    batches: Callable[[nw.LazyFrame], Iterator[pa.RecordBatch]]
+    """The rows in their order, part by part; never all of them in memory where the engine can help it."""
 
 
 def duckdb_engine(connection: duckdb.DuckDBPyConnection) -> Engine:
@@ -32,7 +36,8 @@ def duckdb_engine(connection: duckdb.DuckDBPyConnection) -> Engine:
 
     def keep(table: nw.LazyFrame) -> nw.LazyFrame:
         name = f"{prefix}_{uuid.uuid4().hex}"
-        table.to_native().create(name)
+        with _duckdb_explained():
+            table.to_native().create(name)
         return nw.from_native(connection.table(name))
 
     def forget(table: nw.LazyFrame) -> None:
@@ -40,17 +45,48 @@ def duckdb_engine(connection: duckdb.DuckDBPyConnection) -> Engine:
         if name.startswith(prefix):
             connection.execute(f"DROP TABLE IF EXISTS {name}")
 
-    return Engine(keep, forget)
+    def batches(table: nw.LazyFrame) -> Iterator[pa.RecordBatch]:
+        with _duckdb_explained():
+            relation = table.to_native()
+            # DuckDB 1 calls it by another name, which 2 deprecates.
+            read = getattr(relation, "to_arrow_reader", None) or relation.fetch_arrow_reader
+            yield from read(ROWS_PER_BATCH)
+
+    return Engine(keep, forget, batches)
+
+
+@contextlib.contextmanager
+def _duckdb_explained() -> Iterator[None]:
+    try:
+        yield
+    except (duckdb.BinderException, duckdb.CatalogException, duckdb.ParserException):
+        # An expression of ours is wrong, not the events.
+        raise
+    except duckdb.OutOfMemoryException as error:
+        raise InputError(
+            f"DuckDB ran out of memory, or of disk to spill to ({str(error).splitlines()[0]}); "
+            "give a larger memory_limit or a spill_directory with more room"
+        ) from error
+    except duckdb.Error as error:
+        raise InputError(
+            f"the events cannot be read ({str(error).splitlines()[0]}); check that their file is whole and still there"
+        ) from error
 
 
 def polars_engine() -> Engine:
     """Tables are held in memory until nothing refers to them."""
-    return Engine(lambda table: table.collect("polars").lazy(), lambda table: None)
+    return Engine(lambda table: table.collect("polars").lazy(), lambda table: None, _collected_batches)
 
 
 def spark_engine() -> Engine:
     """Tables are held by the executors until nothing refers to them; without a lineage, which a loop would pile up."""
-    return Engine(lambda table: nw.from_native(table.to_native().localCheckpoint()), lambda table: None)
+    return Engine(
+        lambda table: nw.from_native(table.to_native().localCheckpoint()), lambda table: None, _collected_batches
+    )
+
+
+def _collected_batches(table: nw.LazyFrame) -> Iterator[pa.RecordBatch]:
+    yield from collect(table).to_batches(ROWS_PER_BATCH)
 
 
 def engine_of(source: Source) -> Engine:
@@ -69,7 +105,8 @@ def engine_of(source: Source) -> Engine:
 
 def collect(table: nw.LazyFrame) -> pa.Table:
     """The rows, here."""
-    return table.collect(backend="pyarrow").to_native()
+    with _duckdb_explained():
+        return table.collect(backend="pyarrow").to_native()
 
 
 @contextlib.contextmanager

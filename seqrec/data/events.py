@@ -1,18 +1,30 @@
 """From a table of events to a sequence store: expressions that any engine behind narwhals can run."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import narwhals as nw
 import numpy as np
 import pyarrow as pa
 
-from seqrec.data.engines import collect
+from seqrec.data.engines import Engine, collect, engine_of
 from seqrec.data.sources import Source
-from seqrec.data.steps import column_names, number_items, ordered_events, require_times
-from seqrec.data.store import SequenceStore, sequence_store, write_store
+from seqrec.data.steps import ItemOrder, column_names, n_rows, number_items, ordered_events, require_times
+from seqrec.data.store import (
+    ATTRIBUTES_TYPE,
+    SequenceStore,
+    array_files,
+    column_dtype,
+    open_store,
+    replaced,
+    sequence_store,
+    write_files,
+)
 from seqrec.types import InputError
+
+NO_KEYS: Mapping[str, nw.LazyFrame] = MappingProxyType({})
 
 logger = logging.getLogger(__name__)
 
@@ -27,50 +39,100 @@ def history_lengths(events: nw.LazyFrame) -> nw.LazyFrame:
     return events.group_by("user_id").agg(n_events=nw.len()).sort("user_id")
 
 
-def sequences(source: Source, *, keep_times: bool = False) -> SequenceStore:
-    """The events of `source` as an in-memory store: users and items by sorted key, events by time.
+def sequences(source: Source, *, keep_times: bool = False, directory: Path | None = None) -> SequenceStore:
+    """The events of `source` as a store: users and items by sorted key, events by time.
 
-    Repeated events all stay. With `keep_times` the column timestamp_us stands beside the items.
+    Repeated events all stay. With `keep_times` the column timestamp_us stands beside the items. See `gathered_store`
+    for `directory`.
     """
-    columns = ["timestamp_us"] * keep_times
     if keep_times:
         require_times(source.events, "a temporal split")
-    n_found = _count(source.events)
+    n_found = n_rows(source.events)
     events = complete_events(source.events)
-    n_complete = _count(events)
+    n_complete = n_rows(events)
     if n_complete == 0:
         raise InputError(f"{source.name}: each of {n_found:,} events lacks user, item or time; check the columns")
     if n_complete < n_found:
         logger.warning("dropped %s of %s events that lack user, item or time", n_found - n_complete, n_found)
-    item_numbers = number_items(events, "key")
-    vocabulary = collect(item_numbers.sort("item"))
-    users = collect(history_lengths(events))
-    ordered = collect(ordered_events(events, item_numbers, columns))
-    return gathered_store(
-        vocabulary, users, ordered, source.titles, columns={name: ordered[name].to_numpy() for name in columns}
-    )
+    columns = ["timestamp_us"] * keep_times
+    return gathered_store(events, engine_of(source), source, columns=columns, directory=directory)
 
 
 def gathered_store(
-    vocabulary: pa.Table,
-    users: pa.Table,
-    ordered: pa.Table,
-    titles: pa.Table | None,
+    events: nw.LazyFrame,
+    engine: Engine,
+    source: Source,
     *,
-    columns: Mapping[str, np.ndarray],
+    columns: Sequence[str],
+    item_order: ItemOrder = "key",
+    keys: Mapping[str, nw.LazyFrame] = NO_KEYS,
+    directory: Path | None = None,
 ) -> SequenceStore:
-    """The store of collected tables: items by number, users with `n_events`, and each event's `item` in order."""
+    """The store of `events`, which lack neither user nor item: users by sorted id, items in `item_order`.
+
+    Titles and attributes are those of `source`; `keys` are the tables of `with_keys`. With a `directory` the arrays
+    over events are files of a store there, written batch by batch and memory-mapped; without, they are in memory.
+    """
+    item_numbers = engine.keep(number_items(events, item_order))
+    item_keys = collect(with_keys(item_numbers, "item_id", keys).sort("item"))["item_id"].to_numpy()
+    lengths = engine.keep(history_lengths(events))
+    users = collect(with_keys(lengths, "user_id", keys, sorted_by_number=True))
     offsets = np.zeros(users.num_rows + 1, np.int64)
     np.cumsum(users["n_events"].to_numpy(), out=offsets[1:])
-    item_keys = vocabulary["item_id"].to_numpy()
+    missing = _with_missing(events, columns)
+    files = {} if directory is None else array_files(directory, columns)
+    arrays: dict[str, np.ndarray] = {}
+    start = 0
+    for batch in engine.batches(ordered_events(events, item_numbers, list(columns))):
+        for name in batch.schema.names:
+            values = event_column(name, pa.chunked_array([batch[name]]), has_missing=name in missing)
+            if start == 0:
+                arrays[name] = _new_array(files.get(name), column_dtype(name, values.dtype), int(offsets[-1]))
+            arrays[name][start : start + len(values)] = values
+        start += batch.num_rows
+    engine.forget(item_numbers)
+    engine.forget(lengths)
+    items = arrays.pop("item")
     return sequence_store(
-        ordered["item"].to_numpy(),
+        items,
         offsets,
         item_keys=item_keys,
         user_keys=users["user_id"].to_numpy(),
-        titles=None if titles is None else titles_of(item_keys, titles),
-        columns=columns,
+        titles=None if source.titles is None else titles_of(item_keys, source.titles),
+        columns=arrays,
+        attributes=None if source.attributes is None else attributes_of(item_keys, source.attributes),
     )
+
+
+def with_keys(
+    table: nw.LazyFrame, column: str, keys: Mapping[str, nw.LazyFrame], *, sorted_by_number: bool = False
+) -> nw.LazyFrame:
+    """The table with the data's own names in `column`, where it has numbers of them (`column` and `key` of `keys`)."""
+    if column not in keys:
+        return table
+    names = column_names(table)
+    named = table.join(keys[column], on=column, how="inner")
+    if sorted_by_number:
+        named = named.sort(column)
+    return named.drop(column).rename({"key": column}).select(names)
+
+
+def event_column(name: str, values: pa.ChunkedArray, *, has_missing: bool = False) -> np.ndarray:
+    """The column as a store holds it: where values are missing, here or elsewhere, float64 with NaN for them."""
+    if has_missing or values.null_count:
+        if not (
+            pa.types.is_integer(values.type) or pa.types.is_floating(values.type) or pa.types.is_boolean(values.type)
+        ):
+            raise InputError(f"event column {name!r} is {values.type}, a store holds numbers; leave the column out")
+        if pa.types.is_boolean(values.type):
+            values = values.cast(pa.int8())
+        try:
+            return values.cast(pa.float64()).to_numpy()
+        except pa.ArrowInvalid as error:
+            raise InputError(
+                f"event column {name!r} has missing values and integers beyond 2^53; fill in what is missing"
+            ) from error
+    return values.to_numpy()
 
 
 def titles_of(item_keys: np.ndarray, titles: pa.Table) -> np.ndarray:
@@ -79,10 +141,28 @@ def titles_of(item_keys: np.ndarray, titles: pa.Table) -> np.ndarray:
     return np.array([known.get(key) or "" for key in item_keys.tolist()], dtype=object)
 
 
+def attributes_of(item_keys: np.ndarray, attributes: pa.Table) -> pa.Array:
+    """The attributes of each item, an empty list where `attributes` has none."""
+    known = dict(zip(attributes["item_id"].to_pylist(), attributes["attributes"].to_pylist(), strict=True))
+    return pa.array([known.get(key) or [] for key in item_keys.tolist()], ATTRIBUTES_TYPE)
+
+
 def prepare(source: Source, directory: Path | str, *, keep_times: bool = False) -> SequenceStore:
     """The store of `source`, written to `directory` and opened there."""
-    return write_store(directory, sequences(source, keep_times=keep_times))
+    with replaced(directory) as fresh:
+        write_files(fresh, sequences(source, keep_times=keep_times, directory=fresh))
+    return open_store(directory)
 
 
-def _count(events: nw.LazyFrame) -> int:
-    return int(collect(events.select(nw.len()))[0][0].as_py())
+def _with_missing(events: nw.LazyFrame, columns: Sequence[str]) -> set[str]:
+    """Which of the columns lack a value."""
+    if not columns:
+        return set()
+    counts = collect(events.select(*(nw.col(name).is_null().cast(nw.Int64).sum().alias(name) for name in columns)))
+    return {name for name in columns if counts[name][0].as_py()}
+
+
+def _new_array(file: Path | None, dtype: str, length: int) -> np.ndarray:
+    if file is None:
+        return np.empty(length, dtype)
+    return np.lib.format.open_memmap(file, mode="w+", dtype=dtype, shape=(length,))

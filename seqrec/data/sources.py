@@ -1,6 +1,7 @@
 """Named data sets and the user's own files, read into one table of events."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -16,7 +17,17 @@ from seqrec.data.readers.own import read_database, read_events, read_frame
 from seqrec.data.readers.recbole import read_recbole
 from seqrec.types import InputError
 
-__all__ = ["DATASETS", "Columns", "Dataset", "Source", "TimeUnit", "read_source", "source_of_frame"]
+__all__ = [
+    "DATASETS",
+    "Columns",
+    "Dataset",
+    "Source",
+    "SourceConfig",
+    "TimeUnit",
+    "open_source",
+    "read_source",
+    "source_of_frame",
+]
 
 Dataset = Literal[
     "movielens-demo",
@@ -35,6 +46,48 @@ Dataset = Literal[
 DATASETS: tuple[str, ...] = get_args(Dataset)
 OUR_COLUMNS = ("user_id", "item_id", "timestamp_us", "event_index", "item", "reason", "session", "run_length")
 """Names that preparation gives to columns of its own."""
+
+
+@dataclass(frozen=True)
+class SourceConfig:
+    """Where events lie and what is read of them."""
+
+    dataset: Dataset = "events"
+    """Form of the data; movielens-demo needs no file."""
+    data_path: Path | None = None
+    """File, directory or quoted pattern of CSV, TSV, JSON lines (gzip'd, zstd'd or not) or Parquet; a DuckDB file."""
+    table: str | None = None
+    """Table of events in a DuckDB file."""
+    query: str | None = None
+    """SQL for events from a DuckDB file, which it may only read."""
+    columns: tuple[str, str, str] = Columns()
+    """Names of the user, item and time columns of an events file; time none keeps the file's order."""
+    time_unit: TimeUnit = "auto"
+    """Unit of a time column of numbers; auto takes the one that gives plausible years."""
+    extra: tuple[str, ...] = ()
+    """Further columns of numbers to keep beside the items, such as rating."""
+    categories: tuple[str, ...] = ()
+    """Further columns of text to keep as codes, such as a device; the manifest says what each code stands for."""
+    bad_rows: BadRows = "refuse"
+    """What to do about a row or value that cannot be read: stop, or drop and count it as not valid."""
+
+
+def open_source(
+    config: SourceConfig, *, known: Mapping[str, Sequence[str]] = NO_CATEGORIES, limits: Limits = NO_LIMITS
+) -> Source:
+    """`read_source` by a config; `known` has the texts of those categories whose codes are given already."""
+    return read_source(
+        config.dataset,
+        config.data_path,
+        columns=Columns(*config.columns),
+        time_unit=config.time_unit,
+        extra=config.extra,
+        categories={name: known.get(name, ()) for name in config.categories},
+        bad_rows=config.bad_rows,
+        table=config.table,
+        query=config.query,
+        limits=limits,
+    )
 
 
 def read_source(

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Int, Int64
 
+from seqrec.data.moments import iso_moment, moment_us
 from seqrec.data.store import SequenceStore
 from seqrec.types import InputError
 
@@ -24,16 +25,18 @@ class Split(NamedTuple):
     content_hash: str
     """sha256 over the store's hash and the arrays: equal hashes mean the same evaluation."""
     description: str
+    test_start: Int64[np.ndarray, " n_users"] | None = None
+    """User u's events from here on are for the test, those before and from `train_stop` on for validation."""
 
 
 @dataclass(frozen=True)
 class SplitConfig:
     """Which events train, choose and judge a model."""
 
-    split: Literal["leave-last-out", "temporal", "users"] = "leave-last-out"
-    """Hold out each user's last n-out events, all events from two moments on, or all events of some users."""
+    split: Literal["leave-last-out", "temporal", "users", "sessions"] = "leave-last-out"
+    """Hold out each user's last n-out events or sessions, all events from two moments on, or all of some users."""
     n_out: int = 1
-    """Of leave-last-out: events for the test, and as many before them for validation; the last of each is ranked."""
+    """Of leave-last-out and sessions: how many for the test, and as many before them for validation."""
     valid_share: float = 0.1
     """Share of events (temporal) or of users (users) that chooses the model."""
     test_share: float = 0.1
@@ -43,7 +46,7 @@ class SplitConfig:
     test_start: str | None = None
     """Of temporal, in place of test-share: ISO date or time, UTC, from which events are for the test."""
     window_target: TargetChoice = "last"
-    """Of temporal: which of a user's events in a window is ranked."""
+    """Of temporal and sessions: which of a user's events in a window, or in the sessions held out, is ranked."""
     split_seed: int = 0
     """Of users: draws who is held out."""
 
@@ -62,12 +65,9 @@ class SplitConfig:
             raise ValueError(
                 f"valid_start={self.valid_start} without test_start={self.test_start}; give both or neither"
             )
-        if self.valid_start is not None and self.test_start is not None:
-            moments = [moment_us(moment) for moment in (self.valid_start, self.test_start)]
-            if moments[0] >= moments[1]:
-                raise ValueError(
-                    f"valid_start={self.valid_start} is not before test_start={self.test_start}; swap them"
-                )
+        moments = [moment_us(moment) for moment in (self.valid_start, self.test_start) if moment is not None]
+        if moments and moments[0] >= moments[1]:
+            raise ValueError(f"valid_start={self.valid_start} is not before test_start={self.test_start}; swap them")
 
 
 def split_store(store: SequenceStore, config: SplitConfig) -> Split:
@@ -80,8 +80,8 @@ def split_store(store: SequenceStore, config: SplitConfig) -> Split:
         split = temporal(store, valid_start, test_start, window_target=config.window_target)
     elif config.split == "users":
         split = users_held_out(store, config.valid_share, config.test_share, seed=config.split_seed)
-    elif config.n_out == 1:
-        split = leave_last_out(store)
+    elif config.split == "sessions":
+        split = leave_last_sessions_out(store, config.n_out, target=config.window_target)
     else:
         split = leave_last_n_out(store, config.n_out)
     check_no_leakage(store, split, is_temporal=config.split == "temporal")
@@ -140,7 +140,74 @@ def leave_last_n_out(store: SequenceStore, n_out: int) -> Split:
             f"validated on the one {n_out} before it and trained on all but the last {2 * n_out}; "
             f"{n_others:,} users with fewer are trained on whole and not evaluated"
         )
-    return Split(train_stop, valid, test, _content_hash(store, train_stop, valid, test), description)
+    test_start = np.where(evaluated, stop - n_out, stop)
+    return Split(train_stop, valid, test, _content_hash(store, train_stop, valid, test), description, test_start)
+
+
+def leave_last_sessions_out(store: SequenceStore, n_out: int, *, target: TargetChoice = "last") -> Split:
+    """The last `n_out` sessions of each user are for the test, as many before them for validation, the rest to train.
+
+    The first or the last event of either part is ranked, given all that the user did before it. Users with fewer than
+    `2 * n_out + 1` sessions train on all they have and are not evaluated.
+
+    >>> from seqrec.data.store import sequence_store
+    >>> items, keys, sessions = np.array([1, 2, 1, 2, 2, 1]), np.array([1, 2]), np.array([0, 0, 1, 2, 2, 0])
+    >>> store = sequence_store(items, np.array([0, 5, 6]), keys, keys, columns={"session": sessions})
+    >>> split = leave_last_sessions_out(store, 1)
+    >>> split.train_stop.tolist(), split.valid.tolist(), split.test.tolist()
+    ([2, 6], [2, -1], [4, -1])
+    """
+    if n_out < 1:
+        raise InputError(f"n_out={n_out} is below 1; hold out at least one session")
+    if "session" not in store.columns:
+        raise InputError(
+            "the store holds no column session, which a split by sessions is made of; "
+            "prepare it with session_gap_seconds"
+        )
+    sessions, offsets = np.asarray(store.columns["session"]), np.asarray(store.offsets)
+    starts, stops = offsets[:-1], offsets[1:]
+    last = np.full(store.n_users, -1, np.int64)
+    last[stops > starts] = sessions[stops[stops > starts] - 1]
+    n_needed = 2 * n_out + 1
+    evaluated = last + 1 >= n_needed
+    if not np.any(evaluated):
+        raise InputError(
+            f"no user has {n_needed} sessions (the most are {last.max(initial=-1) + 1}), so none can be evaluated by "
+            f"leaving the last {n_out} out; give longer histories or a shorter session_gap_seconds"
+        )
+    valid_start, test_start = (
+        first_places(sessions, offsets, np.where(evaluated, last - n_before, last + 1))
+        for n_before in (n_needed - 2, n_out - 1)
+    )
+    ends = ((valid_start, test_start), (test_start, stops))
+    valid, test = (np.where(evaluated, start if target == "first" else stop - 1, -1) for start, stop in ends)
+    description = (
+        f"leave last {n_out} sessions out: {np.sum(evaluated):,} users with {n_needed} or more sessions are tested on "
+        f"the {target} event of the last {n_out}, validated on that of the {n_out} before and trained on the rest; "
+        f"{np.sum(~evaluated):,} users with fewer are trained on whole and not evaluated"
+    )
+    return Split(valid_start, valid, test, _content_hash(store, valid_start, valid, test), description, test_start)
+
+
+def first_places(
+    values: Int[np.ndarray, " n_events"],
+    offsets: Int64[np.ndarray, " n_users_plus_1"],
+    bounds: Int64[np.ndarray, " n_users"],
+) -> Int64[np.ndarray, " n_users"]:
+    """Where in `values`, which rise inside each user, the user's first one of at least its bound is, or the user ends.
+
+    By halves, for all users at once: a few values of each are read, however long the histories.
+
+    >>> first_places(np.array([1, 5, 5, 7, 2]), np.array([0, 4, 5]), np.array([5, 3])).tolist()
+    [1, 5]
+    """
+    low, high = offsets[:-1].copy(), offsets[1:].copy()
+    while np.any(open_ := low < high):
+        middle = (low[open_] + high[open_]) // 2
+        below = values[middle] < bounds[open_]
+        low[open_] = np.where(below, middle + 1, low[open_])
+        high[open_] = np.where(below, high[open_], middle)
+    return low
 
 
 def window_starts(store: SequenceStore, valid_share: float, test_share: float) -> tuple[int, int]:
@@ -154,9 +221,10 @@ def window_starts(store: SequenceStore, valid_share: float, test_share: float) -
     >>> window_starts(sequence_store(np.ones(10, int), np.array([0, 10]), keys, keys, columns=times), 0.2, 0.1)
     (70, 90)
     """
-    times = np.sort(_times(store))
-    places = [round(len(times) * (1 - share)) for share in (valid_share + test_share, test_share)]
-    valid_start, test_start = (int(times[min(place, len(times) - 1)]) for place in places)
+    times = _times(store)
+    shares = (valid_share + test_share, test_share)
+    places = [min(round(len(times) * (1 - share)), len(times) - 1) for share in shares]
+    valid_start, test_start = np.partition(times, places)[places].tolist()
     return valid_start, test_start
 
 
@@ -177,15 +245,13 @@ def temporal(store: SequenceStore, valid_start: int, test_start: int, *, window_
     """
     if valid_start >= test_start:
         raise InputError(
-            f"validation would begin at {_moment(valid_start)}, not before the test at {_moment(test_start)}; "
+            f"validation would begin at {iso_moment(valid_start)}, not before the test at {iso_moment(test_start)}; "
             "name an earlier valid_start, or larger shares"
         )
     times = _times(store)
     offsets = np.asarray(store.offsets)
-    users = np.repeat(np.arange(store.n_users), np.diff(offsets))
     train_stop, valid_stop = (
-        offsets[:-1] + np.bincount(users[times < moment], minlength=store.n_users)
-        for moment in (valid_start, test_start)
+        first_places(times, offsets, np.full(store.n_users, moment)) for moment in (valid_start, test_start)
     )
     targets, n_first = [], []
     for start, stop in ((train_stop, valid_stop), (valid_stop, offsets[1:])):
@@ -196,26 +262,26 @@ def temporal(store: SequenceStore, valid_start: int, test_start: int, *, window_
         targets.append(np.where(asked, position, -1))
     counts = np.array([train_stop.sum() - offsets[:-1].sum(), (valid_stop - train_stop).sum(), len(times)])
     counts[2] -= counts[:2].sum()
-    for part, count in zip(("training", "validation", "the test"), counts.tolist(), strict=True):
+    for window, count in zip(("training", "validation", "the test"), counts.tolist(), strict=True):
         if count == 0:
             raise InputError(
-                f"no event is left for {part} with windows from {_moment(valid_start)} and {_moment(test_start)}, "
-                f"the events are of {_moment(times.min())} to {_moment(times.max())}; name moments between these"
+                f"no event is left for {window} with windows from {iso_moment(valid_start)} and "
+                f"{iso_moment(test_start)}, the events are of {iso_moment(times.min())} to {iso_moment(times.max())}; "
+                "name moments between these"
             )
     valid, test = targets
-    for part, target in (("validation", valid), ("test", test)):
-        if not np.any(target >= 0):
-            raise InputError(
-                f"no user has an event in the {part} window and another before it; "
-                f"name moments other than {_moment(valid_start)} and {_moment(test_start)}"
-            )
+    if part := _part_of_nobody(valid, test):
+        raise InputError(
+            f"no user has an event in the {part} window and another before it; "
+            f"name moments other than {iso_moment(valid_start)} and {iso_moment(test_start)}"
+        )
     description = (
-        f"temporal: {counts[0]:,} events before {_moment(valid_start)} train, {counts[1]:,} before "
-        f"{_moment(test_start)} validate, {counts[2]:,} from then on test; the {window_target} event of a user in a "
+        f"temporal: {counts[0]:,} events before {iso_moment(valid_start)} train, {counts[1]:,} before "
+        f"{iso_moment(test_start)} validate, {counts[2]:,} from then on test; the {window_target} event of a user in a "
         f"window is the target: {np.sum(valid >= 0):,} users are validated on and {np.sum(test >= 0):,} tested "
         f"({n_first[0]:,} and {n_first[1]:,} have none before it and are not)"
     )
-    return Split(train_stop, valid, test, _content_hash(store, train_stop, valid, test), description)
+    return Split(train_stop, valid, test, _content_hash(store, train_stop, valid, test), description, valid_stop)
 
 
 def users_held_out(store: SequenceStore, valid_share: float, test_share: float, *, seed: int) -> Split:
@@ -231,17 +297,22 @@ def users_held_out(store: SequenceStore, valid_share: float, test_share: float, 
     asked = stops - starts >= 2
     train_stop = np.where(is_test | is_valid, starts, stops)
     valid, test = (np.where(held & asked, stops - 1, -1) for held in (is_valid, is_test))
-    for part, target in (("validation", valid), ("test", test)):
-        if not np.any(target >= 0):
-            raise InputError(
-                f"no user of two or more events is drawn for {part} out of {store.n_users:,}; give a larger "
-                f"{part.removesuffix('ation')}_share or more users"
-            )
+    if part := _part_of_nobody(valid, test):
+        raise InputError(
+            f"no user of two or more events is drawn for {part} out of {store.n_users:,}; give a larger "
+            f"{part.removesuffix('ation')}_share or more users"
+        )
     description = (
         f"users held out (seed {seed}): {np.sum(is_valid):,} users validate and {np.sum(is_test):,} test, on their "
         f"last event where they have two; the other {np.sum(~is_valid & ~is_test):,} are trained on whole"
     )
-    return Split(train_stop, valid, test, _content_hash(store, train_stop, valid, test), description)
+    test_start = np.where(is_test, starts, stops)
+    return Split(train_stop, valid, test, _content_hash(store, train_stop, valid, test), description, test_start)
+
+
+def _part_of_nobody(valid: np.ndarray, test: np.ndarray) -> str | None:
+    """The part in which nobody has a target."""
+    return next((part for part, targets in (("validation", valid), ("test", test)) if not np.any(targets >= 0)), None)
 
 
 def check_no_leakage(store: SequenceStore, split: Split, *, is_temporal: bool) -> None:
@@ -251,8 +322,9 @@ def check_no_leakage(store: SequenceStore, split: Split, *, is_temporal: bool) -
       InputError: the first user whose events leak, and why.
     """
     offsets = np.asarray(store.offsets)
-    if np.any((split.train_stop < offsets[:-1]) | (split.train_stop > offsets[1:])):
-        user = int(np.argmax((split.train_stop < offsets[:-1]) | (split.train_stop > offsets[1:])))
+    foreign = (split.train_stop < offsets[:-1]) | (split.train_stop > offsets[1:])
+    if np.any(foreign):
+        user = int(np.argmax(foreign))
         raise InputError(
             f"leakage: user {store.user_keys[user]} would train up to event {split.train_stop[user]}, the user's own "
             f"are {offsets[user]} to {offsets[user + 1] - 1}; split the store that the split was made for"
@@ -267,9 +339,9 @@ def check_no_leakage(store: SequenceStore, split: Split, *, is_temporal: bool) -
                 f"events {split.train_stop[user]} to {offsets[user + 1] - 1} ({int(trained.sum()):,} users); "
                 "let train_stop end before every target"
             )
-    both = (split.valid >= 0) & (split.test >= 0)
-    if np.any(both & (split.valid >= split.test)):
-        user = int(np.argmax(both & (split.valid >= split.test)))
+    backwards = (split.valid >= 0) & (split.test >= 0) & (split.valid >= split.test)
+    if np.any(backwards):
+        user = int(np.argmax(backwards))
         raise InputError(
             f"leakage: user {store.user_keys[user]} is validated on event {split.valid[user]}, not before the test "
             f"event {split.test[user]}; validate on earlier events"
@@ -293,14 +365,14 @@ def check_no_leakage(store: SequenceStore, split: Split, *, is_temporal: bool) -
     for part, first in first_target.items():
         if last_trained >= first:
             raise InputError(
-                f"leakage: training goes up to {_moment(last_trained)}, a {part} event is of {_moment(first)}; "
+                f"leakage: training goes up to {iso_moment(last_trained)}, a {part} event is of {iso_moment(first)}; "
                 "train on nothing from the first target's moment on"
             )
     last_valid = times[split.valid[split.valid >= 0]].max(initial=np.iinfo(np.int64).min)
     if last_valid >= first_target["test"]:
         raise InputError(
-            f"leakage: validation goes up to {_moment(last_valid)}, a test event is of "
-            f"{_moment(first_target['test'])}; validate on nothing from the first test event's moment on"
+            f"leakage: validation goes up to {iso_moment(last_valid)}, a test event is of "
+            f"{iso_moment(first_target['test'])}; validate on nothing from the first test event's moment on"
         )
 
 
@@ -312,24 +384,6 @@ def _times(store: SequenceStore) -> np.ndarray:
     if store.n_events == 0:
         raise InputError("the store holds no events to split by time; prepare it from a log that does")
     return np.asarray(store.columns["timestamp_us"])
-
-
-def _moment(timestamp_us: int | np.int64) -> str:
-    return f"{np.datetime64(int(timestamp_us), 'us')}".removesuffix(".000000") + "Z"
-
-
-def moment_us(moment: str) -> int:
-    """Microseconds since 1970 of an ISO date or time, in UTC.
-
-    >>> moment_us("1970-01-02")
-    86400000000
-    """
-    try:
-        return int(np.datetime64(moment.removesuffix("Z"), "us").astype(np.int64))
-    except ValueError as error:
-        raise ValueError(
-            f"{moment!r} is not an ISO date or time; write it as 2024-05-31 or 2024-05-31T12:00"
-        ) from error
 
 
 def _uniform(key: int | str, seed: int) -> float:

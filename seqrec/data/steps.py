@@ -5,6 +5,7 @@ times are known, timestamp_us (int64). Inside a user they are ordered by time an
 Other columns are carried along.
 """
 
+import itertools
 from typing import Literal
 
 import narwhals as nw
@@ -58,12 +59,21 @@ def with_reason(events: nw.LazyFrame, *, earliest_us: int | None = None, latest_
     return events.with_columns(reason=reason)
 
 
+def with_previous_time(events: nw.LazyFrame) -> nw.LazyFrame:
+    """The events with `_previous_us`, the time of the same user's previous event of that item, null for the first."""
+    previous = nw.col("timestamp_us").shift(1).over("user_id", "item_id", order_by=time_order(events))
+    return events.with_columns(_previous_us=previous)
+
+
+def is_apart(gap_us: int) -> nw.Expr:
+    """Whether an event `with_previous_time` is more than `gap_us` after that one, or has none."""
+    previous = nw.col("_previous_us")
+    return previous.is_null() | ((nw.col("timestamp_us") - previous) > gap_us)
+
+
 def drop_duplicates(events: nw.LazyFrame) -> nw.LazyFrame:
     """Of the events of one user, item and moment the first by event_index; without times nothing is a duplicate."""
-    if "timestamp_us" not in column_names(events):
-        return events
-    firsts = events.group_by("user_id", "item_id", "timestamp_us").agg(event_index=nw.col("event_index").min())
-    return events.join(firsts.select("event_index"), on="event_index", how="semi")
+    return drop_near_duplicates(events, gap_us=0) if "timestamp_us" in column_names(events) else events
 
 
 def drop_near_duplicates(events: nw.LazyFrame, *, gap_us: int) -> nw.LazyFrame:
@@ -72,18 +82,21 @@ def drop_near_duplicates(events: nw.LazyFrame, *, gap_us: int) -> nw.LazyFrame:
     The previous one counts whether or not it is dropped itself, so a chain of such gaps leaves its first event.
     """
     require_times(events, "duplicate gap")
-    previous = nw.col("timestamp_us").shift(1).over("user_id", "item_id", order_by=time_order(events))
-    apart = (nw.col("timestamp_us") - previous) > gap_us
-    return _filtered(events, previous.is_null() | apart)
+    return with_previous_time(events).filter(is_apart(gap_us)).drop("_previous_us")
 
 
-def drop_implausible_users(events: nw.LazyFrame, *, max_events_per_day: int) -> nw.LazyFrame:
+def drop_implausible_users(events: nw.LazyFrame, *, max_events_per_day: int, engine: Engine) -> nw.LazyFrame:
     """The events of the users who have no day, of UTC, with more than `max_events_per_day` events."""
     require_times(events, "events per day")
     # By remainder: engines differ in how they divide, and floating point is off by one around midnight.
     days = events.select("user_id", day=nw.col("timestamp_us") - nw.col("timestamp_us") % MICROSECONDS_PER_DAY)
     busy = days.group_by("user_id", "day").agg(n=nw.len()).filter(nw.col("n") > max_events_per_day)
-    return events.join(busy.select("user_id"), on="user_id", how="anti")
+    # Computed once, for whatever is built on the events would compute it again.
+    users = engine.keep(busy.select("user_id").unique())
+    if n_rows(users) == 0:
+        engine.forget(users)
+        return events
+    return events.join(users, on="user_id", how="anti")
 
 
 def keep_at_least(events: nw.LazyFrame, column: str, minimum: float, *, share_of: str | None = None) -> nw.LazyFrame:
@@ -120,25 +133,40 @@ def k_core(events: nw.LazyFrame, *, min_user_events: int, min_item_events: int, 
 
     There is one largest part, whichever is dropped first; it may be empty.
     """
-    # Counts of user-item pairs, without times and other columns, are all that the rounds have to rewrite.
-    pairs = engine.keep(events.group_by("user_id", "item_id").agg(n=nw.len().cast(nw.Int64)))
-    n_pairs = _n_rows(pairs)
-    while True:
-        kept = pairs
-        for key, minimum in (("user_id", min_user_events), ("item_id", min_item_events)):
-            # By group-count and semi-join: window functions took four times as long.
-            totals = kept.group_by(key).agg(total=nw.col("n").sum())
-            kept = kept.join(totals.filter(nw.col("total") >= minimum).select(key), on=key, how="semi")
-        kept = engine.keep(kept)
-        engine.forget(pairs)
-        n_kept = _n_rows(kept)
-        if n_kept == n_pairs:
-            break
-        pairs, n_pairs = kept, n_kept
-    # The pairs are let go of; users and items alone are held until the events are asked for.
-    for key in ("user_id", "item_id"):
-        events = events.join(engine.keep(kept.select(key).unique()), on=key, how="semi")
-    engine.forget(kept)
+    minima = {"user_id": min_user_events, "item_id": min_item_events}
+    # All that the rounds read: it stays in memory where the events themselves may have been spilt.
+    pairs = engine.keep(events.select(*minima))
+    # The events each user and item that is not dropped still has. Only these small tables are written anew in a
+    # round, and by the events of what it drops alone: rewriting the pairs took four times as long.
+    totals = {key: engine.keep(pairs.group_by(key).agg(total=nw.len().cast(nw.Int64))) for key in minima}
+    complete = set(minima)
+    n_quiet = 0
+    turns = itertools.cycle([("user_id", "item_id"), ("item_id", "user_id")])
+    while n_quiet < len(minima):
+        key, other = next(turns)
+        few = engine.keep(totals[key].filter(nw.col("total") < minima[key]).select(key))
+        n_quiet = n_quiet + 1 if n_rows(few) == 0 else 0
+        if n_quiet == 0:
+            complete.discard(key)
+            theirs = pairs.join(few, on=key, how="semi").join(totals[other].select(other), on=other, how="semi")
+            lost = theirs.group_by(other).agg(lost=nw.len().cast(nw.Int64))
+            left = nw.col("total") - nw.col("lost").fill_null(0)
+            fewer = {
+                key: totals[key].filter(nw.col("total") >= minima[key]),
+                other: totals[other].join(lost, on=other, how="left").select(other, total=left),
+            }
+            fewer = {name: engine.keep(table) for name, table in fewer.items()}
+            for table in totals.values():
+                engine.forget(table)
+            totals = fewer
+        engine.forget(few)
+    engine.forget(pairs)
+    for key, table in totals.items():
+        if key not in complete:
+            # Held until the events are asked for.
+            events = events.join(table.select(key), on=key, how="semi")
+        else:
+            engine.forget(table)
     return events
 
 
@@ -151,6 +179,12 @@ def number_sessions(events: nw.LazyFrame, *, gap_us: int) -> nw.LazyFrame:
     marked = events.with_columns(_pause=pause.cast(nw.Int64))
     session = nw.col("_pause").cum_sum().over("user_id", order_by=order).cast(nw.Int32)
     return marked.with_columns(session=session).drop("_pause")
+
+
+def sessions_as_users(events: nw.LazyFrame) -> nw.LazyFrame:
+    """The events that have a `session` with each session as a user of its own: "ann:0" is the first of user "ann"."""
+    parts = [nw.col(name).cast(nw.String) for name in ("user_id", "session")]
+    return events.with_columns(user_id=nw.concat_str(parts, separator=":")).drop("session")
 
 
 def number_items(events: nw.LazyFrame, order: ItemOrder) -> nw.LazyFrame:
@@ -183,15 +217,11 @@ def ordered_events(events: nw.LazyFrame, item_numbers: nw.LazyFrame, columns: li
     return events.join(item_numbers, on="item_id", how="inner").sort(order).select("item", *columns)
 
 
-def _filtered(events: nw.LazyFrame, condition: nw.Expr) -> nw.LazyFrame:
-    """`events.filter` for conditions over windows, which SQL does not take in a WHERE."""
-    return events.with_columns(_kept=condition).filter(nw.col("_kept")).drop("_kept")
-
-
 def _present(column: str) -> nw.Expr:
     # NaN is greater than every number to DuckDB and Spark.
     return ~nw.col(column).is_null() & ~nw.col(column).cast(nw.Float64).is_nan()
 
 
-def _n_rows(table: nw.LazyFrame) -> int:
+def n_rows(table: nw.LazyFrame) -> int:
+    """The number of rows."""
     return int(table.select(n=nw.len()).collect("pyarrow")["n"][0])

@@ -1,12 +1,14 @@
 """The sequence store: every user's items in flat arrays with offsets; on disk NumPy, Parquet and JSON."""
 
+import contextlib
+import fcntl
 import glob
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -20,7 +22,8 @@ from seqrec.types import InputError
 
 FORMAT_VERSION = 1
 REMEDY = "prepare the data again"
-COLUMN_DTYPES = ("<i8", "<i4", "<f8", "|b1")
+COLUMN_DTYPES = ("|b1", "<i4", "<i8", "<f8")
+ATTRIBUTES_TYPE = pa.large_list(pa.large_string())
 NO_COLUMNS: Mapping[str, np.ndarray] = MappingProxyType({})
 
 
@@ -47,6 +50,8 @@ class SequenceStore(NamedTuple):
     """sha256 over all of the other fields; the store's path and the time of writing do not enter."""
     columns: Mapping[str, np.ndarray] = NO_COLUMNS
     """What else is known of each event, beside `items`: such as timestamp_us, rating or session; may be empty."""
+    attributes: pa.Array | None = None
+    """A list of text for each item, such as its genres, empty where it has none; None where the data has none."""
 
     @property
     def n_users(self) -> int:
@@ -68,6 +73,7 @@ def sequence_store(
     user_keys: np.ndarray,
     titles: np.ndarray | None = None,
     columns: Mapping[str, np.ndarray] = NO_COLUMNS,
+    attributes: pa.Array | None = None,
 ) -> SequenceStore:
     """The store made of these arrays, once they are found to fit together.
 
@@ -83,6 +89,8 @@ def sequence_store(
         raise InputError(f"offsets must rise from 0 to n_events={len(items)}; build them with np.cumsum")
     if titles is not None and len(titles) != len(item_keys):
         raise InputError(f"{len(titles)} titles for {len(item_keys)} items; give one each, '' where unknown")
+    if attributes is not None and len(attributes) != len(item_keys):
+        raise InputError(f"{len(attributes)} lists of attributes for {len(item_keys)} items; give one each")
     if len(items):
         low, high = int(np.min(items)), int(np.max(items))
         if low < 1 or high > len(item_keys):
@@ -93,19 +101,22 @@ def sequence_store(
     items = np.ascontiguousarray(items, dtype=np.int32)
     offsets = np.ascontiguousarray(offsets, dtype=np.int64)
     columns = {name: _event_column(name, values, len(items)) for name, values in sorted(columns.items())}
-    content_hash = _content_hash(items, offsets, item_keys, user_keys, titles, columns)
-    return SequenceStore(items, offsets, item_keys, user_keys, titles, content_hash, columns)
+    content_hash = _content_hash(items, offsets, item_keys, user_keys, titles, columns, attributes)
+    return SequenceStore(items, offsets, item_keys, user_keys, titles, content_hash, columns, attributes)
 
 
 def _event_column(name: str, values: np.ndarray, n_events: int) -> np.ndarray:
     if len(values) != n_events:
         raise InputError(f"event column {name!r} has {len(values)} values for {n_events} events; give one each")
-    wider = next((dtype for dtype in ("|b1", "<i4", "<i8", "<f8") if np.can_cast(values.dtype, dtype)), None)
-    if wider is None or values.dtype == np.uint64:
-        raise InputError(
-            f"event column {name!r} is {values.dtype}, a store holds numbers and booleans; number its values"
-        )
-    return np.ascontiguousarray(values, dtype=wider)
+    return np.ascontiguousarray(values, dtype=column_dtype(name, values.dtype))
+
+
+def column_dtype(name: str, dtype: np.dtype) -> str:
+    """What a store holds an event column of this type as."""
+    wider = next((wide for wide in COLUMN_DTYPES if np.can_cast(dtype, wide)), None)
+    if wider is None or dtype == np.uint64:
+        raise InputError(f"event column {name!r} is {dtype}, a store holds numbers and booleans; number its values")
+    return wider
 
 
 def store_from_sequences(sequences: Sequence[Sequence[int]], *, n_items: int | None = None) -> SequenceStore:
@@ -134,7 +145,19 @@ def write_store(
     A store that is there already gives way; a directory that holds anything else is refused. `preparation`, JSON
     that says how the data was made, goes into the manifest; `side_tables` become Parquet files of these names.
     """
+    with replaced(directory) as fresh:
+        write_files(fresh, store, preparation=preparation, side_tables=side_tables)
+    return open_store(directory)
+
+
+@contextlib.contextmanager
+def replaced(directory: Path | str) -> Iterator[Path]:
+    """An empty directory for the files of a store, which take the place of `directory` when the block ends well.
+
+    Whatever else happens, `directory` is left as it was. What a killed process left of its own is cleared away first.
+    """
     directory = Path(directory)
+    _settle(directory)
     _refuse_foreign(directory)
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
@@ -145,19 +168,18 @@ def write_store(
             f"{directory} cannot be made ({error.strerror}); choose a directory you may write to"
         ) from error
     try:
-        fresh = scratch / "fresh"
-        fresh.mkdir()
-        _write_files(fresh, store, preparation)
-        for name, table in side_tables.items():
-            pq.write_table(table, fresh / f"{name}.parquet")
-        _move_into_place(fresh, directory, aside=scratch / "old")
+        with (scratch / "lock").open("wb") as lock:
+            # The system lets go of it with the process, however that ends.
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            (scratch / "fresh").mkdir()
+            yield scratch / "fresh"
+            _move_into_place(scratch / "fresh", directory, aside=scratch / "old")
     except OSError as error:
         raise InputError(
             f"{directory} cannot be written ({error.strerror}); free space or choose another directory"
         ) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    return open_store(directory)
 
 
 def open_store(directory: Path | str) -> SequenceStore:
@@ -180,14 +202,16 @@ def open_store(directory: Path | str) -> SequenceStore:
     try:
         item_keys, user_keys = _keys(item_table["key"]), _keys(user_table["key"])
         titles = _keys(item_table["title"]) if has_titles else None
+        attributes = item_table["attributes"].combine_chunks() if manifest.get("has_attributes") else None
     except KeyError as error:
         raise InputError(f"{directory} lacks the column {error.args[0]} in its tables; {REMEDY}") from error
     columns = {}
-    for place, (name, dtype) in enumerate(described):
+    files = array_files(directory, [name for name, _ in described])
+    for name, dtype in described:
         if dtype not in COLUMN_DTYPES:
             raise InputError(f"{directory / 'manifest.json'} has the type {dtype!r} for {name!r}; {REMEDY}")
-        columns[name] = _open_array(_column_file(directory, place), dtype, counts["n_events"])
-    return SequenceStore(items, offsets, item_keys, user_keys, titles, content_hash, columns)
+        columns[name] = _open_array(files[name], dtype, counts["n_events"])
+    return SequenceStore(items, offsets, item_keys, user_keys, titles, content_hash, columns, attributes)
 
 
 def read_preparation(directory: Path | str) -> dict[str, Any]:
@@ -197,11 +221,8 @@ def read_preparation(directory: Path | str) -> dict[str, Any]:
 
 def _read_manifest(directory: Path) -> dict[str, Any]:
     if not directory.exists():
-        # A write killed between its two renames, of the old store and of the new one, leaves both in here.
-        pattern = f".{glob.escape(directory.name)}.*/old/manifest.json"
-        left = [path.parent for path in directory.parent.glob(pattern)]
-        if left:
-            raise InputError(f"{directory} is not there: a write was cut off; move {left[0]} to {directory}")
+        _settle(directory)
+    if not directory.exists():
         raise InputError(f"{directory} does not exist; prepare the data first or correct the path")
     if not (directory / "manifest.json").is_file():
         raise InputError(f"{directory} is not a sequence store (it has no manifest.json); name the directory of one")
@@ -222,6 +243,7 @@ def _content_hash(
     user_keys: np.ndarray,
     titles: np.ndarray | None,
     columns: Mapping[str, np.ndarray],
+    attributes: pa.Array | None,
 ) -> str:
     digest = hashlib.sha256(b"seqrec sequence store 1\n")
     fields: dict[str, np.ndarray | None] = {
@@ -250,26 +272,43 @@ def _content_hash(
         # The name's length first, so that no name can pass for another name and what follows it.
         digest.update(f"event column {len(name)} {name} {values.dtype.str} {len(values)}\n".encode())
         digest.update(np.ascontiguousarray(values).view(np.uint8).data)
+    if attributes is not None:
+        lists = json.dumps(attributes.to_pylist(), ensure_ascii=False, separators=(",", ":"))
+        digest.update(f"attributes {len(attributes)}\n{lists}".encode())
     return digest.hexdigest()
 
 
-def _column_file(directory: Path, place: int) -> Path:
+def array_files(directory: Path, columns: Iterable[str]) -> dict[str, Path]:
+    """Where a store holds its arrays over events: `item`, and each event column."""
     # By number: a column's name may hold what a file's name may not.
-    return directory / f"event_column_{place}.npy"
+    places = {name: directory / f"event_column_{place}.npy" for place, name in enumerate(sorted(columns))}
+    return {"item": directory / "items.npy", **places}
 
 
-def _write_files(directory: Path, store: SequenceStore, preparation: Mapping[str, Any] | None) -> None:
-    np.save(directory / "items.npy", store.items.astype("<i4", copy=False), allow_pickle=False)
+def write_files(
+    directory: Path,
+    store: SequenceStore,
+    *,
+    preparation: Mapping[str, Any] | None = None,
+    side_tables: Mapping[str, pa.Table] = MappingProxyType({}),
+) -> None:
+    """The files of a store, in a directory that `replaced` gave; arrays over events that lie there already stay."""
+    files = array_files(directory, store.columns)
+    for name, values in {"item": store.items, **store.columns}.items():
+        if not files[name].exists():
+            np.save(files[name], values, allow_pickle=False)
     np.save(directory / "offsets.npy", store.offsets.astype("<i8", copy=False), allow_pickle=False)
     item_columns = {"key": _column(store.item_keys)}
     if store.titles is not None:
         item_columns["title"] = _column(store.titles)
+    if store.attributes is not None:
+        item_columns["attributes"] = store.attributes
+    item_columns["n_events"] = pa.array(np.bincount(store.items, minlength=store.n_items + 1)[1:])
     pq.write_table(pa.table(item_columns), directory / "items.parquet")
     pq.write_table(pa.table({"key": _column(store.user_keys)}), directory / "users.parquet")
-    described = []
-    for place, (name, values) in enumerate(sorted(store.columns.items())):
-        np.save(_column_file(directory, place), values, allow_pickle=False)
-        described.append({"name": name, "dtype": values.dtype.str})
+    for name, table in side_tables.items():
+        pq.write_table(table, directory / f"{name}.parquet")
+    described = [{"name": name, "dtype": values.dtype.str} for name, values in sorted(store.columns.items())]
     manifest: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "n_users": store.n_users,
@@ -278,6 +317,8 @@ def _write_files(directory: Path, store: SequenceStore, preparation: Mapping[str
         "has_titles": store.titles is not None,
         "content_hash": store.content_hash,
     }
+    if store.attributes is not None:
+        manifest["has_attributes"] = True
     if described:
         manifest["event_columns"] = described
     if preparation is not None:
@@ -303,6 +344,25 @@ def _move_into_place(fresh: Path, directory: Path, *, aside: Path) -> None:
             if aside.exists():
                 os.rename(aside, directory)
             raise InputError(f"{directory} cannot be written ({error.strerror}); free the path") from error
+
+
+def _settle(directory: Path) -> None:
+    """Undoes what a write of `directory` that was killed had begun; writes that are going on are left alone.
+
+    Killed between its two renames, of the old store and of the new one, it left the old one in its scratch directory.
+    """
+    if not directory.parent.is_dir():
+        return
+    for scratch in directory.parent.glob(f".{glob.escape(directory.name)}.????????"):
+        try:
+            with (scratch / "lock").open("rb") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if not directory.exists() and (scratch / "old" / "manifest.json").is_file():
+                    os.rename(scratch / "old", directory)
+                shutil.rmtree(scratch, ignore_errors=True)
+        except OSError:
+            # No scratch directory, one that another process is about to lock, or one whose process runs.
+            continue
 
 
 def _open_array(path: Path, dtype: str, length: int) -> np.ndarray:

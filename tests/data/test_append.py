@@ -3,6 +3,7 @@
 import os
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -65,7 +66,7 @@ rows_strategy = st.lists(
 )
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(rows_strategy, rows_strategy, st.sampled_from([None, 2.0]), st.booleans())
 def test_two_days_are_what_their_log_is(tmp_path_factory, first, second, gap, drop_duplicates):
     tmp_path = tmp_path_factory.mktemp("days")
@@ -110,9 +111,26 @@ def test_columns_are_carried_on_and_must_be_given(tmp_path):
     np.testing.assert_array_equal(grown.columns["rating"], [1.5, 1.5, 1.5, 1.5, 4, 1.5, 1.5])
 
 
+def test_new_items_bring_their_attributes(tmp_path):
+    def attributes(**known):
+        return pa.table({"item_id": list(known), "attributes": list(known.values())})
+
+    source = source_of(tmp_path, FIRST)._replace(attributes=attributes(x=["rock"]))
+    prepare_store(source, tmp_path / "store", StepsConfig(), SplitConfig())
+    day = source_of(tmp_path, [("c", "new", 70), ("c", "newer", 71)])
+    grown = append_events(day._replace(attributes=attributes(x=["pop"], new=["jazz", "live"])), tmp_path / "store")
+    # What is known of an item stays as it was.
+    assert grown.store.attributes.to_pylist() == [["rock"], [], [], ["jazz", "live"], []]
+    again = append_events(source_of(tmp_path, [("c", "last", 80)]), tmp_path / "store")
+    assert again.store.attributes.to_pylist() == [*grown.store.attributes.to_pylist(), []]
+
+
 def test_what_cannot_go_on_is_refused(tmp_path):
     first_store(tmp_path, config=StepsConfig(collapse_repeats=True))
     with pytest.raises(InputError, match="prepared with collapse_repeats"):
+        append_events(source_of(tmp_path, FIRST), tmp_path / "store")
+    first_store(tmp_path, config=StepsConfig(session_gap_seconds=1e6, sessions_as_users=True))
+    with pytest.raises(InputError, match="prepared with sessions_as_users"):
         append_events(source_of(tmp_path, FIRST), tmp_path / "store")
     first_store(tmp_path)
     untimed = read_source("events", tmp_path / "day.csv", columns=Columns(time="none"))

@@ -8,8 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from seqrec.data.events import event_column
 from seqrec.data.files import Limits
-from seqrec.data.preparation import StepsConfig, event_column, prepare_store
+from seqrec.data.preparation import StepsConfig, prepare_store
 from seqrec.data.sources import Columns, read_source
 from seqrec.data.splits import SplitConfig, leave_last_out, split_store
 from seqrec.data.store import open_store, read_preparation
@@ -208,3 +209,53 @@ def test_missing_values_are_nan_and_integers_that_floats_cannot_hold_are_refused
     assert event_column("a", pa.chunked_array([[1, 2]])).dtype == np.int64
     with pytest.raises(InputError, match=r"beyond 2\^53"):
         event_column("a", pa.chunked_array([[2**53 + 1, None]]))
+
+
+SESSIONS = """user_id,item_id,timestamp
+u1,a,0
+u1,b,10
+u2,a,20
+u1,c,100
+u1,a,110
+u1,b,120
+u2,b,200
+u1,d,300
+"""
+
+
+def test_each_session_may_be_a_sequence_with_thresholds_of_its_own(log, tmp_path):
+    log.write_text(SESSIONS)
+    config = StepsConfig(session_gap_seconds=50.0, sessions_as_users=True, min_user_events=2)
+    split = SplitConfig(split="users", valid_share=0.4, test_share=0.4, split_seed=3)
+    prepared = prepare_store(read_source("events", log, time_unit="s"), tmp_path / "store", config, split)
+    # u1 has sessions of 2, 3 and 1 events, u2 two of one: those of one are no longer asked to predict anything.
+    assert histories(prepared.store) == {"u1:0": ["a", "b"], "u1:1": ["c", "a", "b"]}
+    assert [(count.step, count.n_users, count.n_removed) for count in prepared.counts[-2:]] == [
+        ("sessions", 5, 0),
+        ("2-1-core", 2, 3),
+    ]
+    assert "session" not in prepared.store.columns
+    with pytest.raises(ValueError, match="sessions_as_users without session_gap_seconds"):
+        StepsConfig(sessions_as_users=True)
+
+
+def test_attributes_of_the_source_stand_in_the_store(log, tmp_path):
+    known = pa.table({"item_id": ["c", "a", "unheard"], "attributes": [["rock", "live"], [], ["jazz"]]})
+    source = source_of(log)._replace(attributes=known)
+    store = prepare_store(source, tmp_path / "store", StepsConfig(), SplitConfig()).store
+    assert store.item_keys.tolist() == ["a", "b", "c"]
+    assert store.attributes.to_pylist() == [[], [], ["rock", "live"]]
+    assert pq.read_table(tmp_path / "store" / "items.parquet")["n_events"].to_pylist() == [3, 2, 2]
+
+
+def test_a_parquet_file_that_is_damaged_under_a_preparation_is_refused_in_one_line(tmp_path):
+    columns = {"user_id": np.arange(10_000) % 97, "item_id": np.arange(10_000) % 89, "timestamp": np.arange(10_000)}
+    pq.write_table(pa.table(columns), tmp_path / "log.parquet", row_group_size=1000, use_dictionary=False)
+    source = read_source("events", tmp_path / "log.parquet", time_unit="s")
+    content = bytearray((tmp_path / "log.parquet").read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 5000] = bytes(5000)
+    (tmp_path / "log.parquet").write_bytes(content)
+    with pytest.raises(InputError, match=r"the events cannot be read .*check that their file is whole") as caught:
+        prepare_store(source, tmp_path / "store", StepsConfig(), SplitConfig())
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["log.parquet"]

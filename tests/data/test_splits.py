@@ -9,6 +9,7 @@ from seqrec.data.splits import (
     check_no_leakage,
     leave_last_n_out,
     leave_last_out,
+    leave_last_sessions_out,
     split_store,
     temporal,
     users_held_out,
@@ -133,6 +134,54 @@ def test_a_temporal_split_is_by_moments_alone(times, valid_start, width, window_
     ]
     assert sorted(trained) == sorted(time for time in flat if time < valid_start)
     check_no_leakage(store, split, is_temporal=True)
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 3), max_size=9), min_size=1, max_size=6),
+    st.integers(1, 2),
+    st.sampled_from(["first", "last"]),
+)
+def test_the_last_sessions_are_for_the_test_and_those_before_for_validation(pauses, n_out, target):
+    # A user's sessions rise by one after each pause; here a pause is a draw of 0.
+    sessions = [
+        [sum(pause == 0 for pause in history[1 : place + 1]) for place in range(len(history))] for history in pauses
+    ]
+    store = timed_store(pauses)
+    store = sequence_store(
+        store.items,
+        store.offsets,
+        store.item_keys,
+        store.user_keys,
+        columns={"session": np.array([number for history in sessions for number in history], np.int32)},
+    )
+    n_sessions = [history[-1] + 1 if history else 0 for history in sessions]
+    if max(n_sessions) < 2 * n_out + 1:
+        with pytest.raises(
+            InputError, match=rf"no user has {2 * n_out + 1} sessions \(the most are {max(n_sessions)}\)"
+        ):
+            leave_last_sessions_out(store, n_out, target=target)
+        return
+    split = leave_last_sessions_out(store, n_out, target=target)
+    for user, history in enumerate(sessions):
+        start, stop = store.offsets[user], store.offsets[user + 1]
+        if n_sessions[user] < 2 * n_out + 1:
+            assert (split.train_stop[user], split.valid[user], split.test[user]) == (stop, -1, -1)
+            continue
+        parts = [
+            [start + place for place, number in enumerate(history) if low <= number - n_sessions[user] < high]
+            for low, high in ((-99, -2 * n_out), (-2 * n_out, -n_out), (-n_out, 0))
+        ]
+        assert split.train_stop[user] == parts[0][-1] + 1
+        place = 0 if target == "first" else -1
+        assert (split.valid[user], split.test[user]) == (parts[1][place], parts[2][place])
+    check_no_leakage(store, split, is_temporal=False)
+    config = SplitConfig(split="sessions", n_out=n_out, window_target=target)
+    assert split_store(store, config).content_hash == split.content_hash
+
+
+def test_a_store_without_sessions_has_no_split_by_them():
+    with pytest.raises(InputError, match=r"no column session, .* prepare it with session_gap_seconds"):
+        split_store(store_from_sequences(HISTORIES), SplitConfig(split="sessions"))
 
 
 def test_windows_hold_the_shares_asked_for_and_never_part_a_moment():

@@ -15,6 +15,7 @@ from seqrec.data import steps
 from seqrec.data.engines import duckdb_engine
 from seqrec.types import InputError
 
+NEED_AN_ENGINE = (steps.k_core, steps.drop_implausible_users)
 DAY = 24 * 3600 * 1_000_000
 SCHEMA = pa.schema(
     [
@@ -56,7 +57,7 @@ def run(step, rows, **options):
     """The rows that the step returns, by event_index."""
     connection = duckdb.connect()
     events = nw.from_native(connection.from_arrow(pa.Table.from_pylist(rows, SCHEMA)))
-    if step is steps.k_core:
+    if step in NEED_AN_ENGINE:
         options["engine"] = duckdb_engine(connection)
     found = step(events, **options).collect("pyarrow").to_native().to_pylist()
     return sorted(found, key=lambda row: row["event_index"])
@@ -213,6 +214,8 @@ def test_the_first_reason_that_applies_is_given():
 def test_a_step_that_lacks_its_column_says_so(step, options, message):
     connection = duckdb.connect()
     events = connection.from_arrow(pa.table({"user_id": [1], "item_id": [2], "event_index": [0]}))
+    if step in NEED_AN_ENGINE:
+        options = {**options, "engine": duckdb_engine(connection)}
     with pytest.raises(InputError, match=message):
         step(nw.from_native(events), **options)
 
@@ -226,3 +229,10 @@ def test_without_times_the_place_in_the_log_orders_events():
     numbers = steps.number_items(events, "first-time").sort("item").collect("pyarrow").to_native().to_pydict()
     assert numbers == {"item_id": [7, 5], "item": [1, 2]}
     assert steps.drop_duplicates(events) is events
+
+
+def test_a_session_as_a_user_has_its_place_in_its_key():
+    connection = duckdb.connect()
+    table = pa.table({"user_id": ["ann", "ann", "a:1"], "item_id": [1, 2, 3], "session": [0, 1, 0]})
+    found = steps.sessions_as_users(nw.from_native(connection.from_arrow(table)))
+    assert sorted(found.collect("pyarrow").to_native()["user_id"].to_pylist()) == ["a:1:0", "ann:0", "ann:1"]

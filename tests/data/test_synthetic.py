@@ -1,5 +1,4 @@
 import dataclasses
-import itertools
 import math
 import subprocess
 import sys
@@ -8,15 +7,14 @@ import tracemalloc
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from listening import DAY_US, WORLD, opens_session, within
 
 from seqrec.data.events import prepare
 from seqrec.data.sources import Columns, read_source
 from seqrec.data.synthetic import (
     ListeningConfig,
-    best_possible_ndcg,
     engagement,
     event_blocks,
-    held_out_plays,
     item_table,
     next_item_distribution,
     popularity,
@@ -27,14 +25,6 @@ from seqrec.data.synthetic import (
     write_items,
 )
 from seqrec.types import InputError
-
-DAY_US = 86_400_000_000
-WORLD = ListeningConfig(n_users=300, n_items=400, n_artists=60, n_genres=6, sessions_per_user=8.0, n_days=60)
-# Few enough tracks that each is played often, and so few days that many are new.
-SMALL = ListeningConfig(
-    n_users=400, n_items=12, n_artists=5, n_genres=3, n_days=40, sessions_per_user=3.0, tracks_per_session=4.0,
-    release_share=0.5, new_boost=8.0, repeat_memory_plays=3.0,
-)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -50,31 +40,6 @@ def same(left, right):
 def joined(blocks):
     blocks = list(blocks)
     return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
-
-
-def opens_session(plays):
-    return (np.diff(plays["user_id"], prepend=0) != 0) | (np.diff(plays["session_id"], prepend=0) != 0)
-
-
-def states(config, plays):
-    """Of each play: its user, the earlier items, the start of its session, whether it opens it, and its item."""
-    for user in np.unique(plays["user_id"]):
-        rows = np.flatnonzero(plays["user_id"] == user)
-        items, session, times = (plays[name][rows] for name in ("item_id", "session_id", "timestamp_us"))
-        for j, item in enumerate(items):
-            opens = j == 0 or session[j] != session[j - 1]
-            start = int(times[j]) if opens else start
-            yield int(user), items[:j], start, bool(opens), int(item)
-
-
-def distributions(config, plays):
-    for user, history, start_us, opens, item in states(config, plays):
-        yield next_item_distribution(config, user, history, start_us, opens_session=opens), item
-
-
-def within(count, n, share, n_errors=4.5):
-    """Whether `count` of `n` is what a coin of this bias gives, up to so many standard errors."""
-    return abs(count - n * share) <= n_errors * math.sqrt(n * share * (1 - share))
 
 
 # The same listeners, however they are asked for
@@ -282,125 +247,6 @@ def test_a_track_of_a_loved_genre_is_skipped_less():
         liked = taste(WORLD, users[:1], times[:1])[0]
         skip = engagement(WORLD, users, items, times).skip_probability
         assert skip[genre == 1 + np.argmax(liked)].mean() < skip[genre == 1 + np.argmin(liked)].mean()
-
-
-# The truth
-
-
-def test_the_distribution_is_one_and_leaves_out_what_is_not_released():
-    plays = simulate_events(SMALL, range(1, 30))
-    table = item_table(SMALL)
-    for user, history, start_us, opens, item in states(SMALL, plays):
-        p = next_item_distribution(SMALL, user, history, start_us, opens_session=opens)
-        assert p.sum() == pytest.approx(1)
-        assert np.all(p[table["release_time_us"] > start_us] == 0)
-        assert p[item - 1] > 0
-
-
-def test_the_distribution_by_hand():
-    world = ListeningConfig(
-        n_items=4, n_artists=2, n_genres=1, zipf_exponent=0.0, release_share=0.0,
-        repeat_share=0.4, artist_share=0.1, genre_share=0.2, chart_share=0.1, repeat_memory_plays=2.0,
-    )  # fmt: skip
-    artist = item_table(world)["artist"]
-    last, before = 1, int(np.flatnonzero(artist != artist[0])[0]) + 1
-    mates = artist == artist[0]
-    # One genre and equal tracks: genre (0.2), chart (0.1) and taste (the rest, 0.2) choose fairly among four.
-    expected = 0.5 / 4 + 0.1 * mates / mates.sum()
-    # Weights 1 and 1/2 of the last play and the one before.
-    expected[last - 1] += 0.4 * 2 / 3
-    expected[before - 1] += 0.4 / 3
-    start_us = (world.start_day + 30) * DAY_US
-    p = next_item_distribution(world, 1, np.array([before, last]), start_us, opens_session=False)
-    np.testing.assert_allclose(p, expected)
-    assert expected.sum() == pytest.approx(1)
-
-
-def test_played_tracks_follow_the_distribution():
-    """Chi-square of each track, and of each rank by probability, against the sum of the probabilities."""
-    plays = simulate_events(SMALL)
-    n = plays["user_id"].size
-    by_item, by_rank = np.zeros(12), np.zeros(12)
-    var_item, var_rank, seen_rank = np.zeros(12), np.zeros(12), np.zeros(12)
-    seen_item = np.bincount(plays["item_id"], minlength=13)[1:]
-    for p, item in distributions(SMALL, plays):
-        by_item += p
-        var_item += p * (1 - p)
-        order = np.argsort(-p)
-        by_rank += p[order]
-        var_rank += p[order] * (1 - p[order])
-        seen_rank[np.flatnonzero(order == item - 1)[0]] += 1
-    assert n > 4000
-    for seen, expected, variance in ((seen_item, by_item, var_item), (seen_rank, by_rank, var_rank)):
-        z = (seen - expected) / np.sqrt(variance)
-        assert np.abs(z).max() < 4
-        # 12 squares that sum to about 11: beyond 31 once in a thousand seeds.
-        assert (z**2).sum() < 31
-
-
-@pytest.mark.parametrize("name", ["repeat_share", "artist_share", "genre_share", "chart_share", None])
-def test_each_part_of_the_mixture_alone_follows_its_distribution(name):
-    none = dict.fromkeys(("repeat_share", "artist_share", "genre_share", "chart_share"), 0.0)
-    config = dataclasses.replace(SMALL, **(none if name is None else {**none, name: 0.9}), n_users=150)
-    plays = simulate_events(config)
-    surprise, entropy, variance = 0.0, 0.0, 0.0
-    for p, item in distributions(config, plays):
-        log_p = np.log(np.maximum(p, 1e-300))
-        surprise -= log_p[item - 1]
-        entropy -= (p * log_p).sum()
-        variance += (p * log_p**2).sum() - (p * log_p).sum() ** 2
-    # The log-likelihood of the truth is its entropy, up to chance.
-    assert abs(surprise - entropy) < 4.5 * math.sqrt(variance)
-
-
-def test_no_ranking_beats_the_truth():
-    rng = np.random.default_rng(0)
-    discount = 1 / np.log2(np.arange(2, 12))
-    for p, _ in itertools.islice(distributions(WORLD, simulate_events(WORLD, range(1, 30))), 0, 1000, 10):
-        best = np.sort(p)[::-1][:10] @ discount
-        for noise in (0.01, 0.1, 1.0):
-            order = np.argsort(-p * np.exp(noise * rng.normal(size=p.size)))[:10]
-            assert p[order] @ discount <= best + 1e-12
-
-
-def test_the_best_possible_ndcg_is_that_of_the_held_out_plays():
-    found = held_out_plays(WORLD, users=range(1, 41))
-    discount = 1 / np.log2(np.arange(2, 12))
-    # A dict keeps the last play of each listener.
-    last = {state[0]: state for state in states(WORLD, simulate_events(WORLD, range(1, 41))) if state[1].size >= 2}
-    assert found.user_id.tolist() == sorted(last)
-    for row, (user, history, start_us, opens, item) in enumerate(last[user] for user in sorted(last)):
-        p = next_item_distribution(WORLD, user, history, start_us, opens_session=opens)
-        above, tied = (p > p[item - 1]).sum(), (p == p[item - 1]).sum()
-        assert found.item_id[row] == item
-        assert found.probability[row] == p[item - 1]
-        assert found.rank[row] == above + (tied + 1) / 2
-        assert found.expected_ndcg[row] == pytest.approx(np.sort(p)[::-1][:10] @ discount)
-    by_hand = np.mean([1 / math.log2(rank + 1) if rank <= 10 else 0 for rank in found.rank])
-    best = best_possible_ndcg(WORLD, users=range(1, 41))
-    assert best.ndcg == pytest.approx(by_hand)
-    assert best.expected_ndcg == pytest.approx(found.expected_ndcg.mean())
-
-
-def test_truth_beats_popularity_and_any_perturbation_of_itself(plays):
-    best = best_possible_ndcg(WORLD)
-    last = np.flatnonzero(np.diff(plays["user_id"], append=0))
-    n_plays = np.bincount(plays["user_id"], minlength=301)[plays["user_id"][last]]
-    last = last[n_plays >= 3]
-    assert best.n_users == last.size
-    counts = np.bincount(np.delete(plays["item_id"], last), minlength=401)[1:]
-    rank = 1 + np.array([(counts > counts[item - 1]).sum() for item in plays["item_id"][last]])
-    by_popularity = np.where(rank <= 10, 1 / np.log2(rank + 1), 0).mean()
-    assert best.ndcg > by_popularity + 0.05
-    # What is seen is what is expected, within the error of so many users, whose NDCG lies in 0..1.
-    assert abs(best.ndcg - best.expected_ndcg) < 4.5 * 0.5 / math.sqrt(best.n_users)
-
-
-def test_the_truth_about_some_listeners_is_part_of_the_truth_about_all():
-    some, all_users = held_out_plays(WORLD, users=np.array([9, 4, 5])), held_out_plays(WORLD, users=range(1, 20))
-    kept = np.isin(all_users.user_id, [4, 5, 9])
-    assert some.user_id.tolist() == all_users.user_id[kept].tolist()
-    np.testing.assert_array_equal(some.rank, all_users.rank[kept])
 
 
 # Files

@@ -31,10 +31,14 @@ def prepared(ratings, tmp_path, capsys):
 def test_each_step_has_a_line(prepared):
     store, printed = open_store(prepared[0]), prepared[1]
     lines = printed.splitlines()
-    assert [line.split("  ")[0] for line in lines] == ["found", "valid", "duplicates", "1-3-core", "split", "store"]
+    assert [line.split("  ")[0] for line in lines] == [
+        *("found", "valid", "duplicates", "1-3-core"),
+        *("split", "store", "profile"),
+    ]
     found = {line.split()[0]: int(re.search(r"([\d,]+) events", line)[1].replace(",", "")) for line in lines[:4]}
     assert found["1-3-core"] == store.n_events < found["found"] + 1
     assert set(store.columns) == {"timestamp_us", "rating"}
+    assert "<h2>Drift from training</h2>" in (prepared[0] / "profile.html").read_text()
 
 
 def test_a_model_is_trained_and_tested_on_a_temporal_split_of_the_store(prepared, tmp_path):
