@@ -24,7 +24,7 @@ from seqrec.data.sources import read_source
 from seqrec.data.splits import leave_last_out
 from seqrec.data.store import sequence_store
 from seqrec.encoders.transformer import TransformerConfig, item_table_rows, transformer
-from seqrec.losses import block_size, softmax_loss
+from seqrec.losses import softmax_loss, tile_sizes
 from seqrec.objectives import next_item
 from seqrec.sharding import MeshConfig, split_rows
 from seqrec.training import OptimizerConfig, init_state, make_optimizer, make_train_step
@@ -92,7 +92,7 @@ def make_products(model: TransformerConfig, *, n_rows: int, length: int, n_items
     layer["down"] = (1, n_positions, d_ff, d)
     layer |= {"scores": (heads, length, d // n_heads, length), "mix": (heads, length, length, d // n_heads)}
     rows = item_table_rows(n_items)
-    block = block_size(n_positions, rows)
+    block, _ = tile_sizes(n_positions, rows)
     n_blocks = -(-n_positions // block)
 
     def draw(*shape):

@@ -180,4 +180,4 @@ def _over_user_blocks(
         outputs = jax.lax.map(lambda block: function(*block, shard), tuple(blocks))
         return jax.tree.map(lambda out: out.reshape(-1, *out.shape[2:])[:n_users], outputs)
 
-    return map_catalogue(local, rows, item_table)
+    return map_catalogue(local, rows, item_table, outputs=("rows", "rows"))

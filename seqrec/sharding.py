@@ -1,20 +1,32 @@
 """The only file that knows what a mesh is: logical axes in, layouts out."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
-from seqrec.params import Params
+from seqrec.params import Params, ParamSpec
 from seqrec.types import InputError
 
-MESH_AXES = {"batch": "data", "items": "model", "embed": None, "heads": None, "ff": None, "positions": None}
-"""Which mesh axis each logical axis is split over; None keeps it whole on every device."""
+MESH_AXES: dict[str, str | tuple[str, ...] | None] = {
+    "batch": ("data", "fsdp"),
+    "items": ("model", "fsdp"),
+    "embed": None,
+    "heads": "fsdp",
+    "ff": "fsdp",
+    "positions": None,
+}
+"""Which axes of the mesh each logical axis is split over; None keeps it whole on every device."""
+
+_ROWS = P(MESH_AXES["batch"])
 
 
 @dataclass(frozen=True)
@@ -24,112 +36,137 @@ class MeshConfig:
     data: int = -1
     """Groups of devices that split the rows of a batch; -1 takes all that are left."""
     model: int = 1
-    """Devices that split the item table."""
+    """Devices that split the item table, in the loss too."""
+    fsdp: int = 1
+    """Devices that split the rows of a batch and, between uses, all large parameters and their optimizer's state."""
 
     def __post_init__(self):
-        if self.model < 1 or (self.data < 1 and self.data != -1):
-            raise ValueError(f"data={self.data}, model={self.model}: both count devices; use data=-1 for the rest")
+        if min(self.model, self.fsdp) < 1 or (self.data < 1 and self.data != -1):
+            raise ValueError(
+                f"data={self.data}, model={self.model}, fsdp={self.fsdp}: all count devices; use data=-1 for the rest"
+            )
 
 
 def make_mesh(config: MeshConfig) -> Mesh:
-    """A mesh over all devices with axes `data` and `model`, laid out by the compiler (Auto axes)."""
+    """A mesh over all devices with axes `data`, `fsdp` and `model`, laid out by the compiler (Auto axes)."""
     n_devices = jax.device_count()
-    n_data = n_devices // config.model if config.data == -1 else config.data
-    if n_data * config.model != n_devices:
+    n_others = config.fsdp * config.model
+    n_data = n_devices // n_others if config.data == -1 else config.data
+    if n_data * n_others != n_devices:
         raise InputError(
-            f"a mesh of data={config.data} x model={config.model} does not use each of {n_devices} devices once; "
-            f"choose a model that divides {n_devices} and data=-1"
+            f"a mesh of data={config.data} x fsdp={config.fsdp} x model={config.model} does not use each of "
+            f"{n_devices} devices once; choose sizes whose product divides {n_devices} and data=-1"
         )
     # Explicit axes, jax's default, refuse `table[ids]` and `lax.top_k` on a split catalogue.
-    return jax.make_mesh((n_data, config.model), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+    return jax.make_mesh(
+        (n_data, config.fsdp, config.model), ("data", "fsdp", "model"), axis_types=(AxisType.Auto,) * 3
+    )
 
 
 def n_data_shards() -> int:
     """Into how many parts the current mesh splits a batch; 1 where no mesh is set."""
     mesh = jax.sharding.get_abstract_mesh()
-    return 1 if mesh.empty else mesh.shape["data"]
-
-
-def _place(tree: Any, partition: Callable[[Any], P]) -> Any:
-    mesh = jax.sharding.get_mesh()
-    if mesh.empty:
-        return tree
-    return jax.tree.map(
-        lambda leaf, spec: jax.make_array_from_callback(
-            leaf.shape, NamedSharding(mesh, spec), lambda index: leaf[index]
-        ),
-        tree,
-        partition(tree),
-    )
+    return 1 if mesh.empty else mesh.shape["data"] * mesh.shape["fsdp"]
 
 
 def split_rows(batch: Any) -> Any:
-    """A host batch, the same on every process, as arrays whose first axis is split over `data`.
+    """A host batch, the same on every process, as arrays whose first axis is split over the mesh.
 
     Without a mesh the batch is returned as it is.
     """
-    return _place(batch, lambda tree: jax.tree.map(lambda _: P("data"), tree))
+    mesh = jax.sharding.get_mesh()
+    if mesh.empty:
+        return batch
+    layout = NamedSharding(mesh, _ROWS)
+    return jax.tree.map(lambda leaf: jax.make_array_from_callback(leaf.shape, layout, lambda index: leaf[index]), batch)
+
+
+def on_host(array: Array) -> np.ndarray:
+    """The whole of an array, also where other processes hold parts of it; then all must ask for it at once."""
+    return np.asarray(array if array.is_fully_addressable else multihost_utils.process_allgather(array, tiled=True))
+
+
+def layout(spec: ParamSpec) -> P:
+    """Where each axis of a parameter is split."""
+    return P(*(MESH_AXES[axis] if axis else None for axis in spec.axes))
 
 
 def constrain_params(params: Params, specs: Params) -> Params:
-    """Asks for each parameter's layout where a mesh is set; does nothing where none is."""
-    if jax.sharding.get_abstract_mesh().empty:
+    """Asks for each parameter's layout where a mesh is set; does nothing where none is.
+
+    `params` may be what an optimizer keeps for each parameter, such as one number a row: an axis of size 1 is whole.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
         return params
+
+    def constrain(spec: ParamSpec, leaf: Array) -> Array:
+        axes = [axes if size > 1 else None for axes, size in zip(layout(spec), leaf.shape, strict=True)]
+        for axis, size in zip(axes, leaf.shape, strict=True):
+            n_parts = math.prod(mesh.shape[name] for name in _names(axis))
+            if size % n_parts:
+                raise InputError(
+                    f"a parameter of shape {leaf.shape} cannot be split evenly into {n_parts} parts along its axis of "
+                    f"{size}; choose a mesh whose {' x '.join(_names(axis))} divides {size}"
+                )
+        return jax.lax.with_sharding_constraint(leaf, P(*axes))
+
+    return jax.tree.map(constrain, specs, params)
+
+
+def constrain_state(state: Any, specs: Params) -> Any:
+    """As `constrain_params`, for whatever in an optimizer's state has the structure of the parameters."""
+    structure: Any = jax.tree.structure(specs)
+
+    def is_params(part: Any) -> bool:
+        return jax.tree.structure(part) == structure
+
     return jax.tree.map(
-        lambda spec, leaf: jax.lax.with_sharding_constraint(leaf, P(*(MESH_AXES[a] if a else None for a in spec.axes))),
-        specs,
-        params,
+        lambda part: constrain_params(part, specs) if is_params(part) else part, state, is_leaf=is_params
     )
 
 
-def map_rows(
-    function: Callable[..., tuple[Any, Any]], rows: tuple[Array, ...], shared: tuple[Array, ...]
-) -> tuple[Any, Any]:
-    """`function(*rows, *shared) -> (per_row, totals)`, run on each device over its own rows.
-
-    `per_row` comes back split like the rows; `totals` are summed over the devices. Rows that are looped over
-    in blocks must be looped over locally: left to the compiler, a loop over a split axis gathers it first. Rows
-    that do not split evenly, such as a single user's, are worked on whole by every device.
-    """
-    if rows[0].shape[0] % n_data_shards() or jax.sharding.get_abstract_mesh().empty:
-        return function(*rows, *shared)
-
-    def local(*arguments):
-        per_row, totals = function(*arguments)
-        return per_row, jax.lax.psum(totals, "data")
-
-    return jax.shard_map(
-        local,
-        in_specs=(P("data"),) * len(rows) + (P(),) * len(shared),
-        out_specs=(P("data"), P()),
-        check_vma=False,
-    )(*rows, *shared)
+def _names(axis: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    return (axis,) if isinstance(axis, str) else axis or ()
 
 
 class CatalogueShard(NamedTuple):
-    """The rows of the item table that one device scores, and the two ways to what the others found."""
+    """The rows of the item table that one device scores, and the ways to what the others found."""
 
     table: Float[Array, "n_rows d_model"]
     first: int | Int[Array, ""]
     """Id of the first row."""
-    total: Callable[[Array], Array]
-    """The sum over all shards."""
+    total: Callable[[Any], Any]
+    """The sums over all shards."""
+    highest: Callable[[Array], Array]
+    """The maximum over all shards."""
     gather: Callable[[Array], Array]
     """The arrays of all shards side by side along the second axis, in the order of their ids."""
 
 
-def map_catalogue(function: Callable[..., Any], rows: tuple[Array, ...], item_table: Array) -> Any:
+Output = Literal["rows", "items", "sum"]
+"""What an output is split like: the rows, the item table, or not at all."""
+
+
+def map_catalogue(
+    function: Callable[..., Any], rows: tuple[Array, ...], item_table: Array, *, outputs: tuple[Output, ...]
+) -> tuple[Any, ...]:
     """`function(*rows, shard)`, run on each device over its own rows and its own part of the item table.
 
-    What comes back is split like the rows and must be the same on all devices that share them, as what went
-    through `shard.total` or `shard.gather` is; neither table nor scores ever leave their device. Rows that do not
-    split evenly, such as a single user's, are worked on by every group of devices.
+    It returns one value for each of `outputs`. One that is split like the "rows" must be the same on all devices
+    that share them, as what went through `shard.total` or `shard.gather` is, and so must a "sum", which is added up
+    over the rows; one that is split like the "items" is added up over the rows too. Neither table nor scores ever
+    leave their device. A loop over a split axis must run in here: left to the compiler, it gathers the axis first.
+    Rows that do not split evenly, such as a single user's, are worked on by every group of devices.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
-        return function(*rows, CatalogueShard(item_table, 0, lambda x: x, lambda x: x))
-    item_table = jnp.pad(item_table, ((0, -item_table.shape[0] % mesh.shape["model"]), (0, 0)))
-    by_row = P() if rows[0].shape[0] % mesh.shape["data"] else P("data")
+        return function(*rows, CatalogueShard(item_table, 0, *(lambda x: x,) * 3))
+    n_rows = item_table.shape[0]
+    # Only a table that no mesh was thought of for is padded; the rows that this adds are no items.
+    item_table = jnp.pad(item_table, ((0, -n_rows % (mesh.shape["model"] * mesh.shape["fsdp"])), (0, 0)))
+    split = rows[0].shape[0] % n_data_shards() == 0
+    by_row = _ROWS if split else P()
 
     def local(*arguments):
         *rows, table = arguments
@@ -137,10 +174,26 @@ def map_catalogue(function: Callable[..., Any], rows: tuple[Array, ...], item_ta
             table,
             jax.lax.axis_index("model") * table.shape[0],
             lambda x: jax.lax.psum(x, "model"),
+            lambda x: jax.lax.pmax(x, "model"),
             lambda x: jax.lax.all_gather(x, "model", axis=1, tiled=True),
         )
-        return function(*rows, shard)
+        found = function(*rows, shard)
+        return tuple(finish(each, kind) for each, kind in zip(found, outputs, strict=True))
 
-    return jax.shard_map(local, in_specs=(by_row,) * len(rows) + (P("model"),), out_specs=by_row, check_vma=False)(
-        *rows, item_table
-    )
+    def finish(value, kind):
+        if kind == "sum":
+            return jax.lax.psum(value, MESH_AXES["batch"]) if split else value
+        if kind == "items" and split:
+            value = jax.lax.psum(value, "data")
+            if mesh.shape["fsdp"] > 1:  # each device is left with the part whose optimizer state it holds
+                value = jax.lax.psum_scatter(value, "fsdp", scatter_dimension=0, tiled=True)
+        return value
+
+    layouts = {"rows": by_row, "items": P(MESH_AXES["items"]) if split else P("model"), "sum": P()}
+    found = jax.shard_map(
+        local,
+        in_specs=(by_row,) * len(rows) + (P("model"),),
+        out_specs=tuple(layouts[kind] for kind in outputs),
+        check_vma=False,
+    )(*rows, item_table)
+    return tuple(each[:n_rows] if kind == "items" else each for each, kind in zip(found, outputs, strict=True))

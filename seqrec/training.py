@@ -11,7 +11,7 @@ from flax import struct
 from jaxtyping import Array, Float, Int
 
 from seqrec.params import Params, decay_mask, init_params
-from seqrec.sharding import constrain_params
+from seqrec.sharding import constrain_params, constrain_state
 from seqrec.types import Batch, Encoder
 
 
@@ -85,7 +85,8 @@ def init_state(encoder: Encoder, optimizer: optax.GradientTransformation, *, see
     def init(key):
         params = constrain_params(init_params(encoder.specs, key), encoder.specs)
         averaged = jax.tree.map(jnp.copy, params)
-        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), averaged)
+        opt_state = constrain_state(optimizer.init(params), encoder.specs)
+        return TrainState(jnp.zeros((), jnp.int32), params, opt_state, averaged)
 
     return init(jax.random.key(seed))
 

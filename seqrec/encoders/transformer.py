@@ -69,11 +69,13 @@ class TransformerConfig:
 
 
 def item_table_rows(n_items: int) -> int:
-    """Rows of the item table: items, the padding row 0, and as many more as make a multiple of 64.
+    """Rows of the item table: items, the padding row 0, and as many more as make a multiple of 64, or of 1024.
 
-    The multiple lets the table split evenly over a mesh; rows beyond `n_items` are never looked up or scored.
+    The multiple lets the table split evenly over a mesh, whatever its size, so that a checkpoint fits any; rows
+    beyond `n_items` are never looked up or scored.
     """
-    return -(-(n_items + 1) // 64) * 64
+    multiple = 64 if n_items < 2**17 else 1024
+    return -(-(n_items + 1) // multiple) * multiple
 
 
 def transformer(config: TransformerConfig, *, n_items: int, max_length: int) -> Encoder:
