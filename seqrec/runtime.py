@@ -71,6 +71,11 @@ def seconds() -> float:
     return time.perf_counter()
 
 
+def cpu_seconds() -> float:
+    """Time that this process has spent computing, in all its threads, for differences."""
+    return time.process_time()
+
+
 def new_run_directory(name: str) -> Path:
     """A path under `runs/` that says what ran and when."""
     return Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"

@@ -9,6 +9,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import data_prep
+import loss_memory
 import metric_peers
 import metrics_throughput
 import train_step
@@ -42,6 +43,13 @@ def test_the_matrix_products_of_a_step_are_counted_as_on_paper():
     loss = positions * table_rows * d
     # Each product is taken forward and twice backward, at two operations a multiply-add.
     assert flops == pytest.approx(6 * (projections + attention + feed_forward + loss))
+
+
+def test_the_loss_is_timed_against_its_naive_form_on_equal_values(tmp_path):
+    result = loss_memory.main(loss_memory.Config(n_items=500, n_tokens=40, d_model=8, n_rounds=1, json=tmp_path / "o"))
+    assert result["largest_difference"] < 1e-5
+    assert result["temporary_megabytes"]["naive"] > 40 * 500 * 4 / 1e6
+    assert runs.read_json(tmp_path / "o") == result
 
 
 def test_throughput_is_measured_on_equal_values(tmp_path, capsys):
