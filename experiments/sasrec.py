@@ -18,6 +18,7 @@ from seqrec.experiment import DataConfig, RunConfig, open_run, open_task, publis
 from seqrec.loop import FitConfig
 from seqrec.losses import LossConfig, make_loss
 from seqrec.objectives import next_item
+from seqrec.runtime import DistributedConfig
 from seqrec.sharding import MeshConfig
 from seqrec.training import OptimizerConfig, init_state, make_optimizer, make_train_step
 from seqrec.types import Encoder
@@ -34,6 +35,7 @@ class Config:
     optimizer: OmitArgPrefixes[OptimizerConfig] = field(default_factory=OptimizerConfig)
     fit: OmitArgPrefixes[FitConfig] = field(default_factory=FitConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
+    processes: OmitArgPrefixes[DistributedConfig] = field(default_factory=DistributedConfig)
 
 
 def build_encoder(config: Config, n_items: int) -> Encoder:
@@ -43,7 +45,7 @@ def build_encoder(config: Config, n_items: int) -> Encoder:
 
 def main(config: Config) -> dict[str, Any]:
     """Trains, tests, and leaves everything in the run's directory; returns what `metrics.json` holds."""
-    runtime.start(config.mesh)
+    runtime.start(config.mesh, config.processes)
     with open_run(config, config.run, name=f"sasrec-{config.data.dataset}") as run:
         task = open_task(run, config.data, seed=config.run.seed)
         encoder = build_encoder(config, task.store.n_items)
@@ -57,6 +59,7 @@ def main(config: Config) -> dict[str, Any]:
             optimizer,
             seed=config.run.seed,
             average_decay=config.optimizer.average_decay,
+            accumulation_steps=config.optimizer.accumulation_steps,
         )
         state = init_state(encoder, optimizer, seed=config.run.seed)
         trained = train(run, task, encoder, state, train_step, config.fit)

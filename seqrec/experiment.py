@@ -90,13 +90,9 @@ def open_task(run: Path, config: DataConfig, *, seed: int) -> Task:
         if config.data_path is None:
             raise InputError("store is read from a directory; give its data path")
         store = open_store(config.data_path)
-    elif (run / "store").exists():
-        store = open_store(run / "store")
     else:
-        source = read_source(
-            config.dataset, config.data_path, columns=Columns(*config.columns), time_unit=config.time_unit
-        )
-        store = prepare(source, run / "store", keep_times=config.split.split == "temporal")
+        runtime.on_first(functools.partial(_prepare_once, run, config))
+        store = open_store(run / "store")
     split = split_store(store, config.split)
     log.info(
         "data        %s: %s users, %s items, %s events",
@@ -124,8 +120,17 @@ def open_task(run: Path, config: DataConfig, *, seed: int) -> Task:
         whole_histories=config.whole_histories,
         n_shards=n_data_shards(),
     )
-    runs.note_data(run, content_hash=store.content_hash, split_hash=split.content_hash)
+    facts = {"content_hash": store.content_hash, "split_hash": split.content_hash}
+    runtime.on_first(functools.partial(runs.note_data, run, **facts))
     return Task(config, store, split, train, valid, test)
+
+
+def _prepare_once(run: Path, config: DataConfig) -> None:
+    if not (run / "store").exists():
+        source = read_source(
+            config.dataset, config.data_path, columns=Columns(*config.columns), time_unit=config.time_unit
+        )
+        prepare(source, run / "store", keep_times=config.split.split == "temporal")
 
 
 @contextlib.contextmanager
@@ -136,14 +141,19 @@ def open_run(config: Any, run: RunConfig, *, name: str) -> Iterator[Path]:
     """
     if run.resume and run.output is None:
         raise InputError("--resume needs --output with the directory of the run to go on with")
-    directory = run.output or runtime.new_run_directory(name)
-    runs.open_run(directory, config, resume=run.resume)
+
+    def open_directory() -> str:
+        directory = run.output or runtime.new_run_directory(name)
+        return str(runs.open_run(directory, config, resume=run.resume))
+
+    directory = Path(runtime.on_first(open_directory))
     log.info("run         %s", directory)
     try:
         with runtime.interruptible():
             yield directory
     except InputError:
-        runs.discard_unstarted(directory)
+        if runtime.is_first():
+            runs.discard_unstarted(directory)
         raise
     except runtime.Interrupted as stop:
         message = f"{stop}; go on with\n  {runs.resume_command(directory)}"
@@ -182,7 +192,7 @@ def train(
         if (step := checkpoints.latest_step()) is not None:
             state, progress = restore(checkpoints, state, step)
             log.info("resumed     from the checkpoint of step %d", step)
-        runs.keep_json_lines(run / "metrics.jsonl", up_to_step=progress.step)
+        runtime.on_first(functools.partial(runs.keep_json_lines, run / "metrics.jsonl", up_to_step=progress.step))
         state, progress, reason = fit(
             state,
             progress,
@@ -238,16 +248,20 @@ def publish(run: Path, task: Task, encoder: Encoder, trained: Trained, *, name: 
     results["best_epoch"] = trained.progress.best[0] // per_epoch
     results["train_seconds"] = trained.progress.train_seconds
     results["stopped"] = trained.reason
-    runs.write_json(run / "metrics.json", results)
-    figures.write_ranks(run / "ranks.parquet", ranks, task.store, task.split)
-    plot_learning_curve(run / "metrics.jsonl", run / "learning_curve.png", best_epoch=results["best_epoch"])
-    print_test(results, name=name)
     recommend = make_recommend(encoder)
+    examples = []
     for query in np.linspace(0, len(task.test.users) - 1, 3, dtype=int):
         user = int(task.test.users[query])
         history = task.store.items[task.store.offsets[user] : task.test.target_positions[query]].tolist()
         best = recommend(params, history, min(10, task.store.n_items), mask_seen=task.config.mask_seen)
-        print("\n" + figures.format_example(task.store, history, best, user))
-    print(f"\nrun directory  {run}\nevaluate it    {runs.evaluate_command(run)}")
-    print(f"resume it      {runs.resume_command(run)}")
+        examples.append(figures.format_example(task.store, history, best, user))
+    if runtime.is_first():
+        runs.write_json(run / "metrics.json", results)
+        figures.write_ranks(run / "ranks.parquet", ranks, task.store, task.split)
+        plot_learning_curve(run / "metrics.jsonl", run / "learning_curve.png", best_epoch=results["best_epoch"])
+        print_test(results, name=name)
+        for example in examples:
+            print("\n" + example)
+        print(f"\nrun directory  {run}\nevaluate it    {runs.evaluate_command(run)}")
+        print(f"resume it      {runs.resume_command(run)}")
     return results

@@ -1,7 +1,7 @@
 """The only file that knows what a mesh is: logical axes in, layouts out."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
@@ -47,9 +47,9 @@ class MeshConfig:
             )
 
 
-def make_mesh(config: MeshConfig) -> Mesh:
-    """A mesh over all devices with axes `data`, `fsdp` and `model`, laid out by the compiler (Auto axes)."""
-    n_devices = jax.device_count()
+def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh over all devices, or the given ones, with axes `data`, `fsdp` and `model`, laid out by the compiler."""
+    n_devices = jax.device_count() if devices is None else len(devices)
     n_others = config.fsdp * config.model
     n_data = n_devices // n_others if config.data == -1 else config.data
     if n_data * n_others != n_devices:
@@ -59,7 +59,7 @@ def make_mesh(config: MeshConfig) -> Mesh:
         )
     # Explicit axes, jax's default, refuse `table[ids]` and `lax.top_k` on a split catalogue.
     return jax.make_mesh(
-        (n_data, config.fsdp, config.model), ("data", "fsdp", "model"), axis_types=(AxisType.Auto,) * 3
+        (n_data, config.fsdp, config.model), ("data", "fsdp", "model"), axis_types=(AxisType.Auto,) * 3, devices=devices
     )
 
 
@@ -81,9 +81,43 @@ def split_rows(batch: Any) -> Any:
     return jax.tree.map(lambda leaf: jax.make_array_from_callback(leaf.shape, layout, lambda index: leaf[index]), batch)
 
 
-def on_host(array: Array) -> np.ndarray:
+def abstract_rows(batch: Any, mesh: Mesh) -> Any:
+    """The shapes that `split_rows` makes of a batch of these shapes on a mesh, to compile with."""
+    sharding = NamedSharding(mesh, _ROWS)
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), batch)
+
+
+def deal_rows(batch: Any, n_parts: int) -> Any:
+    """A batch's rows dealt out to `n_parts` along a new first axis, each part split over the mesh as the batch is.
+
+    Empty rows fill the parts up.
+    """
+
+    def deal(leaf: Array) -> Array:
+        padding = -leaf.shape[0] % (n_parts * n_data_shards())
+        leaf = jnp.pad(leaf, ((0, padding),) + ((0, 0),) * (leaf.ndim - 1))
+        # One row to each part in turn: no row leaves its device.
+        return leaf.reshape(-1, n_parts, *leaf.shape[1:]).swapaxes(0, 1)
+
+    return jax.tree.map(deal, batch)
+
+
+def on_host(array: Array | np.ndarray) -> np.ndarray:
     """The whole of an array, also where other processes hold parts of it; then all must ask for it at once."""
-    return np.asarray(array if array.is_fully_addressable else multihost_utils.process_allgather(array, tiled=True))
+    whole = isinstance(array, np.ndarray) or array.is_fully_addressable or array.is_fully_replicated
+    return np.asarray(array if whole else multihost_utils.process_allgather(array, tiled=True))
+
+
+def agree_on_highest(number: int) -> int:
+    """The highest of the numbers that the processes ask with; all must ask at once."""
+    return number if jax.process_count() == 1 else int(multihost_utils.process_allgather(np.int32(number)).max())
+
+
+def broadcast_bytes(message: bytes) -> bytes:
+    """The first process's message, in all processes; all must ask at once."""
+    length = int(multihost_utils.broadcast_one_to_all(np.int32(len(message))))
+    padded = np.frombuffer(message[:length].ljust(length, b" "), np.uint8)
+    return np.asarray(multihost_utils.broadcast_one_to_all(padded)).astype(np.uint8).tobytes()
 
 
 def layout(spec: ParamSpec) -> P:
@@ -99,31 +133,47 @@ def constrain_params(params: Params, specs: Params) -> Params:
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return params
-
-    def constrain(spec: ParamSpec, leaf: Array) -> Array:
-        axes = [axes if size > 1 else None for axes, size in zip(layout(spec), leaf.shape, strict=True)]
-        for axis, size in zip(axes, leaf.shape, strict=True):
-            n_parts = math.prod(mesh.shape[name] for name in _names(axis))
-            if size % n_parts:
-                raise InputError(
-                    f"a parameter of shape {leaf.shape} cannot be split evenly into {n_parts} parts along its axis of "
-                    f"{size}; choose a mesh whose {' x '.join(_names(axis))} divides {size}"
-                )
-        return jax.lax.with_sharding_constraint(leaf, P(*axes))
-
-    return jax.tree.map(constrain, specs, params)
+    return jax.tree.map(
+        lambda spec, leaf: jax.lax.with_sharding_constraint(leaf, _layout_of(spec, leaf.shape, mesh)), specs, params
+    )
 
 
 def constrain_state(state: Any, specs: Params) -> Any:
-    """As `constrain_params`, for whatever in an optimizer's state has the structure of the parameters."""
+    """As `constrain_params`, for whatever in a state has the structure of the parameters."""
+    return _map_params(lambda params: constrain_params(params, specs), state, specs)
+
+
+def abstract_state(state: Any, specs: Params, mesh: Mesh) -> Any:
+    """A state of shapes with the layouts that `constrain_state` gives it on a mesh, to compile with."""
+
+    def lay_out(spec: ParamSpec, leaf: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, _layout_of(spec, leaf.shape, mesh))
+        )
+
+    return _map_params(lambda params: jax.tree.map(lay_out, specs, params), state, specs)
+
+
+def _map_params(function: Callable[[Params], Any], state: Any, specs: Params) -> Any:
+    """`function` of each part of a state that has the structure of the parameters."""
     structure: Any = jax.tree.structure(specs)
 
     def is_params(part: Any) -> bool:
         return jax.tree.structure(part) == structure
 
-    return jax.tree.map(
-        lambda part: constrain_params(part, specs) if is_params(part) else part, state, is_leaf=is_params
-    )
+    return jax.tree.map(lambda part: function(part) if is_params(part) else part, state, is_leaf=is_params)
+
+
+def _layout_of(spec: ParamSpec, shape: tuple[int, ...], mesh: Mesh | AbstractMesh) -> P:
+    axes = [axes if size > 1 else None for axes, size in zip(layout(spec), shape, strict=True)]
+    for axis, size in zip(axes, shape, strict=True):
+        n_parts = math.prod(mesh.shape[name] for name in _names(axis))
+        if size % n_parts:
+            raise InputError(
+                f"a parameter of shape {shape} cannot be split evenly into {n_parts} parts along its axis of {size}; "
+                f"choose a mesh whose {' x '.join(_names(axis))} divides {size}"
+            )
+    return P(*axes)
 
 
 def _names(axis: str | tuple[str, ...] | None) -> tuple[str, ...]:

@@ -136,6 +136,7 @@ def test_the_item_table_and_its_moments_are_split_over_model_and_batches_over_da
         assert run["table_on_a_device"].tolist() == [[TABLE_ROWS // parts, D_MODEL]] * 8, mesh
         n_rows, on_a_device = run["batch_rows"].tolist()
         assert on_a_device == n_rows // run["n_data_shards"]
+        assert run["row_moments_on_a_device"].tolist() == [TABLE_ROWS // parts, 1]
     assert [int(runs[mesh]["n_data_shards"]) for mesh in ("none", *MESHES)] == [1, 8, 4, 2, 1, 4]
 
 
@@ -200,6 +201,11 @@ def measure() -> dict[str, np.ndarray]:
     optimizer = make_optimizer(OptimizerConfig(schedule="constant", warmup_steps=1), encoder.specs, n_steps=100)
     state = init_state(encoder, optimizer, seed=0)
     found = {"n_data_shards": shards, "table_on_a_device": tables_on_a_device(state)}
+
+    row_wise = make_optimizer(OptimizerConfig(second_moments="rows"), encoder.specs, n_steps=100)
+    leaves = jax.tree.leaves(init_state(encoder, row_wise, seed=0))
+    (moments,) = (leaf for leaf in leaves if leaf.shape == (TABLE_ROWS, 1))
+    found["row_moments_on_a_device"] = moments.addressable_shards[0].data.shape
 
     def loss_of(params, batch, loss):
         hidden = encoder.encode(params, batch, key=jax.random.key(3))
