@@ -2,6 +2,7 @@
 
     pip install -e ".[tpu]"                                            # Python 3.12 or newer
     python benchmarks/tpu_compile.py --json benchmarks/results/tpu-compile.json
+    python benchmarks/tpu_compile.py --json benchmarks/results/tpu-compile.json --page docs/scaling.md   # its table
     python benchmarks/tpu_compile.py --slices v5e-8 --catalogues 1e6   # one of them
 
 Nothing is allocated: shapes go in, the TPU compiler's own report of memory and its program come out. A program that
@@ -44,6 +45,8 @@ SLICES = {
 }
 """Topology, and the bytes of a chip's memory that a program may use; a v5p is named by its cores, two to a chip."""
 
+MARKERS = ("<!-- compiled table -->", "<!-- end of compiled table -->")
+
 
 @dataclass(frozen=True)
 class Config:
@@ -59,6 +62,8 @@ class Config:
     """Packed rows that each group of devices works on in a step."""
     json: Path | None = None
     """File for the figures."""
+    page: Path | None = None
+    """Compile nothing; write the table of --json into this page."""
     model: OmitArgPrefixes[TransformerConfig] = field(
         default_factory=lambda: TransformerConfig(compute_dtype="bfloat16")
     )
@@ -67,6 +72,8 @@ class Config:
         for name in self.slices:
             if name not in SLICES:
                 raise ValueError(f"slices={name} is not one of {', '.join(SLICES)}; choose among these")
+        if self.page and not self.json:
+            raise ValueError(f"page={self.page} is written from a file of figures; name it with --json")
 
 
 def group_size(n_items: int, d_model: int, *, n_chips: int, chip_bytes: float) -> int:
@@ -125,6 +132,10 @@ def compile_step(config: Config, name: str, n_items: int) -> dict[str, Any]:
 
 def main(config: Config) -> dict[str, Any]:
     """Prints a line for each catalogue and slice and returns the figures."""
+    if config.page and config.json:
+        result = runs.read_json(config.json)
+        write_table(config.page, result)
+        return result
     os.environ |= ENVIRONMENT
     jax.config.update("jax_platforms", "cpu")
     try:
@@ -158,6 +169,37 @@ def describe(found: dict[str, Any]) -> str:
     )
     fits = "fits" if found["fits"] else "does not fit"
     return f"{found['slice']:8} {found['n_items']:>12,} items {found['data']:>4} x {found['model']:<3} {fits}: {said}"
+
+
+def table(result: dict[str, Any]) -> str:
+    """The programs as a Markdown table."""
+    lines = [
+        "| catalogue | slice | chips as data x model | state a chip | temporary a chip | sent a step and chip | fits |",
+        "| ---: | --- | --- | ---: | ---: | --- | --- |",
+    ]
+    for found in result["programs"]:
+        state, temporary, sent = "", "", found.get("refused", "")
+        if found["fits"]:
+            state, temporary = (f"{found[name]:.2f} GiB" for name in ("state_gib", "temporary_gib"))
+            each = found["collectives"].items()
+            sent = ", ".join(f"{kind} {entry['megabytes']:,.1f} MB in {entry['count']}" for kind, entry in each)
+        cells = (
+            f"{found['n_items']:,}",
+            found["slice"],
+            f"{found['data']} x {found['model']}",
+            *(state, temporary, sent, "yes" if found["fits"] else "no"),
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def write_table(page: Path, result: dict[str, Any]) -> None:
+    """Replaces what stands between the page's two markers."""
+    before, _, rest = page.read_text().partition(MARKERS[0])
+    _, marker, after = rest.partition(MARKERS[1])
+    if not marker:
+        raise InputError(f"{page} has no {MARKERS[0]} and {MARKERS[1]}; put them where the table belongs")
+    page.write_text(f"{before}{MARKERS[0]}\n{table(result)}\n{MARKERS[1]}{after}")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import numpy as np
 from tyro.conf import OmitArgPrefixes
 
 from seqrec import runs, runtime
-from seqrec.checkpoint import Progress, open_checkpoints, restore, restore_progress
+from seqrec.checkpoint import Progress, open_checkpoints, restore, restore_latest, restore_progress
 from seqrec.data.batches import Queries, TrainingBatches, make_queries, training_batches
 from seqrec.data.events import prepare
 from seqrec.data.sources import Columns, read_source
@@ -189,9 +189,9 @@ def train(
     progress = Progress(seed=batches.seed)
     eval_step = make_eval_step(encoder)
     with open_checkpoints(run / "checkpoints") as checkpoints:
-        if (step := checkpoints.latest_step()) is not None:
-            state, progress = restore(checkpoints, state, step)
-            log.info("resumed     from the checkpoint of step %d", step)
+        if (found := restore_latest(checkpoints, state)) is not None:
+            state, progress = found
+            log.info("resumed     from the checkpoint of step %d", progress.step)
         runtime.on_first(functools.partial(runs.keep_json_lines, run / "metrics.jsonl", up_to_step=progress.step))
         state, progress, reason = fit(
             state,

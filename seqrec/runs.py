@@ -48,7 +48,13 @@ def open_run(directory: Path, config: Any, *, resume: bool) -> Path:
         return directory
     if not resume:
         raise InputError(f"--output {directory} already holds a run; add --resume to go on with it, or choose another")
-    earlier, now = dict(leaves(read_json(file)["config"])), dict(leaves(to_json(config)))
+    started_with = read_json(file)
+    if started_with["versions"]["jax"] != (jax_version := runtime.versions()["jax"]):
+        raise InputError(
+            f"{file}: the run was started with jax {started_with['versions']['jax']}, not {jax_version}, and would not "
+            "repeat itself; install that version to resume it, or choose another --output"
+        )
+    earlier, now = dict(leaves(started_with["config"])), dict(leaves(to_json(config)))
     for name in sorted(earlier.keys() | now.keys()):
         if name not in _FREE_FIELDS and not name.startswith(_FREE_CONFIGS) and earlier.get(name) != now.get(name):
             raise InputError(

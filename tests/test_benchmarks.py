@@ -66,6 +66,13 @@ def test_collectives_of_a_program_are_counted_with_what_they_yield():
     }
 
 
+def test_the_page_about_scaling_holds_the_table_of_its_file():
+    root = Path(__file__).parents[1]
+    result = runs.read_json(root / "benchmarks" / "results" / "tpu-compile.json")
+    before, after = tpu_compile.MARKERS
+    assert f"{before}\n{tpu_compile.table(result)}\n{after}" in (root / "docs" / "scaling.md").read_text()
+
+
 def test_a_table_is_split_over_as_few_chips_as_hold_it():
     # Five tables of 256 bytes an item, in half of a chip's 16 GB: 6.25 million items a chip.
     sizes = [tpu_compile.group_size(int(n), 64, n_chips=64, chip_bytes=16e9) for n in (1e6, 6.2e6, 6.3e6, 2e7, 1e12)]
