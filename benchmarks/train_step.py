@@ -58,6 +58,8 @@ class Config:
     """Timed rounds; medians are reported."""
     json: Path | None = None
     """File for the figures."""
+    profile: Path | None = None
+    """Directory for a trace of three steps more, which XProf and Perfetto open."""
     model: OmitArgPrefixes[TransformerConfig] = field(default_factory=published)
 
 
@@ -142,6 +144,11 @@ def main(config: Config) -> dict[str, Any]:
             seconds["step"].append(between - started)
             seconds["products"].append(runtime.seconds() - between)
             n_targets.append(int(metrics.n_targets))
+    if config.profile:
+        with jax.profiler.trace(str(config.profile), create_perfetto_trace=True):
+            for step in range(3):
+                state, _ = train_step(state, split_rows(batches.batch(step)))
+            jax.block_until_ready(state)
     step_seconds, product_seconds = (float(np.median(seconds[name])) for name in ("step", "products"))
     result = {
         "step_ms": 1e3 * step_seconds,

@@ -36,6 +36,8 @@ class FitConfig:
     """Steps between two lines of metrics.jsonl."""
     save_every_steps: int = 2000
     """Steps between two checkpoints inside an epoch; each epoch's end saves too."""
+    validate_raw: bool = False
+    """Validate the raw weights as well, beside the averaged ones, which choose the epoch."""
 
     def __post_init__(self):
         for name in ("max_epochs", "patience", "log_every_steps", "save_every_steps"):
@@ -148,7 +150,8 @@ def fit(
                 best_before = progress.best[1]
                 figures = validate(state.averaged)
                 # Before the save: a run that is killed in between drops the line when it goes on, and writes it again.
-                note({"step": step, "epoch": step // per_epoch, "valid": figures})
+                raw = {"valid_raw": validate(state.params)} if config.validate_raw else {}
+                note({"step": step, "epoch": step // per_epoch, "valid": figures, **raw})
                 save(step, validations=(*progress.validations, (step, figures["ndcg@10"])))
                 say(
                     f"epoch {step // per_epoch:3d}   loss {latest['loss']:.3f}   "
