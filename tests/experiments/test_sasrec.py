@@ -388,11 +388,6 @@ def test_resuming_with_another_config_names_the_field(monkeypatch, capsys, finis
     assert "model.d_model=16, not 32" in said
 
 
-def test_resuming_under_another_jax_is_refused(monkeypatch, capsys, finished):
-    monkeypatch.setattr(runtime, "versions", lambda: {"jax": "0.0.1"})
-    assert "not 0.0.1, and would not repeat itself" in refusal(monkeypatch, capsys, *finished.flags, "--resume")
-
-
 def test_a_damaged_config_is_named(monkeypatch, capsys, tmp_path, toy):
     (tmp_path / "config.json").write_text('{"config": ')
     assert "config.json:1" in refusal(monkeypatch, capsys, *toy, "--output", tmp_path, "--resume")
