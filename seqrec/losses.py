@@ -19,7 +19,7 @@ from seqrec.types import InputError
 BLOCK_ELEMENTS = 2**21
 """Scores held at a time: 8 MB of float32. On 2 CPU cores blocks of 1 to 4 MB and 16 MB took 1.0 to 1.3x the time."""
 
-LEAST_POSITIONS = 96
+LEAST_POSITIONS = 128
 """Positions that are worth a walk over the whole table. On 2 CPU cores and 100,000 items 20 took 1.4 times as long."""
 
 MOST_POSITIONS = 2048
@@ -75,9 +75,9 @@ def make_loss(config: LossConfig) -> Callable[..., tuple[Array, Array]]:
 def tile_sizes(n_positions: int, n_rows: int, *, budget: int = BLOCK_ELEMENTS) -> tuple[int, int]:
     """How many positions are scored against how many rows of the item table at a time.
 
-    All rows, in three products, while 6 budgets hold enough positions to be worth it; else chunks of them, in four.
+    All rows, in three products, while 8 budgets hold enough positions to be worth it; else chunks of them, in four.
     """
-    if LEAST_POSITIONS * n_rows <= 6 * budget:
+    if LEAST_POSITIONS * n_rows <= 8 * budget:
         return min(n_positions, max(LEAST_POSITIONS, budget // n_rows)), n_rows
     n_blocks = -(-n_positions // MOST_POSITIONS)
     block = -(-n_positions // n_blocks)  # as even as can be: a last block that is mostly padding is waste
