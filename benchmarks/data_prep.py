@@ -178,6 +178,8 @@ def main(config: Config) -> dict[str, Any]:
     """Prints the figures and returns them."""
     from seqrec import runs
 
+    if config.limits.spill_directory is not None:
+        config.limits.spill_directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="seqrec-bench-", dir=config.limits.spill_directory) as folder:
         path = Path(folder) / "events.parquet"
         _in_a_process(draw, int(config.events), path)

@@ -25,7 +25,7 @@ from seqrec.data.sources import read_source
 from seqrec.data.splits import leave_last_out
 from seqrec.data.store import sequence_store
 from seqrec.encoders.transformer import TransformerConfig, item_table_rows, transformer
-from seqrec.losses import block_size, softmax_loss
+from seqrec.losses import softmax_loss, tile_sizes
 from seqrec.objectives import next_item
 from seqrec.sharding import MeshConfig, split_rows
 from seqrec.training import OptimizerConfig, init_state, make_optimizer, make_train_step
@@ -59,6 +59,8 @@ class Config:
     """Timed rounds; medians are reported."""
     json: Path | None = None
     """File for the figures."""
+    profile: Path | None = None
+    """Directory for a trace of three steps more, which XProf and Perfetto open."""
     model: OmitArgPrefixes[TransformerConfig] = field(default_factory=published)
 
 
@@ -93,7 +95,7 @@ def make_products(model: TransformerConfig, *, n_rows: int, length: int, n_items
     layer["down"] = (1, n_positions, d_ff, d)
     layer |= {"scores": (heads, length, d // n_heads, length), "mix": (heads, length, length, d // n_heads)}
     rows = item_table_rows(n_items)
-    block = block_size(n_positions, rows)
+    block, _ = tile_sizes(n_positions, rows)
     n_blocks = -(-n_positions // block)
 
     def draw(*shape):
@@ -143,6 +145,11 @@ def main(config: Config) -> dict[str, Any]:
             seconds["step"].append(between - started)
             seconds["products"].append(runtime.seconds() - between)
             n_targets.append(int(metrics.n_targets))
+    if config.profile:
+        with jax.profiler.trace(str(config.profile), create_perfetto_trace=True):
+            for step in range(3):
+                state, _ = train_step(state, split_rows(batches.batch(step)))
+            jax.block_until_ready(state)
     step_seconds, product_seconds = (float(np.median(seconds[name])) for name in ("step", "products"))
     result = {
         "step_ms": 1e3 * step_seconds,

@@ -8,8 +8,7 @@ docs/results.md has the figures to expect, and the command for SASRec at its pub
 """
 
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 from tyro.conf import OmitArgPrefixes
 
@@ -17,8 +16,9 @@ from seqrec import runtime
 from seqrec.encoders.transformer import TransformerConfig, transformer
 from seqrec.experiment import DataConfig, RunConfig, open_run, open_task, publish, train
 from seqrec.loop import FitConfig
-from seqrec.losses import sampled_softmax_loss, softmax_loss
+from seqrec.losses import LossConfig, make_loss
 from seqrec.objectives import next_item
+from seqrec.runtime import DistributedConfig
 from seqrec.sharding import MeshConfig
 from seqrec.training import OptimizerConfig, init_state, make_optimizer, make_train_step
 from seqrec.types import Encoder
@@ -28,20 +28,14 @@ from seqrec.types import Encoder
 class Config:
     """Trains a Transformer on the events of a file and tests it on each user's last item."""
 
-    loss: Literal["softmax", "sampled-softmax"] = "softmax"
-    """Cross-entropy over the whole catalogue, or over the target and sampled items."""
-    n_negatives: int = 256
-    """Items that sampled-softmax draws a step."""
     data: OmitArgPrefixes[DataConfig] = field(default_factory=DataConfig)
     run: OmitArgPrefixes[RunConfig] = field(default_factory=RunConfig)
     model: OmitArgPrefixes[TransformerConfig] = field(default_factory=TransformerConfig)
+    objective: OmitArgPrefixes[LossConfig] = field(default_factory=LossConfig)
     optimizer: OmitArgPrefixes[OptimizerConfig] = field(default_factory=OptimizerConfig)
     fit: OmitArgPrefixes[FitConfig] = field(default_factory=FitConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
-
-    def __post_init__(self):
-        if self.n_negatives < 1:
-            raise ValueError(f"n_negatives={self.n_negatives} is below 1; try n_negatives=256")
+    processes: OmitArgPrefixes[DistributedConfig] = field(default_factory=DistributedConfig)
 
 
 def build_encoder(config: Config, n_items: int) -> Encoder:
@@ -51,24 +45,21 @@ def build_encoder(config: Config, n_items: int) -> Encoder:
 
 def main(config: Config) -> dict[str, Any]:
     """Trains, tests, and leaves everything in the run's directory; returns what `metrics.json` holds."""
-    runtime.start(config.mesh)
+    runtime.start(config.mesh, config.processes)
     with open_run(config, config.run, name=f"sasrec-{config.data.dataset}") as run:
         task = open_task(run, config.data, seed=config.run.seed)
         encoder = build_encoder(config, task.store.n_items)
         optimizer = make_optimizer(
             config.optimizer, encoder.specs, n_steps=config.fit.max_epochs * task.train.steps_per_epoch
         )
-        losses = {
-            "softmax": softmax_loss,
-            "sampled-softmax": partial(sampled_softmax_loss, n_negatives=config.n_negatives),
-        }
         train_step = make_train_step(
             encoder,
             next_item,
-            losses[config.loss],
+            make_loss(config.objective),
             optimizer,
             seed=config.run.seed,
             average_decay=config.optimizer.average_decay,
+            accumulation_steps=config.optimizer.accumulation_steps,
         )
         state = init_state(encoder, optimizer, seed=config.run.seed)
         trained = train(run, task, encoder, state, train_step, config.fit)

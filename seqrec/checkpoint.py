@@ -1,6 +1,9 @@
 """Checkpoints by orbax: the state, the seed and the data position saved together; the best and the last kept."""
 
 import dataclasses
+import json
+import logging
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,8 @@ from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, L
 
 from seqrec.training import TrainState
 from seqrec.types import InputError
+
+log = logging.getLogger("seqrec")
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,9 @@ class Progress:
 def open_checkpoints(directory: Path, *, read_only: bool = False) -> ocp.CheckpointManager:
     """A manager that saves in the background and keeps the best (by NDCG@10) and the latest checkpoint."""
 
+    if not read_only:
+        _remove_without_metrics(directory)
+
     def best_earliest(metrics: dict[str, float]) -> tuple[float, int]:
         return metrics["ndcg@10"], -int(metrics["step"])
 
@@ -49,6 +57,16 @@ def open_checkpoints(directory: Path, *, read_only: bool = False) -> ocp.Checkpo
     )
 
 
+def _remove_without_metrics(directory: Path) -> None:
+    """Removes checkpoints whose metrics are damaged: orbax reads those of all before it opens any."""
+    for file in directory.glob("*/metrics/metrics"):
+        try:
+            json.loads(file.read_text())
+        except ValueError:
+            log.warning("damaged     the checkpoint of step %s cannot be read; it is removed", file.parents[1].name)
+            shutil.rmtree(file.parents[1], ignore_errors=True)
+
+
 def save(manager: ocp.CheckpointManager, state: TrainState, progress: Progress) -> None:
     """Saves in the background; a checkpoint taken right after a validation carries its figure."""
     validated = progress.validations and progress.validations[-1][0] == progress.step
@@ -62,13 +80,38 @@ def save(manager: ocp.CheckpointManager, state: TrainState, progress: Progress) 
     )
 
 
+def restore_latest(manager: ocp.CheckpointManager, like: TrainState) -> tuple[TrainState, Progress] | None:
+    """What the latest checkpoint holds that can be read; None where there is none.
+
+    One that is damaged is removed with a warning, so that the run can write it again, and the one before is read.
+
+    Raises:
+      InputError: as `restore`.
+    """
+    for step in sorted(manager.all_steps(), reverse=True):
+        try:
+            return restore(manager, like, step)
+        except InputError:
+            raise
+        except Exception as error:  # whatever the formats inside raise of files that are cut short or garbled
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            log.warning(
+                "damaged     the checkpoint of step %d cannot be read (%s); trying the one before", step, reason
+            )
+            manager.delete(step)
+    return None
+
+
 def restore(manager: ocp.CheckpointManager, like: TrainState, step: int) -> tuple[TrainState, Progress]:
     """The state and progress saved at `step`, laid out as `like`.
 
     Raises:
       InputError: the checkpoint's arrays differ in name, shape or dtype, which orbax would cast in silence.
     """
-    saved = _described(manager.item_metadata(step)["state"])
+    metadata = manager.item_metadata(step)["state"]
+    if metadata is None:
+        raise ValueError("it has no metadata")
+    saved = _described(metadata)
     expected = _described(_by_name(like))
     for name in sorted(saved.keys() | expected.keys()):
         if saved.get(name) != expected.get(name):

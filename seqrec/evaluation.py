@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 from seqrec.data.batches import Queries
 from seqrec.params import Params
 from seqrec.retrieval import rank_targets, top_k_items
-from seqrec.sharding import split_rows
+from seqrec.sharding import on_host, split_rows
 from seqrec.types import Encoder, QueryBatch
 
 
@@ -95,8 +95,8 @@ def _newest_states(encoder: Encoder, params: Params, queries: QueryBatch) -> Flo
 def _ask(step: QueryStep, params: Params, queries: Queries) -> list[np.ndarray]:
     """What the step finds for all queries, in their order."""
     # All batches are begun before the first is waited for.
-    pending = [(batch.query, step(params, split_rows(batch))) for batch in queries.batches()]
-    query = np.concatenate([query for query, _ in pending])
-    found = [np.concatenate([np.asarray(outputs[i]) for _, outputs in pending]) for i in range(2)]
+    pending = [(batch.query, step(params, batch)) for batch in map(split_rows, queries.batches())]
+    query = np.concatenate([on_host(query) for query, _ in pending])
+    found = [np.concatenate([on_host(outputs[i]) for _, outputs in pending]) for i in range(2)]
     places = np.argsort(query, kind="stable")[np.sum(query < 0) :]  # -1 marks what only fills a batch
     return [values[places] for values in found]

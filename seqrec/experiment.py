@@ -11,7 +11,7 @@ import numpy as np
 from tyro.conf import OmitArgPrefixes
 
 from seqrec import runs, runtime
-from seqrec.checkpoint import Progress, open_checkpoints, restore, restore_progress
+from seqrec.checkpoint import Progress, open_checkpoints, restore, restore_latest, restore_progress
 from seqrec.data.batches import Queries, TrainingBatches, make_queries, training_batches
 from seqrec.data.events import prepare
 from seqrec.data.sources import Columns, Dataset, TimeUnit, read_source
@@ -25,7 +25,7 @@ from seqrec.report import figures
 from seqrec.report.learning_curve import plot_learning_curve
 from seqrec.retrieval import make_recommend
 from seqrec.runtime import log
-from seqrec.sharding import n_data_shards
+from seqrec.sharding import n_data_shards, row_share
 from seqrec.training import TrainState
 from seqrec.types import Encoder, InputError
 
@@ -92,13 +92,9 @@ def open_task(run: Path, config: DataConfig, *, seed: int) -> Task:
         if config.data_path is None:
             raise InputError("store is read from a directory; give its data path")
         store = open_store(config.data_path)
-    elif (run / "store").exists():
-        store = open_store(run / "store")
     else:
-        source = read_source(
-            config.dataset, config.data_path, columns=Columns(*config.columns), time_unit=config.time_unit
-        )
-        store = prepare(source, run / "store", keep_times=config.split.split == "temporal")
+        runtime.on_first(functools.partial(_prepare_once, run, config))
+        store = open_store(run / "store")
     split = split_store(store, config.split)
     log.info(
         "data        %s: %s users, %s items, %s events",
@@ -106,6 +102,7 @@ def open_task(run: Path, config: DataConfig, *, seed: int) -> Task:
         *(f"{count:,}" for count in (store.n_users, store.n_items, store.n_events)),
     )
     log.info("split       %s", split.description)
+    share = row_share()
     valid, test = (
         make_queries(
             store,
@@ -114,6 +111,8 @@ def open_task(run: Path, config: DataConfig, *, seed: int) -> Task:
             batch_size=2 * config.batch_size,
             mask_seen=config.mask_seen,
             n_shards=n_data_shards(),
+            process_index=share.part,
+            process_count=share.n_parts,
         )
         for positions in (split.valid, split.test)
     )
@@ -126,9 +125,20 @@ def open_task(run: Path, config: DataConfig, *, seed: int) -> Task:
         whole_histories=config.whole_histories,
         random_crops=config.random_crops,
         n_shards=n_data_shards(),
+        process_index=share.part,
+        process_count=share.n_parts,
     )
-    runs.note_data(run, content_hash=store.content_hash, split_hash=split.content_hash)
+    facts = {"content_hash": store.content_hash, "split_hash": split.content_hash}
+    runtime.on_first(functools.partial(runs.note_data, run, **facts))
     return Task(config, store, split, train, valid, test)
+
+
+def _prepare_once(run: Path, config: DataConfig) -> None:
+    if not (run / "store").exists():
+        source = read_source(
+            config.dataset, config.data_path, columns=Columns(*config.columns), time_unit=config.time_unit
+        )
+        prepare(source, run / "store", keep_times=config.split.split == "temporal")
 
 
 @contextlib.contextmanager
@@ -139,14 +149,19 @@ def open_run(config: Any, run: RunConfig, *, name: str) -> Iterator[Path]:
     """
     if run.resume and run.output is None:
         raise InputError("--resume needs --output with the directory of the run to go on with")
-    directory = run.output or runtime.new_run_directory(name)
-    runs.open_run(directory, config, resume=run.resume)
+
+    def open_directory() -> str:
+        directory = run.output or runtime.new_run_directory(name)
+        return str(runs.open_run(directory, config, resume=run.resume))
+
+    directory = Path(runtime.on_first(open_directory))
     log.info("run         %s", directory)
     try:
         with runtime.interruptible():
             yield directory
     except InputError:
-        runs.discard_unstarted(directory)
+        if runtime.is_first():
+            runs.discard_unstarted(directory)
         raise
     except runtime.Interrupted as stop:
         message = f"{stop}; go on with\n  {runs.resume_command(directory)}"
@@ -182,10 +197,10 @@ def train(
     progress = Progress(seed=batches.seed)
     eval_step = make_eval_step(encoder)
     with open_checkpoints(run / "checkpoints") as checkpoints:
-        if (step := checkpoints.latest_step()) is not None:
-            state, progress = restore(checkpoints, state, step)
-            log.info("resumed     from the checkpoint of step %d", step)
-        runs.keep_json_lines(run / "metrics.jsonl", up_to_step=progress.step)
+        if (found := restore_latest(checkpoints, state)) is not None:
+            state, progress = found
+            log.info("resumed     from the checkpoint of step %d", progress.step)
+        runtime.on_first(functools.partial(runs.keep_json_lines, run / "metrics.jsonl", up_to_step=progress.step))
         state, progress, reason = fit(
             state,
             progress,
@@ -241,16 +256,20 @@ def publish(run: Path, task: Task, encoder: Encoder, trained: Trained, *, name: 
     results["best_epoch"] = trained.progress.best[0] // per_epoch
     results["train_seconds"] = trained.progress.train_seconds
     results["stopped"] = trained.reason
-    runs.write_json(run / "metrics.json", results)
-    figures.write_ranks(run / "ranks.parquet", ranks, task.store, task.split)
-    plot_learning_curve(run / "metrics.jsonl", run / "learning_curve.png", best_epoch=results["best_epoch"])
-    print_test(results, name=name)
     recommend = make_recommend(encoder)
+    examples = []
     for query in np.linspace(0, len(task.test.users) - 1, 3, dtype=int):
         user = int(task.test.users[query])
         history = task.store.items[task.store.offsets[user] : task.test.target_positions[query]].tolist()
         best = recommend(params, history, min(10, task.store.n_items), mask_seen=task.config.mask_seen)
-        print("\n" + figures.format_example(task.store, history, best, user))
-    print(f"\nrun directory  {run}\nevaluate it    {runs.evaluate_command(run)}")
-    print(f"resume it      {runs.resume_command(run)}")
+        examples.append(figures.format_example(task.store, history, best, user))
+    if runtime.is_first():
+        runs.write_json(run / "metrics.json", results)
+        figures.write_ranks(run / "ranks.parquet", ranks, task.store, task.split)
+        plot_learning_curve(run / "metrics.jsonl", run / "learning_curve.png", best_epoch=results["best_epoch"])
+        print_test(results, name=name)
+        for example in examples:
+            print("\n" + example)
+        print(f"\nrun directory  {run}\nevaluate it    {runs.evaluate_command(run)}")
+        print(f"resume it      {runs.resume_command(run)}")
     return results

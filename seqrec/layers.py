@@ -28,10 +28,11 @@ def norm_specs(kind: Norm, d_model: int) -> Params:
 
 def norm(params: Params, x: Float[Array, "*shape d_model"], *, kind: Norm) -> Float[Array, "*shape d_model"]:
     """Layer norm (Ba et al. 2016) or RMS norm (Zhang and Sennrich 2019, eq. 4) over the last axis."""
-    if kind == "rms":
-        return x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + 1e-6) * params["scale"]
-    x = x - jnp.mean(x, axis=-1, keepdims=True)
-    return x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + 1e-6) * params["scale"] + params["bias"]
+    wide = x.astype(jnp.float32)
+    if kind == "layer":
+        wide = wide - jnp.mean(wide, axis=-1, keepdims=True)
+    normed = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + 1e-6) * params["scale"]
+    return (normed + params["bias"] if kind == "layer" else normed).astype(x.dtype)
 
 
 def random_bytes(key: Array, shape: tuple[int, ...]) -> UInt[Array, "*shape"]:
@@ -84,7 +85,7 @@ def rotate(x: Float[Array, "rows heads length d_head"], by: Rotation) -> Float[A
     """`x` turned by its position, so that products of two depend on their distance alone (Su et al. 2021)."""
     cos, sin = by
     first, second = jnp.split(x, 2, axis=-1)
-    return jnp.concatenate([first * cos - second * sin, first * sin + second * cos], axis=-1)
+    return jnp.concatenate([first * cos - second * sin, first * sin + second * cos], axis=-1).astype(x.dtype)
 
 
 def causal_mask(segment_ids: Int[Array, "rows length"]) -> Bool[Array, "rows length length"]:
@@ -123,9 +124,9 @@ def attention(
     q, k, v = qkv
     if turn is not None:
         q, k = rotate(q, turn), rotate(k, turn)
-    scores = jnp.einsum("rhqd,rhkd->rhqk", q * (1 / math.sqrt(d_head)), k)
+    scores = jnp.einsum("rhqd,rhkd->rhqk", q * (1 / math.sqrt(d_head)), k, preferred_element_type=jnp.float32)
     weights = jax.nn.softmax(jnp.where(mask[:, None], scores, -1e30), axis=-1)
-    weights = dropout(weights, rate=dropout_rate, key=key)
+    weights = dropout(weights, rate=dropout_rate, key=key).astype(x.dtype)
     mixed = jnp.einsum("rhqk,rhkd->rhqd", weights, v).transpose(0, 2, 1, 3).reshape(rows, length, d_model)
     return mixed @ params["out"]
 

@@ -18,7 +18,7 @@ from seqrec.checkpoint import Progress
 from seqrec.data.batches import TrainingBatches
 from seqrec.data.prefetch import prefetched
 from seqrec.params import Params
-from seqrec.sharding import split_rows
+from seqrec.sharding import agree_on_highest, split_rows
 from seqrec.training import StepMetrics, TrainState
 from seqrec.types import InputError
 
@@ -37,6 +37,8 @@ class FitConfig:
     """Steps between two lines of metrics.jsonl."""
     save_every_steps: int = 2000
     """Steps between two checkpoints inside an epoch; each epoch's end saves too."""
+    validate_raw: bool = False
+    """Validate the raw weights as well, beside the averaged ones, which choose the epoch."""
 
     def __post_init__(self):
         for name in ("max_epochs", "patience", "log_every_steps", "save_every_steps"):
@@ -64,14 +66,22 @@ def fit(
 
     Raises:
       InputError: the loss or the state holds a number that is not finite; the last good checkpoint stays.
-      runtime.Interrupted: Ctrl-C or SIGTERM came; the state is saved.
+      runtime.Interrupted: Ctrl-C or SIGTERM came, to any of the processes; the state is saved, and all stop at
+        the same step.
     """
     per_epoch = batches.steps_per_epoch
     earlier_seconds, started = progress.train_seconds, runtime.seconds()
     interval: list[StepMetrics] = []
     interval_started = started
     # Without a terminal there is no bar; the line after each epoch serves both.
-    bar = tqdm(total=per_epoch, unit="step", dynamic_ncols=True, leave=False, disable=None, desc="compiling")
+    bar = tqdm(
+        total=per_epoch,
+        unit="step",
+        dynamic_ncols=True,
+        leave=False,
+        disable=None if runtime.is_first() else True,
+        desc="compiling",
+    )
     latest: dict[str, Any] = {}
 
     def fail(finding: str) -> NoReturn:
@@ -82,6 +92,14 @@ def fit(
             + ("no checkpoint was saved before it" if kept is None else f"the checkpoint of step {kept} is kept")
             + "; try a lower --learning-rate or --clip-norm 1"
         )
+
+    def note(line: dict[str, Any]) -> None:
+        if runtime.is_first():
+            record(line)
+
+    def say(line: str) -> None:
+        if runtime.is_first():
+            bar.write(line, file=sys.stderr)
 
     def flush(step: int) -> None:
         nonlocal interval_started, latest
@@ -100,7 +118,7 @@ def fit(
             "gradient_norm": float(norms.mean()),
             "events_per_second": round(rate),
         }
-        record(latest)
+        note(latest)
         bar.set_postfix_str(f"loss {latest['loss']:.3f}, {rate:,.0f} events/s")
         interval.clear()
         interval_started = now
@@ -133,19 +151,22 @@ def fit(
                 best_before = progress.best[1]
                 figures = validate(state.averaged)
                 # Before the save: a run that is killed in between drops the line when it goes on, and writes it again.
-                record({"step": step, "epoch": step // per_epoch, "valid": figures})
+                raw = {"valid_raw": validate(state.params)} if config.validate_raw else {}
+                note({"step": step, "epoch": step // per_epoch, "valid": figures, **raw})
                 save(step, validations=(*progress.validations, (step, figures["ndcg@10"])))
-                bar.write(
+                say(
                     f"epoch {step // per_epoch:3d}   loss {latest['loss']:.3f}   "
                     f"{latest['events_per_second']:>9,} events/s   validation NDCG@10 {figures['ndcg@10']:.4f}"
-                    + ("   best so far" if figures["ndcg@10"] > best_before else ""),
-                    file=sys.stderr,
+                    + ("   best so far" if figures["ndcg@10"] > best_before else "")
                 )
                 interval_started = runtime.seconds()
             elif step % config.save_every_steps == 0:
                 flush(step)
                 save(step)
-            if signal_number := stop_requested():
+            # Processes agree at the end of an interval, when they wait for the step's figures anyway.
+            if (jax.process_count() == 1 or not interval) and (
+                signal_number := agree_on_highest(stop_requested() or 0)
+            ):
                 flush(step)
                 if progress.step != step:
                     save(step)

@@ -1,8 +1,10 @@
-"""Losses over the catalogue: (hidden, item table, targets) in, (sum, count) out, in blocks of positions."""
+"""Losses over the catalogue: (hidden, item table, targets) in, (sum, count) out, in blocks of positions and items."""
 
 import functools
 import math
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import chex
 import jax
@@ -10,16 +12,76 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from seqrec import negatives
-from seqrec.sharding import map_rows
+from seqrec.ranking import take
+from seqrec.sharding import CatalogueShard, Output, map_catalogue
 from seqrec.types import InputError
 
 BLOCK_ELEMENTS = 2**21
 """Scores held at a time: 8 MB of float32. On 2 CPU cores blocks of 1 to 4 MB and 16 MB took 1.0 to 1.3x the time."""
 
+LEAST_POSITIONS = 128
+"""Positions that are worth a walk over the whole table. On 2 CPU cores and 100,000 items 20 took 1.4 times as long."""
 
-def block_size(n_rows: int, n_columns: int, *, budget: int = BLOCK_ELEMENTS) -> int:
-    """How many of `n_rows` fit into `budget` scores of `n_columns` each; at least 8, so that products stay dense."""
-    return max(1, min(n_rows, max(8, budget // n_columns)))
+MOST_POSITIONS = 2048
+"""Positions that share a chunk of the catalogue."""
+
+LEAST_SCORE = -1e30
+"""Below any score that is a number, and finite, so that a difference to it is no NaN."""
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """What a training step minimises."""
+
+    loss: Literal["softmax", "sampled-softmax"] = "softmax"
+    """Cross-entropy over the whole catalogue, or over the target and sampled items."""
+    n_negatives: int = 256
+    """Items that sampled-softmax draws a step."""
+    temperature: float = 1.0
+    """What scores are divided by before the softmax; above 1 softens it."""
+    label_smoothing: float = 0.0
+    """Share of each target's weight that all items divide evenly; softmax only."""
+    z_loss: float = 0.0
+    """Weight of the squared log-normaliser, which keeps scores from drifting; softmax only."""
+
+    def __post_init__(self):
+        if self.n_negatives < 1:
+            raise ValueError(f"n_negatives={self.n_negatives} is below 1; try n_negatives=256")
+        if not self.temperature > 0:
+            raise ValueError(f"temperature={self.temperature} is not above 0; try temperature=1")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing={self.label_smoothing} is not in [0, 1); try label_smoothing=0.1")
+        if not self.z_loss >= 0:
+            raise ValueError(f"z_loss={self.z_loss} is below 0; try z_loss=1e-4")
+        if self.loss != "softmax" and (self.label_smoothing or self.z_loss):
+            raise ValueError(
+                f"loss={self.loss} has no label_smoothing and no z_loss, which are about the whole catalogue; "
+                "leave both at 0 or use loss=softmax"
+            )
+
+
+def make_loss(config: LossConfig) -> Callable[..., tuple[Array, Array]]:
+    """`loss(hidden, item_table, targets, *, n_items, key)` -> (sum, count), as the config asks."""
+    if config.loss == "sampled-softmax":
+        return functools.partial(sampled_softmax_loss, n_negatives=config.n_negatives, temperature=config.temperature)
+    return functools.partial(
+        softmax_loss,
+        temperature=config.temperature,
+        label_smoothing=config.label_smoothing,
+        z_loss=config.z_loss,
+    )
+
+
+def tile_sizes(n_positions: int, n_rows: int, *, budget: int = BLOCK_ELEMENTS) -> tuple[int, int]:
+    """How many positions are scored against how many rows of the item table at a time.
+
+    All rows, in three products, while 8 budgets hold enough positions to be worth it; else chunks of them, in four.
+    """
+    if LEAST_POSITIONS * n_rows <= 8 * budget:
+        return min(n_positions, max(LEAST_POSITIONS, budget // n_rows)), n_rows
+    n_blocks = -(-n_positions // MOST_POSITIONS)
+    block = -(-n_positions // n_blocks)  # as even as can be: a last block that is mostly padding is waste
+    return block, min(n_rows, budget // block)
 
 
 def check_item_table(item_table: Float[Array, "n_rows d_model"], n_items: int) -> None:
@@ -43,17 +105,31 @@ def softmax_loss(
     targets: Int[Array, "rows length"],
     *,
     n_items: int,
+    temperature: float = 1.0,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
     key: Array | None = None,
 ) -> tuple[Float[Array, ""], Int[Array, ""]]:
     """Sum of cross-entropies against the whole catalogue, in nats, and the number of targets; target 0 is skipped.
 
-    Nothing is drawn, so `key` is not used.
+    Scores are divided by `temperature`. With `label_smoothing` the label keeps the rest of that share, which all
+    items divide evenly (Szegedy et al. 2016, section 7). `z_loss` times the squared log of the normaliser is added
+    (Chowdhery et al. 2022, section 5). Products are taken in the type of `hidden` and summed in float32. Nothing is
+    drawn, so `key` is not used.
 
-    Gradients are taken while a block's scores are at hand, so a backward pass makes no second product and
-    nothing of size positions x items exists.
+    Nothing of size positions x items exists, and where a mesh splits the item table, each device scores its own
+    items: only maxima, sums and hidden states travel.
     """
     _check_shapes(hidden, item_table, targets, n_items)
-    return _softmax_loss(hidden, item_table, targets, n_items), jnp.sum(targets > 0)
+    hidden = hidden / temperature
+    total = _softmax_loss(hidden, item_table, targets, n_items, 1.0 - label_smoothing, z_loss)
+    if label_smoothing:
+        # The mean score over all items is a product of two sums, which need no block.
+        is_item = jnp.isfinite(catalogue_bias(item_table.shape[0], n_items))[:, None]
+        mean_item = jnp.sum(item_table, axis=0, where=is_item, dtype=jnp.float32) / n_items
+        sum_of_states = jnp.sum(hidden, axis=(0, 1), where=(targets > 0)[..., None], dtype=jnp.float32)
+        total -= label_smoothing * jnp.dot(sum_of_states, mean_item)
+    return total, jnp.sum(targets > 0)
 
 
 def sampled_softmax_loss(
@@ -63,17 +139,19 @@ def sampled_softmax_loss(
     *,
     n_items: int,
     n_negatives: int,
+    temperature: float = 1.0,
     key: Array,
 ) -> tuple[Float[Array, ""], Int[Array, ""]]:
     """As `softmax_loss`, with the sum over other items estimated from uniform draws that all positions share.
 
-    Each draw is divided by its expected count (the logQ correction: Bengio and Senécal 2008, eq. 8), and draws
-    that hit the target are left out, so the estimated sum is unbiased.
+    Scores are divided by `temperature`. Each draw is divided by its expected count (the logQ correction: Bengio and
+    Senécal 2008, eq. 8), and draws that hit the target are left out, so the estimated sum is unbiased.
     """
     _check_shapes(hidden, item_table, targets, n_items)
     ids, log_q = negatives.uniform(key, n_negatives=n_negatives, n_items=n_items)
-    target_scores = jnp.sum(hidden * item_table[targets], axis=-1, keepdims=True)
-    scores = hidden @ item_table[ids].T - (log_q + math.log(n_negatives))
+    hidden = hidden / temperature
+    target_scores = jnp.sum(hidden * item_table[targets], axis=-1, keepdims=True, dtype=jnp.float32)
+    scores = _product(hidden, item_table[ids].T) - (log_q + math.log(n_negatives))
     scores = jnp.where(ids == targets[..., None], -jnp.inf, scores)
     losses = jax.nn.logsumexp(jnp.concatenate([target_scores, scores], axis=-1), axis=-1) - target_scores[..., 0]
     return jnp.sum(losses, where=targets > 0), jnp.sum(targets > 0)
@@ -86,64 +164,162 @@ def _check_shapes(hidden: Array, item_table: Array, targets: Array, n_items: int
     check_item_table(item_table, n_items)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _softmax_loss(hidden, item_table, targets, n_items):
-    return _sums(hidden, item_table, targets, n_items, with_gradients=False)[0]
+def _product(states: Array, other: Array) -> Array:
+    """A matrix product in the type of `states`, summed in float32."""
+    return jnp.matmul(states, other.astype(states.dtype), preferred_element_type=jnp.float32)
 
 
-def _forward(hidden, item_table, targets, n_items):
-    return _sums(hidden, item_table, targets, n_items, with_gradients=True)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
+def _softmax_loss(hidden, item_table, targets, n_items, target_share, z_loss):
+    """Sum over targets of log_normaliser + z_loss * log_normaliser**2 - target_share * target_score."""
+    return _sums(hidden, item_table, targets, n_items, target_share, z_loss, with_gradients=False)[0]
 
 
-def _backward(n_items, gradients, cotangent):
+def _forward(hidden, item_table, targets, n_items, target_share, z_loss):
+    total, *gradients = _sums(hidden, item_table, targets, n_items, target_share, z_loss, with_gradients=True)
+    return total, gradients
+
+
+def _backward(n_items, target_share, z_loss, gradients, cotangent):
     d_hidden, d_table = gradients
-    return cotangent * d_hidden, cotangent * d_table, None
+    return (cotangent * d_hidden).astype(d_hidden.dtype), (cotangent * d_table).astype(d_table.dtype), None
 
 
 _softmax_loss.defvjp(_forward, _backward)
 
 
-def _sums(hidden, item_table, targets, n_items: int, *, with_gradients: bool) -> tuple[Array, Any]:
-    """The loss and, if asked for, its gradients (d_hidden, d_table)."""
+class _Walk(NamedTuple):
+    """What a walk over items leaves of each position's scores: enough for its loss and its gradient."""
 
-    def local(hidden, targets, item_table):
-        d_model = hidden.shape[-1]
-        n_positions, n_rows = targets.size, item_table.shape[0]
-        block = block_size(n_positions, n_rows)
-        n_blocks = -(-n_positions // block)
-        padding = n_blocks * block - n_positions
-        hidden_blocks = jnp.pad(hidden.reshape(-1, d_model), ((0, padding), (0, 0))).reshape(n_blocks, block, d_model)
-        target_blocks = jnp.pad(targets.reshape(-1), (0, padding)).reshape(n_blocks, block)
-        bias = catalogue_bias(n_rows, n_items)
+    highest: Float[Array, "*positions"]
+    total: Float[Array, "*positions"]
+    """Sum of exp(score - highest)."""
+    target_score: Float[Array, "*positions"]
+    """0 where the target was not met."""
 
-        def step(totals, block):
-            loss, d_table = totals
-            hidden, targets = block
-            weight = jnp.where(targets > 0, 1.0, 0.0)
-            scores = hidden @ item_table.T + bias
-            top = jnp.max(scores, axis=-1)
-            target_score = jnp.take_along_axis(scores, targets[:, None], axis=-1)[:, 0]
-            # Padding has target 0, whose score is -inf: chosen away before it meets a 0 weight and makes NaN.
-            target_score = jnp.where(targets > 0, target_score, top)
-            exponentials = jnp.exp(scores - top[:, None])
-            normaliser = jnp.sum(exponentials, axis=-1)
-            loss += jnp.sum(weight * (jnp.log(normaliser) + top - target_score))
-            if not with_gradients:
-                return (loss, d_table), None
-            # Probabilities are never formed: their normaliser scales the small side of both products.
-            scale = (weight / normaliser)[:, None]
-            d_hidden = scale * (exponentials @ item_table)
-            return (loss, d_table + exponentials.T @ (scale * hidden)), d_hidden
 
-        start: Any = (jnp.zeros(()), jnp.zeros_like(item_table) if with_gradients else None)
-        (loss, d_table), d_hidden = jax.lax.scan(step, start, (hidden_blocks, target_blocks))
+def _sums(
+    hidden, item_table, targets, n_items: int, target_share: float, z_loss: float, *, with_gradients: bool
+) -> tuple[Array, ...]:
+    """The loss and, if asked for, its gradients (d_hidden, d_table), taken while the scores are at hand."""
+
+    def local(hidden, targets, shard):
+        n_positions, d_model = targets.size, hidden.shape[-1]
+        block, chunk = tile_sizes(n_positions, len(shard.table))
+        padding = -n_positions % block
+        states = jnp.pad(hidden.reshape(n_positions, d_model), ((0, padding), (0, 0))).reshape(-1, block, d_model)
+        labels = jnp.pad(targets.reshape(-1), (0, padding)).reshape(-1, block)
+        places = labels - shard.first
+        places = jnp.where((places >= 0) & (places < len(shard.table)), places, -1)  # -1: another shard holds it
+        walk = _by_blocks if chunk == len(shard.table) else _by_chunks
+        loss, d_states, d_table = walk(
+            states, labels, places, shard, chunk, n_items, target_share, z_loss, with_gradients=with_gradients
+        )
         if not with_gradients:
-            return (), (loss,)
-        d_hidden = d_hidden.reshape(-1, d_model)[:n_positions].reshape(hidden.shape)
-        weight = jnp.where(targets > 0, 1.0, 0.0)[..., None]
-        d_hidden = d_hidden - weight * item_table[targets]
-        d_table = d_table.at[targets].add(-weight * hidden)
-        return d_hidden, (loss, d_table)
+            return (loss,)
+        weight = target_share * (labels > 0)[..., None]
+        d_states -= weight * jnp.where(places[..., None] >= 0, shard.table[jnp.maximum(places, 0)], 0.0)
+        d_table = d_table.at[places].add(-weight * states, mode="drop", wrap_negative_indices=False)
+        d_hidden = shard.total(d_states).reshape(-1, d_model)[:n_positions].reshape(hidden.shape)
+        return loss, d_hidden.astype(hidden.dtype), d_table.astype(shard.table.dtype)
 
-    per_row, totals = map_rows(local, (hidden, targets), (item_table,))
-    return totals[0], (per_row, totals[1]) if with_gradients else None
+    outputs: tuple[Output, ...] = ("sum", "rows", "items") if with_gradients else ("sum",)
+    return map_catalogue(local, (hidden, targets), item_table, outputs=outputs)
+
+
+def _by_blocks(states, labels, places, shard, chunk, n_items, target_share, z_loss, *, with_gradients: bool):
+    """One walk over blocks of positions, each scored once against the whole shard: three products in all."""
+
+    def step(totals, block):
+        loss, d_table = totals
+        states, labels, places = block
+        scores, rows = _scores(states, shard, 0, chunk, n_items)
+        more, highest, scale = _finish(_find(scores, places), labels, shard, target_share, z_loss)
+        if not with_gradients:
+            return (loss + more, d_table), None
+        d_states, d_rows = _gradients(scores, highest, scale, states, rows)
+        return (loss + more, d_table + d_rows), d_states
+
+    start = (jnp.zeros(()), jnp.zeros(shard.table.shape) if with_gradients else None)
+    (loss, d_table), d_states = jax.lax.scan(step, start, (states, labels, places))
+    return loss, d_states, d_table
+
+
+def _by_chunks(states, labels, places, shard, chunk, n_items, target_share, z_loss, *, with_gradients: bool):
+    """Two walks over chunks of the catalogue, one for the normalisers and one for the gradients: four products.
+
+    Each row of the table, and of its gradient, is read and written once a walk, however many positions there are.
+    """
+    starts = jnp.arange(0, len(shard.table), chunk)
+
+    def find(block):
+        def step(found, start):
+            scores, _ = _scores(block[0], shard, start, chunk, n_items)
+            new = _find(scores, jnp.where(block[1] >= start, block[1] - _begin(shard, start, chunk), -1))
+            highest = jnp.maximum(found.highest, new.highest)
+            old_total, new_total = (each.total * jnp.exp(each.highest - highest) for each in (found, new))
+            return _Walk(highest, old_total + new_total, found.target_score + new.target_score), None
+
+        nothing = jnp.zeros(block[1].shape)
+        return jax.lax.scan(step, _Walk(nothing + LEAST_SCORE, nothing, nothing), starts)[0]
+
+    loss, highest, scale = _finish(jax.lax.map(find, (states, places)), labels, shard, target_share, z_loss)
+    if not with_gradients:
+        return loss, None, None
+
+    def step(totals, start):
+        d_states, d_table = totals
+
+        def add_block(d_rows, block):
+            states, highest, scale = block
+            scores, rows = _scores(states, shard, start, chunk, n_items)
+            d_states, more = _gradients(scores, highest, scale, states, rows)
+            return d_rows + more, d_states
+
+        begin = _begin(shard, start, chunk)
+        # The last chunk may overlap the one before it, whose rows it leaves as they are.
+        d_rows = jax.lax.dynamic_slice_in_dim(d_table, begin, chunk)
+        d_rows, more = jax.lax.scan(add_block, d_rows, (states, highest, scale))
+        return (d_states + more, jax.lax.dynamic_update_slice_in_dim(d_table, d_rows, begin, 0)), None
+
+    zeros = (jnp.zeros(states.shape), jnp.zeros(shard.table.shape))
+    (d_states, d_table), _ = jax.lax.scan(step, zeros, starts)
+    return loss, d_states, d_table
+
+
+def _begin(shard: CatalogueShard, start, chunk: int):
+    """Where a chunk from `start` on is read: earlier than that at the end, so that it is whole."""
+    return jnp.minimum(start, len(shard.table) - chunk)
+
+
+def _scores(states, shard: CatalogueShard, start, chunk: int, n_items: int) -> tuple[Array, Array]:
+    """Scores of a chunk's rows, -inf for those that are no items or come before `start`; and the rows."""
+    begin = _begin(shard, start, chunk)
+    rows = jax.lax.dynamic_slice_in_dim(shard.table, begin, chunk)
+    row = begin + jnp.arange(chunk)
+    is_item = (row >= start) & (row + shard.first >= 1) & (row + shard.first <= n_items)
+    return _product(states, rows.T) + jnp.where(is_item, 0.0, -jnp.inf), rows
+
+
+def _find(scores: Array, places: Array) -> _Walk:
+    highest = jnp.max(scores, axis=-1, initial=LEAST_SCORE)
+    total = jnp.sum(jnp.exp(scores - highest[:, None]), axis=-1)
+    return _Walk(highest, total, take(scores, places[:, None], fill=0.0)[:, 0])
+
+
+def _finish(found: _Walk, labels, shard: CatalogueShard, target_share: float, z_loss: float) -> tuple[Array, ...]:
+    """The loss, each position's highest score over all shards, and what exp(score - highest) weighs in gradients."""
+    highest = shard.highest(found.highest)
+    total, target_score = shard.total((found.total * jnp.exp(found.highest - highest), found.target_score))
+    log_normaliser = jnp.log(total) + highest
+    losses = log_normaliser + z_loss * log_normaliser**2 - target_share * target_score
+    # Padding has target 0, whose score is -inf: chosen away, since a weight of 0 would make it NaN.
+    loss = jnp.sum(jnp.where(labels > 0, losses, 0.0))
+    return loss, highest, jnp.where(labels > 0, (1.0 + 2.0 * z_loss * log_normaliser) / total, 0.0)
+
+
+def _gradients(scores, highest, scale, states, rows) -> tuple[Array, Array]:
+    """Of the log-normalisers, with respect to states and rows."""
+    # Probabilities are never formed: their normaliser scales the small side of both products.
+    exponentials = jnp.exp(scores - highest[:, None]).astype(states.dtype)
+    return scale[:, None] * _product(exponentials, rows), _product(exponentials.T, scale[:, None] * states)

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 from seqrec.losses import check_item_table
 from seqrec.params import Params
 from seqrec.ranking import Ties, candidates, count, half_places_lost, own_half_places, take
-from seqrec.sharding import CatalogueShard, map_catalogue
+from seqrec.sharding import CatalogueShard, map_catalogue, on_host
 from seqrec.types import Batch, Encoder, InputError
 
 
@@ -118,7 +118,7 @@ def make_recommend(encoder: Encoder) -> Callable[..., list[int]]:
         excluded = np.zeros((1, 1 << int(len(seen) - 1).bit_length() if len(seen) else 0), np.int32)
         excluded[0, : len(seen)] = seen
         found = top(params, Batch(*fields), jnp.int32(len(read) - 1), jnp.asarray(excluded), k=k)
-        return [int(item) for item in found[0] if item]
+        return [int(item) for item in on_host(found)[0] if item]
 
     return recommend
 
@@ -180,4 +180,4 @@ def _over_user_blocks(
         outputs = jax.lax.map(lambda block: function(*block, shard), tuple(blocks))
         return jax.tree.map(lambda out: out.reshape(-1, *out.shape[2:])[:n_users], outputs)
 
-    return map_catalogue(local, rows, item_table)
+    return map_catalogue(local, rows, item_table, outputs=("rows", "rows"))

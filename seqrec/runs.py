@@ -17,7 +17,9 @@ from seqrec.types import InputError
 Config = TypeVar("Config")
 
 _FREE_FIELDS = ("run.output", "run.resume", "fit.patience", "fit.max_minutes")
-"""Fields that say where a run is kept and when it ends, not what a step computes: a resumed run may change them."""
+_FREE_CONFIGS = ("mesh.", "processes.")
+"""Fields that say where a run is kept, when it ends and on what devices, not what a step computes: a resumed run may
+change them."""
 
 
 def open_run(directory: Path, config: Any, *, resume: bool) -> Path:
@@ -46,9 +48,15 @@ def open_run(directory: Path, config: Any, *, resume: bool) -> Path:
         return directory
     if not resume:
         raise InputError(f"--output {directory} already holds a run; add --resume to go on with it, or choose another")
-    earlier, now = dict(leaves(read_json(file)["config"])), dict(leaves(to_json(config)))
+    started_with = read_json(file)
+    if started_with["versions"]["jax"] != (jax_version := runtime.versions()["jax"]):
+        raise InputError(
+            f"{file}: the run was started with jax {started_with['versions']['jax']}, not {jax_version}, and would not "
+            "repeat itself; install that version to resume it, or choose another --output"
+        )
+    earlier, now = dict(leaves(started_with["config"])), dict(leaves(to_json(config)))
     for name in sorted(earlier.keys() | now.keys()):
-        if name not in _FREE_FIELDS and earlier.get(name) != now.get(name):
+        if name not in _FREE_FIELDS and not name.startswith(_FREE_CONFIGS) and earlier.get(name) != now.get(name):
             raise InputError(
                 f"{file}: the run was started with {name}={earlier.get(name)}, not {now.get(name)}; "
                 f"repeat its flags to resume it, or choose another --output"

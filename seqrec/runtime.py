@@ -4,6 +4,7 @@ import contextlib
 import importlib.metadata
 import io
 import itertools
+import json
 import logging
 import os
 import platform
@@ -11,14 +12,15 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar
 
 import jax
 import tyro
 
-from seqrec.sharding import MeshConfig, make_mesh
+from seqrec.sharding import MeshConfig, broadcast_bytes, make_mesh
 from seqrec.types import InputError
 
 log = logging.getLogger("seqrec")
@@ -34,20 +36,90 @@ class Interrupted(KeyboardInterrupt):
         self.signal_number = signal_number
 
 
-def start(mesh: MeshConfig) -> None:
-    """Joins the other processes where there are any, and spreads arrays over the devices where there are several."""
+@dataclass(frozen=True)
+class DistributedConfig:
+    """Which other processes take part."""
+
+    distributed: Literal["auto", "on", "off"] = "auto"
+    """Join other processes where the environment names them (auto), in any case, or never."""
+    n_processes: int = 0
+    """Processes to expect; another number stops the run. 0 takes what the environment says."""
+
+    def __post_init__(self):
+        if self.n_processes < 0:
+            raise ValueError(f"n_processes={self.n_processes} is below 0; use 0 to expect any number")
+
+
+def start(mesh: MeshConfig, processes: DistributedConfig | None = None) -> None:
+    """Joins the other processes where there are any, and spreads arrays over the devices where there are several.
+
+    All but the first process are silent, unless something goes wrong in them.
+
+    Raises:
+      InputError: the processes cannot be joined, or are not as many as expected.
+    """
     # By force, because a library that is imported earlier may have given the root logger a handler of its own.
     logging.basicConfig(format="%(message)s", stream=sys.stderr, force=True)
     log.setLevel(logging.INFO)
     # orbax logs every save, and warns of options that it was given, through absl.
     for name, level in (("absl", logging.ERROR), ("jax", logging.WARNING), ("matplotlib", logging.WARNING)):
         logging.getLogger(name).setLevel(level)
-    if "JAX_COORDINATOR_ADDRESS" in os.environ:
-        jax.distributed.initialize()
+    _join(processes or DistributedConfig())
+    if not is_first():
+        log.setLevel(logging.WARNING)
     laid_out = make_mesh(mesh)
     if jax.device_count() > 1:
         jax.set_mesh(laid_out)
     log.info("device      %s", device_name())
+
+
+def _join(config: DistributedConfig) -> None:
+    named = "JAX_COORDINATOR_ADDRESS" in os.environ or "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
+    if config.distributed == "on" or (config.distributed == "auto" and named):
+        given: dict[str, Any] = {
+            argument: int(os.environ[name])
+            for argument, name in (("num_processes", "JAX_NUM_PROCESSES"), ("process_id", "JAX_PROCESS_ID"))
+            if name in os.environ
+        }
+        try:
+            jax.distributed.initialize(**given)
+        except (RuntimeError, ValueError) as error:
+            raise InputError(
+                f"the other processes cannot be joined ({str(error).splitlines()[0]}); set JAX_COORDINATOR_ADDRESS, "
+                "JAX_NUM_PROCESSES and JAX_PROCESS_ID, or use --distributed off"
+            ) from error
+    if config.n_processes not in (0, jax.process_count()):
+        raise InputError(
+            f"{jax.process_count()} processes take part, not n_processes={config.n_processes}: each would train a "
+            "model of its own; start the others too, with JAX_COORDINATOR_ADDRESS naming the first"
+        )
+
+
+def is_first() -> bool:
+    """True in the process that writes files and prints."""
+    return jax.process_index() == 0
+
+
+def on_first(function: Callable[[], Any]) -> Any:
+    """What `function` returns in the first process, as JSON keeps it; the others wait for it.
+
+    Raises:
+      InputError: in the first process what `function` raises, in the others that it did.
+    """
+    if jax.process_count() == 1:
+        return function()
+    said, failure = {}, None
+    if is_first():
+        try:
+            said = {"found": function()}
+        except BaseException as error:
+            failure = error
+    found = broadcast_bytes(json.dumps(said).encode())
+    if failure is not None:
+        raise failure
+    if not found.startswith(b'{"found"'):
+        raise InputError("the first process stopped; see what it said")
+    return json.loads(found)["found"]
 
 
 def device_name() -> str:
@@ -69,6 +141,11 @@ def versions() -> dict[str, str]:
 def seconds() -> float:
     """A clock that only runs forward, for differences."""
     return time.perf_counter()
+
+
+def cpu_seconds() -> float:
+    """Time that this process has spent computing, in all its threads, for differences."""
+    return time.process_time()
 
 
 def new_run_directory(name: str) -> Path:

@@ -1,20 +1,32 @@
 """The only file that knows what a mesh is: logical axes in, layouts out."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType, Mesh, NamedSharding
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
-from seqrec.params import Params
+from seqrec.params import Params, ParamSpec
 from seqrec.types import InputError
 
-MESH_AXES = {"batch": "data", "items": "model", "embed": None, "heads": None, "ff": None, "positions": None}
-"""Which mesh axis each logical axis is split over; None keeps it whole on every device."""
+MESH_AXES: dict[str, str | tuple[str, ...] | None] = {
+    "batch": ("data", "fsdp"),
+    "items": ("model", "fsdp"),
+    "embed": None,
+    "heads": "fsdp",
+    "ff": "fsdp",
+    "positions": None,
+}
+"""Which axes of the mesh each logical axis is split over; None keeps it whole on every device."""
+
+_ROWS = P(MESH_AXES["batch"])
 
 
 @dataclass(frozen=True)
@@ -24,112 +36,219 @@ class MeshConfig:
     data: int = -1
     """Groups of devices that split the rows of a batch; -1 takes all that are left."""
     model: int = 1
-    """Devices that split the item table."""
+    """Devices that split the item table, in the loss too."""
+    fsdp: int = 1
+    """Devices that split the rows of a batch and, between uses, all large parameters and their optimizer's state."""
 
     def __post_init__(self):
-        if self.model < 1 or (self.data < 1 and self.data != -1):
-            raise ValueError(f"data={self.data}, model={self.model}: both count devices; use data=-1 for the rest")
+        if min(self.model, self.fsdp) < 1 or (self.data < 1 and self.data != -1):
+            raise ValueError(
+                f"data={self.data}, model={self.model}, fsdp={self.fsdp}: all count devices; use data=-1 for the rest"
+            )
 
 
-def make_mesh(config: MeshConfig) -> Mesh:
-    """A mesh over all devices with axes `data` and `model`, laid out by the compiler (Auto axes)."""
-    n_devices = jax.device_count()
-    n_data = n_devices // config.model if config.data == -1 else config.data
-    if n_data * config.model != n_devices:
+def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh over all devices, or the given ones, with axes `data`, `fsdp` and `model`, laid out by the compiler."""
+    n_devices = jax.device_count() if devices is None else len(devices)
+    n_others = config.fsdp * config.model
+    n_data = n_devices // n_others if config.data == -1 else config.data
+    if n_data * n_others != n_devices:
         raise InputError(
-            f"a mesh of data={config.data} x model={config.model} does not use each of {n_devices} devices once; "
-            f"choose a model that divides {n_devices} and data=-1"
+            f"a mesh of data={config.data} x fsdp={config.fsdp} x model={config.model} does not use each of "
+            f"{n_devices} devices once; choose sizes whose product divides {n_devices} and data=-1"
         )
     # Explicit axes, jax's default, refuse `table[ids]` and `lax.top_k` on a split catalogue.
-    return jax.make_mesh((n_data, config.model), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+    return jax.make_mesh(
+        (n_data, config.fsdp, config.model), ("data", "fsdp", "model"), axis_types=(AxisType.Auto,) * 3, devices=devices
+    )
 
 
 def n_data_shards() -> int:
     """Into how many parts the current mesh splits a batch; 1 where no mesh is set."""
     mesh = jax.sharding.get_abstract_mesh()
-    return 1 if mesh.empty else mesh.shape["data"]
+    return 1 if mesh.empty else mesh.shape["data"] * mesh.shape["fsdp"]
 
 
-def _place(tree: Any, partition: Callable[[Any], P]) -> Any:
+class RowShare(NamedTuple):
+    """The part of each batch's rows that a process makes."""
+
+    part: int = 0
+    """Its place among the parts, which follow one another."""
+    n_parts: int = 1
+
+
+def row_share() -> RowShare:
+    """The equal part of a batch's rows that lies on this process's devices; processes that split no rows share one."""
     mesh = jax.sharding.get_mesh()
     if mesh.empty:
-        return tree
-    return jax.tree.map(
-        lambda leaf, spec: jax.make_array_from_callback(
-            leaf.shape, NamedSharding(mesh, spec), lambda index: leaf[index]
-        ),
-        tree,
-        partition(tree),
-    )
+        return RowShare()
+    processes = np.vectorize(lambda device: device.process_index)(mesh.devices).reshape(n_data_shards(), -1)
+    held = [np.flatnonzero((processes == process).any(axis=1)) for process in range(jax.process_count())]
+    mine = held[jax.process_index()]
+    # A mesh that deals a process's rows out unevenly, or apart, leaves each process the whole batch to take them from.
+    if any(len(rows) != len(mine) or np.ptp(rows) != len(mine) - 1 or rows[0] % len(mine) for rows in held):
+        return RowShare()
+    return RowShare(int(mine[0]) // len(mine), len(processes) // len(mine))
 
 
 def split_rows(batch: Any) -> Any:
-    """A host batch, the same on every process, as arrays whose first axis is split over `data`.
+    """A host batch, of which each process gives its `row_share`, as arrays whose first axis is split over the mesh.
 
     Without a mesh the batch is returned as it is.
     """
-    return _place(batch, lambda tree: jax.tree.map(lambda _: P("data"), tree))
+    mesh = jax.sharding.get_mesh()
+    if mesh.empty:
+        return batch
+    layout, share = NamedSharding(mesh, _ROWS), row_share()
+
+    def split(leaf: np.ndarray) -> Array:
+        n_rows, first = len(leaf) * share.n_parts, len(leaf) * share.part
+
+        def local(index: Any) -> np.ndarray:
+            start, stop, _ = index[0].indices(n_rows)
+            return leaf[(slice(start - first, stop - first), *index[1:])]
+
+        return jax.make_array_from_callback((n_rows, *leaf.shape[1:]), layout, local)
+
+    return jax.tree.map(split, batch)
+
+
+def abstract_rows(batch: Any, mesh: Mesh) -> Any:
+    """The shapes that `split_rows` makes of a batch of these shapes on a mesh, to compile with."""
+    sharding = NamedSharding(mesh, _ROWS)
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), batch)
+
+
+def deal_rows(batch: Any, n_parts: int) -> Any:
+    """A batch's rows dealt out to `n_parts` along a new first axis, each part split over the mesh as the batch is.
+
+    Empty rows fill the parts up.
+    """
+
+    def deal(leaf: Array) -> Array:
+        padding = -leaf.shape[0] % (n_parts * n_data_shards())
+        leaf = jnp.pad(leaf, ((0, padding),) + ((0, 0),) * (leaf.ndim - 1))
+        # One row to each part in turn: no row leaves its device.
+        return leaf.reshape(-1, n_parts, *leaf.shape[1:]).swapaxes(0, 1)
+
+    return jax.tree.map(deal, batch)
+
+
+def on_host(array: Array | np.ndarray) -> np.ndarray:
+    """The whole of an array, also where other processes hold parts of it; then all must ask for it at once."""
+    whole = isinstance(array, np.ndarray) or array.is_fully_addressable or array.is_fully_replicated
+    return np.asarray(array if whole else multihost_utils.process_allgather(array, tiled=True))
+
+
+def agree_on_highest(number: int) -> int:
+    """The highest of the numbers that the processes ask with; all must ask at once."""
+    return number if jax.process_count() == 1 else int(multihost_utils.process_allgather(np.int32(number)).max())
+
+
+def broadcast_bytes(message: bytes) -> bytes:
+    """The first process's message, in all processes; all must ask at once."""
+    length = int(multihost_utils.broadcast_one_to_all(np.int32(len(message))))
+    padded = np.frombuffer(message[:length].ljust(length, b" "), np.uint8)
+    return np.asarray(multihost_utils.broadcast_one_to_all(padded)).astype(np.uint8).tobytes()
+
+
+def layout(spec: ParamSpec) -> P:
+    """Where each axis of a parameter is split."""
+    return P(*(MESH_AXES[axis] if axis else None for axis in spec.axes))
 
 
 def constrain_params(params: Params, specs: Params) -> Params:
-    """Asks for each parameter's layout where a mesh is set; does nothing where none is."""
-    if jax.sharding.get_abstract_mesh().empty:
+    """Asks for each parameter's layout where a mesh is set; does nothing where none is.
+
+    `params` may be what an optimizer keeps for each parameter, such as one number a row: an axis of size 1 is whole.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
         return params
     return jax.tree.map(
-        lambda spec, leaf: jax.lax.with_sharding_constraint(leaf, P(*(MESH_AXES[a] if a else None for a in spec.axes))),
-        specs,
-        params,
+        lambda spec, leaf: jax.lax.with_sharding_constraint(leaf, _layout_of(spec, leaf.shape, mesh)), specs, params
     )
 
 
-def map_rows(
-    function: Callable[..., tuple[Any, Any]], rows: tuple[Array, ...], shared: tuple[Array, ...]
-) -> tuple[Any, Any]:
-    """`function(*rows, *shared) -> (per_row, totals)`, run on each device over its own rows.
+def constrain_state(state: Any, specs: Params) -> Any:
+    """As `constrain_params`, for whatever in a state has the structure of the parameters."""
+    return _map_params(lambda params: constrain_params(params, specs), state, specs)
 
-    `per_row` comes back split like the rows; `totals` are summed over the devices. Rows that are looped over
-    in blocks must be looped over locally: left to the compiler, a loop over a split axis gathers it first. Rows
-    that do not split evenly, such as a single user's, are worked on whole by every device.
-    """
-    if rows[0].shape[0] % n_data_shards() or jax.sharding.get_abstract_mesh().empty:
-        return function(*rows, *shared)
 
-    def local(*arguments):
-        per_row, totals = function(*arguments)
-        return per_row, jax.lax.psum(totals, "data")
+def abstract_state(state: Any, specs: Params, mesh: Mesh) -> Any:
+    """A state of shapes with the layouts that `constrain_state` gives it on a mesh, to compile with."""
 
-    return jax.shard_map(
-        local,
-        in_specs=(P("data"),) * len(rows) + (P(),) * len(shared),
-        out_specs=(P("data"), P()),
-        check_vma=False,
-    )(*rows, *shared)
+    def lay_out(spec: ParamSpec, leaf: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, _layout_of(spec, leaf.shape, mesh))
+        )
+
+    return _map_params(lambda params: jax.tree.map(lay_out, specs, params), state, specs)
+
+
+def _map_params(function: Callable[[Params], Any], state: Any, specs: Params) -> Any:
+    """`function` of each part of a state that has the structure of the parameters."""
+    structure: Any = jax.tree.structure(specs)
+
+    def is_params(part: Any) -> bool:
+        return jax.tree.structure(part) == structure
+
+    return jax.tree.map(lambda part: function(part) if is_params(part) else part, state, is_leaf=is_params)
+
+
+def _layout_of(spec: ParamSpec, shape: tuple[int, ...], mesh: Mesh | AbstractMesh) -> P:
+    axes = [axes if size > 1 else None for axes, size in zip(layout(spec), shape, strict=True)]
+    for axis, size in zip(axes, shape, strict=True):
+        n_parts = math.prod(mesh.shape[name] for name in _names(axis))
+        if size % n_parts:
+            raise InputError(
+                f"a parameter of shape {shape} cannot be split evenly into {n_parts} parts along its axis of {size}; "
+                f"choose a mesh whose {' x '.join(_names(axis))} divides {size}"
+            )
+    return P(*axes)
+
+
+def _names(axis: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    return (axis,) if isinstance(axis, str) else axis or ()
 
 
 class CatalogueShard(NamedTuple):
-    """The rows of the item table that one device scores, and the two ways to what the others found."""
+    """The rows of the item table that one device scores, and the ways to what the others found."""
 
     table: Float[Array, "n_rows d_model"]
     first: int | Int[Array, ""]
     """Id of the first row."""
-    total: Callable[[Array], Array]
-    """The sum over all shards."""
+    total: Callable[[Any], Any]
+    """The sums over all shards."""
+    highest: Callable[[Array], Array]
+    """The maximum over all shards."""
     gather: Callable[[Array], Array]
     """The arrays of all shards side by side along the second axis, in the order of their ids."""
 
 
-def map_catalogue(function: Callable[..., Any], rows: tuple[Array, ...], item_table: Array) -> Any:
+Output = Literal["rows", "items", "sum"]
+"""What an output is split like: the rows, the item table, or not at all."""
+
+
+def map_catalogue(
+    function: Callable[..., Any], rows: tuple[Array, ...], item_table: Array, *, outputs: tuple[Output, ...]
+) -> tuple[Any, ...]:
     """`function(*rows, shard)`, run on each device over its own rows and its own part of the item table.
 
-    What comes back is split like the rows and must be the same on all devices that share them, as what went
-    through `shard.total` or `shard.gather` is; neither table nor scores ever leave their device. Rows that do not
-    split evenly, such as a single user's, are worked on by every group of devices.
+    It returns one value for each of `outputs`. One that is split like the "rows" must be the same on all devices
+    that share them, as what went through `shard.total` or `shard.gather` is, and so must a "sum", which is added up
+    over the rows; one that is split like the "items" is added up over the rows too. Neither table nor scores ever
+    leave their device. A loop over a split axis must run in here: left to the compiler, it gathers the axis first.
+    Rows that do not split evenly, such as a single user's, are worked on by every group of devices.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
-        return function(*rows, CatalogueShard(item_table, 0, lambda x: x, lambda x: x))
-    item_table = jnp.pad(item_table, ((0, -item_table.shape[0] % mesh.shape["model"]), (0, 0)))
-    by_row = P() if rows[0].shape[0] % mesh.shape["data"] else P("data")
+        return function(*rows, CatalogueShard(item_table, 0, *(lambda x: x,) * 3))
+    n_rows = item_table.shape[0]
+    # Only a table that no mesh was thought of for is padded; the rows that this adds are no items.
+    item_table = jnp.pad(item_table, ((0, -n_rows % (mesh.shape["model"] * mesh.shape["fsdp"])), (0, 0)))
+    split = rows[0].shape[0] % n_data_shards() == 0
+    by_row = _ROWS if split else P()
 
     def local(*arguments):
         *rows, table = arguments
@@ -137,10 +256,26 @@ def map_catalogue(function: Callable[..., Any], rows: tuple[Array, ...], item_ta
             table,
             jax.lax.axis_index("model") * table.shape[0],
             lambda x: jax.lax.psum(x, "model"),
+            lambda x: jax.lax.pmax(x, "model"),
             lambda x: jax.lax.all_gather(x, "model", axis=1, tiled=True),
         )
-        return function(*rows, shard)
+        found = function(*rows, shard)
+        return tuple(finish(each, kind) for each, kind in zip(found, outputs, strict=True))
 
-    return jax.shard_map(local, in_specs=(by_row,) * len(rows) + (P("model"),), out_specs=by_row, check_vma=False)(
-        *rows, item_table
-    )
+    def finish(value, kind):
+        if kind == "sum":
+            return jax.lax.psum(value, MESH_AXES["batch"]) if split else value
+        if kind == "items" and split:
+            value = jax.lax.psum(value, "data")
+            if mesh.shape["fsdp"] > 1:  # each device is left with the part whose optimizer state it holds
+                value = jax.lax.psum_scatter(value, "fsdp", scatter_dimension=0, tiled=True)
+        return value
+
+    layouts = {"rows": by_row, "items": P(MESH_AXES["items"]) if split else P("model"), "sum": P()}
+    found = jax.shard_map(
+        local,
+        in_specs=(by_row,) * len(rows) + (P("model"),),
+        out_specs=tuple(layouts[kind] for kind in outputs),
+        check_vma=False,
+    )(*rows, item_table)
+    return tuple(each[:n_rows] if kind == "items" else each for each, kind in zip(found, outputs, strict=True))

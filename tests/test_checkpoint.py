@@ -1,13 +1,14 @@
 """Checkpoints come back bit for bit, or not at all."""
 
 import dataclasses
+import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from seqrec.checkpoint import Progress, open_checkpoints, restore, restore_progress, save
+from seqrec.checkpoint import Progress, open_checkpoints, restore, restore_latest, restore_progress, save
 from seqrec.training import TrainState
 from seqrec.types import InputError
 
@@ -88,3 +89,41 @@ def test_the_best_is_still_known_when_a_run_goes_on(tmp_path):
         for step, validations in ((4, [(4, 0.2)]), (5, [(4, 0.2), (5, 0.1)])):
             save(checkpoints, state_at(step), progress_at(step, (1, 0.3), (2, 0.1), *validations))
     assert sorted(int(path.name) for path in (tmp_path / "c").iterdir()) == [1, 5]
+
+
+def cut_short(file):
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda checkpoint: [cut_short(file) for file in checkpoint.rglob("*") if file.is_file()],
+        lambda checkpoint: [cut_short(file) for file in (checkpoint / "state").rglob("*") if "d" in file.parts[-2:-1]],
+        lambda checkpoint: shutil.rmtree(checkpoint / "state"),
+    ],
+    ids=["all files cut short", "arrays cut short", "no arrays"],
+)
+def test_a_damaged_checkpoint_is_skipped_for_the_one_before_and_can_be_written_again(tmp_path, damage, caplog):
+    save_all(tmp_path / "c", (1, 0.3), (2, 0.1))
+    damage(tmp_path / "c" / "2")
+    with caplog.at_level("WARNING", logger="seqrec"), open_checkpoints(tmp_path / "c") as checkpoints:
+        state, progress = restore_latest(checkpoints, state_at(0))
+        assert progress == progress_at(1, (1, 0.3))
+        np.testing.assert_array_equal(state.params["table"], state_at(1).params["table"])
+        assert "the checkpoint of step 2 cannot be read" in caplog.text
+        save(checkpoints, state_at(2), progress_at(2, (1, 0.3), (2, 0.1)))
+    with open_checkpoints(tmp_path / "c", read_only=True) as checkpoints:
+        assert restore_latest(checkpoints, state_at(0))[1].step == 2
+
+
+def test_without_a_checkpoint_there_is_nothing_to_go_on_from(tmp_path):
+    with open_checkpoints(tmp_path / "c") as checkpoints:
+        assert restore_latest(checkpoints, state_at(0)) is None
+
+
+def test_a_sound_checkpoint_of_another_model_is_not_taken_for_a_damaged_one(tmp_path):
+    save_all(tmp_path / "c", (1, 0.3), (2, 0.1))
+    with open_checkpoints(tmp_path / "c") as checkpoints, pytest.raises(InputError, match="use the config"):
+        restore_latest(checkpoints, state_at(0, size=4))
+    assert sorted(int(path.name) for path in (tmp_path / "c").iterdir()) == [1, 2]

@@ -52,7 +52,7 @@ class Run:
     def __init__(self, directory, values=(0.5,) * 100):
         self.directory, self.values, self.lines = directory, list(values), []
 
-    def fit(self, *, at_line=None, step=None, **config):
+    def fit(self, *, at_line=None, step=None, validate=None, **config):
         settings = FitConfig(**{"max_epochs": 3, "log_every_steps": 2, **config})
         with open_checkpoints(self.directory) as checkpoints:
             state, progress = start_state(), Progress(seed=0)
@@ -69,7 +69,7 @@ class Run:
                 progress,
                 train_step=step or step_of(),
                 batches=BATCHES,
-                validate=lambda params: {"ndcg@10": self.values[len(self.validations)], "mrr": 0.0},
+                validate=validate or (lambda params: {"ndcg@10": self.values[len(self.validations)], "mrr": 0.0}),
                 checkpoints=checkpoints,
                 record=record,
                 config=settings,
@@ -104,6 +104,21 @@ def test_each_epoch_is_validated_and_the_best_and_the_last_state_are_kept(tmp_pa
     assert progress.best == (2 * PER_EPOCH, 0.3)
     assert run.saved == [2 * PER_EPOCH, 3 * PER_EPOCH]
     assert reason == "reached max_epochs=3"
+
+
+def test_raw_weights_are_validated_beside_the_averaged_ones_if_asked(tmp_path):
+    seen = []
+
+    def validate(params):
+        seen.append(float(params["w"][0]))
+        return {"ndcg@10": len(seen) / 10}
+
+    run = Run(tmp_path / "c")
+    state, progress, _ = run.fit(validate=validate, max_epochs=1, validate_raw=True)
+    assert seen == [float(state.averaged["w"][0]), float(state.params["w"][0])]
+    (line,) = run.validations
+    assert (line["valid"], line["valid_raw"]) == ({"ndcg@10": 0.1}, {"ndcg@10": 0.2})
+    assert progress.validations == ((PER_EPOCH, 0.1),)  # the averaged weights choose the epoch
 
 
 def test_a_line_is_the_mean_loss_of_its_interval_weighted_by_targets(tmp_path):

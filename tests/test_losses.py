@@ -11,7 +11,14 @@ import pytest
 from programs import array_sizes
 
 from seqrec import losses, negatives
-from seqrec.losses import block_size, catalogue_bias, sampled_softmax_loss, softmax_loss
+from seqrec.losses import (
+    LossConfig,
+    catalogue_bias,
+    make_loss,
+    sampled_softmax_loss,
+    softmax_loss,
+    tile_sizes,
+)
 
 
 def naive_loss(hidden, item_table, targets, *, n_items):
@@ -33,12 +40,16 @@ def a_case(*, rows, length, n_items, n_rows, d_model=8, share_padding=0.3, scale
     return jnp.array(hidden, jnp.float32), jnp.array(table, jnp.float32), jnp.array(targets, jnp.int32)
 
 
-@pytest.fixture(params=[8, 2**21], ids=["blocks of 8", "one block"])
-def in_blocks(request, monkeypatch):
-    """Makes the loss walk its positions in several blocks, or in one."""
-    small = functools.partial(block_size, budget=request.param)
-    monkeypatch.setattr(losses, "block_size", small)
-    return small
+TILES = {
+    "blocks of positions": lambda n_positions, n_rows: (min(4, n_positions), n_rows),
+    "chunks of items too": lambda n_positions, n_rows: (min(4, n_positions), min(25, n_rows)),
+}
+
+
+@pytest.fixture(params=TILES.values(), ids=TILES)
+def in_tiles(request, monkeypatch):
+    """Makes the loss walk positions and items in several tiles, or in one."""
+    monkeypatch.setattr(losses, "tile_sizes", request.param)
 
 
 CASES = {
@@ -52,11 +63,9 @@ CASES = {
 
 
 @pytest.mark.parametrize("sizes", CASES.values(), ids=CASES)
-def test_value_and_gradients_are_those_of_the_naive_form(sizes, in_blocks):
+def test_value_and_gradients_are_those_of_the_naive_form(sizes, in_tiles):
     hidden, table, targets = a_case(**sizes)
     n_items = sizes["n_items"]
-    if in_blocks.keywords["budget"] == 8:
-        assert in_blocks(targets.size, table.shape[0]) == min(8, targets.size)
 
     def blocked(hidden, table):
         return softmax_loss(hidden, table, targets, n_items=n_items)
@@ -71,7 +80,76 @@ def test_value_and_gradients_are_those_of_the_naive_form(sizes, in_blocks):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
-def test_gradients_carry_what_follows_the_loss(in_blocks):
+def oracle(hidden, table, targets, *, n_items, temperature, label_smoothing, z_loss):
+    """The definition in float64, one position after another: the loss, and its gradients by hand."""
+    hidden, table = np.asarray(hidden, np.float64), np.asarray(table, np.float64)
+    total, d_hidden, d_table = 0.0, np.zeros_like(hidden), np.zeros_like(table)
+    items = table[1 : n_items + 1]
+    for place in zip(*np.nonzero(targets), strict=True):
+        scores = items @ hidden[place] / temperature
+        log_normaliser = np.log(np.sum(np.exp(scores - scores.max()))) + scores.max()
+        label = np.full(n_items, label_smoothing / n_items)
+        label[targets[place] - 1] += 1 - label_smoothing
+        total += log_normaliser - label @ scores + z_loss * log_normaliser**2
+        d_scores = np.exp(scores - log_normaliser) * (1 + 2 * z_loss * log_normaliser) - label
+        d_hidden[place] = d_scores @ items / temperature
+        d_table[1 : n_items + 1] += np.outer(d_scores, hidden[place]) / temperature
+    return total, d_hidden, d_table
+
+
+OPTIONS = {
+    "temperature": {"temperature": 0.3},
+    "label smoothing": {"label_smoothing": 0.2},
+    "z-loss": {"z_loss": 0.05},
+    "all": {"temperature": 2.0, "label_smoothing": 0.1, "z_loss": 0.01},
+}
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_temperature_smoothing_and_z_loss_are_as_defined(options, in_tiles):
+    hidden, table, targets = a_case(rows=3, length=7, n_items=37, n_rows=64)
+    config = LossConfig(**options)
+    loss = jax.jit(jax.value_and_grad(functools.partial(make_loss(config), n_items=37), (0, 1), has_aux=True))
+    (value, count), gradients = loss(hidden, table, targets)
+    settings = {"temperature": 1.0, "label_smoothing": 0.0, "z_loss": 0.0} | options
+    expected, *expected_gradients = oracle(hidden, table, np.asarray(targets), n_items=37, **settings)
+    assert int(count) == np.count_nonzero(targets)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    for ours, theirs in zip(gradients, expected_gradients, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=2e-5)
+
+
+def test_states_in_half_precision_are_summed_in_float32(in_tiles):
+    hidden, table, targets = a_case(rows=3, length=7, n_items=37, n_rows=64)
+    rounded = hidden.astype(jnp.bfloat16)
+    rounded_table = table.astype(jnp.bfloat16).astype(jnp.float32)
+    loss = jax.jit(jax.value_and_grad(functools.partial(softmax_loss, n_items=37), (0, 1), has_aux=True))
+    (value, _), (d_hidden, d_table) = loss(rounded, table, targets)
+    assert (value.dtype, d_hidden.dtype, d_table.dtype) == (jnp.float32, jnp.bfloat16, jnp.float32)
+    # bfloat16 inputs are the only rounding of the value; exponentials are rounded once more in its gradients.
+    (exact, _), (exact_d_hidden, exact_d_table) = loss(rounded.astype(jnp.float32), rounded_table, targets)
+    np.testing.assert_allclose(value, exact, rtol=1e-5)
+    largest = np.abs(exact_d_table).max()
+    np.testing.assert_allclose(d_table, exact_d_table, atol=2**-7 * largest)
+    np.testing.assert_allclose(d_hidden.astype(jnp.float32), exact_d_hidden, atol=2**-7 * np.abs(exact_d_hidden).max())
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        ({"temperature": 0.0}, "temperature=0.0 is not above 0"),
+        ({"label_smoothing": 1.0}, r"label_smoothing=1.0 is not in \[0, 1\)"),
+        ({"z_loss": -1.0}, "z_loss=-1.0 is below 0"),
+        ({"n_negatives": 0}, "n_negatives=0 is below 1"),
+        ({"loss": "sampled-softmax", "z_loss": 0.1}, "leave both at 0 or use loss=softmax"),
+    ],
+)
+def test_a_loss_that_cannot_be_is_refused(bad, said):
+    with pytest.raises(ValueError, match=said):
+        LossConfig(**bad)
+
+
+def test_gradients_carry_what_follows_the_loss(in_tiles):
     n_items = 37
     hidden, table, targets = a_case(rows=3, length=7, n_items=n_items, n_rows=64)
 
@@ -85,7 +163,7 @@ def test_gradients_carry_what_follows_the_loss(in_blocks):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
 
 
-def test_padding_and_rows_that_are_no_items_get_no_gradient(in_blocks):
+def test_padding_and_rows_that_are_no_items_get_no_gradient(in_tiles):
     n_items = 37
     hidden, table, targets = a_case(rows=3, length=7, n_items=n_items, n_rows=64)
     gradients = jax.grad(lambda h, t: softmax_loss(h, t, targets, n_items=n_items)[0], (0, 1))
@@ -128,14 +206,16 @@ def shapes_of_a_large_case(*, n_positions=4096, n_rows=100_032, d_model=16):
 
 
 @pytest.mark.parametrize("with_gradients", [False, True])
-def test_nothing_of_size_positions_times_items_exists(with_gradients):
+@pytest.mark.parametrize("n_items", [100_000, 1_000_000])
+def test_nothing_of_size_positions_times_items_exists(with_gradients, n_items):
     def loss(hidden, table, targets):
-        return softmax_loss(hidden, table, targets, n_items=100_000)[0]
+        return softmax_loss(hidden, table, targets, n_items=n_items)[0]
 
     traced = jax.make_jaxpr(jax.value_and_grad(loss, (0, 1)) if with_gradients else loss)
-    sizes = array_sizes(traced(*shapes_of_a_large_case()).jaxpr)
-    assert any(size > losses.BLOCK_ELEMENTS / 2 for size in sizes)  # the walk found the blocks
-    assert max(sizes) <= losses.BLOCK_ELEMENTS < 4096 * 100_000 / 100
+    shapes = shapes_of_a_large_case(n_rows=n_items + 64)
+    sizes = array_sizes(traced(*shapes).jaxpr)
+    assert any(size > losses.BLOCK_ELEMENTS / 2 for size in sizes)  # the walk found the tiles
+    assert max(sizes) <= max(8 * losses.BLOCK_ELEMENTS, shapes[1].size) < 4096 * n_items / 20
 
 
 def test_the_compiled_step_needs_a_fraction_of_the_naive_memory():
@@ -149,12 +229,15 @@ def test_the_compiled_step_needs_a_fraction_of_the_naive_memory():
     assert compiled.memory_analysis().temp_size_in_bytes < 4 * 4 * losses.BLOCK_ELEMENTS < n_bytes
 
 
-@pytest.mark.parametrize("n_rows", [1, 8, 100, 10**6])
-@pytest.mark.parametrize("n_columns", [1, 1000, 10**6, 10**9])
-def test_a_block_fits_its_budget_or_is_as_small_as_is_useful(n_rows, n_columns):
-    size = block_size(n_rows, n_columns, budget=2**20)
-    assert 1 <= size <= n_rows
-    assert size * n_columns <= 2**20 or size <= 8
+@pytest.mark.parametrize("n_positions", [1, 8, 100, 5000, 10**6])
+@pytest.mark.parametrize("n_rows", [1, 1000, 10**6, 10**9])
+def test_a_tile_fits_its_budget_or_is_as_small_as_is_useful(n_positions, n_rows):
+    block, chunk = tile_sizes(n_positions, n_rows, budget=2**20)
+    assert 1 <= block <= n_positions
+    assert 1 <= chunk <= n_rows
+    assert block * chunk <= 8 * 2**20
+    # A table that is cut serves many positions at a time.
+    assert chunk == n_rows or block >= min(n_positions, 1000)
 
 
 def test_only_items_are_in_the_catalogue():

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from seqrec import runs
+from seqrec import runs, runtime
 from seqrec.types import InputError
 
 
@@ -56,6 +56,22 @@ def test_a_run_goes_on_wherever_it_lies(run):
 def test_a_run_does_not_go_on_with_another_config(run):
     with pytest.raises(InputError, match=r"model\.width=4, not 5"):
         runs.open_run(run, dataclasses.replace(Config(), model=Model(5)), resume=True)
+
+
+def test_a_run_does_not_go_on_under_another_jax(run, monkeypatch):
+    monkeypatch.setattr(runtime, "versions", lambda: {"jax": "0.0.1"})
+    with pytest.raises(InputError, match=r"started with jax \d.*, not 0\.0\.1, and would not repeat itself"):
+        runs.open_run(run, Config(), resume=True)
+
+
+@dataclass(frozen=True)
+class OnDevices(Config):
+    mesh: Model = field(default_factory=Model)
+
+
+def test_a_run_goes_on_with_other_devices(tmp_path):
+    runs.open_run(tmp_path / "run", OnDevices(), resume=False)
+    runs.open_run(tmp_path / "run", OnDevices(mesh=Model(5)), resume=True)
 
 
 def test_a_run_does_not_go_on_with_other_data(run):

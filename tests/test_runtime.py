@@ -55,7 +55,7 @@ def test_a_start_is_logged_also_where_a_library_has_set_up_logging_before(capsys
 
 @pytest.mark.usefixtures("logging_as_before")
 def test_a_mesh_that_the_devices_cannot_form_is_refused():
-    with pytest.raises(InputError, match="choose a model that divides"):
+    with pytest.raises(InputError, match="choose sizes whose product divides"):
         runtime.start(MeshConfig(model=1000))
 
 

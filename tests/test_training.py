@@ -78,9 +78,37 @@ def test_a_clipped_outlier_weighs_no_more_than_any_other_gradient():
     assert abs(updates_of(config, [5000.0, 5.0])[1]["weight"] + 0.1) > 0.02
 
 
+def test_row_wise_adam_has_one_second_moment_an_item_and_elsewhere_is_adam():
+    specs = {
+        "item_table": ParamSpec((4, 3), ("items", "embed"), jax.nn.initializers.ones),
+        "scale": ParamSpec((3,), ("embed",), jax.nn.initializers.ones, decay=False),
+    }
+    config = OptimizerConfig(
+        learning_rate=0.1, schedule="constant", warmup_steps=0, weight_decay=0.2, b2=0.9, second_moments="rows"
+    )
+    optimizer = make_optimizer(config, specs, n_steps=10)
+    params = {name: np.ones(spec.shape) for name, spec in specs.items()}
+    state = optimizer.init(jax.tree.map(jnp.float32, params))
+    assert sorted(leaf.shape for leaf in jax.tree.leaves(state)) == [(), (3,), (3,), (4, 1), (4, 3)]
+    generator = np.random.default_rng(0)
+    first, second = (dict.fromkeys(params, 0.0) for _ in range(2))
+    for number in range(1, 5):
+        gradients = {name: generator.normal(size=value.shape) for name, value in params.items()}
+        updates, state = jax.jit(optimizer.update)(*jax.tree.map(jnp.float32, (gradients, state, params)))
+        for name, gradient in gradients.items():
+            square = np.mean(gradient**2, axis=1, keepdims=True) if name == "item_table" else gradient**2
+            first[name] = 0.9 * first[name] + 0.1 * gradient
+            second[name] = 0.9 * second[name] + 0.1 * square
+            step = first[name] / (1 - 0.9**number) / (np.sqrt(second[name] / (1 - 0.9**number)) + 1e-8)
+            decay = 0.2 * params[name] if name == "item_table" else 0.0
+            np.testing.assert_allclose(updates[name], -0.1 * (step + decay), rtol=2e-5, atol=1e-6)
+            params[name] = params[name] + np.asarray(updates[name])
+
+
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
+        ({"accumulation_steps": 0}, "accumulation_steps=0 is below 1"),
         ({"learning_rate": 0.0}, "learning_rate=0.0 is not above 0"),
         ({"b2": 1.0}, r"b2=1.0 is not in \[0, 1\)"),
         ({"average_decay": -0.1}, r"average_decay=-0.1 is not in \[0, 1\)"),
@@ -172,6 +200,24 @@ def test_a_batch_of_padding_has_no_loss_and_no_gradient(with_dropout):
     after, metrics = step(copy(state), empty)
     assert (float(metrics.loss), int(metrics.n_targets), float(metrics.gradient_norm)) == (0.0, 0, 0.0)
     chex.assert_tree_all_finite(after.params)
+
+
+@pytest.mark.parametrize("n_parts", [2, 5])
+def test_a_batch_in_parts_gives_the_gradient_of_the_whole(n_parts):
+    encoder, state, _, batches, _ = a_run(random_histories(), n_items=30)
+    optimizer = make_optimizer(OptimizerConfig(schedule="constant", warmup_steps=0), encoder.specs, n_steps=10)
+    state = init_state(encoder, optimizer, seed=0)
+    batch = batches.batch(0)
+    assert len(batch.items) % n_parts or n_parts == 2  # an uneven split too
+    (whole, metrics), (in_parts, part_metrics) = (
+        make_train_step(encoder, next_item, softmax_loss, optimizer, seed=0, average_decay=0.5, accumulation_steps=n)(
+            copy(state), batch
+        )
+        for n in (1, n_parts)
+    )
+    chex.assert_trees_all_close(part_metrics, metrics, rtol=1e-5)
+    # Adam's first step is the sign of the gradient: its first moment tells the gradient itself.
+    chex.assert_trees_all_close(in_parts.opt_state, whole.opt_state, rtol=1e-4, atol=1e-7)
 
 
 # Learning

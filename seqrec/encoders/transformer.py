@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from seqrec.layers import (
@@ -48,6 +49,12 @@ class TransformerConfig:
     """Share of embeddings, hidden units and residual branches that training drops, 0 to 1."""
     attention_dropout: float = 0.0
     """Share of attention weights that training drops, 0 to 1."""
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of hidden states and products; parameters, norms and attention weights stay in float32."""
+    rematerialise: bool = False
+    """Compute each block again for its gradient, for the memory of one block's inner states."""
+    scan_blocks: bool = False
+    """Compile one block and loop over it, for models with many."""
 
     def __post_init__(self):
         for name in ("d_model", "n_blocks", "n_heads"):
@@ -69,11 +76,13 @@ class TransformerConfig:
 
 
 def item_table_rows(n_items: int) -> int:
-    """Rows of the item table: items, the padding row 0, and as many more as make a multiple of 64.
+    """Rows of the item table: items, the padding row 0, and as many more as make a multiple of 64, or of 1024.
 
-    The multiple lets the table split evenly over a mesh; rows beyond `n_items` are never looked up or scored.
+    The multiple lets the table split evenly over a mesh, whatever its size, so that a checkpoint fits any; rows
+    beyond `n_items` are never looked up or scored.
     """
-    return -(-(n_items + 1) // 64) * 64
+    multiple = 64 if n_items < 2**17 else 1024
+    return -(-(n_items + 1) // multiple) * multiple
 
 
 def transformer(config: TransformerConfig, *, n_items: int, max_length: int) -> Encoder:
@@ -97,21 +106,25 @@ def transformer(config: TransformerConfig, *, n_items: int, max_length: int) -> 
         specs["position_table"] = ParamSpec((max_length, config.d_model), ("positions", "embed"), normal)
 
     def encode(params: Params, batch: Batch, *, key: Array | None = None) -> Float[Array, "rows length d_model"]:
-        keys = (
-            [None] * (1 + 4 * config.n_blocks) if key is None else list(jax.random.split(key, 1 + 4 * config.n_blocks))
-        )
+        n_keys = 1 + 4 * config.n_blocks
+        keys = None if key is None else jax.random.split(key, n_keys)[::-1]
+        dtype = jnp.dtype(config.compute_dtype)
         # Scaled as in Vaswani et al. 2017, section 3.4: the table itself stays small, since it also scores.
         x = params["item_table"][batch.items] * math.sqrt(config.d_model)
         if config.positions == "learned":
             x = x + params["position_table"][batch.positions]
-        x = dropout(x, rate=config.dropout, key=keys.pop())
+        x = dropout(x.astype(dtype), rate=config.dropout, key=None if keys is None else keys[0])
         mask = causal_mask(batch.segment_ids)
         turn = None
         if config.positions == "rotary":
             turn = rotation(batch.positions, d_head=config.d_model // config.n_heads, max_length=max_length)
-        for block in params["blocks"]:
 
-            def attend(x, block=block):
+        def apply_block(x, block_and_keys):
+            block, keys = block_and_keys
+            block = jax.tree.map(lambda leaf: leaf.astype(dtype), block)
+            attention_key, residual_key, hidden_key, output_key = [None] * 4 if keys is None else keys
+
+            def attend(x):
                 x = attention(
                     block["attention"],
                     x,
@@ -119,25 +132,36 @@ def transformer(config: TransformerConfig, *, n_items: int, max_length: int) -> 
                     turn=turn,
                     n_heads=config.n_heads,
                     dropout_rate=config.attention_dropout,
-                    key=keys.pop(),
+                    key=attention_key,
                 )
-                return dropout(x, rate=config.dropout, key=keys.pop())
+                return dropout(x, rate=config.dropout, key=residual_key)
 
-            def feed(x, block=block):
+            def feed(x):
                 x = feed_forward(
                     block["feed_forward"],
                     x,
                     kind=config.feed_forward,
                     dropout_rate=config.dropout,
-                    key=keys.pop(),
+                    key=hidden_key,
                 )
-                return dropout(x, rate=config.dropout, key=keys.pop())
+                return dropout(x, rate=config.dropout, key=output_key)
 
             for part, norm_params in ((attend, block["attention_norm"]), (feed, block["feed_forward_norm"])):
                 if config.norm_first:
                     x = x + part(norm(norm_params, x, kind=config.norm))
                 else:
                     x = norm(norm_params, x + part(x), kind=config.norm)
+            return x, None
+
+        if config.rematerialise:
+            apply_block = jax.checkpoint(apply_block)
+        block_keys = None if keys is None else keys[1:].reshape(config.n_blocks, 4)
+        if config.scan_blocks:
+            stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params["blocks"])
+            x, _ = jax.lax.scan(apply_block, x, (stacked, block_keys))
+        else:
+            for index, block in enumerate(params["blocks"]):
+                x, _ = apply_block(x, (block, None if block_keys is None else block_keys[index]))
         return norm(params["final_norm"], x, kind=config.norm) if config.norm_first else x
 
     return Encoder(specs=specs, encode=encode, n_items=n_items, max_length=max_length)

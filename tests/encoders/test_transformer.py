@@ -1,5 +1,6 @@
 """What each state of the Transformer may know: its own item and those before it in the same history, all else not."""
 
+import dataclasses
 import math
 
 import jax
@@ -226,3 +227,31 @@ def test_sizes_that_cannot_be_are_refused_with_a_remedy(bad, message):
 def test_the_remedy_for_heads_works():
     assert TransformerConfig(d_model=12, n_heads=4, positions="learned").d_model == 12
     assert TransformerConfig(d_model=12, n_heads=2).d_model == 12
+
+
+@pytest.mark.parametrize("way", [{"rematerialise": True}, {"scan_blocks": True}, {"compute_dtype": "bfloat16"}])
+@pytest.mark.parametrize("key", [None, 3])
+def test_other_ways_of_computing_give_the_same_states_and_gradients(way, key):
+    config = TransformerConfig(d_model=16, n_blocks=2, dropout=0.3, attention_dropout=0.2)
+    batch = Batch(*(jnp.arange(24, dtype=jnp.int32).reshape(4, 6) % n for n in (20, 20, 2, 6)))
+
+    def states(config):
+        encoder = transformer(config, n_items=30, max_length=6)
+        params = init_params(encoder.specs, jax.random.key(0))
+
+        def total(params):
+            hidden = encoder.encode(params, batch, key=None if key is None else jax.random.key(key))
+            return jnp.sum(jnp.sin(hidden.astype(jnp.float32))), hidden
+
+        (_, hidden), gradients = jax.jit(jax.value_and_grad(total, has_aux=True))(params)
+        return hidden, gradients
+
+    plain, other = states(config), states(dataclasses.replace(config, **way))
+    half = "compute_dtype" in way
+    assert other[0].dtype == (jnp.bfloat16 if half else jnp.float32)
+    assert {leaf.dtype for leaf in jax.tree.leaves(other[1])} == {jnp.dtype(jnp.float32)}
+    for ours, theirs in zip(jax.tree.leaves(other), jax.tree.leaves(plain), strict=True):
+        theirs = np.asarray(theirs, np.float32)
+        # bfloat16 keeps 8 bits, which a dozen roundings one after another make about 5.
+        tolerance = 2**-5 * np.abs(theirs).max() if half else 1e-5 * max(1, np.abs(theirs).max())
+        np.testing.assert_allclose(np.asarray(ours, np.float32), theirs, atol=tolerance)

@@ -1,0 +1,206 @@
+"""Compiles the training step for TPU slices, without a TPU, and says what each chip would hold and send.
+
+    pip install -e ".[tpu]"                                            # Python 3.12 or newer
+    python benchmarks/tpu_compile.py --json benchmarks/results/tpu-compile.json
+    python benchmarks/tpu_compile.py --json benchmarks/results/tpu-compile.json --page docs/scaling.md   # its table
+    python benchmarks/tpu_compile.py --slices v5e-8 --catalogues 1e6   # one of them
+
+Nothing is allocated: shapes go in, the TPU compiler's own report of memory and its program come out. A program that
+the compiler refuses, because it exceeds a chip's memory, is reported so. Takes about a minute a program.
+"""
+
+import math
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import topologies
+from tyro.conf import OmitArgPrefixes
+
+from seqrec import runs, runtime
+from seqrec.encoders.transformer import TransformerConfig, transformer
+from seqrec.losses import softmax_loss
+from seqrec.objectives import next_item
+from seqrec.sharding import MeshConfig, abstract_rows, make_mesh
+from seqrec.training import OptimizerConfig, init_shapes, make_optimizer, make_train_step
+from seqrec.types import Batch, InputError
+
+ENVIRONMENT = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-8",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_WORKER_ID": "0",
+}
+"""What the TPU's library would ask its machine about; it is read when the library is loaded."""
+
+SLICES = {
+    "v5e-8": ("v5e:2x4", 15.75 * 2**30),
+    "v5e-64": ("v5e:8x8", 15.75 * 2**30),
+    "v5e-256": ("v5e:16x16", 15.75 * 2**30),
+    "v5p-16": ("v5p:2x2x2", 95.74 * 2**30),
+}
+"""Topology, and the bytes of a chip's memory that a program may use; a v5p is named by its cores, two to a chip."""
+
+MARKERS = ("<!-- compiled table -->", "<!-- end of compiled table -->")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Compiles training steps for TPU slices."""
+
+    slices: tuple[str, ...] = ("v5e-8", "v5e-64", "v5e-256", "v5p-16")
+    """Kinds and numbers of chips."""
+    catalogues: tuple[float, ...] = (1e6, 1e7, 4e8)
+    """Items."""
+    max_length: int = 200
+    """Positions in a row."""
+    rows_per_group: int = 32
+    """Packed rows that each group of devices works on in a step."""
+    json: Path | None = None
+    """File for the figures."""
+    page: Path | None = None
+    """Compile nothing; write the table of --json into this page."""
+    model: OmitArgPrefixes[TransformerConfig] = field(
+        default_factory=lambda: TransformerConfig(compute_dtype="bfloat16")
+    )
+
+    def __post_init__(self):
+        for name in self.slices:
+            if name not in SLICES:
+                raise ValueError(f"slices={name} is not one of {', '.join(SLICES)}; choose among these")
+        if self.page and not self.json:
+            raise ValueError(f"page={self.page} is written from a file of figures; name it with --json")
+
+
+def group_size(n_items: int, d_model: int, *, n_chips: int, chip_bytes: float) -> int:
+    """The fewest chips that can hold five tables together and leave half of their memory free; all, if none can."""
+    table_bytes = 4.0 * n_items * d_model
+    needed = 5 * table_bytes / (0.5 * chip_bytes)
+    return min(n_chips, 1 << max(0, math.ceil(math.log2(needed))))
+
+
+def collectives(program: str) -> dict[str, dict[str, float]]:
+    """Kind -> how many a step and the bytes that they yield on a chip; loops are counted once."""
+    sizes = {"f32": 4, "s32": 4, "u32": 4, "bf16": 2, "pred": 1, "s8": 1, "u8": 1}
+    found: dict[str, dict[str, float]] = {}
+    pattern = r"= (.*?) (all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)(?:-start)?\("
+    for shapes, kind in re.findall(pattern, program):
+        entry = found.setdefault(kind, {"count": 0, "megabytes": 0.0})
+        entry["count"] += 1
+        for dtype, shape in re.findall(r"(\w+)\[([\d,]*)\]", shapes):
+            entry["megabytes"] += sizes.get(dtype, 4) * math.prod(int(n) for n in shape.split(",") if n) / 1e6
+    return found
+
+
+def compile_step(config: Config, name: str, n_items: int) -> dict[str, Any]:
+    """What the TPU's compiler says of one step."""
+    topology, chip_bytes = SLICES[name]
+    devices = topologies.get_topology_desc(topology, platform="tpu").devices
+    n_model = group_size(n_items, config.model.d_model, n_chips=len(devices), chip_bytes=chip_bytes)
+    mesh = make_mesh(MeshConfig(model=n_model), devices)
+    n_groups = len(devices) // n_model
+    found: dict[str, Any] = {"slice": name, "n_items": n_items, "chips": len(devices), "data": n_groups}
+    found |= {"model": n_model, "chip_gib": chip_bytes / 2**30}
+    encoder = transformer(config.model, n_items=n_items, max_length=config.max_length)
+    optimizer = make_optimizer(OptimizerConfig(second_moments="rows"), encoder.specs, n_steps=10_000)
+    step = make_train_step(encoder, next_item, softmax_loss, optimizer, seed=0, average_decay=0.99)
+    shape = (config.rows_per_group * n_groups, config.max_length)
+    batch = abstract_rows(Batch(*(jax.ShapeDtypeStruct(shape, np.int32) for _ in range(4))), mesh)
+    state = init_shapes(encoder, optimizer, mesh)
+    # The abstract mesh alone: on the other, jax would also try to compute the step's constants.
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        lowered = step.lower(state, batch)
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        used = re.search(r"total memory required.*?exceeds available HBM \([^)]*\)", str(error))
+        if used is None:
+            raise
+        return found | {"fits": False, "refused": used[0]}
+    memory = compiled.memory_analysis()
+    # The state's memory is given over to the new state: results count only where they alias nothing.
+    held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    found["state_gib"] = held / 2**30
+    found["temporary_gib"] = memory.temp_size_in_bytes / 2**30
+    # The compiler lays out all of a chip's memory before it accepts a program.
+    return found | {"fits": True} | {"collectives": collectives(compiled.as_text())}
+
+
+def main(config: Config) -> dict[str, Any]:
+    """Prints a line for each catalogue and slice and returns the figures."""
+    if config.page and config.json:
+        result = runs.read_json(config.json)
+        write_table(config.page, result)
+        return result
+    os.environ |= ENVIRONMENT
+    jax.config.update("jax_platforms", "cpu")
+    try:
+        topologies.get_topology_desc("v5e:2x4", platform="tpu")
+    except Exception as error:  # whatever the library is missing
+        raise InputError(f'no TPU compiler ({error}); pip install -e ".[tpu]" on Python 3.12 or newer') from error
+    result: dict[str, Any] = {
+        "programs": [],
+        "rows_per_group": config.rows_per_group,
+        "max_length": config.max_length,
+        "model": runs.to_json(config.model),
+        "versions": {**runtime.versions(), "device": "compiled for the slices above, on a CPU"},
+    }
+    for n_items in map(int, config.catalogues):
+        for name in config.slices:
+            started = runtime.seconds()
+            found = compile_step(config, name, n_items) | {"compile_seconds": runtime.seconds() - started}
+            result["programs"].append(found)
+            print(describe(found), flush=True)
+            if config.json:  # after each, since all take half an hour
+                runs.write_json(config.json, result)
+    return result
+
+
+def describe(found: dict[str, Any]) -> str:
+    """One line about a program."""
+    said = found.get("refused") or (
+        f"state {found['state_gib']:.2f} + temporary {found['temporary_gib']:.2f} "
+        f"of {found['chip_gib']:.2f} GiB, "
+        + ", ".join(f"{each['count']} {kind} {each['megabytes']:.1f} MB" for kind, each in found["collectives"].items())
+    )
+    fits = "fits" if found["fits"] else "does not fit"
+    return f"{found['slice']:8} {found['n_items']:>12,} items {found['data']:>4} x {found['model']:<3} {fits}: {said}"
+
+
+def table(result: dict[str, Any]) -> str:
+    """The programs as a Markdown table."""
+    lines = [
+        "| catalogue | slice | chips as data x model | state a chip | temporary a chip | sent a step and chip | fits |",
+        "| ---: | --- | --- | ---: | ---: | --- | --- |",
+    ]
+    for found in result["programs"]:
+        state, temporary, sent = "", "", found.get("refused", "")
+        if found["fits"]:
+            state, temporary = (f"{found[name]:.2f} GiB" for name in ("state_gib", "temporary_gib"))
+            each = found["collectives"].items()
+            sent = ", ".join(f"{kind} {entry['megabytes']:,.1f} MB in {entry['count']}" for kind, entry in each)
+        cells = (
+            f"{found['n_items']:,}",
+            found["slice"],
+            f"{found['data']} x {found['model']}",
+            *(state, temporary, sent, "yes" if found["fits"] else "no"),
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def write_table(page: Path, result: dict[str, Any]) -> None:
+    """Replaces what stands between the page's two markers."""
+    before, _, rest = page.read_text().partition(MARKERS[0])
+    _, marker, after = rest.partition(MARKERS[1])
+    if not marker:
+        raise InputError(f"{page} has no {MARKERS[0]} and {MARKERS[1]}; put them where the table belongs")
+    page.write_text(f"{before}{MARKERS[0]}\n{table(result)}\n{MARKERS[1]}{after}")
+
+
+if __name__ == "__main__":
+    runtime.run_script(main, Config)
