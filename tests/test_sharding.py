@@ -40,8 +40,6 @@ from seqrec.sharding import (
 )
 from seqrec.training import OptimizerConfig, init_state, make_optimizer, make_train_step
 
-pytestmark = pytest.mark.xdist_group("eight devices")  # one process makes the runs that all tests look at
-
 MESHES = {
     "8x1": MeshConfig(data=8, model=1),
     "4x2": MeshConfig(data=-1, model=2),
