@@ -1,7 +1,5 @@
 """The same steps on every engine: exactly equal tables."""
 
-import shutil
-
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -15,25 +13,6 @@ from seqrec.types import InputError
 ENGINES = ("duckdb", "polars", "pyspark")
 USERS = ["Zoë", "zoë", "Zoe", "日本", "😀", "007", "7", "a'b", 'a"b', " a", "\u00e9", "e\u0301"]
 """Such that orders by locale, by case and by UTF-16 differ from that by code point, and two look alike."""
-
-
-@pytest.fixture(scope="module")
-def spark():
-    sql = pytest.importorskip("pyspark.sql")
-    if shutil.which("java") is None:
-        pytest.skip("PySpark needs Java, and there is none")
-    session = (
-        sql.SparkSession.builder.master("local[1]")
-        .config("spark.sql.shuffle.partitions", "2")
-        .config("spark.ui.enabled", "false")
-        # Of so few rows, compiling and planning anew would take most of the time.
-        .config("spark.sql.codegen.wholeStage", "false")
-        .config("spark.sql.adaptive.enabled", "false")
-        .config("spark.sql.session.timeZone", "America/New_York")
-        .getOrCreate()
-    )
-    yield session
-    session.stop()
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """Every statement gives the same table on Spark as on DuckDB, so that it can be run where the logs are."""
 
-import shutil
 from datetime import date
 from importlib import resources
 
@@ -21,21 +20,6 @@ TABLES = (*tables.STEPS, "metric_values", "user_folds", "cupac_values")
 """In an order in which each is made of those before it."""
 FIGURES = ("moments", "segment_moments", "new_users_by_day", "increments_by_day", "cupac_moments", "cupac_predictions")
 FIGURES += ("user_values", "check_arms", "check_days", "check_segments", "check_logging", "check_left_out")
-
-
-@pytest.fixture(scope="module")
-def spark():
-    sql = pytest.importorskip("pyspark.sql")
-    if shutil.which("java") is None:
-        pytest.skip("PySpark needs Java, and there is none")
-    session = (
-        sql.SparkSession.builder.master("local[1]")
-        .config("spark.sql.shuffle.partitions", "2")
-        .config("spark.ui.enabled", "false")
-        .getOrCreate()
-    )
-    yield session
-    session.stop()
 
 
 def statement(name: str) -> str:
