@@ -35,7 +35,7 @@ from seqrec.data.splits import Split, leave_last_out
 from seqrec.data.store import SequenceStore, sequence_store, write_store
 from seqrec.data.synthetic import ListeningConfig, simulate_events
 from seqrec.encoders.transformer import TransformerConfig, transformer
-from seqrec.losses import softmax_loss
+from seqrec.losses.softmax import softmax_loss
 from seqrec.objectives import next_item
 from seqrec.sharding import MeshConfig, split_rows
 from seqrec.training import OptimizerConfig, init_state, make_optimizer, make_train_step

@@ -17,8 +17,8 @@ import numpy as np
 import optax
 
 from seqrec import runs, runtime
-from seqrec.encoders.transformer import item_table_rows
-from seqrec.losses import softmax_loss
+from seqrec.layers import item_table_rows
+from seqrec.losses.softmax import softmax_loss
 from seqrec.sharding import MeshConfig
 
 

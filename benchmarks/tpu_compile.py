@@ -23,7 +23,7 @@ from tyro.conf import OmitArgPrefixes
 
 from seqrec import runs, runtime
 from seqrec.encoders.transformer import TransformerConfig, transformer
-from seqrec.losses import softmax_loss
+from seqrec.losses.softmax import softmax_loss
 from seqrec.objectives import next_item
 from seqrec.sharding import MeshConfig, abstract_rows, make_mesh
 from seqrec.training import OptimizerConfig, init_shapes, make_optimizer, make_train_step

@@ -24,8 +24,9 @@ from seqrec.data.packing import pack_training
 from seqrec.data.sources import read_source
 from seqrec.data.splits import leave_last_out
 from seqrec.data.store import sequence_store
-from seqrec.encoders.transformer import TransformerConfig, item_table_rows, transformer
-from seqrec.losses import softmax_loss, tile_sizes
+from seqrec.encoders.transformer import TransformerConfig, transformer
+from seqrec.layers import item_table_rows
+from seqrec.losses.softmax import softmax_loss, tile_sizes
 from seqrec.objectives import next_item
 from seqrec.sharding import MeshConfig, split_rows
 from seqrec.training import OptimizerConfig, init_state, make_optimizer, make_train_step

@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sasrec import Config, build_encoder
+from scripts import TRAINING
 from tyro.conf import Positional
 
 from seqrec import runs, runtime
-from seqrec.experiment import load_best, open_task, print_test, test
-from seqrec.training import init_state, make_optimizer
+from seqrec.experiment import open_trained, print_test, test
 
 
 @dataclass(frozen=True)
@@ -28,14 +27,8 @@ class Arguments:
 
 def main(arguments: Arguments) -> dict[str, Any]:
     """Prints the test figures and returns them."""
-    config = runs.read_config(Config, arguments.run)
-    runtime.start(config.mesh)
-    task = open_task(arguments.run, config.data, seed=config.run.seed)
-    encoder = build_encoder(config, task.store.n_items)
-    # The schedule's length does not enter the state; only its form is needed, to read the checkpoint into.
-    optimizer = make_optimizer(config.optimizer, encoder.specs, n_steps=1)
-    state = load_best(arguments.run, init_state(encoder, optimizer, seed=config.run.seed))
-    _, results = test(task, encoder, state.averaged)
+    task, encoder, params = open_trained(arguments.run, TRAINING)
+    _, results = test(task, encoder, params)
     print_test(results, name="checkpoint")
     return results
 

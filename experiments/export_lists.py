@@ -11,15 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sasrec import Config, build_encoder
+from scripts import TRAINING
 from tyro.conf import Positional
 
-from seqrec import runs, runtime
+from seqrec import runtime
 from seqrec.evaluation import make_top_step, top_items
-from seqrec.experiment import load_best, open_task
+from seqrec.experiment import open_trained
 from seqrec.report.lists import format_list_figures, list_figures, write_top_items
 from seqrec.report.trec import write_qrels, write_trec_run
-from seqrec.training import init_state, make_optimizer
 from seqrec.types import InputError
 
 
@@ -35,16 +34,10 @@ class Arguments:
 
 def main(arguments: Arguments) -> dict[str, Any]:
     """Writes the files, prints the lists' figures and returns them."""
-    config = runs.read_config(Config, arguments.run)
-    runtime.start(config.mesh)
-    task = open_task(arguments.run, config.data, seed=config.run.seed)
+    task, encoder, params = open_trained(arguments.run, TRAINING)
     store = task.store
     if not 1 <= arguments.k <= store.n_items:
         raise InputError(f"--k {arguments.k} is not in 1..{store.n_items}, the number of items; try --k 10")
-    encoder = build_encoder(config, store.n_items)
-    # The schedule's length does not enter the state; only its form is needed, to read the checkpoint into.
-    optimizer = make_optimizer(config.optimizer, encoder.specs, n_steps=1)
-    params = load_best(arguments.run, init_state(encoder, optimizer, seed=config.run.seed)).averaged
     best = top_items(make_top_step(encoder, k=arguments.k), params, task.test)
     users = store.user_keys[best.user].tolist()
     lists = [store.item_keys[row[row > 0] - 1].tolist() for row in best.items]

@@ -13,15 +13,14 @@ from typing import Any
 from tyro.conf import OmitArgPrefixes
 
 from seqrec import runtime
+from seqrec.baselines.popularity import training_counts
 from seqrec.encoders.transformer import TransformerConfig, transformer
-from seqrec.experiment import DataConfig, RunConfig, open_run, open_task, publish, train
+from seqrec.experiment import DataConfig, Model, RunConfig, Task, run_experiment
 from seqrec.loop import FitConfig
-from seqrec.losses import LossConfig, make_loss
-from seqrec.objectives import next_item
+from seqrec.losses.config import LossConfig, make_loss
 from seqrec.runtime import DistributedConfig
 from seqrec.sharding import MeshConfig
-from seqrec.training import OptimizerConfig, init_state, make_optimizer, make_train_step
-from seqrec.types import Encoder
+from seqrec.training import OptimizerConfig
 
 
 @dataclass(frozen=True)
@@ -38,32 +37,15 @@ class Config:
     processes: OmitArgPrefixes[DistributedConfig] = field(default_factory=DistributedConfig)
 
 
-def build_encoder(config: Config, n_items: int) -> Encoder:
-    """The model that the config describes, for a catalogue of `n_items`."""
-    return transformer(config.model, n_items=n_items, max_length=config.data.max_length)
+def build(config: Config, task: Task) -> Model:
+    """The model that the config describes, for the task's catalogue."""
+    encoder = transformer(config.model, n_items=task.store.n_items, max_length=config.data.max_length)
+    return Model(encoder, make_loss(config.objective, counts=training_counts(task.store, task.split)))
 
 
 def main(config: Config) -> dict[str, Any]:
     """Trains, tests, and leaves everything in the run's directory; returns what `metrics.json` holds."""
-    runtime.start(config.mesh, config.processes)
-    with open_run(config, config.run, name=f"sasrec-{config.data.dataset}") as run:
-        task = open_task(run, config.data, seed=config.run.seed)
-        encoder = build_encoder(config, task.store.n_items)
-        optimizer = make_optimizer(
-            config.optimizer, encoder.specs, n_steps=config.fit.max_epochs * task.train.steps_per_epoch
-        )
-        train_step = make_train_step(
-            encoder,
-            next_item,
-            make_loss(config.objective),
-            optimizer,
-            seed=config.run.seed,
-            average_decay=config.optimizer.average_decay,
-            accumulation_steps=config.optimizer.accumulation_steps,
-        )
-        state = init_state(encoder, optimizer, seed=config.run.seed)
-        trained = train(run, task, encoder, state, train_step, config.fit)
-        return publish(run, task, encoder, trained, name="SASRec")
+    return run_experiment(config, build, name="SASRec")
 
 
 if __name__ == "__main__":

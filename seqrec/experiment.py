@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -20,13 +20,14 @@ from seqrec.data.store import SequenceStore, open_store
 from seqrec.evaluation import RankTable, evaluate, make_eval_step
 from seqrec.loop import FitConfig, fit
 from seqrec.metrics import means, metric_sums
+from seqrec.objectives import Question, next_item
 from seqrec.params import Params, count_params
 from seqrec.report import figures
 from seqrec.report.learning_curve import plot_learning_curve
 from seqrec.retrieval import make_recommend
 from seqrec.runtime import log
 from seqrec.sharding import n_data_shards, row_share
-from seqrec.training import TrainState
+from seqrec.training import TrainState, init_state, make_optimizer, make_train_step
 from seqrec.types import Encoder, InputError
 
 
@@ -142,7 +143,7 @@ def _prepare_once(run: Path, config: DataConfig) -> None:
 
 
 @contextlib.contextmanager
-def open_run(config: Any, run: RunConfig, *, name: str) -> Iterator[Path]:
+def open_run(config: Any, run: RunConfig, *, experiment: str) -> Iterator[Path]:
     """The directory of a new run, or of the one that `run.resume` goes on with.
 
     Inside, Ctrl-C and SIGTERM come to tell how to go on, and input that cannot be read leaves no directory.
@@ -151,8 +152,8 @@ def open_run(config: Any, run: RunConfig, *, name: str) -> Iterator[Path]:
         raise InputError("--resume needs --output with the directory of the run to go on with")
 
     def open_directory() -> str:
-        directory = run.output or runtime.new_run_directory(name)
-        return str(runs.open_run(directory, config, resume=run.resume))
+        directory = run.output or runtime.new_run_directory(f"{experiment}-{config.data.dataset}")
+        return str(runs.open_run(directory, config, experiment=experiment, resume=run.resume))
 
     directory = Path(runtime.on_first(open_directory))
     log.info("run         %s", directory)
@@ -166,6 +167,59 @@ def open_run(config: Any, run: RunConfig, *, name: str) -> Iterator[Path]:
     except runtime.Interrupted as stop:
         message = f"{stop}; go on with\n  {runs.resume_command(directory)}"
         raise runtime.Interrupted(message, stop.signal_number) from None
+
+
+class Model(NamedTuple):
+    """What a script trains."""
+
+    encoder: Encoder
+    loss: Callable[..., Any]
+    """`loss(hidden, item_table, targets, *, n_items, key)` -> (sum, count)."""
+    objective: Callable[..., Question] = next_item
+    """`objective(batch, key=...)`: what is asked about a batch."""
+
+
+def run_experiment(config: Any, build: Callable[[Any, Task], Model], *, name: str) -> dict[str, Any]:
+    """Trains the model that `build(config, task)` makes, tests it, and returns what `metrics.json` holds.
+
+    `config` has the fields data, run, optimizer, fit, mesh and processes, whose configs are those of this package;
+    what else it has is for `build`. Everything is left in the run's directory.
+    """
+    runtime.start(config.mesh, config.processes)
+    with open_run(config, config.run, experiment=name.lower()) as run:
+        task = open_task(run, config.data, seed=config.run.seed)
+        model = build(config, task)
+        n_steps = config.fit.max_epochs * task.train.steps_per_epoch
+        optimizer = make_optimizer(config.optimizer, model.encoder.specs, n_steps=n_steps)
+        train_step = make_train_step(
+            model.encoder,
+            model.objective,
+            model.loss,
+            optimizer,
+            seed=config.run.seed,
+            average_decay=config.optimizer.average_decay,
+            accumulation_steps=config.optimizer.accumulation_steps,
+        )
+        state = init_state(model.encoder, optimizer, seed=config.run.seed)
+        trained = train(run, task, model.encoder, state, train_step, config.fit)
+        return publish(run, task, model.encoder, trained, name=name)
+
+
+def open_trained(run: Path, experiments: Mapping[str, Any]) -> tuple[Task, Encoder, Params]:
+    """The task of a run, its encoder, and the parameters that validation chose.
+
+    `experiments` has the modules that train, by the names of what they train, each with its `Config` and `build`.
+    """
+    name = runs.experiment_of(run)
+    if name not in experiments:
+        raise InputError(f"{run} holds a model {name}, which is none of {', '.join(experiments)}; use its own seqrec")
+    config = runs.read_config(experiments[name].Config, run)
+    runtime.start(config.mesh, config.processes)
+    task = open_task(run, config.data, seed=config.run.seed)
+    encoder = experiments[name].build(config, task).encoder
+    # The schedule's length does not enter the state; only its form is needed, to read the checkpoint into.
+    optimizer = make_optimizer(config.optimizer, encoder.specs, n_steps=1)
+    return task, encoder, load_best(run, init_state(encoder, optimizer, seed=config.run.seed)).averaged
 
 
 class Trained(NamedTuple):

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from seqrec.losses import check_item_table
+from seqrec.losses.softmax import check_item_table
 from seqrec.params import Params
 from seqrec.ranking import Ties, candidates, count, half_places_lost, own_half_places, take
 from seqrec.sharding import CatalogueShard, map_catalogue, on_host
@@ -111,6 +111,7 @@ def make_recommend(encoder: Encoder) -> Callable[..., list[int]]:
         read = items[-encoder.max_length :]
         fields = np.zeros((4, 1, encoder.max_length), np.int32)
         fields[0, 0, : len(read)] = read
+        fields[1, 0, : len(read) - 1] = read[1:]
         fields[2, 0, : len(read)] = 1
         fields[3, 0, : len(read)] = np.arange(len(read))
         seen = np.unique(items) if mask_seen else items[:0]

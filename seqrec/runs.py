@@ -22,8 +22,10 @@ _FREE_CONFIGS = ("mesh.", "processes.")
 change them."""
 
 
-def open_run(directory: Path, config: Any, *, resume: bool) -> Path:
+def open_run(directory: Path, config: Any, *, experiment: str, resume: bool) -> Path:
     """The run's directory, with `config.json` written; a run that is there already is only gone on with.
+
+    `experiment` is the name of what is trained, by which `experiment_of` finds it again.
 
     Raises:
       InputError: the directory holds a run and `resume` is off, or it was started with another config.
@@ -40,6 +42,7 @@ def open_run(directory: Path, config: Any, *, resume: bool) -> Path:
         if foreign:
             raise InputError(f"--output {directory} holds other files and no run; choose a new or empty directory")
         resolved = {
+            "experiment": experiment,
             "config": to_json(config),
             "command": ["python", *sys.argv],
             "versions": runtime.versions(),
@@ -71,6 +74,11 @@ def discard_unstarted(run: Path) -> None:
         (run / "config.json").unlink()
         if not any(run.iterdir()):
             run.rmdir()
+
+
+def experiment_of(run: Path) -> str:
+    """The name of what was trained."""
+    return _started(run).get("experiment", "of an earlier version")
 
 
 def resume_command(run: Path) -> str:
@@ -107,10 +115,14 @@ def note_data(run: Path, **facts: Any) -> None:
 
 def read_config(config_type: type[Config], run: Path) -> Config:
     """The config that a run was started with."""
+    return _from_json(config_type, _started(run)["config"])
+
+
+def _started(run: Path) -> dict[str, Any]:
     file = run / "config.json"
     if not file.is_file():
         raise InputError(f"{run} holds no config.json; name a run's directory, as the training script printed it")
-    return _from_json(config_type, read_json(file)["config"])
+    return read_json(file)
 
 
 def read_json(file: Path) -> Any:

@@ -11,6 +11,7 @@ import optax
 from flax import struct
 from jaxtyping import Array, Float, Int
 
+from seqrec.objectives import Question
 from seqrec.params import Params, ParamSpec, decay_mask, init_params
 from seqrec.sharding import Mesh, abstract_state, constrain_params, constrain_state, deal_rows
 from seqrec.types import Batch, Encoder
@@ -147,7 +148,7 @@ def _first_state(encoder: Encoder, optimizer: optax.GradientTransformation, key:
 
 def make_train_step(
     encoder: Encoder,
-    objective: Callable[[Batch], tuple[Batch, Array]],
+    objective: Callable[..., Question],
     loss: Callable[..., tuple[Array, Array]],
     optimizer: optax.GradientTransformation,
     *,
@@ -161,32 +162,36 @@ def make_train_step(
     batch is worked on in as many parts, one after another, whose gradients add up to the whole batch's.
     """
 
-    def mean_loss(params: Params, batch: Batch, keys: Array, n_targets: Array | None) -> tuple[Array, Array]:
-        inputs, targets = objective(batch)
-        hidden = encoder.encode(params, inputs, key=keys[0])
-        total, count = loss(hidden, params["item_table"], targets, n_items=encoder.n_items, key=keys[1])
-        return total / jnp.maximum(count if n_targets is None else n_targets, 1), count
+    def total_loss(params: Params, batch: Batch, keys: Array) -> tuple[Array, Array]:
+        asked = objective(batch, key=keys[2])
+        hidden = encoder.encode(params, asked.inputs, key=keys[0])
+        if asked.places is not None:
+            hidden = jnp.take_along_axis(hidden, asked.places[..., None], axis=1)
+        return loss(hidden, params["item_table"], asked.targets, n_items=encoder.n_items, key=keys[1])
 
-    gradients_of = jax.value_and_grad(mean_loss, has_aux=True)
+    def mean_loss(params: Params, batch: Batch, keys: Array) -> tuple[Array, Array]:
+        total, count = total_loss(params, batch, keys)
+        return total / jnp.maximum(count, 1), count
 
     def gradients_in_parts(params: Params, batch: Batch, keys: Array) -> Any:
-        n_targets = jnp.sum(objective(batch)[1] > 0)
-
         def add(totals, part):
             number, batch = part
             part_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, number)
-            return jax.tree.map(jnp.add, totals, gradients_of(params, batch, part_keys, n_targets)), None
+            found = jax.value_and_grad(total_loss, has_aux=True)(params, batch, part_keys)
+            return jax.tree.map(jnp.add, totals, found), None
 
         nothing = ((jnp.zeros(()), jnp.zeros((), jnp.int32)), jax.tree.map(jnp.zeros_like, params))
         parts = (jnp.arange(accumulation_steps), deal_rows(batch, accumulation_steps))
-        return jax.lax.scan(add, nothing, parts)[0]
+        ((total, count), gradients), _ = jax.lax.scan(add, nothing, parts)
+        share = 1.0 / jnp.maximum(count, 1)
+        return (total * share, count), jax.tree.map(lambda gradient: gradient * share, gradients)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
-        keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step))
+        keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step), 3)
         if accumulation_steps > 1:
             (mean, count), gradients = gradients_in_parts(state.params, batch, keys)
         else:
-            (mean, count), gradients = gradients_of(state.params, batch, keys, None)
+            (mean, count), gradients = jax.value_and_grad(mean_loss, has_aux=True)(state.params, batch, keys)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = constrain_params(optax.apply_updates(state.params, updates), encoder.specs)
         averaged = optax.incremental_update(params, state.averaged, 1.0 - average_decay)

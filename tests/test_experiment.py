@@ -28,7 +28,7 @@ def pairs(tmp_path):
 def begin(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["train.py"])
     config = Config(RunConfig(output=tmp_path / "run"))
-    return lambda **changes: open_run(config, RunConfig(output=tmp_path / "run", **changes), name="toy")
+    return lambda **changes: open_run(config, RunConfig(output=tmp_path / "run", **changes), experiment="toy")
 
 
 def test_a_resumed_run_reads_its_own_store_and_not_the_file_again(pairs, begin):
@@ -79,7 +79,7 @@ def test_an_interrupt_anywhere_tells_how_to_go_on(begin):
 
 
 def test_resuming_needs_to_know_where():
-    with pytest.raises(InputError, match="--output"), open_run(Config(), RunConfig(resume=True), name="toy"):
+    with pytest.raises(InputError, match="--output"), open_run(Config(), RunConfig(resume=True), experiment="toy"):
         pass
 
 

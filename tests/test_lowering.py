@@ -6,7 +6,7 @@ import pytest
 
 from seqrec.encoders.transformer import TransformerConfig, transformer
 from seqrec.evaluation import make_eval_step, make_top_step
-from seqrec.losses import LossConfig, make_loss
+from seqrec.losses.config import LossConfig, make_loss
 from seqrec.objectives import next_item
 from seqrec.training import OptimizerConfig, init_state, make_optimizer, make_train_step
 from seqrec.types import Batch, QueryBatch
@@ -34,7 +34,7 @@ MODELS = {
 def test_the_steps_of_an_experiment_lower_for_every_platform(model, loss):
     encoder = transformer(MODELS[model], n_items=N_ITEMS, max_length=LENGTH)
     optimizer = make_optimizer(OptimizerConfig(second_moments="rows", clip_norm=1.0), encoder.specs, n_steps=10)
-    loss_function = make_loss(LossConfig(loss=loss))
+    loss_function = make_loss(LossConfig(loss=loss), counts=np.ones(N_ITEMS + 1, int))
     train_step = make_train_step(encoder, next_item, loss_function, optimizer, seed=0, average_decay=0.9)
     state = init_state(encoder, optimizer, seed=0)
     batch = Batch(*shapes(ROWS, LENGTH, n=4))

@@ -3,10 +3,12 @@
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from seqrec.negatives import uniform
+from seqrec.negatives import in_batch, per_row, popular, popularity, uniform
+from seqrec.types import InputError
 
 KEY = jax.random.key(0)
 
@@ -47,3 +49,38 @@ def test_draws_are_a_function_of_the_key():
     one, again, other = (uniform(jax.random.key(s), n_negatives=100, n_items=1000)[0] for s in (0, 0, 1))
     np.testing.assert_array_equal(one, again)
     assert np.mean(np.asarray(one) == np.asarray(other)) < 0.1
+
+
+def test_popular_items_are_drawn_by_their_counts_and_padding_never():
+    counts = np.array([99, 5, 0, 1, 4])
+    ids, log_q = popular(KEY, popularity(counts), n_negatives=50_000)
+    share = np.bincount(np.asarray(ids), minlength=5) / 50_000
+    np.testing.assert_allclose(share, [0, 0.5, 0, 0.1, 0.4], atol=5 * math.sqrt(0.25 / 50_000))
+    np.testing.assert_allclose(np.exp(log_q), np.array([0, 0.5, 0, 0.1, 0.4])[np.asarray(ids)], rtol=1e-5)
+
+
+def test_a_power_of_half_takes_the_root_and_a_uniform_share_reaches_what_nobody_took():
+    counts = np.array([0, 9, 4, 0])
+    np.testing.assert_allclose(np.exp(popularity(counts, power=0.5).log_q), [0.6, 0.4, 0.0], rtol=1e-6)
+    chances = np.exp(popularity(counts, power=0.5, uniform_share=0.3).log_q)
+    np.testing.assert_allclose(chances, [0.7 * 0.6 + 0.1, 0.7 * 0.4 + 0.1, 0.1], rtol=1e-6)
+
+
+def test_a_batch_without_targets_still_has_ids():
+    draws = in_batch(KEY, jnp.zeros((2, 3), jnp.int32), popularity(np.array([0, 1, 1])), n_negatives=4, n_uniform=2)
+    assert draws.ids.shape == (6,)
+    assert set(np.asarray(draws.ids).tolist()) <= {1, 2}
+
+
+def test_each_row_has_a_list_of_its_own():
+    sampler = per_row(lambda key, targets: uniform(key, n_negatives=50, n_items=1000))
+    ids, log_q = sampler(KEY, jnp.zeros((3, 4), jnp.int32))
+    assert ids.shape == log_q.shape == (3, 50)
+    assert len({tuple(row) for row in np.asarray(ids).tolist()}) == 3
+
+
+def test_counts_without_an_event_are_refused():
+    with pytest.raises(InputError, match="counts hold no event"):
+        popularity(np.array([5, 0, 0]))
+    with pytest.raises(InputError, match=r"uniform_share=2\.0 is not a share"):
+        popularity(np.array([5, 1, 0]), uniform_share=2.0)

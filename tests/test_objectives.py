@@ -1,7 +1,11 @@
+"""What a model is asked: the next item everywhere, or what was hidden from it and nothing else."""
+
+import jax
 import jax.numpy as jnp
 import numpy as np
+from packed_rows import rows_of
 
-from seqrec.objectives import next_item
+from seqrec.objectives import masked_item, next_item
 from seqrec.types import Batch
 
 
@@ -12,9 +16,57 @@ def test_every_position_predicts_the_item_that_followed_it():
         segment_ids=jnp.array([[1, 1, 1, 2, 2, 0]]),
         positions=jnp.array([[0, 1, 2, 0, 1, 0]]),
     )
-    inputs, targets = next_item(batch)
+    inputs, targets, places = next_item(batch)
     assert inputs is batch
+    assert places is None
     np.testing.assert_array_equal(targets, batch.next_items)
     # No history predicts into the one beside it, and padding predicts nothing.
     assert targets[0, 2] != batch.items[0, 3]
     assert targets[0, 5] == 0
+
+
+def a_batch(n_rows=400, length=20):
+    """Rows of two histories and some padding, each item followed by one that is known."""
+    random = np.random.default_rng(0)
+    rows = rows_of(*([[1] * 9, [1] * 7] for _ in range(n_rows)), length=length)
+    items = random.integers(1, 50, rows.items.shape) * (np.asarray(rows.segment_ids) > 0)
+    return rows._replace(next_items=jnp.asarray(items))
+
+
+def test_what_is_asked_is_hidden_and_nothing_else_changes():
+    batch = a_batch()
+    inputs, targets, places = jax.jit(masked_item)(batch, key=jax.random.key(0))
+    before, after = np.asarray(batch.next_items), np.asarray(inputs.next_items)
+    asked = np.zeros(before.shape, bool)
+    for row, (place, target) in enumerate(zip(np.asarray(places), np.asarray(targets), strict=True)):
+        assert len(set(place.tolist())) == len(place)
+        np.testing.assert_array_equal(target[target > 0], before[row, place[target > 0]])
+        asked[row, place[target > 0]] = True
+    np.testing.assert_array_equal(after, np.where(asked, 0, before))
+    assert not asked[before == 0].any()
+    for name in ("items", "segment_ids", "positions"):
+        np.testing.assert_array_equal(getattr(inputs, name), getattr(batch, name))
+
+
+def test_a_share_of_each_row_is_hidden_or_the_newest_item_of_each_history():
+    batch = a_batch()
+    inputs, targets, _ = masked_item(batch, key=jax.random.key(1), mask_share=0.25, last_share=0.3)
+    hidden = (np.asarray(inputs.next_items) == 0) & (np.asarray(batch.next_items) > 0)
+    # Each row has histories of 9 and 7 items, the newest at places 8 and 15.
+    is_last = np.array([set(np.flatnonzero(row)) == {8, 15} for row in hidden])
+    n_hidden = hidden.sum(axis=1)
+    assert set(n_hidden[~is_last].tolist()) == {5}  # a quarter of 20 positions
+    share = is_last.mean()
+    assert abs(share - 0.3) < 5 * np.sqrt(0.3 * 0.7 / len(hidden))
+    np.testing.assert_array_equal((np.asarray(targets) > 0).sum(axis=1), n_hidden)
+    # Otherwise every item of a history is hidden as often as another.
+    per_place = hidden[~is_last][:, :16].mean(axis=0)
+    expected = 5 / 16
+    np.testing.assert_allclose(per_place, expected, atol=5 * np.sqrt(expected * (1 - expected) / (~is_last).sum()))
+
+
+def test_what_is_hidden_is_a_function_of_the_key():
+    batch = a_batch(n_rows=5)
+    one, again, other = (masked_item(batch, key=jax.random.key(seed)).inputs.next_items for seed in (0, 0, 1))
+    np.testing.assert_array_equal(one, again)
+    assert not np.array_equal(one, other)

@@ -17,15 +17,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from seqrec import losses, sharding
+from seqrec import sharding
 from seqrec.data.batches import make_queries, training_batches
 from seqrec.data.splits import leave_last_out
 from seqrec.data.store import store_from_sequences
 from seqrec.encoders.transformer import TransformerConfig, transformer
 from seqrec.evaluation import evaluate, make_eval_step
 from seqrec.layers import random_bytes
-from seqrec.losses import sampled_softmax_loss, softmax_loss
+from seqrec.losses import softmax as losses
+from seqrec.losses.sampled import sampled_loss, sampled_softmax
+from seqrec.losses.softmax import softmax_loss
 from seqrec.metrics import metric_sums
+from seqrec.negatives import uniform
 from seqrec.objectives import next_item
 from seqrec.retrieval import rank_targets, top_k_items
 from seqrec.sharding import (
@@ -254,9 +257,12 @@ def measure() -> dict[str, np.ndarray]:
         found[f"{name}_loss"], gradients = jax.tree.map(lambda leaf: leaf / n_targets, program(state.params, first))
         return gradients
 
+    def sampler(key, targets):
+        return uniform(key, n_negatives=32, n_items=N_ITEMS)
+
     trees = {
         "softmax": gradients_of("softmax", softmax_loss),
-        "sampled": gradients_of("sampled", functools.partial(sampled_softmax_loss, n_negatives=32)),
+        "sampled": gradients_of("sampled", sampled_loss(sampled_softmax, sampler)),
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(losses, "tile_sizes", lambda n_positions, n_rows: (min(16, n_positions), min(10, n_rows)))

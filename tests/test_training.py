@@ -1,7 +1,6 @@
 """The optimizer by hand at known steps, and models that learn what can be learned and no more."""
 
 import dataclasses
-import functools
 import math
 
 import chex
@@ -15,7 +14,9 @@ from seqrec.data.splits import leave_last_out
 from seqrec.data.store import store_from_sequences
 from seqrec.encoders.transformer import TransformerConfig, transformer
 from seqrec.evaluation import evaluate, make_eval_step
-from seqrec.losses import sampled_softmax_loss, softmax_loss
+from seqrec.losses.sampled import sampled_loss, sampled_softmax
+from seqrec.losses.softmax import softmax_loss
+from seqrec.negatives import uniform
 from seqrec.objectives import next_item
 from seqrec.params import ParamSpec
 from seqrec.retrieval import make_recommend
@@ -251,7 +252,10 @@ def chain_histories(n_users, length, seed):
 
 @pytest.mark.parametrize("loss", ["softmax", "sampled"])
 def test_a_markov_chain_is_learned_to_its_entropy(loss):
-    losses = {"softmax": softmax_loss, "sampled": functools.partial(sampled_softmax_loss, n_negatives=64)}
+    def sampler(key, targets):
+        return uniform(key, n_negatives=64, n_items=N_STATES)
+
+    losses = {"softmax": softmax_loss, "sampled": sampled_loss(sampled_softmax, sampler)}
     encoder, state, step, batches, _ = a_run(
         chain_histories(600, 18, seed=0).tolist(), n_items=N_STATES, n_steps=300, max_length=15, loss=losses[loss]
     )

@@ -1,4 +1,4 @@
-"""The causal Transformer: SASRec as published (Kang and McAuley 2018) and its modern form, by config."""
+"""The Transformer: SASRec as published (Kang and McAuley 2018), its modern form and BERT4Rec's, by config."""
 
 import math
 from dataclasses import dataclass
@@ -17,6 +17,8 @@ from seqrec.layers import (
     dropout,
     feed_forward,
     feed_forward_specs,
+    history_mask,
+    item_table_spec,
     norm,
     norm_specs,
     rotation,
@@ -33,6 +35,8 @@ class TransformerConfig:
     """Width of item vectors and hidden states."""
     n_blocks: int = 2
     """Attention and feed-forward pairs, one after another."""
+    causal: bool = True
+    """A state knows what came before it; without, it knows the whole history but what is hidden in it."""
     n_heads: int = 2
     """Attention heads; must divide d_model."""
     d_ff: int = 0
@@ -41,6 +45,8 @@ class TransformerConfig:
     """Kind of normalisation."""
     norm_first: bool = True
     """Normalise before each part (pre-norm) or after its residual sum (post-norm)."""
+    gated: bool = False
+    """Weigh what each part adds by a learned gate (LiGR: Borisyuk et al. 2025)."""
     positions: Literal["rotary", "learned"] = "rotary"
     """How order enters: turned queries and keys, or a table of position vectors."""
     feed_forward: FeedForward = "swiglu"
@@ -75,28 +81,28 @@ class TransformerConfig:
                 raise ValueError(f"{name}={getattr(self, name)} is not a share in [0, 1); try {name}=0.2")
 
 
-def item_table_rows(n_items: int) -> int:
-    """Rows of the item table: items, the padding row 0, and as many more as make a multiple of 64, or of 1024.
-
-    The multiple lets the table split evenly over a mesh, whatever its size, so that a checkpoint fits any; rows
-    beyond `n_items` are never looked up or scored.
-    """
-    multiple = 64 if n_items < 2**17 else 1024
-    return -(-(n_items + 1) // multiple) * multiple
+def _gate_specs(d_model: int) -> Params:
+    spec = ParamSpec((d_model, d_model), ("embed", "embed"), jax.nn.initializers.normal(0.02))
+    return {"attention_gate": spec, "feed_forward_gate": spec}
 
 
 def transformer(config: TransformerConfig, *, n_items: int, max_length: int) -> Encoder:
-    """An encoder whose state at each position knows that item and those before it in the same history."""
+    """An encoder whose state at each position knows that item and those before it in the same history.
+
+    A bidirectional one (`causal=False`) reads `next_items` instead: its state at each position knows what followed
+    every item of the history, where that is not hidden (0), and so predicts what is.
+    """
     d_ff = config.d_ff or (2 * config.d_model if config.feed_forward == "swiglu" else config.d_model)
     normal = jax.nn.initializers.normal(0.02)
     specs: Params = {
-        "item_table": ParamSpec((item_table_rows(n_items), config.d_model), ("items", "embed"), normal),
+        "item_table": item_table_spec(n_items, config.d_model),
         "blocks": [
             {
                 "attention_norm": norm_specs(config.norm, config.d_model),
                 "attention": attention_specs(config.d_model),
                 "feed_forward_norm": norm_specs(config.norm, config.d_model),
                 "feed_forward": feed_forward_specs(config.feed_forward, config.d_model, d_ff),
+                **(_gate_specs(config.d_model) if config.gated else {}),
             }
             for _ in range(config.n_blocks)
         ],
@@ -110,11 +116,12 @@ def transformer(config: TransformerConfig, *, n_items: int, max_length: int) -> 
         keys = None if key is None else jax.random.split(key, n_keys)[::-1]
         dtype = jnp.dtype(config.compute_dtype)
         # Scaled as in Vaswani et al. 2017, section 3.4: the table itself stays small, since it also scores.
-        x = params["item_table"][batch.items] * math.sqrt(config.d_model)
+        items = batch.items if config.causal else batch.next_items
+        x = params["item_table"][items] * math.sqrt(config.d_model)
         if config.positions == "learned":
             x = x + params["position_table"][batch.positions]
         x = dropout(x.astype(dtype), rate=config.dropout, key=None if keys is None else keys[0])
-        mask = causal_mask(batch.segment_ids)
+        mask = (causal_mask if config.causal else history_mask)(batch.segment_ids)
         turn = None
         if config.positions == "rotary":
             turn = rotation(batch.positions, d_head=config.d_model // config.n_heads, max_length=max_length)
@@ -146,11 +153,13 @@ def transformer(config: TransformerConfig, *, n_items: int, max_length: int) -> 
                 )
                 return dropout(x, rate=config.dropout, key=output_key)
 
-            for part, norm_params in ((attend, block["attention_norm"]), (feed, block["feed_forward_norm"])):
-                if config.norm_first:
-                    x = x + part(norm(norm_params, x, kind=config.norm))
-                else:
-                    x = norm(norm_params, x + part(x), kind=config.norm)
+            for name, part in (("attention", attend), ("feed_forward", feed)):
+                added = part(norm(block[f"{name}_norm"], x, kind=config.norm) if config.norm_first else x)
+                if config.gated:
+                    added = added * jax.nn.sigmoid(x @ block[f"{name}_gate"])
+                x = x + added
+                if not config.norm_first:
+                    x = norm(block[f"{name}_norm"], x, kind=config.norm)
             return x, None
 
         if config.rematerialise:

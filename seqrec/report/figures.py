@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float
 
-from seqrec.baselines import personal_popularity_ranks, popularity_ranks, training_counts
+from seqrec.baselines.popularity import personal_popularity_ranks, popularity_ranks, training_counts
 from seqrec.data.batches import Queries
 from seqrec.data.splits import Split
 from seqrec.data.store import SequenceStore

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Int
 
-from seqrec.baselines import training_counts
+from seqrec.baselines.popularity import training_counts
 from seqrec.beyond_accuracy import catalogue_coverage, gini, novelty, personal_repeat_share, popularity_bias
 from seqrec.data.batches import Queries
 from seqrec.data.splits import Split

@@ -1,4 +1,4 @@
-"""What each state of the Transformer may know: its own item and those before it in the same history, all else not."""
+"""The Transformer is its formulas, in every form that its config names."""
 
 import dataclasses
 import math
@@ -7,15 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from packed_rows import LENGTH, rows_of
 
 from seqrec import layers
-from seqrec.encoders.transformer import TransformerConfig, item_table_rows, transformer
-from seqrec.layers import attention, causal_mask, feed_forward, norm
-from seqrec.losses import softmax_loss
+from seqrec.encoders.transformer import TransformerConfig, transformer
+from seqrec.layers import attention, causal_mask, feed_forward, item_table_rows, norm
+from seqrec.losses.softmax import softmax_loss
 from seqrec.params import init_params
-from seqrec.types import Batch
 
-N_ITEMS, LENGTH = 30, 10
+N_ITEMS = 30
 
 # Every kind of norm, its place, positions and feed-forward, and every pair of these kinds.
 VARIANTS = [
@@ -26,7 +26,6 @@ VARIANTS = [
     ("rms", False, "rotary", "relu"),
     ("layer", True, "learned", "relu"),
 ]
-every_variant = pytest.mark.parametrize(("norm_kind", "norm_first", "positions", "feed_forward_kind"), VARIANTS)
 
 
 def a_config(norm_kind="rms", norm_first=True, positions="rotary", feed_forward_kind="swiglu", **sizes):
@@ -41,74 +40,6 @@ def an_encoder(*variant, **sizes):
     encoder = transformer(a_config(*variant, **sizes), n_items=N_ITEMS, max_length=LENGTH)
     params = init_params(encoder.specs, jax.random.key(1))
     return encoder, jax.tree.map(lambda leaf: leaf * 20 if leaf.ndim == 2 else leaf, params)
-
-
-def rows_of(*rows: list[list[int]], length: int = LENGTH) -> Batch:
-    """Each row is a list of histories; what is left of it is padding."""
-    fields = np.zeros((4, len(rows), length), np.int32)
-    for r, histories in enumerate(rows):
-        start = 0
-        for segment, history in enumerate(histories, start=1):
-            stop = start + len(history)
-            fields[0, r, start:stop] = history
-            fields[1, r, start : stop - 1] = history[1:]
-            fields[2, r, start:stop] = segment
-            fields[3, r, start:stop] = range(len(history))
-            start = stop
-    return Batch(*map(jnp.asarray, fields))
-
-
-@every_variant
-def test_a_state_depends_on_its_own_item_and_the_earlier_ones_of_its_history_alone(
-    norm_kind, norm_first, positions, feed_forward_kind
-):
-    encoder, params = an_encoder(norm_kind, norm_first, positions, feed_forward_kind)
-    batch = rows_of([[1, 2, 3, 4, 5], [6, 7, 8, 9]])
-    direction = jax.random.normal(jax.random.key(2), (8,))
-
-    def states(table):
-        return encoder.encode(params | {"item_table": table}, batch)[0] @ direction
-
-    sensitivity = np.abs(jax.jit(jax.jacrev(states))(params["item_table"])).sum(axis=-1)
-    items, segments = batch.items[0], batch.segment_ids[0]
-    for state in np.flatnonzero(segments):
-        reads = {int(items[place]) for place in range(state + 1) if segments[place] == segments[state]}
-        assert set(np.flatnonzero(sensitivity[state]).tolist()) == reads
-
-
-@every_variant
-def test_states_do_not_depend_on_who_shares_the_row_nor_on_row_or_offset(
-    norm_kind, norm_first, positions, feed_forward_kind
-):
-    encoder, params = an_encoder(norm_kind, norm_first, positions, feed_forward_kind)
-    encode = jax.jit(encoder.encode)
-    a, b, c, d = [3, 1, 4, 1, 5], [9, 2], [6, 5, 3], [7, 7, 7, 7, 7, 7, 7]
-    alone = {tuple(h): encode(params, rows_of([h], []))[0, : len(h)] for h in (a, b, c, d)}
-    for rows in ([[a, b, c], [d]], [[c, d], [b, a]], [[], [b, c, a]]):
-        packed = encode(params, rows_of(*rows))
-        for r, histories in enumerate(rows):
-            start = 0
-            for history in histories:
-                here = packed[r, start : start + len(history)]
-                np.testing.assert_allclose(here, alone[tuple(history)], rtol=1e-5, atol=1e-5)
-                start += len(history)
-
-
-def test_what_stands_in_padding_changes_no_state():
-    encoder, params = an_encoder()
-    batch = rows_of([[1, 2, 3]])
-    padding = batch.segment_ids == 0
-    other = batch._replace(items=np.where(padding, 17, batch.items), positions=np.where(padding, 9, batch.positions))
-    states, others = (jax.jit(encoder.encode)(params, given) for given in (batch, other))
-    np.testing.assert_array_equal(states[0, :3], others[0, :3])
-
-
-def test_a_row_of_padding_is_finite():
-    for variant in VARIANTS[:2]:
-        encoder, params = an_encoder(*variant, n_blocks=1)
-        # Item 0 is an ordinary row of the table, which nothing ever scores; zeros are the hardest case for a norm.
-        params["item_table"] = params["item_table"].at[0].set(0.0)
-        assert np.isfinite(encoder.encode(params, rows_of([]))).all()
 
 
 @pytest.mark.parametrize(("positions", "moves"), [("rotary", False), ("learned", True)])

@@ -1,17 +1,13 @@
-"""Losses over the catalogue: (hidden, item table, targets) in, (sum, count) out, in blocks of positions and items."""
+"""Cross-entropy over the whole catalogue, in blocks of positions and items, also where a mesh splits the table."""
 
 import functools
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from seqrec import negatives
 from seqrec.ranking import take
 from seqrec.sharding import CatalogueShard, Output, map_catalogue
 from seqrec.types import InputError
@@ -27,49 +23,6 @@ MOST_POSITIONS = 2048
 
 LEAST_SCORE = -1e30
 """Below any score that is a number, and finite, so that a difference to it is no NaN."""
-
-
-@dataclass(frozen=True)
-class LossConfig:
-    """What a training step minimises."""
-
-    loss: Literal["softmax", "sampled-softmax"] = "softmax"
-    """Cross-entropy over the whole catalogue, or over the target and sampled items."""
-    n_negatives: int = 256
-    """Items that sampled-softmax draws a step."""
-    temperature: float = 1.0
-    """What scores are divided by before the softmax; above 1 softens it."""
-    label_smoothing: float = 0.0
-    """Share of each target's weight that all items divide evenly; softmax only."""
-    z_loss: float = 0.0
-    """Weight of the squared log-normaliser, which keeps scores from drifting; softmax only."""
-
-    def __post_init__(self):
-        if self.n_negatives < 1:
-            raise ValueError(f"n_negatives={self.n_negatives} is below 1; try n_negatives=256")
-        if not self.temperature > 0:
-            raise ValueError(f"temperature={self.temperature} is not above 0; try temperature=1")
-        if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"label_smoothing={self.label_smoothing} is not in [0, 1); try label_smoothing=0.1")
-        if not self.z_loss >= 0:
-            raise ValueError(f"z_loss={self.z_loss} is below 0; try z_loss=1e-4")
-        if self.loss != "softmax" and (self.label_smoothing or self.z_loss):
-            raise ValueError(
-                f"loss={self.loss} has no label_smoothing and no z_loss, which are about the whole catalogue; "
-                "leave both at 0 or use loss=softmax"
-            )
-
-
-def make_loss(config: LossConfig) -> Callable[..., tuple[Array, Array]]:
-    """`loss(hidden, item_table, targets, *, n_items, key)` -> (sum, count), as the config asks."""
-    if config.loss == "sampled-softmax":
-        return functools.partial(sampled_softmax_loss, n_negatives=config.n_negatives, temperature=config.temperature)
-    return functools.partial(
-        softmax_loss,
-        temperature=config.temperature,
-        label_smoothing=config.label_smoothing,
-        z_loss=config.z_loss,
-    )
 
 
 def tile_sizes(n_positions: int, n_rows: int, *, budget: int = BLOCK_ELEMENTS) -> tuple[int, int]:
@@ -130,31 +83,6 @@ def softmax_loss(
         sum_of_states = jnp.sum(hidden, axis=(0, 1), where=(targets > 0)[..., None], dtype=jnp.float32)
         total -= label_smoothing * jnp.dot(sum_of_states, mean_item)
     return total, jnp.sum(targets > 0)
-
-
-def sampled_softmax_loss(
-    hidden: Float[Array, "rows length d_model"],
-    item_table: Float[Array, "n_rows d_model"],
-    targets: Int[Array, "rows length"],
-    *,
-    n_items: int,
-    n_negatives: int,
-    temperature: float = 1.0,
-    key: Array,
-) -> tuple[Float[Array, ""], Int[Array, ""]]:
-    """As `softmax_loss`, with the sum over other items estimated from uniform draws that all positions share.
-
-    Scores are divided by `temperature`. Each draw is divided by its expected count (the logQ correction: Bengio and
-    Senécal 2008, eq. 8), and draws that hit the target are left out, so the estimated sum is unbiased.
-    """
-    _check_shapes(hidden, item_table, targets, n_items)
-    ids, log_q = negatives.uniform(key, n_negatives=n_negatives, n_items=n_items)
-    hidden = hidden / temperature
-    target_scores = jnp.sum(hidden * item_table[targets], axis=-1, keepdims=True, dtype=jnp.float32)
-    scores = _product(hidden, item_table[ids].T) - (log_q + math.log(n_negatives))
-    scores = jnp.where(ids == targets[..., None], -jnp.inf, scores)
-    losses = jax.nn.logsumexp(jnp.concatenate([target_scores, scores], axis=-1), axis=-1) - target_scores[..., 0]
-    return jnp.sum(losses, where=targets > 0), jnp.sum(targets > 0)
 
 
 def _check_shapes(hidden: Array, item_table: Array, targets: Array, n_items: int) -> None:

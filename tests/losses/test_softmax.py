@@ -6,39 +6,13 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
+from naive_softmax import a_case, naive_loss, naive_value_and_gradients
 from programs import array_sizes
 
-from seqrec import losses, negatives
-from seqrec.losses import (
-    LossConfig,
-    catalogue_bias,
-    make_loss,
-    sampled_softmax_loss,
-    softmax_loss,
-    tile_sizes,
-)
-
-
-def naive_loss(hidden, item_table, targets, *, n_items):
-    """Every score at once; row 0 is padding and rows beyond the items are nothing."""
-    logits = hidden @ item_table[1 : n_items + 1].T
-    labels = jnp.maximum(targets - 1, 0)
-    return jnp.sum(optax.softmax_cross_entropy_with_integer_labels(logits, labels), where=targets > 0)
-
-
-naive_value_and_gradients = jax.jit(jax.value_and_grad(naive_loss, (0, 1)), static_argnames="n_items")
-
-
-def a_case(*, rows, length, n_items, n_rows, d_model=8, share_padding=0.3, scale=1.0, seed=0):
-    generator = np.random.default_rng(seed)
-    targets = generator.integers(1, n_items + 1, (rows, length))
-    targets[generator.random((rows, length)) < share_padding] = 0
-    hidden = scale * generator.normal(size=(rows, length, d_model))
-    table = scale * generator.normal(size=(n_rows, d_model))
-    return jnp.array(hidden, jnp.float32), jnp.array(table, jnp.float32), jnp.array(targets, jnp.int32)
-
+from seqrec.losses import softmax as losses
+from seqrec.losses.config import LossConfig, make_loss
+from seqrec.losses.softmax import catalogue_bias, softmax_loss, tile_sizes
 
 TILES = {
     "blocks of positions": lambda n_positions, n_rows: (min(4, n_positions), n_rows),
@@ -109,7 +83,11 @@ OPTIONS = {
 def test_temperature_smoothing_and_z_loss_are_as_defined(options, in_tiles):
     hidden, table, targets = a_case(rows=3, length=7, n_items=37, n_rows=64)
     config = LossConfig(**options)
-    loss = jax.jit(jax.value_and_grad(functools.partial(make_loss(config), n_items=37), (0, 1), has_aux=True))
+    loss = jax.jit(
+        jax.value_and_grad(
+            functools.partial(make_loss(config, counts=np.ones(38, int)), n_items=37), (0, 1), has_aux=True
+        )
+    )
     (value, count), gradients = loss(hidden, table, targets)
     settings = {"temperature": 1.0, "label_smoothing": 0.0, "z_loss": 0.0} | options
     expected, *expected_gradients = oracle(hidden, table, np.asarray(targets), n_items=37, **settings)
@@ -242,86 +220,3 @@ def test_a_tile_fits_its_budget_or_is_as_small_as_is_useful(n_positions, n_rows)
 
 def test_only_items_are_in_the_catalogue():
     np.testing.assert_array_equal(catalogue_bias(6, 3), [-np.inf, 0, 0, 0, -np.inf, -np.inf])
-
-
-# Sampled softmax
-
-
-def draw_each_item(n_items, times):
-    """A sampler that draws item i `times[i - 1]` times, and says that this is what it expects."""
-    ids = np.repeat(np.arange(1, n_items + 1), times)
-    log_q = np.log(np.asarray(times)[ids - 1] / len(ids))
-
-    def sampler(key, *, n_negatives, n_items):
-        assert n_negatives == len(ids)
-        return jnp.array(ids), jnp.array(log_q, jnp.float32)
-
-    return sampler, len(ids)
-
-
-@pytest.mark.parametrize("times", [np.ones(37, int), 1 + np.arange(37) % 4], ids=["evenly", "unevenly"])
-def test_draws_that_come_as_often_as_expected_give_the_full_loss(times, monkeypatch):
-    # Draws over their expected count sum to the exact sum over the other items, if hits of the target are left out
-    # and every draw is divided by its own q.
-    sampler, n_negatives = draw_each_item(37, times)
-    monkeypatch.setattr(negatives, "uniform", sampler)
-    hidden, table, targets = a_case(rows=3, length=7, n_items=37, n_rows=64)
-
-    def sampled(hidden, table):
-        return sampled_softmax_loss(hidden, table, targets, n_items=37, n_negatives=n_negatives, key=jax.random.key(0))
-
-    (total, count), gradients = jax.jit(jax.value_and_grad(sampled, (0, 1), has_aux=True))(hidden, table)
-    expected, expected_gradients = naive_value_and_gradients(hidden, table, targets, n_items=37)
-    assert int(count) == np.count_nonzero(targets)
-    np.testing.assert_allclose(total, expected, rtol=1e-5)
-    for ours, theirs in zip(gradients, expected_gradients, strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
-
-
-def test_draws_of_the_target_are_left_out():
-    # One item only: every draw hits the target, nothing competes with it, and the loss is 0.
-    hidden, table, targets = a_case(rows=2, length=3, n_items=1, n_rows=64, share_padding=0.0)
-    total, _ = sampled_softmax_loss(hidden, table, targets, n_items=1, n_negatives=5, key=jax.random.key(0))
-    assert float(total) == 0.0
-
-
-def test_the_sampled_gradient_converges_to_the_full_one():
-    n_items, n_keys = 40, 256
-    hidden, table, targets = a_case(
-        rows=1, length=3, n_items=n_items, n_rows=64, share_padding=0.0, d_model=4, scale=0.7
-    )
-    full = naive_value_and_gradients(hidden, table, targets, n_items=n_items)[1][1]
-
-    @functools.partial(jax.jit, static_argnums=0)
-    def gradients(n_negatives):
-        def gradient(key):
-            return jax.grad(
-                lambda t: sampled_softmax_loss(hidden, t, targets, n_items=n_items, n_negatives=n_negatives, key=key)[0]
-            )(table)
-
-        return jax.vmap(gradient)(jax.random.split(jax.random.key(0), n_keys))
-
-    squared_error, squared_bias, noise = {}, {}, {}
-    for n_negatives in (4, 64, 512):
-        errors = np.asarray(gradients(n_negatives) - full, np.float64)
-        squared_error[n_negatives] = np.sum(np.mean(errors**2, axis=0))
-        squared_bias[n_negatives] = np.sum(np.mean(errors, axis=0) ** 2)
-        noise[n_negatives] = np.sum(np.var(errors, axis=0)) / n_keys
-    # A smooth function of a mean of n draws: its mean squared error falls as 1 / n, and its squared bias faster.
-    assert 6 < squared_error[64] / squared_error[512] < 12
-    assert squared_bias[4] > 10 * noise[4]  # with few draws the bias is beyond chance
-    assert squared_bias[512] < squared_bias[4] / 100
-
-
-def test_padding_costs_nothing_and_has_no_gradient():
-    hidden, table, targets = a_case(rows=2, length=6, n_items=37, n_rows=64)
-
-    @jax.jit
-    def total(hidden):
-        return sampled_softmax_loss(hidden, table, targets, n_items=37, n_negatives=50, key=jax.random.key(0))[0]
-
-    padding = np.asarray(targets) == 0
-    assert padding.any()
-    changed = jnp.where(padding[..., None], 100.0, hidden)
-    np.testing.assert_array_equal(total(hidden), total(changed))
-    assert not np.any(np.asarray(jax.grad(total)(hidden))[padding])

@@ -42,6 +42,22 @@ def training_counts(store: SequenceStore, split: Split, *, repeats: bool = True)
     return counts
 
 
+def recent_counts(store: SequenceStore, split: Split, *, days: float) -> Int[np.ndarray, " n_items_plus_1"]:
+    """As `training_counts`, of the last `days` before the newest training event alone: what is popular now.
+
+    Raises:
+      InputError: the store holds no times.
+    """
+    if "timestamp_us" not in store.columns:
+        raise InputError("the store holds no timestamp_us, which recent popularity is made of; prepare it with times")
+    times = store.columns["timestamp_us"]
+    starts = np.asarray(store.offsets[:-1])
+    trained = ranges(starts, np.asarray(split.train_stop) - starts)
+    moments = times[trained]
+    recent = trained[moments > moments.max(initial=np.iinfo(np.int64).min) - days * 86_400_000_000]
+    return np.bincount(store.items[recent], minlength=store.n_items + 1)
+
+
 def popularity_ranks(
     store: SequenceStore,
     target_positions: Int[np.ndarray, " n_queries"],

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seqrec import baselines
-from seqrec.baselines import personal_popularity_ranks, popularity_ranks, training_counts
+from seqrec.baselines import popularity as baselines
+from seqrec.baselines.popularity import personal_popularity_ranks, popularity_ranks, recent_counts, training_counts
 from seqrec.data.splits import leave_last_out
 from seqrec.data.store import SequenceStore, store_from_sequences
 from seqrec.types import InputError
@@ -125,3 +125,14 @@ def test_a_position_without_an_event_is_refused(ranks_of, position):
 def test_counts_of_another_catalogue_are_refused():
     with pytest.raises(InputError, match="the store has 2 items"):
         popularity_ranks(store_from_sequences([[1, 2]]), np.array([1]), np.zeros(2, int), mask_seen=True)
+
+
+def test_recent_popularity_counts_the_last_days_of_training_alone():
+    day = 86_400_000_000
+    times = np.array([0, 9, 9.5, 10, 11, 12, 3, 10, 11, 12]) * day
+    store = store_from_sequences([[1, 2, 2, 3, 4, 5], [1, 3, 4, 5]])
+    store = store._replace(columns={"timestamp_us": times.astype(np.int64)})
+    # Training goes up to day 10 in both histories; events of day 9, 9.5 and 10 are less than 2 days older.
+    assert recent_counts(store, leave_last_out(store), days=2.0).tolist() == [0, 0, 2, 2, 0, 0]
+    with pytest.raises(InputError, match="holds no timestamp_us"):
+        recent_counts(store_from_sequences([[1, 2, 3]]), leave_last_out(store), days=2.0)

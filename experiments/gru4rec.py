@@ -1,0 +1,50 @@
+r"""Trains and tests a recurrent next-item recommender (GRU4Rec: Hidasi et al. 2016) on one file of events.
+
+    python experiments/gru4rec.py                                   # the MovieLens demo
+    python experiments/gru4rec.py --dataset ml-1m --data-path ml-1m.txt.gz --no-whole-histories --batch-size 64 \
+        --d-model 128 --d-hidden 256 --max-epochs 25
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from tyro.conf import OmitArgPrefixes
+
+from seqrec import runtime
+from seqrec.baselines.popularity import training_counts
+from seqrec.encoders.gru import GRUConfig, gru
+from seqrec.experiment import DataConfig, Model, RunConfig, Task, run_experiment
+from seqrec.loop import FitConfig
+from seqrec.losses.config import LossConfig, make_loss
+from seqrec.runtime import DistributedConfig
+from seqrec.sharding import MeshConfig
+from seqrec.training import OptimizerConfig
+
+
+@dataclass(frozen=True)
+class Config:
+    """Trains a recurrent network on the events of a file and tests it on each user's last item."""
+
+    data: OmitArgPrefixes[DataConfig] = field(default_factory=DataConfig)
+    run: OmitArgPrefixes[RunConfig] = field(default_factory=RunConfig)
+    model: OmitArgPrefixes[GRUConfig] = field(default_factory=GRUConfig)
+    objective: OmitArgPrefixes[LossConfig] = field(default_factory=LossConfig)
+    optimizer: OmitArgPrefixes[OptimizerConfig] = field(default_factory=OptimizerConfig)
+    fit: OmitArgPrefixes[FitConfig] = field(default_factory=FitConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    processes: OmitArgPrefixes[DistributedConfig] = field(default_factory=DistributedConfig)
+
+
+def build(config: Config, task: Task) -> Model:
+    """The model that the config describes, for the task's catalogue."""
+    encoder = gru(config.model, n_items=task.store.n_items, max_length=config.data.max_length)
+    return Model(encoder, make_loss(config.objective, counts=training_counts(task.store, task.split)))
+
+
+def main(config: Config) -> dict[str, Any]:
+    """Trains, tests, and leaves everything in the run's directory; returns what `metrics.json` holds."""
+    return run_experiment(config, build, name="GRU4Rec")
+
+
+if __name__ == "__main__":
+    runtime.run_script(main, Config)

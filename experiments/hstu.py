@@ -1,0 +1,50 @@
+r"""Trains and tests the generative recommender HSTU (Zhai et al. 2024), without times, on one file of events.
+
+    python experiments/hstu.py                                      # the MovieLens demo
+    python experiments/hstu.py --dataset ml-1m --data-path ml-1m.txt.gz --no-whole-histories --batch-size 64 \
+        --d-model 128 --max-epochs 25
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from tyro.conf import OmitArgPrefixes
+
+from seqrec import runtime
+from seqrec.baselines.popularity import training_counts
+from seqrec.encoders.hstu import HSTUConfig, hstu
+from seqrec.experiment import DataConfig, Model, RunConfig, Task, run_experiment
+from seqrec.loop import FitConfig
+from seqrec.losses.config import LossConfig, make_loss
+from seqrec.runtime import DistributedConfig
+from seqrec.sharding import MeshConfig
+from seqrec.training import OptimizerConfig
+
+
+@dataclass(frozen=True)
+class Config:
+    """Trains HSTU on the events of a file and tests it on each user's last item."""
+
+    data: OmitArgPrefixes[DataConfig] = field(default_factory=DataConfig)
+    run: OmitArgPrefixes[RunConfig] = field(default_factory=RunConfig)
+    model: OmitArgPrefixes[HSTUConfig] = field(default_factory=HSTUConfig)
+    objective: OmitArgPrefixes[LossConfig] = field(default_factory=LossConfig)
+    optimizer: OmitArgPrefixes[OptimizerConfig] = field(default_factory=OptimizerConfig)
+    fit: OmitArgPrefixes[FitConfig] = field(default_factory=FitConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    processes: OmitArgPrefixes[DistributedConfig] = field(default_factory=DistributedConfig)
+
+
+def build(config: Config, task: Task) -> Model:
+    """The model that the config describes, for the task's catalogue."""
+    encoder = hstu(config.model, n_items=task.store.n_items, max_length=config.data.max_length)
+    return Model(encoder, make_loss(config.objective, counts=training_counts(task.store, task.split)))
+
+
+def main(config: Config) -> dict[str, Any]:
+    """Trains, tests, and leaves everything in the run's directory; returns what `metrics.json` holds."""
+    return run_experiment(config, build, name="HSTU")
+
+
+if __name__ == "__main__":
+    runtime.run_script(main, Config)

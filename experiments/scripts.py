@@ -1,0 +1,9 @@
+"""The training scripts by the names of what they train, for those that read what one of them left."""
+
+import bert4rec
+import esasrec
+import gru4rec
+import hstu
+import sasrec
+
+TRAINING = {module.__name__: module for module in (sasrec, esasrec, bert4rec, gru4rec, hstu)}

@@ -1,0 +1,1 @@
+"""Recommenders without gradients, in NumPy and SciPy: what a model has to beat."""

@@ -1,0 +1,97 @@
+"""The gated recurrent encoder: GRU4Rec (Hidasi et al. 2016) over packed histories."""
+
+import math
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from seqrec.layers import dropout, item_table_spec
+from seqrec.params import Params, ParamSpec
+from seqrec.types import Batch, Encoder
+
+_glorot = jax.nn.initializers.glorot_uniform()
+
+
+@dataclass(frozen=True)
+class GRUConfig:
+    """Sizes and parts of the encoder."""
+
+    d_model: int = 64
+    """Width of item vectors, and of the states that are scored against them."""
+    d_hidden: int = 128
+    """Width of the recurrent state."""
+    n_layers: int = 1
+    """Recurrent layers, one reading the states of the one before."""
+    embedding_dropout: float = 0.2
+    """Share of the embeddings' units that training drops, 0 to 1."""
+    dropout: float = 0.2
+    """Share of each layer's output units that training drops, 0 to 1."""
+
+    def __post_init__(self):
+        for name in ("d_model", "d_hidden", "n_layers"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} is below 1; try {name}=1")
+        for name in ("embedding_dropout", "dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} is not a share in [0, 1); try {name}=0.2")
+
+
+def gru(config: GRUConfig, *, n_items: int, max_length: int) -> Encoder:
+    """An encoder whose state at each position knows that item and those before it in the same history."""
+    specs: Params = {
+        "item_table": item_table_spec(n_items, config.d_model),
+        "layers": [
+            _layer_specs(config.d_model if layer == 0 else config.d_hidden, config.d_hidden)
+            for layer in range(config.n_layers)
+        ],
+        "out": ParamSpec((config.d_hidden, config.d_model), ("ff", "embed"), _glorot),
+    }
+
+    def encode(params: Params, batch: Batch, *, key: Array | None = None) -> Float[Array, "rows length d_model"]:
+        keys = [None] * (1 + config.n_layers) if key is None else list(jax.random.split(key, 1 + config.n_layers))
+        x = params["item_table"][batch.items] * math.sqrt(config.d_model)
+        x = dropout(x, rate=config.embedding_dropout, key=keys.pop())
+        for layer in params["layers"]:
+            x = dropout(gru_layer(layer, x, starts=batch.positions == 0), rate=config.dropout, key=keys.pop())
+        return x @ params["out"]
+
+    return Encoder(specs=specs, encode=encode, n_items=n_items, max_length=max_length)
+
+
+def _layer_specs(d_in: int, d_hidden: int) -> Params:
+    """Reset, update and candidate gates stand side by side in each array."""
+    zeros = jax.nn.initializers.zeros
+    return {
+        "input": ParamSpec((d_in, 3 * d_hidden), ("embed", "ff"), _glorot),
+        "input_bias": ParamSpec((3 * d_hidden,), ("ff",), zeros, decay=False),
+        "recurrent": ParamSpec((d_hidden, 3 * d_hidden), ("embed", "ff"), _glorot),
+        "recurrent_bias": ParamSpec((3 * d_hidden,), ("ff",), zeros, decay=False),
+    }
+
+
+def gru_layer(
+    params: Params, x: Float[Array, "rows length d_in"], *, starts: Bool[Array, "rows length"]
+) -> Float[Array, "rows length d_hidden"]:
+    """The state after each position (Cho et al. 2014, eq. 5 to 8), from nothing wherever a history starts.
+
+    The candidate state is reset after its product with the recurrent matrix, as cuDNN's form has it, so that one
+    product serves all three gates.
+    """
+    gates = x @ params["input"] + params["input_bias"]  # of all positions at once: only the recurrence has to wait
+
+    def step(state, inputs):
+        gates, start = inputs
+        state = jnp.where(start[:, None], 0.0, state)
+        from_input = jnp.split(gates, 3, axis=-1)
+        from_state = jnp.split(state @ params["recurrent"] + params["recurrent_bias"], 3, axis=-1)
+        reset = jax.nn.sigmoid(from_input[0] + from_state[0])
+        update = jax.nn.sigmoid(from_input[1] + from_state[1])
+        candidate = jnp.tanh(from_input[2] + reset * from_state[2])
+        state = (1 - update) * candidate + update * state
+        return state, state
+
+    start = jnp.zeros((x.shape[0], params["recurrent"].shape[0]), x.dtype)
+    _, states = jax.lax.scan(step, start, (gates.swapaxes(0, 1), starts.swapaxes(0, 1)))
+    return states.swapaxes(0, 1)

@@ -1,0 +1,110 @@
+"""The hierarchical sequential transduction unit (HSTU: Zhai et al. 2024): attention without a softmax, gated."""
+
+import math
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from seqrec.layers import causal_mask, dropout, item_table_spec, norm, norm_specs, silu
+from seqrec.params import Params, ParamSpec
+from seqrec.types import Batch, Encoder
+
+_normal = jax.nn.initializers.normal(0.02)
+
+
+@dataclass(frozen=True)
+class HSTUConfig:
+    """Sizes and parts of the encoder; it reads no times, so its figures stand beside those of other models."""
+
+    d_model: int = 64
+    """Width of item vectors and hidden states."""
+    n_blocks: int = 4
+    """Units, one after another."""
+    n_heads: int = 2
+    """Attention heads; must divide d_model."""
+    learned_positions: bool = True
+    """Add a table of position vectors to the items' vectors."""
+    relative_positions: bool = True
+    """Add to each attention score a learned number of the distance between the two positions."""
+    dropout: float = 0.2
+    """Share of embeddings and of each unit's output that training drops, 0 to 1."""
+
+    def __post_init__(self):
+        for name in ("d_model", "n_blocks", "n_heads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} is below 1; try {name}=2")
+        if self.d_model % self.n_heads:
+            raise ValueError(
+                f"d_model={self.d_model} is not a multiple of n_heads={self.n_heads}; "
+                f"try d_model={self.n_heads * (self.d_model // self.n_heads + 1)}"
+            )
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout={self.dropout} is not a share in [0, 1); try dropout=0.2")
+
+
+def hstu(config: HSTUConfig, *, n_items: int, max_length: int) -> Encoder:
+    """An encoder whose state at each position knows that item and those before it in the same history."""
+    specs: Params = {
+        "item_table": item_table_spec(n_items, config.d_model),
+        "blocks": [
+            {
+                "norm": norm_specs("layer", config.d_model),
+                "uvqk": ParamSpec((config.d_model, 4 * config.d_model), ("embed", "heads"), _normal),
+                "mixed_norm": norm_specs("layer", config.d_model),
+                "out": ParamSpec((config.d_model, config.d_model), ("heads", "embed"), _normal),
+                **(
+                    {"distance_bias": ParamSpec((max_length,), ("positions",), jax.nn.initializers.zeros, decay=False)}
+                    if config.relative_positions
+                    else {}
+                ),
+            }
+            for _ in range(config.n_blocks)
+        ],
+        "final_norm": norm_specs("layer", config.d_model),
+    }
+    if config.learned_positions:
+        specs["position_table"] = ParamSpec((max_length, config.d_model), ("positions", "embed"), _normal)
+
+    def encode(params: Params, batch: Batch, *, key: Array | None = None) -> Float[Array, "rows length d_model"]:
+        keys = [None] * (1 + config.n_blocks) if key is None else list(jax.random.split(key, 1 + config.n_blocks))
+        x = params["item_table"][batch.items] * math.sqrt(config.d_model)
+        if config.learned_positions:
+            x = x + params["position_table"][batch.positions]
+        x = dropout(x, rate=config.dropout, key=keys.pop())
+        mask = causal_mask(batch.segment_ids)
+        for block in params["blocks"]:
+            unit = hstu_unit(block, x, mask=mask, n_heads=config.n_heads, max_length=max_length)
+            x = x + dropout(unit, rate=config.dropout, key=keys.pop())
+        return norm(params["final_norm"], x, kind="layer")
+
+    return Encoder(specs=specs, encode=encode, n_items=n_items, max_length=max_length)
+
+
+def hstu_unit(
+    params: Params,
+    x: Float[Array, "rows length d_model"],
+    *,
+    mask: Bool[Array, "rows length length"],
+    n_heads: int,
+    max_length: int,
+) -> Float[Array, "rows length d_model"]:
+    """One unit without its residual (Zhai et al. 2024, eq. 1 to 3).
+
+    Weights are silu(score) / max_length, not a softmax: their sum grows with the number of alike items in a history,
+    so the unit can count them.
+    """
+    rows, length, d_model = x.shape
+    uvqk = silu(norm(params["norm"], x, kind="layer") @ params["uvqk"])
+    u, vqk = uvqk[..., :d_model], uvqk[..., d_model:]
+    v, q, k = vqk.reshape(rows, length, 3, n_heads, d_model // n_heads).transpose(2, 0, 3, 1, 4)
+    scores = jnp.einsum("rhqd,rhkd->rhqk", q, k)
+    if "distance_bias" in params:
+        # Inside a history positions differ as places in the row do, so one table of distances serves all rows.
+        distance = np.arange(length)[:, None] - np.arange(length)
+        scores = scores + params["distance_bias"][np.clip(distance, 0, max_length - 1)]
+    weights = jnp.where(mask[:, None], silu(scores) * (1 / max_length), 0.0)
+    mixed = jnp.einsum("rhqk,rhkd->rhqd", weights, v).transpose(0, 2, 1, 3).reshape(rows, length, d_model)
+    return (norm(params["mixed_norm"], mixed, kind="layer") * u) @ params["out"]

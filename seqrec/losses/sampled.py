@@ -1,0 +1,165 @@
+"""Losses over a target and sampled items: each a function of one position's scores, made a loss by `sampled_loss`."""
+
+import math
+from collections.abc import Callable
+
+import chex
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from seqrec.losses.softmax import check_item_table
+from seqrec.negatives import Negatives, Sampler
+from seqrec.types import InputError
+
+Loss = Callable[..., tuple[Array, Array]]
+"""`loss(hidden, item_table, targets, *, n_items, key)` -> (sum over targets, number of targets)."""
+
+
+Losses = Float[Array, "*shape"]
+Scores = Float[Array, "*shape"]
+DrawnScores = Float[Array, "*shape negatives"]
+Where = Bool[Array, "*shape negatives"]
+LogQ = Float[Array, "*#shape negatives"]
+ScoreLoss = Callable[..., Losses]
+"""`score_loss(target, drawn, *, where, log_q)`: the loss of positions, given the scores of their targets and of draws.
+
+`where` is False for draws that are the position's own target, which the loss leaves out; `log_q` is the log-chance
+of each draw.
+"""
+
+
+def sampled_softmax(target: Scores, drawn: DrawnScores, *, where: Where, log_q: LogQ) -> Losses:
+    """Cross-entropy of the target against the draws, whose sum estimates that over all other items without bias.
+
+    Each draw is divided by its expected count (the logQ correction: Bengio and Senécal 2008, eq. 8).
+    """
+    corrected = jnp.where(where, drawn - log_q - math.log(drawn.shape[-1]), -jnp.inf)
+    return jax.nn.logsumexp(jnp.concatenate([target[..., None], corrected], axis=-1), axis=-1) - target
+
+
+def binary_cross_entropy(target: Scores, drawn: DrawnScores, *, where: Where, log_q: LogQ) -> Losses:
+    """The target against 1 and each draw against 0 (Kang and McAuley 2018, eq. 6, there with one draw)."""
+    return jax.nn.softplus(-target) + jnp.sum(jax.nn.softplus(drawn), axis=-1, where=where)
+
+
+def generalised_binary_cross_entropy(
+    target: Scores, drawn: DrawnScores, *, where: Where, log_q: LogQ, n_items: int, t: float
+) -> Losses:
+    """As `binary_cross_entropy`, the target's part scaled against overconfidence (Petrov and Macdonald 2023, eq. 11).
+
+    `t` is the calibration, 0 (none) to 1 (scores become log-odds under the full softmax's probabilities).
+    """
+    if not 0 <= t <= 1:
+        raise InputError(f"t={t} is not in [0, 1]; try t=0.75")
+    rate = min(1.0, drawn.shape[-1] / max(1, n_items - 1))
+    beta = rate * (t * (1 - 1 / rate) + 1 / rate)
+    return beta * jax.nn.softplus(-target) + jnp.sum(jax.nn.softplus(drawn), axis=-1, where=where)
+
+
+def bayesian_personalised_ranking(target: Scores, drawn: DrawnScores, *, where: Where, log_q: LogQ) -> Losses:
+    """Mean over the draws of -log sigmoid(target - draw) (Rendle et al. 2009, section 4.1)."""
+    return _mean(jax.nn.softplus(drawn - target[..., None]), where)
+
+
+def bpr_max(target: Scores, drawn: DrawnScores, *, where: Where, log_q: LogQ, regularisation: float = 1.0) -> Losses:
+    """-log of the chance that the target beats a draw, draws weighted by their softmax (Hidasi and Karatzoglou 2018).
+
+    Their eq. 10 and 11: `regularisation` weighs the draws' squared scores. A position whose draws are all its target
+    costs 0.
+    """
+    weights = jax.nn.softmax(jnp.where(where, drawn, -jnp.inf), axis=-1, where=where)
+    log_weights = jax.nn.log_softmax(jnp.where(where, drawn, -1e30), axis=-1)
+    beaten = jnp.where(where, log_weights + jax.nn.log_sigmoid(target[..., None] - drawn), -1e30)
+    any_left = jnp.any(where, axis=-1)
+    loss = -jax.nn.logsumexp(beaten, axis=-1) + regularisation * jnp.sum(weights * drawn**2, axis=-1, where=where)
+    return jnp.where(any_left, loss, 0.0)
+
+
+def sampled_loss(score_loss: ScoreLoss, sampler: Sampler, *, temperature: float = 1.0) -> Loss:
+    """The loss that draws by `sampler` at every call and sums `score_loss` over the positions that have a target.
+
+    Scores are divided by `temperature`.
+    """
+
+    def loss(
+        hidden: Float[Array, "rows length d_model"],
+        item_table: Float[Array, "n_rows d_model"],
+        targets: Int[Array, "rows length"],
+        *,
+        n_items: int,
+        key: Array,
+    ) -> tuple[Float[Array, ""], Int[Array, ""]]:
+        check_item_table(item_table, n_items)
+        negatives = sampler(key, targets)
+        losses = position_losses(hidden / temperature, item_table, targets, negatives, score_loss=score_loss)
+        return jnp.sum(losses, where=targets > 0), jnp.sum(targets > 0)
+
+    return loss
+
+
+def position_losses(
+    hidden: Float[Array, "rows length d_model"],
+    item_table: Float[Array, "n_rows d_model"],
+    targets: Int[Array, "rows length"],
+    negatives: Negatives,
+    *,
+    score_loss: ScoreLoss,
+) -> Float[Array, "rows length"]:
+    """`score_loss` at each position; what stands at a position without a target means nothing.
+
+    Products are taken in the type of `hidden` and summed in float32.
+    """
+    chex.assert_rank([hidden, item_table, targets], [3, 2, 2])
+    chex.assert_equal_shape_prefix([hidden, targets], 2)
+    ids, log_q = (jnp.atleast_2d(field) for field in negatives)  # [rows or 1, negatives]
+    target_scores = jnp.sum(hidden * item_table[targets], axis=-1, dtype=jnp.float32)
+    drawn = item_table[ids].astype(hidden.dtype)
+    product = "rld,nd->rln" if len(ids) == 1 else "rld,rnd->rln"
+    drawn = drawn[0] if len(ids) == 1 else drawn
+    scores = jnp.einsum(product, hidden, drawn, preferred_element_type=jnp.float32)
+    where = ids[:, None] != targets[..., None]
+    return score_loss(target_scores, scores, where=where, log_q=log_q[:, None])
+
+
+def scalable_cross_entropy_loss(
+    hidden: Float[Array, "rows length d_model"],
+    item_table: Float[Array, "n_rows d_model"],
+    targets: Int[Array, "rows length"],
+    *,
+    n_items: int,
+    key: Array,
+    n_buckets: int,
+    bucket_positions: int,
+    bucket_items: int,
+    temperature: float = 1.0,
+) -> tuple[Float[Array, ""], Int[Array, ""]]:
+    """Cross-entropy of each position against the items nearest to it, found by buckets (SCE: Mezentsev et al. 2024).
+
+    A bucket is a random mixture of the states, with the `bucket_positions` states and `bucket_items` items that have
+    the largest products with it. A position in several buckets costs its largest loss there; one in none is not
+    counted. With one bucket of everything it is the full cross-entropy.
+    """
+    chex.assert_rank([hidden, item_table, targets], [3, 2, 2])
+    check_item_table(item_table, n_items)
+    states, wanted = (hidden / temperature).reshape(-1, hidden.shape[-1]), targets.reshape(-1)
+    valid, ids = wanted > 0, jnp.arange(item_table.shape[0])
+    mixture = jax.random.normal(key, (n_buckets, len(states))) * valid
+    # What is in a bucket is a choice, not a function to learn through.
+    centres = jax.lax.stop_gradient(mixture @ states)
+    near_states = jnp.where(valid, centres @ jax.lax.stop_gradient(states).T, -jnp.inf)
+    items = (ids >= 1) & (ids <= n_items)
+    near_items = jnp.where(items, centres @ jax.lax.stop_gradient(item_table).T, -jnp.inf)
+    places = jax.lax.top_k(near_states, min(bucket_positions, len(states)))[1]
+    candidates = jax.lax.top_k(near_items, min(bucket_items, n_items))[1]
+    target_scores = jnp.sum(states * item_table[wanted], axis=-1)[places]
+    scores = jnp.einsum("bpd,bid->bpi", states[places], item_table[candidates])
+    others = jnp.where(candidates[:, None] == wanted[places][..., None], -jnp.inf, scores)
+    losses = jax.nn.logsumexp(jnp.concatenate([target_scores[..., None], others], axis=-1), axis=-1) - target_scores
+    losses = jnp.where(valid[places], losses, -jnp.inf)
+    largest = jnp.full(len(states), -jnp.inf).at[places].max(losses)
+    return jnp.sum(largest, where=largest > -jnp.inf), jnp.sum(largest > -jnp.inf)
+
+
+def _mean(values: Array, where: Array) -> Array:
+    return jnp.sum(values, axis=-1, where=where) / jnp.maximum(jnp.sum(where, axis=-1), 1)

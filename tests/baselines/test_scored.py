@@ -1,0 +1,115 @@
+"""Markov, item-kNN and EASE against plain loops over small catalogues."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from seqrec.baselines import scored
+from seqrec.baselines.scored import ease, first_order_markov, item_knn, score_ranks
+from seqrec.data.splits import leave_last_out
+from seqrec.data.store import store_from_sequences
+from seqrec.types import InputError
+
+N_ITEMS = 6
+histories = st.lists(st.lists(st.integers(1, N_ITEMS), min_size=1, max_size=9), min_size=1, max_size=6).map(
+    lambda sequences: [*sequences, [1, 2, 3]]  # one user at least is evaluated
+)
+QUICK = settings(max_examples=60, deadline=None)
+
+
+def trained(sequences):
+    return [one[:-2] if len(one) >= 3 else one for one in sequences]
+
+
+def a_task(sequences):
+    store = store_from_sequences(sequences, n_items=N_ITEMS)
+    split = leave_last_out(store)
+    return store, split, split.test[split.test >= 0]
+
+
+def history_of(store, position):
+    user = np.searchsorted(store.offsets, position, side="right") - 1
+    return store.items[store.offsets[user] : position].tolist()
+
+
+@QUICK
+@given(histories)
+def test_markov_counts_what_followed_and_falls_back_on_popularity(sequences):
+    store, split, tests = a_task(sequences)
+    scores = first_order_markov(store, split)(tests)
+    pairs = [pair for one in trained(sequences) for pair in itertools.pairwise(one)]
+    events = [item for one in trained(sequences) for item in one]
+    most = max(map(events.count, range(N_ITEMS + 1)))
+    for query, position in enumerate(tests):
+        last = history_of(store, position)[-1]
+        expected = [pairs.count((last, item)) + events.count(item) / (most + 1) for item in range(1, N_ITEMS + 1)]
+        np.testing.assert_allclose(scores[query, 1:], expected, rtol=1e-6)
+
+
+@QUICK
+@given(histories, st.integers(1, N_ITEMS), st.integers(1, 4))
+def test_item_knn_adds_the_shrunk_cosines_of_the_latest_items(sequences, n_neighbours, n_latest):
+    store, split, tests = a_task(sequences)
+    scores = item_knn(store, split, n_neighbours=n_neighbours, shrinkage=2.0, n_latest=n_latest, decay=0.5)(tests)
+    sets = [set(one) for one in trained(sequences)]
+
+    def likeness(one, other):
+        n_one, n_other = (sum(item in s for s in sets) for item in (one, other))
+        both = sum(one in s and other in s for s in sets)
+        return both / (np.sqrt(n_one * n_other) + 2.0) if one != other and both else 0.0
+
+    neighbours = {}
+    for item in range(1, N_ITEMS + 1):
+        by_likeness = sorted(range(1, N_ITEMS + 1), key=lambda other: (-likeness(item, other), other))
+        neighbours[item] = by_likeness[:n_neighbours]
+    for query, position in enumerate(tests):
+        expected = np.zeros(N_ITEMS)
+        for age, item in enumerate(reversed(history_of(store, position)[-n_latest:])):
+            for other in neighbours[item]:
+                expected[other - 1] += 0.5**age * likeness(item, other)
+        np.testing.assert_allclose(scores[query, 1:], expected, rtol=1e-9, atol=1e-12)
+
+
+@QUICK
+@given(histories)
+def test_ease_restores_each_item_from_the_others_by_ridge_regression(sequences):
+    # Steck 2019, eq. 1 and 2: each column of B is a ridge regression on all other items.
+    store, split, tests = a_task(sequences)
+    scores = ease(store, split, l2=1.5)(tests)
+    x = np.array([[float(item in one) for item in range(1, N_ITEMS + 1)] for one in trained(sequences)])
+    weights = np.zeros((N_ITEMS, N_ITEMS))
+    for item in range(N_ITEMS):
+        others = [i for i in range(N_ITEMS) if i != item]
+        gram = x[:, others].T @ x[:, others] + 1.5 * np.eye(N_ITEMS - 1)
+        weights[others, item] = np.linalg.solve(gram, x[:, others].T @ x[:, item])
+    for query, position in enumerate(tests):
+        history = np.array([float(item in history_of(store, position)) for item in range(1, N_ITEMS + 1)])
+        np.testing.assert_allclose(scores[query, 1:], history @ weights, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("mask_seen", [False, True])
+@pytest.mark.parametrize("scores_per_block", [1, 20, 1 << 24])
+@QUICK
+@given(sequences=histories, scores=st.lists(st.integers(0, 2), min_size=N_ITEMS, max_size=N_ITEMS))
+def test_ranks_count_the_better_and_half_of_the_tied_candidates(scores_per_block, mask_seen, sequences, scores):
+    store, _, tests = a_task(sequences)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scored, "_SCORES_PER_BLOCK", scores_per_block)
+        ranks, n_candidates = score_ranks(
+            store, tests, lambda at: np.tile(np.array([9.0, *scores]), (len(at), 1)), mask_seen=mask_seen
+        )
+    for query, position in enumerate(tests):
+        target, history = store.items[position], history_of(store, position)
+        others = [i for i in range(1, N_ITEMS + 1) if i != target and not (mask_seen and i in history)]
+        above = sum(scores[i - 1] > scores[target - 1] for i in others)
+        tied = sum(scores[i - 1] == scores[target - 1] for i in others)
+        assert (ranks[query], n_candidates[query]) == (1 + above + tied / 2, len(others) + 1)
+
+
+def test_a_catalogue_too_large_for_ease_is_refused_with_its_memory():
+    store = store_from_sequences([[1, 2, 3]], n_items=40_000)
+    with pytest.raises(InputError, match=r"EASE on 40,000 items needs 13 GB; it takes up to 30,000"):
+        ease(store, leave_last_out(store))

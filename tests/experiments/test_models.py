@@ -1,0 +1,43 @@
+"""Each training script on a chain of items: it beats popularity, and its checkpoint gives its figures again."""
+
+import evaluate_checkpoint
+import numpy as np
+import pytest
+from scripts import TRAINING
+
+from seqrec import runtime
+
+N_ITEMS = 30
+FLAGS = (
+    *("--d-model", "16", "--max-length", "16", "--batch-size", "32", "--warmup-steps", "5", "--no-mask-seen"),
+    *("--learning-rate", "0.01"),
+)
+EPOCHS = {"bert4rec": "25"}  # it learns from a share of the positions at a time
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory):
+    """After an item comes the next one on a circle with chance 3/4, else the third one on."""
+    random = np.random.default_rng(0)
+    steps = np.where(random.random((300, 16)) < 0.75, 1, 3)
+    items = 1 + (random.integers(N_ITEMS, size=(300, 1)) + np.cumsum(steps, axis=1)) % N_ITEMS
+    path = tmp_path_factory.mktemp("chain") / "chain.txt"
+    path.write_text("".join(f"{user} {' '.join(map(str, row))}\n" for user, row in enumerate(items.tolist(), 1)))
+    return path
+
+
+@pytest.mark.parametrize("name", [name for name in TRAINING if name != "sasrec"])
+def test_a_chain_is_learned_and_evaluated_again(name, chain, tmp_path, monkeypatch):
+    script = TRAINING[name]
+    flags = ["--dataset", "s3rec", "--data-path", str(chain), *FLAGS, "--max-epochs", EPOCHS.get(name, "8")]
+    flags += ["--output", str(tmp_path / "run")]
+    monkeypatch.setattr("sys.argv", [f"experiments/{name}.py", *flags])
+    results = script.main(runtime.parse(script.Config, flags))
+    assert results["test"]["intervals"]["ndcg@10"][0] > results["baselines"]["popularity"]["intervals"]["ndcg@10"][1]
+    again = evaluate_checkpoint.main(evaluate_checkpoint.Arguments(tmp_path / "run"))
+    assert again["test"] == results["test"]
+
+
+def test_a_model_that_sees_what_it_should_restore_is_refused():
+    with pytest.raises(ValueError, match="a causal model cannot restore hidden items; leave --causal out"):
+        TRAINING["bert4rec"].Config(model=TRAINING["sasrec"].TransformerConfig())
