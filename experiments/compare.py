@@ -16,19 +16,18 @@ from tyro.conf import Positional
 
 from seqrec import runtime
 from seqrec.report.compared_runs import (
-    check_protocols,
     config_differences,
-    joined_file,
     named_paths,
-    protocol_of,
+    protocol_notes,
+    read_tables,
+    slicings_of,
     table_notes,
     write_comparison,
 )
 from seqrec.report.comparison import compare
 from seqrec.report.comparison_page import page
 from seqrec.report.comparison_text import as_text
-from seqrec.report.rank_tables import align, read_rank_table, read_top_k
-from seqrec.report.slices import chosen_slicings, joined_slicings, standard_slicings
+from seqrec.report.rank_tables import align
 
 
 @dataclass(frozen=True)
@@ -60,29 +59,21 @@ class Arguments:
 def main(arguments: Arguments) -> dict[str, Any]:
     """Prints the comparison, writes its files and returns what comparison.json holds."""
     paths = named_paths(arguments.runs, arguments.top_k)
-    notes = check_protocols({name: protocol_of(path) for name, path in paths.runs.items()})
-    tables = {name: read_rank_table(path) for name, path in paths.runs.items()}
-    reference = next(iter(tables.values()))
-    tables |= {name: read_top_k(path, reference) for name, path in paths.lists.items()}
+    notes, tables = protocol_notes(paths), read_tables(paths)
     aligned = align(tables)
-    reference = next(iter(aligned.tables.values()))
-    slicings = standard_slicings(reference)
-    for file, keys_of in map(joined_file, arguments.join):
-        slicings += joined_slicings(reference, file, keys_of=keys_of)
     comparison = compare(
         aligned.tables,
         ks=arguments.ks,
         metrics=arguments.metrics,
-        slicings=chosen_slicings(slicings, arguments.slice_by),
+        slicings=slicings_of(next(iter(aligned.tables.values())), arguments.join, arguments.slice_by),
         level=arguments.level,
         n_resamples=arguments.n_resamples,
         seed=arguments.seed,
     )
-    comparison["notes"] = notes + table_notes(tables, aligned.n_dropped)
-    comparison["config_differences"] = config_differences(paths.runs)
-    print(as_text(comparison))
+    notes += table_notes(tables, aligned.n_dropped)
+    comparison |= {"notes": notes, "config_differences": config_differences(paths.runs)}
     json_file, html_file = write_comparison(arguments.output, comparison, page(comparison))
-    print(f"\nnumbers  {json_file}\npage     {html_file}")
+    print(f"{as_text(comparison)}\n\nnumbers  {json_file}\npage     {html_file}")
     return comparison
 
 

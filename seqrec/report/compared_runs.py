@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from seqrec import runs as run_files
-from seqrec.report.rank_tables import RankTableFile
+from seqrec.report.rank_tables import RankTableFile, read_rank_table, read_top_k
+from seqrec.report.slices import Slicing, chosen_slicings, joined_slicings, standard_slicings
 from seqrec.types import InputError
 
 
@@ -46,6 +47,21 @@ def named_paths(runs: Sequence[Path], top_k: Sequence[str]) -> NamedPaths:
     return NamedPaths(dict(zip(names, runs, strict=True)), lists)
 
 
+def read_tables(paths: NamedPaths) -> dict[str, RankTableFile]:
+    """The rank table of each run and list, by name; lists are read for the users of the first run."""
+    tables = {name: read_rank_table(path) for name, path in paths.runs.items()}
+    reference = next(iter(tables.values()))
+    return tables | {name: read_top_k(path, reference) for name, path in paths.lists.items()}
+
+
+def slicings_of(reference: RankTableFile, joins: Sequence[str], slice_by: Sequence[str]) -> list[Slicing]:
+    """The standard slicings and those by the columns of `joins`, each as --join takes it; of these `slice_by`."""
+    slicings = standard_slicings(reference)
+    for file, keys_of in map(joined_file, joins):
+        slicings += joined_slicings(reference, file, keys_of=keys_of)
+    return chosen_slicings(slicings, slice_by)
+
+
 def joined_file(given: str) -> tuple[Path, Literal["user", "item"] | None]:
     """The file of a --join, and whose keys it holds where that is said: FILE, user=FILE or item=FILE.
 
@@ -78,6 +94,11 @@ def run_names(paths: Sequence[Path]) -> list[str]:
         if len(set(names)) == len(names):
             break
     return names
+
+
+def protocol_notes(paths: NamedPaths) -> list[str]:
+    """`check_protocols` of the runs."""
+    return check_protocols({name: protocol_of(path) for name, path in paths.runs.items()})
 
 
 def check_protocols(protocols: Mapping[str, Mapping[str, Any]]) -> list[str]:
