@@ -4,8 +4,7 @@
     python experiments/compare.py runs/a runs/b runs/c --join items.csv          # with slices by the items' columns
     python experiments/compare.py runs/a --top-k "other=other-top-20.csv.gz"     # columns user, item, rank or score
 
-The first run is the reference. Prints the tables and writes comparison.json and comparison.html into --output, in
-place of those of an earlier comparison; a few seconds for some thousand users.
+The first run is the reference. Prints the tables and writes comparison.json and comparison.html into --output.
 """
 
 from dataclasses import dataclass
