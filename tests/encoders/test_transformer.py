@@ -14,6 +14,7 @@ from seqrec.encoders.transformer import TransformerConfig, transformer
 from seqrec.layers import attention, causal_mask, feed_forward, item_table_rows, norm
 from seqrec.losses.softmax import softmax_loss
 from seqrec.params import init_params
+from seqrec.types import Batch
 
 N_ITEMS = 30
 
