@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+import time
 
 import pytest
 
@@ -96,18 +97,21 @@ def test_an_error_of_the_caller_ends_the_thread(stop):
 
 
 def test_ctrl_c_while_a_batch_is_waited_for_ends_the_thread():
-    interrupted = threading.Event()
+    asked, interrupted = threading.Event(), threading.Event()
 
     def make(step):
         if step == 1:
+            assert asked.wait(timeout=60)
+            time.sleep(0.2)  # until the main thread waits for the batch: taken anywhere else, a signal may be lost
             os.kill(os.getpid(), signal.SIGINT)
             assert interrupted.wait(timeout=60)
         return step
 
     with prefetched(make, n_ahead=1) as made:
         try:
-            for step in range(3):
-                made(step)
+            made(0)
+            asked.set()
+            made(1)
         except KeyboardInterrupt:
             interrupted.set()
     assert interrupted.is_set()
