@@ -14,11 +14,10 @@ from typing import Any
 from tyro.conf import OmitArgPrefixes
 
 from seqrec import runtime
-from seqrec.baselines.popularity import training_counts
 from seqrec.encoders.transformer import TransformerConfig, transformer
-from seqrec.experiment import DataConfig, Model, RunConfig, Task, run_experiment
+from seqrec.experiment import DataConfig, Model, RunConfig, Task, loss_of, run_experiment
 from seqrec.loop import FitConfig
-from seqrec.losses.config import LossConfig, make_loss
+from seqrec.losses.config import LossConfig
 from seqrec.objectives import masked_item
 from seqrec.runtime import DistributedConfig
 from seqrec.sharding import MeshConfig
@@ -56,7 +55,7 @@ class Config:
 def build(config: Config, task: Task) -> Model:
     """The model that the config describes, for the task's catalogue."""
     encoder = transformer(config.model, n_items=task.store.n_items, max_length=config.data.max_length)
-    loss = make_loss(config.objective, counts=training_counts(task.store, task.split))
+    loss = loss_of(config.objective, task)
     return Model(encoder, loss, partial(masked_item, mask_share=config.mask_share, last_share=config.last_share))
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from tyro.conf import OmitArgPrefixes
 
 from seqrec import runs, runtime
+from seqrec.baselines.popularity import training_counts
 from seqrec.checkpoint import Progress, open_checkpoints, restore, restore_latest, restore_progress
 from seqrec.data.batches import Queries, TrainingBatches, make_queries, training_batches
 from seqrec.data.events import prepare
@@ -19,6 +20,8 @@ from seqrec.data.splits import Split, SplitConfig, split_store
 from seqrec.data.store import SequenceStore, open_store
 from seqrec.evaluation import RankTable, evaluate, make_eval_step
 from seqrec.loop import FitConfig, fit
+from seqrec.losses.config import LossConfig, make_loss
+from seqrec.losses.sampled import Loss
 from seqrec.metrics import means, metric_sums
 from seqrec.objectives import Question, next_item
 from seqrec.params import Params, count_params
@@ -177,6 +180,11 @@ class Model(NamedTuple):
     """`loss(hidden, item_table, targets, *, n_items, key)` -> (sum, count)."""
     objective: Callable[..., Question] = next_item
     """`objective(batch, key=...)`: what is asked about a batch."""
+
+
+def loss_of(config: LossConfig, task: Task) -> Loss:
+    """The loss that the config asks for, which draws items by what the task trains on."""
+    return make_loss(config, counts=training_counts(task.store, task.split))
 
 
 def run_experiment(config: Any, build: Callable[[Any, Task], Model], *, name: str) -> dict[str, Any]:

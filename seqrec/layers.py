@@ -18,6 +18,15 @@ _ones = jax.nn.initializers.ones
 _zeros = jax.nn.initializers.zeros
 
 
+def check_heads(*, d_model: int, n_heads: int) -> None:
+    """Refuses heads that do not share the width evenly."""
+    if d_model % n_heads:
+        raise ValueError(
+            f"d_model={d_model} is not a multiple of n_heads={n_heads}; "
+            f"try d_model={n_heads * (d_model // n_heads + 1)}"
+        )
+
+
 def item_table_rows(n_items: int) -> int:
     """Rows of the item table: items, the padding row 0, and as many more as make a multiple of 64, or of 1024.
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from seqrec.layers import causal_mask, dropout, item_table_spec, norm, norm_specs, silu
+from seqrec.layers import causal_mask, check_heads, dropout, item_table_spec, norm, norm_specs, silu
 from seqrec.params import Params, ParamSpec
 from seqrec.types import Batch, Encoder
 
@@ -36,11 +36,7 @@ class HSTUConfig:
         for name in ("d_model", "n_blocks", "n_heads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} is below 1; try {name}=2")
-        if self.d_model % self.n_heads:
-            raise ValueError(
-                f"d_model={self.d_model} is not a multiple of n_heads={self.n_heads}; "
-                f"try d_model={self.n_heads * (self.d_model // self.n_heads + 1)}"
-            )
+        check_heads(d_model=self.d_model, n_heads=self.n_heads)
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout={self.dropout} is not a share in [0, 1); try dropout=0.2")
 

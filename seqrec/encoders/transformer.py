@@ -14,6 +14,7 @@ from seqrec.layers import (
     attention,
     attention_specs,
     causal_mask,
+    check_heads,
     dropout,
     feed_forward,
     feed_forward_specs,
@@ -66,11 +67,7 @@ class TransformerConfig:
         for name in ("d_model", "n_blocks", "n_heads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} is below 1; try {name}=2")
-        if self.d_model % self.n_heads:
-            raise ValueError(
-                f"d_model={self.d_model} is not a multiple of n_heads={self.n_heads}; "
-                f"try d_model={self.n_heads * (self.d_model // self.n_heads + 1)}"
-            )
+        check_heads(d_model=self.d_model, n_heads=self.n_heads)
         if self.positions == "rotary" and self.d_model // self.n_heads % 2:
             raise ValueError(
                 f"rotary positions turn pairs, but a head has d_model/n_heads={self.d_model // self.n_heads} "
