@@ -4,7 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from jaxtyping import Int
+from jaxtyping import Float, Int
+
+Scalar = float | Float[Any, ""]
+"""A number, or one that is traced: then one program serves all its values."""
 
 
 class InputError(ValueError):

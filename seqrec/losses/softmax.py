@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from seqrec.ranking import take
 from seqrec.sharding import CatalogueShard, Output, map_catalogue
-from seqrec.types import InputError
+from seqrec.types import InputError, Scalar
 
 BLOCK_ELEMENTS = 2**21
 """Scores held at a time: 8 MB of float32. On 2 CPU cores blocks of 1 to 4 MB and 16 MB took 1.0 to 1.3x the time."""
@@ -58,8 +58,8 @@ def softmax_loss(
     targets: Int[Array, "rows length"],
     *,
     n_items: int,
-    temperature: float = 1.0,
-    label_smoothing: float = 0.0,
+    temperature: Scalar = 1.0,
+    label_smoothing: Scalar = 0.0,
     z_loss: float = 0.0,
     key: Array | None = None,
 ) -> tuple[Float[Array, ""], Int[Array, ""]]:
@@ -75,8 +75,8 @@ def softmax_loss(
     """
     _check_shapes(hidden, item_table, targets, n_items)
     hidden = hidden / temperature
-    total = _softmax_loss(hidden, item_table, targets, n_items, 1.0 - label_smoothing, z_loss)
-    if label_smoothing:
+    total = _softmax_loss(hidden, item_table, targets, 1.0 - label_smoothing, n_items, z_loss)
+    if isinstance(label_smoothing, Array) or label_smoothing:
         # The mean score over all items is a product of two sums, which need no block.
         is_item = jnp.isfinite(catalogue_bias(item_table.shape[0], n_items))[:, None]
         mean_item = jnp.sum(item_table, axis=0, where=is_item, dtype=jnp.float32) / n_items
@@ -97,20 +97,20 @@ def _product(states: Array, other: Array) -> Array:
     return jnp.matmul(states, other.astype(states.dtype), preferred_element_type=jnp.float32)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
-def _softmax_loss(hidden, item_table, targets, n_items, target_share, z_loss):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def _softmax_loss(hidden, item_table, targets, target_share, n_items, z_loss):
     """Sum over targets of log_normaliser + z_loss * log_normaliser**2 - target_share * target_score."""
     return _sums(hidden, item_table, targets, n_items, target_share, z_loss, with_gradients=False)[0]
 
 
-def _forward(hidden, item_table, targets, n_items, target_share, z_loss):
+def _forward(hidden, item_table, targets, target_share, n_items, z_loss):
     total, *gradients = _sums(hidden, item_table, targets, n_items, target_share, z_loss, with_gradients=True)
     return total, gradients
 
 
-def _backward(n_items, target_share, z_loss, gradients, cotangent):
+def _backward(n_items, z_loss, gradients, cotangent):
     d_hidden, d_table = gradients
-    return (cotangent * d_hidden).astype(d_hidden.dtype), (cotangent * d_table).astype(d_table.dtype), None
+    return (cotangent * d_hidden).astype(d_hidden.dtype), (cotangent * d_table).astype(d_table.dtype), None, None
 
 
 _softmax_loss.defvjp(_forward, _backward)
@@ -127,7 +127,7 @@ class _Walk(NamedTuple):
 
 
 def _sums(
-    hidden, item_table, targets, n_items: int, target_share: float, z_loss: float, *, with_gradients: bool
+    hidden, item_table, targets, n_items: int, target_share: Scalar, z_loss: float, *, with_gradients: bool
 ) -> tuple[Array, ...]:
     """The loss and, if asked for, its gradients (d_hidden, d_table), taken while the scores are at hand."""
 
@@ -235,7 +235,7 @@ def _find(scores: Array, places: Array) -> _Walk:
     return _Walk(highest, total, take(scores, places[:, None], fill=0.0)[:, 0])
 
 
-def _finish(found: _Walk, labels, shard: CatalogueShard, target_share: float, z_loss: float) -> tuple[Array, ...]:
+def _finish(found: _Walk, labels, shard: CatalogueShard, target_share: Scalar, z_loss: float) -> tuple[Array, ...]:
     """The loss, each position's highest score over all shards, and what exp(score - highest) weighs in gradients."""
     highest = shard.highest(found.highest)
     total, target_score = shard.total((found.total * jnp.exp(found.highest - highest), found.target_score))
