@@ -16,7 +16,7 @@ from seqrec.types import InputError
 
 Config = TypeVar("Config")
 
-_FREE_FIELDS = ("run.output", "run.resume", "fit.patience", "fit.max_minutes")
+_FREE_FIELDS = ("run.output", "run.resume", "fit.patience", "fit.max_minutes", "tune.n_trials", "tune.tuning_minutes")
 _FREE_CONFIGS = ("mesh.", "processes.")
 """Fields that say where a run is kept, when it ends and on what devices, not what a step computes: a resumed run may
 change them."""
@@ -110,7 +110,8 @@ def note_data(run: Path, **facts: Any) -> None:
     resolved = read_json(run / "config.json")
     if resolved.get("data", facts) != facts:
         raise InputError(f"{run}: the run was started on other data; choose another --output for this data")
-    write_json(run / "config.json", {**resolved, "data": facts})
+    if "data" not in resolved:  # a process that joins the first one writes nothing
+        write_json(run / "config.json", {**resolved, "data": facts})
 
 
 def read_config(config_type: type[Config], run: Path) -> Config:
