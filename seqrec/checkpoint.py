@@ -123,7 +123,7 @@ def restore(manager: ocp.CheckpointManager, like: TrainState, step: int) -> tupl
         step,
         args=ocp.args.Composite(state=ocp.args.StandardRestore(_by_name(like)), progress=ocp.args.JsonRestore()),
     )
-    return TrainState(**restored["state"]), _progress(restored["progress"])
+    return TrainState(**restored["state"], constants=like.constants), _progress(restored["progress"])
 
 
 def restore_progress(manager: ocp.CheckpointManager, step: int) -> Progress:
@@ -137,8 +137,8 @@ def _progress(fields: dict[str, Any]) -> Progress:
 
 
 def _by_name(state: TrainState) -> dict[str, Any]:
-    """The state as a dict: orbax fills copies of the tree with None, which a typed record refuses in tests."""
-    return {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+    """What is saved, as a dict: orbax fills copies of the tree with None, which a typed record refuses in tests."""
+    return {name: getattr(state, name) for name in ("step", "params", "opt_state", "averaged")}
 
 
 def _described(tree: Any) -> dict[str, str]:
