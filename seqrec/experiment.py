@@ -17,7 +17,7 @@ from seqrec.baselines.popularity import training_counts
 from seqrec.checkpoint import Progress, open_checkpoints, restore, restore_latest, restore_progress
 from seqrec.data.batches import Queries, TrainingBatches, make_queries, training_batches
 from seqrec.data.events import prepare
-from seqrec.data.features import read_item_features
+from seqrec.data.features import read_item_features, shuffled_feature
 from seqrec.data.sources import Columns, Dataset, TimeUnit, read_source
 from seqrec.data.splits import Split, SplitConfig, split_store
 from seqrec.data.store import SequenceStore, open_store
@@ -103,13 +103,21 @@ def open_task(run: Path, config: DataConfig, *, seed: int) -> Task:
     else:
         runtime.on_first(functools.partial(_prepare_once, run, config))
         store = open_store(run / "store")
-    split = split_store(store, config.split)
+    task = make_task(config, store, seed=seed)
     log.info(
         "data        %s: %s users, %s items, %s events",
         config.dataset,
         *(f"{count:,}" for count in (store.n_users, store.n_items, store.n_events)),
     )
-    log.info("split       %s", split.description)
+    log.info("split       %s", task.split.description)
+    facts = {"content_hash": store.content_hash, "split_hash": task.split.content_hash}
+    runtime.on_first(functools.partial(runs.note_data, run, **facts))
+    return task
+
+
+def make_task(config: DataConfig, store: SequenceStore, *, seed: int) -> Task:
+    """What a run with this config learns from the store, and what it is asked there; this process's share of it."""
+    split = split_store(store, config.split)
     share = row_share()
     valid, test = (
         make_queries(
@@ -136,17 +144,18 @@ def open_task(run: Path, config: DataConfig, *, seed: int) -> Task:
         process_index=share.part,
         process_count=share.n_parts,
     )
-    facts = {"content_hash": store.content_hash, "split_hash": split.content_hash}
-    runtime.on_first(functools.partial(runs.note_data, run, **facts))
     return Task(config, store, split, train, valid, test)
 
 
 def _prepare_once(run: Path, config: DataConfig) -> None:
     if not (run / "store").exists():
-        source = read_source(
-            config.dataset, config.data_path, columns=Columns(*config.columns), time_unit=config.time_unit
-        )
-        prepare(source, run / "store", keep_times=config.split.split == "temporal")
+        prepare_store(run / "store", config)
+
+
+def prepare_store(directory: Path, config: DataConfig) -> None:
+    """Reads the events that the config names and leaves them as a store."""
+    source = read_source(config.dataset, config.data_path, columns=Columns(*config.columns), time_unit=config.time_unit)
+    prepare(source, directory, keep_times=config.split.split == "temporal")
 
 
 @contextlib.contextmanager
@@ -194,7 +203,12 @@ def loss_of(config: LossConfig, task: Task) -> Loss:
 def items_of(encoder: Encoder, config: ItemConfig, task: Task) -> Encoder:
     """The encoder, whose items are made of what the config asks for."""
     counts = training_counts(task.store, task.split)
-    features = read_item_features(config.item_features, task.store, config.feature_files, trained=counts > 0)
+    features = [
+        shuffled_feature(feature, trained=counts > 0, seed=task.train.seed)
+        if feature.name in config.shuffled_features
+        else feature
+        for feature in read_item_features(config.item_features, task.store, config.feature_files, trained=counts > 0)
+    ]
     return with_items(encoder, config, features, counts=counts)
 
 
@@ -334,6 +348,15 @@ def print_test(results: dict[str, Any], *, name: str) -> None:
     print(f"{results['test']['n_users']:,} users; mean over users [95% interval]; {results['protocol']['candidates']}")
 
 
+def costs(encoder: Encoder, state: TrainState, *, steps_per_epoch: int) -> dict[str, int]:
+    """What a model takes to train: parameters, bytes of all that a step reads and changes, and steps."""
+    return {
+        "n_parameters": count_params(encoder.specs),
+        "state_bytes": sum(leaf.nbytes for leaf in jax.tree.leaves(state)),
+        "steps_per_epoch": steps_per_epoch,
+    }
+
+
 def publish(run: Path, task: Task, encoder: Encoder, trained: Trained, *, name: str) -> dict[str, Any]:
     """Tests the trained model, leaves figures, ranks and the learning curve in the run, and prints them."""
     params = composed(encoder, trained.state.averaged)
@@ -342,6 +365,7 @@ def publish(run: Path, task: Task, encoder: Encoder, trained: Trained, *, name: 
     results["best_epoch"] = trained.progress.best[0] // per_epoch
     results["train_seconds"] = trained.progress.train_seconds
     results["stopped"] = trained.reason
+    results["cost"] = costs(encoder, trained.state, steps_per_epoch=per_epoch)
     recommend = make_recommend(encoder)
     examples = []
     for query in np.linspace(0, len(task.test.users) - 1, 3, dtype=int):
@@ -350,9 +374,10 @@ def publish(run: Path, task: Task, encoder: Encoder, trained: Trained, *, name: 
         best = recommend(params, history, min(10, task.store.n_items), mask_seen=task.config.mask_seen)
         examples.append(figures.format_example(task.store, history, best, user))
     if runtime.is_first():
-        runs.write_json(run / "metrics.json", results)
         figures.write_ranks(run / "ranks.parquet", ranks, task.store, task.split)
         plot_learning_curve(run / "metrics.jsonl", run / "learning_curve.png", best_epoch=results["best_epoch"])
+        # The last of its files: a run that has it has finished.
+        runs.write_json(run / "metrics.json", results)
         print_test(results, name=name)
         for example in examples:
             print("\n" + example)

@@ -151,6 +151,11 @@ def append_json_line(file: Path, content: Any) -> None:
         lines.write(json.dumps(content) + "\n")
 
 
+def read_json_lines(file: Path) -> list[Any]:
+    """The content of each line of a file of JSON lines."""
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
 def keep_json_lines(file: Path, *, up_to_step: int) -> None:
     """Drops the lines after a step: a resumed run writes them again."""
     if file.exists():

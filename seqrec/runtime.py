@@ -203,6 +203,21 @@ def stop_requests() -> Iterator[Callable[[], int | None]]:
         yield lambda: requested
 
 
+@contextlib.contextmanager
+def apart(arguments: Sequence[str], file: Path) -> Iterator[None]:
+    """Inside, a script runs as by a command line of its own: what it prints and logs goes to the end of `file`."""
+    argv, handlers, level = sys.argv, list(logging.root.handlers), log.level
+    with file.open("a") as stream, contextlib.redirect_stdout(stream), contextlib.redirect_stderr(stream):
+        sys.argv = [*arguments]
+        try:
+            yield
+        finally:
+            sys.argv = argv
+            # What the script logs to is the file, which closes.
+            logging.root.handlers[:] = handlers
+            log.setLevel(level)
+
+
 def parse(config_type: type[Config], arguments: Sequence[str]) -> Config:
     """The config that the arguments describe; `--help` prints to standard output and exits.
 
