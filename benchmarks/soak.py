@@ -9,7 +9,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,13 +80,23 @@ def latest_checkpoint(run: Path) -> int:
     return max((int(path.name) for path in (run / "checkpoints").glob("*") if path.name.isdigit()), default=0)
 
 
-def ended_before(process: subprocess.Popen, moment: Callable[[], bool]) -> bool:
-    """Waits for the moment or the process' end; True if its end came first."""
-    while process.poll() is None:
-        if moment():
-            return False
+def killed_at_random(
+    process: subprocess.Popen, run: Path, random: np.random.Generator, *, n_saves: int, to_save: float, a_save: float
+) -> bool:
+    """Kills a run within a save's time after `n_saves` saves, or on the way to the first; False if it ended before.
+
+    `to_save` and `a_save` are the seconds that the first save and each other one took in the undisturbed run.
+    """
+    wanted = latest_checkpoint(run) + n_saves
+    while latest_checkpoint(run) < wanted and process.poll() is None:
         time.sleep(0.002)
-    return True
+    try:
+        process.wait(random.uniform(0, a_save if n_saves else to_save))
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        return True
+    return False
 
 
 def within_a_save(run: Path) -> bool:
@@ -102,33 +111,26 @@ def main(config: Config) -> dict[str, Any]:
     began = runtime.seconds()
     with tempfile.TemporaryDirectory() as directory:
         compiled, whole, killed = (Path(directory) / name for name in ("compiled", "whole", "killed"))
-        finish(start(whole, config, compiled))
+        process = start(whole, config, compiled)
+        while latest_checkpoint(whole) == 0 and process.poll() is None:
+            time.sleep(0.002)
+        to_save = runtime.seconds() - began
+        finish(process)
         n_steps = latest_checkpoint(whole)
+        a_save = (runtime.seconds() - began - to_save) / n_steps
         kills, ends = [], []
-        seconds_to_save, seconds_per_save = 10.0, 0.1  # until they are seen
         while len(kills) < config.n_kills:
-            first, started = latest_checkpoint(killed), runtime.seconds()
             process = start(killed, config, compiled)
-            # Some are killed before they save, the others after as many saves as let a run live through several kills.
-            n_saves = int(random.integers(0, max(2, n_steps // 8)))
-            at = started + random.uniform(0, seconds_to_save)
-            if n_saves:
-                ended_before(process, lambda: latest_checkpoint(killed) > first)
-                at, seconds_to_save = runtime.seconds(), runtime.seconds() - started
-                ended_before(process, lambda: latest_checkpoint(killed) >= first + n_saves)
-                seconds_per_save = (runtime.seconds() - at) / max(1, n_saves - 1) or seconds_per_save
-                at = runtime.seconds() + random.uniform(0, seconds_per_save)
-            if ended_before(process, lambda: runtime.seconds() >= at):
+            # At most so many that a run lives through several kills.
+            n_saves = int(random.integers(max(2, n_steps // 8)))
+            if not killed_at_random(process, killed, random, n_saves=n_saves, to_save=to_save, a_save=a_save):
                 finish(process)
                 ends.append(final_hash(killed))
                 killed = Path(directory) / f"begun after kill {len(kills)}"
                 continue
-            process.kill()
-            process.communicate()
             kills.append({"latest_checkpoint": latest_checkpoint(killed), "within_a_save": within_a_save(killed)})
             print(
-                f"kill {len(kills):3}   " + "   ".join(f"{name} {value}" for name, value in kills[-1].items()),
-                flush=True,
+                f"kill {len(kills):3}", *(f"{name} {value}" for name, value in kills[-1].items()), sep="   ", flush=True
             )
         finish(start(killed, config, compiled))
         hashes = {"undisturbed": final_hash(whole), "killed": [*ends, final_hash(killed)]}

@@ -1,6 +1,7 @@
 """Devices, processes, signals, logging and the only clock: what surrounds the pure parts of a run."""
 
 import contextlib
+import errno
 import importlib.metadata
 import io
 import itertools
@@ -234,6 +235,15 @@ def run_script(main: Callable[[Config], Any], config_type: type[Config]) -> NoRe
             main(parse(config_type, sys.argv[1:]))
     except InputError as error:
         print(f"{sys.argv[0]}: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(
+            f"{sys.argv[0]}: {error.filename or 'a file'} cannot be written ({error.strerror}); make room and start "
+            "again, with --resume where a run had begun",
+            file=sys.stderr,
+        )
         sys.exit(2)
     except Interrupted as stop:
         print(f"\n{stop}", file=sys.stderr)
