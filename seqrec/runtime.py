@@ -228,8 +228,20 @@ def _one_line(box: str) -> str:
     return text.replace(" Perhaps you meant:", "; perhaps you meant").replace(" Argument helptext:", ";")
 
 
+def _leave_closed_loops_unsaid() -> None:
+    """Once a save has failed, each of its arrays that are still being written would print that its loop is closed."""
+    report = sys.unraisablehook
+
+    def report_others(unraisable):
+        if str(unraisable.exc_value) != "Event loop is closed":
+            report(unraisable)
+
+    sys.unraisablehook = report_others
+
+
 def run_script(main: Callable[[Config], Any], config_type: type[Config]) -> NoReturn:
     """Parses the command line and runs `main`; what a user can mend ends in one line and exit status 2."""
+    _leave_closed_loops_unsaid()
     try:
         with interruptible():
             main(parse(config_type, sys.argv[1:]))

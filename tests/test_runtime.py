@@ -39,6 +39,7 @@ def logging_as_before():
 
 def exit_status(monkeypatch, main, *arguments: str) -> int:
     monkeypatch.setattr(sys, "argv", ["script.py", *arguments])
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
     with pytest.raises(SystemExit) as stop:
         runtime.run_script(main, Config)
     return stop.value.code

@@ -204,6 +204,7 @@ from seqrec import checkpoint
 save = checkpoint.save
 def save_on_a_full_disk(manager, state, progress):
     if progress.step == 15:
+        manager.wait_until_finished()
         resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))
     save(manager, state, progress)
 checkpoint.save = save_on_a_full_disk
