@@ -43,7 +43,7 @@ class FitConfig:
     on_spike: Literal["stop", "roll-back"] = "stop"
     """After a spike of the loss, or a number that is not finite: stop, or return to the last checkpoint and leave out
     the batches that led there."""
-    spike_deviations: float = 20.0
+    spike_deviations: float = 10.0
     """Running standard deviations above its running mean from which a step's loss is a spike; 0 for none but NaN."""
     max_roll_backs: int = 3
     """Returns to a checkpoint after which the next spike stops the run."""
@@ -55,7 +55,7 @@ class FitConfig:
         if self.max_minutes < 0:
             raise ValueError(f"max_minutes={self.max_minutes} is below 0; use 0 for no limit")
         if not self.spike_deviations >= 0:
-            raise ValueError(f"spike_deviations={self.spike_deviations} is below 0; try 20, or 0 for none but NaN")
+            raise ValueError(f"spike_deviations={self.spike_deviations} is below 0; try 10, or 0 for none but NaN")
 
 
 def fit(

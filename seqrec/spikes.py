@@ -8,7 +8,7 @@ import numpy as np
 from seqrec.data.batches import TrainingBatches
 
 N_LOSSES = 100
-"""Losses that the running mean looks back on, about; no loss before as many is a spike."""
+"""Losses that the running mean looks back on, about; fewer say too little of how far losses lie apart."""
 MIN_RISE = 1.0
 """What a spike is above the running mean at least, in nats: a loss near 0 varies by many of its deviations."""
 
@@ -31,11 +31,16 @@ class RunningLoss:
         rise = loss - self.mean
         return RunningLoss(self.n + 1, self.mean + share * rise, (1 - share) * (self.variance + share * rise * rise))
 
-    def is_spike(self, loss: float, *, deviations: float) -> bool:
-        """Whether a loss lies `deviations` standard deviations, and `MIN_RISE`, above the mean; never if that is 0."""
-        rise = loss - self.mean
-        limit = max(deviations * math.sqrt(self.variance), MIN_RISE)
-        return deviations > 0 and self.n >= N_LOSSES and rise > limit
+    def limit(self, *, deviations: float) -> float:
+        """The loss above which the next one is a spike: so many standard deviations, and `MIN_RISE`, above the mean.
+
+        Of the first `N_LOSSES` it is one above twice the mean. With 0 deviations, and before the first, there is no
+        limit.
+        """
+        if self.n == 0 or deviations == 0:
+            return math.inf
+        rise = abs(self.mean) if self.n < N_LOSSES else deviations * math.sqrt(self.variance)
+        return self.mean + max(rise, MIN_RISE)
 
 
 class Spike(Exception):
@@ -60,10 +65,10 @@ def find_spike(
             raise Spike(f"the loss is {loss} at step {step}", step=step, gradient_norm=norm)
         if not math.isfinite(norm):
             raise Spike(f"the gradient's norm is {norm} at step {step}", step=step, gradient_norm=norm)
-        if running.is_spike(loss, deviations=deviations):
+        if loss > (limit := running.limit(deviations=deviations)):
             raise Spike(
-                f"the loss is {loss:.4g} at step {step}, where its running mean is {running.mean:.4g} and its standard "
-                f"deviation {math.sqrt(running.variance):.2g}",
+                f"the loss is {loss:.4g} at step {step}, above {limit:.4g}, the limit at a running mean of "
+                f"{running.mean:.4g}",
                 step=step,
                 gradient_norm=norm,
             )

@@ -8,7 +8,7 @@ import pytest
 from small_runs import BATCHES, PER_EPOCH, STORE, Run, signal_at, start_state, step_of
 
 from seqrec import runtime
-from seqrec.spikes import N_LOSSES, RunningLoss
+from seqrec.spikes import N_LOSSES, RunningLoss, Spike, find_spike
 from seqrec.types import InputError
 
 LAST = 3 * PER_EPOCH
@@ -37,14 +37,23 @@ def test_the_running_loss_is_a_weighted_mean_and_variance(n):
 
 def test_a_spike_is_many_deviations_and_a_nat_above_the_mean_of_enough_losses():
     wide = running_over([5.0, 7.0] * (N_LOSSES // 2))  # mean 6, deviation 1
-    assert wide.is_spike(6 + 20.01, deviations=20.0)
-    assert not wide.is_spike(6 + 19.99, deviations=20.0)
-    assert not wide.is_spike(-100.0, deviations=20.0)
-    assert not wide.is_spike(1e9, deviations=0.0)
-    assert not running_over([5.0, 7.0] * (N_LOSSES // 2 - 1)).is_spike(1e9, deviations=20.0)
-    narrow = running_over([0.001] * N_LOSSES)
-    assert narrow.is_spike(1.01, deviations=20.0)
-    assert not narrow.is_spike(0.99, deviations=20.0)
+    assert wide.limit(deviations=10.0) == pytest.approx(6 + 10)
+    assert running_over([0.001] * N_LOSSES).limit(deviations=10.0) == pytest.approx(0.001 + 1)
+    assert wide.limit(deviations=0.0) == math.inf
+
+
+def test_a_spike_among_the_first_losses_is_above_twice_their_mean():
+    assert running_over([5.0, 7.0]).limit(deviations=10.0) == pytest.approx(2 * 6)
+    assert running_over([0.5]).limit(deviations=10.0) == pytest.approx(0.5 + 1)
+    assert running_over([]).limit(deviations=10.0) == math.inf
+
+
+def test_a_loss_that_grows_by_half_each_step_is_a_spike_before_long():
+    losses = np.append(np.full(N_LOSSES, 6.0), 6.0 * 1.5 ** np.arange(20))
+    for begin in (0, N_LOSSES - 5):
+        with pytest.raises(Spike) as found:
+            find_spike(RunningLoss(), losses[begin:], np.ones(len(losses) - begin), first_step=1, deviations=10.0)
+        assert N_LOSSES < begin + found.value.step <= N_LOSSES + 5
 
 
 def over_batches(positions):
@@ -130,9 +139,8 @@ def test_a_finite_spike_names_step_users_and_gradient_norm(tmp_path):
         Run(tmp_path / "c").fit(step=step_of(bad_loss_at=at, bad_loss=30.0), **settings)
     users = BATCHES.users(at - 1)
     said = (
-        f"the loss is 30 at step {at}, where its running mean is {running.mean:.4g} and its standard deviation "
-        f"{math.sqrt(running.variance):.2g} (gradient norm 1; users "
-        + ", ".join(str(STORE.user_keys[user]) for user in users[:5])
+        f"the loss is 30 at step {at}, above {running.limit(deviations=10.0):.4g}, the limit at a running mean of "
+        f"{running.mean:.4g} (gradient norm 1; users " + ", ".join(str(STORE.user_keys[user]) for user in users[:5])
     )
     assert said in str(stop.value)
     # As high a loss as the first one is none.
