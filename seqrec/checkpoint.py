@@ -1,10 +1,15 @@
 """Checkpoints by orbax: the state, the seed and the data position saved together; the best and the last kept."""
 
+import contextlib
 import dataclasses
+import itertools
 import json
 import logging
+import os
+import re
 import shutil
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +17,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
+from seqrec.spikes import RunningLoss
 from seqrec.training import TrainState
 from seqrec.types import InputError
 
@@ -27,6 +33,21 @@ class Progress:
     validations: tuple[tuple[int, float], ...] = ()
     """(step, NDCG@10) of each validation so far."""
     train_seconds: float = 0.0
+    loss: RunningLoss = field(default_factory=RunningLoss)
+    skipped: tuple[tuple[int, ...], ...] = ()
+    """Places in the stream of batches that each return to a checkpoint has left out."""
+
+    def position(self, step: int) -> int:
+        """0-based place in the stream of batches of the one that a 1-based step takes.
+
+        >>> progress = Progress(seed=0, skipped=((2, 3),))
+        >>> [progress.position(step) for step in (1, 2, 3, 4)]
+        [0, 1, 4, 5]
+        """
+        position = step - 1
+        for skipped in sorted(itertools.chain(*self.skipped)):
+            position += skipped <= position
+        return position
 
     @property
     def best(self) -> tuple[int, float]:
@@ -68,16 +89,51 @@ def _remove_without_metrics(directory: Path) -> None:
 
 
 def save(manager: ocp.CheckpointManager, state: TrainState, progress: Progress) -> None:
-    """Saves in the background; a checkpoint taken right after a validation carries its figure."""
+    """Saves in the background; a checkpoint taken right after a validation carries its figure.
+
+    Raises:
+      InputError: this save or the one before it cannot be written; the last good checkpoint stays.
+    """
     validated = progress.validations and progress.validations[-1][0] == progress.step
-    manager.save(
-        progress.step,
-        args=ocp.args.Composite(
-            state=ocp.args.StandardSave(_by_name(state)), progress=ocp.args.JsonSave(dataclasses.asdict(progress))
-        ),
-        metrics={"ndcg@10": progress.validations[-1][1], "step": progress.step} if validated else None,
-        force=True,
-    )
+    with _refused_writes_named(manager):
+        manager.save(
+            progress.step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(_by_name(state)), progress=ocp.args.JsonSave(dataclasses.asdict(progress))
+            ),
+            metrics={"ndcg@10": progress.validations[-1][1], "step": progress.step} if validated else None,
+            force=True,
+        )
+
+
+def finish(manager: ocp.CheckpointManager) -> None:
+    """Waits until what is being saved is on disk.
+
+    Raises:
+      InputError: as `save`.
+    """
+    with _refused_writes_named(manager):
+        manager.wait_until_finished()
+
+
+@contextlib.contextmanager
+def _refused_writes_named(manager: ocp.CheckpointManager) -> Iterator[None]:
+    """Inside, what the operating system refuses to write, such as on a full disk, is an `InputError`."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        # tensorstore raises a ValueError with the system's number in its text.
+        found = re.search(r"os_error_code='(\d+)'", str(error))
+        number = int(found[1]) if found else getattr(error, "errno", None)
+        if number is None:
+            raise
+        manager.reload()  # it has taken those before for replaced
+        kept = manager.latest_step()
+        raise InputError(
+            f"{manager.directory}: a checkpoint cannot be written ({os.strerror(number)}); "
+            + ("none was saved before it" if kept is None else f"the one of step {kept} is intact")
+            + "; make room there and go on with --resume"
+        ) from error
 
 
 def restore_latest(manager: ocp.CheckpointManager, like: TrainState) -> tuple[TrainState, Progress] | None:
@@ -133,7 +189,18 @@ def restore_progress(manager: ocp.CheckpointManager, step: int) -> Progress:
 
 
 def _progress(fields: dict[str, Any]) -> Progress:
-    return Progress(**{**fields, "validations": tuple((step, value) for step, value in fields["validations"])})
+    """From JSON, which has no tuples; what an earlier version did not save is as at the start."""
+    unknown = fields.keys() - {field.name for field in dataclasses.fields(Progress)}
+    if unknown:
+        raise InputError(f"the checkpoint has unknown fields {sorted(unknown)}; it is of another version of seqrec")
+    return Progress(
+        **{
+            **fields,
+            "validations": tuple((step, value) for step, value in fields["validations"]),
+            "loss": RunningLoss(**fields.get("loss", {})),
+            "skipped": tuple(tuple(positions) for positions in fields.get("skipped", ())),
+        }
+    )
 
 
 def _by_name(state: TrainState) -> dict[str, Any]:

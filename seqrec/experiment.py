@@ -12,7 +12,7 @@ from tyro.conf import OmitArgPrefixes
 
 from seqrec import runs, runtime
 from seqrec.baselines.popularity import training_counts
-from seqrec.checkpoint import Progress, open_checkpoints, restore, restore_latest, restore_progress
+from seqrec.checkpoint import Progress, open_checkpoints, restore, restore_progress
 from seqrec.data.batches import Queries, TrainingBatches, make_queries, training_batches
 from seqrec.data.events import prepare
 from seqrec.data.sources import Columns, Dataset, TimeUnit, read_source
@@ -256,21 +256,21 @@ def train(
         batches.n_rows,
         100 * batches.packed.filled,
     )
-    progress = Progress(seed=batches.seed)
+    lines = run / "metrics.jsonl"
+
+    def rewind(step: int) -> None:
+        runtime.on_first(functools.partial(runs.keep_json_lines, lines, up_to_step=step))
+
     eval_step = make_eval_step(encoder)
     with open_checkpoints(run / "checkpoints") as checkpoints:
-        if (found := restore_latest(checkpoints, state)) is not None:
-            state, progress = found
-            log.info("resumed     from the checkpoint of step %d", progress.step)
-        runtime.on_first(functools.partial(runs.keep_json_lines, run / "metrics.jsonl", up_to_step=progress.step))
         state, progress, reason = fit(
             state,
-            progress,
             train_step=train_step,
             batches=batches,
             validate=lambda params: means(metric_sums(evaluate(eval_step, params, task.valid).rank)),
             checkpoints=checkpoints,
-            record=functools.partial(runs.append_json_line, run / "metrics.jsonl"),
+            record=functools.partial(runs.append_json_line, lines),
+            rewind=rewind,
             config=config,
         )
         state, _ = restore(checkpoints, state, progress.best[0])
@@ -318,6 +318,7 @@ def publish(run: Path, task: Task, encoder: Encoder, trained: Trained, *, name: 
     results["best_epoch"] = trained.progress.best[0] // per_epoch
     results["train_seconds"] = trained.progress.train_seconds
     results["stopped"] = trained.reason
+    results["n_roll_backs"] = len(trained.progress.skipped)
     recommend = make_recommend(encoder)
     examples = []
     for query in np.linspace(0, len(task.test.users) - 1, 3, dtype=int):

@@ -16,10 +16,13 @@ from seqrec.types import InputError
 
 Config = TypeVar("Config")
 
-_FREE_FIELDS = ("run.output", "run.resume", "fit.patience", "fit.max_minutes")
+_FREE_FIELDS = (
+    *("run.output", "run.resume", "fit.patience", "fit.max_minutes"),
+    *("fit.on_spike", "fit.spike_deviations", "fit.max_roll_backs"),
+)
 _FREE_CONFIGS = ("mesh.", "processes.")
-"""Fields that say where a run is kept, when it ends and on what devices, not what a step computes: a resumed run may
-change them."""
+"""Fields that say where a run is kept, when it ends, what it does about a spike and on what devices, not what a step
+computes: a resumed run may change them."""
 
 
 def open_run(directory: Path, config: Any, *, experiment: str, resume: bool) -> Path:

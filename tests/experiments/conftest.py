@@ -108,7 +108,7 @@ def finished(toy, tmp_path_factory) -> Finished:
     return Finished(Path(flags[-1]), results, printed.getvalue(), flags)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def start_script(compile_cache) -> Callable[..., subprocess.Popen]:
     """Starts a script, or with `code` a piece of code before it, in a process of its own."""
 
