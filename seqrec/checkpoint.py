@@ -12,6 +12,8 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
+from seqrec.data.buckets import is_copy
+from seqrec.sharding import on_host
 from seqrec.training import TrainState
 from seqrec.types import InputError
 
@@ -35,8 +37,18 @@ class Progress:
 
 
 def open_checkpoints(directory: Path, *, read_only: bool = False) -> ocp.CheckpointManager:
-    """A manager that saves in the background and keeps the best (by NDCG@10) and the latest checkpoint."""
+    """A manager that saves in the background and keeps the best (by NDCG@10) and the latest checkpoint.
 
+    In a working copy of a run, which no other process sees, each process keeps the whole of every checkpoint.
+    """
+    processes = ocp.options.MultiprocessingOptions()
+    if is_alone := _is_alone(directory):
+        number = jax.process_index()
+        processes = ocp.options.MultiprocessingOptions(
+            primary_host=number, active_processes={number}, barrier_sync_key_prefix=f"process-{number}"
+        )
+        # orbax makes no directory for some of the processes.
+        directory.mkdir(exist_ok=True)
     if not read_only:
         _remove_without_metrics(directory)
 
@@ -53,6 +65,8 @@ def open_checkpoints(directory: Path, *, read_only: bool = False) -> ocp.Checkpo
             best_fn=best_earliest,
             cleanup_tmp_directories=not read_only,
             read_only=read_only,
+            create=not is_alone,
+            multiprocessing_options=processes,
         ),
     )
 
@@ -67,13 +81,21 @@ def _remove_without_metrics(directory: Path) -> None:
             shutil.rmtree(file.parents[1], ignore_errors=True)
 
 
+def _is_alone(directory: Path) -> bool:
+    """Whether there are other processes, and they do not see this run's directory."""
+    return jax.process_count() > 1 and is_copy(directory.parent)
+
+
 def save(manager: ocp.CheckpointManager, state: TrainState, progress: Progress) -> None:
     """Saves in the background; a checkpoint taken right after a validation carries its figure."""
+    arrays = _by_name(state)
+    if _is_alone(Path(manager.directory)):
+        arrays = jax.tree.map(on_host, arrays)
     validated = progress.validations and progress.validations[-1][0] == progress.step
     manager.save(
         progress.step,
         args=ocp.args.Composite(
-            state=ocp.args.StandardSave(_by_name(state)), progress=ocp.args.JsonSave(dataclasses.asdict(progress))
+            state=ocp.args.StandardSave(arrays), progress=ocp.args.JsonSave(dataclasses.asdict(progress))
         ),
         metrics={"ndcg@10": progress.validations[-1][1], "step": progress.step} if validated else None,
         force=True,
