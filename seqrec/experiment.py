@@ -164,7 +164,9 @@ def open_run(config: Any, run: RunConfig, *, experiment: str) -> Iterator[Path]:
         return str(runtime.new_run_directory(f"{experiment}-{config.data.dataset}"))
 
     output = run.output or Path(runtime.on_first(new_directory))
-    with working_copy(output, read_only=not runtime.is_first(), follow=True) as directory:
+    # The first process reads and writes the run for all; of a bucket the others need the data alone.
+    fetch = "" if runtime.is_first() else "store/"
+    with working_copy(output, read_only=not runtime.is_first(), follow=True, fetch=fetch) as directory:
         runtime.on_first(lambda: str(runs.open_run(directory, config, experiment=experiment, resume=run.resume)))
         log.info("run         %s", address_of(output))
         try:

@@ -60,8 +60,12 @@ Stamp = tuple[int, int]
 
 
 @contextlib.contextmanager
-def working_copy(path: Path, *, read_only: bool = False, follow: bool = False) -> Iterator[Path]:
+def working_copy(
+    path: Path, *, read_only: bool = False, follow: bool = False, fetch: str | tuple[str, ...] = ""
+) -> Iterator[Path]:
     """`path` itself, or a copy of a directory in a bucket, in the system's temporary directory.
+
+    It has the files whose names begin with `fetch`. If it is `read_only`, what is done to it stays without effect.
 
     What was done to the copy is done to the directory in the bucket when the block ends, however it ends; with
     `follow`, also each time that a file has changed. A store and a checkpoint are whole there or not there: the file
@@ -79,7 +83,7 @@ def working_copy(path: Path, *, read_only: bool = False, follow: bool = False) -
     copy.mkdir()
     (scratch / COPY_OF).write_text(bucket.address)
     try:
-        known = _fetch(bucket, copy)
+        known = _fetch(bucket, copy, fetch)
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)
         raise
@@ -173,6 +177,8 @@ def _open_bucket(path: Path) -> Bucket:
     if "/" not in rest:
         raise InputError(f"{address} names a whole bucket; name a directory in it, such as {address}/run-1")
     package, extra = PACKAGES[protocol]
+    # What it would log is in the complaint, in one line.
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
     try:
         import fsspec
 
@@ -213,10 +219,10 @@ def _complaint(address: str, error: Exception) -> str:
 # From the bucket, and back
 
 
-def _fetch(bucket: Bucket, copy: Path) -> dict[str, Stamp | None]:
-    """Fetches what is whole; returns the stamp of each file, None for the remains of what is not whole."""
+def _fetch(bucket: Bucket, copy: Path, prefix: str | tuple[str, ...]) -> dict[str, Stamp | None]:
+    """Fetches what is whole and begins with `prefix`; returns the stamp of each file, None for what is not whole."""
     with _complaints(bucket):
-        sizes = bucket.sizes()
+        sizes = {name: size for name, size in bucket.sizes().items() if name.startswith(prefix)}
         whole = {name: size for name, size in sizes.items() if not _is_remains(name, sizes)}
         _get(bucket, copy, whole)
     stamps = _stamps(copy)
@@ -264,11 +270,7 @@ def _bring_back(bucket: Bucket, copy: Path, known: dict[str, Stamp | None]) -> N
     with _complaints(bucket):
         stamps = _stamps(copy)
         changed = {name for name, stamp in stamps.items() if known.get(name) != stamp}
-        rewritten = {
-            marker
-            for marker in known
-            if _is_marker(marker) and _beside(marker, changed)
-        }
+        rewritten = {marker for marker in known if _is_marker(marker) and _beside(marker, changed)}
         _remove(bucket, known, rewritten)
         changed |= rewritten & stamps.keys()
         markers = {name for name in changed if _is_marker(name)}
