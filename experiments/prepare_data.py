@@ -17,10 +17,9 @@ from tyro.conf import OmitArgPrefixes
 
 from seqrec import runtime
 from seqrec.data.append import append_events
-from seqrec.data.buckets import working_copy
+from seqrec.data.buckets import original, working_copy
 from seqrec.data.engines import EngineName, move
 from seqrec.data.files import Limits
-from seqrec.data.paths import address_of
 from seqrec.data.preparation import StepCount, StepsConfig, format_counts, prepare_store, stages
 from seqrec.data.sources import SourceConfig, open_source
 from seqrec.data.splits import SplitConfig
@@ -46,21 +45,18 @@ class Config:
 
 def main(config: Config) -> dict[str, Any]:
     """Writes the store and its profile, prints what each step left, and returns the sizes and the hash."""
-    with working_copy(config.output) as directory:
-        return prepare(config, directory)
-
-
-def prepare(config: Config, directory: Path) -> dict[str, Any]:
-    """The same, with the store written to `directory`."""
-    known = read_preparation(directory).get("categories", {}) if config.append else {}
     names = [] if config.append else stages(config.steps)
-    with tqdm(total=len(names) or None, desc="reading", unit="step", disable=None, leave=False) as bar:
+    with (
+        working_copy(config.output) as directory,
+        tqdm(total=len(names) or None, desc="reading", unit="step", disable=None, leave=False) as bar,
+    ):
 
         def report(count: StepCount) -> None:
             tqdm.write(format_counts([count]))
             bar.update()
             bar.set_description(names[bar.n] if bar.n < len(names) else "store")
 
+        known = read_preparation(directory).get("categories", {}) if config.append else {}
         source = open_source(config.source, known=known, limits=config.limits)
         with move(source, config.engine, directory=config.limits.spill_directory) as source:
             if config.append:
@@ -70,14 +66,9 @@ def prepare(config: Config, directory: Path) -> dict[str, Any]:
             else:
                 store, _, split = prepare_store(source, directory, config.steps, config.split, report=report)
                 line = f"split       {split}"
-        profile = write_profile(directory)
+        output, profile = original(directory), write_profile(directory)
     sizes = f"{store.n_events:,} events, {store.n_users:,} users, {store.n_items:,} items"
-    print(
-        line,
-        f"store       {address_of(config.output)}: {sizes}",
-        f"profile     {address_of(config.output / profile.name)}",
-        sep="\n",
-    )
+    print(line, f"store       {output}: {sizes}", f"profile     {output}/{profile.name}", sep="\n")
     return {name: getattr(store, name) for name in ("n_events", "n_users", "n_items", "content_hash")}
 
 

@@ -16,7 +16,6 @@ from seqrec.checkpoint import Progress, open_checkpoints, restore, restore_lates
 from seqrec.data.batches import Queries, TrainingBatches, make_queries, training_batches
 from seqrec.data.buckets import original, working_copy
 from seqrec.data.events import prepare
-from seqrec.data.paths import address_of
 from seqrec.data.sources import Columns, Dataset, TimeUnit, read_source
 from seqrec.data.splits import Split, SplitConfig, split_store
 from seqrec.data.store import SequenceStore, open_store
@@ -168,7 +167,7 @@ def open_run(config: Any, run: RunConfig, *, experiment: str) -> Iterator[Path]:
     fetch = "" if runtime.is_first() else "store/"
     with working_copy(output, read_only=not runtime.is_first(), follow=True, fetch=fetch) as directory:
         runtime.on_first(lambda: str(runs.open_run(directory, config, experiment=experiment, resume=run.resume)))
-        log.info("run         %s", address_of(output))
+        log.info("run         %s", original(directory))
         try:
             with runtime.interruptible():
                 yield directory
@@ -343,6 +342,6 @@ def publish(run: Path, task: Task, encoder: Encoder, trained: Trained, *, name: 
         print_test(results, name=name)
         for example in examples:
             print("\n" + example)
-        print(f"\nrun directory  {address_of(original(run))}\nevaluate it    {runs.evaluate_command(run)}")
+        print(f"\nrun directory  {original(run)}\nevaluate it    {runs.evaluate_command(run)}")
         print(f"resume it      {runs.resume_command(run)}")
     return results

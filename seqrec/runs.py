@@ -88,14 +88,14 @@ def resume_command(run: Path) -> str:
     script, *flags = read_json(run / "config.json")["command"][1:]
     flags = [flag for flag in flags if flag not in ("--resume", "--no-resume")]
     if not any(flag.split("=")[0] == "--output" for flag in flags):
-        flags += ["--output", address_of(original(run))]
+        flags += ["--output", original(run)]
     return shlex.join([_python(), script, *flags, "--resume"])
 
 
 def evaluate_command(run: Path) -> str:
     """The command line that evaluates the run's checkpoint, from the directory where it was started."""
     script = Path(read_json(run / "config.json")["command"][1])
-    return shlex.join([_python(), str(script.with_name("evaluate_checkpoint.py")), address_of(original(run))])
+    return shlex.join([_python(), str(script.with_name("evaluate_checkpoint.py")), original(run)])
 
 
 def _python() -> str:

@@ -101,15 +101,14 @@ def working_copy(
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def original(path: Path) -> Path:
-    """What `path` is a working copy of, or `path` itself."""
-    note = path.parent / COPY_OF
-    return Path(note.read_text()) if note.is_file() else path
+def original(path: Path) -> str:
+    """The address of what `path` is a working copy of, or `path` itself."""
+    return (path.parent / COPY_OF).read_text() if is_copy(path) else str(path)
 
 
 def is_copy(path: Path) -> bool:
     """True of a working copy, which no other process sees."""
-    return original(path) != path
+    return (path.parent / COPY_OF).is_file()
 
 
 def local_store(directory: Path) -> Path:
