@@ -9,6 +9,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 from seqrec import runtime
 
@@ -118,7 +119,6 @@ def test_the_image_installs_extras_that_there_are_and_copies_files_that_there_ar
 
 
 def test_skypilot_runs_a_command_that_the_experiment_accepts():
-    yaml = pytest.importorskip("yaml")
     task = yaml.safe_load((LAUNCH / "skypilot.yaml").read_text())
     script = f"BUCKET={task['envs']['BUCKET']}; RUN={task['envs']['RUN']}; set -- {task['run'].split(maxsplit=1)[1]}"
     words = subprocess.run(
