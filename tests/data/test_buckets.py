@@ -170,6 +170,20 @@ def test_a_store_is_fetched_once_and_kept_by_its_hash(bucket, tmp_path):
     assert open_store(place).items.tolist() == [3, 2, 1]
 
 
+def test_a_store_that_is_replaced_while_it_is_fetched_is_not_kept(bucket, monkeypatch, tmp_path):
+    edit("memory://b/store", lambda copy: write_store(copy, STORE))
+    get = bucket.get
+
+    def get_late(*arguments, **options):
+        get(*arguments, **options)
+        bucket.pipe_file("memory://b/store/manifest.json", b"another")
+
+    monkeypatch.setattr(bucket, "get", get_late)
+    with pytest.raises(InputError, match="was replaced while it was read; start again"):
+        open_store("memory://b/store")
+    assert not any((tmp_path / "cache" / "stores").iterdir())
+
+
 @pytest.mark.parametrize("manifest", ["{", "[]", json.dumps({"content_hash": "../../mine"})])
 def test_a_manifest_may_not_name_a_place_of_its_own(bucket, manifest):
     bucket.pipe_file("memory://b/store/manifest.json", manifest.encode())
