@@ -63,7 +63,7 @@ def final_weights(run: Path) -> list[np.ndarray]:
 
 
 def wait_for(files, name: str) -> None:
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 300
     while not files.glob(name) and time.monotonic() < deadline:
         files.invalidate_cache()
         time.sleep(0.05)
