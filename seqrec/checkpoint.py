@@ -8,15 +8,18 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
+from seqrec.data.buckets import is_copy
+from seqrec.sharding import broadcast_bytes, from_first, on_host
 from seqrec.spikes import RunningLoss
 from seqrec.training import TrainState
 from seqrec.types import InputError
@@ -56,8 +59,18 @@ class Progress:
 
 
 def open_checkpoints(directory: Path, *, read_only: bool = False) -> ocp.CheckpointManager:
-    """A manager that saves in the background and keeps the best (by NDCG@10) and the latest checkpoint."""
+    """A manager that saves in the background and keeps the best (by NDCG@10) and the latest checkpoint.
 
+    In a working copy of a run, which no other process sees, the first process saves and reads for all.
+    """
+    processes = ocp.options.MultiprocessingOptions()
+    if is_alone := _is_alone(directory):
+        number = jax.process_index()
+        processes = ocp.options.MultiprocessingOptions(
+            primary_host=number, active_processes={number}, barrier_sync_key_prefix=f"process-{number}"
+        )
+        # orbax makes no directory for some of the processes.
+        directory.mkdir(exist_ok=True)
     if not read_only:
         _remove_without_metrics(directory)
 
@@ -67,13 +80,18 @@ def open_checkpoints(directory: Path, *, read_only: bool = False) -> ocp.Checkpo
     best = BestN(n=1, get_metric_fn=best_earliest, keep_checkpoints_without_metrics=False)
     return ocp.CheckpointManager(
         directory.absolute(),
-        item_handlers={"state": ocp.StandardCheckpointHandler(), "progress": ocp.JsonCheckpointHandler()},
+        item_handlers={
+            "state": ocp.StandardCheckpointHandler(multiprocessing_options=processes),
+            "progress": ocp.JsonCheckpointHandler(multiprocessing_options=processes),
+        },
         options=ocp.CheckpointManagerOptions(
             preservation_policy=AnyPreservationPolicy([LatestN(n=1), best]),
             # Without it orbax would not write the metrics, and would take the latest checkpoint for the best.
             best_fn=best_earliest,
             cleanup_tmp_directories=not read_only,
             read_only=read_only,
+            create=not is_alone,
+            multiprocessing_options=processes,
         ),
     )
 
@@ -88,18 +106,28 @@ def _remove_without_metrics(directory: Path) -> None:
             shutil.rmtree(file.parents[1], ignore_errors=True)
 
 
+def _is_alone(directory: Path) -> bool:
+    """Whether there are other processes, and they do not see this run's directory."""
+    return jax.process_count() > 1 and is_copy(directory.parent)
+
+
 def save(manager: ocp.CheckpointManager, state: TrainState, progress: Progress) -> None:
     """Saves in the background; a checkpoint taken right after a validation carries its figure.
 
     Raises:
       InputError: this save or the one before it cannot be written; the last good checkpoint stays.
     """
+    arrays = _by_name(state)
+    if _is_alone(Path(manager.directory)):
+        arrays = jax.tree.map(on_host, arrays)
+        if jax.process_index() != 0:
+            return
     validated = progress.validations and progress.validations[-1][0] == progress.step
     with _refused_writes_named(manager):
         manager.save(
             progress.step,
             args=ocp.args.Composite(
-                state=ocp.args.StandardSave(_by_name(state)), progress=ocp.args.JsonSave(dataclasses.asdict(progress))
+                state=ocp.args.StandardSave(arrays), progress=ocp.args.JsonSave(dataclasses.asdict(progress))
             ),
             metrics={"ndcg@10": progress.validations[-1][1], "step": progress.step} if validated else None,
             force=True,
@@ -144,9 +172,13 @@ def restore_latest(manager: ocp.CheckpointManager, like: TrainState) -> tuple[Tr
     Raises:
       InputError: as `restore`.
     """
+    return _read(manager, like, lambda form: _restore_latest(manager, form))
+
+
+def _restore_latest(manager: ocp.CheckpointManager, like: TrainState) -> tuple[TrainState, Progress] | None:
     for step in sorted(manager.all_steps(), reverse=True):
         try:
-            return restore(manager, like, step)
+            return _restore(manager, like, step)
         except InputError:
             raise
         except Exception as error:  # whatever the formats inside raise of files that are cut short or garbled
@@ -164,6 +196,12 @@ def restore(manager: ocp.CheckpointManager, like: TrainState, step: int) -> tupl
     Raises:
       InputError: the checkpoint's arrays differ in name, shape or dtype, which orbax would cast in silence.
     """
+    found = _read(manager, like, lambda form: _restore(manager, form, step))
+    assert found is not None
+    return found
+
+
+def _restore(manager: ocp.CheckpointManager, like: TrainState, step: int) -> tuple[TrainState, Progress]:
     metadata = manager.item_metadata(step)["state"]
     if metadata is None:
         raise ValueError("it has no metadata")
@@ -180,6 +218,36 @@ def restore(manager: ocp.CheckpointManager, like: TrainState, step: int) -> tupl
         args=ocp.args.Composite(state=ocp.args.StandardRestore(_by_name(like)), progress=ocp.args.JsonRestore()),
     )
     return TrainState(**restored["state"]), _progress(restored["progress"])
+
+
+def _read(
+    manager: ocp.CheckpointManager,
+    like: TrainState,
+    read: Callable[[TrainState], tuple[TrainState, Progress] | None],
+) -> tuple[TrainState, Progress] | None:
+    """What `read(like)` returns; where only the first process has the checkpoints it reads them, and tells the others.
+
+    It then asks for NumPy arrays, which are sent one by one and laid out as those of `like`.
+    """
+    if not _is_alone(Path(manager.directory)):
+        return read(like)
+    form = jax.tree.map(lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), like)
+    found, failure = None, None
+    if jax.process_index() == 0:
+        try:
+            found = read(form)
+        except BaseException as error:
+            failure = error
+    outcome = {"failed": failure is not None, "progress": found and dataclasses.asdict(found[1])}
+    told = json.loads(broadcast_bytes(json.dumps(outcome).encode()))
+    if failure is not None:
+        raise failure
+    if told["failed"]:
+        raise InputError("the first process could not read the checkpoint; see what it said")
+    if told["progress"] is None:
+        return None
+    state = jax.tree.map(lambda array, leaf: from_first(np.asarray(array), leaf), found[0] if found else form, like)
+    return state, _progress(told["progress"])
 
 
 def restore_progress(manager: ocp.CheckpointManager, step: int) -> Progress:

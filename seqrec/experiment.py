@@ -14,6 +14,7 @@ from seqrec import runs, runtime
 from seqrec.baselines.popularity import training_counts
 from seqrec.checkpoint import Progress, open_checkpoints, restore, restore_progress
 from seqrec.data.batches import Queries, TrainingBatches, make_queries, training_batches
+from seqrec.data.buckets import original, working_copy
 from seqrec.data.events import prepare
 from seqrec.data.sources import Columns, Dataset, TimeUnit, read_source
 from seqrec.data.splits import Split, SplitConfig, split_store
@@ -41,7 +42,7 @@ class DataConfig:
     dataset: Literal[Dataset, "store"] = "movielens-demo"
     """Form of the data; movielens-demo needs no file, store is what prepare_data.py leaves."""
     data_path: Path | None = None
-    """File of events, plain or gzip'd, or the directory of a store."""
+    """File of events, plain or gzip'd, or the directory of a store, which may be s3:// or gs://."""
     columns: tuple[str, str, str] = Columns()
     """Names of the user, item and time columns of an events file; time none keeps the file's order."""
     time_unit: TimeUnit = "auto"
@@ -69,7 +70,7 @@ class RunConfig:
     """Where a run is kept, and what it starts from."""
 
     output: Path | None = None
-    """Directory of the run; by default a new one under runs/."""
+    """Directory of the run, which may be s3:// or gs://; by default a new one under runs/."""
     resume: bool = False
     """Go on with the run in --output from its latest checkpoint."""
     seed: int = 0
@@ -98,7 +99,11 @@ def open_task(run: Path, config: DataConfig, *, seed: int) -> Task:
         store = open_store(config.data_path)
     else:
         runtime.on_first(functools.partial(_prepare_once, run, config))
+        if not (run / "store").exists():  # of a run in a bucket, each process has a copy of its own
+            _prepare_once(run, config)
         store = open_store(run / "store")
+    if runtime.on_first(lambda: store.content_hash) != store.content_hash:
+        raise InputError(f"{run}: this process read other data than the first; give all of them the same")
     split = split_store(store, config.split)
     log.info(
         "data        %s: %s users, %s items, %s events",
@@ -154,22 +159,27 @@ def open_run(config: Any, run: RunConfig, *, experiment: str) -> Iterator[Path]:
     if run.resume and run.output is None:
         raise InputError("--resume needs --output with the directory of the run to go on with")
 
-    def open_directory() -> str:
-        directory = run.output or runtime.new_run_directory(f"{experiment}-{config.data.dataset}")
-        return str(runs.open_run(directory, config, experiment=experiment, resume=run.resume))
+    def new_directory() -> str:
+        return str(runtime.new_run_directory(f"{experiment}-{config.data.dataset}"))
 
-    directory = Path(runtime.on_first(open_directory))
-    log.info("run         %s", directory)
-    try:
-        with runtime.interruptible():
-            yield directory
-    except InputError:
-        if runtime.is_first():
-            runs.discard_unstarted(directory)
-        raise
-    except runtime.Interrupted as stop:
-        message = f"{stop}; go on with\n  {runs.resume_command(directory)}"
-        raise runtime.Interrupted(message, stop.signal_number) from None
+    output = run.output or Path(runtime.on_first(new_directory))
+    # The first process reads and writes the run for all; of a bucket the others need the data alone.
+    fetch = "" if runtime.is_first() else "store/"
+    with working_copy(output, read_only=not runtime.is_first(), follow=True, fetch=fetch) as directory:
+        runtime.on_first(lambda: str(runs.open_run(directory, config, experiment=experiment, resume=run.resume)))
+        log.info("run         %s", original(directory))
+        try:
+            with runtime.interruptible():
+                yield directory
+        except InputError:
+            if runtime.is_first():
+                runs.discard_unstarted(directory)
+            raise
+        except runtime.Interrupted as stop:
+            if not runtime.is_first():
+                raise
+            message = f"{stop}; go on with\n  {runs.resume_command(directory)}"
+            raise runtime.Interrupted(message, stop.signal_number) from None
 
 
 class Model(NamedTuple):
@@ -333,6 +343,6 @@ def publish(run: Path, task: Task, encoder: Encoder, trained: Trained, *, name: 
         print_test(results, name=name)
         for example in examples:
             print("\n" + example)
-        print(f"\nrun directory  {run}\nevaluate it    {runs.evaluate_command(run)}")
+        print(f"\nrun directory  {original(run)}\nevaluate it    {runs.evaluate_command(run)}")
         print(f"resume it      {runs.resume_command(run)}")
     return results

@@ -152,6 +152,12 @@ def broadcast_bytes(message: bytes) -> bytes:
     return np.asarray(multihost_utils.broadcast_one_to_all(padded)).astype(np.uint8).tobytes()
 
 
+def from_first(array: np.ndarray, like: Array) -> Array:
+    """The first process's array, laid out as `like`; all must ask at once, with arrays of its shape and dtype."""
+    whole = np.asarray(multihost_utils.broadcast_one_to_all(array)).astype(like.dtype, copy=False)
+    return jax.make_array_from_callback(like.shape, like.sharding, lambda part: whole[part])
+
+
 def layout(spec: ParamSpec) -> P:
     """Where each axis of a parameter is split."""
     return P(*(MESH_AXES[axis] if axis else None for axis in spec.axes))
