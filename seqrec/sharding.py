@@ -224,6 +224,8 @@ class CatalogueShard(NamedTuple):
     table: Float[Array, "n_rows d_model"]
     first: int | Int[Array, ""]
     """Id of the first row."""
+    n_rows: int
+    """Rows of the whole table."""
     total: Callable[[Any], Any]
     """The sums over all shards."""
     highest: Callable[[Array], Array]
@@ -249,7 +251,7 @@ def map_catalogue(
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
-        return function(*rows, CatalogueShard(item_table, 0, *(lambda x: x,) * 3))
+        return function(*rows, CatalogueShard(item_table, 0, len(item_table), *(lambda x: x,) * 3))
     n_rows = item_table.shape[0]
     # Only a table that no mesh was thought of for is padded; the rows that this adds are no items.
     item_table = jnp.pad(item_table, ((0, -n_rows % (mesh.shape["model"] * mesh.shape["fsdp"])), (0, 0)))
@@ -261,6 +263,7 @@ def map_catalogue(
         shard = CatalogueShard(
             table,
             jax.lax.axis_index("model") * table.shape[0],
+            mesh.shape["model"] * table.shape[0],
             lambda x: jax.lax.psum(x, "model"),
             lambda x: jax.lax.pmax(x, "model"),
             lambda x: jax.lax.all_gather(x, "model", axis=1, tiled=True),
@@ -285,3 +288,34 @@ def map_catalogue(
         check_vma=False,
     )(*rows, item_table)
     return tuple(each[:n_rows] if kind == "items" else each for each, kind in zip(found, outputs, strict=True))
+
+
+@jax.custom_vjp
+def look_up(
+    item_table: Float[Array, "n_rows d_model"], ids: Int[Array, "rows length"]
+) -> Float[Array, "rows length d_model"]:
+    """`item_table[ids]`, whose gradient takes the cheaper way over a mesh that splits the rows of `ids`.
+
+    Either each group of devices adds its rows up into a table and the tables are added up, or the rows are gathered
+    and each device adds all of them to its part of the table, which sends less wherever that part is longer than the
+    rows are many. The loss sends one such table in any case.
+    """
+    return item_table[ids]
+
+
+def _look_up_forward(item_table, ids):
+    return item_table[ids], (item_table, ids)
+
+
+def _look_up_backward(kept, cotangent):
+    item_table, ids = kept
+    mesh = jax.sharding.get_abstract_mesh()
+    few = not mesh.empty and ids.size < item_table.shape[0] // (mesh.shape["model"] * mesh.shape["fsdp"])
+    if few and ids.shape[0] % n_data_shards() == 0:
+        # Split first: what is asked for whole would be computed whole, from further back.
+        for rows in (_ROWS, P()):
+            ids, cotangent = (jax.lax.with_sharding_constraint(each, rows) for each in (ids, cotangent))
+    return jnp.zeros_like(item_table).at[ids].add(cotangent, mode="drop"), None
+
+
+look_up.defvjp(_look_up_forward, _look_up_backward)

@@ -36,19 +36,29 @@ def test_drawn_histories_leave_no_padding(tmp_path):
     result = train_step.main(config)
     assert result["filled"] == 1.0
     assert result["positions_per_step"] == 4 * 8
-    assert (tmp_path / "out.json").exists()
+    # The parts and the rest make up the step, and their floors the step's own.
+    for total, name in (("step_ms", "ms"), ("floor_ms", "floor_ms")):
+        assert sum(part[name] for part in result["parts"].values()) == pytest.approx(result[total])
+    assert result["ratio_to_floor"] == pytest.approx(result["step_ms"] / result["floor_ms"])
+    assert runs.read_json(tmp_path / "out.json") == result
 
 
 def test_the_matrix_products_of_a_step_are_counted_as_on_paper():
     model = TransformerConfig(d_model=8, n_blocks=1, n_heads=1, feed_forward="relu")
-    _, flops = train_step.make_products(model, n_rows=2, length=4, n_items=63)
+    flops = train_step.step_flops(model, train_step.product_shapes(model, n_rows=2, length=4, n_items=63))
     positions, d, length, table_rows = 8, 8, 4, 64
     projections = positions * d * (3 * d) + positions * d * d
     attention = 2 * positions * length * d
     feed_forward = 2 * positions * d * d
     loss = positions * table_rows * d
     # Each product is taken forward and twice backward, at two operations a multiply-add.
-    assert flops == pytest.approx(6 * (projections + attention + feed_forward + loss))
+    assert flops == {
+        "embedding": 0,
+        "attention": 6 * (projections + attention),
+        "feed_forward": 6 * feed_forward,
+        "loss": 6 * loss,
+        "optimizer": 0,
+    }
 
 
 def test_the_loss_is_timed_against_its_naive_form_on_equal_values(tmp_path):

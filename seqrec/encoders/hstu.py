@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float
 
 from seqrec.layers import causal_mask, check_heads, dropout, item_table_spec, norm, norm_specs, silu
 from seqrec.params import Params, ParamSpec
+from seqrec.sharding import look_up
 from seqrec.types import Batch, Encoder
 
 _normal = jax.nn.initializers.normal(0.02)
@@ -66,7 +67,7 @@ def hstu(config: HSTUConfig, *, n_items: int, max_length: int) -> Encoder:
 
     def encode(params: Params, batch: Batch, *, key: Array | None = None) -> Float[Array, "rows length d_model"]:
         keys = [None] * (1 + config.n_blocks) if key is None else list(jax.random.split(key, 1 + config.n_blocks))
-        x = params["item_table"][batch.items] * math.sqrt(config.d_model)
+        x = look_up(params["item_table"], batch.items) * math.sqrt(config.d_model)
         if config.learned_positions:
             x = x + params["position_table"][batch.positions]
         x = dropout(x, rate=config.dropout, key=keys.pop())

@@ -161,16 +161,18 @@ def _by_blocks(states, labels, places, shard, chunk, n_items, target_share, z_lo
     def step(totals, block):
         loss, d_table = totals
         states, labels, places = block
-        scores, rows = _scores(states, shard, 0, chunk, n_items)
-        more, highest, scale = _finish(_find(scores, places), labels, shard, target_share, z_loss)
+        scores = _mask_ends(_product(states, shard.table.T), shard, n_items)
+        walk, exponentials = _find(scores, places)
+        more, highest, scale = _finish(walk, labels, shard, target_share, z_loss)
         if not with_gradients:
             return (loss + more, d_table), None
-        d_states, d_rows = _gradients(scores, highest, scale, states, rows)
+        scale = scale * jnp.exp(walk.highest - highest)
+        d_states, d_rows = _gradients(exponentials, scale, states, shard.table)
         return (loss + more, d_table + d_rows), d_states
 
-    start = (jnp.zeros(()), jnp.zeros(shard.table.shape) if with_gradients else None)
+    start = (jnp.zeros(()), jnp.zeros(shard.table.T.shape) if with_gradients else None)
     (loss, d_table), d_states = jax.lax.scan(step, start, (states, labels, places))
-    return loss, d_states, d_table
+    return loss, d_states, d_table.T if with_gradients else None
 
 
 def _by_chunks(states, labels, places, shard, chunk, n_items, target_share, z_loss, *, with_gradients: bool):
@@ -183,7 +185,7 @@ def _by_chunks(states, labels, places, shard, chunk, n_items, target_share, z_lo
     def find(block):
         def step(found, start):
             scores, _ = _scores(block[0], shard, start, chunk, n_items)
-            new = _find(scores, jnp.where(block[1] >= start, block[1] - _begin(shard, start, chunk), -1))
+            new, _ = _find(scores, jnp.where(block[1] >= start, block[1] - _begin(shard, start, chunk), -1))
             highest = jnp.maximum(found.highest, new.highest)
             old_total, new_total = (each.total * jnp.exp(each.highest - highest) for each in (found, new))
             return _Walk(highest, old_total + new_total, found.target_score + new.target_score), None
@@ -201,8 +203,8 @@ def _by_chunks(states, labels, places, shard, chunk, n_items, target_share, z_lo
         def add_block(d_rows, block):
             states, highest, scale = block
             scores, rows = _scores(states, shard, start, chunk, n_items)
-            d_states, more = _gradients(scores, highest, scale, states, rows)
-            return d_rows + more, d_states
+            d_states, more = _gradients(jnp.exp(scores - highest[:, None]), scale, states, rows)
+            return d_rows + more.T, d_states
 
         begin = _begin(shard, start, chunk)
         # The last chunk may overlap the one before it, whose rows it leaves as they are.
@@ -229,10 +231,26 @@ def _scores(states, shard: CatalogueShard, start, chunk: int, n_items: int) -> t
     return _product(states, rows.T) + jnp.where(is_item, 0.0, -jnp.inf), rows
 
 
-def _find(scores: Array, places: Array) -> _Walk:
+def _mask_ends(scores: Array, shard: CatalogueShard, n_items: int) -> Array:
+    """Scores of a whole shard, -inf for those that are no items: these are at its ends."""
+    n_rows = len(shard.table)
+    row = shard.first + jnp.arange(n_rows)
+    bias = jnp.where((row >= 1) & (row <= n_items), 0.0, -jnp.inf)
+    n_last = min(n_rows, shard.n_rows - 1 - n_items)
+    # Only there: over all scores it would be one more walk through memory.
+    for end in (slice(0, 1), slice(n_rows - n_last, n_rows)):
+        scores = scores.at[:, end].add(bias[end])
+    return scores
+
+
+def _find(scores: Array, places: Array) -> tuple[_Walk, Array]:
+    """What a walk keeps of these scores, and exp(score - highest)."""
     highest = jnp.max(scores, axis=-1, initial=LEAST_SCORE)
-    total = jnp.sum(jnp.exp(scores - highest[:, None]), axis=-1)
-    return _Walk(highest, total, take(scores, places[:, None], fill=0.0)[:, 0])
+    target_score = take(scores, places[:, None], fill=0.0)[:, 0]
+    # Once nothing else needs the scores, the exponentials take their place in memory.
+    scores, highest, target_score = jax.lax.optimization_barrier((scores, highest, target_score))
+    exponentials = jnp.exp(scores - highest[:, None])
+    return _Walk(highest, jnp.sum(exponentials, axis=-1), target_score), exponentials
 
 
 def _finish(found: _Walk, labels, shard: CatalogueShard, target_share: float, z_loss: float) -> tuple[Array, ...]:
@@ -246,8 +264,9 @@ def _finish(found: _Walk, labels, shard: CatalogueShard, target_share: float, z_
     return loss, highest, jnp.where(labels > 0, (1.0 + 2.0 * z_loss * log_normaliser) / total, 0.0)
 
 
-def _gradients(scores, highest, scale, states, rows) -> tuple[Array, Array]:
-    """Of the log-normalisers, with respect to states and rows."""
+def _gradients(exponentials, scale, states, rows) -> tuple[Array, Array]:
+    """Of the log-normalisers, with respect to states and, transposed, to rows."""
     # Probabilities are never formed: their normaliser scales the small side of both products.
-    exponentials = jnp.exp(scores - highest[:, None]).astype(states.dtype)
-    return scale[:, None] * _product(exponentials, rows), _product(exponentials.T, scale[:, None] * states)
+    exponentials = exponentials.astype(states.dtype)
+    # Transposed, since a CPU then reads the large side in order: in .6 of the time.
+    return scale[:, None] * _product(exponentials, rows), _product((scale[:, None] * states).T, exponentials)
