@@ -38,23 +38,43 @@ def sampled_softmax(target: Scores, drawn: DrawnScores, *, where: Where, log_q: 
     return jax.nn.logsumexp(jnp.concatenate([target[..., None], corrected], axis=-1), axis=-1) - target
 
 
-def binary_cross_entropy(target: Scores, drawn: DrawnScores, *, where: Where, log_q: LogQ) -> Losses:
-    """The target against 1 and each draw against 0 (Kang and McAuley 2018, eq. 6, there with one draw)."""
-    return jax.nn.softplus(-target) + jnp.sum(jax.nn.softplus(drawn), axis=-1, where=where)
+def binary_cross_entropy(
+    target: Scores, drawn: DrawnScores, *, where: Where, log_q: LogQ, from_base_rate: bool = False
+) -> Losses:
+    """The target against 1 and each draw against 0 (Kang and McAuley 2018, eq. 6, there with one draw).
+
+    `from_base_rate` is as in `generalised_binary_cross_entropy`.
+    """
+    return _binary(target, drawn, where, weight=1.0, from_base_rate=from_base_rate)
 
 
 def generalised_binary_cross_entropy(
-    target: Scores, drawn: DrawnScores, *, where: Where, log_q: LogQ, n_items: int, t: float
+    target: Scores,
+    drawn: DrawnScores,
+    *,
+    where: Where,
+    log_q: LogQ,
+    n_items: int,
+    t: float,
+    from_base_rate: bool = False,
 ) -> Losses:
     """As `binary_cross_entropy`, the target's part scaled against overconfidence (Petrov and Macdonald 2023, eq. 11).
 
-    `t` is the calibration, 0 (none) to 1 (scores become log-odds under the full softmax's probabilities).
+    `t` is the calibration, 0 (none) to 1 (scores become log-odds under the full softmax's probabilities). Scores
+    are log-odds, or with `from_base_rate` log-odds above those of a model that knows nothing, which ranks alike.
     """
     if not 0 <= t <= 1:
         raise InputError(f"t={t} is not in [0, 1]; try t=0.75")
-    rate = min(1.0, drawn.shape[-1] / max(1, n_items - 1))
-    beta = rate * (t * (1 - 1 / rate) + 1 / rate)
-    return beta * jax.nn.softplus(-target) + jnp.sum(jax.nn.softplus(drawn), axis=-1, where=where)
+    rate = drawn.shape[-1] / max(1, n_items - 1)
+    return _binary(target, drawn, where, weight=rate * (t * (1 - 1 / rate) + 1 / rate), from_base_rate=from_base_rate)
+
+
+def _binary(target: Scores, drawn: DrawnScores, where: Where, *, weight: float, from_base_rate: bool) -> Losses:
+    # The prior of Lin et al. 2017, section 3.3. Without it the draws, being many, first push all scores down together:
+    # a model without a bias to take that up leaves what it has learned, and Adam's steps stay small long after.
+    base_rate = math.log(weight / drawn.shape[-1]) if from_base_rate else 0.0
+    of_draws = jnp.sum(jax.nn.softplus(drawn + base_rate), axis=-1, where=where)
+    return weight * jax.nn.softplus(-target - base_rate) + of_draws
 
 
 def bayesian_personalised_ranking(target: Scores, drawn: DrawnScores, *, where: Where, log_q: LogQ) -> Losses:
