@@ -77,7 +77,7 @@ class LossConfig:
 
 
 def make_loss(config: LossConfig, *, counts: Int[np.ndarray, " n_items_plus_1"]) -> Loss:
-    """`loss(hidden, item_table, targets, *, n_items, key)` -> (sum, count), as the config asks.
+    """`loss(hidden, item_table, targets, *, n_items, weights=None, key)` -> (sum, count), as the config asks.
 
     `counts` says how often each id 0..n_items occurs in training, as `training_counts` returns it.
     """

@@ -6,14 +6,17 @@ from collections.abc import Callable
 import chex
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from seqrec.losses.softmax import check_item_table
+from seqrec.losses.softmax import check_item_table, count_targets
 from seqrec.negatives import Negatives, Sampler
 from seqrec.types import InputError
 
 Loss = Callable[..., tuple[Array, Array]]
-"""`loss(hidden, item_table, targets, *, n_items, key)` -> (sum over targets, number of targets)."""
+"""`loss(hidden, item_table, targets, *, n_items, weights=None, key)` -> (sum over targets, number of targets).
+
+With `weights`, constants, one a position, both count each target as much as its own.
+"""
 
 
 Losses = Float[Array, "*shape"]
@@ -108,12 +111,14 @@ def sampled_loss(score_loss: ScoreLoss, sampler: Sampler, *, temperature: float 
         targets: Int[Array, "rows length"],
         *,
         n_items: int,
+        weights: Float[Array, "rows length"] | None = None,
         key: Array,
-    ) -> tuple[Float[Array, ""], Int[Array, ""]]:
+    ) -> tuple[Float[Array, ""], Shaped[Array, ""]]:
         check_item_table(item_table, n_items)
         negatives = sampler(key, targets)
         losses = position_losses(hidden / temperature, item_table, targets, negatives, score_loss=score_loss)
-        return jnp.sum(losses, where=targets > 0), jnp.sum(targets > 0)
+        losses = losses if weights is None else losses * jax.lax.stop_gradient(weights)
+        return jnp.sum(losses, where=targets > 0), count_targets(targets, weights)
 
     return loss
 
@@ -148,12 +153,13 @@ def scalable_cross_entropy_loss(
     targets: Int[Array, "rows length"],
     *,
     n_items: int,
+    weights: Float[Array, "rows length"] | None = None,
     key: Array,
     n_buckets: int,
     bucket_positions: int,
     bucket_items: int,
     temperature: float = 1.0,
-) -> tuple[Float[Array, ""], Int[Array, ""]]:
+) -> tuple[Float[Array, ""], Shaped[Array, ""]]:
     """Cross-entropy of each position against the items nearest to it, found by buckets (SCE: Mezentsev et al. 2024).
 
     A bucket is a random mixture of the states, with the `bucket_positions` states and `bucket_items` items that have
@@ -178,7 +184,11 @@ def scalable_cross_entropy_loss(
     losses = jax.nn.logsumexp(jnp.concatenate([target_scores[..., None], others], axis=-1), axis=-1) - target_scores
     losses = jnp.where(valid[places], losses, -jnp.inf)
     largest = jnp.full(len(states), -jnp.inf).at[places].max(losses)
-    return jnp.sum(largest, where=largest > -jnp.inf), jnp.sum(largest > -jnp.inf)
+    found = jnp.where(largest > -jnp.inf, wanted, 0)
+    if weights is not None:
+        weights = jax.lax.stop_gradient(weights.reshape(-1))
+        largest = largest * weights
+    return jnp.sum(largest, where=found > 0), count_targets(found, weights)
 
 
 def _mean(values: Array, where: Array) -> Array:

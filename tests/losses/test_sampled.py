@@ -227,13 +227,18 @@ def test_the_sampled_softmax_has_the_gradient_of_the_full_one_as_the_sample_grow
     assert errors[1] < errors[0] / 3
 
 
-def test_targets_of_the_batch_are_draws_by_popularity_when_the_batch_is_drawn_by_it():
+@pytest.mark.parametrize("uniform_share", [0.0, 0.25])
+def test_targets_of_the_batch_are_draws_by_popularity_when_the_batch_is_drawn_by_it(uniform_share):
     random = np.random.default_rng(0)
     counts = np.concatenate([[0], random.integers(1, 50, N_ITEMS)])
     targets = jnp.asarray(random.choice(N_ITEMS + 1, (200, 300), p=counts / counts.sum()), jnp.int32)
-    draws = in_batch(jax.random.key(0), targets, popularity(counts), n_negatives=40_000)
+    n_uniform = round(uniform_share * 40_000)
+    draws = in_batch(
+        jax.random.key(0), targets, popularity(counts), n_negatives=40_000 - n_uniform, n_uniform=n_uniform
+    )
     share = np.bincount(np.asarray(draws.ids), minlength=N_ITEMS + 1) / 40_000
-    expected = counts / counts.sum()
+    expected = (1 - uniform_share) * counts / counts.sum()
+    expected[1:] += uniform_share / N_ITEMS
     # Five standard deviations of a share of 40,000 draws out of 60,000 targets.
     np.testing.assert_allclose(share, expected, atol=5 * math.sqrt(0.1 * 0.9 * (1 / 40_000 + 1 / 60_000)))
     np.testing.assert_allclose(np.exp(draws.log_q), expected[np.asarray(draws.ids)], rtol=1e-4)
@@ -264,9 +269,10 @@ def test_from_the_base_rate_equal_scores_are_as_high_as_they_should_be(loss, n_n
 
     def slope(**options):
         # Of the loss, where all scores rise together from 0.
-        return jax.grad(
-            lambda rise: loss(jnp.full(1, rise), jnp.full((1, n_negatives), rise), where=where, log_q=log_q, **options)[0]
-        )(0.0)
+        def total(rise):
+            return loss(rise[None], jnp.full((1, n_negatives), rise), where=where, log_q=log_q, **options)[0]
+
+        return jax.grad(total)(jnp.array(0.0))
 
     assert slope() > 0.5  # as published: down with all of them, the target's too
     assert abs(slope(from_base_rate=True)) < 1e-4
