@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from seqrec.layers import causal_mask, check_heads, dropout, item_table_spec, norm, norm_specs, silu
 from seqrec.params import Params, ParamSpec
-from seqrec.types import Batch, Encoder, Times
+from seqrec.types import Batch, Encoder, InputError, Times
 
 _normal = jax.nn.initializers.normal(0.02)
 
@@ -83,7 +83,10 @@ def hstu(config: HSTUConfig, *, n_items: int, max_length: int, times: Times = "n
         mask = causal_mask(batch.segment_ids)
         spans = None
         if times != "none":
-            spans = time_buckets(batch.times, asked=batch.next_times if times == "query" else batch.times)
+            asked = batch.next_times if times == "query" else batch.times
+            if batch.times is None or asked is None:
+                raise InputError(f"the batch does not hold what the encoder reads; make it with times={times}")
+            spans = time_buckets(batch.times, asked=asked)
         for block in params["blocks"]:
             unit = hstu_unit(block, x, mask=mask, n_heads=config.n_heads, max_length=max_length, spans=spans)
             x = x + dropout(unit, rate=config.dropout, key=keys.pop())

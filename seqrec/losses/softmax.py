@@ -75,6 +75,7 @@ def softmax_loss(
     items: only maxima, sums and hidden states travel.
     """
     _check_shapes(hidden, item_table, targets, n_items)
+    weights = None if weights is None else jax.lax.stop_gradient(weights)
     hidden = hidden / temperature
     total = _softmax_loss(hidden, item_table, targets, weights, n_items, 1.0 - label_smoothing, z_loss)
     if label_smoothing:

@@ -12,6 +12,7 @@ from packed_rows import rows_of
 from seqrec.encoders.hstu import N_TIME_BUCKETS, HSTUConfig, hstu, hstu_unit, time_buckets
 from seqrec.layers import causal_mask
 from seqrec.params import init_params
+from seqrec.types import InputError
 
 MAX_LENGTH = 10
 
@@ -99,6 +100,13 @@ def test_without_times_nothing_changes_and_a_new_time_bias_moves_no_state():
     np.testing.assert_array_equal(
         timed.encode(params, rows_of(histories, times="query")), plain.encode(untimed, rows_of(histories))
     )
+
+
+def test_a_batch_without_the_times_that_are_read_is_refused():
+    encoder, params = an_encoder("hstu with the query's time")
+    for given in ("none", "history"):
+        with pytest.raises(InputError, match="does not hold what the encoder reads; make it with times=query"):
+            encoder.encode(params, rows_of([[1, 2]], times=given))
 
 
 def test_every_span_of_time_has_a_bucket():
