@@ -32,7 +32,7 @@ from seqrec.retrieval import make_recommend
 from seqrec.runtime import log
 from seqrec.sharding import n_data_shards, row_share
 from seqrec.training import TrainState, init_state, make_optimizer, make_train_step
-from seqrec.types import Encoder, InputError
+from seqrec.types import Encoder, InputError, Times
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,8 @@ class DataConfig:
     """Cut histories longer than max-length at places drawn anew each epoch."""
     mask_seen: bool = True
     """Rank only items that the user has not taken before."""
+    times: Times = "none"
+    """What a model that reads times sees of them; query, when the answer came too, makes its figures time-aware."""
     batch_size: int = 32
     """Histories a step, on average; short ones share a row."""
 
@@ -122,6 +124,7 @@ def open_task(run: Path, config: DataConfig, *, seed: int) -> Task:
             n_shards=n_data_shards(),
             process_index=share.part,
             process_count=share.n_parts,
+            times=config.times,
         )
         for positions in (split.valid, split.test)
     )
@@ -136,6 +139,7 @@ def open_task(run: Path, config: DataConfig, *, seed: int) -> Task:
         n_shards=n_data_shards(),
         process_index=share.part,
         process_count=share.n_parts,
+        times=config.times,
     )
     facts = {"content_hash": store.content_hash, "split_hash": split.content_hash}
     runtime.on_first(functools.partial(runs.note_data, run, **facts))
@@ -147,7 +151,7 @@ def _prepare_once(run: Path, config: DataConfig) -> None:
         source = read_source(
             config.dataset, config.data_path, columns=Columns(*config.columns), time_unit=config.time_unit
         )
-        prepare(source, run / "store", keep_times=config.split.split == "temporal")
+        prepare(source, run / "store", keep_times=config.split.split == "temporal" or config.times != "none")
 
 
 @contextlib.contextmanager
@@ -187,7 +191,7 @@ class Model(NamedTuple):
 
     encoder: Encoder
     loss: Callable[..., Any]
-    """`loss(hidden, item_table, targets, *, n_items, key)` -> (sum, count)."""
+    """`loss(hidden, item_table, targets, *, n_items, weights=None, key)` -> (sum, count)."""
     objective: Callable[..., Question] = next_item
     """`objective(batch, key=...)`: what is asked about a batch."""
 
@@ -207,6 +211,8 @@ def run_experiment(config: Any, build: Callable[[Any, Task], Model], *, name: st
     with open_run(config, config.run, experiment=name.lower()) as run:
         task = open_task(run, config.data, seed=config.run.seed)
         model = build(config, task)
+        if model.encoder.times != config.data.times:
+            raise InputError(f"{name} reads no times, so times={config.data.times} has no use; leave --times out")
         n_steps = config.fit.max_epochs * task.train.steps_per_epoch
         optimizer = make_optimizer(config.optimizer, model.encoder.specs, n_steps=n_steps)
         train_step = make_train_step(
@@ -300,6 +306,14 @@ def load_best(run: Path, like: TrainState) -> TrainState:
         return restore(checkpoints, like, best)[0]
 
 
+def protocol(task: Task) -> dict[str, Any]:
+    """What figures of the task mean, as `metrics.json` has it."""
+    config = task.config
+    return figures.protocol(
+        task.store, task.split, max_length=config.max_length, mask_seen=config.mask_seen, times=config.times
+    )
+
+
 def test(task: Task, encoder: Encoder, params: Params) -> tuple[RankTable, dict[str, Any]]:
     """Ranks of the test items, and `test`, `valid`, `baselines` and `protocol` as `metrics.json` has them."""
     eval_step = make_eval_step(encoder)
@@ -308,16 +322,16 @@ def test(task: Task, encoder: Encoder, params: Params) -> tuple[RankTable, dict[
         "test": figures.figures(ranks.rank),
         "valid": figures.figures(evaluate(eval_step, params, task.valid).rank),
         "baselines": figures.baseline_figures(task.store, task.split, task.test, mask_seen=task.config.mask_seen),
-        "protocol": figures.protocol(
-            task.store, task.split, max_length=task.config.max_length, mask_seen=task.config.mask_seen
-        ),
+        "protocol": protocol(task),
     }
 
 
 def print_test(results: dict[str, Any], *, name: str) -> None:
     """The table of test figures, the model beside the baselines."""
     print(f"\n{figures.format_table({name: results['test'], **results['baselines']})}")
-    print(f"{results['test']['n_users']:,} users; mean over users [95% interval]; {results['protocol']['candidates']}")
+    protocol = results["protocol"]
+    label = "; time-aware: the model saw when each answer came" if protocol["time_aware"] else ""
+    print(f"{results['test']['n_users']:,} users; mean over users [95% interval]; {protocol['candidates']}{label}")
 
 
 def publish(run: Path, task: Task, encoder: Encoder, trained: Trained, *, name: str) -> dict[str, Any]:
@@ -333,8 +347,12 @@ def publish(run: Path, task: Task, encoder: Encoder, trained: Trained, *, name: 
     examples = []
     for query in np.linspace(0, len(task.test.users) - 1, 3, dtype=int):
         user = int(task.test.users[query])
-        history = task.store.items[task.store.offsets[user] : task.test.target_positions[query]].tolist()
-        best = recommend(params, history, min(10, task.store.n_items), mask_seen=task.config.mask_seen)
+        start, stop = int(task.store.offsets[user]), int(task.test.target_positions[query])
+        history = task.store.items[start:stop].tolist()
+        options: dict[str, Any] = {"mask_seen": task.config.mask_seen}
+        if encoder.times != "none":
+            options["times"] = task.store.columns["timestamp_us"][start : stop + 1] // 1_000_000
+        best = recommend(params, history, min(10, task.store.n_items), **options)
         examples.append(figures.format_example(task.store, history, best, user))
     if runtime.is_first():
         runs.write_json(run / "metrics.json", results)

@@ -2,9 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from jaxtyping import Int
+
+Times = Literal["none", "history", "query"]
+"""What a model sees of times: nothing, those of the history, or also when the answer came, which is `time-aware`."""
 
 
 class InputError(ValueError):
@@ -25,6 +28,10 @@ class Batch(NamedTuple):
     """1, 2, … for the histories that share a row; 0 is padding."""
     positions: Int[Any, "rows length"]
     """0-based place of each item inside its segment."""
+    times: Int[Any, "rows length"] | None = None
+    """Seconds of each item after the first of its segment; None unless times were asked for."""
+    next_times: Int[Any, "rows length"] | None = None
+    """The same of each of `next_items`, and of what a query asks for; None unless the query's time was asked for."""
 
 
 class QueryBatch(NamedTuple):
@@ -53,3 +60,5 @@ class Encoder:
     """Size of the catalogue; rows of the item table beyond it are padding."""
     max_length: int
     """Items of a history that the encoder reads."""
+    times: Times = "none"
+    """What it reads of times; its batches must hold them."""

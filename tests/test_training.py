@@ -197,7 +197,7 @@ def test_the_average_moves_by_its_share_towards_the_new_weights(with_dropout):
 
 def test_a_batch_of_padding_has_no_loss_and_no_gradient(with_dropout):
     _, state, step, batches = with_dropout
-    empty = Batch(*map(np.zeros_like, batches.batch(0)))
+    empty = jax.tree.map(np.zeros_like, batches.batch(0))
     after, metrics = step(copy(state), empty)
     assert (float(metrics.loss), int(metrics.n_targets), float(metrics.gradient_norm)) == (0.0, 0, 0.0)
     chex.assert_tree_all_finite(after.params)

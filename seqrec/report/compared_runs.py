@@ -131,6 +131,7 @@ def check_protocols(protocols: Mapping[str, Mapping[str, Any]]) -> list[str]:
                 ours, theirs = known[first].get(name), known[run].get(name)
                 if ours != theirs:
                     notes.append(f"{first} and {run} were not tested alike: {name} is {ours!r} and {theirs!r}.")
+    notes += [f"{run} is time-aware: it knew when each answer came." for run in known if known[run].get("time_aware")]
     unknown = [run for run in protocols if run not in known]
     if unknown:
         names = " and ".join(unknown)
