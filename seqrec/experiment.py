@@ -14,8 +14,9 @@ from tyro.conf import OmitArgPrefixes
 
 from seqrec import runs, runtime
 from seqrec.baselines.popularity import training_counts
-from seqrec.checkpoint import Progress, open_checkpoints, restore, restore_latest, restore_progress
+from seqrec.checkpoint import Progress, open_checkpoints, restore, restore_progress
 from seqrec.data.batches import Queries, TrainingBatches, make_queries, training_batches
+from seqrec.data.buckets import original, working_copy
 from seqrec.data.events import prepare
 from seqrec.data.features import read_item_features
 from seqrec.data.sources import Columns, Dataset, TimeUnit, read_source
@@ -35,7 +36,7 @@ from seqrec.retrieval import make_recommend
 from seqrec.runtime import log
 from seqrec.sharding import n_data_shards, row_share
 from seqrec.training import TrainState, init_state, make_optimizer, make_train_step
-from seqrec.types import Encoder, InputError
+from seqrec.types import Encoder, InputError, Times
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class DataConfig:
     dataset: Literal[Dataset, "store"] = "movielens-demo"
     """Form of the data; movielens-demo needs no file, store is what prepare_data.py leaves."""
     data_path: Path | None = None
-    """File of events, plain or gzip'd, or the directory of a store."""
+    """File of events, plain or gzip'd, or the directory of a store, which may be s3:// or gs://."""
     columns: tuple[str, str, str] = Columns()
     """Names of the user, item and time columns of an events file; time none keeps the file's order."""
     time_unit: TimeUnit = "auto"
@@ -59,6 +60,8 @@ class DataConfig:
     """Cut histories longer than max-length at places drawn anew each epoch."""
     mask_seen: bool = True
     """Rank only items that the user has not taken before."""
+    times: Times = "none"
+    """What a model that reads times sees of them; query, when the answer came too, makes its figures time-aware."""
     batch_size: int = 32
     """Histories a step, on average; short ones share a row."""
 
@@ -73,7 +76,7 @@ class RunConfig:
     """Where a run is kept, and what it starts from."""
 
     output: Path | None = None
-    """Directory of the run; by default a new one under runs/."""
+    """Directory of the run, which may be s3:// or gs://; by default a new one under runs/."""
     resume: bool = False
     """Go on with the run in --output from its latest checkpoint."""
     seed: int = 0
@@ -102,7 +105,11 @@ def open_task(run: Path, config: DataConfig, *, seed: int) -> Task:
         store = open_store(config.data_path)
     else:
         runtime.on_first(functools.partial(_prepare_once, run, config))
+        if not (run / "store").exists():  # of a run in a bucket, each process has a copy of its own
+            _prepare_once(run, config)
         store = open_store(run / "store")
+    if runtime.on_first(lambda: store.content_hash) != store.content_hash:
+        raise InputError(f"{run}: this process read other data than the first; give all of them the same")
     split = split_store(store, config.split)
     log.info(
         "data        %s: %s users, %s items, %s events",
@@ -121,6 +128,7 @@ def open_task(run: Path, config: DataConfig, *, seed: int) -> Task:
             n_shards=n_data_shards(),
             process_index=share.part,
             process_count=share.n_parts,
+            times=config.times,
         )
         for positions in (split.valid, split.test)
     )
@@ -135,6 +143,7 @@ def open_task(run: Path, config: DataConfig, *, seed: int) -> Task:
         n_shards=n_data_shards(),
         process_index=share.part,
         process_count=share.n_parts,
+        times=config.times,
     )
     facts = {"content_hash": store.content_hash, "split_hash": split.content_hash}
     runtime.on_first(functools.partial(runs.note_data, run, **facts))
@@ -146,7 +155,7 @@ def _prepare_once(run: Path, config: DataConfig) -> None:
         source = read_source(
             config.dataset, config.data_path, columns=Columns(*config.columns), time_unit=config.time_unit
         )
-        prepare(source, run / "store", keep_times=config.split.split == "temporal")
+        prepare(source, run / "store", keep_times=config.split.split == "temporal" or config.times != "none")
 
 
 @contextlib.contextmanager
@@ -158,22 +167,27 @@ def open_run(config: Any, run: RunConfig, *, experiment: str) -> Iterator[Path]:
     if run.resume and run.output is None:
         raise InputError("--resume needs --output with the directory of the run to go on with")
 
-    def open_directory() -> str:
-        directory = run.output or runtime.new_run_directory(f"{experiment}-{config.data.dataset}")
-        return str(runs.open_run(directory, config, experiment=experiment, resume=run.resume))
+    def new_directory() -> str:
+        return str(runtime.new_run_directory(f"{experiment}-{config.data.dataset}"))
 
-    directory = Path(runtime.on_first(open_directory))
-    log.info("run         %s", directory)
-    try:
-        with runtime.interruptible():
-            yield directory
-    except InputError:
-        if runtime.is_first():
-            runs.discard_unstarted(directory)
-        raise
-    except runtime.Interrupted as stop:
-        message = f"{stop}; go on with\n  {runs.resume_command(directory)}"
-        raise runtime.Interrupted(message, stop.signal_number) from None
+    output = run.output or Path(runtime.on_first(new_directory))
+    # The first process reads and writes the run for all; of a bucket the others need the data alone.
+    fetch = "" if runtime.is_first() else "store/"
+    with working_copy(output, read_only=not runtime.is_first(), follow=True, fetch=fetch) as directory:
+        runtime.on_first(lambda: str(runs.open_run(directory, config, experiment=experiment, resume=run.resume)))
+        log.info("run         %s", original(directory))
+        try:
+            with runtime.interruptible():
+                yield directory
+        except InputError:
+            if runtime.is_first():
+                runs.discard_unstarted(directory)
+            raise
+        except runtime.Interrupted as stop:
+            if not runtime.is_first():
+                raise
+            message = f"{stop}; go on with\n  {runs.resume_command(directory)}"
+            raise runtime.Interrupted(message, stop.signal_number) from None
 
 
 class Model(NamedTuple):
@@ -181,7 +195,7 @@ class Model(NamedTuple):
 
     encoder: Encoder
     loss: Callable[..., Any]
-    """`loss(hidden, item_table, targets, *, n_items, key)` -> (sum, count)."""
+    """`loss(hidden, item_table, targets, *, n_items, weights=None, key)` -> (sum, count)."""
     objective: Callable[..., Question] = next_item
     """`objective(batch, key=...)`: what is asked about a batch."""
 
@@ -220,6 +234,8 @@ def run_experiment(config: Any, build: Callable[[Any, Task], Model], *, name: st
     with open_run(config, config.run, experiment=name.lower()) as run:
         task = open_task(run, config.data, seed=config.run.seed)
         model = _built(run, config, build, task)
+        if model.encoder.times != config.data.times:
+            raise InputError(f"{name} reads no times, so times={config.data.times} has no use; leave --times out")
         n_steps = config.fit.max_epochs * task.train.steps_per_epoch
         optimizer = make_optimizer(config.optimizer, model.encoder.specs, n_steps=n_steps)
         train_step = make_train_step(
@@ -280,21 +296,21 @@ def train(
         batches.n_rows,
         100 * batches.packed.filled,
     )
-    progress = Progress(seed=batches.seed)
+    lines = run / "metrics.jsonl"
+
+    def rewind(step: int) -> None:
+        runtime.on_first(functools.partial(runs.keep_json_lines, lines, up_to_step=step))
+
     eval_step = make_eval_step(encoder)
     with open_checkpoints(run / "checkpoints") as checkpoints:
-        if (found := restore_latest(checkpoints, state)) is not None:
-            state, progress = found
-            log.info("resumed     from the checkpoint of step %d", progress.step)
-        runtime.on_first(functools.partial(runs.keep_json_lines, run / "metrics.jsonl", up_to_step=progress.step))
         state, progress, reason = fit(
             state,
-            progress,
             train_step=train_step,
             batches=batches,
             validate=lambda params: means(metric_sums(evaluate(eval_step, composed(encoder, params), task.valid).rank)),
             checkpoints=checkpoints,
-            record=functools.partial(runs.append_json_line, run / "metrics.jsonl"),
+            record=functools.partial(runs.append_json_line, lines),
+            rewind=rewind,
             config=config,
         )
         state, _ = restore(checkpoints, state, progress.best[0])
@@ -314,6 +330,14 @@ def load_best(run: Path, like: TrainState) -> TrainState:
         return restore(checkpoints, like, best)[0]
 
 
+def protocol(task: Task) -> dict[str, Any]:
+    """What figures of the task mean, as `metrics.json` has it."""
+    config = task.config
+    return figures.protocol(
+        task.store, task.split, max_length=config.max_length, mask_seen=config.mask_seen, times=config.times
+    )
+
+
 def test(task: Task, encoder: Encoder, params: Params) -> tuple[RankTable, dict[str, Any]]:
     """Ranks of the test items, and `test`, `valid`, `baselines` and `protocol` as `metrics.json` has them."""
     eval_step = make_eval_step(encoder)
@@ -322,16 +346,16 @@ def test(task: Task, encoder: Encoder, params: Params) -> tuple[RankTable, dict[
         "test": figures.figures(ranks.rank),
         "valid": figures.figures(evaluate(eval_step, params, task.valid).rank),
         "baselines": figures.baseline_figures(task.store, task.split, task.test, mask_seen=task.config.mask_seen),
-        "protocol": figures.protocol(
-            task.store, task.split, max_length=task.config.max_length, mask_seen=task.config.mask_seen
-        ),
+        "protocol": protocol(task),
     }
 
 
 def print_test(results: dict[str, Any], *, name: str) -> None:
     """The table of test figures, the model beside the baselines."""
     print(f"\n{figures.format_table({name: results['test'], **results['baselines']})}")
-    print(f"{results['test']['n_users']:,} users; mean over users [95% interval]; {results['protocol']['candidates']}")
+    protocol = results["protocol"]
+    label = "; time-aware: the model saw when each answer came" if protocol["time_aware"] else ""
+    print(f"{results['test']['n_users']:,} users; mean over users [95% interval]; {protocol['candidates']}{label}")
 
 
 def publish(run: Path, task: Task, encoder: Encoder, trained: Trained, *, name: str) -> dict[str, Any]:
@@ -342,12 +366,17 @@ def publish(run: Path, task: Task, encoder: Encoder, trained: Trained, *, name: 
     results["best_epoch"] = trained.progress.best[0] // per_epoch
     results["train_seconds"] = trained.progress.train_seconds
     results["stopped"] = trained.reason
+    results["n_roll_backs"] = len(trained.progress.skipped)
     recommend = make_recommend(encoder)
     examples = []
     for query in np.linspace(0, len(task.test.users) - 1, 3, dtype=int):
         user = int(task.test.users[query])
-        history = task.store.items[task.store.offsets[user] : task.test.target_positions[query]].tolist()
-        best = recommend(params, history, min(10, task.store.n_items), mask_seen=task.config.mask_seen)
+        start, stop = int(task.store.offsets[user]), int(task.test.target_positions[query])
+        history = task.store.items[start:stop].tolist()
+        options: dict[str, Any] = {"mask_seen": task.config.mask_seen}
+        if encoder.times != "none":
+            options["times"] = task.store.columns["timestamp_us"][start : stop + 1] // 1_000_000
+        best = recommend(params, history, min(10, task.store.n_items), **options)
         examples.append(figures.format_example(task.store, history, best, user))
     if runtime.is_first():
         runs.write_json(run / "metrics.json", results)
@@ -356,6 +385,6 @@ def publish(run: Path, task: Task, encoder: Encoder, trained: Trained, *, name: 
         print_test(results, name=name)
         for example in examples:
             print("\n" + example)
-        print(f"\nrun directory  {run}\nevaluate it    {runs.evaluate_command(run)}")
+        print(f"\nrun directory  {original(run)}\nevaluate it    {runs.evaluate_command(run)}")
         print(f"resume it      {runs.resume_command(run)}")
     return results

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 from seqrec.types import Batch
 
@@ -18,6 +18,8 @@ class Question(NamedTuple):
     """Item id to predict; 0 is not scored."""
     places: Int[Array, "rows asked"] | None = None
     """In its row, the position whose state is asked; None where each position is, in order."""
+    weights: Float[Array, "rows asked"] | None = None
+    """How much each target counts; None where all count alike."""
 
 
 def next_item(batch: Batch, *, key: Array | None = None) -> Question:

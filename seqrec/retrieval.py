@@ -90,10 +90,11 @@ def top_k_items(
 
 
 def make_recommend(encoder: Encoder) -> Callable[..., list[int]]:
-    """`recommend(params, sequence, k, *, mask_seen=True)` for any list of item ids, oldest first.
+    """`recommend(params, sequence, k, *, mask_seen=True, times=None)` for any list of item ids, oldest first.
 
     It returns the `k` best next items, best first; with `mask_seen` none of them is in `sequence`, and where too
-    few are left the list is shorter. The user need not be one that the model was trained on.
+    few are left the list is shorter. The user need not be one that the model was trained on. An encoder that reads
+    times needs `times`, the seconds of each item and, last, of the question.
     """
 
     @functools.partial(jax.jit, static_argnames="k")
@@ -101,7 +102,14 @@ def make_recommend(encoder: Encoder) -> Callable[..., list[int]]:
         hidden = encoder.encode(params, batch)[:, last]
         return top_k_items(hidden, params["item_table"], k=k, n_items=encoder.n_items, exclude=excluded)[0]
 
-    def recommend(params: Params, sequence: Sequence[int] | np.ndarray, k: int, *, mask_seen: bool = True) -> list[int]:
+    def recommend(
+        params: Params,
+        sequence: Sequence[int] | np.ndarray,
+        k: int,
+        *,
+        mask_seen: bool = True,
+        times: Sequence[int] | np.ndarray | None = None,
+    ) -> list[int]:
         items = np.asarray(sequence)
         if items.size == 0 or not np.issubdtype(items.dtype, np.integer):
             raise InputError(f"sequence={sequence!r} is not a list of item ids; give at least one integer")
@@ -109,11 +117,18 @@ def make_recommend(encoder: Encoder) -> Callable[..., list[int]]:
             bad = items[(items < 1) | (items > encoder.n_items)][0]
             raise InputError(f"item {bad} is not in 1..{encoder.n_items}; use the ids of the store's vocabulary")
         read = items[-encoder.max_length :]
-        fields = np.zeros((4, 1, encoder.max_length), np.int32)
+        n_fields = {"none": 4, "history": 5, "query": 6}[encoder.times]
+        fields = np.zeros((n_fields, 1, encoder.max_length), np.int32)
         fields[0, 0, : len(read)] = read
         fields[1, 0, : len(read) - 1] = read[1:]
         fields[2, 0, : len(read)] = 1
         fields[3, 0, : len(read)] = np.arange(len(read))
+        if encoder.times != "none":
+            if times is None or len(times) != len(items) + 1:
+                raise InputError("the encoder reads times; give the seconds of each item and, last, of the question")
+            seconds = np.asarray(times)[-len(read) - 1 :]
+            fields[4, 0, : len(read)] = seconds[:-1] - seconds[0]
+            fields[5:, 0, : len(read)] = seconds[1:] - seconds[0]
         seen = np.unique(items) if mask_seen else items[:0]
         # Lengths in powers of two: one compiled function serves many users.
         excluded = np.zeros((1, 1 << int(len(seen) - 1).bit_length() if len(seen) else 0), np.int32)

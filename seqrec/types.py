@@ -2,9 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from jaxtyping import Int
+
+Times = Literal["none", "history", "query"]
+"""What a model sees of times: nothing, those of the history, or also when the answer came, which is `time-aware`."""
 
 
 class InputError(ValueError):
@@ -25,6 +28,10 @@ class Batch(NamedTuple):
     """1, 2, … for the histories that share a row; 0 is padding."""
     positions: Int[Any, "rows length"]
     """0-based place of each item inside its segment."""
+    times: Int[Any, "rows length"] | None = None
+    """Seconds of each item after the first of its segment; None unless times were asked for."""
+    next_times: Int[Any, "rows length"] | None = None
+    """The same of each of `next_items`, and of what a query asks for; None unless the query's time was asked for."""
 
 
 class QueryBatch(NamedTuple):
@@ -62,3 +69,5 @@ class Encoder:
     """`compose(params, constants, *, key=None)` -> params that hold the `item_table`, where they hold its makings."""
     constants: Any = None
     """What `compose` reads and no step changes, such as features of items."""
+    times: Times = "none"
+    """What it reads of times; its batches must hold them."""

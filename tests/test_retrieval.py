@@ -311,6 +311,25 @@ def test_histories_of_many_lengths_share_few_compiled_functions():
         recommend(params, list(range(1, length + 1)), 1)
 
 
+@pytest.mark.parametrize("times", ["history", "query"])
+def test_an_encoder_that_reads_times_is_told_those_of_its_items_and_of_the_question(times):
+    read = []
+
+    def encode(params, batch, *, key=None):
+        given = [batch.times] if times == "history" else [batch.times, batch.next_times]
+        jax.debug.callback(lambda *fields: read.extend(fields), *given)
+        return params["queries"][batch.items]
+
+    plain, params = successor_encoder(max_length=3)
+    recommend = make_recommend(Encoder(plain.specs, encode, plain.n_items, plain.max_length, times))
+    recommend(params, [4, 5, 6, 7], 1, times=[10, 20, 25, 26, 90])
+    jax.effects_barrier()
+    assert [each.tolist() for each in read] == [[[0, 5, 6]], [[5, 6, 70]]][: len(read)]
+    assert len(read) == (1 if times == "history" else 2)
+    with pytest.raises(InputError, match="the encoder reads times; give the seconds of each item and, last, of the"):
+        recommend(params, [4, 5], 1, times=[10, 20])
+
+
 @pytest.mark.parametrize(
     ("sequence", "message"),
     [

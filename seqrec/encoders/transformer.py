@@ -25,6 +25,7 @@ from seqrec.layers import (
     rotation,
 )
 from seqrec.params import Params, ParamSpec
+from seqrec.sharding import look_up
 from seqrec.types import Batch, Encoder
 
 
@@ -114,7 +115,7 @@ def transformer(config: TransformerConfig, *, n_items: int, max_length: int) -> 
         dtype = jnp.dtype(config.compute_dtype)
         # Scaled as in Vaswani et al. 2017, section 3.4: the table itself stays small, since it also scores.
         items = batch.items if config.causal else batch.next_items
-        x = params["item_table"][items] * math.sqrt(config.d_model)
+        x = look_up(params["item_table"], items) * math.sqrt(config.d_model)
         if config.positions == "learned":
             x = x + params["position_table"][batch.positions]
         x = dropout(x.astype(dtype), rate=config.dropout, key=None if keys is None else keys[0])

@@ -41,6 +41,8 @@ class LossConfig:
     """Of popular draws: the power of an item's count that its chance is in proportion to."""
     calibration: float = 0.75
     """The t of gbce: 0 is bce, 1 takes all overconfidence out."""
+    from_base_rate: bool = True
+    """Of bce and gbce: count scores from the log-odds of a model that knows nothing, where training then starts."""
     n_buckets: int = 64
     """Of sce."""
     bucket_positions: int = 128
@@ -75,7 +77,7 @@ class LossConfig:
 
 
 def make_loss(config: LossConfig, *, counts: Int[np.ndarray, " n_items_plus_1"]) -> Loss:
-    """`loss(hidden, item_table, targets, *, n_items, key)` -> (sum, count), as the config asks.
+    """`loss(hidden, item_table, targets, *, n_items, weights=None, key)` -> (sum, count), as the config asks.
 
     `counts` says how often each id 0..n_items occurs in training, as `training_counts` returns it.
     """
@@ -97,8 +99,13 @@ def make_loss(config: LossConfig, *, counts: Int[np.ndarray, " n_items_plus_1"])
     n_items = len(counts) - 1
     score_losses: dict[str, ScoreLoss] = {
         "sampled-softmax": sampled_softmax,
-        "bce": binary_cross_entropy,
-        "gbce": functools.partial(generalised_binary_cross_entropy, n_items=n_items, t=config.calibration),
+        "bce": functools.partial(binary_cross_entropy, from_base_rate=config.from_base_rate),
+        "gbce": functools.partial(
+            generalised_binary_cross_entropy,
+            n_items=n_items,
+            t=config.calibration,
+            from_base_rate=config.from_base_rate,
+        ),
         "bpr": bayesian_personalised_ranking,
         "bpr-max": bpr_max,
     }

@@ -16,6 +16,7 @@ from seqrec.data.store import SequenceStore
 from seqrec.evaluation import RankTable
 from seqrec.intervals import bootstrap_intervals
 from seqrec.metrics import metric_values
+from seqrec.types import Times
 
 
 def figures(ranks: Float[np.ndarray, " users"]) -> dict[str, Any]:
@@ -39,7 +40,9 @@ def baseline_figures(store: SequenceStore, split: Split, queries: Queries, *, ma
     }
 
 
-def protocol(store: SequenceStore, split: Split, *, max_length: int, mask_seen: bool) -> dict[str, Any]:
+def protocol(
+    store: SequenceStore, split: Split, *, max_length: int, mask_seen: bool, times: Times = "none"
+) -> dict[str, Any]:
     """What the figures mean: without it they compare with nothing."""
     return {
         "split": split.description,
@@ -48,6 +51,8 @@ def protocol(store: SequenceStore, split: Split, *, max_length: int, mask_seen: 
         "candidates": f"all {store.n_items} items" + (" less the user's whole history" if mask_seen else ""),
         "mask_seen": mask_seen,
         "max_length": max_length,
+        "times": times,
+        "time_aware": times == "query",
         "ties": "mean",
         "fitted_on_validation_items": False,
         "intervals": "95%, percentile bootstrap over users",
