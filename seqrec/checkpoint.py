@@ -227,10 +227,12 @@ def _read(
 ) -> tuple[TrainState, Progress] | None:
     """What `read(like)` returns; where only the first process has the checkpoints it reads them, and tells the others.
 
-    It then asks for NumPy arrays, which are sent one by one and laid out as those of `like`.
+    It then asks for NumPy arrays, which are sent one by one and laid out as those of `like`, whose constants stay.
     """
+    constants, like = like.constants, dataclasses.replace(like, constants=None)
     if not _is_alone(Path(manager.directory)):
-        return read(like)
+        found = read(like)
+        return found and (dataclasses.replace(found[0], constants=constants), found[1])
     form = jax.tree.map(lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), like)
     found, failure = None, None
     if jax.process_index() == 0:
@@ -247,7 +249,7 @@ def _read(
     if told["progress"] is None:
         return None
     state = jax.tree.map(lambda array, leaf: from_first(np.asarray(array), leaf), found[0] if found else form, like)
-    return state, _progress(told["progress"])
+    return dataclasses.replace(state, constants=constants), _progress(told["progress"])
 
 
 def restore_progress(manager: ocp.CheckpointManager, step: int) -> Progress:
@@ -272,8 +274,8 @@ def _progress(fields: dict[str, Any]) -> Progress:
 
 
 def _by_name(state: TrainState) -> dict[str, Any]:
-    """The state as a dict: orbax fills copies of the tree with None, which a typed record refuses in tests."""
-    return {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+    """What is saved, as a dict: orbax fills copies of the tree with None, which a typed record refuses in tests."""
+    return {name: getattr(state, name) for name in ("step", "params", "opt_state", "averaged")}
 
 
 def _described(tree: Any) -> dict[str, str]:

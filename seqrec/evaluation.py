@@ -10,8 +10,15 @@ from jaxtyping import Array, Float, Int
 from seqrec.data.batches import Queries
 from seqrec.params import Params
 from seqrec.retrieval import rank_targets, top_k_items
-from seqrec.sharding import on_host, split_rows
+from seqrec.sharding import on_host, split_items, split_rows
 from seqrec.types import Encoder, QueryBatch
+
+
+def composed(encoder: Encoder, params: Params) -> Params:
+    """What evaluation reads: `params` with the item table, made once where ids and features make it up."""
+    if encoder.constants is None:
+        return params
+    return jax.jit(encoder.compose)(params, split_items(encoder.constants))
 
 
 class RankTable(NamedTuple):

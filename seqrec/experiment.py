@@ -2,11 +2,13 @@
 
 import contextlib
 import functools
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import jax
 import numpy as np
 from tyro.conf import OmitArgPrefixes
 
@@ -16,10 +18,12 @@ from seqrec.checkpoint import Progress, open_checkpoints, restore, restore_progr
 from seqrec.data.batches import Queries, TrainingBatches, make_queries, training_batches
 from seqrec.data.buckets import original, working_copy
 from seqrec.data.events import prepare
+from seqrec.data.features import read_item_features
 from seqrec.data.sources import Columns, Dataset, TimeUnit, read_source
 from seqrec.data.splits import Split, SplitConfig, split_store
 from seqrec.data.store import SequenceStore, open_store
-from seqrec.evaluation import RankTable, evaluate, make_eval_step
+from seqrec.evaluation import RankTable, composed, evaluate, make_eval_step
+from seqrec.items import ItemConfig, with_items
 from seqrec.loop import FitConfig, fit
 from seqrec.losses.config import LossConfig, make_loss
 from seqrec.losses.sampled import Loss
@@ -201,6 +205,25 @@ def loss_of(config: LossConfig, task: Task) -> Loss:
     return make_loss(config, counts=training_counts(task.store, task.split))
 
 
+def items_of(encoder: Encoder, config: ItemConfig, task: Task) -> Encoder:
+    """The encoder, whose items are made of what the config asks for."""
+    counts = training_counts(task.store, task.split)
+    features = read_item_features(config.item_features, task.store, config.feature_files, trained=counts > 0)
+    return with_items(encoder, config, features, counts=counts)
+
+
+def _built(run: Path, config: Any, build: Callable[[Any, Task], Model], task: Task) -> Model:
+    """What `build` makes; what it reads beside the store must be what the run was started with."""
+    model = build(config, task)
+    if model.encoder.constants is not None:
+        digest = hashlib.sha256()
+        for path, values in jax.tree_util.tree_leaves_with_path(model.encoder.constants):
+            digest.update(f"{jax.tree_util.keystr(path)} {values.dtype.str} {values.shape}\n".encode())
+            digest.update(np.ascontiguousarray(values).data)
+        runtime.on_first(functools.partial(runs.note_data, run, features_hash=digest.hexdigest()))
+    return model
+
+
 def run_experiment(config: Any, build: Callable[[Any, Task], Model], *, name: str) -> dict[str, Any]:
     """Trains the model that `build(config, task)` makes, tests it, and returns what `metrics.json` holds.
 
@@ -210,7 +233,7 @@ def run_experiment(config: Any, build: Callable[[Any, Task], Model], *, name: st
     runtime.start(config.mesh, config.processes)
     with open_run(config, config.run, experiment=name.lower()) as run:
         task = open_task(run, config.data, seed=config.run.seed)
-        model = build(config, task)
+        model = _built(run, config, build, task)
         if model.encoder.times != config.data.times:
             raise InputError(f"{name} reads no times, so times={config.data.times} has no use; leave --times out")
         n_steps = config.fit.max_epochs * task.train.steps_per_epoch
@@ -240,10 +263,11 @@ def open_trained(run: Path, experiments: Mapping[str, Any]) -> tuple[Task, Encod
     config = runs.read_config(experiments[name].Config, run)
     runtime.start(config.mesh, config.processes)
     task = open_task(run, config.data, seed=config.run.seed)
-    encoder = experiments[name].build(config, task).encoder
+    encoder = _built(run, config, experiments[name].build, task).encoder
     # The schedule's length does not enter the state; only its form is needed, to read the checkpoint into.
     optimizer = make_optimizer(config.optimizer, encoder.specs, n_steps=1)
-    return task, encoder, load_best(run, init_state(encoder, optimizer, seed=config.run.seed)).averaged
+    best = load_best(run, init_state(encoder, optimizer, seed=config.run.seed))
+    return task, encoder, composed(encoder, best.averaged)
 
 
 class Trained(NamedTuple):
@@ -283,7 +307,7 @@ def train(
             state,
             train_step=train_step,
             batches=batches,
-            validate=lambda params: means(metric_sums(evaluate(eval_step, params, task.valid).rank)),
+            validate=lambda params: means(metric_sums(evaluate(eval_step, composed(encoder, params), task.valid).rank)),
             checkpoints=checkpoints,
             record=functools.partial(runs.append_json_line, lines),
             rewind=rewind,
@@ -336,7 +360,7 @@ def print_test(results: dict[str, Any], *, name: str) -> None:
 
 def publish(run: Path, task: Task, encoder: Encoder, trained: Trained, *, name: str) -> dict[str, Any]:
     """Tests the trained model, leaves figures, ranks and the learning curve in the run, and prints them."""
-    params = trained.state.averaged
+    params = composed(encoder, trained.state.averaged)
     ranks, results = test(task, encoder, params)
     per_epoch = trained.progress.validations[0][0]
     results["best_epoch"] = trained.progress.best[0] // per_epoch

@@ -84,22 +84,34 @@ def fit(
         the same step.
     """
     progress = Progress(seed=batches.seed)
-    # A step takes the memory of the state that it is given: only its form is there to restore into.
-    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state)
     # Bound to its devices, as what is restored is: the step would be compiled for each.
-    state = jax.device_put(state, jax.tree.map(lambda leaf: leaf.sharding, like))
+    state = jax.device_put(state, jax.tree.map(lambda leaf: leaf.sharding, state))
+    # A step takes the memory of the state that it is given: only its form is there to restore into.
+    like = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding),
+        replace(state, constants=None),
+    )
     if (found := checkpoint.restore_latest(checkpoints, like)) is not None:
-        state, progress = found
+        state, progress = replace(found[0], constants=state.constants), found[1]
         runtime.log.info("resumed     from the checkpoint of step %d", progress.step)
     elif config.on_spike == "roll-back":
         checkpoint.save(checkpoints, state, progress)
+    constants = state.constants
+
+    def step_with_constants(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
+        # A step takes these too, and gives them back.
+        nonlocal constants
+        state, metrics = train_step(state, batch)
+        constants = state.constants
+        return state, metrics
+
     while True:
         rewind(progress.step)
         try:
             return _train(
                 state,
                 progress,
-                train_step=train_step,
+                train_step=step_with_constants,
                 batches=batches,
                 validate=validate,
                 checkpoints=checkpoints,
@@ -110,6 +122,7 @@ def fit(
             checkpoint.finish(checkpoints)
             # Without the traceback, whose frames hold the state that is given up.
             state, progress = _roll_back(spike.with_traceback(None), progress, batches, checkpoints, like, config)
+            state = replace(state, constants=constants)
 
 
 def _roll_back(

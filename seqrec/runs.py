@@ -113,9 +113,10 @@ def note_data(run: Path, **facts: Any) -> None:
       InputError: the run was started on other data.
     """
     resolved = read_json(run / "config.json")
-    if resolved.get("data", facts) != facts:
+    known = resolved.get("data", {})
+    if any(known.get(name, fact) != fact for name, fact in facts.items()):
         raise InputError(f"{run}: the run was started on other data; choose another --output for this data")
-    write_json(run / "config.json", {**resolved, "data": facts})
+    write_json(run / "config.json", {**resolved, "data": {**known, **facts}})
 
 
 def read_config(config_type: type[Config], run: Path) -> Config:

@@ -113,6 +113,25 @@ def split_rows(batch: Any) -> Any:
     return jax.tree.map(split, batch)
 
 
+def split_items(arrays: Any) -> Any:
+    """Host arrays with a row for each row of the item table, each process giving all of them, split as the table is."""
+    mesh = jax.sharding.get_mesh()
+    if mesh.empty:
+        return jax.tree.map(jnp.array, arrays)
+    layout = NamedSharding(mesh, P(MESH_AXES["items"]))
+
+    def split(leaf: np.ndarray) -> Array:
+        return jax.make_array_from_callback(leaf.shape, layout, lambda index: leaf[index])
+
+    return jax.tree.map(split, arrays)
+
+
+def abstract_items(arrays: Any, mesh: Mesh) -> Any:
+    """The shapes that `split_items` makes of these arrays on a mesh, to compile with."""
+    sharding = NamedSharding(mesh, P(MESH_AXES["items"]))
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), arrays)
+
+
 def abstract_rows(batch: Any, mesh: Mesh) -> Any:
     """The shapes that `split_rows` makes of a batch of these shapes on a mesh, to compile with."""
     sharding = NamedSharding(mesh, _ROWS)

@@ -48,6 +48,11 @@ class QueryBatch(NamedTuple):
     """Place of each query in the list that was asked for; -1 for empty queries."""
 
 
+def _as_it_is(params: Any, constants: Any, *, key: Any = None) -> Any:
+    del constants, key
+    return params
+
+
 @dataclass(frozen=True, eq=False)
 class Encoder:
     """A model as a value: a table of its parameters and a pure function over them."""
@@ -60,5 +65,9 @@ class Encoder:
     """Size of the catalogue; rows of the item table beyond it are padding."""
     max_length: int
     """Items of a history that the encoder reads."""
+    compose: Callable[..., Any] = _as_it_is
+    """`compose(params, constants, *, key=None)` -> params that hold the `item_table`, where they hold its makings."""
+    constants: Any = None
+    """What `compose` reads and no step changes, such as features of items."""
     times: Times = "none"
     """What it reads of times; its batches must hold them."""
