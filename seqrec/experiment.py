@@ -195,7 +195,7 @@ class Model(NamedTuple):
 
     encoder: Encoder
     loss: Callable[..., Any]
-    """`loss(hidden, item_table, targets, *, n_items, weights=None, key)` -> (sum, count)."""
+    """`loss(hidden, item_table, targets, *, n_items, weights=None, history=None, key)` -> (sum, count)."""
     objective: Callable[..., Question] = next_item
     """`objective(batch, key=...)`: what is asked about a batch."""
 

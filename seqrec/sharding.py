@@ -258,10 +258,11 @@ Output = Literal["rows", "items", "sum"]
 
 
 def map_catalogue(
-    function: Callable[..., Any], rows: tuple[Array, ...], item_table: Array, *, outputs: tuple[Output, ...]
+    function: Callable[..., Any], rows: tuple[Any, ...], item_table: Array, *, outputs: tuple[Output, ...]
 ) -> tuple[Any, ...]:
     """`function(*rows, shard)`, run on each device over its own rows and its own part of the item table.
 
+    `rows` are arrays with a row for each row of a batch, the first one of them, or trees of such arrays.
     It returns one value for each of `outputs`. One that is split like the "rows" must be the same on all devices
     that share them, as what went through `shard.total` or `shard.gather` is, and so must a "sum", which is added up
     over the rows; one that is split like the "items" is added up over the rows too. Neither table nor scores ever

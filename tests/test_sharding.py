@@ -155,7 +155,7 @@ def runs(tmp_path_factory):
 
 
 @pytest.mark.parametrize("mesh", MESHES)
-@pytest.mark.parametrize("what", ["loss", "softmax", "in_chunks", "sampled", "params", "averaged", "ranks", "metrics"])
+@pytest.mark.parametrize("what", ["loss", "softmax", "seen", "in_chunks", "sampled", "params", "averaged", "ranks", "metrics"])
 def test_eight_devices_compute_what_one_does(runs, mesh, what):
     names = [name for name in runs["none"] if name.startswith(what)]
     assert names
@@ -182,7 +182,7 @@ def test_the_item_table_and_its_moments_are_split_over_model_and_batches_over_da
 
 
 @pytest.mark.parametrize("mesh", ["4x2", "2x4", "1x8"])
-@pytest.mark.parametrize("program", ["train_step", "softmax", "in_chunks", "sampled", "eval_step"])
+@pytest.mark.parametrize("program", ["train_step", "softmax", "seen", "in_chunks", "sampled", "eval_step"])
 def test_no_program_sends_the_item_table_or_scores(runs, mesh, program):
     messages = [line.split() for line in runs[mesh][f"messages_of_{program}"].tolist()]
     assert messages
@@ -260,7 +260,8 @@ def measure() -> dict[str, np.ndarray]:
 
     def loss_of(params, batch, loss):
         hidden = encoder.encode(params, batch, key=jax.random.key(3))
-        return loss(hidden, params["item_table"], batch.next_items, n_items=N_ITEMS, key=jax.random.key(4))[0]
+        options = {"n_items": N_ITEMS, "history": batch, "key": jax.random.key(4)}
+        return loss(hidden, params["item_table"], batch.next_items, **options)[0]
 
     first = split_rows(batches.batch(0))
     n_targets = np.count_nonzero(batches.batch(0).next_items)
@@ -282,6 +283,7 @@ def measure() -> dict[str, np.ndarray]:
 
     trees = {
         "softmax": gradients_of("softmax", softmax_loss),
+        "seen": gradients_of("seen", functools.partial(softmax_loss, seen_weight=0.1)),
         "sampled": gradients_of("sampled", sampled_loss(sampled_softmax, sampler)),
     }
     with pytest.MonkeyPatch.context() as patch:

@@ -10,12 +10,13 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from seqrec.losses.softmax import check_item_table, count_targets
 from seqrec.negatives import Negatives, Sampler
-from seqrec.types import InputError
+from seqrec.types import Batch, InputError
 
 Loss = Callable[..., tuple[Array, Array]]
-"""`loss(hidden, item_table, targets, *, n_items, weights=None, key)` -> (sum over targets, number of targets).
+"""`loss(hidden, item_table, targets, *, n_items, weights=None, history=None, key)` -> (sum over targets, their number).
 
-With `weights`, constants, one a position, both count each target as much as its own.
+With `weights`, constants, one a position, both count each target as much as its own. `history` is the batch whose
+items up to each position are known there; of sampled losses none looks at it, since few draws meet it.
 """
 
 
@@ -112,6 +113,7 @@ def sampled_loss(score_loss: ScoreLoss, sampler: Sampler, *, temperature: float 
         *,
         n_items: int,
         weights: Float[Array, "rows length"] | None = None,
+        history: Batch | None = None,
         key: Array,
     ) -> tuple[Float[Array, ""], Shaped[Array, ""]]:
         check_item_table(item_table, n_items)
@@ -154,6 +156,7 @@ def scalable_cross_entropy_loss(
     *,
     n_items: int,
     weights: Float[Array, "rows length"] | None = None,
+    history: Batch | None = None,
     key: Array,
     n_buckets: int,
     bucket_positions: int,

@@ -150,7 +150,7 @@ def test_states_in_half_precision_are_summed_in_float32(in_tiles):
         ({"label_smoothing": 1.0}, r"label_smoothing=1.0 is not in \[0, 1\)"),
         ({"z_loss": -1.0}, "z_loss=-1.0 is below 0"),
         ({"n_negatives": 0}, "n_negatives=0 is below 1"),
-        ({"loss": "sampled-softmax", "z_loss": 0.1}, "leave both at 0 or use loss=softmax"),
+        ({"loss": "sampled-softmax", "z_loss": 0.1}, "leave them at 0, 0 and 1, or use loss=softmax"),
     ],
 )
 def test_a_loss_that_cannot_be_is_refused(bad, said):
