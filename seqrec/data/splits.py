@@ -46,7 +46,7 @@ class SplitConfig:
     test_start: str | None = None
     """Of temporal, in place of test-share: ISO date or time, UTC, from which events are for the test."""
     window_target: TargetChoice = "last"
-    """Of temporal and sessions: which of a user's events in a window, or in the sessions held out, is ranked."""
+    """Which of a user's events in a window, or of those held out, is ranked; of users it is always the last."""
     split_seed: int = 0
     """Of users: draws who is held out."""
 
@@ -83,7 +83,7 @@ def split_store(store: SequenceStore, config: SplitConfig) -> Split:
     elif config.split == "sessions":
         split = leave_last_sessions_out(store, config.n_out, target=config.window_target)
     else:
-        split = leave_last_n_out(store, config.n_out)
+        split = leave_last_n_out(store, config.n_out, target=config.window_target)
     check_no_leakage(store, split, is_temporal=config.split == "temporal")
     return split
 
@@ -101,11 +101,11 @@ def leave_last_out(store: SequenceStore) -> Split:
     return leave_last_n_out(store, 1)
 
 
-def leave_last_n_out(store: SequenceStore, n_out: int) -> Split:
+def leave_last_n_out(store: SequenceStore, n_out: int, *, target: TargetChoice = "last") -> Split:
     """The last `n_out` events of each user are for the test, as many before them for validation, the rest to train.
 
-    The target is the last event of either part: all before it, held out or not, is its history. Users with fewer
-    than `2 * n_out + 1` events train on all they have and are not evaluated.
+    The target is the last or first event of either part: all before it, held out or not, is its history. Users with
+    fewer than `2 * n_out + 1` events train on all they have and are not evaluated.
 
     >>> from seqrec.data.store import store_from_sequences
     >>> split = leave_last_n_out(store_from_sequences([[1, 2, 3, 4, 5], [2, 3, 4]]), 2)
@@ -125,8 +125,9 @@ def leave_last_n_out(store: SequenceStore, n_out: int) -> Split:
             f"evaluated by leaving the last {'one' if n_out == 1 else n_out} out; give longer histories"
         )
     train_stop = np.where(evaluated, stop - 2 * n_out, stop)
-    valid = np.where(evaluated, stop - n_out - 1, -1)
-    test = np.where(evaluated, stop - 1, -1)
+    n_after, place = (n_out, f"first of the last {n_out}") if target == "first" else (1, "last one")
+    valid = np.where(evaluated, stop - n_out - n_after, -1)
+    test = np.where(evaluated, stop - n_after, -1)
     n_others = store.n_users - n_evaluated
     if n_out == 1:
         description = (
@@ -136,7 +137,7 @@ def leave_last_n_out(store: SequenceStore, n_out: int) -> Split:
         )
     else:
         description = (
-            f"leave last {n_out} out: {n_evaluated:,} users with {n_needed} or more events are tested on the last one, "
+            f"leave last {n_out} out: {n_evaluated:,} users with {n_needed} or more events are tested on the {place}, "
             f"validated on the one {n_out} before it and trained on all but the last {2 * n_out}; "
             f"{n_others:,} users with fewer are trained on whole and not evaluated"
         )
