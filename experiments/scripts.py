@@ -5,5 +5,6 @@ import esasrec
 import gru4rec
 import hstu
 import sasrec
+import seq2seq
 
-TRAINING = {module.__name__: module for module in (sasrec, esasrec, bert4rec, gru4rec, hstu)}
+TRAINING = {module.__name__: module for module in (sasrec, esasrec, bert4rec, gru4rec, hstu, seq2seq)}

@@ -1,7 +1,7 @@
 """The Transformer: SASRec as published (Kang and McAuley 2018), its modern form and BERT4Rec's, by config."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -97,7 +97,7 @@ def apply_parts(
     x: Float[Array, "rows length d_model"],
     parts: dict[str, Callable[[Array], Array]],
     *,
-    keys: Sequence[Array] | None,
+    keys: Array | None,
 ) -> Float[Array, "rows length d_model"]:
     """`x` and what each of the `parts`, by name, and last the block's feed-forward add to it, one after another.
 
