@@ -43,10 +43,10 @@ class Config:
 
     def __post_init__(self):
         split = self.data.split
-        if split.split != "leave-last-out" or split.window_target != "first":
+        if not split.holds_continuations:
             raise ValueError(
-                f"split={split.split} with window_target={split.window_target} leaves no n items to generate; "
-                "use split=leave-last-out and window_target=first"
+                f"split={split.split}, window_target={split.window_target}, n_out={split.n_out} leave no items to "
+                "generate; use split=leave-last-out, window_target=first and n_out=5"
             )
         if split.n_out > self.data.max_length:
             raise ValueError(

@@ -123,7 +123,7 @@ def generate_lists(
         )
     batches = queries.histories(max_length + 1 - n)
     pending = [step(params, histories).items for histories in map(split_rows, batches)]
-    return np.concatenate([on_host(items) for items in pending])[: len(queries.users)]
+    return np.concatenate([on_host(items)[: queries.n_queries] for items in pending])[: len(queries.users)]
 
 
 def list_ranks(lists: Int[np.ndarray, "queries n"], true_items: Int[np.ndarray, "queries n_true"]) -> ListRanks:

@@ -309,7 +309,7 @@ def load_best(run: Path, like: TrainState) -> TrainState:
 def test(task: Task, encoder: Encoder, params: Params) -> tuple[RankTable, dict[str, Any]]:
     """Ranks of the test items, and `test`, `valid`, `baselines` and `protocol` as `metrics.json` has them.
 
-    Of a model made to generate also `continuations`: the figures of its lists beside others of the same length.
+    Where the target is the first of the last n items, also `continuations`: figures of lists of n items in their place.
     """
     eval_step = make_eval_step(encoder)
     ranks = evaluate(eval_step, params, task.test)
@@ -321,7 +321,7 @@ def test(task: Task, encoder: Encoder, params: Params) -> tuple[RankTable, dict[
             task.store, task.split, max_length=task.config.max_length, mask_seen=task.config.mask_seen
         ),
     }
-    if encoder.decoder is not None:
+    if task.config.split.holds_continuations:
         results["continuations"] = continuation_figures(
             encoder, params, task.test, n=task.config.split.n_out, counts=training_counts(task.store, task.split)
         )

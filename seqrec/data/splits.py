@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Int, Int64
+from jaxtyping import Int64
 
 from seqrec.data.moments import iso_moment, moment_us
+from seqrec.data.ragged import first_places
 from seqrec.data.store import SequenceStore
 from seqrec.types import InputError
 
@@ -68,6 +69,11 @@ class SplitConfig:
         moments = [moment_us(moment) for moment in (self.valid_start, self.test_start) if moment is not None]
         if moments and moments[0] >= moments[1]:
             raise ValueError(f"valid_start={self.valid_start} is not before test_start={self.test_start}; swap them")
+
+    @property
+    def holds_continuations(self) -> bool:
+        """Whether what is held out goes on for n-out items from each target."""
+        return self.split == "leave-last-out" and self.window_target == "first" and self.n_out > 1
 
 
 def split_store(store: SequenceStore, config: SplitConfig) -> Split:
@@ -188,27 +194,6 @@ def leave_last_sessions_out(store: SequenceStore, n_out: int, *, target: TargetC
         f"{np.sum(~evaluated):,} users with fewer are trained on whole and not evaluated"
     )
     return Split(valid_start, valid, test, _content_hash(store, valid_start, valid, test), description, test_start)
-
-
-def first_places(
-    values: Int[np.ndarray, " n_events"],
-    offsets: Int64[np.ndarray, " n_users_plus_1"],
-    bounds: Int64[np.ndarray, " n_users"],
-) -> Int64[np.ndarray, " n_users"]:
-    """Where in `values`, which rise inside each user, the user's first one of at least its bound is, or the user ends.
-
-    By halves, for all users at once: a few values of each are read, however long the histories.
-
-    >>> first_places(np.array([1, 5, 5, 7, 2]), np.array([0, 4, 5]), np.array([5, 3])).tolist()
-    [1, 5]
-    """
-    low, high = offsets[:-1].copy(), offsets[1:].copy()
-    while np.any(open_ := low < high):
-        middle = (low[open_] + high[open_]) // 2
-        below = values[middle] < bounds[open_]
-        low[open_] = np.where(below, middle + 1, low[open_])
-        high[open_] = np.where(below, high[open_], middle)
-    return low
 
 
 def window_starts(store: SequenceStore, valid_share: float, test_share: float) -> tuple[int, int]:

@@ -44,7 +44,7 @@ class Seq2SeqConfig:
             raise ValueError("the encoder of an encoder-decoder reads its history both ways; leave --causal out")
 
 
-KeysAndValues = tuple[Float[Array, "rows n_heads n_keys d_head"], Float[Array, "rows n_heads n_keys d_head"]]
+KeysAndValues = tuple[Float[Array, "rows n_heads _ d_head"], Float[Array, "rows n_heads _ d_head"]]
 
 
 def seq2seq(config: Seq2SeqConfig, *, n_items: int, max_length: int) -> Encoder:

@@ -9,6 +9,7 @@ from packed_rows import LENGTH, rows_of
 
 from seqrec.encoders.gru import GRUConfig, gru
 from seqrec.encoders.hstu import HSTUConfig, hstu
+from seqrec.encoders.seq2seq import Seq2SeqConfig, seq2seq
 from seqrec.encoders.transformer import TransformerConfig, transformer
 from seqrec.params import init_params
 from seqrec.types import Batch
@@ -38,6 +39,11 @@ ENCODERS = {
         gru,
         GRUConfig(d_model=8, d_hidden=12, n_layers=2, embedding_dropout=0.0, dropout=0.0),
     ),
+    "encoder-decoder": (seq2seq, Seq2SeqConfig(TransformerConfig(causal=False, **SIZES))),
+    "encoder-decoder, learned, gated": (
+        seq2seq,
+        Seq2SeqConfig(TransformerConfig(causal=False, gated=True, positions="learned", **SIZES)),
+    ),
     "hstu": (hstu, HSTUConfig(**SIZES)),
     "hstu without positions": (
         hstu,
@@ -56,8 +62,15 @@ def an_encoder(name: str):
     return encoder, jax.tree.map(lambda leaf: leaf * scale if leaf.ndim == 2 else leaf, params)
 
 
-def is_causal(name: str) -> bool:
-    return "bidirectional" not in name
+def seen_from(name: str, batch: Batch, state: int) -> set[int]:
+    """The items of the first row whose vectors its state at this place may depend on."""
+    segments = batch.segment_ids[0]
+    mine = segments == segments[state]
+    if "bidirectional" in name:
+        return set(batch.next_items[0][mine].tolist())  # with 0, the vector of what is hidden
+    if "encoder-decoder" in name:
+        return set(batch.items[0][mine].tolist())  # all of it is history
+    return set(batch.items[0, : state + 1][mine[: state + 1]].tolist())
 
 
 @every_encoder
@@ -70,13 +83,8 @@ def test_a_causal_state_knows_its_history_so_far_and_a_bidirectional_one_all_tha
         return encoder.encode(params | {"item_table": table}, batch)[0] @ direction
 
     sensitivity = np.abs(jax.jit(jax.jacrev(states))(params["item_table"])).sum(axis=-1)
-    segments = batch.segment_ids[0]
-    for state in np.flatnonzero(segments):
-        if is_causal(name):
-            seen = batch.items[0, : state + 1][segments[: state + 1] == segments[state]]
-        else:
-            seen = batch.next_items[0][segments == segments[state]]  # with 0, the vector of what is hidden
-        assert set(np.flatnonzero(sensitivity[state]).tolist()) == set(seen.tolist())
+    for state in np.flatnonzero(batch.segment_ids[0]):
+        assert set(np.flatnonzero(sensitivity[state]).tolist()) == seen_from(name, batch, state)
 
 
 @every_encoder

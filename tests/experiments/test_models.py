@@ -3,9 +3,12 @@
 import evaluate_checkpoint
 import numpy as np
 import pytest
+import seq2seq
 from scripts import TRAINING
 
 from seqrec import runtime
+from seqrec.data.splits import SplitConfig
+from seqrec.experiment import DataConfig
 
 N_ITEMS = 30
 FLAGS = (
@@ -36,6 +39,23 @@ def test_a_chain_is_learned_and_evaluated_again(name, chain, tmp_path, monkeypat
     assert results["test"]["intervals"]["ndcg@10"][0] > results["baselines"]["popularity"]["intervals"]["ndcg@10"][1]
     again = evaluate_checkpoint.main(evaluate_checkpoint.Arguments(tmp_path / "run"))
     assert again["test"] == results["test"]
+    if name == "seq2seq":
+        compared = results["continuations"]
+        assert compared["greedy"]["intervals"]["recall@5"][0] > compared["popularity"]["intervals"]["recall@5"][1]
+        assert again["continuations"] == compared
+
+
+@pytest.mark.parametrize(
+    ("split", "message"),
+    [
+        ({"n_out": 5}, "window_target=last, n_out=5 leave no items to generate; use split=leave-last-out"),
+        ({"split": "temporal", "window_target": "first", "n_out": 5}, "split=temporal, window_target=first"),
+        ({"n_out": 300, "window_target": "first"}, "n_out=300 is above max_length=200"),
+    ],
+)
+def test_a_split_that_holds_no_continuation_out_is_refused(split, message):
+    with pytest.raises(ValueError, match=message):
+        seq2seq.Config(data=DataConfig(split=SplitConfig(**split)))
 
 
 def test_a_model_that_sees_what_it_should_restore_is_refused():
