@@ -88,7 +88,7 @@ def seq2seq(config: Seq2SeqConfig, *, n_items: int, max_length: int) -> Encoder:
         memory_mask: Bool[Array, "rows length n_memory"],
         turn: Rotation | None,
         caches: list[KeysAndValues] | None = None,
-        place: Array | None = None,
+        place: Int[Array, ""] | int = 0,
         key: Array | None = None,
     ) -> tuple[Float[Array, "rows length d_model"], list[KeysAndValues]]:
         """States, and each block's own keys and values: put into `caches` at `place`, if there are any."""

@@ -1,7 +1,7 @@
 """The Transformer: SASRec as published (Kang and McAuley 2018), its modern form and BERT4Rec's, by config."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -95,7 +95,7 @@ def apply_parts(
     config: TransformerConfig,
     block: Params,
     x: Float[Array, "rows length d_model"],
-    parts: dict[str, Callable[[Array], Array]],
+    parts: Mapping[str, Callable[..., Array]],
     *,
     keys: Array | None,
 ) -> Float[Array, "rows length d_model"]:
