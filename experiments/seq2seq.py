@@ -1,8 +1,8 @@
 r"""Trains an encoder-decoder that reads a history and generates its next items, such as the rest of a playlist.
 
     python experiments/seq2seq.py                                   # the MovieLens demo: the last 5 films of each user
-    python experiments/seq2seq.py --dataset sessions --data-path nowplaying --max-length 30 --batch-size 256 \
-        --loss sampled-softmax --negatives popular --n-negatives 512 --dropout 0.2 --max-epochs 8
+    python experiments/seq2seq.py --dataset events --data-path plays.parquet --columns user_id item_id timestamp_us \
+        --time-unit us --no-mask-seen --max-length 50 --batch-size 64 --max-epochs 6 --dropout 0.2 --n-decoder-blocks 1
 
 Each history's last n-out items are the test, those before them choose the epoch. The printed table has recall@n and
 NDCG@n of the generated list, of iterating the model as a next-item model, of its n best next items at once and of

@@ -66,6 +66,10 @@ class DataConfig:
         for name in ("max_length", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} is below 1; try {name}=50")
+        if self.times != "none" and self.split.holds_continuations:
+            raise ValueError(
+                f"times={self.times}, but items are generated without times; use times=none, or window_target=last"
+            )
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from seqrec.encoders.hstu import HSTUConfig, hstu
 from seqrec.encoders.seq2seq import Seq2SeqConfig, seq2seq
 from seqrec.encoders.transformer import TransformerConfig, transformer
 from seqrec.generation import DecodingConfig, generate, recomputed
@@ -251,6 +252,12 @@ def test_what_cannot_be_generated_is_refused(n, config, message):
     encoder, params = a_model()
     with pytest.raises(InputError, match=message):
         generate(encoder.decoder, params, HISTORIES, n=n, config=config)
+
+
+def test_an_encoder_that_reads_times_cannot_go_on_from_items():
+    encoder = hstu(HSTUConfig(**SIZES), n_items=N_ITEMS, max_length=MAX_LENGTH, times="history")
+    with pytest.raises(InputError, match="times=history cannot go on from items alone"):
+        recomputed(encoder)
 
 
 @pytest.mark.parametrize(
