@@ -1,10 +1,11 @@
-"""Keeps the figures of a finished run and writes docs/results.md and the README's table from all that are kept.
+"""Keeps the figures of a finished run and writes docs/results.md and other pages' tables from all that are kept.
 
     python experiments/results.py runs/my-run --name ml-1m-modern-seed-0     # keep one, then write
     python experiments/results.py                                            # write
 
 What is kept is one small JSON file a run under experiments/results/ (figures, config, versions, wall time and the
-hashes of data and split) and its learning curve under docs/pictures/.
+hashes of data and split) and its learning curve under docs/pictures/. A run whose targets begin a continuation is kept
+under experiments/results/continuations/, and shown in docs/seq2seq.md.
 """
 
 import shutil
@@ -17,7 +18,7 @@ from scripts import TRAINING
 from tyro.conf import Positional
 
 from seqrec import runs, runtime
-from seqrec.report.results_page import condensed, page, readme
+from seqrec.report.results_page import condensed, continuations_page, page, readme
 from seqrec.types import InputError
 
 ROOT = Path(__file__).parent.parent
@@ -40,8 +41,12 @@ class Arguments:
 
 def written() -> dict[Path, str]:
     """The page of results and the README as the kept runs make them."""
-    kept = {file.stem: runs.read_json(file) for file in KEPT.glob("*.json")}
+    kept, continued = (
+        {file.stem: runs.read_json(file) for file in folder.glob("*.json")} for folder in (KEPT, KEPT / "continuations")
+    )
+    continuations = ROOT / "docs" / "seq2seq.md"
     return {
+        continuations: continuations_page(continuations.read_text(), continued),
         ROOT / "docs" / "results.md": page(kept, PUBLISHED, defaults=DEFAULTS),
         ROOT / "README.md": readme((ROOT / "README.md").read_text(), kept[DEMO]),
     }
@@ -52,7 +57,9 @@ def main(arguments: Arguments) -> None:
     if arguments.run is not None:
         if not arguments.name:
             raise InputError(f"{arguments.run} needs a --name to be kept under, such as --name ml-1m-modern-seed-0")
-        runs.write_json(KEPT / f"{arguments.name}.json", condensed(arguments.run))
+        kept = condensed(arguments.run)
+        folder = KEPT / "continuations" if "continuations" in kept else KEPT
+        runs.write_json(folder / f"{arguments.name}.json", kept)
         if (curve := arguments.run / "learning_curve.png").exists():
             shutil.copy(curve, ROOT / "docs" / "pictures" / f"{arguments.name}.png")
     for file, text in written().items():

@@ -6,5 +6,6 @@ import gru4rec
 import gsasrec
 import hstu
 import sasrec
+import seq2seq
 
-TRAINING = {module.__name__: module for module in (sasrec, gsasrec, esasrec, bert4rec, gru4rec, hstu)}
+TRAINING = {module.__name__: module for module in (sasrec, gsasrec, esasrec, bert4rec, gru4rec, hstu, seq2seq)}

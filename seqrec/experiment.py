@@ -22,7 +22,15 @@ from seqrec.data.features import read_item_features
 from seqrec.data.sources import Columns, Dataset, TimeUnit, read_source
 from seqrec.data.splits import Split, SplitConfig, split_store
 from seqrec.data.store import SequenceStore, open_store
-from seqrec.evaluation import RankTable, composed, evaluate, make_eval_step
+from seqrec.evaluation import (
+    RankTable,
+    composed,
+    evaluate,
+    generate_lists,
+    list_ranks,
+    make_eval_step,
+    make_generate_step,
+)
 from seqrec.items import ItemConfig, with_items
 from seqrec.loop import FitConfig, fit
 from seqrec.losses.config import LossConfig, make_loss
@@ -31,6 +39,7 @@ from seqrec.metrics import means, metric_sums
 from seqrec.objectives import Question, next_item
 from seqrec.params import Params, count_params
 from seqrec.report import figures
+from seqrec.report.continuations import continuation_figures
 from seqrec.report.learning_curve import plot_learning_curve
 from seqrec.retrieval import make_recommend
 from seqrec.runtime import log
@@ -69,6 +78,10 @@ class DataConfig:
         for name in ("max_length", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} is below 1; try {name}=50")
+        if self.times != "none" and self.split.holds_continuations:
+            raise ValueError(
+                f"times={self.times}, but items are generated without times; use times=none, or window_target=last"
+            )
 
 
 @dataclass(frozen=True)
@@ -301,13 +314,12 @@ def train(
     def rewind(step: int) -> None:
         runtime.on_first(functools.partial(runs.keep_json_lines, lines, up_to_step=step))
 
-    eval_step = make_eval_step(encoder)
     with open_checkpoints(run / "checkpoints") as checkpoints:
         state, progress, reason = fit(
             state,
             train_step=train_step,
             batches=batches,
-            validate=lambda params: means(metric_sums(evaluate(eval_step, composed(encoder, params), task.valid).rank)),
+            validate=_make_validate(task, encoder),
             checkpoints=checkpoints,
             record=functools.partial(runs.append_json_line, lines),
             rewind=rewind,
@@ -316,6 +328,22 @@ def train(
         state, _ = restore(checkpoints, state, progress.best[0])
     log.info("stopped     %s", reason)
     return Trained(state, progress, reason)
+
+
+def _make_validate(task: Task, encoder: Encoder) -> Callable[[Params], dict[str, float]]:
+    """Figures that choose the epoch: of the held-out item's rank, or of what a model made to generate generates."""
+    if encoder.decoder is None:
+        eval_step = make_eval_step(encoder)
+        return lambda params: means(metric_sums(evaluate(eval_step, composed(encoder, params), task.valid).rank))
+    n, truth = task.config.split.n_out, task.valid.continuations(task.config.split.n_out)
+    step = make_generate_step(encoder.decoder, n=n)
+
+    def validate(params: Params) -> dict[str, float]:
+        lists = generate_lists(step, composed(encoder, params), task.valid, n=n, max_length=encoder.max_length)
+        found = list_ranks(lists, truth)
+        return means(metric_sums(found.rank, where=found.where))
+
+    return validate
 
 
 def load_best(run: Path, like: TrainState) -> TrainState:
@@ -339,20 +367,30 @@ def protocol(task: Task) -> dict[str, Any]:
 
 
 def test(task: Task, encoder: Encoder, params: Params) -> tuple[RankTable, dict[str, Any]]:
-    """Ranks of the test items, and `test`, `valid`, `baselines` and `protocol` as `metrics.json` has them."""
+    """Ranks of the test items, and `test`, `valid`, `baselines` and `protocol` as `metrics.json` has them.
+
+    Where the target is the first of the last n items, also `continuations`: figures of lists of n items in their place.
+    """
     eval_step = make_eval_step(encoder)
     ranks = evaluate(eval_step, params, task.test)
-    return ranks, {
+    results = {
         "test": figures.figures(ranks.rank),
         "valid": figures.figures(evaluate(eval_step, params, task.valid).rank),
         "baselines": figures.baseline_figures(task.store, task.split, task.test, mask_seen=task.config.mask_seen),
         "protocol": protocol(task),
     }
+    if task.config.split.holds_continuations:
+        results["continuations"] = continuation_figures(
+            encoder, params, task.test, n=task.config.split.n_out, counts=training_counts(task.store, task.split)
+        )
+    return ranks, results
 
 
 def print_test(results: dict[str, Any], *, name: str) -> None:
     """The table of test figures, the model beside the baselines."""
     print(f"\n{figures.format_table({name: results['test'], **results['baselines']})}")
+    if "continuations" in results:
+        print(f"\n{figures.format_table(results['continuations'])}")
     protocol = results["protocol"]
     label = "; time-aware: the model saw when each answer came" if protocol["time_aware"] else ""
     print(f"{results['test']['n_users']:,} users; mean over users [95% interval]; {protocol['candidates']}{label}")

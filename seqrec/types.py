@@ -48,6 +48,33 @@ class QueryBatch(NamedTuple):
     """Place of each query in the list that was asked for; -1 for empty queries."""
 
 
+class HistoryBatch(NamedTuple):
+    """Histories to be continued, one a row."""
+
+    items: Int[Any, "rows length"]
+    """The latest items of each, from the first column on; 0 fills the row."""
+    lengths: Int[Any, " rows"]
+    """Items in each row; 1, the padding, for the empty rows that fill the batch."""
+    excluded: Int[Any, "rows excluded"]
+    """Items that do not continue the history, such as those already in it; 0 fills the list."""
+
+
+@dataclass(frozen=True, eq=False)
+class Decoder:
+    """A model that continues histories item by item, as a value. Rows come first in all that it keeps."""
+
+    start: Callable[..., Any]
+    """`start(params, items, lengths, *, n)` -> (memory, cache), for rows as in `HistoryBatch` and `n` steps from there:
+    `memory` stays as it is, `cache` changes from step to step."""
+    step: Callable[..., Any]
+    """`step(params, memory, cache, items, place)` -> (states [rows, d_model], cache): reads one item a row, the newest
+    of the history at place 0 and the n-th of its continuation at place n; the state predicts what follows it."""
+    n_items: int
+    """Size of the catalogue."""
+    max_length: int
+    """Items of a history and its continuation, the last aside, that the decoder reads."""
+
+
 def _as_it_is(params: Any, constants: Any, *, key: Any = None) -> Any:
     del constants, key
     return params
@@ -71,3 +98,5 @@ class Encoder:
     """What `compose` reads and no step changes, such as features of items."""
     times: Times = "none"
     """What it reads of times; its batches must hold them."""
+    decoder: Decoder | None = None
+    """How the model continues histories without reading them anew, if it is made for that."""

@@ -10,6 +10,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import data_prep
+import generation
 import input_pipeline
 import loss_memory
 import metric_peers
@@ -22,6 +23,7 @@ import train_step
 from seqrec import runs
 from seqrec.data.batches import training_batches
 from seqrec.data.splits import leave_last_out
+from seqrec.encoders.seq2seq import Seq2SeqConfig
 from seqrec.encoders.transformer import TransformerConfig
 from seqrec.types import InputError
 
@@ -67,6 +69,15 @@ def test_the_loss_is_timed_against_its_naive_form_on_equal_values(tmp_path):
     result = loss_memory.main(loss_memory.Config(n_items=500, n_tokens=40, d_model=8, n_rounds=1, json=tmp_path / "o"))
     assert result["largest_difference"] < 1e-5
     assert result["temporary_megabytes"]["naive"] > 40 * 500 * 4 / 1e6
+    assert runs.read_json(tmp_path / "o") == result
+
+
+def test_generation_is_timed_with_and_without_its_cache_on_equal_items(tmp_path):
+    sizes = {"n_histories": 3, "history_length": 4, "n_generated": 3, "n_items": 40, "n_rounds": 1}
+    model = Seq2SeqConfig(TransformerConfig(d_model=8, n_blocks=1, causal=False))
+    result = generation.main(generation.Config(**sizes, model=model, json=tmp_path / "o"))
+    assert result["equal_items"] == 1.0
+    assert result["items_per_second"].keys() == {"cached", "anew"}
     assert runs.read_json(tmp_path / "o") == result
 
 

@@ -155,7 +155,9 @@ def runs(tmp_path_factory):
 
 
 @pytest.mark.parametrize("mesh", MESHES)
-@pytest.mark.parametrize("what", ["loss", "softmax", "seen", "in_chunks", "sampled", "params", "averaged", "ranks", "metrics"])
+@pytest.mark.parametrize(
+    "what", ["loss", "softmax", "seen", "in_chunks", "sampled", "params", "averaged", "ranks", "metrics"]
+)
 def test_eight_devices_compute_what_one_does(runs, mesh, what):
     names = [name for name in runs["none"] if name.startswith(what)]
     assert names

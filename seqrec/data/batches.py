@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Int32
 
 from seqrec.data.packing import PackedRows, pack, pack_training
 from seqrec.data.ragged import ranges
 from seqrec.data.splits import Split
 from seqrec.data.store import SequenceStore
-from seqrec.types import Batch, InputError, QueryBatch, Times
+from seqrec.types import Batch, HistoryBatch, InputError, QueryBatch, Times
 
 
 def _segments(
@@ -289,12 +289,37 @@ class Queries(NamedTuple):
             targets[: len(asked)] = self.store.items[self.target_positions[asked]]
             query[:] = -1
             query[: len(asked)] = asked
-            excluded = np.zeros((n_queries, self.n_excluded), np.int32)
-            if self.n_excluded:
-                lengths = self.history_lengths[asked]
-                places = ranges(np.arange(len(asked)) * self.n_excluded, lengths)
-                excluded.reshape(-1)[places] = self.store.items[ranges(self.target_positions[asked] - lengths, lengths)]
-            yield QueryBatch(batch, last, targets, excluded, query)
+            yield QueryBatch(batch, last, targets, self._latest(asked, n_queries, self.n_excluded), query)
+
+    def histories(self, max_length: int) -> Iterator[HistoryBatch]:
+        """All queries' histories, the latest `max_length` items of each, in the queries' order.
+
+        As with `batches`, batches are of one shape, and of several processes each makes its own rows.
+        """
+        first, n_rows = _share(self.n_queries, self.process_index, self.process_count)
+        width = min(max_length, int(self.history_lengths.max()))
+        for start in range(0, len(self.users), self.n_queries):
+            asked = np.arange(start + first, min(start + first + n_rows, start + self.n_queries, len(self.users)))
+            lengths = np.ones(n_rows, np.int32)
+            lengths[: len(asked)] = np.minimum(self.history_lengths[asked], width)
+            items, excluded = (self._latest(asked, n_rows, n_items) for n_items in (width, self.n_excluded))
+            yield HistoryBatch(items, lengths, excluded)
+
+    def continuations(self, n: int) -> Int[np.ndarray, "queries n"]:
+        """The `n` items from each held-out one on, of the same user; 0 where there are fewer, or again one of these."""
+        places = self.target_positions[:, None] + np.arange(n)
+        is_own = places < self.store.offsets[self.users + 1][:, None]
+        items = np.where(is_own, self.store.items[np.minimum(places, self.store.n_events - 1)], 0)
+        is_repeat = np.tril(items[:, :, None] == items[:, None, :], -1).any(axis=2)
+        return np.where(is_repeat, 0, items)
+
+    def _latest(self, asked: Int[np.ndarray, " asked"], n_rows: int, width: int) -> Int32[np.ndarray, "n_rows width"]:
+        """The latest `width` items before each of these queries' targets, one query a row."""
+        rows = np.zeros((n_rows, width), np.int32)
+        lengths = np.minimum(self.history_lengths[asked], width)
+        places = ranges(np.arange(len(asked)) * width, lengths)
+        rows.reshape(-1)[places] = self.store.items[ranges(self.target_positions[asked] - lengths, lengths)]
+        return rows
 
 
 def make_queries(

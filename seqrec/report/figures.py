@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from seqrec.baselines.popularity import personal_popularity_ranks, popularity_ranks, training_counts
 from seqrec.data.batches import Queries
@@ -19,9 +19,14 @@ from seqrec.metrics import metric_values
 from seqrec.types import Times
 
 
-def figures(ranks: Float[np.ndarray, " users"]) -> dict[str, Any]:
+def figures(
+    ranks: Float[np.ndarray, "users *n_targets"],
+    *,
+    ks: Sequence[int] = (5, 10, 20),
+    where: Bool[np.ndarray, "users n_targets"] | None = None,
+) -> dict[str, Any]:
     """Mean of each metric over users, `n_users`, and `intervals`: the 95% bootstrap interval of each mean."""
-    values = {name: np.asarray(value, np.float64) for name, value in metric_values(ranks).items()}
+    values = {name: np.asarray(value, np.float64) for name, value in metric_values(ranks, ks=ks, where=where).items()}
     lower, upper = bootstrap_intervals(np.stack(list(values.values()), axis=1))
     return {
         **{name: float(value.mean()) for name, value in values.items()},

@@ -45,10 +45,41 @@ def command(script: str, config: dict[str, Any], defaults: Any) -> str:
 
 def readme(text: str, demo: dict[str, Any]) -> str:
     """The README's text with the demo run's table between its two marks."""
-    before, rest = text.split("<!-- demo table -->\n")
-    _, after = rest.split("<!-- end of demo table -->\n")
     table = figures.format_table({"SASRec": demo["test"], **demo["baselines"]})
-    return f"{before}<!-- demo table -->\n```\n{table}\n```\n<!-- end of demo table -->\n{after}"
+    return _between_marks(text, "demo table", f"```\n{table}\n```")
+
+
+def continuations_page(text: str, kept: dict[str, dict[str, Any]]) -> str:
+    """The page's text with a table between the two marks of each data set.
+
+    `kept` has runs on splits that hold continuations out, by names such as DATA-MODEL-seed-0; DATA is in the marks.
+    """
+    for data in sorted({name.partition("-")[0] for name in kept}):
+        of_data = {name: run for name, run in sorted(kept.items()) if name.partition("-")[0] == data}
+        first = next(iter(of_data.values()))
+        metrics = [metric for metric in first["continuations"]["iterated"]["intervals"] if metric != "mrr"]
+        lines = [f"{first['protocol']['split']}. Items that may be listed: {first['protocol']['candidates']}.", ""]
+        lines += [f"| run | list | {' | '.join(metrics)} |", "| --- " * (2 + len(metrics)) + "|"]
+        for name, run in of_data.items():
+            for way, found in run["continuations"].items():
+                if way != "popularity" or run is first:
+                    cells = ["{:.4f} [{:.4f}, {:.4f}]".format(found[m], *found["intervals"][m]) for m in metrics]
+                    lines.append(f"| {'' if way == 'popularity' else name} | {way} | {' | '.join(cells)} |")
+        lines.append("")
+        for name, run in of_data.items():
+            minutes, n_epochs = run["train_seconds"] / 60, run["config"]["fit"]["max_epochs"]
+            lines.append(
+                f"- `{name}`: epoch {run['best_epoch']} of {n_epochs}, {minutes:.1f} minutes with validations; "
+                f"jax {run['versions']['jax']}, {run['versions']['device']}; split `{run['data']['split_hash'][:12]}`"
+            )
+        text = _between_marks(text, data, "\n".join(lines))
+    return text
+
+
+def _between_marks(text: str, name: str, content: str) -> str:
+    before, rest = text.split(f"<!-- {name} -->\n")
+    _, after = rest.split(f"<!-- end of {name} -->\n")
+    return f"{before}<!-- {name} -->\n{content}\n<!-- end of {name} -->\n{after}"
 
 
 _HEAD = """\

@@ -8,6 +8,7 @@ from packed_rows import LENGTH
 
 from seqrec.encoders.gru import GRUConfig, gru
 from seqrec.encoders.hstu import HSTUConfig, hstu
+from seqrec.encoders.seq2seq import Seq2SeqConfig, seq2seq
 from seqrec.encoders.transformer import TransformerConfig, transformer
 from seqrec.params import init_params
 
@@ -35,6 +36,11 @@ ENCODERS = {
     "gru of two layers": (
         gru,
         GRUConfig(d_model=8, d_hidden=12, n_layers=2, embedding_dropout=0.0, dropout=0.0),
+    ),
+    "encoder-decoder": (seq2seq, Seq2SeqConfig(TransformerConfig(causal=False, **SIZES))),
+    "encoder-decoder, learned, gated": (
+        seq2seq,
+        Seq2SeqConfig(TransformerConfig(causal=False, gated=True, positions="learned", **SIZES)),
     ),
     "hstu": (hstu, HSTUConfig(**SIZES)),
     "hstu without positions": (

@@ -9,12 +9,20 @@ from an_encoder import ENCODERS, an_encoder
 from packed_rows import LENGTH, rows_of
 
 from seqrec.sharding import MESH_AXES
+from seqrec.types import Batch
 
 every_encoder = pytest.mark.parametrize("name", ENCODERS)
 
 
-def is_causal(name: str) -> bool:
-    return "bidirectional" not in name
+def seen_from(name: str, batch: Batch, state: int) -> set[int]:
+    """The items of the first row whose vectors its state at this place may depend on."""
+    segments = batch.segment_ids[0]
+    mine = segments == segments[state]
+    if "bidirectional" in name:
+        return set(batch.next_items[0][mine].tolist())  # with 0, the vector of what is hidden
+    if "encoder-decoder" in name:
+        return set(batch.items[0][mine].tolist())  # all of it is history
+    return set(batch.items[0, : state + 1][mine[: state + 1]].tolist())
 
 
 @every_encoder
@@ -27,13 +35,8 @@ def test_a_causal_state_knows_its_history_so_far_and_a_bidirectional_one_all_tha
         return encoder.encode(params | {"item_table": table}, batch)[0] @ direction
 
     sensitivity = np.abs(jax.jit(jax.jacrev(states))(params["item_table"])).sum(axis=-1)
-    segments = batch.segment_ids[0]
-    for state in np.flatnonzero(segments):
-        if is_causal(name):
-            seen = batch.items[0, : state + 1][segments[: state + 1] == segments[state]]
-        else:
-            seen = batch.next_items[0][segments == segments[state]]  # with 0, the vector of what is hidden
-        assert set(np.flatnonzero(sensitivity[state]).tolist()) == set(seen.tolist())
+    for state in np.flatnonzero(batch.segment_ids[0]):
+        assert set(np.flatnonzero(sensitivity[state]).tolist()) == seen_from(name, batch, state)
 
 
 @every_encoder

@@ -1,14 +1,17 @@
 """Each training script on a chain of items: it beats popularity, and its checkpoint gives its figures again."""
 
+import dataclasses
+
 import evaluate_checkpoint
 import jax
 import pytest
+import seq2seq
 from conftest import learn_chain
 from scripts import TRAINING
 
 from seqrec import runtime
 from seqrec.data.batches import make_queries, training_batches
-from seqrec.data.splits import leave_last_out
+from seqrec.data.splits import SplitConfig, leave_last_out
 from seqrec.data.store import store_from_sequences
 from seqrec.evaluation import make_eval_step
 from seqrec.experiment import DataConfig, Task
@@ -24,6 +27,23 @@ def test_a_chain_is_learned_and_evaluated_again(name, chain, tmp_path):
     results = learn_chain(TRAINING[name], chain, tmp_path / "run", "--max-epochs", EPOCHS.get(name, "8"))
     again = evaluate_checkpoint.main(evaluate_checkpoint.Arguments(tmp_path / "run"))
     assert again["test"] == results["test"]
+    if name == "seq2seq":
+        compared = results["continuations"]
+        assert compared["greedy"]["intervals"]["recall@5"][0] > compared["popularity"]["intervals"]["recall@5"][1]
+        assert again["continuations"] == compared
+
+
+@pytest.mark.parametrize(
+    ("split", "message"),
+    [
+        ({"n_out": 5}, "window_target=last, n_out=5 leave no items to generate; use split=leave-last-out"),
+        ({"split": "temporal", "window_target": "first", "n_out": 5}, "split=temporal, window_target=first"),
+        ({"n_out": 300, "window_target": "first"}, "n_out=300 is above max_length=200"),
+    ],
+)
+def test_a_split_that_holds_no_continuation_out_is_refused(split, message):
+    with pytest.raises(ValueError, match=message):
+        seq2seq.Config(data=DataConfig(split=SplitConfig(**split)))
 
 
 @pytest.mark.parametrize("times", ["history", "query"])
@@ -50,7 +70,7 @@ def test_the_steps_of_each_script_lower_for_every_platform(name):
     script = TRAINING[name]
     store = store_from_sequences([[1, 2, 3, 4], [2, 3, 4, 5]])
     split = leave_last_out(store)
-    data = DataConfig(max_length=8, batch_size=2)
+    data = dataclasses.replace(script.Config().data, max_length=8, batch_size=2)
     train = training_batches(store, split, max_length=8, batch_size=2, seed=0)
     test = make_queries(store, split.test, max_length=8, batch_size=2, mask_seen=True)
     config = script.Config(data=data)
