@@ -12,14 +12,19 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from seqrec import runtime
+from seqrec.data.buckets import original
+from seqrec.data.paths import address_of
 from seqrec.types import InputError
 
 Config = TypeVar("Config")
 
-_FREE_FIELDS = ("run.output", "run.resume", "fit.patience", "fit.max_minutes")
+_FREE_FIELDS = (
+    *("run.output", "run.resume", "fit.patience", "fit.max_minutes"),
+    *("fit.on_spike", "fit.spike_deviations", "fit.max_roll_backs"),
+)
 _FREE_CONFIGS = ("mesh.", "processes.")
-"""Fields that say where a run is kept, when it ends and on what devices, not what a step computes: a resumed run may
-change them."""
+"""Fields that say where a run is kept, when it ends, what it does about a spike and on what devices, not what a step
+computes: a resumed run may change them."""
 
 
 def open_run(directory: Path, config: Any, *, experiment: str, resume: bool) -> Path:
@@ -86,14 +91,14 @@ def resume_command(run: Path) -> str:
     script, *flags = read_json(run / "config.json")["command"][1:]
     flags = [flag for flag in flags if flag not in ("--resume", "--no-resume")]
     if not any(flag.split("=")[0] == "--output" for flag in flags):
-        flags += ["--output", str(run)]
+        flags += ["--output", original(run)]
     return shlex.join([_python(), script, *flags, "--resume"])
 
 
 def evaluate_command(run: Path) -> str:
     """The command line that evaluates the run's checkpoint, from the directory where it was started."""
     script = Path(read_json(run / "config.json")["command"][1])
-    return shlex.join([_python(), str(script.with_name("evaluate_checkpoint.py")), str(run)])
+    return shlex.join([_python(), str(script.with_name("evaluate_checkpoint.py")), original(run)])
 
 
 def _python() -> str:
@@ -170,7 +175,7 @@ def to_json(config: Any) -> Any:
     if dataclasses.is_dataclass(config):
         return {field.name: to_json(getattr(config, field.name)) for field in dataclasses.fields(config)}
     if isinstance(config, Path):
-        return str(config)
+        return address_of(config)
     return list(config) if isinstance(config, tuple) else config
 
 

@@ -181,7 +181,16 @@ def make_train_step(
         hidden = encoder.encode(params, asked.inputs, key=keys[0])
         if asked.places is not None:
             hidden = jnp.take_along_axis(hidden, asked.places[..., None], axis=1)
-        return loss(hidden, params["item_table"], asked.targets, n_items=encoder.n_items, key=keys[1])
+        return loss(
+            hidden,
+            params["item_table"],
+            asked.targets,
+            n_items=encoder.n_items,
+            weights=asked.weights,
+            # Where places are asked for, what is known there is not what came before.
+            history=asked.inputs if asked.places is None else None,
+            key=keys[1],
+        )
 
     def mean_loss(params: Params, batch: Batch, keys: Array, constants: Any) -> tuple[Array, Array]:
         total, count = total_loss(params, batch, keys, constants)
@@ -194,7 +203,8 @@ def make_train_step(
             found = jax.value_and_grad(total_loss, has_aux=True)(params, batch, part_keys, constants)
             return jax.tree.map(jnp.add, totals, found), None
 
-        nothing = ((jnp.zeros(()), jnp.zeros((), jnp.int32)), jax.tree.map(jnp.zeros_like, params))
+        shapes = jax.eval_shape(total_loss, params, batch, keys, constants), params
+        nothing = jax.tree.map(jnp.zeros_like, shapes)
         parts = (jnp.arange(accumulation_steps), deal_rows(batch, accumulation_steps))
         ((total, count), gradients), _ = jax.lax.scan(add, nothing, parts)
         share = 1.0 / jnp.maximum(count, 1)

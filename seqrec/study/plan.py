@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 from seqrec import runs, runtime
 from seqrec.data.paths import data_files
 from seqrec.data.store import SequenceStore, open_store
-from seqrec.experiment import DataConfig, RunConfig, make_task, prepare_store
+from seqrec.experiment import RunConfig
 from seqrec.params import count_params
+from seqrec.tasks import DataConfig, make_task, prepare_store
 from seqrec.types import InputError
 
 _TESTED = ("dataset", "data_path", "columns", "time_unit", "split", "mask_seen")

@@ -11,11 +11,12 @@ from typing import Any
 import jax
 
 from seqrec import runs, runtime
-from seqrec.experiment import DataConfig, RunConfig
+from seqrec.experiment import RunConfig
 from seqrec.report.rank_tables import read_rank_table
 from seqrec.report.results_page import command
 from seqrec.report.study_figures import StudyRun, study_figures
 from seqrec.study.plan import Plan, Planned, Study, expected_minutes, left_minutes, make_plan, spent_minutes
+from seqrec.tasks import DataConfig
 from seqrec.types import InputError
 
 

@@ -199,6 +199,29 @@ checkpoint.save = save_and_die
     assert_same_outcome(tmp_path / "run", finished.directory)
 
 
+def test_a_run_that_finds_the_disk_full_goes_on_from_the_last_good_checkpoint(toy, finished, tmp_path, start_script):
+    # The system refuses to make files of more than 8 kB, as it refuses any on a full disk.
+    full_in_a_save = """
+import resource
+from seqrec import checkpoint
+save = checkpoint.save
+def save_on_a_full_disk(manager, state, progress):
+    if progress.step == 15:
+        manager.wait_until_finished()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))
+    save(manager, state, progress)
+checkpoint.save = save_on_a_full_disk
+"""
+    flags = (*toy, "--save-every-steps", "3", "--output", tmp_path / "run")
+    full = start_script("sasrec.py", *flags, code=full_in_a_save)
+    _, errors = full.communicate(timeout=300)
+    assert full.returncode == 2
+    (line,) = errors.partition("epoch   2")[2].splitlines()[1:]
+    assert re.search(r"sasrec.py: .*checkpoints: .* \(File too large\); the one of step 12 is intact; .*--resume", line)
+    train(*flags, "--resume")
+    assert_same_outcome(tmp_path / "run", finished.directory)
+
+
 @pytest.mark.slow
 def test_a_run_killed_at_any_moment_goes_on(toy, finished, tmp_path, start_script):
     flags = (*toy, "--save-every-steps", "1", "--resume", "--output")
