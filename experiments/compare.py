@@ -16,7 +16,7 @@ from tyro.conf import Positional
 from seqrec import runtime
 from seqrec.report.compared_runs import (
     config_differences,
-    named_paths,
+    local_paths,
     protocol_notes,
     read_tables,
     slicings_of,
@@ -57,8 +57,8 @@ class Arguments:
 
 def main(arguments: Arguments) -> dict[str, Any]:
     """Prints the comparison, writes its files and returns what comparison.json holds."""
-    paths = named_paths(arguments.runs, arguments.top_k)
-    notes, tables = protocol_notes(paths), read_tables(paths)
+    with local_paths(arguments.runs, arguments.top_k) as paths:
+        notes, tables, differences = protocol_notes(paths), read_tables(paths), config_differences(paths.runs)
     aligned = align(tables)
     comparison = compare(
         aligned.tables,
@@ -69,8 +69,7 @@ def main(arguments: Arguments) -> dict[str, Any]:
         n_resamples=arguments.n_resamples,
         seed=arguments.seed,
     )
-    notes += table_notes(tables, aligned.n_dropped)
-    comparison |= {"notes": notes, "config_differences": config_differences(paths.runs)}
+    comparison |= {"notes": notes + table_notes(tables, aligned.n_dropped), "config_differences": differences}
     json_file, html_file = write_comparison(arguments.output, comparison, page(comparison))
     print(f"{as_text(comparison)}\n\nnumbers  {json_file}\npage     {html_file}")
     return comparison

@@ -14,6 +14,8 @@ from scripts import TRAINING
 from tyro.conf import Positional
 
 from seqrec import runs, runtime
+from seqrec.data.buckets import working_copy
+from seqrec.data.paths import address_of
 from seqrec.experiment import open_trained, print_test, test
 
 
@@ -27,20 +29,22 @@ class Arguments:
 
 def main(arguments: Arguments) -> dict[str, Any]:
     """Prints the test figures and returns them."""
-    task, encoder, params = open_trained(arguments.run, TRAINING)
-    _, results = test(task, encoder, params)
+    with working_copy(arguments.run, read_only=True) as run:
+        task, encoder, params = open_trained(run, TRAINING)
+        _, results = test(task, encoder, params)
     print_test(results, name="checkpoint")
     return results
 
 
 def compare(arguments: Arguments) -> None:
     """Prints the figures and how they stand to those that training left."""
-    results = main(arguments)
-    file = arguments.run / "metrics.json"
-    if not file.exists():
+    with working_copy(arguments.run, read_only=True) as run:
+        results = main(Arguments(run))
+        earlier = runs.read_json(run / "metrics.json") if (run / "metrics.json").exists() else None
+    file = address_of(arguments.run / "metrics.json")
+    if earlier is None:
         print(f"\n{file} is not there: training has not finished, so there is nothing to compare with")
         return
-    earlier = runs.read_json(file)
     differing = [name for name in results if earlier[name] != results[name]]
     print(f"\n{', '.join(differing)} differ from {file}" if differing else f"\nequal to {file}, to the last digit")
     sys.exit(1 if differing else 0)

@@ -15,6 +15,8 @@ from scripts import TRAINING
 from tyro.conf import Positional
 
 from seqrec import runtime
+from seqrec.data.buckets import working_copy
+from seqrec.data.paths import address_of
 from seqrec.evaluation import make_top_step, top_items
 from seqrec.experiment import open_trained
 from seqrec.report.lists import format_list_figures, list_figures, write_top_items
@@ -34,7 +36,13 @@ class Arguments:
 
 def main(arguments: Arguments) -> dict[str, Any]:
     """Writes the files, prints the lists' figures and returns them."""
-    task, encoder, params = open_trained(arguments.run, TRAINING)
+    with working_copy(arguments.run) as run:
+        return export(run, arguments)
+
+
+def export(run: Path, arguments: Arguments) -> dict[str, Any]:
+    """The same, of the run in `run`."""
+    task, encoder, params = open_trained(run, TRAINING)
     store = task.store
     if not 1 <= arguments.k <= store.n_items:
         raise InputError(f"--k {arguments.k} is not in 1..{store.n_items}, the number of items; try --k 10")
@@ -42,16 +50,16 @@ def main(arguments: Arguments) -> dict[str, Any]:
     users = store.user_keys[best.user].tolist()
     lists = [store.item_keys[row[row > 0] - 1].tolist() for row in best.items]
     scores = [row[ids > 0].tolist() for row, ids in zip(best.scores, best.items, strict=True)]
-    write_top_items(arguments.run / "top_items.parquet", users, lists, scores)
-    write_trec_run(arguments.run / "run.trec", users, lists, scores, tag="seqrec")
-    write_qrels(arguments.run / "qrels.trec", users, store.item_keys[task.test.targets - 1].tolist())
+    write_top_items(run / "top_items.parquet", users, lists, scores)
+    write_trec_run(run / "run.trec", users, lists, scores, tag="seqrec")
+    write_qrels(run / "qrels.trec", users, store.item_keys[task.test.targets - 1].tolist())
     figures = {
         name: list_figures(items, store, task.split, task.test)
         for name, items in {f"lists of {arguments.k}": best.items, "held-out items": task.test.targets[:, None]}.items()
     }
     print(f"\n{format_list_figures(figures)}\n")
     for name in ("top_items.parquet", "run.trec", "qrels.trec"):
-        print(f"written  {arguments.run / name}")
+        print(f"written  {address_of(arguments.run / name)}")
     return figures
 
 

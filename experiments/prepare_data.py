@@ -17,6 +17,7 @@ from tyro.conf import OmitArgPrefixes
 
 from seqrec import runtime
 from seqrec.data.append import append_events
+from seqrec.data.buckets import original, working_copy
 from seqrec.data.engines import EngineName, move
 from seqrec.data.files import Limits
 from seqrec.data.preparation import StepCount, StepsConfig, format_counts, prepare_store, stages
@@ -31,7 +32,7 @@ class Config:
     """Prepares a store of sequences from a file of events."""
 
     output: Path
-    """Directory of the store."""
+    """Directory of the store, which may be s3:// or gs://."""
     source: OmitArgPrefixes[SourceConfig] = field(default_factory=SourceConfig)
     append: bool = False
     """Extend the store in --output, with the steps that it was prepared with, instead of making one."""
@@ -44,27 +45,30 @@ class Config:
 
 def main(config: Config) -> dict[str, Any]:
     """Writes the store and its profile, prints what each step left, and returns the sizes and the hash."""
-    known = read_preparation(config.output).get("categories", {}) if config.append else {}
     names = [] if config.append else stages(config.steps)
-    with tqdm(total=len(names) or None, desc="reading", unit="step", disable=None, leave=False) as bar:
+    with (
+        working_copy(config.output) as directory,
+        tqdm(total=len(names) or None, desc="reading", unit="step", disable=None, leave=False) as bar,
+    ):
 
         def report(count: StepCount) -> None:
             tqdm.write(format_counts([count]))
             bar.update()
             bar.set_description(names[bar.n] if bar.n < len(names) else "store")
 
+        known = read_preparation(directory).get("categories", {}) if config.append else {}
         source = open_source(config.source, known=known, limits=config.limits)
         with move(source, config.engine, directory=config.limits.spill_directory) as source:
             if config.append:
-                store, *n_new, n_there, _ = append_events(source, config.output, report=report)
+                store, *n_new, n_there, _ = append_events(source, directory, report=report)
                 line = "appended    {:,} events; {:,} users and {:,} items are new; {:,} events were there already"
                 line = line.format(*n_new, n_there)
             else:
-                store, _, split = prepare_store(source, config.output, config.steps, config.split, report=report)
+                store, _, split = prepare_store(source, directory, config.steps, config.split, report=report)
                 line = f"split       {split}"
-        profile = write_profile(config.output)
+        output, profile = original(directory), write_profile(directory)
     sizes = f"{store.n_events:,} events, {store.n_users:,} users, {store.n_items:,} items"
-    print(line, f"store       {config.output}: {sizes}", f"profile     {profile}", sep="\n")
+    print(line, f"store       {output}: {sizes}", f"profile     {output}/{profile.name}", sep="\n")
     return {name: getattr(store, name) for name in ("n_events", "n_users", "n_items", "content_hash")}
 
 

@@ -1,21 +1,24 @@
-"""Keeps the figures of a finished run and writes docs/results.md and the README's table from all that are kept.
+"""Keeps the figures of a finished run and writes docs/results.md and other pages' tables from all that are kept.
 
     python experiments/results.py runs/my-run --name ml-1m-modern-seed-0     # keep one, then write
     python experiments/results.py                                            # write
 
 What is kept is one small JSON file a run under experiments/results/ (figures, config, versions, wall time and the
-hashes of data and split) and its learning curve under docs/pictures/.
+hashes of data and split) and its learning curve under docs/pictures/. A run whose targets begin a continuation is kept
+under experiments/results/continuations/, and shown in docs/seq2seq.md.
 """
 
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from sasrec import Config
+import baselines
+from published import PUBLISHED
+from scripts import TRAINING
 from tyro.conf import Positional
 
 from seqrec import runs, runtime
-from seqrec.report.results_page import condensed, page, readme
+from seqrec.report.results_page import condensed, continuations_page, page, readme
 from seqrec.types import InputError
 
 ROOT = Path(__file__).parent.parent
@@ -23,16 +26,7 @@ KEPT = ROOT / "experiments" / "results"
 DEMO = "movielens-demo-seed-0"
 """The kept run whose table and picture the README shows."""
 
-PUBLISHED = {
-    "ml-1m": (
-        ("SASRec, binary cross-entropy, 1 negative", 0.2500, 0.1341, "antklen/sasrec-bert4rec-recsys23"),
-        ("GRU4Rec", 0.2811, 0.1648, "quoted by meta-recsys/generative-recommenders"),
-        ("gSASRec, 256 negatives", 0.3003, 0.1726, "asash/gSASRec-pytorch"),
-        ("SASRec, full softmax", 0.3152, 0.1821, "antklen/sasrec-bert4rec-recsys23"),
-        ("SASRec, 3,000 sampled negatives", 0.3159, 0.1857, "antklen/sasrec-bert4rec-recsys23"),
-    )
-}
-"""Per data set: model, HR@10 and NDCG@10 as published under the same protocol, source."""
+DEFAULTS = {name: script.Config() for name, script in {**TRAINING, "baselines": baselines}.items()}
 
 
 @dataclass(frozen=True)
@@ -47,9 +41,13 @@ class Arguments:
 
 def written() -> dict[Path, str]:
     """The page of results and the README as the kept runs make them."""
-    kept = {file.stem: runs.read_json(file) for file in KEPT.glob("*.json")}
+    kept, continued = (
+        {file.stem: runs.read_json(file) for file in folder.glob("*.json")} for folder in (KEPT, KEPT / "continuations")
+    )
+    continuations = ROOT / "docs" / "seq2seq.md"
     return {
-        ROOT / "docs" / "results.md": page(kept, PUBLISHED, script="experiments/sasrec.py", defaults=Config()),
+        continuations: continuations_page(continuations.read_text(), continued),
+        ROOT / "docs" / "results.md": page(kept, PUBLISHED, defaults=DEFAULTS),
         ROOT / "README.md": readme((ROOT / "README.md").read_text(), kept[DEMO]),
     }
 
@@ -59,8 +57,11 @@ def main(arguments: Arguments) -> None:
     if arguments.run is not None:
         if not arguments.name:
             raise InputError(f"{arguments.run} needs a --name to be kept under, such as --name ml-1m-modern-seed-0")
-        runs.write_json(KEPT / f"{arguments.name}.json", condensed(arguments.run))
-        shutil.copy(arguments.run / "learning_curve.png", ROOT / "docs" / "pictures" / f"{arguments.name}.png")
+        kept = condensed(arguments.run)
+        folder = KEPT / "continuations" if "continuations" in kept else KEPT
+        runs.write_json(folder / f"{arguments.name}.json", kept)
+        if (curve := arguments.run / "learning_curve.png").exists():
+            shutil.copy(curve, ROOT / "docs" / "pictures" / f"{arguments.name}.png")
     for file, text in written().items():
         file.write_text(text)
         print(f"written  {file}")

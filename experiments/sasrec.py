@@ -14,11 +14,13 @@ from tyro.conf import OmitArgPrefixes
 
 from seqrec import runtime
 from seqrec.encoders.transformer import TransformerConfig, transformer
-from seqrec.experiment import DataConfig, Model, RunConfig, Task, loss_of, run_experiment
+from seqrec.experiment import Model, RunConfig, items_of, loss_of, run_experiment
+from seqrec.items import ItemConfig
 from seqrec.loop import FitConfig
 from seqrec.losses.config import LossConfig
 from seqrec.runtime import DistributedConfig
 from seqrec.sharding import MeshConfig
+from seqrec.tasks import DataConfig, Task
 from seqrec.training import OptimizerConfig
 
 
@@ -29,6 +31,7 @@ class Config:
     data: OmitArgPrefixes[DataConfig] = field(default_factory=DataConfig)
     run: OmitArgPrefixes[RunConfig] = field(default_factory=RunConfig)
     model: OmitArgPrefixes[TransformerConfig] = field(default_factory=TransformerConfig)
+    items: OmitArgPrefixes[ItemConfig] = field(default_factory=ItemConfig)
     objective: OmitArgPrefixes[LossConfig] = field(default_factory=LossConfig)
     optimizer: OmitArgPrefixes[OptimizerConfig] = field(default_factory=OptimizerConfig)
     fit: OmitArgPrefixes[FitConfig] = field(default_factory=FitConfig)
@@ -39,7 +42,7 @@ class Config:
 def build(config: Config, task: Task) -> Model:
     """The model that the config describes, for the task's catalogue."""
     encoder = transformer(config.model, n_items=task.store.n_items, max_length=config.data.max_length)
-    return Model(encoder, loss_of(config.objective, task))
+    return Model(items_of(encoder, config.items, task), loss_of(config.objective, task))
 
 
 def main(config: Config) -> dict[str, Any]:

@@ -3,7 +3,9 @@
 import bert4rec
 import esasrec
 import gru4rec
+import gsasrec
 import hstu
 import sasrec
+import seq2seq
 
-TRAINING = {module.__name__: module for module in (sasrec, esasrec, bert4rec, gru4rec, hstu)}
+TRAINING = {module.__name__: module for module in (sasrec, gsasrec, esasrec, bert4rec, gru4rec, hstu, seq2seq)}

@@ -18,8 +18,9 @@ from scripts import TRAINING
 from tyro.conf import OmitArgPrefixes, Positional
 
 from seqrec import runtime
-from seqrec.experiment import open_run, open_task
+from seqrec.experiment import open_run
 from seqrec.search_space import search_space, values_of, with_values
+from seqrec.tasks import open_task
 from seqrec.tuning.findings import leave_findings
 from seqrec.tuning.study import TuneConfig, import_optuna, open_study, tune
 from seqrec.tuning.training import check_population, make_courses, without_test

@@ -1,17 +1,26 @@
 """Checkpoints by orbax: the state, the seed and the data position saved together; the best and the last kept."""
 
+import contextlib
 import dataclasses
+import itertools
 import json
 import logging
+import os
+import re
 import shutil
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
+from seqrec.data.buckets import is_copy
+from seqrec.sharding import broadcast_bytes, from_first, on_host
+from seqrec.spikes import RunningLoss
 from seqrec.training import TrainState
 from seqrec.types import InputError
 
@@ -27,6 +36,21 @@ class Progress:
     validations: tuple[tuple[int, float], ...] = ()
     """(step, NDCG@10) of each validation so far."""
     train_seconds: float = 0.0
+    loss: RunningLoss = field(default_factory=RunningLoss)
+    skipped: tuple[tuple[int, ...], ...] = ()
+    """Places in the stream of batches that each return to a checkpoint has left out."""
+
+    def position(self, step: int) -> int:
+        """0-based place in the stream of batches of the one that a 1-based step takes.
+
+        >>> progress = Progress(seed=0, skipped=((2, 3),))
+        >>> [progress.position(step) for step in (1, 2, 3, 4)]
+        [0, 1, 4, 5]
+        """
+        position = step - 1
+        for skipped in sorted(itertools.chain(*self.skipped)):
+            position += skipped <= position
+        return position
 
     @property
     def best(self) -> tuple[int, float]:
@@ -35,8 +59,18 @@ class Progress:
 
 
 def open_checkpoints(directory: Path, *, read_only: bool = False) -> ocp.CheckpointManager:
-    """A manager that saves in the background and keeps the best (by NDCG@10) and the latest checkpoint."""
+    """A manager that saves in the background and keeps the best (by NDCG@10) and the latest checkpoint.
 
+    In a working copy of a run, which no other process sees, the first process saves and reads for all.
+    """
+    processes = ocp.options.MultiprocessingOptions()
+    if is_alone := _is_alone(directory):
+        number = jax.process_index()
+        processes = ocp.options.MultiprocessingOptions(
+            primary_host=number, active_processes={number}, barrier_sync_key_prefix=f"process-{number}"
+        )
+        # orbax makes no directory for some of the processes.
+        directory.mkdir(exist_ok=True)
     if not read_only:
         _remove_without_metrics(directory)
 
@@ -46,13 +80,18 @@ def open_checkpoints(directory: Path, *, read_only: bool = False) -> ocp.Checkpo
     best = BestN(n=1, get_metric_fn=best_earliest, keep_checkpoints_without_metrics=False)
     return ocp.CheckpointManager(
         directory.absolute(),
-        item_handlers={"state": ocp.StandardCheckpointHandler(), "progress": ocp.JsonCheckpointHandler()},
+        item_handlers={
+            "state": ocp.StandardCheckpointHandler(multiprocessing_options=processes),
+            "progress": ocp.JsonCheckpointHandler(multiprocessing_options=processes),
+        },
         options=ocp.CheckpointManagerOptions(
             preservation_policy=AnyPreservationPolicy([LatestN(n=1), best]),
             # Without it orbax would not write the metrics, and would take the latest checkpoint for the best.
             best_fn=best_earliest,
             cleanup_tmp_directories=not read_only,
             read_only=read_only,
+            create=not is_alone,
+            multiprocessing_options=processes,
         ),
     )
 
@@ -67,17 +106,62 @@ def _remove_without_metrics(directory: Path) -> None:
             shutil.rmtree(file.parents[1], ignore_errors=True)
 
 
+def _is_alone(directory: Path) -> bool:
+    """Whether there are other processes, and they do not see this run's directory."""
+    return jax.process_count() > 1 and is_copy(directory.parent)
+
+
 def save(manager: ocp.CheckpointManager, state: TrainState, progress: Progress) -> None:
-    """Saves in the background; a checkpoint taken right after a validation carries its figure."""
+    """Saves in the background; a checkpoint taken right after a validation carries its figure.
+
+    Raises:
+      InputError: this save or the one before it cannot be written; the last good checkpoint stays.
+    """
+    arrays = _by_name(state)
+    if _is_alone(Path(manager.directory)):
+        arrays = jax.tree.map(on_host, arrays)
+        if jax.process_index() != 0:
+            return
     validated = progress.validations and progress.validations[-1][0] == progress.step
-    manager.save(
-        progress.step,
-        args=ocp.args.Composite(
-            state=ocp.args.StandardSave(_by_name(state)), progress=ocp.args.JsonSave(dataclasses.asdict(progress))
-        ),
-        metrics={"ndcg@10": progress.validations[-1][1], "step": progress.step} if validated else None,
-        force=True,
-    )
+    with _refused_writes_named(manager):
+        manager.save(
+            progress.step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(arrays), progress=ocp.args.JsonSave(dataclasses.asdict(progress))
+            ),
+            metrics={"ndcg@10": progress.validations[-1][1], "step": progress.step} if validated else None,
+            force=True,
+        )
+
+
+def finish(manager: ocp.CheckpointManager) -> None:
+    """Waits until what is being saved is on disk.
+
+    Raises:
+      InputError: as `save`.
+    """
+    with _refused_writes_named(manager):
+        manager.wait_until_finished()
+
+
+@contextlib.contextmanager
+def _refused_writes_named(manager: ocp.CheckpointManager) -> Iterator[None]:
+    """Inside, what the operating system refuses to write, such as on a full disk, is an `InputError`."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        # tensorstore raises a ValueError with the system's number in its text.
+        found = re.search(r"os_error_code='(\d+)'", str(error))
+        number = int(found[1]) if found else getattr(error, "errno", None)
+        if number is None:
+            raise
+        manager.reload()  # it has taken those before for replaced
+        kept = manager.latest_step()
+        raise InputError(
+            f"{manager.directory}: a checkpoint cannot be written ({os.strerror(number)}); "
+            + ("none was saved before it" if kept is None else f"the one of step {kept} is intact")
+            + "; make room there and go on with --resume"
+        ) from error
 
 
 def restore_latest(manager: ocp.CheckpointManager, like: TrainState) -> tuple[TrainState, Progress] | None:
@@ -88,9 +172,13 @@ def restore_latest(manager: ocp.CheckpointManager, like: TrainState) -> tuple[Tr
     Raises:
       InputError: as `restore`.
     """
+    return _read(manager, like, lambda form: _restore_latest(manager, form))
+
+
+def _restore_latest(manager: ocp.CheckpointManager, like: TrainState) -> tuple[TrainState, Progress] | None:
     for step in sorted(manager.all_steps(), reverse=True):
         try:
-            return restore(manager, like, step)
+            return _restore(manager, like, step)
         except InputError:
             raise
         except Exception as error:  # whatever the formats inside raise of files that are cut short or garbled
@@ -108,6 +196,12 @@ def restore(manager: ocp.CheckpointManager, like: TrainState, step: int) -> tupl
     Raises:
       InputError: the checkpoint's arrays differ in name, shape or dtype, which orbax would cast in silence.
     """
+    found = _read(manager, like, lambda form: _restore(manager, form, step))
+    assert found is not None
+    return found
+
+
+def _restore(manager: ocp.CheckpointManager, like: TrainState, step: int) -> tuple[TrainState, Progress]:
     metadata = manager.item_metadata(step)["state"]
     if metadata is None:
         raise ValueError("it has no metadata")
@@ -126,6 +220,38 @@ def restore(manager: ocp.CheckpointManager, like: TrainState, step: int) -> tupl
     return TrainState(**restored["state"]), _progress(restored["progress"])
 
 
+def _read(
+    manager: ocp.CheckpointManager,
+    like: TrainState,
+    read: Callable[[TrainState], tuple[TrainState, Progress] | None],
+) -> tuple[TrainState, Progress] | None:
+    """What `read(like)` returns; where only the first process has the checkpoints it reads them, and tells the others.
+
+    It then asks for NumPy arrays, which are sent one by one and laid out as those of `like`, whose constants stay.
+    """
+    constants, like = like.constants, dataclasses.replace(like, constants=None)
+    if not _is_alone(Path(manager.directory)):
+        found = read(like)
+        return found and (dataclasses.replace(found[0], constants=constants), found[1])
+    form = jax.tree.map(lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), like)
+    found, failure = None, None
+    if jax.process_index() == 0:
+        try:
+            found = read(form)
+        except BaseException as error:
+            failure = error
+    outcome = {"failed": failure is not None, "progress": found and dataclasses.asdict(found[1])}
+    told = json.loads(broadcast_bytes(json.dumps(outcome).encode()))
+    if failure is not None:
+        raise failure
+    if told["failed"]:
+        raise InputError("the first process could not read the checkpoint; see what it said")
+    if told["progress"] is None:
+        return None
+    state = jax.tree.map(lambda array, leaf: from_first(np.asarray(array), leaf), found[0] if found else form, like)
+    return dataclasses.replace(state, constants=constants), _progress(told["progress"])
+
+
 def restore_progress(manager: ocp.CheckpointManager, step: int) -> Progress:
     """The progress alone, which needs no model to read it into."""
     restored = manager.restore(step, args=ocp.args.Composite(progress=ocp.args.JsonRestore()))
@@ -133,12 +259,23 @@ def restore_progress(manager: ocp.CheckpointManager, step: int) -> Progress:
 
 
 def _progress(fields: dict[str, Any]) -> Progress:
-    return Progress(**{**fields, "validations": tuple((step, value) for step, value in fields["validations"])})
+    """From JSON, which has no tuples; what an earlier version did not save is as at the start."""
+    unknown = fields.keys() - {field.name for field in dataclasses.fields(Progress)}
+    if unknown:
+        raise InputError(f"the checkpoint has unknown fields {sorted(unknown)}; it is of another version of seqrec")
+    return Progress(
+        **{
+            **fields,
+            "validations": tuple((step, value) for step, value in fields["validations"]),
+            "loss": RunningLoss(**fields.get("loss", {})),
+            "skipped": tuple(tuple(positions) for positions in fields.get("skipped", ())),
+        }
+    )
 
 
 def _by_name(state: TrainState) -> dict[str, Any]:
-    """The state as a dict: orbax fills copies of the tree with None, which a typed record refuses in tests."""
-    return {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+    """What is saved, as a dict: orbax fills copies of the tree with None, which a typed record refuses in tests."""
+    return {name: getattr(state, name) for name in ("step", "params", "opt_state", "averaged")}
 
 
 def _described(tree: Any) -> dict[str, str]:

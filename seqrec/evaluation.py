@@ -4,14 +4,23 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from seqrec.data.batches import Queries
+from seqrec.generation import GREEDY, DecodingConfig, Generated, generate
 from seqrec.params import Params
 from seqrec.retrieval import rank_targets, top_k_items
-from seqrec.sharding import on_host, split_rows
-from seqrec.types import Encoder, QueryBatch
+from seqrec.sharding import on_host, split_items, split_rows
+from seqrec.types import Decoder, Encoder, HistoryBatch, InputError, QueryBatch
+
+
+def composed(encoder: Encoder, params: Params) -> Params:
+    """What evaluation reads: `params` with the item table, made once where ids and features make it up."""
+    if encoder.constants is None:
+        return params
+    return jax.jit(encoder.compose)(params, split_items(encoder.constants))
 
 
 class RankTable(NamedTuple):
@@ -37,6 +46,17 @@ class TopItems(NamedTuple):
     """Item ids, best first; 0 where candidates run out."""
     scores: Float[np.ndarray, "queries k"]
 
+
+class ListRanks(NamedTuple):
+    """Where in each query's list its true items stand."""
+
+    rank: Float[np.ndarray, "queries n"]
+    """Places from 1 on; infinite where the list lacks the item."""
+    where: Bool[np.ndarray, "queries n"]
+    """Which there are: false where a query has fewer true items."""
+
+
+GenerateStep = Callable[[Params, HistoryBatch], Generated]
 
 QueryStep = Callable[[Params, QueryBatch], tuple[Array, Array]]
 """Two arrays with one entry, or row, a query."""
@@ -85,6 +105,43 @@ def top_items(top_step: QueryStep, params: Params, queries: Queries) -> TopItems
     """
     items, scores = _ask(top_step, params, queries)
     return TopItems(queries.users, items, scores)
+
+
+def make_generate_step(decoder: Decoder, *, n: int, config: DecodingConfig = GREEDY, seed: int = 0) -> GenerateStep:
+    """A jitted `step(params, histories)` that generates `n` items for each; draws are the seed's and the histories'."""
+
+    @jax.jit
+    def step(params: Params, histories: HistoryBatch) -> Generated:
+        key = None
+        if config.method == "sample":
+            key = jax.random.fold_in(jax.random.key(seed), jnp.sum(histories.items))
+        return generate(decoder, params, histories, n=n, config=config, key=key)
+
+    return step
+
+
+def generate_lists(
+    step: GenerateStep, params: Params, queries: Queries, *, n: int, max_length: int
+) -> Int[np.ndarray, "queries n"]:
+    """The continuation that a step for `n` items generates of each query's history, in the queries' order."""
+    if not 1 <= n <= max_length:
+        raise InputError(
+            f"n={n} is not in 1..max_length={max_length}; generate fewer items, or let the model read more"
+        )
+    batches = queries.histories(max_length + 1 - n)
+    pending = [step(params, histories).items for histories in map(split_rows, batches)]
+    return np.concatenate([on_host(items)[: queries.n_queries] for items in pending])[: len(queries.users)]
+
+
+def list_ranks(lists: Int[np.ndarray, "queries n"], true_items: Int[np.ndarray, "queries n_true"]) -> ListRanks:
+    """The ranks of the true items, of which 0 is none, in lists whose order is their only score.
+
+    >>> list_ranks(np.array([[7, 2, 5]]), np.array([[5, 8, 0]]))
+    ListRanks(rank=array([[ 3., inf, inf]]), where=array([[ True,  True, False]]))
+    """
+    found = (lists[:, None, :] == true_items[:, :, None]) & (true_items > 0)[:, :, None]
+    rank = np.where(found.any(axis=2), 1.0 + found.argmax(axis=2), np.inf)
+    return ListRanks(rank, true_items > 0)
 
 
 def _newest_states(encoder: Encoder, params: Params, queries: QueryBatch) -> Float[Array, "queries d_model"]:

@@ -2,23 +2,30 @@
 
 import contextlib
 import functools
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
-from tyro.conf import OmitArgPrefixes
 
 from seqrec import runs, runtime
 from seqrec.baselines.popularity import training_counts
-from seqrec.checkpoint import Progress, open_checkpoints, restore, restore_latest, restore_progress
-from seqrec.data.batches import Queries, TrainingBatches, make_queries, training_batches
-from seqrec.data.events import prepare
-from seqrec.data.sources import Columns, Dataset, TimeUnit, read_source
-from seqrec.data.splits import Split, SplitConfig, split_store
-from seqrec.data.store import SequenceStore, open_store
-from seqrec.evaluation import RankTable, evaluate, make_eval_step
+from seqrec.checkpoint import Progress, open_checkpoints, restore, restore_progress
+from seqrec.data.buckets import original, working_copy
+from seqrec.data.features import read_item_features, shuffled_feature
+from seqrec.evaluation import (
+    RankTable,
+    composed,
+    evaluate,
+    generate_lists,
+    list_ranks,
+    make_eval_step,
+    make_generate_step,
+)
+from seqrec.items import ItemConfig, with_items
 from seqrec.loop import FitConfig, fit
 from seqrec.losses.config import LossConfig, make_loss
 from seqrec.losses.sampled import Loss
@@ -26,42 +33,13 @@ from seqrec.metrics import means, metric_sums
 from seqrec.objectives import Question, next_item
 from seqrec.params import Params, count_params
 from seqrec.report import figures
+from seqrec.report.continuations import continuation_figures
 from seqrec.report.learning_curve import plot_learning_curve
 from seqrec.retrieval import make_recommend
 from seqrec.runtime import log
-from seqrec.sharding import n_data_shards, row_share
+from seqrec.tasks import Task, open_task
 from seqrec.training import TrainState, init_state, make_optimizer, make_train_step
 from seqrec.types import Encoder, InputError
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """What is read, and what a model sees of it."""
-
-    dataset: Literal[Dataset, "store"] = "movielens-demo"
-    """Form of the data; movielens-demo needs no file, store is what prepare_data.py leaves."""
-    data_path: Path | None = None
-    """File of events, plain or gzip'd, or the directory of a store."""
-    columns: tuple[str, str, str] = Columns()
-    """Names of the user, item and time columns of an events file; time none keeps the file's order."""
-    time_unit: TimeUnit = "auto"
-    """Unit of a time column of numbers; auto takes the one that gives plausible years."""
-    split: OmitArgPrefixes[SplitConfig] = field(default_factory=SplitConfig)
-    max_length: int = 200
-    """Latest items of a history that the model reads."""
-    whole_histories: bool = True
-    """Train on all of each history, in windows of max-length, not on the latest window alone."""
-    random_crops: bool = False
-    """Cut histories longer than max-length at places drawn anew each epoch."""
-    mask_seen: bool = True
-    """Rank only items that the user has not taken before."""
-    batch_size: int = 32
-    """Histories a step, on average; short ones share a row."""
-
-    def __post_init__(self):
-        for name in ("max_length", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} is below 1; try {name}=50")
 
 
 @dataclass(frozen=True)
@@ -69,80 +47,11 @@ class RunConfig:
     """Where a run is kept, and what it starts from."""
 
     output: Path | None = None
-    """Directory of the run; by default a new one under runs/."""
+    """Directory of the run, which may be s3:// or gs://; by default a new one under runs/."""
     resume: bool = False
     """Go on with the run in --output from its latest checkpoint."""
     seed: int = 0
     """Seed of weights, batches and dropout."""
-
-
-class Task(NamedTuple):
-    """Prepared data, and what is asked of a model on it."""
-
-    config: DataConfig
-    store: SequenceStore
-    split: Split
-    train: TrainingBatches
-    valid: Queries
-    test: Queries
-
-
-def open_task(run: Path, config: DataConfig, *, seed: int) -> Task:
-    """The data in the run's own store, prepared there first unless an earlier start has; says what it read.
-
-    A store that was prepared beforehand is read where it is.
-    """
-    if config.dataset == "store":
-        if config.data_path is None:
-            raise InputError("store is read from a directory; give its data path")
-        store = open_store(config.data_path)
-    else:
-        runtime.on_first(functools.partial(_prepare_once, run, config))
-        store = open_store(run / "store")
-    split = split_store(store, config.split)
-    log.info(
-        "data        %s: %s users, %s items, %s events",
-        config.dataset,
-        *(f"{count:,}" for count in (store.n_users, store.n_items, store.n_events)),
-    )
-    log.info("split       %s", split.description)
-    share = row_share()
-    valid, test = (
-        make_queries(
-            store,
-            positions,
-            max_length=config.max_length,
-            batch_size=2 * config.batch_size,
-            mask_seen=config.mask_seen,
-            n_shards=n_data_shards(),
-            process_index=share.part,
-            process_count=share.n_parts,
-        )
-        for positions in (split.valid, split.test)
-    )
-    train = training_batches(
-        store,
-        split,
-        max_length=config.max_length,
-        batch_size=config.batch_size,
-        seed=seed,
-        whole_histories=config.whole_histories,
-        random_crops=config.random_crops,
-        n_shards=n_data_shards(),
-        process_index=share.part,
-        process_count=share.n_parts,
-    )
-    facts = {"content_hash": store.content_hash, "split_hash": split.content_hash}
-    runtime.on_first(functools.partial(runs.note_data, run, **facts))
-    return Task(config, store, split, train, valid, test)
-
-
-def _prepare_once(run: Path, config: DataConfig) -> None:
-    if not (run / "store").exists():
-        source = read_source(
-            config.dataset, config.data_path, columns=Columns(*config.columns), time_unit=config.time_unit
-        )
-        prepare(source, run / "store", keep_times=config.split.split == "temporal")
 
 
 @contextlib.contextmanager
@@ -154,22 +63,27 @@ def open_run(config: Any, run: RunConfig, *, experiment: str) -> Iterator[Path]:
     if run.resume and run.output is None:
         raise InputError("--resume needs --output with the directory of the run to go on with")
 
-    def open_directory() -> str:
-        directory = run.output or runtime.new_run_directory(f"{experiment}-{config.data.dataset}")
-        return str(runs.open_run(directory, config, experiment=experiment, resume=run.resume))
+    def new_directory() -> str:
+        return str(runtime.new_run_directory(f"{experiment}-{config.data.dataset}"))
 
-    directory = Path(runtime.on_first(open_directory))
-    log.info("run         %s", directory)
-    try:
-        with runtime.interruptible():
-            yield directory
-    except InputError:
-        if runtime.is_first():
-            runs.discard_unstarted(directory)
-        raise
-    except runtime.Interrupted as stop:
-        message = f"{stop}; go on with\n  {runs.resume_command(directory)}"
-        raise runtime.Interrupted(message, stop.signal_number) from None
+    output = run.output or Path(runtime.on_first(new_directory))
+    # The first process reads and writes the run for all; of a bucket the others need the data alone.
+    fetch = "" if runtime.is_first() else "store/"
+    with working_copy(output, read_only=not runtime.is_first(), follow=True, fetch=fetch) as directory:
+        runtime.on_first(lambda: str(runs.open_run(directory, config, experiment=experiment, resume=run.resume)))
+        log.info("run         %s", original(directory))
+        try:
+            with runtime.interruptible():
+                yield directory
+        except InputError:
+            if runtime.is_first():
+                runs.discard_unstarted(directory)
+            raise
+        except runtime.Interrupted as stop:
+            if not runtime.is_first():
+                raise
+            message = f"{stop}; go on with\n  {runs.resume_command(directory)}"
+            raise runtime.Interrupted(message, stop.signal_number) from None
 
 
 class Model(NamedTuple):
@@ -177,7 +91,7 @@ class Model(NamedTuple):
 
     encoder: Encoder
     loss: Callable[..., Any]
-    """`loss(hidden, item_table, targets, *, n_items, key)` -> (sum, count)."""
+    """`loss(hidden, item_table, targets, *, n_items, weights=None, history=None, key)` -> (sum, count)."""
     objective: Callable[..., Question] = next_item
     """`objective(batch, key=...)`: what is asked about a batch."""
 
@@ -185,6 +99,30 @@ class Model(NamedTuple):
 def loss_of(config: LossConfig, task: Task) -> Loss:
     """The loss that the config asks for, which draws items by what the task trains on."""
     return make_loss(config, counts=training_counts(task.store, task.split))
+
+
+def items_of(encoder: Encoder, config: ItemConfig, task: Task) -> Encoder:
+    """The encoder, whose items are made of what the config asks for."""
+    counts = training_counts(task.store, task.split)
+    features = [
+        shuffled_feature(feature, trained=counts > 0, seed=task.train.seed)
+        if feature.name in config.shuffled_features
+        else feature
+        for feature in read_item_features(config.item_features, task.store, config.feature_files, trained=counts > 0)
+    ]
+    return with_items(encoder, config, features, counts=counts)
+
+
+def _built(run: Path, config: Any, build: Callable[[Any, Task], Model], task: Task) -> Model:
+    """What `build` makes; what it reads beside the store must be what the run was started with."""
+    model = build(config, task)
+    if model.encoder.constants is not None:
+        digest = hashlib.sha256()
+        for path, values in jax.tree_util.tree_leaves_with_path(model.encoder.constants):
+            digest.update(f"{jax.tree_util.keystr(path)} {values.dtype.str} {values.shape}\n".encode())
+            digest.update(np.ascontiguousarray(values).data)
+        runtime.on_first(functools.partial(runs.note_data, run, features_hash=digest.hexdigest()))
+    return model
 
 
 def run_experiment(config: Any, build: Callable[[Any, Task], Model], *, name: str) -> dict[str, Any]:
@@ -196,7 +134,9 @@ def run_experiment(config: Any, build: Callable[[Any, Task], Model], *, name: st
     runtime.start(config.mesh, config.processes)
     with open_run(config, config.run, experiment=name.lower()) as run:
         task = open_task(run, config.data, seed=config.run.seed)
-        model = build(config, task)
+        model = _built(run, config, build, task)
+        if model.encoder.times != config.data.times:
+            raise InputError(f"{name} reads no times, so times={config.data.times} has no use; leave --times out")
         n_steps = config.fit.max_epochs * task.train.steps_per_epoch
         optimizer = make_optimizer(config.optimizer, model.encoder.specs, n_steps=n_steps)
         train_step = make_train_step(
@@ -224,10 +164,11 @@ def open_trained(run: Path, experiments: Mapping[str, Any]) -> tuple[Task, Encod
     config = runs.read_config(experiments[name].Config, run)
     runtime.start(config.mesh, config.processes)
     task = open_task(run, config.data, seed=config.run.seed)
-    encoder = experiments[name].build(config, task).encoder
+    encoder = _built(run, config, experiments[name].build, task).encoder
     # The schedule's length does not enter the state; only its form is needed, to read the checkpoint into.
     optimizer = make_optimizer(config.optimizer, encoder.specs, n_steps=1)
-    return task, encoder, load_best(run, init_state(encoder, optimizer, seed=config.run.seed)).averaged
+    best = load_best(run, init_state(encoder, optimizer, seed=config.run.seed))
+    return task, encoder, composed(encoder, best.averaged)
 
 
 class Trained(NamedTuple):
@@ -256,26 +197,41 @@ def train(
         batches.n_rows,
         100 * batches.packed.filled,
     )
-    progress = Progress(seed=batches.seed)
-    eval_step = make_eval_step(encoder)
+    lines = run / "metrics.jsonl"
+
+    def rewind(step: int) -> None:
+        runtime.on_first(functools.partial(runs.keep_json_lines, lines, up_to_step=step))
+
     with open_checkpoints(run / "checkpoints") as checkpoints:
-        if (found := restore_latest(checkpoints, state)) is not None:
-            state, progress = found
-            log.info("resumed     from the checkpoint of step %d", progress.step)
-        runtime.on_first(functools.partial(runs.keep_json_lines, run / "metrics.jsonl", up_to_step=progress.step))
         state, progress, reason = fit(
             state,
-            progress,
             train_step=train_step,
             batches=batches,
-            validate=lambda params: means(metric_sums(evaluate(eval_step, params, task.valid).rank)),
+            validate=_make_validate(task, encoder),
             checkpoints=checkpoints,
-            record=functools.partial(runs.append_json_line, run / "metrics.jsonl"),
+            record=functools.partial(runs.append_json_line, lines),
+            rewind=rewind,
             config=config,
         )
         state, _ = restore(checkpoints, state, progress.best[0])
     log.info("stopped     %s", reason)
     return Trained(state, progress, reason)
+
+
+def _make_validate(task: Task, encoder: Encoder) -> Callable[[Params], dict[str, float]]:
+    """Figures that choose the epoch: of the held-out item's rank, or of what a model made to generate generates."""
+    if encoder.decoder is None:
+        eval_step = make_eval_step(encoder)
+        return lambda params: means(metric_sums(evaluate(eval_step, composed(encoder, params), task.valid).rank))
+    n, truth = task.config.split.n_out, task.valid.continuations(task.config.split.n_out)
+    step = make_generate_step(encoder.decoder, n=n)
+
+    def validate(params: Params) -> dict[str, float]:
+        lists = generate_lists(step, composed(encoder, params), task.valid, n=n, max_length=encoder.max_length)
+        found = list_ranks(lists, truth)
+        return means(metric_sums(found.rank, where=found.where))
+
+    return validate
 
 
 def load_best(run: Path, like: TrainState) -> TrainState:
@@ -290,48 +246,82 @@ def load_best(run: Path, like: TrainState) -> TrainState:
         return restore(checkpoints, like, best)[0]
 
 
+def protocol(task: Task) -> dict[str, Any]:
+    """What figures of the task mean, as `metrics.json` has it."""
+    config = task.config
+    return figures.protocol(
+        task.store, task.split, max_length=config.max_length, mask_seen=config.mask_seen, times=config.times
+    )
+
+
 def test(task: Task, encoder: Encoder, params: Params) -> tuple[RankTable, dict[str, Any]]:
-    """Ranks of the test items, and `test`, `valid`, `baselines` and `protocol` as `metrics.json` has them."""
+    """Ranks of the test items, and `test`, `valid`, `baselines` and `protocol` as `metrics.json` has them.
+
+    Where the target is the first of the last n items, also `continuations`: figures of lists of n items in their place.
+    """
     eval_step = make_eval_step(encoder)
     ranks = evaluate(eval_step, params, task.test)
-    return ranks, {
+    results = {
         "test": figures.figures(ranks.rank),
         "valid": figures.figures(evaluate(eval_step, params, task.valid).rank),
         "baselines": figures.baseline_figures(task.store, task.split, task.test, mask_seen=task.config.mask_seen),
-        "protocol": figures.protocol(
-            task.store, task.split, max_length=task.config.max_length, mask_seen=task.config.mask_seen
-        ),
+        "protocol": protocol(task),
     }
+    if task.config.split.holds_continuations:
+        results["continuations"] = continuation_figures(
+            encoder, params, task.test, n=task.config.split.n_out, counts=training_counts(task.store, task.split)
+        )
+    return ranks, results
 
 
 def print_test(results: dict[str, Any], *, name: str) -> None:
     """The table of test figures, the model beside the baselines."""
     print(f"\n{figures.format_table({name: results['test'], **results['baselines']})}")
-    print(f"{results['test']['n_users']:,} users; mean over users [95% interval]; {results['protocol']['candidates']}")
+    if "continuations" in results:
+        print(f"\n{figures.format_table(results['continuations'])}")
+    protocol = results["protocol"]
+    label = "; time-aware: the model saw when each answer came" if protocol["time_aware"] else ""
+    print(f"{results['test']['n_users']:,} users; mean over users [95% interval]; {protocol['candidates']}{label}")
+
+
+def costs(encoder: Encoder, state: TrainState, *, steps_per_epoch: int) -> dict[str, int]:
+    """What a model takes to train: parameters, bytes of all that a step reads and changes, and steps."""
+    return {
+        "n_parameters": count_params(encoder.specs),
+        "state_bytes": sum(leaf.nbytes for leaf in jax.tree.leaves(state)),
+        "steps_per_epoch": steps_per_epoch,
+    }
 
 
 def publish(run: Path, task: Task, encoder: Encoder, trained: Trained, *, name: str) -> dict[str, Any]:
     """Tests the trained model, leaves figures, ranks and the learning curve in the run, and prints them."""
-    params = trained.state.averaged
+    params = composed(encoder, trained.state.averaged)
     ranks, results = test(task, encoder, params)
     per_epoch = trained.progress.validations[0][0]
     results["best_epoch"] = trained.progress.best[0] // per_epoch
     results["train_seconds"] = trained.progress.train_seconds
     results["stopped"] = trained.reason
+    results["cost"] = costs(encoder, trained.state, steps_per_epoch=per_epoch)
+    results["n_roll_backs"] = len(trained.progress.skipped)
     recommend = make_recommend(encoder)
     examples = []
     for query in np.linspace(0, len(task.test.users) - 1, 3, dtype=int):
         user = int(task.test.users[query])
-        history = task.store.items[task.store.offsets[user] : task.test.target_positions[query]].tolist()
-        best = recommend(params, history, min(10, task.store.n_items), mask_seen=task.config.mask_seen)
+        start, stop = int(task.store.offsets[user]), int(task.test.target_positions[query])
+        history = task.store.items[start:stop].tolist()
+        options: dict[str, Any] = {"mask_seen": task.config.mask_seen}
+        if encoder.times != "none":
+            options["times"] = task.store.columns["timestamp_us"][start : stop + 1] // 1_000_000
+        best = recommend(params, history, min(10, task.store.n_items), **options)
         examples.append(figures.format_example(task.store, history, best, user))
     if runtime.is_first():
-        runs.write_json(run / "metrics.json", results)
         figures.write_ranks(run / "ranks.parquet", ranks, task.store, task.split)
         plot_learning_curve(run / "metrics.jsonl", run / "learning_curve.png", best_epoch=results["best_epoch"])
+        # The last of its files: a run that has it has finished.
+        runs.write_json(run / "metrics.json", results)
         print_test(results, name=name)
         for example in examples:
             print("\n" + example)
-        print(f"\nrun directory  {run}\nevaluate it    {runs.evaluate_command(run)}")
+        print(f"\nrun directory  {original(run)}\nevaluate it    {runs.evaluate_command(run)}")
         print(f"resume it      {runs.resume_command(run)}")
     return results

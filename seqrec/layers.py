@@ -135,6 +135,45 @@ def attention_specs(d_model: int) -> Params:
     }
 
 
+def cross_attention_specs(d_model: int) -> Params:
+    """As `attention_specs`, where keys and values are made from other states than queries."""
+    return {
+        "q": ParamSpec((d_model, d_model), ("embed", "heads"), _normal),
+        "kv": ParamSpec((d_model, 2 * d_model), ("embed", "heads"), _normal),
+        "out": ParamSpec((d_model, d_model), ("heads", "embed"), _normal),
+    }
+
+
+def split_heads(
+    x: Float[Array, "rows length features"], *, n_parts: int, n_heads: int
+) -> Float[Array, "n_parts rows n_heads length d_head"]:
+    """Queries, keys or values that stand side by side in `x`, each cut into its heads."""
+    rows, length, features = x.shape
+    # Heads before length from the start: every product below then runs over contiguous [length, d_head] blocks.
+    return x.reshape(rows, length, n_parts, n_heads, features // (n_parts * n_heads)).transpose(2, 0, 3, 1, 4)
+
+
+def mix_values(
+    q: Float[Array, "rows n_heads n_queries d_head"],
+    k: Float[Array, "rows n_heads n_keys d_head"],
+    v: Float[Array, "rows n_heads n_keys d_head"],
+    *,
+    mask: Bool[Array, "rows n_queries n_keys"],
+    dropout_rate: float,
+    key: Array | None,
+) -> Float[Array, "rows n_queries d_model"]:
+    """Each query's mean of the values that `mask` allows, weighted by its softmax over their keys, heads side by side.
+
+    Vaswani et al. 2017, eq. 1; dropout acts on the weights.
+    """
+    rows, n_heads, n_queries, d_head = q.shape
+    scores = jnp.einsum("rhqd,rhkd->rhqk", q * (1 / math.sqrt(d_head)), k, preferred_element_type=jnp.float32)
+    weights = jax.nn.softmax(jnp.where(mask[:, None], scores, -1e30), axis=-1)
+    weights = dropout(weights, rate=dropout_rate, key=key).astype(q.dtype)
+    mixed = jnp.einsum("rhqk,rhkd->rhqd", weights, v)
+    return mixed.transpose(0, 2, 1, 3).reshape(rows, n_queries, n_heads * d_head)
+
+
 def attention(
     params: Params,
     x: Float[Array, "rows length d_model"],
@@ -145,22 +184,11 @@ def attention(
     dropout_rate: Scalar,
     key: Array | None,
 ) -> Float[Array, "rows length d_model"]:
-    """Multi-head attention (Vaswani et al. 2017, eq. 1) over the keys that `mask` allows.
-
-    With `turn`, queries and keys are rotated by their positions; dropout acts on the attention weights.
-    """
-    rows, length, d_model = x.shape
-    d_head = d_model // n_heads
-    # Heads before length from the start: every product below then runs over contiguous [length, d_head] blocks.
-    qkv = (x @ params["qkv"]).reshape(rows, length, 3, n_heads, d_head).transpose(2, 0, 3, 1, 4)
-    q, k, v = qkv
+    """Multi-head attention over the keys that `mask` allows; with `turn`, queries and keys are rotated by position."""
+    q, k, v = split_heads(x @ params["qkv"], n_parts=3, n_heads=n_heads)
     if turn is not None:
         q, k = rotate(q, turn), rotate(k, turn)
-    scores = jnp.einsum("rhqd,rhkd->rhqk", q * (1 / math.sqrt(d_head)), k, preferred_element_type=jnp.float32)
-    weights = jax.nn.softmax(jnp.where(mask[:, None], scores, -1e30), axis=-1)
-    weights = dropout(weights, rate=dropout_rate, key=key).astype(x.dtype)
-    mixed = jnp.einsum("rhqk,rhkd->rhqd", weights, v).transpose(0, 2, 1, 3).reshape(rows, length, d_model)
-    return mixed @ params["out"]
+    return mix_values(q, k, v, mask=mask, dropout_rate=dropout_rate, key=key) @ params["out"]
 
 
 def feed_forward_specs(kind: FeedForward, d_model: int, d_ff: int) -> Params:

@@ -4,7 +4,7 @@ import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, NoReturn
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +19,9 @@ from seqrec.data.batches import TrainingBatches
 from seqrec.data.prefetch import prefetched
 from seqrec.params import Params
 from seqrec.sharding import agree_on_highest, split_rows
+from seqrec.spikes import Spike, described, find_spike
 from seqrec.training import StepMetrics, TrainState
-from seqrec.types import InputError
+from seqrec.types import Batch, InputError
 
 
 @dataclass(frozen=True)
@@ -39,16 +40,132 @@ class FitConfig:
     """Steps between two checkpoints inside an epoch; each epoch's end saves too."""
     validate_raw: bool = False
     """Validate the raw weights as well, beside the averaged ones, which choose the epoch."""
+    on_spike: Literal["stop", "roll-back"] = "stop"
+    """After a spike of the loss, or a number that is not finite: stop, or return to the last checkpoint and leave out
+    the batches that led there."""
+    spike_deviations: float = 10.0
+    """Running standard deviations above its running mean from which a step's loss is a spike; 0 for none but NaN."""
+    max_roll_backs: int = 3
+    """Returns to a checkpoint after which the next spike stops the run."""
 
     def __post_init__(self):
-        for name in ("max_epochs", "patience", "log_every_steps", "save_every_steps"):
+        for name in ("max_epochs", "patience", "log_every_steps", "save_every_steps", "max_roll_backs"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} is below 1; try {name}=1")
         if self.max_minutes < 0:
             raise ValueError(f"max_minutes={self.max_minutes} is below 0; use 0 for no limit")
+        if not self.spike_deviations >= 0:
+            raise ValueError(f"spike_deviations={self.spike_deviations} is below 0; try 10, or 0 for none but NaN")
 
 
 def fit(
+    state: TrainState,
+    *,
+    train_step: Callable[[TrainState, Any], tuple[TrainState, StepMetrics]],
+    batches: TrainingBatches,
+    validate: Callable[[Params], dict[str, float]],
+    checkpoints: ocp.CheckpointManager,
+    record: Callable[[dict[str, Any]], None],
+    rewind: Callable[[int], None],
+    config: FitConfig,
+) -> tuple[TrainState, Progress, str]:
+    """Trains on from the latest checkpoint, or from `state` where there is none; returns the last state, how far it
+    came and why it stopped.
+
+    After each epoch the averaged weights are validated (`validate` returns at least "ndcg@10") and a checkpoint
+    is saved; the best and the last are kept. `record` receives one dict an interval and a validation, and
+    `rewind(step)` is called where training begins and where it returns to a checkpoint: what was recorded of later
+    steps will come again.
+
+    Raises:
+      InputError: the loss is a spike, or it or the state holds a number that is not finite, and `config` does not let
+        it roll back; or a checkpoint cannot be written. The last good checkpoint stays.
+      runtime.Interrupted: Ctrl-C or SIGTERM came, to any of the processes; the state is saved, and all stop at
+        the same step.
+    """
+    progress = Progress(seed=batches.seed)
+    # Bound to its devices, as what is restored is: the step would be compiled for each.
+    state = jax.device_put(state, jax.tree.map(lambda leaf: leaf.sharding, state))
+    # A step takes the memory of the state that it is given: only its form is there to restore into.
+    like = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding),
+        replace(state, constants=None),
+    )
+    if (found := checkpoint.restore_latest(checkpoints, like)) is not None:
+        state, progress = replace(found[0], constants=state.constants), found[1]
+        runtime.log.info("resumed     from the checkpoint of step %d", progress.step)
+    elif config.on_spike == "roll-back":
+        checkpoint.save(checkpoints, state, progress)
+    constants = state.constants
+
+    def step_with_constants(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
+        # A step takes these too, and gives them back.
+        nonlocal constants
+        state, metrics = train_step(state, batch)
+        constants = state.constants
+        return state, metrics
+
+    while True:
+        rewind(progress.step)
+        try:
+            return _train(
+                state,
+                progress,
+                train_step=step_with_constants,
+                batches=batches,
+                validate=validate,
+                checkpoints=checkpoints,
+                record=record,
+                config=config,
+            )
+        except Spike as spike:
+            checkpoint.finish(checkpoints)
+            # Without the traceback, whose frames hold the state that is given up.
+            state, progress = _roll_back(spike.with_traceback(None), progress, batches, checkpoints, like, config)
+            state = replace(state, constants=constants)
+
+
+def _roll_back(
+    spike: Spike,
+    progress: Progress,
+    batches: TrainingBatches,
+    checkpoints: ocp.CheckpointManager,
+    like: TrainState,
+    config: FitConfig,
+) -> tuple[TrainState, Progress]:
+    """What the latest checkpoint holds, with two batches left out: the spike's, and the one whose update it followed.
+
+    Raises:
+      InputError: the run is to stop instead.
+    """
+    finding = described(spike, batches, progress.position(spike.step))
+    n_before = len(progress.skipped)
+    if config.on_spike == "stop" or n_before == config.max_roll_backs:
+        kept = checkpoints.latest_step()
+        tried = f", after {n_before} roll-backs" if n_before else ""
+        raise InputError(
+            f"{finding}{tried}; "
+            + ("no checkpoint was saved before it" if kept is None else f"the checkpoint of step {kept} is kept")
+            + "; try a lower --learning-rate or --clip-norm 1"
+            + (", or go on with --resume --on-spike roll-back" if config.on_spike == "stop" else "")
+        )
+    restored = checkpoint.restore_latest(checkpoints, like)
+    if restored is None:
+        raise InputError(f"{finding}; there is no checkpoint to return to; try a lower --learning-rate")
+    state, kept = restored
+    steps = range(max(kept.step + 1, spike.step - 1), spike.step + 1)
+    skipped = tuple(progress.position(step) for step in steps)
+    if runtime.is_first():
+        runtime.log.warning(
+            "rolled back %s; going on from the checkpoint of step %d without this batch%s",
+            finding,
+            kept.step,
+            " and the one before it" if len(skipped) > 1 else "",
+        )
+    return state, replace(kept, skipped=(*progress.skipped, skipped))
+
+
+def _train(
     state: TrainState,
     progress: Progress,
     *,
@@ -59,15 +176,10 @@ def fit(
     record: Callable[[dict[str, Any]], None],
     config: FitConfig,
 ) -> tuple[TrainState, Progress, str]:
-    """Trains from `progress` on and returns the last state, how far it came and why it stopped.
-
-    After each epoch the averaged weights are validated (`validate` returns at least "ndcg@10") and a checkpoint
-    is saved; the best and the last are kept. `record` receives one dict an interval and a validation.
+    """As `fit`, up to the first spike.
 
     Raises:
-      InputError: the loss or the state holds a number that is not finite; the last good checkpoint stays.
-      runtime.Interrupted: Ctrl-C or SIGTERM came, to any of the processes; the state is saved, and all stop at
-        the same step.
+      Spike: found before anything after it was saved.
     """
     per_epoch = batches.steps_per_epoch
     earlier_seconds, started = progress.train_seconds, runtime.seconds()
@@ -84,15 +196,6 @@ def fit(
     )
     latest: dict[str, Any] = {}
 
-    def fail(finding: str) -> NoReturn:
-        bar.close()
-        kept = checkpoints.latest_step()
-        raise InputError(
-            f"{finding}; "
-            + ("no checkpoint was saved before it" if kept is None else f"the checkpoint of step {kept} is kept")
-            + "; try a lower --learning-rate or --clip-norm 1"
-        )
-
     def note(line: dict[str, Any]) -> None:
         if runtime.is_first():
             record(line)
@@ -102,13 +205,14 @@ def fit(
             bar.write(line, file=sys.stderr)
 
     def flush(step: int) -> None:
-        nonlocal interval_started, latest
+        nonlocal interval_started, latest, progress
         if not interval:
             return
         losses, counts, norms = np.array(jax.device_get([(m.loss, m.n_targets, m.gradient_norm) for m in interval])).T
-        for place in np.flatnonzero(~np.isfinite(losses + norms))[:1]:
-            name, value = ("gradient's norm", norms) if np.isfinite(losses[place]) else ("loss", losses)
-            fail(f"the {name} is {value[place]} at step {step - len(losses) + 1 + place}")
+        running = find_spike(
+            progress.loss, losses, norms, first_step=step - len(losses) + 1, deviations=config.spike_deviations
+        )
+        progress = replace(progress, loss=running)
         now = runtime.seconds()
         rate = counts.sum() / (now - interval_started)
         latest = {
@@ -117,6 +221,7 @@ def fit(
             "loss": float(np.average(losses, weights=counts)),
             "gradient_norm": float(norms.mean()),
             "events_per_second": round(rate),
+            "step_seconds": (now - interval_started) / len(losses),
         }
         note(latest)
         bar.set_postfix_str(f"loss {latest['loss']:.3f}, {rate:,.0f} events/s")
@@ -127,12 +232,17 @@ def fit(
         nonlocal progress
         # The last step's loss was taken before its update, so it cannot vouch for the weights.
         if not _is_finite(state):
-            fail(f"the weights after step {step} are not all finite")
+            norm = float(metrics.gradient_norm)
+            raise Spike(f"the weights after step {step} are not all finite", step=step, gradient_norm=norm)
         progress = replace(progress, step=step, train_seconds=earlier_seconds + runtime.seconds() - started, **changes)
         checkpoint.save(checkpoints, state, progress)
 
     reason = f"reached max_epochs={config.max_epochs}"
-    with runtime.stop_requests() as stop_requested, prefetched(batches.batch) as batch:
+
+    def batch_of(step: int) -> Batch:
+        return batches.batch(progress.position(step))
+
+    with bar, runtime.stop_requests() as stop_requested, prefetched(batch_of) as batch:
         first = progress.step + 1
         for step in range(first, config.max_epochs * per_epoch + 1):
             if (step - 1) % per_epoch == 0 or step == first:
@@ -142,7 +252,7 @@ def fit(
                 bar.reset()
                 bar.update((step - 1) % per_epoch)
                 bar.set_description(f"epoch {(step - 1) // per_epoch + 1}/{config.max_epochs}")
-            state, metrics = train_step(state, split_rows(batch(step - 1)))
+            state, metrics = train_step(state, split_rows(batch(step)))
             interval.append(metrics)
             bar.update()
             if len(interval) == config.log_every_steps or step % per_epoch == 0:
@@ -170,11 +280,9 @@ def fit(
                 flush(step)
                 if progress.step != step:
                     save(step)
-                checkpoints.wait_until_finished()
-                bar.close()
+                checkpoint.finish(checkpoints)
                 raise runtime.Interrupted(f"stopped at step {step}; the state is saved", signal_number)
-    bar.close()
-    checkpoints.wait_until_finished()
+    checkpoint.finish(checkpoints)
     return state, progress, reason
 
 

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from seqrec.types import Batch
 
@@ -18,6 +18,8 @@ class Question(NamedTuple):
     """Item id to predict; 0 is not scored."""
     places: Int[Array, "rows asked"] | None = None
     """In its row, the position whose state is asked; None where each position is, in order."""
+    weights: Float[Array, "rows asked"] | None = None
+    """How much each target counts; None where all count alike."""
 
 
 def next_item(batch: Batch, *, key: Array | None = None) -> Question:
@@ -35,13 +37,37 @@ def masked_item(batch: Batch, *, key: Array, mask_share: float = 0.2, last_share
     """
     pick_key, row_key = jax.random.split(key)
     rows, length = batch.next_items.shape
-    n_asked = max(1, round(mask_share * length))
     known = batch.next_items > 0
     newest = known & (jnp.diff(batch.segment_ids, axis=1, append=0) != 0)
     last_only = jax.random.uniform(row_key, (rows, 1)) < last_share
     eligible = jnp.where(last_only, newest, known)
-    chances = jnp.where(eligible, jax.random.uniform(pick_key, (rows, length)), -1.0)
-    largest, places = jax.lax.top_k(chances, n_asked)
-    targets = jnp.where(largest >= 0, jnp.take_along_axis(batch.next_items, places, axis=1), 0)
+    targets, places = _pick(pick_key, batch.next_items, eligible, n_asked=max(1, round(mask_share * length)))
     hidden = jnp.zeros_like(batch.next_items).at[jnp.arange(rows)[:, None], places].max(targets > 0)
     return Question(batch._replace(next_items=jnp.where(hidden > 0, 0, batch.next_items)), targets, places)
+
+
+def continuation(batch: Batch, *, key: Array, asked_share: float = 0.75) -> Question:
+    """Cuts each history in two at a place drawn evenly and predicts each item of the second part from all before it.
+
+    For an encoder-decoder, to which an unknown next item (0) says that its own part has begun; it is given that part's
+    true items so far (teacher forcing: Williams and Zipser 1989). The first part has one item at least and so has the
+    second. About half of all positions are asked; where they are more than `asked_share` of a row, some are dropped.
+    """
+    cut_key, pick_key = jax.random.split(key)
+    rows, length = batch.items.shape
+    row, segments = jnp.arange(rows)[:, None], batch.segment_ids
+    n_pairs = jnp.zeros((rows, length + 1), jnp.int32).at[row, segments].add(1)
+    draws = jax.random.uniform(cut_key, (rows, length + 1))
+    newest = jnp.minimum((draws * n_pairs).astype(jnp.int32), n_pairs - 1)
+    eligible = (batch.next_items > 0) & (batch.positions >= newest[row, segments])
+    targets, places = _pick(pick_key, batch.next_items, eligible, n_asked=max(1, round(asked_share * length)))
+    return Question(batch._replace(next_items=jnp.where(eligible, 0, batch.next_items)), targets, places)
+
+
+def _pick(
+    key: Array, items: Int[Array, "rows length"], eligible: Bool[Array, "rows length"], *, n_asked: int
+) -> tuple[Int[Array, "rows n_asked"], Int[Array, "rows n_asked"]]:
+    """Targets and their places, any `n_asked` that are eligible in each row; where they are fewer, targets are 0."""
+    chances = jnp.where(eligible, jax.random.uniform(key, items.shape), -1.0)
+    largest, places = jax.lax.top_k(chances, n_asked)
+    return jnp.where(largest >= 0, jnp.take_along_axis(items, places, axis=1), 0), places

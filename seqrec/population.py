@@ -32,25 +32,27 @@ def members(first: TrainState, scalars: Scalars, *, n_members: int) -> Members:
     # Copied, since a step takes the memory of what it is given.
     scalars = jax.tree.map(jnp.copy, scalars)
     spread = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], n_members, axis=0), _parts(first))
-    return Members(TrainState(jnp.copy(first.step), *spread), scalars)
+    return Members(
+        TrainState(jnp.copy(first.step), **spread, constants=jax.tree.map(jnp.copy, first.constants)), scalars
+    )
 
 
 def member(population: Members, place: int) -> TrainState:
     """The state of one member, as if it had been trained alone."""
     state = population.state
-    return TrainState(state.step, *jax.tree.map(lambda leaf: leaf[place], _parts(state)))
+    return TrainState(state.step, **jax.tree.map(lambda leaf: leaf[place], _parts(state)), constants=state.constants)
 
 
 def keep(population: Members, places: Sequence[int]) -> Members:
     """A smaller population of the members at these places."""
     chosen, state = np.asarray(places), population.state
     parts, scalars = jax.tree.map(lambda leaf: leaf[chosen], (_parts(state), population.scalars))
-    return Members(TrainState(state.step, *parts), scalars)
+    return Members(TrainState(state.step, **parts, constants=state.constants), scalars)
 
 
-def _parts(state: TrainState) -> tuple[Any, ...]:
+def _parts(state: TrainState) -> dict[str, Any]:
     """All of a state that members have of their own."""
-    return state.params, state.opt_state, state.averaged
+    return {name: getattr(state, name) for name in ("params", "opt_state", "averaged")}
 
 
 def make_population_step(make_step: MakeStep) -> Callable[[Members, Batch], tuple[Members, StepMetrics]]:
@@ -63,10 +65,10 @@ def make_population_step(make_step: MakeStep) -> Callable[[Members, Batch], tupl
         before = population.state
 
         def one(parts, scalars):
-            after, metrics = make_step(scalars)(TrainState(before.step, *parts), batch)
+            after, metrics = make_step(scalars)(TrainState(before.step, **parts, constants=before.constants), batch)
             return _parts(after), metrics
 
         after, metrics = jax.vmap(one)(_parts(before), population.scalars)
-        return Members(TrainState(before.step + 1, *after), population.scalars), metrics
+        return Members(TrainState(before.step + 1, **after, constants=before.constants), population.scalars), metrics
 
     return jax.jit(step, donate_argnums=0)

@@ -70,30 +70,83 @@ def top_k_items(
     ends in id 0 with score -inf; an item whose score is NaN or -inf is never listed. Where a mesh splits the item
     table, each device finds the best of its own items, and only these are merged.
     """
-    if not 1 <= k <= n_items:
-        raise InputError(f"k={k} is not in 1..n_items={n_items}; ask for at most as many items as there are")
+    _check_k(k, n_items)
     chex.assert_rank([hidden, item_table], 2)
 
     def top(hidden, exclude, shard):
         scores = _scores(hidden, shard)
-        valid = _valid(shard, n_items, exclude, jnp.zeros((len(hidden), 0), jnp.int32))
-        scores = jnp.where(valid & ~jnp.isnan(scores), scores, -jnp.inf)
-        best, ids = jax.lax.top_k(scores, min(k, scores.shape[1]))
-        best, ids = shard.gather(best), shard.gather(ids + shard.first)
-        # Shards lie in the order of their ids, so a tie still goes to the lower one.
-        best, places = jax.lax.top_k(best, k)
-        ids = jnp.take_along_axis(ids, places, axis=1)
-        return jnp.where(best > -jnp.inf, ids, 0), best
+        return _best(_allowed(scores, shard, n_items, exclude), shard, k)
 
     rows = (hidden, _exclude(exclude, hidden))
     return _over_user_blocks(top, rows, item_table, n_items=n_items, block_users=block_users)
 
 
+def top_k_log_probabilities(
+    hidden: Float[Array, "users d_model"],
+    item_table: Float[Array, "n_rows d_model"],
+    *,
+    k: int,
+    n_items: int,
+    exclude: Int[Array, "users n_excluded"] | None = None,
+) -> tuple[Int[Array, "users k"], Float[Array, "users k"]]:
+    """As `top_k_items`, with the natural logarithm of each item's probability in place of its score.
+
+    Probabilities are the softmax over all items, those that are excluded too.
+    """
+    _check_k(k, n_items)
+    chex.assert_rank([hidden, item_table], 2)
+
+    def top(hidden, exclude, shard):
+        scores = _scores(hidden, shard)
+        ids, best = _best(_allowed(scores, shard, n_items, exclude), shard, k)
+        return ids, best - _log_normalisers(scores, shard, n_items)[:, None]
+
+    rows = (hidden, _exclude(exclude, hidden))
+    return _over_user_blocks(top, rows, item_table, n_items=n_items, block_users=None)
+
+
+def draw_items(
+    hidden: Float[Array, "users d_model"],
+    item_table: Float[Array, "n_rows d_model"],
+    *,
+    n_items: int,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    exclude: Int[Array, "users n_excluded"] | None = None,
+    key: Array,
+) -> tuple[Int[Array, " users"], Float[Array, " users"]]:
+    """One item a user, drawn by the softmax of the candidates' scores over `temperature`, and its log-probability.
+
+    With `top_k` only the k best candidates are drawn, and what ties with the last of them. The log-probability is that
+    of `top_k_log_probabilities`. A user without a candidate gets id 0. Drawn as the largest of the scores with Gumbel
+    noise (Gumbel 1954; Maddison et al. 2014, section 2), so that blocks and shards of the catalogue need no sum.
+    """
+    chex.assert_rank([hidden, item_table], 2)
+
+    def draw(hidden, exclude, seeds, shard):
+        scores = _scores(hidden, shard)
+        allowed = _allowed(scores, shard, n_items, exclude)
+        if top_k:
+            _, best = _best(allowed, shard, min(top_k, n_items))
+            allowed = jnp.where(allowed >= best[:, -1:], allowed, -jnp.inf)
+        keys = jax.vmap(lambda seed: jax.random.fold_in(jax.random.wrap_key_data(seed), shard.first))(seeds)
+        noise = jax.vmap(lambda key: jax.random.gumbel(key, (scores.shape[1],)))(keys)
+        chosen, _ = _best(allowed / temperature + noise, shard, 1)
+        score = shard.total(take(scores, chosen - shard.first, fill=0.0))
+        log_probability = (score - _log_normalisers(scores, shard, n_items)[:, None])[:, 0]
+        return chosen[:, 0], jnp.where(chosen[:, 0] > 0, log_probability, -jnp.inf)
+
+    seeds = jax.random.key_data(jax.random.split(key, len(hidden)))
+    rows = (hidden, _exclude(exclude, hidden), seeds)
+    return _over_user_blocks(draw, rows, item_table, n_items=n_items, block_users=None)
+
+
 def make_recommend(encoder: Encoder) -> Callable[..., list[int]]:
-    """`recommend(params, sequence, k, *, mask_seen=True)` for any list of item ids, oldest first.
+    """`recommend(params, sequence, k, *, mask_seen=True, times=None)` for any list of item ids, oldest first.
 
     It returns the `k` best next items, best first; with `mask_seen` none of them is in `sequence`, and where too
-    few are left the list is shorter. The user need not be one that the model was trained on.
+    few are left the list is shorter. The user need not be one that the model was trained on. An encoder that reads
+    times needs `times`, the seconds of each item and, last, of the question.
     """
 
     @functools.partial(jax.jit, static_argnames="k")
@@ -101,7 +154,14 @@ def make_recommend(encoder: Encoder) -> Callable[..., list[int]]:
         hidden = encoder.encode(params, batch)[:, last]
         return top_k_items(hidden, params["item_table"], k=k, n_items=encoder.n_items, exclude=excluded)[0]
 
-    def recommend(params: Params, sequence: Sequence[int] | np.ndarray, k: int, *, mask_seen: bool = True) -> list[int]:
+    def recommend(
+        params: Params,
+        sequence: Sequence[int] | np.ndarray,
+        k: int,
+        *,
+        mask_seen: bool = True,
+        times: Sequence[int] | np.ndarray | None = None,
+    ) -> list[int]:
         items = np.asarray(sequence)
         if items.size == 0 or not np.issubdtype(items.dtype, np.integer):
             raise InputError(f"sequence={sequence!r} is not a list of item ids; give at least one integer")
@@ -109,11 +169,18 @@ def make_recommend(encoder: Encoder) -> Callable[..., list[int]]:
             bad = items[(items < 1) | (items > encoder.n_items)][0]
             raise InputError(f"item {bad} is not in 1..{encoder.n_items}; use the ids of the store's vocabulary")
         read = items[-encoder.max_length :]
-        fields = np.zeros((4, 1, encoder.max_length), np.int32)
+        n_fields = {"none": 4, "history": 5, "query": 6}[encoder.times]
+        fields = np.zeros((n_fields, 1, encoder.max_length), np.int32)
         fields[0, 0, : len(read)] = read
         fields[1, 0, : len(read) - 1] = read[1:]
         fields[2, 0, : len(read)] = 1
         fields[3, 0, : len(read)] = np.arange(len(read))
+        if encoder.times != "none":
+            if times is None or len(times) != len(items) + 1:
+                raise InputError("the encoder reads times; give the seconds of each item and, last, of the question")
+            seconds = np.asarray(times)[-len(read) - 1 :]
+            fields[4, 0, : len(read)] = seconds[:-1] - seconds[0]
+            fields[5:, 0, : len(read)] = seconds[1:] - seconds[0]
         seen = np.unique(items) if mask_seen else items[:0]
         # Lengths in powers of two: one compiled function serves many users.
         excluded = np.zeros((1, 1 << int(len(seen) - 1).bit_length() if len(seen) else 0), np.int32)
@@ -122,6 +189,11 @@ def make_recommend(encoder: Encoder) -> Callable[..., list[int]]:
         return [int(item) for item in on_host(found)[0] if item]
 
     return recommend
+
+
+def _check_k(k: int, n_items: int) -> None:
+    if not 1 <= k <= n_items:
+        raise InputError(f"k={k} is not in 1..n_items={n_items}; ask for at most as many items as there are")
 
 
 def _exclude(exclude: Int[Array, "users n_excluded"] | None, hidden: Array) -> Int[Array, "users n_excluded"]:
@@ -136,6 +208,35 @@ def _exclude(exclude: Int[Array, "users n_excluded"] | None, hidden: Array) -> I
 def _scores(hidden: Float[Array, "users d_model"], shard: CatalogueShard) -> Float[Array, "users n_rows"]:
     # By default a TPU multiplies in bfloat16 and a GPU in TF32, which moves ranks.
     return jnp.matmul(hidden, shard.table.T, precision=jax.lax.Precision.HIGHEST, preferred_element_type=jnp.float32)
+
+
+def _allowed(
+    scores: Float[Array, "users n_rows"], shard: CatalogueShard, n_items: int, exclude: Int[Array, "users n_excluded"]
+) -> Float[Array, "users n_rows"]:
+    """The scores of the candidates, -inf for what is none or has no number for a score."""
+    valid = _valid(shard, n_items, exclude, jnp.zeros((len(scores), 0), jnp.int32))
+    return jnp.where(valid & ~jnp.isnan(scores), scores, -jnp.inf)
+
+
+def _best(
+    scores: Float[Array, "users n_rows"], shard: CatalogueShard, k: int
+) -> tuple[Int[Array, "users k"], Float[Array, "users k"]]:
+    """Ids and scores of the `k` highest over all shards; id 0 where they are -inf."""
+    best, ids = jax.lax.top_k(scores, min(k, scores.shape[1]))
+    best, ids = shard.gather(best), shard.gather(ids + shard.first)
+    # Shards lie in the order of their ids, so a tie still goes to the lower one.
+    best, places = jax.lax.top_k(best, k)
+    ids = jnp.take_along_axis(ids, places, axis=1)
+    return jnp.where(best > -jnp.inf, ids, 0), best
+
+
+def _log_normalisers(
+    scores: Float[Array, "users n_rows"], shard: CatalogueShard, n_items: int
+) -> Float[Array, " users"]:
+    """Log of the sum of exp(score) over all items of all shards."""
+    scores = _allowed(scores, shard, n_items, jnp.zeros((len(scores), 0), jnp.int32))
+    highest = shard.highest(jnp.max(scores, axis=1))
+    return highest + jnp.log(shard.total(jnp.sum(jnp.exp(scores - highest[:, None]), axis=1)))
 
 
 def _valid(

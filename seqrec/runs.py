@@ -12,14 +12,20 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from seqrec import runtime
+from seqrec.data.buckets import original
+from seqrec.data.paths import address_of
 from seqrec.types import InputError
 
 Config = TypeVar("Config")
 
-_FREE_FIELDS = ("run.output", "run.resume", "fit.patience", "fit.max_minutes", "tune.n_trials", "tune.tuning_minutes")
+_FREE_FIELDS = (
+    *("run.output", "run.resume", "fit.patience", "fit.max_minutes"),
+    *("fit.on_spike", "fit.spike_deviations", "fit.max_roll_backs"),
+    *("tune.n_trials", "tune.tuning_minutes"),
+)
 _FREE_CONFIGS = ("mesh.", "processes.")
-"""Fields that say where a run is kept, when it ends and on what devices, not what a step computes: a resumed run may
-change them."""
+"""Fields that say where a run is kept, when it ends, what it does about a spike and on what devices, not what a step
+computes: a resumed run may change them."""
 
 
 def open_run(directory: Path, config: Any, *, experiment: str, resume: bool) -> Path:
@@ -86,14 +92,14 @@ def resume_command(run: Path) -> str:
     script, *flags = read_json(run / "config.json")["command"][1:]
     flags = [flag for flag in flags if flag not in ("--resume", "--no-resume")]
     if not any(flag.split("=")[0] == "--output" for flag in flags):
-        flags += ["--output", str(run)]
+        flags += ["--output", original(run)]
     return shlex.join([_python(), script, *flags, "--resume"])
 
 
 def evaluate_command(run: Path) -> str:
     """The command line that evaluates the run's checkpoint, from the directory where it was started."""
     script = Path(read_json(run / "config.json")["command"][1])
-    return shlex.join([_python(), str(script.with_name("evaluate_checkpoint.py")), str(run)])
+    return shlex.join([_python(), str(script.with_name("evaluate_checkpoint.py")), original(run)])
 
 
 def _python() -> str:
@@ -108,10 +114,12 @@ def note_data(run: Path, **facts: Any) -> None:
       InputError: the run was started on other data.
     """
     resolved = read_json(run / "config.json")
-    if resolved.get("data", facts) != facts:
+    known = resolved.get("data", {})
+    if any(known.get(name, fact) != fact for name, fact in facts.items()):
         raise InputError(f"{run}: the run was started on other data; choose another --output for this data")
-    if "data" not in resolved:  # a process that joins the first one writes nothing
-        write_json(run / "config.json", {**resolved, "data": facts})
+    # Where nothing is new nothing is written: a process that joins the first one leaves its file alone.
+    if {**known, **facts} != known:
+        write_json(run / "config.json", {**resolved, "data": {**known, **facts}})
 
 
 def read_config(config_type: type[Config], run: Path) -> Config:
@@ -151,6 +159,11 @@ def append_json_line(file: Path, content: Any) -> None:
         lines.write(json.dumps(content) + "\n")
 
 
+def read_json_lines(file: Path) -> list[Any]:
+    """The content of each line of a file of JSON lines."""
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
 def keep_json_lines(file: Path, *, up_to_step: int) -> None:
     """Drops the lines after a step: a resumed run writes them again."""
     if file.exists():
@@ -165,7 +178,7 @@ def to_json(config: Any) -> Any:
     if dataclasses.is_dataclass(config):
         return {field.name: to_json(getattr(config, field.name)) for field in dataclasses.fields(config)}
     if isinstance(config, Path):
-        return str(config)
+        return address_of(config)
     return list(config) if isinstance(config, tuple) else config
 
 

@@ -1,6 +1,7 @@
 """Devices, processes, signals, logging and the only clock: what surrounds the pure parts of a run."""
 
 import contextlib
+import errno
 import importlib.metadata
 import io
 import itertools
@@ -61,8 +62,8 @@ def start(mesh: MeshConfig, processes: DistributedConfig | None = None) -> None:
     # By force, because a library that is imported earlier may have given the root logger a handler of its own.
     logging.basicConfig(format="%(message)s", stream=sys.stderr, force=True)
     log.setLevel(logging.INFO)
-    # orbax logs every save, and warns of options that it was given, through absl.
-    for name, level in (("absl", logging.ERROR), ("jax", logging.WARNING), ("matplotlib", logging.WARNING)):
+    # orbax logs every save, and what goes wrong in one with a traceback, through absl; the error comes to us too.
+    for name, level in (("absl", logging.CRITICAL), ("jax", logging.WARNING), ("matplotlib", logging.WARNING)):
         logging.getLogger(name).setLevel(level)
     _join(processes or DistributedConfig())
     if not is_first():
@@ -203,6 +204,21 @@ def stop_requests() -> Iterator[Callable[[], int | None]]:
         yield lambda: requested
 
 
+@contextlib.contextmanager
+def apart(arguments: Sequence[str], file: Path) -> Iterator[None]:
+    """Inside, a script runs as by a command line of its own: what it prints and logs goes to the end of `file`."""
+    argv, handlers, level = sys.argv, list(logging.root.handlers), log.level
+    with file.open("a") as stream, contextlib.redirect_stdout(stream), contextlib.redirect_stderr(stream):
+        sys.argv = [*arguments]
+        try:
+            yield
+        finally:
+            sys.argv = argv
+            # What the script logs to is the file, which closes.
+            logging.root.handlers[:] = handlers
+            log.setLevel(level)
+
+
 def parse(config_type: type[Config], arguments: Sequence[str]) -> Config:
     """The config that the arguments describe; `--help` prints to standard output and exits.
 
@@ -227,13 +243,34 @@ def _one_line(box: str) -> str:
     return text.replace(" Perhaps you meant:", "; perhaps you meant").replace(" Argument helptext:", ";")
 
 
+def _leave_closed_loops_unsaid() -> None:
+    """Once a save has failed, each of its arrays that are still being written would print that its loop is closed."""
+    report = sys.unraisablehook
+
+    def report_others(unraisable):
+        if str(unraisable.exc_value) != "Event loop is closed":
+            report(unraisable)
+
+    sys.unraisablehook = report_others
+
+
 def run_script(main: Callable[[Config], Any], config_type: type[Config]) -> NoReturn:
     """Parses the command line and runs `main`; what a user can mend ends in one line and exit status 2."""
+    _leave_closed_loops_unsaid()
     try:
         with interruptible():
             main(parse(config_type, sys.argv[1:]))
     except InputError as error:
         print(f"{sys.argv[0]}: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(
+            f"{sys.argv[0]}: {error.filename or 'a file'} cannot be written ({error.strerror}); make room and start "
+            "again, with --resume where a run had begun",
+            file=sys.stderr,
+        )
         sys.exit(2)
     except Interrupted as stop:
         print(f"\n{stop}", file=sys.stderr)

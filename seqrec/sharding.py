@@ -113,6 +113,25 @@ def split_rows(batch: Any) -> Any:
     return jax.tree.map(split, batch)
 
 
+def split_items(arrays: Any) -> Any:
+    """Host arrays with a row for each row of the item table, each process giving all of them, split as the table is."""
+    mesh = jax.sharding.get_mesh()
+    if mesh.empty:
+        return jax.tree.map(jnp.array, arrays)
+    layout = NamedSharding(mesh, P(MESH_AXES["items"]))
+
+    def split(leaf: np.ndarray) -> Array:
+        return jax.make_array_from_callback(leaf.shape, layout, lambda index: leaf[index])
+
+    return jax.tree.map(split, arrays)
+
+
+def abstract_items(arrays: Any, mesh: Mesh) -> Any:
+    """The shapes that `split_items` makes of these arrays on a mesh, to compile with."""
+    sharding = NamedSharding(mesh, P(MESH_AXES["items"]))
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), arrays)
+
+
 def abstract_rows(batch: Any, mesh: Mesh) -> Any:
     """The shapes that `split_rows` makes of a batch of these shapes on a mesh, to compile with."""
     sharding = NamedSharding(mesh, _ROWS)
@@ -150,6 +169,12 @@ def broadcast_bytes(message: bytes) -> bytes:
     length = int(multihost_utils.broadcast_one_to_all(np.int32(len(message))))
     padded = np.frombuffer(message[:length].ljust(length, b" "), np.uint8)
     return np.asarray(multihost_utils.broadcast_one_to_all(padded)).astype(np.uint8).tobytes()
+
+
+def from_first(array: np.ndarray, like: Array) -> Array:
+    """The first process's array, laid out as `like`; all must ask at once, with arrays of its shape and dtype."""
+    whole = np.asarray(multihost_utils.broadcast_one_to_all(array)).astype(like.dtype, copy=False)
+    return jax.make_array_from_callback(like.shape, like.sharding, lambda part: whole[part])
 
 
 def layout(spec: ParamSpec) -> P:
@@ -218,6 +243,8 @@ class CatalogueShard(NamedTuple):
     table: Float[Array, "n_rows d_model"]
     first: int | Int[Array, ""]
     """Id of the first row."""
+    n_rows: int
+    """Rows of the whole table."""
     total: Callable[[Any], Any]
     """The sums over all shards."""
     highest: Callable[[Array], Array]
@@ -231,10 +258,11 @@ Output = Literal["rows", "items", "sum"]
 
 
 def map_catalogue(
-    function: Callable[..., Any], rows: tuple[Array, ...], item_table: Array, *, outputs: tuple[Output, ...]
+    function: Callable[..., Any], rows: tuple[Any, ...], item_table: Array, *, outputs: tuple[Output, ...]
 ) -> tuple[Any, ...]:
     """`function(*rows, shard)`, run on each device over its own rows and its own part of the item table.
 
+    `rows` are arrays with a row for each row of a batch, the first one of them, or trees of such arrays.
     It returns one value for each of `outputs`. One that is split like the "rows" must be the same on all devices
     that share them, as what went through `shard.total` or `shard.gather` is, and so must a "sum", which is added up
     over the rows; one that is split like the "items" is added up over the rows too. Neither table nor scores ever
@@ -243,7 +271,7 @@ def map_catalogue(
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
-        return function(*rows, CatalogueShard(item_table, 0, *(lambda x: x,) * 3))
+        return function(*rows, CatalogueShard(item_table, 0, len(item_table), *(lambda x: x,) * 3))
     n_rows = item_table.shape[0]
     # Only a table that no mesh was thought of for is padded; the rows that this adds are no items.
     item_table = jnp.pad(item_table, ((0, -n_rows % (mesh.shape["model"] * mesh.shape["fsdp"])), (0, 0)))
@@ -255,6 +283,7 @@ def map_catalogue(
         shard = CatalogueShard(
             table,
             jax.lax.axis_index("model") * table.shape[0],
+            mesh.shape["model"] * table.shape[0],
             lambda x: jax.lax.psum(x, "model"),
             lambda x: jax.lax.pmax(x, "model"),
             lambda x: jax.lax.all_gather(x, "model", axis=1, tiled=True),
@@ -279,3 +308,34 @@ def map_catalogue(
         check_vma=False,
     )(*rows, item_table)
     return tuple(each[:n_rows] if kind == "items" else each for each, kind in zip(found, outputs, strict=True))
+
+
+@jax.custom_vjp
+def look_up(
+    item_table: Float[Array, "n_rows d_model"], ids: Int[Array, "rows length"]
+) -> Float[Array, "rows length d_model"]:
+    """`item_table[ids]`, whose gradient takes the cheaper way over a mesh that splits the rows of `ids`.
+
+    Either each group of devices adds its rows up into a table and the tables are added up, or the rows are gathered
+    and each device adds all of them to its part of the table, which sends less wherever that part is longer than the
+    rows are many. The loss sends one such table in any case.
+    """
+    return item_table[ids]
+
+
+def _look_up_forward(item_table, ids):
+    return item_table[ids], (item_table, ids)
+
+
+def _look_up_backward(kept, cotangent):
+    item_table, ids = kept
+    mesh = jax.sharding.get_abstract_mesh()
+    few = not mesh.empty and ids.size < item_table.shape[0] // (mesh.shape["model"] * mesh.shape["fsdp"])
+    if few and ids.shape[0] % n_data_shards() == 0:
+        # Split first: what is asked for whole would be computed whole, from further back.
+        for rows in (_ROWS, P()):
+            ids, cotangent = (jax.lax.with_sharding_constraint(each, rows) for each in (ids, cotangent))
+    return jnp.zeros_like(item_table).at[ids].add(cotangent, mode="drop"), None
+
+
+look_up.defvjp(_look_up_forward, _look_up_backward)

@@ -14,7 +14,15 @@ from jaxtyping import Array, Float, Int
 from seqrec.objectives import Question
 from seqrec.params import Params, ParamSpec, decay_mask, init_params
 from seqrec.search_space import TRACED, Range
-from seqrec.sharding import Mesh, abstract_state, constrain_params, constrain_state, deal_rows
+from seqrec.sharding import (
+    Mesh,
+    abstract_items,
+    abstract_state,
+    constrain_params,
+    constrain_state,
+    deal_rows,
+    split_items,
+)
 from seqrec.types import Batch, Encoder
 
 
@@ -64,6 +72,8 @@ class TrainState:
     opt_state: Any
     averaged: Params
     """Exponential moving average of `params`, which evaluation uses."""
+    constants: Any = None
+    """What the encoder reads and no step changes; checkpoints leave it out."""
 
 
 @struct.dataclass
@@ -134,13 +144,16 @@ def scale_by_row_wise_adam(
 
 def init_state(encoder: Encoder, optimizer: optax.GradientTransformation, *, seed: int) -> TrainState:
     """The state before the first step."""
-    return jax.jit(functools.partial(_first_state, encoder, optimizer))(jax.random.key(seed))
+    state = jax.jit(functools.partial(_first_state, encoder, optimizer))(jax.random.key(seed))
+    # Not made inside: what a compiled function encloses is written into its program.
+    return state.replace(constants=split_items(encoder.constants))
 
 
 def init_shapes(encoder: Encoder, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
     """The shapes, types and layouts of `init_state` on a mesh, for which nothing is allocated: to compile with."""
     shapes = jax.eval_shape(functools.partial(_first_state, encoder, optimizer), jax.random.key(0))
-    return abstract_state(shapes, encoder.specs, mesh)
+    shapes = abstract_state(shapes, encoder.specs, mesh)
+    return shapes.replace(constants=abstract_items(encoder.constants, mesh))
 
 
 def _first_state(encoder: Encoder, optimizer: optax.GradientTransformation, key: Array) -> TrainState:
@@ -166,40 +179,52 @@ def make_train_step(
     batch is worked on in as many parts, one after another, whose gradients add up to the whole batch's.
     """
 
-    def total_loss(params: Params, batch: Batch, keys: Array) -> tuple[Array, Array]:
+    def total_loss(params: Params, batch: Batch, keys: Array, constants: Any) -> tuple[Array, Array]:
+        params = encoder.compose(params, constants, key=keys[3])
         asked = objective(batch, key=keys[2])
         hidden = encoder.encode(params, asked.inputs, key=keys[0])
         if asked.places is not None:
             hidden = jnp.take_along_axis(hidden, asked.places[..., None], axis=1)
-        return loss(hidden, params["item_table"], asked.targets, n_items=encoder.n_items, key=keys[1])
+        return loss(
+            hidden,
+            params["item_table"],
+            asked.targets,
+            n_items=encoder.n_items,
+            weights=asked.weights,
+            # Where places are asked for, what is known there is not what came before.
+            history=asked.inputs if asked.places is None else None,
+            key=keys[1],
+        )
 
-    def mean_loss(params: Params, batch: Batch, keys: Array) -> tuple[Array, Array]:
-        total, count = total_loss(params, batch, keys)
+    def mean_loss(params: Params, batch: Batch, keys: Array, constants: Any) -> tuple[Array, Array]:
+        total, count = total_loss(params, batch, keys, constants)
         return total / jnp.maximum(count, 1), count
 
-    def gradients_in_parts(params: Params, batch: Batch, keys: Array) -> Any:
+    def gradients_in_parts(params: Params, batch: Batch, keys: Array, constants: Any) -> Any:
         def add(totals, part):
             number, batch = part
             part_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, number)
-            found = jax.value_and_grad(total_loss, has_aux=True)(params, batch, part_keys)
+            found = jax.value_and_grad(total_loss, has_aux=True)(params, batch, part_keys, constants)
             return jax.tree.map(jnp.add, totals, found), None
 
-        nothing = ((jnp.zeros(()), jnp.zeros((), jnp.int32)), jax.tree.map(jnp.zeros_like, params))
+        shapes = jax.eval_shape(total_loss, params, batch, keys, constants), params
+        nothing = jax.tree.map(jnp.zeros_like, shapes)
         parts = (jnp.arange(accumulation_steps), deal_rows(batch, accumulation_steps))
         ((total, count), gradients), _ = jax.lax.scan(add, nothing, parts)
         share = 1.0 / jnp.maximum(count, 1)
         return (total * share, count), jax.tree.map(lambda gradient: gradient * share, gradients)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
-        keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step), 3)
+        keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step), 4)
+        arguments = state.params, batch, keys, state.constants
         if accumulation_steps > 1:
-            (mean, count), gradients = gradients_in_parts(state.params, batch, keys)
+            (mean, count), gradients = gradients_in_parts(*arguments)
         else:
-            (mean, count), gradients = jax.value_and_grad(mean_loss, has_aux=True)(state.params, batch, keys)
+            (mean, count), gradients = jax.value_and_grad(mean_loss, has_aux=True)(*arguments)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = constrain_params(optax.apply_updates(state.params, updates), encoder.specs)
         averaged = optax.incremental_update(params, state.averaged, 1.0 - average_decay)
         metrics = StepMetrics(loss=mean, n_targets=count, gradient_norm=optax.tree.norm(gradients))
-        return TrainState(state.step + 1, params, opt_state, averaged), metrics
+        return TrainState(state.step + 1, params, opt_state, averaged, state.constants), metrics
 
     return jax.jit(step, donate_argnums=0)

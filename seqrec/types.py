@@ -2,12 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from jaxtyping import Float, Int
 
 Scalar = float | Float[Any, ""]
 """A number, or one that is traced: then one program serves all its values."""
+
+Times = Literal["none", "history", "query"]
+"""What a model sees of times: nothing, those of the history, or also when the answer came, which is `time-aware`."""
 
 
 class InputError(ValueError):
@@ -28,6 +31,10 @@ class Batch(NamedTuple):
     """1, 2, … for the histories that share a row; 0 is padding."""
     positions: Int[Any, "rows length"]
     """0-based place of each item inside its segment."""
+    times: Int[Any, "rows length"] | None = None
+    """Seconds of each item after the first of its segment; None unless times were asked for."""
+    next_times: Int[Any, "rows length"] | None = None
+    """The same of each of `next_items`, and of what a query asks for; None unless the query's time was asked for."""
 
 
 class QueryBatch(NamedTuple):
@@ -44,6 +51,38 @@ class QueryBatch(NamedTuple):
     """Place of each query in the list that was asked for; -1 for empty queries."""
 
 
+class HistoryBatch(NamedTuple):
+    """Histories to be continued, one a row."""
+
+    items: Int[Any, "rows length"]
+    """The latest items of each, from the first column on; 0 fills the row."""
+    lengths: Int[Any, " rows"]
+    """Items in each row; 1, the padding, for the empty rows that fill the batch."""
+    excluded: Int[Any, "rows excluded"]
+    """Items that do not continue the history, such as those already in it; 0 fills the list."""
+
+
+@dataclass(frozen=True, eq=False)
+class Decoder:
+    """A model that continues histories item by item, as a value. Rows come first in all that it keeps."""
+
+    start: Callable[..., Any]
+    """`start(params, items, lengths, *, n)` -> (memory, cache), for rows as in `HistoryBatch` and `n` steps from there:
+    `memory` stays as it is, `cache` changes from step to step."""
+    step: Callable[..., Any]
+    """`step(params, memory, cache, items, place)` -> (states [rows, d_model], cache): reads one item a row, the newest
+    of the history at place 0 and the n-th of its continuation at place n; the state predicts what follows it."""
+    n_items: int
+    """Size of the catalogue."""
+    max_length: int
+    """Items of a history and its continuation, the last aside, that the decoder reads."""
+
+
+def _as_it_is(params: Any, constants: Any, *, key: Any = None) -> Any:
+    del constants, key
+    return params
+
+
 @dataclass(frozen=True, eq=False)
 class Encoder:
     """A model as a value: a table of its parameters and a pure function over them."""
@@ -56,3 +95,11 @@ class Encoder:
     """Size of the catalogue; rows of the item table beyond it are padding."""
     max_length: int
     """Items of a history that the encoder reads."""
+    compose: Callable[..., Any] = _as_it_is
+    """`compose(params, constants, *, key=None)` -> params that hold the `item_table`, where they hold its makings."""
+    constants: Any = None
+    """What `compose` reads and no step changes, such as features of items."""
+    times: Times = "none"
+    """What it reads of times; its batches must hold them."""
+    decoder: Decoder | None = None
+    """How the model continues histories without reading them anew, if it is made for that."""

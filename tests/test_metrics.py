@@ -33,6 +33,8 @@ N_ITEMS = 12
 untied_scores = st.permutations(range(N_ITEMS)).map(lambda order: jnp.array(order, jnp.float32))
 item_indices = st.integers(0, N_ITEMS - 1)
 quick = settings(max_examples=30, deadline=None)
+# One program a shape: without, each of its operations is compiled alone.
+jitted_sums, jitted_values = jax.jit(metric_sums), jax.jit(metric_values)
 
 
 @quick
@@ -81,8 +83,8 @@ def test_a_cut_off_below_one_is_refused():
 def test_sums_over_uneven_batches_have_the_mean_over_all_users(ranks, cuts):
     stops = sorted({min(cut, len(ranks)) for cut in cuts} | {len(ranks)})
     batches = np.split(np.array(ranks, np.float32), stops[:-1])
-    merged = means(merge_sums(*[metric_sums(batch) for batch in batches]))
-    for name, value in metric_values(np.array(ranks, np.float32)).items():
+    merged = means(merge_sums(*map(jitted_sums, batches)))
+    for name, value in jitted_values(np.array(ranks, np.float32)).items():
         np.testing.assert_allclose(merged[name], np.asarray(value, np.float64).mean(), rtol=1e-5, err_msg=name)
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from packed_rows import rows_of
 
-from seqrec.objectives import masked_item, next_item
+from seqrec.objectives import continuation, masked_item, next_item
 from seqrec.types import Batch
 
 
@@ -16,9 +16,10 @@ def test_every_position_predicts_the_item_that_followed_it():
         segment_ids=jnp.array([[1, 1, 1, 2, 2, 0]]),
         positions=jnp.array([[0, 1, 2, 0, 1, 0]]),
     )
-    inputs, targets, places = next_item(batch)
+    inputs, targets, places, weights = next_item(batch)
     assert inputs is batch
     assert places is None
+    assert weights is None
     np.testing.assert_array_equal(targets, batch.next_items)
     # No history predicts into the one beside it, and padding predicts nothing.
     assert targets[0, 2] != batch.items[0, 3]
@@ -35,7 +36,7 @@ def a_batch(n_rows=400, length=20):
 
 def test_what_is_asked_is_hidden_and_nothing_else_changes():
     batch = a_batch()
-    inputs, targets, places = jax.jit(masked_item)(batch, key=jax.random.key(0))
+    inputs, targets, places, _ = jax.jit(masked_item)(batch, key=jax.random.key(0))
     before, after = np.asarray(batch.next_items), np.asarray(inputs.next_items)
     asked = np.zeros(before.shape, bool)
     for row, (place, target) in enumerate(zip(np.asarray(places), np.asarray(targets), strict=True)):
@@ -50,7 +51,7 @@ def test_what_is_asked_is_hidden_and_nothing_else_changes():
 
 def test_a_share_of_each_row_is_hidden_or_the_newest_item_of_each_history():
     batch = a_batch()
-    inputs, targets, _ = masked_item(batch, key=jax.random.key(1), mask_share=0.25, last_share=0.3)
+    inputs, targets, *_ = masked_item(batch, key=jax.random.key(1), mask_share=0.25, last_share=0.3)
     hidden = (np.asarray(inputs.next_items) == 0) & (np.asarray(batch.next_items) > 0)
     # Each row has histories of 9 and 7 items, the newest at places 8 and 15.
     is_last = np.array([set(np.flatnonzero(row)) == {8, 15} for row in hidden])
@@ -68,5 +69,53 @@ def test_a_share_of_each_row_is_hidden_or_the_newest_item_of_each_history():
 def test_what_is_hidden_is_a_function_of_the_key():
     batch = a_batch(n_rows=5)
     one, again, other = (masked_item(batch, key=jax.random.key(seed)).inputs.next_items for seed in (0, 0, 1))
+    np.testing.assert_array_equal(one, again)
+    assert not np.array_equal(one, other)
+
+
+def cuts_of(inputs, batch):
+    """Length of the first part of each history, by row and history; both must be stretches without a gap."""
+    cuts = []
+    for hidden, segments in zip(np.asarray(inputs.next_items) == 0, np.asarray(batch.segment_ids), strict=True):
+        for segment in range(1, segments.max() + 1):
+            decoded = hidden[segments == segment]
+            first = int(np.argmax(decoded))
+            assert decoded[first:].all()
+            assert not decoded[:first].any()
+            cuts.append(first + 1)
+    return cuts
+
+
+def test_each_history_is_cut_in_two_and_its_second_part_is_asked():
+    batch = a_batch(n_rows=600)
+    inputs, targets, places, _ = jax.jit(lambda batch, key: continuation(batch, key=key, asked_share=1.0))(
+        batch, jax.random.key(0)
+    )
+    cuts = np.array(cuts_of(inputs, batch)).reshape(-1, 2)
+    # A history of m pairs has m + 1 items, and its first part 1 to m of them, each length as often as another.
+    for of_history, n_pairs in zip(cuts.T, (9, 7), strict=True):
+        often = np.bincount(of_history, minlength=n_pairs + 1)[1:]
+        assert len(often) == n_pairs
+        np.testing.assert_allclose(often, 600 / n_pairs, atol=5 * np.sqrt(600 / n_pairs))
+    assert abs(np.corrcoef(cuts.T)[0, 1]) < 5 / np.sqrt(600)
+    asked = np.asarray(inputs.next_items == 0) & (np.asarray(batch.next_items) > 0)
+    found = np.zeros(asked.shape, int)
+    np.put_along_axis(found, np.asarray(places), np.asarray(targets), axis=1)
+    np.testing.assert_array_equal(found, np.where(asked, batch.next_items, 0))
+    np.testing.assert_array_equal(inputs.items, batch.items)
+
+
+def test_of_a_long_second_part_a_share_is_asked():
+    batch = a_batch()
+    inputs, targets, places, _ = continuation(batch, key=jax.random.key(1), asked_share=0.25)
+    n_decoded = (np.asarray(inputs.next_items == 0) & (np.asarray(batch.next_items) > 0)).sum(axis=1)
+    n_asked = (np.asarray(targets) > 0).sum(axis=1)
+    np.testing.assert_array_equal(n_asked, np.minimum(n_decoded, 5))  # a quarter of 20 positions
+    assert all(len(set(row)) == 5 for row in np.asarray(places).tolist())
+
+
+def test_where_a_history_is_cut_is_a_function_of_the_key():
+    batch = a_batch(n_rows=5)
+    one, again, other = (continuation(batch, key=jax.random.key(seed)).inputs.next_items for seed in (0, 0, 1))
     np.testing.assert_array_equal(one, again)
     assert not np.array_equal(one, other)

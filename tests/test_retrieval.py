@@ -11,9 +11,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from programs import array_sizes
+from scipy import stats
 
+from seqrec import retrieval
 from seqrec.ranking import target_ranks
-from seqrec.retrieval import make_recommend, rank_targets, top_k_items, users_per_block
+from seqrec.retrieval import (
+    draw_items,
+    make_recommend,
+    rank_targets,
+    top_k_items,
+    top_k_log_probabilities,
+    users_per_block,
+)
 from seqrec.types import Encoder, InputError
 
 N_ITEMS, N_ROWS, N_EXCLUDED = 9, 64, 4
@@ -149,6 +158,42 @@ def test_top_items_are_those_of_a_sort():
         np.testing.assert_array_equal(values, scores[user][found - 1])
 
 
+def test_log_probabilities_are_of_all_items_whatever_is_excluded():
+    scores, _, excluded = many_users()
+    n_items = scores.shape[1]
+    users, table = table_of_scores(scores)
+    ids, logs = top_k_log_probabilities(users, table, k=7, n_items=n_items, exclude=jnp.array(excluded))
+    plain, _ = top_k_items(users, table, k=7, n_items=n_items, exclude=jnp.array(excluded))
+    np.testing.assert_array_equal(ids, plain)
+    wide = scores.astype(np.float64)
+    expected = np.take_along_axis(wide, np.asarray(ids) - 1, axis=1) - np.log(np.exp(wide).sum(axis=1, keepdims=True))
+    np.testing.assert_allclose(logs, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_items_are_drawn_by_their_softmax_among_the_best_candidates():
+    n_users, scores = 6000, np.array([0.0, 1.0, 2.0, 1.5, 0.5])
+    users, table = table_of_scores([scores])
+    users = jnp.tile(users, (n_users, 1))
+    exclude = jnp.tile(jnp.array([3, 0]), (n_users, 1))
+    for top_k, left in ((0, [1, 2, 4, 5]), (2, [2, 4])):
+        ids, logs = draw_items(
+            users, table, n_items=5, temperature=2.0, top_k=top_k, exclude=exclude, key=jax.random.key(top_k)
+        )
+        weights = np.exp(scores[np.array(left) - 1] / 2.0)
+        counts = np.bincount(ids, minlength=6)
+        assert counts.sum() == counts[left].sum()
+        assert stats.chisquare(counts[left], n_users * weights / weights.sum()).pvalue > 0.001
+        np.testing.assert_allclose(logs, scores[np.asarray(ids) - 1] - np.log(np.exp(scores).sum()), rtol=1e-5)
+        # A user's draw says nothing of the next one's.
+        assert abs(np.corrcoef(ids[1:] == 2, ids[:-1] == 2)[0, 1]) < 5 / np.sqrt(n_users)
+
+
+def test_where_no_candidate_is_left_none_is_drawn():
+    users, table = table_of_scores([[1.0, 2.0]])
+    ids, logs = draw_items(users, table, n_items=2, exclude=jnp.array([[1, 2]]), key=jax.random.key(0))
+    assert (ids.tolist(), logs.tolist()) == ([0], [-math.inf])
+
+
 @quick
 @given(three_users)
 def test_the_best_items_tie_where_their_scores_do(users):
@@ -219,7 +264,7 @@ def int_shape(*shape):
     return jax.ShapeDtypeStruct(shape, jnp.int32)
 
 
-@pytest.mark.parametrize("function", ["rank_targets", "top_k_items"])
+@pytest.mark.parametrize("function", ["rank_targets", "top_k_items", "top_k_log_probabilities", "draw_items"])
 def test_nothing_of_size_users_times_items_exists(function):
     n_users, n_rows = 4096, 100_032
     users, table = (jax.ShapeDtypeStruct((n, 16), jnp.float32) for n in (n_users, n_rows))
@@ -227,7 +272,13 @@ def test_nothing_of_size_users_times_items_exists(function):
         traced = jax.make_jaxpr(functools.partial(rank_targets, n_items=100_000))
         jaxpr = traced(users, table, int_shape(n_users), exclude=int_shape(n_users, 50))
     else:
-        traced = jax.make_jaxpr(functools.partial(top_k_items, k=10, n_items=100_000))
+        options = {
+            "top_k_items": {"k": 10},
+            "top_k_log_probabilities": {"k": 10},
+            "draw_items": {"top_k": 10, "key": jax.random.key(0)},
+        }[function]
+        top = getattr(retrieval, function)
+        traced = jax.make_jaxpr(functools.partial(top, n_items=100_000, **options))
         jaxpr = traced(users, table, exclude=int_shape(n_users, 50))
     sizes = array_sizes(jaxpr.jaxpr)
     largest = users_per_block(n_users, n_rows) * n_rows
@@ -309,6 +360,25 @@ def test_histories_of_many_lengths_share_few_compiled_functions():
     recommend = make_recommend(Encoder(encoder.specs, traced, encoder.n_items, encoder.max_length))
     for length in range(1, 60, 2):  # lists of seen items of 1, 2, 4, … 64: seven sizes
         recommend(params, list(range(1, length + 1)), 1)
+
+
+@pytest.mark.parametrize("times", ["history", "query"])
+def test_an_encoder_that_reads_times_is_told_those_of_its_items_and_of_the_question(times):
+    read = []
+
+    def encode(params, batch, *, key=None):
+        given = [batch.times] if times == "history" else [batch.times, batch.next_times]
+        jax.debug.callback(lambda *fields: read.extend(fields), *given)
+        return params["queries"][batch.items]
+
+    plain, params = successor_encoder(max_length=3)
+    recommend = make_recommend(Encoder(plain.specs, encode, plain.n_items, plain.max_length, times))
+    recommend(params, [4, 5, 6, 7], 1, times=[10, 20, 25, 26, 90])
+    jax.effects_barrier()
+    assert [each.tolist() for each in read] == [[[0, 5, 6]], [[5, 6, 70]]][: len(read)]
+    assert len(read) == (1 if times == "history" else 2)
+    with pytest.raises(InputError, match="the encoder reads times; give the seconds of each item and, last, of the"):
+        recommend(params, [4, 5], 1, times=[10, 20])
 
 
 @pytest.mark.parametrize(

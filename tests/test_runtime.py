@@ -1,5 +1,6 @@
 """What surrounds a run: logging, signals, the command line, exit statuses."""
 
+import errno
 import logging
 import os
 import signal
@@ -36,8 +37,25 @@ def logging_as_before():
     runtime.log.setLevel(level)
 
 
+def test_a_script_apart_has_its_own_command_line_and_output(tmp_path, capsys, logging_as_before):
+    argv, handlers = list(sys.argv), list(logging.root.handlers)
+    for attempt in ("first", "second"):
+        with runtime.apart(["other.py", "--flag"], tmp_path / "log.txt"):
+            runtime.start(MeshConfig())
+            print(attempt, *sys.argv)
+    assert sys.argv == argv
+    assert logging.root.handlers == handlers
+    said = capsys.readouterr()
+    assert said.out + said.err == ""
+    kept = (tmp_path / "log.txt").read_text()
+    assert kept.count("device  ") == 2
+    assert "first other.py --flag" in kept
+    assert "second other.py --flag" in kept
+
+
 def exit_status(monkeypatch, main, *arguments: str) -> int:
     monkeypatch.setattr(sys, "argv", ["script.py", *arguments])
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
     with pytest.raises(SystemExit) as stop:
         runtime.run_script(main, Config)
     return stop.value.code
@@ -101,6 +119,16 @@ def test_a_mistake_in_the_program_keeps_its_traceback(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["script.py"])
     with pytest.raises(ZeroDivisionError):
         runtime.run_script(lambda config: 1 // 0, Config)
+
+
+def test_a_full_disk_is_one_line_and_other_failures_of_files_keep_their_traceback(monkeypatch, capsys):
+    def fail(number):
+        raise OSError(number, os.strerror(number), "ranks.parquet")
+
+    assert exit_status(monkeypatch, lambda config: fail(errno.ENOSPC)) == 2
+    assert capsys.readouterr().err.startswith("script.py: ranks.parquet cannot be written (No space left on device); ")
+    with pytest.raises(IsADirectoryError):
+        runtime.run_script(lambda config: fail(errno.EISDIR), Config)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -36,6 +36,7 @@ from seqrec.sharding import (
     MeshConfig,
     constrain_params,
     constrain_state,
+    look_up,
     make_mesh,
     n_data_shards,
     row_share,
@@ -50,8 +51,8 @@ MESHES = {
     "1x8": MeshConfig(data=1, model=8),
     "2x2 fsdp 2": MeshConfig(data=2, model=2, fsdp=2),
 }
-# The table has 192 rows, a number that no other array has for a dimension.
-N_ITEMS, TABLE_ROWS, D_MODEL, MAX_LENGTH, N_STEPS = 150, 192, 8, 8, 3
+# The table has 448 rows, a number that no other array has for a dimension: nor has any the rows of a device.
+N_ITEMS, TABLE_ROWS, D_MODEL, MAX_LENGTH, N_STEPS = 400, 448, 8, 8, 3
 
 
 # Without a mesh
@@ -92,6 +93,14 @@ def test_without_a_mesh_everything_is_left_as_it_is():
     encoder = transformer(TransformerConfig(d_model=8), n_items=10, max_length=4)
     assert constrain_params(batch, encoder.specs) is batch
     assert constrain_state((batch, 3), encoder.specs) == (batch, 3)
+
+
+def test_the_gradient_of_looking_up_adds_up_what_came_for_an_item():
+    table, ids = np.zeros((5, 2), np.float32), jnp.array([[1, 3, 1], [0, 1, 3]])
+    came = jnp.arange(12.0).reshape(2, 3, 2)
+    (gradient,) = jax.vjp(lambda table: look_up(table, ids), jnp.asarray(table))[1](came)
+    np.add.at(table, np.asarray(ids), came)
+    np.testing.assert_array_equal(gradient, table)
 
 
 def mesh_axes(logical):
@@ -146,7 +155,9 @@ def runs(tmp_path_factory):
 
 
 @pytest.mark.parametrize("mesh", MESHES)
-@pytest.mark.parametrize("what", ["loss", "softmax", "in_chunks", "sampled", "params", "averaged", "ranks", "metrics"])
+@pytest.mark.parametrize(
+    "what", ["loss", "softmax", "seen", "in_chunks", "sampled", "params", "averaged", "ranks", "metrics"]
+)
 def test_eight_devices_compute_what_one_does(runs, mesh, what):
     names = [name for name in runs["none"] if name.startswith(what)]
     assert names
@@ -173,7 +184,7 @@ def test_the_item_table_and_its_moments_are_split_over_model_and_batches_over_da
 
 
 @pytest.mark.parametrize("mesh", ["4x2", "2x4", "1x8"])
-@pytest.mark.parametrize("program", ["train_step", "softmax", "in_chunks", "sampled", "eval_step"])
+@pytest.mark.parametrize("program", ["train_step", "softmax", "seen", "in_chunks", "sampled", "eval_step"])
 def test_no_program_sends_the_item_table_or_scores(runs, mesh, program):
     messages = [line.split() for line in runs[mesh][f"messages_of_{program}"].tolist()]
     assert messages
@@ -182,6 +193,16 @@ def test_no_program_sends_the_item_table_or_scores(runs, mesh, program):
         assert str(TABLE_ROWS) not in shape, kind
         # A device's own part of the table's gradient is added up over `data`, and its part of the table stays.
         assert str(on_a_device) not in shape or (kind == "all-reduce" and shape == [str(on_a_device), str(D_MODEL)])
+
+
+@pytest.mark.parametrize("mesh", ["8x1", "4x2", "2x4"])
+def test_a_step_adds_up_one_table_and_another_where_a_device_holds_fewer_rows_than_are_looked_up(runs, mesh):
+    sent = runs[mesh]["messages_of_train_step"].tolist()
+    n_rows, on_a_device = int(runs[mesh]["batch_rows"][0]), TABLE_ROWS // MESHES[mesh].model
+    few = n_rows * MAX_LENGTH < on_a_device
+    assert few == (mesh != "2x4")  # both are met
+    assert sent.count(f"all-reduce {on_a_device} {D_MODEL}") == (1 if few else 2)
+    assert (f"all-gather {n_rows} {MAX_LENGTH} {D_MODEL}" in sent) == few
 
 
 @pytest.mark.parametrize("mesh", ["4x2", "1x8"])
@@ -235,26 +256,28 @@ def measure() -> dict[str, np.ndarray]:
     found = {"n_data_shards": shards, "table_on_a_device": tables_on_a_device(state)}
 
     row_wise = make_optimizer(OptimizerConfig(second_moments="rows"), encoder.specs, n_steps=100)
-    leaves = jax.tree.leaves(init_state(encoder, row_wise, seed=0))
-    (moments,) = (leaf for leaf in leaves if leaf.shape == (TABLE_ROWS, 1))
+    first_moments = jax.jit(lambda params: constrain_state(row_wise.init(params), encoder.specs))
+    (moments,) = (leaf for leaf in jax.tree.leaves(first_moments(state.params)) if leaf.shape == (TABLE_ROWS, 1))
     found["row_moments_on_a_device"] = moments.addressable_shards[0].data.shape
 
     def loss_of(params, batch, loss):
         hidden = encoder.encode(params, batch, key=jax.random.key(3))
-        return loss(hidden, params["item_table"], batch.next_items, n_items=N_ITEMS, key=jax.random.key(4))[0]
-
-    def value_and_gradients(params, batch, loss):
-        value, gradients = jax.value_and_grad(loss_of)(params, batch, loss)
-        return value, constrain_params(gradients, encoder.specs)  # as a training step lays them out
+        options = {"n_items": N_ITEMS, "history": batch, "key": jax.random.key(4)}
+        return loss(hidden, params["item_table"], batch.next_items, **options)[0]
 
     first = split_rows(batches.batch(0))
     n_targets = np.count_nonzero(batches.batch(0).next_items)
 
-    def gradients_of(name, loss):
+    def value_and_gradients(params, batch, loss):
         """Means over the targets: one figure for each of them, as a step's loss has it."""
+        value, gradients = jax.value_and_grad(loss_of)(params, batch, loss)
+        gradients = constrain_params(gradients, encoder.specs)  # as a training step lays them out
+        return jax.tree.map(lambda leaf: leaf / n_targets, (value, gradients))
+
+    def gradients_of(name, loss):
         program = compiled(functools.partial(value_and_gradients, loss=loss), state.params, first)
         found[f"messages_of_{name}"] = messages(program)
-        found[f"{name}_loss"], gradients = jax.tree.map(lambda leaf: leaf / n_targets, program(state.params, first))
+        found[f"{name}_loss"], gradients = program(state.params, first)
         return gradients
 
     def sampler(key, targets):
@@ -262,6 +285,7 @@ def measure() -> dict[str, np.ndarray]:
 
     trees = {
         "softmax": gradients_of("softmax", softmax_loss),
+        "seen": gradients_of("seen", functools.partial(softmax_loss, seen_weight=0.1)),
         "sampled": gradients_of("sampled", sampled_loss(sampled_softmax, sampler)),
     }
     with pytest.MonkeyPatch.context() as patch:

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Int32
 
 from seqrec.data.packing import PackedRows, pack, pack_training
 from seqrec.data.ragged import ranges
 from seqrec.data.splits import Split
 from seqrec.data.store import SequenceStore
-from seqrec.types import Batch, InputError, QueryBatch
+from seqrec.types import Batch, HistoryBatch, InputError, QueryBatch, Times
 
 
 def _segments(
@@ -31,23 +31,40 @@ def _lay_out(
     *,
     n_rows: int,
     length: int,
+    times: Times,
 ) -> Batch:
     """Stretches of the store side by side in their rows, which count up from 0; rows without any are empty."""
     n_segments = np.bincount(row, minlength=n_rows)
     segment_ids = ranges(np.ones_like(n_segments), n_segments)
     filled = np.arange(length) < np.bincount(row, lengths, minlength=n_rows)[:, None]
     positions = ranges(np.zeros_like(lengths), lengths)
-    source = np.repeat(starts, lengths) + positions
-    values = (
-        store.items[source],
-        store.items[np.minimum(source + 1, store.n_events - 1)],
-        np.repeat(segment_ids, lengths),
-        positions,
-    )
-    fields = np.zeros((4, n_rows, length), np.int32)
+    first = np.repeat(starts, lengths)
+    source = first + positions
+    following = np.minimum(source + 1, store.n_events - 1)
+    values = [store.items[source], store.items[following], np.repeat(segment_ids, lengths), positions]
+    if times != "none":
+        moments = store.columns["timestamp_us"]
+        places = (source, following) if times == "query" else (source,)
+        values += [_seconds(moments[place] - moments[first]) for place in places]
+    fields = np.zeros((len(values), n_rows, length), np.int32)
     for field, value in zip(fields, values, strict=True):
         field[filled] = value  # not fields[i, filled], which takes ten times as long
     return Batch(*fields)
+
+
+def _users_at(store: SequenceStore, positions: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+    """Whose events are at these places of `store.items`, as rows of the store."""
+    return np.searchsorted(store.offsets, positions, side="right") - 1
+
+
+def _seconds(microseconds: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+    """Whole seconds, of at most 68 years: what an accelerator's integers hold, and more than anybody's history."""
+    return np.clip(microseconds // 1_000_000, 0, np.iinfo(np.int32).max)
+
+
+def _check_times(store: SequenceStore, times: Times) -> None:
+    if times != "none" and "timestamp_us" not in store.columns:
+        raise InputError(f"times={times}, but the store has no timestamp_us; prepare it with times, or use times=none")
 
 
 def _share(n: int, process_index: int, process_count: int) -> tuple[int, int]:
@@ -133,6 +150,7 @@ class TrainingBatches(NamedTuple):
     process_index: int = 0
     process_count: int = 1
     """Processes that share each batch; this one makes, and reads from the store, its own rows alone."""
+    times: Times = "none"
 
     @property
     def steps_per_epoch(self) -> int:
@@ -152,9 +170,7 @@ class TrainingBatches(NamedTuple):
         """
         n_parts = math.lcm(self.n_shards, self.process_count)
         first, n_rows = _share(-(-self.n_rows // n_parts) * n_parts, self.process_index, self.process_count)
-        stream = step * self.n_rows + np.arange(first, min(first + n_rows, self.n_rows))
-        epochs, places = np.divmod(stream, self.packed.n_rows)
-        rows = _drawn(lambda epoch: _row_order(self.seed, epoch, self.packed.n_rows), epochs, places)
+        epochs, rows = self._rows(step * self.n_rows + np.arange(first, min(first + n_rows, self.n_rows)))
         segments, row = _segments(self.packed, rows)
         starts, lengths = self.packed.starts[segments], self.packed.lengths[segments]
         if self.rings is not None:
@@ -163,7 +179,18 @@ class TrainingBatches(NamedTuple):
             first, n_pairs = self.store.offsets[users], self.rings.n_pairs[users]
             shifts = (turns * n_pairs * (n_pairs > self.packed.length)).astype(np.int64)
             row, starts, lengths = _turned(row, starts, lengths, shifts, first, n_pairs)
-        return _lay_out(self.store, row, starts, lengths, n_rows=n_rows, length=self.packed.length)
+        return _lay_out(self.store, row, starts, lengths, n_rows=n_rows, length=self.packed.length, times=self.times)
+
+    def users(self, step: int) -> Int[np.ndarray, " users"]:
+        """Whose histories are in the batch of a 0-based step, over all processes, as rows of the store."""
+        _, rows = self._rows(step * self.n_rows + np.arange(self.n_rows))
+        segments, _ = _segments(self.packed, rows)
+        return np.unique(_users_at(self.store, self.packed.starts[segments]))
+
+    def _rows(self, places: Int[np.ndarray, " n"]) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
+        """The epoch and the packed row at each of these places in the endless stream of rows."""
+        epochs, places = np.divmod(places, self.packed.n_rows)
+        return epochs, _drawn(lambda epoch: _row_order(self.seed, epoch, self.packed.n_rows), epochs, places)
 
 
 def training_batches(
@@ -178,6 +205,7 @@ def training_batches(
     n_shards: int = 1,
     process_index: int = 0,
     process_count: int = 1,
+    times: Times = "none",
 ) -> TrainingBatches:
     """Batches of `batch_size` histories each, on average: as many packed rows as hold that many.
 
@@ -185,6 +213,7 @@ def training_batches(
     with `whole_histories`, so that each pair still comes once an epoch, else one window of `max_length` pairs.
     """
     _check_process(process_index, process_count)
+    _check_times(store, times)
     packed = pack_training(store, split, max_length=max_length, whole_histories=whole_histories)
     if packed.n_rows == 0:
         raise InputError(
@@ -194,9 +223,9 @@ def training_batches(
     n_rows = min(packed.n_rows, max(1, round(batch_size * packed.n_rows / len(packed.lengths))))
     rings = None
     if random_crops:
-        users = np.searchsorted(store.offsets, packed.starts, side="right") - 1
+        users = _users_at(store, packed.starts)
         rings = Rings(users, split.train_stop - store.offsets[:-1] - 1)
-    return TrainingBatches(store, packed, n_rows, seed, n_shards, rings, process_index, process_count)
+    return TrainingBatches(store, packed, n_rows, seed, n_shards, rings, process_index, process_count, times)
 
 
 class Queries(NamedTuple):
@@ -217,6 +246,7 @@ class Queries(NamedTuple):
     process_index: int = 0
     process_count: int = 1
     """Processes that share each batch, as they share those of training."""
+    times: Times = "none"
 
     @property
     def targets(self) -> Int[np.ndarray, " queries"]:
@@ -242,7 +272,13 @@ class Queries(NamedTuple):
             first, n_rows = _share(len(group), self.process_index, self.process_count)
             mine = (first <= row) & (row < first + n_rows)
             batch = _lay_out(
-                self.store, row[mine] - first, starts[mine], lengths[mine], n_rows=n_rows, length=self.packed.length
+                self.store,
+                row[mine] - first,
+                starts[mine],
+                lengths[mine],
+                n_rows=n_rows,
+                length=self.packed.length,
+                times=self.times,
             )
             # What followed the newest item is the question.
             batch.next_items.reshape(-1)[newest[mine] - first * self.packed.length] = 0
@@ -253,12 +289,37 @@ class Queries(NamedTuple):
             targets[: len(asked)] = self.store.items[self.target_positions[asked]]
             query[:] = -1
             query[: len(asked)] = asked
-            excluded = np.zeros((n_queries, self.n_excluded), np.int32)
-            if self.n_excluded:
-                lengths = self.history_lengths[asked]
-                places = ranges(np.arange(len(asked)) * self.n_excluded, lengths)
-                excluded.reshape(-1)[places] = self.store.items[ranges(self.target_positions[asked] - lengths, lengths)]
-            yield QueryBatch(batch, last, targets, excluded, query)
+            yield QueryBatch(batch, last, targets, self._latest(asked, n_queries, self.n_excluded), query)
+
+    def histories(self, max_length: int) -> Iterator[HistoryBatch]:
+        """All queries' histories, the latest `max_length` items of each, in the queries' order.
+
+        As with `batches`, batches are of one shape, and of several processes each makes its own rows.
+        """
+        first, n_rows = _share(self.n_queries, self.process_index, self.process_count)
+        width = min(max_length, int(self.history_lengths.max()))
+        for start in range(0, len(self.users), self.n_queries):
+            asked = np.arange(start + first, min(start + first + n_rows, start + self.n_queries, len(self.users)))
+            lengths = np.ones(n_rows, np.int32)
+            lengths[: len(asked)] = np.minimum(self.history_lengths[asked], width)
+            items, excluded = (self._latest(asked, n_rows, n_items) for n_items in (width, self.n_excluded))
+            yield HistoryBatch(items, lengths, excluded)
+
+    def continuations(self, n: int) -> Int[np.ndarray, "queries n"]:
+        """The `n` items from each held-out one on, of the same user; 0 where there are fewer, or again one of these."""
+        places = self.target_positions[:, None] + np.arange(n)
+        is_own = places < self.store.offsets[self.users + 1][:, None]
+        items = np.where(is_own, self.store.items[np.minimum(places, self.store.n_events - 1)], 0)
+        is_repeat = np.tril(items[:, :, None] == items[:, None, :], -1).any(axis=2)
+        return np.where(is_repeat, 0, items)
+
+    def _latest(self, asked: Int[np.ndarray, " asked"], n_rows: int, width: int) -> Int32[np.ndarray, "n_rows width"]:
+        """The latest `width` items before each of these queries' targets, one query a row."""
+        rows = np.zeros((n_rows, width), np.int32)
+        lengths = np.minimum(self.history_lengths[asked], width)
+        places = ranges(np.arange(len(asked)) * width, lengths)
+        rows.reshape(-1)[places] = self.store.items[ranges(self.target_positions[asked] - lengths, lengths)]
+        return rows
 
 
 def make_queries(
@@ -271,6 +332,7 @@ def make_queries(
     n_shards: int = 1,
     process_index: int = 0,
     process_count: int = 1,
+    times: Times = "none",
 ) -> Queries:
     """Queries for the users that have a target (position >= 0), about `batch_size` to a batch.
 
@@ -278,8 +340,9 @@ def make_queries(
     candidates.
     """
     _check_process(process_index, process_count)
+    _check_times(store, times)
     positions = target_positions[target_positions >= 0]
-    users = np.searchsorted(store.offsets, positions, side="right") - 1
+    users = _users_at(store, positions)
     history_lengths = positions - store.offsets[users]
     if not history_lengths.size or history_lengths.min() < 1:
         raise InputError(
@@ -296,4 +359,4 @@ def make_queries(
     n_segments = np.append(np.diff(packed.row_offsets), 0)
     n_queries = -(-int(n_segments[groups].sum(axis=1).max()) // (8 * n_shards)) * 8 * n_shards
     n_excluded = int(history_lengths.max()) if mask_seen else 0
-    return Queries(store, packed, users, positions, groups, n_queries, n_excluded, process_index, process_count)
+    return Queries(store, packed, users, positions, groups, n_queries, n_excluded, process_index, process_count, times)

@@ -46,7 +46,7 @@ def sequences(source: Source, *, keep_times: bool = False, directory: Path | Non
     for `directory`.
     """
     if keep_times:
-        require_times(source.events, "a temporal split")
+        require_times(source.events, "a temporal split or a model that reads times")
     n_found = n_rows(source.events)
     events = complete_events(source.events)
     n_complete = n_rows(events)

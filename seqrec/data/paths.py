@@ -4,6 +4,7 @@ import contextlib
 import glob
 import gzip
 import logging
+import re
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,12 +20,27 @@ MAGIC: dict[bytes, Compression] = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zs
 logger = logging.getLogger(__name__)
 
 
+def address_of(path: Path | str) -> str:
+    """`path` as its user wrote it: pathlib folds the slashes of a bucket's address.
+
+    >>> address_of(Path("s3://bucket/run")), address_of(Path("runs/a"))
+    ('s3://bucket/run', 'runs/a')
+    """
+    return re.sub(r"^([a-z0-9]{2,}):/+(?=[^/])", r"\1://", str(path))
+
+
+def is_in_bucket(path: Path | str) -> bool:
+    """True of s3://bucket/run, and of what else has a protocol."""
+    return "://" in address_of(path)
+
+
 def data_files(path: Path) -> list[Path]:
     """The files that `path` names, sorted: a file, all under a directory, or what a pattern such as *.csv matches.
 
     As Spark and Hive do, names that begin with _ or . are passed over, such as _SUCCESS; so are files without a byte,
     which is what an empty partition leaves in text.
     """
+    _refuse_bucket(path)
     if path.is_file():
         return [path]
     if path.is_dir():
@@ -87,6 +103,7 @@ def open_bytes(path: Path) -> Iterator[Any]:
 
 def check_file(path: Path) -> bytes:
     """The first bytes of the content, once the file is found to be whole."""
+    _refuse_bucket(path)
     if path.is_dir():
         raise InputError(f"{path} is a directory, a file is due; name the file in it")
     if not path.is_file():
@@ -104,6 +121,13 @@ def check_file(path: Path) -> bytes:
     if head.startswith(b"PAR1") and compression != "none":
         raise InputError(f"{path} is a {compression}'d Parquet file; unpack it (Parquet is compressed inside)")
     return head[:16]
+
+
+def _refuse_bucket(path: Path) -> None:
+    if is_in_bucket(path):
+        raise InputError(
+            f"{address_of(path)} is in a bucket, from which only stores and runs are read; copy the file here first"
+        )
 
 
 def first_line(error: Exception) -> str:

@@ -1,7 +1,7 @@
 """Rows of unequal length in flat arrays."""
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, Int64
 
 
 def ranges(starts: Int[np.ndarray, " n"], lengths: Int[np.ndarray, " n"]) -> Int[np.ndarray, " total"]:
@@ -11,3 +11,24 @@ def ranges(starts: Int[np.ndarray, " n"], lengths: Int[np.ndarray, " n"]) -> Int
     [5, 6, 0, 1, 2]
     """
     return np.arange(lengths.sum()) + np.repeat(starts - np.cumsum(lengths) + lengths, lengths)
+
+
+def first_places(
+    values: Int[np.ndarray, " n_events"],
+    offsets: Int64[np.ndarray, " n_users_plus_1"],
+    bounds: Int64[np.ndarray, " n_users"],
+) -> Int64[np.ndarray, " n_users"]:
+    """Where in `values`, which rise inside each user, the user's first one of at least its bound is, or the user ends.
+
+    By halves, for all users at once: a few values of each are read, however long the histories.
+
+    >>> first_places(np.array([1, 5, 5, 7, 2]), np.array([0, 4, 5]), np.array([5, 3])).tolist()
+    [1, 5]
+    """
+    low, high = offsets[:-1].copy(), offsets[1:].copy()
+    while np.any(open_ := low < high):
+        middle = (low[open_] + high[open_]) // 2
+        below = values[middle] < bounds[open_]
+        low[open_] = np.where(below, middle + 1, low[open_])
+        high[open_] = np.where(below, high[open_], middle)
+    return low

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Int, Int64
+from jaxtyping import Int64
 
 from seqrec.data.moments import iso_moment, moment_us
+from seqrec.data.ragged import first_places
 from seqrec.data.store import SequenceStore
 from seqrec.types import InputError
 
@@ -46,7 +47,7 @@ class SplitConfig:
     test_start: str | None = None
     """Of temporal, in place of test-share: ISO date or time, UTC, from which events are for the test."""
     window_target: TargetChoice = "last"
-    """Of temporal and sessions: which of a user's events in a window, or in the sessions held out, is ranked."""
+    """Which of a user's events in a window, or of those held out, is ranked; of users it is always the last."""
     split_seed: int = 0
     """Of users: draws who is held out."""
 
@@ -69,6 +70,11 @@ class SplitConfig:
         if moments and moments[0] >= moments[1]:
             raise ValueError(f"valid_start={self.valid_start} is not before test_start={self.test_start}; swap them")
 
+    @property
+    def holds_continuations(self) -> bool:
+        """Whether what is held out goes on for n-out items from each target."""
+        return self.split == "leave-last-out" and self.window_target == "first" and self.n_out > 1
+
 
 def split_store(store: SequenceStore, config: SplitConfig) -> Split:
     """The split that the config describes, once it is found to leak nothing."""
@@ -83,7 +89,7 @@ def split_store(store: SequenceStore, config: SplitConfig) -> Split:
     elif config.split == "sessions":
         split = leave_last_sessions_out(store, config.n_out, target=config.window_target)
     else:
-        split = leave_last_n_out(store, config.n_out)
+        split = leave_last_n_out(store, config.n_out, target=config.window_target)
     check_no_leakage(store, split, is_temporal=config.split == "temporal")
     return split
 
@@ -101,11 +107,11 @@ def leave_last_out(store: SequenceStore) -> Split:
     return leave_last_n_out(store, 1)
 
 
-def leave_last_n_out(store: SequenceStore, n_out: int) -> Split:
+def leave_last_n_out(store: SequenceStore, n_out: int, *, target: TargetChoice = "last") -> Split:
     """The last `n_out` events of each user are for the test, as many before them for validation, the rest to train.
 
-    The target is the last event of either part: all before it, held out or not, is its history. Users with fewer
-    than `2 * n_out + 1` events train on all they have and are not evaluated.
+    The target is the last or first event of either part: all before it, held out or not, is its history. Users with
+    fewer than `2 * n_out + 1` events train on all they have and are not evaluated.
 
     >>> from seqrec.data.store import store_from_sequences
     >>> split = leave_last_n_out(store_from_sequences([[1, 2, 3, 4, 5], [2, 3, 4]]), 2)
@@ -125,8 +131,9 @@ def leave_last_n_out(store: SequenceStore, n_out: int) -> Split:
             f"evaluated by leaving the last {'one' if n_out == 1 else n_out} out; give longer histories"
         )
     train_stop = np.where(evaluated, stop - 2 * n_out, stop)
-    valid = np.where(evaluated, stop - n_out - 1, -1)
-    test = np.where(evaluated, stop - 1, -1)
+    n_after, place = (n_out, f"first of the last {n_out}") if target == "first" else (1, "last one")
+    valid = np.where(evaluated, stop - n_out - n_after, -1)
+    test = np.where(evaluated, stop - n_after, -1)
     n_others = store.n_users - n_evaluated
     if n_out == 1:
         description = (
@@ -136,7 +143,7 @@ def leave_last_n_out(store: SequenceStore, n_out: int) -> Split:
         )
     else:
         description = (
-            f"leave last {n_out} out: {n_evaluated:,} users with {n_needed} or more events are tested on the last one, "
+            f"leave last {n_out} out: {n_evaluated:,} users with {n_needed} or more events are tested on the {place}, "
             f"validated on the one {n_out} before it and trained on all but the last {2 * n_out}; "
             f"{n_others:,} users with fewer are trained on whole and not evaluated"
         )
@@ -187,27 +194,6 @@ def leave_last_sessions_out(store: SequenceStore, n_out: int, *, target: TargetC
         f"{np.sum(~evaluated):,} users with fewer are trained on whole and not evaluated"
     )
     return Split(valid_start, valid, test, _content_hash(store, valid_start, valid, test), description, test_start)
-
-
-def first_places(
-    values: Int[np.ndarray, " n_events"],
-    offsets: Int64[np.ndarray, " n_users_plus_1"],
-    bounds: Int64[np.ndarray, " n_users"],
-) -> Int64[np.ndarray, " n_users"]:
-    """Where in `values`, which rise inside each user, the user's first one of at least its bound is, or the user ends.
-
-    By halves, for all users at once: a few values of each are read, however long the histories.
-
-    >>> first_places(np.array([1, 5, 5, 7, 2]), np.array([0, 4, 5]), np.array([5, 3])).tolist()
-    [1, 5]
-    """
-    low, high = offsets[:-1].copy(), offsets[1:].copy()
-    while np.any(open_ := low < high):
-        middle = (low[open_] + high[open_]) // 2
-        below = values[middle] < bounds[open_]
-        low[open_] = np.where(below, middle + 1, low[open_])
-        high[open_] = np.where(below, high[open_], middle)
-    return low
 
 
 def window_starts(store: SequenceStore, valid_share: float, test_share: float) -> tuple[int, int]:

@@ -18,6 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Int, Int32, Int64
 
+from seqrec.data.buckets import local_store
+from seqrec.data.paths import address_of, is_in_bucket
 from seqrec.types import InputError
 
 FORMAT_VERSION = 1
@@ -183,8 +185,8 @@ def replaced(directory: Path | str) -> Iterator[Path]:
 
 
 def open_store(directory: Path | str) -> SequenceStore:
-    """The store in `directory`; items and offsets are read from disk as they are touched."""
-    directory = Path(directory)
+    """The store in `directory`; items and offsets are read from disk as they are touched, a bucket's from a copy."""
+    directory = local_store(Path(directory))
     manifest = _read_manifest(directory)
     try:
         counts = {name: int(manifest[name]) for name in ("n_users", "n_items", "n_events")}
@@ -327,6 +329,8 @@ def write_files(
 
 
 def _refuse_foreign(directory: Path) -> None:
+    if is_in_bucket(directory):
+        raise InputError(f"{address_of(directory)} is in a bucket; write the store to a buckets.working_copy of it")
     if directory.is_file() or (
         directory.is_dir() and any(directory.iterdir()) and not (directory / "manifest.json").is_file()
     ):

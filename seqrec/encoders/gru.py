@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float
 from seqrec.layers import dropout, item_table_spec
 from seqrec.params import Params, ParamSpec
 from seqrec.search_space import TRACED, Range
+from seqrec.sharding import look_up
 from seqrec.types import Batch, Encoder
 
 _glorot = jax.nn.initializers.glorot_uniform()
@@ -53,7 +54,7 @@ def gru(config: GRUConfig, *, n_items: int, max_length: int) -> Encoder:
 
     def encode(params: Params, batch: Batch, *, key: Array | None = None) -> Float[Array, "rows length d_model"]:
         keys = [None] * (1 + config.n_layers) if key is None else list(jax.random.split(key, 1 + config.n_layers))
-        x = params["item_table"][batch.items] * math.sqrt(config.d_model)
+        x = look_up(params["item_table"], batch.items) * math.sqrt(config.d_model)
         x = dropout(x, rate=config.embedding_dropout, key=keys.pop())
         for layer in params["layers"]:
             x = dropout(gru_layer(layer, x, starts=batch.positions == 0), rate=config.dropout, key=keys.pop())

@@ -7,19 +7,23 @@ from typing import Annotated
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from seqrec.layers import causal_mask, check_heads, dropout, item_table_spec, norm, norm_specs, silu
 from seqrec.params import Params, ParamSpec
 from seqrec.search_space import TRACED, Range
-from seqrec.types import Batch, Encoder
+from seqrec.sharding import look_up
+from seqrec.types import Batch, Encoder, InputError, Times
 
 _normal = jax.nn.initializers.normal(0.02)
+
+N_TIME_BUCKETS = 72
+"""Time spans are told apart by their logarithm over .301, to 2 ** 31 seconds."""
 
 
 @dataclass(frozen=True)
 class HSTUConfig:
-    """Sizes and parts of the encoder; it reads no times, so its figures stand beside those of other models."""
+    """Sizes and parts of the encoder."""
 
     d_model: int = 64
     """Width of item vectors and hidden states."""
@@ -43,8 +47,19 @@ class HSTUConfig:
             raise ValueError(f"dropout={self.dropout} is not a share in [0, 1); try dropout=0.2")
 
 
-def hstu(config: HSTUConfig, *, n_items: int, max_length: int) -> Encoder:
-    """An encoder whose state at each position knows that item and those before it in the same history."""
+def hstu(config: HSTUConfig, *, n_items: int, max_length: int, times: Times = "none") -> Encoder:
+    """An encoder whose state at each position knows that item and those before it in the same history.
+
+    With `times` each attention score has a learned number of the time since the key's item: until the query
+    position's own item ("history"), or until the item that is to be predicted ("query"), as published. The second
+    knows when the answer came, so its figures are `time-aware` and stand beside no others.
+    """
+    zeros = jax.nn.initializers.zeros
+    biases: Params = {}
+    if config.relative_positions:
+        biases["distance_bias"] = ParamSpec((max_length,), ("positions",), zeros, decay=False)
+    if times != "none":
+        biases["time_bias"] = ParamSpec((N_TIME_BUCKETS,), (None,), zeros, decay=False)
     specs: Params = {
         "item_table": item_table_spec(n_items, config.d_model),
         "blocks": [
@@ -53,11 +68,7 @@ def hstu(config: HSTUConfig, *, n_items: int, max_length: int) -> Encoder:
                 "uvqk": ParamSpec((config.d_model, 4 * config.d_model), ("embed", "heads"), _normal),
                 "mixed_norm": norm_specs("layer", config.d_model),
                 "out": ParamSpec((config.d_model, config.d_model), ("heads", "embed"), _normal),
-                **(
-                    {"distance_bias": ParamSpec((max_length,), ("positions",), jax.nn.initializers.zeros, decay=False)}
-                    if config.relative_positions
-                    else {}
-                ),
+                **biases,
             }
             for _ in range(config.n_blocks)
         ],
@@ -68,17 +79,31 @@ def hstu(config: HSTUConfig, *, n_items: int, max_length: int) -> Encoder:
 
     def encode(params: Params, batch: Batch, *, key: Array | None = None) -> Float[Array, "rows length d_model"]:
         keys = [None] * (1 + config.n_blocks) if key is None else list(jax.random.split(key, 1 + config.n_blocks))
-        x = params["item_table"][batch.items] * math.sqrt(config.d_model)
+        x = look_up(params["item_table"], batch.items) * math.sqrt(config.d_model)
         if config.learned_positions:
             x = x + params["position_table"][batch.positions]
         x = dropout(x, rate=config.dropout, key=keys.pop())
         mask = causal_mask(batch.segment_ids)
+        spans = None
+        if times != "none":
+            asked = batch.next_times if times == "query" else batch.times
+            if batch.times is None or asked is None:
+                raise InputError(f"the batch does not hold what the encoder reads; make it with times={times}")
+            spans = time_buckets(batch.times, asked=asked)
         for block in params["blocks"]:
-            unit = hstu_unit(block, x, mask=mask, n_heads=config.n_heads, max_length=max_length)
+            unit = hstu_unit(block, x, mask=mask, n_heads=config.n_heads, max_length=max_length, spans=spans)
             x = x + dropout(unit, rate=config.dropout, key=keys.pop())
         return norm(params["final_norm"], x, kind="layer")
 
-    return Encoder(specs=specs, encode=encode, n_items=n_items, max_length=max_length)
+    return Encoder(specs=specs, encode=encode, n_items=n_items, max_length=max_length, times=times)
+
+
+def time_buckets(
+    times: Int[Array, "rows length"], *, asked: Int[Array, "rows length"]
+) -> Int[Array, "rows length length"]:
+    """[row, query, key]: the bucket of the seconds from the key's time to the query's (Zhai et al. 2024, section 3)."""
+    seconds = jnp.maximum(asked[:, :, None] - times[:, None, :], 1)
+    return (jnp.log(seconds.astype(jnp.float32)) / 0.301).astype(jnp.int32)
 
 
 def hstu_unit(
@@ -88,11 +113,12 @@ def hstu_unit(
     mask: Bool[Array, "rows length length"],
     n_heads: int,
     max_length: int,
+    spans: Int[Array, "rows length length"] | None = None,
 ) -> Float[Array, "rows length d_model"]:
     """One unit without its residual (Zhai et al. 2024, eq. 1 to 3).
 
     Weights are silu(score) / max_length, not a softmax: their sum grows with the number of alike items in a history,
-    so the unit can count them.
+    so the unit can count them. `spans` has the bucket of the time between query and key, where times are read.
     """
     rows, length, d_model = x.shape
     uvqk = silu(norm(params["norm"], x, kind="layer") @ params["uvqk"])
@@ -103,6 +129,8 @@ def hstu_unit(
         # Inside a history positions differ as places in the row do, so one table of distances serves all rows.
         distance = np.arange(length)[:, None] - np.arange(length)
         scores = scores + params["distance_bias"][np.clip(distance, 0, max_length - 1)]
+    if spans is not None:
+        scores = scores + params["time_bias"][spans][:, None]
     weights = jnp.where(mask[:, None], silu(scores) * (1 / max_length), 0.0)
     mixed = jnp.einsum("rhqk,rhkd->rhqd", weights, v).transpose(0, 2, 1, 3).reshape(rows, length, d_model)
     return (norm(params["mixed_norm"], mixed, kind="layer") * u) @ params["out"]

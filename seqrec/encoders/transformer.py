@@ -1,16 +1,18 @@
 """The Transformer: SASRec as published (Kang and McAuley 2018), its modern form and BERT4Rec's, by config."""
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from seqrec.layers import (
     FeedForward,
     Norm,
+    Rotation,
     attention,
     attention_specs,
     causal_mask,
@@ -26,6 +28,7 @@ from seqrec.layers import (
 )
 from seqrec.params import Params, ParamSpec
 from seqrec.search_space import TRACED, Range
+from seqrec.sharding import look_up
 from seqrec.types import Batch, Encoder
 
 
@@ -79,9 +82,69 @@ class TransformerConfig:
                 raise ValueError(f"{name}={getattr(self, name)} is not a share in [0, 1); try {name}=0.2")
 
 
-def _gate_specs(d_model: int) -> Params:
-    spec = ParamSpec((d_model, d_model), ("embed", "embed"), jax.nn.initializers.normal(0.02))
-    return {"attention_gate": spec, "feed_forward_gate": spec}
+def block_specs(config: TransformerConfig, parts: Params) -> Params:
+    """The `parts` of a block, such as its attention, by name, and its feed-forward; each with its norm and gate."""
+    d_ff = config.d_ff or (2 * config.d_model if config.feed_forward == "swiglu" else config.d_model)
+    parts = {**parts, "feed_forward": feed_forward_specs(config.feed_forward, config.d_model, d_ff)}
+    specs = {**parts, **{f"{name}_norm": norm_specs(config.norm, config.d_model) for name in parts}}
+    if config.gated:
+        gate = ParamSpec((config.d_model, config.d_model), ("embed", "embed"), jax.nn.initializers.normal(0.02))
+        specs |= {f"{name}_gate": gate for name in parts}
+    return specs
+
+
+def apply_parts(
+    config: TransformerConfig,
+    block: Params,
+    x: Float[Array, "rows length d_model"],
+    parts: Mapping[str, Callable[..., Array]],
+    *,
+    keys: Array | None,
+) -> Float[Array, "rows length d_model"]:
+    """`x` and what each of the `parts`, by name, and last the block's feed-forward add to it, one after another.
+
+    `keys` has one for what each part adds, then two for the feed-forward: hidden units, and what it adds.
+    """
+    *part_keys, hidden_key, output_key = [None] * (len(parts) + 2) if keys is None else keys
+
+    def feed(x):
+        return feed_forward(
+            block["feed_forward"], x, kind=config.feed_forward, dropout_rate=config.dropout, key=hidden_key
+        )
+
+    each = zip({**parts, "feed_forward": feed}.items(), [*part_keys, output_key], strict=True)
+    for (name, part), key in each:
+        added = part(norm(block[f"{name}_norm"], x, kind=config.norm) if config.norm_first else x)
+        added = dropout(added, rate=config.dropout, key=key)
+        if config.gated:
+            added = added * jax.nn.sigmoid(x @ block[f"{name}_gate"])
+        x = x + added
+        if not config.norm_first:
+            x = norm(block[f"{name}_norm"], x, kind=config.norm)
+    return x
+
+
+def embed(
+    config: TransformerConfig,
+    params: Params,
+    items: Int[Array, "rows length"],
+    positions: Int[Array, "rows length"],
+    *,
+    key: Array | None = None,
+) -> Float[Array, "rows length d_model"]:
+    """The vectors that the first block reads."""
+    # Scaled as in Vaswani et al. 2017, section 3.4: the table itself stays small, since it also scores.
+    x = look_up(params["item_table"], items) * math.sqrt(config.d_model)
+    if config.positions == "learned":
+        x = x + params["position_table"][positions]
+    return dropout(x.astype(jnp.dtype(config.compute_dtype)), rate=config.dropout, key=key)
+
+
+def turn_by(config: TransformerConfig, positions: Int[Array, "rows length"], *, max_length: int) -> Rotation | None:
+    """How queries and keys at these positions are rotated, where they are."""
+    if config.positions != "rotary":
+        return None
+    return rotation(positions, d_head=config.d_model // config.n_heads, max_length=max_length)
 
 
 def transformer(config: TransformerConfig, *, n_items: int, max_length: int) -> Encoder:
@@ -90,75 +153,41 @@ def transformer(config: TransformerConfig, *, n_items: int, max_length: int) -> 
     A bidirectional one (`causal=False`) reads `next_items` instead: its state at each position knows what followed
     every item of the history, where that is not hidden (0), and so predicts what is.
     """
-    d_ff = config.d_ff or (2 * config.d_model if config.feed_forward == "swiglu" else config.d_model)
-    normal = jax.nn.initializers.normal(0.02)
+    parts = {"attention": attention_specs(config.d_model)}
     specs: Params = {
         "item_table": item_table_spec(n_items, config.d_model),
-        "blocks": [
-            {
-                "attention_norm": norm_specs(config.norm, config.d_model),
-                "attention": attention_specs(config.d_model),
-                "feed_forward_norm": norm_specs(config.norm, config.d_model),
-                "feed_forward": feed_forward_specs(config.feed_forward, config.d_model, d_ff),
-                **(_gate_specs(config.d_model) if config.gated else {}),
-            }
-            for _ in range(config.n_blocks)
-        ],
+        "blocks": [block_specs(config, parts) for _ in range(config.n_blocks)],
         "final_norm": norm_specs(config.norm, config.d_model),
     }
     if config.positions == "learned":
+        normal = jax.nn.initializers.normal(0.02)
         specs["position_table"] = ParamSpec((max_length, config.d_model), ("positions", "embed"), normal)
 
     def encode(params: Params, batch: Batch, *, key: Array | None = None) -> Float[Array, "rows length d_model"]:
         n_keys = 1 + 4 * config.n_blocks
         keys = None if key is None else jax.random.split(key, n_keys)[::-1]
         dtype = jnp.dtype(config.compute_dtype)
-        # Scaled as in Vaswani et al. 2017, section 3.4: the table itself stays small, since it also scores.
         items = batch.items if config.causal else batch.next_items
-        x = params["item_table"][items] * math.sqrt(config.d_model)
-        if config.positions == "learned":
-            x = x + params["position_table"][batch.positions]
-        x = dropout(x.astype(dtype), rate=config.dropout, key=None if keys is None else keys[0])
+        x = embed(config, params, items, batch.positions, key=None if keys is None else keys[0])
         mask = (causal_mask if config.causal else history_mask)(batch.segment_ids)
-        turn = None
-        if config.positions == "rotary":
-            turn = rotation(batch.positions, d_head=config.d_model // config.n_heads, max_length=max_length)
+        turn = turn_by(config, batch.positions, max_length=max_length)
 
         def apply_block(x, block_and_keys):
             block, keys = block_and_keys
             block = jax.tree.map(lambda leaf: leaf.astype(dtype), block)
-            attention_key, residual_key, hidden_key, output_key = [None] * 4 if keys is None else keys
 
             def attend(x):
-                x = attention(
+                return attention(
                     block["attention"],
                     x,
                     mask=mask,
                     turn=turn,
                     n_heads=config.n_heads,
                     dropout_rate=config.attention_dropout,
-                    key=attention_key,
+                    key=None if keys is None else keys[0],
                 )
-                return dropout(x, rate=config.dropout, key=residual_key)
 
-            def feed(x):
-                x = feed_forward(
-                    block["feed_forward"],
-                    x,
-                    kind=config.feed_forward,
-                    dropout_rate=config.dropout,
-                    key=hidden_key,
-                )
-                return dropout(x, rate=config.dropout, key=output_key)
-
-            for name, part in (("attention", attend), ("feed_forward", feed)):
-                added = part(norm(block[f"{name}_norm"], x, kind=config.norm) if config.norm_first else x)
-                if config.gated:
-                    added = added * jax.nn.sigmoid(x @ block[f"{name}_gate"])
-                x = x + added
-                if not config.norm_first:
-                    x = norm(block[f"{name}_norm"], x, kind=config.norm)
-            return x, None
+            return apply_parts(config, block, x, {"attention": attend}, keys=None if keys is None else keys[1:]), None
 
         if config.rematerialise:
             apply_block = jax.checkpoint(apply_block)

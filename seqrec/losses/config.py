@@ -42,6 +42,8 @@ class LossConfig:
     """Of popular draws: the power of an item's count that its chance is in proportion to."""
     calibration: float = 0.75
     """The t of gbce: 0 is bce, 1 takes all overconfidence out."""
+    from_base_rate: bool = True
+    """Of bce and gbce: count scores from the log-odds of a model that knows nothing, where training then starts."""
     n_buckets: int = 64
     """Of sce."""
     bucket_positions: int = 128
@@ -54,6 +56,9 @@ class LossConfig:
     """Share of each target's weight that all items divide evenly; softmax only."""
     z_loss: float = 0.0
     """Weight of the squared log-normaliser, which keeps scores from drifting; softmax only."""
+    seen_weight: float = 1.0
+    """Weight in the normaliser of items that the history holds already, where evaluation leaves these out; .01 is
+    about none, and 1 counts them as all others; softmax only."""
 
     def __post_init__(self):
         for name in ("n_negatives", "n_buckets", "bucket_positions", "bucket_items"):
@@ -68,15 +73,17 @@ class LossConfig:
             raise ValueError(f"label_smoothing={self.label_smoothing} is not in [0, 1); try label_smoothing=0.1")
         if not self.z_loss >= 0:
             raise ValueError(f"z_loss={self.z_loss} is below 0; try z_loss=1e-4")
-        if self.loss != "softmax" and (self.label_smoothing or self.z_loss):
+        if not 1e-3 <= self.seen_weight <= 1:
+            raise ValueError(f"seen_weight={self.seen_weight} is not in [0.001, 1]; try seen_weight=0.01")
+        if self.loss != "softmax" and (self.label_smoothing or self.z_loss or self.seen_weight < 1):
             raise ValueError(
-                f"loss={self.loss} has no label_smoothing and no z_loss, which are about the whole catalogue; "
-                "leave both at 0 or use loss=softmax"
+                f"loss={self.loss} has no label_smoothing, z_loss and seen_weight, which are about the whole "
+                "catalogue; leave them at 0, 0 and 1, or use loss=softmax"
             )
 
 
 def make_loss(config: LossConfig, *, counts: Int[np.ndarray, " n_items_plus_1"]) -> Loss:
-    """`loss(hidden, item_table, targets, *, n_items, key)` -> (sum, count), as the config asks.
+    """The loss that the config asks for, in the form of `losses.sampled.Loss`.
 
     `counts` says how often each id 0..n_items occurs in training, as `training_counts` returns it.
     """
@@ -86,6 +93,7 @@ def make_loss(config: LossConfig, *, counts: Int[np.ndarray, " n_items_plus_1"])
             temperature=config.temperature,
             label_smoothing=config.label_smoothing,
             z_loss=config.z_loss,
+            seen_weight=config.seen_weight,
         )
     if config.loss == "sce":
         return functools.partial(
@@ -98,8 +106,13 @@ def make_loss(config: LossConfig, *, counts: Int[np.ndarray, " n_items_plus_1"])
     n_items = len(counts) - 1
     score_losses: dict[str, ScoreLoss] = {
         "sampled-softmax": sampled_softmax,
-        "bce": binary_cross_entropy,
-        "gbce": functools.partial(generalised_binary_cross_entropy, n_items=n_items, t=config.calibration),
+        "bce": functools.partial(binary_cross_entropy, from_base_rate=config.from_base_rate),
+        "gbce": functools.partial(
+            generalised_binary_cross_entropy,
+            n_items=n_items,
+            t=config.calibration,
+            from_base_rate=config.from_base_rate,
+        ),
         "bpr": bayesian_personalised_ranking,
         "bpr-max": bpr_max,
     }

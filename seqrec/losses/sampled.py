@@ -6,14 +6,18 @@ from collections.abc import Callable
 import chex
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from seqrec.losses.softmax import check_item_table
+from seqrec.losses.softmax import check_item_table, count_targets
 from seqrec.negatives import Negatives, Sampler
-from seqrec.types import InputError, Scalar
+from seqrec.types import Batch, InputError, Scalar
 
 Loss = Callable[..., tuple[Array, Array]]
-"""`loss(hidden, item_table, targets, *, n_items, key)` -> (sum over targets, number of targets)."""
+"""`loss(hidden, item_table, targets, *, n_items, weights=None, history=None, key)` -> (sum over targets, their number).
+
+With `weights`, constants, one a position, both count each target as much as its own. `history` is the batch whose
+items up to each position are known there; of sampled losses none looks at it, since few draws meet it.
+"""
 
 
 Losses = Float[Array, "*shape"]
@@ -38,23 +42,43 @@ def sampled_softmax(target: Scores, drawn: DrawnScores, *, where: Where, log_q: 
     return jax.nn.logsumexp(jnp.concatenate([target[..., None], corrected], axis=-1), axis=-1) - target
 
 
-def binary_cross_entropy(target: Scores, drawn: DrawnScores, *, where: Where, log_q: LogQ) -> Losses:
-    """The target against 1 and each draw against 0 (Kang and McAuley 2018, eq. 6, there with one draw)."""
-    return jax.nn.softplus(-target) + jnp.sum(jax.nn.softplus(drawn), axis=-1, where=where)
+def binary_cross_entropy(
+    target: Scores, drawn: DrawnScores, *, where: Where, log_q: LogQ, from_base_rate: bool = False
+) -> Losses:
+    """The target against 1 and each draw against 0 (Kang and McAuley 2018, eq. 6, there with one draw).
+
+    `from_base_rate` is as in `generalised_binary_cross_entropy`.
+    """
+    return _binary(target, drawn, where, weight=1.0, from_base_rate=from_base_rate)
 
 
 def generalised_binary_cross_entropy(
-    target: Scores, drawn: DrawnScores, *, where: Where, log_q: LogQ, n_items: int, t: float
+    target: Scores,
+    drawn: DrawnScores,
+    *,
+    where: Where,
+    log_q: LogQ,
+    n_items: int,
+    t: float,
+    from_base_rate: bool = False,
 ) -> Losses:
     """As `binary_cross_entropy`, the target's part scaled against overconfidence (Petrov and Macdonald 2023, eq. 11).
 
-    `t` is the calibration, 0 (none) to 1 (scores become log-odds under the full softmax's probabilities).
+    `t` is the calibration, 0 (none) to 1 (scores become log-odds under the full softmax's probabilities). Scores
+    are log-odds, or with `from_base_rate` log-odds above those of a model that knows nothing, which ranks alike.
     """
     if not 0 <= t <= 1:
         raise InputError(f"t={t} is not in [0, 1]; try t=0.75")
-    rate = min(1.0, drawn.shape[-1] / max(1, n_items - 1))
-    beta = rate * (t * (1 - 1 / rate) + 1 / rate)
-    return beta * jax.nn.softplus(-target) + jnp.sum(jax.nn.softplus(drawn), axis=-1, where=where)
+    rate = drawn.shape[-1] / max(1, n_items - 1)
+    return _binary(target, drawn, where, weight=rate * (t * (1 - 1 / rate) + 1 / rate), from_base_rate=from_base_rate)
+
+
+def _binary(target: Scores, drawn: DrawnScores, where: Where, *, weight: float, from_base_rate: bool) -> Losses:
+    # The prior of Lin et al. 2017, section 3.3. Without it the draws, being many, first push all scores down together:
+    # a model without a bias to take that up leaves what it has learned, and Adam's steps stay small long after.
+    base_rate = math.log(weight / drawn.shape[-1]) if from_base_rate else 0.0
+    of_draws = jnp.sum(jax.nn.softplus(drawn + base_rate), axis=-1, where=where)
+    return weight * jax.nn.softplus(-target - base_rate) + of_draws
 
 
 def bayesian_personalised_ranking(target: Scores, drawn: DrawnScores, *, where: Where, log_q: LogQ) -> Losses:
@@ -88,12 +112,15 @@ def sampled_loss(score_loss: ScoreLoss, sampler: Sampler, *, temperature: Scalar
         targets: Int[Array, "rows length"],
         *,
         n_items: int,
+        weights: Float[Array, "rows length"] | None = None,
+        history: Batch | None = None,
         key: Array,
-    ) -> tuple[Float[Array, ""], Int[Array, ""]]:
+    ) -> tuple[Float[Array, ""], Shaped[Array, ""]]:
         check_item_table(item_table, n_items)
         negatives = sampler(key, targets)
         losses = position_losses(hidden / temperature, item_table, targets, negatives, score_loss=score_loss)
-        return jnp.sum(losses, where=targets > 0), jnp.sum(targets > 0)
+        losses = losses if weights is None else losses * jax.lax.stop_gradient(weights)
+        return jnp.sum(losses, where=targets > 0), count_targets(targets, weights)
 
     return loss
 
@@ -128,12 +155,14 @@ def scalable_cross_entropy_loss(
     targets: Int[Array, "rows length"],
     *,
     n_items: int,
+    weights: Float[Array, "rows length"] | None = None,
+    history: Batch | None = None,
     key: Array,
     n_buckets: int,
     bucket_positions: int,
     bucket_items: int,
     temperature: Scalar = 1.0,
-) -> tuple[Float[Array, ""], Int[Array, ""]]:
+) -> tuple[Float[Array, ""], Shaped[Array, ""]]:
     """Cross-entropy of each position against the items nearest to it, found by buckets (SCE: Mezentsev et al. 2024).
 
     A bucket is a random mixture of the states, with the `bucket_positions` states and `bucket_items` items that have
@@ -158,7 +187,11 @@ def scalable_cross_entropy_loss(
     losses = jax.nn.logsumexp(jnp.concatenate([target_scores[..., None], others], axis=-1), axis=-1) - target_scores
     losses = jnp.where(valid[places], losses, -jnp.inf)
     largest = jnp.full(len(states), -jnp.inf).at[places].max(losses)
-    return jnp.sum(largest, where=largest > -jnp.inf), jnp.sum(largest > -jnp.inf)
+    found = jnp.where(largest > -jnp.inf, wanted, 0)
+    if weights is not None:
+        weights = jax.lax.stop_gradient(weights.reshape(-1))
+        largest = largest * weights
+    return jnp.sum(largest, where=found > 0), count_targets(found, weights)
 
 
 def _mean(values: Array, where: Array) -> Array:

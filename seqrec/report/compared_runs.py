@@ -1,11 +1,13 @@
 """The runs of a comparison: their names, whether they may be compared, and where the result goes."""
 
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from seqrec import runs as run_files
+from seqrec.data.buckets import working_copy
 from seqrec.report.rank_tables import RankTableFile, read_rank_table, read_top_k
 from seqrec.report.slices import Slicing, chosen_slicings, joined_slicings, standard_slicings
 from seqrec.types import InputError
@@ -45,6 +47,14 @@ def named_paths(runs: Sequence[Path], top_k: Sequence[str]) -> NamedPaths:
     if taken is not None:
         raise InputError(f"--top-k {taken}={lists[taken]} has the name of a run; choose another name")
     return NamedPaths(dict(zip(names, runs, strict=True)), lists)
+
+
+@contextlib.contextmanager
+def local_paths(runs: Sequence[Path], top_k: Sequence[str]) -> Iterator[NamedPaths]:
+    """`named_paths`, with runs in a bucket as copies that last as long as the block."""
+    with contextlib.ExitStack() as copies:
+        files = ("config.json", "metrics.json", "ranks.parquet")
+        yield named_paths([copies.enter_context(working_copy(run, read_only=True, fetch=files)) for run in runs], top_k)
 
 
 def read_tables(paths: NamedPaths) -> dict[str, RankTableFile]:
@@ -121,6 +131,7 @@ def check_protocols(protocols: Mapping[str, Mapping[str, Any]]) -> list[str]:
                 ours, theirs = known[first].get(name), known[run].get(name)
                 if ours != theirs:
                     notes.append(f"{first} and {run} were not tested alike: {name} is {ours!r} and {theirs!r}.")
+    notes += [f"{run} is time-aware: it knew when each answer came." for run in known if known[run].get("time_aware")]
     unknown = [run for run in protocols if run not in known]
     if unknown:
         names = " and ".join(unknown)

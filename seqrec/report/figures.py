@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from seqrec.baselines.popularity import personal_popularity_ranks, popularity_ranks, training_counts
 from seqrec.data.batches import Queries
@@ -16,11 +16,17 @@ from seqrec.data.store import SequenceStore
 from seqrec.evaluation import RankTable
 from seqrec.intervals import bootstrap_intervals
 from seqrec.metrics import metric_values
+from seqrec.types import Times
 
 
-def figures(ranks: Float[np.ndarray, " users"]) -> dict[str, Any]:
+def figures(
+    ranks: Float[np.ndarray, "users *n_targets"],
+    *,
+    ks: Sequence[int] = (5, 10, 20),
+    where: Bool[np.ndarray, "users n_targets"] | None = None,
+) -> dict[str, Any]:
     """Mean of each metric over users, `n_users`, and `intervals`: the 95% bootstrap interval of each mean."""
-    values = {name: np.asarray(value, np.float64) for name, value in metric_values(ranks).items()}
+    values = {name: np.asarray(value, np.float64) for name, value in metric_values(ranks, ks=ks, where=where).items()}
     lower, upper = bootstrap_intervals(np.stack(list(values.values()), axis=1))
     return {
         **{name: float(value.mean()) for name, value in values.items()},
@@ -39,7 +45,9 @@ def baseline_figures(store: SequenceStore, split: Split, queries: Queries, *, ma
     }
 
 
-def protocol(store: SequenceStore, split: Split, *, max_length: int, mask_seen: bool) -> dict[str, Any]:
+def protocol(
+    store: SequenceStore, split: Split, *, max_length: int, mask_seen: bool, times: Times = "none"
+) -> dict[str, Any]:
     """What the figures mean: without it they compare with nothing."""
     return {
         "split": split.description,
@@ -48,6 +56,8 @@ def protocol(store: SequenceStore, split: Split, *, max_length: int, mask_seen: 
         "candidates": f"all {store.n_items} items" + (" less the user's whole history" if mask_seen else ""),
         "mask_seen": mask_seen,
         "max_length": max_length,
+        "times": times,
+        "time_aware": times == "query",
         "ties": "mean",
         "fitted_on_validation_items": False,
         "intervals": "95%, percentile bootstrap over users",

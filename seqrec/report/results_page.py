@@ -2,6 +2,7 @@
 
 import shlex
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -34,6 +35,7 @@ def command(script: str, config: dict[str, Any], defaults: Any) -> str:
     words = ["python", script]
     for name, value in runs.leaves(config):
         if name in usual and value != usual[name]:
+            # The mesh alone goes by its full name.
             flag = (name if name.startswith("mesh.") else name.rpartition(".")[2]).replace("_", "-")
             if isinstance(value, bool):
                 words.append(f"--{flag}" if value else f"--no-{flag}")
@@ -44,10 +46,41 @@ def command(script: str, config: dict[str, Any], defaults: Any) -> str:
 
 def readme(text: str, demo: dict[str, Any]) -> str:
     """The README's text with the demo run's table between its two marks."""
-    before, rest = text.split("<!-- demo table -->\n")
-    _, after = rest.split("<!-- end of demo table -->\n")
     table = figures.format_table({"SASRec": demo["test"], **demo["baselines"]})
-    return f"{before}<!-- demo table -->\n```\n{table}\n```\n<!-- end of demo table -->\n{after}"
+    return _between_marks(text, "demo table", f"```\n{table}\n```")
+
+
+def continuations_page(text: str, kept: dict[str, dict[str, Any]]) -> str:
+    """The page's text with a table between the two marks of each data set.
+
+    `kept` has runs on splits that hold continuations out, by names such as DATA-MODEL-seed-0; DATA is in the marks.
+    """
+    for data in sorted({name.partition("-")[0] for name in kept}):
+        of_data = {name: run for name, run in sorted(kept.items()) if name.partition("-")[0] == data}
+        first = next(iter(of_data.values()))
+        metrics = [metric for metric in first["continuations"]["iterated"]["intervals"] if metric != "mrr"]
+        lines = [f"{first['protocol']['split']}. Items that may be listed: {first['protocol']['candidates']}.", ""]
+        lines += [f"| run | list | {' | '.join(metrics)} |", "| --- " * (2 + len(metrics)) + "|"]
+        for name, run in of_data.items():
+            for way, found in run["continuations"].items():
+                if way != "popularity" or run is first:
+                    cells = ["{:.4f} [{:.4f}, {:.4f}]".format(found[m], *found["intervals"][m]) for m in metrics]
+                    lines.append(f"| {'' if way == 'popularity' else name} | {way} | {' | '.join(cells)} |")
+        lines.append("")
+        for name, run in of_data.items():
+            minutes, n_epochs = run["train_seconds"] / 60, run["config"]["fit"]["max_epochs"]
+            lines.append(
+                f"- `{name}`: epoch {run['best_epoch']} of {n_epochs}, {minutes:.1f} minutes with validations; "
+                f"jax {run['versions']['jax']}, {run['versions']['device']}; split `{run['data']['split_hash'][:12]}`"
+            )
+        text = _between_marks(text, data, "\n".join(lines))
+    return text
+
+
+def _between_marks(text: str, name: str, content: str) -> str:
+    before, rest = text.split(f"<!-- {name} -->\n")
+    _, after = rest.split(f"<!-- end of {name} -->\n")
+    return f"{before}<!-- {name} -->\n{content}\n<!-- end of {name} -->\n{after}"
 
 
 _HEAD = """\
@@ -56,32 +89,45 @@ Minutes are the wall time of training with its validations, the longest where se
 one core beside another run, so they bound a quiet machine's time from above."""
 
 
-def page(kept: dict[str, dict[str, Any]], published: Published, *, script: str, defaults: Any) -> str:
-    """The page, in Markdown, from the kept runs by name; names that differ in `-seed-N` alone are averaged."""
-    datasets: dict[str, dict[str, dict[str, dict[str, Any]]]] = defaultdict(lambda: defaultdict(dict))
+def page(kept: dict[str, dict[str, Any]], published: Published, *, defaults: Mapping[str, Any]) -> str:
+    """The page, in Markdown, from the kept runs by name; names that differ in `-seed-N` alone are averaged.
+
+    `defaults` has the config that a script has by default, by the name of the experiment. A section is of one data
+    set under one protocol, and has the baselines of all runs in it.
+    """
+    sections: dict[tuple[str, str, str], Settings] = defaultdict(lambda: defaultdict(dict))
     for name, result in sorted(kept.items()):
         setting, _, _ = name.partition("-seed-")
-        datasets[result["config"]["data"]["dataset"]][setting][name] = result
+        protocol = result["protocol"]
+        sections[_data_name(result), protocol["split"], protocol["candidates"]][setting][name] = result
     lines = ["# Results", "", _HEAD, ""]
-    for dataset, settings in datasets.items():
-        lines += _section(dataset, settings, published.get(dataset, ()))
-        lines += _commands(settings, script, defaults)
+    for (data, split, candidates), settings in sections.items():
+        lines += [f"## {data}", "", f"{split}. Candidates: {candidates}.", ""]
+        lines += [*_table(settings, published.get(data, ())), *_commands(settings, defaults)]
     return "\n".join(lines)
+
+
+def _data_name(result: dict[str, Any]) -> str:
+    """What the data set is called: by its file, or by its form where it needs none."""
+    data = result["config"]["data"]
+    return data["data_path"].partition(".")[0] if data["data_path"] else data["dataset"]
 
 
 Settings = dict[str, dict[str, dict[str, Any]]]
 """Setting -> name of the run -> what was kept of it."""
 
 
-def _section(dataset: str, settings: Settings, published: tuple[tuple[str, float, float, str], ...]) -> list[str]:
-    first = next(iter(next(iter(settings.values())).values()))
-    lines = [f"## {dataset}", "", f"{first['protocol']['split']}. Candidates: {first['protocol']['candidates']}.", ""]
-    lines += ["| run | HR@10 | NDCG@10 | MRR | best epoch | minutes |", "| --- | --- | --- | --- | --- | --- |"]
+def _table(settings: Settings, published: tuple[tuple[str, float, float, str], ...]) -> list[str]:
+    lines = ["| run | HR@10 | NDCG@10 | MRR | best epoch | minutes |", "| --- | --- | --- | --- | --- | --- |"]
+    baselines: dict[str, Any] = {}
     for setting, by_seed in settings.items():
-        if len(by_seed) > 1:
-            lines.append(_row(f"**{setting}, mean of {len(by_seed)} seeds**", list(by_seed.values())))
-        lines += [_row(name, [result]) for name, result in by_seed.items()]
-    for name, baseline in first["baselines"].items():
+        trained = {name: result for name, result in by_seed.items() if "test" in result}
+        if len(trained) > 1:
+            lines.append(_row(f"**{setting}, mean of {len(trained)} seeds**", list(trained.values())))
+        lines += [_row(name, [result]) for name, result in trained.items()]
+        for result in by_seed.values():
+            baselines |= result["baselines"]
+    for name, baseline in baselines.items():
         lines.append(
             f"| {name} | {baseline['recall@10']:.4f} | {baseline['ndcg@10']:.4f} | {baseline['mrr']:.4f} | | |"
         )
@@ -90,22 +136,33 @@ def _section(dataset: str, settings: Settings, published: tuple[tuple[str, float
     return [*lines, ""]
 
 
-def _commands(settings: Settings, script: str, defaults: Any) -> list[str]:
+def _commands(settings: Settings, defaults: Mapping[str, Any]) -> list[str]:
     lines = []
     for name, result in (item for by_seed in settings.values() for item in by_seed.items()):
-        low, high = result["test"]["intervals"]["ndcg@10"]
         versions = result["versions"]
+        # Runs of the first version do not say what was trained: there was one script.
+        experiment = result.get("experiment", "sasrec")
         lines += [
-            f"- `{name}`: NDCG@10 within [{low:.4f}, {high:.4f}] (95%, bootstrap over users); {result['stopped']}; "
+            f"- `{name}`: {_course(result)}"
             f"jax {versions['jax']}, Python {versions['python']}, {versions['device']}; "
             f"data `{result['data']['content_hash'][:12]}`, split `{result['data']['split_hash'][:12]}`",
-            f"  `{command(script, result['config'], defaults)}`",
+            f"  `{command(f'experiments/{experiment}.py', result['config'], defaults[experiment])}`",
         ]
     return [*lines, ""]
+
+
+def _course(result: dict[str, Any]) -> str:
+    """How sure a trained model's figure is, and why its training stopped."""
+    if "test" not in result:
+        return ""
+    low, high = result["test"]["intervals"]["ndcg@10"]
+    return f"NDCG@10 within [{low:.4f}, {high:.4f}] (95%, bootstrap over users); {result['stopped']}; "
 
 
 def _row(label: str, results: list[dict[str, Any]]) -> str:
     means = [mean(result["test"][metric] for result in results) for metric in ("recall@10", "ndcg@10", "mrr")]
     epochs = ", ".join(str(result["best_epoch"]) for result in results)
+    if any(result["protocol"].get("time_aware") for result in results):
+        label += " (time-aware)"
     minutes = max(result["train_seconds"] for result in results) / 60
     return f"| {label} | {' | '.join(f'{figure:.4f}' for figure in means)} | {epochs} | {minutes:.1f} |"

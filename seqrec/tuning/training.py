@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from seqrec.data.prefetch import prefetched
-from seqrec.evaluation import evaluate, make_eval_step
-from seqrec.experiment import Model, Task
+from seqrec.evaluation import composed, evaluate, make_eval_step
+from seqrec.experiment import Model
 from seqrec.metrics import means, metric_sums
 from seqrec.population import keep, make_population_step, member, members
 from seqrec.search_space import Space, Values, flag_name, tunable_fields, with_traced, with_values
 from seqrec.sharding import split_rows
+from seqrec.tasks import Task
 from seqrec.training import init_state, make_optimizer, make_train_step
 from seqrec.tuning.study import Course
 from seqrec.types import InputError
@@ -72,22 +73,23 @@ def make_courses(config: Any, build: Callable[[Any, Task], Model], task: Task) -
 
         optimizer = make_optimizer(fixed.optimizer, encoder.specs, n_steps=n_steps)
         first = init_state(encoder, optimizer, seed=config.run.seed)
-        return make_population_step(make_step), make_eval_step(encoder), first
+        return make_population_step(make_step), encoder, make_eval_step(encoder), first
 
     def begin(several: Sequence[Values]) -> Course:
         traced = [name for name in several[0] if fields[name].traced]
         fixed = tuple((name, value) for name, value in several[0].items() if name not in traced)
-        step, eval_step, first = programs(fixed)
+        step, encoder, eval_step, first = programs(fixed)
         scalars = {name: jnp.asarray([values[name] for values in several], jnp.float32) for name in traced}
-        return course(step, eval_step, members(first, scalars, n_members=len(several)), len(several))
+        return course(step, encoder, eval_step, members(first, scalars, n_members=len(several)), len(several))
 
-    def course(step, eval_step, population, n_members: int) -> Course:
+    def course(step, encoder, eval_step, population, n_members: int) -> Course:
         epoch = 0
         with prefetched(task.train.batch) as batch:
             while True:
                 for place in range(task.train.steps_per_epoch):
                     population, _ = step(population, split_rows(batch(epoch * task.train.steps_per_epoch + place)))
-                found = [evaluate(eval_step, member(population, i).averaged, task.valid) for i in range(n_members)]
+                averaged = [composed(encoder, member(population, i).averaged) for i in range(n_members)]
+                found = [evaluate(eval_step, params, task.valid) for params in averaged]
                 places = yield [means(metric_sums(table.rank))["ndcg@10"] for table in found]
                 epoch += 1
                 if len(places) < n_members:

@@ -35,6 +35,11 @@ def latest_pairs(histories, max_length):
     return pairs
 
 
+def held(batch) -> list[np.ndarray]:
+    """The fields that a batch has."""
+    return [field for field in batch if field is not None]
+
+
 def segments_of(batch) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
     """(items, next items) of each history in a batch, once its other fields are found to fit."""
     found = []
@@ -43,7 +48,7 @@ def segments_of(batch) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
         # Segments count from 1 and stand side by side, padding at the end.
         filled = np.count_nonzero(ids)
         assert not np.any(ids[filled:])
-        assert not np.any([field[row, filled:] for field in batch])
+        assert not np.any([field[row, filled:] for field in held(batch)])
         assert np.isin(np.diff(ids[:filled], prepend=0), [0, 1]).all()
         for segment in range(1, ids.max() + 1):
             places = ids == segment

@@ -5,14 +5,14 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from histories import a_store, histories_strategy, latest_pairs, random_histories, segments_of, training_part
+from histories import a_store, held, histories_strategy, latest_pairs, random_histories, segments_of, training_part
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seqrec.data.batches import make_queries, training_batches
 from seqrec.data.splits import leave_last_out
 from seqrec.data.store import store_from_sequences
-from seqrec.types import InputError
+from seqrec.types import Batch, InputError
 
 quick = settings(max_examples=60, deadline=None)
 counts = st.sampled_from([1, 2, 4, 8])
@@ -40,7 +40,7 @@ def epochs_of(batches, n_epochs):
     """The segments of each epoch, in their order. Batches go over an epoch's end: the stream is laid out and cut."""
     n_rows, per_epoch = batches.n_rows, batches.packed.n_rows
     rows = [
-        batch._replace(**{name: getattr(batch, name)[row : row + 1] for name in batch._fields})
+        Batch(*(field[row : row + 1] for field in held(batch)))
         for batch in map(batches.batch, range(-(-n_epochs * per_epoch // n_rows)))
         for row in range(n_rows)
     ]
@@ -69,8 +69,8 @@ def test_a_batch_is_a_function_of_seed_and_step():
     in_order = [stream(0).batch(step) for step in range(7)]
     one = stream(0)
     for step in (5, 0, 6, 2, 2):
-        np.testing.assert_array_equal(one.batch(step), in_order[step])
-    assert any(not np.array_equal(stream(1).batch(step), in_order[step]) for step in range(3))
+        np.testing.assert_array_equal(held(one.batch(step)), held(in_order[step]))
+    assert any(not np.array_equal(held(stream(1).batch(step)), held(in_order[step])) for step in range(3))
 
 
 def test_a_batch_holds_as_many_histories_as_asked_for_on_average():
@@ -78,6 +78,22 @@ def test_a_batch_holds_as_many_histories_as_asked_for_on_average():
     batches = training_batches(*a_store(histories), max_length=6, batch_size=40, seed=0)
     n_segments = [len(segments_of(batches.batch(step))) for step in range(batches.steps_per_epoch - 1)]
     assert abs(np.mean(n_segments) - 40) < 8
+
+
+@given(counts, st.booleans(), st.integers(0, 20))
+@quick
+def test_the_users_of_a_batch_are_those_whose_items_it_holds(n_parts, random_crops, step):
+    # Each user takes one item of their own, again and again; the second leaves nothing to train on.
+    histories = [[user + 1] * n for user, n in enumerate((9, 2, 5, 4, 12, 3, 7))]
+    store = store_from_sequences(histories)
+    options = {"max_length": 4, "batch_size": 2, "seed": 3, "whole_histories": True, "random_crops": random_crops}
+    parts = [
+        training_batches(store, leave_last_out(store), **options, process_index=part, process_count=n_parts)
+        for part in range(n_parts)
+    ]
+    items = np.unique([part.batch(step).items for part in parts])
+    for part in parts:
+        np.testing.assert_array_equal(part.users(step), items[items > 0] - 1)
 
 
 @pytest.mark.parametrize("batch_size", [1, 10_000])
@@ -94,7 +110,7 @@ def test_shards_add_empty_rows_and_change_nothing_else():
     for step in range(4):
         batch, wide = plain.batch(step), sharded.batch(step)
         assert len(wide.items) % 8 == 0
-        for field, wide_field in zip(batch, wide, strict=True):
+        for field, wide_field in zip(held(batch), held(wide), strict=True):
             np.testing.assert_array_equal(wide_field[: plain.n_rows], field)
             assert not np.any(wide_field[plain.n_rows :])
 
@@ -114,7 +130,7 @@ def test_the_parts_of_any_number_of_processes_are_the_batch_of_one(
     whole = batch()
     parts = [batch(process_index=index, process_count=process_count) for index in range(process_count)]
     n_rows = len(whole.items)
-    for field, of_parts in zip(whole, zip(*parts, strict=True), strict=True):
+    for field, of_parts in zip(held(whole), zip(*map(held, parts), strict=True), strict=True):
         assert len({len(part) for part in of_parts}) == 1
         together = np.concatenate(of_parts)
         assert len(together) % math.lcm(n_shards, process_count) == 0
@@ -158,7 +174,7 @@ def test_a_process_is_one_of_those_that_there_are(index, count):
 
 def test_batches_are_int32_of_one_shape():
     batches = training_batches(*a_store(random_histories()), max_length=6, batch_size=7, seed=0)
-    kinds = {(field.dtype, field.shape) for step in range(5) for field in batches.batch(step)}
+    kinds = {(field.dtype, field.shape) for step in range(5) for field in held(batches.batch(step))}
     assert kinds == {(np.dtype(np.int32), (batches.n_rows, 6))}
 
 
@@ -254,8 +270,8 @@ def test_random_crops_follow_from_seed_and_step():
 
     in_order, one = [stream(0).batch(step) for step in range(12)], stream(0)
     for step in (9, 0, 11, 3, 3):
-        np.testing.assert_array_equal(one.batch(step), in_order[step])
-    assert any(not np.array_equal(stream(1).batch(step), in_order[step]) for step in range(3))
+        np.testing.assert_array_equal(held(one.batch(step)), held(in_order[step]))
+    assert any(not np.array_equal(held(stream(1).batch(step)), held(in_order[step])) for step in range(3))
 
 
 # Queries
@@ -315,8 +331,8 @@ def test_processes_share_the_queries_of_one(histories, process_count, n_shards, 
             together = np.concatenate([getattr(part, name) for part in parts])
             np.testing.assert_array_equal(together[: len(field)], field)
             assert (together[len(field) :] == (-1 if name == "query" else 0)).all()
-        for name, field in zip(batch.batch._fields, batch.batch, strict=True):
-            together = np.concatenate([getattr(part.batch, name) for part in parts])
+        for field, *of_parts in zip(held(batch.batch), *(held(part.batch) for part in parts), strict=True):
+            together = np.concatenate(of_parts)
             np.testing.assert_array_equal(together[: len(field)], field)
             assert not together[len(field) :].any()
 

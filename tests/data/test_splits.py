@@ -84,21 +84,23 @@ def test_leaving_one_out_is_leave_last_out():
     assert leave_last_n_out(store, 1).content_hash == leave_last_out(store).content_hash
 
 
-@given(histories_strategy, st.integers(1, 3))
-def test_the_last_n_are_for_the_test_and_the_n_before_for_validation(times, n_out):
+@given(histories_strategy, st.integers(1, 3), st.sampled_from(["first", "last"]))
+def test_the_last_n_are_for_the_test_and_the_n_before_for_validation(times, n_out, target):
     store = timed_store(times)
     if all(len(history) < 2 * n_out + 1 for history in times):
         with pytest.raises(InputError, match=f"no user has {2 * n_out + 1} events"):
-            leave_last_n_out(store, n_out)
+            leave_last_n_out(store, n_out, target=target)
         return
-    split = leave_last_n_out(store, n_out)
+    split = leave_last_n_out(store, n_out, target=target)
     for user, history in enumerate(times):
         places = list(range(store.offsets[user], store.offsets[user + 1]))
         if len(history) < 2 * n_out + 1:
             assert (split.train_stop[user], split.valid[user], split.test[user]) == (store.offsets[user + 1], -1, -1)
         else:
             assert split.train_stop[user] == places[-2 * n_out]
-            assert (split.valid[user], split.test[user]) == (places[-n_out - 1], places[-1])
+            held_out = places[-2 * n_out : -n_out], places[-n_out:]
+            asked = [part[0 if target == "first" else -1] for part in held_out]
+            assert [split.valid[user], split.test[user]] == asked
     check_no_leakage(store, split, is_temporal=False)
 
 

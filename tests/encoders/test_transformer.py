@@ -1,6 +1,6 @@
 """The Transformer is its formulas, in every form that its config names."""
 
-import dataclasses
+import functools
 import math
 
 import jax
@@ -161,24 +161,26 @@ def test_the_remedy_for_heads_works():
     assert TransformerConfig(d_model=12, n_heads=2).d_model == 12
 
 
+@functools.cache
+def states_and_gradients(key, **way):
+    """Of all parameters; kept, since several tests compare with the same."""
+    config = TransformerConfig(d_model=16, n_blocks=2, dropout=0.3, attention_dropout=0.2, **way)
+    batch = Batch(*(jnp.arange(24, dtype=jnp.int32).reshape(4, 6) % n for n in (20, 20, 2, 6)))
+    encoder = transformer(config, n_items=30, max_length=6)
+
+    def total(params):
+        hidden = encoder.encode(params, batch, key=None if key is None else jax.random.key(key))
+        return jnp.sum(jnp.sin(hidden.astype(jnp.float32))), hidden
+
+    params = init_params(encoder.specs, jax.random.key(0))
+    (_, hidden), gradients = jax.jit(jax.value_and_grad(total, has_aux=True))(params)
+    return hidden, gradients
+
+
 @pytest.mark.parametrize("way", [{"rematerialise": True}, {"scan_blocks": True}, {"compute_dtype": "bfloat16"}])
 @pytest.mark.parametrize("key", [None, 3])
 def test_other_ways_of_computing_give_the_same_states_and_gradients(way, key):
-    config = TransformerConfig(d_model=16, n_blocks=2, dropout=0.3, attention_dropout=0.2)
-    batch = Batch(*(jnp.arange(24, dtype=jnp.int32).reshape(4, 6) % n for n in (20, 20, 2, 6)))
-
-    def states(config):
-        encoder = transformer(config, n_items=30, max_length=6)
-        params = init_params(encoder.specs, jax.random.key(0))
-
-        def total(params):
-            hidden = encoder.encode(params, batch, key=None if key is None else jax.random.key(key))
-            return jnp.sum(jnp.sin(hidden.astype(jnp.float32))), hidden
-
-        (_, hidden), gradients = jax.jit(jax.value_and_grad(total, has_aux=True))(params)
-        return hidden, gradients
-
-    plain, other = states(config), states(dataclasses.replace(config, **way))
+    plain, other = states_and_gradients(key), states_and_gradients(key, **way)
     half = "compute_dtype" in way
     assert other[0].dtype == (jnp.bfloat16 if half else jnp.float32)
     assert {leaf.dtype for leaf in jax.tree.leaves(other[1])} == {jnp.dtype(jnp.float32)}

@@ -26,6 +26,11 @@ TOY_MODEL = (
     *("--dropout", "0.2", "--no-whole-histories"),
 )
 
+CHAIN_FLAGS = (
+    *("--d-model", "16", "--max-length", "16", "--batch-size", "32", "--warmup-steps", "5", "--no-mask-seen"),
+    *("--learning-rate", "0.01"),
+)
+
 
 class Finished(NamedTuple):
     """A run that came to its end."""
@@ -88,6 +93,28 @@ def ratings(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def chain(tmp_path_factory) -> Path:
+    """Histories on a circle of items: the next one comes with chance 3/4, else the third one on."""
+    random = np.random.default_rng(0)
+    steps = np.where(random.random((300, 16)) < 0.75, 1, 3)
+    items = 1 + (random.integers(30, size=(300, 1)) + np.cumsum(steps, axis=1)) % 30
+    path = tmp_path_factory.mktemp("chain") / "chain.txt"
+    path.write_text("".join(f"{user} {' '.join(map(str, row))}\n" for user, row in enumerate(items.tolist(), 1)))
+    return path
+
+
+def learn_chain(script: Any, chain: Path, output: Path, *flags: str) -> dict[str, Any]:
+    """Runs a training script on the chain and returns its figures, once they are found to beat popularity's."""
+    flags = ("--dataset", "s3rec", "--data-path", str(chain), *CHAIN_FLAGS, *flags, "--output", str(output))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [script.__file__, *flags])
+        results = script.main(runtime.parse(script.Config, list(flags)))
+    best_of_popularity = results["baselines"]["popularity"]["intervals"]["ndcg@10"][1]
+    assert results["test"]["intervals"]["ndcg@10"][0] > best_of_popularity
+    return results
+
+
+@pytest.fixture(scope="session")
 def toy(ratings) -> tuple[str, ...]:
     """Flags of a run of 4 epochs of 6 steps."""
     return ("--dataset", "movielens", "--data-path", str(ratings), *TOY_MODEL, "--max-epochs", "4")
@@ -108,7 +135,7 @@ def finished(toy, tmp_path_factory) -> Finished:
     return Finished(Path(flags[-1]), results, printed.getvalue(), flags)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def start_script(compile_cache) -> Callable[..., subprocess.Popen]:
     """Starts a script, or with `code` a piece of code before it, in a process of its own."""
 

@@ -1,41 +1,88 @@
 """Each training script on a chain of items: it beats popularity, and its checkpoint gives its figures again."""
 
+import dataclasses
+
 import evaluate_checkpoint
-import numpy as np
+import jax
 import pytest
+import seq2seq
+from conftest import learn_chain
 from scripts import TRAINING
 
 from seqrec import runtime
+from seqrec.data.batches import make_queries, training_batches
+from seqrec.data.splits import SplitConfig, leave_last_out
+from seqrec.data.store import store_from_sequences
+from seqrec.evaluation import make_eval_step
+from seqrec.report.results_page import condensed, page
+from seqrec.tasks import DataConfig, Task
+from seqrec.training import init_state, make_optimizer, make_train_step
+from seqrec.types import InputError
 
-N_ITEMS = 30
-FLAGS = (
-    *("--d-model", "16", "--max-length", "16", "--batch-size", "32", "--warmup-steps", "5", "--no-mask-seen"),
-    *("--learning-rate", "0.01"),
-)
 EPOCHS = {"bert4rec": "25"}  # it learns from a share of the positions at a time
 
 
-@pytest.fixture(scope="module")
-def chain(tmp_path_factory):
-    """After an item comes the next one on a circle with chance 3/4, else the third one on."""
-    random = np.random.default_rng(0)
-    steps = np.where(random.random((300, 16)) < 0.75, 1, 3)
-    items = 1 + (random.integers(N_ITEMS, size=(300, 1)) + np.cumsum(steps, axis=1)) % N_ITEMS
-    path = tmp_path_factory.mktemp("chain") / "chain.txt"
-    path.write_text("".join(f"{user} {' '.join(map(str, row))}\n" for user, row in enumerate(items.tolist(), 1)))
-    return path
-
-
 @pytest.mark.parametrize("name", [name for name in TRAINING if name != "sasrec"])
-def test_a_chain_is_learned_and_evaluated_again(name, chain, tmp_path, monkeypatch):
-    script = TRAINING[name]
-    flags = ["--dataset", "s3rec", "--data-path", str(chain), *FLAGS, "--max-epochs", EPOCHS.get(name, "8")]
-    flags += ["--output", str(tmp_path / "run")]
-    monkeypatch.setattr("sys.argv", [f"experiments/{name}.py", *flags])
-    results = script.main(runtime.parse(script.Config, flags))
-    assert results["test"]["intervals"]["ndcg@10"][0] > results["baselines"]["popularity"]["intervals"]["ndcg@10"][1]
+def test_a_chain_is_learned_and_evaluated_again(name, chain, tmp_path):
+    results = learn_chain(TRAINING[name], chain, tmp_path / "run", "--max-epochs", EPOCHS.get(name, "8"))
     again = evaluate_checkpoint.main(evaluate_checkpoint.Arguments(tmp_path / "run"))
     assert again["test"] == results["test"]
+    if name == "seq2seq":
+        compared = results["continuations"]
+        assert compared["greedy"]["intervals"]["recall@5"][0] > compared["popularity"]["intervals"]["recall@5"][1]
+        assert again["continuations"] == compared
+
+
+@pytest.mark.parametrize(
+    ("split", "message"),
+    [
+        ({"n_out": 5}, "window_target=last, n_out=5 leave no items to generate; use split=leave-last-out"),
+        ({"split": "temporal", "window_target": "first", "n_out": 5}, "split=temporal, window_target=first"),
+        ({"n_out": 300, "window_target": "first"}, "n_out=300 is above max_length=200"),
+    ],
+)
+def test_a_split_that_holds_no_continuation_out_is_refused(split, message):
+    with pytest.raises(ValueError, match=message):
+        seq2seq.Config(data=DataConfig(split=SplitConfig(**split)))
+
+
+@pytest.mark.parametrize("times", ["history", "query"])
+def test_figures_of_a_model_that_knows_when_the_answer_came_are_labelled(times, toy, tmp_path, monkeypatch, capsys):
+    script = TRAINING["hstu"]
+    flags = [*toy, "--max-epochs", "1", "--times", times, "--output", str(tmp_path / "run")]
+    monkeypatch.setattr("sys.argv", ["experiments/hstu.py", *flags])
+    found = script.main(runtime.parse(script.Config, flags))
+    assert found["protocol"]["times"] == times
+    assert found["protocol"]["time_aware"] == (times == "query")
+    assert ("time-aware" in capsys.readouterr().out) == (times == "query")
+    kept = condensed(tmp_path / "run")
+    assert ("(time-aware)" in page({"toy-seed-0": kept}, {}, defaults={"hstu": script.Config()})) == (times == "query")
+
+
+def test_a_model_that_reads_no_times_is_not_labelled_as_if_it_did(toy, tmp_path):
+    script = TRAINING["sasrec"]
+    with pytest.raises(InputError, match="SASRec reads no times, so times=query has no use; leave --times out"):
+        script.main(runtime.parse(script.Config, [*toy, "--times", "query", "--output", str(tmp_path / "run")]))
+
+
+@pytest.mark.parametrize("name", TRAINING)
+def test_the_steps_of_each_script_lower_for_every_platform(name):
+    script = TRAINING[name]
+    store = store_from_sequences([[1, 2, 3, 4], [2, 3, 4, 5]])
+    split = leave_last_out(store)
+    data = dataclasses.replace(script.Config().data, max_length=8, batch_size=2)
+    train = training_batches(store, split, max_length=8, batch_size=2, seed=0)
+    test = make_queries(store, split.test, max_length=8, batch_size=2, mask_seen=True)
+    config = script.Config(data=data)
+    model = script.build(config, Task(data, store, split, train, test, test))
+    optimizer = make_optimizer(config.optimizer, model.encoder.specs, n_steps=10)
+    state = init_state(model.encoder, optimizer, seed=0)
+    step = make_train_step(model.encoder, model.objective, model.loss, optimizer, seed=0, average_decay=0.9)
+    for program, *given in (
+        (step, state, train.batch(0)),
+        (make_eval_step(model.encoder), state.params, next(test.batches())),
+    ):
+        assert jax.export.export(program, platforms=("tpu", "cuda"))(*given).platforms == ("tpu", "cuda")
 
 
 def test_a_model_that_sees_what_it_should_restore_is_refused():

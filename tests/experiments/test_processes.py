@@ -2,12 +2,14 @@
 
 import json
 import re
+import shutil
 import signal
 import socket
 import time
 
 import numpy as np
 import pytest
+from conftest import train
 
 from seqrec import runs
 
@@ -31,28 +33,80 @@ def outcomes(processes):
     return [(process.returncode, *each) for process, each in zip(processes, said, strict=True)]
 
 
-def test_two_processes_end_with_the_figures_of_one_and_one_goes_on_where_two_stopped(
-    toy, finished, tmp_path, start_script
-):
-    flags = (*toy, "--log-every-steps", "2", "--n-processes", "2", "--output", tmp_path / "run")
-    processes = start_processes(start_script, 2, *flags, JAX_NUM_CPU_DEVICES="2")
-    lines = tmp_path / "run" / "metrics.jsonl"
+@pytest.fixture(scope="module")
+def flags(toy):
+    return (*toy, "--log-every-steps", "2")
+
+
+@pytest.fixture(scope="module")
+def stopped(flags, tmp_path_factory, start_script):
+    """The directory of a run that two processes with two devices each began, and stopped within an epoch."""
+    run = tmp_path_factory.mktemp("processes") / "run"
+    processes = start_processes(start_script, 2, *flags, "--n-processes", "2", "--output", run, JAX_NUM_CPU_DEVICES="2")
+    lines = run / "metrics.jsonl"
     deadline = time.monotonic() + 200
     while not (lines.exists() and lines.read_text()) and time.monotonic() < deadline:
         time.sleep(0.05)
     processes[1].terminate()  # one of them is told to stop, and both do
-    stopped = outcomes(processes)
-    assert [status for status, *_ in stopped] == [128 + signal.SIGTERM] * 2, stopped
-    steps = {re.search(r"stopped at step (\d+)", errors)[1] for *_, errors in stopped}
+    found = outcomes(processes)
+    assert [status for status, *_ in found] == [128 + signal.SIGTERM] * 2, found
+    steps = {re.search(r"stopped at step (\d+)", errors)[1] for *_, errors in found}
     assert len(steps) == 1
-    assert "4 x cpu" in stopped[0][2]
-    assert "4 x cpu" not in stopped[1][2]
+    assert "4 x cpu" in found[0][2]
+    assert "4 x cpu" not in found[1][2]
+    return run
 
-    results = outcomes(start_processes(start_script, 2, *flags, "--resume", JAX_NUM_CPU_DEVICES="2"))
+
+@pytest.fixture
+def copied(stopped, tmp_path):
+    """A copy of that run, to go on with."""
+    return shutil.copytree(stopped, tmp_path / "run")
+
+
+def test_two_processes_end_with_the_figures_of_one_and_one_goes_on_where_two_stopped(
+    flags, finished, on_one_device, copied, start_script
+):
+    results = outcomes(
+        start_processes(
+            start_script, 2, *flags, "--n-processes", "2", "--resume", "--output", copied, JAX_NUM_CPU_DEVICES="2"
+        )
+    )
     assert [status for status, *_ in results] == [0, 0], results
     assert "SASRec" in results[0][1]
     assert "SASRec" not in results[1][1]
-    assert_figures_of_one(tmp_path / "run", finished)
+    assert_figures_of_one(copied, finished)
+    assert_same_losses(copied, on_one_device)
+
+
+@pytest.fixture(scope="module")
+def on_one_device(flags, stopped, tmp_path_factory):
+    """The losses of the same run from its stop on, by step, in this process with its one device."""
+    run = shutil.copytree(stopped, tmp_path_factory.mktemp("one") / "run")
+    train(*flags, "--n-processes", "1", "--resume", "--output", run)
+    return losses_of(run)
+
+
+def losses_of(run):
+    """Step -> loss of the interval that ended there."""
+    return {line["step"]: line["loss"] for line in map(json.loads, (run / "metrics.jsonl").open()) if "loss" in line}
+
+
+@pytest.mark.parametrize("n_devices", [pytest.param(4, marks=pytest.mark.slow), 8])
+def test_what_two_processes_saved_goes_on_with_the_same_losses_on_any_devices(
+    flags, on_one_device, copied, start_script, n_devices
+):
+    ((status, _, errors),) = outcomes(
+        [start_script("sasrec.py", *flags, "--resume", "--output", copied, JAX_NUM_CPU_DEVICES=str(n_devices))]
+    )
+    assert status == 0, errors
+    assert f"{n_devices} x cpu" in errors
+    assert_same_losses(copied, on_one_device)
+
+
+def assert_same_losses(run, expected):
+    losses = losses_of(run)
+    assert losses.keys() == expected.keys()
+    np.testing.assert_allclose(list(losses.values()), list(expected.values()), rtol=0, atol=1e-6)
 
 
 def assert_figures_of_one(run, finished):
@@ -61,10 +115,7 @@ def assert_figures_of_one(run, finished):
         for name, value in finished.results[part].items():
             if name != "intervals":
                 assert found[part][name] == pytest.approx(value, abs=1e-5)
-    losses = [
-        {line["step"]: line["loss"] for line in map(json.loads, (each / "metrics.jsonl").open()) if "loss" in line}
-        for each in (run, finished.directory)
-    ]
+    losses = [losses_of(each) for each in (run, finished.directory)]
     # Each line is the mean of an interval; the last of each epoch's three is compared with the epoch's own mean.
     assert set(losses[1]) <= set(losses[0])
     epochs = [np.mean([loss for step, loss in losses[0].items() if step // 6.01 == epoch]) for epoch in range(4)]

@@ -1,6 +1,7 @@
 """What a training script says to flags, data and directories that it cannot work with: one line, and status 2."""
 
 import re
+import sys
 
 import pytest
 import sasrec
@@ -11,6 +12,7 @@ from seqrec import runtime
 def refusal(monkeypatch, capsys, *flags) -> str:
     """What the script says to flags that it cannot work with; it must be one line, and exit status 2."""
     monkeypatch.setattr("sys.argv", ["sasrec.py", *map(str, flags)])
+    monkeypatch.setattr("sys.unraisablehook", sys.unraisablehook)
     with pytest.raises(SystemExit) as stop:
         runtime.run_script(sasrec.main, sasrec.Config)
     assert stop.value.code == 2

@@ -2,7 +2,7 @@
 
 import results as results_script
 import sasrec
-from conftest import EXPERIMENTS, train
+from conftest import train
 
 from seqrec import runs, runtime
 from seqrec.report.results_page import command, condensed, page
@@ -37,7 +37,7 @@ def test_the_command_names_a_mesh_by_its_own_flags():
 def test_seeds_are_averaged_on_the_page(finished, toy, tmp_path):
     other = train(*toy, "--seed", "1", "--max-epochs", "1", "--output", tmp_path / "other")
     kept = {"toy-seed-0": condensed(finished.directory), "toy-seed-1": condensed(tmp_path / "other")}
-    text = page(kept, {}, script=str(EXPERIMENTS / "sasrec.py"), defaults=sasrec.Config())
+    text = page(kept, {}, defaults=results_script.DEFAULTS)
     mean = (finished.results["test"]["ndcg@10"] + other["test"]["ndcg@10"]) / 2
     [row] = [line for line in text.splitlines() if "mean of 2 seeds" in line]
     assert f"| {mean:.4f} |" in row

@@ -24,8 +24,8 @@ from seqrec.types import InputError
 N_ITEMS, D_MODEL = 20, 6
 
 
-def gbce(t=0.75):
-    return functools.partial(generalised_binary_cross_entropy, n_items=N_ITEMS, t=t)
+def gbce(t=0.75, **options):
+    return functools.partial(generalised_binary_cross_entropy, n_items=N_ITEMS, t=t, **options)
 
 
 def a_small_case(seed=0, rows=3, length=5):
@@ -54,10 +54,18 @@ def slow_binary(target, drawn, log_q, n):
     return -log_sigmoid(target) - sum(log_sigmoid(-s) for s in drawn)
 
 
-def slow_gbce(target, drawn, log_q, n, t=0.75):
+def slow_beta(n, t=0.75):
     rate = n / (N_ITEMS - 1)
-    beta = rate * (t * (1 - 1 / rate) + 1 / rate)
-    return -beta * log_sigmoid(target) - sum(log_sigmoid(-s) for s in drawn)
+    return rate * (t * (1 - 1 / rate) + 1 / rate)
+
+
+def slow_gbce(target, drawn, log_q, n):
+    return -slow_beta(n) * log_sigmoid(target) - sum(log_sigmoid(-s) for s in drawn)
+
+
+def slow_gbce_from_base_rate(target, drawn, log_q, n):
+    base_rate = math.log(slow_beta(n) / n)
+    return slow_gbce(target + base_rate, drawn + base_rate, log_q, n)
 
 
 def slow_bpr(target, drawn, log_q, n):
@@ -74,6 +82,7 @@ LOSSES = {
     "sampled softmax": (sampled_softmax, slow_sampled_softmax),
     "binary": (sampled_losses.binary_cross_entropy, slow_binary),
     "generalised binary": (gbce(), slow_gbce),
+    "generalised binary from the base rate": (gbce(from_base_rate=True), slow_gbce_from_base_rate),
     "BPR": (sampled_losses.bayesian_personalised_ranking, slow_bpr),
     "BPR-max": (sampled_losses.bpr_max, slow_bpr_max),
 }
@@ -218,13 +227,18 @@ def test_the_sampled_softmax_has_the_gradient_of_the_full_one_as_the_sample_grow
     assert errors[1] < errors[0] / 3
 
 
-def test_targets_of_the_batch_are_draws_by_popularity_when_the_batch_is_drawn_by_it():
+@pytest.mark.parametrize("uniform_share", [0.0, 0.25])
+def test_targets_of_the_batch_are_draws_by_popularity_when_the_batch_is_drawn_by_it(uniform_share):
     random = np.random.default_rng(0)
     counts = np.concatenate([[0], random.integers(1, 50, N_ITEMS)])
     targets = jnp.asarray(random.choice(N_ITEMS + 1, (200, 300), p=counts / counts.sum()), jnp.int32)
-    draws = in_batch(jax.random.key(0), targets, popularity(counts), n_negatives=40_000)
+    n_uniform = round(uniform_share * 40_000)
+    draws = in_batch(
+        jax.random.key(0), targets, popularity(counts), n_negatives=40_000 - n_uniform, n_uniform=n_uniform
+    )
     share = np.bincount(np.asarray(draws.ids), minlength=N_ITEMS + 1) / 40_000
-    expected = counts / counts.sum()
+    expected = (1 - uniform_share) * counts / counts.sum()
+    expected[1:] += uniform_share / N_ITEMS
     # Five standard deviations of a share of 40,000 draws out of 60,000 targets.
     np.testing.assert_allclose(share, expected, atol=5 * math.sqrt(0.1 * 0.9 * (1 / 40_000 + 1 / 60_000)))
     np.testing.assert_allclose(np.exp(draws.log_q), expected[np.asarray(draws.ids)], rtol=1e-4)
@@ -246,6 +260,22 @@ def test_gbce_is_bce_without_calibration_and_weighs_the_target_by_the_sampling_r
     assert losses[2] == pytest.approx(losses[0] - (1 - rate) * math.log1p(math.exp(-0.3)))
     with pytest.raises(InputError, match=r"t=2.0 is not in \[0, 1\]; try t=0.75"):
         gbce(2.0)(target, drawn, where=where, log_q=log_q)
+
+
+@pytest.mark.parametrize("loss", [sampled_losses.binary_cross_entropy, gbce(), gbce(1.0)])
+@pytest.mark.parametrize("n_negatives", [5, 3 * N_ITEMS])
+def test_from_the_base_rate_equal_scores_are_as_high_as_they_should_be(loss, n_negatives):
+    where, log_q = jnp.ones((1, n_negatives), bool), jnp.zeros((1, n_negatives))
+
+    def slope(**options):
+        # Of the loss, where all scores rise together from 0.
+        def total(rise):
+            return loss(rise[None], jnp.full((1, n_negatives), rise), where=where, log_q=log_q, **options)[0]
+
+        return jax.grad(total)(jnp.array(0.0))
+
+    assert slope() > 0.5  # as published: down with all of them, the target's too
+    assert abs(slope(from_base_rate=True)) < 1e-4
 
 
 def test_one_bucket_of_everything_is_the_full_cross_entropy():

@@ -54,6 +54,37 @@ def test_value_and_gradients_are_those_of_the_naive_form(sizes, in_tiles):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
+def loss_of(name, n_items=37):
+    config = LossConfig(loss=name, n_negatives=9, n_buckets=3, bucket_positions=4, bucket_items=5)
+    return make_loss(config, counts=np.ones(n_items + 1, int))
+
+
+@pytest.mark.parametrize("name", ["softmax", "sampled-softmax", "bce", "gbce", "bpr", "bpr-max", "sce"])
+def test_a_weight_counts_a_target_as_often(name, in_tiles):
+    hidden, table, targets = a_case(rows=3, length=7, n_items=37, n_rows=64)
+    times = np.random.default_rng(1).integers(0, 4, targets.shape)
+    options = {"n_items": 37, "key": jax.random.key(0)}
+
+    def weighed(hidden, table, weights):
+        return loss_of(name)(hidden, table, targets, weights=weights, **options)
+
+    def by_hand(hidden, table):
+        # A loss's total is linear in the positions' own losses: each is had by giving it alone a weight.
+        one = jnp.eye(targets.size).reshape(-1, *targets.shape)
+        return jnp.dot(jax.vmap(lambda weights: weighed(hidden, table, weights)[0])(one), times.reshape(-1))
+
+    weights = jnp.asarray(times, jnp.float32)
+    (total, count), gradients = jax.value_and_grad(weighed, (0, 1), has_aux=True)(hidden, table, weights)
+    expected, expected_gradients = jax.value_and_grad(by_hand, (0, 1))(hidden, table)
+    np.testing.assert_allclose(total, expected, rtol=1e-5)
+    for ours, theirs in zip(gradients, expected_gradients, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+    plain, evenly = loss_of(name)(hidden, table, targets, **options), weighed(hidden, table, jnp.ones(targets.shape))
+    assert [float(each) for each in plain] == pytest.approx([float(each) for each in evenly], rel=1e-6)
+    if name != "sce":  # which leaves positions out
+        assert float(count) == np.sum(times, where=np.asarray(targets) > 0)
+
+
 def oracle(hidden, table, targets, *, n_items, temperature, label_smoothing, z_loss):
     """The definition in float64, one position after another: the loss, and its gradients by hand."""
     hidden, table = np.asarray(hidden, np.float64), np.asarray(table, np.float64)
@@ -119,7 +150,7 @@ def test_states_in_half_precision_are_summed_in_float32(in_tiles):
         ({"label_smoothing": 1.0}, r"label_smoothing=1.0 is not in \[0, 1\)"),
         ({"z_loss": -1.0}, "z_loss=-1.0 is below 0"),
         ({"n_negatives": 0}, "n_negatives=0 is below 1"),
-        ({"loss": "sampled-softmax", "z_loss": 0.1}, "leave both at 0 or use loss=softmax"),
+        ({"loss": "sampled-softmax", "z_loss": 0.1}, "leave them at 0, 0 and 1, or use loss=softmax"),
     ],
 )
 def test_a_loss_that_cannot_be_is_refused(bad, said):

@@ -61,6 +61,8 @@ def test_other_candidates_are_noted():
     assert "a and b were not tested alike: candidates is 'all' and 'all less the seen'" in note
     [note] = check_protocols({"a": like, "b": {}})
     assert "how b was tested" in note
+    [note] = check_protocols({"a": {**like, "time_aware": False}, "b": {**like, "time_aware": True}})
+    assert note == "b is time-aware: it knew when each answer came."
 
 
 def test_protocols_and_configs_are_read_beside_the_ranks(tmp_path):

@@ -1,0 +1,80 @@
+r"""Tests the baselines that a model has to beat, on one file of events: from popularity to EASE.
+
+    python experiments/baselines.py                                 # the MovieLens demo, half a minute
+    python experiments/baselines.py --dataset ml-1m --data-path ml-1m.txt.gz
+
+They see what a model sees, and the same queries. Keep a run by experiments/results.py, and its rows stand in every
+table of that data. With --times history the demo's recent popularity is among them.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from tyro.conf import OmitArgPrefixes
+
+from seqrec import runs, runtime
+from seqrec.baselines import popularity
+from seqrec.baselines.scored import ease, first_order_markov, item_knn, score_ranks
+from seqrec.experiment import RunConfig, open_run, protocol
+from seqrec.report import figures
+from seqrec.tasks import DataConfig, Task, open_task
+from seqrec.types import InputError
+
+Rank = Callable[..., tuple[np.ndarray, np.ndarray]]
+"""`rank(target_positions, *, mask_seen)` -> ranks, and numbers of candidates."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Tests the baselines on each user's last item."""
+
+    recent_days: float = 30.0
+    """Of recent popularity: days before the newest training event that count; needs times."""
+    n_neighbours: int = 100
+    """Of item-kNN: the likest items that each item counts for."""
+    ease_l2: float = 500.0
+    """Of EASE: weight of the squared weights."""
+    data: OmitArgPrefixes[DataConfig] = field(default_factory=DataConfig)
+    run: OmitArgPrefixes[RunConfig] = field(default_factory=RunConfig)
+
+
+def baselines(config: Config, task: Task) -> Iterator[tuple[str, Rank]]:
+    """Each baseline by its name, fitted when it is asked for."""
+    store, split = task.store, task.split
+    counts = popularity.training_counts(store, split)
+
+    def by_counts(counts, ranks=popularity.popularity_ranks) -> Rank:
+        return lambda targets, mask_seen: ranks(store, targets, counts, mask_seen=mask_seen)
+
+    def by_scores(scorer) -> Rank:
+        return lambda targets, mask_seen: score_ranks(store, targets, scorer, mask_seen=mask_seen)
+
+    yield "popularity", by_counts(counts)
+    yield "personal popularity", by_counts(counts, popularity.personal_popularity_ranks)
+    if "timestamp_us" in store.columns:
+        yield "recent popularity", by_counts(popularity.recent_counts(store, split, days=config.recent_days))
+    yield "first-order Markov", by_scores(first_order_markov(store, split))
+    yield "item-kNN", by_scores(item_knn(store, split, n_neighbours=config.n_neighbours))
+    try:
+        yield "EASE", by_scores(ease(store, split, l2=config.ease_l2))
+    except InputError as error:  # too many items
+        runtime.log.warning("left out    %s", error)
+
+
+def main(config: Config) -> dict[str, Any]:
+    """Tests each baseline, leaves the figures in the run's directory, and returns what `metrics.json` holds."""
+    with open_run(config, config.run, experiment="baselines") as run:
+        task = open_task(run, config.data, seed=config.run.seed)
+        found: dict[str, Any] = {"baselines": {}, "protocol": protocol(task)}
+        for name, rank in baselines(config, task):
+            ranks, _ = rank(task.test.target_positions, mask_seen=config.data.mask_seen)
+            found["baselines"][name] = figures.figures(ranks)
+        runs.write_json(run / "metrics.json", found)
+    print(f"\n{figures.format_table(found['baselines'])}\nrun directory  {run}")
+    return found
+
+
+if __name__ == "__main__":
+    runtime.run_script(main, Config)

@@ -1,0 +1,60 @@
+"""Continues the test histories of a run in another way than its training script did: by beam search, or by drawing.
+
+    python experiments/continuations.py runs/seq2seq --method beam --beam-width 8
+    python experiments/continuations.py runs/sasrec --method sample --temperature 0.7 --top-k 50 --json sampled.json
+
+The run is of a split in which the first of the last n events is the target: seq2seq.py's own, and for the other scripts
+--n-out 5 --window-target first. "iterated" is a next-item model that is asked again and again, by the same method.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from scripts import TRAINING
+from tyro.conf import OmitArgPrefixes, Positional
+
+from seqrec import runs, runtime
+from seqrec.baselines.popularity import training_counts
+from seqrec.experiment import open_trained
+from seqrec.generation import DecodingConfig
+from seqrec.report.continuations import continuation_figures
+from seqrec.report.figures import format_table
+from seqrec.types import InputError
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Compares what a trained model puts in place of each user's last n items."""
+
+    run: Positional[Path]
+    """Directory of the run, as the training script printed it."""
+    json: Path | None = None
+    """File for the figures."""
+    decoding: OmitArgPrefixes[DecodingConfig] = field(default_factory=DecodingConfig)
+
+
+def main(arguments: Arguments) -> dict[str, Any]:
+    """Prints the figures of each way and returns them, with the way of decoding and the split."""
+    task, encoder, params = open_trained(arguments.run, TRAINING)
+    if not task.config.split.holds_continuations:
+        raise InputError(
+            f"{arguments.run} holds out no items to generate; train it with --n-out 5 --window-target first"
+        )
+    found = continuation_figures(
+        encoder,
+        params,
+        task.test,
+        n=task.config.split.n_out,
+        counts=training_counts(task.store, task.split),
+        config=arguments.decoding,
+    )
+    print(format_table(found))
+    results = {"figures": found, "decoding": runs.to_json(arguments.decoding), "split": task.split.description}
+    if arguments.json:
+        runs.write_json(arguments.json, results)
+    return results
+
+
+if __name__ == "__main__":
+    runtime.run_script(main, Arguments)

@@ -1,0 +1,344 @@
+"""Directories in a bucket, s3:// or gs://: worked on in a copy on this machine, which is brought back to the bucket."""
+
+import contextlib
+import errno
+import json
+import logging
+import os
+import re
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from seqrec.data.paths import address_of, first_line, is_in_bucket
+from seqrec.types import InputError
+
+PACKAGES = {"s3": ("s3fs", "s3"), "gs": ("gcsfs", "gcs"), "memory": ("fsspec", "s3")}
+"""By protocol: the package that speaks it, and the extra that installs it. memory:// is this process's own, for trying
+things out."""
+CREDENTIALS = {
+    "s3": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
+    "gs": "run `gcloud auth application-default login`, or give the machine a service account",
+}
+ENDPOINTS = {"s3": "AWS_ENDPOINT_URL", "gs": "STORAGE_EMULATOR_HOST"}
+STORE_MARKER = "manifest.json"
+CHECKPOINT_MARKER = "_CHECKPOINT_METADATA"
+CHECKPOINT = re.compile(r"checkpoints/\d+/")
+UNIT = re.compile(rf"{CHECKPOINT.pattern}|store/")
+"""What is whole or not there in a run's directory; a directory is whole while it holds its marker."""
+COPY_OF = "copy-of"
+"""Lies beside a copy and says of what."""
+SECONDS_BETWEEN_LOOKS = 1.0
+
+logger = logging.getLogger("seqrec")
+
+
+class Bucket(NamedTuple):
+    """A directory in a bucket."""
+
+    address: str
+    files: Any
+    """fsspec's file system of its protocol."""
+
+    def place(self, name: str) -> str:
+        return f"{self.address}/{name}"
+
+    def sizes(self) -> dict[str, int]:
+        """Name of each file under the directory -> its bytes; empty where there is none."""
+        self.files.invalidate_cache()
+        root = self.files._strip_protocol(self.address).rstrip("/") + "/"
+        found = self.files.find(self.address, detail=True)
+        # An object whose name ends in a slash is a folder that a console made.
+        return {name.removeprefix(root): info["size"] for name, info in found.items() if name.startswith(root)}
+
+
+Stamp = tuple[int, int]
+"""A file's bytes and the time of its last change, in nanoseconds."""
+
+
+@contextlib.contextmanager
+def working_copy(
+    path: Path, *, read_only: bool = False, follow: bool = False, fetch: str | tuple[str, ...] = ""
+) -> Iterator[Path]:
+    """`path` itself, or a copy of a directory in a bucket, in the system's temporary directory.
+
+    It has the files whose names begin with `fetch`. If it is `read_only`, what is done to it stays without effect.
+
+    What was done to the copy is done to the directory in the bucket when the block ends, however it ends; with
+    `follow`, also each time that a file has changed. A store and a checkpoint are whole there or not there: the file
+    that makes them so comes last. If they cannot be brought back the copy stays, and the error names it.
+
+    Raises:
+      InputError: the bucket cannot be read or written.
+    """
+    if not is_in_bucket(path):
+        yield path
+        return
+    bucket = _open_bucket(path)
+    scratch = Path(tempfile.mkdtemp(prefix="seqrec-"))
+    copy = scratch / path.name
+    copy.mkdir()
+    (scratch / COPY_OF).write_text(bucket.address)
+    try:
+        known = _fetch(bucket, copy, fetch)
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
+    try:
+        with _brought_back(bucket, copy, known) if follow and not read_only else contextlib.nullcontext():
+            yield copy
+    except InputError as error:
+        raise InputError(str(error).replace(str(copy), bucket.address)) from error
+    finally:
+        if not read_only:
+            try:
+                _bring_back(bucket, copy, known)
+            except InputError as error:
+                raise InputError(f"{error}; all of it lies in {copy}, copy it from there") from error
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def original(path: Path) -> str:
+    """The address of what `path` is a working copy of, or `path` itself."""
+    return (path.parent / COPY_OF).read_text() if is_copy(path) else str(path)
+
+
+def is_copy(path: Path) -> bool:
+    """True of a working copy, which no other process sees."""
+    return (path.parent / COPY_OF).is_file()
+
+
+def local_store(directory: Path) -> Path:
+    """Where the store in `directory` lies on this machine: a bucket's is fetched once, and kept by its hash.
+
+    It is kept under stores/ in SEQREC_CACHE, or in ~/.cache/seqrec.
+
+    Raises:
+      InputError: the bucket cannot be read or holds no store there.
+    """
+    if not is_in_bucket(directory):
+        return directory
+    bucket = _open_bucket(directory)
+    with _complaints(bucket):
+        sizes = bucket.sizes()
+        if STORE_MARKER not in sizes:
+            raise InputError(f"{bucket.address} holds no {STORE_MARKER}, so no whole store; name the directory of one")
+        manifest = bucket.files.cat_file(bucket.place(STORE_MARKER))
+    kept = _cache() / "stores" / _content_hash(manifest, bucket)
+    if (kept / STORE_MARKER).is_file():
+        return kept
+    logger.info("fetching    %s into %s", bucket.address, kept)
+    try:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        # Beside its place, because a rename is atomic only inside one file system.
+        scratch = Path(tempfile.mkdtemp(prefix=".", dir=kept.parent))
+    except OSError as error:
+        raise InputError(f"{kept.parent} cannot be made ({error.strerror}); set SEQREC_CACHE to a directory") from error
+    try:
+        with _complaints(bucket):
+            _get(bucket, scratch, {name: size for name, size in sizes.items() if "/" not in name})
+            # Who replaces a store takes its manifest away first.
+            manifest_after = bucket.files.cat_file(bucket.place(STORE_MARKER))
+        if manifest_after != manifest:
+            raise InputError(f"{bucket.address} was replaced while it was read; start again")
+        try:
+            os.rename(scratch, kept)
+        except OSError as error:
+            # Another process that fetched the same store may have come first; its copy is as good as ours.
+            if not (kept / STORE_MARKER).is_file():
+                raise InputError(f"{kept} cannot be written ({error.strerror}); free the path") from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return kept
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("SEQREC_CACHE") or Path.home() / ".cache" / "seqrec")
+
+
+def _content_hash(manifest: bytes, bucket: Bucket) -> str:
+    try:
+        found = str(json.loads(manifest)["content_hash"])
+    except (ValueError, KeyError, TypeError):
+        found = ""
+    # It names a directory, so it must be what a hash is.
+    if not re.fullmatch("[0-9a-f]{64}", found):
+        raise InputError(f"{bucket.place(STORE_MARKER)} is not a sequence store's manifest; prepare the data again")
+    return found
+
+
+def _open_bucket(path: Path) -> Bucket:
+    address = address_of(path).rstrip("/")
+    protocol, _, rest = address.partition("://")
+    if protocol not in PACKAGES:
+        raise InputError(f"{address} has the protocol {protocol!r}; known are s3:// and gs://")
+    if "/" not in rest:
+        raise InputError(f"{address} names a whole bucket; name a directory in it, such as {address}/run-1")
+    package, extra = PACKAGES[protocol]
+    # What it would log is in the complaint, in one line.
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
+    try:
+        import fsspec
+
+        return Bucket(address, fsspec.filesystem(protocol))
+    except ImportError as error:
+        raise InputError(f'{address} needs the package {package}; pip install "seqrec[{extra}]"') from error
+    except Exception as error:  # credentials that the package's own libraries refuse as soon as it starts
+        raise InputError(_complaint(address, error)) from error
+
+
+@contextlib.contextmanager
+def _complaints(bucket: Bucket) -> Iterator[None]:
+    """Whatever the libraries underneath raise, in one line."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(_complaint(bucket.address, error)) from error
+
+
+def _complaint(address: str, error: Exception) -> str:
+    protocol = address.partition("://")[0]
+    kind, said = type(error).__name__, first_line(error)
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return f"{address} cannot be copied (no space left); free some, or set TMPDIR and SEQREC_CACHE elsewhere"
+    if "Credential" in kind or "Refresh" in kind:
+        return f"{address}: no credentials that serve ({said}); {CREDENTIALS.get(protocol, 'give some')}"
+    if isinstance(error, PermissionError):
+        return f"{address}: access is refused ({said}); ask for the right to it, or {CREDENTIALS.get(protocol, 'give')}"
+    if isinstance(error, FileNotFoundError):
+        return f"{address} cannot be found ({said}); make the bucket first, or correct the address"
+    endpoint = ENDPOINTS.get(protocol, "")
+    about = f" and {endpoint}={os.environ[endpoint]}" if os.environ.get(endpoint) else ""
+    return f"{address} cannot be reached ({kind}: {said}); check the network{about}"
+
+
+# From the bucket, and back
+
+
+def _fetch(bucket: Bucket, copy: Path, prefix: str | tuple[str, ...]) -> dict[str, Stamp | None]:
+    """Fetches what is whole and begins with `prefix`; returns the stamp of each file, None for what is not whole."""
+    with _complaints(bucket):
+        sizes = {name: size for name, size in bucket.sizes().items() if name.startswith(prefix)}
+        whole = {name: size for name, size in sizes.items() if not _is_remains(name, sizes)}
+        _get(bucket, copy, whole)
+    stamps = _stamps(copy)
+    return {name: stamps.get(name) for name in sizes}
+
+
+def _is_remains(name: str, names: dict[str, int]) -> bool:
+    unit = UNIT.match(name)
+    return unit is not None and not any(unit[0] + marker in names for marker in (CHECKPOINT_MARKER, STORE_MARKER))
+
+
+def _get(bucket: Bucket, directory: Path, sizes: dict[str, int]) -> None:
+    names = [name for name in sizes if not name.endswith("/") and ".." not in name.split("/")]
+    for name in names:
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+    if names:
+        bucket.files.get([bucket.place(name) for name in names], [str(directory / name) for name in names])
+    for name in names:
+        if (directory / name).stat().st_size != sizes[name]:
+            raise InputError(f"{bucket.place(name)} changed while it was read; start again")
+
+
+def _stamps(copy: Path) -> dict[str, Stamp]:
+    """Name of each file that is not being made -> its stamp."""
+    stamps = {}
+    for file in copy.rglob("*"):
+        name = file.relative_to(copy)
+        unfinished = any(part.startswith(".") or "orbax-checkpoint-tmp" in part for part in name.parts)
+        if file.is_file() and not unfinished and file.suffix != ".partial":
+            stat = file.stat()
+            stamps[name.as_posix()] = (stat.st_size, stat.st_mtime_ns)
+    return stamps
+
+
+def _is_marker(name: str) -> bool:
+    return name.rpartition("/")[2] in (STORE_MARKER, CHECKPOINT_MARKER)
+
+
+def _bring_back(bucket: Bucket, copy: Path, known: dict[str, Stamp | None]) -> None:
+    """Does to the bucket what was done to the copy since `known`, and notes it there.
+
+    At every moment what is in the bucket is whole: new files come before the marker of their directory, and a
+    checkpoint goes only once the one that replaces it is there.
+    """
+    with _complaints(bucket):
+        stamps = _stamps(copy)
+        changed = {name for name, stamp in stamps.items() if known.get(name) != stamp}
+        rewritten = {marker for marker in known if _is_marker(marker) and _beside(marker, changed)}
+        _remove(bucket, known, rewritten)
+        changed |= rewritten & stamps.keys()
+        markers = {name for name in changed if _is_marker(name)}
+        _put(bucket, copy, known, {name: stamps[name] for name in changed - markers})
+        still = _stamps(copy)
+        # A checkpoint that was removed here meanwhile may have been sent in part.
+        markers = {name for name in markers if all(still.get(each) for each in _beside(name, stamps))}
+        _put(bucket, copy, known, {name: stamps[name] for name in markers})
+        gone = {name for name in known if name not in still and not _is_going(name, still)}
+        _remove(bucket, known, {name for name in gone if _is_marker(name)})
+        _remove(bucket, known, gone & known.keys())
+
+
+def _beside(marker: str, names: Iterable[str]) -> list[str]:
+    """The names in and under the directory of a marker."""
+    directory = marker.removesuffix(marker.rpartition("/")[2])
+    return [name for name in names if name.startswith(directory)]
+
+
+def _is_going(name: str, stamps: dict[str, Stamp]) -> bool:
+    """Whether a file is missing because its checkpoint is being removed: that goes as a whole, once it has."""
+    unit = CHECKPOINT.match(name)
+    return unit is not None and unit[0] + CHECKPOINT_MARKER in stamps
+
+
+def _put(bucket: Bucket, copy: Path, known: dict[str, Stamp | None], stamps: dict[str, Stamp]) -> None:
+    names = sorted(stamps)
+    if names:
+        bucket.files.put([str(copy / name) for name in names], [bucket.place(name) for name in names])
+        known |= stamps
+
+
+def _remove(bucket: Bucket, known: dict[str, Stamp | None], names: set[str]) -> None:
+    if names:
+        bucket.files.rm([bucket.place(name) for name in sorted(names)])
+    for name in names:
+        del known[name]
+
+
+@contextlib.contextmanager
+def _brought_back(bucket: Bucket, copy: Path, known: dict[str, Stamp | None]) -> Iterator[None]:
+    """Inside, a thread brings back what has changed, as soon as it is more than another line of figures."""
+    done = threading.Event()
+    said = ""
+
+    def follow() -> None:
+        nonlocal said
+        while not done.wait(SECONDS_BETWEEN_LOOKS):
+            try:
+                changed = {name for name, stamp in _stamps(copy).items() if known.get(name) != stamp}
+                if changed - {"metrics.jsonl"}:
+                    _bring_back(bucket, copy, known)
+                said = ""
+            except (FileNotFoundError, InputError) as error:
+                # A file of a checkpoint may go between being found and being sent.
+                if not is_local(error) and said != str(error):
+                    said = str(error)
+                    logger.warning("bucket      %s; training goes on, and this is tried again", error)
+
+    def is_local(error: Exception) -> bool:
+        cause = error.__cause__ or error
+        return isinstance(cause, FileNotFoundError) and str(cause.filename).startswith(str(copy))
+
+    thread = threading.Thread(target=follow, name="bucket", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()

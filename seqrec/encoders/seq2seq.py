@@ -1,0 +1,177 @@
+"""The encoder-decoder: a bidirectional Transformer reads a history, a causal one goes on from it.
+
+Vaswani et al. 2017, section 3.1, on item ids. In a batch an item whose next one is known (`next_items` above 0) belongs
+to the history, with the newest; from the newest on the decoder reads, and each of its states predicts the item that
+follows. So a batch of queries asks for the first item of a continuation, as it asks any encoder for the next item.
+"""
+
+from dataclasses import dataclass, field
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+from tyro.conf import OmitArgPrefixes
+
+from seqrec.encoders.transformer import TransformerConfig, apply_parts, block_specs, embed, transformer, turn_by
+from seqrec.layers import (
+    Rotation,
+    attention_specs,
+    causal_mask,
+    cross_attention_specs,
+    mix_values,
+    norm,
+    norm_specs,
+    rotate,
+    split_heads,
+)
+from seqrec.params import Params
+from seqrec.types import Batch, Decoder, Encoder
+
+
+@dataclass(frozen=True)
+class Seq2SeqConfig:
+    """Sizes and parts of the encoder-decoder."""
+
+    encoder: OmitArgPrefixes[TransformerConfig] = field(default_factory=lambda: TransformerConfig(causal=False))
+    """Of both stacks; n-blocks, rematerialise and scan-blocks are of the encoder alone."""
+    n_decoder_blocks: int = 2
+    """Blocks that generate: each attends to what is generated so far, and to the encoder's states."""
+
+    def __post_init__(self):
+        if self.n_decoder_blocks < 1:
+            raise ValueError(f"n_decoder_blocks={self.n_decoder_blocks} is below 1; try n_decoder_blocks=2")
+        if self.encoder.causal:
+            raise ValueError("the encoder of an encoder-decoder reads its history both ways; leave --causal out")
+
+
+KeysAndValues = tuple[Float[Array, "rows n_heads _ d_head"], Float[Array, "rows n_heads _ d_head"]]
+
+
+def seq2seq(config: Seq2SeqConfig, *, n_items: int, max_length: int) -> Encoder:
+    """An encoder-decoder, whose `encode` gives the decoder's states and whose `decoder` continues with a cache.
+
+    A history and its continuation share `max_length` positions. States of a history's items but the newest mean
+    nothing: ask for none.
+    """
+    sizes = config.encoder
+    reader = transformer(sizes, n_items=n_items, max_length=max_length)
+    parts = {"attention": attention_specs(sizes.d_model), "cross_attention": cross_attention_specs(sizes.d_model)}
+    decoder_specs = {
+        "blocks": [block_specs(sizes, parts) for _ in range(config.n_decoder_blocks)],
+        "final_norm": norm_specs(sizes.norm, sizes.d_model),
+    }
+
+    def remember(
+        params: Params,
+        items: Int[Array, "rows length"],
+        segment_ids: Int[Array, "rows length"],
+        positions: Int[Array, "rows length"],
+        *,
+        key: Array | None = None,
+    ) -> list[KeysAndValues]:
+        """Keys and values of the histories' states for each block of the decoder."""
+        states = reader.encode(params, Batch(items, items, segment_ids, positions), key=key)
+        turn = turn_by(sizes, positions, max_length=max_length)
+        memories = []
+        for block in params["decoder"]["blocks"]:
+            product = states @ block["cross_attention"]["kv"].astype(states.dtype)
+            k, v = split_heads(product, n_parts=2, n_heads=sizes.n_heads)
+            memories.append((k if turn is None else rotate(k, turn), v))
+        return memories
+
+    def decode(
+        params: Params,
+        x: Float[Array, "rows length d_model"],
+        memories: list[KeysAndValues],
+        *,
+        mask: Bool[Array, "rows length n_keys"],
+        memory_mask: Bool[Array, "rows length n_memory"],
+        turn: Rotation | None,
+        caches: list[KeysAndValues] | None = None,
+        place: Int[Array, ""] | int = 0,
+        key: Array | None = None,
+    ) -> tuple[Float[Array, "rows length d_model"], list[KeysAndValues]]:
+        """States, and each block's own keys and values: put into `caches` at `place`, if there are any."""
+        keys = None if key is None else jax.random.split(key, (config.n_decoder_blocks, 6))
+        dtype = x.dtype
+        attended: list[KeysAndValues] = []
+        for index, (block, memory) in enumerate(zip(params["decoder"]["blocks"], memories, strict=True)):
+            block = jax.tree.map(lambda leaf: leaf.astype(dtype), block)
+            weights_key, recall_key = (None, None) if keys is None else keys[index, :2]
+            dropped = {"dropout_rate": sizes.attention_dropout}
+
+            def attend(x, block=block, index=index, key=weights_key, dropped=dropped):
+                q, k, v = split_heads(x @ block["attention"]["qkv"], n_parts=3, n_heads=sizes.n_heads)
+                if turn is not None:
+                    q, k = rotate(q, turn), rotate(k, turn)
+                if caches is not None:
+                    k, v = (
+                        jax.lax.dynamic_update_slice_in_dim(cache, new, place, axis=2)
+                        for cache, new in zip(caches[index], (k, v), strict=True)
+                    )
+                attended.append((k, v))
+                return mix_values(q, k, v, mask=mask, key=key, **dropped) @ block["attention"]["out"]
+
+            def recall(x, block=block, memory=memory, key=recall_key, dropped=dropped):
+                q = split_heads(x @ block["cross_attention"]["q"], n_parts=1, n_heads=sizes.n_heads)[0]
+                q = q if turn is None else rotate(q, turn)
+                return mix_values(q, *memory, mask=memory_mask, key=key, **dropped) @ block["cross_attention"]["out"]
+
+            parts = {"attention": attend, "cross_attention": recall}
+            x = apply_parts(sizes, block, x, parts, keys=None if keys is None else keys[index, 2:])
+        if sizes.norm_first:
+            x = norm(params["decoder"]["final_norm"], x, kind=sizes.norm)
+        return x, attended
+
+    def encode(params: Params, batch: Batch, *, key: Array | None = None) -> Float[Array, "rows length d_model"]:
+        read_key, embed_key, decode_key = (None,) * 3 if key is None else jax.random.split(key, 3)
+        items, segments, positions = batch.items, batch.segment_ids, batch.positions
+        is_decoded = batch.next_items == 0
+        after_decoded = jnp.pad(is_decoded, ((0, 0), (1, 0)))[:, :-1]
+        history = jnp.where((positions == 0) | ~after_decoded, segments, 0)
+        memories = remember(params, items, history, positions, key=read_key)
+        # Every position sees itself: those of which nothing is asked must see something.
+        own = jnp.eye(items.shape[1], dtype=bool)
+        states, _ = decode(
+            params,
+            embed(sizes, params, items, positions, key=embed_key),
+            memories,
+            mask=causal_mask(segments) & (is_decoded[:, None, :] | own),
+            memory_mask=segments[:, :, None] == history[:, None, :],
+            turn=turn_by(sizes, positions, max_length=max_length),
+            key=decode_key,
+        )
+        return states
+
+    def start(params: Params, items: Int[Array, "rows length"], lengths: Int[Array, " rows"], *, n: int):
+        rows, length = items.shape
+        positions = jnp.broadcast_to(jnp.arange(length), (rows, length))
+        is_read = positions < lengths[:, None]
+        memories = remember(params, items, is_read.astype(jnp.int32), positions)
+        shape = (rows, sizes.n_heads, n, sizes.d_model // sizes.n_heads)
+        empty = jnp.zeros(shape, jnp.dtype(sizes.compute_dtype))
+        return (memories, is_read, lengths), [(empty, empty)] * config.n_decoder_blocks
+
+    def step(params: Params, memory, caches: list[KeysAndValues], items: Int[Array, " rows"], place: Int[Array, ""]):
+        memories, is_read, lengths = memory
+        positions = (lengths - 1 + place)[:, None]
+        rows, n = len(items), caches[0][0].shape[2]
+        states, caches = decode(
+            params,
+            embed(sizes, params, items[:, None], positions),
+            memories,
+            mask=jnp.broadcast_to(jnp.arange(n) <= place, (rows, 1, n)),
+            memory_mask=is_read[:, None, :],
+            turn=turn_by(sizes, positions, max_length=max_length),
+            caches=caches,
+            place=place,
+        )
+        return states[:, 0], caches
+
+    return Encoder(
+        specs=reader.specs | {"decoder": decoder_specs},
+        encode=encode,
+        n_items=n_items,
+        max_length=max_length,
+        decoder=Decoder(start=start, step=step, n_items=n_items, max_length=max_length),
+    )

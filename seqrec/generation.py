@@ -1,0 +1,155 @@
+"""Continuations of histories, item by item: greedy, by beam search, or drawn."""
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from seqrec.params import Params
+from seqrec.retrieval import draw_items, top_k_log_probabilities
+from seqrec.types import Batch, Decoder, Encoder, HistoryBatch, InputError
+
+
+@dataclass(frozen=True)
+class DecodingConfig:
+    """How the items of a continuation are chosen."""
+
+    method: Literal["greedy", "beam", "sample"] = "greedy"
+    """The best next item each time, the best of beam-width continuations kept side by side, or a draw."""
+    beam_width: int = 4
+    """Of beam: continuations that are kept."""
+    temperature: float = 1.0
+    """Of sample: what scores are divided by; below 1 the best items are drawn more often."""
+    top_k: int = 0
+    """Of sample: draw among so many best items alone; 0 means all."""
+    no_repeat: bool = True
+    """No item comes twice in a continuation."""
+
+    def __post_init__(self):
+        if self.beam_width < 1:
+            raise ValueError(f"beam_width={self.beam_width} is below 1; try beam_width=4")
+        if not self.temperature > 0:
+            raise ValueError(f"temperature={self.temperature} is not above 0; for the best item use method=greedy")
+        if self.top_k < 0:
+            raise ValueError(f"top_k={self.top_k} is below 0; use 0 for all items")
+
+
+GREEDY = DecodingConfig()
+
+
+class Generated(NamedTuple):
+    """Continuations, one a history."""
+
+    items: Int[Array, "rows n"]
+    """Item ids in their order; 0 from where no item is left that may follow."""
+    log_probability: Float[Array, " rows"]
+    """Of the whole continuation under the model, in nats: the softmax is over all items, whatever may not follow."""
+
+
+def generate(
+    decoder: Decoder,
+    params: Params,
+    histories: HistoryBatch,
+    *,
+    n: int,
+    config: DecodingConfig = GREEDY,
+    key: Array | None = None,
+) -> Generated:
+    """The next `n` items of each history.
+
+    Greedy decoding is a beam search of width 1. A beam search keeps, of all one-item extensions of what it kept, those
+    of highest probability (Sutskever et al. 2014, section 3.2), so its best is not always the best there is. `sample`
+    needs a `key`, and draws a continuation a row. To be jitted whole: a `lax.scan` over the steps, of fixed shapes.
+    """
+    _check(decoder, histories, n, config, key)
+    items, lengths, excluded = histories
+    rows = len(items)
+    width = config.beam_width if config.method == "beam" else 1
+    newest = jnp.take_along_axis(items, lengths[:, None] - 1, axis=1)[:, 0]
+    # Rows of one history lie side by side, the likeliest first; at the start all but one of them are ruled out.
+    kept: Any = (*decoder.start(params, items, lengths, n=n), newest, excluded)
+    memory, cache, newest, excluded = jax.tree.map(lambda leaf: jnp.repeat(leaf, width, axis=0), kept)
+    lists = jnp.zeros((rows * width, n), jnp.int32)
+    totals = jnp.broadcast_to(jnp.where(jnp.arange(width) == 0, 0.0, -jnp.inf), (rows, width))
+
+    def step(carry, place):
+        cache, newest, lists, totals = carry
+        states, cache = decoder.step(params, memory, cache, newest, place)
+        options: Any = {
+            "n_items": decoder.n_items,
+            "exclude": jnp.concatenate([excluded, lists], axis=1) if config.no_repeat else excluded,
+        }
+        table = params["item_table"]
+        if key is not None and config.method == "sample":
+            own_key = jax.random.fold_in(key, place)
+            options |= {"temperature": config.temperature, "top_k": config.top_k}
+            newest, logs = draw_items(states, table, key=own_key, **options)
+            totals = totals + logs[:, None]
+        else:
+            found, logs = top_k_log_probabilities(states, table, k=width, **options)
+            sums = totals[:, :, None] + logs.reshape(rows, width, width)
+            totals, best = jax.lax.top_k(sums.reshape(rows, width * width), width)
+            found = jnp.take_along_axis(found.reshape(rows, width * width), best, axis=1)
+            newest = jnp.where(totals > -jnp.inf, found, 0).reshape(-1)
+            if width > 1:
+                parents = (best // width + width * jnp.arange(rows)[:, None]).reshape(-1)
+                cache, lists = jax.tree.map(lambda leaf: leaf[parents], (cache, lists))
+        return (cache, newest, lists.at[:, place].set(newest), totals), None
+
+    (_, _, lists, totals), _ = jax.lax.scan(step, (cache, newest, lists, totals), jnp.arange(n))
+    return Generated(lists[::width], totals[:, 0])
+
+
+def _check(decoder: Decoder, histories: HistoryBatch, n: int, config: DecodingConfig, key: Array | None) -> None:
+    length = histories.items.shape[1]
+    if not 1 <= n <= decoder.max_length:
+        raise InputError(f"n={n} is not in 1..{decoder.max_length}, the model's max_length; ask for fewer items")
+    if length > (most := decoder.max_length + 1 - n):
+        raise InputError(
+            f"histories of {length} items and {n} more do not fit max_length={decoder.max_length}; "
+            f"give the latest {most} items of each history"
+        )
+    if config.method == "beam" and config.beam_width > decoder.n_items:
+        raise InputError(f"beam_width={config.beam_width} is above n_items={decoder.n_items}; take a narrower beam")
+    if config.method == "sample" and key is None:
+        raise InputError("method=sample draws items and was given no key; give one, such as jax.random.key(0)")
+
+
+def recomputed(encoder: Encoder, *, as_history: bool = True) -> Decoder:
+    """A decoder that reads everything anew for each item.
+
+    So any next-item model continues histories: its best item joins the history, and it is asked again. With
+    `as_history` off an encoder-decoder reads what is generated in its decoder, as it was trained to: what its own
+    decoder finds by a cache, and slower. An encoder that reads times is refused: what is generated has none.
+    """
+    if encoder.times != "none":
+        raise InputError(f"an encoder of times={encoder.times} cannot go on from items alone; build it with times=none")
+
+    def start(params: Params, items: Int[Array, "rows length"], lengths: Int[Array, " rows"], *, n: int):
+        del params
+        return lengths, jnp.pad(items, ((0, 0), (0, n - 1)))
+
+    def step(
+        params: Params,
+        lengths: Int[Array, " rows"],
+        read: Int[Array, "rows width"],
+        items: Int[Array, " rows"],
+        place: Int[Array, ""],
+    ):
+        newest = lengths - 1 + place
+        read = read.at[jnp.arange(len(read)), newest].set(items)
+        positions = jnp.broadcast_to(jnp.arange(read.shape[1]), read.shape)
+        n_known = newest if as_history else lengths - 1
+        following = jnp.pad(read[:, 1:], ((0, 0), (0, 1)))
+        batch = Batch(
+            items=read,
+            next_items=jnp.where(positions < n_known[:, None], following, 0),
+            segment_ids=(positions <= newest[:, None]).astype(jnp.int32),
+            positions=positions,
+        )
+        states = encoder.encode(params, batch)
+        return jnp.take_along_axis(states, newest[:, None, None], axis=1)[:, 0], read
+
+    return Decoder(start=start, step=step, n_items=encoder.n_items, max_length=encoder.max_length)

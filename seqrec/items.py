@@ -1,0 +1,274 @@
+"""Vectors of items from their ids, their features or both: read by every encoder, and scored as the catalogue."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from seqrec.data.features import ItemFeature
+from seqrec.layers import item_table_rows, item_table_spec, silu
+from seqrec.params import Params, ParamSpec
+from seqrec.types import Encoder
+
+_STD = 0.02
+"""Of vectors at the start, whatever they are made of: that of an item table."""
+_normal = jax.nn.initializers.normal(_STD)
+_HASHES = np.array([0x9E3779B1, 0x85EBCA6B, 0xC2B2AE35, 0x27D4EB2F], np.uint32)
+
+
+@dataclass(frozen=True)
+class ItemConfig:
+    """What the vector of an item is made of."""
+
+    item_features: tuple[str, ...] = ()
+    """Columns of the tables below, or the store's own attributes and year; name:kind reads one as categories, number,
+    buckets or vector."""
+    shuffled_features: tuple[str, ...] = ()
+    """Those of item-features that are dealt to the items anew by the seed: what they gain is no gain of theirs."""
+    feature_files: tuple[Path, ...] = ()
+    """Parquet, CSV or JSON Lines with a row an item, named in a column item; or .npy with a vector an item."""
+    ids: Literal["table", "quotient-remainder", "multi-hash", "frequent", "none"] = "table"
+    """A vector for each item; a product of two; a weighted sum of shared ones; one for each frequent item; or none."""
+    id_rows: int = 0
+    """Vectors that the shared forms hold; 0 means a tenth of the catalogue."""
+    combine: Literal["sum", "gate", "mlp"] = "sum"
+    """How ids and features make one vector."""
+    id_dropout: float = 0.0
+    """Share of items whose id training hides in each step, so that their features learn to stand alone."""
+    fine_tune_vectors: bool = False
+    """Train vectors that are read from files; otherwise only their projection is trained."""
+
+    def __post_init__(self):
+        if not 0 <= self.id_dropout < 1:
+            raise ValueError(f"id_dropout={self.id_dropout} is not a share in [0, 1); try id_dropout=0.2")
+        if self.id_rows < 0:
+            raise ValueError(f"id_rows={self.id_rows} is below 0; use 0 for a tenth of the catalogue")
+        if not self.item_features and (self.ids == "none" or self.id_dropout or self.feature_files):
+            raise ValueError(
+                f"ids={self.ids}, id_dropout={self.id_dropout:g} and {len(self.feature_files)} feature_files, but no "
+                "item_features; name the features that items are made of"
+            )
+        names = [name.partition(":")[0] for name in self.item_features]
+        if len(set(names)) < len(names):
+            raise ValueError(f"item_features names one twice: {' '.join(self.item_features)}; name each once")
+        if unknown := sorted(set(self.shuffled_features) - set(names)):
+            raise ValueError(
+                f"shuffled_features names {unknown[0]}, which is none of item_features "
+                f"({' '.join(names) or 'none is named'}); name it there too"
+            )
+
+
+class Part(NamedTuple):
+    """One of the things that vectors are made of."""
+
+    specs: Params
+    constants: Any
+    """Arrays with a row for each row of the item table."""
+    vectors: Callable[[Params, Any], Float[Array, "n_rows d_model"]]
+    """`vectors(params, constants)`."""
+
+
+def with_items(
+    encoder: Encoder,
+    config: ItemConfig,
+    features: Sequence[ItemFeature] = (),
+    *,
+    counts: Int[np.ndarray, " n_items_plus_1"],
+) -> Encoder:
+    """The encoder, whose item table is made of what the config asks for instead of being a parameter.
+
+    `counts` says how often each id occurs in training, as `training_counts` returns it. Where there are features, an
+    item that never occurs has no id vector: it is read and scored by its features alone. With ids alone in a table
+    of their own the encoder is returned as it is.
+    """
+    if config.ids == "table" and not features:
+        return encoder
+    d_model = encoder.specs["item_table"].shape[1]
+    n_rows = item_table_rows(encoder.n_items)
+    parts = {f"feature {feature.name}": _feature_part(feature, config, n_rows, d_model) for feature in features}
+    if config.ids != "none":
+        parts["ids"] = _id_part(config, counts, encoder.n_items, d_model)
+    specs = {name: part.specs for name, part in parts.items()}
+    constants = {name: part.constants for name, part in parts.items()}
+    if features and config.ids != "none":
+        constants["trained"] = _rows(counts > 0, n_rows)
+    combine_specs, combine = _combination(config, n_parts=len(parts), d_model=d_model)
+
+    def compose(params: Params, constants: Any, *, key: Array | None = None) -> Params:
+        own = params["items"]
+        vectors = {name: part.vectors(own[name], constants[name]) for name, part in parts.items()}
+        if "trained" in constants:
+            shown = constants["trained"]
+            if key is not None and config.id_dropout:
+                shown &= ~jax.random.bernoulli(key, config.id_dropout, shown.shape)
+            vectors["ids"] = jnp.where(shown[:, None], vectors["ids"], 0.0)
+        others = {name: leaf for name, leaf in params.items() if name != "items"}
+        return {**others, "item_table": combine(own.get("combine"), vectors)}
+
+    return dataclasses.replace(
+        encoder,
+        specs={
+            **{name: spec for name, spec in encoder.specs.items() if name != "item_table"},
+            "items": {**specs, **({"combine": combine_specs} if combine_specs else {})},
+        },
+        compose=compose,
+        constants=constants,
+    )
+
+
+def _rows(values: np.ndarray, n_rows: int) -> np.ndarray:
+    """A row for each row of the item table: those beyond the catalogue are empty."""
+    return np.concatenate([values, np.zeros((n_rows - len(values), *values.shape[1:]), values.dtype)])
+
+
+# Features
+
+
+def _feature_part(feature: ItemFeature, config: ItemConfig, n_rows: int, d_model: int) -> Part:
+    if feature.categories:
+        return _category_part(feature, n_rows, d_model)
+    known = _rows(feature.known, n_rows)
+    width = feature.values.shape[1]
+    specs: Params = {
+        "unknown": ParamSpec((d_model,), ("embed",), _normal),
+        # Numbers have a mean square of 1, so that their projection starts as long as an id's vector.
+        "projection": ParamSpec((width, d_model), (None, "embed"), jax.nn.initializers.normal(_STD / math.sqrt(width))),
+    }
+    if not config.fine_tune_vectors or width == 1:
+
+        def project(params: Params, constants: Any) -> Array:
+            vectors = constants["values"] @ params["projection"]
+            return jnp.where(constants["known"][:, None], vectors, params["unknown"])
+
+        return Part(specs, {"values": _rows(feature.values, n_rows), "known": known}, project)
+
+    values = _rows(feature.values, n_rows)
+
+    def as_read(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
+        del key
+        return jnp.asarray(values, dtype).reshape(shape)
+
+    specs["vectors"] = ParamSpec((n_rows, width), ("items", None), as_read)
+
+    def fine_tune(params: Params, constants: Any) -> Array:
+        vectors = params["vectors"] @ params["projection"]
+        return jnp.where(constants["known"][:, None], vectors, params["unknown"])
+
+    return Part(specs, {"known": known}, fine_tune)
+
+
+def _category_part(feature: ItemFeature, n_rows: int, d_model: int) -> Part:
+    """The mean of the vectors of an item's categories; row 0 is that of items without any."""
+    codes = _rows(feature.values, n_rows)
+    n_each = np.maximum(np.sum(codes > 0, axis=1), 1)
+    specs = {"table": ParamSpec((len(feature.categories) + 1, d_model), (None, "embed"), _normal)}
+
+    def mean(params: Params, constants: Any) -> Array:
+        table, codes = params["table"], constants["codes"]
+
+        def add(total: Array, column: Array) -> tuple[Array, None]:
+            return total + jnp.where(column[:, None] > 0, table[column], 0.0), None
+
+        # A column at a time: nothing of size items x categories of one item x width exists.
+        total, _ = jax.lax.scan(add, jnp.zeros((n_rows, d_model), table.dtype), codes.T)
+        return jnp.where(codes[:, :1] > 0, total / constants["n_each"][:, None], table[0])
+
+    return Part(specs, {"codes": codes, "n_each": n_each.astype(np.float32)}, mean)
+
+
+# Ids
+
+
+def _id_part(config: ItemConfig, counts: np.ndarray, n_items: int, d_model: int) -> Part:
+    if config.ids == "table":
+        return Part({"table": item_table_spec(n_items, d_model)}, {}, lambda params, constants: params["table"])
+    n_shared = config.id_rows or max(2, n_items // 10)
+    makers = {"quotient-remainder": _quotient_remainder, "multi-hash": _multi_hash, "frequent": _frequent}
+    return makers[config.ids](n_shared, counts, item_table_rows(n_items), d_model)
+
+
+def _quotient_remainder(n_shared: int, counts: np.ndarray, n_rows: int, d_model: int) -> Part:
+    """Products of one vector for the quotient and one for the remainder (Shi et al. 2020, section 3), no two alike."""
+    del counts
+    n_quotients = -(-n_rows // n_shared)
+    specs = {
+        "remainders": ParamSpec((n_shared, d_model), (None, "embed"), _normal),
+        "quotients": ParamSpec((n_quotients, d_model), (None, "embed"), jax.nn.initializers.normal(1.0), decay=False),
+    }
+
+    def vectors(params: Params, constants: Any) -> Array:
+        return params["remainders"][constants["remainder"]] * params["quotients"][constants["quotient"]]
+
+    quotient, remainder = np.divmod(np.arange(n_rows, dtype=np.int32), np.int32(n_shared))
+    return Part(specs, {"quotient": quotient, "remainder": remainder}, vectors)
+
+
+def _multi_hash(n_shared: int, counts: np.ndarray, n_rows: int, d_model: int) -> Part:
+    """Sums of two hashed vectors, each item with weights of its own (Svenstrup et al. 2017, eq. 1)."""
+    del counts
+    ids = np.arange(n_rows, dtype=np.uint32)
+    hashed = [((ids * _HASHES[i]) ^ ((ids * _HASHES[i]) >> 15)) * _HASHES[i + 1] for i in range(2)]
+    rows = np.stack([(each >> 8) % n_shared for each in hashed], axis=1).astype(np.int32)
+    specs = {
+        "table": ParamSpec((n_shared, d_model), (None, "embed"), _normal),
+        "weights": ParamSpec((n_rows, 2), ("items", None), jax.nn.initializers.normal(1.0), decay=False),
+    }
+
+    def vectors(params: Params, constants: Any) -> Array:
+        looked_up = [params["table"][constants["rows"][:, i]] for i in range(2)]
+        return sum(params["weights"][:, i, None] * looked_up[i] for i in range(2)) * math.sqrt(0.5)
+
+    return Part(specs, {"rows": rows}, vectors)
+
+
+def _frequent(n_shared: int, counts: np.ndarray, n_rows: int, d_model: int) -> Part:
+    """One vector for each of the most frequent items in training, and one for all others together."""
+    n_own = min(n_shared - 1, len(counts) - 1)
+    most = 1 + np.argsort(-counts[1:], kind="stable")[:n_own]
+    row = np.zeros(n_rows, np.int32)
+    row[most] = 1 + np.arange(n_own)
+    specs = {"table": ParamSpec((n_own + 1, d_model), (None, "embed"), _normal)}
+    return Part(specs, {"row": row}, lambda params, constants: params["table"][constants["row"]])
+
+
+# Both
+
+
+def _combination(
+    config: ItemConfig, *, n_parts: int, d_model: int
+) -> tuple[Params, Callable[[Any, dict[str, Array]], Float[Array, "n_rows d_model"]]]:
+    """Specs and `combine(params, vectors)` of the parts, of which `ids` may be one."""
+
+    def features_of(vectors: dict[str, Array]) -> Array:
+        return sum((each for name, each in vectors.items() if name != "ids"), jnp.zeros(()))
+
+    if n_parts == 1 or config.combine == "sum":
+        return {}, lambda params, vectors: sum(vectors.values())
+    width = n_parts * d_model
+    dense = jax.nn.initializers.lecun_normal()
+    if config.combine == "gate" and config.ids != "none":
+        specs = {"gate": ParamSpec((width, d_model), (None, "embed"), dense)}
+
+        def gate(params: Params, vectors: dict[str, Array]) -> Array:
+            # By the root of their mean square at the start, so that the gate begins open to what it reads.
+            share = jax.nn.sigmoid(jnp.concatenate([*vectors.values()], axis=1) / _STD @ params["gate"])
+            return share * vectors["ids"] + (1.0 - share) * features_of(vectors)
+
+        return specs, gate
+    specs = {
+        "up": ParamSpec((width, 2 * d_model), (None, "ff"), dense),
+        "down": ParamSpec((2 * d_model, d_model), ("ff", "embed"), dense),
+    }
+
+    def perceive(params: Params, vectors: dict[str, Array]) -> Array:
+        read = jnp.concatenate([*vectors.values()], axis=1) / _STD
+        return sum(vectors.values()) + _STD * (silu(read @ params["up"]) @ params["down"])
+
+    return specs, perceive

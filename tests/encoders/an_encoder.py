@@ -1,0 +1,66 @@
+"""Every encoder in every form, at toy size, for the tests that all of them must pass."""
+
+import functools
+
+import jax
+import numpy as np
+from packed_rows import LENGTH
+
+from seqrec.encoders.gru import GRUConfig, gru
+from seqrec.encoders.hstu import HSTUConfig, hstu
+from seqrec.encoders.seq2seq import Seq2SeqConfig, seq2seq
+from seqrec.encoders.transformer import TransformerConfig, transformer
+from seqrec.params import init_params
+
+N_ITEMS = 30
+SIZES = {"d_model": 8, "n_blocks": 2, "n_heads": 2, "dropout": 0.0}
+
+# Of the Transformer every kind of norm, its place, positions and feed-forward, and every pair of these kinds.
+TRANSFORMERS = {
+    "rms, first, rotary, swiglu": {},
+    "layer, after, learned, swiglu": {"norm": "layer", "norm_first": False, "positions": "learned"},
+    "rms, after, learned, gelu": {"norm_first": False, "positions": "learned", "feed_forward": "gelu"},
+    "layer, first, rotary, gelu": {"norm": "layer", "feed_forward": "gelu"},
+    "rms, after, rotary, relu": {"norm_first": False, "feed_forward": "relu"},
+    "layer, first, learned, relu": {"norm": "layer", "positions": "learned", "feed_forward": "relu"},
+    "gated": {"gated": True},
+    "bidirectional": {"causal": False},
+    "bidirectional, learned": {"causal": False, "positions": "learned", "norm": "layer", "feed_forward": "gelu"},
+}
+ENCODERS = {
+    **{
+        f"transformer: {name}": (transformer, TransformerConfig(**SIZES, **options))
+        for name, options in TRANSFORMERS.items()
+    },
+    "gru": (gru, GRUConfig(d_model=8, d_hidden=12, embedding_dropout=0.0, dropout=0.0)),
+    "gru of two layers": (
+        gru,
+        GRUConfig(d_model=8, d_hidden=12, n_layers=2, embedding_dropout=0.0, dropout=0.0),
+    ),
+    "encoder-decoder": (seq2seq, Seq2SeqConfig(TransformerConfig(causal=False, **SIZES))),
+    "encoder-decoder, learned, gated": (
+        seq2seq,
+        Seq2SeqConfig(TransformerConfig(causal=False, gated=True, positions="learned", **SIZES)),
+    ),
+    "hstu": (hstu, HSTUConfig(**SIZES)),
+    "hstu without positions": (
+        hstu,
+        HSTUConfig(**SIZES, learned_positions=False, relative_positions=False),
+    ),
+    "hstu with times of the history": (functools.partial(hstu, times="history"), HSTUConfig(**SIZES)),
+    "hstu with the query's time": (functools.partial(hstu, times="query"), HSTUConfig(**SIZES)),
+}
+
+
+def an_encoder(name: str):
+    """With weights of a trained model's size: at the start, blocks hardly change what passes through them."""
+    make, config = ENCODERS[name]
+    encoder = make(config, n_items=N_ITEMS, max_length=LENGTH)
+    params = init_params(encoder.specs, jax.random.key(1))
+    scale = 3 if name.startswith("gru") else 20
+    random = np.random.default_rng(2)
+
+    def grown(leaf):
+        return leaf * scale if leaf.ndim == 2 else leaf + 0.3 * random.normal(size=leaf.shape).astype(np.float32)
+
+    return encoder, jax.tree.map(grown, params)

@@ -1,0 +1,39 @@
+"""The script of baselines tests them on the queries that models are tested on."""
+
+import baselines
+import results as results_script
+
+from seqrec import runs, runtime
+from seqrec.baselines import scored
+from seqrec.report.results_page import condensed, page
+
+
+def run_baselines(ratings, output, *flags):
+    flags = ["--dataset", "movielens", "--data-path", str(ratings), *flags, "--output", str(output)]
+    return baselines.main(runtime.parse(baselines.Config, flags))
+
+
+def test_every_table_of_the_data_carries_the_baselines(ratings, finished, tmp_path):
+    found = run_baselines(ratings, tmp_path / "run", "--max-length", "8")
+    assert list(found["baselines"]) == ["popularity", "personal popularity", "first-order Markov", "item-kNN", "EASE"]
+    for name, figures in finished.results["baselines"].items():
+        assert found["baselines"][name] == figures  # on the same queries
+    assert found["protocol"] == finished.results["protocol"]
+    assert runs.read_json(tmp_path / "run" / "metrics.json") == found
+    kept = {"toy-seed-0": condensed(finished.directory), "toy-baselines": condensed(tmp_path / "run")}
+    text = page(kept, {}, defaults=results_script.DEFAULTS)
+    assert text.count("\n## ") == 1
+    for name, figures in found["baselines"].items():
+        assert f"| {name} | {figures['recall@10']:.4f} | {figures['ndcg@10']:.4f} |" in text
+    assert "`python experiments/baselines.py --dataset movielens" in text
+
+
+def test_recent_popularity_needs_times_and_a_catalogue_too_large_for_ease_is_said(
+    ratings, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setattr(scored, "_LARGEST_EASE", 10)
+    found = run_baselines(ratings, tmp_path / "run", "--times", "history", "--recent-days", "1000")
+    # All of the toy's events lie within these days.
+    assert found["baselines"]["recent popularity"] == found["baselines"]["popularity"]
+    assert "EASE" not in found["baselines"]
+    assert "left out    EASE on 30 items needs" in caplog.text
