@@ -4,7 +4,7 @@ import contextlib
 import functools
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -162,7 +162,8 @@ def open_trained(run: Path, experiments: Mapping[str, Any]) -> tuple[Task, Encod
     if name not in experiments:
         raise InputError(f"{run} holds a model {name}, which is none of {', '.join(experiments)}; use its own seqrec")
     config = runs.read_config(experiments[name].Config, run)
-    runtime.start(config.mesh, config.processes)
+    # By however many processes it is read: only in training would each go its own way.
+    runtime.start(config.mesh, replace(config.processes, n_processes=0))
     task = open_task(run, config.data, seed=config.run.seed)
     encoder = _built(run, config, experiments[name].build, task).encoder
     # The schedule's length does not enter the state; only its form is needed, to read the checkpoint into.

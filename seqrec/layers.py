@@ -159,7 +159,7 @@ def mix_values(
     v: Float[Array, "rows n_heads n_keys d_head"],
     *,
     mask: Bool[Array, "rows n_queries n_keys"],
-    dropout_rate: float,
+    dropout_rate: Scalar,
     key: Array | None,
 ) -> Float[Array, "rows n_queries d_model"]:
     """Each query's mean of the values that `mask` allows, weighted by its softmax over their keys, heads side by side.

@@ -62,8 +62,13 @@ def start(mesh: MeshConfig, processes: DistributedConfig | None = None) -> None:
     # By force, because a library that is imported earlier may have given the root logger a handler of its own.
     logging.basicConfig(format="%(message)s", stream=sys.stderr, force=True)
     log.setLevel(logging.INFO)
-    # orbax logs every save, and what goes wrong in one with a traceback, through absl; the error comes to us too.
-    for name, level in (("absl", logging.CRITICAL), ("jax", logging.WARNING), ("matplotlib", logging.WARNING)):
+    # orbax logs every save, and what goes wrong in one by absl and asyncio with tracebacks; the error comes to us too.
+    for name, level in (
+        ("absl", logging.CRITICAL),
+        ("asyncio", logging.CRITICAL),
+        ("jax", logging.WARNING),
+        ("matplotlib", logging.WARNING),
+    ):
         logging.getLogger(name).setLevel(level)
     _join(processes or DistributedConfig())
     if not is_first():
