@@ -17,8 +17,9 @@ from tyro.conf import OmitArgPrefixes
 from seqrec import runs, runtime
 from seqrec.baselines import popularity
 from seqrec.baselines.scored import ease, first_order_markov, item_knn, score_ranks
-from seqrec.experiment import DataConfig, RunConfig, Task, open_run, open_task, protocol
+from seqrec.experiment import RunConfig, open_run, protocol
 from seqrec.report import figures
+from seqrec.tasks import DataConfig, Task, open_task
 from seqrec.types import InputError
 
 Rank = Callable[..., tuple[np.ndarray, np.ndarray]]

@@ -14,11 +14,12 @@ from tyro.conf import OmitArgPrefixes
 
 from seqrec import runtime
 from seqrec.encoders.transformer import TransformerConfig, transformer
-from seqrec.experiment import DataConfig, Model, RunConfig, Task, loss_of, run_experiment
+from seqrec.experiment import Model, RunConfig, loss_of, run_experiment
 from seqrec.loop import FitConfig
 from seqrec.losses.config import LossConfig
 from seqrec.runtime import DistributedConfig
 from seqrec.sharding import MeshConfig
+from seqrec.tasks import DataConfig, Task
 from seqrec.training import OptimizerConfig
 
 LOSS = LossConfig(loss="gbce", n_negatives=256, calibration=0.75, negatives_per_row=True)

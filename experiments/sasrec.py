@@ -14,12 +14,13 @@ from tyro.conf import OmitArgPrefixes
 
 from seqrec import runtime
 from seqrec.encoders.transformer import TransformerConfig, transformer
-from seqrec.experiment import DataConfig, Model, RunConfig, Task, items_of, loss_of, run_experiment
+from seqrec.experiment import Model, RunConfig, items_of, loss_of, run_experiment
 from seqrec.items import ItemConfig
 from seqrec.loop import FitConfig
 from seqrec.losses.config import LossConfig
 from seqrec.runtime import DistributedConfig
 from seqrec.sharding import MeshConfig
+from seqrec.tasks import DataConfig, Task
 from seqrec.training import OptimizerConfig
 
 

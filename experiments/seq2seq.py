@@ -17,12 +17,13 @@ from tyro.conf import OmitArgPrefixes
 from seqrec import runtime
 from seqrec.data.splits import SplitConfig
 from seqrec.encoders.seq2seq import Seq2SeqConfig, seq2seq
-from seqrec.experiment import DataConfig, Model, RunConfig, Task, loss_of, run_experiment
+from seqrec.experiment import Model, RunConfig, loss_of, run_experiment
 from seqrec.loop import FitConfig
 from seqrec.losses.config import LossConfig
 from seqrec.objectives import continuation
 from seqrec.runtime import DistributedConfig
 from seqrec.sharding import MeshConfig
+from seqrec.tasks import DataConfig, Task
 from seqrec.training import OptimizerConfig
 
 DATA = DataConfig(split=SplitConfig(n_out=5, window_target="first"))

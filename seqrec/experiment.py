@@ -4,24 +4,18 @@ import contextlib
 import functools
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from tyro.conf import OmitArgPrefixes
 
 from seqrec import runs, runtime
 from seqrec.baselines.popularity import training_counts
 from seqrec.checkpoint import Progress, open_checkpoints, restore, restore_progress
-from seqrec.data.batches import Queries, TrainingBatches, make_queries, training_batches
 from seqrec.data.buckets import original, working_copy
-from seqrec.data.events import prepare
-from seqrec.data.features import read_item_features
-from seqrec.data.sources import Columns, Dataset, TimeUnit, read_source
-from seqrec.data.splits import Split, SplitConfig, split_store
-from seqrec.data.store import SequenceStore, open_store
+from seqrec.data.features import read_item_features, shuffled_feature
 from seqrec.evaluation import (
     RankTable,
     composed,
@@ -43,45 +37,9 @@ from seqrec.report.continuations import continuation_figures
 from seqrec.report.learning_curve import plot_learning_curve
 from seqrec.retrieval import make_recommend
 from seqrec.runtime import log
-from seqrec.sharding import n_data_shards, row_share
+from seqrec.tasks import Task, open_task
 from seqrec.training import TrainState, init_state, make_optimizer, make_train_step
-from seqrec.types import Encoder, InputError, Times
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """What is read, and what a model sees of it."""
-
-    dataset: Literal[Dataset, "store"] = "movielens-demo"
-    """Form of the data; movielens-demo needs no file, store is what prepare_data.py leaves."""
-    data_path: Path | None = None
-    """File of events, plain or gzip'd, or the directory of a store, which may be s3:// or gs://."""
-    columns: tuple[str, str, str] = Columns()
-    """Names of the user, item and time columns of an events file; time none keeps the file's order."""
-    time_unit: TimeUnit = "auto"
-    """Unit of a time column of numbers; auto takes the one that gives plausible years."""
-    split: OmitArgPrefixes[SplitConfig] = field(default_factory=SplitConfig)
-    max_length: int = 200
-    """Latest items of a history that the model reads."""
-    whole_histories: bool = True
-    """Train on all of each history, in windows of max-length, not on the latest window alone."""
-    random_crops: bool = False
-    """Cut histories longer than max-length at places drawn anew each epoch."""
-    mask_seen: bool = True
-    """Rank only items that the user has not taken before."""
-    times: Times = "none"
-    """What a model that reads times sees of them; query, when the answer came too, makes its figures time-aware."""
-    batch_size: int = 32
-    """Histories a step, on average; short ones share a row."""
-
-    def __post_init__(self):
-        for name in ("max_length", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} is below 1; try {name}=50")
-        if self.times != "none" and self.split.holds_continuations:
-            raise ValueError(
-                f"times={self.times}, but items are generated without times; use times=none, or window_target=last"
-            )
+from seqrec.types import Encoder, InputError
 
 
 @dataclass(frozen=True)
@@ -94,81 +52,6 @@ class RunConfig:
     """Go on with the run in --output from its latest checkpoint."""
     seed: int = 0
     """Seed of weights, batches and dropout."""
-
-
-class Task(NamedTuple):
-    """Prepared data, and what is asked of a model on it."""
-
-    config: DataConfig
-    store: SequenceStore
-    split: Split
-    train: TrainingBatches
-    valid: Queries
-    test: Queries
-
-
-def open_task(run: Path, config: DataConfig, *, seed: int) -> Task:
-    """The data in the run's own store, prepared there first unless an earlier start has; says what it read.
-
-    A store that was prepared beforehand is read where it is.
-    """
-    if config.dataset == "store":
-        if config.data_path is None:
-            raise InputError("store is read from a directory; give its data path")
-        store = open_store(config.data_path)
-    else:
-        runtime.on_first(functools.partial(_prepare_once, run, config))
-        if not (run / "store").exists():  # of a run in a bucket, each process has a copy of its own
-            _prepare_once(run, config)
-        store = open_store(run / "store")
-    if runtime.on_first(lambda: store.content_hash) != store.content_hash:
-        raise InputError(f"{run}: this process read other data than the first; give all of them the same")
-    split = split_store(store, config.split)
-    log.info(
-        "data        %s: %s users, %s items, %s events",
-        config.dataset,
-        *(f"{count:,}" for count in (store.n_users, store.n_items, store.n_events)),
-    )
-    log.info("split       %s", split.description)
-    share = row_share()
-    valid, test = (
-        make_queries(
-            store,
-            positions,
-            max_length=config.max_length,
-            batch_size=2 * config.batch_size,
-            mask_seen=config.mask_seen,
-            n_shards=n_data_shards(),
-            process_index=share.part,
-            process_count=share.n_parts,
-            times=config.times,
-        )
-        for positions in (split.valid, split.test)
-    )
-    train = training_batches(
-        store,
-        split,
-        max_length=config.max_length,
-        batch_size=config.batch_size,
-        seed=seed,
-        whole_histories=config.whole_histories,
-        random_crops=config.random_crops,
-        n_shards=n_data_shards(),
-        process_index=share.part,
-        process_count=share.n_parts,
-        times=config.times,
-    )
-    facts = {"content_hash": store.content_hash, "split_hash": split.content_hash}
-    runtime.on_first(functools.partial(runs.note_data, run, **facts))
-    return Task(config, store, split, train, valid, test)
-
-
-def _prepare_once(run: Path, config: DataConfig) -> None:
-    if not (run / "store").exists():
-        source = read_source(
-            config.dataset, config.data_path, columns=Columns(*config.columns), time_unit=config.time_unit
-        )
-        prepare(source, run / "store", keep_times=config.split.split == "temporal" or config.times != "none")
 
 
 @contextlib.contextmanager
@@ -221,7 +104,12 @@ def loss_of(config: LossConfig, task: Task) -> Loss:
 def items_of(encoder: Encoder, config: ItemConfig, task: Task) -> Encoder:
     """The encoder, whose items are made of what the config asks for."""
     counts = training_counts(task.store, task.split)
-    features = read_item_features(config.item_features, task.store, config.feature_files, trained=counts > 0)
+    features = [
+        shuffled_feature(feature, trained=counts > 0, seed=task.train.seed)
+        if feature.name in config.shuffled_features
+        else feature
+        for feature in read_item_features(config.item_features, task.store, config.feature_files, trained=counts > 0)
+    ]
     return with_items(encoder, config, features, counts=counts)
 
 
@@ -274,7 +162,8 @@ def open_trained(run: Path, experiments: Mapping[str, Any]) -> tuple[Task, Encod
     if name not in experiments:
         raise InputError(f"{run} holds a model {name}, which is none of {', '.join(experiments)}; use its own seqrec")
     config = runs.read_config(experiments[name].Config, run)
-    runtime.start(config.mesh, config.processes)
+    # By however many processes it is read: only in training would each go its own way.
+    runtime.start(config.mesh, replace(config.processes, n_processes=0))
     task = open_task(run, config.data, seed=config.run.seed)
     encoder = _built(run, config, experiments[name].build, task).encoder
     # The schedule's length does not enter the state; only its form is needed, to read the checkpoint into.
@@ -396,6 +285,15 @@ def print_test(results: dict[str, Any], *, name: str) -> None:
     print(f"{results['test']['n_users']:,} users; mean over users [95% interval]; {protocol['candidates']}{label}")
 
 
+def costs(encoder: Encoder, state: TrainState, *, steps_per_epoch: int) -> dict[str, int]:
+    """What a model takes to train: parameters, bytes of all that a step reads and changes, and steps."""
+    return {
+        "n_parameters": count_params(encoder.specs),
+        "state_bytes": sum(leaf.nbytes for leaf in jax.tree.leaves(state)),
+        "steps_per_epoch": steps_per_epoch,
+    }
+
+
 def publish(run: Path, task: Task, encoder: Encoder, trained: Trained, *, name: str) -> dict[str, Any]:
     """Tests the trained model, leaves figures, ranks and the learning curve in the run, and prints them."""
     params = composed(encoder, trained.state.averaged)
@@ -404,6 +302,7 @@ def publish(run: Path, task: Task, encoder: Encoder, trained: Trained, *, name: 
     results["best_epoch"] = trained.progress.best[0] // per_epoch
     results["train_seconds"] = trained.progress.train_seconds
     results["stopped"] = trained.reason
+    results["cost"] = costs(encoder, trained.state, steps_per_epoch=per_epoch)
     results["n_roll_backs"] = len(trained.progress.skipped)
     recommend = make_recommend(encoder)
     examples = []
@@ -417,9 +316,10 @@ def publish(run: Path, task: Task, encoder: Encoder, trained: Trained, *, name: 
         best = recommend(params, history, min(10, task.store.n_items), **options)
         examples.append(figures.format_example(task.store, history, best, user))
     if runtime.is_first():
-        runs.write_json(run / "metrics.json", results)
         figures.write_ranks(run / "ranks.parquet", ranks, task.store, task.split)
         plot_learning_curve(run / "metrics.jsonl", run / "learning_curve.png", best_epoch=results["best_epoch"])
+        # The last of its files: a run that has it has finished.
+        runs.write_json(run / "metrics.json", results)
         print_test(results, name=name)
         for example in examples:
             print("\n" + example)

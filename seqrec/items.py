@@ -30,6 +30,8 @@ class ItemConfig:
     item_features: tuple[str, ...] = ()
     """Columns of the tables below, or the store's own attributes and year; name:kind reads one as categories, number,
     buckets or vector."""
+    shuffled_features: tuple[str, ...] = ()
+    """Those of item-features that are dealt to the items anew by the seed: what they gain is no gain of theirs."""
     feature_files: tuple[Path, ...] = ()
     """Parquet, CSV or JSON Lines with a row an item, named in a column item; or .npy with a vector an item."""
     ids: Literal["table", "quotient-remainder", "multi-hash", "frequent", "none"] = "table"
@@ -53,8 +55,14 @@ class ItemConfig:
                 f"ids={self.ids}, id_dropout={self.id_dropout:g} and {len(self.feature_files)} feature_files, but no "
                 "item_features; name the features that items are made of"
             )
-        if len({name.partition(":")[0] for name in self.item_features}) < len(self.item_features):
+        names = [name.partition(":")[0] for name in self.item_features]
+        if len(set(names)) < len(names):
             raise ValueError(f"item_features names one twice: {' '.join(self.item_features)}; name each once")
+        if unknown := sorted(set(self.shuffled_features) - set(names)):
+            raise ValueError(
+                f"shuffled_features names {unknown[0]}, which is none of item_features "
+                f"({' '.join(names) or 'none is named'}); name it there too"
+            )
 
 
 class Part(NamedTuple):

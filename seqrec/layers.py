@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt
 
 from seqrec.params import Params, ParamSpec
+from seqrec.types import Scalar
 
 Norm = Literal["rms", "layer"]
 FeedForward = Literal["swiglu", "gelu", "relu"]
@@ -84,12 +85,15 @@ def _mix(x: UInt[Array, "*shape"]) -> UInt[Array, "*shape"]:
     return x ^ (x >> 16)
 
 
-def dropout(x: Float[Array, "*shape"], *, rate: float, key: Array | None) -> Float[Array, "*shape"]:
+def dropout(x: Float[Array, "*shape"], *, rate: Scalar, key: Array | None) -> Float[Array, "*shape"]:
     """Zeroes a share `rate` of `x`, to the nearest 1/256, and rescales the rest; `key=None` means evaluation."""
-    n_dropped = round(256 * rate)
-    if key is None or n_dropped == 0:
+    if key is None:
         return x
-    keep = random_bytes(key, x.shape) >= n_dropped
+    # From float32, as a traced rate is, so that both round alike.
+    n_dropped = jnp.round(256 * rate) if isinstance(rate, Array) else round(256 * float(np.float32(rate)))
+    if isinstance(n_dropped, int) and n_dropped == 0:
+        return x
+    keep = random_bytes(key, x.shape) >= jnp.uint8(n_dropped)
     return jnp.where(keep, x * (256 / (256 - n_dropped)), 0.0)
 
 
@@ -155,7 +159,7 @@ def mix_values(
     v: Float[Array, "rows n_heads n_keys d_head"],
     *,
     mask: Bool[Array, "rows n_queries n_keys"],
-    dropout_rate: float,
+    dropout_rate: Scalar,
     key: Array | None,
 ) -> Float[Array, "rows n_queries d_model"]:
     """Each query's mean of the values that `mask` allows, weighted by its softmax over their keys, heads side by side.
@@ -177,7 +181,7 @@ def attention(
     mask: Bool[Array, "rows length length"],
     turn: Rotation | None,
     n_heads: int,
-    dropout_rate: float,
+    dropout_rate: Scalar,
     key: Array | None,
 ) -> Float[Array, "rows length d_model"]:
     """Multi-head attention over the keys that `mask` allows; with `turn`, queries and keys are rotated by position."""
@@ -212,7 +216,7 @@ def feed_forward(
     x: Float[Array, "rows length d_model"],
     *,
     kind: FeedForward,
-    dropout_rate: float,
+    dropout_rate: Scalar,
     key: Array | None,
 ) -> Float[Array, "rows length d_model"]:
     """The position-wise network; `swiglu` is Shazeer 2020, eq. 6; dropout acts on its hidden units."""

@@ -221,6 +221,7 @@ def _train(
             "loss": float(np.average(losses, weights=counts)),
             "gradient_norm": float(norms.mean()),
             "events_per_second": round(rate),
+            "step_seconds": (now - interval_started) / len(losses),
         }
         note(latest)
         bar.set_postfix_str(f"loss {latest['loss']:.3f}, {rate:,.0f} events/s")

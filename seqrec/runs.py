@@ -21,6 +21,7 @@ Config = TypeVar("Config")
 _FREE_FIELDS = (
     *("run.output", "run.resume", "fit.patience", "fit.max_minutes"),
     *("fit.on_spike", "fit.spike_deviations", "fit.max_roll_backs"),
+    *("tune.n_trials", "tune.tuning_minutes"),
 )
 _FREE_CONFIGS = ("mesh.", "processes.")
 """Fields that say where a run is kept, when it ends, what it does about a spike and on what devices, not what a step
@@ -116,7 +117,9 @@ def note_data(run: Path, **facts: Any) -> None:
     known = resolved.get("data", {})
     if any(known.get(name, fact) != fact for name, fact in facts.items()):
         raise InputError(f"{run}: the run was started on other data; choose another --output for this data")
-    write_json(run / "config.json", {**resolved, "data": {**known, **facts}})
+    # Where nothing is new nothing is written: a process that joins the first one leaves its file alone.
+    if {**known, **facts} != known:
+        write_json(run / "config.json", {**resolved, "data": {**known, **facts}})
 
 
 def read_config(config_type: type[Config], run: Path) -> Config:
@@ -154,6 +157,11 @@ def append_json_line(file: Path, content: Any) -> None:
     """Adds one line of JSON."""
     with file.open("a") as lines:
         lines.write(json.dumps(content) + "\n")
+
+
+def read_json_lines(file: Path) -> list[Any]:
+    """The content of each line of a file of JSON lines."""
+    return [json.loads(line) for line in file.read_text().splitlines()]
 
 
 def keep_json_lines(file: Path, *, up_to_step: int) -> None:

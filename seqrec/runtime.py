@@ -62,8 +62,13 @@ def start(mesh: MeshConfig, processes: DistributedConfig | None = None) -> None:
     # By force, because a library that is imported earlier may have given the root logger a handler of its own.
     logging.basicConfig(format="%(message)s", stream=sys.stderr, force=True)
     log.setLevel(logging.INFO)
-    # orbax logs every save, and what goes wrong in one with a traceback, through absl; the error comes to us too.
-    for name, level in (("absl", logging.CRITICAL), ("jax", logging.WARNING), ("matplotlib", logging.WARNING)):
+    # orbax logs every save, and what goes wrong in one by absl and asyncio with tracebacks; the error comes to us too.
+    for name, level in (
+        ("absl", logging.CRITICAL),
+        ("asyncio", logging.CRITICAL),
+        ("jax", logging.WARNING),
+        ("matplotlib", logging.WARNING),
+    ):
         logging.getLogger(name).setLevel(level)
     _join(processes or DistributedConfig())
     if not is_first():
@@ -202,6 +207,21 @@ def stop_requests() -> Iterator[Callable[[], int | None]]:
 
     with on_signals(request):
         yield lambda: requested
+
+
+@contextlib.contextmanager
+def apart(arguments: Sequence[str], file: Path) -> Iterator[None]:
+    """Inside, a script runs as by a command line of its own: what it prints and logs goes to the end of `file`."""
+    argv, handlers, level = sys.argv, list(logging.root.handlers), log.level
+    with file.open("a") as stream, contextlib.redirect_stdout(stream), contextlib.redirect_stderr(stream):
+        sys.argv = [*arguments]
+        try:
+            yield
+        finally:
+            sys.argv = argv
+            # What the script logs to is the file, which closes.
+            logging.root.handlers[:] = handlers
+            log.setLevel(level)
 
 
 def parse(config_type: type[Config], arguments: Sequence[str]) -> Config:

@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from seqrec.objectives import Question
 from seqrec.params import Params, ParamSpec, decay_mask, init_params
+from seqrec.search_space import TRACED, Range
 from seqrec.sharding import (
     Mesh,
     abstract_items,
@@ -29,13 +30,13 @@ from seqrec.types import Batch, Encoder
 class OptimizerConfig:
     """AdamW (Loshchilov and Hutter 2019) with warm-up, a schedule and averaged weights."""
 
-    learning_rate: float = 2e-3
+    learning_rate: Annotated[float, TRACED, Range(3e-4, 1e-2, log=True)] = 2e-3
     """Step size after warm-up."""
     schedule: Literal["cosine", "constant"] = "cosine"
     """Course of the step size after warm-up: down to 0 at the last epoch, or level."""
     warmup_steps: int = 100
     """Steps over which the step size rises from 0."""
-    weight_decay: float = 0.05
+    weight_decay: Annotated[float, TRACED, Range(1e-3, 0.5, log=True)] = 0.05
     """Decoupled decay of matrices and tables, as a share of the step size."""
     b2: float = 0.999
     """Decay of Adam's second moment, 0 to 1."""
@@ -77,19 +78,22 @@ class TrainState:
 
 @struct.dataclass
 class StepMetrics:
-    """What one step reports."""
+    """What one step reports, of a population for each member."""
 
-    loss: Float[Array, ""]
+    loss: Float[Array, "*members"]
     """Mean over the batch's targets, in nats."""
-    n_targets: Int[Array, ""]
-    gradient_norm: Float[Array, ""]
+    n_targets: Int[Array, "*members"]
+    gradient_norm: Float[Array, "*members"]
 
 
 def make_optimizer(config: OptimizerConfig, specs: Params, *, n_steps: int) -> optax.GradientTransformation:
     """The optimizer for a run of `n_steps`, which the schedule needs to know."""
     warmup = min(config.warmup_steps, n_steps)
     if config.schedule == "cosine":
-        rate = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, warmup, max(n_steps, warmup + 1))
+        # As optax.warmup_cosine_decay_schedule, which would ask whether a traced rate is 0.
+        rise = optax.schedules.linear_schedule(0.0, config.learning_rate, warmup)
+        fall = optax.schedules.cosine_decay_schedule(config.learning_rate, max(n_steps - warmup, 1))
+        rate = optax.schedules.join_schedules([rise, fall], [warmup])
     else:
         rate = optax.schedules.linear_schedule(0.0, config.learning_rate, warmup) if warmup else config.learning_rate
     decay = {"weight_decay": config.weight_decay, "mask": decay_mask(specs)}

@@ -4,7 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from jaxtyping import Int
+from jaxtyping import Float, Int
+
+Scalar = float | Float[Any, ""]
+"""A number, or one that is traced: then one program serves all its values."""
 
 Times = Literal["none", "history", "query"]
 """What a model sees of times: nothing, those of the history, or also when the answer came, which is `time-aware`."""
@@ -92,11 +95,11 @@ class Encoder:
     """Size of the catalogue; rows of the item table beyond it are padding."""
     max_length: int
     """Items of a history that the encoder reads."""
+    times: Times = "none"
+    """What it reads of times; its batches must hold them."""
     compose: Callable[..., Any] = _as_it_is
     """`compose(params, constants, *, key=None)` -> params that hold the `item_table`, where they hold its makings."""
     constants: Any = None
     """What `compose` reads and no step changes, such as features of items."""
-    times: Times = "none"
-    """What it reads of times; its batches must hold them."""
     decoder: Decoder | None = None
     """How the model continues histories without reading them anew, if it is made for that."""

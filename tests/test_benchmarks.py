@@ -15,6 +15,7 @@ import input_pipeline
 import loss_memory
 import metric_peers
 import metrics_throughput
+import population
 import soak
 import time_to_quality
 import tpu_compile
@@ -145,6 +146,24 @@ def test_the_slow_twin_of_the_benchmark_is_on_paper():
     assert values["recall@5"] == pytest.approx(2 / 3)
     assert values["ndcg@5"] == pytest.approx((1 + 1 / 2) / 3)
     assert values["mrr@20"] == pytest.approx((1 + 1 / 3) / 3)
+
+
+def test_populations_are_timed_beside_as_many_runs(tmp_path):
+    config = population.Config(
+        batch_size=4,
+        max_length=8,
+        n_items=30,
+        sizes=(1, 2),
+        n_rounds=2,
+        json=tmp_path / "out.json",
+        model=TransformerConfig(d_model=8, n_blocks=1),
+    )
+    result = population.main(config)
+    assert list(result["sizes"]) == ["1", "2"]
+    assert all(found["alone_ms"] > 0 < found["population_ms"] for found in result["sizes"].values())
+    assert runs.read_json(config.json) == result
+    with pytest.raises(ValueError, match="try sizes"):
+        population.Config(sizes=(0,))
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ import pytest
 
 from seqrec import runs, runtime
 from seqrec.data.splits import SplitConfig
-from seqrec.experiment import DataConfig, RunConfig, open_run, open_task
+from seqrec.experiment import RunConfig, open_run
+from seqrec.tasks import DataConfig, open_task
 from seqrec.types import InputError
 
 

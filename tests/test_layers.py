@@ -326,3 +326,12 @@ def test_rows_are_their_own_draws():
     between = np.corrcoef(values) - np.eye(240)
     # The largest of 28,680 correlations: 6 standard errors are passed once in 17,000 draws.
     assert np.abs(between).max() < 6 / math.sqrt(1000)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.001, 0.1, 0.3, 0.5, 127.5 / 256, 0.130859374, 0.13085938, 0.99])
+def test_a_traced_dropout_rate_drops_what_the_same_number_drops(rate):
+    x = jax.random.normal(jax.random.key(0), (64, 33))
+    static = dropout(x, rate=rate, key=jax.random.key(1))
+    traced = jax.jit(lambda rate: dropout(x, rate=rate, key=jax.random.key(1)))(jnp.float32(rate))
+    np.testing.assert_array_equal(traced == 0, static == 0)
+    np.testing.assert_allclose(traced, static, rtol=1e-6)

@@ -37,6 +37,22 @@ def logging_as_before():
     runtime.log.setLevel(level)
 
 
+def test_a_script_apart_has_its_own_command_line_and_output(tmp_path, capsys, logging_as_before):
+    argv, handlers = list(sys.argv), list(logging.root.handlers)
+    for attempt in ("first", "second"):
+        with runtime.apart(["other.py", "--flag"], tmp_path / "log.txt"):
+            runtime.start(MeshConfig())
+            print(attempt, *sys.argv)
+    assert sys.argv == argv
+    assert logging.root.handlers == handlers
+    said = capsys.readouterr()
+    assert said.out + said.err == ""
+    kept = (tmp_path / "log.txt").read_text()
+    assert kept.count("device  ") == 2
+    assert "first other.py --flag" in kept
+    assert "second other.py --flag" in kept
+
+
 def exit_status(monkeypatch, main, *arguments: str) -> int:
     monkeypatch.setattr(sys, "argv", ["script.py", *arguments])
     monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)

@@ -106,6 +106,18 @@ def read_item_features(
     return features
 
 
+def shuffled_feature(feature: ItemFeature, *, trained: Bool[np.ndarray, " n_items_plus_1"], seed: int) -> ItemFeature:
+    """The feature dealt to the items anew: what it holds as often, without what it tells of an item.
+
+    Items that are trained on deal among themselves, and so do the others: as many of each are known as before.
+    """
+    rng = np.random.default_rng(seed)
+    rows = np.arange(len(trained))
+    for group in (np.flatnonzero(trained[1:]) + 1, np.flatnonzero(~trained[1:]) + 1):
+        rows[group] = rng.permutation(group)
+    return feature._replace(values=feature.values[rows], known=feature.known[rows])
+
+
 def _own_columns(store: SequenceStore) -> dict[str, pa.Array]:
     columns = {}
     if store.attributes is not None:

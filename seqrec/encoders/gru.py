@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ from jaxtyping import Array, Bool, Float
 
 from seqrec.layers import dropout, item_table_spec
 from seqrec.params import Params, ParamSpec
+from seqrec.search_space import TRACED, Range
 from seqrec.sharding import look_up
 from seqrec.types import Batch, Encoder
 
@@ -25,9 +27,9 @@ class GRUConfig:
     """Width of the recurrent state."""
     n_layers: int = 1
     """Recurrent layers, one reading the states of the one before."""
-    embedding_dropout: float = 0.2
+    embedding_dropout: Annotated[float, TRACED, Range(0.0, 0.6)] = 0.2
     """Share of the embeddings' units that training drops, 0 to 1."""
-    dropout: float = 0.2
+    dropout: Annotated[float, TRACED, Range(0.0, 0.6)] = 0.2
     """Share of each layer's output units that training drops, 0 to 1."""
 
     def __post_init__(self):

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from seqrec.layers import causal_mask, check_heads, dropout, item_table_spec, norm, norm_specs, silu
 from seqrec.params import Params, ParamSpec
+from seqrec.search_space import TRACED, Range
 from seqrec.sharding import look_up
 from seqrec.types import Batch, Encoder, InputError, Times
 
@@ -33,7 +35,7 @@ class HSTUConfig:
     """Add a table of position vectors to the items' vectors."""
     relative_positions: bool = True
     """Add to each attention score a learned number of the distance between the two positions."""
-    dropout: float = 0.2
+    dropout: Annotated[float, TRACED, Range(0.0, 0.6)] = 0.2
     """Share of embeddings and of each unit's output that training drops, 0 to 1."""
 
     def __post_init__(self):

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,7 @@ from seqrec.layers import (
     rotation,
 )
 from seqrec.params import Params, ParamSpec
+from seqrec.search_space import TRACED, Range
 from seqrec.sharding import look_up
 from seqrec.types import Batch, Encoder
 
@@ -55,9 +56,9 @@ class TransformerConfig:
     """How order enters: turned queries and keys, or a table of position vectors."""
     feed_forward: FeedForward = "swiglu"
     """Kind of position-wise network."""
-    dropout: float = 0.3
+    dropout: Annotated[float, TRACED, Range(0.0, 0.6)] = 0.3
     """Share of embeddings, hidden units and residual branches that training drops, 0 to 1."""
-    attention_dropout: float = 0.0
+    attention_dropout: Annotated[float, TRACED] = 0.0
     """Share of attention weights that training drops, 0 to 1."""
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of hidden states and products; parameters, norms and attention weights stay in float32."""

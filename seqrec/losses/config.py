@@ -2,7 +2,7 @@
 
 import functools
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from jaxtyping import Int
@@ -21,6 +21,7 @@ from seqrec.losses.sampled import (
 )
 from seqrec.losses.softmax import softmax_loss
 from seqrec.negatives import Sampler
+from seqrec.search_space import TRACED, Range
 
 
 @dataclass(frozen=True)
@@ -49,9 +50,9 @@ class LossConfig:
     """Positions in each bucket of sce."""
     bucket_items: int = 256
     """Items in each bucket of sce."""
-    temperature: float = 1.0
+    temperature: Annotated[float, TRACED, Range(0.5, 2.0, log=True)] = 1.0
     """What scores are divided by; above 1 softens a softmax."""
-    label_smoothing: float = 0.0
+    label_smoothing: Annotated[float, TRACED, Range(0.0, 0.2)] = 0.0
     """Share of each target's weight that all items divide evenly; softmax only."""
     z_loss: float = 0.0
     """Weight of the squared log-normaliser, which keeps scores from drifting; softmax only."""

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from seqrec.losses.softmax import check_item_table, count_targets
 from seqrec.negatives import Negatives, Sampler
-from seqrec.types import Batch, InputError
+from seqrec.types import Batch, InputError, Scalar
 
 Loss = Callable[..., tuple[Array, Array]]
 """`loss(hidden, item_table, targets, *, n_items, weights=None, history=None, key)` -> (sum over targets, their number).
@@ -100,7 +100,7 @@ def bpr_max(target: Scores, drawn: DrawnScores, *, where: Where, log_q: LogQ, re
     return jnp.where(any_left, loss, 0.0)
 
 
-def sampled_loss(score_loss: ScoreLoss, sampler: Sampler, *, temperature: float = 1.0) -> Loss:
+def sampled_loss(score_loss: ScoreLoss, sampler: Sampler, *, temperature: Scalar = 1.0) -> Loss:
     """The loss that draws by `sampler` at every call and sums `score_loss` over the positions that have a target.
 
     Scores are divided by `temperature`.
@@ -161,7 +161,7 @@ def scalable_cross_entropy_loss(
     n_buckets: int,
     bucket_positions: int,
     bucket_items: int,
-    temperature: float = 1.0,
+    temperature: Scalar = 1.0,
 ) -> tuple[Float[Array, ""], Shaped[Array, ""]]:
     """Cross-entropy of each position against the items nearest to it, found by buckets (SCE: Mezentsev et al. 2024).
 

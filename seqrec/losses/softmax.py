@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int, Shaped
 
 from seqrec.ranking import take
 from seqrec.sharding import CatalogueShard, Output, map_catalogue
-from seqrec.types import Batch, InputError
+from seqrec.types import Batch, InputError, Scalar
 
 BLOCK_ELEMENTS = 2**21
 """Scores held at a time: 8 MB of float32. On 2 CPU cores blocks of 1 to 4 MB and 16 MB took 1.0 to 1.3x the time."""
@@ -59,8 +59,8 @@ def softmax_loss(
     *,
     n_items: int,
     weights: Float[Array, "rows length"] | None = None,
-    temperature: float = 1.0,
-    label_smoothing: float = 0.0,
+    temperature: Scalar = 1.0,
+    label_smoothing: Scalar = 0.0,
     z_loss: float = 0.0,
     seen_weight: float = 1.0,
     history: Batch | None = None,
@@ -92,9 +92,9 @@ def softmax_loss(
             )
         seen = (history.items, history.segment_ids)
     total = _softmax_loss(
-        hidden, item_table, targets, weights, seen, n_items, 1.0 - label_smoothing, z_loss, seen_weight
+        hidden, item_table, targets, weights, seen, 1.0 - label_smoothing, n_items, z_loss, seen_weight
     )
-    if label_smoothing:
+    if isinstance(label_smoothing, Array) or label_smoothing:
         # The mean score over all items is a product of two sums, which need no block.
         is_item = jnp.isfinite(catalogue_bias(item_table.shape[0], n_items))[:, None]
         mean_item = jnp.sum(item_table, axis=0, where=is_item, dtype=jnp.float32) / n_items
@@ -121,20 +121,21 @@ def _product(states: Array, other: Array) -> Array:
     return jnp.matmul(states, other.astype(states.dtype), preferred_element_type=jnp.float32)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6, 7, 8))
-def _softmax_loss(hidden, item_table, targets, weights, seen, *options):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(6, 7, 8))
+def _softmax_loss(hidden, item_table, targets, weights, seen, target_share, *options):
     """Weighted sum over targets of log_normaliser + z_loss * log_normaliser**2 - target_share * target_score."""
-    return _sums(hidden, item_table, targets, weights, seen, *options, with_gradients=False)[0]
+    return _sums(hidden, item_table, targets, weights, seen, target_share, *options, with_gradients=False)[0]
 
 
-def _forward(hidden, item_table, targets, weights, seen, *options):
-    total, *gradients = _sums(hidden, item_table, targets, weights, seen, *options, with_gradients=True)
+def _forward(hidden, item_table, targets, weights, seen, target_share, *options):
+    total, *gradients = _sums(hidden, item_table, targets, weights, seen, target_share, *options, with_gradients=True)
     return total, gradients
 
 
-def _backward(n_items, target_share, z_loss, seen_weight, gradients, cotangent):
+def _backward(n_items, z_loss, seen_weight, gradients, cotangent):
     d_hidden, d_table = gradients
-    return (cotangent * d_hidden).astype(d_hidden.dtype), (cotangent * d_table).astype(d_table.dtype), None, None, None
+    changes = (cotangent * d_hidden).astype(d_hidden.dtype), (cotangent * d_table).astype(d_table.dtype)
+    return *changes, None, None, None, None
 
 
 _softmax_loss.defvjp(_forward, _backward)
@@ -190,8 +191,8 @@ def _sums(
     targets,
     weights,
     seen,
+    target_share: Scalar,
     n_items: int,
-    target_share: float,
     z_loss: float,
     seen_weight: float,
     *,
@@ -348,7 +349,7 @@ def _weigh(values: Array, labels: Array, weights: Array | None) -> Array:
 
 
 def _finish(
-    found: _Walk, asked: _Asked, *, shard: CatalogueShard, target_share: float, z_loss: float, taken: float
+    found: _Walk, asked: _Asked, *, shard: CatalogueShard, target_share: Scalar, z_loss: float, taken: float
 ) -> tuple[Array, ...]:
     """The loss, each position's highest score over all shards, and what exp(score - highest) weighs in gradients."""
     highest = shard.highest(found.highest)

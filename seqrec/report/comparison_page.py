@@ -24,12 +24,12 @@ def page(comparison: Mapping[str, Any]) -> str:
         f'<p class="faint">{comparison["n_users"]:,} users, the same in all; values are means over users with '
         f"{_percent(comparison['level'])} bootstrap intervals.</p>",
         *(_verdict(run, headline, comparison) for run in others),
-        _list(comparison.get("notes", [])),
+        bullets(comparison.get("notes", [])),
         "<h2>Metrics</h2>",
         table(
             ["", *names],
             [
-                [text(metric_label(metric)), *(_figure(comparison["runs"][name][metric]) for name in names)]
+                [text(metric_label(metric)), *(figure_cell(comparison["runs"][name][metric]) for name in names)]
                 for metric in comparison["metrics"]
             ],
         ),
@@ -45,7 +45,7 @@ def page(comparison: Mapping[str, Any]) -> str:
             f"{text(reference)}. These intervals are not adjusted for the number of slices: of twenty that hold no "
             "difference, about one will seem to show one.</p>"
         )
-        parts += [_slices(figures, headline, others) for figures in comparison["slices"]]
+        parts += [slice_section(figures, headline, others) for figures in comparison["slices"]]
     if comparison.get("config_differences"):
         parts += ["<h2>What differs in the configs</h2>", _configs(comparison["config_differences"])]
     body = "\n".join(part for part in parts if part)
@@ -95,10 +95,10 @@ def _differences(run: str, comparison: Mapping[str, Any]) -> str:
         rows.append(
             [
                 text(metric_label(metric)),
-                _figure([found["difference"], *found["interval"]]),
+                figure_cell([found["difference"], *found["interval"]]),
                 _p_value(found["p"], comparison),
                 _p_value(found["p_holm"], comparison),
-                _decimal(found["detectable"]),
+                decimal_cell(found["detectable"]),
                 text(_short(found, comparison["level"])),
             ]
         )
@@ -129,13 +129,14 @@ def _how_to_read(comparison: Mapping[str, Any]) -> str:
     )
 
 
-def _slices(figures: Mapping[str, Any], metric: str, others: Sequence[str]) -> str:
+def slice_section(figures: Mapping[str, Any], metric: str, others: Sequence[str]) -> str:
+    """One slicing, as `slice_figures` has it, as a plot with its numbers folded below."""
     rows = [
         [
             text(each["label"]),
             f"{each['n_users']:,}",
-            *(_figure(run[metric]) for run in each["runs"].values()),
-            *(_figure(each["differences"][run][metric]) for run in others),
+            *(figure_cell(run[metric]) for run in each["runs"].values()),
+            *(figure_cell(each["differences"][run][metric]) for run in others),
         ]
         for each in figures["slices"]
     ]
@@ -156,17 +157,20 @@ def _configs(differences: Mapping[str, Mapping[str, Any]]) -> str:
     return table(["", *runs], rows, words=tuple(range(1, len(runs) + 1)))
 
 
-def _list(sentences: Sequence[str]) -> str:
+def bullets(sentences: Sequence[str]) -> str:
+    """The sentences as a list; nothing where there are none."""
     items = "".join(f"<li>{text(sentence)}</li>" for sentence in sentences)
     return f"<ul>{items}</ul>" if items else ""
 
 
-def _figure(figures: Sequence[float | None]) -> str:
+def figure_cell(figures: Sequence[float | None]) -> str:
+    """A mean with its interval, from [mean, lower, upper]."""
     mean, lower, upper = figures
-    return f"{_decimal(mean)} <small>[{_decimal(lower)}, {_decimal(upper)}]</small>"
+    return f"{decimal_cell(mean)} <small>[{decimal_cell(lower)}, {decimal_cell(upper)}]</small>"
 
 
-def _decimal(value: float | None) -> str:
+def decimal_cell(value: float | None) -> str:
+    """A number, or a dash where it is not known."""
     return _NOTHING if value is None else decimal(value)
 
 

@@ -1,15 +1,16 @@
 """The picture of a run: training loss and validation NDCG@10 by epoch."""
 
-import json
 from pathlib import Path
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from seqrec.runs import read_json_lines
+
 
 def plot_learning_curve(metrics_file: Path, picture: Path, *, best_epoch: int) -> None:
     """Reads `metrics.jsonl` and draws a PNG; the epoch whose weights were kept is marked."""
-    lines = [json.loads(line) for line in metrics_file.read_text().splitlines()]
+    lines = read_json_lines(metrics_file)
     losses = [(line["epoch"], line["loss"]) for line in lines if "loss" in line]
     validations = [(line["epoch"], line["valid"]["ndcg@10"]) for line in lines if "valid" in line]
     figure = Figure(figsize=(7, 4.2), layout="constrained")

@@ -34,6 +34,7 @@ td { white-space: nowrap; }
 td.words { white-space: normal; min-width: 14rem; overflow-wrap: anywhere; }
 td small { color: var(--faint); }
 .verdict { background: var(--mark); border-left: 4px solid var(--line); padding: .5rem .9rem; margin: .4rem 0; }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; background: var(--mark); padding: .6rem .9rem; }
 .better { border-left-color: #009e73; } .worse { border-left-color: #d55e00; }
 svg { max-width: 100%; height: auto; color: var(--ink); }
 details { margin: .3rem 0 1rem; } summary { cursor: pointer; }

@@ -35,7 +35,8 @@ def command(script: str, config: dict[str, Any], defaults: Any) -> str:
     words = ["python", script]
     for name, value in runs.leaves(config):
         if name in usual and value != usual[name]:
-            flag = name.rpartition(".")[2].replace("_", "-")
+            # The mesh alone goes by its full name.
+            flag = (name if name.startswith("mesh.") else name.rpartition(".")[2]).replace("_", "-")
             if isinstance(value, bool):
                 words.append(f"--{flag}" if value else f"--no-{flag}")
             else:

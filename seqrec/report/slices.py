@@ -265,7 +265,8 @@ def plot_slices(figures: dict[str, Any], *, metric: str, title: str = "") -> Fig
     for axes, part, shown in ((means, "runs", runs), (gains, "differences", others)):
         for number, run in enumerate(shown):
             colour = runs.index(run) % len(COLOURS)
-            mean, lower, upper = np.array([each[part][run][metric] for each in slices]).T
+            # What is not known, None, is not drawn.
+            mean, lower, upper = np.array([each[part][run][metric] for each in slices], float).T
             axes.errorbar(
                 mean,
                 # The first run on top, as in the tables.

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from seqrec.data.features import read_item_features
+from seqrec.data.features import ItemFeature, read_item_features, shuffled_feature
 from seqrec.data.store import sequence_store
 from seqrec.types import InputError
 
@@ -52,7 +52,7 @@ def test_types_say_what_a_column_is(table):
     # 3, 5 and 7 have the mean 5 and the variance 8/3.
     np.testing.assert_allclose(length.values[:, 0], [0, -2 / np.sqrt(8 / 3), 0, 0, 2 / np.sqrt(8 / 3)], atol=1e-6)
     known = np.array([[-1.0, -1.0], [0.0, 1.0], [1.0, 0.0]])
-    assert audio.known.tolist() == [False, True, True, False, True]
+    assert audio.known.tolist() == [False, True, False, True, True]
     np.testing.assert_allclose(audio.values[audio.known], known / np.sqrt(np.mean(known**2)), atol=1e-6)
     assert not audio.values[~audio.known].any()
 
@@ -144,3 +144,19 @@ def test_keys_must_fit(table, tmp_path, write):
         read("x", write(b"no parquet", "features.parquet"))
     with pytest.raises(InputError, match=r"features are read from \.parquet, \.csv, \.jsonl and \.npy"):
         read("x", write("item x", "features.txt"))
+
+
+def test_a_shuffled_feature_has_the_same_values_among_trained_and_among_other_items():
+    n_items = 40
+    values = np.append(0, np.arange(1, n_items + 1) % 7)[:, None].astype(np.int32)
+    feature = ItemFeature("genre", values, values[:, 0] > 0, tuple("abcdef"))
+    trained = np.append(False, np.arange(n_items) < 25)
+    first, again, other = (shuffled_feature(feature, trained=trained, seed=seed) for seed in (0, 0, 1))
+    for group in (trained, ~trained):
+        assert sorted(first.values[group, 0]) == sorted(values[group, 0])
+    assert np.array_equal(first.known, first.values[:, 0] > 0)
+    assert not first.values[0].any()
+    assert np.array_equal(first.values, again.values)
+    assert not np.array_equal(first.values, other.values)
+    # Of 40 items about one in six keeps its genre by chance; four standard errors above that are 16.
+    assert np.sum(first.values == values) < 17

@@ -14,8 +14,8 @@ from seqrec.data.batches import make_queries, training_batches
 from seqrec.data.splits import SplitConfig, leave_last_out
 from seqrec.data.store import store_from_sequences
 from seqrec.evaluation import make_eval_step
-from seqrec.experiment import DataConfig, Task
 from seqrec.report.results_page import condensed, page
+from seqrec.tasks import DataConfig, Task
 from seqrec.training import init_state, make_optimizer, make_train_step
 from seqrec.types import InputError
 

@@ -6,6 +6,7 @@ from conftest import train
 
 from seqrec import runs, runtime
 from seqrec.report.results_page import command, condensed, page
+from seqrec.sharding import MeshConfig
 
 
 def test_the_documents_show_what_the_kept_runs_hold():
@@ -25,6 +26,12 @@ def test_the_command_on_the_page_repeats_the_run(finished):
     _, script, *flags = command("sasrec.py", config, sasrec.Config()).split()
     assert script == "sasrec.py"
     assert runs.to_json(runtime.parse(sasrec.Config, flags)) == config
+
+
+def test_the_command_names_a_mesh_by_its_own_flags():
+    config = sasrec.Config(mesh=MeshConfig(model=2))
+    _, _, *flags = command("sasrec.py", runs.to_json(config), sasrec.Config()).split()
+    assert runtime.parse(sasrec.Config, flags) == config
 
 
 def test_seeds_are_averaged_on_the_page(finished, toy, tmp_path):

@@ -1,0 +1,141 @@
+"""Times populations of one compiled step against as many runs one after another.
+
+    python benchmarks/population.py --json population.json
+    python benchmarks/population.py --data-path ml-1m.txt.gz --json population-ml-1m.json
+
+A population's step trains all its members on one batch; beside it stand as many steps of a single run, whose numbers
+are written into its program. Rounds of both alternate: read the ratio, which says what a population saves.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import train_step
+from tyro.conf import OmitArgPrefixes
+
+from seqrec import runs, runtime
+from seqrec.encoders.transformer import TransformerConfig, transformer
+from seqrec.losses.config import LossConfig, make_loss
+from seqrec.objectives import next_item
+from seqrec.population import make_population_step, members
+from seqrec.search_space import with_traced
+from seqrec.sharding import MeshConfig
+from seqrec.training import OptimizerConfig, init_state, make_optimizer, make_train_step
+
+
+@dataclass(frozen=True)
+class Config:
+    """Times populations against single runs."""
+
+    data_path: Path | None = None
+    """File of `user item` lines; by default histories are drawn."""
+    batch_size: int = 32
+    """Histories a step, on average, of a file; packed rows a step where histories are drawn."""
+    max_length: int = 100
+    """Positions in a row."""
+    n_items: int = 3416
+    """Catalogue where histories are drawn."""
+    sizes: tuple[int, ...] = (1, 2, 4, 8)
+    """Members of the populations."""
+    n_rounds: int = 9
+    """Timed rounds; medians are reported."""
+    json: Path | None = None
+    """File for the figures."""
+    model: OmitArgPrefixes[TransformerConfig] = field(default_factory=TransformerConfig)
+
+    def __post_init__(self):
+        if self.n_rounds < 1 or min(self.sizes, default=0) < 1:
+            raise ValueError(f"n_rounds={self.n_rounds} and sizes={self.sizes} must be 1 or more; try sizes=(1, 8)")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the members of a population differ in."""
+
+    model: TransformerConfig
+    objective: LossConfig = field(default_factory=lambda: LossConfig(label_smoothing=0.1))
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+
+
+def spread(n_members: int) -> dict[str, jax.Array]:
+    """Numbers for each member."""
+    return {
+        "model.dropout": jnp.linspace(0.1, 0.5, n_members),
+        "objective.temperature": jnp.linspace(0.5, 2.0, n_members),
+        "objective.label_smoothing": jnp.linspace(0.01, 0.2, n_members),
+        "optimizer.learning_rate": jnp.geomspace(3e-4, 1e-2, n_members),
+        "optimizer.weight_decay": jnp.geomspace(1e-3, 0.5, n_members),
+    }
+
+
+def main(config: Config) -> dict[str, Any]:
+    """Prints the times and returns them."""
+    runtime.start(MeshConfig())
+    drawn = train_step.Config(batch_size=config.batch_size, max_length=config.max_length, n_items=config.n_items)
+    batches = train_step.file_rows(drawn, config.data_path) if config.data_path else train_step.full_rows(drawn)
+    n_items, counts = batches.store.n_items, np.ones(batches.store.n_items + 1, np.int64)
+
+    def step_of(parts: Parts):
+        encoder = transformer(parts.model, n_items=n_items, max_length=config.max_length)
+        optimizer = make_optimizer(parts.optimizer, encoder.specs, n_steps=10_000)
+        loss = make_loss(parts.objective, counts=counts)
+        step = make_train_step(encoder, next_item, loss, optimizer, seed=0, average_decay=0.99)
+        return step, lambda: init_state(encoder, optimizer, seed=0)
+
+    parts = Parts(config.model)
+    single_step, first = step_of(parts)
+    single = first()
+    population_step = make_population_step(lambda scalars: step_of(with_traced(parts, scalars))[0])
+    populations = {size: members(first(), spread(size), n_members=size) for size in config.sizes}
+    seconds: dict[int, dict[str, list[float]]] = {size: {"alone": [], "population": []} for size in config.sizes}
+
+    def alone(size: int, batch: Any) -> Any:
+        nonlocal single
+        for _ in range(size):
+            single, _ = single_step(single, batch)
+        return single
+
+    def together(size: int, batch: Any) -> Any:
+        populations[size], _ = population_step(populations[size], batch)
+        return populations[size]
+
+    for number in range(config.n_rounds + 1):
+        for size, found in seconds.items():
+            for name, way in (("alone", alone), ("population", together)):
+                batch, started = batches.batch(number), runtime.seconds()
+                jax.block_until_ready(way(size, batch))
+                if number:  # the first round compiles
+                    found[name].append(runtime.seconds() - started)
+    result: dict[str, Any] = {
+        "sizes": {
+            str(size): {
+                "alone_ms": 1e3 * float(np.median(found["alone"])),
+                "population_ms": 1e3 * float(np.median(found["population"])),
+                "times_as_fast": float(np.median(np.divide(found["alone"], found["population"]))),
+            }
+            for size, found in seconds.items()
+        },
+        "n_rounds": config.n_rounds,
+        "rows_per_step": batches.n_rows,
+        "max_length": config.max_length,
+        "n_items": n_items,
+        "model": runs.to_json(config.model),
+        "versions": runtime.versions(),
+    }
+    print("members   runs one after another   population   times as fast")
+    for size, found in result["sizes"].items():
+        print(
+            f"{size:>7}   {found['alone_ms']:19,.1f} ms   {found['population_ms']:7,.1f} ms   "
+            f"{found['times_as_fast']:13.2f}"
+        )
+    if config.json:
+        runs.write_json(config.json, result)
+    return result
+
+
+if __name__ == "__main__":
+    runtime.run_script(main, Config)

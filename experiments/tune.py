@@ -1,0 +1,76 @@
+r"""Searches for the best values of a training script's flags by validation NDCG@10, and prints them as a command.
+
+    python experiments/tune.py                      # six trials of sasrec on the MovieLens demo, under 10 minutes
+    python experiments/tune.py gru4rec --dataset ml-1m --data-path ml-1m.txt.gz --n-trials 40 \
+        --search learning-rate=1e-4..1e-2:log d-model=32,64,128 --hold temperature
+
+Takes the script's flags too, for all that is not searched. Leaves tune.json and tune.html in --output; the same
+command with --resume goes on with a study, or joins one that is under way. docs/tuning.md explains it.
+"""
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+from scripts import TRAINING
+from tyro.conf import OmitArgPrefixes, Positional
+
+from seqrec import runtime
+from seqrec.experiment import open_run
+from seqrec.search_space import search_space, values_of, with_values
+from seqrec.tasks import open_task
+from seqrec.tuning.findings import leave_findings
+from seqrec.tuning.study import TuneConfig, import_optuna, open_study, tune
+from seqrec.tuning.training import check_population, make_courses, without_test
+from seqrec.types import InputError
+
+
+def config_type(name: str) -> type:
+    """The config of a training script, with what is said about tuning beside it."""
+    fields = [
+        ("script", Positional[Literal[tuple(TRAINING)]], name),  # type: ignore[misc]
+        ("tune", OmitArgPrefixes[TuneConfig], dataclasses.field(default_factory=TuneConfig)),
+    ]
+    doc = "Searches for the best values of a training script's flags; those that are not searched are as given."
+    return dataclasses.make_dataclass(
+        "Config", fields, bases=(TRAINING[name].Config,), frozen=True, namespace={"__doc__": doc}
+    )
+
+
+def named_script(arguments: list[str]) -> str:
+    """The script that is tuned, which the command line names first if at all."""
+    return arguments[0] if arguments and arguments[0] in TRAINING else "sasrec"
+
+
+def main(config: Any) -> dict[str, Any]:
+    """Runs the trials and returns what `tune.json` holds."""
+    script = TRAINING[config.script]
+    space = search_space(config, given=config.tune.search, hold=config.tune.hold)
+    check_population(config, space, population=config.tune.population)
+    import_optuna()
+    runtime.start(config.mesh, config.processes)
+    if jax.process_count() > 1:
+        raise InputError("a trial is trained by one process; start others with --resume, and they share the study")
+    with open_run(config, config.run, experiment=f"tune-{config.script}") as run:
+        task = without_test(open_task(run, config.data, seed=config.run.seed))
+        options = {"seed": config.run.seed, "max_epochs": config.fit.max_epochs}
+        with open_study(run, space, config.tune, first=values_of(config, space), **options) as study:
+            try:
+                tune(
+                    study,
+                    lambda values: with_values(config, values),
+                    make_courses(config, script.build, task),
+                    max_epochs=config.fit.max_epochs,
+                    patience=config.fit.patience,
+                    say=runtime.log.info,
+                )
+            finally:  # after Ctrl-C too
+                path = Path(sys.argv[0]).with_name(f"{config.script}.py")
+                found = leave_findings(study, config, script=str(path), defaults=script.Config())
+    return found
+
+
+if __name__ == "__main__":
+    runtime.run_script(main, config_type(named_script(sys.argv[1:])))

@@ -1,0 +1,74 @@
+"""Models that differ in numbers alone, trained side by side by one compiled step."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from seqrec.training import StepMetrics, TrainState
+from seqrec.types import Batch
+
+Scalars = dict[str, Float[Any, "*members"]]
+"""Dotted name of a config's field -> its value, or one for each member."""
+
+MakeStep = Callable[[Scalars], Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]]
+"""Traced values of one member -> its `step(state, batch)`."""
+
+
+class Members(NamedTuple):
+    """A population: states with one entry a member in front of every axis, all after as many steps."""
+
+    state: TrainState
+    """Its `step` is one number for all: what depends on it, such as dropout's bits, is then computed once."""
+    scalars: Scalars
+    """What the members differ in."""
+
+
+def members(first: TrainState, scalars: Scalars, *, n_members: int) -> Members:
+    """A population in which each member starts from the same state."""
+    # Copied, since a step takes the memory of what it is given.
+    scalars = jax.tree.map(jnp.copy, scalars)
+    spread = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], n_members, axis=0), _parts(first))
+    return Members(
+        TrainState(jnp.copy(first.step), **spread, constants=jax.tree.map(jnp.copy, first.constants)), scalars
+    )
+
+
+def member(population: Members, place: int) -> TrainState:
+    """The state of one member, as if it had been trained alone."""
+    state = population.state
+    return TrainState(state.step, **jax.tree.map(lambda leaf: leaf[place], _parts(state)), constants=state.constants)
+
+
+def keep(population: Members, places: Sequence[int]) -> Members:
+    """A smaller population of the members at these places."""
+    chosen, state = np.asarray(places), population.state
+    parts, scalars = jax.tree.map(lambda leaf: leaf[chosen], (_parts(state), population.scalars))
+    return Members(TrainState(state.step, **parts, constants=state.constants), scalars)
+
+
+def _parts(state: TrainState) -> dict[str, Any]:
+    """All of a state that members have of their own."""
+    return {name: getattr(state, name) for name in ("params", "opt_state", "averaged")}
+
+
+def make_population_step(make_step: MakeStep) -> Callable[[Members, Batch], tuple[Members, StepMetrics]]:
+    """A jitted `step(members, batch)`, compiled once for each number of members; it takes the members' memory.
+
+    All members read the same batch and, at equal seeds, draw the same numbers.
+    """
+
+    def step(population: Members, batch: Batch) -> tuple[Members, StepMetrics]:
+        before = population.state
+
+        def one(parts, scalars):
+            after, metrics = make_step(scalars)(TrainState(before.step, **parts, constants=before.constants), batch)
+            return _parts(after), metrics
+
+        after, metrics = jax.vmap(one)(_parts(before), population.scalars)
+        return Members(TrainState(before.step + 1, **after, constants=before.constants), population.scalars), metrics
+
+    return jax.jit(step, donate_argnums=0)

@@ -1,0 +1,223 @@
+"""Finished runs of a study -> what is known of each variation, as one dict of JSON values."""
+
+import math
+from collections.abc import Sequence
+from statistics import mean, median, stdev
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from seqrec.crossed import CrossedContrast, crossed_comparison, crossed_contrast, crossed_values
+from seqrec.report.comparison import compared_metrics
+from seqrec.report.rank_tables import RankTableFile, align
+from seqrec.report.slices import Slicing, standard_slicings
+from seqrec.types import InputError
+
+PRIMARY = "ndcg@10"
+"""The metric of the verdicts, which are adjusted for the number of variations."""
+
+
+class StudyRun(NamedTuple):
+    """One finished training of the base or of a variation."""
+
+    name: str
+    seed: int
+    ranks: RankTableFile
+    results: dict[str, Any]
+    """What metrics.json holds."""
+    lines: list[dict[str, Any]]
+    """What metrics.jsonl holds."""
+
+
+class Compared(NamedTuple):
+    """The runs that verdicts are about: each system with each seed."""
+
+    names: list[str]
+    """The base first."""
+    seeds: list[int]
+
+
+def compared_runs(names: Sequence[str], seeds: Sequence[int], runs: Sequence[StudyRun]) -> Compared:
+    """The seeds that all systems have; without one, the systems that share a seed with the base.
+
+    Raises:
+      InputError: the base, or every variation, has no finished run.
+    """
+    done = {(run.name, run.seed) for run in runs}
+    whole = [seed for seed in seeds if all((name, seed) in done for name in names)]
+    if whole:
+        return Compared(list(names), whole)
+    base = names[0]
+    # A variation that failed, or did not fit, shall not hide the others.
+    shared = {seed: [name for name in names if (name, seed) in done] for seed in seeds if (base, seed) in done}
+    most = max((found for found in shared.values()), key=len, default=[])
+    if len(most) < 2:
+        missing = f"{base} has no finished run" if not shared else f"no variation has finished a seed that {base} has"
+        raise InputError(
+            f"{missing}, so nothing can be compared; give the study more --max-minutes or mend what failed"
+        )
+    return Compared(most, [seed for seed, found in shared.items() if set(most) <= set(found)])
+
+
+def study_figures(
+    names: Sequence[str], seeds: Sequence[int], runs: Sequence[StudyRun], *, level: float = 0.95
+) -> dict[str, Any]:
+    """What is known of the variations `names`, the first of which is the base, from their finished runs.
+
+    `systems`: per system the runs' `values` of the primary metric, their standard deviation over seeds, and the mean
+    of every metric as [mean, lower, upper]. `variations`: per variation and metric its `difference` from the base,
+    as `crossed_contrast` has it; for the primary metric also `p_holm` and the `verdict`. `slices` have the form of
+    `slice_figures`, `costs` and `curves` are by system. NaN, which JSON lacks, is None.
+    """
+    compared = compared_runs(names, seeds, runs)
+    taken = {(run.name, run.seed): run for run in runs if run.name in compared.names and run.seed in compared.seeds}
+    aligned = align({f"{run.name} (seed {run.seed})": run.ranks for run in taken.values()})
+    tables = dict(zip(taken, aligned.tables.values(), strict=True))
+    base = tables[compared.names[0], compared.seeds[0]]
+    by_run = {place: compared_metrics(table.rank) for place, table in tables.items()}
+    metrics = list(by_run[compared.names[0], compared.seeds[0]])
+
+    def values_of(metric: str) -> Float[np.ndarray, "n_systems n_seeds n_users"]:
+        return np.array([[by_run[name, seed][metric] for seed in compared.seeds] for name in compared.names])
+
+    values = {metric: values_of(metric) for metric in metrics}
+    means, variations = _contrasts(compared.names, values, level=level)
+    for name, by_metric in variations.items():
+        variations[name] = {**by_metric, "verdict": verdict(by_metric[PRIMARY], level=level)}
+    run_means = values[PRIMARY].mean(axis=2)
+    return {
+        "base": compared.names[0],
+        "seeds": compared.seeds,
+        "n_users": base.n_users,
+        "metrics": metrics,
+        "primary": PRIMARY,
+        "level": level,
+        "systems": {
+            name: {
+                "values": run_means[row].tolist(),
+                "seeds_sd": stdev(run_means[row].tolist()) if len(compared.seeds) > 1 else None,
+                "metrics": means[name],
+            }
+            for row, name in enumerate(compared.names)
+        },
+        "variations": variations,
+        "slices": [_slices(slicing, compared.names, values, level=level) for slicing in standard_slicings(base)],
+        "costs": _costs(compared.names[0], runs),
+        "curves": _curves(runs),
+        "notes": _notes(names, compared, runs, aligned.n_dropped),
+    }
+
+
+def _contrasts(
+    names: Sequence[str], values: dict[str, np.ndarray], *, level: float
+) -> tuple[dict[str, dict[str, list]], dict[str, dict[str, Any]]]:
+    """[mean, lower, upper] by system and metric, and each variation's differences from the base by metric."""
+    means: dict[str, dict[str, list]] = {name: {} for name in names}
+    differences: dict[str, dict[str, Any]] = {name: {} for name in names[1:]}
+    for metric, each in values.items():
+        crossed = crossed_values(each)
+        for name, weights in zip(names, np.eye(len(names)), strict=True):
+            own = crossed_contrast(crossed, weights, level=level)
+            means[name][metric] = [_number(end) for end in (own.estimate, own.lower, own.upper)]
+        for name, (found, adjusted) in zip(names[1:], crossed_comparison(crossed, level=level), strict=True):
+            differences[name][metric] = _as_json(found)
+            if metric == PRIMARY:
+                differences[name][metric]["p_holm"] = _number(adjusted)
+    return means, differences
+
+
+def _as_json(found: CrossedContrast) -> dict[str, Any]:
+    return {
+        "difference": found.estimate,
+        "interval": [_number(found.lower), _number(found.upper)],
+        "p": _number(found.p_value),
+        "users_error": _number(math.sqrt(found.users_variance)),
+        "seeds_error": _number(math.sqrt(found.seeds_variance)),
+        "degrees_of_freedom": _number(found.degrees_of_freedom),
+    }
+
+
+def _number(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def verdict(found: dict[str, Any], *, level: float) -> dict[str, Any]:
+    """`kind`: helps, hurts, or none for no difference that was shown, and `size`: by how much, or at most how much.
+
+    A difference is shown where its p-value, adjusted for all variations, is at most 1 - level. Where none is, the
+    end of its interval that is farther from 0 bounds what it may be.
+
+    >>> found = {"difference": 0.02, "interval": [0.01, 0.03], "p_holm": 0.002}
+    >>> verdict(found, level=0.95)
+    {'kind': 'helps', 'size': 0.02}
+    >>> verdict(found | {"interval": [-0.01, 0.05], "p_holm": 0.3}, level=0.95)
+    {'kind': 'none', 'size': 0.05}
+    """
+    if found["p_holm"] is None:
+        return {"kind": "none", "size": None}
+    if found["p_holm"] <= 1.0 - level:
+        return {"kind": "helps" if found["difference"] > 0 else "hurts", "size": abs(found["difference"])}
+    return {"kind": "none", "size": max(abs(end) for end in found["interval"])}
+
+
+def _slices(slicing: Slicing, names: Sequence[str], values: dict[str, np.ndarray], *, level: float) -> dict[str, Any]:
+    slices = []
+    for place, label in enumerate(slicing.labels):
+        rows = slicing.slice_of_user == place
+        means, differences = _contrasts(names, {PRIMARY: values[PRIMARY][:, :, rows]}, level=level)
+        gains = {
+            name: {PRIMARY: [by_metric[PRIMARY]["difference"], *by_metric[PRIMARY]["interval"]]}
+            for name, by_metric in differences.items()
+        }
+        slices.append({"label": label, "n_users": int(rows.sum()), "runs": means, "differences": gains})
+    return {"name": slicing.name, "column": slicing.column, "slices": slices}
+
+
+def _costs(base: str, runs: Sequence[StudyRun]) -> dict[str, dict[str, Any]]:
+    """By system: what `cost` in metrics.json says, seconds a step and minutes of training, and their base's share."""
+    costs: dict[str, dict[str, Any]] = {}
+    for name in dict.fromkeys(run.name for run in runs):
+        own = [run for run in runs if run.name == name]
+        # The first interval of a run holds the compilation.
+        steps = [line["step_seconds"] for run in own for line in [line for line in run.lines if "loss" in line][1:]]
+        costs[name] = {
+            **own[0].results["cost"],
+            "step_seconds": median(steps) if steps else None,
+            "train_minutes": mean(run.results["train_seconds"] for run in own) / 60,
+            "best_epochs": [run.results["best_epoch"] for run in own],
+        }
+    for cost in costs.values():
+        cost["of_base"] = {
+            each: cost[each] / costs[base][each] if cost[each] and costs[base][each] else None
+            for each in ("n_parameters", "state_bytes", "step_seconds")
+        }
+    return costs
+
+
+def _curves(runs: Sequence[StudyRun]) -> dict[str, dict[str, list]]:
+    """By system and seed, the primary metric on validation after each epoch."""
+    curves: dict[str, dict[str, list]] = {}
+    for run in runs:
+        valid = [line["valid"][PRIMARY] for line in run.lines if "valid" in line]
+        curves.setdefault(run.name, {})[str(run.seed)] = valid
+    return curves
+
+
+def _notes(names: Sequence[str], compared: Compared, runs: Sequence[StudyRun], n_dropped: dict[str, int]) -> list[str]:
+    """What to know before trusting the verdicts, in sentences."""
+    notes = []
+    if len(compared.seeds) == 1:
+        notes.append(
+            f"Only seed {compared.seeds[0]} was compared, so what other seeds would change is not known: the verdicts "
+            "are about these very runs on other users, not about the variations."
+        )
+    left_out = [name for name in names if name not in compared.names]
+    if left_out:
+        notes.append(f"Not judged, for want of finished runs: {', '.join(left_out)}.")
+    n_unused = sum(run.seed not in compared.seeds for run in runs)
+    if n_unused:
+        notes.append(f"{n_unused} finished runs are of seeds that not all variations have; they are not compared.")
+    if any(n_dropped.values()):
+        notes.append("Users who are not in all runs are left out.")
+    return notes

@@ -1,0 +1,310 @@
+"""What a study compares, which trainings that takes, and what they cost."""
+
+import dataclasses
+import hashlib
+import json
+import re
+import shlex
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from seqrec import runs, runtime
+from seqrec.data.paths import data_files
+from seqrec.data.store import SequenceStore, open_store
+from seqrec.experiment import RunConfig
+from seqrec.params import count_params
+from seqrec.tasks import DataConfig, make_task, prepare_store
+from seqrec.types import InputError
+
+_TESTED = ("dataset", "data_path", "columns", "time_unit", "split", "mask_seen")
+"""Fields of the data's config that say whose item is held out among which candidates: the same for all variations."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is compared, by how many trainings, and where they are kept."""
+
+    base: str = "base="
+    """NAME=FLAGS: what the variations stand against, by the flags of the training script."""
+    variations: tuple[str, ...] = ()
+    """NAME=FLAGS of each: what it changes in the base."""
+    experiment: str = "sasrec"
+    """The training script, by its name."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Each variation is trained with each of them; one alone tells nothing of others."""
+    max_minutes: float = 0.0
+    """Training time of the whole study, earlier starts counted; what does not fit is left. 0 means no limit."""
+    level: float = 0.95
+    """Level of intervals and verdicts."""
+    output: Path = Path("runs/feature-study")
+    """Directory of the study: the same command goes on with it, another one with the same data adds to it."""
+    dry_run: bool = False
+    """Print what would be trained, and what it costs, and train nothing."""
+
+    def __post_init__(self):
+        if not self.variations:
+            raise ValueError('no variations; name one, such as --variations "wide=--d-model 128"')
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds={self.seeds} are none or hold one twice; try --seeds 0 1 2")
+        if self.max_minutes < 0:
+            raise ValueError(f"max_minutes={self.max_minutes} is below 0; use 0 for no limit")
+        if not 0 < self.level < 1:
+            raise ValueError(f"level={self.level} is outside 0 to 1, both excluded; try level=0.95")
+
+
+class Arm(NamedTuple):
+    """The base or a variation."""
+
+    name: str
+    flags: str
+    config: Any
+    """Of the experiment, but for seed and output."""
+
+
+class Planned(NamedTuple):
+    """One training."""
+
+    arm: Arm
+    seed: int
+    key: str
+    """Of its config and all files that this names: what has the same key comes out the same."""
+    directory: Path
+
+    @property
+    def is_done(self) -> bool:
+        return (self.directory / "metrics.json").is_file()
+
+
+class Plan(NamedTuple):
+    """A study before its trainings."""
+
+    study: Study
+    script: ModuleType
+    arms: list[Arm]
+    """The base first."""
+    runs: list[Planned]
+    """Seed by seed over all arms, so that a study cut short has whole seeds."""
+    data: dict[str, Any]
+    """What the study is about: its fingerprint, hashes and counts."""
+    store: Path
+    n_steps: dict[str, int]
+    """Per arm, the most that one training takes."""
+    n_parameters: dict[str, int]
+
+
+def arms_of(study: Study, script: ModuleType) -> list[Arm]:
+    """The base and the variations, each parsed by the experiment's own config.
+
+    Raises:
+      InputError: a name or flag cannot be used, two arms come to the same config, or one is tested on other data.
+    """
+    named: dict[str, str] = {}
+    for given in (study.base, *study.variations):
+        name, equals, flags = given.partition("=")
+        if not equals or not re.fullmatch(r"[\w.+-]+( [\w.+-]+)*", name):
+            raise InputError(f'{given!r} is not of the form NAME=FLAGS; write "wide=--d-model 128"')
+        if name in named:
+            raise InputError(f"{name} is named twice; give each variation a name of its own")
+        named[name] = flags
+    base, *_ = named
+    arms = [
+        Arm(name, flags, _config(script, name, f"{named[base]} {flags if name != base else ''}"))
+        for name, flags in named.items()
+    ]
+    for number, arm in enumerate(arms):
+        for other in arms[:number]:
+            if arm.config == other.config:
+                raise InputError(f"{other.name} and {arm.name} are equal: their flags come to one config; drop one")
+        for field in _TESTED:
+            if getattr(arm.config.data, field) != getattr(arms[0].config.data, field):
+                raise InputError(
+                    f"{arm.name} has another {field} than {base}, so its users, held-out items or candidates are "
+                    "others; vary what a model sees and learns, and make a study of its own for other data"
+                )
+    return arms
+
+
+def _config(script: ModuleType, name: str, flags: str) -> Any:
+    try:
+        config = runtime.parse(script.Config, shlex.split(flags))
+    except ValueError as error:  # an InputError is one too
+        raise InputError(f"{name}: {error}") from None
+    if config.run != RunConfig():
+        raise InputError(f"{name}: --seed, --output and --resume are the study's own; use --seeds and its --output")
+    return config
+
+
+def run_key(experiment: str, config: Any, digests: dict[Path, str]) -> str:
+    """A name for what a training depends on: its config, with the content of files in place of their paths.
+
+    Where the run is kept and on what devices it is made do not enter. `digests` keeps what is known of files.
+    """
+    described = _described(config, digests)
+    for name in ("output", "resume"):
+        del described["run"][name]
+    for name in ("mesh", "processes"):
+        described.pop(name, None)
+    return _sha256(json.dumps([experiment, described], sort_keys=True))[:16]
+
+
+def _described(config: Any, digests: dict[Path, str]) -> Any:
+    if dataclasses.is_dataclass(config):
+        return {each.name: _described(getattr(config, each.name), digests) for each in dataclasses.fields(config)}
+    if isinstance(config, Path):
+        return _digest(config, digests)
+    return [_described(each, digests) for each in config] if isinstance(config, tuple) else config
+
+
+def _digest(path: Path, digests: dict[Path, str]) -> str:
+    """Of the bytes of the file, or of all files that the path names; a store's manifest has the hash of the rest."""
+    if path not in digests:
+        manifest = path / "manifest.json"
+        total = hashlib.sha256()
+        for file in [manifest] if manifest.is_file() else data_files(path):
+            with file.open("rb") as stream:
+                total.update(f"{file.name} {hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+        digests[path] = total.hexdigest()
+    return digests[path]
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def make_plan(study: Study, experiments: Mapping[str, ModuleType]) -> Plan:
+    """What the study trains; reads the data and builds each model, so that what cannot work is refused here.
+
+    Raises:
+      InputError: an arm cannot be used, or the directory holds a study of other data.
+    """
+    if study.experiment not in experiments:
+        raise InputError(f"experiment {study.experiment!r} is none of {', '.join(experiments)}; name one of these")
+    script = experiments[study.experiment]
+    arms = arms_of(study, script)
+    config = arms[0].config.data
+    digests: dict[Path, str] = {}
+    tested = {name: _described(getattr(config, name), digests) for name in _TESTED}
+    fingerprint = _sha256(json.dumps(tested, sort_keys=True))
+    file = study.output / "study.json"
+    if file.is_file() and (known := runs.read_json(file).get("data", {}).get("fingerprint")) != fingerprint:
+        raise InputError(
+            f"--output {study.output} holds a study of other data or another split (fingerprint "
+            f"{str(known)[:12]}, not {fingerprint[:12]}); choose another directory for this one"
+        )
+    with tempfile.TemporaryDirectory() as scratch:
+        directory = _store_directory(study, config, Path(scratch))
+        store = open_store(directory)
+        n_steps, n_parameters = {}, {}
+        for arm in arms:
+            n_steps[arm.name], n_parameters[arm.name], split = _sizes(script, arm, store)
+        data = {
+            "fingerprint": fingerprint,
+            "dataset": config.dataset,
+            "content_hash": store.content_hash,
+            "split_hash": split.content_hash,
+            "split": split.description,
+            **{name: getattr(store, name) for name in ("n_users", "n_items", "n_events")},
+        }
+    planned = []
+    for seed in study.seeds:
+        for arm in arms:
+            seeded = dataclasses.replace(arm.config, run=RunConfig(seed=seed))
+            key = run_key(study.experiment, seeded, digests)
+            planned.append(Planned(arm, seed, key, study.output / "runs" / key))
+    return Plan(study, script, arms, planned, data, directory, n_steps, n_parameters)
+
+
+def _store_directory(study: Study, config: DataConfig, scratch: Path) -> Path:
+    """Where the study's store lies, prepared there unless an earlier start has; a dry run leaves nothing."""
+    if config.dataset == "store":
+        if config.data_path is None:
+            raise InputError("store is read from a directory; give its data path")
+        return config.data_path
+    directory = study.output / "store"
+    if directory.exists():
+        return directory
+    if study.dry_run:
+        directory = scratch / "store"
+    else:
+        study.output.mkdir(parents=True, exist_ok=True)
+    prepare_store(directory, config)
+    return directory
+
+
+def _sizes(script: ModuleType, arm: Arm, store: SequenceStore) -> tuple[int, int, Any]:
+    """Steps, parameters and the split of one training of the arm."""
+    try:
+        task = make_task(arm.config.data, store, seed=0)
+        model = script.build(arm.config, task)
+    except ValueError as error:
+        raise InputError(f"{arm.name}: {error}") from error
+    n_steps = arm.config.fit.max_epochs * task.train.steps_per_epoch
+    return n_steps, count_params(model.encoder.specs), task.split
+
+
+def spent_minutes(plan: Plan) -> float:
+    """Training time of the runs of the plan that are done."""
+    return sum((_minutes(run) for run in plan.runs if run.is_done), start=0.0)
+
+
+def _minutes(run: Planned) -> float:
+    return runs.read_json(run.directory / "metrics.json")["train_seconds"] / 60
+
+
+def expected_minutes(plan: Plan, arm: Arm) -> tuple[float | None, str]:
+    """Of one training of the arm, and what that is known from; None where no run of the study is done."""
+    done = [run for run in plan.runs if run.is_done]
+    own = [_minutes(run) for run in done if run.arm == arm]
+    if own:
+        return sum(own) / len(own), f"mean of {len(own)} done"
+    if done:
+        per_step = sum(map(_minutes, done)) / sum(plan.n_steps[run.arm.name] for run in done)
+        return per_step * plan.n_steps[arm.name], "a step as in those done"
+    return None, "not known before a run is done"
+
+
+def left_minutes(plan: Plan) -> float | None:
+    """Expected time of all trainings that are left; None where that of one is not known."""
+    expected = [expected_minutes(plan, run.arm)[0] for run in plan.runs if not run.is_done]
+    return sum((each or 0.0 for each in expected), start=0.0) if None not in expected else None
+
+
+def plan_text(plan: Plan) -> str:
+    """The plan and its cost, as --dry-run prints it."""
+    n_done = sum(run.is_done for run in plan.runs)
+    data = plan.data
+    lines = [
+        f"study       {len(plan.arms)} models x {len(plan.study.seeds)} seeds = {len(plan.runs)} trainings of "
+        f"{plan.study.experiment}; {n_done} done, {len(plan.runs) - n_done} left",
+        f"data        {data['dataset']}: {data['n_users']:,} users, {data['n_items']:,} items, "
+        f"{data['n_events']:,} events",
+        f"split       {data['split']}",
+        "",
+    ]
+    heads = ["", *(f"seed {seed}" for seed in plan.study.seeds), "parameters", "steps, at most", "minutes each"]
+    rows = [heads]
+    for arm in plan.arms:
+        minutes, basis = expected_minutes(plan, arm)
+        states = [run for run in plan.runs if run.arm == arm]
+        rows.append(
+            [
+                arm.name,
+                *("done" if run.is_done else "left" for run in states),
+                f"{plan.n_parameters[arm.name]:,}",
+                f"{plan.n_steps[arm.name]:,}",
+                "?" if minutes is None else f"{minutes:.1f} ({basis})",
+            ]
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    left = left_minutes(plan)
+    if left is None:
+        lines += ["", "Minutes are not known before the first run of the study is done: they depend on this machine."]
+    elif n_done < len(plan.runs):
+        limit = f", of max_minutes={plan.study.max_minutes:g}" if plan.study.max_minutes else ""
+        lines += ["", f"spent {spent_minutes(plan):.1f} minutes of training, about {left:.1f} are left{limit}"]
+    return "\n".join(lines)

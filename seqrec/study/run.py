@@ -1,0 +1,130 @@
+"""Makes what is left of a study's trainings, and its results of those that are done."""
+
+import dataclasses
+import gc
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import jax
+
+from seqrec import runs, runtime
+from seqrec.experiment import RunConfig
+from seqrec.report.rank_tables import read_rank_table
+from seqrec.report.results_page import command
+from seqrec.report.study_figures import StudyRun, study_figures
+from seqrec.study.plan import Plan, Planned, Study, expected_minutes, left_minutes, make_plan, spent_minutes
+from seqrec.tasks import DataConfig
+from seqrec.types import InputError
+
+
+def run_study(study: Study, experiments: Mapping[str, ModuleType]) -> dict[str, Any]:
+    """Trains what is left of the plan, writes study.json and returns what it holds; says how far it is as it goes."""
+    plan = make_plan(study, experiments)
+    # From here on the directory is of this data, also when the study is killed.
+    if not (study.output / "study.json").is_file():
+        runs.write_json(study.output / "study.json", {"data": plan.data})
+    (study.output / "runs").mkdir(exist_ok=True)
+    spent, failed = 60 * spent_minutes(plan), {}
+    for number, run in enumerate(plan.runs, start=1):
+        label = f"[{number}/{len(plan.runs)}] {run.arm.name}, seed {run.seed}"
+        if run.is_done:
+            continue
+        if study.max_minutes and spent and spent + _seconds_ahead(plan, run) > 60 * study.max_minutes:
+            print(f"{label}: does not fit into max_minutes={study.max_minutes:g}; it and what follows are left")
+            break
+        started = runtime.seconds()
+        try:
+            _train(plan, run)
+            ndcg = runs.read_json(run.directory / "metrics.json")["test"]["ndcg@10"]
+            print(
+                f"{label}: NDCG@10 {ndcg:.4f}, {runtime.seconds() - started:.0f} s; about "
+                f"{left_minutes(plan) or 0.0:.0f} minutes are left",
+                flush=True,
+            )
+        except InputError as error:
+            failed[run.key] = str(error)
+            print(f"{label} failed: {error}", flush=True)
+        spent += runtime.seconds() - started
+    return results(plan, failed)
+
+
+def _train(plan: Plan, run: Planned) -> None:
+    """Makes or ends one run, as the experiment's own script does."""
+    config = dataclasses.replace(
+        run.arm.config,
+        # Prepared once, for all.
+        data=dataclasses.replace(
+            run.arm.config.data, dataset="store", data_path=plan.store.resolve(), columns=DataConfig.columns
+        ),
+        run=RunConfig(output=run.directory, resume=True, seed=run.seed),
+    )
+    script = plan.script.__file__ or ""
+    words = shlex.split(command(script, runs.to_json(config), plan.script.Config()))[1:]
+    try:
+        with runtime.apart(words, run.directory.with_suffix(".log")):
+            plan.script.main(config)
+    except runtime.Interrupted as stop:
+        message = f"stopped in {run.arm.name}, seed {run.seed}; what was trained is saved: the same command goes on"
+        raise runtime.Interrupted(message, stop.signal_number) from None
+    finally:
+        # Each run compiles its own programs, and none uses another's.
+        jax.clear_caches()
+        gc.collect()
+
+
+def _seconds_ahead(plan: Plan, run: Planned) -> float:
+    """Expected time of what must be trained for this run to count: the rest of its seed, or it alone in the first."""
+    ahead = [each for each in plan.runs if each.seed == run.seed and not each.is_done]
+    if run.seed == plan.study.seeds[0]:
+        ahead = [run]
+    return sum((60 * (expected_minutes(plan, each.arm)[0] or 0.0) for each in ahead), start=0.0)
+
+
+def results(plan: Plan, failed: Mapping[str, str]) -> dict[str, Any]:
+    """What study.json holds, of the runs that are done; also writes it.
+
+    Raises:
+      InputError: the base has no finished run, or no variation has one with a seed of the base.
+    """
+    done = [
+        StudyRun(
+            run.arm.name,
+            run.seed,
+            read_rank_table(run.directory),
+            runs.read_json(run.directory / "metrics.json"),
+            runs.read_json_lines(run.directory / "metrics.jsonl"),
+        )
+        for run in plan.runs
+        if run.is_done
+    ]
+    states = []
+    for run in plan.runs:
+        seeded = dataclasses.replace(run.arm.config, run=RunConfig(seed=run.seed))
+        states.append(
+            {
+                "name": run.arm.name,
+                "seed": run.seed,
+                "key": run.key,
+                "state": "done" if run.is_done else "failed" if run.key in failed else "left",
+                "failure": failed.get(run.key),
+                "command": command(_script_path(plan), runs.to_json(seeded), plan.script.Config()),
+            }
+        )
+    found = {
+        "study": {**runs.to_json(plan.study), "minutes": spent_minutes(plan)},
+        "data": plan.data,
+        "arms": {arm.name: arm.flags.strip() for arm in plan.arms},
+        "runs": states,
+        "versions": runtime.versions(),
+        **study_figures([arm.name for arm in plan.arms], plan.study.seeds, done, level=plan.study.level),
+    }
+    runs.write_json(plan.study.output / "study.json", found)
+    return found
+
+
+def _script_path(plan: Plan) -> str:
+    path = Path(plan.script.__file__ or "")
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

@@ -1,0 +1,138 @@
+"""The data of a run: prepared, split, and made into batches to learn from and queries to answer."""
+
+import functools
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from tyro.conf import OmitArgPrefixes
+
+from seqrec import runs, runtime
+from seqrec.data.batches import Queries, TrainingBatches, make_queries, training_batches
+from seqrec.data.events import prepare
+from seqrec.data.sources import Columns, Dataset, TimeUnit, read_source
+from seqrec.data.splits import Split, SplitConfig, split_store
+from seqrec.data.store import SequenceStore, open_store
+from seqrec.runtime import log
+from seqrec.sharding import n_data_shards, row_share
+from seqrec.types import InputError, Times
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What is read, and what a model sees of it."""
+
+    dataset: Literal[Dataset, "store"] = "movielens-demo"
+    """Form of the data; movielens-demo needs no file, store is what prepare_data.py leaves."""
+    data_path: Path | None = None
+    """File of events, plain or gzip'd, or the directory of a store, which may be s3:// or gs://."""
+    columns: tuple[str, str, str] = Columns()
+    """Names of the user, item and time columns of an events file; time none keeps the file's order."""
+    time_unit: TimeUnit = "auto"
+    """Unit of a time column of numbers; auto takes the one that gives plausible years."""
+    split: OmitArgPrefixes[SplitConfig] = field(default_factory=SplitConfig)
+    max_length: int = 200
+    """Latest items of a history that the model reads."""
+    whole_histories: bool = True
+    """Train on all of each history, in windows of max-length, not on the latest window alone."""
+    random_crops: bool = False
+    """Cut histories longer than max-length at places drawn anew each epoch."""
+    mask_seen: bool = True
+    """Rank only items that the user has not taken before."""
+    times: Times = "none"
+    """What a model that reads times sees of them; query, when the answer came too, makes its figures time-aware."""
+    batch_size: int = 32
+    """Histories a step, on average; short ones share a row."""
+
+    def __post_init__(self):
+        for name in ("max_length", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} is below 1; try {name}=50")
+        if self.times != "none" and self.split.holds_continuations:
+            raise ValueError(
+                f"times={self.times}, but items are generated without times; use times=none, or window_target=last"
+            )
+
+
+class Task(NamedTuple):
+    """Prepared data, and what is asked of a model on it."""
+
+    config: DataConfig
+    store: SequenceStore
+    split: Split
+    train: TrainingBatches
+    valid: Queries
+    test: Queries
+
+
+def open_task(run: Path, config: DataConfig, *, seed: int) -> Task:
+    """The data in the run's own store, prepared there first unless an earlier start has; says what it read.
+
+    A store that was prepared beforehand is read where it is.
+    """
+    if config.dataset == "store":
+        if config.data_path is None:
+            raise InputError("store is read from a directory; give its data path")
+        store = open_store(config.data_path)
+    else:
+        runtime.on_first(functools.partial(_prepare_once, run, config))
+        if not (run / "store").exists():  # of a run in a bucket, each process has a copy of its own
+            _prepare_once(run, config)
+        store = open_store(run / "store")
+    if runtime.on_first(lambda: store.content_hash) != store.content_hash:
+        raise InputError(f"{run}: this process read other data than the first; give all of them the same")
+    task = make_task(config, store, seed=seed)
+    log.info(
+        "data        %s: %s users, %s items, %s events",
+        config.dataset,
+        *(f"{count:,}" for count in (store.n_users, store.n_items, store.n_events)),
+    )
+    log.info("split       %s", task.split.description)
+    facts = {"content_hash": store.content_hash, "split_hash": task.split.content_hash}
+    runtime.on_first(functools.partial(runs.note_data, run, **facts))
+    return task
+
+
+def make_task(config: DataConfig, store: SequenceStore, *, seed: int) -> Task:
+    """What a run with this config learns from the store, and what it is asked there; this process's share of it."""
+    split = split_store(store, config.split)
+    share = row_share()
+    valid, test = (
+        make_queries(
+            store,
+            positions,
+            max_length=config.max_length,
+            batch_size=2 * config.batch_size,
+            mask_seen=config.mask_seen,
+            n_shards=n_data_shards(),
+            process_index=share.part,
+            process_count=share.n_parts,
+            times=config.times,
+        )
+        for positions in (split.valid, split.test)
+    )
+    train = training_batches(
+        store,
+        split,
+        max_length=config.max_length,
+        batch_size=config.batch_size,
+        seed=seed,
+        whole_histories=config.whole_histories,
+        random_crops=config.random_crops,
+        n_shards=n_data_shards(),
+        process_index=share.part,
+        process_count=share.n_parts,
+        times=config.times,
+    )
+    return Task(config, store, split, train, valid, test)
+
+
+def _prepare_once(run: Path, config: DataConfig) -> None:
+    if not (run / "store").exists():
+        prepare_store(run / "store", config)
+
+
+def prepare_store(directory: Path, config: DataConfig) -> None:
+    """Reads the events that the config names and leaves them as a store."""
+    source = read_source(config.dataset, config.data_path, columns=Columns(*config.columns), time_unit=config.time_unit)
+    prepare(source, directory, keep_times=config.split.split == "temporal" or config.times != "none")

@@ -1,0 +1,97 @@
+"""What a study found: its trials, the best of them as a command line, and which fields mattered."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from seqrec import runs, runtime
+from seqrec.report.results_page import command
+from seqrec.report.tuning_page import page
+from seqrec.search_space import flag_name, values_of, with_values
+from seqrec.tuning.study import Study, alone, import_optuna
+
+_FEWEST_TRIALS = 8
+"""Trials below which nothing is said about what mattered."""
+
+
+def findings(study: Study, config: Any, *, script: str, defaults: Any) -> dict[str, Any]:
+    """What `tune.json` holds: the trials and the best of them, with the command that trains it.
+
+    `script` is the path of the script that the config is for, `defaults` its config where no flag is given.
+    """
+    trials = [_plain(trial) for trial in study.journal.get_trials(deepcopy=False) if trial.user_attrs.get("values")]
+    finished = [trial for trial in trials if trial["curve"] and trial["state"] in ("complete", "pruned")]
+    found = {
+        "script": Path(script).stem,
+        "dataset": config.data.dataset,
+        "space": {flag_name(name): str(of) for name, of in study.space.items()},
+        "base": _by_flag(values_of(config, study.space)),
+        "max_epochs": config.fit.max_epochs,
+        "seed": study.seed,
+        "tune": runs.to_json(study.config),
+        "trials": [{**trial, "values": _by_flag(trial["values"])} for trial in trials],
+        "importances": _importances(study, finished),
+        "versions": runtime.versions() | {"optuna": import_optuna().__version__},
+        "best": None,
+    }
+    if finished:
+        best = max(finished, key=lambda trial: max(trial["curve"]))
+        chosen = with_values(config, {**best["values"], "run.output": None, "run.resume": False})
+        found["best"] = {
+            "number": best["number"],
+            "ndcg@10": max(best["curve"]),
+            "epoch": 1 + best["curve"].index(max(best["curve"])),
+            "values": _by_flag(best["values"]),
+            "command": command(script, runs.to_json(chosen), defaults),
+        }
+    return found
+
+
+def _by_flag(values: dict[str, Any]) -> dict[str, Any]:
+    return {flag_name(name): value for name, value in values.items()}
+
+
+def _plain(trial: Any) -> dict[str, Any]:
+    return {
+        "number": trial.number,
+        "state": {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}.get(trial.state.name, "under way"),
+        "values": trial.user_attrs["values"],
+        "curve": [trial.intermediate_values[epoch] for epoch in sorted(trial.intermediate_values)],
+        "seconds": trial.user_attrs.get("seconds"),
+    }
+
+
+def _importances(study: Study, finished: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Share of each field in what sets the best quarter of the trials apart (PED-ANOVA: Watanabe et al. 2023).
+
+    Pruned trials count by the best epoch that they came to. Of few trials nothing can be said, and nothing is.
+    """
+    optuna = import_optuna()
+    if len(finished) < _FEWEST_TRIALS or len(study.space) < 2:
+        return {}
+    by_number = {trial.number: trial for trial in study.journal.get_trials(deepcopy=False)}
+    judged = optuna.create_study(direction="maximize")
+    for trial in finished:
+        drawn = by_number[trial["number"]]
+        judged.add_trial(
+            optuna.trial.create_trial(params=drawn.params, distributions=drawn.distributions, value=max(trial["curve"]))
+        )
+    evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=0.25)
+    return _by_flag(optuna.importance.get_param_importances(judged, evaluator=evaluator))
+
+
+def leave_findings(study: Study, config: Any, *, script: str, defaults: Any) -> dict[str, Any]:
+    """Writes `tune.json` and `tune.html` into the study's directory, prints the best config, and returns what is found.
+
+    Of a study without a finished trial nothing is written.
+    """
+    found = findings(study, config, script=script, defaults=defaults)
+    best, json_file, html_file = found["best"], study.directory / "tune.json", study.directory / "tune.html"
+    if best:
+        with alone(study.directory):
+            runs.write_json(json_file, found)
+            html_file.write_text(page(found))
+        values = "\n".join(f"  {name:20} {value}" for name, value in best["values"].items())
+        print(f"\nbest of {len(found['trials'])} trials: {best['number']}, validation NDCG@10 {best['ndcg@10']:.4f}")
+        print(f"{values}\n\nnumbers  {json_file}\npage     {html_file}\ntrain and test it with\n  {best['command']}")
+    return found

@@ -1,0 +1,336 @@
+"""A search by trials, kept in a journal that several processes may share and any of them may leave at any time."""
+
+import contextlib
+import fcntl
+import os
+import uuid
+import warnings
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from seqrec import runtime
+from seqrec.search_space import Choices, Range, Space, Values, flag_name
+from seqrec.types import InputError
+
+Course = Generator[list[float], Sequence[int], None]
+"""Several models in training: yields after each epoch the validation NDCG@10 of each, and is sent the places, in
+that list, of those to train on."""
+
+
+@dataclass(frozen=True)
+class TuneConfig:
+    """What is searched, and for how long."""
+
+    search: tuple[str, ...] = ()
+    """Fields to search beside those that have a range, or in another: name=low..high, low..high:log or a,b,c."""
+    hold: tuple[str, ...] = ()
+    """Fields with a range of their own that keep their value."""
+    n_trials: int = 6
+    """Trials in all, of all processes that share the study."""
+    tuning_minutes: float = 0.0
+    """Time after which no trial begins; 0 means no limit."""
+    population: int = 1
+    """Trials trained side by side by one compiled step; they may differ in traced numbers alone."""
+    reduction: int = 3
+    """Of the trials that reach a rung, which is a power of this in epochs, about one in so many goes on."""
+
+    def __post_init__(self):
+        for name in ("n_trials", "population"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} is below 1; try {name}=8")
+        if self.reduction < 2:
+            raise ValueError(f"reduction={self.reduction} is below 2; try reduction=3")
+        if self.tuning_minutes < 0:
+            raise ValueError(f"tuning_minutes={self.tuning_minutes} is below 0; use 0 for no limit")
+
+
+_MOST_STARTS = 3
+"""Starts of a trial whose process is killed each time, for want of memory perhaps, before it is given up."""
+
+
+class Study(NamedTuple):
+    """An open study, and what this process is in it."""
+
+    journal: Any
+    """The `optuna.Study`."""
+    directory: Path
+    worker: str
+    """Name of this process among those that share the study."""
+    space: Space
+    config: TuneConfig
+    seed: int
+
+
+def import_optuna() -> Any:
+    """The library that draws and prunes.
+
+    Raises:
+      InputError: it is not installed.
+    """
+    try:
+        import optuna
+    except ImportError as error:
+        raise InputError('tuning draws its trials with optuna; install it: pip install "seqrec[tune]"') from error
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    return optuna
+
+
+@contextlib.contextmanager
+def open_study(
+    directory: Path, space: Space, config: TuneConfig, *, first: Values, seed: int, max_epochs: int
+) -> Iterator[Study]:
+    """The study of the directory, begun there first if need be; other processes may have it open.
+
+    It is one file of JSON lines. Inside, the process holds a lock that shows the others that it lives. The first
+    trial of all takes the values of `first` that the space holds.
+
+    Raises:
+      InputError: the journal is damaged.
+    """
+    optuna = import_optuna()
+    workers = directory / "workers"
+    workers.mkdir(parents=True, exist_ok=True)
+    worker = workers / uuid.uuid4().hex
+    with worker.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        try:
+            file = directory / "journal.jsonl"
+            with alone(directory):
+                _tidy(file, workers)
+                backend = optuna.storages.journal.JournalFileBackend(str(file))
+                try:
+                    journal = optuna.create_study(
+                        storage=optuna.storages.JournalStorage(backend),
+                        study_name="tuning",
+                        direction="maximize",
+                        pruner=optuna.pruners.HyperbandPruner(
+                            min_resource=1, max_resource=max_epochs, reduction_factor=config.reduction
+                        ),
+                        load_if_exists=True,
+                    )
+                    if not journal.get_trials(deepcopy=False):
+                        journal.enqueue_trial(
+                            {name: value for name, value in first.items() if _holds(space[name], value)}
+                        )
+                except (ValueError, KeyError) as error:
+                    raise InputError(f"{file} is damaged ({error}); restore it or choose another --output") from error
+            yield Study(journal, directory, worker.name, space, config, seed)
+        finally:
+            worker.unlink()
+
+
+def _holds(of: Range | Choices, value: Any) -> bool:
+    return value in of.values if isinstance(of, Choices) else of.low <= value <= of.high
+
+
+@contextlib.contextmanager
+def alone(directory: Path) -> Iterator[None]:
+    """Inside, no other process of the study is inside."""
+    with (directory / "study.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _lives(worker: Path) -> bool:
+    """Whether the process still runs: the system takes a lock back from a process that ends, however it ends."""
+    try:
+        with worker.open() as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+def _tidy(journal: Path, workers: Path) -> None:
+    """Removes what killed processes left: their locks and, if nobody else writes, a line that was cut short."""
+    living = {worker for worker in workers.iterdir() if _lives(worker)}
+    for dead in set(workers.iterdir()) - living:
+        dead.unlink()
+    if journal.exists() and len(living) == 1:  # this process itself
+        whole = journal.read_bytes()
+        if not whole.endswith(b"\n"):
+            os.truncate(journal, whole.rfind(b"\n") + 1)
+
+
+def tune(
+    study: Study,
+    configure: Callable[[Values], Any],
+    begin: Callable[[Sequence[Values]], Course],
+    *,
+    max_epochs: int,
+    patience: int,
+    say: Callable[[str], None],
+) -> None:
+    """Runs trials until the study has as many as it should.
+
+    `configure(values)` raises ValueError for values that do not go together, and such a trial fails; `begin(several)`
+    starts to train one model for each. A trial's value is the NDCG@10 of its best epoch; like a run it ends after
+    `patience` epochs without a better one.
+
+    A trial whose process was killed is trained again, under its own number and with its own values, by the next
+    process that comes by. As what is drawn depends on the seed and on the trials so far alone, a study of one process
+    that was killed ends as one that was not.
+    """
+    state = import_optuna().trial.TrialState
+    started = runtime.seconds()
+    while batch := _next_batch(study, out_of_time=_is_spent(started, study.config.tuning_minutes)):
+        going = []
+        for trial, values in batch:
+            try:
+                configure(values)
+                going.append((trial, values))
+            except ValueError as error:
+                study.journal.tell(trial.number, state=state.FAIL)
+                say(f"trial {trial.number:3d}   refused: {error}")
+        if going:
+            begun = runtime.seconds()
+            trials = [trial for trial, _ in going]
+            course = begin([values for _, values in going])
+            try:
+                curves, complete = _follow(study, trials, course, max_epochs=max_epochs, patience=patience)
+            except KeyboardInterrupt:
+                for trial in trials:
+                    trial.set_user_attr("starts", 0)
+                raise
+            _tell(study, going, curves, complete, seconds=(runtime.seconds() - begun) / len(going), say=say)
+
+
+def _is_spent(started: float, minutes: float) -> bool:
+    return minutes > 0 and runtime.seconds() - started >= 60 * minutes
+
+
+def _next_batch(study: Study, *, out_of_time: bool) -> list[tuple[Any, Values]]:
+    """Trials to train next: those that a killed process left, or new ones; none where the study has enough."""
+    optuna = import_optuna()
+    with alone(study.directory):
+        waiting = optuna.trial.TrialState.WAITING  # the first trial of all, before it is asked for
+        known = [trial for trial in study.journal.get_trials(deepcopy=False) if trial.state != waiting]
+        running = [trial for trial in known if trial.state == optuna.trial.TrialState.RUNNING]
+        # What was asked for together was trained together, and is again.
+        for owner in dict.fromkeys(trial.user_attrs.get("worker", "") for trial in running):
+            if not owner or not _lives(study.directory / "workers" / owner):
+                left = [trial for trial in running if trial.user_attrs.get("worker", "") == owner]
+                again = [trial for trial in left if trial.user_attrs.get("starts", 0) < _MOST_STARTS]
+                for trial in left:
+                    if trial not in again:
+                        study.journal.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+                if again:
+                    return [_drawn(study, trial.number, trial) for trial in again]
+        n_wanted = 0 if out_of_time else min(study.config.population, study.config.n_trials - len(known))
+        return [_drawn(study, len(known) + i, None) for i in range(n_wanted)]
+
+
+def _drawn(study: Study, number: int, left: Any) -> tuple[Any, Values]:
+    """A trial of this process and its values; those of a trial that was `left` are what they were."""
+    optuna = import_optuna()
+    # A sampler for each trial, so that what it draws depends on the seed and the trials so far, not on the process.
+    seed = int(np.random.SeedSequence((study.seed, number)).generate_state(1)[0])
+    study.journal.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=5, constant_liar=True)
+    trial = study.journal.ask() if left is None else optuna.trial.Trial(study.journal, left._trial_id)
+    trial.set_user_attr("worker", study.worker)
+    trial.set_user_attr("starts", 1 if left is None else 1 + left.user_attrs.get("starts", 0))
+    values = {name: _suggested(trial, name, of) for name, of in study.space.items()}
+    trial.set_user_attr("values", values)
+    return trial, values
+
+
+def _suggested(trial: Any, name: str, of: Range | Choices) -> Any:
+    if isinstance(of, Choices):
+        return trial.suggest_categorical(name, of.values)
+    if isinstance(of.low, int):
+        return trial.suggest_int(name, of.low, of.high, log=of.log)
+    # To four digits, so that the value that is printed is the value that was trained.
+    value = float(f"{trial.suggest_float(name, of.low, of.high, log=of.log):.4g}")
+    return min(max(value, of.low), of.high)
+
+
+def _follow(
+    study: Study, trials: Sequence[Any], course: Course, *, max_epochs: int, patience: int
+) -> tuple[list[list[float]], list[bool]]:
+    """The curve of each trial, and whether it came to its end instead of being pruned."""
+    curves: list[list[float]] = [[] for _ in trials]
+    ended: dict[int, bool] = {}
+    lanes = list(range(len(trials)))
+    halving = rungs(max_epochs, study.config.reduction, bracket=trials[0].number // study.config.population)
+    names = f"trial {trials[0].number}" + (f" to {trials[-1].number}" if len(trials) > 1 else "")
+    bar = tqdm(total=max_epochs, unit="epoch", desc=names, leave=False, disable=None)
+    with contextlib.closing(course), bar:
+        figures = next(course)
+        for epoch in range(1, max_epochs + 1):
+            for place, figure in zip(lanes, figures, strict=True):
+                if place not in ended:
+                    curves[place].append(figure)
+                    with warnings.catch_warnings():
+                        # A trial that is trained again reports what it has reported.
+                        warnings.filterwarnings("ignore", message="The reported value is ignored")
+                        trials[place].report(figure, epoch)
+                    if epoch == max_epochs or epoch - 1 - int(np.argmax(curves[place])) >= patience:
+                        ended[place] = True
+            bar.update()
+            bar.set_postfix_str(f"NDCG@10 {max(curve[-1] for curve in curves):.4f}")
+            left = [place for place in lanes if place not in ended]
+            if len(trials) == 1:
+                pruned = [place for place in left if trials[place].should_prune()]
+            else:
+                n_kept = -(-len(left) // study.config.reduction) if epoch in halving else len(left)
+                pruned = sorted(left, key=lambda place: -curves[place][-1])[n_kept:]
+            ended |= dict.fromkeys(pruned, False)
+            left = [place for place in lanes if place not in ended]
+            if not left:
+                break
+            # Between rungs all go on, also those that have ended: each number of members is compiled anew.
+            kept = left if epoch in halving else lanes
+            figures = course.send([lanes.index(place) for place in kept])
+            lanes = kept
+    return curves, [ended[place] for place in range(len(trials))]
+
+
+def rungs(max_epochs: int, reduction: int, *, bracket: int) -> list[int]:
+    """Epochs after which a population is cut, by successive halving (Jamieson and Talwalkar 2016).
+
+    Hyperband (Li et al. 2018) hedges between many trials cut early and few cut late: population after population
+    takes the next bracket, whose first rung is one power of `reduction` later.
+
+    >>> [rungs(15, 3, bracket=bracket) for bracket in range(4)]
+    [[1, 3, 9], [3, 9], [9], [1, 3, 9]]
+    """
+    powers = [1]
+    while powers[-1] * reduction < max_epochs:
+        powers.append(powers[-1] * reduction)
+    return powers[bracket % len(powers) :]
+
+
+def _tell(
+    study: Study,
+    going: Sequence[tuple[Any, Values]],
+    curves: Sequence[Sequence[float]],
+    complete: Sequence[bool],
+    *,
+    seconds: float,
+    say: Callable[[str], None],
+) -> None:
+    """Enters what was found, all at once: a population that was killed is trained again as it was."""
+    state = import_optuna().trial.TrialState
+    with alone(study.directory):
+        for (trial, values), curve, whole in zip(going, curves, complete, strict=True):
+            trial.set_user_attr("seconds", seconds)
+            if whole:
+                study.journal.tell(trial.number, max(curve), state=state.COMPLETE)
+            else:
+                study.journal.tell(trial.number, state=state.PRUNED)
+            say(
+                f"trial {trial.number:3d}   NDCG@10 {max(curve):.4f} in epoch {1 + int(np.argmax(curve))} of "
+                f"{len(curve)}   {'complete' if whole else 'pruned  '}   {described(values)}"
+            )
+
+
+def described(values: Mapping[str, Any]) -> str:
+    """Values by the flags that set them, in one line."""
+    return ", ".join(f"{flag_name(name)} {value}" for name, value in values.items())

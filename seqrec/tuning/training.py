@@ -1,0 +1,98 @@
+"""What a trial trains: models of a script, on a task that does not hold the test."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from seqrec.data.prefetch import prefetched
+from seqrec.evaluation import composed, evaluate, make_eval_step
+from seqrec.experiment import Model
+from seqrec.metrics import means, metric_sums
+from seqrec.population import keep, make_population_step, member, members
+from seqrec.search_space import Space, Values, flag_name, tunable_fields, with_traced, with_values
+from seqrec.sharding import split_rows
+from seqrec.tasks import Task
+from seqrec.training import init_state, make_optimizer, make_train_step
+from seqrec.tuning.study import Course
+from seqrec.types import InputError
+
+
+def without_test(task: Task) -> Task:
+    """The task as a trial sees it: nobody has a test target, and there are no test queries.
+
+    Raises:
+      InputError: no user has a validation target, by which trials would be judged.
+    """
+    if not len(task.valid.users):
+        raise InputError("no user has a validation target; trials could not be told apart on this data")
+    nobody = task.split._replace(test=np.full_like(task.split.test, -1), test_start=None)
+    empty = {name: getattr(task.test, name)[:0] for name in ("users", "target_positions", "row_groups")}
+    return task._replace(split=nobody, test=task.test._replace(**empty))
+
+
+def check_population(config: Any, space: Space, *, population: int) -> None:
+    """Refuses to train side by side what differs in a field that a shape, or the program, depends on."""
+    fields = tunable_fields(config)
+    shaping = [name for name in space if not fields[name].traced]
+    if population > 1 and shaping:
+        raise InputError(
+            f"a population is one program with numbers of its own for each member, but {flag_name(shaping[0])} is "
+            "searched, which needs programs of its own; leave it out or use --population 1"
+        )
+
+
+def make_courses(config: Any, build: Callable[[Any, Task], Model], task: Task) -> Callable[[Sequence[Values]], Course]:
+    """`begin(several)`: trains the script's model with each of several sets of values, side by side.
+
+    Values of fields that may be traced are, so that all trials that agree in the others share one compiled step; a
+    population agrees in them, as `check_population` sees to.
+    """
+    fields = tunable_fields(config)
+
+    @functools.lru_cache(maxsize=4)
+    def programs(fixed_values: tuple[tuple[str, Any], ...]):
+        fixed = with_values(config, dict(fixed_values))
+        encoder = build(fixed, task).encoder
+        n_steps = config.fit.max_epochs * task.train.steps_per_epoch
+
+        def make_step(scalars):
+            own = with_traced(fixed, scalars)
+            model = build(own, task)
+            return make_train_step(
+                model.encoder,
+                model.objective,
+                model.loss,
+                make_optimizer(own.optimizer, model.encoder.specs, n_steps=n_steps),
+                seed=config.run.seed,
+                average_decay=own.optimizer.average_decay,
+                accumulation_steps=own.optimizer.accumulation_steps,
+            )
+
+        optimizer = make_optimizer(fixed.optimizer, encoder.specs, n_steps=n_steps)
+        first = init_state(encoder, optimizer, seed=config.run.seed)
+        return make_population_step(make_step), encoder, make_eval_step(encoder), first
+
+    def begin(several: Sequence[Values]) -> Course:
+        traced = [name for name in several[0] if fields[name].traced]
+        fixed = tuple((name, value) for name, value in several[0].items() if name not in traced)
+        step, encoder, eval_step, first = programs(fixed)
+        scalars = {name: jnp.asarray([values[name] for values in several], jnp.float32) for name in traced}
+        return course(step, encoder, eval_step, members(first, scalars, n_members=len(several)), len(several))
+
+    def course(step, encoder, eval_step, population, n_members: int) -> Course:
+        epoch = 0
+        with prefetched(task.train.batch) as batch:
+            while True:
+                for place in range(task.train.steps_per_epoch):
+                    population, _ = step(population, split_rows(batch(epoch * task.train.steps_per_epoch + place)))
+                averaged = [composed(encoder, member(population, i).averaged) for i in range(n_members)]
+                found = [evaluate(eval_step, params, task.valid) for params in averaged]
+                places = yield [means(metric_sums(table.rank))["ndcg@10"] for table in found]
+                epoch += 1
+                if len(places) < n_members:
+                    population, n_members = keep(population, places), len(places)
+
+    return begin

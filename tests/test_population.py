@@ -1,0 +1,140 @@
+"""A population is as many runs: side by side, with numbers of their own, compiled once."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from seqrec.data.batches import training_batches
+from seqrec.data.splits import leave_last_out
+from seqrec.data.store import store_from_sequences
+from seqrec.encoders.gru import GRUConfig, gru
+from seqrec.encoders.transformer import TransformerConfig, transformer
+from seqrec.losses.config import LossConfig, make_loss
+from seqrec.objectives import next_item
+from seqrec.population import keep, make_population_step, member, members
+from seqrec.search_space import with_traced, with_values
+from seqrec.training import OptimizerConfig, init_state, make_optimizer, make_train_step
+
+N_ITEMS = 40
+N_STEPS = 30
+TRANSFORMER = {
+    "model.dropout": [0.0, 0.13, 0.5],
+    "model.attention_dropout": [0.2, 0.0, 0.1],
+    "objective.temperature": [1.0, 0.5, 2.0],
+    "objective.label_smoothing": [0.1, 0.0, 0.2],
+    "optimizer.learning_rate": [3e-3, 1e-2, 1e-3],
+    "optimizer.weight_decay": [0.5, 0.0, 0.05],
+}
+
+
+class Parts:
+    """The config of a model, by parts, as scripts have it."""
+
+    def __init__(self, model, objective=None, optimizer=None):
+        self.model, self.objective = model, objective or LossConfig()
+        self.optimizer = optimizer or OptimizerConfig(warmup_steps=5)
+
+
+@pytest.fixture(scope="module")
+def batches():
+    random = np.random.default_rng(0)
+    store = store_from_sequences(
+        [random.integers(1, N_ITEMS + 1, random.integers(4, 12)).tolist() for _ in range(40)], n_items=N_ITEMS
+    )
+    return training_batches(store, leave_last_out(store), max_length=8, batch_size=8, seed=0)
+
+
+def encoder_of(model):
+    make = gru if isinstance(model, GRUConfig) else transformer
+    return make(model, n_items=N_ITEMS, max_length=8)
+
+
+def step_of(config, objective=next_item):
+    encoder = encoder_of(config.model)
+    return make_train_step(
+        encoder,
+        objective,
+        make_loss(config.objective, counts=np.arange(N_ITEMS + 1)),
+        make_optimizer(config.optimizer, encoder.specs, n_steps=N_STEPS),
+        seed=3,
+        average_decay=0.9,
+    )
+
+
+def first_state(config):
+    encoder = encoder_of(config.model)
+    return init_state(encoder, make_optimizer(config.optimizer, encoder.specs, n_steps=N_STEPS), seed=3)
+
+
+def alone(config, values, batches):
+    """The same run by itself, its values written into its program."""
+    for name, value in values.items():
+        part, _, field = name.partition(".")
+        setattr(config, part, with_values(getattr(config, part), {field: value}))
+    state, step = first_state(config), step_of(config)
+    for number in range(N_STEPS):
+        state, metrics = step(state, batches.batch(number))
+    return state, metrics
+
+
+def population_of(config, scalars, *, objective=next_item):
+    scalars = {name: jnp.asarray(values, jnp.float32) for name, values in scalars.items()}
+    first = members(first_state(config), scalars, n_members=len(next(iter(scalars.values()))))
+    return first, make_population_step(lambda scalars: step_of(with_traced(config, scalars), objective))
+
+
+@pytest.fixture(scope="module")
+def survivors(batches):
+    """Two of three members after as many steps together as they then made without the third, and the last metrics."""
+    chex.clear_trace_counter()
+    config = Parts(TransformerConfig(d_model=8, n_blocks=1))
+    # The objective is called once a trace: once for three members, and once for two.
+    population, step = population_of(config, TRANSFORMER, objective=chex.assert_max_traces(next_item, n=2))
+    for number in range(N_STEPS):
+        if number == N_STEPS // 2:
+            population = keep(population, [2, 0])
+        population, metrics = step(population, batches.batch(number))
+    return population, metrics
+
+
+@pytest.mark.parametrize(("place", "before"), [(0, 2), (1, 0)])
+def test_each_member_ends_as_the_same_run_alone_whoever_left(batches, survivors, place, before):
+    population, metrics = survivors
+    config = Parts(TransformerConfig(d_model=8, n_blocks=1))
+    expected, last = alone(config, {name: values[before] for name, values in TRANSFORMER.items()}, batches)
+    chex.assert_trees_all_close(member(population, place), expected, atol=1e-5)
+    np.testing.assert_allclose(metrics.loss[place], last.loss, rtol=1e-5)
+    assert metrics.loss[0] != metrics.loss[1]
+
+
+def test_other_losses_schedules_and_encoders_take_traced_numbers_too(batches):
+    def config():
+        return Parts(
+            GRUConfig(d_model=8, d_hidden=8),
+            LossConfig(loss="bce", n_negatives=4),
+            OptimizerConfig(schedule="constant", warmup_steps=0, second_moments="rows", clip_norm=1.0),
+        )
+
+    scalars = {
+        "model.embedding_dropout": [0.1, 0.4],
+        "model.dropout": [0.3, 0.2],
+        "objective.temperature": [1.0, 0.7],
+        "optimizer.learning_rate": [1e-2, 1e-3],
+        "optimizer.weight_decay": [0.1, 0.0],
+    }
+    population, step = population_of(config(), scalars)
+    for number in range(N_STEPS):
+        population, _ = step(population, batches.batch(number))
+    expected, _ = alone(config(), {name: values[1] for name, values in scalars.items()}, batches)
+    chex.assert_trees_all_close(member(population, 1), expected, atol=1e-5)
+
+
+def test_dropouts_bits_are_drawn_once_for_all_members(batches):
+    # All members share the step, and so the key: only the comparison with each one's rate is repeated.
+    population, step = population_of(Parts(TransformerConfig(d_model=8, n_blocks=1)), TRANSFORMER)
+    text = str(jax.make_jaxpr(step)(population, batches.batch(0)))
+    drawn = [line for line in text.splitlines() if "bitcast_convert_type[new_dtype=uint8]" in line]
+    assert drawn
+    assert not [line for line in drawn if "u8[3," in line.partition("=")[0]]
