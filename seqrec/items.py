@@ -48,6 +48,8 @@ class ItemConfig:
     def __post_init__(self):
         if not 0 <= self.id_dropout < 1:
             raise ValueError(f"id_dropout={self.id_dropout} is not a share in [0, 1); try id_dropout=0.2")
+        if self.combine == "gate" and self.ids == "none":
+            raise ValueError("combine=gate weighs ids against features, and ids=none; use combine=sum or combine=mlp")
         if self.id_rows < 0:
             raise ValueError(f"id_rows={self.id_rows} is below 0; use 0 for a tenth of the catalogue")
         if not self.item_features and (self.ids == "none" or self.id_dropout or self.feature_files):
@@ -253,7 +255,7 @@ def _combination(
         return {}, lambda params, vectors: sum(vectors.values())
     width = n_parts * d_model
     dense = jax.nn.initializers.lecun_normal()
-    if config.combine == "gate" and config.ids != "none":
+    if config.combine == "gate":
         specs = {"gate": ParamSpec((width, d_model), (None, "embed"), dense)}
 
         def gate(params: Params, vectors: dict[str, Array]) -> Array:

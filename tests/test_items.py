@@ -128,6 +128,7 @@ def test_shared_forms_hold_fewer_numbers_and_tell_items_apart(ids):
         ({"item_features": ("x",), "id_dropout": 1.0}, "id_dropout=1.0 is not a share"),
         ({"item_features": ("x", "x:number")}, "names one twice"),
         ({"item_features": ("x:number",), "shuffled_features": ("y",)}, "names y, which is none of item_features"),
+        ({"item_features": ("x",), "ids": "none", "combine": "gate"}, "weighs ids against features, and ids=none"),
         ({"ids": "frequent", "id_rows": -1}, "id_rows=-1 is below 0"),
     ],
 )
