@@ -263,9 +263,7 @@ def test_eight_devices_give_the_figures_of_one(toy, finished, tmp_path, start_sc
 
 
 def test_sigterm_ends_with_a_command_that_goes_on_when_pasted(toy, finished, tmp_path, start_script):
-    slow_reading = (
-        "import time; from seqrec import experiment; experiment.read_source = lambda *a, **k: time.sleep(600)"
-    )
+    slow_reading = "import time; from seqrec import tasks; tasks.read_source = lambda *a, **k: time.sleep(600)"
     run = tmp_path / "a run"
     process = start_script("sasrec.py", *toy, "--output", run, code=slow_reading)
     while not (run / "config.json").exists():
@@ -276,6 +274,7 @@ def test_sigterm_ends_with_a_command_that_goes_on_when_pasted(toy, finished, tmp
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM
     assert "Traceback" not in errors
+    assert not re.search("^epoch", errors, re.MULTILINE)  # It was stopped while it read.
     command = errors.strip().splitlines()[-1].strip()
     pasted = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=tmp_path, timeout=600)
     assert pasted.returncode == 0, pasted.stderr
