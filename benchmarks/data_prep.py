@@ -34,7 +34,7 @@ from seqrec.data.engines import EngineName, move
 from seqrec.data.files import Limits
 from seqrec.data.preparation import StepCount, StepsConfig, prepare_store
 from seqrec.data.sources import read_source
-from seqrec.data.splits import SplitConfig
+from seqrec.data.split_config import SplitConfig
 
 EVENTS_PER_BLOCK = 10_000_000
 

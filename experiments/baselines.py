@@ -70,7 +70,7 @@ def main(config: Config) -> dict[str, Any]:
         found: dict[str, Any] = {"baselines": {}, "protocol": protocol(task)}
         for name, rank in baselines(config, task):
             ranks, _ = rank(task.test.target_positions, mask_seen=config.data.mask_seen)
-            found["baselines"][name] = figures.figures(ranks)
+            found["baselines"][name] = figures.figures(ranks, users=task.test.users)
         runs.write_json(run / "metrics.json", found)
     print(f"\n{figures.format_table(found['baselines'])}\nrun directory  {run}")
     return found

@@ -46,6 +46,8 @@ def export(run: Path, arguments: Arguments) -> dict[str, Any]:
     store = task.store
     if not 1 <= arguments.k <= store.n_items:
         raise InputError(f"--k {arguments.k} is not in 1..{store.n_items}, the number of items; try --k 10")
+    if len(set(task.test.users.tolist())) < len(task.test.users):
+        raise InputError(f"{run} asks several times of a user, and a list is one of a user; test the last target alone")
     best = top_items(make_top_step(encoder, k=arguments.k), params, task.test)
     users = store.user_keys[best.user].tolist()
     lists = [store.item_keys[row[row > 0] - 1].tolist() for row in best.items]

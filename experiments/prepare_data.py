@@ -22,7 +22,7 @@ from seqrec.data.engines import EngineName, move
 from seqrec.data.files import Limits
 from seqrec.data.preparation import StepCount, StepsConfig, format_counts, prepare_store, stages
 from seqrec.data.sources import SourceConfig, open_source
-from seqrec.data.splits import SplitConfig
+from seqrec.data.split_config import SplitConfig
 from seqrec.data.store import read_preparation
 from seqrec.report.data_profile_page import write_profile
 

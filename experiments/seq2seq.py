@@ -15,7 +15,7 @@ from typing import Any
 from tyro.conf import OmitArgPrefixes
 
 from seqrec import runtime
-from seqrec.data.splits import SplitConfig
+from seqrec.data.split_config import SplitConfig
 from seqrec.encoders.seq2seq import Seq2SeqConfig, seq2seq
 from seqrec.experiment import Model, RunConfig, loss_of, run_experiment
 from seqrec.loop import FitConfig

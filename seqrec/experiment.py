@@ -263,8 +263,8 @@ def test(task: Task, encoder: Encoder, params: Params) -> tuple[RankTable, dict[
     eval_step = make_eval_step(encoder)
     ranks = evaluate(eval_step, params, task.test)
     results = {
-        "test": figures.figures(ranks.rank),
-        "valid": figures.figures(evaluate(eval_step, params, task.valid).rank),
+        "test": figures.figures(ranks.rank, users=ranks.user),
+        "valid": figures.figures(evaluate(eval_step, params, task.valid).rank, users=task.valid.users),
         "baselines": figures.baseline_figures(task.store, task.split, task.test, mask_seen=task.config.mask_seen),
         "protocol": protocol(task),
     }
@@ -282,7 +282,10 @@ def print_test(results: dict[str, Any], *, name: str) -> None:
         print(f"\n{figures.format_table(results['continuations'])}")
     protocol = results["protocol"]
     label = "; time-aware: the model saw when each answer came" if protocol["time_aware"] else ""
-    print(f"{results['test']['n_users']:,} users; mean over users [95% interval]; {protocol['candidates']}{label}")
+    asked = f"{results['test']['n_users']:,} users; mean over users"
+    if "n_queries" in results["test"]:
+        asked += f"' {results['test']['n_queries']:,} targets"
+    print(f"{asked} [95% interval]; {protocol['candidates']}{label}")
 
 
 def costs(encoder: Encoder, state: TrainState, *, steps_per_epoch: int) -> dict[str, int]:

@@ -1,7 +1,7 @@
 """Percentile bootstrap over users: how far a mean metric would move had other users been sampled."""
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from seqrec.types import InputError
 
@@ -10,13 +10,17 @@ _CELLS_PER_BLOCK = 1 << 22
 
 
 def bootstrap_intervals(
-    values: Float[np.ndarray, "n_users n_metrics"],
+    values: Float[np.ndarray, "n_rows n_metrics"],
     *,
     level: float = 0.95,
     n_resamples: int = 1000,
     seed: int = 0,
+    users: Int[np.ndarray, " n_rows"] | None = None,
 ) -> tuple[Float[np.ndarray, " n_metrics"], Float[np.ndarray, " n_metrics"]]:
     """Lower and upper end of each metric's interval: quantiles of its mean over users drawn with replacement.
+
+    Each row is a user's, or `users` says whose it is: then all rows of a user are drawn together, for they are no
+    independent ones, and the mean is over the drawn rows (a ratio of two sums over users).
 
     All metrics share their resamples. The result depends on `seed` and on the set of rows, not on their
     order. A metric with a NaN has a NaN interval. The percentile method (Efron and Tibshirani, 1993, ch. 13)
@@ -28,7 +32,9 @@ def bootstrap_intervals(
     >>> lower.tolist(), upper.tolist()
     ([0.25, 0.0], [0.25, 1.0])
     """
-    n_users, n_metrics = values.shape
+    n_metrics = values.shape[1]
+    sums, n_each = _of_users(values.astype(np.float64, copy=False), users)
+    n_users = len(sums)
     if n_users == 0:
         raise InputError("values has 0 users; an interval needs at least one")
     if not 0.0 < level < 1.0:
@@ -37,16 +43,30 @@ def bootstrap_intervals(
         raise InputError(f"n_resamples={n_resamples} is below 1; 1000 is a common choice")
     # Users with equal rows are interchangeable: drawing how often each distinct row comes up is the same
     # experiment, and ranks make few distinct rows (a million users with geometric ranks of mean 300: 2,613).
-    rows, n_rows = np.unique(values.astype(np.float64, copy=False), axis=0, return_counts=True)
-    # Deviations from one row, so that a metric with equal values has exactly that mean in every resample.
-    deviations = rows - rows[0]
+    distinct, n_rows = np.unique(np.column_stack([sums, n_each]), axis=0, return_counts=True)
+    rows, n_each = distinct[:, :-1], distinct[:, -1]
+    # Deviations from one mean, so that a metric with equal values has exactly that mean in every resample.
+    centre = rows[0] / n_each[0]
+    deviations = rows - n_each[:, None] * centre
     rng = np.random.default_rng(seed)
     means = np.empty((n_resamples, n_metrics))
     n_per_block = max(1, _CELLS_PER_BLOCK // len(rows))
     for start in range(0, n_resamples, n_per_block):
         stop = min(start + n_per_block, n_resamples)
-        counts = rng.multinomial(n_users, n_rows / n_users, size=stop - start)
-        means[start:stop] = rows[0] + counts.astype(np.float64) @ deviations / n_users
+        counts = rng.multinomial(n_users, n_rows / n_users, size=stop - start).astype(np.float64)
+        means[start:stop] = centre + counts @ deviations / (counts @ n_each)[:, None]
     tail = (1.0 - level) / 2.0
     lower, upper = np.quantile(means, [tail, 1.0 - tail], axis=0)
     return lower, upper
+
+
+def _of_users(
+    values: Float[np.ndarray, "n_rows n_metrics"], users: Int[np.ndarray, " n_rows"] | None
+) -> tuple[Float[np.ndarray, "n_users n_metrics"], Float[np.ndarray, " n_users"]]:
+    """Each user's sum of rows, and how many they are."""
+    if users is None:
+        return values, np.ones(len(values))
+    _, row = np.unique(users, return_inverse=True)
+    n_each = np.bincount(row)
+    sums = [np.bincount(row, column, minlength=len(n_each)) for column in values.T]
+    return np.stack(sums, axis=1), n_each.astype(np.float64)

@@ -11,7 +11,8 @@ from seqrec import runs, runtime
 from seqrec.data.batches import Queries, TrainingBatches, make_queries, training_batches
 from seqrec.data.events import prepare
 from seqrec.data.sources import Columns, Dataset, TimeUnit, read_source
-from seqrec.data.splits import Split, SplitConfig, split_store
+from seqrec.data.split_config import SplitConfig, split_store
+from seqrec.data.splits import Split, asked_events
 from seqrec.data.store import SequenceStore, open_store
 from seqrec.runtime import log
 from seqrec.sharding import n_data_shards, row_share
@@ -109,7 +110,7 @@ def make_task(config: DataConfig, store: SequenceStore, *, seed: int) -> Task:
             process_count=share.n_parts,
             times=config.times,
         )
-        for positions in (split.valid, split.test)
+        for positions in asked_events(store, split)
     )
     train = training_batches(
         store,

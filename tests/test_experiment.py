@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from seqrec import runs, runtime
-from seqrec.data.splits import SplitConfig
+from seqrec.data.split_config import SplitConfig
 from seqrec.experiment import RunConfig, open_run
 from seqrec.tasks import DataConfig, open_task
 from seqrec.types import InputError

@@ -36,6 +36,29 @@ def test_a_resample_is_a_draw_of_whole_users():
     np.testing.assert_allclose(lower, 1 - upper[::-1])
 
 
+def test_rows_of_a_user_are_drawn_together():
+    by_user = np.random.default_rng(4).random((300, 1)) < 0.4
+    # Copies of a row are no news: the interval is that of the users alone, and not narrower by the root of nine.
+    users = np.repeat(np.arange(300), 9)
+    copied = bootstrap_intervals(by_user[users].astype(float), users=users)
+    np.testing.assert_allclose(copied, bootstrap_intervals(by_user.astype(float)), atol=0.01)
+    # One row each is what no users at all mean, to the last bit.
+    once = bootstrap_intervals(by_user.astype(float), users=np.arange(300))
+    np.testing.assert_array_equal(once, bootstrap_intervals(by_user.astype(float)))
+
+
+def test_the_interval_of_a_mean_over_rows_is_that_of_a_ratio_of_sums():
+    rng = np.random.default_rng(5)
+    n_each = rng.integers(1, 20, 800)
+    users = np.repeat(np.arange(800), n_each)
+    values = rng.normal(size=len(users)) + 0.1 * n_each[users]
+    lower, upper = bootstrap_intervals(values[:, None], users=users, n_resamples=4000)
+    # Its standard error by the delta method (Deng et al. 2018, equation 4).
+    residuals = np.bincount(users, values - values.mean())
+    standard_error = np.sqrt(np.sum(residuals**2)) / len(values)
+    np.testing.assert_allclose(upper - lower, 2 * 1.96 * standard_error, rtol=0.07)
+
+
 @pytest.mark.parametrize("value", [0.0, 0.1, 1 / 3])
 def test_equal_values_leave_nothing_to_doubt(value):
     others = np.arange(7.0)

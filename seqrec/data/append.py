@@ -16,7 +16,7 @@ from seqrec.data.engines import collect, engine_of
 from seqrec.data.events import attributes_of, event_column, titles_of
 from seqrec.data.preparation import StepCount, StepsConfig, clean_events, seconds_to_us
 from seqrec.data.sources import Source
-from seqrec.data.splits import SplitConfig, split_store
+from seqrec.data.split_config import SplitConfig, split_store
 from seqrec.data.store import SequenceStore, open_store, read_preparation, sequence_store, write_store
 from seqrec.types import InputError
 

@@ -14,7 +14,7 @@ from seqrec.data.engines import Engine, collect, engine_of
 from seqrec.data.events import gathered_store, with_keys
 from seqrec.data.moments import moment_us
 from seqrec.data.sources import Source
-from seqrec.data.splits import SplitConfig, split_store
+from seqrec.data.split_config import SplitConfig, split_store
 from seqrec.data.store import SequenceStore, open_store, replaced, write_files
 from seqrec.types import InputError
 

@@ -1,14 +1,13 @@
 """Which events train a model, which choose it and which judge it."""
 
 import hashlib
-from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Bool, Float64, Int64
 
-from seqrec.data.moments import iso_moment, moment_us
-from seqrec.data.ragged import first_places
+from seqrec.data.moments import iso_moment
+from seqrec.data.ragged import first_places, ranges
 from seqrec.data.store import SequenceStore
 from seqrec.types import InputError
 
@@ -28,70 +27,36 @@ class Split(NamedTuple):
     description: str
     test_start: Int64[np.ndarray, " n_users"] | None = None
     """User u's events from here on are for the test, those before and from `train_stop` on for validation."""
+    asks_every: bool = False
+    """Whether all held-out events are targets that have another before them; `valid` and `test` are the last ones."""
 
 
-@dataclass(frozen=True)
-class SplitConfig:
-    """Which events train, choose and judge a model."""
+def asked_events(store: SequenceStore, split: Split) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " m"]]:
+    """Positions in `store.items` of all targets of validation and of the test.
 
-    split: Literal["leave-last-out", "temporal", "users", "sessions"] = "leave-last-out"
-    """Hold out each user's last n-out events or sessions, all events from two moments on, or all of some users."""
-    n_out: int = 1
-    """Of leave-last-out and sessions: how many for the test, and as many before them for validation."""
-    valid_share: float = 0.1
-    """Share of events (temporal) or of users (users) that chooses the model."""
-    test_share: float = 0.1
-    """Share of events (temporal) or of users (users) that judges it."""
-    valid_start: str | None = None
-    """Of temporal, in place of valid-share: ISO date or time, UTC, from which events are for validation."""
-    test_start: str | None = None
-    """Of temporal, in place of test-share: ISO date or time, UTC, from which events are for the test."""
-    window_target: TargetChoice = "last"
-    """Which of a user's events in a window, or of those held out, is ranked; of users it is always the last."""
-    split_seed: int = 0
-    """Of users: draws who is held out."""
-
-    def __post_init__(self):
-        if self.n_out < 1:
-            raise ValueError(f"n_out={self.n_out} is below 1; try n_out=1")
-        for name in ("valid_share", "test_share"):
-            if not 0 < getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} is outside 0 to 1, both excluded; try {name}=0.1")
-        if self.valid_share + self.test_share >= 1:
-            raise ValueError(
-                f"valid_share={self.valid_share} and test_share={self.test_share} leave nothing to train on; "
-                "give shares that add up to less than 1"
-            )
-        if (self.valid_start is None) != (self.test_start is None):
-            raise ValueError(
-                f"valid_start={self.valid_start} without test_start={self.test_start}; give both or neither"
-            )
-        moments = [moment_us(moment) for moment in (self.valid_start, self.test_start) if moment is not None]
-        if moments and moments[0] >= moments[1]:
-            raise ValueError(f"valid_start={self.valid_start} is not before test_start={self.test_start}; swap them")
-
-    @property
-    def holds_continuations(self) -> bool:
-        """Whether what is held out goes on for n-out items from each target."""
-        return self.split == "leave-last-out" and self.window_target == "first" and self.n_out > 1
+    >>> from seqrec.data.store import store_from_sequences
+    >>> store = store_from_sequences([[1, 2, 3, 4, 5], [2, 3]])
+    >>> [asked.tolist() for asked in asked_events(store, ask_every(store, leave_last_n_out(store, 2)))]
+    [[1, 2], [3, 4]]
+    """
+    if not split.asks_every:
+        return split.valid[split.valid >= 0], split.test[split.test >= 0]
+    starts, stops = np.asarray(store.offsets[:-1]), np.asarray(store.offsets[1:])
+    test_start = stops if split.test_start is None else split.test_start
+    valid, test = (
+        ranges(first, np.where(targets >= 0, end - first, 0))
+        for targets, first, end in (
+            (split.valid, np.maximum(split.train_stop, starts + 1), test_start),
+            (split.test, np.maximum(test_start, starts + 1), stops),
+        )
+    )
+    return valid, test
 
 
-def split_store(store: SequenceStore, config: SplitConfig) -> Split:
-    """The split that the config describes, once it is found to leak nothing."""
-    if config.split == "temporal":
-        if config.valid_start is not None and config.test_start is not None:
-            valid_start, test_start = moment_us(config.valid_start), moment_us(config.test_start)
-        else:
-            valid_start, test_start = window_starts(store, config.valid_share, config.test_share)
-        split = temporal(store, valid_start, test_start, window_target=config.window_target)
-    elif config.split == "users":
-        split = users_held_out(store, config.valid_share, config.test_share, seed=config.split_seed)
-    elif config.split == "sessions":
-        split = leave_last_sessions_out(store, config.n_out, target=config.window_target)
-    else:
-        split = leave_last_n_out(store, config.n_out, target=config.window_target)
-    check_no_leakage(store, split, is_temporal=config.split == "temporal")
-    return split
+def ask_every(store: SequenceStore, split: Split) -> Split:
+    """The split with every held-out event a target that has another before it, all before it being its history."""
+    every = split._replace(asks_every=True, description=f"{split.description}; there, every event is a target")
+    return every._replace(content_hash=_content_hash(store, split.train_stop, *asked_events(store, every)))
 
 
 def leave_last_out(store: SequenceStore) -> Split:
@@ -276,20 +241,57 @@ def users_held_out(store: SequenceStore, valid_share: float, test_share: float, 
     Who is held out depends on the user's key and the seed alone, so that an appended store holds out the same.
     Held-out users with one event are not asked about.
     """
-    draws = np.array([_uniform(key, seed) for key in store.user_keys.tolist()])
-    starts, stops = np.asarray(store.offsets[:-1]), np.asarray(store.offsets[1:])
+    draws = _draws(store, seed)
     is_test = draws < test_share
     is_valid = ~is_test & (draws < test_share + valid_share)
+    return _hold_out(store, is_valid, is_test, name=f"users held out (seed {seed})")
+
+
+def marked_users_held_out(store: SequenceStore, valid_share: float, *, seed: int) -> Split:
+    """The users whom the column `part` marks by 1 are tested on their last event, a drawn share of others validated.
+
+    As by `users_held_out`, none of them is trained on, and the seed and the user's key alone say who validates.
+
+    >>> from seqrec.data.store import sequence_store
+    >>> parts = {"part": np.array([0, 0, 1, 1])}
+    >>> store = sequence_store(np.array([1, 2, 2, 1]), np.array([0, 2, 4]), np.arange(2), np.arange(2), columns=parts)
+    >>> marked_users_held_out(store, 0.999, seed=0).test.tolist()
+    [-1, 3]
+    """
+    if "part" not in store.columns:
+        raise InputError(
+            "the store holds no column part, which says who is tested; prepare it from sessions in two files, "
+            "or split by users"
+        )
+    starts, stops = np.asarray(store.offsets[:-1]), np.asarray(store.offsets[1:])
+    parts = np.asarray(store.columns["part"])
+    is_test = np.zeros(store.n_users, bool)
+    is_test[stops > starts] = parts[starts[stops > starts]] == 1
+    is_valid = ~is_test & (_draws(store, seed) < valid_share)
+    return _hold_out(
+        store, is_valid, is_test, name=f"users held out as the data marks them (validation by seed {seed})"
+    )
+
+
+def _draws(store: SequenceStore, seed: int) -> Float64[np.ndarray, " n_users"]:
+    return np.array([_uniform(key, seed) for key in store.user_keys.tolist()])
+
+
+def _hold_out(
+    store: SequenceStore, is_valid: Bool[np.ndarray, " n_users"], is_test: Bool[np.ndarray, " n_users"], *, name: str
+) -> Split:
+    starts, stops = np.asarray(store.offsets[:-1]), np.asarray(store.offsets[1:])
     asked = stops - starts >= 2
     train_stop = np.where(is_test | is_valid, starts, stops)
     valid, test = (np.where(held & asked, stops - 1, -1) for held in (is_valid, is_test))
     if part := _part_of_nobody(valid, test):
+        share = part.removesuffix("ation")
         raise InputError(
-            f"no user of two or more events is drawn for {part} out of {store.n_users:,}; give a larger "
-            f"{part.removesuffix('ation')}_share or more users"
+            f"no user of two or more events is held out for {part} out of {store.n_users:,}; give a larger "
+            f"{share}_share or more users"
         )
     description = (
-        f"users held out (seed {seed}): {np.sum(is_valid):,} users validate and {np.sum(is_test):,} test, on their "
+        f"{name}: {np.sum(is_valid):,} users validate and {np.sum(is_test):,} test, on their "
         f"last event where they have two; the other {np.sum(~is_valid & ~is_test):,} are trained on whole"
     )
     test_start = np.where(is_test, starts, stops)

@@ -49,4 +49,4 @@ def continuation_figures(
     lists["popularity"] = top_items(popular, by_count, queries).items
     truth = queries.continuations(n)
     ranks = {name: list_ranks(items, truth) for name, items in lists.items()}
-    return {name: figures(found.rank, ks=(n,), where=found.where) for name, found in ranks.items()}
+    return {name: figures(found.rank, users=queries.users, ks=(n,), where=found.where) for name, found in ranks.items()}

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int, Int8, Real
 
-from seqrec.data.splits import Split
+from seqrec.data.splits import Split, asked_events
 from seqrec.data.store import SequenceStore
 
 PARTS = ("training", "validation", "test")
@@ -190,8 +190,7 @@ def _parts(
     for number, name in enumerate(PARTS):
         chosen = parts == number
         there = np.bincount(items[chosen], minlength=store.n_items + 1) > 0
-        targets = {1: split.valid, 2: split.test}.get(number, np.zeros(0, np.int64))
-        targets = targets[targets >= 0]
+        targets = (np.zeros(0, np.int64), *asked_events(store, split))[number]
         n_events, n_items = int(chosen.sum()), int(there.sum())
         cold_events = int(np.sum(chosen & ~is_known[items]))
         found.append(

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from seqrec.data.moments import iso_moment
-from seqrec.data.splits import SplitConfig, split_store
+from seqrec.data.split_config import SplitConfig, split_store
 from seqrec.data.store import open_store, read_preparation
 from seqrec.report.data_profile import data_profile
 from seqrec.report.page_parts import document, svg, table, text

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from seqrec.baselines.popularity import personal_popularity_ranks, popularity_ranks, training_counts
 from seqrec.data.batches import Queries
@@ -20,17 +20,24 @@ from seqrec.types import Times
 
 
 def figures(
-    ranks: Float[np.ndarray, "users *n_targets"],
+    ranks: Float[np.ndarray, "queries *n_targets"],
     *,
+    users: Int[np.ndarray, " queries"],
     ks: Sequence[int] = (5, 10, 20),
-    where: Bool[np.ndarray, "users n_targets"] | None = None,
+    where: Bool[np.ndarray, "queries n_targets"] | None = None,
 ) -> dict[str, Any]:
-    """Mean of each metric over users, `n_users`, and `intervals`: the 95% bootstrap interval of each mean."""
+    """Mean of each metric over queries, `n_users`, and `intervals`: the 95% interval of each mean, users drawn.
+
+    `n_queries` is there where some users have several.
+    """
     values = {name: np.asarray(value, np.float64) for name, value in metric_values(ranks, ks=ks, where=where).items()}
-    lower, upper = bootstrap_intervals(np.stack(list(values.values()), axis=1))
+    n_users = len(np.unique(users))
+    several = users if n_users < len(users) else None
+    lower, upper = bootstrap_intervals(np.stack(list(values.values()), axis=1), users=several)
     return {
         **{name: float(value.mean()) for name, value in values.items()},
-        "n_users": len(ranks),
+        "n_users": n_users,
+        **({} if several is None else {"n_queries": len(ranks)}),
         "intervals": {name: [float(lower[i]), float(upper[i])] for i, name in enumerate(values)},
     }
 
@@ -40,7 +47,7 @@ def baseline_figures(store: SequenceStore, split: Split, queries: Queries, *, ma
     counts = training_counts(store, split)
     baselines = {"popularity": popularity_ranks, "personal popularity": personal_popularity_ranks}
     return {
-        name: figures(ranks(store, queries.target_positions, counts, mask_seen=mask_seen)[0])
+        name: figures(ranks(store, queries.target_positions, counts, mask_seen=mask_seen)[0], users=queries.users)
         for name, ranks in baselines.items()
     }
 

@@ -13,7 +13,7 @@ from seqrec.data import store as store_module
 from seqrec.data.append import append_events, session_numbers
 from seqrec.data.preparation import StepsConfig, prepare_store
 from seqrec.data.sources import Columns, read_source
-from seqrec.data.splits import SplitConfig, split_store
+from seqrec.data.split_config import SplitConfig, split_store
 from seqrec.data.store import open_store, read_preparation
 from seqrec.types import InputError
 

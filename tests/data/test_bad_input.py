@@ -17,7 +17,7 @@ import pytest
 
 from seqrec.data.preparation import StepsConfig, prepare_store
 from seqrec.data.sources import Columns, read_source
-from seqrec.data.splits import SplitConfig
+from seqrec.data.split_config import SplitConfig
 from seqrec.types import InputError
 
 HEADER = "user_id,item_id,timestamp\n"
@@ -320,7 +320,7 @@ def test_a_full_disk_leaves_no_store_and_says_so(tmp_path):
 import resource, signal, sys
 from seqrec.data.preparation import StepsConfig, prepare_store
 from seqrec.data.sources import read_source
-from seqrec.data.splits import SplitConfig
+from seqrec.data.split_config import SplitConfig
 from seqrec.types import InputError
 source = read_source("events", sys.argv[1])
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

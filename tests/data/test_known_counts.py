@@ -8,7 +8,7 @@ from found_events import rows_of
 
 from seqrec.data.preparation import StepsConfig, prepare_store
 from seqrec.data.sources import read_source
-from seqrec.data.splits import SplitConfig
+from seqrec.data.split_config import SplitConfig
 from seqrec.data.store import read_preparation
 
 

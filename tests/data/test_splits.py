@@ -1,16 +1,18 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from seqrec.data.split_config import SplitConfig, split_store
 from seqrec.data.splits import (
     Split,
-    SplitConfig,
+    asked_events,
     check_no_leakage,
     leave_last_n_out,
     leave_last_out,
     leave_last_sessions_out,
-    split_store,
     temporal,
     users_held_out,
     window_starts,
@@ -208,6 +210,51 @@ def test_held_out_users_are_not_trained_on_and_an_appended_store_holds_out_the_s
     np.testing.assert_array_equal(large.test[large.test >= 0], many.offsets[1:][large.test >= 0] - 1)
     assert users_held_out(few, 0.2, 0.1, seed=8).content_hash != small.content_hash
     check_no_leakage(few, small, is_temporal=False)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        SplitConfig(n_out=2, window_target="every"),
+        SplitConfig(split="users", valid_share=0.3, test_share=0.3, window_target="every"),
+        SplitConfig(split="marked-users", valid_share=0.3, window_target="every"),
+        SplitConfig(split="temporal", valid_share=0.3, test_share=0.3, window_target="every"),
+        SplitConfig(split="sessions", window_target="every"),
+    ],
+    ids=lambda config: config.split,
+)
+def test_every_held_out_event_with_one_before_it_is_asked_about(config):
+    rng = np.random.default_rng(0)
+    offsets = np.concatenate([[0], np.cumsum(rng.integers(1, 9, 60))])
+    users = np.repeat(np.arange(60), np.diff(offsets))
+    places = np.arange(offsets[-1]) - offsets[users]
+    columns = {"timestamp_us": places * 1000 + users, "session": places // 2, "part": (users % 3 == 0).astype(np.int64)}
+    store = sequence_store(np.ones(offsets[-1], int), offsets, np.array([1]), np.arange(60), columns=columns)
+    split = split_store(store, config)
+    last = split_store(store, dataclasses.replace(config, window_target="last"))
+    valid, test = asked_events(store, split)
+    is_trained = np.arange(store.n_events) < split.train_stop[users]
+    assert set(valid) | set(test) == set(np.flatnonzero(~is_trained & (places > 0)))
+    assert not set(valid) & set(test)
+    # Among them are those that are asked about when it is the last one alone, and each is on its own side.
+    for mine, alone in zip((valid, test), asked_events(store, last), strict=True):
+        assert set(alone) <= set(mine)
+    for user in np.intersect1d(users[valid], users[test]):
+        assert valid[users[valid] == user].max() < test[users[test] == user].min()
+    assert split.content_hash != last.content_hash
+
+
+def test_the_data_may_say_who_is_tested():
+    parts = {"part": np.repeat([0, 1], [30, 10])}
+    histories = [[1, 2]] * 20
+    plain = store_from_sequences(histories)
+    store = sequence_store(plain.items, plain.offsets, plain.item_keys, plain.user_keys, columns=parts)
+    split = split_store(store, SplitConfig(split="marked-users", valid_share=0.3))
+    assert np.flatnonzero(split.test >= 0).tolist() == list(range(15, 20))
+    assert np.all(split.valid[15:] == -1)
+    assert np.any(split.valid[:15] >= 0)
+    with pytest.raises(InputError, match="no column part"):
+        split_store(plain, SplitConfig(split="marked-users"))
 
 
 def test_a_store_without_times_has_no_temporal_split():

@@ -11,7 +11,8 @@ from scripts import TRAINING
 
 from seqrec import runtime
 from seqrec.data.batches import make_queries, training_batches
-from seqrec.data.splits import SplitConfig, leave_last_out
+from seqrec.data.split_config import SplitConfig
+from seqrec.data.splits import leave_last_out
 from seqrec.data.store import store_from_sequences
 from seqrec.evaluation import make_eval_step
 from seqrec.report.results_page import condensed, page

@@ -12,7 +12,8 @@ import pytest
 from conftest import EXPERIMENTS, TOY_MODEL, train
 
 from seqrec import runtime
-from seqrec.data.splits import SplitConfig, check_no_leakage, split_store
+from seqrec.data.split_config import SplitConfig, split_store
+from seqrec.data.splits import check_no_leakage
 from seqrec.data.store import open_store, read_preparation
 
 

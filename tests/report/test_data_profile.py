@@ -10,7 +10,8 @@ from scipy import stats
 
 from seqrec.data.preparation import StepsConfig, prepare_store
 from seqrec.data.sources import read_source
-from seqrec.data.splits import SplitConfig, leave_last_out, split_store
+from seqrec.data.split_config import SplitConfig, split_store
+from seqrec.data.splits import leave_last_out
 from seqrec.data.store import sequence_store, store_from_sequences
 from seqrec.report import data_profile as profiles
 from seqrec.report.data_profile_page import page, write_profile

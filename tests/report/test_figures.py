@@ -12,7 +12,7 @@ from seqrec.report import figures
 
 
 def test_figures_are_means_over_users_inside_their_intervals():
-    found = figures.figures(np.array([1.0, 3.0, 30.0]))
+    found = figures.figures(np.array([1.0, 3.0, 30.0]), users=np.arange(3))
     assert found["n_users"] == 3
     assert found["recall@5"] == pytest.approx(2 / 3)
     assert found["ndcg@5"] == pytest.approx((1 + 0.5) / 3)
@@ -23,7 +23,7 @@ def test_figures_are_means_over_users_inside_their_intervals():
 
 def test_the_figures_do_not_depend_on_the_order_of_users():
     ranks = np.random.default_rng(0).integers(1, 40, 50).astype(float)
-    ours, theirs = figures.figures(ranks), figures.figures(ranks[::-1])
+    ours, theirs = (figures.figures(each, users=np.arange(len(ranks))) for each in (ranks, ranks[::-1]))
     assert ours["intervals"] == theirs["intervals"]
     assert ours["mrr"] == pytest.approx(theirs["mrr"], rel=1e-12)
 
@@ -50,7 +50,7 @@ def test_the_protocol_names_split_data_and_candidates():
 
 
 def test_a_table_has_a_line_a_metric_and_columns_in_line():
-    found = figures.figures(np.array([1.0, 2.0]))
+    found = figures.figures(np.array([1.0, 2.0]), users=np.arange(2))
     lines = figures.format_table(
         {"a model": found, "a baseline of a very long name, longer than figures": found}
     ).split("\n")
@@ -91,3 +91,9 @@ def test_kept_ranks_go_by_the_files_own_ids(tmp_path):
     figures.write_ranks(tmp_path / "ranks.parquet", ranks, store, leave_last_out(store))
     kept = {"user": "u", "item": 20, "rank": 1.5, "n_candidates": 2, "history_length": 2}
     assert pq.read_table(tmp_path / "ranks.parquet").to_pylist() == [kept | {"user_events": 1, "target_events": 0}]
+
+
+def test_a_mean_over_several_targets_a_user_says_how_many_they_are():
+    found = figures.figures(np.array([1.0, 30.0, 30.0]), users=np.array([4, 4, 7]))
+    assert found["recall@10"] == pytest.approx(1 / 3)
+    assert (found["n_users"], found["n_queries"]) == (2, 3)

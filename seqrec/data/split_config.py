@@ -1,0 +1,93 @@
+"""The split of a run as its flags say."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from seqrec.data.moments import moment_us
+from seqrec.data.splits import (
+    Split,
+    TargetChoice,
+    ask_every,
+    check_no_leakage,
+    leave_last_n_out,
+    leave_last_sessions_out,
+    marked_users_held_out,
+    temporal,
+    users_held_out,
+    window_starts,
+)
+from seqrec.data.store import SequenceStore
+
+WindowTarget = Literal[TargetChoice, "every"]
+
+
+@dataclass(frozen=True)
+class SplitConfig:
+    """Which events train, choose and judge a model."""
+
+    split: Literal["leave-last-out", "temporal", "users", "marked-users", "sessions"] = "leave-last-out"
+    """Hold out each user's last n-out events or sessions, all events from two moments on, or all of some users, drawn
+    or marked for the test by the data's column part."""
+    n_out: int = 1
+    """Of leave-last-out and sessions: how many for the test, and as many before them for validation."""
+    valid_share: float = 0.1
+    """Share of events (temporal) or of users (users, marked-users) that chooses the model."""
+    test_share: float = 0.1
+    """Share of events (temporal) or of users (users) that judges it."""
+    valid_start: str | None = None
+    """Of temporal, in place of valid-share: ISO date or time, UTC, from which events are for validation."""
+    test_start: str | None = None
+    """Of temporal, in place of test-share: ISO date or time, UTC, from which events are for the test."""
+    window_target: WindowTarget = "last"
+    """Which of a user's events in a window, or of those held out, is ranked; of users not the first."""
+    split_seed: int = 0
+    """Of users and marked-users: draws who is held out."""
+
+    def __post_init__(self):
+        if self.split in ("users", "marked-users") and self.window_target == "first":
+            raise ValueError(
+                f"window_target=first with split={self.split}: nothing precedes a first event; take last or every"
+            )
+        if self.n_out < 1:
+            raise ValueError(f"n_out={self.n_out} is below 1; try n_out=1")
+        for name in ("valid_share", "test_share"):
+            if not 0 < getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} is outside 0 to 1, both excluded; try {name}=0.1")
+        if self.valid_share + self.test_share >= 1:
+            raise ValueError(
+                f"valid_share={self.valid_share} and test_share={self.test_share} leave nothing to train on; "
+                "give shares that add up to less than 1"
+            )
+        if (self.valid_start is None) != (self.test_start is None):
+            raise ValueError(
+                f"valid_start={self.valid_start} without test_start={self.test_start}; give both or neither"
+            )
+        moments = [moment_us(moment) for moment in (self.valid_start, self.test_start) if moment is not None]
+        if moments and moments[0] >= moments[1]:
+            raise ValueError(f"valid_start={self.valid_start} is not before test_start={self.test_start}; swap them")
+
+    @property
+    def holds_continuations(self) -> bool:
+        """Whether what is held out goes on for n-out items from each target."""
+        return self.split == "leave-last-out" and self.window_target == "first" and self.n_out > 1
+
+
+def split_store(store: SequenceStore, config: SplitConfig) -> Split:
+    """The split that the config describes, once it is found to leak nothing."""
+    target: TargetChoice = "first" if config.window_target == "first" else "last"
+    if config.split == "temporal":
+        if config.valid_start is not None and config.test_start is not None:
+            valid_start, test_start = moment_us(config.valid_start), moment_us(config.test_start)
+        else:
+            valid_start, test_start = window_starts(store, config.valid_share, config.test_share)
+        split = temporal(store, valid_start, test_start, window_target=target)
+    elif config.split == "users":
+        split = users_held_out(store, config.valid_share, config.test_share, seed=config.split_seed)
+    elif config.split == "marked-users":
+        split = marked_users_held_out(store, config.valid_share, seed=config.split_seed)
+    elif config.split == "sessions":
+        split = leave_last_sessions_out(store, config.n_out, target=target)
+    else:
+        split = leave_last_n_out(store, config.n_out, target=target)
+    check_no_leakage(store, split, is_temporal=config.split == "temporal")
+    return ask_every(store, split) if config.window_target == "every" else split
