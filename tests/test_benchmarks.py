@@ -87,7 +87,8 @@ def test_collectives_of_a_program_are_counted_with_what_they_yield():
       %a = f32[8,4]{1,0} all-reduce(%x), replica_groups={{0,1}}
       %b = (bf16[10]{0}, s32[]) all-reduce-start(%y), replica_groups={{0,1}}
       %c = f32[8,4]{1,0} all-reduce-done(%b)
-      %d = pred[100]{0} all-gather(%z), dimensions={0}
+      %d = pred[100]{0} all-gather(%z), channel_id=3, dimensions={0}
+      %e = pred[100]{0} all-gather(%parameter), channel_id=3, dimensions={0}
     """
     assert tpu_compile.collectives(program) == {
         "all-reduce": {"count": 2, "megabytes": pytest.approx((8 * 4 * 4 + 10 * 2 + 4) / 1e6)},
