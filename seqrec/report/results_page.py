@@ -11,6 +11,9 @@ from seqrec import runs
 from seqrec.report import figures
 from seqrec.types import InputError
 
+ABLATION = "-ablation-"
+_ABLATION_FIGURES = (("valid", "ndcg@10"), ("test", "ndcg@10"), ("test", "recall@10"))
+
 Published = dict[str, tuple[tuple[str, float, float, str], ...]]
 """Per data set: model, HR@10 and NDCG@10 as published under the same protocol, source."""
 
@@ -31,8 +34,12 @@ def condensed(run: Path) -> dict[str, Any]:
 
 def command(script: str, config: dict[str, Any], defaults: Any) -> str:
     """The command that repeats a run, now that the script's config has these defaults."""
-    usual = dict(runs.leaves(runs.to_json(defaults)))
-    words = ["python", script]
+    return shlex.join(["python", script, *_flags(config, dict(runs.leaves(runs.to_json(defaults))))])
+
+
+def _flags(config: dict[str, Any], usual: dict[str, Any]) -> list[str]:
+    """The flags that a config has beside the usual values."""
+    words = []
     for name, value in runs.leaves(config):
         if name in usual and value != usual[name]:
             # The mesh alone goes by its full name.
@@ -41,7 +48,7 @@ def command(script: str, config: dict[str, Any], defaults: Any) -> str:
                 words.append(f"--{flag}" if value else f"--no-{flag}")
             else:
                 words += [f"--{flag}", *map(str, value if isinstance(value, list) else [value])]
-    return shlex.join(words)
+    return words
 
 
 def readme(text: str, demo: dict[str, Any]) -> str:
@@ -92,6 +99,8 @@ one core beside another run, so they bound a quiet machine's time from above."""
 def page(kept: dict[str, dict[str, Any]], published: Published, *, defaults: Mapping[str, Any]) -> str:
     """The page, in Markdown, from the kept runs by name; names that differ in `-seed-N` alone are averaged.
 
+    Runs named DATA-ablation-NAME have a table of their own, of what moved the figures from those of DATA-ablation-base.
+
     `defaults` has the config that a script has by default, by the name of the experiment. A section is of one data
     set under one protocol, and has the baselines of all runs in it.
     """
@@ -103,7 +112,10 @@ def page(kept: dict[str, dict[str, Any]], published: Published, *, defaults: Map
     lines = ["# Results", "", _HEAD, ""]
     for (data, split, candidates), settings in sections.items():
         lines += [f"## {data}", "", f"{split}. Candidates: {candidates}.", ""]
+        changed = {name: settings.pop(name) for name in list(settings) if ABLATION in name}
         lines += [*_table(settings, published.get(data, ())), *_commands(settings, defaults)]
+        if changed:
+            lines += [f"### What moved the figures on {data}", "", *_ablation(changed), *_commands(changed, defaults)]
     return "\n".join(lines)
 
 
@@ -134,6 +146,38 @@ def _table(settings: Settings, published: tuple[tuple[str, float, float, str], .
     for model, hit_rate, ndcg, source in published:
         lines.append(f"| published: {model} ({source}) | {hit_rate:.4f} | {ndcg:.4f} | | | |")
     return [*lines, ""]
+
+
+def _ablation(settings: Settings) -> list[str]:
+    """What each run has beside the base's flags, and what it gained; seeds are averaged and must be the base's."""
+    by_name = {setting.partition(ABLATION)[2]: by_seed for setting, by_seed in settings.items()}
+    if "base" not in by_name:
+        raise InputError(f"{', '.join(sorted(settings))}: no run is named {ABLATION.strip('-')}-base to compare with")
+    seeds = {name: {each["config"]["run"]["seed"]: each for each in runs.values()} for name, runs in by_name.items()}
+    lines = ["| beside the base | seeds | validation NDCG@10 | NDCG@10 | HR@10 | gained NDCG@10 |", "| --- " * 6 + "|"]
+
+    def row(name: str) -> tuple[str, list[float], float]:
+        shared = sorted(seeds[name].keys() & seeds["base"].keys())
+        if not shared:
+            raise InputError(f"{name} shares no seed with the base; run it with one of {sorted(seeds['base'])}")
+        mine, base = ([seeds[each][seed] for seed in shared] for each in (name, "base"))
+        means = [mean(run[part][metric] for run in mine) for part, metric in _ABLATION_FIGURES]
+        gained = means[1] - mean(run["test"]["ndcg@10"] for run in base)
+        flags = _changed_flags(base[0], mine[0])
+        return f"| {flags or 'the base itself'} | {', '.join(map(str, shared))}", means, gained
+
+    rows = sorted((row(name) for name in by_name), key=lambda each: each[2])
+    lines += [
+        f"{head} | {' | '.join(f'{each:.4f}' for each in means)} | {gained:+.4f} |" for head, means, gained in rows
+    ]
+    return [*lines, ""]
+
+
+def _changed_flags(base: dict[str, Any], run: dict[str, Any]) -> str:
+    """The flags by which a run differs from the base, in words of a command line."""
+    words = _flags(run["config"], dict(runs.leaves(base["config"])))
+    script = run.get("experiment", "sasrec")
+    return shlex.join([*([] if script == base.get("experiment", "sasrec") else [f"{script}.py"]), *words])
 
 
 def _commands(settings: Settings, defaults: Mapping[str, Any]) -> list[str]:

@@ -1,5 +1,6 @@
 """Facts about what the documents say of finished runs."""
 
+import pytest
 import results as results_script
 import sasrec
 from conftest import train
@@ -7,6 +8,7 @@ from conftest import train
 from seqrec import runs, runtime
 from seqrec.report.results_page import command, condensed, page
 from seqrec.sharding import MeshConfig
+from seqrec.types import InputError
 
 
 def test_the_documents_show_what_the_kept_runs_hold():
@@ -41,3 +43,26 @@ def test_seeds_are_averaged_on_the_page(finished, toy, tmp_path):
     mean = (finished.results["test"]["ndcg@10"] + other["test"]["ndcg@10"]) / 2
     [row] = [line for line in text.splitlines() if "mean of 2 seeds" in line]
     assert f"| {mean:.4f} |" in row
+
+
+def test_an_ablation_names_the_flags_that_differ_and_what_they_gained(finished, toy, tmp_path):
+    kept = {"toy-ablation-base-seed-0": condensed(finished.directory)}
+    changed = train(*toy, "--learning-rate", "1e-4", "--no-norm-first", "--output", tmp_path / "changed")
+    kept["toy-ablation-slow-seed-0"] = condensed(tmp_path / "changed")
+    text = page(kept, {}, defaults=results_script.DEFAULTS)
+    gained = changed["test"]["ndcg@10"] - finished.results["test"]["ndcg@10"]
+    [row] = [line for line in text.splitlines() if line.startswith("| --no-norm-first --learning-rate 0.0001 | 0 |")]
+    assert row.endswith(f"| {changed['test']['recall@10']:.4f} | {gained:+.4f} |")
+    [row] = [line for line in text.splitlines() if line.startswith("| the base itself | 0 |")]
+    assert row.endswith("| +0.0000 |")
+
+
+def test_an_ablation_without_its_base_is_refused(finished):
+    kept = condensed(finished.directory)
+    with pytest.raises(InputError, match="no run is named ablation-base"):
+        page({"toy-ablation-slow-seed-0": kept}, {}, defaults=results_script.DEFAULTS)
+    other = {**kept, "config": {**kept["config"], "run": {"seed": 5}}}
+    with pytest.raises(InputError, match="slow shares no seed with the base"):
+        page(
+            {"toy-ablation-slow-seed-5": other, "toy-ablation-base-seed-0": kept}, {}, defaults=results_script.DEFAULTS
+        )
