@@ -86,17 +86,18 @@ def group_size(n_items: int, d_model: int, *, n_chips: int, chip_bytes: float) -
 def collectives(program: str) -> dict[str, dict[str, float]]:
     """Kind -> how many a step and the bytes that they yield on a chip; loops are counted once.
 
-    The compiler clones a collective into the computations that it is overlapped with; clones share their channel.
+    The compiler clones a collective into the fusions that it is overlapped with: there its operand is a parameter, and
+    clones share their channel. Outside, different ones may share it.
     """
     sizes = {"f32": 4, "s32": 4, "u32": 4, "bf16": 2, "pred": 1, "s8": 1, "u8": 1}
     found: dict[str, dict[str, float]] = {}
     seen: set[str] = set()
     pattern = r"= (.*?) (all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)(?:-start)?\((.*)"
     for shapes, kind, rest in re.findall(pattern, program):
-        channel = re.search(r"channel_id=\d+", rest)
-        if channel is not None and channel[0] in seen:
-            continue
-        seen |= {channel[0]} if channel is not None else set()
+        if clone := re.match(r"%param.*?(channel_id=\d+)", rest):
+            if clone[1] in seen:
+                continue
+            seen.add(clone[1])
         entry = found.setdefault(kind, {"count": 0, "megabytes": 0.0})
         entry["count"] += 1
         for dtype, shape in re.findall(r"(\w+)\[([\d,]*)\]", shapes):

@@ -84,11 +84,11 @@ def test_generation_is_timed_with_and_without_its_cache_on_equal_items(tmp_path)
 
 def test_collectives_of_a_program_are_counted_with_what_they_yield():
     program = """
-      %a = f32[8,4]{1,0} all-reduce(%x), replica_groups={{0,1}}
-      %b = (bf16[10]{0}, s32[]) all-reduce-start(%y), replica_groups={{0,1}}
+      %a = f32[8,4]{1,0} all-reduce(%x), channel_id=1, replica_groups={{0,1}}
+      %b = (bf16[10]{0}, s32[]) all-reduce-start(%y), channel_id=1, replica_groups={{0,1}}
       %c = f32[8,4]{1,0} all-reduce-done(%b)
-      %d = pred[100]{0} all-gather(%z), channel_id=3, dimensions={0}
-      %e = pred[100]{0} all-gather(%parameter), channel_id=3, dimensions={0}
+      %d = pred[100]{0} all-gather(%param_0.1), channel_id=3, dimensions={0}
+      %e = pred[100]{0} all-gather(%param_0.7), channel_id=3, dimensions={0}
     """
     assert tpu_compile.collectives(program) == {
         "all-reduce": {"count": 2, "megabytes": pytest.approx((8 * 4 * 4 + 10 * 2 + 4) / 1e6)},
