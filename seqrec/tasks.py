@@ -136,4 +136,10 @@ def _prepare_once(run: Path, config: DataConfig) -> None:
 def prepare_store(directory: Path, config: DataConfig) -> None:
     """Reads the events that the config names and leaves them as a store."""
     source = read_source(config.dataset, config.data_path, columns=Columns(*config.columns), time_unit=config.time_unit)
-    prepare(source, directory, keep_times=config.split.split == "temporal" or config.times != "none")
+    prepare(
+        source,
+        directory,
+        keep_times=config.split.split == "temporal" or config.times != "none",
+        # Of sessions in two files it says whose file each is.
+        keep=("part",) if config.split.split == "marked-users" and config.dataset == "sessions" else (),
+    )

@@ -5,12 +5,14 @@ import signal
 import sys
 from dataclasses import dataclass, field
 
+import numpy as np
 import pytest
 
 from seqrec import runs, runtime
 from seqrec.data.split_config import SplitConfig
+from seqrec.data.store import open_store
 from seqrec.experiment import RunConfig, open_run
-from seqrec.tasks import DataConfig, open_task
+from seqrec.tasks import DataConfig, make_task, open_task, prepare_store
 from seqrec.types import InputError
 
 
@@ -99,3 +101,20 @@ def test_times_are_refused_where_items_are_generated():
 def test_a_config_file_holds_plain_values(begin):
     with begin() as run:
         assert json.loads((run / "config.json").read_text())["config"]["run"]["output"] == str(run)
+
+
+def test_sessions_in_two_files_are_tested_on_every_prefix_of_the_second(tmp_path):
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "sessions"
+    folder.mkdir()
+    sessions = {"train": rng.integers(1, 9, (40, 4)), "test": rng.integers(1, 9, (7, 5))}
+    for part, items in sessions.items():
+        lines = [" ".join(map(str, row)) for row in items]
+        (folder / f"{part}_sessions.txt").write_text("\n".join(lines) + "\n")
+    split = SplitConfig(split="marked-users", window_target="every", valid_share=0.2)
+    config = DataConfig("sessions", folder, split=split, mask_seen=False)
+    prepare_store(tmp_path / "store", config)
+    task = make_task(config, open_store(tmp_path / "store"), seed=0)
+    asked = task.store.item_keys[task.test.targets - 1].reshape(7, 4)
+    assert sorted(asked.astype(int).tolist()) == sorted(sessions["test"][:, 1:].tolist())
+    assert len(task.test.users) == 7 * 4
