@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from seqrec.objectives import Question
 from seqrec.params import Params, ParamSpec, decay_mask, init_params
+from seqrec.repeats import mixture
 from seqrec.search_space import TRACED, Range
 from seqrec.sharding import (
     Mesh,
@@ -23,7 +24,7 @@ from seqrec.sharding import (
     deal_rows,
     split_items,
 )
-from seqrec.types import Batch, Encoder
+from seqrec.types import Batch, Encoder, InputError
 
 
 @dataclass(frozen=True)
@@ -183,6 +184,12 @@ def make_train_step(
         params = encoder.compose(params, constants, key=keys[3])
         asked = objective(batch, key=keys[2])
         hidden = encoder.encode(params, asked.inputs, key=keys[0])
+        mixed = {}
+        if encoder.repeats is not None:
+            if asked.places is not None:
+                raise InputError("a repeat mixture needs an objective that asks what follows each item: next_item")
+            found = encoder.repeats(params, hidden, asked.inputs)
+            mixed = {"mixed": mixture(found, asked.inputs.items, asked.targets)}
         if asked.places is not None:
             hidden = jnp.take_along_axis(hidden, asked.places[..., None], axis=1)
         return loss(
@@ -193,6 +200,7 @@ def make_train_step(
             weights=asked.weights,
             # Where places are asked for, what is known there is not what came before.
             history=asked.inputs if asked.places is None else None,
+            **mixed,
             key=keys[1],
         )
 

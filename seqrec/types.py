@@ -101,5 +101,8 @@ class Encoder:
     """`compose(params, constants, *, key=None)` -> params that hold the `item_table`, where they hold its makings."""
     constants: Any = None
     """What `compose` reads and no step changes, such as features of items."""
+    repeats: Callable[..., Any] | None = None
+    """`repeats(params, hidden, batch)` -> `repeats.Repeats`, where a share of the next item's probability is the
+    history's."""
     decoder: Decoder | None = None
     """How the model continues histories without reading them anew, if it is made for that."""

@@ -8,6 +8,7 @@ from seqrec.encoders.transformer import TransformerConfig, transformer
 from seqrec.evaluation import make_eval_step, make_top_step
 from seqrec.losses.config import LossConfig, make_loss
 from seqrec.objectives import next_item
+from seqrec.repeats import with_repeats
 from seqrec.training import OptimizerConfig, init_state, make_optimizer, make_train_step
 from seqrec.types import Batch, QueryBatch
 
@@ -29,10 +30,16 @@ MODELS = {
 
 
 @pytest.mark.parametrize(
-    ("model", "loss"), [*((model, "softmax") for model in MODELS), ("recommended", "sampled-softmax")]
+    ("model", "loss", "wrap"),
+    [
+        *((model, "softmax", lambda encoder: encoder) for model in MODELS),
+        ("recommended", "sampled-softmax", lambda encoder: encoder),
+        ("recommended", "softmax", with_repeats),
+        ("in half precision", "softmax", with_repeats),
+    ],
 )
-def test_the_steps_of_an_experiment_lower_for_every_platform(model, loss):
-    encoder = transformer(MODELS[model], n_items=N_ITEMS, max_length=LENGTH)
+def test_the_steps_of_an_experiment_lower_for_every_platform(model, loss, wrap):
+    encoder = wrap(transformer(MODELS[model], n_items=N_ITEMS, max_length=LENGTH))
     optimizer = make_optimizer(OptimizerConfig(second_moments="rows", clip_norm=1.0), encoder.specs, n_steps=10)
     loss_function = make_loss(LossConfig(loss=loss), counts=np.ones(N_ITEMS + 1, int))
     train_step = make_train_step(encoder, next_item, loss_function, optimizer, seed=0, average_decay=0.9)

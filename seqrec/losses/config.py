@@ -59,6 +59,9 @@ class LossConfig:
     seen_weight: float = 1.0
     """Weight in the normaliser of items that the history holds already, where evaluation leaves these out; .01 is
     about none, and 1 counts them as all others; softmax only."""
+    repeat_mixture: bool = False
+    """Give a share of the next item's probability, which the model learns, to the items of the history itself; needs
+    --no-mask-seen; softmax only."""
 
     def __post_init__(self):
         for name in ("n_negatives", "n_buckets", "bucket_positions", "bucket_items"):
@@ -79,6 +82,12 @@ class LossConfig:
             raise ValueError(
                 f"loss={self.loss} has no label_smoothing, z_loss and seen_weight, which are about the whole "
                 "catalogue; leave them at 0, 0 and 1, or use loss=softmax"
+            )
+        plain = self.loss == "softmax" and self.seen_weight == 1 and not self.label_smoothing and self.temperature == 1
+        if self.repeat_mixture and not plain:
+            raise ValueError(
+                "repeat_mixture mixes with the plain softmax; use loss=softmax, and leave temperature, label_smoothing "
+                "and seen_weight at 1, 0 and 1"
             )
 
 
