@@ -106,6 +106,12 @@ def model_of(encoder: Encoder, config: LossConfig, task: Task, objective: Callab
         if task.config.split.holds_continuations:
             raise InputError("--repeat-mixture lists no continuations; use window_target=last, or leave it out")
         encoder = with_repeats(encoder)
+    if config.skip_weight:
+        if not task.config.engagement.skips:
+            raise InputError(f"--skip-weight {config.skip_weight:g} weighs skips; name them, as in --skips skipped=1")
+        if objective is not next_item:
+            raise InputError("--skip-weight needs a model that is asked what follows each item; leave it at 0")
+        objective = functools.partial(next_item, unwanted_skips=True)
     return Model(encoder, make_loss(config, counts=training_counts(task.store, task.split)), objective)
 
 

@@ -22,6 +22,9 @@ LEAST_POSITIONS = 128
 MOST_POSITIONS = 2048
 """Positions that share a chunk of the catalogue."""
 
+MOST_PROBABILITY = 1.0 - 1e-4
+"""Above it an unwanted item costs no more, since the slope of log(1 - p) has no bound."""
+
 
 def tile_sizes(n_positions: int, n_rows: int, *, budget: int = BLOCK_ELEMENTS) -> tuple[int, int]:
     """How many positions are scored against how many rows of the item table at a time.
@@ -63,6 +66,8 @@ def softmax_loss(
     seen_weight: float = 1.0,
     history: Batch | None = None,
     mixed: Mixture | None = None,
+    unwanted: Int[Array, "rows length"] | None = None,
+    unwanted_weight: float = 1.0,
     key: Array | None = None,
 ) -> tuple[Float[Array, ""], Shaped[Array, ""]]:
     """Sum of cross-entropies against the whole catalogue, in nats, and the number of targets; target 0 is skipped.
@@ -76,7 +81,9 @@ def softmax_loss(
     normaliser by that weight alone: where evaluation leaves out what was seen, a model need not learn to. Above 0
     it keeps their scores within reach, without which the others' sum would drown in rounding.
 
-    With `mixed` the loss is the exact negative log of the mixture's probability of the target (`repeats.Mixture`).
+    With `mixed` a target's probability is exactly that of the mixture (`repeats.Mixture`). An `unwanted` item, where
+    there is no target, adds `unwanted_weight` times -log(1 - its probability) to the sum alone (unlikelihood: Welleck
+    et al. 2020, eq. 4), as if no probability were above 1 - 1e-4.
 
     Nothing of size positions x items exists, and where a mesh splits the item table, each device scores its own
     items: only maxima, sums and hidden states travel.
@@ -84,10 +91,16 @@ def softmax_loss(
     _check_shapes(hidden, item_table, targets, n_items)
     weights = None if weights is None else jax.lax.stop_gradient(weights)
     hidden = hidden / temperature
-    seen, rival = None, None
     if mixed is not None:
-        _check_mixed(temperature, label_smoothing, seen_weight)
-        rival = mixed.log_mass - mixed.log_share
+        _check_plain("a repeat mixture", temperature=(temperature, 1.0), seen_weight=(seen_weight, 1.0))
+    labels, label_weights, skips = targets, weights, None
+    if mixed is not None or unwanted is not None:
+        _check_plain("a mixture or an unwanted item", label_smoothing=(label_smoothing, 0.0))
+    if unwanted is not None:
+        skips = (unwanted > 0) & (targets == 0)
+        labels = jnp.where(skips, unwanted, targets)
+        label_weights = jnp.where(skips, unwanted_weight, 1.0 if weights is None else weights)
+    seen = None
     if seen_weight < 1.0:
         if history is None:
             raise InputError(
@@ -96,10 +109,18 @@ def softmax_loss(
             )
         seen = (history.items, history.segment_ids)
     total = _softmax_loss(
-        hidden, item_table, targets, weights, seen, rival, 1.0 - label_smoothing, n_items, z_loss, seen_weight
+        hidden,
+        item_table,
+        labels,
+        label_weights,
+        seen,
+        mixed,
+        skips,
+        1.0 - label_smoothing,
+        n_items,
+        z_loss,
+        seen_weight,
     )
-    if mixed is not None:
-        total -= jnp.sum(_weigh(mixed.log_share, targets, weights))
     if isinstance(label_smoothing, Array) or label_smoothing:
         # The mean score over all items is a product of two sums, which need no block.
         is_item = jnp.isfinite(catalogue_bias(item_table.shape[0], n_items))[:, None]
@@ -122,36 +143,32 @@ def _check_shapes(hidden: Array, item_table: Array, targets: Array, n_items: int
     check_item_table(item_table, n_items)
 
 
-def _check_mixed(temperature: Scalar, label_smoothing: Scalar, seen_weight: float) -> None:
-    plain = {
-        "temperature": (temperature, 1.0),
-        "label_smoothing": (label_smoothing, 0.0),
-        "seen_weight": (seen_weight, 1),
-    }
-    for name, (value, wanted) in plain.items():
+def _check_plain(what: str, **options: tuple[Scalar, float]) -> None:
+    """Refuses options that have another value than the one they are to be left at."""
+    for name, (value, wanted) in options.items():
         if isinstance(value, Array) or value != wanted:
-            raise InputError(f"a repeat mixture needs the plain softmax beside it; leave {name} at {wanted:g}")
+            raise InputError(f"{what} needs the plain softmax; leave {name} at {wanted:g}")
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(7, 8, 9))
-def _softmax_loss(hidden, item_table, targets, weights, seen, rival, target_share, *options):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(8, 9, 10))
+def _softmax_loss(*arguments):
     """Weighted sum over targets of log_normaliser + z_loss * log_normaliser**2 - target_share * target_score.
 
-    With a `rival` the target's probability has exp(rival) added to it.
+    With `mixed` or `unwanted` of -log(probability), or of -log(1 - probability), + z_loss * log_normaliser**2.
     """
-    return _sums(hidden, item_table, targets, weights, seen, rival, target_share, *options, with_gradients=False)[0]
+    return _sums(*arguments, with_gradients=False)[0]
 
 
-def _forward(hidden, item_table, targets, weights, seen, rival, target_share, *options):
-    found = _sums(hidden, item_table, targets, weights, seen, rival, target_share, *options, with_gradients=True)
-    total, *gradients = found
+def _forward(*arguments):
+    total, *gradients = _sums(*arguments, with_gradients=True)
     return total, gradients
 
 
 def _backward(n_items, z_loss, seen_weight, gradients, cotangent):
-    d_hidden, d_table, *d_rival = gradients
+    d_hidden, d_table, *d_mixed = gradients
     changes = (cotangent * d_hidden).astype(d_hidden.dtype), (cotangent * d_table).astype(d_table.dtype)
-    return *changes, None, None, None, cotangent * d_rival[0] if d_rival else None, None
+    d_mixture = Mixture(*(cotangent * each for each in d_mixed)) if d_mixed else None
+    return *changes, None, None, None, d_mixture, None, None
 
 
 _softmax_loss.defvjp(_forward, _backward)
@@ -184,7 +201,8 @@ def _sums(
     targets,
     weights,
     seen,
-    rival,
+    mixed,
+    unwanted,
     target_share: Scalar,
     n_items: int,
     z_loss: float,
@@ -192,18 +210,19 @@ def _sums(
     *,
     with_gradients: bool,
 ) -> tuple[Array, ...]:
-    """The loss and, if asked for, its gradients (d_hidden, d_table, d_rival), taken while the scores are at hand."""
+    """The loss and, if asked for, its gradients (d_hidden, d_table, d_mixed), taken while the scores are at hand."""
 
-    def local(hidden, targets, weights, seen, rival, shard):
+    def local(hidden, targets, weights, seen, mixed, unwanted, shard):
         n_positions, d_model = targets.size, hidden.shape[-1]
         block, chunk = tile_sizes(n_positions, len(shard.table))
         padding = -n_positions % block
         states = jnp.pad(hidden.reshape(n_positions, d_model), ((0, padding), (0, 0))).reshape(-1, block, d_model)
-        labels = jnp.pad(targets.reshape(-1), (0, padding)).reshape(-1, block)
-        if weights is not None:
-            weights = jnp.pad(weights.reshape(-1), (0, padding)).reshape(-1, block)
-        if rival is not None:
-            rival = jnp.pad(rival.reshape(-1), (0, padding)).reshape(-1, block)
+
+        def in_blocks(each):
+            return jnp.pad(each.reshape(-1), (0, padding)).reshape(-1, block)
+
+        labels = in_blocks(targets)
+        weights, mixed, unwanted = jax.tree.map(in_blocks, (weights, mixed, unwanted))
         seen_scores = None
         if seen is not None:
             seen_scores = _seen_scores(hidden, targets, seen[0], seen[1], shard).reshape(n_positions, -1)
@@ -211,11 +230,11 @@ def _sums(
             seen_scores = seen_scores.reshape(*labels.shape, -1)
         vectors_of_targets, places = _look_up(labels, shard)
         walk = by_blocks if chunk == len(shard.table) else by_chunks
-        asked = Asked(states, labels, places, weights, seen_scores, rival)
+        asked = Asked(states, labels, places, weights, seen_scores, mixed, unwanted)
         finish = functools.partial(
             _finish, shard=shard, target_share=target_share, z_loss=z_loss, taken=1.0 - seen_weight
         )
-        loss, highest, scale, share, d_states, d_table = walk(
+        loss, highest, scale, slopes, d_states, d_table = walk(
             asked, shard, chunk, n_items, finish, with_gradients=with_gradients
         )
         if not with_gradients:
@@ -229,20 +248,21 @@ def _sums(
             d_states -= jnp.pad(less.reshape(n_positions, d_model), ((0, padding), (0, 0))).reshape(d_states.shape)
             less = jnp.einsum("rpq,rpd->rqd", extra, hidden, preferred_element_type=jnp.float32)
             d_table = d_table.at[item_places].add(-less, mode="drop", wrap_negative_indices=False)
-        weight = _weigh(jnp.full(labels.shape, target_share) if share is None else share, labels, weights)[..., None]
+        of_target = jnp.full(labels.shape, target_share) if slopes is None else slopes[0]
+        weight = _weigh(of_target, labels, weights)[..., None]
         d_states -= weight * vectors_of_targets
         d_table = d_table.at[places].add(-weight * states, mode="drop", wrap_negative_indices=False)
         d_hidden = shard.total(d_states).reshape(-1, d_model)[:n_positions].reshape(hidden.shape)
         found = loss, d_hidden.astype(hidden.dtype), d_table.astype(shard.table.dtype)
-        if share is None:
+        if mixed is None:
             return found
-        d_rival = _weigh(share - 1.0, labels, weights).reshape(-1)[:n_positions].reshape(targets.shape)
-        return *found, d_rival
+        d_mixed = (-_weigh(slope, labels, weights).reshape(-1)[:n_positions] for slope in slopes)
+        return *found, *(each.reshape(targets.shape) for each in d_mixed)
 
     outputs: tuple[Output, ...] = ("sum",)
     if with_gradients:
-        outputs = ("sum", "rows", "items") if rival is None else ("sum", "rows", "items", "rows")
-    return map_catalogue(local, (hidden, targets, weights, seen, rival), item_table, outputs=outputs)
+        outputs = ("sum", "rows", "items") if mixed is None else ("sum", "rows", "items", "rows", "rows")
+    return map_catalogue(local, (hidden, targets, weights, seen, mixed, unwanted), item_table, outputs=outputs)
 
 
 def _weigh(values: Array, labels: Array, weights: Array | None) -> Array:
@@ -253,10 +273,11 @@ def _weigh(values: Array, labels: Array, weights: Array | None) -> Array:
 
 def _finish(
     found: Found, asked: Asked, *, shard: CatalogueShard, target_share: Scalar, z_loss: float, taken: float
-) -> tuple[Array, ...]:
+) -> tuple[Any, ...]:
     """The loss, each position's highest score over all shards, and what exp(score - highest) weighs in gradients.
 
-    Last, where there are rivals, the share of the target's probability that is not theirs.
+    Last, where there is a mixture or an unwanted item, how much the loss falls as the logs of the two parts of the
+    target's probability rise: of the softmax's, and of what stands beside it.
     """
     highest = shard.highest(found.highest)
     total = found.total * jnp.exp(found.highest - highest)
@@ -264,14 +285,27 @@ def _finish(
         total -= taken * jnp.sum(jnp.exp(asked.seen_scores - highest[..., None]), axis=-1)
     total, target_score = shard.total((total, found.target_score))
     log_normaliser = jnp.log(total) + highest
-    share: Any = None
-    if asked.rivals is None:
+    slopes = None
+    if asked.mixed is None and asked.unwanted is None:
         losses = log_normaliser + z_loss * log_normaliser**2 - target_share * target_score
     else:
-        log_softmax = target_score - log_normaliser
-        log_probability = jnp.logaddexp(log_softmax, asked.rivals)
-        share = jnp.exp(log_softmax - log_probability)
-        losses = z_loss * log_normaliser**2 - log_probability
-    scale = ((1.0 if share is None else share) + 2.0 * z_loss * log_normaliser) / total
+        losses, slopes = _by_probability(target_score - log_normaliser, asked)
+        losses += z_loss * log_normaliser**2
+    scale = ((1.0 if slopes is None else slopes[0]) + 2.0 * z_loss * log_normaliser) / total
     scale = _weigh(scale, asked.labels, asked.weights)
-    return jnp.sum(_weigh(losses, asked.labels, asked.weights)), highest, scale, share
+    return jnp.sum(_weigh(losses, asked.labels, asked.weights)), highest, scale, slopes
+
+
+def _by_probability(log_softmax: Array, asked: Asked) -> tuple[Array, tuple[Array, Array]]:
+    """The loss of the target's probability, and the slopes that `_finish` says."""
+    of_softmax = log_probability = log_softmax
+    if asked.mixed is not None:
+        of_softmax = asked.mixed.log_share + log_softmax
+        log_probability = jnp.logaddexp(of_softmax, asked.mixed.log_mass)
+    losses, slope = -log_probability, jnp.ones_like(log_probability)
+    if asked.unwanted is not None:
+        probability = jnp.minimum(jnp.exp(log_probability), MOST_PROBABILITY)
+        losses = jnp.where(asked.unwanted, -jnp.log1p(-probability), losses)
+        slope = jnp.where(asked.unwanted, -probability / (1.0 - probability), slope)
+    share = jnp.exp(of_softmax - log_probability)
+    return losses, (slope * share, slope * (1.0 - share))

@@ -4,9 +4,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from seqrec.ranking import take
+from seqrec.repeats import Mixture
 from seqrec.sharding import CatalogueShard
 
 LEAST_SCORE = -1e30
@@ -34,8 +35,10 @@ class Asked(NamedTuple):
     weights: Float[Array, "*positions"] | None
     seen_scores: Float[Array, "*positions length"] | None
     """With what the history holds that the normaliser counts less, as `_seen_scores` says."""
-    rivals: Float[Array, "*positions"] | None
-    """Log of what is added to the targets' probabilities."""
+    mixed: Mixture | None
+    """What stands beside the softmax."""
+    unwanted: Bool[Array, "*positions"] | None
+    """Whether the target is to become less likely."""
 
 
 def _product(states: Array, other: Array) -> Array:
@@ -50,12 +53,12 @@ def by_blocks(asked: Asked, shard: CatalogueShard, chunk: int, n_items: int, fin
         loss, d_table = totals
         scores = _mask_ends(_product(block.states, shard.table.T), shard, n_items)
         walk, exponentials = _find(scores, block.places)
-        more, highest, scale, share = finish(walk, block)
+        more, highest, scale, slopes = finish(walk, block)
         if not with_gradients:
             return (loss + more, d_table), None
         local_scale = scale * jnp.exp(walk.highest - highest)
         d_states, d_rows = _gradients(exponentials, local_scale, block.states, shard.table)
-        return (loss + more, d_table + d_rows), (highest, scale, share, d_states)
+        return (loss + more, d_table + d_rows), (highest, scale, slopes, d_states)
 
     start = (jnp.zeros(()), jnp.zeros(shard.table.T.shape) if with_gradients else None)
     (loss, d_table), found = jax.lax.scan(step, start, asked)
@@ -82,7 +85,7 @@ def by_chunks(asked: Asked, shard: CatalogueShard, chunk: int, n_items: int, fin
         nothing = jnp.zeros(block[1].shape)
         return jax.lax.scan(step, Found(nothing + LEAST_SCORE, nothing, nothing), starts)[0]
 
-    loss, highest, scale, share = finish(jax.lax.map(find, (asked.states, asked.places)), asked)
+    loss, highest, scale, slopes = finish(jax.lax.map(find, (asked.states, asked.places)), asked)
     if not with_gradients:
         return loss, None, None, None, None, None
 
@@ -103,7 +106,7 @@ def by_chunks(asked: Asked, shard: CatalogueShard, chunk: int, n_items: int, fin
 
     zeros = (jnp.zeros(asked.states.shape), jnp.zeros(shard.table.shape))
     (d_states, d_table), _ = jax.lax.scan(step, zeros, starts)
-    return loss, highest, scale, share, d_states, d_table
+    return loss, highest, scale, slopes, d_states, d_table
 
 
 def _begin(shard: CatalogueShard, start, chunk: int):
