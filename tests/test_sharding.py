@@ -313,7 +313,10 @@ def measure() -> dict[str, np.ndarray]:
     def mixed_loss(params, batch):
         hidden = repeating.encode(params, batch)
         mixed = mixture(repeating.repeats(params, hidden, batch), batch.items, batch.next_items)
-        return softmax_loss(hidden, params["item_table"], batch.next_items, n_items=N_ITEMS, mixed=mixed)[0] / n_targets
+        skipped = batch.next_items % 3 == 0
+        targets, unwanted = (jnp.where(which, batch.next_items, 0) for which in (~skipped, skipped))
+        options = {"n_items": N_ITEMS, "mixed": mixed, "unwanted": unwanted, "unwanted_weight": 0.5}
+        return softmax_loss(hidden, params["item_table"], targets, **options)[0] / n_targets
 
     def mixed_gradients(params, batch):
         value, gradients = jax.value_and_grad(mixed_loss)(params, batch)
