@@ -308,7 +308,7 @@ def measure() -> dict[str, np.ndarray]:
     found["messages_of_eval_step"] = messages(eval_step)
     repeating = with_repeats(encoder)
     own = init_params(repeating.specs, jax.random.key(1))
-    own = jax.jit(lambda: constrain_params(jax.tree.map(lambda leaf: 10 * leaf, own), repeating.specs))()
+    own = jax.jit(lambda: constrain_params(jax.tree.map(lambda leaf: 3 * leaf, own), repeating.specs))()
 
     def mixed_loss(params, batch):
         hidden = repeating.encode(params, batch)
