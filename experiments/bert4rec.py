@@ -15,7 +15,7 @@ from tyro.conf import OmitArgPrefixes
 
 from seqrec import runtime
 from seqrec.encoders.transformer import TransformerConfig, transformer
-from seqrec.experiment import Model, RunConfig, loss_of, run_experiment
+from seqrec.experiment import Model, RunConfig, model_of, run_experiment
 from seqrec.loop import FitConfig
 from seqrec.losses.config import LossConfig
 from seqrec.objectives import masked_item
@@ -56,8 +56,8 @@ class Config:
 def build(config: Config, task: Task) -> Model:
     """The model that the config describes, for the task's catalogue."""
     encoder = transformer(config.model, n_items=task.store.n_items, max_length=config.data.max_length)
-    loss = loss_of(config.objective, task)
-    return Model(encoder, loss, partial(masked_item, mask_share=config.mask_share, last_share=config.last_share))
+    objective = partial(masked_item, mask_share=config.mask_share, last_share=config.last_share)
+    return model_of(encoder, config.objective, task, objective)
 
 
 def main(config: Config) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from tyro.conf import OmitArgPrefixes
 
 from seqrec import runtime
 from seqrec.encoders.hstu import HSTUConfig, hstu
-from seqrec.experiment import Model, RunConfig, loss_of, run_experiment
+from seqrec.experiment import Model, RunConfig, model_of, run_experiment
 from seqrec.loop import FitConfig
 from seqrec.losses.config import LossConfig
 from seqrec.runtime import DistributedConfig
@@ -41,7 +41,7 @@ class Config:
 def build(config: Config, task: Task) -> Model:
     """The model that the config describes, for the task's catalogue."""
     encoder = hstu(config.model, n_items=task.store.n_items, max_length=config.data.max_length, times=config.data.times)
-    return Model(encoder, loss_of(config.objective, task))
+    return model_of(encoder, config.objective, task)
 
 
 def main(config: Config) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from tyro.conf import OmitArgPrefixes
 from seqrec import runtime
 from seqrec.data.split_config import SplitConfig
 from seqrec.encoders.seq2seq import Seq2SeqConfig, seq2seq
-from seqrec.experiment import Model, RunConfig, loss_of, run_experiment
+from seqrec.experiment import Model, RunConfig, model_of, run_experiment
 from seqrec.loop import FitConfig
 from seqrec.losses.config import LossConfig
 from seqrec.objectives import continuation
@@ -59,7 +59,7 @@ class Config:
 def build(config: Config, task: Task) -> Model:
     """The model that the config describes, for the task's catalogue."""
     encoder = seq2seq(config.model, n_items=task.store.n_items, max_length=config.data.max_length)
-    return Model(encoder, loss_of(config.objective, task), continuation)
+    return model_of(encoder, config.objective, task, continuation)
 
 
 def main(config: Config) -> dict[str, Any]:

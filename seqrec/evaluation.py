@@ -1,7 +1,7 @@
 """From parameters and queries to one rank a user, from which every figure downstream is computed, or to lists."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 from seqrec.data.batches import Queries
 from seqrec.generation import GREEDY, DecodingConfig, Generated, generate
 from seqrec.params import Params
-from seqrec.retrieval import rank_targets, top_k_items
+from seqrec.retrieval import asked_states, rank_targets, top_k_items
 from seqrec.sharding import on_host, split_items, split_rows
 from seqrec.types import Decoder, Encoder, HistoryBatch, InputError, QueryBatch
 
@@ -67,10 +67,9 @@ def make_eval_step(encoder: Encoder) -> QueryStep:
 
     @jax.jit
     def step(params: Params, queries: QueryBatch) -> tuple[Array, Array]:
-        hidden = _newest_states(encoder, params, queries)
-        return rank_targets(
-            hidden, params["item_table"], queries.targets, n_items=encoder.n_items, exclude=queries.excluded
-        )
+        hidden, repeated = asked_states(encoder, params, queries.batch, queries.last)
+        options: dict[str, Any] = {"n_items": encoder.n_items, "exclude": queries.excluded, "repeated": repeated}
+        return rank_targets(hidden, params["item_table"], queries.targets, **options)
 
     return step
 
@@ -92,8 +91,9 @@ def make_top_step(encoder: Encoder, *, k: int) -> QueryStep:
 
     @jax.jit
     def step(params: Params, queries: QueryBatch) -> tuple[Array, Array]:
-        hidden = _newest_states(encoder, params, queries)
-        return top_k_items(hidden, params["item_table"], k=k, n_items=encoder.n_items, exclude=queries.excluded)
+        hidden, repeated = asked_states(encoder, params, queries.batch, queries.last)
+        options: dict[str, Any] = {"n_items": encoder.n_items, "exclude": queries.excluded, "repeated": repeated}
+        return top_k_items(hidden, params["item_table"], k=k, **options)
 
     return step
 
@@ -142,11 +142,6 @@ def list_ranks(lists: Int[np.ndarray, "queries n"], true_items: Int[np.ndarray, 
     found = (lists[:, None, :] == true_items[:, :, None]) & (true_items > 0)[:, :, None]
     rank = np.where(found.any(axis=2), 1.0 + found.argmax(axis=2), np.inf)
     return ListRanks(rank, true_items > 0)
-
-
-def _newest_states(encoder: Encoder, params: Params, queries: QueryBatch) -> Float[Array, "queries d_model"]:
-    states = encoder.encode(params, queries.batch)
-    return states.reshape(-1, states.shape[-1])[queries.last]
 
 
 def _ask(step: QueryStep, params: Params, queries: Queries) -> list[np.ndarray]:

@@ -28,10 +28,10 @@ from seqrec.evaluation import (
 from seqrec.items import ItemConfig, with_items
 from seqrec.loop import FitConfig, fit
 from seqrec.losses.config import LossConfig, make_loss
-from seqrec.losses.sampled import Loss
 from seqrec.metrics import means, metric_sums
 from seqrec.objectives import Question, next_item
 from seqrec.params import Params, count_params
+from seqrec.repeats import with_repeats
 from seqrec.report import figures
 from seqrec.report.continuations import continuation_figures
 from seqrec.report.learning_curve import plot_learning_curve
@@ -96,9 +96,23 @@ class Model(NamedTuple):
     """`objective(batch, key=...)`: what is asked about a batch."""
 
 
-def loss_of(config: LossConfig, task: Task) -> Loss:
-    """The loss that the config asks for, which draws items by what the task trains on."""
-    return make_loss(config, counts=training_counts(task.store, task.split))
+def model_of(encoder: Encoder, config: LossConfig, task: Task, objective: Callable[..., Question] = next_item) -> Model:
+    """The model that learns by the loss that the config asks for."""
+    if config.repeat_mixture:
+        if task.config.mask_seen:
+            raise InputError(
+                "--repeat-mixture foretells items that come back, and those are not ranked; add --no-mask-seen"
+            )
+        if task.config.split.holds_continuations:
+            raise InputError("--repeat-mixture lists no continuations; use window_target=last, or leave it out")
+        encoder = with_repeats(encoder)
+    if config.skip_weight:
+        if not task.config.engagement.skips:
+            raise InputError(f"--skip-weight {config.skip_weight:g} weighs skips; name them, as in --skips skipped=1")
+        if objective is not next_item:
+            raise InputError("--skip-weight needs a model that is asked what follows each item; leave it at 0")
+        objective = functools.partial(next_item, unwanted_skips=True)
+    return Model(encoder, make_loss(config, counts=training_counts(task.store, task.split)), objective)
 
 
 def items_of(encoder: Encoder, config: ItemConfig, task: Task) -> Encoder:

@@ -126,6 +126,8 @@ def recomputed(encoder: Encoder, *, as_history: bool = True) -> Decoder:
     """
     if encoder.times != "none":
         raise InputError(f"an encoder of times={encoder.times} cannot go on from items alone; build it with times=none")
+    if encoder.repeats is not None:
+        raise InputError("continuations know no repeat mixture; build the encoder without it")
 
     def start(params: Params, items: Int[Array, "rows length"], lengths: Int[Array, " rows"], *, n: int):
         del params

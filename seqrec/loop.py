@@ -218,7 +218,8 @@ def _train(
         latest = {
             "step": step,
             "epoch": step / per_epoch,
-            "loss": float(np.average(losses, weights=counts)),
+            # Where nothing but skips was asked there is no loss to weigh.
+            "loss": float(np.average(losses, weights=counts if counts.any() else None)),
             "gradient_norm": float(norms.mean()),
             "events_per_second": round(rate),
             "step_seconds": (now - interval_started) / len(losses),

@@ -20,12 +20,28 @@ class Question(NamedTuple):
     """In its row, the position whose state is asked; None where each position is, in order."""
     weights: Float[Array, "rows asked"] | None = None
     """How much each target counts; None where all count alike."""
+    unwanted: Int[Array, "rows asked"] | None = None
+    """Item id that is to become less likely there, where there is no target; 0 where there is none."""
 
 
-def next_item(batch: Batch, *, key: Array | None = None) -> Question:
-    """Reads each history and predicts, at every position, the item that followed; nothing is drawn by `key`."""
+def next_item(batch: Batch, *, key: Array | None = None, unwanted_skips: bool = False) -> Question:
+    """Reads each history and predicts, at every position, the item that followed; nothing is drawn by `key`.
+
+    An item that was skipped is no target, and with `unwanted_skips` is to become less likely.
+    """
     del key
-    return Question(batch, batch.next_items)
+    if batch.next_skips is None:
+        return Question(batch, batch.next_items, weights=batch.next_weights)
+    skipped, others = (jnp.where(which, batch.next_items, 0) for which in (batch.next_skips, ~batch.next_skips))
+    return Question(batch, others, weights=batch.next_weights, unwanted=skipped if unwanted_skips else None)
+
+
+def _less_skips(eligible: Bool[Array, "rows length"], batch: Batch) -> Bool[Array, "rows length"]:
+    return eligible if batch.next_skips is None else eligible & ~batch.next_skips
+
+
+def _weights_at(batch: Batch, places: Int[Array, "rows asked"]) -> Float[Array, "rows asked"] | None:
+    return None if batch.next_weights is None else jnp.take_along_axis(batch.next_weights, places, axis=1)
 
 
 def masked_item(batch: Batch, *, key: Array, mask_share: float = 0.2, last_share: float = 0.1) -> Question:
@@ -41,9 +57,11 @@ def masked_item(batch: Batch, *, key: Array, mask_share: float = 0.2, last_share
     newest = known & (jnp.diff(batch.segment_ids, axis=1, append=0) != 0)
     last_only = jax.random.uniform(row_key, (rows, 1)) < last_share
     eligible = jnp.where(last_only, newest, known)
-    targets, places = _pick(pick_key, batch.next_items, eligible, n_asked=max(1, round(mask_share * length)))
+    n_asked = max(1, round(mask_share * length))
+    targets, places = _pick(pick_key, batch.next_items, _less_skips(eligible, batch), n_asked=n_asked)
     hidden = jnp.zeros_like(batch.next_items).at[jnp.arange(rows)[:, None], places].max(targets > 0)
-    return Question(batch._replace(next_items=jnp.where(hidden > 0, 0, batch.next_items)), targets, places)
+    inputs = batch._replace(next_items=jnp.where(hidden > 0, 0, batch.next_items))
+    return Question(inputs, targets, places, _weights_at(batch, places))
 
 
 def continuation(batch: Batch, *, key: Array, asked_share: float = 0.75) -> Question:
@@ -60,8 +78,10 @@ def continuation(batch: Batch, *, key: Array, asked_share: float = 0.75) -> Ques
     draws = jax.random.uniform(cut_key, (rows, length + 1))
     newest = jnp.minimum((draws * n_pairs).astype(jnp.int32), n_pairs - 1)
     eligible = (batch.next_items > 0) & (batch.positions >= newest[row, segments])
-    targets, places = _pick(pick_key, batch.next_items, eligible, n_asked=max(1, round(asked_share * length)))
-    return Question(batch._replace(next_items=jnp.where(eligible, 0, batch.next_items)), targets, places)
+    n_asked = max(1, round(asked_share * length))
+    targets, places = _pick(pick_key, batch.next_items, _less_skips(eligible, batch), n_asked=n_asked)
+    inputs = batch._replace(next_items=jnp.where(eligible, 0, batch.next_items))
+    return Question(inputs, targets, places, _weights_at(batch, places))
 
 
 def _pick(

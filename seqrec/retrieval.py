@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 from seqrec.losses.softmax import check_item_table
 from seqrec.params import Params
 from seqrec.ranking import Ties, candidates, count, half_places_lost, own_half_places, take
+from seqrec.repeats import Raised, raised
 from seqrec.sharding import CatalogueShard, map_catalogue, on_host
 from seqrec.types import Batch, Encoder, InputError
 
@@ -24,6 +25,7 @@ def rank_targets(
     *,
     n_items: int,
     exclude: Int[Array, "users n_excluded"] | None = None,
+    repeated: Raised | None = None,
     ties: Ties = "mean",
     block_users: int | None = None,
 ) -> tuple[Float[Array, "users *n_targets"], Int[Array, " users"]]:
@@ -33,14 +35,15 @@ def rank_targets(
     `exclude` (0 and repeats are ignored), and a user's own targets. A target of 0 or beyond n_items has no rank,
     which is NaN. Products are taken in float32 at full precision on every device, `block_users` users at a time; by
     default as many as keep the scores in a CPU's cache. Where a mesh splits the item table, each device scores
-    its own items, and only the targets' scores and counts travel.
+    its own items, and only the targets' scores and counts travel. Items that are `repeated` score as much more as makes
+    the softmax over all scores the mixture's probability.
     """
     chex.assert_rank([hidden, item_table, targets], [2, 2, {1, 2}])
     chex.assert_type(targets, int)
     chex.assert_equal_shape_prefix([hidden, targets], 1)
 
-    def rank(hidden, targets, exclude, shard):
-        scores = _scores(hidden, shard)
+    def rank(hidden, targets, exclude, repeated, shard):
+        scores = _with_repeated(_scores(hidden, shard), repeated, shard, n_items)
         valid = _valid(shard, n_items, exclude, targets)
         # The same product gives the target's score: a dot product of its own would round differently.
         target_scores = shard.total(take(scores, targets - shard.first, fill=0.0))
@@ -50,7 +53,7 @@ def rank_targets(
         return jnp.where((targets >= 1) & (targets <= n_items), ranks, jnp.nan), n_candidates
 
     each = targets if targets.ndim == 2 else targets[:, None]
-    rows = (hidden, each, _exclude(exclude, hidden))
+    rows = (hidden, each, _exclude(exclude, hidden), repeated)
     ranks, n_candidates = _over_user_blocks(rank, rows, item_table, n_items=n_items, block_users=block_users)
     return ranks.reshape(targets.shape), n_candidates
 
@@ -62,22 +65,23 @@ def top_k_items(
     k: int,
     n_items: int,
     exclude: Int[Array, "users n_excluded"] | None = None,
+    repeated: Raised | None = None,
     block_users: int | None = None,
 ) -> tuple[Int[Array, "users k"], Float[Array, "users k"]]:
     """Ids of each user's `k` best candidates, best first, and their scores; of tied items the lower id comes first.
 
-    Candidates and blocks are those of `rank_targets`, but for targets. Where fewer than `k` are left, the list
+    Candidates, blocks and scores are those of `rank_targets`, but for targets. Where fewer than `k` are left, the list
     ends in id 0 with score -inf; an item whose score is NaN or -inf is never listed. Where a mesh splits the item
     table, each device finds the best of its own items, and only these are merged.
     """
     _check_k(k, n_items)
     chex.assert_rank([hidden, item_table], 2)
 
-    def top(hidden, exclude, shard):
-        scores = _scores(hidden, shard)
+    def top(hidden, exclude, repeated, shard):
+        scores = _with_repeated(_scores(hidden, shard), repeated, shard, n_items)
         return _best(_allowed(scores, shard, n_items, exclude), shard, k)
 
-    rows = (hidden, _exclude(exclude, hidden))
+    rows = (hidden, _exclude(exclude, hidden), repeated)
     return _over_user_blocks(top, rows, item_table, n_items=n_items, block_users=block_users)
 
 
@@ -141,6 +145,17 @@ def draw_items(
     return _over_user_blocks(draw, rows, item_table, n_items=n_items, block_users=None)
 
 
+def asked_states(
+    encoder: Encoder, params: Params, batch: Batch, last: Int[Array, " queries"]
+) -> tuple[Float[Array, "queries d_model"], Raised | None]:
+    """The states at the places `last` of the flattened batch and, if the encoder knows, what is repeated there."""
+    states = encoder.encode(params, batch)
+    hidden = states.reshape(-1, states.shape[-1])[last]
+    return hidden, None if encoder.repeats is None else raised(
+        encoder.repeats(params, states, batch), batch.items, last
+    )
+
+
 def make_recommend(encoder: Encoder) -> Callable[..., list[int]]:
     """`recommend(params, sequence, k, *, mask_seen=True, times=None)` for any list of item ids, oldest first.
 
@@ -151,8 +166,9 @@ def make_recommend(encoder: Encoder) -> Callable[..., list[int]]:
 
     @functools.partial(jax.jit, static_argnames="k")
     def top(params: Params, batch: Batch, last: Array, excluded: Array, *, k: int) -> Array:
-        hidden = encoder.encode(params, batch)[:, last]
-        return top_k_items(hidden, params["item_table"], k=k, n_items=encoder.n_items, exclude=excluded)[0]
+        hidden, repeated = asked_states(encoder, params, batch, last[None])
+        options: dict[str, Any] = {"n_items": encoder.n_items, "exclude": excluded, "repeated": repeated}
+        return top_k_items(hidden, params["item_table"], k=k, **options)[0]
 
     def recommend(
         params: Params,
@@ -210,6 +226,18 @@ def _scores(hidden: Float[Array, "users d_model"], shard: CatalogueShard) -> Flo
     return jnp.matmul(hidden, shard.table.T, precision=jax.lax.Precision.HIGHEST, preferred_element_type=jnp.float32)
 
 
+def _with_repeated(
+    scores: Float[Array, "users n_rows"], repeated: Raised | None, shard: CatalogueShard, n_items: int
+) -> Float[Array, "users n_rows"]:
+    if repeated is None:
+        return scores
+    places = repeated.items - shard.first
+    places = jnp.where((repeated.items > 0) & (places >= 0), places, scores.shape[1])
+    added = _log_normalisers(scores, shard, n_items)[:, None] + repeated.log_odds
+    own = jnp.logaddexp(take(scores, places, fill=0.0), added)
+    return scores.at[jnp.arange(len(scores))[:, None], places].set(own, mode="drop")
+
+
 def _allowed(
     scores: Float[Array, "users n_rows"], shard: CatalogueShard, n_items: int, exclude: Int[Array, "users n_excluded"]
 ) -> Float[Array, "users n_rows"]:
@@ -263,7 +291,7 @@ def users_per_block(n_users: int, n_rows: int) -> int:
 
 
 def _over_user_blocks(
-    function: Callable[..., Any], rows: tuple[Array, ...], item_table: Array, *, n_items: int, block_users: int | None
+    function: Callable[..., Any], rows: tuple[Any, ...], item_table: Array, *, n_items: int, block_users: int | None
 ) -> Any:
     """`function(*block, shard)` for blocks of users, each device over its own users and items."""
     check_item_table(item_table, n_items)
@@ -275,11 +303,12 @@ def _over_user_blocks(
         n_blocks = -(-n_users // block)
         block = -(-n_users // max(n_blocks, 1))  # as even as can be: a last block that is mostly padding is waste
         padding = n_blocks * block - n_users
-        blocks = [
-            jnp.pad(row, ((0, padding),) + ((0, 0),) * (row.ndim - 1)).reshape(n_blocks, block, *row.shape[1:])
-            for row in rows
-        ]
-        outputs = jax.lax.map(lambda block: function(*block, shard), tuple(blocks))
+
+        def cut(row):
+            row = jnp.pad(row, ((0, padding),) + ((0, 0),) * (row.ndim - 1))
+            return row.reshape(n_blocks, block, *row.shape[1:])
+
+        outputs = jax.lax.map(lambda block: function(*block, shard), jax.tree.map(cut, tuple(rows)))
         return jax.tree.map(lambda out: out.reshape(-1, *out.shape[2:])[:n_users], outputs)
 
     return map_catalogue(local, rows, item_table, outputs=("rows", "rows"))

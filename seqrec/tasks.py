@@ -9,6 +9,7 @@ from tyro.conf import OmitArgPrefixes
 
 from seqrec import runs, runtime
 from seqrec.data.batches import Queries, TrainingBatches, make_queries, training_batches
+from seqrec.data.engagement import EngagementConfig, engagement
 from seqrec.data.events import prepare
 from seqrec.data.sources import Columns, Dataset, TimeUnit, read_source
 from seqrec.data.split_config import SplitConfig, split_store
@@ -42,6 +43,7 @@ class DataConfig:
     """Rank only items that the user has not taken before."""
     times: Times = "none"
     """What a model that reads times sees of them; query, when the answer came too, makes its figures time-aware."""
+    engagement: OmitArgPrefixes[EngagementConfig] = field(default_factory=EngagementConfig)
     batch_size: int = 32
     """Histories a step, on average; short ones share a row."""
 
@@ -124,6 +126,7 @@ def make_task(config: DataConfig, store: SequenceStore, *, seed: int) -> Task:
         process_index=share.part,
         process_count=share.n_parts,
         times=config.times,
+        engagement=engagement(config.engagement, store),
     )
     return Task(config, store, split, train, valid, test)
 
@@ -135,11 +138,11 @@ def _prepare_once(run: Path, config: DataConfig) -> None:
 
 def prepare_store(directory: Path, config: DataConfig) -> None:
     """Reads the events that the config names and leaves them as a store."""
-    source = read_source(config.dataset, config.data_path, columns=Columns(*config.columns), time_unit=config.time_unit)
-    prepare(
-        source,
-        directory,
-        keep_times=config.split.split == "temporal" or config.times != "none",
-        # Of sessions in two files it says whose file each is.
-        keep=("part",) if config.split.split == "marked-users" and config.dataset == "sessions" else (),
+    further = config.engagement.columns
+    source = read_source(
+        config.dataset, config.data_path, columns=Columns(*config.columns), time_unit=config.time_unit, extra=further
     )
+    keep_times = config.split.split == "temporal" or config.times != "none"
+    if config.split.split == "marked-users" and config.dataset == "sessions":
+        further = (*further, "part")  # Of sessions in two files it says whose file each is.
+    prepare(source, directory, keep_times=keep_times, columns=further)

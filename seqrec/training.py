@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Shaped
 
 from seqrec.objectives import Question
 from seqrec.params import Params, ParamSpec, decay_mask, init_params
+from seqrec.repeats import mixture
 from seqrec.search_space import TRACED, Range
 from seqrec.sharding import (
     Mesh,
@@ -23,7 +24,7 @@ from seqrec.sharding import (
     deal_rows,
     split_items,
 )
-from seqrec.types import Batch, Encoder
+from seqrec.types import Batch, Encoder, InputError
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,8 @@ class StepMetrics:
 
     loss: Float[Array, "*members"]
     """Mean over the batch's targets, in nats."""
-    n_targets: Int[Array, "*members"]
+    n_targets: Shaped[Array, "*members"]
+    """Targets, or the sum of their weights."""
     gradient_norm: Float[Array, "*members"]
 
 
@@ -183,6 +185,15 @@ def make_train_step(
         params = encoder.compose(params, constants, key=keys[3])
         asked = objective(batch, key=keys[2])
         hidden = encoder.encode(params, asked.inputs, key=keys[0])
+        options: dict[str, Any] = {}
+        if asked.unwanted is not None:
+            options["unwanted"] = asked.unwanted
+        if encoder.repeats is not None:
+            if asked.places is not None:
+                raise InputError("a repeat mixture needs an objective that asks what follows each item: next_item")
+            found = encoder.repeats(params, hidden, asked.inputs)
+            labels = asked.targets if asked.unwanted is None else jnp.maximum(asked.targets, asked.unwanted)
+            options["mixed"] = mixture(found, asked.inputs.items, labels)
         if asked.places is not None:
             hidden = jnp.take_along_axis(hidden, asked.places[..., None], axis=1)
         return loss(
@@ -193,6 +204,7 @@ def make_train_step(
             weights=asked.weights,
             # Where places are asked for, what is known there is not what came before.
             history=asked.inputs if asked.places is None else None,
+            **options,
             key=keys[1],
         )
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 Scalar = float | Float[Any, ""]
 """A number, or one that is traced: then one program serves all its values."""
@@ -35,6 +35,11 @@ class Batch(NamedTuple):
     """Seconds of each item after the first of its segment; None unless times were asked for."""
     next_times: Int[Any, "rows length"] | None = None
     """The same of each of `next_items`, and of what a query asks for; None unless the query's time was asked for."""
+
+    next_weights: Float[Any, "rows length"] | None = None
+    """How much each of `next_items` counts as a target; None where all count alike."""
+    next_skips: Bool[Any, "rows length"] | None = None
+    """Which of `next_items` were skipped, and so are no targets; None unless skips were asked for."""
 
 
 class QueryBatch(NamedTuple):
@@ -101,5 +106,8 @@ class Encoder:
     """`compose(params, constants, *, key=None)` -> params that hold the `item_table`, where they hold its makings."""
     constants: Any = None
     """What `compose` reads and no step changes, such as features of items."""
+    repeats: Callable[..., Any] | None = None
+    """`repeats(params, hidden, batch)` -> `repeats.Repeats`, where a share of the next item's probability is the
+    history's."""
     decoder: Decoder | None = None
     """How the model continues histories without reading them anew, if it is made for that."""

@@ -9,9 +9,13 @@ import numpy as np
 import pytest
 
 from seqrec import runs, runtime
+from seqrec.data.engagement import EngagementConfig
 from seqrec.data.split_config import SplitConfig
-from seqrec.data.store import open_store
-from seqrec.experiment import RunConfig, open_run
+from seqrec.data.store import open_store, sequence_store
+from seqrec.encoders.transformer import TransformerConfig, transformer
+from seqrec.experiment import RunConfig, model_of, open_run
+from seqrec.losses.config import LossConfig
+from seqrec.objectives import masked_item, next_item
 from seqrec.tasks import DataConfig, make_task, open_task, prepare_store
 from seqrec.types import InputError
 
@@ -118,3 +122,35 @@ def test_sessions_in_two_files_are_tested_on_every_prefix_of_the_second(tmp_path
     asked = task.store.item_keys[task.test.targets - 1].reshape(7, 4)
     assert sorted(asked.astype(int).tolist()) == sorted(sessions["test"][:, 1:].tolist())
     assert len(task.test.users) == 7 * 4
+
+
+def a_model(loss=None, objective=next_item, **data):
+    skipped = {"skipped": np.arange(12) % 4 == 1}
+    store = sequence_store(1 + np.arange(12) % 5, np.array([0, 6, 12]), np.arange(5), np.arange(2), columns=skipped)
+    task = make_task(DataConfig("store", max_length=4, batch_size=2, **data), store, seed=0)
+    encoder = transformer(TransformerConfig(d_model=8), n_items=5, max_length=4)
+    return encoder, model_of(encoder, loss or LossConfig(), task, objective)
+
+
+def test_a_model_is_the_script_s_own_unless_the_config_asks_for_more():
+    encoder, model = a_model()
+    assert model.encoder is encoder
+    assert model.objective is next_item
+    _, model = a_model(LossConfig(repeat_mixture=True), mask_seen=False)
+    assert model.encoder.repeats is not None
+
+
+SKIPS = EngagementConfig(skips=("skipped=true",))
+
+
+@pytest.mark.parametrize(
+    ("loss", "options", "said"),
+    [
+        ({"repeat_mixture": True}, {}, "those are not ranked; add --no-mask-seen"),
+        ({"skip_weight": 0.5}, {}, "weighs skips; name them, as in --skips skipped=1"),
+        ({"skip_weight": 0.5}, {"engagement": SKIPS, "objective": masked_item}, "asked what follows each item"),
+    ],
+)
+def test_a_loss_that_its_data_gives_no_reason_for_is_refused(loss, options, said):
+    with pytest.raises(InputError, match=said):
+        a_model(LossConfig(**loss), **options)

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from packed_rows import rows_of
 
 from seqrec.objectives import continuation, masked_item, next_item
@@ -16,10 +17,11 @@ def test_every_position_predicts_the_item_that_followed_it():
         segment_ids=jnp.array([[1, 1, 1, 2, 2, 0]]),
         positions=jnp.array([[0, 1, 2, 0, 1, 0]]),
     )
-    inputs, targets, places, weights = next_item(batch)
+    inputs, targets, places, weights, unwanted = next_item(batch)
     assert inputs is batch
     assert places is None
     assert weights is None
+    assert unwanted is None
     np.testing.assert_array_equal(targets, batch.next_items)
     # No history predicts into the one beside it, and padding predicts nothing.
     assert targets[0, 2] != batch.items[0, 3]
@@ -36,7 +38,7 @@ def a_batch(n_rows=400, length=20):
 
 def test_what_is_asked_is_hidden_and_nothing_else_changes():
     batch = a_batch()
-    inputs, targets, places, _ = jax.jit(masked_item)(batch, key=jax.random.key(0))
+    inputs, targets, places, *_ = jax.jit(masked_item)(batch, key=jax.random.key(0))
     before, after = np.asarray(batch.next_items), np.asarray(inputs.next_items)
     asked = np.zeros(before.shape, bool)
     for row, (place, target) in enumerate(zip(np.asarray(places), np.asarray(targets), strict=True)):
@@ -88,7 +90,7 @@ def cuts_of(inputs, batch):
 
 def test_each_history_is_cut_in_two_and_its_second_part_is_asked():
     batch = a_batch(n_rows=600)
-    inputs, targets, places, _ = jax.jit(lambda batch, key: continuation(batch, key=key, asked_share=1.0))(
+    inputs, targets, places, *_ = jax.jit(lambda batch, key: continuation(batch, key=key, asked_share=1.0))(
         batch, jax.random.key(0)
     )
     cuts = np.array(cuts_of(inputs, batch)).reshape(-1, 2)
@@ -107,7 +109,7 @@ def test_each_history_is_cut_in_two_and_its_second_part_is_asked():
 
 def test_of_a_long_second_part_a_share_is_asked():
     batch = a_batch()
-    inputs, targets, places, _ = continuation(batch, key=jax.random.key(1), asked_share=0.25)
+    inputs, targets, places, *_ = continuation(batch, key=jax.random.key(1), asked_share=0.25)
     n_decoded = (np.asarray(inputs.next_items == 0) & (np.asarray(batch.next_items) > 0)).sum(axis=1)
     n_asked = (np.asarray(targets) > 0).sum(axis=1)
     np.testing.assert_array_equal(n_asked, np.minimum(n_decoded, 5))  # a quarter of 20 positions
@@ -119,3 +121,28 @@ def test_where_a_history_is_cut_is_a_function_of_the_key():
     one, again, other = (continuation(batch, key=jax.random.key(seed)).inputs.next_items for seed in (0, 0, 1))
     np.testing.assert_array_equal(one, again)
     assert not np.array_equal(one, other)
+
+
+def with_signals(batch):
+    """Every third event that follows was skipped, and weighs what its item's number is."""
+    skipped = (batch.next_items % 3 == 0) & (batch.next_items > 0)
+    return batch._replace(next_weights=batch.next_items.astype(jnp.float32), next_skips=skipped)
+
+
+@pytest.mark.parametrize("objective", [next_item, masked_item, continuation])
+def test_a_skipped_item_is_no_target_and_weights_go_with_their_targets(objective):
+    batch = with_signals(a_batch(n_rows=50))
+    asked = objective(batch, key=jax.random.key(0))
+    targets, weights = np.asarray(asked.targets), np.asarray(asked.weights)
+    assert np.any(targets > 0)
+    assert not np.any((targets > 0) & (targets % 3 == 0))
+    np.testing.assert_array_equal(weights[targets > 0], targets[targets > 0])
+    assert asked.unwanted is None
+
+
+def test_a_skipped_item_may_be_unwanted():
+    batch = with_signals(a_batch(n_rows=5))
+    asked = next_item(batch, unwanted_skips=True)
+    items = np.asarray(batch.next_items)
+    np.testing.assert_array_equal(asked.unwanted, np.where(items % 3 == 0, items, 0))
+    np.testing.assert_array_equal(asked.targets, np.where(items % 3 == 0, 0, items))

@@ -30,6 +30,8 @@ from seqrec.losses.softmax import softmax_loss
 from seqrec.metrics import metric_sums
 from seqrec.negatives import uniform
 from seqrec.objectives import next_item
+from seqrec.params import init_params
+from seqrec.repeats import mixture, with_repeats
 from seqrec.retrieval import rank_targets, top_k_items
 from seqrec.sharding import (
     MESH_AXES,
@@ -156,7 +158,7 @@ def runs(tmp_path_factory):
 
 @pytest.mark.parametrize("mesh", MESHES)
 @pytest.mark.parametrize(
-    "what", ["loss", "softmax", "seen", "in_chunks", "sampled", "params", "averaged", "ranks", "metrics"]
+    "what", ["loss", "softmax", "seen", "in_chunks", "sampled", "params", "averaged", "ranks", "metrics", "mixed"]
 )
 def test_eight_devices_compute_what_one_does(runs, mesh, what):
     names = [name for name in runs["none"] if name.startswith(what)]
@@ -184,7 +186,7 @@ def test_the_item_table_and_its_moments_are_split_over_model_and_batches_over_da
 
 
 @pytest.mark.parametrize("mesh", ["4x2", "2x4", "1x8"])
-@pytest.mark.parametrize("program", ["train_step", "softmax", "seen", "in_chunks", "sampled", "eval_step"])
+@pytest.mark.parametrize("program", ["train_step", "softmax", "seen", "in_chunks", "sampled", "mixed", "eval_step"])
 def test_no_program_sends_the_item_table_or_scores(runs, mesh, program):
     messages = [line.split() for line in runs[mesh][f"messages_of_{program}"].tolist()]
     assert messages
@@ -304,6 +306,27 @@ def measure() -> dict[str, np.ndarray]:
     eval_step = compiled(make_eval_step(encoder), state.params, split_rows(next(queries.batches())))
     found["ranks"] = evaluate(eval_step, state.params, queries).rank
     found["messages_of_eval_step"] = messages(eval_step)
+    repeating = with_repeats(encoder)
+    own = init_params(repeating.specs, jax.random.key(1))
+    own = jax.jit(lambda: constrain_params(jax.tree.map(lambda leaf: 3 * leaf, own), repeating.specs))()
+
+    def mixed_loss(params, batch):
+        hidden = repeating.encode(params, batch)
+        mixed = mixture(repeating.repeats(params, hidden, batch), batch.items, batch.next_items)
+        skipped = batch.next_items % 3 == 0
+        targets, unwanted = (jnp.where(which, batch.next_items, 0) for which in (~skipped, skipped))
+        options = {"n_items": N_ITEMS, "mixed": mixed, "unwanted": unwanted, "unwanted_weight": 0.5}
+        return softmax_loss(hidden, params["item_table"], targets, **options)[0] / n_targets
+
+    def mixed_gradients(params, batch):
+        value, gradients = jax.value_and_grad(mixed_loss)(params, batch)
+        return value, constrain_params(gradients, repeating.specs)
+
+    program = compiled(mixed_gradients, own, first)
+    found["messages_of_mixed"] = messages(program)
+    found["mixed_loss"], gradients = program(own, first)
+    found |= {f"mixed{jax.tree_util.keystr(path)}": x for path, x in jax.tree_util.tree_leaves_with_path(gradients)}
+    found["mixed_ranks"] = evaluate(make_eval_step(repeating), own, queries._replace(n_excluded=0)).rank
     # Far from the start, where scores are small and close to each other.
     table = 50 * state.params["item_table"]
     users = split_rows(generator.normal(size=(24, 8)).astype(np.float32))

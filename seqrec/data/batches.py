@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int, Int32
 
+from seqrec.data.engagement import Engagement
 from seqrec.data.packing import PackedRows, pack, pack_training
 from seqrec.data.ragged import ranges
 from seqrec.data.splits import Split
@@ -32,6 +33,7 @@ def _lay_out(
     n_rows: int,
     length: int,
     times: Times,
+    engagement: Engagement | None = None,
 ) -> Batch:
     """Stretches of the store side by side in their rows, which count up from 0; rows without any are empty."""
     n_segments = np.bincount(row, minlength=n_rows)
@@ -49,7 +51,12 @@ def _lay_out(
     fields = np.zeros((len(values), n_rows, length), np.int32)
     for field, value in zip(fields, values, strict=True):
         field[filled] = value  # not fields[i, filled], which takes ten times as long
-    return Batch(*fields)
+    batch = Batch(*fields)
+    for name, value in ({} if engagement is None else engagement.fields_at(store, following)).items():
+        field = np.zeros((n_rows, length), value.dtype)
+        field[filled] = value
+        batch = batch._replace(**{name: field})
+    return batch
 
 
 def _users_at(store: SequenceStore, positions: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
@@ -151,6 +158,8 @@ class TrainingBatches(NamedTuple):
     process_count: int = 1
     """Processes that share each batch; this one makes, and reads from the store, its own rows alone."""
     times: Times = "none"
+    engagement: Engagement | None = None
+    """What batches say of how much the events to predict count."""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -179,7 +188,16 @@ class TrainingBatches(NamedTuple):
             first, n_pairs = self.store.offsets[users], self.rings.n_pairs[users]
             shifts = (turns * n_pairs * (n_pairs > self.packed.length)).astype(np.int64)
             row, starts, lengths = _turned(row, starts, lengths, shifts, first, n_pairs)
-        return _lay_out(self.store, row, starts, lengths, n_rows=n_rows, length=self.packed.length, times=self.times)
+        return _lay_out(
+            self.store,
+            row,
+            starts,
+            lengths,
+            n_rows=n_rows,
+            length=self.packed.length,
+            times=self.times,
+            engagement=self.engagement,
+        )
 
     def users(self, step: int) -> Int[np.ndarray, " users"]:
         """Whose histories are in the batch of a 0-based step, over all processes, as rows of the store."""
@@ -206,6 +224,7 @@ def training_batches(
     process_index: int = 0,
     process_count: int = 1,
     times: Times = "none",
+    engagement: Engagement | None = None,
 ) -> TrainingBatches:
     """Batches of `batch_size` histories each, on average: as many packed rows as hold that many.
 
@@ -225,7 +244,9 @@ def training_batches(
     if random_crops:
         users = _users_at(store, packed.starts)
         rings = Rings(users, split.train_stop - store.offsets[:-1] - 1)
-    return TrainingBatches(store, packed, n_rows, seed, n_shards, rings, process_index, process_count, times)
+    return TrainingBatches(
+        store, packed, n_rows, seed, n_shards, rings, process_index, process_count, times, engagement
+    )
 
 
 class Queries(NamedTuple):

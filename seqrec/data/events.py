@@ -40,12 +40,12 @@ def history_lengths(events: nw.LazyFrame) -> nw.LazyFrame:
 
 
 def sequences(
-    source: Source, *, keep_times: bool = False, keep: Sequence[str] = (), directory: Path | None = None
+    source: Source, *, keep_times: bool = False, columns: Sequence[str] = (), directory: Path | None = None
 ) -> SequenceStore:
     """The events of `source` as a store: users and items by sorted key, events by time.
 
-    Repeated events all stay. With `keep_times` the column timestamp_us stands beside the items, and so do the columns
-    `keep`. See `gathered_store` for `directory`.
+    Repeated events all stay. With `keep_times` the column timestamp_us stands beside the items, and so do `columns`.
+    See `gathered_store` for `directory`.
     """
     if keep_times:
         require_times(source.events, "a temporal split or a model that reads times")
@@ -56,7 +56,7 @@ def sequences(
         raise InputError(f"{source.name}: each of {n_found:,} events lacks user, item or time; check the columns")
     if n_complete < n_found:
         logger.warning("dropped %s of %s events that lack user, item or time", n_found - n_complete, n_found)
-    columns = ["timestamp_us"] * keep_times + list(keep)
+    columns = [*["timestamp_us"] * keep_times, *columns]
     return gathered_store(events, engine_of(source), source, columns=columns, directory=directory)
 
 
@@ -150,11 +150,11 @@ def attributes_of(item_keys: np.ndarray, attributes: pa.Table) -> pa.Array:
 
 
 def prepare(
-    source: Source, directory: Path | str, *, keep_times: bool = False, keep: Sequence[str] = ()
+    source: Source, directory: Path | str, *, keep_times: bool = False, columns: Sequence[str] = ()
 ) -> SequenceStore:
-    """The store of `source`, written to `directory` and opened there; with the columns `keep` of its events."""
+    """The store of `source`, written to `directory` and opened there."""
     with replaced(directory) as fresh:
-        write_files(fresh, sequences(source, keep_times=keep_times, keep=keep, directory=fresh))
+        write_files(fresh, sequences(source, keep_times=keep_times, columns=columns, directory=fresh))
     return open_store(directory)
 
 

@@ -59,6 +59,11 @@ class LossConfig:
     seen_weight: float = 1.0
     """Weight in the normaliser of items that the history holds already, where evaluation leaves these out; .01 is
     about none, and 1 counts them as all others; softmax only."""
+    repeat_mixture: bool = False
+    """Give a share of the next item's probability, which the model learns, to the items of the history itself; needs
+    --no-mask-seen; softmax only."""
+    skip_weight: float = 0.0
+    """Weight of making an item less likely where --skips names it as skipped; softmax only."""
 
     def __post_init__(self):
         for name in ("n_negatives", "n_buckets", "bucket_positions", "bucket_items"):
@@ -80,6 +85,16 @@ class LossConfig:
                 f"loss={self.loss} has no label_smoothing, z_loss and seen_weight, which are about the whole "
                 "catalogue; leave them at 0, 0 and 1, or use loss=softmax"
             )
+        plain = self.loss == "softmax" and self.seen_weight == 1 and not self.label_smoothing and self.temperature == 1
+        if self.repeat_mixture and not plain:
+            raise ValueError(
+                "repeat_mixture mixes with the plain softmax; use loss=softmax, and leave temperature, label_smoothing "
+                "and seen_weight at 1, 0 and 1"
+            )
+        if not self.skip_weight >= 0:
+            raise ValueError(f"skip_weight={self.skip_weight} is below 0; use 0 to switch it off")
+        if self.skip_weight and (self.loss != "softmax" or self.label_smoothing):
+            raise ValueError("skip_weight needs probabilities; use loss=softmax, and leave label_smoothing at 0")
 
 
 def make_loss(config: LossConfig, *, counts: Int[np.ndarray, " n_items_plus_1"]) -> Loss:
@@ -94,6 +109,7 @@ def make_loss(config: LossConfig, *, counts: Int[np.ndarray, " n_items_plus_1"])
             label_smoothing=config.label_smoothing,
             z_loss=config.z_loss,
             seen_weight=config.seen_weight,
+            unwanted_weight=config.skip_weight,
         )
     if config.loss == "sce":
         return functools.partial(

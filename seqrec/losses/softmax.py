@@ -1,14 +1,15 @@
 """Cross-entropy over the whole catalogue, in blocks of positions and items, also where a mesh splits the table."""
 
 import functools
-from typing import NamedTuple
+from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Shaped
 
-from seqrec.ranking import take
+from seqrec.losses.walks import Asked, Found, by_blocks, by_chunks
+from seqrec.repeats import Mixture
 from seqrec.sharding import CatalogueShard, Output, map_catalogue
 from seqrec.types import Batch, InputError, Scalar
 
@@ -21,8 +22,8 @@ LEAST_POSITIONS = 128
 MOST_POSITIONS = 2048
 """Positions that share a chunk of the catalogue."""
 
-LEAST_SCORE = -1e30
-"""Below any score that is a number, and finite, so that a difference to it is no NaN."""
+MOST_PROBABILITY = 1.0 - 1e-4
+"""Above it an unwanted item costs no more, since the slope of log(1 - p) has no bound."""
 
 
 def tile_sizes(n_positions: int, n_rows: int, *, budget: int = BLOCK_ELEMENTS) -> tuple[int, int]:
@@ -64,6 +65,9 @@ def softmax_loss(
     z_loss: float = 0.0,
     seen_weight: float = 1.0,
     history: Batch | None = None,
+    mixed: Mixture | None = None,
+    unwanted: Int[Array, "rows length"] | None = None,
+    unwanted_weight: float = 1.0,
     key: Array | None = None,
 ) -> tuple[Float[Array, ""], Shaped[Array, ""]]:
     """Sum of cross-entropies against the whole catalogue, in nats, and the number of targets; target 0 is skipped.
@@ -77,12 +81,25 @@ def softmax_loss(
     normaliser by that weight alone: where evaluation leaves out what was seen, a model need not learn to. Above 0
     it keeps their scores within reach, without which the others' sum would drown in rounding.
 
+    With `mixed` a target's probability is exactly that of the mixture (`repeats.Mixture`). An `unwanted` item, where
+    there is no target, adds `unwanted_weight` times -log(1 - its probability) to the sum alone (unlikelihood: Welleck
+    et al. 2020, eq. 4), as if no probability were above 1 - 1e-4.
+
     Nothing of size positions x items exists, and where a mesh splits the item table, each device scores its own
     items: only maxima, sums and hidden states travel.
     """
     _check_shapes(hidden, item_table, targets, n_items)
     weights = None if weights is None else jax.lax.stop_gradient(weights)
     hidden = hidden / temperature
+    if mixed is not None:
+        _check_plain("a repeat mixture", temperature=(temperature, 1.0), seen_weight=(seen_weight, 1.0))
+    labels, label_weights, skips = targets, weights, None
+    if mixed is not None or unwanted is not None:
+        _check_plain("a mixture or an unwanted item", label_smoothing=(label_smoothing, 0.0))
+    if unwanted is not None:
+        skips = (unwanted > 0) & (targets == 0)
+        labels = jnp.where(skips, unwanted, targets)
+        label_weights = jnp.where(skips, unwanted_weight, 1.0 if weights is None else weights)
     seen = None
     if seen_weight < 1.0:
         if history is None:
@@ -92,7 +109,17 @@ def softmax_loss(
             )
         seen = (history.items, history.segment_ids)
     total = _softmax_loss(
-        hidden, item_table, targets, weights, seen, 1.0 - label_smoothing, n_items, z_loss, seen_weight
+        hidden,
+        item_table,
+        labels,
+        label_weights,
+        seen,
+        mixed,
+        skips,
+        1.0 - label_smoothing,
+        n_items,
+        z_loss,
+        seen_weight,
     )
     if isinstance(label_smoothing, Array) or label_smoothing:
         # The mean score over all items is a product of two sums, which need no block.
@@ -116,52 +143,35 @@ def _check_shapes(hidden: Array, item_table: Array, targets: Array, n_items: int
     check_item_table(item_table, n_items)
 
 
-def _product(states: Array, other: Array) -> Array:
-    """A matrix product in the type of `states`, summed in float32."""
-    return jnp.matmul(states, other.astype(states.dtype), preferred_element_type=jnp.float32)
+def _check_plain(what: str, **options: tuple[Scalar, float]) -> None:
+    """Refuses options that have another value than the one they are to be left at."""
+    for name, (value, wanted) in options.items():
+        if isinstance(value, Array) or value != wanted:
+            raise InputError(f"{what} needs the plain softmax; leave {name} at {wanted:g}")
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(6, 7, 8))
-def _softmax_loss(hidden, item_table, targets, weights, seen, target_share, *options):
-    """Weighted sum over targets of log_normaliser + z_loss * log_normaliser**2 - target_share * target_score."""
-    return _sums(hidden, item_table, targets, weights, seen, target_share, *options, with_gradients=False)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(8, 9, 10))
+def _softmax_loss(*arguments):
+    """Weighted sum over targets of log_normaliser + z_loss * log_normaliser**2 - target_share * target_score.
+
+    With `mixed` or `unwanted` of -log(probability), or of -log(1 - probability), + z_loss * log_normaliser**2.
+    """
+    return _sums(*arguments, with_gradients=False)[0]
 
 
-def _forward(hidden, item_table, targets, weights, seen, target_share, *options):
-    total, *gradients = _sums(hidden, item_table, targets, weights, seen, target_share, *options, with_gradients=True)
+def _forward(*arguments):
+    total, *gradients = _sums(*arguments, with_gradients=True)
     return total, gradients
 
 
 def _backward(n_items, z_loss, seen_weight, gradients, cotangent):
-    d_hidden, d_table = gradients
+    d_hidden, d_table, *d_mixed = gradients
     changes = (cotangent * d_hidden).astype(d_hidden.dtype), (cotangent * d_table).astype(d_table.dtype)
-    return *changes, None, None, None, None
+    d_mixture = Mixture(*(cotangent * each for each in d_mixed)) if d_mixed else None
+    return *changes, None, None, None, d_mixture, None, None
 
 
 _softmax_loss.defvjp(_forward, _backward)
-
-
-class _Walk(NamedTuple):
-    """What a walk over items leaves of each position's scores: enough for its loss and its gradient."""
-
-    highest: Float[Array, "*positions"]
-    total: Float[Array, "*positions"]
-    """Sum of exp(score - highest)."""
-    target_score: Float[Array, "*positions"]
-    """0 where the target was not met."""
-
-
-class _Asked(NamedTuple):
-    """Positions, in blocks."""
-
-    states: Float[Array, "*positions d_model"]
-    labels: Int[Array, "*positions"]
-    """Their targets."""
-    places: Int[Array, "*positions"]
-    """Of the targets in the shard's table; -1 where another shard holds it."""
-    weights: Float[Array, "*positions"] | None
-    seen_scores: Float[Array, "*positions length"] | None
-    """With what the history holds that the normaliser counts less, as `_seen_scores` says."""
 
 
 def _look_up(ids: Array, shard: CatalogueShard) -> tuple[Array, Array]:
@@ -191,6 +201,8 @@ def _sums(
     targets,
     weights,
     seen,
+    mixed,
+    unwanted,
     target_share: Scalar,
     n_items: int,
     z_loss: float,
@@ -198,28 +210,31 @@ def _sums(
     *,
     with_gradients: bool,
 ) -> tuple[Array, ...]:
-    """The loss and, if asked for, its gradients (d_hidden, d_table), taken while the scores are at hand."""
+    """The loss and, if asked for, its gradients (d_hidden, d_table, d_mixed), taken while the scores are at hand."""
 
-    def local(hidden, targets, weights, seen, shard):
+    def local(hidden, targets, weights, seen, mixed, unwanted, shard):
         n_positions, d_model = targets.size, hidden.shape[-1]
         block, chunk = tile_sizes(n_positions, len(shard.table))
         padding = -n_positions % block
         states = jnp.pad(hidden.reshape(n_positions, d_model), ((0, padding), (0, 0))).reshape(-1, block, d_model)
-        labels = jnp.pad(targets.reshape(-1), (0, padding)).reshape(-1, block)
-        if weights is not None:
-            weights = jnp.pad(weights.reshape(-1), (0, padding)).reshape(-1, block)
+
+        def in_blocks(each):
+            return jnp.pad(each.reshape(-1), (0, padding)).reshape(-1, block)
+
+        labels = in_blocks(targets)
+        weights, mixed, unwanted = jax.tree.map(in_blocks, (weights, mixed, unwanted))
         seen_scores = None
         if seen is not None:
             seen_scores = _seen_scores(hidden, targets, seen[0], seen[1], shard).reshape(n_positions, -1)
             seen_scores = jnp.pad(seen_scores, ((0, padding), (0, 0)), constant_values=-jnp.inf)
             seen_scores = seen_scores.reshape(*labels.shape, -1)
         vectors_of_targets, places = _look_up(labels, shard)
-        walk = _by_blocks if chunk == len(shard.table) else _by_chunks
-        asked = _Asked(states, labels, places, weights, seen_scores)
+        walk = by_blocks if chunk == len(shard.table) else by_chunks
+        asked = Asked(states, labels, places, weights, seen_scores, mixed, unwanted)
         finish = functools.partial(
             _finish, shard=shard, target_share=target_share, z_loss=z_loss, taken=1.0 - seen_weight
         )
-        loss, highest, scale, d_states, d_table = walk(
+        loss, highest, scale, slopes, d_states, d_table = walk(
             asked, shard, chunk, n_items, finish, with_gradients=with_gradients
         )
         if not with_gradients:
@@ -233,113 +248,21 @@ def _sums(
             d_states -= jnp.pad(less.reshape(n_positions, d_model), ((0, padding), (0, 0))).reshape(d_states.shape)
             less = jnp.einsum("rpq,rpd->rqd", extra, hidden, preferred_element_type=jnp.float32)
             d_table = d_table.at[item_places].add(-less, mode="drop", wrap_negative_indices=False)
-        weight = _weigh(jnp.full(labels.shape, target_share), labels, weights)[..., None]
+        of_target = jnp.full(labels.shape, target_share) if slopes is None else slopes[0]
+        weight = _weigh(of_target, labels, weights)[..., None]
         d_states -= weight * vectors_of_targets
         d_table = d_table.at[places].add(-weight * states, mode="drop", wrap_negative_indices=False)
         d_hidden = shard.total(d_states).reshape(-1, d_model)[:n_positions].reshape(hidden.shape)
-        return loss, d_hidden.astype(hidden.dtype), d_table.astype(shard.table.dtype)
+        found = loss, d_hidden.astype(hidden.dtype), d_table.astype(shard.table.dtype)
+        if mixed is None:
+            return found
+        d_mixed = (-_weigh(slope, labels, weights).reshape(-1)[:n_positions] for slope in slopes)
+        return *found, *(each.reshape(targets.shape) for each in d_mixed)
 
-    outputs: tuple[Output, ...] = ("sum", "rows", "items") if with_gradients else ("sum",)
-    return map_catalogue(local, (hidden, targets, weights, seen), item_table, outputs=outputs)
-
-
-def _by_blocks(asked: _Asked, shard: CatalogueShard, chunk: int, n_items: int, finish, *, with_gradients: bool):
-    """One walk over blocks of positions, each scored once against the whole shard: three products in all."""
-
-    def step(totals, block):
-        loss, d_table = totals
-        scores = _mask_ends(_product(block.states, shard.table.T), shard, n_items)
-        walk, exponentials = _find(scores, block.places)
-        more, highest, scale = finish(walk, block)
-        if not with_gradients:
-            return (loss + more, d_table), None
-        local_scale = scale * jnp.exp(walk.highest - highest)
-        d_states, d_rows = _gradients(exponentials, local_scale, block.states, shard.table)
-        return (loss + more, d_table + d_rows), (highest, scale, d_states)
-
-    start = (jnp.zeros(()), jnp.zeros(shard.table.T.shape) if with_gradients else None)
-    (loss, d_table), found = jax.lax.scan(step, start, asked)
-    if d_table is None:
-        return loss, None, None, None, None
-    return loss, *found, d_table.T
-
-
-def _by_chunks(asked: _Asked, shard: CatalogueShard, chunk: int, n_items: int, finish, *, with_gradients: bool):
-    """Two walks over chunks of the catalogue, one for the normalisers and one for the gradients: four products.
-
-    Each row of the table, and of its gradient, is read and written once a walk, however many positions there are.
-    """
-    starts = jnp.arange(0, len(shard.table), chunk)
-
-    def find(block):
-        def step(found, start):
-            scores, _ = _scores(block[0], shard, start, chunk, n_items)
-            new, _ = _find(scores, jnp.where(block[1] >= start, block[1] - _begin(shard, start, chunk), -1))
-            highest = jnp.maximum(found.highest, new.highest)
-            old_total, new_total = (each.total * jnp.exp(each.highest - highest) for each in (found, new))
-            return _Walk(highest, old_total + new_total, found.target_score + new.target_score), None
-
-        nothing = jnp.zeros(block[1].shape)
-        return jax.lax.scan(step, _Walk(nothing + LEAST_SCORE, nothing, nothing), starts)[0]
-
-    loss, highest, scale = finish(jax.lax.map(find, (asked.states, asked.places)), asked)
-    if not with_gradients:
-        return loss, None, None, None, None
-
-    def step(totals, start):
-        d_states, d_table = totals
-
-        def add_block(d_rows, block):
-            states, highest, scale = block
-            scores, rows = _scores(states, shard, start, chunk, n_items)
-            d_states, more = _gradients(jnp.exp(scores - highest[:, None]), scale, states, rows)
-            return d_rows + more.T, d_states
-
-        begin = _begin(shard, start, chunk)
-        # The last chunk may overlap the one before it, whose rows it leaves as they are.
-        d_rows = jax.lax.dynamic_slice_in_dim(d_table, begin, chunk)
-        d_rows, more = jax.lax.scan(add_block, d_rows, (asked.states, highest, scale))
-        return (d_states + more, jax.lax.dynamic_update_slice_in_dim(d_table, d_rows, begin, 0)), None
-
-    zeros = (jnp.zeros(asked.states.shape), jnp.zeros(shard.table.shape))
-    (d_states, d_table), _ = jax.lax.scan(step, zeros, starts)
-    return loss, highest, scale, d_states, d_table
-
-
-def _begin(shard: CatalogueShard, start, chunk: int):
-    """Where a chunk from `start` on is read: earlier than that at the end, so that it is whole."""
-    return jnp.minimum(start, len(shard.table) - chunk)
-
-
-def _scores(states, shard: CatalogueShard, start, chunk: int, n_items: int) -> tuple[Array, Array]:
-    """Scores of a chunk's rows, -inf for those that are no items or come before `start`; and the rows."""
-    begin = _begin(shard, start, chunk)
-    rows = jax.lax.dynamic_slice_in_dim(shard.table, begin, chunk)
-    row = begin + jnp.arange(chunk)
-    is_item = (row >= start) & (row + shard.first >= 1) & (row + shard.first <= n_items)
-    return _product(states, rows.T) + jnp.where(is_item, 0.0, -jnp.inf), rows
-
-
-def _mask_ends(scores: Array, shard: CatalogueShard, n_items: int) -> Array:
-    """Scores of a whole shard, -inf for those that are no items: these are at its ends."""
-    n_rows = len(shard.table)
-    row = shard.first + jnp.arange(n_rows)
-    bias = jnp.where((row >= 1) & (row <= n_items), 0.0, -jnp.inf)
-    n_last = min(n_rows, shard.n_rows - 1 - n_items)
-    # Only there: over all scores it would be one more walk through memory.
-    for end in (slice(0, 1), slice(n_rows - n_last, n_rows)):
-        scores = scores.at[:, end].add(bias[end])
-    return scores
-
-
-def _find(scores: Array, places: Array) -> tuple[_Walk, Array]:
-    """What a walk keeps of these scores, and exp(score - highest)."""
-    highest = jnp.max(scores, axis=-1, initial=LEAST_SCORE)
-    target_score = take(scores, places[:, None], fill=0.0)[:, 0]
-    # Once nothing else needs the scores, the exponentials take their place in memory.
-    scores, highest, target_score = jax.lax.optimization_barrier((scores, highest, target_score))
-    exponentials = jnp.exp(scores - highest[:, None])
-    return _Walk(highest, jnp.sum(exponentials, axis=-1), target_score), exponentials
+    outputs: tuple[Output, ...] = ("sum",)
+    if with_gradients:
+        outputs = ("sum", "rows", "items") if mixed is None else ("sum", "rows", "items", "rows", "rows")
+    return map_catalogue(local, (hidden, targets, weights, seen, mixed, unwanted), item_table, outputs=outputs)
 
 
 def _weigh(values: Array, labels: Array, weights: Array | None) -> Array:
@@ -349,23 +272,40 @@ def _weigh(values: Array, labels: Array, weights: Array | None) -> Array:
 
 
 def _finish(
-    found: _Walk, asked: _Asked, *, shard: CatalogueShard, target_share: Scalar, z_loss: float, taken: float
-) -> tuple[Array, ...]:
-    """The loss, each position's highest score over all shards, and what exp(score - highest) weighs in gradients."""
+    found: Found, asked: Asked, *, shard: CatalogueShard, target_share: Scalar, z_loss: float, taken: float
+) -> tuple[Any, ...]:
+    """The loss, each position's highest score over all shards, and what exp(score - highest) weighs in gradients.
+
+    Last, where there is a mixture or an unwanted item, how much the loss falls as the logs of the two parts of the
+    target's probability rise: of the softmax's, and of what stands beside it.
+    """
     highest = shard.highest(found.highest)
     total = found.total * jnp.exp(found.highest - highest)
     if asked.seen_scores is not None:
         total -= taken * jnp.sum(jnp.exp(asked.seen_scores - highest[..., None]), axis=-1)
     total, target_score = shard.total((total, found.target_score))
     log_normaliser = jnp.log(total) + highest
-    losses = log_normaliser + z_loss * log_normaliser**2 - target_share * target_score
-    scale = _weigh((1.0 + 2.0 * z_loss * log_normaliser) / total, asked.labels, asked.weights)
-    return jnp.sum(_weigh(losses, asked.labels, asked.weights)), highest, scale
+    slopes = None
+    if asked.mixed is None and asked.unwanted is None:
+        losses = log_normaliser + z_loss * log_normaliser**2 - target_share * target_score
+    else:
+        losses, slopes = _by_probability(target_score - log_normaliser, asked)
+        losses += z_loss * log_normaliser**2
+    scale = ((1.0 if slopes is None else slopes[0]) + 2.0 * z_loss * log_normaliser) / total
+    scale = _weigh(scale, asked.labels, asked.weights)
+    return jnp.sum(_weigh(losses, asked.labels, asked.weights)), highest, scale, slopes
 
 
-def _gradients(exponentials, scale, states, rows) -> tuple[Array, Array]:
-    """Of the log-normalisers, with respect to states and, transposed, to rows."""
-    # Probabilities are never formed: their normaliser scales the small side of both products.
-    exponentials = exponentials.astype(states.dtype)
-    # Transposed, since a CPU then reads the large side in order: in .6 of the time.
-    return scale[:, None] * _product(exponentials, rows), _product((scale[:, None] * states).T, exponentials)
+def _by_probability(log_softmax: Array, asked: Asked) -> tuple[Array, tuple[Array, Array]]:
+    """The loss of the target's probability, and the slopes that `_finish` says."""
+    of_softmax = log_probability = log_softmax
+    if asked.mixed is not None:
+        of_softmax = asked.mixed.log_share + log_softmax
+        log_probability = jnp.logaddexp(of_softmax, asked.mixed.log_mass)
+    losses, slope = -log_probability, jnp.ones_like(log_probability)
+    if asked.unwanted is not None:
+        probability = jnp.minimum(jnp.exp(log_probability), MOST_PROBABILITY)
+        losses = jnp.where(asked.unwanted, -jnp.log1p(-probability), losses)
+        slope = jnp.where(asked.unwanted, -probability / (1.0 - probability), slope)
+    share = jnp.exp(of_softmax - log_probability)
+    return losses, (slope * share, slope * (1.0 - share))

@@ -1,0 +1,153 @@
+"""Walks over the scores of positions and items, in blocks of both, for a loss and its gradients."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from seqrec.ranking import take
+from seqrec.repeats import Mixture
+from seqrec.sharding import CatalogueShard
+
+LEAST_SCORE = -1e30
+"""Below any score that is a number, and finite, so that a difference to it is no NaN."""
+
+
+class Found(NamedTuple):
+    """What a walk over items leaves of each position's scores: enough for its loss and its gradient."""
+
+    highest: Float[Array, "*positions"]
+    total: Float[Array, "*positions"]
+    """Sum of exp(score - highest)."""
+    target_score: Float[Array, "*positions"]
+    """0 where the target was not met."""
+
+
+class Asked(NamedTuple):
+    """Positions, in blocks."""
+
+    states: Float[Array, "*positions d_model"]
+    labels: Int[Array, "*positions"]
+    """Their targets."""
+    places: Int[Array, "*positions"]
+    """Of the targets in the shard's table; -1 where another shard holds it."""
+    weights: Float[Array, "*positions"] | None
+    seen_scores: Float[Array, "*positions length"] | None
+    """With what the history holds that the normaliser counts less, as `_seen_scores` says."""
+    mixed: Mixture | None
+    """What stands beside the softmax."""
+    unwanted: Bool[Array, "*positions"] | None
+    """Whether the target is to become less likely."""
+
+
+def _product(states: Array, other: Array) -> Array:
+    """A matrix product in the type of `states`, summed in float32."""
+    return jnp.matmul(states, other.astype(states.dtype), preferred_element_type=jnp.float32)
+
+
+def by_blocks(asked: Asked, shard: CatalogueShard, chunk: int, n_items: int, finish, *, with_gradients: bool):
+    """One walk over blocks of positions, each scored once against the whole shard: three products in all."""
+
+    def step(totals, block):
+        loss, d_table = totals
+        scores = _mask_ends(_product(block.states, shard.table.T), shard, n_items)
+        walk, exponentials = _find(scores, block.places)
+        more, highest, scale, slopes = finish(walk, block)
+        if not with_gradients:
+            return (loss + more, d_table), None
+        local_scale = scale * jnp.exp(walk.highest - highest)
+        d_states, d_rows = _gradients(exponentials, local_scale, block.states, shard.table)
+        return (loss + more, d_table + d_rows), (highest, scale, slopes, d_states)
+
+    start = (jnp.zeros(()), jnp.zeros(shard.table.T.shape) if with_gradients else None)
+    (loss, d_table), found = jax.lax.scan(step, start, asked)
+    if d_table is None:
+        return loss, None, None, None, None, None
+    return loss, *found, d_table.T
+
+
+def by_chunks(asked: Asked, shard: CatalogueShard, chunk: int, n_items: int, finish, *, with_gradients: bool):
+    """Two walks over chunks of the catalogue, one for the normalisers and one for the gradients: four products.
+
+    Each row of the table, and of its gradient, is read and written once a walk, however many positions there are.
+    """
+    starts = jnp.arange(0, len(shard.table), chunk)
+
+    def find(block):
+        def step(found, start):
+            scores, _ = _scores(block[0], shard, start, chunk, n_items)
+            new, _ = _find(scores, jnp.where(block[1] >= start, block[1] - _begin(shard, start, chunk), -1))
+            highest = jnp.maximum(found.highest, new.highest)
+            old_total, new_total = (each.total * jnp.exp(each.highest - highest) for each in (found, new))
+            return Found(highest, old_total + new_total, found.target_score + new.target_score), None
+
+        nothing = jnp.zeros(block[1].shape)
+        return jax.lax.scan(step, Found(nothing + LEAST_SCORE, nothing, nothing), starts)[0]
+
+    loss, highest, scale, slopes = finish(jax.lax.map(find, (asked.states, asked.places)), asked)
+    if not with_gradients:
+        return loss, None, None, None, None, None
+
+    def step(totals, start):
+        d_states, d_table = totals
+
+        def add_block(d_rows, block):
+            states, highest, scale = block
+            scores, rows = _scores(states, shard, start, chunk, n_items)
+            d_states, more = _gradients(jnp.exp(scores - highest[:, None]), scale, states, rows)
+            return d_rows + more.T, d_states
+
+        begin = _begin(shard, start, chunk)
+        # The last chunk may overlap the one before it, whose rows it leaves as they are.
+        d_rows = jax.lax.dynamic_slice_in_dim(d_table, begin, chunk)
+        d_rows, more = jax.lax.scan(add_block, d_rows, (asked.states, highest, scale))
+        return (d_states + more, jax.lax.dynamic_update_slice_in_dim(d_table, d_rows, begin, 0)), None
+
+    zeros = (jnp.zeros(asked.states.shape), jnp.zeros(shard.table.shape))
+    (d_states, d_table), _ = jax.lax.scan(step, zeros, starts)
+    return loss, highest, scale, slopes, d_states, d_table
+
+
+def _begin(shard: CatalogueShard, start, chunk: int):
+    """Where a chunk from `start` on is read: earlier than that at the end, so that it is whole."""
+    return jnp.minimum(start, len(shard.table) - chunk)
+
+
+def _scores(states, shard: CatalogueShard, start, chunk: int, n_items: int) -> tuple[Array, Array]:
+    """Scores of a chunk's rows, -inf for those that are no items or come before `start`; and the rows."""
+    begin = _begin(shard, start, chunk)
+    rows = jax.lax.dynamic_slice_in_dim(shard.table, begin, chunk)
+    row = begin + jnp.arange(chunk)
+    is_item = (row >= start) & (row + shard.first >= 1) & (row + shard.first <= n_items)
+    return _product(states, rows.T) + jnp.where(is_item, 0.0, -jnp.inf), rows
+
+
+def _mask_ends(scores: Array, shard: CatalogueShard, n_items: int) -> Array:
+    """Scores of a whole shard, -inf for those that are no items: these are at its ends."""
+    n_rows = len(shard.table)
+    row = shard.first + jnp.arange(n_rows)
+    bias = jnp.where((row >= 1) & (row <= n_items), 0.0, -jnp.inf)
+    n_last = min(n_rows, shard.n_rows - 1 - n_items)
+    # Only there: over all scores it would be one more walk through memory.
+    for end in (slice(0, 1), slice(n_rows - n_last, n_rows)):
+        scores = scores.at[:, end].add(bias[end])
+    return scores
+
+
+def _find(scores: Array, places: Array) -> tuple[Found, Array]:
+    """What a walk keeps of these scores, and exp(score - highest)."""
+    highest = jnp.max(scores, axis=-1, initial=LEAST_SCORE)
+    target_score = take(scores, places[:, None], fill=0.0)[:, 0]
+    # Once nothing else needs the scores, the exponentials take their place in memory.
+    scores, highest, target_score = jax.lax.optimization_barrier((scores, highest, target_score))
+    exponentials = jnp.exp(scores - highest[:, None])
+    return Found(highest, jnp.sum(exponentials, axis=-1), target_score), exponentials
+
+
+def _gradients(exponentials, scale, states, rows) -> tuple[Array, Array]:
+    """Of the log-normalisers, with respect to states and, transposed, to rows."""
+    # Probabilities are never formed: their normaliser scales the small side of both products.
+    exponentials = exponentials.astype(states.dtype)
+    # Transposed, since a CPU then reads the large side in order: in .6 of the time.
+    return scale[:, None] * _product(exponentials, rows), _product((scale[:, None] * states).T, exponentials)
