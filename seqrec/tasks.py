@@ -1,6 +1,7 @@
 """The data of a run: prepared, split, and made into batches to learn from and queries to answer."""
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -9,6 +10,7 @@ from tyro.conf import OmitArgPrefixes
 
 from seqrec import runs, runtime
 from seqrec.data.batches import Queries, TrainingBatches, make_queries, training_batches
+from seqrec.data.behaviour import BehaviourConfig, event_features
 from seqrec.data.events import prepare
 from seqrec.data.sources import Columns, Dataset, TimeUnit, read_source
 from seqrec.data.splits import Split, SplitConfig, split_store
@@ -41,6 +43,7 @@ class DataConfig:
     """Rank only items that the user has not taken before."""
     times: Times = "none"
     """What a model that reads times sees of them; query, when the answer came too, makes its figures time-aware."""
+    behaviour: OmitArgPrefixes[BehaviourConfig] = field(default_factory=BehaviourConfig)
     batch_size: int = 32
     """Histories a step, on average; short ones share a row."""
 
@@ -97,6 +100,7 @@ def make_task(config: DataConfig, store: SequenceStore, *, seed: int) -> Task:
     """What a run with this config learns from the store, and what it is asked there; this process's share of it."""
     split = split_store(store, config.split)
     share = row_share()
+    features = event_features(config.behaviour, store, split, seed=seed)
     valid, test = (
         make_queries(
             store,
@@ -108,6 +112,7 @@ def make_task(config: DataConfig, store: SequenceStore, *, seed: int) -> Task:
             process_index=share.part,
             process_count=share.n_parts,
             times=config.times,
+            features=features,
         )
         for positions in (split.valid, split.test)
     )
@@ -123,6 +128,7 @@ def make_task(config: DataConfig, store: SequenceStore, *, seed: int) -> Task:
         process_index=share.part,
         process_count=share.n_parts,
         times=config.times,
+        features=features,
     )
     return Task(config, store, split, train, valid, test)
 
@@ -132,7 +138,20 @@ def _prepare_once(run: Path, config: DataConfig) -> None:
         prepare_store(run / "store", config)
 
 
-def prepare_store(directory: Path, config: DataConfig) -> None:
-    """Reads the events that the config names and leaves them as a store."""
-    source = read_source(config.dataset, config.data_path, columns=Columns(*config.columns), time_unit=config.time_unit)
-    prepare(source, directory, keep_times=config.split.split == "temporal" or config.times != "none")
+def prepare_store(directory: Path, *configs: DataConfig) -> None:
+    """Reads the events that the first config names and leaves them as a store, with what any of the configs reads."""
+    config = configs[0]
+    kinds = {name: kind for each in configs for name, kind in each.behaviour.columns.items()}
+    texts: dict[str, Sequence[str]] = {name: () for name, kind in kinds.items() if kind == "categories"}
+    source = read_source(
+        config.dataset,
+        config.data_path,
+        columns=Columns(*config.columns),
+        time_unit=config.time_unit,
+        extra=[name for name in kinds if name not in texts],
+        categories=texts,
+    )
+    keep_times = any(
+        each.split.split == "temporal" or each.times != "none" or each.behaviour.reads_times for each in configs
+    )
+    prepare(source, directory, keep_times=keep_times, columns=list(kinds))

@@ -35,6 +35,9 @@ class Batch(NamedTuple):
     """Seconds of each item after the first of its segment; None unless times were asked for."""
     next_times: Int[Any, "rows length"] | None = None
     """The same of each of `next_items`, and of what a query asks for; None unless the query's time was asked for."""
+    event_features: dict[str, Any] | None = None
+    """What else is known of each of `items`' events, by name, [rows, length, width]: codes from 1 on, where 0 is none,
+    or numbers, NaN where they are not known; None unless such features were asked for."""
 
 
 class QueryBatch(NamedTuple):

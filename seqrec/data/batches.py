@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int, Int32
 
+from seqrec.data.behaviour import PositionFeature, features_at
 from seqrec.data.packing import PackedRows, pack, pack_training
 from seqrec.data.ragged import ranges
 from seqrec.data.splits import Split
@@ -32,6 +33,7 @@ def _lay_out(
     n_rows: int,
     length: int,
     times: Times,
+    features: tuple[PositionFeature, ...],
 ) -> Batch:
     """Stretches of the store side by side in their rows, which count up from 0; rows without any are empty."""
     n_segments = np.bincount(row, minlength=n_rows)
@@ -49,7 +51,13 @@ def _lay_out(
     fields = np.zeros((len(values), n_rows, length), np.int32)
     for field, value in zip(fields, values, strict=True):
         field[filled] = value  # not fields[i, filled], which takes ten times as long
-    return Batch(*fields)
+    if not features:
+        return Batch(*fields)
+    found = {}
+    for name, value in features_at(features, store, source).items():
+        found[name] = np.zeros((n_rows, length, *value.shape[1:]), value.dtype)
+        found[name][filled] = value
+    return Batch(*fields)._replace(event_features=found)
 
 
 def _users_at(store: SequenceStore, positions: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
@@ -151,6 +159,8 @@ class TrainingBatches(NamedTuple):
     process_count: int = 1
     """Processes that share each batch; this one makes, and reads from the store, its own rows alone."""
     times: Times = "none"
+    features: tuple[PositionFeature, ...] = ()
+    """What batches hold of events and users beside the items."""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -179,7 +189,16 @@ class TrainingBatches(NamedTuple):
             first, n_pairs = self.store.offsets[users], self.rings.n_pairs[users]
             shifts = (turns * n_pairs * (n_pairs > self.packed.length)).astype(np.int64)
             row, starts, lengths = _turned(row, starts, lengths, shifts, first, n_pairs)
-        return _lay_out(self.store, row, starts, lengths, n_rows=n_rows, length=self.packed.length, times=self.times)
+        return _lay_out(
+            self.store,
+            row,
+            starts,
+            lengths,
+            n_rows=n_rows,
+            length=self.packed.length,
+            times=self.times,
+            features=self.features,
+        )
 
     def users(self, step: int) -> Int[np.ndarray, " users"]:
         """Whose histories are in the batch of a 0-based step, over all processes, as rows of the store."""
@@ -206,6 +225,7 @@ def training_batches(
     process_index: int = 0,
     process_count: int = 1,
     times: Times = "none",
+    features: tuple[PositionFeature, ...] = (),
 ) -> TrainingBatches:
     """Batches of `batch_size` histories each, on average: as many packed rows as hold that many.
 
@@ -225,7 +245,8 @@ def training_batches(
     if random_crops:
         users = _users_at(store, packed.starts)
         rings = Rings(users, split.train_stop - store.offsets[:-1] - 1)
-    return TrainingBatches(store, packed, n_rows, seed, n_shards, rings, process_index, process_count, times)
+    shared = process_index, process_count
+    return TrainingBatches(store, packed, n_rows, seed, n_shards, rings, *shared, times, features)
 
 
 class Queries(NamedTuple):
@@ -247,6 +268,8 @@ class Queries(NamedTuple):
     process_count: int = 1
     """Processes that share each batch, as they share those of training."""
     times: Times = "none"
+    features: tuple[PositionFeature, ...] = ()
+    """What batches hold of events and users beside the items."""
 
     @property
     def targets(self) -> Int[np.ndarray, " queries"]:
@@ -279,6 +302,7 @@ class Queries(NamedTuple):
                 n_rows=n_rows,
                 length=self.packed.length,
                 times=self.times,
+                features=self.features,
             )
             # What followed the newest item is the question.
             batch.next_items.reshape(-1)[newest[mine] - first * self.packed.length] = 0
@@ -333,6 +357,7 @@ def make_queries(
     process_index: int = 0,
     process_count: int = 1,
     times: Times = "none",
+    features: tuple[PositionFeature, ...] = (),
 ) -> Queries:
     """Queries for the users that have a target (position >= 0), about `batch_size` to a batch.
 
@@ -359,4 +384,5 @@ def make_queries(
     n_segments = np.append(np.diff(packed.row_offsets), 0)
     n_queries = -(-int(n_segments[groups].sum(axis=1).max()) // (8 * n_shards)) * 8 * n_shards
     n_excluded = int(history_lengths.max()) if mask_seen else 0
-    return Queries(store, packed, users, positions, groups, n_queries, n_excluded, process_index, process_count, times)
+    shared = process_index, process_count
+    return Queries(store, packed, users, positions, groups, n_queries, n_excluded, *shared, times, features)

@@ -39,11 +39,13 @@ def history_lengths(events: nw.LazyFrame) -> nw.LazyFrame:
     return events.group_by("user_id").agg(n_events=nw.len()).sort("user_id")
 
 
-def sequences(source: Source, *, keep_times: bool = False, directory: Path | None = None) -> SequenceStore:
+def sequences(
+    source: Source, *, keep_times: bool = False, columns: Sequence[str] = (), directory: Path | None = None
+) -> SequenceStore:
     """The events of `source` as a store: users and items by sorted key, events by time.
 
-    Repeated events all stay. With `keep_times` the column timestamp_us stands beside the items. See `gathered_store`
-    for `directory`.
+    Repeated events all stay. With `keep_times` the column timestamp_us stands beside the items, and so do `columns`.
+    See `gathered_store` for `directory`.
     """
     if keep_times:
         require_times(source.events, "a temporal split or a model that reads times")
@@ -54,7 +56,7 @@ def sequences(source: Source, *, keep_times: bool = False, directory: Path | Non
         raise InputError(f"{source.name}: each of {n_found:,} events lacks user, item or time; check the columns")
     if n_complete < n_found:
         logger.warning("dropped %s of %s events that lack user, item or time", n_found - n_complete, n_found)
-    columns = ["timestamp_us"] * keep_times
+    columns = [*["timestamp_us"] * keep_times, *columns]
     return gathered_store(events, engine_of(source), source, columns=columns, directory=directory)
 
 
@@ -147,10 +149,12 @@ def attributes_of(item_keys: np.ndarray, attributes: pa.Table) -> pa.Array:
     return pa.array([known.get(key) or [] for key in item_keys.tolist()], ATTRIBUTES_TYPE)
 
 
-def prepare(source: Source, directory: Path | str, *, keep_times: bool = False) -> SequenceStore:
+def prepare(
+    source: Source, directory: Path | str, *, keep_times: bool = False, columns: Sequence[str] = ()
+) -> SequenceStore:
     """The store of `source`, written to `directory` and opened there."""
     with replaced(directory) as fresh:
-        write_files(fresh, sequences(source, keep_times=keep_times, directory=fresh))
+        write_files(fresh, sequences(source, keep_times=keep_times, columns=columns, directory=fresh))
     return open_store(directory)
 
 

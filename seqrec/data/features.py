@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet as pq
-from jaxtyping import Bool, Float32, Int32
+from jaxtyping import Bool, Float, Float32, Int32
 
 from seqrec.data.paths import check_file
 from seqrec.data.store import SequenceStore
@@ -227,11 +227,16 @@ def _feature(name: str, kind: str, table: FeatureTable, rows: np.ndarray, traine
         centre, scale = (float(learned.mean()), float(learned.std()) or 1.0) if len(learned) else (0.0, 1.0)
         values = np.where(known, (np.nan_to_num(numbers) - centre) / scale, 0.0)[:, None]
         return ItemFeature(name, _padded(values.astype(np.float32)), _padded(known))
-    edges = np.unique(np.quantile(learned, np.arange(1, N_BUCKETS) / N_BUCKETS)) if len(learned) else np.zeros(0)
+    edges = deciles(learned)
     codes = np.where(known, 1 + np.searchsorted(edges, numbers, side="right"), 0)
     bounds = ["-inf", *(f"{edge:g}" for edge in edges), "inf"]
     names = tuple(f"{low} to {high}" for low, high in itertools.pairwise(bounds))
     return ItemFeature(name, _padded(codes[:, None].astype(np.int32)), _padded(known), names)
+
+
+def deciles(numbers: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n_edges"]:
+    """What a tenth of the numbers lies below, two tenths, and so forth; fewer where these repeat."""
+    return np.unique(np.quantile(numbers, np.arange(1, N_BUCKETS) / N_BUCKETS)) if len(numbers) else np.zeros(0)
 
 
 def _vector(name: str, place: str, values: np.ndarray, known: np.ndarray, trained: np.ndarray) -> ItemFeature:
