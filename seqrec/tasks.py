@@ -10,7 +10,7 @@ from tyro.conf import OmitArgPrefixes
 
 from seqrec import runs, runtime
 from seqrec.data.batches import Queries, TrainingBatches, make_queries, training_batches
-from seqrec.data.behaviour import BehaviourConfig, event_features
+from seqrec.data.behaviour import BehaviourConfig, features_hash, position_features
 from seqrec.data.events import prepare
 from seqrec.data.sources import Columns, Dataset, TimeUnit, read_source
 from seqrec.data.splits import Split, SplitConfig, split_store
@@ -51,6 +51,8 @@ class DataConfig:
         for name in ("max_length", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} is below 1; try {name}=50")
+        if self.behaviour.is_read and self.split.holds_continuations:
+            raise ValueError("items are generated without events; leave event_features and user_features out")
         if self.times != "none" and self.split.holds_continuations:
             raise ValueError(
                 f"times={self.times}, but items are generated without times; use times=none, or window_target=last"
@@ -92,6 +94,8 @@ def open_task(run: Path, config: DataConfig, *, seed: int) -> Task:
     )
     log.info("split       %s", task.split.description)
     facts = {"content_hash": store.content_hash, "split_hash": task.split.content_hash}
+    if config.behaviour.user_features:
+        facts["behaviour_hash"] = features_hash(task.train.features, store)
     runtime.on_first(functools.partial(runs.note_data, run, **facts))
     return task
 
@@ -100,7 +104,7 @@ def make_task(config: DataConfig, store: SequenceStore, *, seed: int) -> Task:
     """What a run with this config learns from the store, and what it is asked there; this process's share of it."""
     split = split_store(store, config.split)
     share = row_share()
-    features = event_features(config.behaviour, store, split, seed=seed)
+    features = position_features(config.behaviour, store, split, seed=seed)
     valid, test = (
         make_queries(
             store,

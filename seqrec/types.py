@@ -93,13 +93,17 @@ class Encoder:
     specs: dict[str, Any]
     """Nested dict of `params.ParamSpec`; parameters have the same structure."""
     encode: Callable[..., Any]
-    """`encode(params, batch, *, key=None)` -> hidden states [rows, length, d_model]; no key means evaluation."""
+    """`encode(params, batch, *, key=None)` -> hidden states [rows, length, d_model]; no key means evaluation. One that
+    takes `added`, vectors [rows, length, d_model], too reads their sum with those of the items, as `item_vectors` does.
+    """
     n_items: int
     """Size of the catalogue; rows of the item table beyond it are padding."""
     max_length: int
     """Items of a history that the encoder reads."""
     times: Times = "none"
     """What it reads of times; its batches must hold them."""
+    event_features: tuple[str, ...] = ()
+    """What else it reads of events, by name; its batches must hold it."""
     compose: Callable[..., Any] = _as_it_is
     """`compose(params, constants, *, key=None)` -> params that hold the `item_table`, where they hold its makings."""
     constants: Any = None

@@ -1,22 +1,27 @@
-"""What is known of events beside their items, as codes and numbers for each position of a batch."""
+"""What is known of events beside their items, and of users, as codes and numbers for each position of a batch."""
 
 import functools
+import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from jaxtyping import Float, Float32, Int, Int32
 
 from seqrec.data.columns import MAX_CATEGORIES
-from seqrec.data.features import deciles
+from seqrec.data.features import deciles, read_user_features, shuffled_feature
 from seqrec.data.ragged import ranges
 from seqrec.data.splits import Split
 from seqrec.data.store import SequenceStore
 from seqrec.types import InputError
 
 EventKind = Literal["categories", "number", "buckets", "waves"]
+Form = Literal["categories", "numbers", "waves"]
 EVENT_KINDS: tuple[str, ...] = get_args(EventKind)
 OF_TIMES = ("gap", "hour", "weekday", "session")
 """Features that are made of an event's time, and of the time of the same user's event before it."""
@@ -33,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class BehaviourConfig:
-    """What a model reads of events beside their items."""
+    """What a model reads of events beside their items, and of users."""
 
     event_features: tuple[str, ...] = ()
     """Columns of the store's events, or gap, hour, weekday and session, which are made of times; name:kind reads one as
@@ -43,10 +48,24 @@ class BehaviourConfig:
     shuffled_event_features: tuple[str, ...] = ()
     """Those of event-features that are dealt to the events anew by the seed: what they gain is no gain of theirs."""
 
+    user_features: tuple[str, ...] = ()
+    """Columns of the tables below; name:kind reads one as categories, number, buckets or vector."""
+    user_feature_files: tuple[Path, ...] = ()
+    """Parquet, CSV or JSON Lines with a row a user, named in a column user; or .npy with a vector a user."""
+    shuffled_user_features: tuple[str, ...] = ()
+    """Those of user-features that are dealt to the users anew by the seed."""
+
     def __post_init__(self):
         if not self.session_gap_minutes > 0:
             raise ValueError(f"session_gap_minutes={self.session_gap_minutes} is not above 0; try 30")
         check_names(self.event_features, self.shuffled_event_features, "event_features")
+        check_names(self.user_features, self.shuffled_user_features, "user_features")
+        if self.user_feature_files and not self.user_features:
+            raise ValueError("user_feature_files, but no user_features; name the columns that are to be read")
+
+    @property
+    def is_read(self) -> bool:
+        return bool(self.event_features or self.user_features)
 
     @property
     def reads_times(self) -> bool:
@@ -75,7 +94,7 @@ class PositionFeature(NamedTuple):
     """One thing that is known at each position of a batch."""
 
     name: str
-    form: Literal["categories", "numbers", "waves"]
+    form: Form
     """Codes 1, 2, …, of which 0 is none or not known; numbers; or one number that waves are made of."""
     size: int
     """Categories, or numbers at a position."""
@@ -86,6 +105,44 @@ class PositionFeature(NamedTuple):
 def features_at(features: Sequence[PositionFeature], store: SequenceStore, places: Places) -> dict[str, np.ndarray]:
     """What is known at these places of the store, by the features' names."""
     return {feature.name: feature.read(store, places) for feature in features}
+
+
+def position_features(
+    config: BehaviourConfig, store: SequenceStore, split: Split, *, seed: int = 0
+) -> tuple[PositionFeature, ...]:
+    """What the config names of events, and of users; `seed` deals those that are to be shuffled."""
+    return (*event_features(config, store, split, seed=seed), *user_features(config, store, split, seed=seed))
+
+
+def user_features(
+    config: BehaviourConfig, store: SequenceStore, split: Split, *, seed: int = 0
+) -> tuple[PositionFeature, ...]:
+    """The features of users that the config names, the same at all of a user's events; see `read_user_features`.
+
+    Of a user without a row, as of one that is in another store, nothing is known.
+    """
+    trained = np.append(False, split.train_stop > store.offsets[:-1])
+    features = []
+    for feature in read_user_features(config.user_features, store, config.user_feature_files, trained=trained):
+        if feature.name in config.shuffled_user_features:
+            feature = shuffled_feature(feature, trained=trained, seed=seed)
+        values, size = feature.values, len(feature.categories)
+        if not size:
+            values, size = np.where(feature.known[:, None], values, np.float32(np.nan)), values.shape[1]
+        read = functools.partial(_of_user, keys=store.user_keys, values=values)
+        form: Form = "categories" if feature.categories else "numbers"
+        features.append(PositionFeature(f"user {feature.name}", form, size, read))
+    return tuple(features)
+
+
+def features_hash(features: Sequence[PositionFeature], store: SequenceStore) -> str:
+    """sha256 of what the features hold of each user's first event: other files of users have another."""
+    digest = hashlib.sha256()
+    first = np.asarray(store.offsets[:-1])[np.diff(store.offsets) > 0]
+    for name, values in features_at(features, store, first).items():
+        digest.update(f"{name} {values.dtype.str} {values.shape}\n".encode())
+        digest.update(np.ascontiguousarray(values).data)
+    return digest.hexdigest()
 
 
 def event_features(
@@ -186,11 +243,11 @@ def _scaled(
     return PositionFeature(name, "waves" if kind == "waves" else "numbers", 1, read)
 
 
-def _order(store: SequenceStore, seed: int) -> Places:
+def _order(store: SequenceStore, seed: int) -> Int[np.ndarray, " n_events"]:
     return np.random.default_rng(seed).permutation(store.n_events)
 
 
-def _dealt(read: Read, order: Places, store: SequenceStore, places: Places) -> np.ndarray:
+def _dealt(read: Read, order: Int[np.ndarray, " n_events"], store: SequenceStore, places: Places) -> np.ndarray:
     """What another event has, the same one each time."""
     return read(store, order[places])
 
@@ -202,10 +259,25 @@ def _numbers(store: SequenceStore, places: Places, *, column: str) -> Float[np.n
     return store.columns[column][places].astype(np.float64)
 
 
+def _users_at(store: SequenceStore, places: Places) -> Int[np.ndarray, " n"]:
+    return np.searchsorted(store.offsets, places, side="right") - 1
+
+
+def _of_user(
+    store: SequenceStore, places: Places, *, keys: np.ndarray, values: np.ndarray
+) -> Int32[np.ndarray, "n width"] | Float32[np.ndarray, "n width"]:
+    users = _users_at(store, places)
+    if store.user_keys is keys:
+        return values[1 + users]
+    # Another store's users stand in other rows.
+    rows = pc.index_in(pa.array(store.user_keys[users]), value_set=pa.array(keys))
+    return values[1 + pc.fill_null(rows, -1).to_numpy()]
+
+
 def _gap_seconds(store: SequenceStore, places: Places) -> Float[np.ndarray, " n"]:
     """Seconds since the same user's event before each of these."""
     times = store.columns["timestamp_us"]
-    is_first = store.offsets[np.searchsorted(store.offsets, places, side="right") - 1] == places
+    is_first = store.offsets[_users_at(store, places)] == places
     gaps = np.maximum(times[places] - times[np.maximum(places - 1, 0)], 0) / SECOND
     return np.where(is_first, np.nan, gaps)
 
