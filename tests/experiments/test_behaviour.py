@@ -50,9 +50,7 @@ def test_a_run_with_features_is_resumed_and_evaluated_again_and_knows_its_files(
 def test_a_script_that_reads_items_alone_says_so(name, toy, tmp_path):
     script = TRAINING[name]
     flags = [*toy[:4], "--event-features", "gap", "--output", str(tmp_path / "run")]
-    message = (
-        "(BERT4Rec reads items alone, so 'event gap' has no use; leave it out)|(items are generated without events)"
-    )
+    message = "(BERT4Rec reads items alone, so 'event gap' has no use)|(items are generated without events)"
     with pytest.raises(ValueError, match=message):
         script.main(runtime.parse(script.Config, flags))
 
