@@ -187,7 +187,7 @@ def _of_times(name: str, kind: str, config: BehaviourConfig, store: SequenceStor
     if name == "gap" and kind in ("", "buckets"):
         return PositionFeature("event gap", "categories", N_GAP_BUCKETS, _gap_buckets)
     if name == "gap" and kind in ("number", "waves"):
-        return _scaled("event gap", kind, functools.partial(_log_gaps), store, trained)
+        return _scaled("event gap", kind, _log_gaps, store, trained)
     if kind not in ("", "categories"):
         raise InputError(f"event feature {name}:{kind} is made of times and has categories alone; write {name}")
     found: dict[str, tuple[int, Read]] = {
