@@ -13,6 +13,7 @@ from typing import Any
 from tyro.conf import OmitArgPrefixes
 
 from seqrec import runtime
+from seqrec.behaviour import with_behaviour
 from seqrec.encoders.transformer import TransformerConfig, transformer
 from seqrec.experiment import Model, RunConfig, model_of, run_experiment
 from seqrec.loop import FitConfig
@@ -42,6 +43,7 @@ class Config:
 def build(config: Config, task: Task) -> Model:
     """The model that the config describes, for the task's catalogue."""
     encoder = transformer(config.model, n_items=task.store.n_items, max_length=config.data.max_length)
+    encoder = with_behaviour(encoder, task.train.features)
     return model_of(encoder, config.objective, task)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from tyro.conf import OmitArgPrefixes
 
 from seqrec import runtime
+from seqrec.behaviour import with_behaviour
 from seqrec.encoders.hstu import HSTUConfig, hstu
 from seqrec.experiment import Model, RunConfig, model_of, run_experiment
 from seqrec.loop import FitConfig
@@ -41,7 +42,7 @@ class Config:
 def build(config: Config, task: Task) -> Model:
     """The model that the config describes, for the task's catalogue."""
     encoder = hstu(config.model, n_items=task.store.n_items, max_length=config.data.max_length, times=config.data.times)
-    return model_of(encoder, config.objective, task)
+    return model_of(with_behaviour(encoder, task.train.features), config.objective, task)
 
 
 def main(config: Config) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import numpy as np
 from seqrec import runs, runtime
 from seqrec.baselines.popularity import training_counts
 from seqrec.checkpoint import Progress, open_checkpoints, restore, restore_progress
+from seqrec.data.behaviour import features_at
 from seqrec.data.buckets import original, working_copy
 from seqrec.data.features import read_item_features, shuffled_feature
 from seqrec.evaluation import (
@@ -151,6 +152,8 @@ def run_experiment(config: Any, build: Callable[[Any, Task], Model], *, name: st
         model = _built(run, config, build, task)
         if model.encoder.times != config.data.times:
             raise InputError(f"{name} reads no times, so times={config.data.times} has no use; leave --times out")
+        if model.encoder.event_features != tuple(feature.name for feature in task.train.features):
+            raise InputError(f"{name} reads items alone, so {task.train.features[0].name!r} has no use; leave it out")
         n_steps = config.fit.max_epochs * task.train.steps_per_epoch
         optimizer = make_optimizer(config.optimizer, model.encoder.specs, n_steps=n_steps)
         train_step = make_train_step(
@@ -330,6 +333,8 @@ def publish(run: Path, task: Task, encoder: Encoder, trained: Trained, *, name: 
         options: dict[str, Any] = {"mask_seen": task.config.mask_seen}
         if encoder.times != "none":
             options["times"] = task.store.columns["timestamp_us"][start : stop + 1] // 1_000_000
+        if encoder.event_features:
+            options["event_features"] = features_at(task.test.features, task.store, np.arange(start, stop))
         best = recommend(params, history, min(10, task.store.n_items), **options)
         examples.append(figures.format_example(task.store, history, best, user))
     if runtime.is_first():

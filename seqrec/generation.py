@@ -122,12 +122,15 @@ def recomputed(encoder: Encoder, *, as_history: bool = True) -> Decoder:
 
     So any next-item model continues histories: its best item joins the history, and it is asked again. With
     `as_history` off an encoder-decoder reads what is generated in its decoder, as it was trained to: what its own
-    decoder finds by a cache, and slower. An encoder that reads times is refused: what is generated has none.
+    decoder finds by a cache, and slower. An encoder that reads times, or features of events, is refused: what is
+    generated has none.
     """
     if encoder.times != "none":
         raise InputError(f"an encoder of times={encoder.times} cannot go on from items alone; build it with times=none")
     if encoder.repeats is not None:
         raise InputError("continuations know no repeat mixture; build the encoder without it")
+    if encoder.event_features:
+        raise InputError(f"an encoder of {encoder.event_features[0]!r} cannot go on from items alone; build it without")
 
     def start(params: Params, items: Int[Array, "rows length"], lengths: Int[Array, " rows"], *, n: int):
         del params

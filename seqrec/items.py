@@ -10,9 +10,9 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
-from seqrec.data.features import ItemFeature
+from seqrec.data.features import Feature
 from seqrec.layers import item_table_rows, item_table_spec, silu
 from seqrec.params import Params, ParamSpec
 from seqrec.types import Encoder
@@ -80,7 +80,7 @@ class Part(NamedTuple):
 def with_items(
     encoder: Encoder,
     config: ItemConfig,
-    features: Sequence[ItemFeature] = (),
+    features: Sequence[Feature] = (),
     *,
     counts: Int[np.ndarray, " n_items_plus_1"],
 ) -> Encoder:
@@ -133,25 +133,19 @@ def _rows(values: np.ndarray, n_rows: int) -> np.ndarray:
 # Features
 
 
-def _feature_part(feature: ItemFeature, config: ItemConfig, n_rows: int, d_model: int) -> Part:
+def _feature_part(feature: Feature, config: ItemConfig, n_rows: int, d_model: int) -> Part:
     if feature.categories:
         return _category_part(feature, n_rows, d_model)
     known = _rows(feature.known, n_rows)
     width = feature.values.shape[1]
-    specs: Params = {
-        "unknown": ParamSpec((d_model,), ("embed",), _normal),
-        # Numbers have a mean square of 1, so that their projection starts as long as an id's vector.
-        "projection": ParamSpec((width, d_model), (None, "embed"), jax.nn.initializers.normal(_STD / math.sqrt(width))),
-    }
+    specs = number_specs(width, d_model)
+    values = _rows(feature.values, n_rows)
     if not config.fine_tune_vectors or width == 1:
 
         def project(params: Params, constants: Any) -> Array:
-            vectors = constants["values"] @ params["projection"]
-            return jnp.where(constants["known"][:, None], vectors, params["unknown"])
+            return number_vectors(params, constants["values"], constants["known"])
 
-        return Part(specs, {"values": _rows(feature.values, n_rows), "known": known}, project)
-
-    values = _rows(feature.values, n_rows)
+        return Part(specs, {"values": values, "known": known}, project)
 
     def as_read(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
         del key
@@ -160,29 +154,52 @@ def _feature_part(feature: ItemFeature, config: ItemConfig, n_rows: int, d_model
     specs["vectors"] = ParamSpec((n_rows, width), ("items", None), as_read)
 
     def fine_tune(params: Params, constants: Any) -> Array:
-        vectors = params["vectors"] @ params["projection"]
-        return jnp.where(constants["known"][:, None], vectors, params["unknown"])
+        return number_vectors(params, params["vectors"], constants["known"])
 
     return Part(specs, {"known": known}, fine_tune)
 
 
-def _category_part(feature: ItemFeature, n_rows: int, d_model: int) -> Part:
-    """The mean of the vectors of an item's categories; row 0 is that of items without any."""
+def _category_part(feature: Feature, n_rows: int, d_model: int) -> Part:
     codes = _rows(feature.values, n_rows)
-    n_each = np.maximum(np.sum(codes > 0, axis=1), 1)
-    specs = {"table": ParamSpec((len(feature.categories) + 1, d_model), (None, "embed"), _normal)}
+    n_each = np.maximum(np.sum(codes > 0, axis=1), 1).astype(np.float32)
 
     def mean(params: Params, constants: Any) -> Array:
-        table, codes = params["table"], constants["codes"]
+        return category_vectors(params, constants["codes"], constants["n_each"])
 
-        def add(total: Array, column: Array) -> tuple[Array, None]:
-            return total + jnp.where(column[:, None] > 0, table[column], 0.0), None
+    return Part(category_specs(len(feature.categories), d_model), {"codes": codes, "n_each": n_each}, mean)
 
-        # A column at a time: nothing of size items x categories of one item x width exists.
-        total, _ = jax.lax.scan(add, jnp.zeros((n_rows, d_model), table.dtype), codes.T)
-        return jnp.where(codes[:, :1] > 0, total / constants["n_each"][:, None], table[0])
 
-    return Part(specs, {"codes": codes, "n_each": n_each.astype(np.float32)}, mean)
+def number_specs(width: int, d_model: int) -> Params:
+    """A projection of as many numbers, and a vector for where they are not known."""
+    return {
+        "unknown": ParamSpec((d_model,), ("embed",), _normal),
+        # Numbers have a mean square of 1, so that their projection starts as long as an id's vector.
+        "projection": ParamSpec((width, d_model), (None, "embed"), jax.nn.initializers.normal(_STD / math.sqrt(width))),
+    }
+
+
+def number_vectors(params: Params, values: Float[Any, "n width"], known: Bool[Any, " n"]) -> Float[Array, "n d_model"]:
+    """The projection of each row of numbers, where they are known."""
+    return jnp.where(known[:, None], values @ params["projection"], params["unknown"])
+
+
+def category_specs(n_categories: int, d_model: int) -> Params:
+    """A vector for each category, and one, the first, for what has none."""
+    return {"table": ParamSpec((n_categories + 1, d_model), (None, "embed"), _normal)}
+
+
+def category_vectors(params: Params, codes: Int[Any, "n width"], n_each: Float[Any, " n"]) -> Float[Array, "n d_model"]:
+    """The mean of the vectors of each row's categories, `n_each` codes above 0 and zeros behind them."""
+    table = params["table"]
+    if codes.shape[1] == 1:
+        return table[codes[:, 0]]
+
+    def add(total: Array, column: Array) -> tuple[Array, None]:
+        return total + jnp.where(column[:, None] > 0, table[column], 0.0), None
+
+    # A column at a time: nothing of size rows x categories of one row x width exists.
+    total, _ = jax.lax.scan(add, jnp.zeros((len(codes), table.shape[1]), table.dtype), codes.T)
+    return jnp.where(codes[:, :1] > 0, total / n_each[:, None], table[0])
 
 
 # Ids

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt
 
 from seqrec.params import Params, ParamSpec
+from seqrec.sharding import look_up
 from seqrec.types import Scalar
 
 Norm = Literal["rms", "layer"]
@@ -41,6 +42,20 @@ def item_table_rows(n_items: int) -> int:
 def item_table_spec(n_items: int, d_model: int) -> ParamSpec:
     """One vector an item, that states are made from and scored against."""
     return ParamSpec((item_table_rows(n_items), d_model), ("items", "embed"), _normal)
+
+
+def item_vectors(
+    item_table: Float[Array, "n_rows d_model"],
+    items: Int[Array, "rows length"],
+    *,
+    added: Float[Array, "rows length d_model"] | None = None,
+) -> Float[Array, "rows length d_model"]:
+    """The vectors of the items, and what else is `added` to them, scaled as in Vaswani et al. 2017, section 3.4.
+
+    The table itself stays small, since it also scores.
+    """
+    vectors = look_up(item_table, items)
+    return (vectors if added is None else vectors + added) * math.sqrt(item_table.shape[1])
 
 
 def norm_specs(kind: Norm, d_model: int) -> Params:

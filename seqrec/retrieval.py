@@ -1,14 +1,14 @@
 """Ranks and top items from user vectors and the item table, in blocks of users: never [users, n_items]."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from seqrec.losses.softmax import check_item_table
 from seqrec.params import Params
@@ -157,11 +157,12 @@ def asked_states(
 
 
 def make_recommend(encoder: Encoder) -> Callable[..., list[int]]:
-    """`recommend(params, sequence, k, *, mask_seen=True, times=None)` for any list of item ids, oldest first.
+    """`recommend(params, sequence, k, *, mask_seen=True, times=None, event_features=None)` for any list of item ids.
 
-    It returns the `k` best next items, best first; with `mask_seen` none of them is in `sequence`, and where too
-    few are left the list is shorter. The user need not be one that the model was trained on. An encoder that reads
-    times needs `times`, the seconds of each item and, last, of the question.
+    The oldest comes first. It returns the `k` best next items, best first; with `mask_seen` none of them is in
+    `sequence`, and where too few are left the list is shorter. The user need not be one that the model was trained on.
+    An encoder that reads times needs `times`, the seconds of each item and, last, of the question; one that reads what
+    else is known of events needs `event_features`, as `data.behaviour.features_at` returns them.
     """
 
     @functools.partial(jax.jit, static_argnames="k")
@@ -177,6 +178,7 @@ def make_recommend(encoder: Encoder) -> Callable[..., list[int]]:
         *,
         mask_seen: bool = True,
         times: Sequence[int] | np.ndarray | None = None,
+        event_features: Mapping[str, np.ndarray] | None = None,
     ) -> list[int]:
         items = np.asarray(sequence)
         if items.size == 0 or not np.issubdtype(items.dtype, np.integer):
@@ -197,14 +199,34 @@ def make_recommend(encoder: Encoder) -> Callable[..., list[int]]:
             seconds = np.asarray(times)[-len(read) - 1 :]
             fields[4, 0, : len(read)] = seconds[:-1] - seconds[0]
             fields[5:, 0, : len(read)] = seconds[1:] - seconds[0]
+        batch = Batch(*fields)
+        if encoder.event_features:
+            batch = batch._replace(event_features=_latest(event_features or {}, encoder, len(items)))
         seen = np.unique(items) if mask_seen else items[:0]
         # Lengths in powers of two: one compiled function serves many users.
         excluded = np.zeros((1, 1 << int(len(seen) - 1).bit_length() if len(seen) else 0), np.int32)
         excluded[0, : len(seen)] = seen
-        found = top(params, Batch(*fields), jnp.int32(len(read) - 1), jnp.asarray(excluded), k=k)
+        found = top(params, batch, jnp.int32(len(read) - 1), jnp.asarray(excluded), k=k)
         return [int(item) for item in on_host(found)[0] if item]
 
     return recommend
+
+
+def _latest(
+    event_features: Mapping[str, np.ndarray], encoder: Encoder, n_items: int
+) -> dict[str, Shaped[np.ndarray, "1 length width"]]:
+    """What is known of the events that the encoder reads, of `n_items` in all."""
+    rows = {}
+    for name in encoder.event_features:
+        values = event_features.get(name)
+        if values is None or len(values) != n_items:
+            raise InputError(
+                f"the encoder reads {name!r} of events; give event_features with one row for each of {n_items} items"
+            )
+        latest = values[-encoder.max_length :]
+        rows[name] = np.zeros((1, encoder.max_length, *values.shape[1:]), values.dtype)
+        rows[name][0, : len(latest)] = latest
+    return rows
 
 
 def _check_k(k: int, n_items: int) -> None:

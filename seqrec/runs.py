@@ -179,7 +179,7 @@ def to_json(config: Any) -> Any:
         return {field.name: to_json(getattr(config, field.name)) for field in dataclasses.fields(config)}
     if isinstance(config, Path):
         return address_of(config)
-    return list(config) if isinstance(config, tuple) else config
+    return [to_json(each) for each in config] if isinstance(config, tuple) else config
 
 
 def _from_json(kind: Any, value: Any) -> Any:
@@ -194,7 +194,10 @@ def _from_json(kind: Any, value: Any) -> Any:
         return None if value is None else _from_json(kind, value)
     if kind is Path:
         return Path(value)
-    return tuple(value) if isinstance(value, list) else value
+    if isinstance(value, list):
+        of_each = next(iter(typing.get_args(kind)), None)
+        return tuple(_from_json(of_each, each) for each in value)
+    return value
 
 
 def leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,6 +1,7 @@
 """The data of a run: prepared, split, and made into batches to learn from and queries to answer."""
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -9,6 +10,7 @@ from tyro.conf import OmitArgPrefixes
 
 from seqrec import runs, runtime
 from seqrec.data.batches import Queries, TrainingBatches, make_queries, training_batches
+from seqrec.data.behaviour import BehaviourConfig, features_hash, position_features
 from seqrec.data.engagement import EngagementConfig, engagement
 from seqrec.data.events import prepare
 from seqrec.data.sources import Columns, Dataset, TimeUnit, read_source
@@ -44,6 +46,7 @@ class DataConfig:
     times: Times = "none"
     """What a model that reads times sees of them; query, when the answer came too, makes its figures time-aware."""
     engagement: OmitArgPrefixes[EngagementConfig] = field(default_factory=EngagementConfig)
+    behaviour: OmitArgPrefixes[BehaviourConfig] = field(default_factory=BehaviourConfig)
     batch_size: int = 32
     """Histories a step, on average; short ones share a row."""
 
@@ -51,6 +54,8 @@ class DataConfig:
         for name in ("max_length", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} is below 1; try {name}=50")
+        if self.behaviour.is_read and self.split.holds_continuations:
+            raise ValueError("items are generated without events; leave event_features and user_features out")
         if self.times != "none" and self.split.holds_continuations:
             raise ValueError(
                 f"times={self.times}, but items are generated without times; use times=none, or window_target=last"
@@ -92,6 +97,8 @@ def open_task(run: Path, config: DataConfig, *, seed: int) -> Task:
     )
     log.info("split       %s", task.split.description)
     facts = {"content_hash": store.content_hash, "split_hash": task.split.content_hash}
+    if config.behaviour.user_features:
+        facts["behaviour_hash"] = features_hash(task.train.features, store)
     runtime.on_first(functools.partial(runs.note_data, run, **facts))
     return task
 
@@ -100,6 +107,7 @@ def make_task(config: DataConfig, store: SequenceStore, *, seed: int) -> Task:
     """What a run with this config learns from the store, and what it is asked there; this process's share of it."""
     split = split_store(store, config.split)
     share = row_share()
+    features = position_features(config.behaviour, store, split, seed=seed)
     valid, test = (
         make_queries(
             store,
@@ -111,6 +119,7 @@ def make_task(config: DataConfig, store: SequenceStore, *, seed: int) -> Task:
             process_index=share.part,
             process_count=share.n_parts,
             times=config.times,
+            features=features,
         )
         for positions in asked_events(store, split)
     )
@@ -127,6 +136,7 @@ def make_task(config: DataConfig, store: SequenceStore, *, seed: int) -> Task:
         process_count=share.n_parts,
         times=config.times,
         engagement=engagement(config.engagement, store),
+        features=features,
     )
     return Task(config, store, split, train, valid, test)
 
@@ -136,13 +146,26 @@ def _prepare_once(run: Path, config: DataConfig) -> None:
         prepare_store(run / "store", config)
 
 
-def prepare_store(directory: Path, config: DataConfig) -> None:
-    """Reads the events that the config names and leaves them as a store."""
-    further = config.engagement.columns
+def prepare_store(directory: Path, *configs: DataConfig) -> None:
+    """Reads the events that the first config names and leaves them as a store, with what any of the configs reads."""
+    config = configs[0]
+    kinds = {name: kind for each in configs for name, kind in each.behaviour.columns.items()}
+    texts: dict[str, Sequence[str]] = {name: () for name, kind in kinds.items() if kind == "categories"}
+    engaged = {name for each in configs for name in each.engagement.columns}
+    if clash := sorted(engaged & texts.keys()):
+        raise InputError(f"{clash[0]} is read as text, of which no engagement is known; name a column of numbers")
+    numbers = sorted((kinds.keys() | engaged) - texts.keys())
     source = read_source(
-        config.dataset, config.data_path, columns=Columns(*config.columns), time_unit=config.time_unit, extra=further
+        config.dataset,
+        config.data_path,
+        columns=Columns(*config.columns),
+        time_unit=config.time_unit,
+        extra=numbers,
+        categories=texts,
     )
-    keep_times = config.split.split == "temporal" or config.times != "none"
-    if config.split.split == "marked-users" and config.dataset == "sessions":
-        further = (*further, "part")  # Of sessions in two files it says whose file each is.
-    prepare(source, directory, keep_times=keep_times, columns=further)
+    keep_times = any(
+        each.split.split == "temporal" or each.times != "none" or each.behaviour.reads_times for each in configs
+    )
+    # Of sessions in two files `part` says whose file each is.
+    marks = ["part"] if config.split.split == "marked-users" and config.dataset == "sessions" else []
+    prepare(source, directory, keep_times=keep_times, columns=[*texts, *numbers, *marks])

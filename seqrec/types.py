@@ -35,6 +35,9 @@ class Batch(NamedTuple):
     """Seconds of each item after the first of its segment; None unless times were asked for."""
     next_times: Int[Any, "rows length"] | None = None
     """The same of each of `next_items`, and of what a query asks for; None unless the query's time was asked for."""
+    event_features: dict[str, Any] | None = None
+    """What else is known of each of `items`' events, by name, [rows, length, width]: codes from 1 on, where 0 is none,
+    or numbers, NaN where they are not known; None unless such features were asked for."""
 
     next_weights: Float[Any, "rows length"] | None = None
     """How much each of `next_items` counts as a target; None where all count alike."""
@@ -95,13 +98,17 @@ class Encoder:
     specs: dict[str, Any]
     """Nested dict of `params.ParamSpec`; parameters have the same structure."""
     encode: Callable[..., Any]
-    """`encode(params, batch, *, key=None)` -> hidden states [rows, length, d_model]; no key means evaluation."""
+    """`encode(params, batch, *, key=None)` -> hidden states [rows, length, d_model]; no key means evaluation. One that
+    takes `added`, vectors [rows, length, d_model], too reads their sum with those of the items, as `item_vectors` does.
+    """
     n_items: int
     """Size of the catalogue; rows of the item table beyond it are padding."""
     max_length: int
     """Items of a history that the encoder reads."""
     times: Times = "none"
     """What it reads of times; its batches must hold them."""
+    event_features: tuple[str, ...] = ()
+    """What else it reads of events, by name; its batches must hold it."""
     compose: Callable[..., Any] = _as_it_is
     """`compose(params, constants, *, key=None)` -> params that hold the `item_table`, where they hold its makings."""
     constants: Any = None

@@ -6,7 +6,7 @@ import pytest
 from packed_rows import rows_of
 
 from seqrec.data.batches import training_batches
-from seqrec.data.features import ItemFeature
+from seqrec.data.features import Feature
 from seqrec.data.splits import leave_last_out
 from seqrec.data.store import store_from_sequences
 from seqrec.encoders.transformer import TransformerConfig, transformer
@@ -18,13 +18,13 @@ from seqrec.params import count_params, init_params
 from seqrec.training import OptimizerConfig, init_state, make_optimizer, make_train_step
 
 N_ITEMS, D_MODEL = 6, 4
-TAGS = ItemFeature(
+TAGS = Feature(
     "tags",
     np.array([[0, 0], [1, 0], [1, 2], [0, 0], [2, 3], [3, 0], [1, 3]], np.int32),
     np.array([False, True, True, False, True, True, True]),
     ("p", "q", "r"),
 )
-AUDIO = ItemFeature(
+AUDIO = Feature(
     "audio",
     np.random.default_rng(0).normal(size=(N_ITEMS + 1, 3)).astype(np.float32),
     np.array([False, True, True, True, False, True, True]),
@@ -93,7 +93,7 @@ def test_without_features_the_encoder_is_the_one_without():
 
 def test_training_hides_its_share_of_ids_and_evaluation_none():
     n_items = 2_000
-    feature = ItemFeature("one", np.ones((n_items + 1, 1), np.int32), np.ones(n_items + 1, bool), ("x",))
+    feature = Feature("one", np.ones((n_items + 1, 1), np.int32), np.ones(n_items + 1, bool), ("x",))
     encoder = an_encoder(
         an_item_config(feature, id_dropout=0.3), [feature], n_items=n_items, counts=np.ones(n_items + 1, int)
     )
@@ -155,7 +155,7 @@ def share_of_new_items_before_the_target(*, informative):
     label = np.append(0, np.repeat(np.arange(1, N_GENRES + 1), per_genre))
     if not informative:
         label[is_new] = np.tile(np.arange(1, N_GENRES + 1), N_GENRES)
-    feature = ItemFeature("genre", label[:, None].astype(np.int32), label > 0, tuple("wxyz"))
+    feature = Feature("genre", label[:, None].astype(np.int32), label > 0, tuple("wxyz"))
     n_items = N_GENRES * per_genre
     store = store_from_sequences(histories.tolist(), n_items=n_items)
     encoder = with_items(

@@ -9,7 +9,7 @@ import pytest
 from packed_rows import rows_of
 
 from seqrec.crossed import crossed_comparison, crossed_values
-from seqrec.data.features import ItemFeature, shuffled_feature
+from seqrec.data.features import Feature, shuffled_feature
 from seqrec.data.synthetic import ListeningConfig, item_table, simulate_events
 from seqrec.encoders.transformer import TransformerConfig, transformer
 from seqrec.items import ItemConfig, with_items
@@ -48,7 +48,7 @@ def a_world(seed):
     histories = np.split(plays["item_id"], np.flatnonzero(np.diff(plays["user_id"])) + 1)
     long_enough = [history[-LENGTH - 1 :] for history in histories if len(history) > LENGTH]
     genre = np.append(0, item_table(config)["genre"])
-    feature = ItemFeature("genre", genre[:, None].astype(np.int32), genre > 0, tuple("abcdefgh"))
+    feature = Feature("genre", genre[:, None].astype(np.int32), genre > 0, tuple("abcdefgh"))
     return np.array(long_enough[:N_USERS]), feature
 
 

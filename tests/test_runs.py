@@ -23,6 +23,7 @@ class Where:
 class Model:
     width: int = 4
     names: tuple[str, str] = ("a", "b")
+    files: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ def run(tmp_path, monkeypatch):
 
 
 def test_a_config_comes_back_as_it_was(tmp_path):
-    config = Config(Where(tmp_path), Model(8, ("x", "y")), rate=1e-3)
+    config = Config(Where(tmp_path), Model(8, ("x", "y"), (tmp_path / "a.csv", tmp_path / "b.csv")), rate=1e-3)
     runs.open_run(tmp_path / "run", config, experiment="toy", resume=False)
     assert runs.read_config(Config, tmp_path / "run") == config
 

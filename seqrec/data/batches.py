@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int, Int32
 
+from seqrec.data.behaviour import PositionFeature, features_at
 from seqrec.data.engagement import Engagement
 from seqrec.data.packing import PackedRows, pack, pack_training
 from seqrec.data.ragged import ranges
@@ -34,6 +35,7 @@ def _lay_out(
     length: int,
     times: Times,
     engagement: Engagement | None = None,
+    features: tuple[PositionFeature, ...] = (),
 ) -> Batch:
     """Stretches of the store side by side in their rows, which count up from 0; rows without any are empty."""
     n_segments = np.bincount(row, minlength=n_rows)
@@ -51,11 +53,19 @@ def _lay_out(
     fields = np.zeros((len(values), n_rows, length), np.int32)
     for field, value in zip(fields, values, strict=True):
         field[filled] = value  # not fields[i, filled], which takes ten times as long
+
+    def spread(values: np.ndarray) -> np.ndarray:
+        rows = np.zeros((n_rows, length, *values.shape[1:]), values.dtype)
+        rows[filled] = values
+        return rows
+
     batch = Batch(*fields)
-    for name, value in ({} if engagement is None else engagement.fields_at(store, following)).items():
-        field = np.zeros((n_rows, length), value.dtype)
-        field[filled] = value
-        batch = batch._replace(**{name: field})
+    beside = {} if engagement is None else engagement.fields_at(store, following)
+    for name, value in beside.items():
+        batch = batch._replace(**{name: spread(value)})
+    if features:
+        known = features_at(features, store, source)
+        batch = batch._replace(event_features={name: spread(value) for name, value in known.items()})
     return batch
 
 
@@ -160,6 +170,8 @@ class TrainingBatches(NamedTuple):
     times: Times = "none"
     engagement: Engagement | None = None
     """What batches say of how much the events to predict count."""
+    features: tuple[PositionFeature, ...] = ()
+    """What batches hold of events and users beside the items."""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -197,6 +209,7 @@ class TrainingBatches(NamedTuple):
             length=self.packed.length,
             times=self.times,
             engagement=self.engagement,
+            features=self.features,
         )
 
     def users(self, step: int) -> Int[np.ndarray, " users"]:
@@ -225,6 +238,7 @@ def training_batches(
     process_count: int = 1,
     times: Times = "none",
     engagement: Engagement | None = None,
+    features: tuple[PositionFeature, ...] = (),
 ) -> TrainingBatches:
     """Batches of `batch_size` histories each, on average: as many packed rows as hold that many.
 
@@ -244,9 +258,8 @@ def training_batches(
     if random_crops:
         users = _users_at(store, packed.starts)
         rings = Rings(users, split.train_stop - store.offsets[:-1] - 1)
-    return TrainingBatches(
-        store, packed, n_rows, seed, n_shards, rings, process_index, process_count, times, engagement
-    )
+    shared = process_index, process_count, times, engagement, features
+    return TrainingBatches(store, packed, n_rows, seed, n_shards, rings, *shared)
 
 
 class Queries(NamedTuple):
@@ -268,6 +281,8 @@ class Queries(NamedTuple):
     process_count: int = 1
     """Processes that share each batch, as they share those of training."""
     times: Times = "none"
+    features: tuple[PositionFeature, ...] = ()
+    """What batches hold of events and users beside the items."""
 
     @property
     def targets(self) -> Int[np.ndarray, " queries"]:
@@ -300,6 +315,7 @@ class Queries(NamedTuple):
                 n_rows=n_rows,
                 length=self.packed.length,
                 times=self.times,
+                features=self.features,
             )
             # What followed the newest item is the question.
             batch.next_items.reshape(-1)[newest[mine] - first * self.packed.length] = 0
@@ -354,6 +370,7 @@ def make_queries(
     process_index: int = 0,
     process_count: int = 1,
     times: Times = "none",
+    features: tuple[PositionFeature, ...] = (),
 ) -> Queries:
     """Queries for the users that have a target (position >= 0), about `batch_size` to a batch.
 
@@ -380,4 +397,5 @@ def make_queries(
     n_segments = np.append(np.diff(packed.row_offsets), 0)
     n_queries = -(-int(n_segments[groups].sum(axis=1).max()) // (8 * n_shards)) * 8 * n_shards
     n_excluded = int(history_lengths.max()) if mask_seen else 0
-    return Queries(store, packed, users, positions, groups, n_queries, n_excluded, process_index, process_count, times)
+    shared = process_index, process_count
+    return Queries(store, packed, users, positions, groups, n_queries, n_excluded, *shared, times, features)

@@ -1,4 +1,4 @@
-"""What is known of each item beside who took it: categories, numbers and vectors, read from tables and aligned."""
+"""What is known of each item, or each user: categories, numbers and vectors, read from tables and aligned."""
 
 import itertools
 import logging
@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet as pq
-from jaxtyping import Bool, Float32, Int32
+from jaxtyping import Bool, Float, Float32, Int32
 
 from seqrec.data.paths import check_file
 from seqrec.data.store import SequenceStore
@@ -20,32 +20,41 @@ from seqrec.types import InputError
 
 FeatureKind = Literal["categories", "number", "buckets", "vector"]
 KINDS: tuple[str, ...] = get_args(FeatureKind)
-KEY_NAMES = ("item", "item_id")
 YEAR_IN_TITLE = r"\((?P<year>[0-9]{4})\)\s*$"
 N_BUCKETS = 10
 MOST_VALUES = 256
-"""Categories of one item; a list that is longer is text, or ids of events."""
+"""Categories of one item or user; a list that is longer is text, or ids of events."""
 
 logger = logging.getLogger(__name__)
 
 
-class ItemFeature(NamedTuple):
-    """One thing that is known of items, in the order of item ids; row 0 is padding, of which nothing is known."""
+class Feature(NamedTuple):
+    """One thing that is known of items, or of users, in the store's order; row 0 is padding, and not known."""
 
     name: str
-    values: Int32[np.ndarray, "n_items_plus_1 width"] | Float32[np.ndarray, "n_items_plus_1 width"]
-    """Codes 1, 2, … of an item's categories, 0 behind the last; or numbers, 0 where they are not known."""
-    known: Bool[np.ndarray, " n_items_plus_1"]
+    values: Int32[np.ndarray, "n_plus_1 width"] | Float32[np.ndarray, "n_plus_1 width"]
+    """Codes 1, 2, … of its categories, 0 behind the last; or numbers, 0 where they are not known."""
+    known: Bool[np.ndarray, " n_plus_1"]
     categories: tuple[str, ...] = ()
     """The text of each code, from 1; empty where values are numbers."""
 
 
+class _Described(NamedTuple):
+    """What a table has a row for each of."""
+
+    noun: Literal["item", "user"]
+    keys: np.ndarray
+    """The data's own names, in the store's order."""
+    flag: str
+    """How files are named on the command line."""
+
+
 class FeatureTable(NamedTuple):
-    """A file with one row an item."""
+    """A file with one row an item or user."""
 
     path: Path
     keys: pa.Array | None
-    """The data's own names of the items; None where row i is the store's item i + 1."""
+    """The data's own names of them; None where row i is the store's number i + 1."""
     columns: dict[str, pa.Array | np.ndarray]
 
 
@@ -55,7 +64,7 @@ def read_item_features(
     files: Sequence[Path] = (),
     *,
     trained: Bool[np.ndarray, " n_items_plus_1"] | None = None,
-) -> list[ItemFeature]:
+) -> list[Feature]:
     """The features `names`, each a column of one of `files` or the store's own.
 
     A store's own are `attributes`, such as genres, and `year`, where titles end with one in parentheses.
@@ -73,43 +82,72 @@ def read_item_features(
       InputError: no table, or more than one, has a column; keys repeat or meet no item; vectors are not of one
         length, or hold a number that is not finite.
     """
+    own = _own_columns(store)
+    tables = [FeatureTable(Path("the store"), None, own)] if own else []
+    return _read_features(names, _Described("item", store.item_keys, "--feature-files"), files, tables, trained)
+
+
+def read_user_features(
+    names: Sequence[str],
+    store: SequenceStore,
+    files: Sequence[Path] = (),
+    *,
+    trained: Bool[np.ndarray, " n_users_plus_1"] | None = None,
+) -> list[Feature]:
+    """The features `names` of the store's users, each a column of one of `files`.
+
+    As `read_item_features`, of tables with a column `user` or `user_id`; a store has none of its own.
+    """
+    described = _Described("user", store.user_keys, "--user-feature-files")
+    return _read_features(names, described, files, [], trained)
+
+
+def _read_features(
+    names: Sequence[str],
+    described: _Described,
+    files: Sequence[Path],
+    own_tables: Sequence[FeatureTable],
+    trained: Bool[np.ndarray, " n_plus_1"] | None,
+) -> list[Feature]:
     if trained is None:
-        trained = np.arange(store.n_items + 1) > 0
-    tables = [_read_table(Path(file)) for file in files]
-    if own := _own_columns(store):
-        tables.append(FeatureTable(Path("the store"), None, own))
+        trained = np.arange(len(described.keys) + 1) > 0
+    noun = described.noun
+    tables = [*(_read_table(Path(file), noun) for file in files), *own_tables]
     features = []
     for asked in names:
         name, _, kind = asked.partition(":")
         if kind and kind not in KINDS:
-            raise InputError(f"item feature {asked!r}: {kind!r} is none of {', '.join(KINDS)}; write {name}:categories")
+            raise InputError(
+                f"{noun} feature {asked!r}: {kind!r} is none of {', '.join(KINDS)}; write {name}:categories"
+            )
         holders = [table for table in tables if name in table.columns]
         if len(holders) != 1:
             there = sorted({column for table in tables for column in table.columns})
             raise InputError(
-                f"item feature {name!r} is in {len(holders) or 'none'} of the tables, which have "
-                f"{', '.join(there) or 'no columns'}; name one of these or add a file to --feature-files"
+                f"{noun} feature {name!r} is in {len(holders) or 'none'} of the tables, which have "
+                f"{', '.join(there) or 'no columns'}; name one of these or add a file to {described.flag}"
             )
         [table] = holders
-        feature = _feature(name, kind, table, _rows(table, store), trained)
+        feature = _feature(name, kind, table, _rows(table, described), trained, noun)
         n_known = int(feature.known[trained].sum())
         if not n_known:
-            raise InputError(f"{table.path}: no item that is trained on has a {name}; leave the feature out")
+            raise InputError(f"{table.path}: no {noun} that is trained on has a {name}; leave the feature out")
         logger.info(
-            "feature     %s: %s of %s trained items, %s of %s others; %s",
+            "feature     %s: %s of %s trained %ss, %s of %s others; %s",
             name,
             *(f"{count:,}" for count in (n_known, trained.sum())),
-            *(f"{count:,}" for count in (feature.known.sum() - n_known, store.n_items - trained.sum())),
+            noun,
+            *(f"{count:,}" for count in (feature.known.sum() - n_known, len(described.keys) - trained.sum())),
             f"{len(feature.categories):,} categories" if feature.categories else f"{feature.values.shape[1]} numbers",
         )
         features.append(feature)
     return features
 
 
-def shuffled_feature(feature: ItemFeature, *, trained: Bool[np.ndarray, " n_items_plus_1"], seed: int) -> ItemFeature:
-    """The feature dealt to the items anew: what it holds as often, without what it tells of an item.
+def shuffled_feature(feature: Feature, *, trained: Bool[np.ndarray, " n_plus_1"], seed: int) -> Feature:
+    """The feature dealt to the items, or users, anew: what it holds as often, without what it tells of each.
 
-    Items that are trained on deal among themselves, and so do the others: as many of each are known as before.
+    Those that are trained on deal among themselves, and so do the others: as many of each are known as before.
     """
     rng = np.random.default_rng(seed)
     rows = np.arange(len(trained))
@@ -129,14 +167,14 @@ def _own_columns(store: SequenceStore) -> dict[str, pa.Array]:
     return columns
 
 
-def _read_table(path: Path) -> FeatureTable:
+def _read_table(path: Path, noun: str) -> FeatureTable:
     check_file(path)
     try:
         if path.suffix == ".npy":
             vectors = np.load(path, mmap_mode="r", allow_pickle=False)
             if vectors.ndim != 2 or vectors.dtype.kind not in "fiu":
                 raise InputError(
-                    f"{path} holds {vectors.shape} of {vectors.dtype}; vectors are a matrix of numbers, a row an item"
+                    f"{path} holds {vectors.shape} of {vectors.dtype}; vectors are a matrix, a row for each {noun}"
                 )
             return FeatureTable(path, None, {path.stem: vectors})
         readers = {".parquet": pq.read_table, ".csv": pa.csv.read_csv, ".jsonl": pa.json.read_json}
@@ -147,49 +185,51 @@ def _read_table(path: Path) -> FeatureTable:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path} cannot be read ({str(error).splitlines()[0]}); write it again") from error
-    key = next((name for name in KEY_NAMES if name in table.column_names), None)
+    key_names = noun, f"{noun}_id"
+    key = next((name for name in key_names if name in table.column_names), None)
     if key is None:
-        raise InputError(f"{path} has no column {' or '.join(KEY_NAMES)} among {', '.join(table.column_names)}; add it")
+        raise InputError(f"{path} has no column {' or '.join(key_names)} among {', '.join(table.column_names)}; add it")
     columns = {name: table[name].combine_chunks() for name in table.column_names if name != key}
     return FeatureTable(path, table[key].combine_chunks(), columns)
 
 
-def _rows(table: FeatureTable, store: SequenceStore) -> np.ndarray:
-    """The table's row of each item 1..n_items, -1 where it has none."""
+def _rows(table: FeatureTable, described: _Described) -> np.ndarray:
+    """The table's row of each item, or user, in the store's order, -1 where it has none."""
+    noun, own_keys = described.noun, described.keys
     if table.keys is None:
         n_rows = {len(column) for column in table.columns.values()}
-        if n_rows != {store.n_items}:
+        if n_rows != {len(own_keys)}:
             raise InputError(
-                f"{table.path} has {n_rows.pop():,} rows for n_items={store.n_items:,}; "
-                "give one for each of the store's items, in their order, or a table with a column item"
+                f"{table.path} has {n_rows.pop():,} rows for n_{noun}s={len(own_keys):,}; "
+                f"give one for each of the store's {noun}s, in their order, or a table with a column {noun}"
             )
-        return np.arange(store.n_items)
-    own = pa.array(store.item_keys, pa.int64() if store.item_keys.dtype.kind in "iu" else pa.large_string())
+        return np.arange(len(own_keys))
+    own = pa.array(own_keys, pa.int64() if own_keys.dtype.kind in "iu" else pa.large_string())
     try:
         keys = table.keys.cast(own.type)
     except pa.ArrowInvalid as error:
         raise InputError(
-            f"{table.path} has items such as {table.keys[0].as_py()!r}, the data has integers such as "
-            f"{store.item_keys[0]}; write the data's own keys"
+            f"{table.path} has {noun}s such as {table.keys[0].as_py()!r}, the data has integers such as "
+            f"{own_keys[0]}; write the data's own keys"
         ) from error
     counts = pc.value_counts(keys)
     if len(counts) < len(keys):
         twice = next(count["values"] for count in counts.to_pylist() if count["counts"] > 1)
-        raise InputError(f"{table.path} has item {twice!r} more than once; give one row for each item")
+        raise InputError(f"{table.path} has {noun} {twice!r} more than once; give one row for each {noun}")
     rows = pc.fill_null(pc.index_in(own, value_set=keys), -1).to_numpy()
     if np.all(rows < 0):
         raise InputError(
-            f"{table.path} has items such as {table.keys[0].as_py()!r}, none of which is in the data, "
+            f"{table.path} has {noun}s such as {table.keys[0].as_py()!r}, none of which is in the data, "
             f"which has {own[0].as_py()!r}; write the data's own keys"
         )
     return rows
 
 
-def _feature(name: str, kind: str, table: FeatureTable, rows: np.ndarray, trained: np.ndarray) -> ItemFeature:
+def _feature(name: str, kind: str, table: FeatureTable, rows: np.ndarray, trained: np.ndarray, noun: str) -> Feature:
     column = table.columns[name]
     place = f"{table.path}: {name}"
     if isinstance(column, np.ndarray):
-        return _vector(name, place, column[rows], np.ones(len(rows), bool), trained)
+        return _vector(name, place, column[rows], np.ones(len(rows), bool), trained, noun)
     taken = column.take(pa.array(rows, pa.int64(), mask=rows < 0))
     is_list = pa.types.is_list(taken.type) or pa.types.is_large_list(taken.type)
     is_list = is_list or pa.types.is_fixed_size_list(taken.type)
@@ -205,19 +245,19 @@ def _feature(name: str, kind: str, table: FeatureTable, rows: np.ndarray, traine
     if not fitting.get(kind):
         raise InputError(f"{place} is {taken.type}, which makes no {kind or 'feature'}; cast the column")
     if kind == "categories":
-        return _categories(name, place, taken, is_list, trained)
+        return _categories(name, place, taken, is_list, trained, noun)
     known = taken.is_valid().to_numpy(zero_copy_only=False)
     if kind == "vector":
         lengths = pc.list_value_length(taken.filter(pa.array(known))).to_numpy()
         if len(np.unique(lengths)) > 1:
-            item = int(np.flatnonzero(known)[np.argmax(lengths != lengths[0])]) + 1
+            number = int(np.flatnonzero(known)[np.argmax(lengths != lengths[0])]) + 1
             raise InputError(
                 f"{place}: vectors of {lengths[0]} and of {lengths[lengths != lengths[0]][0]} numbers (row of the "
-                f"store's item {item}); give all the same length"
+                f"store's {noun} {number}); give all the same length"
             )
         values = np.zeros((len(known), int(lengths[0]) if len(lengths) else 1))
         values[known] = _numbers(pc.list_flatten(taken)).reshape(int(known.sum()), -1)
-        return _vector(name, place, values, known, trained)
+        return _vector(name, place, values, known, trained, noun)
     numbers = _numbers(taken)
     known &= ~np.isnan(numbers)
     if np.isinf(numbers[known]).any():
@@ -226,29 +266,34 @@ def _feature(name: str, kind: str, table: FeatureTable, rows: np.ndarray, traine
     if kind == "number":
         centre, scale = (float(learned.mean()), float(learned.std()) or 1.0) if len(learned) else (0.0, 1.0)
         values = np.where(known, (np.nan_to_num(numbers) - centre) / scale, 0.0)[:, None]
-        return ItemFeature(name, _padded(values.astype(np.float32)), _padded(known))
-    edges = np.unique(np.quantile(learned, np.arange(1, N_BUCKETS) / N_BUCKETS)) if len(learned) else np.zeros(0)
+        return Feature(name, _padded(values.astype(np.float32)), _padded(known))
+    edges = deciles(learned)
     codes = np.where(known, 1 + np.searchsorted(edges, numbers, side="right"), 0)
     bounds = ["-inf", *(f"{edge:g}" for edge in edges), "inf"]
     names = tuple(f"{low} to {high}" for low, high in itertools.pairwise(bounds))
-    return ItemFeature(name, _padded(codes[:, None].astype(np.int32)), _padded(known), names)
+    return Feature(name, _padded(codes[:, None].astype(np.int32)), _padded(known), names)
 
 
-def _vector(name: str, place: str, values: np.ndarray, known: np.ndarray, trained: np.ndarray) -> ItemFeature:
+def deciles(numbers: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n_edges"]:
+    """What a tenth of the numbers lies below, two tenths, and so forth; fewer where these repeat."""
+    return np.unique(np.quantile(numbers, np.arange(1, N_BUCKETS) / N_BUCKETS)) if len(numbers) else np.zeros(0)
+
+
+def _vector(name: str, place: str, values: np.ndarray, known: np.ndarray, trained: np.ndarray, noun: str) -> Feature:
     bad = ~np.isfinite(values).all(axis=1)
     if bad.any():
         raise InputError(
             f"{place}: {int(bad.sum()):,} vectors hold a number that is not finite, the first that of the store's "
-            f"item {int(np.argmax(bad)) + 1}; correct them or leave them empty"
+            f"{noun} {int(np.argmax(bad)) + 1}; correct them or leave them empty"
         )
     learned = values[known & trained[1:]].astype(np.float64)
     centre = learned.mean(axis=0) if len(learned) else 0.0
     scale = np.sqrt(np.mean(np.square(learned - centre))) or 1.0 if len(learned) else 1.0
     scaled = np.where(known[:, None], (values - centre) / scale, 0.0)
-    return ItemFeature(name, _padded(scaled.astype(np.float32)), _padded(known))
+    return Feature(name, _padded(scaled.astype(np.float32)), _padded(known))
 
 
-def _categories(name: str, place: str, column: pa.Array, is_list: bool, trained: np.ndarray) -> ItemFeature:
+def _categories(name: str, place: str, column: pa.Array, is_list: bool, trained: np.ndarray, noun: str) -> Feature:
     lists = column if is_list else None
     texts = (pc.list_flatten(lists) if lists is not None else column.drop_null()).cast(pa.large_string())
     lengths = (
@@ -258,24 +303,24 @@ def _categories(name: str, place: str, column: pa.Array, is_list: bool, trained:
     )
     if lengths.max(initial=0) > MOST_VALUES:
         raise InputError(
-            f"{place}: the store's item {int(np.argmax(lengths)) + 1} has {lengths.max()} categories, "
+            f"{place}: the store's {noun} {int(np.argmax(lengths)) + 1} has {lengths.max()} categories, "
             f"the most are {MOST_VALUES}; keep the telling ones"
         )
     encoded = texts.dictionary_encode()
-    item = np.repeat(np.arange(1, len(lengths) + 1), lengths)
+    owner = np.repeat(np.arange(1, len(lengths) + 1), lengths)
     code = pc.fill_null(encoded.indices, -1).to_numpy()
     names = np.array(encoded.dictionary.to_pylist(), dtype=object)
-    # What no trained item has, and a null or an empty text, is no category.
-    useful = np.bincount(code[trained[item] & (code >= 0)], minlength=len(names)) > 0
+    # What none has that is trained on, and a null or an empty text, is no category.
+    useful = np.bincount(code[trained[owner] & (code >= 0)], minlength=len(names)) > 0
     useful &= names != ""
     order = np.argsort(names[useful], kind="stable")
     new_code = np.zeros(len(names) + 1, np.int64)  # the last entry is for -1
     new_code[np.flatnonzero(useful)[order]] = 1 + np.arange(len(order))
-    pairs = np.unique(np.stack([item, new_code[code]], axis=1)[new_code[code] > 0], axis=0)
+    pairs = np.unique(np.stack([owner, new_code[code]], axis=1)[new_code[code] > 0], axis=0)
     n_each = np.bincount(pairs[:, 0], minlength=len(lengths) + 1)
     codes = np.zeros((len(lengths) + 1, max(1, int(n_each.max(initial=0)))), np.int32)
     codes[np.arange(codes.shape[1]) < n_each[:, None]] = pairs[:, 1]
-    return ItemFeature(name, codes, n_each > 0, tuple(names[useful][order].tolist()))
+    return Feature(name, codes, n_each > 0, tuple(names[useful][order].tolist()))
 
 
 def _numbers(column: pa.Array) -> np.ndarray:

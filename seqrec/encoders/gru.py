@@ -1,6 +1,5 @@
 """The gated recurrent encoder: GRU4Rec (Hidasi et al. 2016) over packed histories."""
 
-import math
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -8,10 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from seqrec.layers import dropout, item_table_spec
+from seqrec.layers import dropout, item_table_spec, item_vectors
 from seqrec.params import Params, ParamSpec
 from seqrec.search_space import TRACED, Range
-from seqrec.sharding import look_up
 from seqrec.types import Batch, Encoder
 
 _glorot = jax.nn.initializers.glorot_uniform()
@@ -52,9 +50,15 @@ def gru(config: GRUConfig, *, n_items: int, max_length: int) -> Encoder:
         "out": ParamSpec((config.d_hidden, config.d_model), ("ff", "embed"), _glorot),
     }
 
-    def encode(params: Params, batch: Batch, *, key: Array | None = None) -> Float[Array, "rows length d_model"]:
+    def encode(
+        params: Params,
+        batch: Batch,
+        *,
+        key: Array | None = None,
+        added: Float[Array, "rows length d_model"] | None = None,
+    ) -> Float[Array, "rows length d_model"]:
         keys = [None] * (1 + config.n_layers) if key is None else list(jax.random.split(key, 1 + config.n_layers))
-        x = look_up(params["item_table"], batch.items) * math.sqrt(config.d_model)
+        x = item_vectors(params["item_table"], batch.items, added=added)
         x = dropout(x, rate=config.embedding_dropout, key=keys.pop())
         for layer in params["layers"]:
             x = dropout(gru_layer(layer, x, starts=batch.positions == 0), rate=config.dropout, key=keys.pop())

@@ -1,6 +1,5 @@
 """The hierarchical sequential transduction unit (HSTU: Zhai et al. 2024): attention without a softmax, gated."""
 
-import math
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -9,10 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from seqrec.layers import causal_mask, check_heads, dropout, item_table_spec, norm, norm_specs, silu
+from seqrec.layers import causal_mask, check_heads, dropout, item_table_spec, item_vectors, norm, norm_specs, silu
 from seqrec.params import Params, ParamSpec
 from seqrec.search_space import TRACED, Range
-from seqrec.sharding import look_up
 from seqrec.types import Batch, Encoder, InputError, Times
 
 _normal = jax.nn.initializers.normal(0.02)
@@ -77,9 +75,15 @@ def hstu(config: HSTUConfig, *, n_items: int, max_length: int, times: Times = "n
     if config.learned_positions:
         specs["position_table"] = ParamSpec((max_length, config.d_model), ("positions", "embed"), _normal)
 
-    def encode(params: Params, batch: Batch, *, key: Array | None = None) -> Float[Array, "rows length d_model"]:
+    def encode(
+        params: Params,
+        batch: Batch,
+        *,
+        key: Array | None = None,
+        added: Float[Array, "rows length d_model"] | None = None,
+    ) -> Float[Array, "rows length d_model"]:
         keys = [None] * (1 + config.n_blocks) if key is None else list(jax.random.split(key, 1 + config.n_blocks))
-        x = look_up(params["item_table"], batch.items) * math.sqrt(config.d_model)
+        x = item_vectors(params["item_table"], batch.items, added=added)
         if config.learned_positions:
             x = x + params["position_table"][batch.positions]
         x = dropout(x, rate=config.dropout, key=keys.pop())

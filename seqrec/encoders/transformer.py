@@ -1,6 +1,5 @@
 """The Transformer: SASRec as published (Kang and McAuley 2018), its modern form and BERT4Rec's, by config."""
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -22,14 +21,14 @@ from seqrec.layers import (
     feed_forward_specs,
     history_mask,
     item_table_spec,
+    item_vectors,
     norm,
     norm_specs,
     rotation,
 )
 from seqrec.params import Params, ParamSpec
 from seqrec.search_space import TRACED, Range
-from seqrec.sharding import look_up
-from seqrec.types import Batch, Encoder
+from seqrec.types import Batch, Encoder, InputError
 
 
 @dataclass(frozen=True)
@@ -130,11 +129,11 @@ def embed(
     items: Int[Array, "rows length"],
     positions: Int[Array, "rows length"],
     *,
+    added: Float[Array, "rows length d_model"] | None = None,
     key: Array | None = None,
 ) -> Float[Array, "rows length d_model"]:
     """The vectors that the first block reads."""
-    # Scaled as in Vaswani et al. 2017, section 3.4: the table itself stays small, since it also scores.
-    x = look_up(params["item_table"], items) * math.sqrt(config.d_model)
+    x = item_vectors(params["item_table"], items, added=added)
     if config.positions == "learned":
         x = x + params["position_table"][positions]
     return dropout(x.astype(jnp.dtype(config.compute_dtype)), rate=config.dropout, key=key)
@@ -163,12 +162,23 @@ def transformer(config: TransformerConfig, *, n_items: int, max_length: int) -> 
         normal = jax.nn.initializers.normal(0.02)
         specs["position_table"] = ParamSpec((max_length, config.d_model), ("positions", "embed"), normal)
 
-    def encode(params: Params, batch: Batch, *, key: Array | None = None) -> Float[Array, "rows length d_model"]:
+    def encode(
+        params: Params,
+        batch: Batch,
+        *,
+        key: Array | None = None,
+        added: Float[Array, "rows length d_model"] | None = None,
+    ) -> Float[Array, "rows length d_model"]:
+        if added is not None and not config.causal:
+            raise InputError(
+                "a bidirectional encoder sees the events of what it is to restore, and may read nothing of them but "
+                "items; take a causal one"
+            )
         n_keys = 1 + 4 * config.n_blocks
         keys = None if key is None else jax.random.split(key, n_keys)[::-1]
         dtype = jnp.dtype(config.compute_dtype)
         items = batch.items if config.causal else batch.next_items
-        x = embed(config, params, items, batch.positions, key=None if keys is None else keys[0])
+        x = embed(config, params, items, batch.positions, added=added, key=None if keys is None else keys[0])
         mask = (causal_mask if config.causal else history_mask)(batch.segment_ids)
         turn = turn_by(config, batch.positions, max_length=max_length)
 

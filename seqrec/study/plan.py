@@ -6,7 +6,7 @@ import json
 import re
 import shlex
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -196,7 +196,7 @@ def make_plan(study: Study, experiments: Mapping[str, ModuleType]) -> Plan:
             f"{str(known)[:12]}, not {fingerprint[:12]}); choose another directory for this one"
         )
     with tempfile.TemporaryDirectory() as scratch:
-        directory = _store_directory(study, config, Path(scratch))
+        directory = _store_directory(study, [arm.config.data for arm in arms], Path(scratch))
         store = open_store(directory)
         n_steps, n_parameters = {}, {}
         for arm in arms:
@@ -218,8 +218,9 @@ def make_plan(study: Study, experiments: Mapping[str, ModuleType]) -> Plan:
     return Plan(study, script, arms, planned, data, directory, n_steps, n_parameters)
 
 
-def _store_directory(study: Study, config: DataConfig, scratch: Path) -> Path:
+def _store_directory(study: Study, configs: Sequence[DataConfig], scratch: Path) -> Path:
     """Where the study's store lies, prepared there unless an earlier start has; a dry run leaves nothing."""
+    config = configs[0]
     if config.dataset == "store":
         if config.data_path is None:
             raise InputError("store is read from a directory; give its data path")
@@ -231,7 +232,7 @@ def _store_directory(study: Study, config: DataConfig, scratch: Path) -> Path:
         directory = scratch / "store"
     else:
         study.output.mkdir(parents=True, exist_ok=True)
-    prepare_store(directory, config)
+    prepare_store(directory, *configs)
     return directory
 
 

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from seqrec.data.features import ItemFeature, read_item_features, shuffled_feature
+from seqrec.data.features import Feature, read_item_features, shuffled_feature
 from seqrec.data.store import sequence_store
 from seqrec.types import InputError
 
@@ -149,7 +149,7 @@ def test_keys_must_fit(table, tmp_path, write):
 def test_a_shuffled_feature_has_the_same_values_among_trained_and_among_other_items():
     n_items = 40
     values = np.append(0, np.arange(1, n_items + 1) % 7)[:, None].astype(np.int32)
-    feature = ItemFeature("genre", values, values[:, 0] > 0, tuple("abcdef"))
+    feature = Feature("genre", values, values[:, 0] > 0, tuple("abcdef"))
     trained = np.append(False, np.arange(n_items) < 25)
     first, again, other = (shuffled_feature(feature, trained=trained, seed=seed) for seed in (0, 0, 1))
     for group in (trained, ~trained):

@@ -12,8 +12,13 @@ import pytest
 from an_encoder import ENCODERS, an_encoder
 from packed_rows import LENGTH, rows_of
 
+from seqrec.behaviour import with_behaviour
+from seqrec.data.behaviour import PositionFeature
+from seqrec.params import init_params
 from seqrec.sharding import MeshConfig, constrain_params, make_mesh, split_rows
 
+FEATURED = "transformer with features of events"
+NAMES = [*ENCODERS, FEATURED]
 HISTORIES = np.random.default_rng(0).integers(1, 31, (8, LENGTH)).tolist()
 
 
@@ -36,7 +41,7 @@ def found(tmp_path_factory):
         return {name: arrays[name] for name in arrays.files}
 
 
-@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("name", NAMES)
 def test_eight_devices_find_the_states_and_gradients_of_one(found, name):
     names = [each for each in found if each.startswith(f"one/{name}/")]
     assert len(names) > 2
@@ -46,8 +51,9 @@ def test_eight_devices_find_the_states_and_gradients_of_one(found, name):
 
 def measure(name: str) -> dict[str, np.ndarray]:
     """States and gradients under the current mesh, if there is one."""
-    encoder, params = an_encoder(name)
-    batch = split_rows(jax.tree.map(np.asarray, rows_of(*([each] for each in HISTORIES), times=encoder.times)))
+    encoder, params, known = a_featured_encoder() if name == FEATURED else (*an_encoder(name), None)
+    batch = rows_of(*([each] for each in HISTORIES), times=encoder.times)._replace(event_features=known)
+    batch = split_rows(jax.tree.map(np.asarray, batch))
     params = constrain_params(params, encoder.specs)
 
     def total(params):
@@ -59,10 +65,23 @@ def measure(name: str) -> dict[str, np.ndarray]:
     return {"states": states, **leaves}
 
 
+def a_featured_encoder():
+    """With what is known of the events of HISTORIES, a feature of each form, some of it not known."""
+    random = np.random.default_rng(0)
+    numbers = random.normal(size=(8, LENGTH, 2)).astype(np.float32)
+    numbers[0] = np.nan
+    known = {"device": random.integers(0, 4, (8, LENGTH, 2)), "taste": numbers, "share": numbers[..., :1]}
+    sizes = {"device": ("categories", 3), "taste": ("numbers", 2), "share": ("waves", 1)}
+    features = [PositionFeature(name, *size, read=lambda store, places: places) for name, size in sizes.items()]
+    plain, _ = an_encoder("transformer: gated")
+    encoder = with_behaviour(plain, features)
+    return encoder, jax.tree.map(lambda leaf: 20 * leaf, init_params(encoder.specs, jax.random.key(1))), known
+
+
 def main(path: str) -> None:
     assert jax.device_count() == 8
     found = {}
-    for name in ENCODERS:
+    for name in NAMES:
         found |= {f"one/{name}/{key}": value for key, value in measure(name).items()}
         with jax.set_mesh(make_mesh(MeshConfig(data=4, model=2))):
             found |= {f"eight/{name}/{key}": value for key, value in measure(name).items()}

@@ -1,0 +1,324 @@
+"""What is known of events beside their items, and of users, as codes and numbers for each position of a batch."""
+
+import functools
+import hashlib
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple, get_args
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from jaxtyping import Float, Float32, Int, Int32
+
+from seqrec.data.columns import MAX_CATEGORIES
+from seqrec.data.features import deciles, read_user_features, shuffled_feature
+from seqrec.data.ragged import ranges
+from seqrec.data.splits import Split
+from seqrec.data.store import SequenceStore
+from seqrec.types import InputError
+
+EventKind = Literal["categories", "number", "buckets", "waves"]
+Form = Literal["categories", "numbers", "waves"]
+EVENT_KINDS: tuple[str, ...] = get_args(EventKind)
+OF_TIMES = ("gap", "hour", "weekday", "session")
+"""Features that are made of an event's time, and of the time of the same user's event before it."""
+N_GAP_BUCKETS = 32
+SECOND, HOUR, DAY = 1_000_000, 3_600_000_000, 86_400_000_000
+"""In microseconds."""
+
+Places = Int[np.ndarray, " n"]
+"""Places of events in `store.items`."""
+Read = Callable[[SequenceStore, Places], Int32[np.ndarray, "n width"] | Float32[np.ndarray, "n width"]]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class BehaviourConfig:
+    """What a model reads of events beside their items, and of users."""
+
+    event_features: tuple[str, ...] = ()
+    """Columns of the store's events, or gap, hour, weekday and session, which are made of times; name:kind reads one as
+    categories, number, buckets or waves."""
+    session_gap_minutes: float = 30.0
+    """Of session: an event that comes later than this after the one before it opens a session."""
+    shuffled_event_features: tuple[str, ...] = ()
+    """Those of event-features that are dealt to the events anew by the seed: what they gain is no gain of theirs."""
+
+    user_features: tuple[str, ...] = ()
+    """Columns of the tables below; name:kind reads one as categories, number, buckets or vector."""
+    user_feature_files: tuple[Path, ...] = ()
+    """Parquet, CSV or JSON Lines with a row a user, named in a column user; or .npy with a vector a user."""
+    shuffled_user_features: tuple[str, ...] = ()
+    """Those of user-features that are dealt to the users anew by the seed."""
+
+    def __post_init__(self):
+        if not self.session_gap_minutes > 0:
+            raise ValueError(f"session_gap_minutes={self.session_gap_minutes} is not above 0; try 30")
+        check_names(self.event_features, self.shuffled_event_features, "event_features")
+        check_names(self.user_features, self.shuffled_user_features, "user_features")
+        if self.user_feature_files and not self.user_features:
+            raise ValueError("user_feature_files, but no user_features; name the columns that are to be read")
+
+    @property
+    def is_read(self) -> bool:
+        return bool(self.event_features or self.user_features)
+
+    @property
+    def reads_times(self) -> bool:
+        return any(name.partition(":")[0] in OF_TIMES for name in self.event_features)
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """The columns of events that are read, and their kinds, "" where none is named."""
+        parts = (name.partition(":") for name in self.event_features)
+        return {name: kind for name, _, kind in parts if name not in OF_TIMES}
+
+
+def check_names(asked: Sequence[str], shuffled: Sequence[str], field: str) -> None:
+    """Refuses a name that is asked for twice, and one that is shuffled and not asked for."""
+    names = [name.partition(":")[0] for name in asked]
+    if len(set(names)) < len(names):
+        raise ValueError(f"{field} names one twice: {' '.join(asked)}; name each once")
+    if unknown := sorted(set(shuffled) - set(names)):
+        raise ValueError(
+            f"shuffled_{field} names {unknown[0]}, which is none of {field} ({' '.join(names) or 'none is named'}); "
+            "name it there too"
+        )
+
+
+class PositionFeature(NamedTuple):
+    """One thing that is known at each position of a batch."""
+
+    name: str
+    form: Form
+    """Codes 1, 2, …, of which 0 is none or not known; numbers; or one number that waves are made of."""
+    size: int
+    """Categories, or numbers at a position."""
+    read: Read
+    """`read(store, places)`: the codes, int32, or the numbers, float32 and NaN where they are not known."""
+
+
+def features_at(features: Sequence[PositionFeature], store: SequenceStore, places: Places) -> dict[str, np.ndarray]:
+    """What is known at these places of the store, by the features' names."""
+    return {feature.name: feature.read(store, places) for feature in features}
+
+
+def position_features(
+    config: BehaviourConfig, store: SequenceStore, split: Split, *, seed: int = 0
+) -> tuple[PositionFeature, ...]:
+    """What the config names of events, and of users; `seed` deals those that are to be shuffled."""
+    return (*event_features(config, store, split, seed=seed), *user_features(config, store, split, seed=seed))
+
+
+def user_features(
+    config: BehaviourConfig, store: SequenceStore, split: Split, *, seed: int = 0
+) -> tuple[PositionFeature, ...]:
+    """The features of users that the config names, the same at all of a user's events; see `read_user_features`.
+
+    Of a user without a row, as of one that is in another store, nothing is known.
+    """
+    trained = np.append(False, split.train_stop > store.offsets[:-1])
+    features = []
+    for feature in read_user_features(config.user_features, store, config.user_feature_files, trained=trained):
+        if feature.name in config.shuffled_user_features:
+            feature = shuffled_feature(feature, trained=trained, seed=seed)
+        values, size = feature.values, len(feature.categories)
+        if not size:
+            values, size = np.where(feature.known[:, None], values, np.float32(np.nan)), values.shape[1]
+        read = functools.partial(_of_user, keys=store.user_keys, values=values)
+        form: Form = "categories" if feature.categories else "numbers"
+        features.append(PositionFeature(f"user {feature.name}", form, size, read))
+    return tuple(features)
+
+
+def features_hash(features: Sequence[PositionFeature], store: SequenceStore) -> str:
+    """sha256 of what the features hold of each user's first event: other files of users have another."""
+    digest = hashlib.sha256()
+    first = np.asarray(store.offsets[:-1])[np.diff(store.offsets) > 0]
+    for name, values in features_at(features, store, first).items():
+        digest.update(f"{name} {values.dtype.str} {values.shape}\n".encode())
+        digest.update(np.ascontiguousarray(values).data)
+    return digest.hexdigest()
+
+
+def event_features(
+    config: BehaviourConfig, store: SequenceStore, split: Split, *, seed: int = 0
+) -> tuple[PositionFeature, ...]:
+    """The features that the config names, each a column of the store's events or made of their times.
+
+    What a column is says its type: whole numbers of 32 bits, as texts are kept, and truths are categories, all others
+    numbers. A name may say otherwise. A feature is of one event, and of no other but that which came before it, so
+    that it does not change with the batch or the window. Scales, deciles and categories are those of the events that
+    are trained on: a category that none of them has is not known, as are a number that is NaN, a code below 0, and the
+    gap before a user's first event.
+
+    Raises:
+      InputError: the store has no such column, or no times; a kind does not fit; or nothing is known of any event.
+    """
+    if not config.event_features:
+        return ()
+    trained = ranges(store.offsets[:-1], split.train_stop - store.offsets[:-1])
+    features = []
+    for asked in config.event_features:
+        name, _, kind = asked.partition(":")
+        if kind and kind not in EVENT_KINDS:
+            raise InputError(
+                f"event feature {asked!r}: {kind!r} is none of {', '.join(EVENT_KINDS)}; write {name}:number"
+            )
+        feature = _of_times(name, kind, config, store, trained) if name in OF_TIMES else None
+        feature = feature or _of_column(name, kind, store, trained)
+        if name in config.shuffled_event_features:
+            feature = feature._replace(read=functools.partial(_dealt, feature.read, _order(store, seed)))
+        what = f"{feature.size:,} categories" if feature.form == "categories" else feature.form
+        logger.info("event       %s: %s%s", name, what, ", shuffled" * (name in config.shuffled_event_features))
+        features.append(feature)
+    return tuple(features)
+
+
+def _of_times(name: str, kind: str, config: BehaviourConfig, store: SequenceStore, trained: Places) -> PositionFeature:
+    if "timestamp_us" not in store.columns:
+        raise InputError(
+            f"event feature {name!r} is made of times, but the store has no timestamp_us; prepare it with times"
+        )
+    if name == "gap" and kind in ("", "buckets"):
+        return PositionFeature("event gap", "categories", N_GAP_BUCKETS, _gap_buckets)
+    if name == "gap" and kind in ("number", "waves"):
+        return _scaled("event gap", kind, _log_gaps, store, trained)
+    if kind not in ("", "categories"):
+        raise InputError(f"event feature {name}:{kind} is made of times and has categories alone; write {name}")
+    found: dict[str, tuple[int, Read]] = {
+        "hour": (24, functools.partial(_clock, unit=HOUR, n=24, first=0)),
+        # 1970 began on a Thursday: Monday is 1.
+        "weekday": (7, functools.partial(_clock, unit=DAY, n=7, first=3)),
+        "session": (2, functools.partial(_opens_session, gap_seconds=60 * config.session_gap_minutes)),
+    }
+    return PositionFeature(f"event {name}", "categories", *found[name])
+
+
+def _of_column(name: str, kind: str, store: SequenceStore, trained: Places) -> PositionFeature:
+    if name not in store.columns:
+        raise InputError(
+            f"event feature {name!r} is neither a column of the store's events ({', '.join(store.columns) or 'none'}) "
+            f"nor one of {', '.join(OF_TIMES)}; name one of these, or prepare a store with it"
+        )
+    column = store.columns[name]
+    kind = kind or ("categories" if column.dtype in (np.dtype(bool), np.dtype(np.int32)) else "number")
+    numbers = functools.partial(_numbers, column=name)
+    if kind in ("number", "waves"):
+        return _scaled(f"event {name}", kind, numbers, store, trained)
+    learned = numbers(store, trained)
+    learned = learned[~np.isnan(learned)]
+    if not learned.size:
+        raise InputError(f"no event that is trained on has a {name}; leave the event feature out")
+    if kind == "buckets":
+        edges = deciles(learned)
+        read = functools.partial(_buckets, numbers=numbers, edges=edges)
+        return PositionFeature(f"event {name}", "categories", len(edges) + 1, read)
+    values = np.unique(learned)
+    if column.dtype == np.int32:  # codes of texts, of which -1 is none
+        values = values[values >= 0]
+    if len(values) > MAX_CATEGORIES:
+        raise InputError(
+            f"event feature {name!r} has {len(values):,} categories, the most are {MAX_CATEGORIES:,}; "
+            f"write {name}:number or {name}:buckets"
+        )
+    read = functools.partial(_categories, numbers=numbers, values=values)
+    return PositionFeature(f"event {name}", "categories", len(values), read)
+
+
+def _scaled(
+    name: str, kind: str, numbers: Callable[..., np.ndarray], store: SequenceStore, trained: Places
+) -> PositionFeature:
+    learned = numbers(store, trained)
+    learned = learned[~np.isnan(learned)]
+    if not learned.size:
+        raise InputError(f"no event that is trained on has a {name.partition(' ')[2]}; leave the event feature out")
+    if np.isinf(learned).any():
+        raise InputError(f"{name} holds a number that is infinite; correct it or leave it empty")
+    read = functools.partial(_standardised, numbers=numbers, centre=learned.mean(), scale=learned.std() or 1.0)
+    return PositionFeature(name, "waves" if kind == "waves" else "numbers", 1, read)
+
+
+def _order(store: SequenceStore, seed: int) -> Int[np.ndarray, " n_events"]:
+    return np.random.default_rng(seed).permutation(store.n_events)
+
+
+def _dealt(read: Read, order: Int[np.ndarray, " n_events"], store: SequenceStore, places: Places) -> np.ndarray:
+    """What another event has, the same one each time."""
+    return read(store, order[places])
+
+
+# What is read, place by place. Numbers are float64, NaN where they are not known.
+
+
+def _numbers(store: SequenceStore, places: Places, *, column: str) -> Float[np.ndarray, " n"]:
+    return store.columns[column][places].astype(np.float64)
+
+
+def _users_at(store: SequenceStore, places: Places) -> Int[np.ndarray, " n"]:
+    return np.searchsorted(store.offsets, places, side="right") - 1
+
+
+def _of_user(
+    store: SequenceStore, places: Places, *, keys: np.ndarray, values: np.ndarray
+) -> Int32[np.ndarray, "n width"] | Float32[np.ndarray, "n width"]:
+    users = _users_at(store, places)
+    if store.user_keys is keys:
+        return values[1 + users]
+    # Another store's users stand in other rows.
+    rows = pc.index_in(pa.array(store.user_keys[users]), value_set=pa.array(keys))
+    return values[1 + pc.fill_null(rows, -1).to_numpy()]
+
+
+def _gap_seconds(store: SequenceStore, places: Places) -> Float[np.ndarray, " n"]:
+    """Seconds since the same user's event before each of these."""
+    times = store.columns["timestamp_us"]
+    is_first = store.offsets[_users_at(store, places)] == places
+    gaps = np.maximum(times[places] - times[np.maximum(places - 1, 0)], 0) / SECOND
+    return np.where(is_first, np.nan, gaps)
+
+
+def _log_gaps(store: SequenceStore, places: Places) -> Float[np.ndarray, " n"]:
+    return np.log1p(_gap_seconds(store, places))
+
+
+def _gap_buckets(store: SequenceStore, places: Places) -> Int32[np.ndarray, "n 1"]:
+    """Bucket b holds gaps of 2^(b - 1) - 1 seconds and more, below 2^b - 1; the last holds all that are longer."""
+    gaps = _gap_seconds(store, places)
+    _, exponents = np.frexp(1 + np.nan_to_num(gaps))
+    return np.where(np.isnan(gaps), 0, np.minimum(exponents, N_GAP_BUCKETS)).astype(np.int32)[:, None]
+
+
+def _clock(store: SequenceStore, places: Places, *, unit: int, n: int, first: int) -> Int32[np.ndarray, "n 1"]:
+    """Which of the `n` hours of the day, or days of the week, each event fell in, UTC."""
+    return (1 + (store.columns["timestamp_us"][places] // unit + first) % n).astype(np.int32)[:, None]
+
+
+def _opens_session(store: SequenceStore, places: Places, *, gap_seconds: float) -> Int32[np.ndarray, "n 1"]:
+    """2 where an event opens a session, as a user's first one does, else 1."""
+    return np.where(_gap_seconds(store, places) <= gap_seconds, 1, 2).astype(np.int32)[:, None]
+
+
+def _buckets(
+    store: SequenceStore, places: Places, *, numbers: Callable[..., np.ndarray], edges: np.ndarray
+) -> Int32[np.ndarray, "n 1"]:
+    found = numbers(store, places)
+    return np.where(np.isnan(found), 0, 1 + np.searchsorted(edges, found, side="right")).astype(np.int32)[:, None]
+
+
+def _categories(
+    store: SequenceStore, places: Places, *, numbers: Callable[..., np.ndarray], values: np.ndarray
+) -> Int32[np.ndarray, "n 1"]:
+    found = numbers(store, places)
+    codes = np.minimum(np.searchsorted(values, found), len(values) - 1)
+    return np.where(values[codes] == found, 1 + codes, 0).astype(np.int32)[:, None]
+
+
+def _standardised(
+    store: SequenceStore, places: Places, *, numbers: Callable[..., np.ndarray], centre: float, scale: float
+) -> Float32[np.ndarray, "n 1"]:
+    return ((numbers(store, places) - centre) / scale).astype(np.float32)[:, None]
