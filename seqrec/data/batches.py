@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int, Int32
@@ -59,14 +59,13 @@ def _lay_out(
         rows[filled] = values
         return rows
 
-    batch = Batch(*fields)
-    beside = {} if engagement is None else engagement.fields_at(store, following)
-    for name, value in beside.items():
-        batch = batch._replace(**{name: spread(value)})
+    beside: dict[str, Any] = {}
+    if engagement is not None:
+        beside = {name: spread(value) for name, value in engagement.fields_at(store, following).items()}
     if features:
         known = features_at(features, store, source)
-        batch = batch._replace(event_features={name: spread(value) for name, value in known.items()})
-    return batch
+        beside["event_features"] = {name: spread(value) for name, value in known.items()}
+    return Batch(*fields, **beside)
 
 
 def _users_at(store: SequenceStore, positions: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
