@@ -1,9 +1,7 @@
 """What is made ahead is what was asked for, and no thread outlives its block."""
 
-import os
 import signal
 import threading
-import time
 
 import pytest
 
@@ -102,9 +100,12 @@ def test_ctrl_c_while_a_batch_is_waited_for_ends_the_thread():
     def make(step):
         if step == 1:
             assert asked.wait(timeout=60)
-            time.sleep(0.2)  # until the main thread waits for the batch: taken anywhere else, a signal may be lost
-            os.kill(os.getpid(), signal.SIGINT)
-            assert interrupted.wait(timeout=60)
+            # A signal that comes just before the main thread waits for the batch is seen only when it has it.
+            for _ in range(60):
+                signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+                if interrupted.wait(timeout=1):
+                    break
+            assert interrupted.is_set()
         return step
 
     with prefetched(make, n_ahead=1) as made:
