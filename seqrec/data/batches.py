@@ -360,7 +360,7 @@ class Queries(NamedTuple):
 
 def make_queries(
     store: SequenceStore,
-    target_positions: Int[np.ndarray, " users"],
+    target_positions: Int[np.ndarray, " targets"],
     *,
     max_length: int,
     batch_size: int,
@@ -371,7 +371,7 @@ def make_queries(
     times: Times = "none",
     features: tuple[PositionFeature, ...] = (),
 ) -> Queries:
-    """Queries for the users that have a target (position >= 0), about `batch_size` to a batch.
+    """Queries for these targets, -1 being none and a user having one or several, about `batch_size` to a batch.
 
     The encoder reads the latest `max_length` items; with `mask_seen` the whole history is excluded from the
     candidates.

@@ -43,14 +43,11 @@ def asked_events(store: SequenceStore, split: Split) -> tuple[Int64[np.ndarray, 
         return split.valid[split.valid >= 0], split.test[split.test >= 0]
     starts, stops = np.asarray(store.offsets[:-1]), np.asarray(store.offsets[1:])
     test_start = stops if split.test_start is None else split.test_start
-    valid, test = (
-        ranges(first, np.where(targets >= 0, end - first, 0))
-        for targets, first, end in (
-            (split.valid, np.maximum(split.train_stop, starts + 1), test_start),
-            (split.test, np.maximum(test_start, starts + 1), stops),
-        )
+    valid_first, test_first = np.maximum(split.train_stop, starts + 1), np.maximum(test_start, starts + 1)
+    return (
+        ranges(valid_first, np.where(split.valid >= 0, test_start - valid_first, 0)),
+        ranges(test_first, np.where(split.test >= 0, stops - test_first, 0)),
     )
-    return valid, test
 
 
 def ask_every(store: SequenceStore, split: Split) -> Split:

@@ -96,7 +96,7 @@ def format_example(store: SequenceStore, history: Sequence[int], recommended: Se
 
 
 def write_ranks(file: Path, ranks: RankTable, store: SequenceStore, split: Split) -> None:
-    """One row a user: the keys of user and target, the rank, and what the findings can be sliced by.
+    """One row a query: the keys of user and target, the rank, and what the findings can be sliced by.
 
     `history_length` counts the events before the target, `user_events` those of them that were trained on, and
     `target_events` those of the target that were: 0 is a cold target.
