@@ -48,11 +48,13 @@ def _product(states: Array, other: Array) -> Array:
 
 def by_blocks(asked: Asked, shard: CatalogueShard, chunk: int, n_items: int, finish, *, with_gradients: bool):
     """One walk over blocks of positions, each scored once against the whole shard: three products in all."""
+    is_item = _is_item(jnp.arange(len(shard.table)), shard, n_items)
 
     def step(totals, block):
         loss, d_table = totals
-        scores = _mask_ends(_product(block.states, shard.table.T), shard, n_items)
-        walk, exponentials = _find(scores, block.places)
+        scores = _product(block.states, shard.table.T)
+        highest = _highest_of_items(scores, is_item, block.labels, n_last=min(len(is_item), shard.n_rows - 1 - n_items))
+        walk, exponentials = _find(scores, highest, block.places, is_item)
         more, highest, scale, slopes = finish(walk, block)
         if not with_gradients:
             return (loss + more, d_table), None
@@ -77,7 +79,8 @@ def by_chunks(asked: Asked, shard: CatalogueShard, chunk: int, n_items: int, fin
     def find(block):
         def step(found, start):
             scores, _ = _scores(block[0], shard, start, chunk, n_items)
-            new, _ = _find(scores, jnp.where(block[1] >= start, block[1] - _begin(shard, start, chunk), -1))
+            places = jnp.where(block[1] >= start, block[1] - _begin(shard, start, chunk), -1)
+            new, _ = _find(scores, jnp.max(scores, axis=-1, initial=LEAST_SCORE), places)
             highest = jnp.maximum(found.highest, new.highest)
             old_total, new_total = (each.total * jnp.exp(each.highest - highest) for each in (found, new))
             return Found(highest, old_total + new_total, found.target_score + new.target_score), None
@@ -119,29 +122,40 @@ def _scores(states, shard: CatalogueShard, start, chunk: int, n_items: int) -> t
     begin = _begin(shard, start, chunk)
     rows = jax.lax.dynamic_slice_in_dim(shard.table, begin, chunk)
     row = begin + jnp.arange(chunk)
-    is_item = (row >= start) & (row + shard.first >= 1) & (row + shard.first <= n_items)
-    return _product(states, rows.T) + jnp.where(is_item, 0.0, -jnp.inf), rows
+    wanted = (row >= start) & _is_item(row, shard, n_items)
+    return _product(states, rows.T) + jnp.where(wanted, 0.0, -jnp.inf), rows
 
 
-def _mask_ends(scores: Array, shard: CatalogueShard, n_items: int) -> Array:
-    """Scores of a whole shard, -inf for those that are no items: these are at its ends."""
-    n_rows = len(shard.table)
-    row = shard.first + jnp.arange(n_rows)
-    bias = jnp.where((row >= 1) & (row <= n_items), 0.0, -jnp.inf)
-    n_last = min(n_rows, shard.n_rows - 1 - n_items)
-    # Only there: over all scores it would be one more walk through memory.
-    for end in (slice(0, 1), slice(n_rows - n_last, n_rows)):
-        scores = scores.at[:, end].add(bias[end])
-    return scores
+def _is_item(row: Array, shard: CatalogueShard, n_items: int) -> Array:
+    """Whether rows of a shard's table are items: those of padding, first and last in the catalogue, are not."""
+    return (row + shard.first >= 1) & (row + shard.first <= n_items)
 
 
-def _find(scores: Array, places: Array) -> tuple[Found, Array]:
-    """What a walk keeps of these scores, and exp(score - highest)."""
-    highest = jnp.max(scores, axis=-1, initial=LEAST_SCORE)
+def _highest_of_items(scores: Array, is_item: Array, labels: Array, *, n_last: int) -> Array:
+    """Each position's highest score of an item in a whole shard; where it has no target, maybe that of another row.
+
+    No other rows than the first and the `n_last` last can be no items.
+    """
+    of_rows = jnp.max(scores, axis=-1, initial=LEAST_SCORE)
+    ends = jnp.concatenate([scores[:, :1], scores[:, len(is_item) - n_last :]], axis=-1)
+    others = ~jnp.concatenate([is_item[:1], is_item[len(is_item) - n_last :]])
+    reached = jnp.any(others & (ends >= of_rows[:, None]), axis=-1) & (labels > 0)
+
+    def of_items():
+        return jax.lax.map(lambda row: jnp.max(row, initial=LEAST_SCORE, where=is_item), scores)
+
+    # To mask all scores before the maximum is one more walk through memory, and seldom changes it.
+    return jax.lax.cond(jnp.any(reached), of_items, lambda: of_rows)
+
+
+def _find(scores: Array, highest: Array, places: Array, is_item: Array | None = None) -> tuple[Found, Array]:
+    """What a walk keeps of these scores, and exp(score - highest), 0 for rows that are no items."""
     target_score = take(scores, places[:, None], fill=0.0)[:, 0]
     # Once nothing else needs the scores, the exponentials take their place in memory.
     scores, highest, target_score = jax.lax.optimization_barrier((scores, highest, target_score))
     exponentials = jnp.exp(scores - highest[:, None])
+    if is_item is not None:
+        exponentials = jnp.where(is_item, exponentials, 0.0)
     return Found(highest, jnp.sum(exponentials, axis=-1), target_score), exponentials
 
 
