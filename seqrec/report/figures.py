@@ -28,11 +28,14 @@ def figures(
 ) -> dict[str, Any]:
     """Mean of each metric over queries, `n_users`, and `intervals`: the 95% interval of each mean, users drawn.
 
-    `n_queries` is there where some users have several.
+    Where some users have several queries there are `n_queries` too, and MRR@k, by which sessions that are asked about
+    after each of their events are reported (Hidasi et al. 2016, section 4).
     """
-    values = {name: np.asarray(value, np.float64) for name, value in metric_values(ranks, ks=ks, where=where).items()}
     n_users = len(np.unique(users))
     several = users if n_users < len(users) else None
+    at_k = ("recall", "ndcg") if several is None else ("recall", "ndcg", "mrr")
+    found = metric_values(ranks, ks=ks, at_k=at_k, where=where)
+    values = {name: np.asarray(value, np.float64) for name, value in found.items()}
     lower, upper = bootstrap_intervals(np.stack(list(values.values()), axis=1), users=several)
     return {
         **{name: float(value.mean()) for name, value in values.items()},

@@ -12,10 +12,12 @@ from seqrec.report import figures
 from seqrec.types import InputError
 
 ABLATION = "-ablation-"
+_SHOWN = {"HR@10": "recall@10", "NDCG@10": "ndcg@10", "MRR": "mrr"}
+_SHOWN_OF_SESSIONS = {"Recall@20": "recall@20", "MRR@20": "mrr@20"}
 _ABLATION_FIGURES = (("valid", "ndcg@10"), ("test", "ndcg@10"), ("test", "recall@10"))
 
 Published = dict[str, tuple[tuple[str, float, float, str], ...]]
-"""Per data set: model, HR@10 and NDCG@10 as published under the same protocol, source."""
+"""Per data set: model, the first two figures of its table as published under the same protocol, source."""
 
 
 def condensed(run: Path) -> dict[str, Any]:
@@ -130,21 +132,33 @@ Settings = dict[str, dict[str, dict[str, Any]]]
 
 
 def _table(settings: Settings, published: tuple[tuple[str, float, float, str], ...]) -> list[str]:
-    lines = ["| run | HR@10 | NDCG@10 | MRR | best epoch | minutes |", "| --- | --- | --- | --- | --- | --- |"]
-    baselines: dict[str, Any] = {}
+    results = [result for by_seed in settings.values() for result in by_seed.values()]
+    baselines: dict[str, Any] = {name: found for result in results for name, found in result["baselines"].items()}
+    of_sessions = any("mrr@20" in found for found in baselines.values())
+    shown = _SHOWN_OF_SESSIONS if of_sessions else _SHOWN
+    lines = [f"| run | {' | '.join(shown)} | best epoch | minutes |", "| --- " * (3 + len(shown)) + "|"]
+
+    def add(label: str, figures: list[dict[str, float]], course: str = "| | |") -> None:
+        cells = [f"{mean(each[metric] for each in figures):.4f}" for metric in shown.values()]
+        lines.append(f"| {label} | {' | '.join(cells)} {course}")
+
+    def add_trained(label: str, runs: list[dict[str, Any]]) -> None:
+        time_aware = any(run["protocol"].get("time_aware") for run in runs)
+        epochs, minutes = (str(run["best_epoch"]) for run in runs), max(run["train_seconds"] for run in runs) / 60
+        label += " (time-aware)" if time_aware else ""
+        add(label, [run["test"] for run in runs], f"| {', '.join(epochs)} | {minutes:.1f} |")
+
     for setting, by_seed in settings.items():
         trained = {name: result for name, result in by_seed.items() if "test" in result}
         if len(trained) > 1:
-            lines.append(_row(f"**{setting}, mean of {len(trained)} seeds**", list(trained.values())))
-        lines += [_row(name, [result]) for name, result in trained.items()]
-        for result in by_seed.values():
-            baselines |= result["baselines"]
-    for name, baseline in baselines.items():
-        lines.append(
-            f"| {name} | {baseline['recall@10']:.4f} | {baseline['ndcg@10']:.4f} | {baseline['mrr']:.4f} | | |"
-        )
-    for model, hit_rate, ndcg, source in published:
-        lines.append(f"| published: {model} ({source}) | {hit_rate:.4f} | {ndcg:.4f} | | | |")
+            add_trained(f"**{setting}, mean of {len(trained)} seeds**", list(trained.values()))
+        for name, result in trained.items():
+            add_trained(name, [result])
+    for name, found in baselines.items():
+        add(name, [found])
+    for model, *found, source in published:
+        cells = " | ".join(f"{figure:.4f}" for figure in found)
+        lines.append(f"| published: {model} ({source}) | {cells} |{' |' * (len(shown) - len(found) + 2)}")
     return [*lines, ""]
 
 
@@ -201,12 +215,3 @@ def _course(result: dict[str, Any]) -> str:
         return ""
     low, high = result["test"]["intervals"]["ndcg@10"]
     return f"NDCG@10 within [{low:.4f}, {high:.4f}] (95%, bootstrap over users); {result['stopped']}; "
-
-
-def _row(label: str, results: list[dict[str, Any]]) -> str:
-    means = [mean(result["test"][metric] for result in results) for metric in ("recall@10", "ndcg@10", "mrr")]
-    epochs = ", ".join(str(result["best_epoch"]) for result in results)
-    if any(result["protocol"].get("time_aware") for result in results):
-        label += " (time-aware)"
-    minutes = max(result["train_seconds"] for result in results) / 60
-    return f"| {label} | {' | '.join(f'{figure:.4f}' for figure in means)} | {epochs} | {minutes:.1f} |"

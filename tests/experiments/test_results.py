@@ -45,6 +45,16 @@ def test_seeds_are_averaged_on_the_page(finished, toy, tmp_path):
     assert f"| {mean:.4f} |" in row
 
 
+def test_sessions_are_shown_by_recall_and_mrr_at_20(finished):
+    of_session = {"recall@20": 0.25, "mrr@20": 0.125}
+    kept = condensed(finished.directory) | {"baselines": {"Markov": of_session}}
+    kept["test"] = kept["test"] | of_session
+    lines = page({"toy-seed-0": kept}, {}, defaults=results_script.DEFAULTS).splitlines()
+    assert "| run | Recall@20 | MRR@20 | best epoch | minutes |" in lines
+    assert "| Markov | 0.2500 | 0.1250 | | |" in lines
+    assert any(line.startswith("| toy-seed-0 | 0.2500 | 0.1250 | ") for line in lines)
+
+
 def test_an_ablation_names_the_flags_that_differ_and_what_they_gained(finished, toy, tmp_path):
     kept = {"toy-ablation-base-seed-0": condensed(finished.directory)}
     changed = train(*toy, "--learning-rate", "1e-4", "--no-norm-first", "--output", tmp_path / "changed")

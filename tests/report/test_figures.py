@@ -21,6 +21,14 @@ def test_figures_are_means_over_users_inside_their_intervals():
         assert low <= found[name] <= high
 
 
+def test_sessions_asked_about_several_times_have_mrr_at_k():
+    ranks = np.array([1.0, 3.0, 30.0])
+    found = figures.figures(ranks, users=np.array([0, 0, 1]))
+    assert (found["n_users"], found["n_queries"]) == (2, 3)
+    assert found["mrr@20"] == pytest.approx((1 + 1 / 3) / 3)
+    assert "mrr@20" not in figures.figures(ranks, users=np.arange(3))
+
+
 def test_the_figures_do_not_depend_on_the_order_of_users():
     ranks = np.random.default_rng(0).integers(1, 40, 50).astype(float)
     ours, theirs = (figures.figures(each, users=np.arange(len(ranks))) for each in (ranks, ranks[::-1]))
