@@ -58,8 +58,8 @@ class ListRanks(NamedTuple):
 
 GenerateStep = Callable[[Params, HistoryBatch], Generated]
 
-QueryStep = Callable[[Params, QueryBatch], tuple[Array, Array]]
-"""Two arrays with one entry, or row, a query."""
+QueryStep = Callable[[Params, QueryBatch], tuple[Array, ...]]
+"""Arrays with one entry, or row, a query."""
 
 
 def make_eval_step(encoder: Encoder) -> QueryStep:
@@ -107,6 +107,27 @@ def top_items(top_step: QueryStep, params: Params, queries: Queries) -> TopItems
     return TopItems(queries.users, items, scores)
 
 
+def make_head_step(encoder: Encoder) -> QueryStep:
+    """A jitted `step(params, query_batch)` -> the loss of each of the encoder's heads, in their order, in nats."""
+
+    @jax.jit
+    def step(params: Params, queries: QueryBatch) -> tuple[Array, ...]:
+        hidden, _ = asked_states(encoder, params, queries.batch, queries.last)
+        answers = {name: values.reshape(-1)[queries.last][:, None] for name, values in queries.batch.answers.items()}
+        assert encoder.heads is not None
+        losses = encoder.heads(params, hidden[:, None], queries.targets[:, None], answers)
+        return tuple(each[:, 0] for each in losses.values())
+
+    return step
+
+
+def head_losses(head_step: QueryStep, params: Params, queries: Queries) -> dict[str, Float[np.ndarray, " queries"]]:
+    """The loss of each head at each query's held-out event, in nats; the queries' batches must hold the answers."""
+    assert queries.engagement is not None
+    losses = _ask(head_step, params, queries)
+    return {name: each.astype(np.float64) for name, each in zip(queries.engagement.head_sizes, losses, strict=True)}
+
+
 def make_generate_step(decoder: Decoder, *, n: int, config: DecodingConfig = GREEDY, seed: int = 0) -> GenerateStep:
     """A jitted `step(params, histories)` that generates `n` items for each; draws are the seed's and the histories'."""
 
@@ -149,6 +170,6 @@ def _ask(step: QueryStep, params: Params, queries: Queries) -> list[np.ndarray]:
     # All batches are begun before the first is waited for.
     pending = [(batch.query, step(params, batch)) for batch in map(split_rows, queries.batches())]
     query = np.concatenate([on_host(query) for query, _ in pending])
-    found = [np.concatenate([on_host(outputs[i]) for _, outputs in pending]) for i in range(2)]
+    found = [np.concatenate([on_host(outputs[i]) for _, outputs in pending]) for i in range(len(pending[0][1]))]
     places = np.argsort(query, kind="stable")[np.sum(query < 0) :]  # -1 marks what only fills a batch
     return [values[places] for values in found]

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -16,16 +17,21 @@ from seqrec.baselines.popularity import training_counts
 from seqrec.checkpoint import Progress, open_checkpoints, restore, restore_progress
 from seqrec.data.behaviour import features_at
 from seqrec.data.buckets import original, working_copy
+from seqrec.data.engagement import base_rate_losses
 from seqrec.data.features import read_item_features, shuffled_feature
+from seqrec.data.ragged import ranges
 from seqrec.evaluation import (
     RankTable,
     composed,
     evaluate,
     generate_lists,
+    head_losses,
     list_ranks,
     make_eval_step,
     make_generate_step,
+    make_head_step,
 )
+from seqrec.heads import with_heads
 from seqrec.items import ItemConfig, with_items
 from seqrec.loop import FitConfig, fit
 from seqrec.losses.config import LossConfig, make_loss
@@ -95,6 +101,8 @@ class Model(NamedTuple):
     """`loss(hidden, item_table, targets, *, n_items, weights=None, history=None, key)` -> (sum, count)."""
     objective: Callable[..., Question] = next_item
     """`objective(batch, key=...)`: what is asked about a batch."""
+    head_weights: Mapping[str, float] = MappingProxyType({})
+    """What each of the encoder's heads adds to the loss, by name."""
 
 
 def model_of(encoder: Encoder, config: LossConfig, task: Task, objective: Callable[..., Question] = next_item) -> Model:
@@ -107,13 +115,23 @@ def model_of(encoder: Encoder, config: LossConfig, task: Task, objective: Callab
         if task.config.split.holds_continuations:
             raise InputError("--repeat-mixture lists no continuations; use window_target=last, or leave it out")
         encoder = with_repeats(encoder)
+    engagement = task.config.engagement
+    if engagement.heads:
+        if objective is not next_item:
+            raise InputError(
+                "heads need a model that is asked what follows each item; leave skip_head and gap_head at 0"
+            )
+        assert task.train.engagement is not None
+        encoder = with_heads(encoder, task.train.engagement.head_sizes)
     if config.skip_weight:
-        if not task.config.engagement.skips:
+        if not engagement.skips:
             raise InputError(f"--skip-weight {config.skip_weight:g} weighs skips; name them, as in --skips skipped=1")
         if objective is not next_item:
             raise InputError("--skip-weight needs a model that is asked what follows each item; leave it at 0")
         objective = functools.partial(next_item, unwanted_skips=True)
-    return Model(encoder, make_loss(config, counts=training_counts(task.store, task.split)), objective)
+    return Model(
+        encoder, make_loss(config, counts=training_counts(task.store, task.split)), objective, engagement.heads
+    )
 
 
 def items_of(encoder: Encoder, config: ItemConfig, task: Task) -> Encoder:
@@ -164,6 +182,7 @@ def run_experiment(config: Any, build: Callable[[Any, Task], Model], *, name: st
             seed=config.run.seed,
             average_decay=config.optimizer.average_decay,
             accumulation_steps=config.optimizer.accumulation_steps,
+            head_weights=model.head_weights,
         )
         state = init_state(model.encoder, optimizer, seed=config.run.seed)
         trained = train(run, task, model.encoder, state, train_step, config.fit)
@@ -285,6 +304,8 @@ def test(task: Task, encoder: Encoder, params: Params) -> tuple[RankTable, dict[
         "baselines": figures.baseline_figures(task.store, task.split, task.test, mask_seen=task.config.mask_seen),
         "protocol": protocol(task),
     }
+    if encoder.heads is not None:
+        results["heads"] = _test_heads(task, encoder, params)
     if task.config.split.holds_continuations:
         results["continuations"] = continuation_figures(
             encoder, params, task.test, n=task.config.split.n_out, counts=training_counts(task.store, task.split)
@@ -292,9 +313,20 @@ def test(task: Task, encoder: Encoder, params: Params) -> tuple[RankTable, dict[
     return ranks, results
 
 
+def _test_heads(task: Task, encoder: Encoder, params: Params) -> dict[str, Any]:
+    store, queries = task.store, task.test
+    assert queries.engagement is not None
+    # What training asks: each event of the training part but a user's first.
+    trained = ranges(store.offsets[:-1] + 1, np.maximum(task.split.train_stop - store.offsets[:-1] - 1, 0))
+    base_rate = base_rate_losses(queries.engagement, store, trained=trained, asked=queries.target_positions)
+    return figures.head_figures(head_losses(make_head_step(encoder), params, queries), base_rate, users=queries.users)
+
+
 def print_test(results: dict[str, Any], *, name: str) -> None:
     """The table of test figures, the model beside the baselines."""
     print(f"\n{figures.format_table({name: results['test'], **results['baselines']})}")
+    if "heads" in results:
+        print(f"\n{figures.format_heads(results['heads'])}")
     if "continuations" in results:
         print(f"\n{figures.format_table(results['continuations'])}")
     protocol = results["protocol"]

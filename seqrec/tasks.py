@@ -1,7 +1,7 @@
 """The data of a run: prepared, split, and made into batches to learn from and queries to answer."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -11,12 +11,12 @@ from tyro.conf import OmitArgPrefixes
 from seqrec import runs, runtime
 from seqrec.data.batches import Queries, TrainingBatches, make_queries, training_batches
 from seqrec.data.behaviour import BehaviourConfig, features_hash, position_features
-from seqrec.data.engagement import EngagementConfig, engagement
+from seqrec.data.engagement import NO_CATEGORIES, EngagementConfig, engagement
 from seqrec.data.events import prepare
 from seqrec.data.sources import Columns, Dataset, TimeUnit, read_source
 from seqrec.data.split_config import SplitConfig, split_store
 from seqrec.data.splits import Split, asked_events
-from seqrec.data.store import SequenceStore, open_store
+from seqrec.data.store import SequenceStore, open_store, read_preparation
 from seqrec.runtime import log
 from seqrec.sharding import n_data_shards, row_share
 from seqrec.types import InputError, Times
@@ -56,6 +56,8 @@ class DataConfig:
                 raise ValueError(f"{name}={getattr(self, name)} is below 1; try {name}=50")
         if self.behaviour.is_read and self.split.holds_continuations:
             raise ValueError("items are generated without events; leave event_features and user_features out")
+        if self.times == "query" and self.engagement.gap_head:
+            raise ValueError("gap_head foretells when the answer comes, and times=query tells it; use times=history")
         if self.times != "none" and self.split.holds_continuations:
             raise ValueError(
                 f"times={self.times}, but items are generated without times; use times=none, or window_target=last"
@@ -81,15 +83,17 @@ def open_task(run: Path, config: DataConfig, *, seed: int) -> Task:
     if config.dataset == "store":
         if config.data_path is None:
             raise InputError("store is read from a directory; give its data path")
-        store = open_store(config.data_path)
+        directory = config.data_path
     else:
         runtime.on_first(functools.partial(_prepare_once, run, config))
         if not (run / "store").exists():  # of a run in a bucket, each process has a copy of its own
             _prepare_once(run, config)
-        store = open_store(run / "store")
+        directory = run / "store"
+    store = open_store(directory)
     if runtime.on_first(lambda: store.content_hash) != store.content_hash:
         raise InputError(f"{run}: this process read other data than the first; give all of them the same")
-    task = make_task(config, store, seed=seed)
+    categories = read_preparation(directory).get("categories", {})
+    task = make_task(config, store, seed=seed, categories=categories)
     log.info(
         "data        %s: %s users, %s items, %s events",
         config.dataset,
@@ -103,11 +107,17 @@ def open_task(run: Path, config: DataConfig, *, seed: int) -> Task:
     return task
 
 
-def make_task(config: DataConfig, store: SequenceStore, *, seed: int) -> Task:
-    """What a run with this config learns from the store, and what it is asked there; this process's share of it."""
+def make_task(
+    config: DataConfig, store: SequenceStore, *, seed: int, categories: Mapping[str, Sequence[str]] = NO_CATEGORIES
+) -> Task:
+    """What a run with this config learns from the store, and what it is asked there; this process's share of it.
+
+    `categories` has the texts of those columns of the store that hold text as codes.
+    """
     split = split_store(store, config.split)
     share = row_share()
     features = position_features(config.behaviour, store, split, seed=seed)
+    engaged = engagement(config.engagement, store, categories=categories)
     valid, test = (
         make_queries(
             store,
@@ -119,6 +129,7 @@ def make_task(config: DataConfig, store: SequenceStore, *, seed: int) -> Task:
             process_index=share.part,
             process_count=share.n_parts,
             times=config.times,
+            engagement=engaged if config.engagement.heads else None,
             features=features,
         )
         for positions in asked_events(store, split)
@@ -135,7 +146,7 @@ def make_task(config: DataConfig, store: SequenceStore, *, seed: int) -> Task:
         process_index=share.part,
         process_count=share.n_parts,
         times=config.times,
-        engagement=engagement(config.engagement, store),
+        engagement=engaged,
         features=features,
     )
     return Task(config, store, split, train, valid, test)
@@ -151,7 +162,8 @@ def prepare_store(directory: Path, *configs: DataConfig) -> None:
     config = configs[0]
     kinds = {name: kind for each in configs for name, kind in each.behaviour.columns.items()}
     texts: dict[str, Sequence[str]] = {name: () for name, kind in kinds.items() if kind == "categories"}
-    engaged = {name for each in configs for name in each.engagement.columns}
+    texts |= {name: () for each in configs for name in each.engagement.texts}
+    engaged = {name for each in configs for name in set(each.engagement.columns) - each.engagement.texts}
     if clash := sorted(engaged & texts.keys()):
         raise InputError(f"{clash[0]} is read as text, of which no engagement is known; name a column of numbers")
     numbers = sorted((kinds.keys() | engaged) - texts.keys())
@@ -164,7 +176,11 @@ def prepare_store(directory: Path, *configs: DataConfig) -> None:
         categories=texts,
     )
     keep_times = any(
-        each.split.split == "temporal" or each.times != "none" or each.behaviour.reads_times for each in configs
+        each.split.split == "temporal"
+        or each.times != "none"
+        or each.behaviour.reads_times
+        or each.engagement.gap_head > 0
+        for each in configs
     )
     # Of sessions in two files `part` says whose file each is.
     marks = ["part"] if config.split.split == "marked-users" and config.dataset == "sessions" else []

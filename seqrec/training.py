@@ -1,8 +1,9 @@
 """State in, state out: the optimizer and the jitted training step."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 import jax
@@ -82,7 +83,7 @@ class StepMetrics:
     """What one step reports, of a population for each member."""
 
     loss: Float[Array, "*members"]
-    """Mean over the batch's targets, in nats."""
+    """Mean over the batch's targets, in nats; what heads add is in it."""
     n_targets: Shaped[Array, "*members"]
     """Targets, or the sum of their weights."""
     gradient_norm: Float[Array, "*members"]
@@ -174,11 +175,13 @@ def make_train_step(
     seed: int,
     average_decay: float,
     accumulation_steps: int = 1,
+    head_weights: Mapping[str, float] = MappingProxyType({}),
 ) -> Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]:
     """A jitted `step(state, batch)`; it takes the state's memory, so use the state that it returns.
 
     Its randomness is a function of (seed, state.step): a resumed run repeats itself. With `accumulation_steps` the
-    batch is worked on in as many parts, one after another, whose gradients add up to the whole batch's.
+    batch is worked on in as many parts, one after another, whose gradients add up to the whole batch's. What the
+    encoder's heads foretell adds to each target's loss by `head_weights`.
     """
 
     def total_loss(params: Params, batch: Batch, keys: Array, constants: Any) -> tuple[Array, Array]:
@@ -188,15 +191,20 @@ def make_train_step(
         options: dict[str, Any] = {}
         if asked.unwanted is not None:
             options["unwanted"] = asked.unwanted
+        if asked.places is not None and (encoder.repeats is not None or encoder.heads is not None):
+            raise InputError("a repeat mixture and heads need an objective that asks what follows each item: next_item")
+        beside: Array | float = 0.0
+        if encoder.heads is not None:
+            found = encoder.heads(params, hidden, batch.next_items, batch.answers)
+            weighed = sum(head_weights[name] * losses for name, losses in found.items())
+            beside = jnp.sum(jnp.where(batch.next_items > 0, weighed, 0.0))
         if encoder.repeats is not None:
-            if asked.places is not None:
-                raise InputError("a repeat mixture needs an objective that asks what follows each item: next_item")
             found = encoder.repeats(params, hidden, asked.inputs)
             labels = asked.targets if asked.unwanted is None else jnp.maximum(asked.targets, asked.unwanted)
             options["mixed"] = mixture(found, asked.inputs.items, labels)
         if asked.places is not None:
             hidden = jnp.take_along_axis(hidden, asked.places[..., None], axis=1)
-        return loss(
+        total, count = loss(
             hidden,
             params["item_table"],
             asked.targets,
@@ -207,6 +215,7 @@ def make_train_step(
             **options,
             key=keys[1],
         )
+        return total + beside, count
 
     def mean_loss(params: Params, batch: Batch, keys: Array, constants: Any) -> tuple[Array, Array]:
         total, count = total_loss(params, batch, keys, constants)

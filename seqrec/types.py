@@ -43,6 +43,14 @@ class Batch(NamedTuple):
     """How much each of `next_items` counts as a target; None where all count alike."""
     next_skips: Bool[Any, "rows length"] | None = None
     """Which of `next_items` were skipped, and so are no targets; None unless skips were asked for."""
+    next_gaps: Int[Any, "rows length"] | None = None
+    """Bucket of the time from each of `items` to the next, from 1 on; None unless it is to be foretold."""
+
+    @property
+    def answers(self) -> dict[str, Any]:
+        """What is known of each of `next_items`' events that heads foretell, by the heads' names."""
+        answers = {"skip": self.next_skips, "gap": self.next_gaps}
+        return {name: values for name, values in answers.items() if values is not None}
 
 
 class QueryBatch(NamedTuple):
@@ -116,5 +124,8 @@ class Encoder:
     repeats: Callable[..., Any] | None = None
     """`repeats(params, hidden, batch)` -> `repeats.Repeats`, where a share of the next item's probability is the
     history's."""
+    heads: Callable[..., Any] | None = None
+    """`heads(params, hidden, next_items, answers)` -> losses in nats by the head's name, in the shape of `next_items`,
+    of what is foretold of the next event beside its item."""
     decoder: Decoder | None = None
     """How the model continues histories without reading them anew, if it is made for that."""

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int, Int32
 
 from seqrec.data.behaviour import PositionFeature, features_at
 from seqrec.data.engagement import Engagement
-from seqrec.data.packing import PackedRows, pack, pack_training
+from seqrec.data.packing import PackedRows, Rings, pack, pack_training, turned
 from seqrec.data.ragged import ranges
 from seqrec.data.splits import Split
 from seqrec.data.store import SequenceStore
@@ -120,37 +120,6 @@ def _drawn(
     return np.concatenate([draw(int(epoch))[places[epochs == epoch]] for epoch in np.unique(epochs)] or [places])
 
 
-class Rings(NamedTuple):
-    """Histories closed to rings: turned before they are cut, they give other windows of the same lengths.
-
-    So the packing stays from epoch to epoch, and each pair is as likely as any other of its history.
-    """
-
-    users: Int[np.ndarray, " segments"]
-    """Whose history each packed segment is cut from, as a row of the store."""
-    n_pairs: Int[np.ndarray, " users"]
-    """Pairs of an item and the next in each training history."""
-
-
-def _turned(
-    row: Int[np.ndarray, " segments"],
-    starts: Int[np.ndarray, " segments"],
-    lengths: Int[np.ndarray, " segments"],
-    shifts: Int[np.ndarray, " segments"],
-    first: Int[np.ndarray, " segments"],
-    n_pairs: Int[np.ndarray, " segments"],
-) -> tuple[Int[np.ndarray, " pieces"], ...]:
-    """Row, start and length of each segment once the ring that begins at `first` is turned.
-
-    A segment that then runs over the end of its history becomes two, since its two parts are not neighbours in time.
-    """
-    begins = (starts - first + shifts) % n_pairs
-    n_to_end = np.minimum(lengths, n_pairs - begins)
-    pieces = np.stack([np.stack([row, first + begins, n_to_end]), np.stack([row, first, lengths - n_to_end])], axis=-1)
-    row, starts, lengths = pieces.reshape(3, -1)[:, pieces[2].reshape(-1) > 0]
-    return row, starts, lengths
-
-
 class TrainingBatches(NamedTuple):
     """An endless stream of batches: epoch after epoch of rows, each in an order of its own."""
 
@@ -198,7 +167,7 @@ class TrainingBatches(NamedTuple):
             turns = _drawn(lambda epoch: _turns(self.seed, epoch, self.store.n_users), epochs[row], users)
             first, n_pairs = self.store.offsets[users], self.rings.n_pairs[users]
             shifts = (turns * n_pairs * (n_pairs > self.packed.length)).astype(np.int64)
-            row, starts, lengths = _turned(row, starts, lengths, shifts, first, n_pairs)
+            row, starts, lengths = turned(row, starts, lengths, shifts, first, n_pairs)
         return _lay_out(
             self.store,
             row,
@@ -280,6 +249,8 @@ class Queries(NamedTuple):
     process_count: int = 1
     """Processes that share each batch, as they share those of training."""
     times: Times = "none"
+    engagement: Engagement | None = None
+    """What batches say of the events that are asked for, where heads are to foretell it."""
     features: tuple[PositionFeature, ...] = ()
     """What batches hold of events and users beside the items."""
 
@@ -314,6 +285,7 @@ class Queries(NamedTuple):
                 n_rows=n_rows,
                 length=self.packed.length,
                 times=self.times,
+                engagement=self.engagement,
                 features=self.features,
             )
             # What followed the newest item is the question.
@@ -369,6 +341,7 @@ def make_queries(
     process_index: int = 0,
     process_count: int = 1,
     times: Times = "none",
+    engagement: Engagement | None = None,
     features: tuple[PositionFeature, ...] = (),
 ) -> Queries:
     """Queries for these targets, -1 being none and a user having one or several, about `batch_size` to a batch.
@@ -396,5 +369,5 @@ def make_queries(
     n_segments = np.append(np.diff(packed.row_offsets), 0)
     n_queries = -(-int(n_segments[groups].sum(axis=1).max()) // (8 * n_shards)) * 8 * n_shards
     n_excluded = int(history_lengths.max()) if mask_seen else 0
-    shared = process_index, process_count
-    return Queries(store, packed, users, positions, groups, n_queries, n_excluded, *shared, times, features)
+    shared = process_index, process_count, times, engagement, features
+    return Queries(store, packed, users, positions, groups, n_queries, n_excluded, *shared)

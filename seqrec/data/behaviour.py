@@ -185,7 +185,7 @@ def _of_times(name: str, kind: str, config: BehaviourConfig, store: SequenceStor
             f"event feature {name!r} is made of times, but the store has no timestamp_us; prepare it with times"
         )
     if name == "gap" and kind in ("", "buckets"):
-        return PositionFeature("event gap", "categories", N_GAP_BUCKETS, _gap_buckets)
+        return PositionFeature("event gap", "categories", N_GAP_BUCKETS, gap_buckets)
     if name == "gap" and kind in ("number", "waves"):
         return _scaled("event gap", kind, _log_gaps, store, trained)
     if kind not in ("", "categories"):
@@ -286,7 +286,7 @@ def _log_gaps(store: SequenceStore, places: Places) -> Float[np.ndarray, " n"]:
     return np.log1p(_gap_seconds(store, places))
 
 
-def _gap_buckets(store: SequenceStore, places: Places) -> Int32[np.ndarray, "n 1"]:
+def gap_buckets(store: SequenceStore, places: Places) -> Int32[np.ndarray, "n 1"]:
     """Bucket b holds gaps of 2^(b - 1) - 1 seconds and more, below 2^b - 1; the last holds all that are longer."""
     gaps = _gap_seconds(store, places)
     _, exponents = np.frexp(1 + np.nan_to_num(gaps))

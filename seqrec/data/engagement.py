@@ -1,16 +1,21 @@
 """What an event is worth as a target: weights from a column of the store, and skips, which are no targets."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int
+from jaxtyping import Bool, Float, Float32, Int
 
+from seqrec.data.behaviour import N_GAP_BUCKETS, gap_buckets
 from seqrec.data.store import SequenceStore
 from seqrec.types import InputError
 
+NO_CATEGORIES: Mapping[str, Sequence[str]] = MappingProxyType({})
+HEAD_FIELDS = {"skip": ("next_skips", 0), "gap": ("next_gaps", 1)}
+"""Of each head, the field of a batch that holds the answers, and the first of these as a number."""
 _BLOCK = 2**22
 """Events that are checked at a time."""
 
@@ -27,9 +32,18 @@ class EngagementConfig:
     loss_weight_values: tuple[str, ...] = ()
     """VALUE=WEIGHT of each value, where the column of loss-weight holds kinds of events: 0=1 1=3."""
     skips: tuple[str, ...] = ()
-    """COLUMN=VALUE of events that are read but are no targets: skipped=1; several are all left out."""
+    """COLUMN=VALUE of events that are read but are no targets: skipped=1 event_type=skip; several are all left out."""
+    skip_head: float = 0.0
+    """Weight of foretelling, beside the next item, whether --skips names it as skipped."""
+    gap_head: float = 0.0
+    """Weight of foretelling, beside the next item, how long after it comes: in which doubling of a second."""
 
     def __post_init__(self):
+        for name, weight in self.heads.items():
+            if not 0 <= weight < math.inf:
+                raise ValueError(f"{name}_head={weight} is not a weight of 0 or above; try {name}_head=0.1")
+        if self.skip_head and not self.skips:
+            raise ValueError(f"skip_head={self.skip_head} foretells skips; name them, as in skips skipped=1")
         if self.loss_weight_values and not self.loss_weight:
             raise ValueError("loss_weight_values, but no loss_weight; name the column that holds the values")
         for value, weight in self.weights.items():
@@ -38,10 +52,15 @@ class EngagementConfig:
         _pairs("skips", self.skips)  # refuses what it cannot read
 
     @property
+    def heads(self) -> dict[str, float]:
+        """The weight of each head beside the next item that training is asked for."""
+        return {name: weight for name, weight in (("skip", self.skip_head), ("gap", self.gap_head)) if weight}
+
+    @property
     def weights(self) -> dict[float, float]:
         """The weight of each value of the column, where it holds kinds of events."""
         return {
-            _number("loss_weight_values", value): weight
+            _number("loss_weight_values", value): _number("loss_weight_values", weight)
             for value, weight in _pairs("loss_weight_values", self.loss_weight_values)
         }
 
@@ -49,6 +68,11 @@ class EngagementConfig:
     def columns(self) -> list[str]:
         """The columns of events that are read."""
         return sorted({*filter(None, [self.loss_weight]), *(column for column, _ in _pairs("skips", self.skips))})
+
+    @property
+    def texts(self) -> set[str]:
+        """Those of the columns in which text marks a skip."""
+        return {column for column, value in _pairs("skips", self.skips) if _as_number(value) is None}
 
 
 class Engagement(NamedTuple):
@@ -60,6 +84,8 @@ class Engagement(NamedTuple):
     """Weight of each value of the column; empty where values are weights."""
     skips: tuple[tuple[str, float], ...]
     """Columns and the values that mark a skip there."""
+    head_sizes: dict[str, int]
+    """Of each head, how many answers it has to choose from."""
 
     def fields_at(self, store: SequenceStore, places: Places) -> dict[str, np.ndarray]:
         """Of these events, each the next of its position, the fields of a batch that are asked for."""
@@ -68,6 +94,8 @@ class Engagement(NamedTuple):
             fields["next_weights"] = self.weights_at(store, places)
         if self.skips:
             fields["next_skips"] = self.skips_at(store, places)
+        if "gap" in self.head_sizes:
+            fields["next_gaps"] = gap_buckets(store, places)[:, 0]
         return fields
 
     def weights_at(self, store: SequenceStore, places: Places) -> Float32[np.ndarray, " n"]:
@@ -85,15 +113,25 @@ class Engagement(NamedTuple):
         return np.any([store.columns[column][places] == value for column, value in self.skips], axis=0)
 
 
-def engagement(config: EngagementConfig, store: SequenceStore) -> Engagement | None:
-    """What the config asks for, once the store's columns are found to hold it; None where nothing is asked."""
-    if not config.columns:
+def engagement(
+    config: EngagementConfig, store: SequenceStore, *, categories: Mapping[str, Sequence[str]] = NO_CATEGORIES
+) -> Engagement | None:
+    """What the config asks for, once the store's columns are found to hold it; None where nothing is asked.
+
+    `categories` has, of columns that hold text as codes, the text of each code.
+    """
+    if not config.columns and not config.heads:
         return None
-    found = Engagement(config.loss_weight, config.weights, tuple(_pairs("skips", config.skips)))
+    n_answers = {"skip": 2, "gap": N_GAP_BUCKETS}
+    head_sizes = {name: n_answers[name] for name in config.heads}
     for column in config.columns:
         if column not in store.columns:
             held = ", ".join(sorted(store.columns)) or "none"
             raise InputError(f"the store's events have no column {column!r}, but {held}; prepare the data with it")
+    skips = tuple((column, _mark(column, value, categories)) for column, value in _pairs("skips", config.skips))
+    found = Engagement(config.loss_weight, config.weights, skips, head_sizes)
+    if config.gap_head and "timestamp_us" not in store.columns:
+        raise InputError("gap_head foretells times, but the store has no timestamp_us; prepare it with times")
     if config.loss_weight:
         _check_weights(found, store)
     if config.skips and not any(np.any(~found.skips_at(store, places)) for places in _blocks(store)):
@@ -125,18 +163,54 @@ def _blocks(store: SequenceStore) -> Iterator[Places]:
         yield np.arange(start, min(start + _BLOCK, store.n_events))
 
 
-def _pairs(field: str, texts: tuple[str, ...]) -> list[tuple[str, float]]:
-    """Name and number of each NAME=NUMBER."""
+def _mark(column: str, value: str, categories: Mapping[str, Sequence[str]]) -> float:
+    """The number by which a store's column holds the value."""
+    if column in categories:
+        if value not in categories[column]:
+            held = ", ".join(categories[column][:10]) + ", …" * (len(categories[column]) > 10)
+            raise InputError(f"skips={column}={value}: no event is {value!r}, but {held}; name one of them")
+        return float(categories[column].index(value))
+    number = _as_number(value)
+    if number is None:
+        raise InputError(f"skips={column}={value}: the store holds {column} as numbers, without their texts; name one")
+    return number
+
+
+def _pairs(field: str, texts: tuple[str, ...]) -> list[tuple[str, str]]:
+    """Name and value of each NAME=VALUE."""
     parts = [text.rpartition("=") for text in texts]
     for (name, _, _), text in zip(parts, texts, strict=True):
         if not name:
-            raise ValueError(f"{field}={text} is not of the form NAME=NUMBER; try {text}=1")
-    return [(name, _number(field, value)) for name, _, value in parts]
+            raise ValueError(f"{field}={text} is not of the form NAME=VALUE; try {text}=1")
+    return [(name, value) for name, _, value in parts]
 
 
 def _number(field: str, text: str) -> float:
-    """A number, or true or false."""
+    number = _as_number(text)
+    if number is None:
+        raise ValueError(f"{field}: {text!r} is not a number; a store holds kinds of events as numbers")
+    return number
+
+
+def _as_number(text: str) -> float | None:
+    """A number, or true or false; None of other text."""
     try:
         return float({"true": "1", "false": "0"}.get(text.lower(), text))
     except ValueError:
-        raise ValueError(f"{field}: {text!r} is not a number; a store holds kinds of events as numbers") from None
+        return None
+
+
+def base_rate_losses(
+    found: Engagement, store: SequenceStore, *, trained: Int[np.ndarray, " n_trained"], asked: Places
+) -> dict[str, Float[np.ndarray, " n"]]:
+    """Of each head, the loss in nats at the events `asked` if all that is known is how often each answer was `trained`.
+
+    Each answer counts one time more than it came, so that none is impossible.
+    """
+    known, wanted = found.fields_at(store, trained), found.fields_at(store, asked)
+    losses = {}
+    for name, size in found.head_sizes.items():
+        field, first = HEAD_FIELDS[name]
+        counts = 1 + np.bincount(known[field].astype(np.int64) - first, minlength=size)
+        losses[name] = np.log(counts.sum()) - np.log(counts)[wanted[field].astype(np.int64) - first]
+    return losses

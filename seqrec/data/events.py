@@ -154,7 +154,8 @@ def prepare(
 ) -> SequenceStore:
     """The store of `source`, written to `directory` and opened there."""
     with replaced(directory) as fresh:
-        write_files(fresh, sequences(source, keep_times=keep_times, columns=columns, directory=fresh))
+        store = sequences(source, keep_times=keep_times, columns=columns, directory=fresh)
+        write_files(fresh, store, preparation={"categories": dict(source.categories)} if source.categories else None)
     return open_store(directory)
 
 

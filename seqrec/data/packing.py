@@ -95,3 +95,34 @@ def pack_training(store: SequenceStore, split: Split, *, max_length: int, whole_
     n_later = ranges(np.zeros_like(n_windows), n_windows) * max_length
     lengths = np.minimum(n_pairs[users] - n_later, max_length)
     return pack(split.train_stop[users] - 1 - n_later - lengths, lengths, max_length)
+
+
+class Rings(NamedTuple):
+    """Histories closed to rings: turned before they are cut, they give other windows of the same lengths.
+
+    So the packing stays from epoch to epoch, and each pair is as likely as any other of its history.
+    """
+
+    users: Int[np.ndarray, " segments"]
+    """Whose history each packed segment is cut from, as a row of the store."""
+    n_pairs: Int[np.ndarray, " users"]
+    """Pairs of an item and the next in each training history."""
+
+
+def turned(
+    row: Int[np.ndarray, " segments"],
+    starts: Int[np.ndarray, " segments"],
+    lengths: Int[np.ndarray, " segments"],
+    shifts: Int[np.ndarray, " segments"],
+    first: Int[np.ndarray, " segments"],
+    n_pairs: Int[np.ndarray, " segments"],
+) -> tuple[Int[np.ndarray, " pieces"], ...]:
+    """Row, start and length of each segment once the ring that begins at `first` is turned.
+
+    A segment that then runs over the end of its history becomes two, since its two parts are not neighbours in time.
+    """
+    begins = (starts - first + shifts) % n_pairs
+    n_to_end = np.minimum(lengths, n_pairs - begins)
+    pieces = np.stack([np.stack([row, first + begins, n_to_end]), np.stack([row, first, lengths - n_to_end])], axis=-1)
+    row, starts, lengths = pieces.reshape(3, -1)[:, pieces[2].reshape(-1) > 0]
+    return row, starts, lengths

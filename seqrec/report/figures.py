@@ -1,6 +1,6 @@
 """Figures with intervals from ranks, as JSON and as a printed table, and the rank table as a file."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,33 @@ def figures(
         **({} if several is None else {"n_queries": len(ranks)}),
         "intervals": {name: [float(lower[i]), float(upper[i])] for i, name in enumerate(values)},
     }
+
+
+def head_figures(
+    losses: Mapping[str, Float[np.ndarray, " queries"]],
+    base_rate: Mapping[str, Float[np.ndarray, " queries"]],
+    *,
+    users: Int[np.ndarray, " queries"],
+) -> dict[str, Any]:
+    """Of each head: its mean loss in nats, that of knowing the answers' rates alone, and the gain's 95% interval."""
+    lower, upper = bootstrap_intervals(np.stack([base_rate[name] - losses[name] for name in losses], 1), users=users)
+    return {
+        name: {
+            "nats": float(each.mean()),
+            "base_rate_nats": float(base_rate[name].mean()),
+            "gain_interval": [float(lower[i]), float(upper[i])],
+        }
+        for i, (name, each) in enumerate(losses.items())
+    }
+
+
+def format_heads(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """One line a head."""
+    return "\n".join(
+        "{:12s}{nats:.4f} nats, {base_rate_nats:.4f} by how often each answer came; "
+        "gain [{gain_interval[0]:.4f}, {gain_interval[1]:.4f}]".format(f"{name} head", **each)
+        for name, each in found.items()
+    )
 
 
 def baseline_figures(store: SequenceStore, split: Split, queries: Queries, *, mask_seen: bool) -> dict[str, Any]:

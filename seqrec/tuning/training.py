@@ -69,6 +69,7 @@ def make_courses(config: Any, build: Callable[[Any, Task], Model], task: Task) -
                 seed=config.run.seed,
                 average_decay=own.optimizer.average_decay,
                 accumulation_steps=own.optimizer.accumulation_steps,
+                head_weights=model.head_weights,
             )
 
         optimizer = make_optimizer(fixed.optimizer, encoder.specs, n_steps=n_steps)

@@ -1,5 +1,6 @@
 """What is made ahead is what was asked for, and no thread outlives its block."""
 
+import functools
 import signal
 import threading
 
@@ -94,7 +95,10 @@ def test_an_error_of_the_caller_ends_the_thread(stop):
         work()
 
 
-def test_ctrl_c_while_a_batch_is_waited_for_ends_the_thread():
+def test_ctrl_c_while_a_batch_is_waited_for_ends_the_thread(request):
+    # Where the tests were begun in a shell's background, Python was told to ignore the signal.
+    request.addfinalizer(functools.partial(signal.signal, signal.SIGINT, signal.getsignal(signal.SIGINT)))
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     asked, interrupted = threading.Event(), threading.Event()
 
     def make(step):
