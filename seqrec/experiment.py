@@ -17,9 +17,8 @@ from seqrec.baselines.popularity import training_counts
 from seqrec.checkpoint import Progress, open_checkpoints, restore, restore_progress
 from seqrec.data.behaviour import features_at
 from seqrec.data.buckets import original, working_copy
-from seqrec.data.engagement import base_rate_losses
+from seqrec.data.engagement import base_rate_losses, log_base_rates
 from seqrec.data.features import read_item_features, shuffled_feature
-from seqrec.data.ragged import ranges
 from seqrec.evaluation import (
     RankTable,
     composed,
@@ -122,7 +121,7 @@ def model_of(encoder: Encoder, config: LossConfig, task: Task, objective: Callab
                 "heads need a model that is asked what follows each item; leave skip_head and gap_head at 0"
             )
         assert task.train.engagement is not None
-        encoder = with_heads(encoder, task.train.engagement.head_sizes)
+        encoder = with_heads(encoder, log_base_rates(task.train.engagement, task.store, task.split))
     if config.skip_weight:
         if not engagement.skips:
             raise InputError(f"--skip-weight {config.skip_weight:g} weighs skips; name them, as in --skips skipped=1")
@@ -316,9 +315,7 @@ def test(task: Task, encoder: Encoder, params: Params) -> tuple[RankTable, dict[
 def _test_heads(task: Task, encoder: Encoder, params: Params) -> dict[str, Any]:
     store, queries = task.store, task.test
     assert queries.engagement is not None
-    # What training asks: each event of the training part but a user's first.
-    trained = ranges(store.offsets[:-1] + 1, np.maximum(task.split.train_stop - store.offsets[:-1] - 1, 0))
-    base_rate = base_rate_losses(queries.engagement, store, trained=trained, asked=queries.target_positions)
+    base_rate = base_rate_losses(queries.engagement, store, task.split, asked=queries.target_positions)
     return figures.head_figures(head_losses(make_head_step(encoder), params, queries), base_rate, users=queries.users)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
@@ -18,31 +19,29 @@ Head = Callable[[Params, Array, Array, Any], Float[Array, "*shape"]]
 """`head(its params, states, vectors of the next items, answers)` -> loss of each state, in nats."""
 
 
-def with_heads(encoder: Encoder, sizes: Mapping[str, int]) -> Encoder:
-    """The encoder, whose states also foretell what `sizes` names of the event that comes next.
+def with_heads(encoder: Encoder, log_rates: Mapping[str, Float[np.ndarray, " n_answers"]]) -> Encoder:
+    """The encoder, whose states also foretell what `log_rates` names of the event that comes next.
 
     `skip`: whether it will be skipped, by a bilinear form of the state and the item that comes, as one skips what does
     not fit. `gap`: in which of so many buckets, from 1 on, the time until then falls, which the state alone must know
-    (as a multi-task model over one shared state: Caruana 1997). All weights begin at 0, so that at first each answer
-    is as likely as any other and no state is moved.
+    (multi-task learning over one shared state: Caruana 1997). Each head begins at these logarithms of how often its
+    answers come, and with no other weight: at first no state is moved.
     """
     shapes = jax.tree.map(lambda spec: jax.ShapeDtypeStruct(spec.shape, jnp.float32), encoder.specs)
     d_model = jax.eval_shape(encoder.compose, shapes, encoder.constants)["item_table"].shape[1]
     zeros = jax.nn.initializers.zeros
-    vector, bias = ParamSpec((d_model,), ("embed",), zeros), ParamSpec((), (), zeros, decay=False)
-    specs: dict[str, Params] = {
-        "skip": {
-            "pair": ParamSpec((d_model, d_model), ("embed", "heads"), zeros),
-            "state": vector,
-            "item": vector,
-            "bias": bias,
-        }
-    }
-    if "gap" in sizes:
-        specs["gap"] = {
-            "kernel": ParamSpec((d_model, sizes["gap"]), ("embed", None), zeros),
-            "bias": ParamSpec((sizes["gap"],), (None,), zeros, decay=False),
-        }
+    specs: dict[str, Params] = {}
+    if "skip" in log_rates:
+        no, yes = log_rates["skip"]
+        vector = ParamSpec((d_model,), ("embed",), zeros)
+        pair = ParamSpec((d_model, d_model), ("embed", "heads"), zeros)
+        bias = ParamSpec((), (), jax.nn.initializers.constant(yes - no), decay=False)
+        specs["skip"] = {"pair": pair, "state": vector, "item": vector, "bias": bias}
+    if "gap" in log_rates:
+        n_buckets = len(log_rates["gap"])
+        kernel = ParamSpec((d_model, n_buckets), ("embed", None), zeros)
+        bias = ParamSpec((n_buckets,), (None,), _start_at(log_rates["gap"]), decay=False)
+        specs["gap"] = {"kernel": kernel, "bias": bias}
     heads: dict[str, Head] = {"skip": _skip_losses, "gap": _gap_losses}
 
     def losses(
@@ -53,10 +52,13 @@ def with_heads(encoder: Encoder, sizes: Mapping[str, int]) -> Encoder:
     ) -> dict[str, Float[Array, "*shape"]]:
         states = hidden.astype(jnp.float32)
         items = item_vectors(params["item_table"], next_items)
-        return {name: heads[name](params["heads"][name], states, items, answers[name]) for name in sizes}
+        return {name: heads[name](params["heads"][name], states, items, answers[name]) for name in specs}
 
-    own = {name: specs[name] for name in sizes}
-    return dataclasses.replace(encoder, specs={**encoder.specs, "heads": own}, heads=losses)
+    return dataclasses.replace(encoder, specs={**encoder.specs, "heads": specs}, heads=losses)
+
+
+def _start_at(values: Float[np.ndarray, " n"]) -> Callable[..., Array]:
+    return lambda key, shape, dtype=jnp.float32: jnp.asarray(values, dtype).reshape(shape)
 
 
 def _skip_losses(params: Params, states: Array, items: Array, skipped: Array) -> Array:

@@ -10,7 +10,7 @@ import pytest
 from packed_rows import rows_of
 
 from seqrec.data.batches import make_queries, training_batches
-from seqrec.data.engagement import EngagementConfig, base_rate_losses, engagement
+from seqrec.data.engagement import EngagementConfig, base_rate_losses, engagement, log_base_rates
 from seqrec.data.splits import leave_last_out
 from seqrec.data.store import sequence_store
 from seqrec.encoders.transformer import TransformerConfig, transformer
@@ -25,7 +25,8 @@ from seqrec.types import InputError
 N_ITEMS, D_MODEL, LENGTH = 12, 8, 10
 SMALL = TransformerConfig(d_model=D_MODEL, n_blocks=1, dropout=0.0)
 ENCODER = transformer(SMALL, n_items=N_ITEMS, max_length=LENGTH)
-WITH_HEADS = with_heads(ENCODER, {"skip": 2, "gap": 4})
+RATES = {"skip": np.log([0.75, 0.25]), "gap": np.log([0.4, 0.3, 0.2, 0.1])}
+WITH_HEADS = with_heads(ENCODER, RATES)
 BATCH = rows_of([[5, 9, 5, 5], [9, 5, 12]], [[1, 2, 3, 1, 2]])._replace(
     next_skips=jnp.arange(20).reshape(2, 10) % 3 == 0, next_gaps=1 + jnp.arange(20).reshape(2, 10) % 4
 )
@@ -56,14 +57,15 @@ def test_the_losses_are_those_of_a_logistic_and_a_softmax_regression():
         np.testing.assert_allclose(found["gap"][row, place], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_head_that_knows_nothing_holds_all_answers_alike_and_moves_no_state():
+def test_a_head_begins_with_how_often_its_answers_come_and_moves_no_state():
     params = init_params(WITH_HEADS.specs, jax.random.key(0))
     hidden = jnp.ones((2, LENGTH, D_MODEL))
 
     def total(hidden):
         found = WITH_HEADS.heads(params, hidden, BATCH.next_items, BATCH.answers)
-        np.testing.assert_allclose(jax.lax.stop_gradient(found["skip"]), np.log(2), rtol=1e-6)
-        np.testing.assert_allclose(jax.lax.stop_gradient(found["gap"]), np.log(4), rtol=1e-6)
+        expected = -RATES["skip"][np.asarray(BATCH.next_skips, int)], -RATES["gap"][np.asarray(BATCH.next_gaps) - 1]
+        for losses, each in zip(found.values(), expected, strict=True):
+            np.testing.assert_allclose(jax.lax.stop_gradient(losses), each, rtol=1e-5)
         return sum(jnp.sum(each) for each in found.values())
 
     with jax.disable_jit():
@@ -78,19 +80,19 @@ def step_of(encoder, loss=softmax_loss, objective=next_item, n_steps=10, **optio
 
 @pytest.mark.parametrize("accumulation_steps", [1, 2])
 def test_each_position_adds_its_heads_losses_by_their_weights(accumulation_steps):
-    encoder = with_heads(ENCODER, {"gap": 4})
+    encoder = with_heads(ENCODER, {"gap": np.log(np.full(4, 0.25))})
     batch = BATCH._replace(next_skips=None)
     state, plain = step_of(ENCODER, accumulation_steps=accumulation_steps)
     _, without = plain(state, batch)
     state, step = step_of(encoder, accumulation_steps=accumulation_steps, head_weights={"gap": 0.25})
     _, found = step(state, batch)
     assert found.n_targets == without.n_targets
-    # A head that knows nothing yet holds four answers alike.
+    # A head begins at the rates of its answers, here four alike.
     np.testing.assert_allclose(found.loss, without.loss + 0.25 * np.log(4), rtol=1e-5)
 
 
 def test_a_skip_is_foretold_where_it_is_no_target():
-    encoder = with_heads(ENCODER, {"skip": 2})
+    encoder = with_heads(ENCODER, {"skip": np.log([0.5, 0.5])})
     state, plain = step_of(ENCODER)
     _, without = plain(state, BATCH)
     state, step = step_of(encoder, head_weights={"skip": 1.0})
@@ -120,15 +122,14 @@ def trained(store, config, n_steps=150):
     sizes = {"max_length": LENGTH, "batch_size": 16}
     found, split = engagement(config, store), leave_last_out(store)
     encoder = transformer(dataclasses.replace(SMALL, d_model=16), n_items=store.n_items, max_length=LENGTH)
-    encoder = with_heads(encoder, found.head_sizes)
+    encoder = with_heads(encoder, log_base_rates(found, store, split))
     batches = training_batches(store, split, **sizes, seed=0, whole_histories=True, engagement=found)
     state, step = step_of(encoder, n_steps=n_steps, head_weights=config.heads)
     for number in range(n_steps):
         state, _ = step(state, batches.batch(number))
     queries = make_queries(store, split.test, **sizes, mask_seen=False, engagement=found)
-    places = np.concatenate([np.arange(a + 1, b) for a, b in zip(store.offsets[:-1], split.train_stop, strict=True)])
     losses = head_losses(make_head_step(encoder), state.averaged, queries)
-    return losses, base_rate_losses(found, store, trained=places, asked=queries.target_positions)
+    return losses, base_rate_losses(found, store, split, asked=queries.target_positions)
 
 
 def random_plays(n_users=60, n_events=12):
@@ -170,6 +171,13 @@ TIMED = a_store(
     timestamp_us=1_000_000 * np.array([0, 0, 1, 4, 11, 7, 1007, 9007]),
     kind=np.array([0, 1, 2, 1, 1, 0, 2, 1], np.int32),
 )
+MORE_TIMED = sequence_store(
+    np.arange(1, 7),
+    np.array([0, 6]),
+    np.arange(6),
+    np.arange(1),
+    columns={"kind": np.array([0, 1, 2, 1, 2, 2], np.int32)},
+)
 KINDS = {"kind": ("like", "play", "skip")}
 
 
@@ -191,8 +199,11 @@ def test_training_and_queries_hold_the_next_event_s_answers():
 
 def test_the_base_rate_counts_each_answer_once_more_than_it_came():
     found = engagement(EngagementConfig(skips=("kind=skip",), skip_head=1.0), TIMED, categories=KINDS)
-    losses = base_rate_losses(found, TIMED, trained=np.array([1, 2, 3]), asked=np.array([6, 7]))
-    # One of three was a skip: 2 / 5 and 3 / 5.
+    losses = base_rate_losses(found, TIMED, leave_last_out(TIMED), asked=np.array([6, 7]))
+    # The first user's second and third event are trained on as targets, of which one was a skip: 2 / 4 and 2 / 4.
+    np.testing.assert_allclose(losses["skip"], -np.log([2 / 4, 2 / 4]))
+    losses = base_rate_losses(found, MORE_TIMED, leave_last_out(MORE_TIMED), asked=np.array([2, 3]))
+    # One of three: 2 / 5 and 3 / 5.
     np.testing.assert_allclose(losses["skip"], -np.log([2 / 5, 3 / 5]))
 
 

@@ -10,6 +10,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int
 
 from seqrec.data.behaviour import N_GAP_BUCKETS, gap_buckets
+from seqrec.data.ragged import ranges
+from seqrec.data.splits import Split
 from seqrec.data.store import SequenceStore
 from seqrec.types import InputError
 
@@ -200,17 +202,29 @@ def _as_number(text: str) -> float | None:
         return None
 
 
-def base_rate_losses(
-    found: Engagement, store: SequenceStore, *, trained: Int[np.ndarray, " n_trained"], asked: Places
-) -> dict[str, Float[np.ndarray, " n"]]:
-    """Of each head, the loss in nats at the events `asked` if all that is known is how often each answer was `trained`.
+def log_base_rates(found: Engagement, store: SequenceStore, split: Split) -> dict[str, Float[np.ndarray, " n_answers"]]:
+    """Of each head, the logarithm of how often each answer comes among the targets of the training part.
 
     Each answer counts one time more than it came, so that none is impossible.
     """
-    known, wanted = found.fields_at(store, trained), found.fields_at(store, asked)
-    losses = {}
-    for name, size in found.head_sizes.items():
-        field, first = HEAD_FIELDS[name]
-        counts = 1 + np.bincount(known[field].astype(np.int64) - first, minlength=size)
-        losses[name] = np.log(counts.sum()) - np.log(counts)[wanted[field].astype(np.int64) - first]
-    return losses
+    # What training asks: each event of the training part but a user's first.
+    targets = ranges(store.offsets[:-1] + 1, np.maximum(split.train_stop - store.offsets[:-1] - 1, 0))
+    rates = {}
+    for name, answers in _answers(found, store, targets).items():
+        counts = 1 + np.bincount(answers, minlength=found.head_sizes[name])
+        rates[name] = np.log(counts) - np.log(counts.sum())
+    return rates
+
+
+def base_rate_losses(
+    found: Engagement, store: SequenceStore, split: Split, *, asked: Places
+) -> dict[str, Float[np.ndarray, " n"]]:
+    """Of each head, the loss in nats at the events `asked` if `log_base_rates` is all that is known."""
+    rates = log_base_rates(found, store, split)
+    return {name: -rates[name][answers] for name, answers in _answers(found, store, asked).items()}
+
+
+def _answers(found: Engagement, store: SequenceStore, places: Places) -> dict[str, Int[np.ndarray, " n"]]:
+    """What each head is to foretell of these events, counted from 0."""
+    fields = found.fields_at(store, places)
+    return {name: fields[HEAD_FIELDS[name][0]].astype(np.int64) - HEAD_FIELDS[name][1] for name in found.head_sizes}
