@@ -1,11 +1,13 @@
 """Keeps the figures of a finished run and writes docs/results.md and other pages' tables from all that are kept.
 
     python experiments/results.py runs/my-run --name ml-1m-modern-seed-0     # keep one, then write
+    python experiments/results.py runs/feature-study --name lastfm-tags      # a study
     python experiments/results.py                                            # write
 
 What is kept is one small JSON file a run under experiments/results/ (figures, config, versions, wall time and the
 hashes of data and split) and its learning curve under docs/pictures/. A run whose targets begin a continuation is kept
-under experiments/results/continuations/, and shown in docs/seq2seq.md.
+under experiments/results/continuations/, and shown in docs/seq2seq.md; a study under experiments/results/studies/, and
+shown in docs/studies.md.
 """
 
 import shutil
@@ -19,6 +21,7 @@ from tyro.conf import Positional
 
 from seqrec import runs, runtime
 from seqrec.report.results_page import condensed, continuations_page, page, readme
+from seqrec.report.studies_page import condensed_study, studies_page
 from seqrec.types import InputError
 
 ROOT = Path(__file__).parent.parent
@@ -34,18 +37,20 @@ class Arguments:
     """Keeps a run's figures and writes the page of results."""
 
     run: Positional[Path | None] = None
-    """Directory of a finished run; without one the page alone is written."""
+    """Directory of a finished run or study; without one the pages alone are written."""
     name: str = ""
-    """Name under which the run is kept, such as ml-1m-modern-seed-0."""
+    """Name under which it is kept, such as ml-1m-modern-seed-0."""
 
 
 def written() -> dict[Path, str]:
     """The page of results and the README as the kept runs make them."""
-    kept, continued = (
-        {file.stem: runs.read_json(file) for file in folder.glob("*.json")} for folder in (KEPT, KEPT / "continuations")
+    kept, continued, studied = (
+        {file.stem: runs.read_json(file) for file in folder.glob("*.json")}
+        for folder in (KEPT, KEPT / "continuations", KEPT / "studies")
     )
-    continuations = ROOT / "docs" / "seq2seq.md"
+    continuations, studies = ROOT / "docs" / "seq2seq.md", ROOT / "docs" / "studies.md"
     return {
+        studies: studies_page(studies.read_text(), studied),
         continuations: continuations_page(continuations.read_text(), continued),
         ROOT / "docs" / "results.md": page(kept, PUBLISHED, defaults=DEFAULTS),
         ROOT / "README.md": readme((ROOT / "README.md").read_text(), kept[DEMO]),
@@ -53,12 +58,16 @@ def written() -> dict[Path, str]:
 
 
 def main(arguments: Arguments) -> None:
-    """Keeps the run, if one is named, and writes the pages."""
+    """Keeps the run or study, if one is named, and writes the pages."""
     if arguments.run is not None:
         if not arguments.name:
             raise InputError(f"{arguments.run} needs a --name to be kept under, such as --name ml-1m-modern-seed-0")
-        kept = condensed(arguments.run)
-        folder = KEPT / "continuations" if "continuations" in kept else KEPT
+        if (arguments.run / "study.json").exists():
+            kept, folder = condensed_study(arguments.run), KEPT / "studies"
+        else:
+            kept = condensed(arguments.run)
+            folder = KEPT / "continuations" if "continuations" in kept else KEPT
+        folder.mkdir(parents=True, exist_ok=True)
         runs.write_json(folder / f"{arguments.name}.json", kept)
         if (curve := arguments.run / "learning_curve.png").exists():
             shutil.copy(curve, ROOT / "docs" / "pictures" / f"{arguments.name}.png")

@@ -56,7 +56,7 @@ def _flags(config: dict[str, Any], usual: dict[str, Any]) -> list[str]:
 def readme(text: str, demo: dict[str, Any]) -> str:
     """The README's text with the demo run's table between its two marks."""
     table = figures.format_table({"SASRec": demo["test"], **demo["baselines"]})
-    return _between_marks(text, "demo table", f"```\n{table}\n```")
+    return between_marks(text, "demo table", f"```\n{table}\n```")
 
 
 def continuations_page(text: str, kept: dict[str, dict[str, Any]]) -> str:
@@ -82,11 +82,12 @@ def continuations_page(text: str, kept: dict[str, dict[str, Any]]) -> str:
                 f"- `{name}`: epoch {run['best_epoch']} of {n_epochs}, {minutes:.1f} minutes with validations; "
                 f"jax {run['versions']['jax']}, {run['versions']['device']}; split `{run['data']['split_hash'][:12]}`"
             )
-        text = _between_marks(text, data, "\n".join(lines))
+        text = between_marks(text, data, "\n".join(lines))
     return text
 
 
-def _between_marks(text: str, name: str, content: str) -> str:
+def between_marks(text: str, name: str, content: str) -> str:
+    """The page's text with this content between the two marks of that name."""
     before, rest = text.split(f"<!-- {name} -->\n")
     _, after = rest.split(f"<!-- end of {name} -->\n")
     return f"{before}<!-- {name} -->\n{content}\n<!-- end of {name} -->\n{after}"

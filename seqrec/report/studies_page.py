@@ -1,0 +1,97 @@
+"""Kept studies of real data -> the tables of docs/studies.md."""
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from seqrec import runs
+from seqrec.report.comparison_text import decimal, metric_label
+from seqrec.report.results_page import between_marks
+from seqrec.types import InputError
+
+MARK = "studies of real data"
+_HARD = ("target_events", "history_length")
+"""Columns by which users are sliced, of whose slices the first is the hardest to serve."""
+
+
+def condensed_study(directory: Path) -> dict[str, Any]:
+    """What is kept of a finished study: all that study.json holds but curves and where anything lay."""
+    found = runs.read_json(directory / "study.json")
+    if unfinished := [f"{run['name']}, seed {run['seed']}" for run in found["runs"] if run["state"] != "done"]:
+        raise InputError(f"{directory}: {unfinished[0]} is not done; let the study finish first")
+    for field in ("runs", "curves"):
+        del found[field]
+    arms = {name: shlex.join(map(_nameless, shlex.split(flags))) for name, flags in found["arms"].items()}
+    kept = ("experiment", "minutes", "level")
+    return {**found, "arms": arms, "study": {name: found["study"][name] for name in kept}}
+
+
+def _nameless(word: str) -> str:
+    """The word, without the folders if it is a path."""
+    return Path(word).name if "/" in word else word
+
+
+def studies_page(text: str, kept: Mapping[str, Mapping[str, Any]]) -> str:
+    """The page's text with a section for each of the kept studies, by name, between its two marks."""
+    return between_marks(text, MARK, "\n".join("\n".join(_section(name, kept[name])) for name in sorted(kept)))
+
+
+def _section(name: str, found: Mapping[str, Any]) -> list[str]:
+    base, primary, data, versions = found["base"], found["primary"], found["data"], found["versions"]
+    label, seeds = metric_label(primary), ", ".join(map(str, found["seeds"]))
+    others = "" if len(found["variations"]) == 1 else f", after Holm's correction for {len(found['variations'])}"
+    lines = [
+        f"### {name}",
+        "",
+        f"{label} on {found['n_users']:,} users, means of seeds {seeds}; verdicts at "
+        f"{100 * found['level']:g}%{others}. {data['split']}.",
+        "",
+        f"| | {label} | difference | verdict | parameters | step time |",
+        "| --- " * 6 + "|",
+    ]
+    for arm in found["arms"]:
+        mean, low, high = found["systems"][arm]["metrics"][primary]
+        share = found["costs"][arm]["of_base"]
+        cells = [arm if arm != base else f"**{arm}**", f"{decimal(mean)} [{decimal(low)}, {decimal(high)}]"]
+        if arm == base:
+            cells += ["", ""]
+        else:
+            each, verdict = found["variations"][arm][primary], found["variations"][arm]["verdict"]
+            what = "no difference larger than" if verdict["kind"] == "none" else f"**{verdict['kind']}** by"
+            ends = f"[{decimal(each['interval'][0])}, {decimal(each['interval'][1])}]"
+            cells += [f"{decimal(each['difference'])} {ends}", f"{what} {decimal(verdict['size'])}"]
+        cells += [f"{share['n_parameters']:.2f} x", f"{share['step_seconds']:.2f} x" if share["step_seconds"] else ""]
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", *_hard_slices(found), "```", *_command(found), "```", ""]
+    lines.append(
+        f"{found['study']['minutes']:.0f} minutes of training, beside other work; jax {versions['jax']}, "
+        f"{versions['device']}; data `{data['content_hash'][:12]}`, split `{data['split_hash'][:12]}`."
+    )
+    return [*lines, ""]
+
+
+def _hard_slices(found: Mapping[str, Any]) -> list[str]:
+    """A table of the users that are hardest to serve."""
+    primary, others = found["primary"], list(found["variations"])
+    lines = [f"| users | {found['base']} | {' | '.join(others)} |", "| --- " * (2 + len(others)) + "|"]
+    for slicing in found["slices"]:
+        first = slicing["slices"][0]
+        if slicing["column"] in _HARD and None not in first["runs"][found["base"]][primary]:
+            cells = [f"{slicing['name']}: {first['label']} ({first['n_users']:,})"]
+            cells.append(decimal(first["runs"][found["base"]][primary][0]))
+            for other in others:
+                difference, low, high = first["differences"][other][primary]
+                cells.append(f"{'+' * (difference > 0)}{decimal(difference)} [{decimal(low)}, {decimal(high)}]")
+            lines.append(f"| {' | '.join(cells)} |")
+    return [*lines, ""]
+
+
+def _command(found: Mapping[str, Any]) -> list[str]:
+    """The command that repeats the study."""
+    base, *others = (f'"{name}={flags}"' for name, flags in found["arms"].items())
+    experiment = found["study"]["experiment"]
+    script = "" if experiment == "sasrec" else f" --experiment {experiment}"
+    seeds = " ".join(map(str, found["seeds"]))
+    parts = [f"python experiments/feature_study.py{script} --seeds {seeds}", f"    --base {base}", "    --variations"]
+    return " \\\n".join([*parts[:-1], parts[-1] + " " + " \\\n        ".join(others)]).split("\n")
