@@ -47,12 +47,12 @@ def _section(name: str, found: Mapping[str, Any]) -> list[str]:
         f"{label} on {found['n_users']:,} users, means of seeds {seeds}; verdicts at "
         f"{100 * found['level']:g}%{others}. {data['split']}.",
         "",
-        f"| | {label} | difference | verdict | parameters | step time |",
-        "| --- " * 6 + "|",
+        f"| | {label} | difference | verdict | parameters | training state | step time |",
+        "| --- " * 7 + "|",
     ]
     for arm in found["arms"]:
         mean, low, high = found["systems"][arm]["metrics"][primary]
-        share = found["costs"][arm]["of_base"]
+        cost, share = found["costs"][arm], found["costs"][arm]["of_base"]
         cells = [arm if arm != base else f"**{arm}**", f"{decimal(mean)} [{decimal(low)}, {decimal(high)}]"]
         if arm == base:
             cells += ["", ""]
@@ -61,7 +61,8 @@ def _section(name: str, found: Mapping[str, Any]) -> list[str]:
             what = "no difference larger than" if verdict["kind"] == "none" else f"**{verdict['kind']}** by"
             ends = f"[{decimal(each['interval'][0])}, {decimal(each['interval'][1])}]"
             cells += [f"{decimal(each['difference'])} {ends}", f"{what} {decimal(verdict['size'])}"]
-        cells += [f"{share['n_parameters']:.2f} x", f"{share['step_seconds']:.2f} x" if share["step_seconds"] else ""]
+        cells += [f"{cost['n_parameters']:,}", f"{cost['state_bytes'] / 1e6:,.1f} MB"]
+        cells.append(f"{share['step_seconds']:.2f} x" if share["step_seconds"] else "")
         lines.append(f"| {' | '.join(cells)} |")
     lines += ["", *_hard_slices(found), "```", *_command(found), "```", ""]
     lines.append(

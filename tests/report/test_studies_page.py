@@ -42,8 +42,9 @@ def test_the_page_shows_the_verdicts_and_the_command(tmp_path):
     assert found["variations"]["genres"]["verdict"]["kind"] == "helps"
     assert "**helps** by" in rows["genres"]
     assert "no difference larger than" in rows["shuffled"]
-    # Twice as slow, and 100 parameters more than 1,000.
-    assert rows["genres"].endswith("| 1.10 x | 2.00 x |")
+    # Twice as slow, and a tenth larger.
+    assert rows["ids"].endswith("| 1,000 | 0.0 MB | 1.00 x |")
+    assert rows["genres"].endswith("| 1,100 | 0.0 MB | 2.00 x |")
     assert '--base "ids=--data-path plays.csv --d-model 8"' in text
     assert '--variations "genres=--item-features attributes"' in text
     assert studies_page(text, {"toy-genres": condensed_study(tmp_path)}) == text
