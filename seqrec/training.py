@@ -193,11 +193,6 @@ def make_train_step(
             options["unwanted"] = asked.unwanted
         if asked.places is not None and (encoder.repeats is not None or encoder.heads is not None):
             raise InputError("a repeat mixture and heads need an objective that asks what follows each item: next_item")
-        beside: Array | float = 0.0
-        if encoder.heads is not None:
-            found = encoder.heads(params, hidden, batch.next_items, batch.answers)
-            weighed = sum(head_weights[name] * losses for name, losses in found.items())
-            beside = jnp.sum(jnp.where(batch.next_items > 0, weighed, 0.0))
         if encoder.repeats is not None:
             found = encoder.repeats(params, hidden, asked.inputs)
             labels = asked.targets if asked.unwanted is None else jnp.maximum(asked.targets, asked.unwanted)
@@ -215,7 +210,11 @@ def make_train_step(
             **options,
             key=keys[1],
         )
-        return total + beside, count
+        if encoder.heads is not None:
+            foretold = encoder.heads(params, hidden, batch.next_items, batch.answers)
+            weighed = sum(head_weights[name] * losses for name, losses in foretold.items())
+            total += jnp.sum(jnp.where(batch.next_items > 0, weighed, 0.0))
+        return total, count
 
     def mean_loss(params: Params, batch: Batch, keys: Array, constants: Any) -> tuple[Array, Array]:
         total, count = total_loss(params, batch, keys, constants)
