@@ -218,7 +218,7 @@ def open_store(directory: Path | str) -> SequenceStore:
 
 def read_preparation(directory: Path | str) -> dict[str, Any]:
     """How the store in `directory` was made, as `write_store` was told; empty where it was told nothing."""
-    return _read_manifest(Path(directory)).get("preparation") or {}
+    return _read_manifest(local_store(Path(directory))).get("preparation") or {}
 
 
 def _read_manifest(directory: Path) -> dict[str, Any]:

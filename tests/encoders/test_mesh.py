@@ -14,11 +14,13 @@ from packed_rows import LENGTH, rows_of
 
 from seqrec.behaviour import with_behaviour
 from seqrec.data.behaviour import PositionFeature
+from seqrec.heads import with_heads
 from seqrec.params import init_params
 from seqrec.sharding import MeshConfig, constrain_params, make_mesh, split_rows
 
 FEATURED = "transformer with features of events"
-NAMES = [*ENCODERS, FEATURED]
+HEADED = "transformer with heads"
+NAMES = [*ENCODERS, FEATURED, HEADED]
 HISTORIES = np.random.default_rng(0).integers(1, 31, (8, LENGTH)).tolist()
 
 
@@ -51,14 +53,19 @@ def test_eight_devices_find_the_states_and_gradients_of_one(found, name):
 
 def measure(name: str) -> dict[str, np.ndarray]:
     """States and gradients under the current mesh, if there is one."""
-    encoder, params, known = a_featured_encoder() if name == FEATURED else (*an_encoder(name), None)
+    special = {FEATURED: a_featured_encoder, HEADED: a_headed_encoder}
+    encoder, params, known = special[name]() if name in special else (*an_encoder(name), None)
     batch = rows_of(*([each] for each in HISTORIES), times=encoder.times)._replace(event_features=known)
     batch = split_rows(jax.tree.map(np.asarray, batch))
     params = constrain_params(params, encoder.specs)
 
     def total(params):
         states = encoder.encode(params, batch)
-        return jnp.sum(jnp.sin(states)), states
+        if encoder.heads is None:
+            return jnp.sum(jnp.sin(states)), states
+        answers = {"skip": batch.next_items % 3 == 0, "gap": 1 + batch.next_items % 4}
+        losses = encoder.heads(params, states, batch.next_items, answers)
+        return sum(jnp.sum(each) for each in losses.values()), states
 
     (_, states), gradients = jax.jit(jax.value_and_grad(total, has_aux=True))(params)
     leaves = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(gradients)}
@@ -76,6 +83,15 @@ def a_featured_encoder():
     plain, _ = an_encoder("transformer: gated")
     encoder = with_behaviour(plain, features)
     return encoder, jax.tree.map(lambda leaf: 20 * leaf, init_params(encoder.specs, jax.random.key(1))), known
+
+
+def a_headed_encoder():
+    plain, _ = an_encoder("transformer: gated")
+    encoder = with_heads(plain, {"skip": np.log([0.7, 0.3]), "gap": np.log([0.4, 0.3, 0.2, 0.1])})
+    params = init_params(encoder.specs, jax.random.key(1))
+    random = np.random.default_rng(0)
+    own = jax.tree.map(lambda leaf: leaf + random.normal(size=leaf.shape).astype(np.float32), params["heads"])
+    return encoder, {**params, "heads": own}, None
 
 
 def main(path: str) -> None:
