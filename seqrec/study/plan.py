@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from seqrec import runs, runtime
 from seqrec.data.paths import data_files
-from seqrec.data.store import SequenceStore, open_store
+from seqrec.data.store import SequenceStore, open_store, read_preparation
 from seqrec.experiment import RunConfig
 from seqrec.params import count_params
 from seqrec.tasks import DataConfig, make_task, prepare_store
@@ -197,10 +197,10 @@ def make_plan(study: Study, experiments: Mapping[str, ModuleType]) -> Plan:
         )
     with tempfile.TemporaryDirectory() as scratch:
         directory = _store_directory(study, [arm.config.data for arm in arms], Path(scratch))
-        store = open_store(directory)
+        store, categories = open_store(directory), read_preparation(directory).get("categories", {})
         n_steps, n_parameters = {}, {}
         for arm in arms:
-            n_steps[arm.name], n_parameters[arm.name], split = _sizes(script, arm, store)
+            n_steps[arm.name], n_parameters[arm.name], split = _sizes(script, arm, store, categories)
         data = {
             "fingerprint": fingerprint,
             "dataset": config.dataset,
@@ -236,10 +236,12 @@ def _store_directory(study: Study, configs: Sequence[DataConfig], scratch: Path)
     return directory
 
 
-def _sizes(script: ModuleType, arm: Arm, store: SequenceStore) -> tuple[int, int, Any]:
+def _sizes(
+    script: ModuleType, arm: Arm, store: SequenceStore, categories: Mapping[str, Sequence[str]]
+) -> tuple[int, int, Any]:
     """Steps, parameters and the split of one training of the arm."""
     try:
-        task = make_task(arm.config.data, store, seed=0)
+        task = make_task(arm.config.data, store, seed=0, categories=categories)
         model = script.build(arm.config, task)
     except ValueError as error:
         raise InputError(f"{arm.name}: {error}") from error

@@ -220,3 +220,19 @@ def test_a_feature_file_is_known_by_its_content(copied, tmp_path):
         study = dataclasses.replace(copied, variations=(f"mood=--item-features mood --feature-files {file}",))
         keys.setdefault(mood, []).append(make_plan(study, TRAINING).runs[1].key)
     assert keys["calm"][0] == keys["calm"][1] != keys["wild"][0]
+
+
+def test_a_variation_may_name_skips_by_their_text(tmp_path):
+    lines = [
+        f"u{user},i{(user + place) % 9},{place},{'play' if place % 3 else 'skip'}"
+        for user in range(12)
+        for place in range(6)
+    ]
+    plays = tmp_path / "plays.csv"
+    plays.write_text("\n".join(["user_id,item_id,timestamp,kind", *lines]) + "\n")
+    flags = ["--dataset events --data-path", str(plays), "--time-unit s --no-mask-seen", *TOY_MODEL]
+    head = "head=--skips kind=skip --skip-head 0.1"
+    plan = make_plan(Study("plain=" + " ".join(flags), (head,), output=tmp_path / "study"), TRAINING)
+    # A bilinear form of the state and the item, a vector for each, and a bias.
+    d_model = plan.arms[0].config.model.d_model
+    assert plan.n_parameters["head"] - plan.n_parameters["plain"] == d_model**2 + 2 * d_model + 1
