@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from seqrec.layers import dropout, item_table_spec, item_vectors
+from seqrec.layers import dense, dropout, item_table_spec, item_vectors
 from seqrec.params import Params, ParamSpec
 from seqrec.search_space import TRACED, Range
 from seqrec.types import Batch, Encoder
@@ -62,7 +62,7 @@ def gru(config: GRUConfig, *, n_items: int, max_length: int) -> Encoder:
         x = dropout(x, rate=config.embedding_dropout, key=keys.pop())
         for layer in params["layers"]:
             x = dropout(gru_layer(layer, x, starts=batch.positions == 0), rate=config.dropout, key=keys.pop())
-        return x @ params["out"]
+        return dense(x, params["out"])
 
     return Encoder(specs=specs, encode=encode, n_items=n_items, max_length=max_length)
 
@@ -86,7 +86,8 @@ def gru_layer(
     The candidate state is reset after its product with the recurrent matrix, as cuDNN's form has it, so that one
     product serves all three gates.
     """
-    gates = x @ params["input"] + params["input_bias"]  # of all positions at once: only the recurrence has to wait
+    # Of all positions at once: only the recurrence has to wait.
+    gates = dense(x, params["input"]) + params["input_bias"]
 
     def step(state, inputs):
         gates, start = inputs

@@ -8,7 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from seqrec.layers import causal_mask, check_heads, dropout, item_table_spec, item_vectors, norm, norm_specs, silu
+from seqrec.layers import (
+    causal_mask,
+    check_heads,
+    dense,
+    dropout,
+    item_table_spec,
+    item_vectors,
+    norm,
+    norm_specs,
+    silu,
+)
 from seqrec.params import Params, ParamSpec
 from seqrec.search_space import TRACED, Range
 from seqrec.types import Batch, Encoder, InputError, Times
@@ -125,7 +135,7 @@ def hstu_unit(
     so the unit can count them. `spans` has the bucket of the time between query and key, where times are read.
     """
     rows, length, d_model = x.shape
-    uvqk = silu(norm(params["norm"], x, kind="layer") @ params["uvqk"])
+    uvqk = silu(dense(norm(params["norm"], x, kind="layer"), params["uvqk"]))
     u, vqk = uvqk[..., :d_model], uvqk[..., d_model:]
     v, q, k = vqk.reshape(rows, length, 3, n_heads, d_model // n_heads).transpose(2, 0, 3, 1, 4)
     scores = jnp.einsum("rhqd,rhkd->rhqk", q, k)
@@ -137,4 +147,4 @@ def hstu_unit(
         scores = scores + params["time_bias"][spans][:, None]
     weights = jnp.where(mask[:, None], silu(scores) * (1 / max_length), 0.0)
     mixed = jnp.einsum("rhqk,rhkd->rhqd", weights, v).transpose(0, 2, 1, 3).reshape(rows, length, d_model)
-    return (norm(params["mixed_norm"], mixed, kind="layer") * u) @ params["out"]
+    return dense(norm(params["mixed_norm"], mixed, kind="layer") * u, params["out"])

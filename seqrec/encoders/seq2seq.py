@@ -18,6 +18,7 @@ from seqrec.layers import (
     attention_specs,
     causal_mask,
     cross_attention_specs,
+    dense,
     mix_values,
     norm,
     norm_specs,
@@ -74,7 +75,7 @@ def seq2seq(config: Seq2SeqConfig, *, n_items: int, max_length: int) -> Encoder:
         turn = turn_by(sizes, positions, max_length=max_length)
         memories = []
         for block in params["decoder"]["blocks"]:
-            product = states @ block["cross_attention"]["kv"].astype(states.dtype)
+            product = dense(states, block["cross_attention"]["kv"].astype(states.dtype))
             k, v = split_heads(product, n_parts=2, n_heads=sizes.n_heads)
             memories.append((k if turn is None else rotate(k, turn), v))
         return memories
@@ -101,7 +102,7 @@ def seq2seq(config: Seq2SeqConfig, *, n_items: int, max_length: int) -> Encoder:
             dropped = {"dropout_rate": sizes.attention_dropout}
 
             def attend(x, block=block, index=index, key=weights_key, dropped=dropped):
-                q, k, v = split_heads(x @ block["attention"]["qkv"], n_parts=3, n_heads=sizes.n_heads)
+                q, k, v = split_heads(dense(x, block["attention"]["qkv"]), n_parts=3, n_heads=sizes.n_heads)
                 if turn is not None:
                     q, k = rotate(q, turn), rotate(k, turn)
                 if caches is not None:
@@ -110,12 +111,13 @@ def seq2seq(config: Seq2SeqConfig, *, n_items: int, max_length: int) -> Encoder:
                         for cache, new in zip(caches[index], (k, v), strict=True)
                     )
                 attended.append((k, v))
-                return mix_values(q, k, v, mask=mask, key=key, **dropped) @ block["attention"]["out"]
+                return dense(mix_values(q, k, v, mask=mask, key=key, **dropped), block["attention"]["out"])
 
             def recall(x, block=block, memory=memory, key=recall_key, dropped=dropped):
-                q = split_heads(x @ block["cross_attention"]["q"], n_parts=1, n_heads=sizes.n_heads)[0]
+                q = split_heads(dense(x, block["cross_attention"]["q"]), n_parts=1, n_heads=sizes.n_heads)[0]
                 q = q if turn is None else rotate(q, turn)
-                return mix_values(q, *memory, mask=memory_mask, key=key, **dropped) @ block["cross_attention"]["out"]
+                mixed = mix_values(q, *memory, mask=memory_mask, key=key, **dropped)
+                return dense(mixed, block["cross_attention"]["out"])
 
             parts = {"attention": attend, "cross_attention": recall}
             x = apply_parts(sizes, block, x, parts, keys=None if keys is None else keys[index, 2:])

@@ -16,6 +16,7 @@ from seqrec.layers import (
     attention_specs,
     causal_mask,
     check_heads,
+    dense,
     dropout,
     feed_forward,
     feed_forward_specs,
@@ -116,7 +117,7 @@ def apply_parts(
         added = part(norm(block[f"{name}_norm"], x, kind=config.norm) if config.norm_first else x)
         added = dropout(added, rate=config.dropout, key=key)
         if config.gated:
-            added = added * jax.nn.sigmoid(x @ block[f"{name}_gate"])
+            added = added * jax.nn.sigmoid(dense(x, block[f"{name}_gate"]))
         x = x + added
         if not config.norm_first:
             x = norm(block[f"{name}_norm"], x, kind=config.norm)
