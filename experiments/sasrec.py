@@ -42,7 +42,9 @@ class Config:
 
 def build(config: Config, task: Task) -> Model:
     """The model that the config describes, for the task's catalogue."""
-    encoder = transformer(config.model, n_items=task.store.n_items, max_length=config.data.max_length)
+    encoder = transformer(
+        config.model, n_items=task.store.n_items, max_length=config.data.max_length, times=config.data.times
+    )
     encoder = with_behaviour(encoder, task.train.features)
     return model_of(items_of(encoder, config.items, task), config.objective, task)
 

@@ -4,8 +4,9 @@ import bert4rec
 import esasrec
 import gru4rec
 import gsasrec
+import hawk
 import hstu
 import sasrec
 import seq2seq
 
-TRAINING = {module.__name__: module for module in (sasrec, gsasrec, esasrec, bert4rec, gru4rec, hstu, seq2seq)}
+TRAINING = {module.__name__: module for module in (sasrec, gsasrec, esasrec, bert4rec, gru4rec, hstu, hawk, seq2seq)}

@@ -119,15 +119,27 @@ def dropout(x: Float[Array, "*shape"], *, rate: Scalar, key: Array | None) -> Fl
     return jnp.where(keep, x * (256 / (256 - n_dropped)), 0.0)
 
 
-Rotation = tuple[Float[Array, "rows 1 length half"], Float[Array, "rows 1 length half"]]
+Rotation = tuple[Float[Array, "rows 1 length pairs"], Float[Array, "rows 1 length pairs"]]
 
 
-def rotation(positions: Int[Array, "rows length"], *, d_head: int, max_length: int) -> Rotation:
+def rotation(positions: Int[Array, "rows length"], *, n_pairs: int, max_length: int) -> Rotation:
     """Cosine and sine of each position's angles, for all heads and blocks (Su et al. 2021, eq. 34)."""
-    frequencies = 10_000.0 ** (-np.arange(d_head // 2) / (d_head // 2))
+    frequencies = 10_000.0 ** (-np.arange(n_pairs) / n_pairs)
     angles = np.arange(max_length)[:, None] * frequencies
     # Looked up: on a CPU, computing them in each block took a seventh of the attention's time.
     cos, sin = (jnp.asarray(table, jnp.float32)[positions][:, None] for table in (np.cos(angles), np.sin(angles)))
+    return cos, sin
+
+
+MINUTE, YEAR = 60, 365 * 24 * 60 * 60
+
+
+def time_rotation(seconds: Int[Array, "rows length"], *, n_pairs: int) -> Rotation:
+    """As `rotation`, by times in place of positions: waves of a minute to 4 years, even on a logarithmic scale."""
+    waves = np.geomspace(MINUTE, 4 * YEAR, n_pairs).round().astype(np.int32)
+    # The whole turns go while times are whole numbers: years of seconds in float32 would lose the minutes.
+    angles = (2 * np.pi / waves) * (seconds[..., None] % waves)
+    cos, sin = (values.astype(jnp.float32)[:, None] for values in (jnp.cos(angles), jnp.sin(angles)))
     return cos, sin
 
 

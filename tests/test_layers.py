@@ -21,6 +21,7 @@ from seqrec.layers import (
     random_bytes,
     rotate,
     rotation,
+    time_rotation,
 )
 from seqrec.params import decay_mask, init_params
 
@@ -128,7 +129,7 @@ def products(first_positions, second_positions, *, d_head=8):
     def placed(x, positions):
         positions = jnp.array([positions])
         repeated = jnp.broadcast_to(x, (1, 1, positions.shape[1], d_head))
-        return rotate(repeated, rotation(positions, d_head=d_head, max_length=200))
+        return rotate(repeated, rotation(positions, n_pairs=d_head // 2, max_length=200))
 
     return jnp.einsum("rhld,rhld->l", placed(q, first_positions), placed(k, second_positions)), jnp.sum(q * k)
 
@@ -150,7 +151,7 @@ def test_distance_zero_is_the_plain_product_and_another_distance_is_not():
 def test_a_pair_of_features_turns_by_its_frequency_times_the_position():
     d_head, position = 4, 3
     x = jnp.array([1.0, 1.0, 0.0, 0.0]).reshape(1, 1, 1, 4)
-    out = rotate(x, rotation(jnp.array([[position]]), d_head=d_head, max_length=10))[0, 0, 0]
+    out = rotate(x, rotation(jnp.array([[position]]), n_pairs=d_head // 2, max_length=10))[0, 0, 0]
     # Su et al. 2021, section 3.4.2: theta_i = 10000^(-2i/d), and feature i is paired with i + d/2 here.
     angles = [position * 10_000 ** (-2 * i / d_head) for i in range(2)]
     np.testing.assert_allclose(out, [*map(math.cos, angles), *map(math.sin, angles)], atol=1e-6)
@@ -158,8 +159,25 @@ def test_a_pair_of_features_turns_by_its_frequency_times_the_position():
 
 def test_a_rotation_keeps_lengths():
     x = random(2, 3, 5, 8)
-    turned = rotate(x, rotation(jnp.arange(10).reshape(2, 5), d_head=8, max_length=10))
+    turned = rotate(x, rotation(jnp.arange(10).reshape(2, 5), n_pairs=4, max_length=10))
     np.testing.assert_allclose(jnp.linalg.norm(turned, axis=-1), jnp.linalg.norm(x, axis=-1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("since", [0, 60, 365 * 24 * 3600, 2**31 - 200])
+def test_a_product_turned_by_times_depends_on_the_seconds_between_them_alone(since):
+    q, k = random(1, 1, 1, 8, seed=1), random(1, 1, 1, 8, seed=2)
+
+    def product(now, then):
+        turned = (rotate(x, time_rotation(jnp.array([[at]]), n_pairs=4)) for x, at in ((q, now), (k, then)))
+        return float(jnp.vdot(*turned))
+
+    # Waves of 60 seconds to 4 years, each the same number of times as long as the one before.
+    waves = [round(60 * (4 * 365 * 24 * 3600 / 60) ** (i / 3)) for i in range(4)]
+    seconds = 17
+    pairs = [(complex(q[0, 0, 0, i], q[0, 0, 0, i + 4]), complex(k[0, 0, 0, i], k[0, 0, 0, i + 4])) for i in range(4)]
+    turns = [np.exp(2j * np.pi * seconds / wave) for wave in waves]
+    expected = sum((a * turn * b.conjugate()).real for (a, b), turn in zip(pairs, turns, strict=True))
+    assert product(since + seconds, since) == pytest.approx(expected, abs=1e-4)
 
 
 # Feed-forward

@@ -18,8 +18,10 @@ from seqrec.generation import recomputed
 from seqrec.items import ItemConfig, with_items
 from seqrec.losses import softmax as losses
 from seqrec.losses.config import LossConfig
+from seqrec.losses.sampled import binary_cross_entropy, sampled_loss, sampled_softmax
 from seqrec.losses.softmax import softmax_loss
 from seqrec.metrics import means, metric_sums
+from seqrec.negatives import Negatives
 from seqrec.objectives import masked_item, next_item
 from seqrec.params import init_params
 from seqrec.repeats import Repeats, mixture, raised, with_repeats
@@ -82,15 +84,21 @@ def a_case():
     return encoder, strong_params(encoder), hidden, jnp.asarray(rng.uniform(0.1, 2, (3, LENGTH)), jnp.float32)
 
 
-@pytest.mark.parametrize("tiles", TILES.values(), ids=TILES)
-def test_the_loss_and_its_gradients_are_those_of_the_dense_mixture(tiles, monkeypatch):
-    monkeypatch.setattr(losses, "tile_sizes", tiles)
+def each_item_once(key, targets):
+    """As if N_ITEMS uniform draws had met every item: the sampled sum is the whole catalogue's then."""
+    return Negatives(jnp.arange(1, N_ITEMS + 1), jnp.full(N_ITEMS, -np.log(N_ITEMS)))
+
+
+@pytest.mark.parametrize("way", [*TILES, "sampled"])
+def test_the_loss_and_its_gradients_are_those_of_the_dense_mixture(way, monkeypatch):
+    monkeypatch.setattr(losses, "tile_sizes", TILES.get(way, losses.tile_sizes))
     encoder, params, hidden, weights = a_case()
+    softmax = sampled_loss(sampled_softmax, each_item_once) if way == "sampled" else softmax_loss
 
     def loss(params, hidden):
         mixed = mixture(encoder.repeats(params, hidden, BATCH), BATCH.items, BATCH.next_items)
-        options = {"n_items": N_ITEMS, "weights": weights, "mixed": mixed}
-        return softmax_loss(hidden, params["item_table"], BATCH.next_items, **options)[0]
+        options = {"n_items": N_ITEMS, "weights": weights, "mixed": mixed, "key": jax.random.key(0)}
+        return softmax(hidden, params["item_table"], BATCH.next_items, **options)[0]
 
     total, gradients = jax.jit(jax.value_and_grad(loss, (0, 1)))(params, hidden)
     with jax.enable_x64(True):
@@ -230,8 +238,8 @@ def test_where_listeners_return_to_what_they_heard_the_mixture_finds_it():
 
 
 @pytest.mark.parametrize("bad", [{"loss": "bce"}, {"temperature": 2.0}, {"label_smoothing": 0.1}, {"seen_weight": 0.5}])
-def test_a_mixture_is_one_with_the_plain_softmax(bad):
-    with pytest.raises(ValueError, match="repeat_mixture mixes with the plain softmax; use loss=softmax"):
+def test_a_mixture_is_one_with_a_plain_softmax(bad):
+    with pytest.raises(ValueError, match="repeat_mixture mixes with a plain softmax; use loss=softmax or sampled"):
         LossConfig(repeat_mixture=True, **bad)
     if "loss" not in bad:
         encoder, params, hidden, _ = a_case()
@@ -240,6 +248,14 @@ def test_a_mixture_is_one_with_the_plain_softmax(bad):
             softmax_loss(
                 hidden, params["item_table"], BATCH.next_items, n_items=N_ITEMS, mixed=mixed, history=BATCH, **bad
             )
+
+
+def test_scores_that_are_no_probabilities_are_refused():
+    encoder, params, hidden, _ = a_case()
+    mixed = mixture(encoder.repeats(params, hidden, BATCH), BATCH.items, BATCH.next_items)
+    loss = sampled_loss(binary_cross_entropy, each_item_once)
+    with pytest.raises(InputError, match="is one with probabilities; use sampled_softmax or softmax_loss"):
+        loss(hidden, params["item_table"], BATCH.next_items, n_items=N_ITEMS, mixed=mixed, key=jax.random.key(0))
 
 
 def test_what_knows_no_repeats_is_refused():

@@ -26,10 +26,11 @@ from seqrec.layers import (
     norm,
     norm_specs,
     rotation,
+    time_rotation,
 )
 from seqrec.params import Params, ParamSpec
 from seqrec.search_space import TRACED, Range
-from seqrec.types import Batch, Encoder, InputError
+from seqrec.types import Batch, Encoder, InputError, Times
 
 
 @dataclass(frozen=True)
@@ -140,19 +141,40 @@ def embed(
     return dropout(x.astype(jnp.dtype(config.compute_dtype)), rate=config.dropout, key=key)
 
 
-def turn_by(config: TransformerConfig, positions: Int[Array, "rows length"], *, max_length: int) -> Rotation | None:
-    """How queries and keys at these positions are rotated, where they are."""
+def turn_by(
+    config: TransformerConfig,
+    positions: Int[Array, "rows length"],
+    *,
+    max_length: int,
+    seconds: Int[Array, "rows length"] | None = None,
+) -> Rotation | None:
+    """How queries and keys at these positions are rotated, where they are; half of each by `seconds`, if given."""
     if config.positions != "rotary":
         return None
-    return rotation(positions, d_head=config.d_model // config.n_heads, max_length=max_length)
+    n_pairs = config.d_model // config.n_heads // 2
+    n_timed = 0 if seconds is None else n_pairs // 2
+    by_place = rotation(positions, n_pairs=n_pairs - n_timed, max_length=max_length)
+    if seconds is None:
+        return by_place
+    by_time = time_rotation(seconds, n_pairs=n_timed)
+    cos, sin = (jnp.concatenate(halves, axis=-1) for halves in zip(by_place, by_time, strict=True))
+    return cos, sin
 
 
-def transformer(config: TransformerConfig, *, n_items: int, max_length: int) -> Encoder:
+def transformer(config: TransformerConfig, *, n_items: int, max_length: int, times: Times = "none") -> Encoder:
     """An encoder whose state at each position knows that item and those before it in the same history.
 
     A bidirectional one (`causal=False`) reads `next_items` instead: its state at each position knows what followed
     every item of the history, where that is not hidden (0), and so predicts what is.
+
+    With `times="history"` half of each head's pairs of features turn by the items' times, not by their places: what
+    one item is to another then depends on the time between them too, from minutes to years.
+
+    Raises:
+      InputError: this form of the model cannot read such times.
     """
+    if times != "none":
+        _check_times(config, times)
     parts = {"attention": attention_specs(config.d_model)}
     specs: Params = {
         "item_table": item_table_spec(n_items, config.d_model),
@@ -181,7 +203,10 @@ def transformer(config: TransformerConfig, *, n_items: int, max_length: int) -> 
         items = batch.items if config.causal else batch.next_items
         x = embed(config, params, items, batch.positions, added=added, key=None if keys is None else keys[0])
         mask = (causal_mask if config.causal else history_mask)(batch.segment_ids)
-        turn = turn_by(config, batch.positions, max_length=max_length)
+        if times != "none" and batch.times is None:
+            raise InputError("the batch does not hold what the encoder reads; make it with times=history")
+        seconds = None if times == "none" else batch.times
+        turn = turn_by(config, batch.positions, max_length=max_length, seconds=seconds)
 
         def apply_block(x, block_and_keys):
             block, keys = block_and_keys
@@ -211,4 +236,17 @@ def transformer(config: TransformerConfig, *, n_items: int, max_length: int) -> 
                 x, _ = apply_block(x, (block, None if block_keys is None else block_keys[index]))
         return norm(params["final_norm"], x, kind=config.norm) if config.norm_first else x
 
-    return Encoder(specs=specs, encode=encode, n_items=n_items, max_length=max_length)
+    return Encoder(specs=specs, encode=encode, n_items=n_items, max_length=max_length, times=times)
+
+
+def _check_times(config: TransformerConfig, times: Times) -> None:
+    """Refuses what would see the answer's time, or has no pair of features to turn by it."""
+    if times == "query":
+        raise InputError("a Transformer turns by the times of its history alone; use times=history, or HSTU")
+    if not config.causal:
+        raise InputError("a bidirectional encoder would see when what it is to restore came; use times=none")
+    if config.positions != "rotary" or config.d_model // config.n_heads < 4:
+        raise InputError(
+            f"times turn half of the rotary pairs of a head, of which positions={config.positions} with "
+            f"d_model/n_heads={config.d_model // config.n_heads} leaves none; use rotary positions and d_head of 4"
+        )

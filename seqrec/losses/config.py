@@ -61,7 +61,7 @@ class LossConfig:
     about none, and 1 counts them as all others; softmax only."""
     repeat_mixture: bool = False
     """Give a share of the next item's probability, which the model learns, to the items of the history itself; needs
-    --no-mask-seen; softmax only."""
+    --no-mask-seen; a softmax or a sampled one only."""
     skip_weight: float = 0.0
     """Weight of making an item less likely where --skips names it as skipped; softmax only."""
 
@@ -85,11 +85,11 @@ class LossConfig:
                 f"loss={self.loss} has no label_smoothing, z_loss and seen_weight, which are about the whole "
                 "catalogue; leave them at 0, 0 and 1, or use loss=softmax"
             )
-        plain = self.loss == "softmax" and self.seen_weight == 1 and not self.label_smoothing and self.temperature == 1
-        if self.repeat_mixture and not plain:
+        plain = self.seen_weight == 1 and not self.label_smoothing and self.temperature == 1
+        if self.repeat_mixture and not (plain and self.loss in ("softmax", "sampled-softmax")):
             raise ValueError(
-                "repeat_mixture mixes with the plain softmax; use loss=softmax, and leave temperature, label_smoothing "
-                "and seen_weight at 1, 0 and 1"
+                "repeat_mixture mixes with a plain softmax; use loss=softmax or sampled-softmax; leave temperature, "
+                "label_smoothing and seen_weight at 1, 0 and 1"
             )
         if not self.skip_weight >= 0:
             raise ValueError(f"skip_weight={self.skip_weight} is below 0; use 0 to switch it off")

@@ -10,10 +10,12 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from seqrec.losses.softmax import check_item_table, count_targets
 from seqrec.negatives import Negatives, Sampler
+from seqrec.repeats import Mixture
 from seqrec.types import Batch, InputError, Scalar
 
 Loss = Callable[..., tuple[Array, Array]]
 """`loss(hidden, item_table, targets, *, n_items, weights=None, history=None, key)` -> (sum over targets, their number).
+Those of a softmax also take `mixed`, a `repeats.Mixture` of which it is a part.
 
 With `weights`, constants, one a position, both count each target as much as its own. `history` is the batch whose
 items up to each position are known there; of sampled losses none looks at it, since few draws meet it.
@@ -103,7 +105,8 @@ def bpr_max(target: Scores, drawn: DrawnScores, *, where: Where, log_q: LogQ, re
 def sampled_loss(score_loss: ScoreLoss, sampler: Sampler, *, temperature: Scalar = 1.0) -> Loss:
     """The loss that draws by `sampler` at every call and sums `score_loss` over the positions that have a target.
 
-    Scores are divided by `temperature`.
+    Scores are divided by `temperature`. With `mixed`, of which only `sampled_softmax` can be a part, a target's
+    probability is that of the mixture, whose softmax is estimated.
     """
 
     def loss(
@@ -114,11 +117,16 @@ def sampled_loss(score_loss: ScoreLoss, sampler: Sampler, *, temperature: Scalar
         n_items: int,
         weights: Float[Array, "rows length"] | None = None,
         history: Batch | None = None,
+        mixed: Mixture | None = None,
         key: Array,
     ) -> tuple[Float[Array, ""], Shaped[Array, ""]]:
         check_item_table(item_table, n_items)
         negatives = sampler(key, targets)
         losses = position_losses(hidden / temperature, item_table, targets, negatives, score_loss=score_loss)
+        if mixed is not None:
+            if score_loss is not sampled_softmax:
+                raise InputError("a repeat mixture is one with probabilities; use sampled_softmax or softmax_loss")
+            losses = -jnp.logaddexp(mixed.log_share - losses, mixed.log_mass)
         losses = losses if weights is None else losses * jax.lax.stop_gradient(weights)
         return jnp.sum(losses, where=targets > 0), count_targets(targets, weights)
 

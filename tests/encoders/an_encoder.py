@@ -7,6 +7,7 @@ import numpy as np
 from packed_rows import LENGTH
 
 from seqrec.encoders.gru import GRUConfig, gru
+from seqrec.encoders.hawk import HawkConfig, hawk
 from seqrec.encoders.hstu import HSTUConfig, hstu
 from seqrec.encoders.seq2seq import Seq2SeqConfig, seq2seq
 from seqrec.encoders.transformer import TransformerConfig, transformer
@@ -32,6 +33,7 @@ ENCODERS = {
         f"transformer: {name}": (transformer, TransformerConfig(**SIZES, **options))
         for name, options in TRANSFORMERS.items()
     },
+    "transformer: times of the history": (functools.partial(transformer, times="history"), TransformerConfig(**SIZES)),
     "gru": (gru, GRUConfig(d_model=8, d_hidden=12, embedding_dropout=0.0, dropout=0.0)),
     "gru of two layers": (
         gru,
@@ -42,6 +44,7 @@ ENCODERS = {
         seq2seq,
         Seq2SeqConfig(TransformerConfig(causal=False, gated=True, positions="learned", **SIZES)),
     ),
+    "hawk": (hawk, HawkConfig(d_model=8, d_recurrent=12, dropout=0.0)),
     "hstu": (hstu, HSTUConfig(**SIZES)),
     "hstu without positions": (
         hstu,

@@ -47,22 +47,24 @@ def test_a_split_that_holds_no_continuation_out_is_refused(split, message):
         seq2seq.Config(data=DataConfig(split=SplitConfig(**split)))
 
 
-@pytest.mark.parametrize("times", ["history", "query"])
-def test_figures_of_a_model_that_knows_when_the_answer_came_are_labelled(times, toy, tmp_path, monkeypatch, capsys):
-    script = TRAINING["hstu"]
+@pytest.mark.parametrize(("name", "times"), [("hstu", "history"), ("hstu", "query"), ("sasrec", "history")])
+def test_figures_of_a_model_that_knows_when_the_answer_came_are_labelled(
+    name, times, toy, tmp_path, monkeypatch, capsys
+):
+    script = TRAINING[name]
     flags = [*toy, "--max-epochs", "1", "--times", times, "--output", str(tmp_path / "run")]
-    monkeypatch.setattr("sys.argv", ["experiments/hstu.py", *flags])
+    monkeypatch.setattr("sys.argv", [f"experiments/{name}.py", *flags])
     found = script.main(runtime.parse(script.Config, flags))
     assert found["protocol"]["times"] == times
     assert found["protocol"]["time_aware"] == (times == "query")
     assert ("time-aware" in capsys.readouterr().out) == (times == "query")
     kept = condensed(tmp_path / "run")
-    assert ("(time-aware)" in page({"toy-seed-0": kept}, {}, defaults={"hstu": script.Config()})) == (times == "query")
+    assert ("(time-aware)" in page({"toy-seed-0": kept}, {}, defaults={name: script.Config()})) == (times == "query")
 
 
 def test_a_model_that_reads_no_times_is_not_labelled_as_if_it_did(toy, tmp_path):
-    script = TRAINING["sasrec"]
-    with pytest.raises(InputError, match="SASRec reads no times, so times=query has no use; leave --times out"):
+    script = TRAINING["gru4rec"]
+    with pytest.raises(InputError, match="GRU4Rec reads no times, so times=query has no use; leave --times out"):
         script.main(runtime.parse(script.Config, [*toy, "--times", "query", "--output", str(tmp_path / "run")]))
 
 
