@@ -5,9 +5,8 @@
     python experiments/results.py                                            # write
 
 What is kept is one small JSON file a run under experiments/results/ (figures, config, versions, wall time and the
-hashes of data and split) and its learning curve under docs/pictures/. A run whose targets begin a continuation is kept
-under experiments/results/continuations/, and shown in docs/seq2seq.md; a study under experiments/results/studies/, and
-shown in docs/studies.md.
+hashes of data and split) and its learning curve under docs/pictures/. Folders of their own hold runs whose targets
+begin a continuation (docs/seq2seq.md), studies (docs/studies.md) and searches, each named as the study of its find.
 """
 
 import shutil
@@ -15,13 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import baselines
+import tune
 from published import PUBLISHED
 from scripts import TRAINING
 from tyro.conf import Positional
 
 from seqrec import runs, runtime
 from seqrec.report.results_page import condensed, continuations_page, page, readme
-from seqrec.report.studies_page import condensed_study, studies_page
+from seqrec.report.studies_page import condensed_search, condensed_study, studies_page
 from seqrec.types import InputError
 
 ROOT = Path(__file__).parent.parent
@@ -30,6 +30,7 @@ DEMO = "movielens-demo-seed-0"
 """The kept run whose table and picture the README shows."""
 
 DEFAULTS = {name: script.Config() for name, script in {**TRAINING, "baselines": baselines}.items()}
+TUNING = {name: tune.config_type(name)() for name in TRAINING}
 
 
 @dataclass(frozen=True)
@@ -44,13 +45,13 @@ class Arguments:
 
 def written() -> dict[Path, str]:
     """The page of results and the README as the kept runs make them."""
-    kept, continued, studied = (
+    kept, continued, studied, searched = (
         {file.stem: runs.read_json(file) for file in folder.glob("*.json")}
-        for folder in (KEPT, KEPT / "continuations", KEPT / "studies")
+        for folder in (KEPT, KEPT / "continuations", KEPT / "studies", KEPT / "searches")
     )
     continuations, studies = ROOT / "docs" / "seq2seq.md", ROOT / "docs" / "studies.md"
     return {
-        studies: studies_page(studies.read_text(), studied),
+        studies: studies_page(studies.read_text(), studied, searched, defaults=TUNING),
         continuations: continuations_page(continuations.read_text(), continued),
         ROOT / "docs" / "results.md": page(kept, PUBLISHED, defaults=DEFAULTS),
         ROOT / "README.md": readme((ROOT / "README.md").read_text(), kept[DEMO]),
@@ -62,11 +63,10 @@ def main(arguments: Arguments) -> None:
     if arguments.run is not None:
         if not arguments.name:
             raise InputError(f"{arguments.run} needs a --name to be kept under, such as --name ml-1m-modern-seed-0")
-        if (arguments.run / "study.json").exists():
-            kept, folder = condensed_study(arguments.run), KEPT / "studies"
-        else:
-            kept = condensed(arguments.run)
-            folder = KEPT / "continuations" if "continuations" in kept else KEPT
+        kinds = {"study.json": ("studies", condensed_study), "tune.json": ("searches", condensed_search)}
+        of_file = next((kinds[file] for file in kinds if (arguments.run / file).exists()), ("", condensed))
+        kept = of_file[1](arguments.run)
+        folder = KEPT / ("continuations" if "continuations" in kept else of_file[0])
         folder.mkdir(parents=True, exist_ok=True)
         runs.write_json(folder / f"{arguments.name}.json", kept)
         if (curve := arguments.run / "learning_curve.png").exists():

@@ -24,6 +24,11 @@ def condensed(run: Path) -> dict[str, Any]:
     """What is kept of a finished run: its figures, config and versions, without where anything lay."""
     if not (run / "metrics.json").exists():
         raise InputError(f"{run} holds no metrics.json; let the run finish first")
+    return {**condensed_config(run), **runs.read_json(run / "metrics.json")}
+
+
+def condensed_config(run: Path) -> dict[str, Any]:
+    """What config.json holds, without where anything lay."""
     started = runs.read_json(run / "config.json")
     config = started["config"]
     if config["data"]["data_path"]:
@@ -31,7 +36,7 @@ def condensed(run: Path) -> dict[str, Any]:
         config["data"]["data_path"] = Path(config["data"]["data_path"]).name
     config["run"]["output"] = None
     del started["command"]  # as it was typed; `command` derives what repeats the run from its config
-    return {**started, **runs.read_json(run / "metrics.json")}
+    return started
 
 
 def command(script: str, config: dict[str, Any], defaults: Any) -> str:

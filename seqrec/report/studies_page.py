@@ -7,7 +7,7 @@ from typing import Any
 
 from seqrec import runs
 from seqrec.report.comparison_text import decimal, metric_label
-from seqrec.report.results_page import between_marks
+from seqrec.report.results_page import between_marks, command, condensed_config
 from seqrec.types import InputError
 
 MARK = "studies of real data"
@@ -32,9 +32,56 @@ def _nameless(word: str) -> str:
     return Path(word).name if "/" in word else word
 
 
-def studies_page(text: str, kept: Mapping[str, Mapping[str, Any]]) -> str:
-    """The page's text with a section for each of the kept studies, by name, between its two marks."""
-    return between_marks(text, MARK, "\n".join("\n".join(_section(name, kept[name])) for name in sorted(kept)))
+def condensed_search(directory: Path) -> dict[str, Any]:
+    """What is kept of a search by tune.py: its space and its best trial, what all trials cost, and its config."""
+    found, started = runs.read_json(directory / "tune.json"), condensed_config(directory)
+    trials = found.pop("trials")
+    del found["best"]["command"]  # it names where the data lay
+    return {
+        **found,
+        "config": started["config"],
+        "n_trials": len(trials),
+        "n_pruned": sum(trial["state"] == "pruned" for trial in trials),
+        "first": max(trials[0]["curve"]),
+        "minutes": sum(trial["seconds"] or 0.0 for trial in trials) / 60,
+    }
+
+
+def studies_page(
+    text: str,
+    kept: Mapping[str, Mapping[str, Any]],
+    searches: Mapping[str, Mapping[str, Any]],
+    *,
+    defaults: Mapping[str, Any],
+) -> str:
+    """The page's text with a section for each of the kept studies, by name, between its two marks.
+
+    A search that bears the name of a study found the values that are tested there. `defaults` has the config of tune.py
+    by the script that is tuned.
+    """
+    if lone := sorted(searches.keys() - kept.keys()):
+        raise InputError(f"search {lone[0]} has no study of that name, which tests what it found; keep one")
+    sections = []
+    for name in sorted(kept):
+        search = _search(searches[name], defaults[searches[name]["script"]]) if name in searches else []
+        sections.append("\n".join([*_section(name, kept[name]), *search]))
+    return between_marks(text, MARK, "\n".join(sections))
+
+
+def _search(found: Mapping[str, Any], defaults: Any) -> list[str]:
+    """What the search that found a study's values cost, and the command that repeats it."""
+    best = found["best"]
+    values = ", ".join(f"{name} {value}" for name, value in best["values"].items())
+    return [
+        f"A search found the tuned values in {found['minutes']:.1f} minutes of training: trial {best['number']}, the "
+        f"best of {found['n_trials']}, of which {found['n_pruned']} were pruned, has {values}. Its validation NDCG@10 "
+        f"was {decimal(best['ndcg@10'])}, that of the values as given {decimal(found['first'])}.",
+        "",
+        "```",
+        command("experiments/tune.py", found["config"], defaults).replace("tune.py", f"tune.py {found['script']}", 1),
+        "```",
+        "",
+    ]
 
 
 def _section(name: str, found: Mapping[str, Any]) -> list[str]:
@@ -47,8 +94,8 @@ def _section(name: str, found: Mapping[str, Any]) -> list[str]:
         f"{label} on {found['n_users']:,} users, means of seeds {seeds}; verdicts at "
         f"{100 * found['level']:g}%{others}. {data['split']}.",
         "",
-        f"| | {label} | difference | verdict | parameters | training state | step time |",
-        "| --- " * 7 + "|",
+        f"| | {label} | difference | verdict | parameters | training state | step time | minutes a training |",
+        "| --- " * 8 + "|",
     ]
     for arm in found["arms"]:
         mean, low, high = found["systems"][arm]["metrics"][primary]
@@ -62,7 +109,7 @@ def _section(name: str, found: Mapping[str, Any]) -> list[str]:
             ends = f"[{decimal(each['interval'][0])}, {decimal(each['interval'][1])}]"
             cells += [f"{decimal(each['difference'])} {ends}", f"{what} {decimal(verdict['size'])}"]
         cells += [f"{cost['n_parameters']:,}", f"{cost['state_bytes'] / 1e6:,.1f} MB"]
-        cells.append(f"{share['step_seconds']:.2f} x" if share["step_seconds"] else "")
+        cells += [f"{share['step_seconds']:.2f} x" if share["step_seconds"] else "", f"{cost['train_minutes']:.1f}"]
         lines.append(f"| {' | '.join(cells)} |")
     lines += ["", *_hard_slices(found), "```", *_command(found), "```", ""]
     lines.append(

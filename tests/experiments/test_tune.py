@@ -14,8 +14,10 @@ from conftest import EXPERIMENTS, TOY_MODEL, toy_histories
 from scripts import TRAINING
 
 from seqrec import runs, runtime
+from seqrec.report.studies_page import MARK, condensed_search, studies_page
 from seqrec.search_space import with_values
 from seqrec.tuning.training import make_courses
+from seqrec.types import InputError
 
 pytest.importorskip("optuna", reason='optuna is an extra: pip install -e ".[tune]"')
 
@@ -76,6 +78,26 @@ def test_a_study_leaves_its_figures_and_one_page_that_links_nothing(study):
     best = max(found["trials"], key=lambda trial: max(trial["curve"]))
     assert found["best"]["number"] == best["number"]
     assert found["best"]["ndcg@10"] == best["curve"][found["best"]["epoch"] - 1]
+
+
+def test_a_kept_search_stands_beside_the_study_of_its_name_and_says_what_it_cost(study):
+    flags, found, _ = study
+    kept = condensed_search(flags[flags.index("--output") + 1])
+    assert str(flags[flags.index("--output") + 1].parent) not in str(kept)
+    assert str(flags[flags.index("--data-path") + 1]) not in str(kept)
+    name, other = "toy-tuning", "another"
+    test_of_it = {name: runs.read_json(EXPERIMENTS / "results" / "studies" / "yoochoose-behaviour.json")}
+    empty = f"<!-- {MARK} -->\n<!-- end of {MARK} -->\n"
+    defaults = {"sasrec": tune.config_type("sasrec")()}
+    text = studies_page(empty, test_of_it, {name: kept}, defaults=defaults)
+    minutes = sum(trial["seconds"] for trial in found["trials"]) / 60
+    assert f"in {minutes:.1f} minutes of training: trial {found['best']['number']}, the best of 3" in text
+    _, script, name_of_script, *words = shlex.split(text[text.index("python experiments/tune.py") :].splitlines()[0])
+    assert (script, name_of_script) == ("experiments/tune.py", "sasrec")
+    again = runs.to_json(runtime.parse(tune.config_type("sasrec"), words))
+    assert again == kept["config"]
+    with pytest.raises(InputError, match="search another has no study of that name"):
+        studies_page(empty, test_of_it, {other: kept}, defaults=defaults)
 
 
 def test_a_study_goes_on_where_it_stopped_and_refuses_another_config(study):

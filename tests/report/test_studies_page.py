@@ -35,7 +35,7 @@ def test_a_kept_study_does_not_say_where_files_lay(tmp_path):
 
 def test_the_page_shows_the_verdicts_and_the_command(tmp_path):
     found = a_study(tmp_path)
-    text = studies_page(EMPTY, {"toy-genres": condensed_study(tmp_path)})
+    text = studies_page(EMPTY, {"toy-genres": condensed_study(tmp_path)}, {}, defaults={})
     assert text.startswith("before\n")
     assert text.endswith("after\n")
     rows = {line.split(" | ")[0].strip("| *"): line for line in text.splitlines() if line.startswith("|")}
@@ -43,16 +43,17 @@ def test_the_page_shows_the_verdicts_and_the_command(tmp_path):
     assert "**helps** by" in rows["genres"]
     assert "no difference larger than" in rows["shuffled"]
     # Twice as slow, and a tenth larger.
-    assert rows["ids"].endswith("| 1,000 | 0.0 MB | 1.00 x |")
-    assert rows["genres"].endswith("| 1,100 | 0.0 MB | 2.00 x |")
+    minutes = {name: f"{cost['train_minutes']:.1f}" for name, cost in found["costs"].items()}
+    assert rows["ids"].endswith(f"| 1,000 | 0.0 MB | 1.00 x | {minutes['ids']} |")
+    assert rows["genres"].endswith(f"| 1,100 | 0.0 MB | 2.00 x | {minutes['genres']} |")
     assert '--base "ids=--data-path plays.csv --d-model 8"' in text
     assert '--variations "genres=--item-features attributes"' in text
-    assert studies_page(text, {"toy-genres": condensed_study(tmp_path)}) == text
+    assert studies_page(text, {"toy-genres": condensed_study(tmp_path)}, {}, defaults={}) == text
 
 
 def test_the_page_has_the_users_that_are_hardest_to_serve(tmp_path):
     found = a_study(tmp_path)
-    text = studies_page(EMPTY, {"toy-genres": condensed_study(tmp_path)})
+    text = studies_page(EMPTY, {"toy-genres": condensed_study(tmp_path)}, {}, defaults={})
     hard = [each["slices"][0] for each in found["slices"] if each["column"] in ("target_events", "history_length")]
     assert hard
     for first in hard:
