@@ -16,6 +16,7 @@ from seqrec.data.events import prepare
 from seqrec.data.sources import Columns, Dataset, TimeUnit, read_source
 from seqrec.data.split_config import SplitConfig, split_store
 from seqrec.data.splits import Split, asked_events
+from seqrec.data.steps import column_names
 from seqrec.data.store import SequenceStore, open_store, read_preparation
 from seqrec.runtime import log
 from seqrec.sharding import n_data_shards, row_share
@@ -180,6 +181,7 @@ def prepare_store(directory: Path, *configs: DataConfig) -> None:
         or each.times != "none"
         or each.behaviour.reads_times
         or each.engagement.gap_head > 0
+        or (each.engagement.half_life > 0 and "timestamp_us" in column_names(source.events))
         for each in configs
     )
     # Of sessions in two files `part` says whose file each is.

@@ -33,6 +33,9 @@ class EngagementConfig:
     """Column of the store's events that says how much each counts as a target, such as played_share."""
     loss_weight_values: tuple[str, ...] = ()
     """VALUE=WEIGHT of each value, where the column of loss-weight holds kinds of events: 0=1 1=3."""
+    half_life: float = 0.0
+    """Share of the log, in order of time, by which an event must be older to count half as much as a target; 0 counts
+    old and new alike. Without times the order is that of the users, as of sessions in a file."""
     skips: tuple[str, ...] = ()
     """COLUMN=VALUE of events that are read but are no targets: skipped=1 event_type=skip; several are all left out."""
     skip_head: float = 0.0
@@ -46,6 +49,8 @@ class EngagementConfig:
                 raise ValueError(f"{name}_head={weight} is not a weight of 0 or above; try {name}_head=0.1")
         if self.skip_head and not self.skips:
             raise ValueError(f"skip_head={self.skip_head} foretells skips; name them, as in skips skipped=1")
+        if not 0 <= self.half_life < math.inf:
+            raise ValueError(f"half_life={self.half_life} is not a share of 0 or above; try half_life=0.3")
         if self.loss_weight_values and not self.loss_weight:
             raise ValueError("loss_weight_values, but no loss_weight; name the column that holds the values")
         for value, weight in self.weights.items():
@@ -88,12 +93,19 @@ class Engagement(NamedTuple):
     """Columns and the values that mark a skip there."""
     head_sizes: dict[str, int]
     """Of each head, how many answers it has to choose from."""
+    half_life: float = 0.0
+    """Share of the log by which an event must be older to weigh half; 0 where age does not count."""
+    moments: Float[np.ndarray, " n_moments"] | None = None
+    """Times that cut the log into equal parts, from its first event to its last; None where it has no times."""
 
     def fields_at(self, store: SequenceStore, places: Places) -> dict[str, np.ndarray]:
         """Of these events, each the next of its position, the fields of a batch that are asked for."""
         fields = {}
         if self.loss_weight:
             fields["next_weights"] = self.weights_at(store, places)
+        if self.half_life:
+            of_age = np.exp2(-self.ages_at(store, places) / self.half_life)
+            fields["next_weights"] = (fields.get("next_weights", 1.0) * of_age).astype(np.float32)
         if self.skips:
             fields["next_skips"] = self.skips_at(store, places)
         if "gap" in self.head_sizes:
@@ -110,6 +122,14 @@ class Engagement(NamedTuple):
         weights = np.array([self.weights[value] for value in known.tolist()])[found]
         return np.where(known[found] == values, weights, np.nan).astype(np.float32)
 
+    def ages_at(self, store: SequenceStore, places: Places) -> Float[np.ndarray, " n"]:
+        """The share of the log that is newer than each of these events, 0 to 1."""
+        if self.moments is None:
+            return 1.0 - (places + 1) / store.n_events
+        return 1.0 - np.interp(
+            store.columns["timestamp_us"][places], self.moments, np.linspace(0, 1, len(self.moments))
+        )
+
     def skips_at(self, store: SequenceStore, places: Places) -> Bool[np.ndarray, " n"]:
         """Which of these events are skips."""
         return np.any([store.columns[column][places] == value for column, value in self.skips], axis=0)
@@ -122,7 +142,7 @@ def engagement(
 
     `categories` has, of columns that hold text as codes, the text of each code.
     """
-    if not config.columns and not config.heads:
+    if not config.columns and not config.heads and not config.half_life:
         return None
     n_answers = {"skip": 2, "gap": N_GAP_BUCKETS}
     head_sizes = {name: n_answers[name] for name in config.heads}
@@ -131,7 +151,8 @@ def engagement(
             held = ", ".join(sorted(store.columns)) or "none"
             raise InputError(f"the store's events have no column {column!r}, but {held}; prepare the data with it")
     skips = tuple((column, _mark(column, value, categories)) for column, value in _pairs("skips", config.skips))
-    found = Engagement(config.loss_weight, config.weights, skips, head_sizes)
+    moments = _moments(store) if config.half_life else None
+    found = Engagement(config.loss_weight, config.weights, skips, head_sizes, config.half_life, moments)
     if config.gap_head and "timestamp_us" not in store.columns:
         raise InputError("gap_head foretells times, but the store has no timestamp_us; prepare it with times")
     if config.loss_weight:
@@ -141,6 +162,15 @@ def engagement(
     if config.skips and not any(np.any(found.skips_at(store, places)) for places in _blocks(store)):
         raise InputError(f"skips={' '.join(config.skips)}: no event of the store is one; check the values")
     return found
+
+
+def _moments(store: SequenceStore) -> Float[np.ndarray, " n_moments"] | None:
+    times = store.columns.get("timestamp_us")
+    if times is None:
+        return None
+    # A log may not fit into memory; of so many events, evenly chosen, the shares are known to a thousandth.
+    sample = np.asarray(times[:: max(1, store.n_events // _BLOCK)])
+    return np.quantile(sample, np.linspace(0, 1, 1 + 1000))
 
 
 def _check_weights(found: Engagement, store: SequenceStore) -> None:

@@ -40,6 +40,9 @@ class SplitConfig:
     """Of temporal, in place of test-share: ISO date or time, UTC, from which events are for the test."""
     window_target: WindowTarget = "last"
     """Which of a user's events in a window, or of those held out, is ranked; of users not the first."""
+    valid_newest: bool = False
+    """Of marked-users: the last of the others in the data's order validate, as for sessions in order of time; without,
+    others are drawn."""
     split_seed: int = 0
     """Of users and marked-users: draws who is held out."""
 
@@ -48,6 +51,8 @@ class SplitConfig:
             raise ValueError(
                 f"window_target=first with split={self.split}: nothing precedes a first event; take last or every"
             )
+        if self.valid_newest and self.split != "marked-users":
+            raise ValueError(f"valid_newest is for split=marked-users, not {self.split}; leave it out, or try temporal")
         if self.n_out < 1:
             raise ValueError(f"n_out={self.n_out} is below 1; try n_out=1")
         for name in ("valid_share", "test_share"):
@@ -84,7 +89,9 @@ def split_store(store: SequenceStore, config: SplitConfig) -> Split:
     elif config.split == "users":
         split = users_held_out(store, config.valid_share, config.test_share, seed=config.split_seed)
     elif config.split == "marked-users":
-        split = marked_users_held_out(store, config.valid_share, seed=config.split_seed)
+        split = marked_users_held_out(
+            store, config.valid_share, seed=None if config.valid_newest else config.split_seed
+        )
     elif config.split == "sessions":
         split = leave_last_sessions_out(store, config.n_out, target=target)
     else:

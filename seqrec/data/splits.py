@@ -244,10 +244,11 @@ def users_held_out(store: SequenceStore, valid_share: float, test_share: float, 
     return _hold_out(store, is_valid, is_test, name=f"users held out (seed {seed})")
 
 
-def marked_users_held_out(store: SequenceStore, valid_share: float, *, seed: int) -> Split:
-    """The users whom the column `part` marks by 1 are tested on their last event, a drawn share of others validated.
+def marked_users_held_out(store: SequenceStore, valid_share: float, *, seed: int | None) -> Split:
+    """The users whom the column `part` marks by 1 are tested on their last event, a share of others validated.
 
-    As by `users_held_out`, none of them is trained on, and the seed and the user's key alone say who validates.
+    As by `users_held_out`, none of them is trained on, and the seed and the user's key alone say who validates; without
+    a seed the last of the others in the store's order do.
 
     >>> from seqrec.data.store import sequence_store
     >>> parts = {"part": np.array([0, 0, 1, 1])}
@@ -264,10 +265,12 @@ def marked_users_held_out(store: SequenceStore, valid_share: float, *, seed: int
     parts = np.asarray(store.columns["part"])
     is_test = np.zeros(store.n_users, bool)
     is_test[stops > starts] = parts[starts[stops > starts]] == 1
-    is_valid = ~is_test & (_draws(store, seed) < valid_share)
-    return _hold_out(
-        store, is_valid, is_test, name=f"users held out as the data marks them (validation by seed {seed})"
-    )
+    if seed is None:
+        others = np.cumsum(~is_test)
+        is_valid, chosen = ~is_test & (others > (1 - valid_share) * others[-1]), "on the newest of the others"
+    else:
+        is_valid, chosen = ~is_test & (_draws(store, seed) < valid_share), f"by seed {seed}"
+    return _hold_out(store, is_valid, is_test, name=f"users held out as the data marks them (validation {chosen})")
 
 
 def _draws(store: SequenceStore, seed: int) -> Float64[np.ndarray, " n_users"]:

@@ -48,6 +48,19 @@ def test_kinds_of_events_weigh_what_the_config_says():
     assert batch.next_skips is None
 
 
+@pytest.mark.parametrize("timed", [False, True])
+def test_an_event_weighs_half_as_much_a_half_life_before(timed):
+    n = sum(LENGTHS)
+    # In time the log runs backwards, and ever slower: only the order counts.
+    columns = {"played": PLAYED} | ({"timestamp_us": 10**6 * (n - np.arange(n)) ** 3} if timed else {})
+    batch = batch_of(EngagementConfig(loss_weight="played", half_life=0.25), a_store(**columns))
+    event = batch.next_items[batch.items > 0] - 1
+    newer = event / (n - 1) if timed else 1 - (event + 1) / n
+    expected = PLAYED[event] * 2.0 ** (-newer / 0.25)
+    np.testing.assert_allclose(batch.next_weights[batch.items > 0], expected, rtol=0.01)
+    np.testing.assert_array_equal(batch.next_weights[batch.items == 0], 0)
+
+
 def test_off_is_absent():
     assert engagement(EngagementConfig(), STORE) is None
     plain = training_batches(STORE, leave_last_out(STORE), max_length=6, batch_size=4, seed=0, whole_histories=True)
@@ -89,6 +102,7 @@ def test_a_column_that_cannot_weigh_is_told_in_one_line(config, line):
         ({"loss_weight": "kind", "loss_weight_values": ("like=3",)}, "loss_weight_values: 'like' is not a number"),
         ({"loss_weight": "kind", "loss_weight_values": ("1=-1",)}, "1=-1 is not a weight of 0 or above"),
         ({"loss_weight": "kind", "loss_weight_values": ("1=nan",)}, "1=nan is not a weight of 0 or above"),
+        ({"half_life": -0.1}, "half_life=-0.1 is not a share of 0 or above; try half_life=0.3"),
         ({"loss_weight_values": ("1=1",)}, "but no loss_weight; name the column"),
     ],
 )

@@ -253,8 +253,13 @@ def test_the_data_may_say_who_is_tested():
     assert np.flatnonzero(split.test >= 0).tolist() == list(range(15, 20))
     assert np.all(split.valid[15:] == -1)
     assert np.any(split.valid[:15] >= 0)
+    newest = split_store(store, SplitConfig(split="marked-users", valid_share=0.2, valid_newest=True))
+    assert np.flatnonzero(newest.valid >= 0).tolist() == [12, 13, 14]
+    np.testing.assert_array_equal(newest.test, split.test)
     with pytest.raises(InputError, match="no column part"):
         split_store(plain, SplitConfig(split="marked-users"))
+    with pytest.raises(ValueError, match="valid_newest is for split=marked-users, not users; leave it out"):
+        SplitConfig(split="users", valid_newest=True)
 
 
 def test_a_store_without_times_has_no_temporal_split():
