@@ -3,8 +3,9 @@
     python benchmarks/population.py --json population.json
     python benchmarks/population.py --data-path ml-1m.txt.gz --json population-ml-1m.json
 
-A population's step trains all its members on one batch; beside it stand as many steps of a single run, whose numbers
-are written into its program. Rounds of both alternate: read the ratio, which says what a population saves.
+A population's step trains all its members on one batch, side by side or in turn; beside it stand as many steps of a
+single run, whose numbers are written into its program. Rounds of the three alternate: read the ratios, which say what a
+population saves.
 """
 
 from dataclasses import dataclass, field
@@ -25,6 +26,9 @@ from seqrec.population import make_population_step, members
 from seqrec.search_space import with_traced
 from seqrec.sharding import MeshConfig
 from seqrec.training import OptimizerConfig, init_state, make_optimizer, make_train_step
+
+TOGETHER = ("side_by_side", "in_turn")
+WAYS = ("alone", *TOGETHER)
 
 
 @dataclass(frozen=True)
@@ -89,9 +93,15 @@ def main(config: Config) -> dict[str, Any]:
     parts = Parts(config.model)
     single_step, first = step_of(parts)
     single = first()
-    population_step = make_population_step(lambda scalars: step_of(with_traced(parts, scalars))[0])
-    populations = {size: members(first(), spread(size), n_members=size) for size in config.sizes}
-    seconds: dict[int, dict[str, list[float]]] = {size: {"alone": [], "population": []} for size in config.sizes}
+
+    def traced_step(scalars):
+        return step_of(with_traced(parts, scalars))[0]
+
+    steps = {way: make_population_step(traced_step, side_by_side=way == "side_by_side") for way in TOGETHER}
+    populations = {
+        (way, size): members(first(), spread(size), n_members=size) for way in TOGETHER for size in config.sizes
+    }
+    seconds: dict[int, dict[str, list[float]]] = {size: {way: [] for way in WAYS} for size in config.sizes}
 
     def alone(size: int, batch: Any) -> Any:
         nonlocal single
@@ -99,23 +109,22 @@ def main(config: Config) -> dict[str, Any]:
             single, _ = single_step(single, batch)
         return single
 
-    def together(size: int, batch: Any) -> Any:
-        populations[size], _ = population_step(populations[size], batch)
-        return populations[size]
+    def together(way: str, size: int, batch: Any) -> Any:
+        populations[way, size], _ = steps[way](populations[way, size], batch)
+        return populations[way, size]
 
     for number in range(config.n_rounds + 1):
         for size, found in seconds.items():
-            for name, way in (("alone", alone), ("population", together)):
+            for way in WAYS:
                 batch, started = batches.batch(number), runtime.seconds()
-                jax.block_until_ready(way(size, batch))
+                jax.block_until_ready(alone(size, batch) if way == "alone" else together(way, size, batch))
                 if number:  # the first round compiles
-                    found[name].append(runtime.seconds() - started)
+                    found[way].append(runtime.seconds() - started)
     result: dict[str, Any] = {
         "sizes": {
             str(size): {
-                "alone_ms": 1e3 * float(np.median(found["alone"])),
-                "population_ms": 1e3 * float(np.median(found["population"])),
-                "times_as_fast": float(np.median(np.divide(found["alone"], found["population"]))),
+                **{f"{way}_ms": 1e3 * float(np.median(found[way])) for way in WAYS},
+                "times_as_fast": {way: float(np.median(np.divide(found["alone"], found[way]))) for way in TOGETHER},
             }
             for size, found in seconds.items()
         },
@@ -126,12 +135,10 @@ def main(config: Config) -> dict[str, Any]:
         "model": runs.to_json(config.model),
         "versions": runtime.versions(),
     }
-    print("members   runs one after another   population   times as fast")
+    print("members   runs one after another   side by side   times as fast   in turn   times as fast")
     for size, found in result["sizes"].items():
-        print(
-            f"{size:>7}   {found['alone_ms']:19,.1f} ms   {found['population_ms']:7,.1f} ms   "
-            f"{found['times_as_fast']:13.2f}"
-        )
+        cells = (f"{found[f'{way}_ms']:9,.1f} ms   {found['times_as_fast'][way]:13.2f}" for way in TOGETHER)
+        print(f"{size:>7}   {found['alone_ms']:19,.1f} ms   {'   '.join(cells)}")
     if config.json:
         runs.write_json(config.json, result)
     return result

@@ -134,6 +134,14 @@ def device_name() -> str:
     return f"{jax.device_count()} x {device.platform} ({device.device_kind})"
 
 
+def trains_side_by_side() -> bool:
+    """Whether small models are better trained side by side than one after another, as where one leaves a device idle.
+
+    On 2 CPU cores eight side by side took 1.5 times as long as one after another (benchmarks/population.py).
+    """
+    return jax.default_backend() != "cpu"
+
+
 def versions() -> dict[str, str]:
     """What a result depends on besides its config: interpreter, libraries and device."""
     packages = ("seqrec", "jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint")

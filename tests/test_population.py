@@ -79,19 +79,22 @@ def alone(config, values, batches):
     return state, metrics
 
 
-def population_of(config, scalars, *, objective=next_item):
+def population_of(config, scalars, *, objective=next_item, side_by_side=True):
     scalars = {name: jnp.asarray(values, jnp.float32) for name, values in scalars.items()}
     first = members(first_state(config), scalars, n_members=len(next(iter(scalars.values()))))
-    return first, make_population_step(lambda scalars: step_of(with_traced(config, scalars), objective))
+    return first, make_population_step(
+        lambda scalars: step_of(with_traced(config, scalars), objective), side_by_side=side_by_side
+    )
 
 
-@pytest.fixture(scope="module")
-def survivors(batches):
+@pytest.fixture(scope="module", params=[True, False], ids=["side by side", "in turn"])
+def survivors(batches, request):
     """Two of three members after as many steps together as they then made without the third, and the last metrics."""
     chex.clear_trace_counter()
     config = Parts(TransformerConfig(d_model=8, n_blocks=1))
     # The objective is called once a trace: once for three members, and once for two.
-    population, step = population_of(config, TRANSFORMER, objective=chex.assert_max_traces(next_item, n=2))
+    options = {"objective": chex.assert_max_traces(next_item, n=2), "side_by_side": request.param}
+    population, step = population_of(config, TRANSFORMER, **options)
     for number in range(N_STEPS):
         if number == N_STEPS // 2:
             population = keep(population, [2, 0])

@@ -7,6 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from seqrec import runtime
 from seqrec.data.prefetch import prefetched
 from seqrec.evaluation import composed, evaluate, make_eval_step
 from seqrec.experiment import Model
@@ -45,7 +46,7 @@ def check_population(config: Any, space: Space, *, population: int) -> None:
 
 
 def make_courses(config: Any, build: Callable[[Any, Task], Model], task: Task) -> Callable[[Sequence[Values]], Course]:
-    """`begin(several)`: trains the script's model with each of several sets of values, side by side.
+    """`begin(several)`: trains the script's model with each of several sets of values, step by step.
 
     Values of fields that may be traced are, so that all trials that agree in the others share one compiled step; a
     population agrees in them, as `check_population` sees to.
@@ -74,7 +75,8 @@ def make_courses(config: Any, build: Callable[[Any, Task], Model], task: Task) -
 
         optimizer = make_optimizer(fixed.optimizer, encoder.specs, n_steps=n_steps)
         first = init_state(encoder, optimizer, seed=config.run.seed)
-        return make_population_step(make_step), encoder, make_eval_step(encoder), first
+        step = make_population_step(make_step, side_by_side=runtime.trains_side_by_side())
+        return step, encoder, make_eval_step(encoder), first
 
     def begin(several: Sequence[Values]) -> Course:
         traced = [name for name in several[0] if fields[name].traced]
