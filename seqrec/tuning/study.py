@@ -35,7 +35,7 @@ class TuneConfig:
     tuning_minutes: float = 0.0
     """Time after which no trial begins; 0 means no limit."""
     population: int = 1
-    """Trials trained side by side by one compiled step; they may differ in traced numbers alone."""
+    """Trials trained together by one compiled step; they may differ in traced numbers alone."""
     reduction: int = 3
     """Of the trials that reach a rung, which is a power of this in epochs, about one in so many goes on."""
 

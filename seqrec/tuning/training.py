@@ -35,7 +35,7 @@ def without_test(task: Task) -> Task:
 
 
 def check_population(config: Any, space: Space, *, population: int) -> None:
-    """Refuses to train side by side what differs in a field that a shape, or the program, depends on."""
+    """Refuses to train together what differs in a field that a shape, or the program, depends on."""
     fields = tunable_fields(config)
     shaping = [name for name in space if not fields[name].traced]
     if population > 1 and shaping:
