@@ -43,6 +43,7 @@ def condensed_search(directory: Path) -> dict[str, Any]:
         "n_trials": len(trials),
         "n_pruned": sum(trial["state"] == "pruned" for trial in trials),
         "first": max(trials[0]["curve"]),
+        "n_epochs": sum(len(trial["curve"]) for trial in trials),
         "minutes": sum(trial["seconds"] or 0.0 for trial in trials) / 60,
     }
 
@@ -73,9 +74,9 @@ def _search(found: Mapping[str, Any], defaults: Any) -> list[str]:
     best = found["best"]
     values = ", ".join(f"{name} {value}" for name, value in best["values"].items())
     return [
-        f"A search found the tuned values in {found['minutes']:.1f} minutes of training: trial {best['number']}, the "
-        f"best of {found['n_trials']}, of which {found['n_pruned']} were pruned, has {values}. Its validation NDCG@10 "
-        f"was {decimal(best['ndcg@10'])}, that of the values as given {decimal(found['first'])}.",
+        f"A search found the tuned values in {found['n_epochs']} epochs, {found['minutes']:.1f} minutes of training: trial "
+        f"{best['number']}, the best of {found['n_trials']}, of which {found['n_pruned']} were pruned, has {values}. Its "
+        f"validation NDCG@10 was {decimal(best['ndcg@10'])}, that of the values as given {decimal(found['first'])}.",
         "",
         "```",
         command("experiments/tune.py", found["config"], defaults).replace("tune.py", f"tune.py {found['script']}", 1),

@@ -91,7 +91,8 @@ def test_a_kept_search_stands_beside_the_study_of_its_name_and_says_what_it_cost
     defaults = {"sasrec": tune.config_type("sasrec")()}
     text = studies_page(empty, test_of_it, {name: kept}, defaults=defaults)
     minutes = sum(trial["seconds"] for trial in found["trials"]) / 60
-    assert f"in {minutes:.1f} minutes of training: trial {found['best']['number']}, the best of 3" in text
+    n_epochs = sum(len(trial["curve"]) for trial in found["trials"])
+    assert f"in {n_epochs} epochs, {minutes:.1f} minutes of training: trial {found['best']['number']}, the best" in text
     _, script, name_of_script, *words = shlex.split(text[text.index("python experiments/tune.py") :].splitlines()[0])
     assert (script, name_of_script) == ("experiments/tune.py", "sasrec")
     again = runs.to_json(runtime.parse(tune.config_type("sasrec"), words))
