@@ -73,10 +73,11 @@ def _search(found: Mapping[str, Any], defaults: Any) -> list[str]:
     """What the search that found a study's values cost, and the command that repeats it."""
     best = found["best"]
     values = ", ".join(f"{name} {value}" for name, value in best["values"].items())
+    cost = f"{found['n_epochs']} epochs, {found['minutes']:.1f} minutes of training"
+    trials = f"the best of {found['n_trials']}, of which {found['n_pruned']} were pruned"
     return [
-        f"A search found the tuned values in {found['n_epochs']} epochs, {found['minutes']:.1f} minutes of training: trial "
-        f"{best['number']}, the best of {found['n_trials']}, of which {found['n_pruned']} were pruned, has {values}. Its "
-        f"validation NDCG@10 was {decimal(best['ndcg@10'])}, that of the values as given {decimal(found['first'])}.",
+        f"A search found the tuned values in {cost}: trial {best['number']}, {trials}, has {values}. Its validation "
+        f"NDCG@10 was {decimal(best['ndcg@10'])}, that of the values as given {decimal(found['first'])}.",
         "",
         "```",
         command("experiments/tune.py", found["config"], defaults).replace("tune.py", f"tune.py {found['script']}", 1),
