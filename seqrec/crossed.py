@@ -75,9 +75,11 @@ def crossed_contrast(
     - less |w|^2 times the variance of the rest over S U, which both of these hold. What is taken off is never more
       than the second term, so the variance is at least the users' alone.
 
-    The degrees of freedom of the sum are Satterthwaite's (1946), without the third term, as Hillis (2007, eq. 4)
-    has it. Two systems of two seeds are the fewest: there, where seeds' variance is most of it, intervals of 95% hold
-    in 92% of cases. One seed says nothing of others: the interval is then for these very runs on other users.
+    The degrees of freedom of the sum are Satterthwaite's (1946), without the third term, as Hillis (2007, eq. 4) has
+    it, and never fewer than the lesser of the two above, which is the least that a sum of both can have: where what is
+    taken off leaves almost nothing, the formula would come to a fraction of one. Two systems of two seeds are the
+    fewest: there, where seeds' variance is most of it, intervals of 95% hold in 92% of cases. One seed says nothing of
+    others: the interval is then for these very runs on other users.
 
     >>> same_for_all_users = np.array([[[0.1, 0.3]], [[0.2, 0.4]]])
     >>> found = crossed_contrast(crossed_values(same_for_all_users), np.array([-1.0, 1.0]))
@@ -94,12 +96,14 @@ def crossed_contrast(
     # Deviations from one user's, so that equal contrasts have exactly no spread.
     users = float((of_users - of_users[0]).var(ddof=1)) / n_users
     seeds = squares = 0.0
+    least = n_users - 1
     if n_seeds > 1:
         share = float(weights @ weights) / n_seeds
         squares = (share * values.between_seeds) ** 2 / (n_systems * (n_seeds - 1))
+        least = min(least, n_systems * (n_seeds - 1))
         seeds = share * max(values.between_seeds - values.within_run, 0.0)
     variance = users + seeds
-    degrees = variance**2 / (users**2 / (n_users - 1) + squares) if variance else math.inf
+    degrees = max(least, variance**2 / (users**2 / (n_users - 1) + squares)) if variance else math.inf
     error = math.sqrt(variance)
     margin = float(stats.t.ppf(1.0 - (1.0 - level) / 2.0, degrees)) * error
     statistic = abs(estimate) / error if error else math.inf if estimate else 0.0

@@ -39,6 +39,7 @@ def test_the_variance_is_that_of_its_parts():
     assert found.users_variance == pytest.approx(users)
     assert found.seeds_variance == pytest.approx(seeds - both)
     degrees = (users + seeds - both) ** 2 / (users**2 / 6 + seeds**2 / (3 * 3))
+    assert degrees > 6  # else it is the least that the formula's parts allow
     assert found.degrees_of_freedom == pytest.approx(degrees)
     margin = stats.t.ppf(0.975, degrees) * np.sqrt(users + seeds - both)
     assert (found.lower, found.upper) == pytest.approx((found.estimate - margin, found.estimate + margin))
@@ -59,6 +60,18 @@ def test_seeds_without_an_effect_cost_nothing_more_than_the_users():
     once, thrice = (crossed_contrast(crossed_values(each), DIFFERENCE) for each in (values[:, :1], values))
     assert thrice.seeds_variance == 0.0
     assert (thrice.lower, thrice.upper) == pytest.approx((once.lower, once.upper))
+
+
+def test_a_system_that_is_0_for_every_user_gets_an_interval_of_the_others_size():
+    values = simulated(np.random.default_rng(5), n_systems=3, n_users=40, of_seeds=0.001)
+    values[0] = 0.0  # as of targets that it never finds
+    of_pool = crossed_values(values)
+    found = crossed_contrast(of_pool, np.array([1.0, 0.0, 0.0]))
+    assert found.users_variance == 0.0
+    # Its seeds' part is what the others' spread says, with the 3 x 2 degrees of freedom of that.
+    margin = stats.t.ppf(0.975, 6) * np.sqrt(max(of_pool.between_seeds - of_pool.within_run, 0.0) / 3)
+    assert 0 < margin < 0.1
+    assert (found.lower, found.upper) == pytest.approx((-margin, margin))
 
 
 def test_a_single_user_and_equal_systems():
