@@ -11,7 +11,7 @@ from seqrec.data.store import open_store
 from seqrec.study.plan import Study, make_plan
 from seqrec.types import InputError
 
-READING = ("sasrec", "gsasrec", "esasrec", "gru4rec", "hstu")
+READING = ("sasrec", "gsasrec", "esasrec", "gru4rec", "hstu", "hawk")
 
 
 @pytest.fixture
