@@ -63,8 +63,8 @@ def test_figures_of_a_model_that_knows_when_the_answer_came_are_labelled(
 
 
 def test_a_model_that_reads_no_times_is_not_labelled_as_if_it_did(toy, tmp_path):
-    script = TRAINING["gru4rec"]
-    with pytest.raises(InputError, match="GRU4Rec reads no times, so times=query has no use; leave --times out"):
+    script = TRAINING["bert4rec"]
+    with pytest.raises(InputError, match="BERT4Rec reads no times, so times=query has no use; leave --times out"):
         script.main(runtime.parse(script.Config, [*toy, "--times", "query", "--output", str(tmp_path / "run")]))
 
 
