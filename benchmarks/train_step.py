@@ -186,7 +186,7 @@ def make_parts(
     def attend(batch, key, blocks, x):
         mask, turn = causal_mask(batch.segment_ids), None
         if model.positions == "rotary":
-            turn = rotation(batch.positions, d_head=model.d_model // model.n_heads, max_length=max_length)
+            turn = rotation(batch.positions, n_pairs=model.d_model // model.n_heads // 2, max_length=max_length)
         kept = {"mask": mask, "turn": turn, "n_heads": model.n_heads, "dropout_rate": model.attention_dropout}
         return add(functools.partial(attention, **kept), key, blocks, x)
 

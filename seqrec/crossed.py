@@ -103,7 +103,7 @@ def crossed_contrast(
         least = min(least, n_systems * (n_seeds - 1))
         seeds = share * max(values.between_seeds - values.within_run, 0.0)
     variance = users + seeds
-    degrees = max(least, variance**2 / (users**2 / (n_users - 1) + squares)) if variance else math.inf
+    degrees = max(float(least), variance**2 / (users**2 / (n_users - 1) + squares)) if variance else math.inf
     error = math.sqrt(variance)
     margin = float(stats.t.ppf(1.0 - (1.0 - level) / 2.0, degrees)) * error
     statistic = abs(estimate) / error if error else math.inf if estimate else 0.0

@@ -35,7 +35,7 @@ def refusal(monkeypatch, capsys, *flags) -> str:
         (["--n-negatives", "0"], "n_negatives=0"),
         (["--columns", "a", "b"], "3"),
         (["--resume"], "--output"),
-        (["--repeat-mixture", "--loss", "bce"], "mixes with the plain softmax; use loss=softmax"),
+        (["--repeat-mixture", "--loss", "bce"], "mixes with a plain softmax; use loss=softmax"),
         (["--skips", "skipped"], "NAME=VALUE; try skipped=1"),
         (["--skip-weight", "1", "--label-smoothing", "0.1"], "leave label_smoothing at 0"),
         (["--mesh.model", "3"], "model=3"),
