@@ -6,7 +6,7 @@
 
 What is kept is one small JSON file a run under experiments/results/ (figures, config, versions, wall time and the
 hashes of data and split) and its learning curve under docs/pictures/. Folders of their own hold runs whose targets
-begin a continuation (docs/seq2seq.md), studies (docs/studies.md) and searches, each named as the study of its find.
+begin a continuation (docs/seq2seq.md), studies (docs/studies.md) and searches, named as the study that tests each.
 """
 
 import shutil
