@@ -5,8 +5,9 @@
     python experiments/results.py                                            # write
 
 What is kept is one small JSON file a run under experiments/results/ (figures, config, versions, wall time and the
-hashes of data and split) and its learning curve under docs/pictures/. Folders of their own hold runs whose targets
-begin a continuation (docs/seq2seq.md), studies (docs/studies.md) and searches, named as the study that tests each.
+hashes of data and split) and, but for ablations, its learning curve under docs/pictures/. Folders of their own hold
+runs whose targets begin a continuation (docs/seq2seq.md), studies (docs/studies.md) and searches, named as the study
+that tests each.
 """
 
 import shutil
@@ -20,7 +21,7 @@ from scripts import TRAINING
 from tyro.conf import Positional
 
 from seqrec import runs, runtime
-from seqrec.report.results_page import condensed, continuations_page, page, readme
+from seqrec.report.results_page import ABLATION, condensed, continuations_page, page, readme
 from seqrec.report.studies_page import condensed_search, condensed_study, studies_page
 from seqrec.types import InputError
 
@@ -69,7 +70,7 @@ def main(arguments: Arguments) -> None:
         folder = KEPT / ("continuations" if "continuations" in kept else of_file[0])
         folder.mkdir(parents=True, exist_ok=True)
         runs.write_json(folder / f"{arguments.name}.json", kept)
-        if (curve := arguments.run / "learning_curve.png").exists():
+        if ABLATION not in arguments.name and (curve := arguments.run / "learning_curve.png").exists():
             shutil.copy(curve, ROOT / "docs" / "pictures" / f"{arguments.name}.png")
     for file, text in written().items():
         file.write_text(text)

@@ -53,7 +53,7 @@ def by_blocks(asked: Asked, shard: CatalogueShard, chunk: int, n_items: int, fin
     def step(totals, block):
         loss, d_table = totals
         scores = _product(block.states, shard.table.T)
-        highest = _highest_of_items(scores, is_item, block.labels, n_last=min(len(is_item), shard.n_rows - 1 - n_items))
+        highest = _highest_of_items(scores, is_item, n_last=min(len(is_item), shard.n_rows - 1 - n_items))
         walk, exponentials = _find(scores, highest, block.places, is_item)
         more, highest, scale, slopes = finish(walk, block)
         if not with_gradients:
@@ -131,21 +131,16 @@ def _is_item(row: Array, shard: CatalogueShard, n_items: int) -> Array:
     return (row + shard.first >= 1) & (row + shard.first <= n_items)
 
 
-def _highest_of_items(scores: Array, is_item: Array, labels: Array, *, n_last: int) -> Array:
-    """Each position's highest score of an item in a whole shard; where it has no target, maybe that of another row.
+def _highest_of_items(scores: Array, is_item: Array, *, n_last: int) -> Array:
+    """Each position's highest score of an item in a whole shard.
 
-    No other rows than the first and the `n_last` last can be no items.
+    No other rows than the first and the `n_last` last can be no items: masking those alone saves a walk through memory.
     """
-    of_rows = jnp.max(scores, axis=-1, initial=LEAST_SCORE)
-    ends = jnp.concatenate([scores[:, :1], scores[:, len(is_item) - n_last :]], axis=-1)
-    others = ~jnp.concatenate([is_item[:1], is_item[len(is_item) - n_last :]])
-    reached = jnp.any(others & (ends >= of_rows[:, None]), axis=-1) & (labels > 0)
-
-    def of_items():
-        return jax.lax.map(lambda row: jnp.max(row, initial=LEAST_SCORE, where=is_item), scores)
-
-    # To mask all scores before the maximum is one more walk through memory, and seldom changes it.
-    return jax.lax.cond(jnp.any(reached), of_items, lambda: of_rows)
+    first_last = len(is_item) - n_last
+    ends = jnp.concatenate([scores[:, :1], scores[:, first_last:]], axis=-1)
+    of_ends = jnp.concatenate([is_item[:1], is_item[first_last:]])
+    within = jnp.max(scores[:, 1:first_last], axis=-1, initial=LEAST_SCORE)
+    return jnp.maximum(within, jnp.max(ends, axis=-1, initial=LEAST_SCORE, where=of_ends))
 
 
 def _find(scores: Array, highest: Array, places: Array, is_item: Array | None = None) -> tuple[Found, Array]:

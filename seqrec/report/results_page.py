@@ -13,8 +13,8 @@ from seqrec.types import InputError
 
 ABLATION = "-ablation-"
 _SHOWN = {"HR@10": "recall@10", "NDCG@10": "ndcg@10", "MRR": "mrr"}
+_ABLATION_SHOWN = {"NDCG@10": "ndcg@10", "HR@10": "recall@10"}
 _SHOWN_OF_SESSIONS = {"Recall@20": "recall@20", "MRR@20": "mrr@20"}
-_ABLATION_FIGURES = (("valid", "ndcg@10"), ("test", "ndcg@10"), ("test", "recall@10"))
 
 Published = dict[str, tuple[tuple[str, float, float, str], ...]]
 """Per data set: model, the first two figures of its table as published under the same protocol, source."""
@@ -101,7 +101,8 @@ def between_marks(text: str, name: str, content: str) -> str:
 _HEAD = """\
 Written by `python experiments/results.py` from `experiments/results/*.json`. HR@10 is recall@10 of one held-out item.
 Minutes are the wall time of training with its validations, the longest where seeds are averaged; a run may have had
-one core beside another run, so they bound a quiet machine's time from above."""
+one core beside another run, and each on a GPU shared it with up to 15 others, so they bound a quiet machine's time from
+above. Devices stand beside the commands."""
 
 
 def page(kept: dict[str, dict[str, Any]], published: Published, *, defaults: Mapping[str, Any]) -> str:
@@ -121,7 +122,8 @@ def page(kept: dict[str, dict[str, Any]], published: Published, *, defaults: Map
     for (data, split, candidates), settings in sections.items():
         lines += [f"## {data}", "", f"{split}. Candidates: {candidates}.", ""]
         changed = {name: settings.pop(name) for name in list(settings) if ABLATION in name}
-        lines += [*_table(settings, published.get(data, ())), *_commands(settings, defaults)]
+        if settings:
+            lines += [*_table(settings, published.get(data, ())), *_commands(settings, defaults)]
         if changed:
             lines += [f"### What moved the figures on {data}", "", *_ablation(changed), *_commands(changed, defaults)]
     return "\n".join(lines)
@@ -174,15 +176,22 @@ def _ablation(settings: Settings) -> list[str]:
     if "base" not in by_name:
         raise InputError(f"{', '.join(sorted(settings))}: no run is named {ABLATION.strip('-')}-base to compare with")
     seeds = {name: {each["config"]["run"]["seed"]: each for each in runs.values()} for name, runs in by_name.items()}
-    lines = ["| beside the base | seeds | validation NDCG@10 | NDCG@10 | HR@10 | gained NDCG@10 |", "| --- " * 6 + "|"]
+    first = next(iter(seeds["base"].values()))
+    shown = _SHOWN_OF_SESSIONS if "mrr@20" in first["test"] else _ABLATION_SHOWN
+    judge = next(iter(shown))
+    lines = [
+        f"| beside the base | seeds | validation NDCG@10 | {' | '.join(shown)} | gained {judge} |",
+        "| --- " * (4 + len(shown)) + "|",
+    ]
 
     def row(name: str) -> tuple[str, list[float], float]:
         shared = sorted(seeds[name].keys() & seeds["base"].keys())
         if not shared:
             raise InputError(f"{name} shares no seed with the base; run it with one of {sorted(seeds['base'])}")
         mine, base = ([seeds[each][seed] for seed in shared] for each in (name, "base"))
-        means = [mean(run[part][metric] for run in mine) for part, metric in _ABLATION_FIGURES]
-        gained = means[1] - mean(run["test"]["ndcg@10"] for run in base)
+        means = [mean(run["valid"]["ndcg@10"] for run in mine)]
+        means += [mean(run["test"][metric] for run in mine) for metric in shown.values()]
+        gained = means[1] - mean(run["test"][shown[judge]] for run in base)
         flags = _changed_flags(base[0], mine[0])
         return f"| {flags or 'the base itself'} | {', '.join(map(str, shared))}", means, gained
 

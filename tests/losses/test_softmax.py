@@ -239,6 +239,18 @@ def test_the_compiled_step_needs_a_fraction_of_the_naive_memory():
     assert compiled.memory_analysis().temp_size_in_bytes < 4 * 4 * losses.BLOCK_ELEMENTS < n_bytes
 
 
+def test_nothing_is_done_in_rare_cases_alone():
+    # Models side by side, under vmap, would do it in every step.
+    shapes = shapes_of_a_large_case(n_positions=512, n_rows=4096)
+
+    def loss(hidden, table, targets):
+        return softmax_loss(hidden, table, targets, n_items=4000)[0]
+
+    lowered = jax.jit(jax.value_and_grad(loss, (0, 1))).lower(*shapes).as_text()
+    assert "stablehlo.while" in lowered  # the walk is there
+    assert "stablehlo.case" not in lowered
+
+
 @pytest.mark.parametrize("n_positions", [1, 8, 100, 5000, 10**6])
 @pytest.mark.parametrize("n_rows", [1, 1000, 10**6, 10**9])
 def test_a_tile_fits_its_budget_or_is_as_small_as_is_useful(n_positions, n_rows):
