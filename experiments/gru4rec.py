@@ -2,7 +2,9 @@ r"""Trains and tests a recurrent next-item recommender (GRU4Rec: Hidasi et al. 2
 
     python experiments/gru4rec.py                                   # the MovieLens demo
     python experiments/gru4rec.py --dataset ml-1m --data-path ml-1m.txt.gz --no-whole-histories --batch-size 64 \
-        --d-model 128 --d-hidden 256 --max-epochs 25
+        --d-model 128 --seen-weight 0.01 --max-epochs 25
+
+docs/results.md has the figures to expect and the minutes they took.
 """
 
 from dataclasses import dataclass, field

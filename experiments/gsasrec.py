@@ -5,6 +5,7 @@ r"""Trains and tests a Transformer on generalised binary cross-entropy (gSASRec:
         --d-model 128 --dropout 0.25 --max-epochs 25
 
 Each row of a batch has 256 uniform negatives of its own, and the calibration t is .75.
+docs/results.md has the figures to expect and the minutes they took.
 """
 
 from dataclasses import dataclass, field

@@ -5,7 +5,7 @@ r"""Trains and tests gated linear recurrences (Hawk: De et al. 2024) as a next-i
         --n-blocks 4 --dropout 0.3 --label-smoothing 0.1 --seen-weight 0.01 --learning-rate 0.003 --weight-decay 0.3 \
         --max-epochs 35                                             # the best on ML-1M: minutes on a GPU
 
-docs/results.md has the figures to expect.
+docs/results.md has the figures to expect and the minutes they took.
 """
 
 from dataclasses import dataclass, field
