@@ -39,11 +39,9 @@ def run_study(study: Study, experiments: Mapping[str, ModuleType]) -> dict[str, 
         try:
             _train(plan, run)
             ndcg = runs.read_json(run.directory / "metrics.json")["test"]["ndcg@10"]
-            print(
-                f"{label}: NDCG@10 {ndcg:.4f}, {runtime.seconds() - started:.0f} s; about "
-                f"{left_minutes(plan) or 0.0:.0f} minutes are left",
-                flush=True,
-            )
+            left = left_minutes(plan)
+            ahead = f"; about {left:.1f} minutes are left" if left else ""
+            print(f"{label}: NDCG@10 {ndcg:.4f}, {runtime.seconds() - started:.0f} s{ahead}", flush=True)
         except InputError as error:
             failed[run.key] = str(error)
             print(f"{label} failed: {error}", flush=True)
