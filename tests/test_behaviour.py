@@ -11,6 +11,7 @@ from seqrec.data.behaviour import BehaviourConfig, features_at, position_feature
 from seqrec.data.splits import leave_last_out
 from seqrec.data.store import sequence_store
 from seqrec.encoders.gru import GRUConfig, gru
+from seqrec.encoders.hawk import HawkConfig, hawk
 from seqrec.encoders.hstu import HSTUConfig, hstu
 from seqrec.encoders.transformer import TransformerConfig, transformer
 from seqrec.evaluation import evaluate, make_eval_step, make_top_step, top_items
@@ -28,6 +29,7 @@ ENCODERS = {
     "transformer": lambda **sizes: transformer(TransformerConfig(d_model=D_MODEL, n_blocks=1), **sizes),
     "hstu": lambda **sizes: hstu(HSTUConfig(d_model=D_MODEL, n_blocks=1), **sizes),
     "gru": lambda **sizes: gru(GRUConfig(d_model=D_MODEL, d_hidden=12), **sizes),
+    "hawk": lambda **sizes: hawk(HawkConfig(d_model=D_MODEL, n_blocks=1), **sizes),
 }
 every_encoder = pytest.mark.parametrize("name", ENCODERS)
 NAMES = ("device", "share", "gap", "share_of_day:waves")
