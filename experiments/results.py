@@ -4,10 +4,9 @@
     python experiments/results.py runs/feature-study --name lastfm-tags      # a study
     python experiments/results.py                                            # write
 
-What is kept is one small JSON file a run under experiments/results/ (figures, config, versions, wall time and the
-hashes of data and split) and, but for ablations, its learning curve under docs/pictures/. Folders of their own hold
-runs whose targets begin a continuation (docs/seq2seq.md), studies (docs/studies.md) and searches, named as the study
-that tests each.
+What is kept is one small JSON file a run under experiments/results/ (figures, config, versions, wall time, hashes of
+data and split) and, but for ablations, its learning curve under docs/pictures/. Folders of their own hold runs whose
+targets begin a continuation (docs/seq2seq.md), studies (docs/studies.md) and searches, named as what tests each.
 """
 
 import shutil

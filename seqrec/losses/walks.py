@@ -136,11 +136,11 @@ def _highest_of_items(scores: Array, is_item: Array, *, n_last: int) -> Array:
 
     No other rows than the first and the `n_last` last can be no items: masking those alone saves a walk through memory.
     """
-    first_last = len(is_item) - n_last
-    ends = jnp.concatenate([scores[:, :1], scores[:, first_last:]], axis=-1)
-    of_ends = jnp.concatenate([is_item[:1], is_item[first_last:]])
-    within = jnp.max(scores[:, 1:first_last], axis=-1, initial=LEAST_SCORE)
-    return jnp.maximum(within, jnp.max(ends, axis=-1, initial=LEAST_SCORE, where=of_ends))
+    end = len(is_item) - n_last
+    others = jnp.concatenate([scores[:, :1], scores[:, end:]], axis=-1)
+    are_items = jnp.concatenate([is_item[:1], is_item[end:]])
+    within = jnp.max(scores[:, 1:end], axis=-1, initial=LEAST_SCORE)
+    return jnp.maximum(within, jnp.max(others, axis=-1, initial=LEAST_SCORE, where=are_items))
 
 
 def _find(scores: Array, highest: Array, places: Array, is_item: Array | None = None) -> tuple[Found, Array]:

@@ -2,7 +2,7 @@
 
 import shlex
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -139,11 +139,16 @@ Settings = dict[str, dict[str, dict[str, Any]]]
 """Setting -> name of the run -> what was kept of it."""
 
 
+def _figures_shown(results: Iterable[dict[str, Any]], usual: dict[str, str]) -> dict[str, str]:
+    """Heading -> metric of a table's figures: the usual ones, or those of sessions, where several items are asked."""
+    of_sessions = any("mrr@20" in found for result in results for found in result["baselines"].values())
+    return _SHOWN_OF_SESSIONS if of_sessions else usual
+
+
 def _table(settings: Settings, published: tuple[tuple[str, float, float, str], ...]) -> list[str]:
     results = [result for by_seed in settings.values() for result in by_seed.values()]
     baselines: dict[str, Any] = {name: found for result in results for name, found in result["baselines"].items()}
-    of_sessions = any("mrr@20" in found for found in baselines.values())
-    shown = _SHOWN_OF_SESSIONS if of_sessions else _SHOWN
+    shown = _figures_shown(results, _SHOWN)
     lines = [f"| run | {' | '.join(shown)} | best epoch | minutes |", "| --- " * (3 + len(shown)) + "|"]
 
     def add(label: str, figures: list[dict[str, float]], course: str = "| | |") -> None:
@@ -176,22 +181,23 @@ def _ablation(settings: Settings) -> list[str]:
     if "base" not in by_name:
         raise InputError(f"{', '.join(sorted(settings))}: no run is named {ABLATION.strip('-')}-base to compare with")
     seeds = {name: {each["config"]["run"]["seed"]: each for each in runs.values()} for name, runs in by_name.items()}
-    first = next(iter(seeds["base"].values()))
-    shown = _SHOWN_OF_SESSIONS if "mrr@20" in first["test"] else _ABLATION_SHOWN
-    judge = next(iter(shown))
+    shown = _figures_shown(seeds["base"].values(), _ABLATION_SHOWN)
     lines = [
-        f"| beside the base | seeds | validation NDCG@10 | {' | '.join(shown)} | gained {judge} |",
+        f"| beside the base | seeds | validation NDCG@10 | {' | '.join(shown)} | gained {next(iter(shown))} |",
         "| --- " * (4 + len(shown)) + "|",
     ]
+
+    def means_of(runs: list[dict[str, Any]]) -> list[float]:
+        of_test = (mean(run["test"][metric] for run in runs) for metric in shown.values())
+        return [mean(run["valid"]["ndcg@10"] for run in runs), *of_test]
 
     def row(name: str) -> tuple[str, list[float], float]:
         shared = sorted(seeds[name].keys() & seeds["base"].keys())
         if not shared:
             raise InputError(f"{name} shares no seed with the base; run it with one of {sorted(seeds['base'])}")
         mine, base = ([seeds[each][seed] for seed in shared] for each in (name, "base"))
-        means = [mean(run["valid"]["ndcg@10"] for run in mine)]
-        means += [mean(run["test"][metric] for run in mine) for metric in shown.values()]
-        gained = means[1] - mean(run["test"][shown[judge]] for run in base)
+        means = means_of(mine)
+        gained = means[1] - means_of(base)[1]
         flags = _changed_flags(base[0], mine[0])
         return f"| {flags or 'the base itself'} | {', '.join(map(str, shared))}", means, gained
 
