@@ -9,51 +9,29 @@ docs/results.md has the figures to expect and the minutes they took.
 """
 
 from dataclasses import dataclass, field
-from typing import Any
 
-from tyro.conf import OmitArgPrefixes
-
-from seqrec import runtime
-from seqrec.behaviour import with_behaviour
 from seqrec.encoders.transformer import TransformerConfig, transformer
-from seqrec.experiment import Model, RunConfig, model_of, run_experiment
-from seqrec.loop import FitConfig
 from seqrec.losses.config import LossConfig
-from seqrec.runtime import DistributedConfig
-from seqrec.sharding import MeshConfig
-from seqrec.tasks import DataConfig, Task
-from seqrec.training import OptimizerConfig
+from seqrec.run import Flat, Model, Task, TrainingConfig, build_model, make_main, run_script
 
 LOSS = LossConfig(loss="gbce", n_negatives=256, calibration=0.75, negatives_per_row=True)
-
 
 @dataclass(frozen=True)
 class Config:
     """Trains a Transformer on a calibrated binary loss and tests it on each user's last item."""
 
-    data: OmitArgPrefixes[DataConfig] = field(default_factory=DataConfig)
-    run: OmitArgPrefixes[RunConfig] = field(default_factory=RunConfig)
-    model: OmitArgPrefixes[TransformerConfig] = field(default_factory=TransformerConfig)
-    objective: OmitArgPrefixes[LossConfig] = LOSS
-    optimizer: OmitArgPrefixes[OptimizerConfig] = field(default_factory=OptimizerConfig)
-    fit: OmitArgPrefixes[FitConfig] = field(default_factory=FitConfig)
-    mesh: MeshConfig = field(default_factory=MeshConfig)
-    processes: OmitArgPrefixes[DistributedConfig] = field(default_factory=DistributedConfig)
+    training: Flat[TrainingConfig] = field(default_factory=lambda: TrainingConfig(loss=LOSS))
+    model: Flat[TransformerConfig] = field(default_factory=TransformerConfig)
 
 
 def build(config: Config, task: Task) -> Model:
     """The model that the config describes, for the task's catalogue."""
-    encoder = transformer(
-        config.model, n_items=task.store.n_items, max_length=config.data.max_length, times=config.data.times
-    )
-    encoder = with_behaviour(encoder, task.train.features)
-    return model_of(encoder, config.objective, task)
+    encoder = transformer(config.model, n_items=task.n_items, max_length=task.max_length, times=task.times)
+    return build_model(encoder, config.training, task)
 
 
-def main(config: Config) -> dict[str, Any]:
-    """Trains, tests, and leaves everything in the run's directory; returns what `metrics.json` holds."""
-    return run_experiment(config, build, name="gSASRec")
+main = make_main(build, name="gSASRec")
 
 
 if __name__ == "__main__":
-    runtime.run_script(main, Config)
+    run_script(main, Config)

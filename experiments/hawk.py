@@ -9,46 +9,27 @@ docs/results.md has the figures to expect and the minutes they took.
 """
 
 from dataclasses import dataclass, field
-from typing import Any
 
-from tyro.conf import OmitArgPrefixes
-
-from seqrec import runtime
-from seqrec.behaviour import with_behaviour
 from seqrec.encoders.hawk import HawkConfig, hawk
-from seqrec.experiment import Model, RunConfig, model_of, run_experiment
-from seqrec.loop import FitConfig
-from seqrec.losses.config import LossConfig
-from seqrec.runtime import DistributedConfig
-from seqrec.sharding import MeshConfig
-from seqrec.tasks import DataConfig, Task
-from seqrec.training import OptimizerConfig
+from seqrec.run import Flat, Model, Task, TrainingConfig, build_model, make_main, run_script
 
 
 @dataclass(frozen=True)
 class Config:
     """Trains gated linear recurrences on the events of a file and tests it on each user's last item."""
 
-    data: OmitArgPrefixes[DataConfig] = field(default_factory=DataConfig)
-    run: OmitArgPrefixes[RunConfig] = field(default_factory=RunConfig)
-    model: OmitArgPrefixes[HawkConfig] = field(default_factory=HawkConfig)
-    objective: OmitArgPrefixes[LossConfig] = field(default_factory=LossConfig)
-    optimizer: OmitArgPrefixes[OptimizerConfig] = field(default_factory=OptimizerConfig)
-    fit: OmitArgPrefixes[FitConfig] = field(default_factory=FitConfig)
-    mesh: MeshConfig = field(default_factory=MeshConfig)
-    processes: OmitArgPrefixes[DistributedConfig] = field(default_factory=DistributedConfig)
+    training: Flat[TrainingConfig] = field(default_factory=TrainingConfig)
+    model: Flat[HawkConfig] = field(default_factory=HawkConfig)
 
 
 def build(config: Config, task: Task) -> Model:
     """The model that the config describes, for the task's catalogue."""
-    encoder = hawk(config.model, n_items=task.store.n_items, max_length=config.data.max_length)
-    return model_of(with_behaviour(encoder, task.train.features), config.objective, task)
+    encoder = hawk(config.model, n_items=task.n_items, max_length=task.max_length)
+    return build_model(encoder, config.training, task)
 
 
-def main(config: Config) -> dict[str, Any]:
-    """Trains, tests, and leaves everything in the run's directory; returns what `metrics.json` holds."""
-    return run_experiment(config, build, name="Hawk")
+main = make_main(build, name="Hawk")
 
 
 if __name__ == "__main__":
-    runtime.run_script(main, Config)
+    run_script(main, Config)

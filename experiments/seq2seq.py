@@ -10,62 +10,30 @@ popularity. experiments/continuations.py adds the lists of other runs; docs/seq2
 """
 
 from dataclasses import dataclass, field
-from typing import Any
 
-from tyro.conf import OmitArgPrefixes
-
-from seqrec import runtime
 from seqrec.data.split_config import SplitConfig
 from seqrec.encoders.seq2seq import Seq2SeqConfig, seq2seq
-from seqrec.experiment import Model, RunConfig, model_of, run_experiment
-from seqrec.loop import FitConfig
-from seqrec.losses.config import LossConfig
-from seqrec.objectives import continuation
-from seqrec.runtime import DistributedConfig
-from seqrec.sharding import MeshConfig
-from seqrec.tasks import DataConfig, Task
-from seqrec.training import OptimizerConfig
+from seqrec.questions import continuation
+from seqrec.run import DataConfig, Flat, Model, Task, TrainingConfig, build_model, make_main, run_script
 
-DATA = DataConfig(split=SplitConfig(n_out=5, window_target="first"))
-
+SPLIT = SplitConfig(n_out=5, window_target="first")
 
 @dataclass(frozen=True)
 class Config:
     """Trains an encoder-decoder and tests it on what it generates in place of each user's last n-out items."""
 
-    data: OmitArgPrefixes[DataConfig] = DATA
-    run: OmitArgPrefixes[RunConfig] = field(default_factory=RunConfig)
-    model: OmitArgPrefixes[Seq2SeqConfig] = field(default_factory=Seq2SeqConfig)
-    objective: OmitArgPrefixes[LossConfig] = field(default_factory=LossConfig)
-    optimizer: OmitArgPrefixes[OptimizerConfig] = field(default_factory=OptimizerConfig)
-    fit: OmitArgPrefixes[FitConfig] = field(default_factory=FitConfig)
-    mesh: MeshConfig = field(default_factory=MeshConfig)
-    processes: OmitArgPrefixes[DistributedConfig] = field(default_factory=DistributedConfig)
-
-    def __post_init__(self):
-        split = self.data.split
-        if not split.holds_continuations:
-            raise ValueError(
-                f"split={split.split}, window_target={split.window_target}, n_out={split.n_out} leave no items to "
-                "generate; use split=leave-last-out, window_target=first and n_out=5"
-            )
-        if split.n_out > self.data.max_length:
-            raise ValueError(
-                f"n_out={split.n_out} is above max_length={self.data.max_length}, which both parts share; "
-                f"try max_length={4 * split.n_out}"
-            )
+    training: Flat[TrainingConfig] = field(default_factory=lambda: TrainingConfig(data=DataConfig(split=SPLIT)))
+    model: Flat[Seq2SeqConfig] = field(default_factory=Seq2SeqConfig)
 
 
 def build(config: Config, task: Task) -> Model:
     """The model that the config describes, for the task's catalogue."""
-    encoder = seq2seq(config.model, n_items=task.store.n_items, max_length=config.data.max_length)
-    return model_of(encoder, config.objective, task, continuation)
+    encoder = seq2seq(config.model, n_items=task.n_items, max_length=task.max_length)
+    return build_model(encoder, config.training, task, ask=continuation)
 
 
-def main(config: Config) -> dict[str, Any]:
-    """Trains, tests, and leaves everything in the run's directory; returns what `metrics.json` holds."""
-    return run_experiment(config, build, name="Seq2Seq")
+main = make_main(build, name="Seq2Seq")
 
 
 if __name__ == "__main__":
-    runtime.run_script(main, Config)
+    run_script(main, Config)

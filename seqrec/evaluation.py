@@ -1,7 +1,6 @@
 """From parameters and queries to one rank a user, from which every figure downstream is computed, or to lists."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -10,17 +9,11 @@ from jaxtyping import Array, Bool, Float, Int
 
 from seqrec.data.batches import Queries
 from seqrec.generation import GREEDY, DecodingConfig, Generated, generate
+from seqrec.metrics import means, metric_sums
+from seqrec.model import Model, composed
 from seqrec.params import Params
-from seqrec.retrieval import asked_states, rank_targets, top_k_items
-from seqrec.sharding import on_host, split_items, split_rows
-from seqrec.types import Decoder, Encoder, HistoryBatch, InputError, QueryBatch
-
-
-def composed(encoder: Encoder, params: Params) -> Params:
-    """What evaluation reads: `params` with the item table, made once where ids and features make it up."""
-    if encoder.constants is None:
-        return params
-    return jax.jit(encoder.compose)(params, split_items(encoder.constants))
+from seqrec.sharding import on_host, split_rows
+from seqrec.types import HistoryBatch, InputError, QueryBatch
 
 
 class RankTable(NamedTuple):
@@ -48,35 +41,49 @@ class TopItems(NamedTuple):
 
 
 class ListRanks(NamedTuple):
-    """Where in each query's list its true items stand."""
+    """Ranks of each query's true items in its list."""
 
     rank: Float[np.ndarray, "queries n"]
-    """Places from 1 on; infinite where the list lacks the item."""
+    """From 1 on; infinite where the list lacks the item."""
     where: Bool[np.ndarray, "queries n"]
-    """Which there are: false where a query has fewer true items."""
+    """False where a query has fewer true items."""
 
 
-GenerateStep = Callable[[Params, HistoryBatch], Generated]
+class GenerateStep(Protocol):
+    """Continues a batch of histories."""
 
-QueryStep = Callable[[Params, QueryBatch], tuple[Array, ...]]
-"""Arrays with one entry, or row, a query."""
+    def __call__(self, params: Params, histories: HistoryBatch) -> Generated:
+        """`params` are composed ones."""
 
 
-def make_eval_step(encoder: Encoder) -> QueryStep:
-    """A jitted `step(params, query_batch) -> (ranks, n_candidates)`."""
+class QueryStep(Protocol):
+    """Answers a batch of queries."""
+
+    def __call__(self, params: Params, queries: QueryBatch) -> tuple[Array, ...]:
+        """Arrays with one entry, or row, a query; `params` are composed ones."""
+
+
+class Validate(Protocol):
+    """Metrics of trained parameters on the validation queries."""
+
+    def __call__(self, params: Params) -> dict[str, float]:
+        """Means over the queries, by the metric's name; `params` are those that are trained."""
+
+
+def make_eval_step(model: Model) -> QueryStep:
+    """A jitted step from (params, queries) to (ranks, n_candidates)."""
 
     @jax.jit
     def step(params: Params, queries: QueryBatch) -> tuple[Array, Array]:
-        hidden, repeated = asked_states(encoder, params, queries.batch, queries.last)
-        options: dict[str, Any] = {"n_items": encoder.n_items, "exclude": queries.excluded, "repeated": repeated}
-        return rank_targets(hidden, params["item_table"], queries.targets, **options)
+        asked = model.queries(params, queries.batch, queries.last)
+        return model.head.rank(params, asked, queries.targets, exclude=queries.excluded)
 
     return step
 
 
 def evaluate(eval_step: QueryStep, params: Params, queries: Queries) -> RankTable:
     """The rank of each query's held-out item."""
-    ranks, n_candidates = _ask(eval_step, params, queries)
+    ranks, n_candidates = run_queries(eval_step, params, queries)
     return RankTable(
         user=queries.users,
         target=queries.targets,
@@ -86,14 +93,13 @@ def evaluate(eval_step: QueryStep, params: Params, queries: Queries) -> RankTabl
     )
 
 
-def make_top_step(encoder: Encoder, *, k: int) -> QueryStep:
-    """A jitted `step(params, query_batch) -> (item ids, scores)` of the `k` best candidates."""
+def make_top_step(model: Model, *, k: int) -> QueryStep:
+    """A jitted step from (params, queries) to (item ids, scores) of the `k` best candidates."""
 
     @jax.jit
     def step(params: Params, queries: QueryBatch) -> tuple[Array, Array]:
-        hidden, repeated = asked_states(encoder, params, queries.batch, queries.last)
-        options: dict[str, Any] = {"n_items": encoder.n_items, "exclude": queries.excluded, "repeated": repeated}
-        return top_k_items(hidden, params["item_table"], k=k, **options)
+        asked = model.queries(params, queries.batch, queries.last)
+        return model.head.top_k(params, asked, k=k, exclude=queries.excluded)
 
     return step
 
@@ -103,40 +109,19 @@ def top_items(top_step: QueryStep, params: Params, queries: Queries) -> TopItems
 
     Unlike a rank's candidates they leave out a target that the user has taken before, if seen items are excluded.
     """
-    items, scores = _ask(top_step, params, queries)
+    items, scores = run_queries(top_step, params, queries)
     return TopItems(queries.users, items, scores)
 
 
-def make_head_step(encoder: Encoder) -> QueryStep:
-    """A jitted `step(params, query_batch)` -> the loss of each of the encoder's heads, in their order, in nats."""
-
-    @jax.jit
-    def step(params: Params, queries: QueryBatch) -> tuple[Array, ...]:
-        hidden, _ = asked_states(encoder, params, queries.batch, queries.last)
-        answers = {name: values.reshape(-1)[queries.last][:, None] for name, values in queries.batch.answers.items()}
-        assert encoder.heads is not None
-        losses = encoder.heads(params, hidden[:, None], queries.targets[:, None], answers)
-        return tuple(each[:, 0] for each in losses.values())
-
-    return step
-
-
-def head_losses(head_step: QueryStep, params: Params, queries: Queries) -> dict[str, Float[np.ndarray, " queries"]]:
-    """The loss of each head at each query's held-out event, in nats; the queries' batches must hold the answers."""
-    assert queries.engagement is not None
-    losses = _ask(head_step, params, queries)
-    return {name: each.astype(np.float64) for name, each in zip(queries.engagement.head_sizes, losses, strict=True)}
-
-
-def make_generate_step(decoder: Decoder, *, n: int, config: DecodingConfig = GREEDY, seed: int = 0) -> GenerateStep:
-    """A jitted `step(params, histories)` that generates `n` items for each; draws are the seed's and the histories'."""
+def make_generate_step(model: Model, *, n: int, config: DecodingConfig = GREEDY, seed: int = 0) -> GenerateStep:
+    """A jitted step that continues each history by `n` items; what it draws depends on seed and histories alone."""
 
     @jax.jit
     def step(params: Params, histories: HistoryBatch) -> Generated:
         key = None
         if config.method == "sample":
             key = jax.random.fold_in(jax.random.key(seed), jnp.sum(histories.items))
-        return generate(decoder, params, histories, n=n, config=config, key=key)
+        return generate(model, params, histories, n=n, config=config, key=key)
 
     return step
 
@@ -160,16 +145,35 @@ def list_ranks(lists: Int[np.ndarray, "queries n"], true_items: Int[np.ndarray, 
     >>> list_ranks(np.array([[7, 2, 5]]), np.array([[5, 8, 0]]))
     ListRanks(rank=array([[ 3., inf, inf]]), where=array([[ True,  True, False]]))
     """
-    found = (lists[:, None, :] == true_items[:, :, None]) & (true_items > 0)[:, :, None]
-    rank = np.where(found.any(axis=2), 1.0 + found.argmax(axis=2), np.inf)
+    matches = (lists[:, None, :] == true_items[:, :, None]) & (true_items > 0)[:, :, None]
+    rank = np.where(matches.any(axis=2), 1.0 + matches.argmax(axis=2), np.inf)
     return ListRanks(rank, true_items > 0)
 
 
-def _ask(step: QueryStep, params: Params, queries: Queries) -> list[np.ndarray]:
-    """What the step finds for all queries, in their order."""
+def make_validate(model: Model, queries: Queries, *, n_generated: int | None = None) -> Validate:
+    """How well trained parameters answer the validation queries: what epochs and trials are chosen by.
+
+    A model with a decoder is judged by the `n_generated` items that it generates, any other by the target's rank.
+    """
+    if model.decoder is None or n_generated is None:
+        eval_step = make_eval_step(model)
+        return lambda params: means(metric_sums(evaluate(eval_step, composed(model, params), queries).rank))
+    n, truth = n_generated, queries.continuations(n_generated)
+    step = make_generate_step(model, n=n)
+
+    def validate(params: Params) -> dict[str, float]:
+        lists = generate_lists(step, composed(model, params), queries, n=n, max_length=model.reads.max_length)
+        ranks = list_ranks(lists, truth)
+        return means(metric_sums(ranks.rank, where=ranks.where))
+
+    return validate
+
+
+def run_queries(step: QueryStep, params: Params, queries: Queries) -> list[np.ndarray]:
+    """What the step returns for all queries, in their order."""
     # All batches are begun before the first is waited for.
     pending = [(batch.query, step(params, batch)) for batch in map(split_rows, queries.batches())]
     query = np.concatenate([on_host(query) for query, _ in pending])
-    found = [np.concatenate([on_host(outputs[i]) for _, outputs in pending]) for i in range(len(pending[0][1]))]
+    outputs = [np.concatenate([on_host(batch[i]) for _, batch in pending]) for i in range(len(pending[0][1]))]
     places = np.argsort(query, kind="stable")[np.sum(query < 0) :]  # -1 marks what only fills a batch
-    return [values[places] for values in found]
+    return [values[places] for values in outputs]

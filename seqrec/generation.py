@@ -1,5 +1,6 @@
-"""Continuations of histories, item by item: greedy, by beam search, or drawn."""
+"""Continuations of histories, item by item: greedy, by beam search, or sampled."""
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -7,9 +8,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from seqrec.model import Model
 from seqrec.params import Params
-from seqrec.retrieval import draw_items, top_k_log_probabilities
-from seqrec.types import Batch, Decoder, Encoder, HistoryBatch, InputError
+from seqrec.types import Batch, Decoder, HistoryBatch, InputError, NextItemHead
 
 
 @dataclass(frozen=True)
@@ -17,15 +18,15 @@ class DecodingConfig:
     """How the items of a continuation are chosen."""
 
     method: Literal["greedy", "beam", "sample"] = "greedy"
-    """The best next item each time, the best of beam-width continuations kept side by side, or a draw."""
+    """How each next item is chosen: the best one; by beam search; or by a draw from the predicted distribution."""
     beam_width: int = 4
-    """Of beam: continuations that are kept."""
+    """Number of continuations that beam search keeps."""
     temperature: float = 1.0
-    """Of sample: what scores are divided by; below 1 the best items are drawn more often."""
+    """Temperature of method=sample: scores are divided by it, so that below 1 the best items are drawn more often."""
     top_k: int = 0
-    """Of sample: draw among so many best items alone; 0 means all."""
+    """With method=sample, draw only among this many best items; 0 means all."""
     no_repeat: bool = True
-    """No item comes twice in a continuation."""
+    """Whether a continuation may hold each item only once."""
 
     def __post_init__(self):
         if self.beam_width < 1:
@@ -49,7 +50,7 @@ class Generated(NamedTuple):
 
 
 def generate(
-    decoder: Decoder,
+    model: Model,
     params: Params,
     histories: HistoryBatch,
     *,
@@ -57,13 +58,18 @@ def generate(
     config: DecodingConfig = GREEDY,
     key: Array | None = None,
 ) -> Generated:
-    """The next `n` items of each history.
+    """The next `n` items of each history, by the model's decoder.
 
     Greedy decoding is a beam search of width 1. A beam search keeps, of all one-item extensions of what it kept, those
     of highest probability (Sutskever et al. 2014, section 3.2), so its best is not always the best there is. `sample`
-    needs a `key`, and draws a continuation a row. To be jitted whole: a `lax.scan` over the steps, of fixed shapes.
+    needs a `key`, and draws a continuation a row. `params` are composed ones. To be jitted whole: a `lax.scan` over the
+    steps, of fixed shapes.
+
+    Raises:
+      InputError: the model has no decoder, its head no distribution of a state's next item, or sizes do not fit.
     """
-    _check(decoder, histories, n, config, key)
+    decoder, head = _decoder_and_head(model)
+    _check_sizes(model, histories, n, config, key)
     items, lengths, excluded = histories
     rows = len(items)
     width = config.beam_width if config.method == "beam" else 1
@@ -77,22 +83,23 @@ def generate(
     def step(carry, place):
         cache, newest, lists, totals = carry
         states, cache = decoder.step(params, memory, cache, newest, place)
-        options: Any = {
-            "n_items": decoder.n_items,
-            "exclude": jnp.concatenate([excluded, lists], axis=1) if config.no_repeat else excluded,
-        }
-        table = params["item_table"]
+        banned = jnp.concatenate([excluded, lists], axis=1) if config.no_repeat else excluded
         if key is not None and config.method == "sample":
-            own_key = jax.random.fold_in(key, place)
-            options |= {"temperature": config.temperature, "top_k": config.top_k}
-            newest, logs = draw_items(states, table, key=own_key, **options)
+            newest, logs = head.draw(
+                params,
+                states,
+                temperature=config.temperature,
+                top_k=config.top_k,
+                exclude=banned,
+                key=jax.random.fold_in(key, place),
+            )
             totals = totals + logs[:, None]
         else:
-            found, logs = top_k_log_probabilities(states, table, k=width, **options)
+            items, logs = head.top_k_log_probabilities(params, states, k=width, exclude=banned)
             sums = totals[:, :, None] + logs.reshape(rows, width, width)
             totals, best = jax.lax.top_k(sums.reshape(rows, width * width), width)
-            found = jnp.take_along_axis(found.reshape(rows, width * width), best, axis=1)
-            newest = jnp.where(totals > -jnp.inf, found, 0).reshape(-1)
+            items = jnp.take_along_axis(items.reshape(rows, width * width), best, axis=1)
+            newest = jnp.where(totals > -jnp.inf, items, 0).reshape(-1)
             if width > 1:
                 parents = (best // width + width * jnp.arange(rows)[:, None]).reshape(-1)
                 cache, lists = jax.tree.map(lambda leaf: leaf[parents], (cache, lists))
@@ -102,35 +109,45 @@ def generate(
     return Generated(lists[::width], totals[:, 0])
 
 
-def _check(decoder: Decoder, histories: HistoryBatch, n: int, config: DecodingConfig, key: Array | None) -> None:
-    length = histories.items.shape[1]
-    if not 1 <= n <= decoder.max_length:
-        raise InputError(f"n={n} is not in 1..{decoder.max_length}, the model's max_length; ask for fewer items")
-    if length > (most := decoder.max_length + 1 - n):
+def _decoder_and_head(model: Model) -> tuple[Decoder, NextItemHead]:
+    if not isinstance(model.head, NextItemHead):
         raise InputError(
-            f"histories of {length} items and {n} more do not fit max_length={decoder.max_length}; "
+            f"a {type(model.head).__name__} gives no distribution of the next item for a state alone, which continuing "
+            "needs; use the model without it"
+        )
+    if model.decoder is None:
+        raise InputError("this model has no decoder; give recomputed(model), which reads everything again each step")
+    return model.decoder, model.head
+
+
+def _check_sizes(model: Model, histories: HistoryBatch, n: int, config: DecodingConfig, key: Array | None) -> None:
+    length, max_length = histories.items.shape[1], model.reads.max_length
+    if not 1 <= n <= max_length:
+        raise InputError(f"n={n} is not in 1..{max_length}, the model's max_length; ask for fewer items")
+    if length > (most := max_length + 1 - n):
+        raise InputError(
+            f"histories of {length} items and {n} more do not fit max_length={max_length}; "
             f"give the latest {most} items of each history"
         )
-    if config.method == "beam" and config.beam_width > decoder.n_items:
-        raise InputError(f"beam_width={config.beam_width} is above n_items={decoder.n_items}; take a narrower beam")
+    if config.method == "beam" and config.beam_width > model.n_items:
+        raise InputError(f"beam_width={config.beam_width} is above n_items={model.n_items}; use a smaller beam_width")
     if config.method == "sample" and key is None:
         raise InputError("method=sample draws items and was given no key; give one, such as jax.random.key(0)")
 
 
-def recomputed(encoder: Encoder, *, as_history: bool = True) -> Decoder:
-    """A decoder that reads everything anew for each item.
+def recomputed(model: Model, *, as_history: bool = True) -> Model:
+    """The model with a decoder that reads everything again for each item.
 
-    So any next-item model continues histories: its best item joins the history, and it is asked again. With
-    `as_history` off an encoder-decoder reads what is generated in its decoder, as it was trained to: what its own
-    decoder finds by a cache, and slower. An encoder that reads times, or features of events, is refused: what is
-    generated has none.
+    So any next-item model continues histories: its best item joins the history, and it predicts again. With
+    `as_history` off an encoder-decoder reads what is generated in its decoder, as it was trained to, which gives the
+    same as its own cached decoder, and slower.
+
+    Raises:
+      InputError: the model reads more of events than item ids, which generated events do not have.
     """
-    if encoder.times != "none":
-        raise InputError(f"an encoder of times={encoder.times} cannot go on from items alone; build it with times=none")
-    if encoder.repeats is not None:
-        raise InputError("continuations know no repeat mixture; build the encoder without it")
-    if encoder.event_features:
-        raise InputError(f"an encoder of {encoder.event_features[0]!r} cannot go on from items alone; build it without")
+    if (more := model.reads.beyond_items) is not None:
+        raise InputError(f"a model that reads {more} cannot continue from item ids alone; build it without")
+    encode = model.encoder.encode
 
     def start(params: Params, items: Int[Array, "rows length"], lengths: Int[Array, " rows"], *, n: int):
         del params
@@ -154,7 +171,7 @@ def recomputed(encoder: Encoder, *, as_history: bool = True) -> Decoder:
             segment_ids=(positions <= newest[:, None]).astype(jnp.int32),
             positions=positions,
         )
-        states = encoder.encode(params, batch)
+        states = encode(params, batch)
         return jnp.take_along_axis(states, newest[:, None, None], axis=1)[:, 0], read
 
-    return Decoder(start=start, step=step, n_items=encoder.n_items, max_length=encoder.max_length)
+    return dataclasses.replace(model, decoder=Decoder(start, step))

@@ -2,10 +2,10 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +14,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from seqrec.data.features import Feature
 from seqrec.layers import item_table_rows, item_table_spec, silu
+from seqrec.model import Model
 from seqrec.params import Params, ParamSpec
-from seqrec.types import Encoder
 
 _STD = 0.02
 """Of vectors at the start, whatever they are made of: that of an item table."""
@@ -67,36 +67,49 @@ class ItemConfig:
             )
 
 
+class MakeVectors(Protocol):
+    """Vectors of all items, made of one thing."""
+
+    def __call__(self, params: Params, constants: Any) -> Float[Array, "n_rows d_model"]:
+        """A row for each row of the item table."""
+
+
+class Combine(Protocol):
+    """One vector an item, made of several."""
+
+    def __call__(self, params: Any, vectors: dict[str, Array]) -> Float[Array, "n_rows d_model"]:
+        """`vectors` has those of each part, of which `ids` may be one."""
+
+
 class Part(NamedTuple):
-    """One of the things that vectors are made of."""
+    """One of the things that item vectors are made of."""
 
     specs: Params
     constants: Any
     """Arrays with a row for each row of the item table."""
-    vectors: Callable[[Params, Any], Float[Array, "n_rows d_model"]]
-    """`vectors(params, constants)`."""
+    vectors: MakeVectors
 
 
 def with_items(
-    encoder: Encoder,
+    model: Model,
     config: ItemConfig,
     features: Sequence[Feature] = (),
     *,
     counts: Int[np.ndarray, " n_items_plus_1"],
-) -> Encoder:
-    """The encoder, whose item table is made of what the config asks for instead of being a parameter.
+) -> Model:
+    """The model whose item table is made of what the config asks for instead of being a parameter.
 
     `counts` says how often each id occurs in training, as `training_counts` returns it. Where there are features, an
     item that never occurs has no id vector: it is read and scored by its features alone. With ids alone in a table
-    of their own the encoder is returned as it is.
+    of their own the model is returned as it is.
     """
     if config.ids == "table" and not features:
-        return encoder
-    d_model = encoder.specs["item_table"].shape[1]
-    n_rows = item_table_rows(encoder.n_items)
+        return model
+    d_model, n_items = model.d_model, model.n_items
+    n_rows = item_table_rows(n_items)
     parts = {f"feature {feature.name}": _feature_part(feature, config, n_rows, d_model) for feature in features}
     if config.ids != "none":
-        parts["ids"] = _id_part(config, counts, encoder.n_items, d_model)
+        parts["ids"] = _id_part(config, counts, n_items, d_model)
     specs = {name: part.specs for name, part in parts.items()}
     constants = {name: part.constants for name, part in parts.items()}
     if features and config.ids != "none":
@@ -115,9 +128,9 @@ def with_items(
         return {**others, "item_table": combine(own.get("combine"), vectors)}
 
     return dataclasses.replace(
-        encoder,
+        model,
         specs={
-            **{name: spec for name, spec in encoder.specs.items() if name != "item_table"},
+            **{name: spec for name, spec in model.specs.items() if name != "item_table"},
             "items": {**specs, **({"combine": combine_specs} if combine_specs else {})},
         },
         compose=compose,
@@ -262,7 +275,7 @@ def _frequent(n_shared: int, counts: np.ndarray, n_rows: int, d_model: int) -> P
 
 def _combination(
     config: ItemConfig, *, n_parts: int, d_model: int
-) -> tuple[Params, Callable[[Any, dict[str, Array]], Float[Array, "n_rows d_model"]]]:
+) -> tuple[Params, Combine]:
     """Specs and `combine(params, vectors)` of the parts, of which `ids` may be one."""
 
     def features_of(vectors: dict[str, Array]) -> Array:

@@ -2,25 +2,33 @@
 
 import math
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-Params = dict[str, Any]
-"""Nested dicts and lists of arrays, with the structure of the specs that they were made from."""
+from seqrec.types import Params
+
+__all__ = ["ParamSpec", "Params", "count_params", "decay_mask", "init_params"]
+
+
+@runtime_checkable
+class Initialise(Protocol):
+    """Initial values, as `jax.nn.initializers` make them."""
+
+    def __call__(self, key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+        """Values of this shape and type."""
 
 
 @dataclass(frozen=True)
 class ParamSpec:
-    """What one parameter is before it has values; `axes` are logical names that `sharding` maps to a mesh."""
+    """A parameter before it has values; `axes` are logical names that `sharding` maps to a mesh."""
 
     shape: tuple[int, ...]
     axes: tuple[str | None, ...]
-    init: Callable[..., Array]
+    init: Initialise
     decay: bool = True
 
     def __post_init__(self):

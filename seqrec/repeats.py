@@ -1,52 +1,108 @@
-"""Items that come back: a share of the next item's probability that is dealt out over the history itself."""
+"""The repeat mixture: a share of the next item's probability goes to the items of the history itself."""
 
 import dataclasses
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
+from seqrec.heads.softmax import SoftmaxHead
 from seqrec.layers import causal_mask
+from seqrec.losses.blocks import Mixture
+from seqrec.model import Model
 from seqrec.params import Params, ParamSpec
-from seqrec.types import Batch, Encoder
+from seqrec.retrieval import Boosts
+from seqrec.types import Batch, InputError, Question
 
 
 class Repeats(NamedTuple):
-    """How likely each state finds it that an item comes back, and which."""
+    """How probable each state finds it that an item of the history comes next, and which."""
 
     log_odds: Float[Array, "rows length"]
-    """Of the next item being repeated from the history, against being picked from the catalogue."""
+    """Log-odds of the next item being copied from the history, against being drawn from the catalogue."""
     log_attention: Float[Array, "rows length length"]
-    """Log-probability that it is the place [row, state, place] that is repeated; -inf outside the history."""
+    """Log-probability [row, state, position] that it is this position that is copied; -inf outside the history."""
 
 
-class Mixture(NamedTuple):
-    """What stands beside a softmax: P(target) = exp(log_share) * softmax + exp(log_mass)."""
+class RepeatQueries(NamedTuple):
+    """States, and how much they raise the items of their histories."""
 
-    log_share: Float[Array, "rows length"]
-    log_mass: Float[Array, "rows length"]
-
-
-class Raised(NamedTuple):
-    """Items of each query's history, which are likelier than the catalogue's softmax has them."""
-
-    items: Int[Array, "queries length"]
-    """0 where there is none; an item that the history holds several times stands there as often."""
-    log_odds: Float[Array, "queries length"]
-    """Log of the item's chance to be repeated, from all its places, against that of no repeat."""
+    states: Float[Array, "queries d_model"]
+    boosts: Boosts
 
 
-def with_repeats(encoder: Encoder) -> Encoder:
-    """The encoder, whose states also say whether an item of the history comes next, and which.
+@dataclass(frozen=True, eq=False)
+class RepeatHead:
+    """A `types.Head`: a softmax over the item table mixed with a distribution over the history's own items."""
 
-    The next item's probability is p times that of the history's places, plus 1 - p times the softmax over the
+    softmax: SoftmaxHead
+
+    def loss(
+        self, params: Params, states: Float[Array, "rows length d_model"], question: Question, *, key: Array
+    ) -> tuple[Float[Array, ""], Shaped[Array, ""]]:
+        """The softmax head's loss, of the mixture's probabilities."""
+        labels = question.targets
+        if question.unwanted is not None:
+            labels = jnp.maximum(labels, question.unwanted)
+        repeats = repeat_probabilities(params, states, question.inputs)
+        mixture = mixture_of(repeats, question.inputs.items, labels)
+        return self.softmax.loss(params, states, question, mixture=mixture, key=key)
+
+    def queries(
+        self,
+        params: Params,
+        states: Float[Array, "rows length d_model"],
+        batch: Batch,
+        last: Int[Array, " queries"],
+    ) -> RepeatQueries:
+        """States at the positions `last`, and the boosts of their histories' items."""
+        boosts = boosts_of(repeat_probabilities(params, states, batch), batch.items, last)
+        return RepeatQueries(self.softmax.queries(params, states, batch, last), boosts)
+
+    def rank(
+        self,
+        params: Params,
+        queries: RepeatQueries,
+        targets: Int[Array, "queries *n_targets"],
+        *,
+        exclude: Int[Array, "queries n_excluded"] | None = None,
+        allow: Int[Array, "#queries n_allowed"] | None = None,
+    ) -> tuple[Float[Array, "queries *n_targets"], Int[Array, " queries"]]:
+        """Ranks by the mixture's probability."""
+        return self.softmax.rank(
+            params, queries.states, targets, exclude=exclude, allow=allow, boosts=queries.boosts
+        )
+
+    def top_k(
+        self,
+        params: Params,
+        queries: RepeatQueries,
+        *,
+        k: int,
+        exclude: Int[Array, "queries n_excluded"] | None = None,
+        allow: Int[Array, "#queries n_allowed"] | None = None,
+    ) -> tuple[Int[Array, "queries k"], Float[Array, "queries k"]]:
+        """The items of highest probability under the mixture."""
+        return self.softmax.top_k(params, queries.states, k=k, exclude=exclude, allow=allow, boosts=queries.boosts)
+
+
+def with_repeats(model: Model) -> Model:
+    """The model with a head whose states also predict that an item of the history comes next, and which.
+
+    The next item's probability is p times that of the history's positions, plus 1 - p times the softmax over the
     catalogue, which may pick an item of the history too (after RepeatNet: Ren et al. 2019, eq. 1, whose explore mode
-    may not). Places are weighed by scaled products of states and a slope over the logarithm of their age. The states
-    must know no later item than their own.
+    may not). Positions are weighed by scaled products of states and a slope over the logarithm of their age.
+
+    Raises:
+      InputError: the model's head is no plain softmax, or its states know later items than their own.
     """
-    shapes = jax.tree.map(lambda spec: jax.ShapeDtypeStruct(spec.shape, jnp.float32), encoder.specs)
-    d_model = jax.eval_shape(encoder.compose, shapes, encoder.constants)["item_table"].shape[1]
+    if not isinstance(model.head, SoftmaxHead):
+        raise InputError(f"a repeat mixture needs a softmax head, not a {type(model.head).__name__}; leave one out")
+    if not model.encoder.causal:
+        raise InputError("a repeat mixture needs a causal encoder, whose states know no later item; leave it out")
+    d_model = model.d_model
     normal, zeros = jax.nn.initializers.normal(0.02), jax.nn.initializers.zeros
     specs: Params = {
         "query": ParamSpec((d_model, d_model), ("embed", "heads"), normal),
@@ -55,35 +111,36 @@ def with_repeats(encoder: Encoder) -> Encoder:
         "share": ParamSpec((d_model,), ("embed",), zeros),
         "share_bias": ParamSpec((), (), zeros, decay=False),
     }
-
-    def repeats(params: Params, hidden: Float[Array, "rows length d_model"], batch: Batch) -> Repeats:
-        own, hidden = params["repeats"], hidden.astype(jnp.float32)
-        products = jnp.einsum("rqd,rkd->rqk", hidden @ own["query"], hidden @ own["key"]) / d_model**0.5
-        age = jnp.maximum(batch.positions[:, :, None] - batch.positions[:, None, :], 0)
-        scores = jnp.where(causal_mask(batch.segment_ids), products - own["age"] * jnp.log1p(age), -jnp.inf)
-        return Repeats(hidden @ own["share"] + own["share_bias"], jax.nn.log_softmax(scores, axis=-1))
-
-    return dataclasses.replace(encoder, specs={**encoder.specs, "repeats": specs}, repeats=repeats)
+    return dataclasses.replace(model, specs={**model.specs, "repeats": specs}, head=RepeatHead(model.head))
 
 
-def mixture(found: Repeats, items: Int[Array, "rows length"], targets: Int[Array, "rows length"]) -> Mixture:
-    """What the history gives each target, and the share that it leaves to the catalogue."""
+def repeat_probabilities(params: Params, states: Float[Array, "rows length d_model"], batch: Batch) -> Repeats:
+    """What each state of a batch predicts of its history's items."""
+    own, states = params["repeats"], states.astype(jnp.float32)
+    products = jnp.einsum("rqd,rkd->rqk", states @ own["query"], states @ own["key"]) / states.shape[-1] ** 0.5
+    age = jnp.maximum(batch.positions[:, :, None] - batch.positions[:, None, :], 0)
+    scores = jnp.where(causal_mask(batch.segment_ids), products - own["age"] * jnp.log1p(age), -jnp.inf)
+    return Repeats(states @ own["share"] + own["share_bias"], jax.nn.log_softmax(scores, axis=-1))
+
+
+def mixture_of(repeats: Repeats, items: Int[Array, "rows length"], targets: Int[Array, "rows length"]) -> Mixture:
+    """The probability that the history gives each target, and the share that it leaves to the catalogue."""
     matches = items[:, None, :] == targets[:, :, None]
-    matches &= (targets > 0)[:, :, None] & (found.log_attention > -jnp.inf)
+    matches &= (targets > 0)[:, :, None] & (repeats.log_attention > -jnp.inf)
     any_match = jnp.any(matches, axis=-1)
-    # Where there is no match the sum is over nothing, of which only the value is wanted: its gradient is NaN.
+    # Without a match only the value of the sum is wanted: a gradient through a sum over nothing is NaN.
     others = jnp.where(any_match, -jnp.inf, 0.0)[:, :, None]
-    log_sum = jax.nn.logsumexp(jnp.where(matches, found.log_attention, others), axis=-1)
+    log_sum = jax.nn.logsumexp(jnp.where(matches, repeats.log_attention, others), axis=-1)
     log_history = jnp.where(any_match, log_sum, -jnp.inf)
-    return Mixture(jax.nn.log_sigmoid(-found.log_odds), jax.nn.log_sigmoid(found.log_odds) + log_history)
+    return Mixture(jax.nn.log_sigmoid(-repeats.log_odds), jax.nn.log_sigmoid(repeats.log_odds) + log_history)
 
 
-def raised(found: Repeats, items: Int[Array, "rows length"], last: Int[Array, " queries"]) -> Raised:
-    """The items of each query's history, by the state at the place `last` of the flattened [rows x length] batch."""
+def boosts_of(repeats: Repeats, items: Int[Array, "rows length"], last: Int[Array, " queries"]) -> Boosts:
+    """The items of each query's history, by the state at the position `last` of the flattened [rows x length] batch."""
     length = items.shape[1]
-    own, log_attention = items[last // length], found.log_attention.reshape(-1, length)[last]
+    own, log_attention = items[last // length], repeats.log_attention.reshape(-1, length)[last]
     held = (own > 0) & (log_attention != -jnp.inf)
     same = (own[:, :, None] == own[:, None, :]) & held[:, None, :]
     log_sum = jax.nn.logsumexp(jnp.where(same, log_attention[:, None, :], -jnp.inf), axis=-1)
-    log_odds = found.log_odds.reshape(-1)[last][:, None] + log_sum
-    return Raised(jnp.where(held, own, 0), log_odds)
+    log_odds = repeats.log_odds.reshape(-1)[last][:, None] + log_sum
+    return Boosts(jnp.where(held, own, 0), log_odds)

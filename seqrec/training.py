@@ -1,10 +1,8 @@
 """State in, state out: the optimizer and the jitted training step."""
 
 import functools
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +10,8 @@ import optax
 from flax import struct
 from jaxtyping import Array, Float, Shaped
 
-from seqrec.objectives import Question
+from seqrec.model import Model, loss_keys
 from seqrec.params import Params, ParamSpec, decay_mask, init_params
-from seqrec.repeats import mixture
 from seqrec.search_space import TRACED, Range
 from seqrec.sharding import (
     Mesh,
@@ -25,7 +22,7 @@ from seqrec.sharding import (
     deal_rows,
     split_items,
 )
-from seqrec.types import Batch, Encoder, InputError
+from seqrec.types import Batch
 
 
 @dataclass(frozen=True)
@@ -75,15 +72,15 @@ class TrainState:
     averaged: Params
     """Exponential moving average of `params`, which evaluation uses."""
     constants: Any = None
-    """What the encoder reads and no step changes; checkpoints leave it out."""
+    """Arrays that the model reads and no step changes; checkpoints leave them out."""
 
 
 @struct.dataclass
 class StepMetrics:
-    """What one step reports, of a population for each member."""
+    """What one step reports; of a population, one value for each member."""
 
     loss: Float[Array, "*members"]
-    """Mean over the batch's targets, in nats; what heads add is in it."""
+    """Mean over the batch's targets, in nats; auxiliary losses are in it."""
     n_targets: Shaped[Array, "*members"]
     """Targets, or the sum of their weights."""
     gradient_norm: Float[Array, "*members"]
@@ -145,76 +142,51 @@ def scale_by_row_wise_adam(
     return optax.GradientTransformation(init, update)
 
 
-def init_state(encoder: Encoder, optimizer: optax.GradientTransformation, *, seed: int) -> TrainState:
+def init_state(model: Model, optimizer: optax.GradientTransformation, *, seed: int) -> TrainState:
     """The state before the first step."""
-    state = jax.jit(functools.partial(_first_state, encoder, optimizer))(jax.random.key(seed))
+    state = jax.jit(functools.partial(_first_state, model, optimizer))(jax.random.key(seed))
     # Not made inside: what a compiled function encloses is written into its program.
-    return state.replace(constants=split_items(encoder.constants))
+    return state.replace(constants=split_items(model.constants))
 
 
-def init_shapes(encoder: Encoder, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+def init_shapes(model: Model, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
     """The shapes, types and layouts of `init_state` on a mesh, for which nothing is allocated: to compile with."""
-    shapes = jax.eval_shape(functools.partial(_first_state, encoder, optimizer), jax.random.key(0))
-    shapes = abstract_state(shapes, encoder.specs, mesh)
-    return shapes.replace(constants=abstract_items(encoder.constants, mesh))
+    shapes = jax.eval_shape(functools.partial(_first_state, model, optimizer), jax.random.key(0))
+    shapes = abstract_state(shapes, model.specs, mesh)
+    return shapes.replace(constants=abstract_items(model.constants, mesh))
 
 
-def _first_state(encoder: Encoder, optimizer: optax.GradientTransformation, key: Array) -> TrainState:
-    params = init_params(encoder.specs, key)
+def _first_state(model: Model, optimizer: optax.GradientTransformation, key: Array) -> TrainState:
+    params = init_params(model.specs, key)
     averaged = jax.tree.map(jnp.copy, params)
     state = TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), averaged)
-    return constrain_state(state, encoder.specs)
+    return constrain_state(state, model.specs)
+
+
+@runtime_checkable
+class TrainStep(Protocol):
+    """One step of training."""
+
+    def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
+        """The state after the step; it takes the memory of the state that it is given."""
 
 
 def make_train_step(
-    encoder: Encoder,
-    objective: Callable[..., Question],
-    loss: Callable[..., tuple[Array, Array]],
+    model: Model,
     optimizer: optax.GradientTransformation,
     *,
     seed: int,
     average_decay: float,
     accumulation_steps: int = 1,
-    head_weights: Mapping[str, float] = MappingProxyType({}),
-) -> Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]:
-    """A jitted `step(state, batch)`; it takes the state's memory, so use the state that it returns.
+) -> TrainStep:
+    """A jitted training step of the model.
 
     Its randomness is a function of (seed, state.step): a resumed run repeats itself. With `accumulation_steps` the
-    batch is worked on in as many parts, one after another, whose gradients add up to the whole batch's. What the
-    encoder's heads foretell adds to each target's loss by `head_weights`.
+    batch is split into as many parts that run one after another, whose gradients add up to the whole batch's.
     """
 
     def total_loss(params: Params, batch: Batch, keys: Array, constants: Any) -> tuple[Array, Array]:
-        params = encoder.compose(params, constants, key=keys[3])
-        asked = objective(batch, key=keys[2])
-        hidden = encoder.encode(params, asked.inputs, key=keys[0])
-        options: dict[str, Any] = {}
-        if asked.unwanted is not None:
-            options["unwanted"] = asked.unwanted
-        if asked.places is not None and (encoder.repeats is not None or encoder.heads is not None):
-            raise InputError("a repeat mixture and heads need an objective that asks what follows each item: next_item")
-        if encoder.repeats is not None:
-            found = encoder.repeats(params, hidden, asked.inputs)
-            labels = asked.targets if asked.unwanted is None else jnp.maximum(asked.targets, asked.unwanted)
-            options["mixed"] = mixture(found, asked.inputs.items, labels)
-        if asked.places is not None:
-            hidden = jnp.take_along_axis(hidden, asked.places[..., None], axis=1)
-        total, count = loss(
-            hidden,
-            params["item_table"],
-            asked.targets,
-            n_items=encoder.n_items,
-            weights=asked.weights,
-            # Where places are asked for, what is known there is not what came before.
-            history=asked.inputs if asked.places is None else None,
-            **options,
-            key=keys[1],
-        )
-        if encoder.heads is not None:
-            foretold = encoder.heads(params, hidden, batch.next_items, batch.answers)
-            weighed = sum(head_weights[name] * losses for name, losses in foretold.items())
-            total += jnp.sum(jnp.where(batch.next_items > 0, weighed, 0.0))
-        return total, count
+        return model.loss(params, constants, batch, keys=keys)
 
     def mean_loss(params: Params, batch: Batch, keys: Array, constants: Any) -> tuple[Array, Array]:
         total, count = total_loss(params, batch, keys, constants)
@@ -224,8 +196,8 @@ def make_train_step(
         def add(totals, part):
             number, batch = part
             part_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, number)
-            found = jax.value_and_grad(total_loss, has_aux=True)(params, batch, part_keys, constants)
-            return jax.tree.map(jnp.add, totals, found), None
+            part_totals = jax.value_and_grad(total_loss, has_aux=True)(params, batch, part_keys, constants)
+            return jax.tree.map(jnp.add, totals, part_totals), None
 
         shapes = jax.eval_shape(total_loss, params, batch, keys, constants), params
         nothing = jax.tree.map(jnp.zeros_like, shapes)
@@ -235,14 +207,14 @@ def make_train_step(
         return (total * share, count), jax.tree.map(lambda gradient: gradient * share, gradients)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
-        keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step), 4)
+        keys = loss_keys(jax.random.fold_in(jax.random.key(seed), state.step))
         arguments = state.params, batch, keys, state.constants
         if accumulation_steps > 1:
             (mean, count), gradients = gradients_in_parts(*arguments)
         else:
             (mean, count), gradients = jax.value_and_grad(mean_loss, has_aux=True)(*arguments)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        params = constrain_params(optax.apply_updates(state.params, updates), encoder.specs)
+        params = constrain_params(optax.apply_updates(state.params, updates), model.specs)
         averaged = optax.incremental_update(params, state.averaged, 1.0 - average_decay)
         metrics = StepMetrics(loss=mean, n_targets=count, gradient_norm=optax.tree.norm(gradients))
         return TrainState(state.step + 1, params, opt_state, averaged, state.constants), metrics

@@ -1,24 +1,26 @@
-"""The few records that cross rooms; nothing here imports jax, so that data preparation need not either."""
+"""The records and function types that cross rooms; nothing here imports jax, so that data preparation need not either."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 
 Scalar = float | Float[Any, ""]
-"""A number, or one that is traced: then one program serves all its values."""
+"""A number, or a traced one: then one compiled program serves all its values."""
 
 Times = Literal["none", "history", "query"]
-"""What a model sees of times: nothing, those of the history, or also when the answer came, which is `time-aware`."""
+"""Which timestamps a model reads: none; those of the history; or also that of the predicted event (time-aware)."""
+
+Params = dict[str, Any]
+"""Nested dicts and lists of arrays, with the structure of the `params.ParamSpec`s that they were made from."""
 
 
 class InputError(ValueError):
-    """What the user gave cannot be used; the message names the value, the bound and the remedy in one line."""
+    """Input from the user that cannot be used; the message names value, bound and remedy in one line."""
 
 
 class Batch(NamedTuple):
-    """Packed rows: several users' histories share one row, told apart by `segment_ids`.
+    """Packed rows: several users' histories share one row and are separated by `segment_ids`.
 
     Fields are NumPy arrays on the host and jax arrays inside a step.
     """
@@ -30,102 +32,213 @@ class Batch(NamedTuple):
     segment_ids: Int[Any, "rows length"]
     """1, 2, … for the histories that share a row; 0 is padding."""
     positions: Int[Any, "rows length"]
-    """0-based place of each item inside its segment."""
+    """0-based position of each item inside its segment."""
     times: Int[Any, "rows length"] | None = None
-    """Seconds of each item after the first of its segment; None unless times were asked for."""
+    """Seconds of each item after the first of its segment; None unless the model reads times."""
     next_times: Int[Any, "rows length"] | None = None
-    """The same of each of `next_items`, and of what a query asks for; None unless the query's time was asked for."""
+    """The same of each of `next_items`, and of a query's target; None unless the model reads the query's time."""
     event_features: dict[str, Any] | None = None
-    """What else is known of each of `items`' events, by name, [rows, length, width]: codes from 1 on, where 0 is none,
-    or numbers, NaN where they are not known; None unless such features were asked for."""
+    """Other features of each of `items`' events, by name, [rows, length, width]: codes from 1 on, where 0 is none,
+    or numbers, NaN where unknown; None unless the model reads them."""
 
     next_weights: Float[Any, "rows length"] | None = None
-    """How much each of `next_items` counts as a target; None where all count alike."""
+    """Weight of each of `next_items` as a target; None where all weigh the same."""
     next_skips: Bool[Any, "rows length"] | None = None
-    """Which of `next_items` were skipped, and so are no targets; None unless skips were asked for."""
+    """Which of `next_items` were skipped, and so are no targets; None unless skips are read."""
     next_gaps: Int[Any, "rows length"] | None = None
-    """Bucket of the time from each of `items` to the next, from 1 on; None unless it is to be foretold."""
-
-    @property
-    def answers(self) -> dict[str, Any]:
-        """What is known of each of `next_items`' events that heads foretell, by the heads' names."""
-        answers = {"skip": self.next_skips, "gap": self.next_gaps}
-        return {name: values for name, values in answers.items() if values is not None}
+    """Bucket of the time from each of `items` to the next, from 1 on; None unless it is predicted."""
 
 
 class QueryBatch(NamedTuple):
-    """Histories packed into rows, and what is asked of each: the rank of one item among the candidates."""
+    """Histories packed into rows, and for each the item whose rank among the candidates is wanted."""
 
     batch: Batch
     last: Int[Any, " queries"]
-    """Place of each history's newest item in the flattened [rows x length] batch."""
+    """Position of each history's newest item in the flattened [rows x length] batch."""
     targets: Int[Any, " queries"]
     """The held-out item; 0 for the empty queries that fill the batch."""
     excluded: Int[Any, "queries excluded"]
-    """Items that are not candidates, such as those already seen; 0 fills the list."""
+    """Items that are no candidates, such as those already seen; 0 fills the list."""
     query: Int[Any, " queries"]
-    """Place of each query in the list that was asked for; -1 for empty queries."""
+    """Index of each query in the list of all queries; -1 for empty queries."""
 
 
 class HistoryBatch(NamedTuple):
-    """Histories to be continued, one a row."""
+    """Histories to continue, one a row."""
 
     items: Int[Any, "rows length"]
     """The latest items of each, from the first column on; 0 fills the row."""
     lengths: Int[Any, " rows"]
     """Items in each row; 1, the padding, for the empty rows that fill the batch."""
     excluded: Int[Any, "rows excluded"]
-    """Items that do not continue the history, such as those already in it; 0 fills the list."""
+    """Items that may not continue the history, such as those already in it; 0 fills the list."""
+
+
+class Question(NamedTuple):
+    """What a training step asks a model about a batch."""
+
+    inputs: Batch
+    """What the model reads."""
+    targets: Int[Any, "rows queried"]
+    """Item id to predict; 0 has no loss."""
+    positions: Int[Any, "rows queried"] | None = None
+    """Column, in its row, of the state that predicts each target; None where each column does, in order."""
+    weights: Float[Any, "rows queried"] | None = None
+    """Weight of each target; None where all weigh the same."""
+    unwanted: Int[Any, "rows queried"] | None = None
+    """Item id that is to become less likely there, where there is no target; 0 where there is none."""
+
+
+@dataclass(frozen=True)
+class BatchFormat:
+    """What a model reads of a batch."""
+
+    max_length: int
+    """Latest items of a history that it reads."""
+    times: Times = "none"
+    event_features: tuple[str, ...] = ()
+    """Names of the other features of events."""
+
+    @property
+    def beyond_items(self) -> str | None:
+        """The first thing that it reads beside item ids, in words; None for a model of item ids alone."""
+        if self.times != "none":
+            return f"times={self.times}"
+        return repr(self.event_features[0]) if self.event_features else None
+
+
+@runtime_checkable
+class Encode(Protocol):
+    """From packed histories to one state a position."""
+
+    def __call__(
+        self, params: Params, batch: Batch, *, key: Any = None, added: Float[Any, "rows length d_model"] | None = None
+    ) -> Float[Any, "rows length d_model"]:
+        """States of a batch; without a key nothing is dropped out. A causal encoder adds `added` to its items' vectors."""
+
+
+@runtime_checkable
+class Ask(Protocol):
+    """From a batch to what a training step asks about it."""
+
+    def __call__(self, batch: Batch, *, key: Any) -> Question:
+        """`key` serves what is drawn, such as which items are hidden."""
+
+
+@runtime_checkable
+class Compose(Protocol):
+    """From trained parameters to those that encoder and head read, such as an item table made of features."""
+
+    def __call__(self, params: Params, constants: Any, *, key: Any = None) -> Params:
+        """`constants` are the arrays that no step changes; without a key nothing is dropped out."""
+
+
+@runtime_checkable
+class Head(Protocol):
+    """How states choose among the items of the catalogue."""
+
+    def loss(
+        self, params: Params, states: Float[Any, "rows length d_model"], question: Question, *, key: Any
+    ) -> tuple[Float[Any, ""], Shaped[Any, ""]]:
+        """Sum of the losses of a question's targets, in nats, and their number (or the sum of their weights)."""
+
+    def queries(
+        self, params: Params, states: Float[Any, "rows length d_model"], batch: Batch, last: Int[Any, " queries"]
+    ) -> Any:
+        """What `rank` and `top_k` read of the positions `last` of the flattened batch: arrays with a row a query."""
+
+    def rank(
+        self,
+        params: Params,
+        queries: Any,
+        targets: Int[Any, "queries *n_targets"],
+        *,
+        exclude: Int[Any, "queries n_excluded"] | None = None,
+        allow: Int[Any, "queries n_allowed"] | None = None,
+    ) -> tuple[Float[Any, "queries *n_targets"], Int[Any, " queries"]]:
+        """1-based ranks of the targets among the candidates, and the number of candidates."""
+
+    def top_k(
+        self,
+        params: Params,
+        queries: Any,
+        *,
+        k: int,
+        exclude: Int[Any, "queries n_excluded"] | None = None,
+        allow: Int[Any, "queries n_allowed"] | None = None,
+    ) -> tuple[Int[Any, "queries k"], Float[Any, "queries k"]]:
+        """Ids of the best candidates, best first, and their scores; id 0 where candidates run out."""
+
+
+@runtime_checkable
+class NextItemHead(Protocol):
+    """What generation needs of a head: the distribution of the next item, given a state alone."""
+
+    def top_k_log_probabilities(
+        self,
+        params: Params,
+        states: Float[Any, "rows d_model"],
+        *,
+        k: int,
+        exclude: Int[Any, "rows n_excluded"] | None = None,
+    ) -> tuple[Int[Any, "rows k"], Float[Any, "rows k"]]:
+        """As `Head.top_k`, with each item's log-probability under the softmax over all items."""
+
+    def draw(
+        self,
+        params: Params,
+        states: Float[Any, "rows d_model"],
+        *,
+        temperature: float,
+        top_k: int,
+        exclude: Int[Any, "rows n_excluded"] | None = None,
+        key: Any,
+    ) -> tuple[Int[Any, " rows"], Float[Any, " rows"]]:
+        """One item a row, drawn at a temperature among the `top_k` best (0: all), and its log-probability."""
+
+
+@runtime_checkable
+class StartDecoding(Protocol):
+    """Reads histories before their continuation."""
+
+    def __call__(
+        self, params: Params, items: Int[Any, "rows length"], lengths: Int[Any, " rows"], *, n: int
+    ) -> tuple[Any, Any]:
+        """(memory, cache) for rows as in `HistoryBatch` and `n` steps: memory stays, the cache changes each step."""
+
+
+@runtime_checkable
+class StepDecoding(Protocol):
+    """Reads one more item a row."""
+
+    def __call__(
+        self, params: Params, memory: Any, cache: Any, items: Int[Any, " rows"], place: Int[Any, ""]
+    ) -> tuple[Float[Any, "rows d_model"], Any]:
+        """(states, cache): reads the newest item of the history at place 0 and the n-th of its continuation at place n;
+        a state predicts what follows."""
 
 
 @dataclass(frozen=True, eq=False)
 class Decoder:
-    """A model that continues histories item by item, as a value. Rows come first in all that it keeps."""
+    """A way to continue histories item by item. Rows come first in all arrays that it keeps."""
 
-    start: Callable[..., Any]
-    """`start(params, items, lengths, *, n)` -> (memory, cache), for rows as in `HistoryBatch` and `n` steps from there:
-    `memory` stays as it is, `cache` changes from step to step."""
-    step: Callable[..., Any]
-    """`step(params, memory, cache, items, place)` -> (states [rows, d_model], cache): reads one item a row, the newest
-    of the history at place 0 and the n-th of its continuation at place n; the state predicts what follows it."""
-    n_items: int
-    """Size of the catalogue."""
-    max_length: int
-    """Items of a history and its continuation, the last aside, that the decoder reads."""
-
-
-def _as_it_is(params: Any, constants: Any, *, key: Any = None) -> Any:
-    del constants, key
-    return params
+    start: StartDecoding
+    step: StepDecoding
 
 
 @dataclass(frozen=True, eq=False)
 class Encoder:
-    """A model as a value: a table of its parameters and a pure function over them."""
+    """A sequence encoder as a value: a table of its parameters and a pure function over them."""
 
-    specs: dict[str, Any]
+    specs: Params
     """Nested dict of `params.ParamSpec`; parameters have the same structure."""
-    encode: Callable[..., Any]
-    """`encode(params, batch, *, key=None)` -> hidden states [rows, length, d_model]; no key means evaluation. One that
-    takes `added`, vectors [rows, length, d_model], too reads their sum with those of the items, as `item_vectors` does.
-    """
+    encode: Encode
     n_items: int
     """Size of the catalogue; rows of the item table beyond it are padding."""
-    max_length: int
-    """Items of a history that the encoder reads."""
-    times: Times = "none"
-    """What it reads of times; its batches must hold them."""
-    event_features: tuple[str, ...] = ()
-    """What else it reads of events, by name; its batches must hold it."""
-    compose: Callable[..., Any] = _as_it_is
-    """`compose(params, constants, *, key=None)` -> params that hold the `item_table`, where they hold its makings."""
-    constants: Any = None
-    """What `compose` reads and no step changes, such as features of items."""
-    repeats: Callable[..., Any] | None = None
-    """`repeats(params, hidden, batch)` -> `repeats.Repeats`, where a share of the next item's probability is the
-    history's."""
-    heads: Callable[..., Any] | None = None
-    """`heads(params, hidden, next_items, answers)` -> losses in nats by the head's name, in the shape of `next_items`,
-    of what is foretold of the next event beside its item."""
+    d_model: int
+    """Width of item vectors and states."""
+    reads: BatchFormat
+    causal: bool = True
+    """Whether the state at each position depends on that item and those before it in the same history alone."""
     decoder: Decoder | None = None
-    """How the model continues histories without reading them anew, if it is made for that."""
+    """How it continues histories without reading them anew, if it is made for that."""

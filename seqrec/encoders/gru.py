@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float
 from seqrec.layers import dense, dropout, item_table_spec, item_vectors
 from seqrec.params import Params, ParamSpec
 from seqrec.search_space import TRACED, Range
-from seqrec.types import Batch, Encoder
+from seqrec.types import Batch, BatchFormat, Encoder
 
 _glorot = jax.nn.initializers.glorot_uniform()
 
@@ -64,7 +64,7 @@ def gru(config: GRUConfig, *, n_items: int, max_length: int) -> Encoder:
             x = dropout(gru_layer(layer, x, starts=batch.positions == 0), rate=config.dropout, key=keys.pop())
         return dense(x, params["out"])
 
-    return Encoder(specs=specs, encode=encode, n_items=n_items, max_length=max_length)
+    return Encoder(specs, encode, n_items=n_items, d_model=config.d_model, reads=BatchFormat(max_length))
 
 
 def _layer_specs(d_in: int, d_hidden: int) -> Params:

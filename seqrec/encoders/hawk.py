@@ -20,7 +20,7 @@ from seqrec.layers import (
 )
 from seqrec.params import Params, ParamSpec
 from seqrec.search_space import TRACED, Range
-from seqrec.types import Batch, Encoder
+from seqrec.types import Batch, BatchFormat, Encoder
 
 _normal = jax.nn.initializers.normal(0.02)
 _zeros = jax.nn.initializers.zeros
@@ -90,7 +90,7 @@ def hawk(config: HawkConfig, *, n_items: int, max_length: int) -> Encoder:
             x = x + dropout(fed, rate=config.dropout, key=keys.pop())
         return norm(params["final_norm"], x, kind="rms")
 
-    return Encoder(specs=specs, encode=encode, n_items=n_items, max_length=max_length)
+    return Encoder(specs, encode, n_items=n_items, d_model=config.d_model, reads=BatchFormat(max_length))
 
 
 def recurrence_specs(d_model: int, d_recurrent: int, *, convolution_width: int) -> Params:

@@ -21,7 +21,7 @@ from seqrec.layers import (
 )
 from seqrec.params import Params, ParamSpec
 from seqrec.search_space import TRACED, Range
-from seqrec.types import Batch, Encoder, InputError, Times
+from seqrec.types import Batch, BatchFormat, Encoder, InputError, Times
 
 _normal = jax.nn.initializers.normal(0.02)
 
@@ -109,7 +109,8 @@ def hstu(config: HSTUConfig, *, n_items: int, max_length: int, times: Times = "n
             x = x + dropout(unit, rate=config.dropout, key=keys.pop())
         return norm(params["final_norm"], x, kind="layer")
 
-    return Encoder(specs=specs, encode=encode, n_items=n_items, max_length=max_length, times=times)
+    reads = BatchFormat(max_length, times=times)
+    return Encoder(specs, encode, n_items=n_items, d_model=config.d_model, reads=reads)
 
 
 def time_buckets(

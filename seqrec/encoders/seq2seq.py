@@ -26,7 +26,7 @@ from seqrec.layers import (
     split_heads,
 )
 from seqrec.params import Params
-from seqrec.types import Batch, Decoder, Encoder
+from seqrec.types import Batch, BatchFormat, Decoder, Encoder, InputError
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,15 @@ def seq2seq(config: Seq2SeqConfig, *, n_items: int, max_length: int) -> Encoder:
             x = norm(params["decoder"]["final_norm"], x, kind=sizes.norm)
         return x, attended
 
-    def encode(params: Params, batch: Batch, *, key: Array | None = None) -> Float[Array, "rows length d_model"]:
+    def encode(
+        params: Params,
+        batch: Batch,
+        *,
+        key: Array | None = None,
+        added: Float[Array, "rows length d_model"] | None = None,
+    ) -> Float[Array, "rows length d_model"]:
+        if added is not None:
+            raise InputError("an encoder-decoder reads item ids alone; use a causal encoder")
         read_key, embed_key, decode_key = (None,) * 3 if key is None else jax.random.split(key, 3)
         items, segments, positions = batch.items, batch.segment_ids, batch.positions
         is_decoded = batch.next_items == 0
@@ -171,9 +179,11 @@ def seq2seq(config: Seq2SeqConfig, *, n_items: int, max_length: int) -> Encoder:
         return states[:, 0], caches
 
     return Encoder(
-        specs=reader.specs | {"decoder": decoder_specs},
-        encode=encode,
+        reader.specs | {"decoder": decoder_specs},
+        encode,
         n_items=n_items,
-        max_length=max_length,
-        decoder=Decoder(start=start, step=step, n_items=n_items, max_length=max_length),
+        d_model=sizes.d_model,
+        reads=BatchFormat(max_length),
+        causal=False,
+        decoder=Decoder(start, step),
     )

@@ -30,7 +30,7 @@ from seqrec.layers import (
 )
 from seqrec.params import Params, ParamSpec
 from seqrec.search_space import TRACED, Range
-from seqrec.types import Batch, Encoder, InputError, Times
+from seqrec.types import Batch, BatchFormat, Encoder, InputError, Times
 
 
 @dataclass(frozen=True)
@@ -193,10 +193,7 @@ def transformer(config: TransformerConfig, *, n_items: int, max_length: int, tim
         added: Float[Array, "rows length d_model"] | None = None,
     ) -> Float[Array, "rows length d_model"]:
         if added is not None and not config.causal:
-            raise InputError(
-                "a bidirectional encoder sees the events of what it is to restore, and may read nothing of them but "
-                "items; take a causal one"
-            )
+            raise InputError("a bidirectional encoder would see the features of hidden items; use a causal one")
         n_keys = 1 + 4 * config.n_blocks
         keys = None if key is None else jax.random.split(key, n_keys)[::-1]
         dtype = jnp.dtype(config.compute_dtype)
@@ -236,7 +233,8 @@ def transformer(config: TransformerConfig, *, n_items: int, max_length: int, tim
                 x, _ = apply_block(x, (block, None if block_keys is None else block_keys[index]))
         return norm(params["final_norm"], x, kind=config.norm) if config.norm_first else x
 
-    return Encoder(specs=specs, encode=encode, n_items=n_items, max_length=max_length, times=times)
+    reads = BatchFormat(max_length, times=times)
+    return Encoder(specs, encode, n_items=n_items, d_model=config.d_model, reads=reads, causal=config.causal)
 
 
 def _check_times(config: TransformerConfig, times: Times) -> None:

@@ -9,7 +9,6 @@ from jaxtyping import Int
 
 from seqrec import negatives
 from seqrec.losses.sampled import (
-    Loss,
     ScoreLoss,
     bayesian_personalised_ranking,
     binary_cross_entropy,
@@ -19,7 +18,7 @@ from seqrec.losses.sampled import (
     sampled_softmax,
     scalable_cross_entropy_loss,
 )
-from seqrec.losses.softmax import softmax_loss
+from seqrec.losses.softmax import CatalogueLoss, softmax_loss
 from seqrec.negatives import Sampler
 from seqrec.search_space import TRACED, Range
 
@@ -97,8 +96,8 @@ class LossConfig:
             raise ValueError("skip_weight needs probabilities; use loss=softmax, and leave label_smoothing at 0")
 
 
-def make_loss(config: LossConfig, *, counts: Int[np.ndarray, " n_items_plus_1"]) -> Loss:
-    """The loss that the config asks for, in the form of `losses.sampled.Loss`.
+def make_loss(config: LossConfig, *, counts: Int[np.ndarray, " n_items_plus_1"]) -> CatalogueLoss:
+    """The loss that the config asks for.
 
     `counts` says how often each id 0..n_items occurs in training, as `training_counts` returns it.
     """

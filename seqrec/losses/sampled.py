@@ -1,38 +1,32 @@
 """Losses over a target and sampled items: each a function of one position's scores, made a loss by `sampled_loss`."""
 
 import math
-from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 import chex
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from seqrec.losses.softmax import check_item_table, count_targets
+from seqrec.losses.blocks import Mixture
+from seqrec.losses.softmax import CatalogueLoss, check_item_table, count_targets, refuse_probabilities
 from seqrec.negatives import Negatives, Sampler
-from seqrec.repeats import Mixture
 from seqrec.types import Batch, InputError, Scalar
-
-Loss = Callable[..., tuple[Array, Array]]
-"""`loss(hidden, item_table, targets, *, n_items, weights=None, history=None, key)` -> (sum over targets, their number).
-Those of a softmax also take `mixed`, a `repeats.Mixture` of which it is a part.
-
-With `weights`, constants, one a position, both count each target as much as its own. `history` is the batch whose
-items up to each position are known there; of sampled losses none looks at it, since few draws meet it.
-"""
-
 
 Losses = Float[Array, "*shape"]
 Scores = Float[Array, "*shape"]
 DrawnScores = Float[Array, "*shape negatives"]
 Where = Bool[Array, "*shape negatives"]
 LogQ = Float[Array, "*#shape negatives"]
-ScoreLoss = Callable[..., Losses]
-"""`score_loss(target, drawn, *, where, log_q)`: the loss of positions, given the scores of their targets and of draws.
 
-`where` is False for draws that are the position's own target, which the loss leaves out; `log_q` is the log-chance
-of each draw.
-"""
+
+@runtime_checkable
+class ScoreLoss(Protocol):
+    """The loss of positions, given the scores of their targets and of the drawn negatives."""
+
+    def __call__(self, target: Scores, drawn: DrawnScores, *, where: Where, log_q: LogQ) -> Losses:
+        """`where` is False for draws that are the position's own target, which the loss leaves out; `log_q` is the
+        log-probability of each draw."""
 
 
 def sampled_softmax(target: Scores, drawn: DrawnScores, *, where: Where, log_q: LogQ) -> Losses:
@@ -102,10 +96,10 @@ def bpr_max(target: Scores, drawn: DrawnScores, *, where: Where, log_q: LogQ, re
     return jnp.where(any_left, loss, 0.0)
 
 
-def sampled_loss(score_loss: ScoreLoss, sampler: Sampler, *, temperature: Scalar = 1.0) -> Loss:
+def sampled_loss(score_loss: ScoreLoss, sampler: Sampler, *, temperature: Scalar = 1.0) -> CatalogueLoss:
     """The loss that draws by `sampler` at every call and sums `score_loss` over the positions that have a target.
 
-    Scores are divided by `temperature`. With `mixed`, of which only `sampled_softmax` can be a part, a target's
+    Scores are divided by `temperature`. With `mixture`, of which only `sampled_softmax` can be a part, a target's
     probability is that of the mixture, whose softmax is estimated.
     """
 
@@ -117,16 +111,18 @@ def sampled_loss(score_loss: ScoreLoss, sampler: Sampler, *, temperature: Scalar
         n_items: int,
         weights: Float[Array, "rows length"] | None = None,
         history: Batch | None = None,
-        mixed: Mixture | None = None,
+        mixture: Mixture | None = None,
+        unwanted: Int[Array, "rows length"] | None = None,
         key: Array,
     ) -> tuple[Float[Array, ""], Shaped[Array, ""]]:
+        refuse_probabilities("a sampled loss", unwanted=unwanted)
         check_item_table(item_table, n_items)
         negatives = sampler(key, targets)
         losses = position_losses(hidden / temperature, item_table, targets, negatives, score_loss=score_loss)
-        if mixed is not None:
+        if mixture is not None:
             if score_loss is not sampled_softmax:
-                raise InputError("a repeat mixture is one with probabilities; use sampled_softmax or softmax_loss")
-            losses = -jnp.logaddexp(mixed.log_share - losses, mixed.log_mass)
+                raise InputError("mixture needs probabilities; use sampled_softmax or softmax_loss")
+            losses = -jnp.logaddexp(mixture.log_share - losses, mixture.log_mass)
         losses = losses if weights is None else losses * jax.lax.stop_gradient(weights)
         return jnp.sum(losses, where=targets > 0), count_targets(targets, weights)
 
@@ -165,6 +161,8 @@ def scalable_cross_entropy_loss(
     n_items: int,
     weights: Float[Array, "rows length"] | None = None,
     history: Batch | None = None,
+    mixture: Mixture | None = None,
+    unwanted: Int[Array, "rows length"] | None = None,
     key: Array,
     n_buckets: int,
     bucket_positions: int,
@@ -177,13 +175,14 @@ def scalable_cross_entropy_loss(
     the largest products with it. A position in several buckets costs its largest loss there; one in none is not
     counted. With one bucket of everything it is the full cross-entropy.
     """
+    refuse_probabilities("scalable_cross_entropy_loss", mixture=mixture, unwanted=unwanted)
     chex.assert_rank([hidden, item_table, targets], [3, 2, 2])
     check_item_table(item_table, n_items)
     states, wanted = (hidden / temperature).reshape(-1, hidden.shape[-1]), targets.reshape(-1)
     valid, ids = wanted > 0, jnp.arange(item_table.shape[0])
-    mixture = jax.random.normal(key, (n_buckets, len(states))) * valid
+    of_states = jax.random.normal(key, (n_buckets, len(states))) * valid
     # What is in a bucket is a choice, not a function to learn through.
-    centres = jax.lax.stop_gradient(mixture @ states)
+    centres = jax.lax.stop_gradient(of_states @ states)
     near_states = jnp.where(valid, centres @ jax.lax.stop_gradient(states).T, -jnp.inf)
     items = (ids >= 1) & (ids <= n_items)
     near_items = jnp.where(items, centres @ jax.lax.stop_gradient(item_table).T, -jnp.inf)
@@ -195,11 +194,11 @@ def scalable_cross_entropy_loss(
     losses = jax.nn.logsumexp(jnp.concatenate([target_scores[..., None], others], axis=-1), axis=-1) - target_scores
     losses = jnp.where(valid[places], losses, -jnp.inf)
     largest = jnp.full(len(states), -jnp.inf).at[places].max(losses)
-    found = jnp.where(largest > -jnp.inf, wanted, 0)
+    counted = jnp.where(largest > -jnp.inf, wanted, 0)
     if weights is not None:
         weights = jax.lax.stop_gradient(weights.reshape(-1))
         largest = largest * weights
-    return jnp.sum(largest, where=found > 0), count_targets(found, weights)
+    return jnp.sum(largest, where=counted > 0), count_targets(counted, weights)
 
 
 def _mean(values: Array, where: Array) -> Array:

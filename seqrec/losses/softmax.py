@@ -1,15 +1,14 @@
 """Cross-entropy over the whole catalogue, in blocks of positions and items, also where a mesh splits the table."""
 
 import functools
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import chex
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Shaped
 
-from seqrec.losses.walks import Asked, Found, by_blocks, by_chunks
-from seqrec.repeats import Mixture
+from seqrec.losses.blocks import Mixture, Positions, Sums, by_blocks, by_chunks
 from seqrec.sharding import CatalogueShard, Output, map_catalogue
 from seqrec.types import Batch, InputError, Scalar
 
@@ -17,13 +16,37 @@ BLOCK_ELEMENTS = 2**21
 """Scores held at a time: 8 MB of float32. On 2 CPU cores blocks of 1 to 4 MB and 16 MB took 1.0 to 1.3x the time."""
 
 LEAST_POSITIONS = 128
-"""Positions that are worth a walk over the whole table. On 2 CPU cores and 100,000 items 20 took 1.4 times as long."""
+"""Fewest positions a block that scores the whole table. On 2 CPU cores and 100,000 items 20 took 1.4 times as long."""
 
 MOST_POSITIONS = 2048
 """Positions that share a chunk of the catalogue."""
 
 MOST_PROBABILITY = 1.0 - 1e-4
 """Above it an unwanted item costs no more, since the slope of log(1 - p) has no bound."""
+
+
+@runtime_checkable
+class CatalogueLoss(Protocol):
+    """A loss over states, the item table that they are scored against, and a target for each state."""
+
+    def __call__(
+        self,
+        hidden: Float[Array, "rows length d_model"],
+        item_table: Float[Array, "n_rows d_model"],
+        targets: Int[Array, "rows length"],
+        *,
+        n_items: int,
+        weights: Float[Array, "rows length"] | None = None,
+        history: Batch | None = None,
+        mixture: Mixture | None = None,
+        unwanted: Int[Array, "rows length"] | None = None,
+        key: Array,
+    ) -> tuple[Float[Array, ""], Shaped[Array, ""]]:
+        """(sum over the targets above 0, their number), or with `weights` the weighted sum and the sum of weights.
+
+        `history` is the batch whose items up to each position are known there. `mixture` and `unwanted` are those of
+        `softmax_loss`; a loss without probabilities refuses them.
+        """
 
 
 def tile_sizes(n_positions: int, n_rows: int, *, budget: int = BLOCK_ELEMENTS) -> tuple[int, int]:
@@ -65,7 +88,7 @@ def softmax_loss(
     z_loss: float = 0.0,
     seen_weight: float = 1.0,
     history: Batch | None = None,
-    mixed: Mixture | None = None,
+    mixture: Mixture | None = None,
     unwanted: Int[Array, "rows length"] | None = None,
     unwanted_weight: float = 1.0,
     key: Array | None = None,
@@ -81,8 +104,7 @@ def softmax_loss(
     normaliser by that weight alone: where evaluation leaves out what was seen, a model need not learn to. Above 0
     it keeps their scores within reach, without which the others' sum would drown in rounding.
 
-    With `mixed` a target's probability is exactly that of the mixture (`repeats.Mixture`). An `unwanted` item, where
-    there is no target, adds `unwanted_weight` times -log(1 - its probability) to the sum alone (unlikelihood: Welleck
+    With `mixture` a target's probability is exactly that of the mixture. An `unwanted` item, where there is no target, adds `unwanted_weight` times -log(1 - its probability) to the sum alone (unlikelihood: Welleck
     et al. 2020, eq. 4), as if no probability were above 1 - 1e-4.
 
     Nothing of size positions x items exists, and where a mesh splits the item table, each device scores its own
@@ -91,10 +113,10 @@ def softmax_loss(
     _check_shapes(hidden, item_table, targets, n_items)
     weights = None if weights is None else jax.lax.stop_gradient(weights)
     hidden = hidden / temperature
-    if mixed is not None:
-        _check_plain("a repeat mixture", temperature=(temperature, 1.0), seen_weight=(seen_weight, 1.0))
+    if mixture is not None:
+        _check_plain("a mixture", temperature=(temperature, 1.0), seen_weight=(seen_weight, 1.0))
     labels, label_weights, skips = targets, weights, None
-    if mixed is not None or unwanted is not None:
+    if mixture is not None or unwanted is not None:
         _check_plain("a mixture or an unwanted item", label_smoothing=(label_smoothing, 0.0))
     if unwanted is not None:
         skips = (unwanted > 0) & (targets == 0)
@@ -114,7 +136,7 @@ def softmax_loss(
         labels,
         label_weights,
         seen,
-        mixed,
+        mixture,
         skips,
         1.0 - label_smoothing,
         n_items,
@@ -143,6 +165,13 @@ def _check_shapes(hidden: Array, item_table: Array, targets: Array, n_items: int
     check_item_table(item_table, n_items)
 
 
+def refuse_probabilities(loss: str, *, mixture: Mixture | None = None, unwanted: Array | None = None) -> None:
+    """Refuses, for a loss without probabilities, what needs them."""
+    for name, value in (("mixture", mixture), ("unwanted", unwanted)):
+        if value is not None:
+            raise InputError(f"{name} needs probabilities, which {loss} does not have; use softmax_loss")
+
+
 def _check_plain(what: str, **options: tuple[Scalar, float]) -> None:
     """Refuses options that have another value than the one they are to be left at."""
     for name, (value, wanted) in options.items():
@@ -154,7 +183,7 @@ def _check_plain(what: str, **options: tuple[Scalar, float]) -> None:
 def _softmax_loss(*arguments):
     """Weighted sum over targets of log_normaliser + z_loss * log_normaliser**2 - target_share * target_score.
 
-    With `mixed` or `unwanted` of -log(probability), or of -log(1 - probability), + z_loss * log_normaliser**2.
+    With `mixture` or `unwanted` of -log(probability), or of -log(1 - probability), + z_loss * log_normaliser**2.
     """
     return _sums(*arguments, with_gradients=False)[0]
 
@@ -165,10 +194,10 @@ def _forward(*arguments):
 
 
 def _backward(n_items, z_loss, seen_weight, gradients, cotangent):
-    d_hidden, d_table, *d_mixed = gradients
+    d_hidden, d_table, *d_mixture = gradients
     changes = (cotangent * d_hidden).astype(d_hidden.dtype), (cotangent * d_table).astype(d_table.dtype)
-    d_mixture = Mixture(*(cotangent * each for each in d_mixed)) if d_mixed else None
-    return *changes, None, None, None, d_mixture, None, None
+    scaled = Mixture(*(cotangent * each for each in d_mixture)) if d_mixture else None
+    return *changes, None, None, None, scaled, None, None
 
 
 _softmax_loss.defvjp(_forward, _backward)
@@ -201,7 +230,7 @@ def _sums(
     targets,
     weights,
     seen,
-    mixed,
+    mixture,
     unwanted,
     target_share: Scalar,
     n_items: int,
@@ -210,9 +239,9 @@ def _sums(
     *,
     with_gradients: bool,
 ) -> tuple[Array, ...]:
-    """The loss and, if asked for, its gradients (d_hidden, d_table, d_mixed), taken while the scores are at hand."""
+    """The loss and, if positions for, its gradients (d_hidden, d_table, d_mixture), taken while the scores are at hand."""
 
-    def local(hidden, targets, weights, seen, mixed, unwanted, shard):
+    def local(hidden, targets, weights, seen, mixture, unwanted, shard):
         n_positions, d_model = targets.size, hidden.shape[-1]
         block, chunk = tile_sizes(n_positions, len(shard.table))
         padding = -n_positions % block
@@ -222,25 +251,25 @@ def _sums(
             return jnp.pad(each.reshape(-1), (0, padding)).reshape(-1, block)
 
         labels = in_blocks(targets)
-        weights, mixed, unwanted = jax.tree.map(in_blocks, (weights, mixed, unwanted))
+        weights, mixture, unwanted = jax.tree.map(in_blocks, (weights, mixture, unwanted))
         seen_scores = None
         if seen is not None:
             seen_scores = _seen_scores(hidden, targets, seen[0], seen[1], shard).reshape(n_positions, -1)
             seen_scores = jnp.pad(seen_scores, ((0, padding), (0, 0)), constant_values=-jnp.inf)
             seen_scores = seen_scores.reshape(*labels.shape, -1)
         vectors_of_targets, places = _look_up(labels, shard)
-        walk = by_blocks if chunk == len(shard.table) else by_chunks
-        asked = Asked(states, labels, places, weights, seen_scores, mixed, unwanted)
+        accumulate = by_blocks if chunk == len(shard.table) else by_chunks
+        positions = Positions(states, labels, places, weights, seen_scores, mixture, unwanted)
         finish = functools.partial(
             _finish, shard=shard, target_share=target_share, z_loss=z_loss, taken=1.0 - seen_weight
         )
-        loss, highest, scale, slopes, d_states, d_table = walk(
-            asked, shard, chunk, n_items, finish, with_gradients=with_gradients
+        loss, highest, scale, slopes, d_states, d_table = accumulate(
+            positions, shard, chunk, n_items, finish, with_gradients=with_gradients
         )
         if not with_gradients:
             return (loss,)
         if seen is not None:
-            # What the walk gave to seen items beyond their weight, taken back.
+            # Takes back what the pass gave to seen items beyond their weight.
             extra = (1.0 - seen_weight) * scale[..., None] * jnp.exp(seen_scores - highest[..., None])
             extra = extra.reshape(-1, seen[0].shape[1])[:n_positions].reshape(*seen[0].shape, -1).astype(hidden.dtype)
             vectors, item_places = _look_up(seen[0], shard)
@@ -254,15 +283,15 @@ def _sums(
         d_table = d_table.at[places].add(-weight * states, mode="drop", wrap_negative_indices=False)
         d_hidden = shard.total(d_states).reshape(-1, d_model)[:n_positions].reshape(hidden.shape)
         found = loss, d_hidden.astype(hidden.dtype), d_table.astype(shard.table.dtype)
-        if mixed is None:
+        if mixture is None:
             return found
-        d_mixed = (-_weigh(slope, labels, weights).reshape(-1)[:n_positions] for slope in slopes)
-        return *found, *(each.reshape(targets.shape) for each in d_mixed)
+        d_mixture = (-_weigh(slope, labels, weights).reshape(-1)[:n_positions] for slope in slopes)
+        return *found, *(each.reshape(targets.shape) for each in d_mixture)
 
     outputs: tuple[Output, ...] = ("sum",)
     if with_gradients:
-        outputs = ("sum", "rows", "items") if mixed is None else ("sum", "rows", "items", "rows", "rows")
-    return map_catalogue(local, (hidden, targets, weights, seen, mixed, unwanted), item_table, outputs=outputs)
+        outputs = ("sum", "rows", "items") if mixture is None else ("sum", "rows", "items", "rows", "rows")
+    return map_catalogue(local, (hidden, targets, weights, seen, mixture, unwanted), item_table, outputs=outputs)
 
 
 def _weigh(values: Array, labels: Array, weights: Array | None) -> Array:
@@ -272,40 +301,40 @@ def _weigh(values: Array, labels: Array, weights: Array | None) -> Array:
 
 
 def _finish(
-    found: Found, asked: Asked, *, shard: CatalogueShard, target_share: Scalar, z_loss: float, taken: float
+    sums: Sums, positions: Positions, *, shard: CatalogueShard, target_share: Scalar, z_loss: float, taken: float
 ) -> tuple[Any, ...]:
     """The loss, each position's highest score over all shards, and what exp(score - highest) weighs in gradients.
 
     Last, where there is a mixture or an unwanted item, how much the loss falls as the logs of the two parts of the
     target's probability rise: of the softmax's, and of what stands beside it.
     """
-    highest = shard.highest(found.highest)
-    total = found.total * jnp.exp(found.highest - highest)
-    if asked.seen_scores is not None:
-        total -= taken * jnp.sum(jnp.exp(asked.seen_scores - highest[..., None]), axis=-1)
-    total, target_score = shard.total((total, found.target_score))
+    highest = shard.highest(sums.highest)
+    total = sums.total * jnp.exp(sums.highest - highest)
+    if positions.seen_scores is not None:
+        total -= taken * jnp.sum(jnp.exp(positions.seen_scores - highest[..., None]), axis=-1)
+    total, target_score = shard.total((total, sums.target_score))
     log_normaliser = jnp.log(total) + highest
     slopes = None
-    if asked.mixed is None and asked.unwanted is None:
+    if positions.mixture is None and positions.unwanted is None:
         losses = log_normaliser + z_loss * log_normaliser**2 - target_share * target_score
     else:
-        losses, slopes = _by_probability(target_score - log_normaliser, asked)
+        losses, slopes = _by_probability(target_score - log_normaliser, positions)
         losses += z_loss * log_normaliser**2
     scale = ((1.0 if slopes is None else slopes[0]) + 2.0 * z_loss * log_normaliser) / total
-    scale = _weigh(scale, asked.labels, asked.weights)
-    return jnp.sum(_weigh(losses, asked.labels, asked.weights)), highest, scale, slopes
+    scale = _weigh(scale, positions.labels, positions.weights)
+    return jnp.sum(_weigh(losses, positions.labels, positions.weights)), highest, scale, slopes
 
 
-def _by_probability(log_softmax: Array, asked: Asked) -> tuple[Array, tuple[Array, Array]]:
+def _by_probability(log_softmax: Array, positions: Positions) -> tuple[Array, tuple[Array, Array]]:
     """The loss of the target's probability, and the slopes that `_finish` says."""
     of_softmax = log_probability = log_softmax
-    if asked.mixed is not None:
-        of_softmax = asked.mixed.log_share + log_softmax
-        log_probability = jnp.logaddexp(of_softmax, asked.mixed.log_mass)
+    if positions.mixture is not None:
+        of_softmax = positions.mixture.log_share + log_softmax
+        log_probability = jnp.logaddexp(of_softmax, positions.mixture.log_mass)
     losses, slope = -log_probability, jnp.ones_like(log_probability)
-    if asked.unwanted is not None:
+    if positions.unwanted is not None:
         probability = jnp.minimum(jnp.exp(log_probability), MOST_PROBABILITY)
-        losses = jnp.where(asked.unwanted, -jnp.log1p(-probability), losses)
-        slope = jnp.where(asked.unwanted, -probability / (1.0 - probability), slope)
+        losses = jnp.where(positions.unwanted, -jnp.log1p(-probability), losses)
+        slope = jnp.where(positions.unwanted, -probability / (1.0 - probability), slope)
     share = jnp.exp(of_softmax - log_probability)
     return losses, (slope * share, slope * (1.0 - share))

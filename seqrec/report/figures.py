@@ -45,13 +45,13 @@ def figures(
     }
 
 
-def head_figures(
+def side_task_figures(
     losses: Mapping[str, Float[np.ndarray, " queries"]],
     base_rate: Mapping[str, Float[np.ndarray, " queries"]],
     *,
     users: Int[np.ndarray, " queries"],
 ) -> dict[str, Any]:
-    """Of each head: its mean loss in nats, that of knowing the answers' rates alone, and the gain's 95% interval."""
+    """Of each side task: its mean loss in nats, that of the labels' base rates, and the gain's 95% interval."""
     lower, upper = bootstrap_intervals(np.stack([base_rate[name] - losses[name] for name in losses], 1), users=users)
     return {
         name: {
@@ -63,11 +63,11 @@ def head_figures(
     }
 
 
-def format_heads(found: Mapping[str, Mapping[str, Any]]) -> str:
-    """One line a head."""
+def format_side_tasks(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """One line a side task."""
     return "\n".join(
-        "{:12s}{nats:.4f} nats, {base_rate_nats:.4f} by how often each answer came; "
-        "gain [{gain_interval[0]:.4f}, {gain_interval[1]:.4f}]".format(f"{name} head", **each)
+        "{:12s}{nats:.4f} nats, {base_rate_nats:.4f} from the labels' base rates; "
+        "gain [{gain_interval[0]:.4f}, {gain_interval[1]:.4f}]".format(f"{name} task", **each)
         for name, each in found.items()
     )
 

@@ -1,4 +1,4 @@
-"""Walks over the scores of positions and items, in blocks of both, for a loss and its gradients."""
+"""Softmax sums and gradients over the scores of positions and items, in blocks of both."""
 
 from typing import NamedTuple
 
@@ -7,15 +7,23 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from seqrec.ranking import take
-from seqrec.repeats import Mixture
 from seqrec.sharding import CatalogueShard
 
 LEAST_SCORE = -1e30
 """Below any score that is a number, and finite, so that a difference to it is no NaN."""
 
 
-class Found(NamedTuple):
-    """What a walk over items leaves of each position's scores: enough for its loss and its gradient."""
+class Mixture(NamedTuple):
+    """A second source of the target's probability: P(target) = exp(log_share) * softmax + exp(log_mass)."""
+
+    log_share: Float[Array, "*positions"]
+    """Log of the probability that the softmax shares out."""
+    log_mass: Float[Array, "*positions"]
+    """Log of the target's probability from elsewhere."""
+
+
+class Sums(NamedTuple):
+    """What a pass over the items keeps of each position's scores: enough for its loss and its gradient."""
 
     highest: Float[Array, "*positions"]
     total: Float[Array, "*positions"]
@@ -24,19 +32,18 @@ class Found(NamedTuple):
     """0 where the target was not met."""
 
 
-class Asked(NamedTuple):
-    """Positions, in blocks."""
+class Positions(NamedTuple):
+    """States and their targets, in blocks."""
 
     states: Float[Array, "*positions d_model"]
     labels: Int[Array, "*positions"]
     """Their targets."""
     places: Int[Array, "*positions"]
-    """Of the targets in the shard's table; -1 where another shard holds it."""
+    """Rows of the targets in the shard's table; -1 where another shard holds it."""
     weights: Float[Array, "*positions"] | None
     seen_scores: Float[Array, "*positions length"] | None
-    """With what the history holds that the normaliser counts less, as `_seen_scores` says."""
-    mixed: Mixture | None
-    """What stands beside the softmax."""
+    """Scores of the seen items that the normaliser weighs less, as `softmax._seen_scores` returns them."""
+    mixture: Mixture | None
     unwanted: Bool[Array, "*positions"] | None
     """Whether the target is to become less likely."""
 
@@ -46,49 +53,49 @@ def _product(states: Array, other: Array) -> Array:
     return jnp.matmul(states, other.astype(states.dtype), preferred_element_type=jnp.float32)
 
 
-def by_blocks(asked: Asked, shard: CatalogueShard, chunk: int, n_items: int, finish, *, with_gradients: bool):
-    """One walk over blocks of positions, each scored once against the whole shard: three products in all."""
+def by_blocks(positions: Positions, shard: CatalogueShard, chunk: int, n_items: int, finish, *, with_gradients: bool):
+    """One pass over blocks of positions, each scored once against the whole shard: three matrix products."""
     is_item = _is_item(jnp.arange(len(shard.table)), shard, n_items)
 
     def step(totals, block):
         loss, d_table = totals
         scores = _product(block.states, shard.table.T)
         highest = _highest_of_items(scores, is_item, n_last=min(len(is_item), shard.n_rows - 1 - n_items))
-        walk, exponentials = _find(scores, highest, block.places, is_item)
-        more, highest, scale, slopes = finish(walk, block)
+        sums, exponentials = _sums(scores, highest, block.places, is_item)
+        more, highest, scale, slopes = finish(sums, block)
         if not with_gradients:
             return (loss + more, d_table), None
-        local_scale = scale * jnp.exp(walk.highest - highest)
+        local_scale = scale * jnp.exp(sums.highest - highest)
         d_states, d_rows = _gradients(exponentials, local_scale, block.states, shard.table)
         return (loss + more, d_table + d_rows), (highest, scale, slopes, d_states)
 
     start = (jnp.zeros(()), jnp.zeros(shard.table.T.shape) if with_gradients else None)
-    (loss, d_table), found = jax.lax.scan(step, start, asked)
+    (loss, d_table), kept = jax.lax.scan(step, start, positions)
     if d_table is None:
         return loss, None, None, None, None, None
-    return loss, *found, d_table.T
+    return loss, *kept, d_table.T
 
 
-def by_chunks(asked: Asked, shard: CatalogueShard, chunk: int, n_items: int, finish, *, with_gradients: bool):
-    """Two walks over chunks of the catalogue, one for the normalisers and one for the gradients: four products.
+def by_chunks(positions: Positions, shard: CatalogueShard, chunk: int, n_items: int, finish, *, with_gradients: bool):
+    """Two passes over chunks of the catalogue, for the normalisers and for the gradients: four matrix products.
 
-    Each row of the table, and of its gradient, is read and written once a walk, however many positions there are.
+    Each row of the table, and of its gradient, is read and written once a pass, however many positions there are.
     """
     starts = jnp.arange(0, len(shard.table), chunk)
 
-    def find(block):
-        def step(found, start):
+    def sums_of(block):
+        def step(before, start):
             scores, _ = _scores(block[0], shard, start, chunk, n_items)
             places = jnp.where(block[1] >= start, block[1] - _begin(shard, start, chunk), -1)
-            new, _ = _find(scores, jnp.max(scores, axis=-1, initial=LEAST_SCORE), places)
-            highest = jnp.maximum(found.highest, new.highest)
-            old_total, new_total = (each.total * jnp.exp(each.highest - highest) for each in (found, new))
-            return Found(highest, old_total + new_total, found.target_score + new.target_score), None
+            new, _ = _sums(scores, jnp.max(scores, axis=-1, initial=LEAST_SCORE), places)
+            highest = jnp.maximum(before.highest, new.highest)
+            old_total, new_total = (each.total * jnp.exp(each.highest - highest) for each in (before, new))
+            return Sums(highest, old_total + new_total, before.target_score + new.target_score), None
 
         nothing = jnp.zeros(block[1].shape)
-        return jax.lax.scan(step, Found(nothing + LEAST_SCORE, nothing, nothing), starts)[0]
+        return jax.lax.scan(step, Sums(nothing + LEAST_SCORE, nothing, nothing), starts)[0]
 
-    loss, highest, scale, slopes = finish(jax.lax.map(find, (asked.states, asked.places)), asked)
+    loss, highest, scale, slopes = finish(jax.lax.map(sums_of, (positions.states, positions.places)), positions)
     if not with_gradients:
         return loss, None, None, None, None, None
 
@@ -104,10 +111,10 @@ def by_chunks(asked: Asked, shard: CatalogueShard, chunk: int, n_items: int, fin
         begin = _begin(shard, start, chunk)
         # The last chunk may overlap the one before it, whose rows it leaves as they are.
         d_rows = jax.lax.dynamic_slice_in_dim(d_table, begin, chunk)
-        d_rows, more = jax.lax.scan(add_block, d_rows, (asked.states, highest, scale))
+        d_rows, more = jax.lax.scan(add_block, d_rows, (positions.states, highest, scale))
         return (d_states + more, jax.lax.dynamic_update_slice_in_dim(d_table, d_rows, begin, 0)), None
 
-    zeros = (jnp.zeros(asked.states.shape), jnp.zeros(shard.table.shape))
+    zeros = (jnp.zeros(positions.states.shape), jnp.zeros(shard.table.shape))
     (d_states, d_table), _ = jax.lax.scan(step, zeros, starts)
     return loss, highest, scale, slopes, d_states, d_table
 
@@ -118,7 +125,7 @@ def _begin(shard: CatalogueShard, start, chunk: int):
 
 
 def _scores(states, shard: CatalogueShard, start, chunk: int, n_items: int) -> tuple[Array, Array]:
-    """Scores of a chunk's rows, -inf for those that are no items or come before `start`; and the rows."""
+    """Scores of a chunk's rows, -inf for padding and rows before `start`; and the rows."""
     begin = _begin(shard, start, chunk)
     rows = jax.lax.dynamic_slice_in_dim(shard.table, begin, chunk)
     row = begin + jnp.arange(chunk)
@@ -127,14 +134,14 @@ def _scores(states, shard: CatalogueShard, start, chunk: int, n_items: int) -> t
 
 
 def _is_item(row: Array, shard: CatalogueShard, n_items: int) -> Array:
-    """Whether rows of a shard's table are items: those of padding, first and last in the catalogue, are not."""
+    """Whether rows of a shard's table are items and not padding, which is first and last in the catalogue."""
     return (row + shard.first >= 1) & (row + shard.first <= n_items)
 
 
 def _highest_of_items(scores: Array, is_item: Array, *, n_last: int) -> Array:
     """Each position's highest score of an item in a whole shard.
 
-    No other rows than the first and the `n_last` last can be no items: masking those alone saves a walk through memory.
+    Only the first row and the `n_last` last ones can be padding: masking those alone saves a pass through memory.
     """
     end = len(is_item) - n_last
     others = jnp.concatenate([scores[:, :1], scores[:, end:]], axis=-1)
@@ -143,19 +150,19 @@ def _highest_of_items(scores: Array, is_item: Array, *, n_last: int) -> Array:
     return jnp.maximum(within, jnp.max(others, axis=-1, initial=LEAST_SCORE, where=are_items))
 
 
-def _find(scores: Array, highest: Array, places: Array, is_item: Array | None = None) -> tuple[Found, Array]:
-    """What a walk keeps of these scores, and exp(score - highest), 0 for rows that are no items."""
+def _sums(scores: Array, highest: Array, places: Array, is_item: Array | None = None) -> tuple[Sums, Array]:
+    """What a pass keeps of these scores, and exp(score - highest), 0 for rows that are padding."""
     target_score = take(scores, places[:, None], fill=0.0)[:, 0]
     # Once nothing else needs the scores, the exponentials take their place in memory.
     scores, highest, target_score = jax.lax.optimization_barrier((scores, highest, target_score))
     exponentials = jnp.exp(scores - highest[:, None])
     if is_item is not None:
         exponentials = jnp.where(is_item, exponentials, 0.0)
-    return Found(highest, jnp.sum(exponentials, axis=-1), target_score), exponentials
+    return Sums(highest, jnp.sum(exponentials, axis=-1), target_score), exponentials
 
 
 def _gradients(exponentials, scale, states, rows) -> tuple[Array, Array]:
-    """Of the log-normalisers, with respect to states and, transposed, to rows."""
+    """Gradients of the log-normalisers with respect to states and, transposed, to rows."""
     # Probabilities are never formed: their normaliser scales the small side of both products.
     exponentials = exponentials.astype(states.dtype)
     # Transposed, since a CPU then reads the large side in order: in .6 of the time.

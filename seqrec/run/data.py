@@ -1,4 +1,4 @@
-"""The data of a run: prepared, split, and made into batches to learn from and queries to answer."""
+"""The data of a run: prepared, split, and made into training batches and queries."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,8 @@ from tyro.conf import OmitArgPrefixes
 from seqrec import runs, runtime
 from seqrec.data.batches import Queries, TrainingBatches, make_queries, training_batches
 from seqrec.data.behaviour import BehaviourConfig, features_hash, position_features
-from seqrec.data.engagement import NO_CATEGORIES, EngagementConfig, engagement
+from seqrec.data.engagement import NO_CATEGORIES, EngagementConfig
+from seqrec.data.engagement import engagement as read_engagement
 from seqrec.data.events import prepare
 from seqrec.data.sources import Columns, Dataset, TimeUnit, read_source
 from seqrec.data.split_config import SplitConfig, split_store
@@ -21,6 +22,9 @@ from seqrec.data.store import SequenceStore, open_store, read_preparation
 from seqrec.runtime import log
 from seqrec.sharding import n_data_shards, row_share
 from seqrec.types import InputError, Times
+
+
+NO_ENGAGEMENT = EngagementConfig()
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,6 @@ class DataConfig:
     """Rank only items that the user has not taken before."""
     times: Times = "none"
     """What a model that reads times sees of them; query, when the answer came too, makes its figures time-aware."""
-    engagement: OmitArgPrefixes[EngagementConfig] = field(default_factory=EngagementConfig)
     behaviour: OmitArgPrefixes[BehaviourConfig] = field(default_factory=BehaviourConfig)
     batch_size: int = 32
     """Histories a step, on average; short ones share a row."""
@@ -57,8 +60,6 @@ class DataConfig:
                 raise ValueError(f"{name}={getattr(self, name)} is below 1; try {name}=50")
         if self.behaviour.is_read and self.split.holds_continuations:
             raise ValueError("items are generated without events; leave event_features and user_features out")
-        if self.times == "query" and self.engagement.gap_head:
-            raise ValueError("gap_head foretells when the answer comes, and times=query tells it; use times=history")
         if self.times != "none" and self.split.holds_continuations:
             raise ValueError(
                 f"times={self.times}, but items are generated without times; use times=none, or window_target=last"
@@ -66,7 +67,7 @@ class DataConfig:
 
 
 class Task(NamedTuple):
-    """Prepared data, and what is asked of a model on it."""
+    """Prepared data: what a model learns from, and the queries that validate and test it."""
 
     config: DataConfig
     store: SequenceStore
@@ -75,8 +76,30 @@ class Task(NamedTuple):
     valid: Queries
     test: Queries
 
+    @property
+    def n_items(self) -> int:
+        """Size of the catalogue."""
+        return self.store.n_items
 
-def open_task(run: Path, config: DataConfig, *, seed: int) -> Task:
+    @property
+    def max_length(self) -> int:
+        """Latest items of a history that the model reads."""
+        return self.config.max_length
+
+    @property
+    def times(self) -> Times:
+        """Which timestamps the batches hold."""
+        return self.config.times
+
+    @property
+    def n_generated(self) -> int | None:
+        """How many items a model with a decoder continues each history by; None where only the next is held out."""
+        return self.config.split.n_out if self.config.split.holds_continuations else None
+
+
+def open_task(
+    run: Path, config: DataConfig, *, seed: int, engagement: EngagementConfig = NO_ENGAGEMENT
+) -> Task:
     """The data in the run's own store, prepared there first unless an earlier start has; says what it read.
 
     A store that was prepared beforehand is read where it is.
@@ -86,15 +109,15 @@ def open_task(run: Path, config: DataConfig, *, seed: int) -> Task:
             raise InputError("store is read from a directory; give its data path")
         directory = config.data_path
     else:
-        runtime.on_first(functools.partial(_prepare_once, run, config))
+        runtime.on_first(functools.partial(_prepare_once, run, config, engagement))
         if not (run / "store").exists():  # of a run in a bucket, each process has a copy of its own
-            _prepare_once(run, config)
+            _prepare_once(run, config, engagement)
         directory = run / "store"
     store = open_store(directory)
     if runtime.on_first(lambda: store.content_hash) != store.content_hash:
         raise InputError(f"{run}: this process read other data than the first; give all of them the same")
     categories = read_preparation(directory).get("categories", {})
-    task = make_task(config, store, seed=seed, categories=categories)
+    task = make_task(config, store, seed=seed, engagement=engagement, categories=categories)
     log.info(
         "data        %s: %s users, %s items, %s events",
         config.dataset,
@@ -109,16 +132,21 @@ def open_task(run: Path, config: DataConfig, *, seed: int) -> Task:
 
 
 def make_task(
-    config: DataConfig, store: SequenceStore, *, seed: int, categories: Mapping[str, Sequence[str]] = NO_CATEGORIES
+    config: DataConfig,
+    store: SequenceStore,
+    *,
+    seed: int,
+    engagement: EngagementConfig = NO_ENGAGEMENT,
+    categories: Mapping[str, Sequence[str]] = NO_CATEGORIES,
 ) -> Task:
-    """What a run with this config learns from the store, and what it is asked there; this process's share of it.
+    """Training batches and queries of a run with this config, this process's share of them.
 
     `categories` has the texts of those columns of the store that hold text as codes.
     """
     split = split_store(store, config.split)
     share = row_share()
     features = position_features(config.behaviour, store, split, seed=seed)
-    engaged = engagement(config.engagement, store, categories=categories)
+    engaged = read_engagement(engagement, store, categories=categories)
     valid, test = (
         make_queries(
             store,
@@ -130,7 +158,7 @@ def make_task(
             process_index=share.part,
             process_count=share.n_parts,
             times=config.times,
-            engagement=engaged if config.engagement.heads else None,
+            engagement=engaged if engagement.heads else None,
             features=features,
         )
         for positions in asked_events(store, split)
@@ -153,18 +181,18 @@ def make_task(
     return Task(config, store, split, train, valid, test)
 
 
-def _prepare_once(run: Path, config: DataConfig) -> None:
+def _prepare_once(run: Path, config: DataConfig, engagement: EngagementConfig) -> None:
     if not (run / "store").exists():
-        prepare_store(run / "store", config)
+        prepare_store(run / "store", (config, engagement))
 
 
-def prepare_store(directory: Path, *configs: DataConfig) -> None:
-    """Reads the events that the first config names and leaves them as a store, with what any of the configs reads."""
-    config = configs[0]
-    kinds = {name: kind for each in configs for name, kind in each.behaviour.columns.items()}
+def prepare_store(directory: Path, *readers: tuple[DataConfig, EngagementConfig]) -> None:
+    """Reads the events that the first config names and leaves them as a store, with what any of the readers needs."""
+    config = readers[0][0]
+    kinds = {name: kind for each, _ in readers for name, kind in each.behaviour.columns.items()}
     texts: dict[str, Sequence[str]] = {name: () for name, kind in kinds.items() if kind == "categories"}
-    texts |= {name: () for each in configs for name in each.engagement.texts}
-    engaged = {name for each in configs for name in set(each.engagement.columns) - each.engagement.texts}
+    texts |= {name: () for _, engagement in readers for name in engagement.texts}
+    engaged = {name for _, engagement in readers for name in set(engagement.columns) - engagement.texts}
     if clash := sorted(engaged & texts.keys()):
         raise InputError(f"{clash[0]} is read as text, of which no engagement is known; name a column of numbers")
     numbers = sorted((kinds.keys() | engaged) - texts.keys())
@@ -180,9 +208,9 @@ def prepare_store(directory: Path, *configs: DataConfig) -> None:
         each.split.split == "temporal"
         or each.times != "none"
         or each.behaviour.reads_times
-        or each.engagement.gap_head > 0
-        or (each.engagement.half_life > 0 and "timestamp_us" in column_names(source.events))
-        for each in configs
+        or engagement.gap_head > 0
+        or (engagement.half_life > 0 and "timestamp_us" in column_names(source.events))
+        for each, engagement in readers
     )
     # Of sessions in two files `part` says whose file each is.
     marks = ["part"] if config.split.split == "marked-users" and config.dataset == "sessions" else []

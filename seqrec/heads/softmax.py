@@ -1,0 +1,135 @@
+"""The softmax over an item table: states are scored by their products with the items' vectors."""
+
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Shaped
+
+from seqrec.losses.blocks import Mixture
+from seqrec.losses.softmax import CatalogueLoss, softmax_loss
+from seqrec.model import Model
+from seqrec.params import Params
+from seqrec.questions import next_item
+from seqrec.retrieval import Boosts, draw_items, rank_targets, top_k_items, top_k_log_probabilities
+from seqrec.types import Ask, Batch, Encoder, Question
+
+
+@dataclass(frozen=True, eq=False)
+class SoftmaxHead:
+    """A `types.Head` and `types.NextItemHead` that scores by the parameter `item_table`.
+
+    Its queries are plain states, [queries, d_model].
+    """
+
+    n_items: int
+    catalogue_loss: CatalogueLoss = softmax_loss
+
+    def loss(
+        self,
+        params: Params,
+        states: Float[Array, "rows length d_model"],
+        question: Question,
+        *,
+        mixture: Mixture | None = None,
+        key: Array,
+    ) -> tuple[Float[Array, ""], Shaped[Array, ""]]:
+        """The catalogue loss of the question's targets; `mixture` is that of `softmax_loss`."""
+        if question.positions is not None:
+            states = jnp.take_along_axis(states, question.positions[..., None], axis=1)
+        return self.catalogue_loss(
+            states,
+            params["item_table"],
+            question.targets,
+            n_items=self.n_items,
+            weights=question.weights,
+            # At chosen positions, what is known there is not what came before.
+            history=question.inputs if question.positions is None else None,
+            mixture=mixture,
+            unwanted=question.unwanted,
+            key=key,
+        )
+
+    def queries(
+        self,
+        params: Params,
+        states: Float[Array, "rows length d_model"],
+        batch: Batch,
+        last: Int[Array, " queries"],
+    ) -> Float[Array, "queries d_model"]:
+        """The states at the positions `last` of the flattened batch."""
+        del params, batch
+        return states.reshape(-1, states.shape[-1])[last]
+
+    def rank(
+        self,
+        params: Params,
+        queries: Float[Array, "queries d_model"],
+        targets: Int[Array, "queries *n_targets"],
+        *,
+        exclude: Int[Array, "queries n_excluded"] | None = None,
+        allow: Int[Array, "#queries n_allowed"] | None = None,
+        boosts: Boosts | None = None,
+    ) -> tuple[Float[Array, "queries *n_targets"], Int[Array, " queries"]]:
+        """As `retrieval.rank_targets`."""
+        return rank_targets(
+            queries, params["item_table"], targets, n_items=self.n_items, exclude=exclude, allow=allow, boosts=boosts
+        )
+
+    def top_k(
+        self,
+        params: Params,
+        queries: Float[Array, "queries d_model"],
+        *,
+        k: int,
+        exclude: Int[Array, "queries n_excluded"] | None = None,
+        allow: Int[Array, "#queries n_allowed"] | None = None,
+        boosts: Boosts | None = None,
+    ) -> tuple[Int[Array, "queries k"], Float[Array, "queries k"]]:
+        """As `retrieval.top_k_items`."""
+        return top_k_items(
+            queries, params["item_table"], k=k, n_items=self.n_items, exclude=exclude, allow=allow, boosts=boosts
+        )
+
+    def top_k_log_probabilities(
+        self,
+        params: Params,
+        states: Float[Array, "rows d_model"],
+        *,
+        k: int,
+        exclude: Int[Array, "rows n_excluded"] | None = None,
+    ) -> tuple[Int[Array, "rows k"], Float[Array, "rows k"]]:
+        """As `retrieval.top_k_log_probabilities`."""
+        return top_k_log_probabilities(states, params["item_table"], k=k, n_items=self.n_items, exclude=exclude)
+
+    def draw(
+        self,
+        params: Params,
+        states: Float[Array, "rows d_model"],
+        *,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        exclude: Int[Array, "rows n_excluded"] | None = None,
+        key: Array,
+    ) -> tuple[Int[Array, " rows"], Float[Array, " rows"]]:
+        """As `retrieval.draw_items`."""
+        return draw_items(
+            states,
+            params["item_table"],
+            n_items=self.n_items,
+            temperature=temperature,
+            top_k=top_k,
+            exclude=exclude,
+            key=key,
+        )
+
+
+def softmax_model(encoder: Encoder, loss: CatalogueLoss = softmax_loss, *, ask: Ask = next_item) -> Model:
+    """The model whose head is a softmax over the encoder's item table, trained by `loss` on what `ask` asks."""
+    return Model(
+        specs=encoder.specs,
+        encoder=encoder,
+        head=SoftmaxHead(encoder.n_items, loss),
+        reads=encoder.reads,
+        ask=ask,
+        decoder=encoder.decoder,
+    )

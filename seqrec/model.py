@@ -1,0 +1,89 @@
+"""A model as one value: what training, evaluation, generation and export know of it, whatever it is made of.
+
+An encoder turns batches into states, a head turns states into choices among items. `heads.softmax.softmax_model` joins
+both; functions `with_x(model, …) -> model`, each in a module of its own, add what a feature needs and refuse what they
+cannot wrap.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+from jaxtyping import Array, Float, Int, Key, Shaped
+
+from seqrec.params import Params
+from seqrec.questions import next_item
+from seqrec.sharding import split_items
+from seqrec.types import Ask, Batch, BatchFormat, Compose, Decoder, Encoder, Head
+
+
+def unchanged(params: Params, constants: Any, *, key: Array | None = None) -> Params:
+    """The parameters as they are: the `Compose` of a model that makes none out of others."""
+    del constants, key
+    return params
+
+
+@runtime_checkable
+class AuxiliaryLoss(Protocol):
+    """What states predict beside the next item, trained jointly with it."""
+
+    def __call__(self, params: Params, states: Float[Array, "rows length d_model"], batch: Batch) -> Float[Array, ""]:
+        """A weighted sum over the positions whose next item is known, in nats."""
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A recommender: a table of its parameters and pure functions over them."""
+
+    specs: Params
+    """Nested dict of `params.ParamSpec` of all that is trained; parameters have the same structure."""
+    encoder: Encoder
+    head: Head
+    reads: BatchFormat
+    ask: Ask = next_item
+    """What a training step asks about a batch."""
+    compose: Compose = unchanged
+    """From trained parameters to those that encoder and head read."""
+    constants: Any = None
+    """Arrays that `compose` reads and no step changes, with a row for each row of the item table."""
+    auxiliary_loss: AuxiliaryLoss | None = None
+    decoder: Decoder | None = None
+    """How it continues histories item by item; see `generation.recomputed` for models without one."""
+
+    @property
+    def n_items(self) -> int:
+        """Size of the catalogue: item ids are 1..n_items."""
+        return self.encoder.n_items
+
+    @property
+    def d_model(self) -> int:
+        """Width of item vectors and states."""
+        return self.encoder.d_model
+
+    def loss(
+        self, params: Params, constants: Any, batch: Batch, *, keys: Key[Array, "4"]
+    ) -> tuple[Float[Array, ""], Shaped[Array, ""]]:
+        """Sum of the losses of a batch's targets, in nats, and their number; `keys` are those of `loss_keys`."""
+        params = self.compose(params, constants, key=keys[3])
+        question = self.ask(batch, key=keys[2])
+        states = self.encoder.encode(params, question.inputs, key=keys[0])
+        total, count = self.head.loss(params, states, question, key=keys[1])
+        if self.auxiliary_loss is not None:
+            total += self.auxiliary_loss(params, states, batch)
+        return total, count
+
+    def queries(self, params: Params, batch: Batch, last: Int[Array, " queries"]) -> Any:
+        """What the head reads of the positions `last` of a flattened batch; `params` are composed ones."""
+        return self.head.queries(params, self.encoder.encode(params, batch), batch, last)
+
+
+def loss_keys(key: Array) -> Key[Array, "4"]:
+    """The keys of `Model.loss`: for the encoder, the head, the question and the composition."""
+    return jax.random.split(key, 4)
+
+
+def composed(model: Model, params: Params) -> Params:
+    """The parameters that encoder and head read, made once for an evaluation."""
+    if model.constants is None:
+        return params
+    return jax.jit(model.compose)(params, split_items(model.constants))

@@ -1,0 +1,25 @@
+"""A training run: its config, its data, the model that the config describes, training, testing and publishing.
+
+What a training script needs is here; experiments/sasrec.py is the shortest of them.
+"""
+
+from tyro.conf import OmitArgPrefixes as Flat
+
+from seqrec.model import Model
+from seqrec.run.building import build_model
+from seqrec.run.config import RunConfig, TrainingConfig
+from seqrec.run.data import DataConfig, Task
+from seqrec.run.experiment import make_main
+from seqrec.runtime import run_script
+
+__all__ = [
+    "DataConfig",
+    "Flat",
+    "Model",
+    "RunConfig",
+    "Task",
+    "TrainingConfig",
+    "build_model",
+    "make_main",
+    "run_script",
+]

@@ -1,0 +1,54 @@
+"""The config that all training scripts share; each script adds that of its encoder."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tyro.conf import OmitArgPrefixes
+
+from seqrec.data.engagement import EngagementConfig
+from seqrec.items import ItemConfig
+from seqrec.loop import FitConfig
+from seqrec.losses.config import LossConfig
+from seqrec.run.data import DataConfig
+from seqrec.runtime import DistributedConfig
+from seqrec.sharding import MeshConfig
+from seqrec.training import OptimizerConfig
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Where a run is kept, and what it starts from."""
+
+    output: Path | None = None
+    """Directory of the run, which may be s3:// or gs://; by default a new one under runs/."""
+    resume: bool = False
+    """Continue the run in --output from its latest checkpoint."""
+    seed: int = 0
+    """Seed of weights, batches and dropout."""
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """What every training script takes, whatever its encoder."""
+
+    data: OmitArgPrefixes[DataConfig] = field(default_factory=DataConfig)
+    run: OmitArgPrefixes[RunConfig] = field(default_factory=RunConfig)
+    items: OmitArgPrefixes[ItemConfig] = field(default_factory=ItemConfig)
+    engagement: OmitArgPrefixes[EngagementConfig] = field(default_factory=EngagementConfig)
+    loss: OmitArgPrefixes[LossConfig] = field(default_factory=LossConfig)
+    optimizer: OmitArgPrefixes[OptimizerConfig] = field(default_factory=OptimizerConfig)
+    fit: OmitArgPrefixes[FitConfig] = field(default_factory=FitConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    processes: OmitArgPrefixes[DistributedConfig] = field(default_factory=DistributedConfig)
+
+    def __post_init__(self):
+        if self.data.times == "query" and self.engagement.gap_head:
+            raise ValueError(
+                "gap_head predicts when the next event comes, which times=query gives away; use times=history"
+            )
+        if self.loss.repeat_mixture and self.data.mask_seen:
+            raise ValueError("repeat_mixture predicts items of the history, which are not ranked; add --no-mask-seen")
+        if self.loss.skip_weight and not self.engagement.skips:
+            raise ValueError(
+                f"skip_weight={self.loss.skip_weight:g} weighs skips; name them, as in --skips skipped=1"
+            )

@@ -1,0 +1,221 @@
+"""A training run from its config to its published figures, and a trained run opened again."""
+
+import contextlib
+import functools
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+
+from seqrec import runs, runtime
+from seqrec.checkpoint import Progress, open_checkpoints, restore, restore_progress
+from seqrec.data.buckets import original, working_copy
+from seqrec.evaluation import make_validate
+from seqrec.loop import FitConfig, fit
+from seqrec.model import Model, composed
+from seqrec.params import Params, count_params
+from seqrec.run.config import RunConfig, TrainingConfig
+from seqrec.run.data import Task, open_task
+from seqrec.run.results import costs, publish
+from seqrec.runtime import log
+from seqrec.training import TrainState, TrainStep, init_state, make_optimizer, make_train_step
+from seqrec.types import InputError
+
+
+class ScriptConfig(Protocol):
+    """The config of a training script: the shared part, and more for its encoder."""
+
+    @property
+    def training(self) -> TrainingConfig:
+        """What every script takes."""
+
+
+class Build(Protocol):
+    """Makes a script's model."""
+
+    def __call__(self, config: Any, task: Task) -> Model:
+        """The model that the script's config describes, for the task's catalogue."""
+
+
+class Main(Protocol):
+    """Runs a script's experiment."""
+
+    def __call__(self, config: Any) -> dict[str, Any]:
+        """Trains, tests, and leaves everything in the run's directory; returns what `metrics.json` holds."""
+
+
+class Script(Protocol):
+    """A module that trains."""
+
+    __file__: str | None
+
+    @property
+    def Config(self) -> type:  # noqa: N802 (a class)
+        """The config of its command line."""
+
+    @property
+    def build(self) -> Build:
+        """Makes its model."""
+
+    @property
+    def main(self) -> Main:
+        """Runs its experiment."""
+
+
+class Trained(NamedTuple):
+    """A model after training: the state of the epoch that validation chose, and how it came about."""
+
+    state: TrainState
+    progress: Progress
+    reason: str
+    """Why training stopped."""
+
+
+@contextlib.contextmanager
+def open_run(config: Any, run: RunConfig, *, experiment: str, dataset: str) -> Iterator[Path]:
+    """The directory of a new run, or of the one that `run.resume` continues.
+
+    Inside, Ctrl-C and SIGTERM end with the command that resumes, and input that cannot be read leaves no directory.
+    """
+    if run.resume and run.output is None:
+        raise InputError("--resume needs --output with the directory of the run to continue")
+
+    def new_directory() -> str:
+        return str(runtime.new_run_directory(f"{experiment}-{dataset}"))
+
+    output = run.output or Path(runtime.on_first(new_directory))
+    # The first process reads and writes the run for all; of a bucket the others need the data alone.
+    fetch = "" if runtime.is_first() else "store/"
+    with working_copy(output, read_only=not runtime.is_first(), follow=True, fetch=fetch) as directory:
+        runtime.on_first(lambda: str(runs.open_run(directory, config, experiment=experiment, resume=run.resume)))
+        log.info("run         %s", original(directory))
+        try:
+            with runtime.interruptible():
+                yield directory
+        except InputError:
+            if runtime.is_first():
+                runs.discard_unstarted(directory)
+            raise
+        except runtime.Interrupted as stop:
+            if not runtime.is_first():
+                raise
+            message = f"{stop}; go on with\n  {runs.resume_command(directory)}"
+            raise runtime.Interrupted(message, stop.signal_number) from None
+
+
+def run_experiment(config: ScriptConfig, build: Build, *, name: str) -> dict[str, Any]:
+    """Trains the model that `build(config, task)` makes, tests it, and returns what `metrics.json` holds.
+
+    Everything is left in the run's directory.
+    """
+    training = config.training
+    runtime.start(training.mesh, training.processes)
+    with open_run(config, training.run, experiment=name.lower(), dataset=training.data.dataset) as run:
+        task = open_task(run, training.data, seed=training.run.seed, engagement=training.engagement)
+        model = _built(run, config, build, task)
+        n_steps = training.fit.max_epochs * task.train.steps_per_epoch
+        optimizer = make_optimizer(training.optimizer, model.specs, n_steps=n_steps)
+        train_step = make_train_step(
+            model,
+            optimizer,
+            seed=training.run.seed,
+            average_decay=training.optimizer.average_decay,
+            accumulation_steps=training.optimizer.accumulation_steps,
+        )
+        state = init_state(model, optimizer, seed=training.run.seed)
+        trained = train(run, task, model, state, train_step, training.fit)
+        per_epoch = trained.progress.validations[0][0]
+        facts = {
+            "best_epoch": trained.progress.best[0] // per_epoch,
+            "train_seconds": trained.progress.train_seconds,
+            "stopped": trained.reason,
+            "cost": costs(model, trained.state, steps_per_epoch=per_epoch),
+            "n_roll_backs": len(trained.progress.skipped),
+        }
+        return publish(run, task, model, composed(model, trained.state.averaged), facts, name=name)
+
+
+def make_main(build: Build, *, name: str) -> Main:
+    """The `main(config)` of a script whose model `build` makes; tables show the model by `name`."""
+    return functools.partial(run_experiment, build=build, name=name)
+
+
+def open_trained(run: Path, scripts: Mapping[str, Script]) -> tuple[Task, Model, Params]:
+    """The task of a run, its model, and the composed parameters that validation chose.
+
+    `scripts` has the modules that train, by the names of what they train.
+    """
+    name = runs.experiment_of(run)
+    if name not in scripts:
+        raise InputError(f"{run} holds a model {name}, which is none of {', '.join(scripts)}; use its own seqrec")
+    config = runs.read_config(scripts[name].Config, run)
+    training = config.training
+    # By however many processes it is read: only in training would each go its own way.
+    runtime.start(training.mesh, replace(training.processes, n_processes=0))
+    task = open_task(run, training.data, seed=training.run.seed, engagement=training.engagement)
+    model = _built(run, config, scripts[name].build, task)
+    # The schedule's length does not enter the state; only its form is needed, to read the checkpoint into.
+    optimizer = make_optimizer(training.optimizer, model.specs, n_steps=1)
+    best = load_best(run, init_state(model, optimizer, seed=training.run.seed))
+    return task, model, composed(model, best.averaged)
+
+
+def _built(run: Path, config: Any, build: Build, task: Task) -> Model:
+    """The model that `build` makes; what it reads beside the store must be what the run was started with."""
+    model = build(config, task)
+    if model.constants is not None:
+        digest = hashlib.sha256()
+        for path, values in jax.tree_util.tree_leaves_with_path(model.constants):
+            digest.update(f"{jax.tree_util.keystr(path)} {values.dtype.str} {values.shape}\n".encode())
+            digest.update(np.ascontiguousarray(values).data)
+        runtime.on_first(functools.partial(runs.note_data, run, features_hash=digest.hexdigest()))
+    return model
+
+
+def train(
+    run: Path, task: Task, model: Model, state: TrainState, train_step: TrainStep, config: FitConfig
+) -> Trained:
+    """Trains from `state`, or from the run's latest checkpoint if it has one, and returns the best epoch's state."""
+    batches = task.train
+    log.info(
+        "model       %s parameters; %s steps an epoch of %d packed rows, %.1f%% of positions filled",
+        f"{count_params(model.specs):,}",
+        f"{batches.steps_per_epoch:,}",
+        batches.n_rows,
+        100 * batches.packed.filled,
+    )
+    lines = run / "metrics.jsonl"
+
+    def rewind(step: int) -> None:
+        runtime.on_first(functools.partial(runs.keep_json_lines, lines, up_to_step=step))
+
+    with open_checkpoints(run / "checkpoints") as checkpoints:
+        state, progress, reason = fit(
+            state,
+            train_step=train_step,
+            batches=batches,
+            validate=make_validate(model, task.valid, n_generated=task.n_generated),
+            checkpoints=checkpoints,
+            record=functools.partial(runs.append_json_line, lines),
+            rewind=rewind,
+            config=config,
+        )
+        state, _ = restore(checkpoints, state, progress.best[0])
+    log.info("stopped     %s", reason)
+    return Trained(state, progress, reason)
+
+
+def load_best(run: Path, like: TrainState) -> TrainState:
+    """The state of the epoch that validation chose."""
+    if not (run / "checkpoints").is_dir():
+        raise InputError(f"{run} holds no checkpoints; let its training reach the end of an epoch first")
+    with open_checkpoints(run / "checkpoints", read_only=True) as checkpoints:
+        latest = checkpoints.latest_step()
+        best = 0 if latest is None else restore_progress(checkpoints, latest).best[0]
+        if best == 0:
+            raise InputError(f"{run} holds no validated checkpoint; let its training reach the end of an epoch first")
+        return restore(checkpoints, like, best)[0]

@@ -1,0 +1,149 @@
+"""What a run publishes: test figures, ranks, a learning curve and examples."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from seqrec import runs, runtime
+from seqrec.baselines.popularity import training_counts
+from seqrec.data.batches import History, Queries
+from seqrec.data.behaviour import features_at
+from seqrec.data.buckets import original
+from seqrec.data.engagement import base_rate_losses
+from seqrec.evaluation import RankTable, evaluate, make_eval_step, run_queries
+from seqrec.model import Model
+from seqrec.params import Params, count_params
+from seqrec.recommendation import make_recommend
+from seqrec.report import figures
+from seqrec.report.continuations import continuation_figures
+from seqrec.report.learning_curve import plot_learning_curve
+from seqrec.run.data import Task
+from seqrec.side_tasks import labels_of, side_task_losses
+from seqrec.training import TrainState
+from seqrec.types import QueryBatch
+
+
+def protocol(task: Task) -> dict[str, Any]:
+    """What figures of the task mean, as `metrics.json` has it."""
+    config = task.config
+    return figures.protocol(
+        task.store, task.split, max_length=config.max_length, mask_seen=config.mask_seen, times=config.times
+    )
+
+
+def test(task: Task, model: Model, params: Params) -> tuple[RankTable, dict[str, Any]]:
+    """Ranks of the test items, and `test`, `valid`, `baselines` and `protocol` as `metrics.json` has them.
+
+    Where the target is the first of the last n items, also `continuations`: figures of lists of n items in their place.
+    """
+    eval_step = make_eval_step(model)
+    ranks = evaluate(eval_step, params, task.test)
+    results = {
+        "test": figures.figures(ranks.rank, users=ranks.user),
+        "valid": figures.figures(evaluate(eval_step, params, task.valid).rank, users=task.valid.users),
+        "baselines": figures.baseline_figures(task.store, task.split, task.test, mask_seen=task.config.mask_seen),
+        "protocol": protocol(task),
+    }
+    if model.auxiliary_loss is not None:
+        results["side_tasks"] = _side_task_figures(task, model, params)
+    if task.n_generated is not None:
+        results["continuations"] = continuation_figures(
+            model, params, task.test, n=task.n_generated, counts=training_counts(task.store, task.split)
+        )
+    return ranks, results
+
+
+def query_side_task_losses(
+    model: Model, params: Params, queries: Queries
+) -> dict[str, Float[np.ndarray, " queries"]]:
+    """The loss of each side task at each query's held-out event, in nats; the queries' batches hold the labels."""
+    assert queries.engagement is not None
+    names = list(queries.engagement.head_sizes)
+
+    @jax.jit
+    def step(params: Params, queries: QueryBatch) -> tuple[Array, ...]:
+        states = model.encoder.encode(params, queries.batch)
+        states = states.reshape(-1, states.shape[-1])[queries.last]
+        labels = {name: jnp.reshape(each, -1)[queries.last] for name, each in labels_of(queries.batch).items()}
+        losses = side_task_losses(params, states, queries.targets, labels)
+        return tuple(losses[name] for name in names)
+
+    losses = run_queries(step, params, queries)
+    return {name: each.astype(np.float64) for name, each in zip(names, losses, strict=True)}
+
+
+def _side_task_figures(task: Task, model: Model, params: Params) -> dict[str, Any]:
+    store, queries = task.store, task.test
+    assert queries.engagement is not None
+    base_rate = base_rate_losses(queries.engagement, store, task.split, asked=queries.target_positions)
+    losses = query_side_task_losses(model, params, queries)
+    return figures.side_task_figures(losses, base_rate, users=queries.users)
+
+
+def print_test(results: dict[str, Any], *, name: str) -> None:
+    """The table of test figures, the model beside the baselines."""
+    print(f"\n{figures.format_table({name: results['test'], **results['baselines']})}")
+    if "side_tasks" in results:
+        print(f"\n{figures.format_side_tasks(results['side_tasks'])}")
+    if "continuations" in results:
+        print(f"\n{figures.format_table(results['continuations'])}")
+    protocol = results["protocol"]
+    label = "; time-aware: the model read the time of the predicted event" if protocol["time_aware"] else ""
+    counted = f"{results['test']['n_users']:,} users; mean over users"
+    if "n_queries" in results["test"]:
+        counted += f"' {results['test']['n_queries']:,} targets"
+    print(f"{counted} [95% interval]; {protocol['candidates']}{label}")
+
+
+def costs(model: Model, state: TrainState, *, steps_per_epoch: int) -> dict[str, int]:
+    """What a model takes to train: parameters, bytes of all that a step reads and changes, and steps."""
+    return {
+        "n_parameters": count_params(model.specs),
+        "state_bytes": sum(leaf.nbytes for leaf in jax.tree.leaves(state)),
+        "steps_per_epoch": steps_per_epoch,
+    }
+
+
+def publish(
+    run: Path, task: Task, model: Model, params: Params, facts: dict[str, Any], *, name: str
+) -> dict[str, Any]:
+    """Tests composed parameters, leaves figures, ranks and the learning curve in the run, and prints them.
+
+    `facts` says how the training went, as `metrics.json` has it; returns what that file holds.
+    """
+    ranks, results = test(task, model, params)
+    results |= facts
+    examples = _examples(task, model, params)
+    if runtime.is_first():
+        figures.write_ranks(run / "ranks.parquet", ranks, task.store, task.split)
+        plot_learning_curve(run / "metrics.jsonl", run / "learning_curve.png", best_epoch=results["best_epoch"])
+        # The last of its files: a run that has it has finished.
+        runs.write_json(run / "metrics.json", results)
+        print_test(results, name=name)
+        for example in examples:
+            print("\n" + example)
+        print(f"\nrun directory  {original(run)}\nevaluate it    {runs.evaluate_command(run)}")
+        print(f"resume it      {runs.resume_command(run)}")
+    return results
+
+
+def _examples(task: Task, model: Model, params: Params) -> list[str]:
+    """What is recommended to three of the test users, as text."""
+    recommend, store = make_recommend(model), task.store
+    examples = []
+    for query in np.linspace(0, len(task.test.users) - 1, 3, dtype=int):
+        user = int(task.test.users[query])
+        start, stop = int(store.offsets[user]), int(task.test.target_positions[query])
+        history = History(store.items[start:stop])
+        if model.reads.times != "none":
+            history = history._replace(times=store.columns["timestamp_us"][start : stop + 1] // 1_000_000)
+        if model.reads.event_features:
+            read = features_at(task.test.features, store, np.arange(start, stop))
+            history = history._replace(event_features=read)
+        best = recommend(params, history, min(10, store.n_items), mask_seen=task.config.mask_seen)
+        examples.append(figures.format_example(store, store.items[start:stop].tolist(), best, user))
+    return examples
