@@ -17,15 +17,16 @@ class DecodingConfig:
     """How the items of a continuation are chosen."""
 
     method: Literal["greedy", "beam", "sample"] = "greedy"
-    """The best next item each time, the best of beam-width continuations kept side by side, or a draw."""
+    """greedy: the best next item at each step. beam: the best sequence found by beam search. sample: random items from
+    the model's distribution."""
     beam_width: int = 4
-    """Of beam: continuations that are kept."""
+    """For beam: number of sequences that are kept at each step."""
     temperature: float = 1.0
-    """Of sample: what scores are divided by; below 1 the best items are drawn more often."""
+    """For sample: scores are divided by this; below 1 favours the best items."""
     top_k: int = 0
-    """Of sample: draw among so many best items alone; 0 means all."""
+    """For sample: draw only from this many best items; 0 means all."""
     no_repeat: bool = True
-    """No item comes twice in a continuation."""
+    """Use each item at most once in a continuation."""
 
     def __post_init__(self):
         if self.beam_width < 1:

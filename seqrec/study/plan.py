@@ -26,24 +26,28 @@ _TESTED = ("dataset", "data_path", "columns", "time_unit", "split", "mask_seen")
 
 @dataclass(frozen=True)
 class Study:
-    """What is compared, by how many trainings, and where they are kept."""
+    """Which variations of a model to compare, over which seeds, and where to keep the runs."""
 
     base: str = "base="
-    """NAME=FLAGS: what the variations stand against, by the flags of the training script."""
+    """NAME=FLAGS of the model that variations are compared to: flags of the training script, such as "base=--max-epochs
+    10"."""
     variations: tuple[str, ...] = ()
-    """NAME=FLAGS of each: what it changes in the base."""
+    """NAME=FLAGS of each variation: the flags that it adds to those of the base, such as "wide=--d-model 128"."""
     experiment: str = "sasrec"
-    """The training script, by its name."""
+    """Training script to run, by name."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Each variation is trained with each of them; one alone tells nothing of others."""
+    """Random seeds; the base and each variation are trained once per seed. With one seed nothing is known about the
+    variance between seeds."""
     max_minutes: float = 0.0
-    """Training time of the whole study, earlier starts counted; what does not fit is left. 0 means no limit."""
+    """Total training time of the study, earlier starts included; runs that do not fit are not started. 0 means no
+    limit."""
     level: float = 0.95
-    """Level of intervals and verdicts."""
+    """Confidence level of intervals and verdicts, such as 0.95."""
     output: Path = Path("runs/feature-study")
-    """Directory of the study: the same command goes on with it, another one with the same data adds to it."""
+    """Directory of the study. The same command continues the study in it; a command with other variations on the same
+    data adds to it."""
     dry_run: bool = False
-    """Print what would be trained, and what it costs, and train nothing."""
+    """Print which runs would be trained and their cost, and train nothing."""
 
     def __post_init__(self):
         if not self.variations:
