@@ -30,6 +30,7 @@ from seqrec.evaluation import (
     make_generate_step,
     make_head_step,
 )
+from seqrec.files import write_json
 from seqrec.heads import with_heads
 from seqrec.items import ItemConfig, with_items
 from seqrec.loop import FitConfig, fit
@@ -370,7 +371,7 @@ def publish(run: Path, task: Task, encoder: Encoder, trained: Trained, *, name: 
         figures.write_ranks(run / "ranks.parquet", ranks, task.store, task.split)
         plot_learning_curve(run / "metrics.jsonl", run / "learning_curve.png", best_epoch=results["best_epoch"])
         # The last of its files: a run that has it has finished.
-        runs.write_json(run / "metrics.json", results)
+        write_json(run / "metrics.json", results)
         print_test(results, name=name)
         for example in examples:
             print("\n" + example)

@@ -12,10 +12,10 @@ import optax
 from flax import struct
 from jaxtyping import Array, Float, Shaped
 
+from seqrec.config import TRACED, Range
 from seqrec.objectives import Question
 from seqrec.params import Params, ParamSpec, decay_mask, init_params
 from seqrec.repeats import mixture
-from seqrec.search_space import TRACED, Range
 from seqrec.sharding import (
     Mesh,
     abstract_items,

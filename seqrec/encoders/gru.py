@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from seqrec.config import TRACED, Range
 from seqrec.layers import dense, dropout, item_table_spec, item_vectors
 from seqrec.params import Params, ParamSpec
-from seqrec.search_space import TRACED, Range
 from seqrec.types import Batch, Encoder
 
 _glorot = jax.nn.initializers.glorot_uniform()

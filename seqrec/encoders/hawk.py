@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from seqrec.config import TRACED, Range
 from seqrec.layers import (
     dense,
     dropout,
@@ -19,7 +20,6 @@ from seqrec.layers import (
     norm_specs,
 )
 from seqrec.params import Params, ParamSpec
-from seqrec.search_space import TRACED, Range
 from seqrec.types import Batch, Encoder
 
 _normal = jax.nn.initializers.normal(0.02)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from seqrec.config import TRACED, Range
 from seqrec.layers import (
     causal_mask,
     check_heads,
@@ -20,7 +21,6 @@ from seqrec.layers import (
     silu,
 )
 from seqrec.params import Params, ParamSpec
-from seqrec.search_space import TRACED, Range
 from seqrec.types import Batch, Encoder, InputError, Times
 
 _normal = jax.nn.initializers.normal(0.02)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from seqrec.config import TRACED, Range
 from seqrec.layers import (
     FeedForward,
     Norm,
@@ -29,7 +30,6 @@ from seqrec.layers import (
     time_rotation,
 )
 from seqrec.params import Params, ParamSpec
-from seqrec.search_space import TRACED, Range
 from seqrec.types import Batch, Encoder, InputError, Times
 
 

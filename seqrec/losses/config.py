@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Int
 
 from seqrec import negatives
+from seqrec.config import TRACED, Range
 from seqrec.losses.sampled import (
     Loss,
     ScoreLoss,
@@ -21,7 +22,6 @@ from seqrec.losses.sampled import (
 )
 from seqrec.losses.softmax import softmax_loss
 from seqrec.negatives import Sampler
-from seqrec.search_space import TRACED, Range
 
 
 @dataclass(frozen=True)

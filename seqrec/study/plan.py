@@ -1,6 +1,7 @@
 """What a study compares, which trainings that takes, and what they cost."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import re
@@ -12,10 +13,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from seqrec import runs, runtime
+from seqrec import runtime
+from seqrec.config import check_at_least, check_fields, check_share, to_json
 from seqrec.data.paths import data_files
 from seqrec.data.store import SequenceStore, open_store, read_preparation
 from seqrec.experiment import RunConfig
+from seqrec.files import read_object
 from seqrec.params import count_params
 from seqrec.tasks import DataConfig, make_task, prepare_store
 from seqrec.types import InputError
@@ -50,14 +53,13 @@ class Study:
     """Print which runs would be trained and their cost, and train nothing."""
 
     def __post_init__(self):
+        check_fields(self)
+        check_at_least(self, 0, "max_minutes")
+        check_share(self, "level", zero=False, one=False)
         if not self.variations:
             raise ValueError('no variations; name one, such as --variations "wide=--d-model 128"')
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds={self.seeds} are none or hold one twice; try --seeds 0 1 2")
-        if self.max_minutes < 0:
-            raise ValueError(f"max_minutes={self.max_minutes} is below 0; use 0 for no limit")
-        if not 0 < self.level < 1:
-            raise ValueError(f"level={self.level} is outside 0 to 1, both excluded; try level=0.95")
 
 
 class Arm(NamedTuple):
@@ -147,7 +149,7 @@ def run_key(experiment: str, config: Any, digests: dict[Path, str]) -> str:
 
     Where the run is kept and on what devices it is made do not enter. `digests` keeps what is known of files.
     """
-    described = _described(config, digests)
+    described = to_json(config, path=functools.partial(_digest, digests=digests))
     for name in ("output", "resume"):
         del described["run"][name]
     for name in ("mesh", "processes"):
@@ -155,15 +157,7 @@ def run_key(experiment: str, config: Any, digests: dict[Path, str]) -> str:
     return _sha256(json.dumps([experiment, described], sort_keys=True))[:16]
 
 
-def _described(config: Any, digests: dict[Path, str]) -> Any:
-    if dataclasses.is_dataclass(config):
-        return {each.name: _described(getattr(config, each.name), digests) for each in dataclasses.fields(config)}
-    if isinstance(config, Path):
-        return _digest(config, digests)
-    return [_described(each, digests) for each in config] if isinstance(config, tuple) else config
-
-
-def _digest(path: Path, digests: dict[Path, str]) -> str:
+def _digest(path: Path, *, digests: dict[Path, str]) -> str:
     """Of the bytes of the file, or of all files that the path names; a store's manifest has the hash of the rest."""
     if path not in digests:
         manifest = path / "manifest.json"
@@ -191,10 +185,11 @@ def make_plan(study: Study, experiments: Mapping[str, ModuleType]) -> Plan:
     arms = arms_of(study, script)
     config = arms[0].config.data
     digests: dict[Path, str] = {}
-    tested = {name: _described(getattr(config, name), digests) for name in _TESTED}
+    digest = functools.partial(_digest, digests=digests)
+    tested = {name: to_json(getattr(config, name), path=digest) for name in _TESTED}
     fingerprint = _sha256(json.dumps(tested, sort_keys=True))
     file = study.output / "study.json"
-    if file.is_file() and (known := runs.read_json(file).get("data", {}).get("fingerprint")) != fingerprint:
+    if file.is_file() and (known := read_object(file, data=dict)["data"].get("fingerprint")) != fingerprint:
         raise InputError(
             f"--output {study.output} holds a study of other data or another split (fingerprint "
             f"{str(known)[:12]}, not {fingerprint[:12]}); choose another directory for this one"
@@ -259,7 +254,7 @@ def spent_minutes(plan: Plan) -> float:
 
 
 def _minutes(run: Planned) -> float:
-    return runs.read_json(run.directory / "metrics.json")["train_seconds"] / 60
+    return read_object(run.directory / "metrics.json", train_seconds=float)["train_seconds"] / 60
 
 
 def expected_minutes(plan: Plan, arm: Arm) -> tuple[float | None, str]:

@@ -14,7 +14,8 @@ import numpy as np
 from tqdm import tqdm
 
 from seqrec import runtime
-from seqrec.search_space import Choices, Range, Space, Values, flag_name
+from seqrec.config import Choices, Range, Values, flag_name
+from seqrec.tuning.space import Space
 from seqrec.types import InputError
 
 Course = Generator[list[float], Sequence[int], None]
