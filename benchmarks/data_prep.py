@@ -35,6 +35,7 @@ from seqrec.data.files import Limits
 from seqrec.data.preparation import StepCount, StepsConfig, prepare_store
 from seqrec.data.sources import read_source
 from seqrec.data.split_config import SplitConfig
+from seqrec.files import write_json
 
 EVENTS_PER_BLOCK = 10_000_000
 
@@ -176,7 +177,6 @@ def _in_a_process(function: Any, *arguments: Any) -> None:
 
 def main(config: Config) -> dict[str, Any]:
     """Prints the figures and returns them."""
-    from seqrec import runs
 
     if config.limits.spill_directory is not None:
         config.limits.spill_directory.mkdir(parents=True, exist_ok=True)
@@ -211,7 +211,7 @@ def main(config: Config) -> dict[str, Any]:
                 f"peak {peer['peak_bytes'] / 2**20:,.0f} MiB"
             )
     if config.json:
-        runs.write_json(config.json, result)
+        write_json(config.json, result)
     return result
 
 

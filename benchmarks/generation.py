@@ -16,8 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from tyro.conf import OmitArgPrefixes
 
-from seqrec import runs, runtime
+from seqrec import runtime
+from seqrec.config import to_json
 from seqrec.encoders.seq2seq import Seq2SeqConfig, seq2seq
+from seqrec.files import write_json
 from seqrec.generation import DecodingConfig, generate, recomputed
 from seqrec.params import init_params
 from seqrec.sharding import MeshConfig
@@ -82,7 +84,7 @@ def main(config: Config) -> dict[str, Any]:
         "time_ratio": float(np.median(np.divide(seconds["anew"], seconds["cached"]))),
         "cpu_time_ratio": float(np.median(np.divide(cpu_seconds["anew"], cpu_seconds["cached"]))),
         "equal_items": float(np.mean(found["cached"] == found["anew"])),
-        **{name: value for name, value in runs.to_json(config).items() if name != "json"},
+        **{name: value for name, value in to_json(config).items() if name != "json"},
         "versions": runtime.versions(),
     }
     for name in ("items_per_second", "items_per_cpu_second"):
@@ -90,7 +92,7 @@ def main(config: Config) -> dict[str, Any]:
     for name in ("time_ratio", "cpu_time_ratio", "equal_items"):
         print(f"{name:22}{result[name]:21.3f}")
     if config.json:
-        runs.write_json(config.json, result)
+        write_json(config.json, result)
     return result
 
 

@@ -26,7 +26,8 @@ import numpy as np
 from train_step import published
 from tyro.conf import OmitArgPrefixes
 
-from seqrec import runs, runtime
+from seqrec import runtime
+from seqrec.config import to_json
 from seqrec.data.batches import TrainingBatches, training_batches
 from seqrec.data.events import sequences
 from seqrec.data.prefetch import prefetched
@@ -35,6 +36,7 @@ from seqrec.data.splits import Split, leave_last_out
 from seqrec.data.store import SequenceStore, sequence_store, write_store
 from seqrec.data.synthetic import ListeningConfig, simulate_events
 from seqrec.encoders.transformer import TransformerConfig, transformer
+from seqrec.files import write_json
 from seqrec.losses.softmax import softmax_loss
 from seqrec.objectives import next_item
 from seqrec.sharding import MeshConfig, split_rows
@@ -171,7 +173,7 @@ def main(config: Config) -> dict[str, Any]:
         if name in result:
             print(f"{name:32} {result[name]:10.4f}")
     if config.json:
-        runs.write_json(config.json, result)
+        write_json(config.json, result)
     return result
 
 
@@ -228,7 +230,7 @@ def measure(config: Config, store: SequenceStore) -> dict[str, Any]:
         "n_rounds": config.n_rounds,
         "n_batches": config.n_batches,
         "n_cpus": os.cpu_count(),
-        "model": runs.to_json(config.model),
+        "model": to_json(config.model),
         "versions": runtime.versions(),
     }
     if peers:

@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from seqrec import runs, runtime
+from seqrec import runtime
+from seqrec.files import write_json
 from seqrec.layers import item_table_rows
 from seqrec.losses.softmax import softmax_loss
 from seqrec.sharding import MeshConfig
@@ -92,7 +93,7 @@ def main(config: Config) -> dict[str, Any]:
     for name in ("time_ratio", "cpu_time_ratio", "memory_ratio"):
         print(f"{name:22}{result[name]:21.3f}")
     if config.json:
-        runs.write_json(config.json, result)
+        write_json(config.json, result)
     return result
 
 

@@ -23,11 +23,12 @@ import metric_peers
 import numpy as np
 from matplotlib.figure import Figure
 
-from seqrec import runs, runtime
+from seqrec import runtime
 from seqrec.data.batches import make_queries
 from seqrec.data.events import sequences
 from seqrec.data.sources import read_source
 from seqrec.data.splits import leave_last_out
+from seqrec.files import write_json
 from seqrec.metrics import metric_sums
 from seqrec.ranking import target_ranks
 from seqrec.retrieval import rank_targets
@@ -294,7 +295,7 @@ def main(config: Config) -> dict[str, Any]:
     if config.chart:
         plot(config.sizes[0], result["sizes"][config.sizes[0]], result["device"], config.chart)
     if config.json:
-        runs.write_json(config.json, result)
+        write_json(config.json, result)
     return result
 
 

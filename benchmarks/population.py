@@ -18,12 +18,13 @@ import numpy as np
 import train_step
 from tyro.conf import OmitArgPrefixes
 
-from seqrec import runs, runtime
+from seqrec import runtime
+from seqrec.config import to_json, with_traced
 from seqrec.encoders.transformer import TransformerConfig, transformer
+from seqrec.files import write_json
 from seqrec.losses.config import LossConfig, make_loss
 from seqrec.objectives import next_item
 from seqrec.population import make_population_step, members
-from seqrec.search_space import with_traced
 from seqrec.sharding import MeshConfig
 from seqrec.training import OptimizerConfig, init_state, make_optimizer, make_train_step
 
@@ -132,7 +133,7 @@ def main(config: Config) -> dict[str, Any]:
         "rows_per_step": batches.n_rows,
         "max_length": config.max_length,
         "n_items": n_items,
-        "model": runs.to_json(config.model),
+        "model": to_json(config.model),
         "versions": runtime.versions(),
     }
     print("members   runs one after another   side by side   times as fast   in turn   times as fast")
@@ -140,7 +141,7 @@ def main(config: Config) -> dict[str, Any]:
         cells = (f"{found[f'{way}_ms']:9,.1f} ms   {found['times_as_fast'][way]:13.2f}" for way in TOGETHER)
         print(f"{size:>7}   {found['alone_ms']:19,.1f} ms   {'   '.join(cells)}")
     if config.json:
-        runs.write_json(config.json, result)
+        write_json(config.json, result)
     return result
 
 

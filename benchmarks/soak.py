@@ -17,7 +17,8 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from seqrec import runs, runtime
+from seqrec import runtime
+from seqrec.files import write_json
 from seqrec.sharding import MeshConfig
 from seqrec.types import InputError
 
@@ -150,7 +151,7 @@ def main(config: Config) -> dict[str, Any]:
         "versions": runtime.versions(),
     }
     if config.json:
-        runs.write_json(config.json, result)
+        write_json(config.json, result)
     return result
 
 

@@ -24,13 +24,15 @@ import jax.numpy as jnp
 import numpy as np
 from tyro.conf import OmitArgPrefixes
 
-from seqrec import runs, runtime
+from seqrec import runtime
+from seqrec.config import to_json
 from seqrec.data.batches import Queries, make_queries, training_batches
 from seqrec.data.events import sequences
 from seqrec.data.sources import read_source
 from seqrec.data.splits import leave_last_out
 from seqrec.encoders.transformer import TransformerConfig, transformer
 from seqrec.evaluation import evaluate, make_eval_step
+from seqrec.files import write_json
 from seqrec.losses.softmax import softmax_loss
 from seqrec.metrics import means, metric_sums
 from seqrec.objectives import next_item
@@ -196,11 +198,11 @@ def main(config: Config) -> dict[str, Any]:
         print(f"RecTools took {result['ratio']:.1f} times as long")
     elif None in seconds:
         print(f"the bar of {config.bar} was not reached by both")
-    shown = runs.to_json(config)
+    shown = to_json(config)
     shown |= {"data_path": config.data_path.name, "rectools_python": None, "json": None}
     result |= {"config": shown, "versions": runtime.versions()}
     if config.json:
-        runs.write_json(config.json, result)
+        write_json(config.json, result)
     return result
 
 

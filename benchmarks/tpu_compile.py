@@ -21,8 +21,10 @@ import numpy as np
 from jax.experimental import topologies
 from tyro.conf import OmitArgPrefixes
 
-from seqrec import runs, runtime
+from seqrec import runtime
+from seqrec.config import to_json
 from seqrec.encoders.transformer import TransformerConfig, transformer
+from seqrec.files import read_json, write_json
 from seqrec.losses.softmax import softmax_loss
 from seqrec.objectives import next_item
 from seqrec.sharding import MeshConfig, abstract_rows, make_mesh
@@ -142,7 +144,7 @@ def compile_step(config: Config, name: str, n_items: int) -> dict[str, Any]:
 def main(config: Config) -> dict[str, Any]:
     """Prints a line for each catalogue and slice and returns the figures."""
     if config.page and config.json:
-        result = runs.read_json(config.json)
+        result = read_json(config.json)
         write_table(config.page, result)
         return result
     os.environ |= ENVIRONMENT
@@ -155,7 +157,7 @@ def main(config: Config) -> dict[str, Any]:
         "programs": [],
         "rows_per_group": config.rows_per_group,
         "max_length": config.max_length,
-        "model": runs.to_json(config.model),
+        "model": to_json(config.model),
         "versions": {**runtime.versions(), "device": "compiled for the slices above, on a CPU"},
     }
     for n_items in map(int, config.catalogues):
@@ -165,7 +167,7 @@ def main(config: Config) -> dict[str, Any]:
             result["programs"].append(found)
             print(describe(found), flush=True)
             if config.json:  # after each, since all take half an hour
-                runs.write_json(config.json, result)
+                write_json(config.json, result)
     return result
 
 

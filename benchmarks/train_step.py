@@ -30,7 +30,8 @@ import numpy as np
 import optax
 from tyro.conf import OmitArgPrefixes
 
-from seqrec import runs, runtime
+from seqrec import runtime
+from seqrec.config import to_json
 from seqrec.data.batches import TrainingBatches, training_batches
 from seqrec.data.events import sequences
 from seqrec.data.packing import pack_training
@@ -38,6 +39,7 @@ from seqrec.data.sources import read_source
 from seqrec.data.splits import leave_last_out
 from seqrec.data.store import sequence_store
 from seqrec.encoders.transformer import TransformerConfig, transformer
+from seqrec.files import write_json
 from seqrec.layers import attention, causal_mask, dropout, feed_forward, item_table_rows, norm, rotation
 from seqrec.losses.softmax import softmax_loss, tile_sizes
 from seqrec.objectives import next_item
@@ -284,7 +286,7 @@ def main(config: Config) -> dict[str, Any]:
         "n_rounds": config.n_rounds,
         "rows_per_step": batches.n_rows,
         "n_items": n_items,
-        "model": runs.to_json(config.model),
+        "model": to_json(config.model),
         "malloc": os.environ.get("GLIBC_TUNABLES", ""),
         "versions": runtime.versions(),
     }
@@ -299,7 +301,7 @@ def main(config: Config) -> dict[str, Any]:
         share = f"{part['ms'] / result['step_ms']:.1%}"
         print(f"{name:26} {part['ms']:12,.2f} {part['floor_ms']:12,.2f} {ratio:>12} {share:>12}")
     if config.json:
-        runs.write_json(config.json, result)
+        write_json(config.json, result)
     return result
 
 

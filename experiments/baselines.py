@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 from tyro.conf import OmitArgPrefixes
 
-from seqrec import runs, runtime
+from seqrec import runtime
 from seqrec.baselines import popularity
 from seqrec.baselines.scored import ease, first_order_markov, item_knn, score_ranks
 from seqrec.experiment import RunConfig, open_run, protocol
+from seqrec.files import write_json
 from seqrec.report import figures
 from seqrec.tasks import DataConfig, Task, open_task
 from seqrec.types import InputError
@@ -71,7 +72,7 @@ def main(config: Config) -> dict[str, Any]:
         for name, rank in baselines(config, task):
             ranks, _ = rank(task.test.target_positions, mask_seen=config.data.mask_seen)
             found["baselines"][name] = figures.figures(ranks, users=task.test.users)
-        runs.write_json(run / "metrics.json", found)
+        write_json(run / "metrics.json", found)
     print(f"\n{figures.format_table(found['baselines'])}\nrun directory  {run}")
     return found
 

@@ -14,9 +14,11 @@ from typing import Any
 from scripts import TRAINING
 from tyro.conf import OmitArgPrefixes, Positional
 
-from seqrec import runs, runtime
+from seqrec import runtime
 from seqrec.baselines.popularity import training_counts
+from seqrec.config import to_json
 from seqrec.experiment import open_trained
+from seqrec.files import write_json
 from seqrec.generation import DecodingConfig
 from seqrec.report.continuations import continuation_figures
 from seqrec.report.figures import format_table
@@ -50,9 +52,9 @@ def main(arguments: Arguments) -> dict[str, Any]:
         config=arguments.decoding,
     )
     print(format_table(found))
-    results = {"figures": found, "decoding": runs.to_json(arguments.decoding), "split": task.split.description}
+    results = {"figures": found, "decoding": to_json(arguments.decoding), "split": task.split.description}
     if arguments.json:
-        runs.write_json(arguments.json, results)
+        write_json(arguments.json, results)
     return results
 
 

@@ -13,10 +13,10 @@ from typing import Any
 from scripts import TRAINING
 from tyro.conf import Positional
 
-from seqrec import runs, runtime
+from seqrec import runtime
 from seqrec.data.buckets import working_copy
-from seqrec.data.paths import address_of
 from seqrec.experiment import open_trained, print_test, test
+from seqrec.files import address_of, read_json
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def compare(arguments: Arguments) -> None:
     """Prints the figures and how they stand to those that training left."""
     with working_copy(arguments.run, read_only=True) as run:
         results = main(Arguments(run))
-        earlier = runs.read_json(run / "metrics.json") if (run / "metrics.json").exists() else None
+        earlier = read_json(run / "metrics.json") if (run / "metrics.json").exists() else None
     file = address_of(arguments.run / "metrics.json")
     if earlier is None:
         print(f"\n{file} is not there: training has not finished, so there is nothing to compare with")

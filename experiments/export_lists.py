@@ -16,9 +16,9 @@ from tyro.conf import Positional
 
 from seqrec import runtime
 from seqrec.data.buckets import working_copy
-from seqrec.data.paths import address_of
 from seqrec.evaluation import make_top_step, top_items
 from seqrec.experiment import open_trained
+from seqrec.files import address_of
 from seqrec.report.lists import format_list_figures, list_figures, write_top_items
 from seqrec.report.trec import write_qrels, write_trec_run
 from seqrec.types import InputError

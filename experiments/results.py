@@ -19,7 +19,8 @@ from published import PUBLISHED
 from scripts import TRAINING
 from tyro.conf import Positional
 
-from seqrec import runs, runtime
+from seqrec import runtime
+from seqrec.files import read_json, write_json
 from seqrec.report.results_page import ABLATION, condensed, continuations_page, page, readme
 from seqrec.report.studies_page import condensed_search, condensed_study, studies_page
 from seqrec.types import InputError
@@ -46,7 +47,7 @@ class Arguments:
 def written() -> dict[Path, str]:
     """The page of results and the README as the kept runs make them."""
     kept, continued, studied, searched = (
-        {file.stem: runs.read_json(file) for file in folder.glob("*.json")}
+        {file.stem: read_json(file) for file in folder.glob("*.json")}
         for folder in (KEPT, KEPT / "continuations", KEPT / "studies", KEPT / "searches")
     )
     continuations, studies = ROOT / "docs" / "seq2seq.md", ROOT / "docs" / "studies.md"
@@ -68,7 +69,7 @@ def main(arguments: Arguments) -> None:
         kept = of_file[1](arguments.run)
         folder = KEPT / ("continuations" if "continuations" in kept else of_file[0])
         folder.mkdir(parents=True, exist_ok=True)
-        runs.write_json(folder / f"{arguments.name}.json", kept)
+        write_json(folder / f"{arguments.name}.json", kept)
         if ABLATION not in arguments.name and (curve := arguments.run / "learning_curve.png").exists():
             shutil.copy(curve, ROOT / "docs" / "pictures" / f"{arguments.name}.png")
     for file, text in written().items():

@@ -18,10 +18,11 @@ from scripts import TRAINING
 from tyro.conf import OmitArgPrefixes, Positional
 
 from seqrec import runtime
+from seqrec.config import values_of, with_values
 from seqrec.experiment import open_run
-from seqrec.search_space import search_space, values_of, with_values
 from seqrec.tasks import open_task
 from seqrec.tuning.findings import leave_findings
+from seqrec.tuning.space import search_space
 from seqrec.tuning.study import TuneConfig, import_optuna, open_study, tune
 from seqrec.tuning.training import check_population, make_courses, without_test
 from seqrec.types import InputError

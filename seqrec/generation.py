@@ -18,15 +18,16 @@ class DecodingConfig:
     """How the items of a continuation are chosen."""
 
     method: Literal["greedy", "beam", "sample"] = "greedy"
-    """How each next item is chosen: the best one; by beam search; or by a draw from the predicted distribution."""
+    """greedy: the best next item at each step. beam: the best sequence found by beam search. sample: random items from
+    the model's distribution."""
     beam_width: int = 4
-    """Number of continuations that beam search keeps."""
+    """For beam: number of sequences that are kept at each step."""
     temperature: float = 1.0
-    """Temperature of method=sample: scores are divided by it, so that below 1 the best items are drawn more often."""
+    """For sample: scores are divided by this; below 1 favours the best items."""
     top_k: int = 0
-    """With method=sample, draw only among this many best items; 0 means all."""
+    """For sample: draw only from this many best items; 0 means all."""
     no_repeat: bool = True
-    """Whether a continuation may hold each item only once."""
+    """Use each item at most once in a continuation."""
 
     def __post_init__(self):
         if self.beam_width < 1:

@@ -25,25 +25,32 @@ _HASHES = np.array([0x9E3779B1, 0x85EBCA6B, 0xC2B2AE35, 0x27D4EB2F], np.uint32)
 
 @dataclass(frozen=True)
 class ItemConfig:
-    """What the vector of an item is made of."""
+    """How item vectors are computed, from ids and features."""
 
     item_features: tuple[str, ...] = ()
-    """Columns of the tables below, or the store's own attributes and year; name:kind reads one as categories, number,
-    buckets or vector."""
+    """Item features to read: columns of the feature files, or attributes and year where the data set has them. Append
+    :categories, :number, :buckets or :vector to choose the encoding."""
     shuffled_features: tuple[str, ...] = ()
-    """Those of item-features that are dealt to the items anew by the seed: what they gain is no gain of theirs."""
+    """Item features to shuffle between items, as a placebo: a gain that survives shuffling is not due to the feature.
+    """
     feature_files: tuple[Path, ...] = ()
-    """Parquet, CSV or JSON Lines with a row an item, named in a column item; or .npy with a vector an item."""
+    """Files of item features: Parquet, CSV or JSON Lines with one row per item and a column item of their ids; or .npy
+    with one vector per item."""
     ids: Literal["table", "quotient-remainder", "multi-hash", "frequent", "none"] = "table"
-    """A vector for each item; a product of two; a weighted sum of shared ones; one for each frequent item; or none."""
+    """How an item's id becomes a vector. table: one vector per item. quotient-remainder: product of two shared vectors.
+    multi-hash: weighted sum of shared vectors. frequent: one vector per frequent item, one for all others. none:
+    features only."""
     id_rows: int = 0
-    """Vectors that the shared forms hold; 0 means a tenth of the catalogue."""
+    """Number of shared vectors for quotient-remainder, multi-hash and frequent; 0 means a tenth of the number of items.
+    """
     combine: Literal["sum", "gate", "mlp"] = "sum"
-    """How ids and features make one vector."""
+    """How the vectors of id and features are combined: summed, weighted by a learned gate, or through a small network
+    (mlp)."""
     id_dropout: float = 0.0
-    """Share of items whose id training hides in each step, so that their features learn to stand alone."""
+    """Share of items whose id vector is dropped in each training step, 0 to below 1, so that features learn to
+    represent items without ids."""
     fine_tune_vectors: bool = False
-    """Train vectors that are read from files; otherwise only their projection is trained."""
+    """Also train the vectors read from feature files; otherwise only their projection is trained."""
 
     def __post_init__(self):
         if not 0 <= self.id_dropout < 1:

@@ -26,27 +26,29 @@ from seqrec.types import Batch, InputError
 
 @dataclass(frozen=True)
 class FitConfig:
-    """How long to train and how often to look."""
+    """How long to train, when to validate and save, and what to do when the loss diverges."""
 
     max_epochs: int = 15
-    """Passes over the training rows; the cosine schedule ends with the last one."""
+    """Largest number of epochs; the cosine schedule reaches 0 at the end of the last."""
     patience: int = 5
-    """Validations without a better NDCG@10 after which training stops."""
+    """Stop after this many validations in a row without a better NDCG@10."""
     max_minutes: float = 0.0
-    """Training time after which the epoch under way is the last, resumed parts counted; 0 means no limit."""
+    """Stop at the end of the epoch in which training time, earlier parts of a resumed run included, passes this; 0
+    means no limit."""
     log_every_steps: int = 20
     """Steps between two lines of metrics.jsonl."""
     save_every_steps: int = 2000
-    """Steps between two checkpoints inside an epoch; each epoch's end saves too."""
+    """Steps between two checkpoints within an epoch; one is also saved at the end of each epoch."""
     validate_raw: bool = False
-    """Validate the raw weights as well, beside the averaged ones, which choose the epoch."""
+    """Also validate the raw weights; the averaged weights still choose the best epoch."""
     on_spike: Literal["stop", "roll-back"] = "stop"
-    """After a spike of the loss, or a number that is not finite: stop, or return to the last checkpoint and leave out
-    the batches that led there."""
+    """What to do when the loss spikes or becomes NaN or infinite: stop, or return to the last checkpoint and skip the
+    batches that led to the spike."""
     spike_deviations: float = 10.0
-    """Running standard deviations above its running mean from which a step's loss is a spike; 0 for none but NaN."""
+    """A step's loss is a spike if it is this many running standard deviations above its running mean; 0 reacts to NaN
+    and infinity only."""
     max_roll_backs: int = 3
-    """Returns to a checkpoint after which the next spike stops the run."""
+    """Returns to a checkpoint that are allowed; the next spike stops the run."""
 
     def __post_init__(self):
         for name in ("max_epochs", "patience", "log_every_steps", "save_every_steps", "max_roll_backs"):

@@ -1,19 +1,16 @@
 """A run is a directory of plain files: its config, its figures as JSON, its ranks, its checkpoints."""
 
-import dataclasses
 import json
 import shlex
 import shutil
 import sys
-import types
-import typing
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 from seqrec import runtime
+from seqrec.config import from_json, leaves, to_json
 from seqrec.data.buckets import original
-from seqrec.data.paths import address_of
+from seqrec.files import read_object, unwritable, write_json, write_text
 from seqrec.types import InputError
 
 Config = TypeVar("Config")
@@ -57,13 +54,13 @@ def open_run(directory: Path, config: Any, *, experiment: str, resume: bool) -> 
         return directory
     if not resume:
         raise InputError(f"--output {directory} already holds a run; add --resume to go on with it, or choose another")
-    started_with = read_json(file)
-    if started_with["versions"]["jax"] != (jax_version := runtime.versions()["jax"]):
+    started = started_with(directory)
+    if (then := started["versions"].get("jax")) != (jax_version := runtime.versions()["jax"]):
         raise InputError(
-            f"{file}: the run was started with jax {started_with['versions']['jax']}, not {jax_version}, and would not "
+            f"{file}: the run was started with jax {then}, not {jax_version}, and would not "
             "repeat itself; install that version to resume it, or choose another --output"
         )
-    earlier, now = dict(leaves(started_with["config"])), dict(leaves(to_json(config)))
+    earlier, now = dict(leaves(started["config"])), dict(leaves(to_json(config)))
     for name in sorted(earlier.keys() | now.keys()):
         if name not in _FREE_FIELDS and not name.startswith(_FREE_CONFIGS) and earlier.get(name) != now.get(name):
             raise InputError(
@@ -75,7 +72,7 @@ def open_run(directory: Path, config: Any, *, experiment: str, resume: bool) -> 
 
 def discard_unstarted(run: Path) -> None:
     """Removes a run that found no data to work on, so that its directory is free for the corrected command."""
-    if "data" not in read_json(run / "config.json"):
+    if "data" not in started_with(run):
         shutil.rmtree(run / "store", ignore_errors=True)
         (run / "config.json").unlink()
         if not any(run.iterdir()):
@@ -84,12 +81,12 @@ def discard_unstarted(run: Path) -> None:
 
 def experiment_of(run: Path) -> str:
     """The name of what was trained."""
-    return _started(run).get("experiment", "of an earlier version")
+    return started_with(run).get("experiment", "of an earlier version")
 
 
 def resume_command(run: Path) -> str:
     """The command line that goes on with the run, from the directory where it was started."""
-    script, *flags = read_json(run / "config.json")["command"][1:]
+    script, *flags = started_with(run)["command"][1:]
     flags = [flag for flag in flags if flag not in ("--resume", "--no-resume")]
     if not any(flag.split("=")[0] == "--output" for flag in flags):
         flags += ["--output", original(run)]
@@ -98,7 +95,7 @@ def resume_command(run: Path) -> str:
 
 def evaluate_command(run: Path) -> str:
     """The command line that evaluates the run's checkpoint, from the directory where it was started."""
-    script = Path(read_json(run / "config.json")["command"][1])
+    script = Path(started_with(run)["command"][1])
     return shlex.join([_python(), str(script.with_name("evaluate_checkpoint.py")), original(run)])
 
 
@@ -113,7 +110,7 @@ def note_data(run: Path, **facts: Any) -> None:
     Raises:
       InputError: the run was started on other data.
     """
-    resolved = read_json(run / "config.json")
+    resolved = started_with(run)
     known = resolved.get("data", {})
     if any(known.get(name, fact) != fact for name, fact in facts.items()):
         raise InputError(f"{run}: the run was started on other data; choose another --output for this data")
@@ -123,45 +120,39 @@ def note_data(run: Path, **facts: Any) -> None:
 
 
 def read_config(config_type: type[Config], run: Path) -> Config:
-    """The config that a run was started with."""
-    return _from_json(config_type, _started(run)["config"])
+    """The config that a run was started with.
+
+    Raises:
+      InputError: config.json is damaged, or of another version of seqrec.
+    """
+    try:
+        return from_json(config_type, started_with(run)["config"])
+    except InputError as error:
+        raise InputError(
+            f"{run / 'config.json'}: {error}; restore the file, or use the version that wrote it"
+        ) from error
 
 
-def _started(run: Path) -> dict[str, Any]:
+def started_with(run: Path) -> dict[str, Any]:
+    """What config.json says of a run: experiment, config, command, versions, and the data that it has read."""
     file = run / "config.json"
     if not file.is_file():
         raise InputError(f"{run} holds no config.json; name a run's directory, as the training script printed it")
-    return read_json(file)
-
-
-def read_json(file: Path) -> Any:
-    """The content of a JSON file."""
-    try:
-        return json.loads(file.read_text())
-    except json.JSONDecodeError as error:
-        raise InputError(f"{file}:{error.lineno}: not JSON ({error.msg}); restore the file") from error
-
-
-def write_json(file: Path, content: Any) -> None:
-    """Writes a file whole or not at all."""
-    _write(file, json.dumps(content, indent=2) + "\n")
-
-
-def _write(file: Path, text: str) -> None:
-    partial = file.with_suffix(".partial")
-    partial.write_text(text)
-    partial.replace(file)
+    found = read_object(file, config=dict, versions=dict, command=list)
+    if len(found["command"]) < 2 or not all(isinstance(word, str) for word in found["command"]):
+        raise InputError(f"{file}: command is {str(found['command'])[:80]}, not that of a script; restore the file")
+    if not isinstance(found.get("experiment", ""), str) or not isinstance(found.get("data", {}), dict):
+        raise InputError(f"{file}: experiment is not a text, or data is not an object; restore the file")
+    return found
 
 
 def append_json_line(file: Path, content: Any) -> None:
     """Adds one line of JSON."""
-    with file.open("a") as lines:
-        lines.write(json.dumps(content) + "\n")
-
-
-def read_json_lines(file: Path) -> list[Any]:
-    """The content of each line of a file of JSON lines."""
-    return [json.loads(line) for line in file.read_text().splitlines()]
+    try:
+        with file.open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps(content) + "\n")
+    except OSError as error:
+        raise unwritable(file, error) from error
 
 
 def keep_json_lines(file: Path, *, up_to_step: int) -> None:
@@ -170,40 +161,4 @@ def keep_json_lines(file: Path, *, up_to_step: int) -> None:
         # What follows the last line end was cut short when the run was killed.
         whole = file.read_text().splitlines(keepends=True)
         kept = [line for line in whole if line.endswith("\n") and json.loads(line)["step"] <= up_to_step]
-        _write(file, "".join(kept))
-
-
-def to_json(config: Any) -> Any:
-    """Nested dataclasses as nested dicts of JSON values."""
-    if dataclasses.is_dataclass(config):
-        return {field.name: to_json(getattr(config, field.name)) for field in dataclasses.fields(config)}
-    if isinstance(config, Path):
-        return address_of(config)
-    return [to_json(each) for each in config] if isinstance(config, tuple) else config
-
-
-def _from_json(kind: Any, value: Any) -> Any:
-    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
-        hints = typing.get_type_hints(kind)
-        unknown = value.keys() - hints.keys()
-        if unknown:
-            raise InputError(f"config.json has unknown fields {sorted(unknown)}; it is of another version of seqrec")
-        return kind(**{name: _from_json(hints[name], item) for name, item in value.items()})
-    if typing.get_origin(kind) in (typing.Union, types.UnionType):
-        kind = next(option for option in typing.get_args(kind) if option is not types.NoneType)
-        return None if value is None else _from_json(kind, value)
-    if kind is Path:
-        return Path(value)
-    if isinstance(value, list):
-        of_each = next(iter(typing.get_args(kind)), None)
-        return tuple(_from_json(of_each, each) for each in value)
-    return value
-
-
-def leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted name, value) of every value in nested dicts."""
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            yield from leaves(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
+        write_text(file, "".join(kept))

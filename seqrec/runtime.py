@@ -39,12 +39,12 @@ class Interrupted(KeyboardInterrupt):
 
 @dataclass(frozen=True)
 class DistributedConfig:
-    """Which other processes take part."""
+    """Which other processes take part in the run."""
 
     distributed: Literal["auto", "on", "off"] = "auto"
-    """Join other processes where the environment names them (auto), in any case, or never."""
+    """Join other processes: if the environment describes them (auto), always (on) or never (off)."""
     n_processes: int = 0
-    """Processes to expect; another number stops the run. 0 takes what the environment says."""
+    """Expected number of processes; the run stops if there are more or fewer. 0 accepts any number."""
 
     def __post_init__(self):
         if self.n_processes < 0:

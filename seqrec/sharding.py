@@ -31,14 +31,15 @@ _ROWS = P(MESH_AXES["batch"])
 
 @dataclass(frozen=True)
 class MeshConfig:
-    """How devices are laid out."""
+    """How devices are arranged in a mesh; the product of the three sizes is the number of devices."""
 
     data: int = -1
-    """Groups of devices that split the rows of a batch; -1 takes all that are left."""
+    """Data parallelism: number of device groups that split the rows of each batch; -1 uses all remaining devices."""
     model: int = 1
-    """Devices that split the item table, in the loss too."""
+    """Model parallelism: number of devices that split the item table and the loss over it."""
     fsdp: int = 1
-    """Devices that split the rows of a batch and, between uses, all large parameters and their optimizer's state."""
+    """Fully sharded data parallelism: number of devices that split the rows of each batch and also store only a part of
+    each large parameter and of its optimizer state."""
 
     def __post_init__(self):
         if min(self.model, self.fsdp) < 1 or (self.data < 1 and self.data != -1):

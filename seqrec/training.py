@@ -10,9 +10,9 @@ import optax
 from flax import struct
 from jaxtyping import Array, Float, Shaped
 
+from seqrec.config import TRACED, Range
 from seqrec.model import Model, loss_keys
 from seqrec.params import Params, ParamSpec, decay_mask, init_params
-from seqrec.search_space import TRACED, Range
 from seqrec.sharding import (
     Mesh,
     abstract_items,
@@ -30,23 +30,26 @@ class OptimizerConfig:
     """AdamW (Loshchilov and Hutter 2019) with warm-up, a schedule and averaged weights."""
 
     learning_rate: Annotated[float, TRACED, Range(3e-4, 1e-2, log=True)] = 2e-3
-    """Step size after warm-up."""
+    """Learning rate after warm-up."""
     schedule: Literal["cosine", "constant"] = "cosine"
-    """Course of the step size after warm-up: down to 0 at the last epoch, or level."""
+    """Learning rate after warm-up: cosine decays it to 0 at the end of the last epoch, constant keeps it."""
     warmup_steps: int = 100
-    """Steps over which the step size rises from 0."""
+    """Steps over which the learning rate rises linearly from 0."""
     weight_decay: Annotated[float, TRACED, Range(1e-3, 0.5, log=True)] = 0.05
-    """Decoupled decay of matrices and tables, as a share of the step size."""
+    """AdamW's decoupled weight decay, applied to matrices and embedding tables; it is multiplied by the learning rate.
+    """
     b2: float = 0.999
-    """Decay of Adam's second moment, 0 to 1."""
+    """Decay rate of Adam's second-moment estimate, 0 to below 1."""
     second_moments: Literal["full", "rows"] = "full"
-    """Adam's second moments of the item table: one for each number, or one for each item, so that large tables fit."""
+    """Adam's second moments of the item table: one per number (full), or one per item (rows), which halves the
+    optimizer's memory of large tables."""
     accumulation_steps: int = 1
-    """Parts of a batch that are worked on one after another, for the memory of one."""
+    """Split each batch into this many parts and add up their gradients before the update, to save memory."""
     clip_norm: float = 0.0
-    """Largest norm of a step's gradient; 0 means no limit."""
+    """Largest norm of a step's gradient; larger ones are scaled down to it. 0 means no limit."""
     average_decay: float = 0.99
-    """Share that the averaged weights, which are evaluated, keep each step; 0 evaluates the raw weights."""
+    """Decay of the exponential moving average of the weights, 0 to below 1; the averaged weights are the ones
+    evaluated. 0 evaluates the raw weights."""
 
     def __post_init__(self):
         if not self.learning_rate > 0:

@@ -21,11 +21,11 @@ import time_to_quality
 import tpu_compile
 import train_step
 
-from seqrec import runs
 from seqrec.data.batches import training_batches
 from seqrec.data.splits import leave_last_out
 from seqrec.encoders.seq2seq import Seq2SeqConfig
 from seqrec.encoders.transformer import TransformerConfig
+from seqrec.files import read_json
 from seqrec.types import InputError
 
 
@@ -45,7 +45,7 @@ def test_drawn_histories_leave_no_padding(tmp_path):
     for total, name in (("step_ms", "ms"), ("floor_ms", "floor_ms")):
         assert sum(part[name] for part in result["parts"].values()) == pytest.approx(result[total])
     assert result["ratio_to_floor"] == pytest.approx(result["step_ms"] / result["floor_ms"])
-    assert runs.read_json(tmp_path / "out.json") == result
+    assert read_json(tmp_path / "out.json") == result
 
 
 def test_the_matrix_products_of_a_step_are_counted_as_on_paper():
@@ -70,7 +70,7 @@ def test_the_loss_is_timed_against_its_naive_form_on_equal_values(tmp_path):
     result = loss_memory.main(loss_memory.Config(n_items=500, n_tokens=40, d_model=8, n_rounds=1, json=tmp_path / "o"))
     assert result["largest_difference"] < 1e-5
     assert result["temporary_megabytes"]["naive"] > 40 * 500 * 4 / 1e6
-    assert runs.read_json(tmp_path / "o") == result
+    assert read_json(tmp_path / "o") == result
 
 
 def test_generation_is_timed_with_and_without_its_cache_on_equal_items(tmp_path):
@@ -79,7 +79,7 @@ def test_generation_is_timed_with_and_without_its_cache_on_equal_items(tmp_path)
     result = generation.main(generation.Config(**sizes, model=model, json=tmp_path / "o"))
     assert result["equal_items"] == 1.0
     assert result["items_per_second"].keys() == {"cached", "anew"}
-    assert runs.read_json(tmp_path / "o") == result
+    assert read_json(tmp_path / "o") == result
 
 
 def test_collectives_of_a_program_are_counted_with_what_they_yield():
@@ -98,7 +98,7 @@ def test_collectives_of_a_program_are_counted_with_what_they_yield():
 
 def test_the_page_about_scaling_holds_the_table_of_its_file():
     root = Path(__file__).parents[1]
-    result = runs.read_json(root / "benchmarks" / "results" / "tpu-compile.json")
+    result = read_json(root / "benchmarks" / "results" / "tpu-compile.json")
     before, after = tpu_compile.MARKERS
     assert f"{before}\n{tpu_compile.table(result)}\n{after}" in (root / "docs" / "scaling.md").read_text()
 
@@ -109,7 +109,7 @@ def test_a_run_that_is_killed_twice_ends_as_an_undisturbed_one(tmp_path):
     result = soak.main(soak.Config(n_kills=2, json=tmp_path / "out.json"))
     assert result["n_kills"] == len(result["kills"]) == 2
     assert result["equal"]
-    assert runs.read_json(tmp_path / "out.json") == result
+    assert read_json(tmp_path / "out.json") == result
 
 
 def test_a_table_is_split_over_as_few_chips_as_hold_it():
@@ -162,7 +162,7 @@ def test_populations_are_timed_beside_as_many_runs(tmp_path):
     result = population.main(config)
     assert list(result["sizes"]) == ["1", "2"]
     assert all(found[f"{way}_ms"] > 0 for found in result["sizes"].values() for way in population.WAYS)
-    assert runs.read_json(config.json) == result
+    assert read_json(config.json) == result
     with pytest.raises(ValueError, match="try sizes"):
         population.Config(sizes=(0,))
 
@@ -182,7 +182,7 @@ def test_drawn_events_are_prepared_within_the_time_and_memory_that_are_reported(
     assert result["n_events"] < 20_000
     assert sum(result["seconds_per_step"].values()) == pytest.approx(result["seconds"])
     assert 2**24 < result["peak_bytes"] < 2**34
-    assert runs.read_json(config.json) == result
+    assert read_json(config.json) == result
     assert result["peers"]["recbole"] == {"skipped": "no --recbole-python was given"}
 
 
@@ -255,7 +255,7 @@ def test_batches_are_timed_beside_the_step_that_uses_them(tmp_path):
     assert result["share_of_step"] == pytest.approx(ours / step)
     assert 0.9 < result["pipelines"]["seqrec, packed"]["filled"] <= 1
     assert ("ratio_to_grain" in result) == (len(result["pipelines"]) > 3)
-    assert runs.read_json(config.json) == result
+    assert read_json(config.json) == result
     with pytest.raises(ValueError, match="try n_rounds"):
         input_pipeline.Config(n_rounds=0)
 
@@ -301,7 +301,7 @@ def test_both_are_timed_to_the_first_epoch_that_reaches_the_bar(walks, tmp_path)
     result = time_to_quality.main(config)
     assert len(result["seqrec"]["epochs"]) == 1  # a bar that anything reaches
     assert result["ratio"] == pytest.approx(result["rectools"]["seconds"] / result["seqrec"]["seconds"])
-    assert runs.read_json(config.json) == result
+    assert read_json(config.json) == result
     _, queries = time_to_quality.time_ours(config)
     course = time_to_quality.time_rectools(quality_config(walks, bar=0.6), peer, queries)
     # Of two events held out the first is validated: the fourth of five, 1 + (user + 3) % 20.

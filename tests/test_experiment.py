@@ -14,6 +14,7 @@ from seqrec.data.split_config import SplitConfig
 from seqrec.data.store import open_store, sequence_store
 from seqrec.encoders.transformer import TransformerConfig, transformer
 from seqrec.experiment import RunConfig, model_of, open_run
+from seqrec.files import read_json
 from seqrec.losses.config import LossConfig
 from seqrec.objectives import masked_item, next_item
 from seqrec.tasks import DataConfig, make_task, open_task, prepare_store
@@ -46,7 +47,7 @@ def test_a_resumed_run_reads_its_own_store_and_not_the_file_again(pairs, begin):
     with begin(resume=True) as run:
         again = open_task(run, DataConfig("ml-1m", pairs, max_length=4), seed=0)
     assert again.split.content_hash == first.split.content_hash
-    noted = runs.read_json(run / "config.json")["data"]
+    noted = read_json(run / "config.json")["data"]
     assert noted == {"content_hash": first.store.content_hash, "split_hash": first.split.content_hash}
 
 

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from seqrec.config import with_traced, with_values
 from seqrec.data.batches import training_batches
 from seqrec.data.splits import leave_last_out
 from seqrec.data.store import store_from_sequences
@@ -14,7 +15,6 @@ from seqrec.encoders.transformer import TransformerConfig, transformer
 from seqrec.losses.config import LossConfig, make_loss
 from seqrec.objectives import next_item
 from seqrec.population import keep, make_population_step, member, members
-from seqrec.search_space import with_traced, with_values
 from seqrec.training import OptimizerConfig, init_state, make_optimizer, make_train_step
 
 N_ITEMS = 40

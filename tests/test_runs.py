@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from seqrec import runs, runtime
+from seqrec.files import read_json, write_json
 from seqrec.types import InputError
 
 
@@ -80,13 +81,13 @@ def test_a_run_does_not_go_on_with_other_data(run):
     runs.note_data(run, content_hash="a")
     with pytest.raises(InputError, match="other data"):
         runs.note_data(run, content_hash="b")
-    assert runs.read_json(run / "config.json")["data"] == {"content_hash": "a"}
+    assert read_json(run / "config.json")["data"] == {"content_hash": "a"}
 
 
 def test_a_config_of_another_version_is_refused(run):
-    resolved = runs.read_json(run / "config.json")
+    resolved = read_json(run / "config.json")
     resolved["config"]["model"]["depth"] = 2
-    runs.write_json(run / "config.json", resolved)
+    write_json(run / "config.json", resolved)
     with pytest.raises(InputError, match="depth"):
         runs.read_config(Config, run)
 
@@ -143,4 +144,4 @@ def test_lines_after_a_step_are_dropped_and_so_is_one_cut_short(tmp_path):
 def test_a_file_that_is_no_json_is_named_with_its_line(tmp_path):
     (tmp_path / "metrics.json").write_text('{\n"test": }')
     with pytest.raises(InputError, match=r"metrics\.json:2: not JSON"):
-        runs.read_json(tmp_path / "metrics.json")
+        read_json(tmp_path / "metrics.json")

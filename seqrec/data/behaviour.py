@@ -38,22 +38,27 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class BehaviourConfig:
-    """What a model reads of events beside their items, and of users."""
+    """Features of events and users that the model reads in addition to item ids."""
 
     event_features: tuple[str, ...] = ()
-    """Columns of the store's events, or gap, hour, weekday and session, which are made of times; name:kind reads one as
-    categories, number, buckets or waves."""
+    """Event features to read: columns of the data's events, or gap (time since the previous event), hour, weekday and
+    session (whether an event opens one), which are computed from times. Append :categories, :number, :buckets or :waves
+    to choose the encoding, such as played_share:buckets."""
     session_gap_minutes: float = 30.0
-    """Of session: an event that comes later than this after the one before it opens a session."""
+    """For the event feature session: a pause longer than this starts a new session."""
     shuffled_event_features: tuple[str, ...] = ()
-    """Those of event-features that are dealt to the events anew by the seed: what they gain is no gain of theirs."""
+    """Event features to shuffle between events, as a placebo: a gain that survives shuffling is not due to the feature.
+    """
 
     user_features: tuple[str, ...] = ()
-    """Columns of the tables below; name:kind reads one as categories, number, buckets or vector."""
+    """User features to read: columns of the user feature files. Append :categories, :number, :buckets or :vector to
+    choose the encoding."""
     user_feature_files: tuple[Path, ...] = ()
-    """Parquet, CSV or JSON Lines with a row a user, named in a column user; or .npy with a vector a user."""
+    """Files of user features: Parquet, CSV or JSON Lines with one row per user and a column user of their ids; or .npy
+    with one vector per user."""
     shuffled_user_features: tuple[str, ...] = ()
-    """Those of user-features that are dealt to the users anew by the seed."""
+    """User features to shuffle between users, as a placebo: a gain that survives shuffling is not due to the feature.
+    """
 
     def __post_init__(self):
         if not self.session_gap_minutes > 0:

@@ -13,7 +13,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from seqrec.data.paths import address_of, first_line, is_in_bucket
+from seqrec.data.paths import first_line, is_in_bucket
+from seqrec.files import address_of
 from seqrec.types import InputError
 
 PACKAGES = {"s3": ("s3fs", "s3"), "gs": ("gcsfs", "gcs"), "memory": ("fsspec", "s3")}

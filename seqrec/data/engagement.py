@@ -27,21 +27,24 @@ Places = Int[np.ndarray, " n"]
 
 @dataclass(frozen=True)
 class EngagementConfig:
-    """What training learns from how events went; evaluation asks about all held-out events alike."""
+    """How training weighs events by their outcome; evaluation treats all held-out events alike."""
 
     loss_weight: str = ""
-    """Column of the store's events that says how much each counts as a target, such as played_share."""
+    """Column of the events with each event's weight as a training target, such as played_share."""
     loss_weight_values: tuple[str, ...] = ()
-    """VALUE=WEIGHT of each value, where the column of loss-weight holds kinds of events: 0=1 1=3."""
+    """If the column of loss-weight holds categories: VALUE=WEIGHT for each value, such as 0=1 1=3."""
     half_life: float = 0.0
-    """Share of the log, in order of time, by which an event must be older to count half as much as a target; 0 counts
-    old and new alike. Without times the order is that of the users, as of sessions in a file."""
+    """Share of the data's time span after which the weight of a training target halves, so that recent events count
+    more; 0 weighs old and new alike. Without times the order of the data is used."""
     skips: tuple[str, ...] = ()
-    """COLUMN=VALUE of events that are read but are no targets: skipped=1 event_type=skip; several are all left out."""
+    """COLUMN=VALUE that marks an event as skipped, such as skipped=1 or event_type=skip. Skipped events stay in the
+    history but are not training targets. Several marks may be given."""
     skip_head: float = 0.0
-    """Weight of foretelling, beside the next item, whether --skips names it as skipped."""
+    """Weight of the loss of a side task that predicts whether the next event is skipped, as named by --skips; 0 leaves
+    it out."""
     gap_head: float = 0.0
-    """Weight of foretelling, beside the next item, how long after it comes: in which doubling of a second."""
+    """Weight of the loss of a side task that predicts the time until the next event, in buckets that double from one
+    second; 0 leaves it out."""
 
     def __post_init__(self):
         for name, weight in self.heads.items():

@@ -34,14 +34,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Limits:
-    """What the embedded database, DuckDB, may use."""
+    """Resources that the embedded database, DuckDB, may use."""
 
     memory_limit: str | None = None
-    """Such as 4GB: what exceeds it is spilt to disk; by default 80% of the machine's memory."""
+    """Memory limit such as 4GB; more than that is written to disk. The default is 80% of the machine's memory."""
     spill_directory: Path | None = None
-    """Where what exceeds the memory is kept meanwhile; by default the system's temporary directory."""
+    """Directory for data that exceeds the memory limit; the default is the system's temporary directory."""
     n_threads: int | None = None
-    """Threads; by default one a core."""
+    """Number of threads; the default is one per core."""
 
     def __post_init__(self):
         if self.memory_limit is not None and not re.fullmatch(r"[0-9]+(\.[0-9]+)? ?[KMGT]i?B", self.memory_limit):

@@ -4,7 +4,6 @@ import contextlib
 import glob
 import gzip
 import logging
-import re
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,21 +11,13 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
+from seqrec.files import address_of
 from seqrec.types import InputError
 
 Compression = Literal["gzip", "zstd", "none"]
 MAGIC: dict[bytes, Compression] = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 
 logger = logging.getLogger(__name__)
-
-
-def address_of(path: Path | str) -> str:
-    """`path` as its user wrote it: pathlib folds the slashes of a bucket's address.
-
-    >>> address_of(Path("s3://bucket/run")), address_of(Path("runs/a"))
-    ('s3://bucket/run', 'runs/a')
-    """
-    return re.sub(r"^([a-z0-9]{2,}):/+(?=[^/])", r"\1://", str(path))
 
 
 def is_in_bucket(path: Path | str) -> bool:

@@ -21,36 +21,38 @@ from seqrec.types import InputError
 
 @dataclass(frozen=True)
 class StepsConfig:
-    """What raw events go through, in this order; what is not set is left out, except the first two."""
+    """Cleaning steps, applied in this order; those that are not set are skipped, except the first two."""
 
     earliest: str | None = None
-    """ISO date or time, UTC: events before it are invalid, as are those without user, item or time."""
+    """ISO date or time (UTC); earlier events are dropped as invalid, like events without user, item or time."""
     latest: str | None = None
-    """ISO date or time, UTC: events after it are invalid."""
+    """ISO date or time (UTC); later events are dropped as invalid."""
     drop_duplicates: bool = True
-    """Of events of one user, item and moment keep the first."""
+    """Keep one of several events with the same user, item and time: the first in the file."""
     duplicate_gap_seconds: float | None = None
-    """Drop an event at most this long after the same user's previous event of that item."""
+    """Also drop an event that follows the same user's previous event of the same item within this many seconds."""
     max_events_per_day: int | None = None
-    """Drop all events of users with more than this on any day (UTC)."""
+    """Drop users with more events than this on any single day (UTC), such as bots."""
     min_column: str | None = None
-    """Keep events whose column of this name, such as rating, is at least min-value."""
+    """Column, such as rating, that must be at least min-value for an event to be kept."""
     min_value: float | None = None
-    """The least that min-column, or its share of min-share-of, may be."""
+    """Smallest value of min-column, or of min-column / min-share-of, that is kept."""
     min_share_of: str | None = None
-    """Column of the whole that min-column is a part of, such as a track's length where that is what was played."""
+    """Divide min-column by this column before comparing it to min-value, such as the track length for a played time."""
     collapse_repeats: bool = False
-    """Of a run of one item in a user's events keep the first, with the column run_length."""
+    """Keep only the first of several events in a row of the same user and item; the column run_length counts them."""
     min_user_events: int = 1
-    """Drop users with fewer events, and again until users and items both have enough (k-core)."""
+    """Drop users with fewer events, and repeat this and min-item-events until both hold (k-core)."""
     min_item_events: int = 1
-    """Drop items with fewer events, likewise."""
+    """Drop items with fewer events, and repeat this and min-user-events until both hold (k-core)."""
     session_gap_seconds: float | None = None
-    """Number each user's sessions, parted by pauses of more than this, in the column session."""
+    """Number each user's sessions in a column session; a pause longer than this starts a new session."""
     sessions_as_users: bool = False
-    """Make each session a sequence of its own, before the core is taken; the second of user ann is ann:1."""
+    """Make each session a user of its own before users and items with few events are dropped; the second session of
+    user ann becomes ann:1."""
     item_order: Literal["key", "first-time", "count"] = "key"
-    """Item ids from 1 by sorted key, by first event, or by falling count."""
+    """How item ids 1, 2, ... are assigned: by sorted key, by time of the first event, or by frequency, most frequent
+    first."""
 
     def __post_init__(self):
         for name in ("max_events_per_day", "min_user_events", "min_item_events"):

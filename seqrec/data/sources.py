@@ -50,26 +50,30 @@ OUR_COLUMNS = ("user_id", "item_id", "timestamp_us", "event_index", "item", "rea
 
 @dataclass(frozen=True)
 class SourceConfig:
-    """Where events lie and what is read of them."""
+    """Which data to read, and which of its columns."""
 
     dataset: Dataset = "events"
-    """Form of the data; movielens-demo needs no file."""
+    """Format of the data: a named public data set, or events for your own table. movielens-demo needs no file."""
     data_path: Path | None = None
-    """File, directory or quoted pattern of CSV, TSV, JSON lines (gzip'd, zstd'd or not) or Parquet; a DuckDB file."""
+    """File, directory or quoted glob pattern: CSV, TSV or JSON lines (may be compressed with gzip or zstd), Parquet, or
+    a DuckDB file."""
     table: str | None = None
-    """Table of events in a DuckDB file."""
+    """Table of events to read from the DuckDB file."""
     query: str | None = None
-    """SQL for events from a DuckDB file, which it may only read."""
+    """SQL query whose result is the events, run read-only on the DuckDB file."""
     columns: tuple[str, str, str] = Columns()
-    """Names of the user, item and time columns of an events file; time none keeps the file's order."""
+    """Names of the user, item and time columns of an events file; write none for the time if there is none, and the
+    order of the file is used."""
     time_unit: TimeUnit = "auto"
-    """Unit of a time column of numbers; auto takes the one that gives plausible years."""
+    """Unit of a numeric time column; auto chooses the unit that gives dates from 1980 to 2100."""
     extra: tuple[str, ...] = ()
-    """Further columns of numbers to keep beside the items, such as rating."""
+    """Further numeric columns to keep, such as rating."""
     categories: tuple[str, ...] = ()
-    """Further columns of text to keep as codes, such as a device; the manifest says what each code stands for."""
+    """Further text columns to keep, such as device; they are stored as integer codes, and the store's manifest lists
+    the text of each code."""
     bad_rows: BadRows = "refuse"
-    """What to do about a row or value that cannot be read: stop, or drop and count it as not valid."""
+    """What to do with rows or values that cannot be read: refuse stops with an error, drop skips them and counts them
+    as invalid."""
 
 
 def open_source(

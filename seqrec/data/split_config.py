@@ -23,28 +23,31 @@ WindowTarget = Literal[TargetChoice, "every"]
 
 @dataclass(frozen=True)
 class SplitConfig:
-    """Which events train, choose and judge a model."""
+    """Which events are for training, for validation and for the test."""
 
     split: Literal["leave-last-out", "temporal", "users", "marked-users", "sessions"] = "leave-last-out"
-    """Hold out each user's last n-out events or sessions, all events from two moments on, or all of some users, drawn
-    or marked for the test by the data's column part."""
+    """What is held out. leave-last-out: each user's last n-out events. temporal: all events after two points in time.
+    users: all events of randomly drawn users. marked-users: all events of the users that the data's column part marks
+    as test. sessions: each user's last n-out sessions."""
     n_out: int = 1
-    """Of leave-last-out and sessions: how many for the test, and as many before them for validation."""
+    """For leave-last-out and sessions: events or sessions of each user for the test, and as many before them for
+    validation."""
     valid_share: float = 0.1
-    """Share of events (temporal) or of users (users, marked-users) that chooses the model."""
+    """Share for validation: of events (temporal) or of users (users, marked-users)."""
     test_share: float = 0.1
-    """Share of events (temporal) or of users (users) that judges it."""
+    """Share for the test: of events (temporal) or of users (users)."""
     valid_start: str | None = None
-    """Of temporal, in place of valid-share: ISO date or time, UTC, from which events are for validation."""
+    """For temporal, instead of valid-share: ISO date or time (UTC) at which validation starts."""
     test_start: str | None = None
-    """Of temporal, in place of test-share: ISO date or time, UTC, from which events are for the test."""
+    """For temporal, instead of test-share: ISO date or time (UTC) at which the test starts."""
     window_target: WindowTarget = "last"
-    """Which of a user's events in a window, or of those held out, is ranked; of users not the first."""
+    """Which of a user's held-out events to predict: the last, the first or every one; first is not available for users
+    and marked-users."""
     valid_newest: bool = False
-    """Of marked-users: the last of the others in the data's order validate, as for sessions in order of time; without,
-    others are drawn."""
+    """For marked-users: validate on the last of the unmarked users in the order of the data, such as the newest
+    sessions, instead of on randomly drawn ones."""
     split_seed: int = 0
-    """Of users and marked-users: draws who is held out."""
+    """For users and marked-users: random seed that draws the held-out users."""
 
     def __post_init__(self):
         if self.split in ("users", "marked-users") and self.window_target == "first":

@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 from jaxtyping import Int, Int32, Int64
 
 from seqrec.data.buckets import local_store
-from seqrec.data.paths import address_of, is_in_bucket
+from seqrec.data.paths import is_in_bucket
+from seqrec.files import address_of
 from seqrec.types import InputError
 
 FORMAT_VERSION = 1

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from seqrec.config import TRACED, Range
 from seqrec.layers import dense, dropout, item_table_spec, item_vectors
 from seqrec.params import Params, ParamSpec
-from seqrec.search_space import TRACED, Range
 from seqrec.types import Batch, BatchFormat, Encoder
 
 _glorot = jax.nn.initializers.glorot_uniform()
@@ -17,18 +17,18 @@ _glorot = jax.nn.initializers.glorot_uniform()
 
 @dataclass(frozen=True)
 class GRUConfig:
-    """Sizes and parts of the encoder."""
+    """Size and dropout of the GRU encoder."""
 
     d_model: int = 64
-    """Width of item vectors, and of the states that are scored against them."""
+    """Width of item vectors and of the output states."""
     d_hidden: int = 128
     """Width of the recurrent state."""
     n_layers: int = 1
-    """Recurrent layers, one reading the states of the one before."""
+    """Number of recurrent layers."""
     embedding_dropout: Annotated[float, TRACED, Range(0.0, 0.6)] = 0.2
-    """Share of the embeddings' units that training drops, 0 to 1."""
+    """Dropout rate of the item embeddings, 0 to below 1."""
     dropout: Annotated[float, TRACED, Range(0.0, 0.6)] = 0.2
-    """Share of each layer's output units that training drops, 0 to 1."""
+    """Dropout rate of each layer's output, 0 to below 1."""
 
     def __post_init__(self):
         for name in ("d_model", "d_hidden", "n_layers"):

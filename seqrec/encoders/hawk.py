@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from seqrec.config import TRACED, Range
 from seqrec.layers import (
     dense,
     dropout,
@@ -19,7 +20,6 @@ from seqrec.layers import (
     norm_specs,
 )
 from seqrec.params import Params, ParamSpec
-from seqrec.search_space import TRACED, Range
 from seqrec.types import Batch, BatchFormat, Encoder
 
 _normal = jax.nn.initializers.normal(0.02)
@@ -31,18 +31,18 @@ SHARPNESS = 8.0
 
 @dataclass(frozen=True)
 class HawkConfig:
-    """Sizes and parts of the encoder."""
+    """Size and dropout of the Hawk encoder."""
 
     d_model: int = 64
     """Width of item vectors and hidden states."""
     d_recurrent: int = 0
-    """Width of the recurrent state; 0 means d_model."""
+    """Width of the recurrent state; 0 means d-model."""
     n_blocks: int = 2
-    """Recurrence and feed-forward pairs, one after another."""
+    """Number of blocks, each a recurrence and a feed-forward network."""
     convolution_width: int = 4
-    """Latest positions that are mixed before each recurrence."""
+    """Number of latest positions that the convolution before each recurrence mixes."""
     dropout: Annotated[float, TRACED, Range(0.0, 0.6)] = 0.3
-    """Share of embeddings, hidden units and residual branches that training drops, 0 to 1."""
+    """Dropout rate of embeddings, hidden units and residual branches, 0 to below 1."""
 
     def __post_init__(self):
         for name in ("d_model", "n_blocks", "convolution_width"):

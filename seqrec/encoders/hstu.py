@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from seqrec.config import TRACED, Range
 from seqrec.layers import (
     causal_mask,
     check_heads,
@@ -20,7 +21,6 @@ from seqrec.layers import (
     silu,
 )
 from seqrec.params import Params, ParamSpec
-from seqrec.search_space import TRACED, Range
 from seqrec.types import Batch, BatchFormat, Encoder, InputError, Times
 
 _normal = jax.nn.initializers.normal(0.02)
@@ -31,20 +31,20 @@ N_TIME_BUCKETS = 72
 
 @dataclass(frozen=True)
 class HSTUConfig:
-    """Sizes and parts of the encoder."""
+    """Size and dropout of the HSTU encoder."""
 
     d_model: int = 64
     """Width of item vectors and hidden states."""
     n_blocks: int = 4
-    """Units, one after another."""
+    """Number of blocks."""
     n_heads: int = 2
-    """Attention heads; must divide d_model."""
+    """Number of attention heads; must divide d-model."""
     learned_positions: bool = True
-    """Add a table of position vectors to the items' vectors."""
+    """Add a learned vector for each position to the item vectors."""
     relative_positions: bool = True
-    """Add to each attention score a learned number of the distance between the two positions."""
+    """Add a learned bias for the distance between two positions to their attention score."""
     dropout: Annotated[float, TRACED, Range(0.0, 0.6)] = 0.2
-    """Share of embeddings and of each unit's output that training drops, 0 to 1."""
+    """Dropout rate of embeddings and of each block's output, 0 to below 1."""
 
     def __post_init__(self):
         for name in ("d_model", "n_blocks", "n_heads"):

@@ -31,12 +31,12 @@ from seqrec.types import Batch, BatchFormat, Decoder, Encoder, InputError
 
 @dataclass(frozen=True)
 class Seq2SeqConfig:
-    """Sizes and parts of the encoder-decoder."""
+    """Size and architecture of the encoder-decoder."""
 
     encoder: OmitArgPrefixes[TransformerConfig] = field(default_factory=lambda: TransformerConfig(causal=False))
-    """Of both stacks; n-blocks, rematerialise and scan-blocks are of the encoder alone."""
+    """Architecture of encoder and decoder; n-blocks, rematerialise and scan-blocks apply to the encoder only."""
     n_decoder_blocks: int = 2
-    """Blocks that generate: each attends to what is generated so far, and to the encoder's states."""
+    """Number of decoder blocks, each self-attention, attention to the encoder's states and a feed-forward network."""
 
     def __post_init__(self):
         if self.n_decoder_blocks < 1:

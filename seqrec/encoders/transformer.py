@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from seqrec.config import TRACED, Range
 from seqrec.layers import (
     FeedForward,
     Norm,
@@ -29,44 +30,43 @@ from seqrec.layers import (
     time_rotation,
 )
 from seqrec.params import Params, ParamSpec
-from seqrec.search_space import TRACED, Range
 from seqrec.types import Batch, BatchFormat, Encoder, InputError, Times
 
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """Sizes and parts of the encoder."""
+    """Size and architecture of the Transformer encoder."""
 
     d_model: int = 64
     """Width of item vectors and hidden states."""
     n_blocks: int = 2
-    """Attention and feed-forward pairs, one after another."""
+    """Number of blocks, each self-attention and a feed-forward network."""
     causal: bool = True
-    """A state knows what came before it; without, it knows the whole history but what is hidden in it."""
+    """Causal attention: each position sees itself and earlier positions only; otherwise attention is bidirectional."""
     n_heads: int = 2
-    """Attention heads; must divide d_model."""
+    """Number of attention heads; must divide d-model."""
     d_ff: int = 0
-    """Width of the feed-forward hidden layer; 0 means 2 x d_model for swiglu and d_model otherwise."""
+    """Width of the feed-forward hidden layer; 0 means 2 x d-model for swiglu and d-model otherwise."""
     norm: Norm = "rms"
-    """Kind of normalisation."""
+    """Normalisation layer: RMSNorm or LayerNorm."""
     norm_first: bool = True
-    """Normalise before each part (pre-norm) or after its residual sum (post-norm)."""
+    """Normalise before each sublayer (pre-norm); otherwise after its residual sum (post-norm)."""
     gated: bool = False
-    """Weigh what each part adds by a learned gate (LiGR: Borisyuk et al. 2025)."""
+    """Multiply each sublayer's output by a learned gate (LiGR: Borisyuk et al. 2025)."""
     positions: Literal["rotary", "learned"] = "rotary"
-    """How order enters: turned queries and keys, or a table of position vectors."""
+    """Position encoding: rotary (RoPE), or a learned vector for each position."""
     feed_forward: FeedForward = "swiglu"
-    """Kind of position-wise network."""
+    """Type of the feed-forward network."""
     dropout: Annotated[float, TRACED, Range(0.0, 0.6)] = 0.3
-    """Share of embeddings, hidden units and residual branches that training drops, 0 to 1."""
+    """Dropout rate of embeddings, hidden units and residual branches, 0 to below 1."""
     attention_dropout: Annotated[float, TRACED] = 0.0
-    """Share of attention weights that training drops, 0 to 1."""
+    """Dropout rate of attention weights, 0 to below 1."""
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type of hidden states and products; parameters, norms and attention weights stay in float32."""
+    """Type of hidden states and matrix products; parameters, norms and attention weights stay in float32."""
     rematerialise: bool = False
-    """Compute each block again for its gradient, for the memory of one block's inner states."""
+    """Gradient checkpointing: recompute each block in the backward pass, to save memory."""
     scan_blocks: bool = False
-    """Compile one block and loop over it, for models with many."""
+    """Compile one block and loop over it, which shortens the compilation of models with many blocks."""
 
     def __post_init__(self):
         for name in ("d_model", "n_blocks", "n_heads"):

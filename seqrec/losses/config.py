@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Int
 
 from seqrec import negatives
+from seqrec.config import TRACED, Range
 from seqrec.losses.sampled import (
     ScoreLoss,
     bayesian_personalised_ranking,
@@ -20,49 +21,53 @@ from seqrec.losses.sampled import (
 )
 from seqrec.losses.softmax import CatalogueLoss, softmax_loss
 from seqrec.negatives import Sampler
-from seqrec.search_space import TRACED, Range
 
 
 @dataclass(frozen=True)
 class LossConfig:
-    """What a training step minimises."""
+    """The loss that training minimises, and its negatives."""
 
     loss: Literal["softmax", "sampled-softmax", "bce", "gbce", "bpr", "bpr-max", "sce"] = "softmax"
-    """Cross-entropy over the whole catalogue or over the target and drawn items; binary ones; by pairs; by buckets."""
+    """softmax: cross-entropy over all items. sampled-softmax: over the target and sampled negatives. bce, gbce: binary
+    cross-entropy of the target against sampled negatives, plain or corrected for overconfidence. bpr, bpr-max:
+    pairwise, the target above sampled negatives. sce: cross-entropy inside buckets of similar positions and items."""
     n_negatives: int = 256
-    """Items that a sampled loss draws a step, or for each row."""
+    """Number of negatives that a sampled loss draws for a batch, or for each of its rows with --negatives-per-row."""
     negatives: Literal["uniform", "popular", "in-batch"] = "uniform"
-    """Whence they are drawn: evenly, by training popularity, or from the batch's own targets."""
+    """How negatives are sampled: uniformly, by item frequency in training, or from the other targets of the batch."""
     negatives_per_row: bool = False
-    """Draw for each row of a batch, not once for all of it."""
+    """Sample separate negatives for each row of a batch; otherwise all rows of the batch share one sample."""
     uniform_share: float = 0.1
-    """Of popular and in-batch draws: the share that is drawn evenly instead."""
+    """Share of the popular or in-batch negatives that is sampled uniformly instead, 0 to 1."""
     popularity_power: float = 1.0
-    """Of popular draws: the power of an item's count that its chance is in proportion to."""
+    """Popular negatives are sampled with probability proportional to item frequency to this power; 0 is uniform."""
     calibration: float = 0.75
-    """The t of gbce: 0 is bce, 1 takes all overconfidence out."""
+    """Strength of gbce's correction for overconfidence, 0 to 1; 0 is the same as bce."""
     from_base_rate: bool = True
-    """Of bce and gbce: count scores from the log-odds of a model that knows nothing, where training then starts."""
+    """For bce and gbce: add the log-odds of a random guess to every score, so that training does not start by pushing
+    all scores down."""
     n_buckets: int = 64
-    """Of sce."""
+    """Number of buckets of the sce loss."""
     bucket_positions: int = 128
-    """Positions in each bucket of sce."""
+    """Positions in each bucket of the sce loss."""
     bucket_items: int = 256
-    """Items in each bucket of sce."""
+    """Items in each bucket of the sce loss."""
     temperature: Annotated[float, TRACED, Range(0.5, 2.0, log=True)] = 1.0
-    """What scores are divided by; above 1 softens a softmax."""
+    """Scores are divided by this before the loss; above 1 makes the predicted distribution flatter."""
     label_smoothing: Annotated[float, TRACED, Range(0.0, 0.2)] = 0.0
-    """Share of each target's weight that all items divide evenly; softmax only."""
+    """Share of each target's probability that is spread evenly over all items, 0 to below 1; softmax only."""
     z_loss: float = 0.0
-    """Weight of the squared log-normaliser, which keeps scores from drifting; softmax only."""
+    """Weight of a penalty on the squared log of the softmax denominator, which keeps scores from drifting; softmax
+    only."""
     seen_weight: float = 1.0
-    """Weight in the normaliser of items that the history holds already, where evaluation leaves these out; .01 is
-    about none, and 1 counts them as all others; softmax only."""
+    """Weight of already-seen items in the softmax denominator, .001 to 1; 1 treats them as all other items, .01 nearly
+    leaves them out, as evaluation does with --mask-seen; softmax only."""
     repeat_mixture: bool = False
-    """Give a share of the next item's probability, which the model learns, to the items of the history itself; needs
-    --no-mask-seen; a softmax or a sampled one only."""
+    """Mix the softmax over all items with a distribution over the items of the user's history, with a learned weight,
+    for data in which users return to items. Needs --no-mask-seen and the loss softmax or sampled-softmax."""
     skip_weight: float = 0.0
-    """Weight of making an item less likely where --skips names it as skipped; softmax only."""
+    """Weight of a loss term that lowers the probability of items the user skipped, as named by --skips; softmax only.
+    """
 
     def __post_init__(self):
         for name in ("n_negatives", "n_buckets", "bucket_positions", "bucket_items"):

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from seqrec import runs as run_files
+from seqrec.config import leaves
 from seqrec.data.buckets import working_copy
+from seqrec.files import read_json
 from seqrec.report.rank_tables import RankTableFile, read_rank_table, read_top_k
 from seqrec.report.slices import Slicing, chosen_slicings, joined_slicings, standard_slicings
 from seqrec.types import InputError
@@ -142,7 +143,7 @@ def check_protocols(protocols: Mapping[str, Mapping[str, Any]]) -> list[str]:
 def protocol_of(path: Path) -> dict[str, Any]:
     """The protocol in the metrics.json beside a run's ranks; {} where there is none."""
     file = (path if path.is_dir() else path.parent) / "metrics.json"
-    return run_files.read_json(file).get("protocol", {}) if file.is_file() else {}
+    return read_json(file).get("protocol", {}) if file.is_file() else {}
 
 
 def config_differences(paths: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
@@ -151,7 +152,7 @@ def config_differences(paths: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
     for run, path in paths.items():
         file = (path if path.is_dir() else path.parent) / "config.json"
         if file.is_file():
-            configs[run] = dict(run_files.leaves(run_files.read_json(file).get("config", {})))
+            configs[run] = dict(leaves(read_json(file).get("config", {})))
     names = dict.fromkeys(name for config in configs.values() for name in config)
     by_name = {name: {run: config.get(name) for run, config in configs.items()} for name in names}
     # Where a run was kept and its data lay is not what made it differ.

@@ -5,7 +5,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from seqrec.runs import read_json_lines
+from seqrec.files import read_json_lines
 
 
 def plot_learning_curve(metrics_file: Path, picture: Path, *, best_epoch: int) -> None:

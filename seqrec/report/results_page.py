@@ -7,8 +7,10 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from seqrec import runs
+from seqrec.config import changed_flags, leaves, to_json
+from seqrec.files import read_object
 from seqrec.report import figures
+from seqrec.runs import started_with
 from seqrec.types import InputError
 
 ABLATION = "-ablation-"
@@ -24,38 +26,26 @@ def condensed(run: Path) -> dict[str, Any]:
     """What is kept of a finished run: its figures, config and versions, without where anything lay."""
     if not (run / "metrics.json").exists():
         raise InputError(f"{run} holds no metrics.json; let the run finish first")
-    return {**condensed_config(run), **runs.read_json(run / "metrics.json")}
+    return {**condensed_config(run), **read_object(run / "metrics.json", baselines=dict, protocol=dict)}
 
 
 def condensed_config(run: Path) -> dict[str, Any]:
     """What config.json holds, without where anything lay."""
-    started = runs.read_json(run / "config.json")
+    started = started_with(run)
     config = started["config"]
-    if config["data"]["data_path"]:
-        # Where the file lay is nobody's business; which file it was, the hash says.
-        config["data"]["data_path"] = Path(config["data"]["data_path"]).name
-    config["run"]["output"] = None
+    known = dict(leaves(config))
+    if known.get("data.data_path"):
+        # Only the name: where the file lay is private, and the hash says which file it was.
+        config["data"]["data_path"] = Path(str(known["data.data_path"])).name
+    if "run.output" in known:
+        config["run"]["output"] = None
     del started["command"]  # as it was typed; `command` derives what repeats the run from its config
     return started
 
 
 def command(script: str, config: dict[str, Any], defaults: Any) -> str:
     """The command that repeats a run, now that the script's config has these defaults."""
-    return shlex.join(["python", script, *_flags(config, dict(runs.leaves(runs.to_json(defaults))))])
-
-
-def _flags(config: dict[str, Any], usual: dict[str, Any]) -> list[str]:
-    """The flags that a config has beside the usual values."""
-    words = []
-    for name, value in runs.leaves(config):
-        if name in usual and value != usual[name]:
-            # The mesh alone goes by its full name.
-            flag = (name if name.startswith("mesh.") else name.rpartition(".")[2]).replace("_", "-")
-            if isinstance(value, bool):
-                words.append(f"--{flag}" if value else f"--no-{flag}")
-            else:
-                words += [f"--{flag}", *map(str, value if isinstance(value, list) else [value])]
-    return words
+    return shlex.join(["python", script, *changed_flags(config, to_json(defaults))])
 
 
 def readme(text: str, demo: dict[str, Any]) -> str:
@@ -210,7 +200,7 @@ def _ablation(settings: Settings) -> list[str]:
 
 def _changed_flags(base: dict[str, Any], run: dict[str, Any]) -> str:
     """The flags by which a run differs from the base, in words of a command line."""
-    words = _flags(run["config"], dict(runs.leaves(base["config"])))
+    words = changed_flags(run["config"], base["config"])
     script = run.get("experiment", "sasrec")
     return shlex.join([*([] if script == base.get("experiment", "sasrec") else [f"{script}.py"]), *words])
 

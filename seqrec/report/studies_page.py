@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from seqrec import runs
+from seqrec.files import read_json
 from seqrec.report.comparison_text import decimal, metric_label
 from seqrec.report.results_page import between_marks, command, condensed_config
 from seqrec.types import InputError
@@ -17,7 +17,7 @@ _HARD = ("target_events", "history_length")
 
 def condensed_study(directory: Path) -> dict[str, Any]:
     """What is kept of a finished study: all that study.json holds but curves and where anything lay."""
-    found = runs.read_json(directory / "study.json")
+    found = read_json(directory / "study.json")
     if unfinished := [f"{run['name']}, seed {run['seed']}" for run in found["runs"] if run["state"] != "done"]:
         raise InputError(f"{directory}: {unfinished[0]} is not done; let the study finish first")
     for field in ("runs", "curves"):
@@ -34,7 +34,7 @@ def _nameless(word: str) -> str:
 
 def condensed_search(directory: Path) -> dict[str, Any]:
     """What is kept of a search by tune.py: its space and its best trial, what all trials cost, and its config."""
-    found, started = runs.read_json(directory / "tune.json"), condensed_config(directory)
+    found, started = read_json(directory / "tune.json"), condensed_config(directory)
     trials = found.pop("trials")
     del found["best"]["command"]  # it names where the data lay
     return {

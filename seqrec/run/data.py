@@ -29,30 +29,33 @@ NO_ENGAGEMENT = EngagementConfig()
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What is read, and what a model sees of it."""
+    """Which data to read, and what the model sees of it."""
 
     dataset: Literal[Dataset, "store"] = "movielens-demo"
-    """Form of the data; movielens-demo needs no file, store is what prepare_data.py leaves."""
+    """Format of the data: a named public data set, events for your own table, or store for a directory that
+    prepare_data.py wrote. movielens-demo needs no file."""
     data_path: Path | None = None
-    """File of events, plain or gzip'd, or the directory of a store, which may be s3:// or gs://."""
+    """File of events (may be compressed with gzip), or directory of a store, which may be an s3:// or gs:// address."""
     columns: tuple[str, str, str] = Columns()
-    """Names of the user, item and time columns of an events file; time none keeps the file's order."""
+    """Names of the user, item and time columns of an events file; write none for the time if there is none, and the
+    order of the file is used."""
     time_unit: TimeUnit = "auto"
-    """Unit of a time column of numbers; auto takes the one that gives plausible years."""
+    """Unit of a numeric time column; auto chooses the unit that gives dates from 1980 to 2100."""
     split: OmitArgPrefixes[SplitConfig] = field(default_factory=SplitConfig)
     max_length: int = 200
-    """Latest items of a history that the model reads."""
+    """Number of latest events of a history that the model reads."""
     whole_histories: bool = True
-    """Train on all of each history, in windows of max-length, not on the latest window alone."""
+    """Train on the whole history of each user, cut into windows of max-length; otherwise only on the latest window."""
     random_crops: bool = False
-    """Cut histories longer than max-length at places drawn anew each epoch."""
+    """Cut histories longer than max-length at random positions, drawn again each epoch."""
     mask_seen: bool = True
-    """Rank only items that the user has not taken before."""
+    """Rank only items that the user has not interacted with before; switch it off where users return to items."""
     times: Times = "none"
-    """What a model that reads times sees of them; query, when the answer came too, makes its figures time-aware."""
+    """Timestamps that the model reads: none; those of the history; or also the time of the predicted event (query),
+    which makes results time-aware and not comparable to others."""
     behaviour: OmitArgPrefixes[BehaviourConfig] = field(default_factory=BehaviourConfig)
     batch_size: int = 32
-    """Histories a step, on average; short ones share a row."""
+    """Average number of histories in a batch; short ones are packed into one row."""
 
     def __post_init__(self):
         for name in ("max_length", "batch_size"):

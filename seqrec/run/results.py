@@ -15,6 +15,7 @@ from seqrec.data.behaviour import features_at
 from seqrec.data.buckets import original
 from seqrec.data.engagement import base_rate_losses
 from seqrec.evaluation import RankTable, evaluate, make_eval_step, run_queries
+from seqrec.files import write_json
 from seqrec.model import Model
 from seqrec.params import Params, count_params
 from seqrec.recommendation import make_recommend
@@ -122,7 +123,7 @@ def publish(
         figures.write_ranks(run / "ranks.parquet", ranks, task.store, task.split)
         plot_learning_curve(run / "metrics.jsonl", run / "learning_curve.png", best_epoch=results["best_epoch"])
         # The last of its files: a run that has it has finished.
-        runs.write_json(run / "metrics.json", results)
+        write_json(run / "metrics.json", results)
         print_test(results, name=name)
         for example in examples:
             print("\n" + example)

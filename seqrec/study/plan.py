@@ -1,6 +1,7 @@
 """What a study compares, which trainings that takes, and what they cost."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import re
@@ -12,10 +13,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from seqrec import runs, runtime
+from seqrec import runtime
+from seqrec.config import check_at_least, check_fields, check_share, to_json
 from seqrec.data.paths import data_files
 from seqrec.data.store import SequenceStore, open_store, read_preparation
 from seqrec.experiment import RunConfig
+from seqrec.files import read_object
 from seqrec.params import count_params
 from seqrec.tasks import DataConfig, make_task, prepare_store
 from seqrec.types import InputError
@@ -26,34 +29,37 @@ _TESTED = ("dataset", "data_path", "columns", "time_unit", "split", "mask_seen")
 
 @dataclass(frozen=True)
 class Study:
-    """What is compared, by how many trainings, and where they are kept."""
+    """Which variations of a model to compare, over which seeds, and where to keep the runs."""
 
     base: str = "base="
-    """NAME=FLAGS: what the variations stand against, by the flags of the training script."""
+    """NAME=FLAGS of the model that variations are compared to: flags of the training script, such as "base=--max-epochs
+    10"."""
     variations: tuple[str, ...] = ()
-    """NAME=FLAGS of each: what it changes in the base."""
+    """NAME=FLAGS of each variation: the flags that it adds to those of the base, such as "wide=--d-model 128"."""
     experiment: str = "sasrec"
-    """The training script, by its name."""
+    """Training script to run, by name."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Each variation is trained with each of them; one alone tells nothing of others."""
+    """Random seeds; the base and each variation are trained once per seed. With one seed nothing is known about the
+    variance between seeds."""
     max_minutes: float = 0.0
-    """Training time of the whole study, earlier starts counted; what does not fit is left. 0 means no limit."""
+    """Total training time of the study, earlier starts included; runs that do not fit are not started. 0 means no
+    limit."""
     level: float = 0.95
-    """Level of intervals and verdicts."""
+    """Confidence level of intervals and verdicts, such as 0.95."""
     output: Path = Path("runs/feature-study")
-    """Directory of the study: the same command goes on with it, another one with the same data adds to it."""
+    """Directory of the study. The same command continues the study in it; a command with other variations on the same
+    data adds to it."""
     dry_run: bool = False
-    """Print what would be trained, and what it costs, and train nothing."""
+    """Print which runs would be trained and their cost, and train nothing."""
 
     def __post_init__(self):
+        check_fields(self)
+        check_at_least(self, 0, "max_minutes")
+        check_share(self, "level", zero=False, one=False)
         if not self.variations:
             raise ValueError('no variations; name one, such as --variations "wide=--d-model 128"')
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds={self.seeds} are none or hold one twice; try --seeds 0 1 2")
-        if self.max_minutes < 0:
-            raise ValueError(f"max_minutes={self.max_minutes} is below 0; use 0 for no limit")
-        if not 0 < self.level < 1:
-            raise ValueError(f"level={self.level} is outside 0 to 1, both excluded; try level=0.95")
 
 
 class Arm(NamedTuple):
@@ -143,7 +149,7 @@ def run_key(experiment: str, config: Any, digests: dict[Path, str]) -> str:
 
     Where the run is kept and on what devices it is made do not enter. `digests` keeps what is known of files.
     """
-    described = _described(config, digests)
+    described = to_json(config, path=functools.partial(_digest, digests=digests))
     for name in ("output", "resume"):
         del described["run"][name]
     for name in ("mesh", "processes"):
@@ -151,15 +157,7 @@ def run_key(experiment: str, config: Any, digests: dict[Path, str]) -> str:
     return _sha256(json.dumps([experiment, described], sort_keys=True))[:16]
 
 
-def _described(config: Any, digests: dict[Path, str]) -> Any:
-    if dataclasses.is_dataclass(config):
-        return {each.name: _described(getattr(config, each.name), digests) for each in dataclasses.fields(config)}
-    if isinstance(config, Path):
-        return _digest(config, digests)
-    return [_described(each, digests) for each in config] if isinstance(config, tuple) else config
-
-
-def _digest(path: Path, digests: dict[Path, str]) -> str:
+def _digest(path: Path, *, digests: dict[Path, str]) -> str:
     """Of the bytes of the file, or of all files that the path names; a store's manifest has the hash of the rest."""
     if path not in digests:
         manifest = path / "manifest.json"
@@ -187,10 +185,11 @@ def make_plan(study: Study, experiments: Mapping[str, ModuleType]) -> Plan:
     arms = arms_of(study, script)
     config = arms[0].config.data
     digests: dict[Path, str] = {}
-    tested = {name: _described(getattr(config, name), digests) for name in _TESTED}
+    digest = functools.partial(_digest, digests=digests)
+    tested = {name: to_json(getattr(config, name), path=digest) for name in _TESTED}
     fingerprint = _sha256(json.dumps(tested, sort_keys=True))
     file = study.output / "study.json"
-    if file.is_file() and (known := runs.read_json(file).get("data", {}).get("fingerprint")) != fingerprint:
+    if file.is_file() and (known := read_object(file, data=dict)["data"].get("fingerprint")) != fingerprint:
         raise InputError(
             f"--output {study.output} holds a study of other data or another split (fingerprint "
             f"{str(known)[:12]}, not {fingerprint[:12]}); choose another directory for this one"
@@ -255,7 +254,7 @@ def spent_minutes(plan: Plan) -> float:
 
 
 def _minutes(run: Planned) -> float:
-    return runs.read_json(run.directory / "metrics.json")["train_seconds"] / 60
+    return read_object(run.directory / "metrics.json", train_seconds=float)["train_seconds"] / 60
 
 
 def expected_minutes(plan: Plan, arm: Arm) -> tuple[float | None, str]:

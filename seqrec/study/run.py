@@ -10,8 +10,10 @@ from typing import Any
 
 import jax
 
-from seqrec import runs, runtime
+from seqrec import runtime
+from seqrec.config import to_json
 from seqrec.experiment import RunConfig
+from seqrec.files import read_json, read_json_lines, write_json
 from seqrec.report.rank_tables import read_rank_table
 from seqrec.report.results_page import command
 from seqrec.report.study_figures import StudyRun, study_figures
@@ -25,7 +27,7 @@ def run_study(study: Study, experiments: Mapping[str, ModuleType]) -> dict[str, 
     plan = make_plan(study, experiments)
     # From here on the directory is of this data, also when the study is killed.
     if not (study.output / "study.json").is_file():
-        runs.write_json(study.output / "study.json", {"data": plan.data})
+        write_json(study.output / "study.json", {"data": plan.data})
     (study.output / "runs").mkdir(exist_ok=True)
     spent, failed = 60 * spent_minutes(plan), {}
     for number, run in enumerate(plan.runs, start=1):
@@ -38,7 +40,7 @@ def run_study(study: Study, experiments: Mapping[str, ModuleType]) -> dict[str, 
         started = runtime.seconds()
         try:
             _train(plan, run)
-            ndcg = runs.read_json(run.directory / "metrics.json")["test"]["ndcg@10"]
+            ndcg = read_json(run.directory / "metrics.json")["test"]["ndcg@10"]
             left = left_minutes(plan)
             ahead = f"; about {left:.1f} minutes are left" if left else ""
             print(f"{label}: NDCG@10 {ndcg:.4f}, {runtime.seconds() - started:.0f} s{ahead}", flush=True)
@@ -60,7 +62,7 @@ def _train(plan: Plan, run: Planned) -> None:
         run=RunConfig(output=run.directory, resume=True, seed=run.seed),
     )
     script = plan.script.__file__ or ""
-    words = shlex.split(command(script, runs.to_json(config), plan.script.Config()))[1:]
+    words = shlex.split(command(script, to_json(config), plan.script.Config()))[1:]
     try:
         with runtime.apart(words, run.directory.with_suffix(".log")):
             plan.script.main(config)
@@ -92,8 +94,8 @@ def results(plan: Plan, failed: Mapping[str, str]) -> dict[str, Any]:
             run.arm.name,
             run.seed,
             read_rank_table(run.directory),
-            runs.read_json(run.directory / "metrics.json"),
-            runs.read_json_lines(run.directory / "metrics.jsonl"),
+            read_json(run.directory / "metrics.json"),
+            read_json_lines(run.directory / "metrics.jsonl"),
         )
         for run in plan.runs
         if run.is_done
@@ -108,18 +110,18 @@ def results(plan: Plan, failed: Mapping[str, str]) -> dict[str, Any]:
                 "key": run.key,
                 "state": "done" if run.is_done else "failed" if run.key in failed else "left",
                 "failure": failed.get(run.key),
-                "command": command(_script_path(plan), runs.to_json(seeded), plan.script.Config()),
+                "command": command(_script_path(plan), to_json(seeded), plan.script.Config()),
             }
         )
     found = {
-        "study": {**runs.to_json(plan.study), "minutes": spent_minutes(plan)},
+        "study": {**to_json(plan.study), "minutes": spent_minutes(plan)},
         "data": plan.data,
         "arms": {arm.name: arm.flags.strip() for arm in plan.arms},
         "runs": states,
         "versions": runtime.versions(),
         **study_figures([arm.name for arm in plan.arms], plan.study.seeds, done, level=plan.study.level),
     }
-    runs.write_json(plan.study.output / "study.json", found)
+    write_json(plan.study.output / "study.json", found)
     return found
 
 

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from seqrec import runs, runtime
+from seqrec import runtime
+from seqrec.config import flag_name, to_json, values_of, with_values
+from seqrec.files import write_json
 from seqrec.report.results_page import command
 from seqrec.report.tuning_page import page
-from seqrec.search_space import flag_name, values_of, with_values
 from seqrec.tuning.study import Study, alone, import_optuna
 
 _FEWEST_TRIALS = 8
@@ -28,7 +29,7 @@ def findings(study: Study, config: Any, *, script: str, defaults: Any) -> dict[s
         "base": _by_flag(values_of(config, study.space)),
         "max_epochs": config.fit.max_epochs,
         "seed": study.seed,
-        "tune": runs.to_json(study.config),
+        "tune": to_json(study.config),
         "trials": [{**trial, "values": _by_flag(trial["values"])} for trial in trials],
         "importances": _importances(study, finished),
         "versions": runtime.versions() | {"optuna": import_optuna().__version__},
@@ -42,7 +43,7 @@ def findings(study: Study, config: Any, *, script: str, defaults: Any) -> dict[s
             "ndcg@10": max(best["curve"]),
             "epoch": 1 + best["curve"].index(max(best["curve"])),
             "values": _by_flag(best["values"]),
-            "command": command(script, runs.to_json(chosen), defaults),
+            "command": command(script, to_json(chosen), defaults),
         }
     return found
 
@@ -89,7 +90,7 @@ def leave_findings(study: Study, config: Any, *, script: str, defaults: Any) -> 
     best, json_file, html_file = found["best"], study.directory / "tune.json", study.directory / "tune.html"
     if best:
         with alone(study.directory):
-            runs.write_json(json_file, found)
+            write_json(json_file, found)
             html_file.write_text(page(found))
         values = "\n".join(f"  {name:20} {value}" for name, value in best["values"].items())
         print(f"\nbest of {len(found['trials'])} trials: {best['number']}, validation NDCG@10 {best['ndcg@10']:.4f}")

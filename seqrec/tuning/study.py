@@ -14,7 +14,8 @@ import numpy as np
 from tqdm import tqdm
 
 from seqrec import runtime
-from seqrec.search_space import Choices, Range, Space, Values, flag_name
+from seqrec.config import Choices, Range, Values, flag_name
+from seqrec.tuning.space import Space
 from seqrec.types import InputError
 
 Course = Generator[list[float], Sequence[int], None]
@@ -24,20 +25,22 @@ that list, of those to train on."""
 
 @dataclass(frozen=True)
 class TuneConfig:
-    """What is searched, and for how long."""
+    """Which hyper-parameters to search, and for how long."""
 
     search: tuple[str, ...] = ()
-    """Fields to search beside those that have a range, or in another: name=low..high, low..high:log or a,b,c."""
+    """Flags to search, each as name=low..high, name=low..high:log or name=a,b,c, such as learning-rate=1e-4..1e-2:log.
+    These are added to the flags that have a default search range, or replace its range."""
     hold: tuple[str, ...] = ()
-    """Fields with a range of their own that keep their value."""
+    """Flags with a default search range that are not searched and keep their value."""
     n_trials: int = 6
-    """Trials in all, of all processes that share the study."""
+    """Total number of trials, over all processes that share the study."""
     tuning_minutes: float = 0.0
-    """Time after which no trial begins; 0 means no limit."""
+    """Start no new trial after this time; 0 means no limit."""
     population: int = 1
-    """Trials trained together by one compiled step; they may differ in traced numbers alone."""
+    """Number of trials that are trained together in one compiled step; they may differ only in numbers that change no
+    array's shape, such as learning-rate and dropout."""
     reduction: int = 3
-    """Of the trials that reach a rung, which is a power of this in epochs, about one in so many goes on."""
+    """Successive halving (ASHA): after 1, r, r^2, ... epochs about one in r trials continues; this is r."""
 
     def __post_init__(self):
         for name in ("n_trials", "population"):

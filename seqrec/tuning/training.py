@@ -8,15 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from seqrec import runtime
+from seqrec.config import Values, flag_name, tunable_fields, with_traced, with_values
 from seqrec.data.prefetch import prefetched
 from seqrec.evaluation import composed, evaluate, make_eval_step
 from seqrec.experiment import Model
 from seqrec.metrics import means, metric_sums
 from seqrec.population import keep, make_population_step, member, members
-from seqrec.search_space import Space, Values, flag_name, tunable_fields, with_traced, with_values
 from seqrec.sharding import split_rows
 from seqrec.tasks import Task
 from seqrec.training import init_state, make_optimizer, make_train_step
+from seqrec.tuning.space import Space
 from seqrec.tuning.study import Course
 from seqrec.types import InputError
 

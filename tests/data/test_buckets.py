@@ -11,8 +11,9 @@ import pytest
 
 from seqrec.data import buckets
 from seqrec.data.buckets import local_store, original, working_copy
-from seqrec.data.paths import address_of, data_files, is_in_bucket
+from seqrec.data.paths import data_files, is_in_bucket
 from seqrec.data.store import open_store, store_from_sequences, write_store
+from seqrec.files import address_of
 from seqrec.types import InputError
 
 STORE = store_from_sequences([[1, 2, 3], [2, 3]])

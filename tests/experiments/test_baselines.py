@@ -3,8 +3,9 @@
 import baselines
 import results as results_script
 
-from seqrec import runs, runtime
+from seqrec import runtime
 from seqrec.baselines import scored
+from seqrec.files import read_json
 from seqrec.report.results_page import condensed, page
 
 
@@ -19,7 +20,7 @@ def test_every_table_of_the_data_carries_the_baselines(ratings, finished, tmp_pa
     for name, figures in finished.results["baselines"].items():
         assert found["baselines"][name] == figures  # on the same queries
     assert found["protocol"] == finished.results["protocol"]
-    assert runs.read_json(tmp_path / "run" / "metrics.json") == found
+    assert read_json(tmp_path / "run" / "metrics.json") == found
     kept = {"toy-seed-0": condensed(finished.directory), "toy-baselines": condensed(tmp_path / "run")}
     text = page(kept, {}, defaults=results_script.DEFAULTS)
     assert text.count("\n## ") == 1

@@ -7,6 +7,7 @@ import seq2seq
 from conftest import TOY_MODEL, toy_histories
 
 from seqrec import runs, runtime
+from seqrec.files import read_json
 from seqrec.generation import DecodingConfig
 from seqrec.types import InputError
 
@@ -29,7 +30,7 @@ def test_a_run_leaves_the_figures_of_its_continuations(trained, tmp_path, capsys
     assert list(found["figures"]) == [*own, "iterated", "top 2 at once", "popularity"]
     n_users = sum(len(history) >= 5 for history in toy_histories())
     assert {figures["n_users"] for figures in found["figures"].values()} == {n_users}
-    assert runs.read_json(tmp_path / "found.json")["figures"].keys() == found["figures"].keys()
+    assert read_json(tmp_path / "found.json")["figures"].keys() == found["figures"].keys()
     assert "recall@2" in capsys.readouterr().out
 
 

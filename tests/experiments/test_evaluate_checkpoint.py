@@ -7,7 +7,8 @@ import evaluate_checkpoint
 import pytest
 from conftest import train
 
-from seqrec import runs, runtime
+from seqrec import runtime
+from seqrec.files import read_json
 
 
 def evaluate(monkeypatch, *arguments) -> int:
@@ -41,7 +42,7 @@ def test_the_best_epoch_is_evaluated_also_where_it_is_not_the_last(toy, tmp_path
 def test_figures_that_differ_are_named_with_exit_status_1(finished, tmp_path, monkeypatch, capsys):
     run = tmp_path / "run"
     shutil.copytree(finished.directory, run)
-    results = runs.read_json(run / "metrics.json")
+    results = read_json(run / "metrics.json")
     results["test"]["mrr"] += 1e-9
     (run / "metrics.json").write_text(json.dumps(results))
     assert evaluate(monkeypatch, run) == 1

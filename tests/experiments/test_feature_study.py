@@ -15,6 +15,7 @@ from conftest import TOY_MODEL, train
 from scripts import TRAINING
 
 from seqrec import runs, runtime
+from seqrec.files import read_json
 from seqrec.study.plan import Study, make_plan, plan_text
 from seqrec.types import InputError
 
@@ -64,7 +65,7 @@ def test_each_training_is_the_one_of_its_own_command(finished, base, tmp_path):
     command = run["command"].split()
     assert Path(command[1]).resolve() == Path(sasrec.__file__)
     alone = train(*command[2:], "--output", tmp_path / "alone")
-    kept = runs.read_json(finished.output / "runs" / run["key"] / "metrics.json")
+    kept = read_json(finished.output / "runs" / run["key"] / "metrics.json")
     assert {**alone, "train_seconds": 0} == {**kept, "train_seconds": 0}
     assert found["systems"]["year"]["values"][1] == pytest.approx(alone["test"]["ndcg@10"], abs=1e-7)
     log = (finished.output / "runs" / f"{run['key']}.log").read_text()

@@ -5,7 +5,8 @@ import evaluate_checkpoint
 import pytest
 from conftest import TOY_MODEL, train
 
-from seqrec import runs, runtime
+from seqrec import runtime
+from seqrec.files import read_json
 from seqrec.types import InputError
 
 
@@ -29,7 +30,7 @@ def test_heads_are_judged_beside_the_rates_of_their_answers(plays, tmp_path, cap
     for head in found["heads"].values():
         low, high = head["gain_interval"]
         assert low <= head["base_rate_nats"] - head["nats"] <= high
-    assert runs.read_json(tmp_path / "run" / "metrics.json")["heads"] == found["heads"]
+    assert read_json(tmp_path / "run" / "metrics.json")["heads"] == found["heads"]
     printed = capsys.readouterr().out
     assert f"skip head   {found['heads']['skip']['nats']:.4f} nats" in printed
     evaluated = evaluate_checkpoint.main(evaluate_checkpoint.Arguments(tmp_path / "run"))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import train
 
-from seqrec import runs
+from seqrec.files import read_json
 
 
 def start_processes(start_script, n_processes, *flags, **environment):
@@ -110,7 +110,7 @@ def assert_same_losses(run, expected):
 
 
 def assert_figures_of_one(run, finished):
-    found = runs.read_json(run / "metrics.json")
+    found = read_json(run / "metrics.json")
     for part in ("test", "valid"):
         for name, value in finished.results[part].items():
             if name != "intervals":

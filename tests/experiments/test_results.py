@@ -5,7 +5,8 @@ import results as results_script
 import sasrec
 from conftest import train
 
-from seqrec import runs, runtime
+from seqrec import runtime
+from seqrec.config import to_json
 from seqrec.report.results_page import command, condensed, page
 from seqrec.sharding import MeshConfig
 from seqrec.types import InputError
@@ -27,12 +28,12 @@ def test_the_command_on_the_page_repeats_the_run(finished):
     config = condensed(finished.directory)["config"]
     _, script, *flags = command("sasrec.py", config, sasrec.Config()).split()
     assert script == "sasrec.py"
-    assert runs.to_json(runtime.parse(sasrec.Config, flags)) == config
+    assert to_json(runtime.parse(sasrec.Config, flags)) == config
 
 
 def test_the_command_names_a_mesh_by_its_own_flags():
     config = sasrec.Config(mesh=MeshConfig(model=2))
-    _, _, *flags = command("sasrec.py", runs.to_json(config), sasrec.Config()).split()
+    _, _, *flags = command("sasrec.py", to_json(config), sasrec.Config()).split()
     assert runtime.parse(sasrec.Config, flags) == config
 
 

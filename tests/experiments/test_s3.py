@@ -13,9 +13,9 @@ import pytest
 from conftest import Finished
 from test_processes import assert_figures_of_one, outcomes, start_processes
 
-from seqrec import runs
 from seqrec.data.buckets import working_copy
 from seqrec.data.store import open_store, write_store
+from seqrec.files import read_json
 
 N_STEPS = 24
 
@@ -107,9 +107,9 @@ def test_a_run_whose_machine_is_gone_goes_on_from_the_bucket_and_ends_as_one_und
         assert copy.name == "one"
         for ours, theirs in zip(final_weights(copy), final_weights(finished.directory), strict=True):
             np.testing.assert_array_equal(ours, theirs)
-        assert runs.read_json(copy / "metrics.json")["test"] == finished.results["test"]
+        assert read_json(copy / "metrics.json")["test"] == finished.results["test"]
         assert (copy / "ranks.parquet").read_bytes() == (finished.directory / "ranks.parquet").read_bytes()
-        assert runs.read_json(copy / "config.json")["config"]["run"]["output"] == "s3://toys/runs/one"
+        assert read_json(copy / "config.json")["config"]["run"]["output"] == "s3://toys/runs/one"
 
     ((status, printed, errors),) = outcomes([start_script("evaluate_checkpoint.py", "s3://toys/runs/one", **there)])
     assert status == 0, errors

@@ -19,6 +19,7 @@ import sasrec
 from conftest import TOY_MODEL, toy_histories, train
 
 from seqrec import checkpoint, runs, runtime
+from seqrec.files import read_json
 from seqrec.types import InputError
 
 STEPS_PER_EPOCH = 6
@@ -38,7 +39,7 @@ def assert_same_outcome(run: Path, undisturbed: Path) -> None:
     assert ours.keys() == theirs.keys()
     for name in ours:
         np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
-    figures = [runs.read_json(directory / "metrics.json") for directory in (run, undisturbed)]
+    figures = [read_json(directory / "metrics.json") for directory in (run, undisturbed)]
     for each in figures:
         assert each.pop("train_seconds") > 0
     assert figures[0] == figures[1]
@@ -59,7 +60,7 @@ def test_a_run_leaves_the_promised_files(finished):
 
 
 def test_metrics_json_has_the_promised_keys(finished):
-    results = runs.read_json(finished.directory / "metrics.json")
+    results = read_json(finished.directory / "metrics.json")
     assert results == finished.results
     assert {"test", "valid", "baselines", "protocol", "best_epoch", "train_seconds", "cost"} <= results.keys()
     # Weights, their averages and two moments in float32, and three counters of steps.
@@ -108,7 +109,7 @@ def test_the_rank_table_is_about_each_users_last_event(finished):
 
 
 def test_config_json_says_what_the_run_depended_on(finished):
-    resolved = runs.read_json(finished.directory / "config.json")
+    resolved = read_json(finished.directory / "config.json")
     assert {"python", "jax", "seqrec", "device"} <= resolved["versions"].keys()
     assert re.fullmatch("[0-9a-f]{64}", resolved["data"]["content_hash"])
     assert resolved["data"]["content_hash"] == finished.results["protocol"]["data_hash"]
@@ -249,7 +250,7 @@ def test_eight_devices_give_the_figures_of_one(toy, finished, tmp_path, start_sc
     _, errors = process.communicate(timeout=600)
     assert process.returncode == 0, errors
     assert "8 x cpu" in errors
-    results = runs.read_json(tmp_path / "run" / "metrics.json")
+    results = read_json(tmp_path / "run" / "metrics.json")
     for part in ("test", "valid"):
         for name, value in finished.results[part].items():
             assert results[part][name] == (

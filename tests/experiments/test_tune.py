@@ -14,8 +14,9 @@ from conftest import EXPERIMENTS, TOY_MODEL, toy_histories
 from scripts import TRAINING
 
 from seqrec import runs, runtime
+from seqrec.config import to_json, with_values
+from seqrec.files import read_json
 from seqrec.report.studies_page import MARK, condensed_search, studies_page
-from seqrec.search_space import with_values
 from seqrec.tuning.training import make_courses
 from seqrec.types import InputError
 
@@ -70,7 +71,7 @@ def test_the_best_config_is_a_command_that_means_it(study, toy):
 def test_a_study_leaves_its_figures_and_one_page_that_links_nothing(study):
     flags, found, printed = study
     directory = flags[flags.index("--output") + 1]
-    assert runs.read_json(directory / "tune.json") == found
+    assert read_json(directory / "tune.json") == found
     page = (directory / "tune.html").read_text()
     assert found["best"]["command"] in page.replace("&#x27;", "'")
     assert not re.search(r'(src|href)="(?!#)', page)
@@ -86,7 +87,7 @@ def test_a_kept_search_stands_beside_the_study_of_its_name_and_says_what_it_cost
     assert str(flags[flags.index("--output") + 1].parent) not in str(kept)
     assert str(flags[flags.index("--data-path") + 1]) not in str(kept)
     name, other = "toy-tuning", "another"
-    test_of_it = {name: runs.read_json(EXPERIMENTS / "results" / "studies" / "yoochoose-behaviour.json")}
+    test_of_it = {name: read_json(EXPERIMENTS / "results" / "studies" / "yoochoose-behaviour.json")}
     empty = f"<!-- {MARK} -->\n<!-- end of {MARK} -->\n"
     defaults = {"sasrec": tune.config_type("sasrec")()}
     text = studies_page(empty, test_of_it, {name: kept}, defaults=defaults)
@@ -95,7 +96,7 @@ def test_a_kept_search_stands_beside_the_study_of_its_name_and_says_what_it_cost
     assert f"in {n_epochs} epochs, {minutes:.1f} minutes of training: trial {found['best']['number']}, the best" in text
     _, script, name_of_script, *words = shlex.split(text[text.index("python experiments/tune.py") :].splitlines()[0])
     assert (script, name_of_script) == ("experiments/tune.py", "sasrec")
-    again = runs.to_json(runtime.parse(tune.config_type("sasrec"), words))
+    again = to_json(runtime.parse(tune.config_type("sasrec"), words))
     assert again == kept["config"]
     with pytest.raises(InputError, match="search another has no study of that name"):
         studies_page(empty, test_of_it, {other: kept}, defaults=defaults)

@@ -3,7 +3,7 @@
 import pytest
 from study_runs import runs_of_a_study
 
-from seqrec import runs
+from seqrec.files import write_json
 from seqrec.report.studies_page import MARK, condensed_study, studies_page
 from seqrec.report.study_figures import study_figures
 from seqrec.types import InputError
@@ -22,7 +22,7 @@ def a_study(directory, state="done"):
         "versions": {"jax": "0.10", "device": "1 x cpu"},
         **study_figures(names, seeds, runs_of_a_study(seeds)),
     }  # fmt: skip
-    runs.write_json(directory / "study.json", found)
+    write_json(directory / "study.json", found)
     return found
 
 

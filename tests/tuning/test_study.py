@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from seqrec.search_space import Choices, Range
+from seqrec.config import Choices, Range
 from seqrec.tuning.study import TuneConfig, open_study, rungs, tune
 from seqrec.types import InputError
 

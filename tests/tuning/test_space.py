@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from seqrec.config import Choices, Range, tunable_fields, values_of, with_traced, with_values
 from seqrec.encoders.transformer import TransformerConfig
 from seqrec.losses.config import LossConfig
-from seqrec.search_space import Choices, Range, search_space, tunable_fields, values_of, with_traced, with_values
 from seqrec.training import OptimizerConfig
+from seqrec.tuning.space import search_space
 from seqrec.types import InputError
 
 
