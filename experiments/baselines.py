@@ -17,10 +17,12 @@ from tyro.conf import OmitArgPrefixes
 from seqrec import runtime
 from seqrec.baselines import popularity
 from seqrec.baselines.scored import ease, first_order_markov, item_knn, score_ranks
-from seqrec.experiment import RunConfig, open_run, protocol
 from seqrec.files import write_json
 from seqrec.report import figures
-from seqrec.tasks import DataConfig, Task, open_task
+from seqrec.run.config import RunConfig
+from seqrec.run.data import DataConfig, Task, open_task
+from seqrec.run.experiment import open_run
+from seqrec.run.results import protocol
 from seqrec.types import InputError
 
 Rank = Callable[..., tuple[np.ndarray, np.ndarray]]
@@ -66,7 +68,7 @@ def baselines(config: Config, task: Task) -> Iterator[tuple[str, Rank]]:
 
 def main(config: Config) -> dict[str, Any]:
     """Tests each baseline, leaves the figures in the run's directory, and returns what `metrics.json` holds."""
-    with open_run(config, config.run, experiment="baselines") as run:
+    with open_run(config, config.run, experiment="baselines", dataset=config.data.dataset) as run:
         task = open_task(run, config.data, seed=config.run.seed)
         found: dict[str, Any] = {"baselines": {}, "protocol": protocol(task)}
         for name, rank in baselines(config, task):

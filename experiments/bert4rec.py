@@ -17,6 +17,7 @@ from seqrec.run import Flat, Model, Task, TrainingConfig, build_model, make_main
 
 FIT = FitConfig(max_epochs=60, patience=15)
 
+
 @dataclass(frozen=True)
 class Config:
     """Trains a bidirectional Transformer and tests it on each user's last item."""

@@ -17,11 +17,11 @@ from tyro.conf import OmitArgPrefixes, Positional
 from seqrec import runtime
 from seqrec.baselines.popularity import training_counts
 from seqrec.config import to_json
-from seqrec.experiment import open_trained
 from seqrec.files import write_json
 from seqrec.generation import DecodingConfig
 from seqrec.report.continuations import continuation_figures
 from seqrec.report.figures import format_table
+from seqrec.run.experiment import open_trained
 from seqrec.types import InputError
 
 
@@ -38,13 +38,13 @@ class Arguments:
 
 def main(arguments: Arguments) -> dict[str, Any]:
     """Prints the figures of each way and returns them, with the way of decoding and the split."""
-    task, encoder, params = open_trained(arguments.run, TRAINING)
+    task, model, params = open_trained(arguments.run, TRAINING)
     if not task.config.split.holds_continuations:
         raise InputError(
             f"{arguments.run} holds out no items to generate; train it with --n-out 5 --window-target first"
         )
     found = continuation_figures(
-        encoder,
+        model,
         params,
         task.test,
         n=task.config.split.n_out,

@@ -16,6 +16,7 @@ from seqrec.run import Flat, Model, Task, TrainingConfig, build_model, make_main
 
 LOSS = LossConfig(loss="sampled-softmax", negatives="popular", uniform_share=0.5)
 
+
 @dataclass(frozen=True)
 class Config:
     """Trains a gated Transformer and tests it on each user's last item."""

@@ -15,8 +15,9 @@ from tyro.conf import Positional
 
 from seqrec import runtime
 from seqrec.data.buckets import working_copy
-from seqrec.experiment import open_trained, print_test, test
 from seqrec.files import address_of, read_json
+from seqrec.run.experiment import open_trained
+from seqrec.run.results import print_test, test
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,8 @@ class Arguments:
 def main(arguments: Arguments) -> dict[str, Any]:
     """Prints the test figures and returns them."""
     with working_copy(arguments.run, read_only=True) as run:
-        task, encoder, params = open_trained(run, TRAINING)
-        _, results = test(task, encoder, params)
+        task, model, params = open_trained(run, TRAINING)
+        _, results = test(task, model, params)
     print_test(results, name="checkpoint")
     return results
 

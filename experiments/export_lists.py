@@ -17,10 +17,10 @@ from tyro.conf import Positional
 from seqrec import runtime
 from seqrec.data.buckets import working_copy
 from seqrec.evaluation import make_top_step, top_items
-from seqrec.experiment import open_trained
 from seqrec.files import address_of
 from seqrec.report.lists import format_list_figures, list_figures, write_top_items
 from seqrec.report.trec import write_qrels, write_trec_run
+from seqrec.run.experiment import open_trained
 from seqrec.types import InputError
 
 
@@ -42,13 +42,13 @@ def main(arguments: Arguments) -> dict[str, Any]:
 
 def export(run: Path, arguments: Arguments) -> dict[str, Any]:
     """The same, of the run in `run`."""
-    task, encoder, params = open_trained(run, TRAINING)
+    task, model, params = open_trained(run, TRAINING)
     store = task.store
     if not 1 <= arguments.k <= store.n_items:
         raise InputError(f"--k {arguments.k} is not in 1..{store.n_items}, the number of items; try --k 10")
     if len(set(task.test.users.tolist())) < len(task.test.users):
         raise InputError(f"{run} asks several times of a user, and a list is one of a user; test the last target alone")
-    best = top_items(make_top_step(encoder, k=arguments.k), params, task.test)
+    best = top_items(make_top_step(model, k=arguments.k), params, task.test)
     users = store.user_keys[best.user].tolist()
     lists = [store.item_keys[row[row > 0] - 1].tolist() for row in best.items]
     scores = [row[ids > 0].tolist() for row, ids in zip(best.scores, best.items, strict=True)]

@@ -16,6 +16,7 @@ from seqrec.run import Flat, Model, Task, TrainingConfig, build_model, make_main
 
 LOSS = LossConfig(loss="gbce", n_negatives=256, calibration=0.75, negatives_per_row=True)
 
+
 @dataclass(frozen=True)
 class Config:
     """Trains a Transformer on a calibrated binary loss and tests it on each user's last item."""

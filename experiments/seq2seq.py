@@ -18,6 +18,7 @@ from seqrec.run import DataConfig, Flat, Model, Task, TrainingConfig, build_mode
 
 SPLIT = SplitConfig(n_out=5, window_target="first")
 
+
 @dataclass(frozen=True)
 class Config:
     """Trains an encoder-decoder and tests it on what it generates in place of each user's last n-out items."""

@@ -19,8 +19,8 @@ from tyro.conf import OmitArgPrefixes, Positional
 
 from seqrec import runtime
 from seqrec.config import values_of, with_values
-from seqrec.experiment import open_run
-from seqrec.tasks import open_task
+from seqrec.run.data import open_task
+from seqrec.run.experiment import open_run
 from seqrec.tuning.findings import leave_findings
 from seqrec.tuning.space import search_space
 from seqrec.tuning.study import TuneConfig, import_optuna, open_study, tune
@@ -51,20 +51,22 @@ def main(config: Any) -> dict[str, Any]:
     space = search_space(config, given=config.tune.search, hold=config.tune.hold)
     check_population(config, space, population=config.tune.population)
     import_optuna()
-    runtime.start(config.mesh, config.processes)
+    training = config.training
+    runtime.start(training.mesh, training.processes)
     if jax.process_count() > 1:
         raise InputError("a trial is trained by one process; start others with --resume, and they share the study")
-    with open_run(config, config.run, experiment=f"tune-{config.script}") as run:
-        task = without_test(open_task(run, config.data, seed=config.run.seed))
-        options = {"seed": config.run.seed, "max_epochs": config.fit.max_epochs}
+    with open_run(config, training.run, experiment=f"tune-{config.script}", dataset=training.data.dataset) as run:
+        task = open_task(run, training.data, seed=training.run.seed, engagement=training.engagement)
+        task = without_test(task)
+        options = {"seed": training.run.seed, "max_epochs": training.fit.max_epochs}
         with open_study(run, space, config.tune, first=values_of(config, space), **options) as study:
             try:
                 tune(
                     study,
                     lambda values: with_values(config, values),
                     make_courses(config, script.build, task),
-                    max_epochs=config.fit.max_epochs,
-                    patience=config.fit.patience,
+                    max_epochs=training.fit.max_epochs,
+                    patience=training.fit.patience,
                     say=runtime.log.info,
                 )
             finally:  # after Ctrl-C too

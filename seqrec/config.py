@@ -293,7 +293,7 @@ class Tunable(NamedTuple):
     """What is searched by default; None leaves the field as it is."""
 
 
-_SHARED = ("data", "run", "fit", "mesh", "processes")
+_SHARED = tuple(f"training.{name}" for name in ("data", "run", "fit", "mesh", "processes"))
 """Parts of a script's config that all trials share: the data, how long is trained, and where."""
 
 
@@ -305,7 +305,7 @@ def tunable_fields(config: Any) -> dict[str, Tunable]:
         of: Any = type(part)
         for name, hint in _hints(of).items():
             kind, *marks = typing.get_args(hint) if typing.get_origin(hint) is Annotated else (hint,)
-            if not prefix and name in _SHARED:
+            if prefix + name in _SHARED:
                 continue
             if dataclasses.is_dataclass(kind):
                 walk(getattr(part, name), f"{prefix}{name}.")

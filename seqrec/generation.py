@@ -156,23 +156,24 @@ def recomputed(model: Model, *, as_history: bool = True) -> Model:
 
     def step(
         params: Params,
-        lengths: Int[Array, " rows"],
-        read: Int[Array, "rows width"],
+        memory: Int[Array, " rows"],
+        cache: Int[Array, "rows width"],
         items: Int[Array, " rows"],
         place: Int[Array, ""],
     ):
-        newest = lengths - 1 + place
-        read = read.at[jnp.arange(len(read)), newest].set(items)
-        positions = jnp.broadcast_to(jnp.arange(read.shape[1]), read.shape)
-        n_known = newest if as_history else lengths - 1
-        following = jnp.pad(read[:, 1:], ((0, 0), (0, 1)))
+        # The memory is the histories' lengths, the cache all items so far.
+        newest = memory - 1 + place
+        cache = cache.at[jnp.arange(len(cache)), newest].set(items)
+        positions = jnp.broadcast_to(jnp.arange(cache.shape[1]), cache.shape)
+        n_known = newest if as_history else memory - 1
+        following = jnp.pad(cache[:, 1:], ((0, 0), (0, 1)))
         batch = Batch(
-            items=read,
+            items=cache,
             next_items=jnp.where(positions < n_known[:, None], following, 0),
             segment_ids=(positions <= newest[:, None]).astype(jnp.int32),
             positions=positions,
         )
         states = encode(params, batch)
-        return jnp.take_along_axis(states, newest[:, None, None], axis=1)[:, 0], read
+        return jnp.take_along_axis(states, newest[:, None, None], axis=1)[:, 0], cache
 
     return dataclasses.replace(model, decoder=Decoder(start, step))

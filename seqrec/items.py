@@ -167,7 +167,7 @@ def _feature_part(feature: Feature, config: ItemConfig, n_rows: int, d_model: in
 
         return Part(specs, {"values": values, "known": known}, project)
 
-    def as_read(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
+    def as_read(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
         del key
         return jnp.asarray(values, dtype).reshape(shape)
 
@@ -280,9 +280,7 @@ def _frequent(n_shared: int, counts: np.ndarray, n_rows: int, d_model: int) -> P
 # Both
 
 
-def _combination(
-    config: ItemConfig, *, n_parts: int, d_model: int
-) -> tuple[Params, Combine]:
+def _combination(config: ItemConfig, *, n_parts: int, d_model: int) -> tuple[Params, Combine]:
     """Specs and `combine(params, vectors)` of the parts, of which `ids` may be one."""
 
     def features_of(vectors: dict[str, Array]) -> Array:

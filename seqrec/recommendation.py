@@ -74,7 +74,9 @@ def _checked_ids(ids: object, n_items: int, *, name: str) -> Int[np.ndarray, " n
         raise InputError(f"{name}={ids!r} is not a list of item ids; give at least one integer")
     if array.min() < 1 or array.max() > n_items:
         bad = array[(array < 1) | (array > n_items)][0]
-        raise InputError(f"{name} holds item {bad}, which is not in 1..{n_items}; use the ids of the store's vocabulary")
+        raise InputError(
+            f"{name} holds item {bad}, which is not in 1..{n_items}; use the ids of the store's vocabulary"
+        )
     return array
 
 

@@ -71,9 +71,7 @@ class RepeatHead:
         allow: Int[Array, "#queries n_allowed"] | None = None,
     ) -> tuple[Float[Array, "queries *n_targets"], Int[Array, " queries"]]:
         """Ranks by the mixture's probability."""
-        return self.softmax.rank(
-            params, queries.states, targets, exclude=exclude, allow=allow, boosts=queries.boosts
-        )
+        return self.softmax.rank(params, queries.states, targets, exclude=exclude, allow=allow, boosts=queries.boosts)
 
     def top_k(
         self,

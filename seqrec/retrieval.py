@@ -86,9 +86,9 @@ def top_k_items(
 ) -> tuple[Int[Array, "users k"], Float[Array, "users k"]]:
     """Ids of each user's `k` best candidates, best first, and their scores; of tied items the lower id comes first.
 
-    Candidates, blocks and scores are those of `rank_targets`, except that targets have no part in it. Where fewer than `k` are left, the list
-    ends in id 0 with score -inf; an item whose score is NaN or -inf is never listed. Where a mesh splits the item
-    table, each device finds the best of its own items, and only these are merged.
+    Candidates, blocks and scores are those of `rank_targets`, except that targets have no part in them. Where fewer
+    than `k` are left, the list ends in id 0 with score -inf; an item whose score is NaN or -inf is never listed. Where
+    a mesh splits the item table, each device finds the best of its own items, and only these are merged.
     """
     _check_k(k, n_items)
     chex.assert_rank([hidden, item_table], 2)

@@ -62,7 +62,8 @@ def open_run(directory: Path, config: Any, *, experiment: str, resume: bool) -> 
         )
     earlier, now = dict(leaves(started["config"])), dict(leaves(to_json(config)))
     for name in sorted(earlier.keys() | now.keys()):
-        if name not in _FREE_FIELDS and not name.startswith(_FREE_CONFIGS) and earlier.get(name) != now.get(name):
+        own = name.removeprefix("training.")
+        if own not in _FREE_FIELDS and not own.startswith(_FREE_CONFIGS) and earlier.get(name) != now.get(name):
             raise InputError(
                 f"{file}: the run was started with {name}={earlier.get(name)}, not {now.get(name)}; "
                 f"repeat its flags to resume it, or choose another --output"

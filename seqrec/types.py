@@ -1,4 +1,4 @@
-"""The records and function types that cross rooms; nothing here imports jax, so that data preparation need not either."""
+"""Records and function types that cross rooms, without jax, so that data preparation need not import it either."""
 
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
@@ -114,7 +114,7 @@ class Encode(Protocol):
     def __call__(
         self, params: Params, batch: Batch, *, key: Any = None, added: Float[Any, "rows length d_model"] | None = None
     ) -> Float[Any, "rows length d_model"]:
-        """States of a batch; without a key nothing is dropped out. A causal encoder adds `added` to its items' vectors."""
+        """States of a batch; without a key nothing is dropped out. Causal encoders add `added` to item vectors."""
 
 
 @runtime_checkable

@@ -413,4 +413,4 @@ def history_batch(history: History, reads: BatchFormat) -> Batch:
         latest = values[-length:]
         rows[name] = np.zeros((1, length, *values.shape[1:]), values.dtype)
         rows[name][0, : len(latest)] = latest
-    return Batch(*fields, event_features=rows or None)
+    return Batch(*fields)._replace(event_features=rows or None)

@@ -162,21 +162,21 @@ def seq2seq(config: Seq2SeqConfig, *, n_items: int, max_length: int) -> Encoder:
         empty = jnp.zeros(shape, jnp.dtype(sizes.compute_dtype))
         return (memories, is_read, lengths), [(empty, empty)] * config.n_decoder_blocks
 
-    def step(params: Params, memory, caches: list[KeysAndValues], items: Int[Array, " rows"], place: Int[Array, ""]):
+    def step(params: Params, memory, cache: list[KeysAndValues], items: Int[Array, " rows"], place: Int[Array, ""]):
         memories, is_read, lengths = memory
         positions = (lengths - 1 + place)[:, None]
-        rows, n = len(items), caches[0][0].shape[2]
-        states, caches = decode(
+        rows, n = len(items), cache[0][0].shape[2]
+        states, cache = decode(
             params,
             embed(sizes, params, items[:, None], positions),
             memories,
             mask=jnp.broadcast_to(jnp.arange(n) <= place, (rows, 1, n)),
             memory_mask=is_read[:, None, :],
             turn=turn_by(sizes, positions, max_length=max_length),
-            caches=caches,
+            caches=cache,
             place=place,
         )
-        return states[:, 0], caches
+        return states[:, 0], cache
 
     return Encoder(
         reader.specs | {"decoder": decoder_specs},

@@ -104,8 +104,9 @@ def softmax_loss(
     normaliser by that weight alone: where evaluation leaves out what was seen, a model need not learn to. Above 0
     it keeps their scores within reach, without which the others' sum would drown in rounding.
 
-    With `mixture` a target's probability is exactly that of the mixture. An `unwanted` item, where there is no target, adds `unwanted_weight` times -log(1 - its probability) to the sum alone (unlikelihood: Welleck
-    et al. 2020, eq. 4), as if no probability were above 1 - 1e-4.
+    With `mixture` a target's probability is exactly that of the mixture. An `unwanted` item, where there is no target,
+    adds `unwanted_weight` times -log(1 - its probability) to the sum alone (unlikelihood: Welleck et al. 2020, eq. 4),
+    as if no probability were above 1 - 1e-4.
 
     Nothing of size positions x items exists, and where a mesh splits the item table, each device scores its own
     items: only maxima, sums and hidden states travel.
@@ -239,7 +240,7 @@ def _sums(
     *,
     with_gradients: bool,
 ) -> tuple[Array, ...]:
-    """The loss and, if positions for, its gradients (d_hidden, d_table, d_mixture), taken while the scores are at hand."""
+    """The loss and, if wanted, its gradients (d_hidden, d_table, d_mixture), taken while the scores are at hand."""
 
     def local(hidden, targets, weights, seen, mixture, unwanted, shard):
         n_positions, d_model = targets.size, hidden.shape[-1]

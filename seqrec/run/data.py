@@ -23,7 +23,6 @@ from seqrec.runtime import log
 from seqrec.sharding import n_data_shards, row_share
 from seqrec.types import InputError, Times
 
-
 NO_ENGAGEMENT = EngagementConfig()
 
 
@@ -100,9 +99,7 @@ class Task(NamedTuple):
         return self.config.split.n_out if self.config.split.holds_continuations else None
 
 
-def open_task(
-    run: Path, config: DataConfig, *, seed: int, engagement: EngagementConfig = NO_ENGAGEMENT
-) -> Task:
+def open_task(run: Path, config: DataConfig, *, seed: int, engagement: EngagementConfig = NO_ENGAGEMENT) -> Task:
     """The data in the run's own store, prepared there first unless an earlier start has; says what it read.
 
     A store that was prepared beforehand is read where it is.

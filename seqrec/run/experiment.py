@@ -54,7 +54,7 @@ class Script(Protocol):
     __file__: str | None
 
     @property
-    def Config(self) -> type:  # noqa: N802 (a class)
+    def Config(self) -> type:
         """The config of its command line."""
 
     @property
@@ -152,7 +152,7 @@ def open_trained(run: Path, scripts: Mapping[str, Script]) -> tuple[Task, Model,
     name = runs.experiment_of(run)
     if name not in scripts:
         raise InputError(f"{run} holds a model {name}, which is none of {', '.join(scripts)}; use its own seqrec")
-    config = runs.read_config(scripts[name].Config, run)
+    config: Any = runs.read_config(scripts[name].Config, run)
     training = config.training
     # By however many processes it is read: only in training would each go its own way.
     runtime.start(training.mesh, replace(training.processes, n_processes=0))
@@ -176,9 +176,7 @@ def _built(run: Path, config: Any, build: Build, task: Task) -> Model:
     return model
 
 
-def train(
-    run: Path, task: Task, model: Model, state: TrainState, train_step: TrainStep, config: FitConfig
-) -> Trained:
+def train(run: Path, task: Task, model: Model, state: TrainState, train_step: TrainStep, config: FitConfig) -> Trained:
     """Trains from `state`, or from the run's latest checkpoint if it has one, and returns the best epoch's state."""
     batches = task.train
     log.info(

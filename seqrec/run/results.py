@@ -58,9 +58,7 @@ def test(task: Task, model: Model, params: Params) -> tuple[RankTable, dict[str,
     return ranks, results
 
 
-def query_side_task_losses(
-    model: Model, params: Params, queries: Queries
-) -> dict[str, Float[np.ndarray, " queries"]]:
+def query_side_task_losses(model: Model, params: Params, queries: Queries) -> dict[str, Float[np.ndarray, " queries"]]:
     """The loss of each side task at each query's held-out event, in nats; the queries' batches hold the labels."""
     assert queries.engagement is not None
     names = list(queries.engagement.head_sizes)
@@ -109,9 +107,7 @@ def costs(model: Model, state: TrainState, *, steps_per_epoch: int) -> dict[str,
     }
 
 
-def publish(
-    run: Path, task: Task, model: Model, params: Params, facts: dict[str, Any], *, name: str
-) -> dict[str, Any]:
+def publish(run: Path, task: Task, model: Model, params: Params, facts: dict[str, Any], *, name: str) -> dict[str, Any]:
     """Tests composed parameters, leaves figures, ranks and the learning curve in the run, and prints them.
 
     `facts` says how the training went, as `metrics.json` has it; returns what that file holds.

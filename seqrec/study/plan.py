@@ -1,6 +1,5 @@
 """What a study compares, which trainings that takes, and what they cost."""
 
-import dataclasses
 import functools
 import hashlib
 import json
@@ -10,17 +9,17 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
 from seqrec import runtime
-from seqrec.config import check_at_least, check_fields, check_share, to_json
+from seqrec.config import check_at_least, check_fields, check_share, to_json, with_values
 from seqrec.data.paths import data_files
 from seqrec.data.store import SequenceStore, open_store, read_preparation
-from seqrec.experiment import RunConfig
 from seqrec.files import read_object
 from seqrec.params import count_params
-from seqrec.tasks import DataConfig, make_task, prepare_store
+from seqrec.run.config import RunConfig, TrainingConfig
+from seqrec.run.data import make_task, prepare_store
+from seqrec.run.experiment import Script
 from seqrec.types import InputError
 
 _TESTED = ("dataset", "data_path", "columns", "time_unit", "split", "mask_seen")
@@ -89,7 +88,7 @@ class Plan(NamedTuple):
     """A study before its trainings."""
 
     study: Study
-    script: ModuleType
+    script: Script
     arms: list[Arm]
     """The base first."""
     runs: list[Planned]
@@ -102,7 +101,7 @@ class Plan(NamedTuple):
     n_parameters: dict[str, int]
 
 
-def arms_of(study: Study, script: ModuleType) -> list[Arm]:
+def arms_of(study: Study, script: Script) -> list[Arm]:
     """The base and the variations, each parsed by the experiment's own config.
 
     Raises:
@@ -126,7 +125,7 @@ def arms_of(study: Study, script: ModuleType) -> list[Arm]:
             if arm.config == other.config:
                 raise InputError(f"{other.name} and {arm.name} are equal: their flags come to one config; drop one")
         for field in _TESTED:
-            if getattr(arm.config.data, field) != getattr(arms[0].config.data, field):
+            if getattr(arm.config.training.data, field) != getattr(arms[0].config.training.data, field):
                 raise InputError(
                     f"{arm.name} has another {field} than {base}, so its users, held-out items or candidates are "
                     "others; vary what a model sees and learns, and make a study of its own for other data"
@@ -134,12 +133,12 @@ def arms_of(study: Study, script: ModuleType) -> list[Arm]:
     return arms
 
 
-def _config(script: ModuleType, name: str, flags: str) -> Any:
+def _config(script: Script, name: str, flags: str) -> Any:
     try:
-        config = runtime.parse(script.Config, shlex.split(flags))
+        config: Any = runtime.parse(script.Config, shlex.split(flags))
     except ValueError as error:  # an InputError is one too
         raise InputError(f"{name}: {error}") from None
-    if config.run != RunConfig():
+    if config.training.run != RunConfig():
         raise InputError(f"{name}: --seed, --output and --resume are the study's own; use --seeds and its --output")
     return config
 
@@ -151,9 +150,9 @@ def run_key(experiment: str, config: Any, digests: dict[Path, str]) -> str:
     """
     described = to_json(config, path=functools.partial(_digest, digests=digests))
     for name in ("output", "resume"):
-        del described["run"][name]
+        del described["training"]["run"][name]
     for name in ("mesh", "processes"):
-        described.pop(name, None)
+        del described["training"][name]
     return _sha256(json.dumps([experiment, described], sort_keys=True))[:16]
 
 
@@ -173,7 +172,7 @@ def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def make_plan(study: Study, experiments: Mapping[str, ModuleType]) -> Plan:
+def make_plan(study: Study, experiments: Mapping[str, Script]) -> Plan:
     """What the study trains; reads the data and builds each model, so that what cannot work is refused here.
 
     Raises:
@@ -183,7 +182,7 @@ def make_plan(study: Study, experiments: Mapping[str, ModuleType]) -> Plan:
         raise InputError(f"experiment {study.experiment!r} is none of {', '.join(experiments)}; name one of these")
     script = experiments[study.experiment]
     arms = arms_of(study, script)
-    config = arms[0].config.data
+    config = arms[0].config.training.data
     digests: dict[Path, str] = {}
     digest = functools.partial(_digest, digests=digests)
     tested = {name: to_json(getattr(config, name), path=digest) for name in _TESTED}
@@ -195,7 +194,7 @@ def make_plan(study: Study, experiments: Mapping[str, ModuleType]) -> Plan:
             f"{str(known)[:12]}, not {fingerprint[:12]}); choose another directory for this one"
         )
     with tempfile.TemporaryDirectory() as scratch:
-        directory = _store_directory(study, [arm.config.data for arm in arms], Path(scratch))
+        directory = _store_directory(study, [arm.config.training for arm in arms], Path(scratch))
         store, categories = open_store(directory), read_preparation(directory).get("categories", {})
         n_steps, n_parameters = {}, {}
         for arm in arms:
@@ -211,15 +210,15 @@ def make_plan(study: Study, experiments: Mapping[str, ModuleType]) -> Plan:
     planned = []
     for seed in study.seeds:
         for arm in arms:
-            seeded = dataclasses.replace(arm.config, run=RunConfig(seed=seed))
+            seeded = with_values(arm.config, {"training.run": RunConfig(seed=seed)})
             key = run_key(study.experiment, seeded, digests)
             planned.append(Planned(arm, seed, key, study.output / "runs" / key))
     return Plan(study, script, arms, planned, data, directory, n_steps, n_parameters)
 
 
-def _store_directory(study: Study, configs: Sequence[DataConfig], scratch: Path) -> Path:
+def _store_directory(study: Study, configs: Sequence[TrainingConfig], scratch: Path) -> Path:
     """Where the study's store lies, prepared there unless an earlier start has; a dry run leaves nothing."""
-    config = configs[0]
+    config = configs[0].data
     if config.dataset == "store":
         if config.data_path is None:
             raise InputError("store is read from a directory; give its data path")
@@ -231,21 +230,22 @@ def _store_directory(study: Study, configs: Sequence[DataConfig], scratch: Path)
         directory = scratch / "store"
     else:
         study.output.mkdir(parents=True, exist_ok=True)
-    prepare_store(directory, *configs)
+    prepare_store(directory, *((each.data, each.engagement) for each in configs))
     return directory
 
 
 def _sizes(
-    script: ModuleType, arm: Arm, store: SequenceStore, categories: Mapping[str, Sequence[str]]
+    script: Script, arm: Arm, store: SequenceStore, categories: Mapping[str, Sequence[str]]
 ) -> tuple[int, int, Any]:
     """Steps, parameters and the split of one training of the arm."""
     try:
-        task = make_task(arm.config.data, store, seed=0, categories=categories)
+        training = arm.config.training
+        task = make_task(training.data, store, seed=0, engagement=training.engagement, categories=categories)
         model = script.build(arm.config, task)
     except ValueError as error:
         raise InputError(f"{arm.name}: {error}") from error
-    n_steps = arm.config.fit.max_epochs * task.train.steps_per_epoch
-    return n_steps, count_params(model.encoder.specs), task.split
+    n_steps = training.fit.max_epochs * task.train.steps_per_epoch
+    return n_steps, count_params(model.specs), task.split
 
 
 def spent_minutes(plan: Plan) -> float:

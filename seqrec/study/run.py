@@ -1,28 +1,27 @@
 """Makes what is left of a study's trainings, and its results of those that are done."""
 
-import dataclasses
 import gc
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import jax
 
 from seqrec import runtime
-from seqrec.config import to_json
-from seqrec.experiment import RunConfig
+from seqrec.config import to_json, with_values
 from seqrec.files import read_json, read_json_lines, write_json
 from seqrec.report.rank_tables import read_rank_table
 from seqrec.report.results_page import command
 from seqrec.report.study_figures import StudyRun, study_figures
+from seqrec.run.config import RunConfig
+from seqrec.run.data import DataConfig
+from seqrec.run.experiment import Script
 from seqrec.study.plan import Plan, Planned, Study, expected_minutes, left_minutes, make_plan, spent_minutes
-from seqrec.tasks import DataConfig
 from seqrec.types import InputError
 
 
-def run_study(study: Study, experiments: Mapping[str, ModuleType]) -> dict[str, Any]:
+def run_study(study: Study, experiments: Mapping[str, Script]) -> dict[str, Any]:
     """Trains what is left of the plan, writes study.json and returns what it holds; says how far it is as it goes."""
     plan = make_plan(study, experiments)
     # From here on the directory is of this data, also when the study is killed.
@@ -53,14 +52,14 @@ def run_study(study: Study, experiments: Mapping[str, ModuleType]) -> dict[str, 
 
 def _train(plan: Plan, run: Planned) -> None:
     """Makes or ends one run, as the experiment's own script does."""
-    config = dataclasses.replace(
-        run.arm.config,
+    values = {
+        "training.run": RunConfig(output=run.directory, resume=True, seed=run.seed),
         # Prepared once, for all.
-        data=dataclasses.replace(
-            run.arm.config.data, dataset="store", data_path=plan.store.resolve(), columns=DataConfig.columns
-        ),
-        run=RunConfig(output=run.directory, resume=True, seed=run.seed),
-    )
+        "training.data.dataset": "store",
+        "training.data.data_path": plan.store.resolve(),
+        "training.data.columns": DataConfig.columns,
+    }
+    config = with_values(run.arm.config, values)
     script = plan.script.__file__ or ""
     words = shlex.split(command(script, to_json(config), plan.script.Config()))[1:]
     try:
@@ -102,7 +101,7 @@ def results(plan: Plan, failed: Mapping[str, str]) -> dict[str, Any]:
     ]
     states = []
     for run in plan.runs:
-        seeded = dataclasses.replace(run.arm.config, run=RunConfig(seed=run.seed))
+        seeded = with_values(run.arm.config, {"training.run": RunConfig(seed=run.seed)})
         states.append(
             {
                 "name": run.arm.name,

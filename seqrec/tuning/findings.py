@@ -24,10 +24,10 @@ def findings(study: Study, config: Any, *, script: str, defaults: Any) -> dict[s
     finished = [trial for trial in trials if trial["curve"] and trial["state"] in ("complete", "pruned")]
     found = {
         "script": Path(script).stem,
-        "dataset": config.data.dataset,
+        "dataset": config.training.data.dataset,
         "space": {flag_name(name): str(of) for name, of in study.space.items()},
         "base": _by_flag(values_of(config, study.space)),
-        "max_epochs": config.fit.max_epochs,
+        "max_epochs": config.training.fit.max_epochs,
         "seed": study.seed,
         "tune": to_json(study.config),
         "trials": [{**trial, "values": _by_flag(trial["values"])} for trial in trials],
@@ -37,7 +37,7 @@ def findings(study: Study, config: Any, *, script: str, defaults: Any) -> dict[s
     }
     if finished:
         best = max(finished, key=lambda trial: max(trial["curve"]))
-        chosen = with_values(config, {**best["values"], "run.output": None, "run.resume": False})
+        chosen = with_values(config, {**best["values"], "training.run.output": None, "training.run.resume": False})
         found["best"] = {
             "number": best["number"],
             "ndcg@10": max(best["curve"]),

@@ -10,12 +10,11 @@ import numpy as np
 from seqrec import runtime
 from seqrec.config import Values, flag_name, tunable_fields, with_traced, with_values
 from seqrec.data.prefetch import prefetched
-from seqrec.evaluation import composed, evaluate, make_eval_step
-from seqrec.experiment import Model
-from seqrec.metrics import means, metric_sums
+from seqrec.evaluation import make_validate
 from seqrec.population import keep, make_population_step, member, members
+from seqrec.run.data import Task
+from seqrec.run.experiment import Build
 from seqrec.sharding import split_rows
-from seqrec.tasks import Task
 from seqrec.training import init_state, make_optimizer, make_train_step
 from seqrec.tuning.space import Space
 from seqrec.tuning.study import Course
@@ -46,55 +45,51 @@ def check_population(config: Any, space: Space, *, population: int) -> None:
         )
 
 
-def make_courses(config: Any, build: Callable[[Any, Task], Model], task: Task) -> Callable[[Sequence[Values]], Course]:
+def make_courses(config: Any, build: Build, task: Task) -> Callable[[Sequence[Values]], Course]:
     """`begin(several)`: trains the script's model with each of several sets of values, step by step.
 
     Values of fields that may be traced are, so that all trials that agree in the others share one compiled step; a
     population agrees in them, as `check_population` sees to.
     """
-    fields = tunable_fields(config)
+    fields, seed = tunable_fields(config), config.training.run.seed
 
     @functools.lru_cache(maxsize=4)
     def programs(fixed_values: tuple[tuple[str, Any], ...]):
         fixed = with_values(config, dict(fixed_values))
-        encoder = build(fixed, task).encoder
-        n_steps = config.fit.max_epochs * task.train.steps_per_epoch
+        model = build(fixed, task)
+        n_steps = config.training.fit.max_epochs * task.train.steps_per_epoch
 
         def make_step(scalars):
             own = with_traced(fixed, scalars)
-            model = build(own, task)
+            optimizer = own.training.optimizer
             return make_train_step(
-                model.encoder,
-                model.objective,
-                model.loss,
-                make_optimizer(own.optimizer, model.encoder.specs, n_steps=n_steps),
-                seed=config.run.seed,
-                average_decay=own.optimizer.average_decay,
-                accumulation_steps=own.optimizer.accumulation_steps,
-                head_weights=model.head_weights,
+                build(own, task),
+                make_optimizer(optimizer, model.specs, n_steps=n_steps),
+                seed=seed,
+                average_decay=optimizer.average_decay,
+                accumulation_steps=optimizer.accumulation_steps,
             )
 
-        optimizer = make_optimizer(fixed.optimizer, encoder.specs, n_steps=n_steps)
-        first = init_state(encoder, optimizer, seed=config.run.seed)
+        optimizer = make_optimizer(fixed.training.optimizer, model.specs, n_steps=n_steps)
+        first = init_state(model, optimizer, seed=seed)
         step = make_population_step(make_step, side_by_side=runtime.trains_side_by_side())
-        return step, encoder, make_eval_step(encoder), first
+        return step, make_validate(model, task.valid, n_generated=task.n_generated), first
 
     def begin(several: Sequence[Values]) -> Course:
         traced = [name for name in several[0] if fields[name].traced]
         fixed = tuple((name, value) for name, value in several[0].items() if name not in traced)
-        step, encoder, eval_step, first = programs(fixed)
+        step, validate, first = programs(fixed)
         scalars = {name: jnp.asarray([values[name] for values in several], jnp.float32) for name in traced}
-        return course(step, encoder, eval_step, members(first, scalars, n_members=len(several)), len(several))
+        return course(step, validate, members(first, scalars, n_members=len(several)), len(several))
 
-    def course(step, encoder, eval_step, population, n_members: int) -> Course:
+    def course(step, validate, population, n_members: int) -> Course:
         epoch = 0
         with prefetched(task.train.batch) as batch:
             while True:
                 for place in range(task.train.steps_per_epoch):
                     population, _ = step(population, split_rows(batch(epoch * task.train.steps_per_epoch + place)))
-                averaged = [composed(encoder, member(population, i).averaged) for i in range(n_members)]
-                found = [evaluate(eval_step, params, task.valid) for params in averaged]
-                places = yield [means(metric_sums(table.rank))["ndcg@10"] for table in found]
+                averaged = [member(population, place).averaged for place in range(n_members)]
+                places = yield [validate(params)["ndcg@10"] for params in averaged]
                 epoch += 1
                 if len(places) < n_members:
                     population, n_members = keep(population, places), len(places)
