@@ -53,14 +53,16 @@ STUDIES = {
     '"shuffled=--item-features attributes --shuffled-features attributes" --seeds 0 1 --output {run}',
     "tuning": f"tune.py {ARM} --n-trials 2 --output {{run}}",
 }
-CHANGING = ("train_seconds", "seconds", "minutes", "command", "versions", "key", "stopped", "state_bytes", "time")
-"""What differs from run to run, or tells of the machine."""
+CHANGING = ("command", "versions", "key", "stopped", "state_bytes", "time")
+"""What differs from run to run, or tells of the machine; so does what is counted in seconds or minutes."""
 
 
 def without_clocks(tree: Any) -> Any:
     """Figures alone, of what a run left as JSON."""
     if isinstance(tree, dict):
-        return {name: without_clocks(value) for name, value in tree.items() if name not in CHANGING}
+        kept = {name: value for name, value in tree.items() if name not in CHANGING}
+        kept = {name: value for name, value in kept.items() if not name.endswith(("second", "seconds", "minutes"))}
+        return {name: without_clocks(value) for name, value in kept.items()}
     return [without_clocks(each) for each in tree] if isinstance(tree, list) else tree
 
 
@@ -139,6 +141,7 @@ def collect(checkout: Path, only: list[str], file: Path) -> dict[str, Any]:
 
 def differences(before: Any, after: Any, path: str = "") -> list[str]:
     """Where two trees of figures differ; what only the later one has is no difference."""
+    before, after = without_clocks(before), without_clocks(after)
     if isinstance(before, dict) and isinstance(after, dict):
         lacking = [f"{path}/{name} is gone" for name in before.keys() - after.keys()]
         return lacking + [
