@@ -17,6 +17,38 @@ from seqrec.data.store import SequenceStore
 from seqrec.types import Batch, BatchFormat, HistoryBatch, InputError, QueryBatch, Times
 
 
+class Share(NamedTuple):
+    """The part of each batch that one process makes, and how a batch must split."""
+
+    n_shards: int = 1
+    """Parts that a batch must split into evenly; empty rows fill it up."""
+    process_index: int = 0
+    process_count: int = 1
+    """Processes that share each batch; each makes, and reads from the store, its own rows alone."""
+
+
+class EventFields(NamedTuple):
+    """What batches hold beside item ids and their order."""
+
+    times: Times = "none"
+    engagement: Engagement | None = None
+    """Weights, skips and side tasks' labels of the events to predict."""
+    features: tuple[PositionFeature, ...] = ()
+    """Other features of events and users."""
+
+
+class Windows(NamedTuple):
+    """Which windows of `max_length` events training takes from histories that are longer."""
+
+    whole: bool = False
+    """All of them, side by side, so that each pair of neighbours comes once an epoch; otherwise one."""
+    random: bool = False
+    """Cut at positions drawn anew each epoch; otherwise from the newest event back."""
+
+
+ALL_ROWS, ITEMS_ALONE, LATEST = Share(), EventFields(), Windows()
+
+
 def _segments(
     packed: PackedRows, rows: Int[np.ndarray, " rows"]
 ) -> tuple[Int[np.ndarray, " segments"], Int[np.ndarray, " segments"]]:
@@ -33,9 +65,7 @@ def _lay_out(
     *,
     n_rows: int,
     length: int,
-    times: Times,
-    engagement: Engagement | None = None,
-    features: tuple[PositionFeature, ...] = (),
+    fields: EventFields,
 ) -> Batch:
     """Stretches of the store side by side in their rows, which count up from 0; rows without any are empty."""
     n_segments = np.bincount(row, minlength=n_rows)
@@ -46,13 +76,13 @@ def _lay_out(
     source = first + positions
     following = np.minimum(source + 1, store.n_events - 1)
     values = [store.items[source], store.items[following], np.repeat(segment_ids, lengths), positions]
-    if times != "none":
-        moments = store.columns["timestamp_us"]
-        places = (source, following) if times == "query" else (source,)
-        values += [_seconds(moments[place] - moments[first]) for place in places]
-    fields = np.zeros((len(values), n_rows, length), np.int32)
-    for field, value in zip(fields, values, strict=True):
-        field[filled] = value  # not fields[i, filled], which takes ten times as long
+    if fields.times != "none":
+        timestamps = store.columns["timestamp_us"]
+        places = (source, following) if fields.times == "query" else (source,)
+        values += [_seconds(timestamps[place] - timestamps[first]) for place in places]
+    arrays = np.zeros((len(values), n_rows, length), np.int32)
+    for array, value in zip(arrays, values, strict=True):
+        array[filled] = value  # not arrays[i, filled], which takes ten times as long
 
     def spread(values: np.ndarray) -> np.ndarray:
         rows = np.zeros((n_rows, length, *values.shape[1:]), values.dtype)
@@ -60,12 +90,12 @@ def _lay_out(
         return rows
 
     beside: dict[str, Any] = {}
-    if engagement is not None:
-        beside = {name: spread(value) for name, value in engagement.fields_at(store, following).items()}
-    if features:
-        known = features_at(features, store, source)
+    if fields.engagement is not None:
+        beside = {name: spread(value) for name, value in fields.engagement.fields_at(store, following).items()}
+    if fields.features:
+        known = features_at(fields.features, store, source)
         beside["event_features"] = {name: spread(value) for name, value in known.items()}
-    return Batch(*fields, **beside)
+    return Batch(*arrays, **beside)
 
 
 def _users_at(store: SequenceStore, positions: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
@@ -83,17 +113,17 @@ def _check_times(store: SequenceStore, times: Times) -> None:
         raise InputError(f"times={times}, but the store has no timestamp_us; prepare it with times, or use times=none")
 
 
-def _share(n: int, process_index: int, process_count: int) -> tuple[int, int]:
+def _part(n: int, share: Share) -> tuple[int, int]:
     """First and size of one process's part of `n` places; parts are equal, so the last may reach beyond `n`."""
-    size = -(-n // process_count)
-    return process_index * size, size
+    size = -(-n // share.process_count)
+    return share.process_index * size, size
 
 
-def _check_process(process_index: int, process_count: int) -> None:
-    if not 0 <= process_index < process_count:
+def _check_process(share: Share) -> None:
+    if not 0 <= share.process_index < share.process_count:
         raise InputError(
-            f"process_index={process_index} is outside 0..{process_count - 1}; "
-            f"number the process_count={process_count} processes from 0"
+            f"process_index={share.process_index} is outside 0..{share.process_count - 1}; "
+            f"number the process_count={share.process_count} processes from 0"
         )
 
 
@@ -128,18 +158,10 @@ class TrainingBatches(NamedTuple):
     n_rows: int
     """Rows with data in a batch."""
     seed: int
-    n_shards: int = 1
-    """Parts that a batch must split into evenly; empty rows fill it up."""
+    share: Share = ALL_ROWS
+    fields: EventFields = ITEMS_ALONE
     rings: Rings | None = None
-    """Where each epoch takes windows at places of its own."""
-    process_index: int = 0
-    process_count: int = 1
-    """Processes that share each batch; this one makes, and reads from the store, its own rows alone."""
-    times: Times = "none"
-    engagement: Engagement | None = None
-    """What batches say of how much the events to predict count."""
-    features: tuple[PositionFeature, ...] = ()
-    """What batches hold of events and users beside the items."""
+    """Where each epoch cuts windows at positions of its own."""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -157,8 +179,8 @@ class TrainingBatches(NamedTuple):
         The rows of all processes, one after another, are the batch of a single one, whatever their number; empty
         rows come last.
         """
-        n_parts = math.lcm(self.n_shards, self.process_count)
-        first, n_rows = _share(-(-self.n_rows // n_parts) * n_parts, self.process_index, self.process_count)
+        n_parts = math.lcm(self.share.n_shards, self.share.process_count)
+        first, n_rows = _part(-(-self.n_rows // n_parts) * n_parts, self.share)
         epochs, rows = self._rows(step * self.n_rows + np.arange(first, min(first + n_rows, self.n_rows)))
         segments, row = _segments(self.packed, rows)
         starts, lengths = self.packed.starts[segments], self.packed.lengths[segments]
@@ -175,9 +197,7 @@ class TrainingBatches(NamedTuple):
             lengths,
             n_rows=n_rows,
             length=self.packed.length,
-            times=self.times,
-            engagement=self.engagement,
-            features=self.features,
+            fields=self.fields,
         )
 
     def users(self, step: int) -> Int[np.ndarray, " users"]:
@@ -199,23 +219,18 @@ def training_batches(
     max_length: int,
     batch_size: int,
     seed: int,
-    whole_histories: bool = False,
-    random_crops: bool = False,
-    n_shards: int = 1,
-    process_index: int = 0,
-    process_count: int = 1,
-    times: Times = "none",
-    engagement: Engagement | None = None,
-    features: tuple[PositionFeature, ...] = (),
+    windows: Windows = LATEST,
+    share: Share = ALL_ROWS,
+    fields: EventFields = ITEMS_ALONE,
 ) -> TrainingBatches:
     """Batches of `batch_size` histories each, on average: as many packed rows as hold that many.
 
-    With `random_crops` each epoch cuts the histories longer than `max_length` at places of its own: all of them
-    with `whole_histories`, so that each pair still comes once an epoch, else one window of `max_length` pairs.
+    Raises:
+      InputError: the store lacks times that are wanted, or no history leaves two events for training.
     """
-    _check_process(process_index, process_count)
-    _check_times(store, times)
-    packed = pack_training(store, split, max_length=max_length, whole_histories=whole_histories)
+    _check_process(share)
+    _check_times(store, fields.times)
+    packed = pack_training(store, split, max_length=max_length, whole_histories=windows.whole)
     if packed.n_rows == 0:
         raise InputError(
             "no history leaves two events for training (the split holds out the rest), so there is "
@@ -223,11 +238,10 @@ def training_batches(
         )
     n_rows = min(packed.n_rows, max(1, round(batch_size * packed.n_rows / len(packed.lengths))))
     rings = None
-    if random_crops:
+    if windows.random:
         users = _users_at(store, packed.starts)
         rings = Rings(users, split.train_stop - store.offsets[:-1] - 1)
-    shared = process_index, process_count, times, engagement, features
-    return TrainingBatches(store, packed, n_rows, seed, n_shards, rings, *shared)
+    return TrainingBatches(store, packed, n_rows, seed, share, fields, rings)
 
 
 class Queries(NamedTuple):
@@ -245,14 +259,8 @@ class Queries(NamedTuple):
     """Queries that a batch has room for."""
     n_excluded: int
     """Length of a query's list of excluded items."""
-    process_index: int = 0
-    process_count: int = 1
-    """Processes that share each batch, as they share those of training."""
-    times: Times = "none"
-    engagement: Engagement | None = None
-    """What batches say of the events that are asked for, where heads are to foretell it."""
-    features: tuple[PositionFeature, ...] = ()
-    """What batches hold of events and users beside the items."""
+    share: Share = ALL_ROWS
+    fields: EventFields = ITEMS_ALONE
 
     @property
     def targets(self) -> Int[np.ndarray, " queries"]:
@@ -275,7 +283,7 @@ class Queries(NamedTuple):
             filled = np.bincount(row, lengths).astype(np.int64)
             ends = np.cumsum(lengths) - (np.cumsum(filled) - filled)[row]
             newest = row * self.packed.length + ends - 1
-            first, n_rows = _share(len(group), self.process_index, self.process_count)
+            first, n_rows = _part(len(group), self.share)
             mine = (first <= row) & (row < first + n_rows)
             batch = _lay_out(
                 self.store,
@@ -284,13 +292,11 @@ class Queries(NamedTuple):
                 lengths[mine],
                 n_rows=n_rows,
                 length=self.packed.length,
-                times=self.times,
-                engagement=self.engagement,
-                features=self.features,
+                fields=self.fields,
             )
             # What followed the newest item is the question.
             batch.next_items.reshape(-1)[newest[mine] - first * self.packed.length] = 0
-            first, n_queries = _share(self.n_queries, self.process_index, self.process_count)
+            first, n_queries = _part(self.n_queries, self.share)
             asked = self.packed.order[segments][first : first + n_queries]
             last, targets, query = np.zeros((3, n_queries), np.int32)
             last[: len(asked)] = newest[first : first + n_queries]
@@ -304,7 +310,7 @@ class Queries(NamedTuple):
 
         As with `batches`, batches are of one shape, and of several processes each makes its own rows.
         """
-        first, n_rows = _share(self.n_queries, self.process_index, self.process_count)
+        first, n_rows = _part(self.n_queries, self.share)
         width = min(max_length, int(self.history_lengths.max()))
         for start in range(0, len(self.users), self.n_queries):
             asked = np.arange(start + first, min(start + first + n_rows, start + self.n_queries, len(self.users)))
@@ -337,20 +343,17 @@ def make_queries(
     max_length: int,
     batch_size: int,
     mask_seen: bool,
-    n_shards: int = 1,
-    process_index: int = 0,
-    process_count: int = 1,
-    times: Times = "none",
-    engagement: Engagement | None = None,
-    features: tuple[PositionFeature, ...] = (),
+    share: Share = ALL_ROWS,
+    fields: EventFields = ITEMS_ALONE,
 ) -> Queries:
     """Queries for these targets, -1 being none and a user having one or several, about `batch_size` to a batch.
 
     The encoder reads the latest `max_length` items; with `mask_seen` the whole history is excluded from the
     candidates.
     """
-    _check_process(process_index, process_count)
-    _check_times(store, times)
+    _check_process(share)
+    _check_times(store, fields.times)
+    n_shards = share.n_shards
     positions = target_positions[target_positions >= 0]
     users = _users_at(store, positions)
     history_lengths = positions - store.offsets[users]
@@ -369,8 +372,7 @@ def make_queries(
     n_segments = np.append(np.diff(packed.row_offsets), 0)
     n_queries = -(-int(n_segments[groups].sum(axis=1).max()) // (8 * n_shards)) * 8 * n_shards
     n_excluded = int(history_lengths.max()) if mask_seen else 0
-    shared = process_index, process_count, times, engagement, features
-    return Queries(store, packed, users, positions, groups, n_queries, n_excluded, *shared)
+    return Queries(store, packed, users, positions, groups, n_queries, n_excluded, share, fields)
 
 
 class History(NamedTuple):

@@ -31,7 +31,7 @@ def build_model(encoder: Encoder, config: TrainingConfig, task: Task, *, ask: As
             raise InputError("--skip-weight needs a model that predicts the next item of every position; leave it out")
         ask = functools.partial(next_item, unwanted_skips=True)
     model = softmax_model(encoder, make_loss(config.loss, counts=counts), ask=ask)
-    model = with_event_features(model, task.train.features)
+    model = with_event_features(model, task.train.fields.features)
     features = [
         shuffled_feature(feature, trained=counts > 0, seed=config.run.seed)
         if feature.name in config.items.shuffled_features
@@ -46,8 +46,8 @@ def build_model(encoder: Encoder, config: TrainingConfig, task: Task, *, ask: As
             raise InputError("--repeat-mixture generates no continuations; use --window-target last, or leave it out")
         model = with_repeats(model)
     if config.engagement.heads:
-        assert task.train.engagement is not None
-        rates = log_base_rates(task.train.engagement, task.store, task.split)
+        assert task.train.fields.engagement is not None
+        rates = log_base_rates(task.train.fields.engagement, task.store, task.split)
         model = with_side_tasks(model, config.engagement.heads, rates)
     return model
 

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 from tyro.conf import OmitArgPrefixes
 
 from seqrec import runs, runtime
-from seqrec.data.batches import Queries, TrainingBatches, make_queries, training_batches
+from seqrec.data.batches import EventFields, Queries, Share, TrainingBatches, Windows, make_queries, training_batches
 from seqrec.data.behaviour import BehaviourConfig, features_hash, position_features
 from seqrec.data.engagement import NO_CATEGORIES, EngagementConfig
 from seqrec.data.engagement import engagement as read_engagement
@@ -126,7 +126,7 @@ def open_task(run: Path, config: DataConfig, *, seed: int, engagement: Engagemen
     log.info("split       %s", task.split.description)
     facts = {"content_hash": store.content_hash, "split_hash": task.split.content_hash}
     if config.behaviour.user_features:
-        facts["behaviour_hash"] = features_hash(task.train.features, store)
+        facts["behaviour_hash"] = features_hash(task.train.fields.features, store)
     runtime.on_first(functools.partial(runs.note_data, run, **facts))
     return task
 
@@ -144,9 +144,13 @@ def make_task(
     `categories` has the texts of those columns of the store that hold text as codes.
     """
     split = split_store(store, config.split)
-    share = row_share()
-    features = position_features(config.behaviour, store, split, seed=seed)
-    engaged = read_engagement(engagement, store, categories=categories)
+    part = row_share()
+    share = Share(n_data_shards(), part.part, part.n_parts)
+    fields = EventFields(
+        config.times,
+        read_engagement(engagement, store, categories=categories),
+        position_features(config.behaviour, store, split, seed=seed),
+    )
     valid, test = (
         make_queries(
             store,
@@ -154,12 +158,9 @@ def make_task(
             max_length=config.max_length,
             batch_size=2 * config.batch_size,
             mask_seen=config.mask_seen,
-            n_shards=n_data_shards(),
-            process_index=share.part,
-            process_count=share.n_parts,
-            times=config.times,
-            engagement=engaged if engagement.heads else None,
-            features=features,
+            share=share,
+            # What queries hold of the predicted events serves side tasks alone.
+            fields=fields if engagement.heads else fields._replace(engagement=None),
         )
         for positions in asked_events(store, split)
     )
@@ -169,14 +170,9 @@ def make_task(
         max_length=config.max_length,
         batch_size=config.batch_size,
         seed=seed,
-        whole_histories=config.whole_histories,
-        random_crops=config.random_crops,
-        n_shards=n_data_shards(),
-        process_index=share.part,
-        process_count=share.n_parts,
-        times=config.times,
-        engagement=engaged,
-        features=features,
+        windows=Windows(config.whole_histories, config.random_crops),
+        share=share,
+        fields=fields,
     )
     return Task(config, store, split, train, valid, test)
 

@@ -60,8 +60,8 @@ def test(task: Task, model: Model, params: Params) -> tuple[RankTable, dict[str,
 
 def query_side_task_losses(model: Model, params: Params, queries: Queries) -> dict[str, Float[np.ndarray, " queries"]]:
     """The loss of each side task at each query's held-out event, in nats; the queries' batches hold the labels."""
-    assert queries.engagement is not None
-    names = list(queries.engagement.head_sizes)
+    assert queries.fields.engagement is not None
+    names = list(queries.fields.engagement.head_sizes)
 
     @jax.jit
     def step(params: Params, queries: QueryBatch) -> tuple[Array, ...]:
@@ -77,8 +77,8 @@ def query_side_task_losses(model: Model, params: Params, queries: Queries) -> di
 
 def _side_task_figures(task: Task, model: Model, params: Params) -> dict[str, Any]:
     store, queries = task.store, task.test
-    assert queries.engagement is not None
-    base_rate = base_rate_losses(queries.engagement, store, task.split, asked=queries.target_positions)
+    assert queries.fields.engagement is not None
+    base_rate = base_rate_losses(queries.fields.engagement, store, task.split, asked=queries.target_positions)
     losses = query_side_task_losses(model, params, queries)
     return figures.side_task_figures(losses, base_rate, users=queries.users)
 
@@ -139,7 +139,7 @@ def _examples(task: Task, model: Model, params: Params) -> list[str]:
         if model.reads.times != "none":
             history = history._replace(times=store.columns["timestamp_us"][start : stop + 1] // 1_000_000)
         if model.reads.event_features:
-            read = features_at(task.test.features, store, np.arange(start, stop))
+            read = features_at(task.test.fields.features, store, np.arange(start, stop))
             history = history._replace(event_features=read)
         best = recommend(params, history, min(10, store.n_items), mask_seen=task.config.mask_seen)
         examples.append(figures.format_example(store, store.items[start:stop].tolist(), best, user))

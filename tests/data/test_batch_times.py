@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from histories import held
 
-from seqrec.data.batches import make_queries, training_batches
+from seqrec.data.batches import EventFields, make_queries, training_batches
 from seqrec.data.splits import leave_last_out
 from seqrec.data.store import sequence_store
 from seqrec.types import InputError
@@ -34,7 +34,7 @@ def by_segment(batch, field):
 
 @pytest.mark.parametrize("times", ["none", "history", "query"])
 def test_a_batch_counts_the_seconds_from_each_segments_first_item(times):
-    batch = training_batches(*a_store(), max_length=8, batch_size=2, seed=0, times=times).batch(0)
+    batch = training_batches(*a_store(), max_length=8, batch_size=2, seed=0, fields=EventFields(times)).batch(0)
     assert len(held(batch)) == {"none": 4, "history": 5, "query": 6}[times]
     if times != "none":
         assert by_segment(batch, batch.times) == {1: [0, 7, 7], 7: [0]}
@@ -61,6 +61,6 @@ def test_a_store_without_times_is_refused():
     store, split = a_store(columns=False)
     message = "times=query, but the store has no timestamp_us; prepare it with times, or use times=none"
     with pytest.raises(InputError, match=message):
-        training_batches(store, split, max_length=4, batch_size=2, seed=0, times="query")
+        training_batches(store, split, max_length=4, batch_size=2, seed=0, fields=EventFields("query"))
     with pytest.raises(InputError, match=message):
-        make_queries(store, split.test, max_length=4, batch_size=2, mask_seen=True, times="query")
+        make_queries(store, split.test, max_length=4, batch_size=2, mask_seen=True, fields=EventFields("query"))

@@ -9,7 +9,7 @@ from histories import a_store, held, histories_strategy, latest_pairs, random_hi
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seqrec.data.batches import make_queries, training_batches
+from seqrec.data.batches import Share, Windows, make_queries, training_batches
 from seqrec.data.splits import leave_last_out
 from seqrec.data.store import store_from_sequences
 from seqrec.types import Batch, InputError
@@ -86,9 +86,9 @@ def test_the_users_of_a_batch_are_those_whose_items_it_holds(n_parts, random_cro
     # Each user takes one item of their own, again and again; the second leaves nothing to train on.
     histories = [[user + 1] * n for user, n in enumerate((9, 2, 5, 4, 12, 3, 7))]
     store = store_from_sequences(histories)
-    options = {"max_length": 4, "batch_size": 2, "seed": 3, "whole_histories": True, "random_crops": random_crops}
+    options = {"max_length": 4, "batch_size": 2, "seed": 3, "windows": Windows(whole=True, random=random_crops)}
     parts = [
-        training_batches(store, leave_last_out(store), **options, process_index=part, process_count=n_parts)
+        training_batches(store, leave_last_out(store), **options, share=Share(1, part, n_parts))
         for part in range(n_parts)
     ]
     items = np.unique([part.batch(step).items for part in parts])
@@ -106,7 +106,7 @@ def test_a_batch_has_a_row_at_least_and_an_epoch_at_most(batch_size):
 def test_shards_add_empty_rows_and_change_nothing_else():
     store, split = a_store(random_histories())
     plain = training_batches(store, split, max_length=6, batch_size=7, seed=0)
-    sharded = training_batches(store, split, max_length=6, batch_size=7, seed=0, n_shards=8)
+    sharded = training_batches(store, split, max_length=6, batch_size=7, seed=0, share=Share(8))
     for step in range(4):
         batch, wide = plain.batch(step), sharded.batch(step)
         assert len(wide.items) % 8 == 0
@@ -122,13 +122,19 @@ def test_the_parts_of_any_number_of_processes_are_the_batch_of_one(
 ):
     store, split = a_store([*histories, [1, 2]])  # the last has a pair to learn from, whatever is drawn
 
-    def batch(**process):
+    def batch(*process):
         return training_batches(
-            store, split, max_length=4, batch_size=5, seed=3, n_shards=n_shards, random_crops=random_crops, **process
+            store,
+            split,
+            max_length=4,
+            batch_size=5,
+            seed=3,
+            windows=Windows(random=random_crops),
+            share=Share(n_shards, *process),
         ).batch(step)
 
     whole = batch()
-    parts = [batch(process_index=index, process_count=process_count) for index in range(process_count)]
+    parts = [batch(index, process_count) for index in range(process_count)]
     n_rows = len(whole.items)
     for field, of_parts in zip(held(whole), zip(*map(held, parts), strict=True), strict=True):
         assert len({len(part) for part in of_parts}) == 1
@@ -143,17 +149,13 @@ def test_a_process_reads_its_own_rows_alone():
     store, noted = watched(store_from_sequences([[1 + 7 * user, 2, 3, 4, 5, 6, 7, 8] for user in range(32)]))
     split = leave_last_out(store)
     for index in range(4):
-        batches = training_batches(
-            store, split, max_length=5, batch_size=16, seed=0, process_index=index, process_count=4
-        )
+        batches = training_batches(store, split, max_length=5, batch_size=16, seed=0, share=Share(1, index, 4))
         noted.clear()
         part = batches.batch(0)
         # Five pairs a history are read from six places, the items and the items after them.
         assert len(part.items) == 4
         assert len(set(noted)) == 4 * 6
-        queries = make_queries(
-            store, split.test, max_length=5, batch_size=16, mask_seen=True, process_index=index, process_count=4
-        )
+        queries = make_queries(store, split.test, max_length=5, batch_size=16, mask_seen=True, share=Share(1, index, 4))
         noted.clear()
         asked = [query for batch in queries.batches() for query in batch.query[batch.query >= 0]]
         read = {place // 8 for place in noted}
@@ -165,11 +167,11 @@ def test_a_process_reads_its_own_rows_alone():
 @pytest.mark.parametrize(("index", "count"), [(-1, 2), (2, 2), (0, 0)])
 def test_a_process_is_one_of_those_that_there_are(index, count):
     store, split = a_store(random_histories())
-    process = {"process_index": index, "process_count": count}
+    share = Share(1, index, count)
     with pytest.raises(InputError, match="number the"):
-        training_batches(store, split, max_length=4, batch_size=4, seed=0, **process)
+        training_batches(store, split, max_length=4, batch_size=4, seed=0, share=share)
     with pytest.raises(InputError, match="number the"):
-        make_queries(store, split.test, max_length=4, batch_size=4, mask_seen=True, **process)
+        make_queries(store, split.test, max_length=4, batch_size=4, mask_seen=True, share=share)
 
 
 def test_batches_are_int32_of_one_shape():
@@ -198,9 +200,11 @@ def places(n_users, n_events):
     return [list(range(1 + user * n_events, 1 + (user + 1) * n_events)) for user in range(n_users)]
 
 
-def crops(histories, **options):
+def crops(histories, *, whole=False, **options):
     store = store_from_sequences(histories)
-    return training_batches(store, leave_last_out(store), batch_size=4, random_crops=True, **options)
+    return training_batches(
+        store, leave_last_out(store), batch_size=4, windows=Windows(whole=whole, random=True), **options
+    )
 
 
 @quick
@@ -209,7 +213,7 @@ def test_random_crops_of_whole_histories_hold_every_pair_once_an_epoch(n_events,
     store = store_from_sequences([list(range(1, 1 + n)) for n in n_events])
     split = leave_last_out(store)
     batches = training_batches(
-        store, split, max_length=max_length, batch_size=3, seed=1, whole_histories=True, random_crops=True
+        store, split, max_length=max_length, batch_size=3, seed=1, windows=Windows(whole=True, random=True)
     )
     pairs = [(i, i + 1) for n in n_events for i in range(1, len(training_part(range(n))))]
     for segments in epochs_of(batches, 2):
@@ -225,8 +229,8 @@ def test_random_crops_of_whole_histories_hold_every_pair_once_an_epoch(n_events,
 def test_a_history_of_one_window_is_never_cut():
     histories = places(6, 8)
     expected = Counter(latest_pairs(histories, 5))
-    for options in ({"whole_histories": True}, {}):
-        assert [Counter(found) for found in epochs_of(crops(histories, max_length=5, seed=0, **options), 3)] == [
+    for whole in (True, False):
+        assert [Counter(found) for found in epochs_of(crops(histories, max_length=5, seed=0, whole=whole), 3)] == [
             expected
         ] * 3
 
@@ -251,7 +255,7 @@ def test_each_pair_is_as_likely_in_a_random_crop_as_any_other():
 
 def test_windows_begin_at_any_place_and_each_user_at_one_of_its_own():
     n_users, n_events, max_length = 30, 24, 8
-    batches = crops(places(n_users, n_events), max_length=max_length, seed=0, whole_histories=True)
+    batches = crops(places(n_users, n_events), max_length=max_length, seed=0, whole=True)
     n_pairs = n_events - 3
     starts = [{user: set() for user in range(n_users)} for _ in range(12)]
     for found, segments in zip(starts, epochs_of(batches, 12), strict=True):
@@ -266,7 +270,7 @@ def test_windows_begin_at_any_place_and_each_user_at_one_of_its_own():
 
 def test_random_crops_follow_from_seed_and_step():
     def stream(seed):
-        return crops(places(12, 20), max_length=6, seed=seed, whole_histories=True)
+        return crops(places(12, 20), max_length=6, seed=seed, whole=True)
 
     in_order, one = [stream(0).batch(step) for step in range(12)], stream(0)
     for step in (9, 0, 11, 3, 3):
@@ -284,7 +288,7 @@ def test_each_user_is_asked_about_once_after_all_that_came_before(
 ):
     store, split = a_store(histories)
     queries = make_queries(
-        store, split.test, max_length=max_length, batch_size=batch_size, mask_seen=mask_seen, n_shards=n_shards
+        store, split.test, max_length=max_length, batch_size=batch_size, mask_seen=mask_seen, share=Share(n_shards)
     )
     users = [user for user, history in enumerate(histories) if len(history) >= 3]
     assert queries.users.tolist() == users
@@ -316,15 +320,15 @@ def test_each_user_is_asked_about_once_after_all_that_came_before(
 def test_processes_share_the_queries_of_one(histories, process_count, n_shards, batch_size):
     store, split = a_store(histories)
 
-    def batches(**process):
+    def batches(*process):
         return list(
             make_queries(
-                store, split.test, max_length=4, batch_size=batch_size, mask_seen=True, n_shards=n_shards, **process
+                store, split.test, max_length=4, batch_size=batch_size, mask_seen=True, share=Share(n_shards, *process)
             ).batches()
         )
 
     whole = batches()
-    shares = [batches(process_index=index, process_count=process_count) for index in range(process_count)]
+    shares = [batches(index, process_count) for index in range(process_count)]
     assert {len(share) for share in shares} == {len(whole)}
     for batch, *parts in zip(whole, *shares, strict=True):
         for name, field in zip(batch._fields[1:], batch[1:], strict=True):

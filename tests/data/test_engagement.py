@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from seqrec.data.batches import training_batches
+from seqrec.data.batches import EventFields, Windows, training_batches
 from seqrec.data.engagement import EngagementConfig, engagement
 from seqrec.data.splits import leave_last_out
 from seqrec.data.store import sequence_store
@@ -23,10 +23,11 @@ PLAYED = np.linspace(0.05, 1.0, sum(LENGTHS))
 STORE = a_store(played=PLAYED, skipped=PLAYED < 0.4, kind=np.arange(sum(LENGTHS)) % 3)
 
 
-def batch_of(config, store=STORE, **options):
-    sizes = {"max_length": 6, "batch_size": 4, "seed": 0, "whole_histories": True}
-    found = engagement(config, store)
-    return training_batches(store, leave_last_out(store), **sizes, **options, engagement=found).batch(0)
+def batch_of(config, store=STORE, *, random_crops=False):
+    sizes = {"max_length": 6, "batch_size": 4, "seed": 0}
+    fields = EventFields(engagement=engagement(config, store))
+    windows = Windows(whole=True, random=random_crops)
+    return training_batches(store, leave_last_out(store), **sizes, windows=windows, fields=fields).batch(0)
 
 
 @pytest.mark.parametrize("random_crops", [False, True])
@@ -63,7 +64,9 @@ def test_an_event_weighs_half_as_much_a_half_life_before(timed):
 
 def test_off_is_absent():
     assert engagement(EngagementConfig(), STORE) is None
-    plain = training_batches(STORE, leave_last_out(STORE), max_length=6, batch_size=4, seed=0, whole_histories=True)
+    plain = training_batches(
+        STORE, leave_last_out(STORE), max_length=6, batch_size=4, seed=0, windows=Windows(whole=True)
+    )
     for ours, theirs in zip(batch_of(EngagementConfig()), plain.batch(0), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 

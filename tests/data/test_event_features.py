@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from seqrec.data.batches import make_queries, training_batches
+from seqrec.data.batches import EventFields, Share, Windows, make_queries, training_batches
 from seqrec.data.behaviour import BehaviourConfig, event_features, features_at
 from seqrec.data.splits import leave_last_out
 from seqrec.data.store import sequence_store
@@ -96,12 +96,20 @@ def test_shuffled_features_are_as_frequent_and_tell_nothing_new_twice():
 FEATURES = BehaviourConfig(event_features=("device", "share", "gap", "session"))
 
 
-@pytest.mark.parametrize("options", [{}, {"whole_histories": True}, {"whole_histories": True, "random_crops": True}])
+@pytest.mark.parametrize("windows", [Windows(), Windows(whole=True), Windows(whole=True, random=True)])
 @pytest.mark.parametrize("max_length", [2, 3, 10])
-def test_a_batch_holds_what_is_known_of_each_event_wherever_it_stands(max_length, options):
+def test_a_batch_holds_what_is_known_of_each_event_wherever_it_stands(max_length, windows):
     store, split = a_store()
     features = event_features(FEATURES, store, split)
-    batches = training_batches(store, split, max_length=max_length, batch_size=2, seed=0, features=features, **options)
+    batches = training_batches(
+        store,
+        split,
+        max_length=max_length,
+        batch_size=2,
+        seed=0,
+        windows=windows,
+        fields=EventFields(features=features),
+    )
     for step in range(4):
         check_batch(batches.batch(step), features, store)
 
@@ -109,7 +117,7 @@ def test_a_batch_holds_what_is_known_of_each_event_wherever_it_stands(max_length
 def test_a_query_holds_what_is_known_of_its_history_and_nothing_of_its_target():
     store, split = a_store()
     features = event_features(FEATURES, store, split)
-    options = {"max_length": 4, "batch_size": 2, "mask_seen": True, "features": features}
+    options = {"max_length": 4, "batch_size": 2, "mask_seen": True, "fields": EventFields(features=features)}
     [queries] = make_queries(store, split.test, **options).batches()
     check_batch(queries.batch, features, store)
     assert not np.isin(queries.batch.items, queries.targets[queries.targets > 0]).any()
@@ -127,11 +135,10 @@ def check_batch(batch, features, store):
 
 def test_processes_share_the_features_of_a_batch():
     store, split = a_store()
-    options = {"max_length": 3, "batch_size": 2, "seed": 0, "features": event_features(FEATURES, store, split)}
-    whole = training_batches(store, split, **options, n_shards=2).batch(0)
-    parts = [
-        training_batches(store, split, **options, n_shards=2, process_index=i, process_count=2).batch(0) for i in (0, 1)
-    ]
+    fields = EventFields(features=event_features(FEATURES, store, split))
+    options = {"max_length": 3, "batch_size": 2, "seed": 0, "fields": fields}
+    whole = training_batches(store, split, **options, share=Share(2)).batch(0)
+    parts = [training_batches(store, split, **options, share=Share(2, i, 2)).batch(0) for i in (0, 1)]
     for name, field in whole.event_features.items():
         np.testing.assert_array_equal(field, np.concatenate([part.event_features[name] for part in parts]))
 

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from histories import a_store, held, random_histories
 
-from seqrec.data.batches import training_batches
+from seqrec.data.batches import ALL_ROWS, Share, training_batches
 from seqrec.data.grain_source import BatchSource
 
 
-def a_source(seed=0, n_steps=7, **process):
+def a_source(seed=0, n_steps=7, share=ALL_ROWS):
     store, split = a_store(random_histories())
-    return BatchSource(training_batches(store, split, max_length=6, batch_size=8, seed=seed, **process), n_steps)
+    return BatchSource(training_batches(store, split, max_length=6, batch_size=8, seed=seed, share=share), n_steps)
 
 
 def assert_equal(found, expected):
@@ -28,7 +28,10 @@ def test_a_source_has_the_batches_of_its_steps_and_no_more():
 
 
 def test_sources_of_other_batches_have_other_names():
-    names = {repr(source) for source in (a_source(), a_source(1), a_source(n_steps=8), a_source(process_count=2))}
+    names = {
+        repr(source)
+        for source in (a_source(), a_source(1), a_source(n_steps=8), a_source(share=Share(process_count=2)))
+    }
     assert len(names) == 4
     assert repr(a_source()) in names
 

@@ -5,7 +5,7 @@ from histories import a_store, histories_strategy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seqrec.data.batches import make_queries
+from seqrec.data.batches import Share, make_queries
 from seqrec.data.splits import leave_last_n_out
 from seqrec.data.store import store_from_sequences
 
@@ -26,8 +26,7 @@ def test_each_history_has_a_row_of_its_own_in_the_queries_order(
             max_length=4,
             batch_size=batch_size,
             mask_seen=mask_seen,
-            process_index=index,
-            process_count=process_count,
+            share=Share(1, index, process_count),
         )
 
     shares = [list(queries(index).histories(max_length)) for index in range(process_count)]

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from seqrec.data.batches import training_batches
+from seqrec.data.batches import EventFields, training_batches
 from seqrec.data.behaviour import BehaviourConfig, features_at, features_hash, position_features, user_features
 from seqrec.data.splits import leave_last_out
 from seqrec.data.store import sequence_store
@@ -62,7 +62,9 @@ def test_all_events_of_a_user_have_what_the_user_has_in_batches_too(file):
     store, split = a_store()
     config = BehaviourConfig(user_features=("country", "tags"), user_feature_files=(file,))
     features = position_features(config, store, split)
-    batch = training_batches(store, split, max_length=4, batch_size=4, seed=0, features=features).batch(0)
+    batch = training_batches(
+        store, split, max_length=4, batch_size=4, seed=0, fields=EventFields(features=features)
+    ).batch(0)
     country = {1: 1, 2: 0, 3: 2}
     for row, column in np.argwhere(batch.items > 0):
         user = 1 + (batch.items[row, column] - 1) // 4
