@@ -59,6 +59,14 @@ def unwritable(file: Path | str, error: OSError) -> InputError:
     return InputError(f"{address_of(file)} cannot be written ({error.strerror or error}); {remedy}")
 
 
+def make_directory(directory: Path) -> None:
+    """Makes a directory where there is none."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(directory, error) from error
+
+
 def write_text(file: Path | str, text: str) -> None:
     """Writes a file whole or not at all, in UTF-8."""
     with replacing(file) as partial:
