@@ -84,8 +84,9 @@ def read_json(file: Path) -> Any:
 
 
 def read_json_lines(file: Path) -> list[Any]:
-    """The content of each line of a file of JSON lines."""
-    return [_parse(line, f"{file}:{number}") for number, line in enumerate(_read(file).splitlines(), start=1)]
+    """The content of each line of a file of JSON lines; a last line without its end was cut short, and is left out."""
+    *lines, _ = _read(file).split("\n")
+    return [_parse(line, f"{file}:{number}") for number, line in enumerate(lines, start=1)]
 
 
 def read_object(file: Path, **kinds: type) -> dict[str, Any]:

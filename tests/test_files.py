@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import json
 import resource
 
 import pytest
@@ -88,9 +87,14 @@ def test_a_whole_number_is_a_number(tmp_path):
 
 
 def test_a_damaged_line_is_named_by_its_number(tmp_path):
-    (tmp_path / "a.jsonl").write_text(json.dumps({"step": 1}) + "\n{\n")
+    (tmp_path / "a.jsonl").write_text('{"step": 1}\n{\n')
     with pytest.raises(InputError, match=r"a\.jsonl:2: not JSON"):
         read_json_lines(tmp_path / "a.jsonl")
+
+
+def test_a_line_that_was_cut_short_is_left_out(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"step": 1}\n{"st')
+    assert read_json_lines(tmp_path / "a.jsonl") == [{"step": 1}]
 
 
 @pytest.mark.parametrize("read", [read_json, read_json_lines])

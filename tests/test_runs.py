@@ -141,6 +141,13 @@ def test_lines_after_a_step_are_dropped_and_so_is_one_cut_short(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
+@pytest.mark.parametrize("line", ["[]", "{}", '{"step": null}', "{"])
+def test_a_damaged_line_is_told_in_one_line(tmp_path, line):
+    (tmp_path / "metrics.jsonl").write_text(f'{{"step": 1}}\n{line}\n')
+    with pytest.raises(InputError, match=r"metrics\.jsonl"):
+        runs.keep_json_lines(tmp_path / "metrics.jsonl", up_to_step=2)
+
+
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
