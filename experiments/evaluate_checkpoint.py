@@ -15,7 +15,7 @@ from tyro.conf import Positional
 
 from seqrec import runtime
 from seqrec.data.buckets import working_copy
-from seqrec.files import address_of, read_json
+from seqrec.files import address_of, read_object
 from seqrec.run.experiment import open_trained
 from seqrec.run.results import print_test, test
 
@@ -41,12 +41,12 @@ def compare(arguments: Arguments) -> None:
     """Prints the figures and how they stand to those that training left."""
     with working_copy(arguments.run, read_only=True) as run:
         results = main(Arguments(run))
-        earlier = read_json(run / "metrics.json") if (run / "metrics.json").exists() else None
+        earlier = read_object(run / "metrics.json") if (run / "metrics.json").exists() else None
     file = address_of(arguments.run / "metrics.json")
     if earlier is None:
         print(f"\n{file} is not there: training has not finished, so there is nothing to compare with")
         return
-    differing = [name for name in results if earlier[name] != results[name]]
+    differing = [name for name in results if earlier.get(name) != results[name]]
     print(f"\n{', '.join(differing)} differ from {file}" if differing else f"\nequal to {file}, to the last digit")
     sys.exit(1 if differing else 0)
 

@@ -17,6 +17,7 @@ from scripts import TRAINING
 from tyro.conf import OmitArgPrefixes
 
 from seqrec import runtime
+from seqrec.files import write_text
 from seqrec.report.study_page import as_text, page
 from seqrec.study.plan import Study, make_plan, plan_text
 from seqrec.study.run import run_study
@@ -46,7 +47,7 @@ def main(config: Config) -> dict[str, Any] | None:
         return None
     found = run_study(config.study, TRAINING)
     html_file = config.study.output / "study.html"
-    html_file.write_text(page(found))
+    write_text(html_file, page(found))
     print(f"\n{as_text(found)}\n\nnumbers  {config.study.output / 'study.json'}\npage     {html_file}")
     return found
 

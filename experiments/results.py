@@ -20,7 +20,7 @@ from scripts import TRAINING
 from tyro.conf import Positional
 
 from seqrec import runtime
-from seqrec.files import read_json, write_json
+from seqrec.files import read_json, write_json, write_text
 from seqrec.report.results_page import ABLATION, condensed, continuations_page, page, readme
 from seqrec.report.studies_page import condensed_search, condensed_study, studies_page
 from seqrec.types import InputError
@@ -73,7 +73,7 @@ def main(arguments: Arguments) -> None:
         if ABLATION not in arguments.name and (curve := arguments.run / "learning_curve.png").exists():
             shutil.copy(curve, ROOT / "docs" / "pictures" / f"{arguments.name}.png")
     for file, text in written().items():
-        file.write_text(text)
+        write_text(file, text)
         print(f"written  {file}")
 
 

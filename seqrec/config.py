@@ -68,6 +68,8 @@ def _check(config: Any, names: Iterable[str], holds: Callable[[Any], bool], wron
     for name in names:
         value = getattr(config, name)
         if value is not None and not holds(value):
+            default = getattr(type(config), name, None)
+            remedy = default if default is not None and holds(default) else remedy
             raise InputError(f"{name}={value} {wrong}; try {name}={remedy:g}")
 
 
@@ -191,11 +193,13 @@ def from_json(kind: Any, value: Any, *, name: str = "") -> Any:
 
 
 def _of_json(kind: Any, value: Any, name: str) -> Any:
-    """A list as a tuple, and a text as a path, where these are due; others as they are."""
+    """A list as a tuple, a text as a path and a whole number as a float, where these are due; others as they are."""
     for option in _options(kind):
         option = _without_marks(option)
         if option is Path and isinstance(value, str):
             return Path(value)
+        if option is float and type(value) is int and _is_number(value):
+            return float(value)
         if typing.get_origin(option) is tuple and isinstance(value, list):
             inner = typing.get_args(option)
             kinds = inner[:1] * len(value) if inner[1:] == (...,) else inner

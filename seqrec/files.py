@@ -59,6 +59,14 @@ def unwritable(file: Path | str, error: OSError) -> InputError:
     return InputError(f"{address_of(file)} cannot be written ({error.strerror or error}); {remedy}")
 
 
+def make_directory(directory: Path) -> None:
+    """Makes a directory where there is none."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(directory, error) from error
+
+
 def write_text(file: Path | str, text: str) -> None:
     """Writes a file whole or not at all, in UTF-8."""
     with replacing(file) as partial:
@@ -76,8 +84,9 @@ def read_json(file: Path) -> Any:
 
 
 def read_json_lines(file: Path) -> list[Any]:
-    """The content of each line of a file of JSON lines."""
-    return [_parse(line, f"{file}:{number}") for number, line in enumerate(_read(file).splitlines(), start=1)]
+    """The content of each line of a file of JSON lines; a last line without its end was cut short, and is left out."""
+    *lines, _ = _read(file).split("\n")
+    return [_parse(line, f"{file}:{number}") for number, line in enumerate(lines, start=1)]
 
 
 def read_object(file: Path, **kinds: type) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from seqrec.config import check_at_least, check_fields
 from seqrec.model import Model
 from seqrec.params import Params
 from seqrec.types import Batch, Decoder, HistoryBatch, InputError, NextItemHead
@@ -30,12 +31,11 @@ class DecodingConfig:
     """Use each item at most once in a continuation."""
 
     def __post_init__(self):
-        if self.beam_width < 1:
-            raise ValueError(f"beam_width={self.beam_width} is below 1; try beam_width=4")
+        check_fields(self)
+        check_at_least(self, 1, "beam_width")
+        check_at_least(self, 0, "top_k")
         if not self.temperature > 0:
             raise ValueError(f"temperature={self.temperature} is not above 0; for the best item use method=greedy")
-        if self.top_k < 0:
-            raise ValueError(f"top_k={self.top_k} is below 0; use 0 for all items")
 
 
 GREEDY = DecodingConfig()

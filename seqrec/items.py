@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from seqrec.config import check_at_least, check_fields, check_share
 from seqrec.data.features import Feature
 from seqrec.layers import item_table_rows, item_table_spec, silu
 from seqrec.model import Model
@@ -53,12 +54,11 @@ class ItemConfig:
     """Also train the vectors read from feature files; otherwise only their projection is trained."""
 
     def __post_init__(self):
-        if not 0 <= self.id_dropout < 1:
-            raise ValueError(f"id_dropout={self.id_dropout} is not a share in [0, 1); try id_dropout=0.2")
+        check_fields(self)
+        check_share(self, "id_dropout", one=False)
+        check_at_least(self, 0, "id_rows")
         if self.combine == "gate" and self.ids == "none":
             raise ValueError("combine=gate weighs ids against features, and ids=none; use combine=sum or combine=mlp")
-        if self.id_rows < 0:
-            raise ValueError(f"id_rows={self.id_rows} is below 0; use 0 for a tenth of the catalogue")
         if not self.item_features and (self.ids == "none" or self.id_dropout or self.feature_files):
             raise ValueError(
                 f"ids={self.ids}, id_dropout={self.id_dropout:g} and {len(self.feature_files)} feature_files, but no "

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from seqrec import checkpoint, runtime
 from seqrec.checkpoint import Progress
+from seqrec.config import check_at_least, check_fields
 from seqrec.data.batches import TrainingBatches
 from seqrec.data.prefetch import prefetched
 from seqrec.params import Params
@@ -51,13 +52,9 @@ class FitConfig:
     """Returns to a checkpoint that are allowed; the next spike stops the run."""
 
     def __post_init__(self):
-        for name in ("max_epochs", "patience", "log_every_steps", "save_every_steps", "max_roll_backs"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} is below 1; try {name}=1")
-        if self.max_minutes < 0:
-            raise ValueError(f"max_minutes={self.max_minutes} is below 0; use 0 for no limit")
-        if not self.spike_deviations >= 0:
-            raise ValueError(f"spike_deviations={self.spike_deviations} is below 0; try 10, or 0 for none but NaN")
+        check_fields(self)
+        check_at_least(self, 1, "max_epochs", "patience", "log_every_steps", "save_every_steps", "max_roll_backs")
+        check_at_least(self, 0, "max_minutes", "spike_deviations")
 
 
 def fit(

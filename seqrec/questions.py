@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from seqrec.config import check_fields, check_share
 from seqrec.types import Ask, Batch, Question
 
 
@@ -15,14 +16,13 @@ class MaskedItemConfig:
     """Which items `masked_item` hides."""
 
     mask_share: float = 0.2
-    """Share of a row's positions to hide at a time."""
+    """Share of each row's positions whose items are hidden in a training step."""
     last_share: float = 0.1
     """Share of rows in which only the newest item of each history is hidden, as in evaluation."""
 
     def __post_init__(self):
-        for name in ("mask_share", "last_share"):
-            if not 0 < getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} is not a share above 0 and below 1; try {name}=0.2")
+        check_fields(self)
+        check_share(self, "mask_share", "last_share", zero=False, one=False)
 
 
 def masked_items(config: MaskedItemConfig) -> Ask:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from seqrec import runtime
 from seqrec.config import from_json, leaves, to_json
 from seqrec.data.buckets import original
-from seqrec.files import read_object, unwritable, write_json, write_text
+from seqrec.files import read_json_lines, read_object, unwritable, write_json, write_text
 from seqrec.types import InputError
 
 Config = TypeVar("Config")
@@ -159,7 +159,7 @@ def append_json_line(file: Path, content: Any) -> None:
 def keep_json_lines(file: Path, *, up_to_step: int) -> None:
     """Drops the lines after a step: a resumed run writes them again."""
     if file.exists():
-        # What follows the last line end was cut short when the run was killed.
-        whole = file.read_text().splitlines(keepends=True)
-        kept = [line for line in whole if line.endswith("\n") and json.loads(line)["step"] <= up_to_step]
-        write_text(file, "".join(kept))
+        lines = read_json_lines(file)
+        if not all(isinstance(line, dict) and isinstance(line.get("step"), int) for line in lines):
+            raise InputError(f"{file} has a line without a step; restore the file, or delete it to go on without it")
+        write_text(file, "".join(json.dumps(line) + "\n" for line in lines if line["step"] <= up_to_step))

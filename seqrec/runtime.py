@@ -21,6 +21,8 @@ from typing import Any, Literal, NoReturn, TypeVar
 import jax
 import tyro
 
+from seqrec.config import check_at_least, check_fields
+from seqrec.files import unwritable
 from seqrec.sharding import MeshConfig, broadcast_bytes, make_mesh
 from seqrec.types import InputError
 
@@ -47,8 +49,8 @@ class DistributedConfig:
     """Expected number of processes; the run stops if there are more or fewer. 0 accepts any number."""
 
     def __post_init__(self):
-        if self.n_processes < 0:
-            raise ValueError(f"n_processes={self.n_processes} is below 0; use 0 to expect any number")
+        check_fields(self)
+        check_at_least(self, 0, "n_processes")
 
 
 def start(mesh: MeshConfig, processes: DistributedConfig | None = None) -> None:
@@ -277,13 +279,9 @@ def run_script(main: Callable[[Config], Any], config_type: type[Config]) -> NoRe
         print(f"{sys.argv[0]}: {error}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
-        print(
-            f"{sys.argv[0]}: {error.filename or 'a file'} cannot be written ({error.strerror}); make room and start "
-            "again, with --resume where a run had begun",
-            file=sys.stderr,
-        )
+        print(f"{sys.argv[0]}: {unwritable(error.filename or 'a file', error)}", file=sys.stderr)
         sys.exit(2)
     except Interrupted as stop:
         print(f"\n{stop}", file=sys.stderr)

@@ -13,6 +13,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
+from seqrec.config import check_fields
 from seqrec.params import Params, ParamSpec
 from seqrec.types import InputError
 
@@ -42,6 +43,7 @@ class MeshConfig:
     each large parameter and of its optimizer state."""
 
     def __post_init__(self):
+        check_fields(self)
         if min(self.model, self.fsdp) < 1 or (self.data < 1 and self.data != -1):
             raise ValueError(
                 f"data={self.data}, model={self.model}, fsdp={self.fsdp}: all count devices; use data=-1 for the rest"

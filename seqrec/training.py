@@ -10,7 +10,7 @@ import optax
 from flax import struct
 from jaxtyping import Array, Float, Shaped
 
-from seqrec.config import TRACED, Range
+from seqrec.config import TRACED, Range, check_above, check_at_least, check_fields, check_share
 from seqrec.model import Model, loss_keys
 from seqrec.params import Params, ParamSpec, decay_mask, init_params
 from seqrec.sharding import (
@@ -52,16 +52,11 @@ class OptimizerConfig:
     evaluated. 0 evaluates the raw weights."""
 
     def __post_init__(self):
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate={self.learning_rate} is not above 0; try learning_rate=0.001")
-        for name in ("b2", "average_decay"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} is not in [0, 1); try {name}=0.99")
-        for name in ("warmup_steps", "weight_decay", "clip_norm"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}={getattr(self, name)} is below 0; use 0 to switch it off")
-        if self.accumulation_steps < 1:
-            raise ValueError(f"accumulation_steps={self.accumulation_steps} is below 1; use 1 for whole batches")
+        check_fields(self)
+        check_above(self, 0, "learning_rate")
+        check_share(self, "b2", "average_decay", one=False)
+        check_at_least(self, 0, "warmup_steps", "weight_decay", "clip_norm")
+        check_at_least(self, 1, "accumulation_steps")
 
 
 @struct.dataclass

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from packed_rows import rows_of
+from seqrec.objectives import masked_item, next_item
 
 from seqrec.data.batches import make_queries, training_batches
 from seqrec.data.engagement import EngagementConfig, base_rate_losses, engagement, log_base_rates
@@ -17,7 +18,6 @@ from seqrec.encoders.transformer import TransformerConfig, transformer
 from seqrec.evaluation import head_losses, make_head_step
 from seqrec.heads import with_heads
 from seqrec.losses.softmax import softmax_loss
-from seqrec.objectives import masked_item, next_item
 from seqrec.params import init_params
 from seqrec.training import OptimizerConfig, init_state, make_optimizer, make_train_step
 from seqrec.types import InputError
@@ -227,8 +227,8 @@ def test_text_without_its_codes_is_told_in_one_line():
 @pytest.mark.parametrize(
     ("config", "line"),
     [
-        ({"skip_head": 0.1}, "skip_head=0.1 foretells skips; name them, as in skips skipped=1"),
-        ({"gap_head": -1.0}, "gap_head=-1.0 is not a weight of 0 or above"),
+        ({"skip_head": 0.1}, "skip_head=0.1 predicts skips; name them, as in skips skipped=1"),
+        ({"gap_head": -1.0}, "gap_head=-1.0 is below 0"),
     ],
 )
 def test_a_head_that_cannot_be_is_refused(config, line):

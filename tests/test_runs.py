@@ -141,7 +141,42 @@ def test_lines_after_a_step_are_dropped_and_so_is_one_cut_short(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
-def test_a_file_that_is_no_json_is_named_with_its_line(tmp_path):
-    (tmp_path / "metrics.json").write_text('{\n"test": }')
-    with pytest.raises(InputError, match=r"metrics\.json:2: not JSON"):
-        read_json(tmp_path / "metrics.json")
+@pytest.mark.parametrize("line", ["[]", "{}", '{"step": null}', "{"])
+def test_a_damaged_line_is_told_in_one_line(tmp_path, line):
+    (tmp_path / "metrics.jsonl").write_text(f'{{"step": 1}}\n{line}\n')
+    with pytest.raises(InputError, match=r"metrics\.jsonl"):
+        runs.keep_json_lines(tmp_path / "metrics.jsonl", up_to_step=2)
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda found: None, "holds null, not an object"),
+        (lambda found: [], "holds a list, not an object"),
+        (lambda found: {}, "has no field config"),
+        (lambda found: found | {"config": None}, "config is null, not an object"),
+        (lambda found: found | {"command": "train.py"}, "command is a text, not a list"),
+        (lambda found: found | {"command": ["python"]}, "not that of a script"),
+        (lambda found: found | {"command": [1, 2]}, "not that of a script"),
+        (lambda found: found | {"versions": []}, "versions is a list, not an object"),
+        (lambda found: found | {"data": [1]}, "data is not an object"),
+        (lambda found: found | {"experiment": 3}, "experiment is not a text"),
+        (lambda found: found | {"config": {"model": None}}, "model is None; give its fields"),
+        (lambda found: found | {"config": {"model": {"width": "4"}}}, "model.width='4' is not a whole number"),
+        (lambda found: found | {"config": {"model": {"names": ["a", None]}}}, r"model.names\[1\]=None is not a text"),
+        (lambda found: found | {"config": {"rate": float("nan")}}, "rate=nan is not a finite number"),
+    ],
+)
+def test_a_damaged_config_is_told_in_one_line_with_its_file(run, damage, said):
+    write_json(run / "config.json", damage(read_json(run / "config.json")))
+    with pytest.raises(InputError, match=said) as refusal:
+        runs.read_config(Config, run)
+    assert str(run / "config.json") in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_bytes_that_are_no_text_are_told_in_one_line(run):
+    (run / "config.json").write_bytes(b"\xff" * 10)
+    for read in (runs.experiment_of, runs.resume_command, lambda run: runs.read_config(Config, run)):
+        with pytest.raises(InputError, match=r"config\.json: not UTF-8"):
+            read(run)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from seqrec.objectives import next_item
 
 from seqrec.data.batches import make_queries, training_batches
 from seqrec.data.splits import leave_last_out
@@ -17,7 +18,6 @@ from seqrec.evaluation import evaluate, make_eval_step
 from seqrec.losses.sampled import sampled_loss, sampled_softmax
 from seqrec.losses.softmax import softmax_loss
 from seqrec.negatives import uniform
-from seqrec.objectives import next_item
 from seqrec.params import ParamSpec
 from seqrec.retrieval import make_recommend
 from seqrec.training import OptimizerConfig, init_state, make_optimizer, make_train_step
@@ -111,8 +111,8 @@ def test_row_wise_adam_has_one_second_moment_an_item_and_elsewhere_is_adam():
     [
         ({"accumulation_steps": 0}, "accumulation_steps=0 is below 1"),
         ({"learning_rate": 0.0}, "learning_rate=0.0 is not above 0"),
-        ({"b2": 1.0}, r"b2=1.0 is not in \[0, 1\)"),
-        ({"average_decay": -0.1}, r"average_decay=-0.1 is not in \[0, 1\)"),
+        ({"b2": 1.0}, r"b2=1.0 is not a share in \[0, 1\)"),
+        ({"average_decay": -0.1}, r"average_decay=-0.1 is not a share in \[0, 1\)"),
         ({"warmup_steps": -1}, "warmup_steps=-1 is below 0"),
         ({"clip_norm": -1.0}, "clip_norm=-1.0 is below 0"),
     ],

@@ -1,6 +1,5 @@
 """Logs and a plan -> the result: verdict, trust checks, effects, segments and days, as one record for JSON."""
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from seqrec.abtest.quantiles import QuantileDifference, quantile_difference
 from seqrec.abtest.sequential import sequential_effect
 from seqrec.abtest.trust import Check, balance_check, trust_checks, variation_check
 from seqrec.abtest.verdict import Verdict, blocked, decide
+from seqrec.files import make_directory, write_json, write_text
 from seqrec.types import InputError
 
 
@@ -192,10 +192,7 @@ def _json_ready(value: Any) -> Any:
 def write_result(output: Path, result: dict[str, Any], page: str) -> tuple[Path, Path]:
     """Writes ab_result.json and ab_report.html and returns their paths."""
     files = output / "ab_result.json", output / "ab_report.html"
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        files[0].write_text(json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-        files[1].write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{output} cannot be written ({error.strerror}); name another directory") from error
+    make_directory(output)
+    write_json(files[0], result)
+    write_text(files[1], page)
     return files

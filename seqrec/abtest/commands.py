@@ -16,6 +16,7 @@ from seqrec.abtest.plan import Adjustment, Plan, Stopping, metric_of, quantile_o
 from seqrec.abtest.power import required_days, users_per_arm
 from seqrec.abtest.simulate import Simulation, log_blocks, true_lifts, write_logs
 from seqrec.abtest.verdict import signed
+from seqrec.config import check_between, check_fields
 from seqrec.data.files import Limits
 from seqrec.types import InputError
 
@@ -36,10 +37,12 @@ class Sizing:
     """The smallest relative effect that would matter."""
 
     def __post_init__(self):
+        check_fields(self)
+        check_between(self, 1e-9, 1e12, "mean", "standard_deviation", "users_per_day")
+        if not 1e-9 <= abs(self.lift) <= 1e3:
+            raise InputError(f"lift={self.lift} is not a relative effect from 1e-9 to 1000; try lift=0.02")
         if (self.mean is None) != (self.standard_deviation is None):
             raise InputError("a mean without its standard deviation sizes nothing; give both or neither")
-        if self.mean is not None and not (self.mean > 0 and (self.standard_deviation or 0) > 0):
-            raise InputError(f"mean={self.mean}, standard_deviation={self.standard_deviation} must both be above 0")
         if not 0.0 <= self.saved < 1.0:
             raise InputError(f"saved={self.saved} is outside [0, 1); it is r^2 of the covariates")
 

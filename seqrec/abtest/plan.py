@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 
 from seqrec.abtest.power import detectable_difference
 from seqrec.config import check_between, check_fields, check_share, from_json, to_json
+from seqrec.files import make_directory, write_text
 from seqrec.types import InputError
 
 Measure = Literal["plays", "seconds_listened", "skips", "likes", "active_days", "sessions"]
@@ -226,16 +227,10 @@ class Plan:
 
 def write_plan(plan: Plan, file: Path) -> None:
     """Saves the plan as TOML; a file that is there already is refused, since a plan is not rewritten."""
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with file.open("x", encoding="utf-8") as stream:
-            stream.write(_toml(plan))
-    except FileExistsError:
-        raise InputError(
-            f"{file} holds a plan already; a plan is written once, before the data: name a new file"
-        ) from None
-    except OSError as error:
-        raise InputError(f"{file} cannot be written ({error.strerror}); name another file") from error
+    if file.exists():
+        raise InputError(f"{file} holds a plan already; a plan is written once, before the data: name a new file")
+    make_directory(file.parent)
+    write_text(file, _toml(plan))
 
 
 def read_plan(file: Path) -> Plan:

@@ -1,6 +1,7 @@
 """A whole experiment on simulated listeners: two recommenders serve the same people, with a known effect and, by
 choice, the faults that trust checks look for."""
 
+import contextlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import date
@@ -13,12 +14,14 @@ from jaxtyping import Bool, Float, Int
 from scipy import special
 
 from seqrec.abtest.plan import MICROSECONDS_PER_DAY, Plan
+from seqrec.config import check_above, check_at_least, check_between, check_fields, check_share
 from seqrec.data.ragged import ranges
 from seqrec.data.synthetic.catalogue import catalogue, pick_items
 from seqrec.data.synthetic.config import PAUSE_SECONDS, ListeningConfig
 from seqrec.data.synthetic.draws import Stream, uniforms
 from seqrec.data.synthetic.listeners import SKIPPED_BELOW, played_shares, skip_probability, taste
 from seqrec.data.synthetic.sessions import Sessions, sessions
+from seqrec.files import make_directory, replacing
 from seqrec.types import InputError
 
 _COUNTRIES = ("se", "de", "br")
@@ -73,16 +76,11 @@ class Simulation:
     seed: int = 0
 
     def __post_init__(self):
-        if self.n_users < 1:
-            raise InputError(f"n_users={self.n_users} is below 1; 10000 is a good start")
-        for name, value in vars(self).items():
-            if name.endswith("_share") and not 0.0 <= value <= 1.0:
-                raise InputError(f"{name}={value} is outside [0, 1]; give a share")
-        for name in ("sessions_per_day", "novelty_half_life_days"):
-            if not getattr(self, name) > 0.0:
-                raise InputError(f"{name}={getattr(self, name)} is not above 0; give a positive number")
-        if not 0.0 <= self.noise <= 3.0:
-            raise InputError(f"noise={self.noise} is outside [0, 3]; 0.5 is a good start")
+        check_fields(self)
+        check_at_least(self, 1, "n_users")
+        check_above(self, 0, "sessions_per_day", "novelty_half_life_days")
+        check_between(self, 0, 3, "noise")
+        check_share(self, *(name for name in vars(self) if name.endswith("_share")))
         if min(self.lift, self.skip_lift, self.novelty, self.lift + self.novelty) < -1.0:
             raise InputError(
                 f"lift={self.lift}, novelty={self.novelty}, skip_lift={self.skip_lift}: "
@@ -325,17 +323,13 @@ def write_logs(blocks: Iterable[SimulatedLogs], directory: Path) -> dict[str, Pa
     """Writes assignments.parquet, exposures.parquet and events.parquet, in place of earlier ones, block by block."""
     files = {name: directory / f"{name}.parquet" for name in ("assignments", "exposures", "events")}
     writers: dict[str, pq.ParquetWriter] = {}
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
+    make_directory(directory)
+    with contextlib.ExitStack() as stack:
+        partial = {name: stack.enter_context(replacing(file)) for name, file in files.items()}
         for block in blocks:
-            for name, file in files.items():
+            for name in files:
                 table = getattr(block, name)
                 if name not in writers:
-                    writers[name] = pq.ParquetWriter(file, table.schema)
+                    writers[name] = stack.enter_context(pq.ParquetWriter(partial[name], table.schema))
                 writers[name].write_table(table)
-    except OSError as error:
-        raise InputError(f"{directory} cannot be written ({error.strerror}); name another directory") from error
-    finally:
-        for writer in writers.values():
-            writer.close()
     return files

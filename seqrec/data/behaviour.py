@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Float, Float32, Int, Int32
 
+from seqrec.config import check_above, check_fields
 from seqrec.data.columns import MAX_CATEGORIES
 from seqrec.data.features import deciles, read_user_features, shuffled_feature
 from seqrec.data.ragged import ranges
@@ -61,8 +62,8 @@ class BehaviourConfig:
     """
 
     def __post_init__(self):
-        if not self.session_gap_minutes > 0:
-            raise ValueError(f"session_gap_minutes={self.session_gap_minutes} is not above 0; try 30")
+        check_fields(self)
+        check_above(self, 0, "session_gap_minutes")
         check_names(self.event_features, self.shuffled_event_features, "event_features")
         check_names(self.user_features, self.shuffled_user_features, "user_features")
         if self.user_feature_files and not self.user_features:

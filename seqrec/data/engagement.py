@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int
 
+from seqrec.config import check_at_least, check_fields
 from seqrec.data.behaviour import N_GAP_BUCKETS, gap_buckets
 from seqrec.data.ragged import ranges
 from seqrec.data.splits import Split
@@ -47,13 +48,10 @@ class EngagementConfig:
     second; 0 leaves it out."""
 
     def __post_init__(self):
-        for name, weight in self.heads.items():
-            if not 0 <= weight < math.inf:
-                raise ValueError(f"{name}_head={weight} is not a weight of 0 or above; try {name}_head=0.1")
+        check_fields(self)
+        check_at_least(self, 0, "half_life", "skip_head", "gap_head")
         if self.skip_head and not self.skips:
-            raise ValueError(f"skip_head={self.skip_head} foretells skips; name them, as in skips skipped=1")
-        if not 0 <= self.half_life < math.inf:
-            raise ValueError(f"half_life={self.half_life} is not a share of 0 or above; try half_life=0.3")
+            raise ValueError(f"skip_head={self.skip_head} predicts skips; name them, as in skips skipped=1")
         if self.loss_weight_values and not self.loss_weight:
             raise ValueError("loss_weight_values, but no loss_weight; name the column that holds the values")
         for value, weight in self.weights.items():

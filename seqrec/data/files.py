@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from seqrec.config import check_at_least, check_fields
 from seqrec.data.paths import check_file, compression_of, first_line, open_bytes
 from seqrec.data.text_files import TextFile, bad_row, place_in
 from seqrec.types import InputError
@@ -44,13 +45,13 @@ class Limits:
     """Number of threads; the default is one per core."""
 
     def __post_init__(self):
+        check_fields(self)
+        check_at_least(self, 1, "n_threads")
         if self.memory_limit is not None and not re.fullmatch(r"[0-9]+(\.[0-9]+)? ?[KMGT]i?B", self.memory_limit):
             raise ValueError(
                 f"memory_limit={self.memory_limit} is no number with a unit of KB, MB, GB, TB, KiB, MiB, GiB or TiB; "
                 "try memory_limit=4GB"
             )
-        if self.n_threads is not None and self.n_threads < 1:
-            raise ValueError(f"n_threads={self.n_threads} is below 1; try n_threads=1")
 
 
 NO_LIMITS = Limits()

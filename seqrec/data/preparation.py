@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import narwhals as nw
 
+from seqrec.config import check_at_least, check_between, check_fields
 from seqrec.data import steps
 from seqrec.data.engines import Engine, collect, engine_of
 from seqrec.data.events import gathered_store, with_keys
@@ -55,14 +56,9 @@ class StepsConfig:
     first."""
 
     def __post_init__(self):
-        for name in ("max_events_per_day", "min_user_events", "min_item_events"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}={value} is below 1; try {name}=1")
-        for name in ("duplicate_gap_seconds", "session_gap_seconds"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value <= 1e11:
-                raise ValueError(f"{name}={value} is outside 0 to 1e11 seconds; try {name}=1800")
+        check_fields(self)
+        check_at_least(self, 1, "max_events_per_day", "min_user_events", "min_item_events")
+        check_between(self, 0, 1e11, "duplicate_gap_seconds", "session_gap_seconds")
         for name in ("earliest", "latest"):
             if getattr(self, name) is not None:
                 moment_us(getattr(self, name))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from seqrec.config import check_fields
 from seqrec.data.columns import TIME_UNITS, TimeUnit
 from seqrec.data.event_tables import NO_CATEGORIES, Columns, Request, Source
 from seqrec.data.files import NO_LIMITS, BadRows, Limits
@@ -74,6 +75,9 @@ class SourceConfig:
     bad_rows: BadRows = "refuse"
     """What to do with rows or values that cannot be read: refuse stops with an error, drop skips them and counts them
     as invalid."""
+
+    def __post_init__(self):
+        check_fields(self)
 
 
 def open_source(

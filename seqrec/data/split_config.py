@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from seqrec.config import check_at_least, check_fields, check_share
 from seqrec.data.moments import moment_us
 from seqrec.data.splits import (
     Split,
@@ -50,17 +51,15 @@ class SplitConfig:
     """For users and marked-users: random seed that draws the held-out users."""
 
     def __post_init__(self):
+        check_fields(self)
+        check_at_least(self, 1, "n_out")
+        check_share(self, "valid_share", "test_share", zero=False, one=False)
         if self.split in ("users", "marked-users") and self.window_target == "first":
             raise ValueError(
                 f"window_target=first with split={self.split}: nothing precedes a first event; take last or every"
             )
         if self.valid_newest and self.split != "marked-users":
             raise ValueError(f"valid_newest is for split=marked-users, not {self.split}; leave it out, or try temporal")
-        if self.n_out < 1:
-            raise ValueError(f"n_out={self.n_out} is below 1; try n_out=1")
-        for name in ("valid_share", "test_share"):
-            if not 0 < getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} is outside 0 to 1, both excluded; try {name}=0.1")
         if self.valid_share + self.test_share >= 1:
             raise ValueError(
                 f"valid_share={self.valid_share} and test_share={self.test_share} leave nothing to train on; "

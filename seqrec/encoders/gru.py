@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from seqrec.config import TRACED, Range
+from seqrec.config import TRACED, Range, check_at_least, check_fields, check_share
 from seqrec.layers import dense, dropout, item_table_spec, item_vectors
 from seqrec.params import Params, ParamSpec
 from seqrec.types import Batch, BatchFormat, Encoder
@@ -31,12 +31,9 @@ class GRUConfig:
     """Dropout rate of each layer's output, 0 to below 1."""
 
     def __post_init__(self):
-        for name in ("d_model", "d_hidden", "n_layers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} is below 1; try {name}=1")
-        for name in ("embedding_dropout", "dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} is not a share in [0, 1); try {name}=0.2")
+        check_fields(self)
+        check_at_least(self, 1, "d_model", "d_hidden", "n_layers")
+        check_share(self, "embedding_dropout", "dropout", one=False)
 
 
 def gru(config: GRUConfig, *, n_items: int, max_length: int) -> Encoder:

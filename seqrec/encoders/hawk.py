@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from seqrec.config import TRACED, Range
+from seqrec.config import TRACED, Range, check_at_least, check_fields, check_share
 from seqrec.layers import (
     dense,
     dropout,
@@ -45,13 +45,10 @@ class HawkConfig:
     """Dropout rate of embeddings, hidden units and residual branches, 0 to below 1."""
 
     def __post_init__(self):
-        for name in ("d_model", "n_blocks", "convolution_width"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} is below 1; try {name}=2")
-        if self.d_recurrent < 0:
-            raise ValueError(f"d_recurrent={self.d_recurrent} is below 0; use 0 for the width of d_model")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout={self.dropout} is not a share in [0, 1); try dropout=0.2")
+        check_fields(self)
+        check_at_least(self, 1, "d_model", "n_blocks", "convolution_width")
+        check_at_least(self, 0, "d_recurrent")
+        check_share(self, "dropout", one=False)
 
 
 def hawk(config: HawkConfig, *, n_items: int, max_length: int) -> Encoder:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from seqrec.config import TRACED, Range
+from seqrec.config import TRACED, Range, check_at_least, check_fields, check_share
 from seqrec.layers import (
     causal_mask,
     check_heads,
@@ -47,12 +47,10 @@ class HSTUConfig:
     """Dropout rate of embeddings and of each block's output, 0 to below 1."""
 
     def __post_init__(self):
-        for name in ("d_model", "n_blocks", "n_heads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} is below 1; try {name}=2")
+        check_fields(self)
+        check_at_least(self, 1, "d_model", "n_blocks", "n_heads")
+        check_share(self, "dropout", one=False)
         check_heads(d_model=self.d_model, n_heads=self.n_heads)
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout={self.dropout} is not a share in [0, 1); try dropout=0.2")
 
 
 def hstu(config: HSTUConfig, *, n_items: int, max_length: int, times: Times = "none") -> Encoder:

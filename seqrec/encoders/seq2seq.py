@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 from tyro.conf import OmitArgPrefixes
 
+from seqrec.config import check_at_least, check_fields
 from seqrec.encoders.transformer import TransformerConfig, apply_parts, block_specs, embed, transformer, turn_by
 from seqrec.layers import (
     Rotation,
@@ -39,8 +40,8 @@ class Seq2SeqConfig:
     """Number of decoder blocks, each self-attention, attention to the encoder's states and a feed-forward network."""
 
     def __post_init__(self):
-        if self.n_decoder_blocks < 1:
-            raise ValueError(f"n_decoder_blocks={self.n_decoder_blocks} is below 1; try n_decoder_blocks=2")
+        check_fields(self)
+        check_at_least(self, 1, "n_decoder_blocks")
         if self.encoder.causal:
             raise ValueError("the encoder of an encoder-decoder reads its history both ways; leave --causal out")
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from seqrec.config import TRACED, Range
+from seqrec.config import TRACED, Range, check_at_least, check_fields, check_share
 from seqrec.layers import (
     FeedForward,
     Norm,
@@ -69,18 +69,16 @@ class TransformerConfig:
     """Compile one block and loop over it, which shortens the compilation of models with many blocks."""
 
     def __post_init__(self):
-        for name in ("d_model", "n_blocks", "n_heads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} is below 1; try {name}=2")
+        check_fields(self)
+        check_at_least(self, 1, "d_model", "n_blocks", "n_heads")
+        check_at_least(self, 0, "d_ff")
+        check_share(self, "dropout", "attention_dropout", one=False)
         check_heads(d_model=self.d_model, n_heads=self.n_heads)
         if self.positions == "rotary" and self.d_model // self.n_heads % 2:
             raise ValueError(
                 f"rotary positions turn pairs, but a head has d_model/n_heads={self.d_model // self.n_heads} "
                 f"features; try d_model={2 * self.d_model}"
             )
-        for name in ("dropout", "attention_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} is not a share in [0, 1); try {name}=0.2")
 
 
 def block_specs(config: TransformerConfig, parts: Params) -> Params:

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int
 
 from seqrec import negatives
-from seqrec.config import TRACED, Range
+from seqrec.config import TRACED, Range, check_above, check_at_least, check_between, check_fields, check_share
 from seqrec.losses.sampled import (
     ScoreLoss,
     bayesian_personalised_ranking,
@@ -70,20 +70,13 @@ class LossConfig:
     """
 
     def __post_init__(self):
-        for name in ("n_negatives", "n_buckets", "bucket_positions", "bucket_items"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} is below 1; try {name}=256")
-        for name in ("uniform_share", "calibration"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name)} is not in [0, 1]; try {name}=0.5")
-        if not self.temperature > 0:
-            raise ValueError(f"temperature={self.temperature} is not above 0; try temperature=1")
-        if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"label_smoothing={self.label_smoothing} is not in [0, 1); try label_smoothing=0.1")
-        if not self.z_loss >= 0:
-            raise ValueError(f"z_loss={self.z_loss} is below 0; try z_loss=1e-4")
-        if not 1e-3 <= self.seen_weight <= 1:
-            raise ValueError(f"seen_weight={self.seen_weight} is not in [0.001, 1]; try seen_weight=0.01")
+        check_fields(self)
+        check_at_least(self, 1, "n_negatives", "n_buckets", "bucket_positions", "bucket_items")
+        check_at_least(self, 0, "z_loss", "skip_weight")
+        check_above(self, 0, "temperature")
+        check_between(self, 1e-3, 1, "seen_weight")
+        check_share(self, "uniform_share", "calibration")
+        check_share(self, "label_smoothing", one=False)
         if self.loss != "softmax" and (self.label_smoothing or self.z_loss or self.seen_weight < 1):
             raise ValueError(
                 f"loss={self.loss} has no label_smoothing, z_loss and seen_weight, which are about the whole "
@@ -95,8 +88,6 @@ class LossConfig:
                 "repeat_mixture mixes with a plain softmax; use loss=softmax or sampled-softmax; leave temperature, "
                 "label_smoothing and seen_weight at 1, 0 and 1"
             )
-        if not self.skip_weight >= 0:
-            raise ValueError(f"skip_weight={self.skip_weight} is below 0; use 0 to switch it off")
         if self.skip_weight and (self.loss != "softmax" or self.label_smoothing):
             raise ValueError("skip_weight needs probabilities; use loss=softmax, and leave label_smoothing at 0")
 

@@ -1,14 +1,13 @@
 """The runs of a comparison: their names, whether they may be compared, and where the result goes."""
 
 import contextlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from seqrec.config import leaves
 from seqrec.data.buckets import working_copy
-from seqrec.files import read_json
+from seqrec.files import make_directory, read_object, write_json, write_text
 from seqrec.report.rank_tables import RankTableFile, read_rank_table, read_top_k
 from seqrec.report.slices import Slicing, chosen_slicings, joined_slicings, standard_slicings
 from seqrec.types import InputError
@@ -125,8 +124,8 @@ def check_protocols(protocols: Mapping[str, Mapping[str, Any]]) -> list[str]:
         for run in others:
             if known[run]["split_hash"] != known[first]["split_hash"]:
                 raise InputError(
-                    f"{first} and {run} are on different splits (split_hash {known[first]['split_hash'][:12]} and "
-                    f"{known[run]['split_hash'][:12]}); compare runs on one split of the same data"
+                    f"{first} and {run} are on different splits (split_hash {str(known[first]['split_hash'])[:12]} and "
+                    f"{str(known[run]['split_hash'])[:12]}); compare runs on one split of the same data"
                 )
             for name in ("candidates", "ties", "fitted_on_validation_items"):
                 ours, theirs = known[first].get(name), known[run].get(name)
@@ -143,7 +142,7 @@ def check_protocols(protocols: Mapping[str, Mapping[str, Any]]) -> list[str]:
 def protocol_of(path: Path) -> dict[str, Any]:
     """The protocol in the metrics.json beside a run's ranks; {} where there is none."""
     file = (path if path.is_dir() else path.parent) / "metrics.json"
-    return read_json(file).get("protocol", {}) if file.is_file() else {}
+    return read_object(file, protocol=dict)["protocol"] if file.is_file() else {}
 
 
 def config_differences(paths: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
@@ -152,7 +151,7 @@ def config_differences(paths: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
     for run, path in paths.items():
         file = (path if path.is_dir() else path.parent) / "config.json"
         if file.is_file():
-            configs[run] = dict(leaves(read_json(file).get("config", {})))
+            configs[run] = dict(leaves(read_object(file, config=dict)["config"]))
     names = dict.fromkeys(name for config in configs.values() for name in config)
     by_name = {name: {run: config.get(name) for run, config in configs.items()} for name in names}
     # Where a run was kept and its data lay is not what made it differ.
@@ -184,18 +183,8 @@ def table_notes(tables: Mapping[str, RankTableFile], n_dropped: Mapping[str, int
 
 def write_comparison(directory: Path, comparison: Mapping[str, Any], page: str) -> list[Path]:
     """Writes comparison.json and comparison.html, each whole or not at all, in place of earlier ones."""
-    files = {
-        directory / "comparison.json": json.dumps(comparison, indent=2) + "\n",
-        directory / "comparison.html": page,
-    }
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        for file, text in files.items():
-            partial = file.with_suffix(".partial")
-            partial.write_text(text)
-            partial.replace(file)
-    except OSError as error:
-        raise InputError(
-            f"--output {directory} cannot be written to ({error.strerror}); choose another directory"
-        ) from error
-    return list(files)
+    files = [directory / "comparison.json", directory / "comparison.html"]
+    make_directory(directory)
+    write_json(files[0], comparison)
+    write_text(files[1], page)
+    return files

@@ -1,6 +1,5 @@
 """A store's profile as one HTML page that opens offline."""
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -12,6 +11,7 @@ from matplotlib.figure import Figure
 from seqrec.data.moments import iso_moment
 from seqrec.data.split_config import SplitConfig, split_store
 from seqrec.data.store import open_store, read_preparation
+from seqrec.files import write_text
 from seqrec.report.data_profile import data_profile
 from seqrec.report.page_parts import document, svg, table, text
 from seqrec.report.slices import COLOURS, plain
@@ -28,9 +28,7 @@ def write_profile(directory: Path) -> Path:
         store, split_store(store, config), steps=preparation["counts"], name=Path(directory).resolve().name
     )
     path = Path(directory) / "profile.html"
-    fresh = path.with_suffix(".part")
-    fresh.write_text(page(found), encoding="utf-8")
-    os.replace(fresh, path)
+    write_text(path, page(found))
     return path
 
 

@@ -14,6 +14,7 @@ from seqrec.data.batches import Queries
 from seqrec.data.splits import Split
 from seqrec.data.store import SequenceStore
 from seqrec.evaluation import RankTable
+from seqrec.files import replacing
 from seqrec.intervals import bootstrap_intervals
 from seqrec.metrics import metric_values
 from seqrec.types import Times
@@ -140,4 +141,5 @@ def write_ranks(file: Path, ranks: RankTable, store: SequenceStore, split: Split
         "user_events": (split.train_stop - store.offsets[:-1])[ranks.user],
         "target_events": training_counts(store, split)[ranks.target],
     }
-    pq.write_table(pa.table(columns), file)
+    with replacing(file) as partial:
+        pq.write_table(pa.table(columns), partial)

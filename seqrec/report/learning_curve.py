@@ -5,7 +5,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from seqrec.files import read_json_lines
+from seqrec.files import read_json_lines, replacing
 
 
 def plot_learning_curve(metrics_file: Path, picture: Path, *, best_epoch: int) -> None:
@@ -40,4 +40,5 @@ def plot_learning_curve(metrics_file: Path, picture: Path, *, best_epoch: int) -
     right.set_ylim(0, 1.1 * max(value for _, value in validations) or 1.0)
     left.grid(alpha=0.3)
     figure.legend(loc="outside upper center", ncols=3, frameon=False)
-    figure.savefig(picture, dpi=120)
+    with replacing(picture) as partial:
+        figure.savefig(partial, format="png", dpi=120)

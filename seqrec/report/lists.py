@@ -14,6 +14,7 @@ from seqrec.beyond_accuracy import catalogue_coverage, gini, novelty, personal_r
 from seqrec.data.batches import Queries
 from seqrec.data.splits import Split
 from seqrec.data.store import SequenceStore
+from seqrec.files import replacing
 
 _USERS_PER_BLOCK = 1024
 
@@ -28,7 +29,9 @@ def write_top_items(
         for rank, (item, score) in enumerate(zip(items, given, strict=True), start=1)
     ]
     columns = zip(*rows, strict=True) if rows else ([], [], [], [])
-    pq.write_table(pa.table(dict(zip(("user", "item", "rank", "score"), map(list, columns), strict=True))), file)
+    table = pa.table(dict(zip(("user", "item", "rank", "score"), map(list, columns), strict=True)))
+    with replacing(file) as partial:
+        pq.write_table(table, partial)
 
 
 def list_figures(

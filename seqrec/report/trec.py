@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from seqrec.files import write_text
 from seqrec.types import InputError
 
 
@@ -18,7 +19,7 @@ def write_qrels(file: Path, users: Iterable[Any], items: Iterable[Any]) -> None:
     pairs = list(zip(users, items, strict=True))
     lines = [f"{_key(user)} 0 {_key(item)} 1\n" for user, item in pairs]
     _refuse_repeats(pairs, "qrels")
-    Path(file).write_text("".join(lines))
+    write_text(file, "".join(lines))
 
 
 def write_trec_run(
@@ -50,7 +51,7 @@ def write_trec_run(
             before = score
             previous = min(np.float32(score), np.nextafter(previous, np.float32(-np.inf)))
             lines.append(f"{_key(user)} Q0 {_key(item)} {place} {previous:.9g} {_key(tag)}\n")
-    Path(file).write_text("".join(lines))
+    write_text(file, "".join(lines))
 
 
 def _key(key: Any) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from tyro.conf import OmitArgPrefixes
 
+from seqrec.config import check_fields
 from seqrec.data.engagement import EngagementConfig
 from seqrec.items import ItemConfig
 from seqrec.loop import FitConfig
@@ -26,6 +27,12 @@ class RunConfig:
     seed: int = 0
     """Seed of weights, batches and dropout."""
 
+    def __post_init__(self):
+        check_fields(self)
+
+    def __post_init__(self):
+        check_fields(self)
+
 
 @dataclass(frozen=True)
 class TrainingConfig:
@@ -42,6 +49,7 @@ class TrainingConfig:
     processes: OmitArgPrefixes[DistributedConfig] = field(default_factory=DistributedConfig)
 
     def __post_init__(self):
+        check_fields(self)
         if self.data.times == "query" and self.engagement.gap_head:
             raise ValueError(
                 "gap_head predicts when the next event comes, which times=query gives away; use times=history"

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 from tyro.conf import OmitArgPrefixes
 
 from seqrec import runs, runtime
+from seqrec.config import check_at_least, check_fields
 from seqrec.data.batches import EventFields, Queries, Share, TrainingBatches, Windows, make_queries, training_batches
 from seqrec.data.behaviour import BehaviourConfig, features_hash, position_features
 from seqrec.data.engagement import NO_CATEGORIES, EngagementConfig
@@ -57,9 +58,8 @@ class DataConfig:
     """Average number of histories in a batch; short ones are packed into one row."""
 
     def __post_init__(self):
-        for name in ("max_length", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} is below 1; try {name}=50")
+        check_fields(self)
+        check_at_least(self, 1, "max_length", "batch_size")
         if self.behaviour.is_read and self.split.holds_continuations:
             raise ValueError("items are generated without events; leave event_features and user_features out")
         if self.times != "none" and self.split.holds_continuations:

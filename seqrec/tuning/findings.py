@@ -6,7 +6,7 @@ from typing import Any
 
 from seqrec import runtime
 from seqrec.config import flag_name, to_json, values_of, with_values
-from seqrec.files import write_json
+from seqrec.files import write_json, write_text
 from seqrec.report.results_page import command
 from seqrec.report.tuning_page import page
 from seqrec.tuning.study import Study, alone, import_optuna
@@ -91,7 +91,7 @@ def leave_findings(study: Study, config: Any, *, script: str, defaults: Any) -> 
     if best:
         with alone(study.directory):
             write_json(json_file, found)
-            html_file.write_text(page(found))
+            write_text(html_file, page(found))
         values = "\n".join(f"  {name:20} {value}" for name, value in best["values"].items())
         print(f"\nbest of {len(found['trials'])} trials: {best['number']}, validation NDCG@10 {best['ndcg@10']:.4f}")
         print(f"{values}\n\nnumbers  {json_file}\npage     {html_file}\ntrain and test it with\n  {best['command']}")

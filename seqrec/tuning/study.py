@@ -14,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from seqrec import runtime
-from seqrec.config import Choices, Range, Values, flag_name
+from seqrec.config import Choices, Range, Values, check_at_least, check_fields, flag_name
 from seqrec.tuning.space import Space
 from seqrec.types import InputError
 
@@ -43,13 +43,10 @@ class TuneConfig:
     """Successive halving (ASHA): after 1, r, r^2, ... epochs about one in r trials continues; this is r."""
 
     def __post_init__(self):
-        for name in ("n_trials", "population"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} is below 1; try {name}=8")
-        if self.reduction < 2:
-            raise ValueError(f"reduction={self.reduction} is below 2; try reduction=3")
-        if self.tuning_minutes < 0:
-            raise ValueError(f"tuning_minutes={self.tuning_minutes} is below 0; use 0 for no limit")
+        check_fields(self)
+        check_at_least(self, 1, "n_trials", "population")
+        check_at_least(self, 2, "reduction")
+        check_at_least(self, 0, "tuning_minutes")
 
 
 _MOST_STARTS = 3

@@ -45,7 +45,7 @@ def test_a_batch_counts_the_seconds_from_each_segments_first_item(times):
 @pytest.mark.parametrize("times", ["history", "query"])
 def test_a_query_tells_its_own_time_only_when_that_is_asked(times):
     store, split = a_store()
-    options = {"batch_size": 2, "mask_seen": True, "times": times}
+    options = {"batch_size": 2, "mask_seen": True, "fields": EventFields(times)}
     (queries,) = make_queries(store, split.test, max_length=4, **options).batches()
     batch = queries.batch
     # The latest four items before the target, counted from the first of them.

@@ -105,7 +105,7 @@ def test_a_column_that_cannot_weigh_is_told_in_one_line(config, line):
         ({"loss_weight": "kind", "loss_weight_values": ("like=3",)}, "loss_weight_values: 'like' is not a number"),
         ({"loss_weight": "kind", "loss_weight_values": ("1=-1",)}, "1=-1 is not a weight of 0 or above"),
         ({"loss_weight": "kind", "loss_weight_values": ("1=nan",)}, "1=nan is not a weight of 0 or above"),
-        ({"half_life": -0.1}, "half_life=-0.1 is not a share of 0 or above; try half_life=0.3"),
+        ({"half_life": -0.1}, "half_life=-0.1 is below 0; try half_life=0"),
         ({"loss_weight_values": ("1=1",)}, "but no loss_weight; name the column"),
     ],
 )

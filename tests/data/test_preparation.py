@@ -193,7 +193,7 @@ def test_more_events_than_the_memory_limit_are_spilt_and_come_out_the_same(tmp_p
     [
         ({"max_events_per_day": 0}, "max_events_per_day=0 is below 1"),
         ({"session_gap_seconds": -1.0}, "session_gap_seconds=-1.0 is outside"),
-        ({"duplicate_gap_seconds": float("nan")}, "duplicate_gap_seconds=nan is outside"),
+        ({"duplicate_gap_seconds": float("nan")}, "duplicate_gap_seconds=nan is not a finite number"),
         ({"earliest": "soon"}, "'soon' is not an ISO date"),
         ({"min_column": "rating"}, "give both or neither"),
         ({"min_share_of": "length"}, "without min_column"),

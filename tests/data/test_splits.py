@@ -327,7 +327,7 @@ def test_events_out_of_order_are_a_leak_in_time():
     ("fields", "message"),
     [
         ({"n_out": 0}, "n_out=0 is below 1"),
-        ({"valid_share": 0.0}, "valid_share=0.0 is outside 0 to 1"),
+        ({"valid_share": 0.0}, r"valid_share=0.0 is not a share in \(0, 1\)"),
         ({"valid_share": 0.5, "test_share": 0.5}, "leave nothing to train on"),
         ({"valid_start": "2020-01-01"}, "give both or neither"),
         ({"valid_start": "2020-01-02", "test_start": "2020-01-01"}, "is not before"),

@@ -77,8 +77,8 @@ def test_a_memory_that_forgets_nothing_has_a_gradient():
     ("bad", "message"),
     [
         ({"n_blocks": 0}, "n_blocks=0 is below 1; try n_blocks=2"),
-        ({"d_recurrent": -1}, "d_recurrent=-1 is below 0; use 0 for the width of d_model"),
-        ({"dropout": 1.5}, r"dropout=1.5 is not a share in \[0, 1\); try dropout=0.2"),
+        ({"d_recurrent": -1}, "d_recurrent=-1 is below 0; try d_recurrent=0"),
+        ({"dropout": 1.5}, r"dropout=1.5 is not a share in \[0, 1\); try dropout=0.3"),
     ],
 )
 def test_sizes_that_cannot_be_are_refused(bad, message):

@@ -119,7 +119,7 @@ def test_every_span_of_time_has_a_bucket():
     ("bad", "message"),
     [
         ({"d_model": 10, "n_heads": 4}, "d_model=10 is not a multiple of n_heads=4; try d_model=12"),
-        ({"n_blocks": 0}, "n_blocks=0 is below 1; try n_blocks=2"),
+        ({"n_blocks": 0}, "n_blocks=0 is below 1; try n_blocks=4"),
         ({"dropout": 1.5}, r"dropout=1.5 is not a share in \[0, 1\); try dropout=0.2"),
     ],
 )

@@ -112,7 +112,7 @@ def test_runs_with_few_columns_are_compared_without_their_slices(runs, tmp_path,
         ("runs/a runs/b --top-k runs/a/ranks.parquet", "is not of the form NAME=FILE"),
         ("runs/a --top-k x=runs/a/metrics.json", "has no column 'user'"),
         ("runs/a runs/b --level 95", "level=95.0 is outside"),
-        ("runs/a runs/b --output runs/a/metrics.json", "cannot be written to"),
+        ("runs/a runs/b --output runs/a/metrics.json", "metrics.json cannot be written"),
     ],
 )
 def test_what_cannot_be_compared_gets_one_line(runs, tmp_path, monkeypatch, capsys, flags, message):

@@ -191,7 +191,7 @@ def test_studies_that_cannot_be_get_one_line(base, tmp_path, changes, said):
         ({"seeds": ()}, "are none or hold one twice"),
         ({"seeds": (1, 1)}, "are none or hold one twice"),
         ({"max_minutes": -1.0}, "max_minutes=-1.0 is below 0"),
-        ({"level": 95.0}, "level=95.0 is outside"),
+        ({"level": 95.0}, r"level=95.0 is not a share in \(0, 1\)"),
     ],
 )
 def test_a_config_that_makes_no_study_is_refused(changes, said):

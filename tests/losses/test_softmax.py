@@ -147,7 +147,7 @@ def test_states_in_half_precision_are_summed_in_float32(in_tiles):
     ("bad", "said"),
     [
         ({"temperature": 0.0}, "temperature=0.0 is not above 0"),
-        ({"label_smoothing": 1.0}, r"label_smoothing=1.0 is not in \[0, 1\)"),
+        ({"label_smoothing": 1.0}, r"label_smoothing=1.0 is not a share in \[0, 1\)"),
         ({"z_loss": -1.0}, "z_loss=-1.0 is below 0"),
         ({"n_negatives": 0}, "n_negatives=0 is below 1"),
         ({"loss": "sampled-softmax", "z_loss": 0.1}, "leave them at 0, 0 and 1, or use loss=softmax"),

@@ -87,5 +87,5 @@ def test_what_has_no_probabilities_is_refused():
     for bad in ({"loss": "gbce"}, {"label_smoothing": 0.1}):
         with pytest.raises(ValueError, match="skip_weight needs probabilities; use loss=softmax"):
             LossConfig(skip_weight=1.0, **bad)
-    with pytest.raises(ValueError, match=r"skip_weight=-1\.0 is below 0; use 0"):
+    with pytest.raises(ValueError, match=r"skip_weight=-1\.0 is below 0; try skip_weight=0"):
         LossConfig(skip_weight=-1.0)

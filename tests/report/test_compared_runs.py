@@ -99,5 +99,12 @@ def test_files_are_written_whole_in_place_of_earlier_ones(tmp_path):
 
 def test_a_place_that_cannot_be_written_to_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match=r"--output .*file cannot be written to .File exists"):
+    with pytest.raises(InputError, match=r"file cannot be written \(File exists"):
         write_comparison(tmp_path / "file", {}, "")
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "null", '{"protocol": 3}', "{"])
+def test_a_damaged_metrics_file_is_told_in_one_line(tmp_path, content):
+    (tmp_path / "metrics.json").write_text(content)
+    with pytest.raises(InputError, match=r"metrics\.json"):
+        protocol_of(tmp_path)

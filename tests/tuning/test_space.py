@@ -15,22 +15,29 @@ from seqrec.types import InputError
 
 
 @dataclasses.dataclass(frozen=True)
+class Training:
+    """Some of what scripts share."""
+
+    loss: LossConfig = dataclasses.field(default_factory=LossConfig)
+    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    data: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+
+
+@dataclasses.dataclass(frozen=True)
 class Script:
     """A config as scripts have it."""
 
+    training: Training = dataclasses.field(default_factory=Training)
     model: TransformerConfig = dataclasses.field(default_factory=TransformerConfig)
-    objective: LossConfig = dataclasses.field(default_factory=LossConfig)
-    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
-    data: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
 
 
 def test_fields_with_a_range_are_searched_and_those_of_the_data_are_not():
     assert set(search_space(Script())) == {
         "model.dropout",
-        "objective.temperature",
-        "objective.label_smoothing",
-        "optimizer.learning_rate",
-        "optimizer.weight_decay",
+        "training.loss.temperature",
+        "training.loss.label_smoothing",
+        "training.optimizer.learning_rate",
+        "training.optimizer.weight_decay",
     }
     assert all(field.traced for name, field in tunable_fields(Script()).items() if field.range is not None)
 
@@ -49,7 +56,7 @@ def test_a_range_is_narrowed_added_and_held():
     )
     assert space == {
         "model.dropout": Range(0.0, 0.6),
-        "optimizer.learning_rate": Range(1e-4, 1e-3, log=True),
+        "training.optimizer.learning_rate": Range(1e-4, 1e-3, log=True),
         "model.d_model": Choices((32, 64)),
         "model.n_blocks": Range(1, 4),
         "model.norm": Choices(("rms", "layer")),
@@ -58,8 +65,8 @@ def test_a_range_is_narrowed_added_and_held():
 
 
 def test_a_range_that_the_config_refuses_is_left_out():
-    config = dataclasses.replace(Script(), objective=LossConfig(loss="bce"))
-    assert "objective.label_smoothing" not in search_space(config)
+    config = dataclasses.replace(Script(), training=Training(loss=LossConfig(loss="bce")))
+    assert "training.loss.label_smoothing" not in search_space(config)
     with pytest.raises(InputError, match="loss=bce has no label_smoothing"):
         search_space(config, given=("label-smoothing=0..0.1",))
 
@@ -109,8 +116,8 @@ def test_values_that_do_not_go_together_are_refused_by_the_config():
 def test_a_traced_number_stands_in_a_config_that_would_refuse_to_look_at_it():
     @jax.jit
     def doubled(rate):
-        config = with_traced(Script(), {"model.dropout": rate, "optimizer.learning_rate": rate})
-        return config.model.dropout + config.optimizer.learning_rate
+        config = with_traced(Script(), {"model.dropout": rate, "training.optimizer.learning_rate": rate})
+        return config.model.dropout + config.training.optimizer.learning_rate
 
     assert float(doubled(jnp.float32(0.25))) == 0.5
     assert Script().model.dropout == TransformerConfig().dropout

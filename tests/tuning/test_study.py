@@ -248,7 +248,7 @@ def test_later_brackets_cut_later():
 
 @pytest.mark.parametrize("bad", [{"n_trials": 0}, {"population": 0}, {"reduction": 1}, {"tuning_minutes": -1.0}])
 def test_what_cannot_be_run_is_refused(bad):
-    with pytest.raises(ValueError, match=r"try|use 0"):
+    with pytest.raises(ValueError, match="try"):
         TuneConfig(**bad)
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from seqrec.config import check_above, check_at_least, check_between, check_fields, check_share
 from seqrec.types import InputError
 
 DAY_SECONDS = 86_400
@@ -69,27 +70,21 @@ class ListeningConfig:
     """First day, counted from 1970-01-01; the default is Monday 2024-01-01. Times are UTC."""
 
     def __post_init__(self):
-        for name in ("n_users", "n_items", "n_artists", "n_genres", "n_days"):
-            self._require(name, getattr(self, name) >= 1, "at least 1")
-        self._require("n_items", self.n_items < 2**31 - 1, "at most 2^31 - 2, so that ids fit int32")
-        self._require("n_artists", self.n_artists <= self.n_items, f"at most n_items={self.n_items}")
-        self._require("n_genres", self.n_genres <= self.n_artists, f"at most n_artists={self.n_artists}")
-        self._require("seed", 0 <= self.seed < 2**63, "0 to 2^63 - 1")
-        for name in ("sessions_per_user", "tracks_per_session"):
-            self._require(name, getattr(self, name) >= 1, "a mean of at least 1")
-        self._require("session_gap_minutes", self.session_gap_minutes > 0, "above 0")
-        self._require("repeat_memory_plays", self.repeat_memory_plays > 1, "above 1")
-        self._require("drift_days", self.drift_days > 0, "above 0")
-        self._require("new_days", self.new_days >= 0, "0 or more")
-        for name in ("taste_sharpness", "hour_strength", "zipf_exponent", "fit_strength"):
-            self._require(name, 0 <= getattr(self, name) <= 10, "0 to 10")
-        self._require("new_boost", 0 <= self.new_boost <= 1000, "0 to 1000")
-        shares = ("repeat_share", "artist_share", "genre_share", "chart_share", "drift_share", "release_share")
-        for name in shares:
-            self._require(name, 0 <= getattr(self, name) <= 1, "a share from 0 to 1")
-        self._require("skip_share", 0 < self.skip_share < 1, "between 0 and 1, both excluded")
+        check_fields(self)
+        check_at_least(self, 1, "n_users", "n_days", "sessions_per_user", "tracks_per_session")
+        check_between(self, 1, 2**31 - 2, "n_items")  # so that ids fit int32
+        check_between(self, 1, self.n_items, "n_artists")
+        check_between(self, 1, self.n_artists, "n_genres")
+        check_at_least(self, 0, "seed", "new_days")
+        check_above(self, 0, "session_gap_minutes", "drift_days")
+        check_above(self, 1, "repeat_memory_plays")
+        check_between(self, 0, 10, "taste_sharpness", "hour_strength", "zipf_exponent", "fit_strength")
+        check_between(self, 0, 1000, "new_boost")
+        shares = ("repeat_share", "artist_share", "genre_share", "chart_share")
+        check_share(self, *shares, "drift_share", "release_share")
+        check_share(self, "skip_share", zero=False, one=False)
         if self.taste_share < 0:
-            total = sum(getattr(self, name) for name in shares[:4])
+            total = sum(getattr(self, name) for name in shares)
             raise InputError(
                 f"repeat_share, artist_share, genre_share and chart_share sum to {total:g}, above 1; lower one of them"
             )
@@ -106,7 +101,3 @@ class ListeningConfig:
         """Share of plays within a session that follow the listener's taste of the moment."""
         # Rounded, so that shares which sum to 1 on paper leave nothing.
         return round(1.0 - self.repeat_share - self.artist_share - self.genre_share - self.chart_share, 12)
-
-    def _require(self, name: str, holds: bool, bound: str) -> None:
-        if not holds:
-            raise InputError(f"{name}={getattr(self, name)} is out of bounds; it must be {bound}")

@@ -1,5 +1,6 @@
 """Plays of simulated listeners, in blocks of listeners."""
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from seqrec.data.synthetic.config import PAUSE_SECONDS, ListeningConfig
 from seqrec.data.synthetic.draws import Stream, uniforms
 from seqrec.data.synthetic.listeners import DAY_US, SKIPPED_BELOW, check_ids, played_shares, skip_probability, taste
 from seqrec.data.synthetic.sessions import sessions
+from seqrec.files import replacing
 from seqrec.types import InputError
 
 # Why a track was played.
@@ -87,22 +89,19 @@ def write_events(config: ListeningConfig, file: Path | str, *, users_per_block: 
     """
     n_events = 0
     writer = None
-    try:
+    with replacing(file) as partial, contextlib.ExitStack() as stack:
         for block in event_blocks(config, users_per_block):
             table = pa.table(block)
-            if writer is None:
-                writer = pq.ParquetWriter(file, table.schema)
+            writer = writer or stack.enter_context(pq.ParquetWriter(partial, table.schema))
             writer.write_table(table)
             n_events += table.num_rows
-    finally:
-        if writer is not None:
-            writer.close()
     return n_events
 
 
 def write_items(config: ListeningConfig, file: Path | str) -> None:
     """Writes the item table to a Parquet file."""
-    pq.write_table(pa.table(item_table(config)), file)
+    with replacing(file) as partial:
+        pq.write_table(pa.table(item_table(config)), partial)
 
 
 def _sources(
