@@ -30,9 +30,6 @@ class RunConfig:
     def __post_init__(self):
         check_fields(self)
 
-    def __post_init__(self):
-        check_fields(self)
-
 
 @dataclass(frozen=True)
 class TrainingConfig:
