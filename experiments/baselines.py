@@ -72,7 +72,7 @@ def main(config: Config) -> dict[str, Any]:
         task = open_task(run, config.data, seed=config.run.seed)
         found: dict[str, Any] = {"baselines": {}, "protocol": protocol(task)}
         for name, rank in baselines(config, task):
-            ranks, _ = rank(task.test.target_positions, mask_seen=config.data.mask_seen)
+            ranks = task.test.judge(*rank(task.test.target_positions, mask_seen=task.mask_seen))
             found["baselines"][name] = figures.figures(ranks, users=task.test.users)
         write_json(run / "metrics.json", found)
     print(f"\n{figures.format_table(found['baselines'])}\nrun directory  {run}")

@@ -84,11 +84,12 @@ def make_eval_step(model: Model) -> QueryStep:
 def evaluate(eval_step: QueryStep, params: Params, queries: Queries) -> RankTable:
     """The rank of each query's held-out item."""
     ranks, n_candidates = run_queries(eval_step, params, queries)
+    n_candidates = n_candidates.astype(np.int64)
     return RankTable(
         user=queries.users,
         target=queries.targets,
-        rank=ranks.astype(np.float64),
-        n_candidates=n_candidates.astype(np.int64),
+        rank=queries.judge(ranks.astype(np.float64), n_candidates),
+        n_candidates=n_candidates,
         history_length=queries.history_lengths,
     )
 

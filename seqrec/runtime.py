@@ -243,11 +243,20 @@ def parse(config_type: type[Config], arguments: Sequence[str]) -> Config:
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            return tyro.cli(config_type, args=arguments, prog=sys.argv[0])
+            return tyro.cli(config_type, args=_spelled_out(arguments), prog=sys.argv[0])
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
         raise InputError(_one_line(complaint.getvalue())) from None
+
+
+def _spelled_out(arguments: Sequence[str]) -> list[str]:
+    """The arguments with `--no-mask-seen`, and `--mask-seen` without a value, as the choice that they stand for."""
+    words = []
+    for word, following in zip(arguments, [*arguments[1:], "--"], strict=True):
+        is_switch = word == "--mask-seen" and following.startswith("--")
+        words += ["--mask-seen", "no"] if word == "--no-mask-seen" else [word, *(["yes"] if is_switch else [])]
+    return words
 
 
 def _one_line(box: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int, Int32
+from jaxtyping import Bool, Float, Int, Int32
 
 from seqrec.data.behaviour import PositionFeature, features_at
 from seqrec.data.engagement import Engagement
@@ -259,6 +259,8 @@ class Queries(NamedTuple):
     """Queries that a batch has room for."""
     n_excluded: int
     """Length of a query's list of excluded items."""
+    is_miss: Bool[np.ndarray, " queries"] | None = None
+    """Queries that count as missed, whatever is predicted; None where none does."""
     share: Share = ALL_ROWS
     fields: EventFields = ITEMS_ALONE
 
@@ -271,6 +273,12 @@ class Queries(NamedTuple):
     def history_lengths(self) -> Int[np.ndarray, " queries"]:
         """Events before each held-out item, all of them, not only those that the encoder reads."""
         return self.target_positions - self.store.offsets[self.users]
+
+    def judge(
+        self, ranks: Float[np.ndarray, " queries"], n_candidates: Int[np.ndarray, " queries"]
+    ) -> Float[np.ndarray, " queries"]:
+        """The ranks, those of misses behind all candidates."""
+        return ranks if self.is_miss is None else np.where(self.is_miss, n_candidates + 1.0, ranks)
 
     def batches(self) -> Iterator[QueryBatch]:
         """All queries, in batches of one shape, so that one compiled step serves them.
@@ -343,13 +351,14 @@ def make_queries(
     max_length: int,
     batch_size: int,
     mask_seen: bool,
+    count_as_miss: Bool[np.ndarray, " targets"] | None = None,
     share: Share = ALL_ROWS,
     fields: EventFields = ITEMS_ALONE,
 ) -> Queries:
     """Queries for these targets, -1 being none and a user having one or several, about `batch_size` to a batch.
 
     The encoder reads the latest `max_length` items; with `mask_seen` the whole history is excluded from the
-    candidates.
+    candidates. Those to `count_as_miss` rank behind all candidates.
     """
     _check_process(share)
     _check_times(store, fields.times)
@@ -372,7 +381,8 @@ def make_queries(
     n_segments = np.append(np.diff(packed.row_offsets), 0)
     n_queries = -(-int(n_segments[groups].sum(axis=1).max()) // (8 * n_shards)) * 8 * n_shards
     n_excluded = int(history_lengths.max()) if mask_seen else 0
-    return Queries(store, packed, users, positions, groups, n_queries, n_excluded, share, fields)
+    is_miss = None if count_as_miss is None else count_as_miss[target_positions >= 0]
+    return Queries(store, packed, users, positions, groups, n_queries, n_excluded, is_miss, share, fields)
 
 
 class History(NamedTuple):

@@ -127,7 +127,7 @@ def check_protocols(protocols: Mapping[str, Mapping[str, Any]]) -> list[str]:
                     f"{first} and {run} are on different splits (split_hash {str(known[first]['split_hash'])[:12]} and "
                     f"{str(known[run]['split_hash'])[:12]}); compare runs on one split of the same data"
                 )
-            for name in ("candidates", "ties", "fitted_on_validation_items"):
+            for name in ("candidates", "ties", "fitted_on_validation_items", "repeated_targets", "n_repeated_targets"):
                 ours, theirs = known[first].get(name), known[run].get(name)
                 if ours != theirs:
                     notes.append(f"{first} and {run} were not tested alike: {name} is {ours!r} and {theirs!r}.")

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 
 from seqrec.baselines.popularity import personal_popularity_ranks, popularity_ranks, training_counts
 from seqrec.data.batches import Queries
+from seqrec.data.repeated_targets import RepeatedTargets
 from seqrec.data.splits import Split
 from seqrec.data.store import SequenceStore
 from seqrec.evaluation import RankTable
@@ -78,21 +79,35 @@ def baseline_figures(store: SequenceStore, split: Split, queries: Queries, *, ma
     counts = training_counts(store, split)
     baselines = {"popularity": popularity_ranks, "personal popularity": personal_popularity_ranks}
     return {
-        name: figures(ranks(store, queries.target_positions, counts, mask_seen=mask_seen)[0], users=queries.users)
+        name: figures(
+            queries.judge(*ranks(store, queries.target_positions, counts, mask_seen=mask_seen)), users=queries.users
+        )
         for name, ranks in baselines.items()
     }
 
 
 def protocol(
-    store: SequenceStore, split: Split, *, max_length: int, mask_seen: bool, times: Times = "none"
+    store: SequenceStore,
+    split: Split,
+    *,
+    max_length: int,
+    mask_seen: bool,
+    times: Times = "none",
+    repeated_targets: RepeatedTargets = "exclude",
+    n_repeated_targets: int = 0,
 ) -> dict[str, Any]:
-    """What the figures mean: without it they compare with nothing."""
+    """What the figures mean: without it they compare with nothing.
+
+    `n_repeated_targets` test targets were seen before by their user, and with `mask_seen` are excluded, or misses.
+    """
     return {
         "split": split.description,
         "split_hash": split.content_hash,
         "data_hash": store.content_hash,
         "candidates": f"all {store.n_items} items" + (" less the user's whole history" if mask_seen else ""),
         "mask_seen": mask_seen,
+        "repeated_targets": repeated_targets if mask_seen else "rank",
+        "n_repeated_targets": n_repeated_targets,
         "max_length": max_length,
         "times": times,
         "time_aware": times == "query",

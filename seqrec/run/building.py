@@ -42,6 +42,8 @@ def build_model(encoder: Encoder, config: TrainingConfig, task: Task, *, ask: As
     ]
     model = with_items(model, config.items, features, counts=counts)
     if config.loss.repeat_mixture:
+        if task.mask_seen:
+            raise InputError("--repeat-mixture predicts items of the history, which are not ranked; add --no-mask-seen")
         if task.n_generated is not None:
             raise InputError("--repeat-mixture generates no continuations; use --window-target last, or leave it out")
         model = with_repeats(model)

@@ -51,7 +51,5 @@ class TrainingConfig:
             raise ValueError(
                 "gap_head predicts when the next event comes, which times=query gives away; use times=history"
             )
-        if self.loss.repeat_mixture and self.data.mask_seen:
-            raise ValueError("repeat_mixture predicts items of the history, which are not ranked; add --no-mask-seen")
         if self.loss.skip_weight and not self.engagement.skips:
             raise ValueError(f"skip_weight={self.loss.skip_weight:g} weighs skips; name them, as in --skips skipped=1")

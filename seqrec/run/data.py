@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import numpy as np
 from tyro.conf import OmitArgPrefixes
 
 from seqrec import runs, runtime
@@ -15,6 +16,13 @@ from seqrec.data.behaviour import BehaviourConfig, features_hash, position_featu
 from seqrec.data.engagement import NO_CATEGORIES, EngagementConfig
 from seqrec.data.engagement import engagement as read_engagement
 from seqrec.data.events import prepare
+from seqrec.data.repeated_targets import (
+    MaskSeen,
+    RepeatedTargets,
+    check_some_are_left,
+    choose_masking,
+    seen_before,
+)
 from seqrec.data.sources import Columns, Dataset, TimeUnit, read_source
 from seqrec.data.split_config import SplitConfig, split_store
 from seqrec.data.splits import Split, asked_events
@@ -48,8 +56,12 @@ class DataConfig:
     """Train on the whole history of each user, cut into windows of max-length; otherwise only on the latest window."""
     random_crops: bool = False
     """Cut histories longer than max-length at random positions, drawn again each epoch."""
-    mask_seen: bool = True
-    """Rank only items that the user has not interacted with before; switch it off where users return to items."""
+    mask_seen: MaskSeen = "auto"
+    """Whether items that the user has seen are excluded from the ranking. auto excludes them unless more than a fifth
+    of the validation targets were seen before, as where tracks are played again; --no-mask-seen is short for no."""
+    repeated_targets: RepeatedTargets = "exclude"
+    """What becomes of targets that the user has seen before, where seen items are masked: left out of all figures, or
+    counted as misses."""
     times: Times = "none"
     """Timestamps that the model reads: none; those of the history; or also the time of the predicted event (query),
     which makes results time-aware and not comparable to others."""
@@ -77,6 +89,10 @@ class Task(NamedTuple):
     train: TrainingBatches
     valid: Queries
     test: Queries
+    mask_seen: bool
+    """Whether seen items are no candidates."""
+    n_repeated_targets: int
+    """Test targets that their user had seen before."""
 
     @property
     def n_items(self) -> int:
@@ -151,19 +167,35 @@ def make_task(
         read_engagement(engagement, store, categories=categories),
         position_features(config.behaviour, store, split, seed=seed),
     )
-    valid, test = (
-        make_queries(
+    targets = dict(zip(("validation", "test"), asked_events(store, split), strict=True))
+    seen = {part: seen_before(store, positions) for part, positions in targets.items()}
+    masking = choose_masking(config.mask_seen, seen["validation"])
+    if masking.note:
+        log.info("mask-seen   %s", masking.note)
+
+    def queries(part: str) -> Queries:
+        positions, miss = targets[part], None
+        if masking.mask_seen and config.repeated_targets == "miss":
+            miss = seen[part]
+        elif masking.mask_seen and np.any(seen[part]):
+            check_some_are_left(int(np.sum(~seen[part])), len(positions), part=part)
+            log.info(
+                "left out    %s of %s %s targets, seen before", f"{seen[part].sum():,}", f"{len(positions):,}", part
+            )
+            positions = positions[~seen[part]]
+        return make_queries(
             store,
             positions,
             max_length=config.max_length,
             batch_size=2 * config.batch_size,
-            mask_seen=config.mask_seen,
+            mask_seen=masking.mask_seen,
+            count_as_miss=miss,
             share=share,
             # What queries hold of the predicted events serves side tasks alone.
             fields=fields if engagement.heads else fields._replace(engagement=None),
         )
-        for positions in asked_events(store, split)
-    )
+
+    valid, test = queries("validation"), queries("test")
     train = training_batches(
         store,
         split,
@@ -174,7 +206,7 @@ def make_task(
         share=share,
         fields=fields,
     )
-    return Task(config, store, split, train, valid, test)
+    return Task(config, store, split, train, valid, test, masking.mask_seen, int(seen["test"].sum()))
 
 
 def _prepare_once(run: Path, config: DataConfig, engagement: EngagementConfig) -> None:

@@ -32,7 +32,13 @@ def protocol(task: Task) -> dict[str, Any]:
     """What figures of the task mean, as `metrics.json` has it."""
     config = task.config
     return figures.protocol(
-        task.store, task.split, max_length=config.max_length, mask_seen=config.mask_seen, times=config.times
+        task.store,
+        task.split,
+        max_length=config.max_length,
+        mask_seen=task.mask_seen,
+        times=config.times,
+        repeated_targets=config.repeated_targets,
+        n_repeated_targets=task.n_repeated_targets,
     )
 
 
@@ -46,7 +52,7 @@ def test(task: Task, model: Model, params: Params) -> tuple[RankTable, dict[str,
     results = {
         "test": figures.figures(ranks.rank, users=ranks.user),
         "valid": figures.figures(evaluate(eval_step, params, task.valid).rank, users=task.valid.users),
-        "baselines": figures.baseline_figures(task.store, task.split, task.test, mask_seen=task.config.mask_seen),
+        "baselines": figures.baseline_figures(task.store, task.split, task.test, mask_seen=task.mask_seen),
         "protocol": protocol(task),
     }
     if model.auxiliary_loss is not None:
@@ -95,7 +101,12 @@ def print_test(results: dict[str, Any], *, name: str) -> None:
     counted = f"{results['test']['n_users']:,} users; mean over users"
     if "n_queries" in results["test"]:
         counted += f"' {results['test']['n_queries']:,} targets"
-    print(f"{counted} [95% interval]; {protocol['candidates']}{label}")
+    repeated = ""
+    if protocol["mask_seen"] and (n := protocol["n_repeated_targets"]):
+        repeated = f"; {n:,} targets seen before " + (
+            "are left out" if protocol["repeated_targets"] == "exclude" else "count as misses"
+        )
+    print(f"{counted} [95% interval]; {protocol['candidates']}{repeated}{label}")
 
 
 def costs(model: Model, state: TrainState, *, steps_per_epoch: int) -> dict[str, int]:
@@ -141,6 +152,6 @@ def _examples(task: Task, model: Model, params: Params) -> list[str]:
         if model.reads.event_features:
             read = features_at(task.test.fields.features, store, np.arange(start, stop))
             history = history._replace(event_features=read)
-        best = recommend(params, history, min(10, store.n_items), mask_seen=task.config.mask_seen)
+        best = recommend(params, history, min(10, store.n_items), mask_seen=task.mask_seen)
         examples.append(figures.format_example(store, store.items[start:stop].tolist(), best, user))
     return examples

@@ -22,7 +22,7 @@ from seqrec.run.data import make_task, prepare_store
 from seqrec.run.experiment import Script
 from seqrec.types import InputError
 
-_TESTED = ("dataset", "data_path", "columns", "time_unit", "split", "mask_seen")
+_TESTED = ("dataset", "data_path", "columns", "time_unit", "split", "mask_seen", "repeated_targets")
 """Fields of the data's config that say whose item is held out among which candidates: the same for all variations."""
 
 

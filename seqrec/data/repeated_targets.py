@@ -1,0 +1,84 @@
+"""Targets that their user had seen before: what becomes of them where seen items are no candidates.
+
+If seen items are masked and a seen target stays a candidate, it is the only seen item left, and whatever favours seen
+items finds it: on plays drawn uniformly from 100 tracks, popularity in the user's own history gets recall@5 .378, where
+chance is .05. So such targets are left out and counted, or count as misses.
+"""
+
+from typing import Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from seqrec.data.ragged import ranges
+from seqrec.data.store import SequenceStore
+from seqrec.types import InputError
+
+MaskSeen = Literal["auto", "yes", "no"]
+RepeatedTargets = Literal["exclude", "miss"]
+
+LARGE_SHARE = 0.2
+"""Share of targets seen before above which users return to items, so that masking them hides what they do."""
+
+_EVENTS_PER_BLOCK = 1 << 22
+
+
+class Masking(NamedTuple):
+    """Whether seen items are candidates, and why."""
+
+    mask_seen: bool
+    repeated_share: float
+    """Share of the validation targets that their user had seen before."""
+    note: str
+    """What to tell the user, in one line; empty where nothing is unusual."""
+
+
+def seen_before(store: SequenceStore, positions: Int[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
+    """Whether the item of each of these events stands among its user's earlier events.
+
+    >>> from seqrec.data.store import store_from_sequences
+    >>> store = store_from_sequences([[1, 2, 1], [2, 1, 3]])
+    >>> seen_before(store, np.array([2, 4, 5])).tolist()
+    [True, False, False]
+    """
+    offsets = np.asarray(store.offsets)
+    starts = offsets[np.searchsorted(offsets, positions, side="right") - 1]
+    lengths = positions - starts
+    # Cut where another block of events has filled up; one history is never cut.
+    blocks = np.cumsum(lengths) // _EVENTS_PER_BLOCK
+    seen = np.zeros(len(positions), bool)
+    for block in np.unique(blocks):
+        chosen = np.flatnonzero(blocks == block)
+        query = np.repeat(np.arange(len(chosen)), lengths[chosen])
+        events = ranges(starts[chosen], lengths[chosen])
+        same = store.items[events] == store.items[positions[chosen]][query]
+        seen[chosen] = np.bincount(query[same], minlength=len(chosen)) > 0
+    return seen
+
+
+def choose_masking(config: MaskSeen, valid_seen: Bool[np.ndarray, " n_valid"]) -> Masking:
+    """Whether to mask seen items: as the config says, or by the share of validation targets that were seen before.
+
+    >>> choose_masking("auto", np.array([True, False])).mask_seen
+    False
+    """
+    share = float(np.mean(valid_seen)) if len(valid_seen) else 0.0
+    percent = f"{100 * share:.1f}% of validation targets are items that the user had seen before"
+    if config == "auto" and share > LARGE_SHARE:
+        return Masking(False, share, f"{percent}, so seen items stay candidates; --mask-seen yes excludes them")
+    if config == "yes" and share > LARGE_SHARE:
+        return Masking(True, share, f"{percent}; consider --no-mask-seen, which ranks seen items too")
+    return Masking(config != "no", share, "")
+
+
+def check_some_are_left(n_left: int, n_targets: int, *, part: str) -> None:
+    """Refuses a part of the split in which every target was seen before.
+
+    Raises:
+      InputError: none is left of the targets.
+    """
+    if n_targets and not n_left:
+        raise InputError(
+            f"all {n_targets} {part} targets are items that their users had seen before, and seen items are masked; "
+            "use --no-mask-seen"
+        )
