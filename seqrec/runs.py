@@ -97,7 +97,7 @@ def resume_command(run: Path) -> str:
 def evaluate_command(run: Path) -> str:
     """The command line that evaluates the run's checkpoint, from the directory where it was started."""
     script = Path(started_with(run)["command"][1])
-    return shlex.join([_python(), str(script.with_name("evaluate_checkpoint.py")), original(run)])
+    return shlex.join([_python(), str(script.parent / "evaluate_checkpoint.py"), original(run)])
 
 
 def _python() -> str:
