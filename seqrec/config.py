@@ -222,9 +222,10 @@ def leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
 def flag_name(name: str) -> str:
     """The flag of a field, without its dashes; that of the mesh has its full name.
 
-    >>> flag_name("optimizer.learning_rate"), flag_name("mesh.data")
+    >>> flag_name("training.optimizer.learning_rate"), flag_name("training.mesh.data")
     ('learning-rate', 'mesh.data')
     """
+    name = name.removeprefix("training.")
     return (name if name.startswith("mesh.") else name.rpartition(".")[2]).replace("_", "-")
 
 

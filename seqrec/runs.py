@@ -21,12 +21,12 @@ _FREE_FIELDS = (
     *("tune.n_trials", "tune.tuning_minutes"),
 )
 _FREE_CONFIGS = ("mesh.", "processes.")
-"""Fields that say where a run is kept, when it ends, what it does about a spike and on what devices, not what a step
-computes: a resumed run may change them."""
+"""Fields that a resumed run may change: they say where a run is kept, when it ends, what it does about a spike and on
+which devices it runs, not what a step computes."""
 
 
 def open_run(directory: Path, config: Any, *, experiment: str, resume: bool) -> Path:
-    """The run's directory, with `config.json` written; a run that is there already is only gone on with.
+    """The run's directory, with `config.json` written; an existing run is only continued.
 
     `experiment` is the name of what is trained, by which `experiment_of` finds it again.
 
@@ -72,7 +72,7 @@ def open_run(directory: Path, config: Any, *, experiment: str, resume: bool) -> 
 
 
 def discard_unstarted(run: Path) -> None:
-    """Removes a run that found no data to work on, so that its directory is free for the corrected command."""
+    """Removes a run that could not read its data, so that its directory is free for the corrected command."""
     if "data" not in started_with(run):
         shutil.rmtree(run / "store", ignore_errors=True)
         (run / "config.json").unlink()
@@ -86,7 +86,7 @@ def experiment_of(run: Path) -> str:
 
 
 def resume_command(run: Path) -> str:
-    """The command line that goes on with the run, from the directory where it was started."""
+    """The command line that continues the run, from the directory where it was started."""
     script, *flags = started_with(run)["command"][1:]
     flags = [flag for flag in flags if flag not in ("--resume", "--no-resume")]
     if not any(flag.split("=")[0] == "--output" for flag in flags):
@@ -97,7 +97,7 @@ def resume_command(run: Path) -> str:
 def evaluate_command(run: Path) -> str:
     """The command line that evaluates the run's checkpoint, from the directory where it was started."""
     script = Path(started_with(run)["command"][1])
-    return shlex.join([_python(), str(script.with_name("evaluate_checkpoint.py")), original(run)])
+    return shlex.join([_python(), str(script.parent / "evaluate_checkpoint.py"), original(run)])
 
 
 def _python() -> str:

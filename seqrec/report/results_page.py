@@ -1,4 +1,4 @@
-"""Kept figures of finished runs -> a page of results and the README's table."""
+"""The page of results and the README's table, from the kept figures of finished runs."""
 
 import shlex
 from collections import defaultdict
@@ -23,14 +23,14 @@ Published = dict[str, tuple[tuple[str, float, float, str], ...]]
 
 
 def condensed(run: Path) -> dict[str, Any]:
-    """What is kept of a finished run: its figures, config and versions, without where anything lay."""
+    """What is kept of a finished run: its figures, config and versions, without paths."""
     if not (run / "metrics.json").exists():
         raise InputError(f"{run} holds no metrics.json; let the run finish first")
     return {**condensed_config(run), **read_object(run / "metrics.json", baselines=dict, protocol=dict)}
 
 
 def condensed_config(run: Path) -> dict[str, Any]:
-    """What config.json holds, without where anything lay."""
+    """The content of config.json, without paths."""
     started = started_with(run)
     config = started["config"]
     known = dict(leaves(config))

@@ -3,7 +3,9 @@
 What a training script needs is here; experiments/sasrec.py is the shortest of them.
 """
 
-from tyro.conf import OmitArgPrefixes as Flat
+from typing import Annotated, TypeVar
+
+from tyro.conf import arg
 
 from seqrec.model import Model
 from seqrec.run.building import build_model
@@ -11,6 +13,10 @@ from seqrec.run.config import RunConfig, TrainingConfig
 from seqrec.run.data import DataConfig, Task
 from seqrec.run.experiment import make_main
 from seqrec.runtime import run_script
+
+_Config = TypeVar("_Config")
+Flat = Annotated[_Config, arg(name="")]
+"""A config whose flags have no prefix of its own on the command line."""
 
 __all__ = [
     "DataConfig",

@@ -1,4 +1,4 @@
-"""What a study compares, which trainings that takes, and what they cost."""
+"""The plan of a study: what it compares, which runs that takes, and what they cost."""
 
 import functools
 import hashlib
@@ -67,16 +67,16 @@ class Arm(NamedTuple):
     name: str
     flags: str
     config: Any
-    """Of the experiment, but for seed and output."""
+    """Config of the training script, without seed and output."""
 
 
 class Planned(NamedTuple):
-    """One training."""
+    """One run of the study."""
 
     arm: Arm
     seed: int
     key: str
-    """Of its config and all files that this names: what has the same key comes out the same."""
+    """Hash of the config and of the content of all files that it names; runs with the same key give the same result."""
     directory: Path
 
     @property
@@ -85,7 +85,7 @@ class Planned(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """A study before its trainings."""
+    """A study before its runs."""
 
     study: Study
     script: Script
@@ -94,10 +94,10 @@ class Plan(NamedTuple):
     runs: list[Planned]
     """Seed by seed over all arms, so that a study cut short has whole seeds."""
     data: dict[str, Any]
-    """What the study is about: its fingerprint, hashes and counts."""
+    """Fingerprint, hashes and counts of the data."""
     store: Path
     n_steps: dict[str, int]
-    """Per arm, the most that one training takes."""
+    """Largest number of steps of one run, per arm."""
     n_parameters: dict[str, int]
 
 
@@ -144,9 +144,9 @@ def _config(script: Script, name: str, flags: str) -> Any:
 
 
 def run_key(experiment: str, config: Any, digests: dict[Path, str]) -> str:
-    """A name for what a training depends on: its config, with the content of files in place of their paths.
+    """Hash of all that a run's result depends on: its config, with the content of files in place of their paths.
 
-    Where the run is kept and on what devices it is made do not enter. `digests` keeps what is known of files.
+    Output directory and devices are left out. `digests` caches the hashes of files.
     """
     described = to_json(config, path=functools.partial(_digest, digests=digests))
     for name in ("output", "resume"):
@@ -157,7 +157,7 @@ def run_key(experiment: str, config: Any, digests: dict[Path, str]) -> str:
 
 
 def _digest(path: Path, *, digests: dict[Path, str]) -> str:
-    """Of the bytes of the file, or of all files that the path names; a store's manifest has the hash of the rest."""
+    """Hash of all files that the path names; for a store that of its manifest, which holds the hashes of the others."""
     if path not in digests:
         manifest = path / "manifest.json"
         total = hashlib.sha256()
