@@ -11,6 +11,7 @@ import scipy.linalg
 import scipy.sparse as sp
 from jaxtyping import Float, Int
 
+from seqrec.baselines.numpy_ranks import target_ranks
 from seqrec.baselines.popularity import training_counts
 from seqrec.data.ragged import ranges
 from seqrec.data.splits import Split
@@ -27,9 +28,9 @@ _LARGEST_EASE = 30_000
 def score_ranks(
     store: SequenceStore, target_positions: Int[np.ndarray, " n_queries"], scorer: Scorer, *, mask_seen: bool
 ) -> tuple[Float[np.ndarray, " n_queries"], Int[np.ndarray, " n_queries"]]:
-    """Ranks of the items at `target_positions` by their scores, and the number of candidates of each.
+    """Ranks of the items at `target_positions` by their scores, as in `target_ranks`, and each one's candidates.
 
-    With `mask_seen` the distinct items of the query's history are no candidates, except the target. A tie costs half.
+    With `mask_seen` the distinct items of the query's history are no candidates, except the target.
     """
     ranks = np.empty(len(target_positions))
     n_candidates = np.empty(len(target_positions), np.int64)
@@ -40,16 +41,14 @@ def score_ranks(
         scores = scorer(positions)
         queries = np.arange(len(positions))
         targets = store.items[positions]
-        target_scores = scores[queries, targets]
-        scores[:, 0] = -np.inf
+        is_candidate = np.ones(scores.shape, bool)
+        is_candidate[:, 0] = False
         if mask_seen:
             seen = _histories(store, positions).tocoo()
-            scores[seen.row, seen.col] = -np.inf
-        scores[queries, targets] = target_scores
-        above = np.sum(scores > target_scores[:, None], axis=1)
-        tied = np.sum(scores == target_scores[:, None], axis=1) - 1
-        ranks[block] = 1.0 + above + 0.5 * tied
-        n_candidates[block] = np.sum(scores > -np.inf, axis=1)
+            is_candidate[seen.row, seen.col] = False
+        is_candidate[queries, targets] = True
+        ranks[block] = target_ranks(scores, targets, where=is_candidate)
+        n_candidates[block] = np.count_nonzero(is_candidate, axis=1)
     return ranks, n_candidates
 
 

@@ -10,11 +10,11 @@ import pyarrow.parquet as pq
 from jaxtyping import Int
 
 from seqrec.baselines.popularity import training_counts
-from seqrec.beyond_accuracy import catalogue_coverage, gini, novelty, personal_repeat_share, popularity_bias
 from seqrec.data.batches import Queries
 from seqrec.data.splits import Split
 from seqrec.data.store import SequenceStore
 from seqrec.files import replacing
+from seqrec.metrics.beyond_accuracy import catalogue_coverage, gini, novelty, personal_repeat_share, popularity_bias
 
 _USERS_PER_BLOCK = 1024
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float, Int
 
+from seqrec.baselines.numpy_ranks import ranks_of_counts
 from seqrec.data.paths import check_file
 from seqrec.report.table_files import (
     ITEM_NAMES,
@@ -157,8 +158,9 @@ def read_top_k(
             )
         n_without = like.n_users - n_known
         ranks = np.full(like.n_users, np.nan)
-        found = connection.execute(_RANKS_AS_GIVEN if by_rank else _RANKS_BY_SCORE).fetchnumpy()
-        ranks[np.asarray(found["place"])] = np.asarray(found["rank"])
+        found = connection.execute(_RANKS_AS_GIVEN if by_rank else _COUNTS_BY_SCORE).fetchnumpy()
+        listed = {name: np.asarray(column) for name, column in found.items()}
+        ranks[listed["place"]] = listed["rank"] if by_rank else ranks_of_counts(listed["n_above"], listed["n_tied"])
         [(list_length,)] = connection.execute(
             "SELECT max(n) FROM (SELECT greatest(count(*), "
             + ("max(floor(value))" if by_rank else "0")
@@ -179,12 +181,12 @@ def read_top_k(
 
 # A row of `asked` meets at most one row of `lists`, which are free of duplicates.
 _RANKS_AS_GIVEN = "SELECT place, value AS rank FROM asked JOIN lists USING (user, item)"
-_RANKS_BY_SCORE = """
-    SELECT place, CASE
-        WHEN any_value(target.value) IS NULL THEN CAST(count(*) AS DOUBLE)
-        ELSE 1.0 + count(*) FILTER (other.value > target.value)
-            + 0.5 * (count(*) FILTER (other.value = target.value) - 1)
-        END AS rank
+_COUNTS_BY_SCORE = """
+    SELECT place,
+        CASE WHEN any_value(target.value) IS NULL THEN count(*) - 1
+            ELSE count(*) FILTER (other.value > target.value) END AS n_above,
+        CASE WHEN any_value(target.value) IS NULL THEN 0
+            ELSE count(*) FILTER (other.value = target.value) - 1 END AS n_tied
     FROM asked JOIN lists AS target USING (user, item) JOIN lists AS other USING (user) GROUP BY place
 """
 
@@ -297,10 +299,13 @@ def _keys(column: pa.ChunkedArray, what: str) -> np.ndarray:
 
 
 def _ranks(column: pa.ChunkedArray, file: Path) -> Float[np.ndarray, " n_users"]:
-    try:
-        ranks = column.cast(pa.float64()).to_numpy()
-    except pa.ArrowException as error:
-        raise InputError(f"{file}: rank is a {column.type}, a number is due; cast the column") from error
+    kind = column.type
+    # Arrow casts booleans and text to floats: True would be the first place.
+    if not any(
+        test(kind) for test in (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_null)
+    ):
+        raise InputError(f"{file}: rank is a {kind}, but must be an integer or a float; cast the column")
+    ranks = column.cast(pa.float64()).to_numpy()
     below = np.flatnonzero(ranks < 1.0)
     if len(below):
         raise InputError(
