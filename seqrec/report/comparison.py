@@ -9,8 +9,7 @@ from jaxtyping import Float
 from seqrec.metrics import metric_values
 from seqrec.report.rank_tables import RankTableFile
 from seqrec.report.slices import Slicing, slice_figures
-from seqrec.stats.bootstrap import bootstrap_intervals
-from seqrec.stats.paired import paired_comparison
+from seqrec.stats import bootstrap_intervals, holm, paired_comparison
 from seqrec.types import InputError
 
 

@@ -84,8 +84,15 @@ def paired_comparison(
         if n_users > 1:
             # Deviations from one user's, so that equal differences have exactly no spread.
             detectable[metric] = z_sum * (column - column[0]).std(ddof=1) / math.sqrt(n_users)
-    by_metric = (differences.mean(axis=0), lower, upper, p_value, detectable)
-    return PairedComparison(*(each.reshape(a.shape[1:]) for each in by_metric), n_users=n_users)
+    shape = a.shape[1:]
+    return PairedComparison(
+        difference=differences.mean(axis=0).reshape(shape),
+        lower=lower.reshape(shape),
+        upper=upper.reshape(shape),
+        p_value=p_value.reshape(shape),
+        detectable=detectable.reshape(shape),
+        n_users=n_users,
+    )
 
 
 def difference_intervals(
