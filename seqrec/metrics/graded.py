@@ -292,15 +292,16 @@ def _rank(scores: Real[Array, " n_items"], labels: Array, where: Bool[Array, " n
     kept = jnp.arange(n_items) < jnp.sum(where)
     places = jnp.arange(1.0, n_items + 1.0, dtype=jnp.float32)
     clean = jnp.where(labels > 0, labels, 0).astype(jnp.float32)  # NaN is not above 0 either
-    # NaN sorts behind all numbers, by label in ascending order, and masked items behind NaN.
-    behind = jnp.where(where, jnp.isnan(scores).astype(jnp.int8), jnp.int8(2))
-    # Descending: the bitwise complement reverses the order of integers, where a minus overflows the smallest of signed
-    # ones and all of unsigned ones.
-    falling = -scores if jnp.issubdtype(scores.dtype, jnp.floating) else ~scores
-    behind, keys, ordered = jax.lax.sort((behind, jnp.where(behind == 0, falling, 0), clean), dimension=0, num_keys=3)
+    # NaN sorts last, by label in ascending order, and masked items behind it. As NaN is not equal to itself, no two of
+    # them are a tie. Of integers the bitwise complement reverses the order; a minus would overflow for the smallest
+    # signed one and for all unsigned ones.
+    is_float = jnp.issubdtype(scores.dtype, jnp.floating)
+    keys = [jnp.where(where, -scores, jnp.nan)] if is_float else [~where, ~scores]
+    padded_labels = jnp.where(where, clean, jnp.inf)
+    *keys, ordered = jax.lax.sort((*keys, padded_labels), dimension=0, num_keys=len(keys) + 1)
     ordered = jnp.where(kept, ordered, 0.0)
-    # No two NaN are a tie: each starts a group of its own.
-    starts = jnp.concatenate([jnp.ones(1, bool), (keys[1:] != keys[:-1]) | (behind[1:] > 0)])
+    differs = functools.reduce(jnp.logical_or, [key[1:] != key[:-1] for key in keys])
+    starts = jnp.concatenate([jnp.ones(1, bool), differs])
     groups = jnp.cumsum(starts) - 1
     relevant = (ordered > 0).astype(jnp.float32)
     n_relevant_so_far = jnp.cumsum(relevant)
