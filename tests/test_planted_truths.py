@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from packed_rows import rows_of
+from seqrec.objectives import next_item
 
 from seqrec.data.features import Feature, shuffled_feature
 from seqrec.data.synthetic import ListeningConfig, item_table, simulate_events
@@ -15,7 +16,6 @@ from seqrec.items import ItemConfig, with_items
 from seqrec.losses.softmax import softmax_loss
 from seqrec.metrics import ndcg_at_k
 from seqrec.metrics.ranks import target_ranks
-from seqrec.objectives import next_item
 from seqrec.stats import compare_over_seeds_and_users
 from seqrec.training import OptimizerConfig, init_state, make_optimizer, make_train_step
 
