@@ -30,7 +30,7 @@ from seqrec.data.sources import read_source
 from seqrec.data.splits import leave_last_out
 from seqrec.files import write_json
 from seqrec.metrics import metric_sums
-from seqrec.ranking import target_ranks
+from seqrec.metrics.ranks import target_ranks
 from seqrec.retrieval import rank_targets
 from seqrec.sharding import MeshConfig
 from seqrec.types import InputError

@@ -5,11 +5,11 @@ from typing import NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from seqrec.data.batches import Queries
 from seqrec.generation import GREEDY, DecodingConfig, Generated, generate
-from seqrec.metrics import means, metric_sums
+from seqrec.metrics import list_ranks, means, metric_sums
 from seqrec.model import Model, composed
 from seqrec.params import Params
 from seqrec.sharding import on_host, split_rows
@@ -38,15 +38,6 @@ class TopItems(NamedTuple):
     items: Int[np.ndarray, "queries k"]
     """Item ids, best first; 0 where candidates run out."""
     scores: Float[np.ndarray, "queries k"]
-
-
-class ListRanks(NamedTuple):
-    """Ranks of each query's true items in its list."""
-
-    rank: Float[np.ndarray, "queries n"]
-    """From 1 on; infinite where the list lacks the item."""
-    where: Bool[np.ndarray, "queries n"]
-    """False where a query has fewer true items."""
 
 
 class GenerateStep(Protocol):
@@ -138,17 +129,6 @@ def generate_lists(
     batches = queries.histories(max_length + 1 - n)
     pending = [step(params, histories).items for histories in map(split_rows, batches)]
     return np.concatenate([on_host(items)[: queries.n_queries] for items in pending])[: len(queries.users)]
-
-
-def list_ranks(lists: Int[np.ndarray, "queries n"], true_items: Int[np.ndarray, "queries n_true"]) -> ListRanks:
-    """The ranks of the true items, of which 0 is none, in lists whose order is their only score.
-
-    >>> list_ranks(np.array([[7, 2, 5]]), np.array([[5, 8, 0]]))
-    ListRanks(rank=array([[ 3., inf, inf]]), where=array([[ True,  True, False]]))
-    """
-    matches = (lists[:, None, :] == true_items[:, :, None]) & (true_items > 0)[:, :, None]
-    rank = np.where(matches.any(axis=2), 1.0 + matches.argmax(axis=2), np.inf)
-    return ListRanks(rank, true_items > 0)
 
 
 def make_validate(model: Model, queries: Queries, *, n_generated: int | None = None) -> Validate:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from seqrec.losses.softmax import check_item_table
-from seqrec.ranking import Ties, candidates, count, half_places_lost, own_half_places, take
+from seqrec.metrics.ranks import Ties, candidates, count, half_places_lost, own_half_places, take
 from seqrec.sharding import CatalogueShard, map_catalogue
 from seqrec.types import InputError
 
@@ -37,7 +37,7 @@ def rank_targets(
 ) -> tuple[Float[Array, "users *n_targets"], Int[Array, " users"]]:
     """1-based rank of each user's target, or of each of several, and the user's number of candidates.
 
-    As `ranking.target_ranks`, from vectors instead of scores: candidates are the items 1..n_items, or those of them
+    As `metrics.target_ranks`, from vectors instead of scores: candidates are the items 1..n_items, or those of them
     that `allow` lists, less the ids in `exclude`, and a user's own targets, excluded or not. In both lists 0 and
     repeats are ignored; one row of `allow` may serve all users. A target that is 0, beyond n_items or not allowed has
     no rank, which is NaN. Products are taken in float32 at full precision on every device, `block_users` users at a

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import jax
+import jaxtyping
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -15,6 +16,14 @@ def let_go_of_compiled_programs():
     """Jax keeps every program of a process: 4 GB over the whole suite. A module's are hardly of use to the next."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture
+def unchecked():
+    """Switches off the type checks that only tests have, so that a function's own refusal is seen."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="session")

@@ -13,8 +13,8 @@ from seqrec.data.splits import leave_last_out
 from seqrec.data.store import store_from_sequences
 from seqrec.encoders.transformer import TransformerConfig, transformer
 from seqrec.evaluation import evaluate, make_eval_step
+from seqrec.metrics.ranks import target_ranks
 from seqrec.params import init_params
-from seqrec.ranking import target_ranks
 from seqrec.types import Batch
 
 N_ITEMS, MAX_LENGTH = 70, 6

@@ -7,16 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from packed_rows import rows_of
+from seqrec.objectives import next_item
 
-from seqrec.crossed import crossed_comparison, crossed_values
 from seqrec.data.features import Feature, shuffled_feature
 from seqrec.data.synthetic import ListeningConfig, item_table, simulate_events
 from seqrec.encoders.transformer import TransformerConfig, transformer
 from seqrec.items import ItemConfig, with_items
 from seqrec.losses.softmax import softmax_loss
 from seqrec.metrics import ndcg_at_k
-from seqrec.objectives import next_item
-from seqrec.ranking import target_ranks
+from seqrec.metrics.ranks import target_ranks
+from seqrec.stats import compare_over_seeds_and_users
 from seqrec.training import OptimizerConfig, init_state, make_optimizer, make_train_step
 
 N_STUDIES = 200
@@ -114,7 +114,7 @@ def a_study(number):
         [shuffled_feature(genre, trained=EVERYWHERE > 0, seed=10 * number + seed + first) for seed in SEEDS]
         for first in (0, 5)
     )
-    return crossed_comparison(crossed_values(values_of(world, [base, [genre] * len(SEEDS), other])))
+    return compare_over_seeds_and_users(values_of(world, [base, [genre] * len(SEEDS), other]))
 
 
 @pytest.fixture(scope="module")

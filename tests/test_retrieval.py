@@ -14,7 +14,7 @@ from programs import array_sizes
 from scipy import stats
 
 from seqrec import retrieval
-from seqrec.ranking import target_ranks
+from seqrec.metrics.ranks import target_ranks
 from seqrec.retrieval import (
     draw_items,
     make_recommend,

@@ -11,13 +11,13 @@ from seqrec.abtest.aggregates import Aggregates, aggregate
 from seqrec.abtest.judgement import Judged, guardrail_state, judge
 from seqrec.abtest.means import Estimate, cuped_estimates, effect, interaction_p_value, ratio_estimate
 from seqrec.abtest.moments import Moments
-from seqrec.abtest.multiplicity import benjamini_hochberg, holm
 from seqrec.abtest.plan import Metric, Plan, Quantile
 from seqrec.abtest.quantiles import QuantileDifference, quantile_difference
 from seqrec.abtest.sequential import sequential_effect
 from seqrec.abtest.trust import Check, balance_check, trust_checks, variation_check
 from seqrec.abtest.verdict import Verdict, blocked, decide
 from seqrec.files import make_directory, write_json, write_text
+from seqrec.stats import benjamini_hochberg, holm
 from seqrec.types import InputError
 
 

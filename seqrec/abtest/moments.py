@@ -51,6 +51,10 @@ def moments_of_sums(
     mean = sums / n_users
     away = mean - (np.zeros_like(mean) if centre is None else centre)
     covariance = (products - n_users * np.outer(away, away)) / max(n_users - 1, 1)
+    if not np.isfinite(covariance).all():
+        raise InputError(
+            f"the sums of squares of {n_users} users exceed float64 or are NaN; give the metric in a larger unit"
+        )
     # Rounding may leave a constant column a variance of -1e-17.
     variances = np.diag(covariance)
     scale = np.abs(np.diag(products)) / max(n_users - 1, 1)

@@ -11,7 +11,7 @@ from seqrec.abtest.moments import Moments
 from seqrec.abtest.plan import Plan
 from seqrec.abtest.srm import srm_p_value, srm_sequential_p_values
 from seqrec.abtest.tables import TrustCounts
-from seqrec.paired import holm
+from seqrec.stats import holm
 from seqrec.types import InputError
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Float, Int
 
+from seqrec.baselines.numpy_ranks import ranks_of_counts
 from seqrec.data.ragged import ranges
 from seqrec.data.splits import Split
 from seqrec.data.store import SequenceStore
@@ -152,7 +153,7 @@ def _ranks(
                 own_tied = own_counts == target_own_counts[queries]
                 n_above += np.bincount(queries[own_above | (own_tied & above)], minlength=positions.size)
                 n_tied += np.bincount(queries[own_tied & tied], minlength=positions.size)
-        ranks[block] = 1.0 + n_above + 0.5 * n_tied
+        ranks[block] = ranks_of_counts(n_above, n_tied)
     return ranks, n_candidates
 
 

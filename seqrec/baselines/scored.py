@@ -1,7 +1,7 @@
 """Baselines that score the whole catalogue given a history: first-order Markov, item-kNN and EASE.
 
-Each is fitted on the training part and returns a `Scorer`; `score_ranks` asks it about held-out items, block by
-block, so that no [n_queries, n_items] array is made.
+Each is fitted on the training part and returns a `Scorer`; `score_ranks` calls it for blocks of held-out items, so
+that no [n_queries, n_items] array exists.
 """
 
 from collections.abc import Callable
@@ -11,6 +11,7 @@ import scipy.linalg
 import scipy.sparse as sp
 from jaxtyping import Float, Int
 
+from seqrec.baselines.numpy_ranks import target_ranks
 from seqrec.baselines.popularity import training_counts
 from seqrec.data.ragged import ranges
 from seqrec.data.splits import Split
@@ -18,7 +19,7 @@ from seqrec.data.store import SequenceStore
 from seqrec.types import InputError
 
 Scorer = Callable[[Int[np.ndarray, " queries"]], Float[np.ndarray, "queries n_items_plus_1"]]
-"""Positions of held-out items in the store -> scores of all ids, given what each one's user did before it."""
+"""Positions of held-out items in the store -> scores of all ids, from the user's events before each position."""
 
 _SCORES_PER_BLOCK = 1 << 24
 _LARGEST_EASE = 30_000
@@ -27,9 +28,9 @@ _LARGEST_EASE = 30_000
 def score_ranks(
     store: SequenceStore, target_positions: Int[np.ndarray, " n_queries"], scorer: Scorer, *, mask_seen: bool
 ) -> tuple[Float[np.ndarray, " n_queries"], Int[np.ndarray, " n_queries"]]:
-    """Ranks of the items at `target_positions` by their scores, and the number of candidates of each.
+    """Ranks of the items at `target_positions` by their scores, as in `target_ranks`, and each one's candidates.
 
-    With `mask_seen` the distinct items of the query's history are no candidates, except the target. A tie costs half.
+    With `mask_seen` the distinct items of the query's history are no candidates, except the target.
     """
     ranks = np.empty(len(target_positions))
     n_candidates = np.empty(len(target_positions), np.int64)
@@ -40,16 +41,14 @@ def score_ranks(
         scores = scorer(positions)
         queries = np.arange(len(positions))
         targets = store.items[positions]
-        target_scores = scores[queries, targets]
-        scores[:, 0] = -np.inf
+        is_candidate = np.ones(scores.shape, bool)
+        is_candidate[:, 0] = False
         if mask_seen:
             seen = _histories(store, positions).tocoo()
-            scores[seen.row, seen.col] = -np.inf
-        scores[queries, targets] = target_scores
-        above = np.sum(scores > target_scores[:, None], axis=1)
-        tied = np.sum(scores == target_scores[:, None], axis=1) - 1
-        ranks[block] = 1.0 + above + 0.5 * tied
-        n_candidates[block] = np.sum(scores > -np.inf, axis=1)
+            is_candidate[seen.row, seen.col] = False
+        is_candidate[queries, targets] = True
+        ranks[block] = target_ranks(scores, targets, where=is_candidate)
+        n_candidates[block] = np.count_nonzero(is_candidate, axis=1)
     return ranks, n_candidates
 
 
@@ -61,7 +60,7 @@ def first_order_markov(store: SequenceStore, split: Split) -> Scorer:
     pairs = (store.items[before], store.items[before + 1])
     followed = sp.csr_matrix((np.ones(len(before), np.float32), pairs), shape=(n_ids, n_ids))
     counts = training_counts(store, split)
-    # Below 1, so that it decides only between items that followed equally often.
+    # Below 1, so that it only breaks ties between items that followed equally often.
     popularity = (counts / (counts.max() + 1.0)).astype(np.float32)
 
     def score(positions):
@@ -80,11 +79,11 @@ def item_knn(
     decay: float = 0.8,
     max_history: int = 1000,
 ) -> Scorer:
-    """Scores an item by its likeness to the `n_latest` items of the history, each weighed `decay` times the one after.
+    """Scores an item by its similarity to the latest `n_latest` items of the history; weights fall by `decay` with age.
 
-    Likeness is the cosine over training sequences, that is n_both / (sqrt(n_one * n_other) + shrinkage); of each item
-    the `n_neighbours` likest count (Sarwar et al. 2001, section 3; by session as in Hidasi et al. 2016, section 4).
-    Of a sequence the latest `max_history` training events count, as pairs grow with its square.
+    Similarity is the cosine over training sequences, n_both / (sqrt(n_one * n_other) + shrinkage); each item keeps its
+    `n_neighbours` most similar items (Sarwar et al. 2001, section 3; by session as in Hidasi et al. 2016, section 4).
+    Of a sequence only the latest `max_history` training events count, because the number of pairs is quadratic.
     """
     starts = np.maximum(store.offsets[:-1], split.train_stop - max_history)
     taken = _binary(store, starts, np.maximum(split.train_stop - starts, 0))
@@ -94,7 +93,7 @@ def item_knn(
     both.eliminate_zeros()
     rows = np.repeat(np.arange(both.shape[0]), np.diff(both.indptr))
     both.data /= np.sqrt(counts[rows] * counts[both.indices]) + shrinkage
-    likeness = _largest_of_rows(both, n_neighbours)
+    similarity = _largest_of_rows(both, n_neighbours)
 
     def score(positions):
         lengths = np.minimum(positions - _starts(store, positions), n_latest)
@@ -102,16 +101,16 @@ def item_knn(
         ages = np.repeat(lengths, lengths) - 1 - ranges(np.zeros_like(lengths), lengths)
         rows = np.repeat(np.arange(len(positions)), lengths)
         history = sp.csr_matrix((decay**ages, (rows, columns)), shape=(len(positions), store.n_items + 1))
-        return (history @ likeness).toarray()
+        return (history @ similarity).toarray()
 
     return score
 
 
 def ease(store: SequenceStore, split: Split, *, l2: float = 500.0) -> Scorer:
-    """Linear scores of the items taken before, by the weights that best restore each from all others (Steck 2019).
+    """Linear scores of the history's items, with the weights that best predict each item from all others (Steck 2019).
 
-    B = I - P / diag(P) with P = (X'X + l2 I)^-1 (his eq. 8), X being who took what. Dense: its memory grows with the
-    square of the catalogue, so more than 30,000 items are refused.
+    B = I - P / diag(P) with P = (X'X + l2 I)^-1 (his eq. 8), where X is the binary matrix of users and items. B is
+    dense: its memory grows with the square of the catalogue, so more than 30,000 items are refused.
     """
     if store.n_items > _LARGEST_EASE:
         raise InputError(
@@ -134,11 +133,11 @@ def ease(store: SequenceStore, split: Split, *, l2: float = 500.0) -> Scorer:
 
 
 def _binary(store: SequenceStore, starts: np.ndarray, lengths: np.ndarray) -> sp.csr_matrix:
-    """Row r is 1 at the ids that stand in `items[starts[r]:starts[r] + lengths[r]]`."""
+    """Row r is 1 at the ids in `items[starts[r]:starts[r] + lengths[r]]`."""
     rows = np.repeat(np.arange(len(starts)), lengths)
     columns = store.items[ranges(starts, lengths)]
     matrix = sp.csr_matrix((np.ones(len(rows), np.float32), (rows, columns)), shape=(len(starts), store.n_items + 1))
-    matrix.data[:] = 1.0  # repeats are summed when the matrix is made
+    matrix.data[:] = 1.0  # the constructor sums repeats
     return matrix
 
 
@@ -152,7 +151,7 @@ def _histories(store: SequenceStore, positions: np.ndarray) -> sp.csr_matrix:
 
 
 def _largest_of_rows(matrix: sp.csr_matrix, n: int) -> sp.csr_matrix:
-    """The same matrix with the `n` largest entries of each row; of equal ones those that stand first."""
+    """The same matrix with only the `n` largest entries of each row; of equal ones the first."""
     order = np.lexsort((-matrix.data, np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))))
     lengths = np.minimum(np.diff(matrix.indptr), n)
     kept = order[ranges(matrix.indptr[:-1].astype(np.int64), lengths.astype(np.int64))]

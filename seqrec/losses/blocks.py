@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from seqrec.ranking import take
+from seqrec.metrics.ranks import take
 from seqrec.sharding import CatalogueShard
 
 LEAST_SCORE = -1e30

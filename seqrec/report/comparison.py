@@ -6,11 +6,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from seqrec.intervals import bootstrap_intervals
 from seqrec.metrics import metric_values
-from seqrec.paired import holm, paired_comparison
 from seqrec.report.rank_tables import RankTableFile
 from seqrec.report.slices import Slicing, slice_figures
+from seqrec.stats import bootstrap_intervals, holm, paired_comparison
 from seqrec.types import InputError
 
 

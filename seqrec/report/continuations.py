@@ -8,8 +8,9 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from seqrec.data.batches import Queries
-from seqrec.evaluation import generate_lists, list_ranks, make_generate_step, make_top_step, top_items
+from seqrec.evaluation import generate_lists, make_generate_step, make_top_step, top_items
 from seqrec.generation import GREEDY, DecodingConfig, recomputed
+from seqrec.metrics import list_ranks
 from seqrec.model import Model
 from seqrec.params import Params
 from seqrec.report.figures import figures

@@ -16,8 +16,8 @@ from seqrec.data.splits import Split
 from seqrec.data.store import SequenceStore
 from seqrec.evaluation import RankTable
 from seqrec.files import replacing
-from seqrec.intervals import bootstrap_intervals
 from seqrec.metrics import metric_values
+from seqrec.stats.bootstrap import bootstrap_intervals
 from seqrec.types import Times
 
 

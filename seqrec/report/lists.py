@@ -1,4 +1,4 @@
-"""Recommendation lists as a file, and what they are like apart from being right."""
+"""Recommendation lists as a file, and their properties beyond accuracy."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,11 +10,11 @@ import pyarrow.parquet as pq
 from jaxtyping import Int
 
 from seqrec.baselines.popularity import training_counts
-from seqrec.beyond_accuracy import catalogue_coverage, gini, novelty, personal_repeat_share, popularity_bias
 from seqrec.data.batches import Queries
 from seqrec.data.splits import Split
 from seqrec.data.store import SequenceStore
 from seqrec.files import replacing
+from seqrec.metrics import catalogue_coverage, gini, novelty, personal_repeat_share, popularity_bias
 
 _USERS_PER_BLOCK = 1024
 
@@ -22,7 +22,7 @@ _USERS_PER_BLOCK = 1024
 def write_top_items(
     file: Path, users: Iterable[Any], lists: Iterable[Iterable[Any]], scores: Iterable[Iterable[float]]
 ) -> None:
-    """One row a place: the keys of user and item, the 1-based rank and the score."""
+    """Writes Parquet with one row per place: the keys of user and item, the 1-based rank and the score."""
     rows = [
         (user, item, rank, score)
         for user, items, given in zip(users, lists, scores, strict=True)
@@ -37,9 +37,9 @@ def write_top_items(
 def list_figures(
     lists: Int[np.ndarray, "queries k"], store: SequenceStore, split: Split, queries: Queries
 ) -> dict[str, float]:
-    """Figures of the lists as a whole and means over users, by name; see `beyond_accuracy` for each.
+    """Figures of the lists as a whole and means over users, by name; see `metrics.beyond_accuracy` for each.
 
-    Popularity is in training events, novelty in bits over the users of the training part.
+    Popularity is the number of training events, novelty is in bits over the users of the training part.
     """
     n_events = training_counts(store, split)
     n_users = training_counts(store, split, repeats=False)
@@ -60,7 +60,7 @@ def list_figures(
 
 
 def _histories(store: SequenceStore, queries: Queries, block: np.ndarray) -> Int[np.ndarray, "users h"]:
-    """What each user did before the target, 0 behind the last."""
+    """The items of each user before the target, padded with 0."""
     starts, lengths = store.offsets[queries.users[block]], queries.history_lengths[block]
     columns = np.arange(lengths.max())
     places = np.minimum(starts[:, None] + columns, store.n_events - 1)
@@ -68,7 +68,7 @@ def _histories(store: SequenceStore, queries: Queries, block: np.ndarray) -> Int
 
 
 def format_list_figures(columns: dict[str, dict[str, float]]) -> str:
-    """One line a figure, one column a kind of list."""
+    """A table as text: one line per figure, one column per kind of list."""
     lines = ["".ljust(24) + "".join(name.rjust(18) for name in columns)]
     for name in next(iter(columns.values())):
         lines.append(name.ljust(24) + "".join(f"{figures[name]:18,.4f}" for figures in columns.values()))

@@ -1,4 +1,4 @@
-"""Rank tables from files: a run's own, or one made of the top-k lists that another system recommends."""
+"""Rank tables from files: a run's own, or one made from the top-k lists of another system."""
 
 import dataclasses
 import logging
@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float, Int
 
+from seqrec.baselines.numpy_ranks import ranks_of_counts
 from seqrec.data.paths import check_file
 from seqrec.report.table_files import (
     ITEM_NAMES,
@@ -39,13 +40,13 @@ class RankTableFile:
     rank: Float[np.ndarray, " n_users"]
     """1-based, perhaps fractional; NaN where the item was not ranked."""
     columns: dict[str, np.ndarray] = field(default_factory=dict)
-    """What else the file holds of each user, such as history_length."""
+    """Further columns of the file, one value a user, such as history_length."""
     list_length: int | None = None
-    """Length of the longest list that the ranks come from: cut-offs beyond it say nothing. None: all was ranked."""
+    """Length of the longest list; metrics with a larger cut-off are unknown. None: the whole catalogue was ranked."""
     n_without_list: int = 0
-    """Users whose rank is NaN because no list was given for them."""
+    """Users whose rank is NaN because the file has no list for them."""
     n_unknown: int = 0
-    """Users with a list who are not asked about; their lists are ignored."""
+    """Users with a list who are not in the test set; their lists are ignored."""
 
     @property
     def n_users(self) -> int:
@@ -60,7 +61,10 @@ class RankTableFile:
 
 
 def read_rank_table(path: Path) -> RankTableFile:
-    """The rank table of a run: `path` is its directory, or the ranks.parquet in it."""
+    """The rank table of a run: `path` is its directory, or the ranks.parquet in it.
+
+    The rank is a number from 1 on. A missing rank is NaN: the item was not ranked, and scores 0 in every metric.
+    """
     path = Path(path)
     file = path / "ranks.parquet" if path.is_dir() else path
     if path.is_dir() and not file.is_file():
@@ -99,20 +103,19 @@ def read_top_k(
     rank: str | None = None,
     score: str | None = None,
 ) -> RankTableFile:
-    """The rank table that another system's lists make, for the users and held-out items of `like`.
+    """The rank table of another system's lists, for the users and held-out items of `like`.
 
-    The file, CSV (gzip'd or not), TSV or Parquet, has one row a recommended item: a user, an item, and a rank
-    or a score; `user`, `item`, `rank` and `score` name the columns where these are not their names (or user_id
-    and item_id). Where there are both, the rank counts.
+    The file is CSV (may be compressed with gzip), TSV or Parquet, and has one row per recommended item: a user, an
+    item, and a rank or a score. `user`, `item`, `rank` and `score` name the columns if they have other names (user_id
+    and item_id are known). If there are both a rank and a score, the rank counts.
 
-    - A rank is 1-based and taken at its word; it may not be better than the order of the list itself gives.
-    - A score is better the higher it is; a tie costs half; NaN, or no score, ranks last, a held-out item with
-      none behind all the others.
-    - A held-out item that is not in its user's list has the rank NaN, which scores 0. A user without a list
-      is one of these; users that `like` does not have are ignored. Both are counted.
-    - `list_length` is the length of the longest list: a shorter one is taken to be all that there was to
-      recommend to its user.
-    - Keys are compared as integers where both sides have integers, else as text.
+    - A rank is 1-based and is used as given; it must not be better than its place in the list allows.
+    - Higher scores are better, and a tie costs half a place. NaN and missing scores rank last; a held-out item without
+      a score ranks behind all others.
+    - A held-out item that is not in its user's list has the rank NaN, which scores 0. So has that of a user without a
+      list. Users that are not in `like` are ignored. Both kinds of users are counted.
+    - `list_length` is the length of the longest list. A shorter list counts as complete.
+    - Keys are compared as integers if both sides have integers, else as text.
     """
     table = open_table(Path(path))
     take = {"user": table.required((user,) if user else USER_NAMES)}
@@ -157,8 +160,9 @@ def read_top_k(
             )
         n_without = like.n_users - n_known
         ranks = np.full(like.n_users, np.nan)
-        found = connection.execute(_RANKS_AS_GIVEN if by_rank else _RANKS_BY_SCORE).fetchnumpy()
-        ranks[np.asarray(found["place"])] = np.asarray(found["rank"])
+        found = connection.execute(_RANKS_AS_GIVEN if by_rank else _COUNTS_BY_SCORE).fetchnumpy()
+        listed = {name: np.asarray(column) for name, column in found.items()}
+        ranks[listed["place"]] = listed["rank"] if by_rank else ranks_of_counts(listed["n_above"], listed["n_tied"])
         [(list_length,)] = connection.execute(
             "SELECT max(n) FROM (SELECT greatest(count(*), "
             + ("max(floor(value))" if by_rank else "0")
@@ -177,14 +181,14 @@ def read_top_k(
     )
 
 
-# A row of `asked` meets at most one row of `lists`, which are free of duplicates.
+# A row of `asked` joins at most one row of `lists`, which have no duplicates.
 _RANKS_AS_GIVEN = "SELECT place, value AS rank FROM asked JOIN lists USING (user, item)"
-_RANKS_BY_SCORE = """
-    SELECT place, CASE
-        WHEN any_value(target.value) IS NULL THEN CAST(count(*) AS DOUBLE)
-        ELSE 1.0 + count(*) FILTER (other.value > target.value)
-            + 0.5 * (count(*) FILTER (other.value = target.value) - 1)
-        END AS rank
+_COUNTS_BY_SCORE = """
+    SELECT place,
+        CASE WHEN any_value(target.value) IS NULL THEN count(*) - 1
+            ELSE count(*) FILTER (other.value > target.value) END AS n_above,
+        CASE WHEN any_value(target.value) IS NULL THEN 0
+            ELSE count(*) FILTER (other.value = target.value) - 1 END AS n_tied
     FROM asked JOIN lists AS target USING (user, item) JOIN lists AS other USING (user) GROUP BY place
 """
 
@@ -297,10 +301,13 @@ def _keys(column: pa.ChunkedArray, what: str) -> np.ndarray:
 
 
 def _ranks(column: pa.ChunkedArray, file: Path) -> Float[np.ndarray, " n_users"]:
-    try:
-        ranks = column.cast(pa.float64()).to_numpy()
-    except pa.ArrowException as error:
-        raise InputError(f"{file}: rank is a {column.type}, a number is due; cast the column") from error
+    kind = column.type
+    # Arrow casts booleans and text to floats: True would be the first place.
+    if not any(
+        test(kind) for test in (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_null)
+    ):
+        raise InputError(f"{file}: rank is a {kind}, but must be an integer or a float; cast the column")
+    ranks = column.cast(pa.float64()).to_numpy()
     below = np.flatnonzero(ranks < 1.0)
     if len(below):
         raise InputError(

@@ -10,8 +10,6 @@ import pyarrow as pa
 from jaxtyping import Float, Int, Real
 from matplotlib.figure import Figure
 
-from seqrec.intervals import bootstrap_intervals
-from seqrec.paired import difference_intervals
 from seqrec.report.rank_tables import RankTableFile
 from seqrec.report.table_files import (
     ITEM_NAMES,
@@ -22,6 +20,8 @@ from seqrec.report.table_files import (
     load_columns,
     open_table,
 )
+from seqrec.stats.bootstrap import bootstrap_intervals
+from seqrec.stats.paired import difference_intervals
 from seqrec.types import InputError
 
 UNKNOWN = "unknown"

@@ -8,10 +8,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from seqrec.crossed import CrossedContrast, crossed_comparison, crossed_contrast, crossed_values
 from seqrec.report.comparison import compared_metrics
 from seqrec.report.rank_tables import RankTableFile, align
 from seqrec.report.slices import Slicing, standard_slicings
+from seqrec.stats.seeds_and_users import (
+    Contrast,
+    compare_over_seeds_and_users,
+    contrast_over_seeds_and_users,
+    seed_user_summary,
+)
 from seqrec.types import InputError
 
 PRIMARY = "ndcg@10"
@@ -67,8 +72,8 @@ def study_figures(
 
     `systems`: per system the runs' `values` of the primary metric, their standard deviation over seeds, and the mean
     of every metric as [mean, lower, upper]. `variations`: per variation and metric its `difference` from the base,
-    as `crossed_contrast` has it; for the primary metric also `p_holm` and the `verdict`. `slices` have the form of
-    `slice_figures`, `costs` and `curves` are by system. NaN, which JSON lacks, is None.
+    as `contrast_over_seeds_and_users` has it; for the primary metric also `p_holm` and the `verdict`. `slices` have the
+    form of `slice_figures`, `costs` and `curves` are by system. NaN, which JSON lacks, is None.
     """
     compared = compared_runs(names, seeds, runs)
     taken = {(run.name, run.seed): run for run in runs if run.name in compared.names and run.seed in compared.seeds}
@@ -116,18 +121,19 @@ def _contrasts(
     means: dict[str, dict[str, list]] = {name: {} for name in names}
     differences: dict[str, dict[str, Any]] = {name: {} for name in names[1:]}
     for metric, each in values.items():
-        crossed = crossed_values(each)
+        summary = seed_user_summary(each)
         for name, weights in zip(names, np.eye(len(names)), strict=True):
-            own = crossed_contrast(crossed, weights, level=level)
+            own = contrast_over_seeds_and_users(summary, weights, level=level)
             means[name][metric] = [_number(end) for end in (own.estimate, own.lower, own.upper)]
-        for name, (found, adjusted) in zip(names[1:], crossed_comparison(crossed, level=level), strict=True):
+        comparisons = compare_over_seeds_and_users(summary, level=level)
+        for name, (found, adjusted) in zip(names[1:], comparisons, strict=True):
             differences[name][metric] = _as_json(found)
             if metric == PRIMARY:
                 differences[name][metric]["p_holm"] = _number(adjusted)
     return means, differences
 
 
-def _as_json(found: CrossedContrast) -> dict[str, Any]:
+def _as_json(found: Contrast) -> dict[str, Any]:
     return {
         "difference": found.estimate,
         "interval": [_number(found.lower), _number(found.upper)],

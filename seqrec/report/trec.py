@@ -1,4 +1,4 @@
-"""Held-out items and recommendations in the file formats of TREC, so that other evaluators can check ours."""
+"""Held-out items and recommendations in the file formats of TREC, so that other evaluators can check the metrics."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -12,9 +12,10 @@ from seqrec.types import InputError
 
 
 def write_qrels(file: Path, users: Iterable[Any], items: Iterable[Any]) -> None:
-    """One line `user 0 item 1` for each relevant item; a user may have several.
+    """Writes one line `user 0 item 1` for each relevant item; a user may have several, each once.
 
-    Keys are written as text; one that is empty or holds white space is refused, for fields are split at it.
+    Keys are written as text. A key that is empty or contains white space is refused, because white space separates the
+    fields.
     """
     pairs = list(zip(users, items, strict=True))
     lines = [f"{_key(user)} 0 {_key(item)} 1\n" for user, item in pairs]
@@ -25,14 +26,14 @@ def write_qrels(file: Path, users: Iterable[Any], items: Iterable[Any]) -> None:
 def write_trec_run(
     file: Path, users: Iterable[Any], lists: Iterable[Iterable[Any]], scores: Iterable[Iterable[float]], tag: str
 ) -> None:
-    """One line `user Q0 item rank score tag` for each recommended item, each user's best first.
+    """Writes one line `user Q0 item rank score tag` for each recommended item, each user's best first.
 
-    Evaluators order a list by its scores, at times in single precision, and break ties by the item's name. So
-    the scores written are the given ones as floats of 32 bits, each lowered to the next smaller such float
-    where it would not be below the one before it: the order of `lists` is the order that every tool sees. Where
-    our own rank of a tied item is the mean of its places, the tools' is the place in the list.
+    Evaluators order a list by its scores, some in single precision, and break ties by the item's name. So the scores
+    are written as 32-bit floats, each lowered to the next smaller float if it is not below the one before it: then
+    every tool sees the order of `lists`. A tied item's rank is its place in the list for these tools, and the mean of
+    the tied places in seqrec.
 
-    Scores may not rise within a list, and must be finite; keys and `tag` are text without white space.
+    Scores must be finite and must not rise within a list; keys and `tag` are text without white space.
     """
     lines = []
     largest = float(np.finfo(np.float32).max)
@@ -43,7 +44,7 @@ def write_trec_run(
         previous = np.float32(np.inf)
         for place, (item, score) in enumerate(ranked, start=1):
             if not abs(score) < largest:
-                raise InputError(f"user {user}, place {place}: score {score} is no finite float of 32 bits; rescale it")
+                raise InputError(f"user {user}, place {place}: score {score} is no finite 32-bit float; rescale it")
             if score > before:
                 raise InputError(
                     f"user {user}, place {place}: score {score} is above {before} before it; sort the list by score"
@@ -57,7 +58,9 @@ def write_trec_run(
 def _key(key: Any) -> str:
     text = str(key)
     if not text or re.search(r"\s", text):
-        raise InputError(f"key {text[:40]!r} is empty or holds white space, at which TREC's files are split; rename it")
+        raise InputError(
+            f"key {text[:40]!r} is empty or contains white space, which separates the fields of TREC files; rename it"
+        )
     return text
 
 

@@ -167,5 +167,12 @@ def test_what_cannot_be_estimated_is_said_in_one_line(call, words):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("size", [1e160, 1e300])
+def test_values_whose_squares_exceed_float64_are_refused_and_have_no_variance_of_zero(size):
+    with np.errstate(all="ignore"), pytest.raises(InputError, match="exceed float64"):
+        moments(np.array([[size], [2 * size]]))
+    assert moments(np.array([[1e150], [3e150]])).covariance.item() == pytest.approx(2e300)
+
+
 def test_a_moments_columns_can_be_chosen():
     assert mean_estimate(Moments(4, np.array([1.0, 2.0]), np.diag([4.0, 8.0])), column=1).variance == 2.0

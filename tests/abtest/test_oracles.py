@@ -7,9 +7,9 @@ import pytest
 
 from seqrec.abtest.means import cuped_estimates, effect, mean_estimate, ratio_estimate
 from seqrec.abtest.moments import Moments, moments, moments_of_sums
-from seqrec.abtest.multiplicity import benjamini_hochberg, bonferroni, holm
 from seqrec.abtest.power import detectable_difference, power_of, t_test_users_per_arm, users_per_arm
 from seqrec.abtest.srm import srm_p_value
+from seqrec.stats.multiplicity import benjamini_hochberg, bonferroni, holm
 
 CLOSE = {"rtol": 1e-6, "atol": 1e-12}
 

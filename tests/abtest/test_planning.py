@@ -1,4 +1,4 @@
-"""Power, families of tests, quantiles, interleaving and off-policy values."""
+"""Power, quantiles, interleaving and off-policy values."""
 
 import math
 
@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from seqrec.abtest.interleaving import interleaving_preference, team_draft
-from seqrec.abtest.multiplicity import benjamini_hochberg, bonferroni, holm
 from seqrec.abtest.off_policy import doubly_robust, importance_weights, ips, snips
 from seqrec.abtest.offline_online import offline_online
 from seqrec.abtest.power import (
@@ -19,23 +18,6 @@ from seqrec.abtest.power import (
 )
 from seqrec.abtest.quantiles import event_quantile_difference, quantile_difference
 from seqrec.types import InputError
-
-# Benjamini and Hochberg (1995), § 3.2: fifteen comparisons of thrombolysis after heart attacks.
-THROMBOLYSIS = np.array(
-    [0.0001, 0.0004, 0.0019, 0.0095, 0.0201, 0.0278, 0.0298, 0.0344, 0.0459, 0.324, 0.4262, 0.5719, 0.6528, 0.759, 1.0]
-)
-
-
-def test_benjamini_and_hochbergs_example_has_four_rejections_where_the_stricter_have_three():
-    counts = [int(np.sum(adjust(THROMBOLYSIS) <= 0.05)) for adjust in (benjamini_hochberg, bonferroni, holm)]
-    assert counts == [4, 3, 3]
-
-
-def test_unknown_p_values_are_no_part_of_the_family():
-    with_gap = np.insert(THROMBOLYSIS, 3, math.nan)
-    adjusted = benjamini_hochberg(with_gap)
-    assert math.isnan(adjusted[3])
-    np.testing.assert_array_equal(np.delete(adjusted, 3), benjamini_hochberg(THROMBOLYSIS))
 
 
 def test_sixteen_s_squared_over_d_squared():

@@ -11,10 +11,10 @@ from scipy import stats
 
 from seqrec.abtest.means import Estimate, effect, mean_estimate
 from seqrec.abtest.moments import moments, moments_of_sums
-from seqrec.abtest.multiplicity import benjamini_hochberg, holm
 from seqrec.abtest.quantiles import quantile_difference
 from seqrec.abtest.sequential import confidence_sequence, sequential_effect
 from seqrec.abtest.srm import srm_p_value
+from seqrec.stats.multiplicity import benjamini_hochberg, holm
 
 PUBLISHED = {"gate_30": (44_700, 20_034, 8_502), "gate_40": (45_489, 20_119, 8_279)}
 

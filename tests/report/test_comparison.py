@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from seqrec.intervals import bootstrap_intervals
-from seqrec.paired import holm
 from seqrec.report.comparison import chosen_metrics, compare, compared_metrics
 from seqrec.report.rank_tables import RankTableFile
 from seqrec.report.slices import value_slices
+from seqrec.stats.bootstrap import bootstrap_intervals
+from seqrec.stats.multiplicity import holm
 from seqrec.types import InputError
 
 

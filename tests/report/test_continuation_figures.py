@@ -10,9 +10,8 @@ from seqrec.data.splits import leave_last_n_out
 from seqrec.data.store import store_from_sequences
 from seqrec.encoders.seq2seq import Seq2SeqConfig, seq2seq
 from seqrec.encoders.transformer import TransformerConfig
-from seqrec.evaluation import list_ranks
 from seqrec.generation import generate
-from seqrec.metrics import metric_values
+from seqrec.metrics import list_ranks, metric_values
 from seqrec.params import init_params
 from seqrec.report.continuations import continuation_figures
 from seqrec.types import HistoryBatch

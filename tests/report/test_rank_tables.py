@@ -1,6 +1,7 @@
 """Rank tables out of files: a run's own, and those that other systems' lists make."""
 
 import gzip
+import math
 
 import numpy as np
 import pyarrow as pa
@@ -52,7 +53,12 @@ def test_a_run_directory_and_its_file_read_alike(tmp_path, users):
         ({"user": [1], "item": [2]}, "no column 'rank'; it has 'user', 'item'"),
         ({"user": [1, 2, 1], "item": [2, 2, 2], "rank": [1.0, 1.0, 1.0]}, "row 3: user 1 occurs twice"),
         ({"user": [1], "item": [2], "rank": [0.0]}, "row 1: rank 0 is below 1; add 1"),
-        ({"user": [1], "item": [2], "rank": ["first"]}, "rank is a string, a number is due"),
+        ({"user": [1], "item": [2], "rank": [-1.0]}, "row 1: rank -1 is below 1"),
+        ({"user": [1, 2], "item": [2, 2], "rank": [2.0, -math.inf]}, "row 2: rank -inf is below 1"),
+        ({"user": [1], "item": [2], "rank": ["first"]}, "rank is a string, but must be an integer or a float"),
+        ({"user": [1], "item": [2], "rank": ["1.0"]}, "rank is a string, but must be"),
+        ({"user": [1], "item": [2], "rank": [True]}, "rank is a bool, but must be"),
+        ({"user": [1], "item": [2], "rank": pa.array([1], pa.timestamp("s"))}, r"rank is a timestamp"),
         ({"user": [1, None], "item": [2, 2], "rank": [1.0, 1.0]}, "user is missing in 1 rows"),
         ({"user": [1.5], "item": [2], "rank": [1.0]}, "user is a double, a key is an integer or text"),
         ({"user": pa.array([], pa.int64()), "item": pa.array([], pa.int64()), "rank": []}, "holds no rows"),
@@ -200,6 +206,9 @@ def test_lists_that_hold_no_held_out_item_are_warned_of(tmp_path, caplog):
         ("user,item,rank\n1,10,1\n1,11,2\n1,10,3\n", "lists.csv:4: user 1 has item 10 twice"),
         ("user,item,rank\n1,10,0\n1,11,1\n", "lists.csv:2: the rank is 0, the best rank is 1; add 1"),
         ("user,item,rank\n1,10,\n", "lists.csv:2: the rank is missing"),
+        ("user,item,rank\n1,10,True\n", "lists.csv:2: rank 'True' is not a number"),
+        ("user,item,rank\n1,10,-1\n", "lists.csv:2: the rank is -1"),
+        ("user,item,rank\n1,10,nan\n", "lists.csv:2: the rank is missing"),
         ("user,item,rank\n1,10,1\n1,11,1\n", "lists.csv:2: user 1 has more than one item at rank 1"),
         ("user,item,score\n1,10,high\n", "lists.csv:2: score 'high' is not a number"),
         ("user,item,score\n1,10,1\n,11,2\n", "lists.csv:3: the user is missing"),

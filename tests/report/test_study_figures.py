@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from study_runs import N_USERS, a_run, runs_of_a_study
 
-from seqrec.crossed import crossed_comparison, crossed_values
 from seqrec.metrics import metric_values
 from seqrec.report.study_figures import study_figures
+from seqrec.stats import compare_over_seeds_and_users
 from seqrec.types import InputError
 
 NAMES = ("ids", "genres", "shuffled")
@@ -20,7 +20,7 @@ def test_differences_are_those_of_users_and_seeds():
     runs = runs_of_a_study()
     found = study_figures(NAMES, (0, 1, 2), runs)
     values = np.array([[ndcg(run) for run in runs if run.name == name] for name in NAMES])
-    for row, (difference, adjusted) in enumerate(crossed_comparison(crossed_values(values)), start=1):
+    for row, (difference, adjusted) in enumerate(compare_over_seeds_and_users(values), start=1):
         each = found["variations"][NAMES[row]]["ndcg@10"]
         assert each["difference"] == pytest.approx(np.mean(values[row] - values[0]))
         assert each["interval"] == pytest.approx([difference.lower, difference.upper])
@@ -40,7 +40,7 @@ def test_slices_are_the_same_figures_among_fewer_users():
     values = np.array([[ndcg(run)[inside] for run in runs if run.name == name] for name in NAMES])
     assert cold["slices"][0]["n_users"] == inside.sum()
     found = cold["slices"][0]["differences"]["genres"]["ndcg@10"]
-    [(genres, _), _] = crossed_comparison(crossed_values(values))
+    [(genres, _), _] = compare_over_seeds_and_users(values)
     assert found == pytest.approx([genres.estimate, genres.lower, genres.upper])
 
 

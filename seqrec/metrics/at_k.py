@@ -1,10 +1,13 @@
-"""Ranks of held-out items -> recall, NDCG, MRR and the like; sums and counts until the last line divides.
+"""Metrics of the ranks of held-out items: recall, NDCG, MRR and others, as values per user or as sums and counts.
 
 A user has one relevant item or several, and a metric is a function of their ranks alone. Ranks are 1-based and may
-be fractional, as the mean of tied ranks is. What is no rank (NaN, infinity, anything below 1) scores 0, never well,
-and still counts as an item that should have been found. A cut-off above the number of candidates cuts nothing off.
+be fractional, as the mean of tied ranks is. What is no rank (NaN, infinity, anything below 1) scores 0 and still
+counts as an item that should have been found. A relevant item that is repeated is one item: leave the repeats out by
+`where=distinct_targets(targets)`. A cut-off above the number of candidates cuts nothing off. Values are float32, also
+of ranks in float16 or in integers (float64 where jax_enable_x64 is set and the ranks are float64).
 """
 
+import dataclasses
 import functools
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -13,20 +16,25 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Real
 
 from seqrec.types import InputError
 
-Ranks = Float[Array, "*n_targets"]
+Ranks = Real[Array, "*n_targets"]
 """Ranks of one user's relevant items; a scalar is one item."""
 
 Where = Bool[Array, "*n_targets"] | None
-"""Which of them there are; None means all, and a user who has none scores 0."""
+"""True where there is a relevant item; None means everywhere. A user who has none scores 0."""
+
+RankTable = Real[Array | np.ndarray, "n_users *n_targets"]
+"""One rank a user, or a row of ranks of the user's relevant items."""
+
+WhereTable = Bool[Array | np.ndarray, "n_users *n_targets"] | None
+"""True where there is a relevant item, in the shape of the ranks; None means everywhere."""
 
 
 def hit_at_k(ranks: Ranks, *, k: int, where: Where = None) -> Float[Array, ""]:
-    """1 if any relevant item is among the first `k`, else 0 (also called hit rate or success).
+    """1 if any relevant item is among the first `k`, else 0 (its mean is the hit rate, also called success).
 
     A fractional rank counts when `rank <= k`: a target tied with one other item over places 10 and 11 has
     rank 10.5 and is no hit at 10, where a coin flip between the two would have given half a hit.
@@ -49,7 +57,7 @@ def recall_at_k(ranks: Ranks, *, k: int, where: Where = None) -> Float[Array, ""
 
 
 def precision_at_k(ranks: Ranks, *, k: int, where: Where = None) -> Float[Array, ""]:
-    """The share of the first `k` items that are relevant, `k` being the denominator even for shorter lists.
+    """The share of the first `k` places that hold a relevant item; the denominator is `k` even for shorter lists.
 
     >>> float(precision_at_k(jnp.array([1.0, 4.0, 30.0, 2.0]), k=5))
     0.6...
@@ -58,10 +66,10 @@ def precision_at_k(ranks: Ranks, *, k: int, where: Where = None) -> Float[Array,
 
 
 def ndcg_at_k(ranks: Ranks, *, k: int, where: Where = None) -> Float[Array, ""]:
-    """Normalised discounted cumulative gain: the sum of 1 / log2(1 + rank) over ranks <= k, divided by its best.
+    """Normalised discounted cumulative gain: the sum of 1 / log2(1 + rank) over ranks <= k, over its best value.
 
-    The best is that of all relevant items, but no more than `k`, in the first places; for one item it is 1.
-    Logarithms are to base 2 (Järvelin and Kekäläinen, 2002, with log2(1 + rank) for their log2(rank)).
+    The best value has the relevant items, at most `k` of them, in the first places; for one item it is 1. Järvelin and
+    Kekäläinen (2002, eq. 2), with log2(1 + rank) for their log2(rank), as in Burges et al. (2005).
 
     >>> [float(ndcg_at_k(jnp.array(rank), k=5)) for rank in (1.0, 3.0, 6.0)]
     [1.0, 0.5, 0.0]
@@ -76,8 +84,8 @@ def ndcg_at_k(ranks: Ranks, *, k: int, where: Where = None) -> Float[Array, ""]:
 def average_precision_at_k(ranks: Ranks, *, k: int, where: Where = None) -> Float[Array, ""]:
     """Precision at the place of each relevant item among the first `k`, summed, over the number of relevant items.
 
-    The mean over users is the MAP. The j-th best relevant item, at rank r, has precision j / r. As in trec_eval
-    the denominator does not stop at `k`.
+    The mean over users is the MAP (Buckley and Voorhees, 2000). The j-th best relevant item, at rank r, has
+    precision j / r. As in trec_eval the denominator is not limited to `k`.
 
     >>> float(average_precision_at_k(jnp.array([1.0, 4.0]), k=5))
     0.75
@@ -88,7 +96,7 @@ def average_precision_at_k(ranks: Ranks, *, k: int, where: Where = None) -> Floa
 
 
 def reciprocal_rank(ranks: Ranks, *, k: int | float = np.inf, where: Where = None) -> Float[Array, ""]:
-    """1 / rank of the best relevant item, 0 beyond rank `k`; its mean over users is the MRR.
+    """1 / rank of the best relevant item, 0 beyond rank `k`; its mean over users is the MRR (Voorhees, 1999).
 
     >>> float(reciprocal_rank(jnp.array([9.0, 4.0]))), float(reciprocal_rank(jnp.array(jnp.nan)))
     (0.25, 0.0)
@@ -103,15 +111,28 @@ def mean_rank(ranks: Ranks, *, where: Where = None) -> Float[Array, ""]:
     >>> float(mean_rank(jnp.array([9.0, 4.0])))
     6.5
     """
-    return jnp.sum(ranks, where=where) / _at_least_one(_n_relevant(ranks, where))
+    return jnp.sum(_as_ranks(ranks), where=where) / _at_least_one(_n_relevant(ranks, where))
+
+
+def _as_ranks(ranks: Array | np.ndarray) -> Float[Array, "..."]:
+    """The ranks as floats of at least 32 bits, in which sums over many users neither overflow nor lose ones."""
+    if ranks.dtype == bool or not (
+        jnp.issubdtype(ranks.dtype, jnp.floating) or jnp.issubdtype(ranks.dtype, jnp.integer)
+    ):
+        raise InputError(f"ranks are {ranks.dtype}; give numbers, 1 for the first place")
+    if isinstance(ranks, np.ndarray) and ranks.dtype.kind in "iu":
+        return jnp.asarray(ranks.astype(np.float32))  # jax would wrap 64-bit integers to 32 bits
+    ranks = jnp.asarray(ranks)
+    return ranks.astype(jnp.promote_types(ranks.dtype, jnp.float32))
 
 
 def _places(ranks: Ranks, where: Where) -> Float[Array, " n"]:
     """The ranks in ascending order, infinite where there is none, the j-th of them at least j.
 
-    The mean rank of tied items may lie before a place that all of them fit into: three at rank 2 would be three
-    hits at 2, and an NDCG above 1.
+    The mean rank of tied items may lie before the last of the places that they fill: three items of rank 2 would be
+    three hits at 2, and an NDCG above 1.
     """
+    ranks = _as_ranks(ranks)
     found = ranks >= 1 if where is None else (ranks >= 1) & where
     found = jnp.where(found, ranks, jnp.inf).reshape(-1)
     if found.size == 1:
@@ -141,9 +162,10 @@ WITHOUT_K: dict[str, Callable[..., Array]] = {"mrr": reciprocal_rank, "mean_rank
 """Metrics of the whole list."""
 
 
-@struct.dataclass
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class MetricSums:
-    """Totals over users; add two with `jax.tree.map(jnp.add, a, b)`, many with `merge_sums`."""
+    """Totals over users, a pytree; add two with `jax.tree.map(jnp.add, a, b)`, many with `merge_sums`."""
 
     totals: dict[str, Float[Any, "..."]]
     """Per metric name, the sum over users."""
@@ -154,31 +176,34 @@ class MetricSums:
 
 
 def metric_values(
-    ranks: Float[Array | np.ndarray, "n_users *n_targets"],
+    ranks: RankTable,
     *,
     ks: Sequence[int] = (5, 10, 20),
     at_k: Sequence[str] = ("recall", "ndcg"),
     without_k: Sequence[str] = ("mrr",),
-    where: Bool[Array | np.ndarray, "n_users *n_targets"] | None = None,
+    where: WhereTable = None,
 ) -> dict[str, Float[Array, " n_users"]]:
-    """Each user's value of every metric, by names such as ndcg@10, in the order asked for.
+    """Each user's value of every metric, by names such as ndcg@10, first `at_k` at each of `ks`, then `without_k`.
 
-    `ranks` holds one rank a user or a row of them, of which `where` keeps those that are True. `at_k` are taken
-    at each of `ks`; they are names of `AT_K`, and `without_k` of `WITHOUT_K`.
+    `ranks` has the shape [n_users] or [n_users, n_targets], and so has `where`, which is False where there is no
+    relevant item. `at_k` are names of `AT_K`, and `without_k` of `WITHOUT_K`. What is no rank scores 0.
 
     >>> {name: float(value[0]) for name, value in metric_values(jnp.array([3.0]), ks=(2, 5)).items()}
     {'recall@2': 0.0, 'recall@5': 1.0, 'ndcg@2': 0.0, 'ndcg@5': 0.5, 'mrr': 0.333...}
     >>> metric_values(jnp.array([[1.0, 4.0]]), ks=(2,), at_k=("map",), without_k=("mean_rank",))["mean_rank"].tolist()
     [2.5]
+
+    Raises:
+      InputError: a name is unknown, a cut-off is below 1, or the arrays have another shape or type than these.
     """
     for names, known in ((at_k, AT_K), (without_k, WITHOUT_K)):
         if unknown := [name for name in names if name not in known]:
             raise InputError(f"metric {unknown[0]!r} is not one of {', '.join(known)}; correct its name")
     if any(k < 1 for k in ks):
         raise InputError(f"ks={tuple(ks)} has a cut-off below 1; a list of recommendations has at least one item")
-    ranks = jnp.asarray(ranks)
-    if not jnp.issubdtype(ranks.dtype, jnp.floating):
-        ranks = ranks.astype(jnp.float32)
+    ranks = _as_ranks(ranks)
+    if ranks.ndim == 0:
+        raise InputError("ranks is a single number; give [n_users] or [n_users, n_targets]")
     if where is not None and where.shape != ranks.shape:
         raise InputError(f"where has shape {where.shape} and ranks {ranks.shape}; give one entry a rank")
     valid = jnp.ones(ranks.shape, bool) if where is None else jnp.asarray(where)
@@ -193,16 +218,16 @@ def metric_values(
 
 
 def metric_sums(
-    ranks: Float[Array | np.ndarray, "n_users *n_targets"],
+    ranks: RankTable,
     *,
     ks: Sequence[int] = (5, 10, 20),
     at_k: Sequence[str] = ("recall", "ndcg"),
     without_k: Sequence[str] = ("mrr",),
-    where: Bool[Array | np.ndarray, "n_users *n_targets"] | None = None,
+    where: WhereTable = None,
 ) -> MetricSums:
-    """Totals of `metric_values` over the users that have a relevant item; the others are only counted.
+    """Totals of `metric_values` over the users that have a relevant item; the others are counted and left out.
 
-    Mask out who has no target: as a rank of NaN such a user would score 0 and lower the mean.
+    Mask out the users without a target by `where`: a rank of NaN scores 0 and lowers the mean.
 
     >>> sums = metric_sums(jnp.array([1.0, 3.0, jnp.nan]), ks=(5,), where=jnp.array([True, True, False]))
     >>> float(sums.totals["ndcg@5"]), int(sums.n_users), int(sums.n_excluded)
@@ -220,7 +245,7 @@ def metric_sums(
 
 
 def merge_sums(*parts: MetricSums) -> MetricSums:
-    """The sums over all users of all `parts`, however unevenly they were batched.
+    """The sums over all users of all `parts`, which may be of different sizes.
 
     >>> both = merge_sums(metric_sums(jnp.array([1.0])), metric_sums(jnp.array([2.0, 4.0])))
     >>> float(both.totals["mrr"]), int(both.n_users)
@@ -230,7 +255,7 @@ def merge_sums(*parts: MetricSums) -> MetricSums:
 
 
 def means(sums: MetricSums) -> dict[str, float]:
-    """Each metric's mean over users, on the host: the only division. Over no users the mean is NaN.
+    """Each metric's mean over users, as Python floats. This is the only division; over no users the mean is NaN.
 
     >>> means(metric_sums(jnp.array([1.0, 3.0, 6.0]), ks=(5,)))["ndcg@5"]
     0.5

@@ -1,4 +1,4 @@
-"""Ranks of targets among given scores, against a loop over all orders of what ties; and where rax is flattered."""
+"""Ranks of targets among given scores, against a loop over all orders of the ties; and where rax flatters a model."""
 
 import functools
 import math
@@ -10,10 +10,8 @@ import pytest
 import rax
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jaxtyping import TypeCheckError
 
-from seqrec.metrics import metric_values
-from seqrec.ranking import target_ranks
+from seqrec.metrics import distinct_targets, list_ranks, metric_values, target_ranks
 from seqrec.types import InputError
 
 N_ITEMS = 6
@@ -122,16 +120,90 @@ def test_no_users_have_no_ranks():
 
 
 @pytest.mark.parametrize(
-    ("bad", "error"),
+    ("bad", "message"),
     [
-        ({"targets": jnp.zeros(2)}, AssertionError),
-        ({"targets": jnp.zeros(3, jnp.int32)}, AssertionError),
-        ({"exclude": jnp.zeros((3, 1), jnp.int32)}, AssertionError),
-        ({"exclude": jnp.zeros((2, 1))}, AssertionError),
-        ({"ties": "half"}, InputError),
+        ({"scores": jnp.zeros((2, 3), complex)}, "scores are complex64"),
+        ({"scores": np.array([[2**40, 1, 0]] * 2)}, "beyond int32"),
+        ({"targets": jnp.zeros(2)}, "targets are float32; give integers"),
+        ({"targets": jnp.zeros(2, bool)}, "targets are bool; give integers"),
+        ({"targets": jnp.zeros(3, jnp.int32)}, r"targets has shape \(3,\) for 2 users"),
+        ({"targets": np.array([2**32, 1])}, "beyond int32"),
+        ({"exclude": jnp.zeros((3, 1), jnp.int32)}, r"exclude has shape \(3, 1\) for 2 users"),
+        ({"exclude": jnp.zeros((2, 1))}, "exclude are float32"),
+        ({"exclude": jnp.zeros(2, jnp.int32)}, r"exclude has shape \(2,\) for 2 users; give \[users, n_excluded\]"),
+        ({"where": jnp.ones(3, bool)}, r"where has shape \(3,\)"),
+        ({"where": jnp.ones((2, 4), bool)}, r"where has shape \(2, 4\)"),
+        ({"ties": "half"}, "is not one of"),
     ],
 )
-def test_what_is_no_id_or_belongs_to_others_is_refused(bad, error):
+@pytest.mark.usefixtures("unchecked")
+def test_arrays_of_another_shape_or_type_are_refused(bad, message):
     arguments = {"scores": jnp.zeros((2, 3)), "targets": jnp.zeros(2, jnp.int32)} | bad
-    with pytest.raises((error, TypeCheckError)):  # whichever looks first: the checker is on in tests only
+    with pytest.raises(InputError, match=message):
         target_ranks(**arguments)
+
+
+@pytest.mark.parametrize("dtype", ["bool", "uint8", "int8", "int16", "uint32", "int32", "int64", "float16", "float32"])
+def test_scores_of_every_type_rank_in_their_own_order(dtype):
+    rng = np.random.default_rng(3)
+    if dtype == "bool" or dtype.startswith("float"):
+        scores = rng.integers(0, 2, (4, 90)).astype(dtype)
+    else:
+        kind = np.iinfo(min(np.dtype(dtype), np.dtype("int32"), key=lambda each: each.itemsize))
+        # Both ends of the type, and neighbours that float32 does not tell apart.
+        scores = rng.choice([kind.min, kind.min + 1, 0, kind.max - 1, kind.max], (4, 90)).astype(dtype)
+    targets = rng.integers(0, 90, 4)
+    own = scores[np.arange(4), targets][:, None]
+    expected = 1 + (scores > own).sum(axis=1) + ((scores == own).sum(axis=1) - 1) / 2
+    assert target_ranks(scores, targets).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.int64])
+def test_ids_in_small_integers_find_their_columns_in_a_large_catalogue(dtype):
+    n_items = 100_000
+    scores = -jnp.arange(n_items, dtype=jnp.float32)[None]
+    targets, exclude = np.array([[5, 100]], dtype), np.array([[3, 99]], dtype)
+    assert target_ranks(scores, targets, exclude=exclude).tolist() == [[5, 99]]
+    outside = np.array([[-1]], np.int8)
+    assert target_ranks(scores, targets, exclude=outside).tolist() == [[6, 101]]
+
+
+# Repeated targets
+
+target_lists = st.lists(st.integers(0, N_ITEMS - 1), min_size=4, max_size=4)
+
+
+@quick
+@given(st.permutations(range(N_ITEMS)), target_lists)
+def test_a_repeated_target_counts_as_the_one_item_that_it_is(order, targets):
+    """The metrics of the set of targets; 0 is padding."""
+    distinct = sorted(set(targets) - {0})
+    if not distinct:
+        return
+    scores = jnp.array([order], jnp.float32)
+    names = {"ks": (2, 5), "at_k": ("recall", "precision", "ndcg", "map"), "without_k": ("mrr", "mean_rank")}
+    once = metric_values(target_ranks(scores, jnp.array([distinct])), **names)
+    where = distinct_targets(jnp.array([targets]))
+    repeated = metric_values(target_ranks(scores, jnp.array([targets])), where=where, **names)
+    for name, value in once.items():
+        np.testing.assert_allclose(repeated[name], value, rtol=1e-6, err_msg=name)
+
+
+def test_the_recall_of_a_perfect_list_is_one_however_often_an_item_is_bought():
+    scores = jnp.zeros((1, 9)).at[0, jnp.array([5, 7])].set(jnp.array([2.0, 1.0]))
+    targets = jnp.array([[5, 5, 7]])
+    ranks = target_ranks(scores, targets)
+    assert ranks.tolist() == [[1, 1, 2]]
+    assert metric_values(ranks, ks=(2,), where=distinct_targets(targets))["recall@2"].tolist() == [1.0]
+    listed = list_ranks(np.array([[5, 7]]), np.array([[5, 5, 7]]))
+    assert metric_values(listed.rank, ks=(2,), where=listed.where)["recall@2"].tolist() == [1.0]
+
+
+@quick
+@given(st.lists(st.integers(0, 9), min_size=5, max_size=5), target_lists)
+def test_ranks_in_lists_are_the_first_places_of_the_targets(items, targets):
+    found = list_ranks(np.array([items]), np.array([targets]))
+    for column, target in enumerate(targets):
+        is_listed = target > 0 and target in items
+        assert found.rank[0, column] == (1 + items.index(target) if is_listed else math.inf)
+        assert found.where[0, column] == (target > 0 and target not in targets[:column])

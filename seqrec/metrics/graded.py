@@ -3,19 +3,22 @@
 Scores, labels and the mask `where` have the shape [..., n_items]; each list is ranked by itself. The conventions:
 
 - Ties have the exact mean of the metric over all orders of the tied items (McSherry and Najork, 2008), from
-  the positions and counts of each group of ties. Where the items stand in the array never matters.
+  the positions and counts of each group of ties. The order of the items in the array never matters.
 - NaN scores rank behind all others, -inf included, and among themselves the least relevant first: a model that
   has diverged gets the worst value its labels allow. A score of -inf takes a place like any other.
+- Scores may be floats, integers or booleans, and are compared in their own type. NumPy's float64 becomes float32
+  unless jax_enable_x64 is set; scores that become equal tie.
 - Masked items take no place.
 - An item is relevant if its label is above 0. A label that is NaN or negative counts as 0.
 - A list without a relevant item says nothing about a model. It is left out of the mean, and is NaN where
   `reduce_fn=None` returns one value a list: sum with `jnp.nansum`, count with `~jnp.isnan`. Over no lists at
   all the mean is NaN.
-- `reduce_fn` is called as `reduce_fn(values, where=has_relevant_item)`, so `jnp.sum` will do.
+- `reduce_fn` is called as `reduce_fn(values, where=has_relevant_item)`, as `jnp.sum` can be.
+- An `InputError` is raised where shapes differ, a list has no items, `topn` is below 1, or an array has no numbers.
 
 Values are float32, whatever the type of the scores; lists of up to 16 million items are counted exactly. Of
-rax's options `segments`, `weights`, `key`, `rank_fn` and `cutoff_fn` are not here: no tie is left to be broken.
-`seqrec.metrics` is the shorter way where the ranks of the relevant items are at hand.
+rax's options `segments`, `weights`, `key`, `rank_fn` and `cutoff_fn` are missing: no tie is left to be broken.
+`metric_values` is shorter where the ranks of the relevant items are at hand.
 """
 
 import functools
@@ -25,16 +28,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Real
 
+from seqrec.metrics.ranks import comparable
 from seqrec.types import InputError
 
-Scores = Float[Array | np.ndarray, "*lists n_items"]
-Labels = (
-    Float[Array | np.ndarray, "*lists n_items"]
-    | Int[Array | np.ndarray, "*lists n_items"]
-    | Bool[Array | np.ndarray, "*lists n_items"]
-)
+Scores = Real[Array | np.ndarray, "*lists n_items"] | Bool[Array | np.ndarray, "*lists n_items"]
+Labels = Scores
 Mask = Bool[Array | np.ndarray, "*lists n_items"] | None
 """True where there is an item; None means everywhere."""
 
@@ -42,11 +42,13 @@ ReduceFn = Callable[..., Array] | None
 """`reduce_fn(values, where=…)`; None keeps one value a list."""
 
 ArrayFn = Callable[[Array], Array]
-"""Of labels or places, entry by entry. It is a key of the compiled code: pass the same object each time."""
+"""A function of labels or places, entry by entry. Each new object is compiled anew: pass the same one each time."""
 
 
 def exponential_gain(labels: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """2^label - 1: the gain of Burges et al., 2005. Järvelin and Kekäläinen, 2002, take the label itself.
+    """2^label - 1, the gain of Burges et al. (2005); Järvelin and Kekäläinen (2002) take the label itself.
+
+    It is infinite from label 128 on; `ndcg_metric` scales it down there.
 
     >>> exponential_gain(jnp.array([0.0, 1.0, 3.0])).tolist()
     [0.0, 1.0, 7.0]
@@ -75,7 +77,8 @@ def dcg_metric(
 ) -> Float[Array, "..."]:
     """Discounted cumulative gain: the sum of gain x discount over the first `topn` places.
 
-    Järvelin and Kekäläinen, 2002. In a group of ties each place has the group's mean gain.
+    Järvelin and Kekäläinen (2002, eq. 2). In a group of ties each place has the group's mean gain. With the
+    default gain a label of 128 or more makes it infinite.
 
     >>> float(dcg_metric(jnp.array([3.0, 2.0, 1.0]), jnp.array([3, 0, 1])))  # 7 / log2(2) + 1 / log2(4)
     7.5
@@ -100,9 +103,10 @@ def ndcg_metric(
     discount_fn: ArrayFn = log2_discount,
     reduce_fn: ReduceFn = jnp.mean,
 ) -> Float[Array, "..."]:
-    """Normalised DCG: `dcg_metric` over that of the best order, both cut at `topn`.
+    """Normalised DCG: `dcg_metric` over that of the best order, both cut at `topn` (Järvelin and Kekäläinen, 2002).
 
-    A list in which nothing has a gain is left out, as one without a relevant item is.
+    A list in which nothing has a gain is left out, as one without a relevant item is. A `gain_fn` that exceeds float32
+    makes NaN; the default gain is scaled and does not.
 
     >>> float(ndcg_metric(jnp.array([1.0, 2.0, 3.0]), jnp.array([1, 0, 0])))  # third: 1 / log2(4)
     0.5
@@ -113,7 +117,12 @@ def ndcg_metric(
 
 
 def _ndcg(ranking: "_Ranking", topn: int | None, gain_fn: ArrayFn, discount_fn: ArrayFn) -> "_Value":
-    gains = _gains(ranking, gain_fn)
+    if gain_fn is exponential_gain:
+        # Both sums of the ratio are scaled by the same power of two, by 1 up to label 64, so that none overflows.
+        shift = jnp.maximum(jnp.max(ranking.labels) - 64.0, 0.0)
+        gains = jnp.where(ranking.kept, jnp.exp2(ranking.labels - shift) - jnp.exp2(-shift), 0.0)
+    else:
+        gains = _gains(ranking, gain_fn)
     n_places = gains.size if topn is None else min(topn, gains.size)
     best, _ = jax.lax.top_k(gains, n_places)
     ideal = jnp.sum(best * discount_fn(ranking.places[:n_places]))
@@ -131,7 +140,7 @@ def precision_metric(
 ) -> Float[Array, "..."]:
     """Relevant items among the first `topn`, over `topn`; without a cut-off, over the number of items.
 
-    The divisor stays `topn` where a list is shorter, as in trec_eval: a place left empty is not relevant.
+    The divisor stays `topn` where a list is shorter, as in trec_eval: an empty place is not relevant.
 
     >>> scores, labels = jnp.array([3.0, 2.0, 1.0]), jnp.array([1, 0, 1])
     >>> [float(precision_metric(scores, labels, topn=topn)) for topn in (1, 2, 4)]
@@ -179,7 +188,8 @@ def ap_metric(
 ) -> Float[Array, "..."]:
     """Average precision: the sum of the precisions at the relevant items' places, over all relevant items.
 
-    The divisor does not shrink with `topn`, as in trec_eval's map_cut: a relevant item beyond it adds 0.
+    Buckley and Voorhees (2000). The divisor does not shrink with `topn`, as in trec_eval's map_cut: a
+    relevant item beyond it adds 0.
 
     >>> float(ap_metric(jnp.array([4.0, 3.0, 2.0, 1.0]), jnp.array([1, 0, 0, 1])))  # (1/1 + 2/4) / 2
     0.75
@@ -207,6 +217,8 @@ def mrr_metric(
     reduce_fn: ReduceFn = jnp.mean,
 ) -> Float[Array, "..."]:
     """Reciprocal rank: 1 / place of the first relevant item, 0 if that is beyond `topn`; its mean is the MRR.
+
+    Voorhees (1999), for a place of the first correct answer.
 
     >>> float(mrr_metric(jnp.array([3.0, 2.0, 1.0]), jnp.array([0, 1, 2])))
     0.5
@@ -275,18 +287,21 @@ class _Ranking(NamedTuple):
     n_kept: Float[Array, ""]
 
 
-def _rank(scores: Float[Array, " n_items"], labels: Array, where: Bool[Array, " n_items"]) -> _Ranking:
+def _rank(scores: Real[Array, " n_items"], labels: Array, where: Bool[Array, " n_items"]) -> _Ranking:
     n_items = scores.size
     kept = jnp.arange(n_items) < jnp.sum(where)
     places = jnp.arange(1.0, n_items + 1.0, dtype=jnp.float32)
     clean = jnp.where(labels > 0, labels, 0).astype(jnp.float32)  # NaN is not above 0 either
-    # NaN sorts last, by label in ascending order, and masked items behind it. As NaN is not equal to itself, no
-    # two of them are a tie.
-    keys, ordered = jax.lax.sort(
-        (jnp.where(where, -scores, jnp.nan), jnp.where(where, clean, jnp.inf)), dimension=0, num_keys=2
-    )
+    # NaN sorts last, by label in ascending order, and masked items behind it. As NaN is not equal to itself, no two of
+    # them are a tie. Of integers the bitwise complement reverses the order; a minus would overflow for the smallest
+    # signed one and for all unsigned ones.
+    is_float = jnp.issubdtype(scores.dtype, jnp.floating)
+    keys = [jnp.where(where, -scores, jnp.nan)] if is_float else [~where, ~scores]
+    padded_labels = jnp.where(where, clean, jnp.inf)
+    *keys, ordered = jax.lax.sort((*keys, padded_labels), dimension=0, num_keys=len(keys) + 1)
     ordered = jnp.where(kept, ordered, 0.0)
-    starts = jnp.concatenate([jnp.ones(1, bool), keys[1:] != keys[:-1]])
+    differs = functools.reduce(jnp.logical_or, [key[1:] != key[:-1] for key in keys])
+    starts = jnp.concatenate([jnp.ones(1, bool), differs])
     groups = jnp.cumsum(starts) - 1
     relevant = (ordered > 0).astype(jnp.float32)
     n_relevant_so_far = jnp.cumsum(relevant)
@@ -329,7 +344,7 @@ def _relevant_in_top(ranking: _Ranking, topn: int | None) -> Float[Array, ""]:
 
 
 def _first_relevant_hazard(ranking: _Ranking) -> Float[Array, " n_items"]:
-    """Probability that a place is relevant if none above it is; past a certain hit, of no meaning.
+    """Probability that a place is relevant if none above it is; without meaning behind a certain hit.
 
     The first relevant item stands in the first group that has one. After i of its n places without a hit, all
     r relevant items are among the n - i that are left.
@@ -346,7 +361,7 @@ def _over_lists(
     topn = options[0]
     if topn is not None and topn < 1:
         raise InputError(f"topn={topn} is below 1; a list has at least one place, and None is no cut-off")
-    scores, labels = jnp.asarray(scores), jnp.asarray(labels)
+    scores, labels = comparable(scores, "scores"), comparable(labels, "labels")
     where = jnp.ones(scores.shape, bool) if where is None else jnp.asarray(where)
     if not scores.shape == labels.shape == where.shape:
         raise InputError(

@@ -1,4 +1,4 @@
-"""Two systems on the same users: is the mean difference more than luck, and could this test set have shown it?"""
+"""Two systems on the same users: is their mean difference more than chance, and could this test set have shown it?"""
 
 import math
 from statistics import NormalDist
@@ -7,106 +7,119 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from seqrec.intervals import bootstrap_intervals
+from seqrec.stats.bootstrap import Values, as_columns, bootstrap_intervals
 from seqrec.types import InputError
 
 # Sign flips are drawn for as many resamples at a time as fit in this many cells (8 bytes each).
 _CELLS_PER_BLOCK = 1 << 22
-# Time grows with the number of distinct differences. Above this many, near ones are drawn together where that
-# leaves the variance what it is: at most this share of it may go.
+# Time grows with the number of distinct differences. Above this many, neighbouring ones are drawn together, unless
+# that would lose more than this share of their variance.
 _MOST_DISTINCT = 2048
 _VARIANCE_TO_LOSE = 1e-4
 
 
 class PairedComparison(NamedTuple):
-    """How `b` stands to `a`, one entry a metric."""
+    """`b` compared with `a`, one entry a metric."""
 
-    difference: Float[np.ndarray, " n_metrics"]
+    difference: Float[np.ndarray, "*n_metrics"]
     """Mean over users of b - a."""
-    lower: Float[np.ndarray, " n_metrics"]
-    upper: Float[np.ndarray, " n_metrics"]
+    lower: Float[np.ndarray, "*n_metrics"]
+    upper: Float[np.ndarray, "*n_metrics"]
     """Ends of the difference's bootstrap interval."""
-    p_value: Float[np.ndarray, " n_metrics"]
+    p_value: Float[np.ndarray, "*n_metrics"]
     """Two-sided, of the sign-flip test; not adjusted for the number of metrics (see `holm`)."""
-    detectable: Float[np.ndarray, " n_metrics"]
-    """The smallest true difference that this many users of this spread would have shown with the asked-for power."""
+    detectable: Float[np.ndarray, "*n_metrics"]
+    """The smallest true difference that a test of this many users with this spread detects with the given power."""
     n_users: int
 
 
 def paired_comparison(
-    a: Float[np.ndarray, "n_users n_metrics"],
-    b: Float[np.ndarray, "n_users n_metrics"],
+    a: Values,
+    b: Values,
     *,
     level: float = 0.95,
     power: float = 0.8,
     n_resamples: int = 10_000,
     seed: int = 0,
 ) -> PairedComparison:
-    """Mean differences b - a over users, with intervals, p-values and the smallest differences that could show.
+    """Mean differences b - a over users, with intervals, p-values and the smallest detectable differences.
 
-    Row i of `a` and of `b` are the same user. The interval is the percentile bootstrap over users. The p-value
-    is that of the sign-flip permutation test (Fisher, 1935, § 21; Smucker et al., 2007): had a and b been
-    exchangeable for each user, every sign of a user's difference would have been as likely, and
+    `a` and `b` have the shape [n_users] or [n_users, n_metrics], and row i of both is the same user; the results have
+    the shape [] or [n_metrics]. The interval is the percentile bootstrap over users. The p-value is that of the
+    sign-flip permutation test (Fisher, 1935, section 21; Smucker, Allan and Carterette, 2007): if a and b
+    are exchangeable for each user, both signs of a user's difference are equally likely, and
     p = (1 + #{|T*| >= |T|}) / (n_resamples + 1) for the sum T of differences. The detectable difference is
     (z_{1 - (1 - level) / 2} + z_power) * sd / sqrt(n_users), with the sd of the differences; one user has none.
 
     A metric's results depend on its own values and `seed`, not on the other metrics nor on the order of users.
     A metric with a NaN has NaN results. Where a metric has more than 2,048 distinct differences they are
-    replaced by the means of 2,048 bins of equal width, if that keeps all but 1 part in 10,000 of their variance.
+    replaced by the means of 2,048 bins of equal width, if that loses at most 1 part in 10,000 of their variance.
 
     >>> found = paired_comparison(np.zeros((3, 1)), np.array([[0.5], [0.5], [0.5]]))
     >>> found.difference.item(), found.lower.item(), found.upper.item(), found.detectable.item()
     (0.5, 0.5, 0.5, 0.0)
     >>> round(found.p_value.item(), 1)  # of the 8 choices of signs, 2 are as far from 0: 1/4
     0.2
+
+    Raises:
+      InputError: the shapes differ, there are no users, or an option is out of range.
     """
     if a.shape != b.shape:
         raise InputError(f"a has shape {a.shape} and b {b.shape}; give the same users and metrics in both")
-    n_users, n_metrics = a.shape
+    differences = as_columns(b, "b") - as_columns(a, "a")
+    n_users, n_metrics = differences.shape
     if n_users == 0:
         raise InputError("a and b have 0 users; a comparison needs at least one")
     for name, value in (("level", level), ("power", power)):
         if not 0.0 < value < 1.0:
             raise InputError(f"{name}={value} is outside (0, 1); for {name} 90% pass {name}=0.9")
-    differences = b.astype(np.float64) - a.astype(np.float64)
     lower, upper = difference_intervals(differences, level=level, n_resamples=n_resamples, seed=seed)
     p_value, detectable = np.full((2, n_metrics), np.nan)
-    found = PairedComparison(differences.mean(axis=0), lower, upper, p_value, detectable, n_users)
     z = NormalDist().inv_cdf
     z_sum = z(1.0 - (1.0 - level) / 2.0) + z(power)
     for metric, column in enumerate(differences.T):
         if not np.isfinite(column).all():
             continue
-        found.p_value[metric] = _sign_flip_p_value(column, n_resamples=n_resamples, seed=seed)
+        p_value[metric] = _sign_flip_p_value(column, n_resamples=n_resamples, seed=seed)
         if n_users > 1:
             # Deviations from one user's, so that equal differences have exactly no spread.
-            found.detectable[metric] = z_sum * (column - column[0]).std(ddof=1) / math.sqrt(n_users)
-    return found
+            detectable[metric] = z_sum * (column - column[0]).std(ddof=1) / math.sqrt(n_users)
+    shape = a.shape[1:]
+    return PairedComparison(
+        difference=differences.mean(axis=0).reshape(shape),
+        lower=lower.reshape(shape),
+        upper=upper.reshape(shape),
+        p_value=p_value.reshape(shape),
+        detectable=detectable.reshape(shape),
+        n_users=n_users,
+    )
 
 
 def difference_intervals(
-    differences: Float[np.ndarray, "n_users n_metrics"], *, level: float = 0.95, n_resamples: int = 1000, seed: int = 0
-) -> tuple[Float[np.ndarray, " n_metrics"], Float[np.ndarray, " n_metrics"]]:
-    """As `bootstrap_intervals`, each metric by itself, which is fast where few users have equal rows.
+    differences: Values, *, level: float = 0.95, n_resamples: int = 1000, seed: int = 0
+) -> tuple[Float[np.ndarray, "*n_metrics"], Float[np.ndarray, "*n_metrics"]]:
+    """As `bootstrap_intervals`, but for each metric by itself: faster where few users have equal rows.
 
-    Pairs of ranks make many more distinct rows than ranks do. Bins are those of `paired_comparison`.
+    Pairs of ranks make many more distinct rows than ranks do. Many distinct differences are binned as in
+    `paired_comparison`.
 
     >>> lower, upper = difference_intervals(np.array([[0.5, -1.0], [0.5, 1.0]]))
     >>> lower.tolist(), upper.tolist()
     ([0.5, -1.0], [0.5, 1.0])
     """
     ends = []
-    for column in differences.T:
+    for column in as_columns(differences, "differences").T:
         if np.isfinite(column).all():
             values, n_each = _distinct(column)
             column = np.repeat(values, n_each)
-        ends.append(bootstrap_intervals(column[:, None], level=level, n_resamples=n_resamples, seed=seed))
+        ends.append(bootstrap_intervals(column, level=level, n_resamples=n_resamples, seed=seed))
+    shape = differences.shape[1:]
     lower, upper = np.array(ends).reshape(-1, 2).T
-    return lower, upper
+    return lower.reshape(shape), upper.reshape(shape)
 
 
 def _sign_flip_p_value(differences: Float[np.ndarray, " n_users"], *, n_resamples: int, seed: int) -> float:
-    # Users whose differences have one size are interchangeable: how many of n keep their sign is Binomial(n, 1/2).
+    # Users whose differences have the same size are interchangeable: of n, Binomial(n, 1/2) keep their sign.
     sizes, n_each = _distinct(np.abs(differences[differences != 0.0]))
     total = abs(differences.sum())
     # Sums of the same terms in another order differ in their last digits; these must not break ties.
@@ -125,7 +138,7 @@ def _sign_flip_p_value(differences: Float[np.ndarray, " n_users"], *, n_resample
 def _distinct(
     values: Float[np.ndarray, " n"],
 ) -> tuple[Float[np.ndarray, " n_distinct"], Int[np.ndarray, " n_distinct"]]:
-    """Distinct values and how often each occurs, or the means of bins of near ones where these do as well."""
+    """Distinct values and how often each occurs, or the means and counts of bins where these lose little variance."""
     distinct, n_each = np.unique(values, return_counts=True)
     if len(distinct) <= _MOST_DISTINCT:
         return distinct, n_each
@@ -137,23 +150,3 @@ def _distinct(
     if lost > _VARIANCE_TO_LOSE * np.sum(n_each * (distinct - values.mean()) ** 2):
         return distinct, n_each
     return means[n_in_bin > 0], n_in_bin[n_in_bin > 0].astype(int)
-
-
-def holm(p_values: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
-    """P-values adjusted for their number, so that the chance of any false alarm among them stays below the level.
-
-    Step-down (Holm, 1979): the i-th smallest of m is multiplied by m - i + 1, is at least the one before it and
-    at most 1. NaN stays NaN and is not counted.
-
-    >>> [round(p, 3) for p in holm(np.array([0.01, 0.04, 0.03])).tolist()]
-    [0.03, 0.06, 0.06]
-    """
-    adjusted = np.full(p_values.shape, np.nan)
-    known = ~np.isnan(p_values)
-    order = np.argsort(p_values[known])
-    n = len(order)
-    steps = np.maximum.accumulate((n - np.arange(n)) * p_values[known][order])
-    unsorted = np.empty(n)
-    unsorted[order] = np.minimum(steps, 1.0)
-    adjusted[known] = unsorted
-    return adjusted

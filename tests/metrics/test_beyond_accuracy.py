@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from seqrec.beyond_accuracy import (
+from seqrec.metrics import (
     catalogue_coverage,
     coverage_of_counts,
     exposure_counts,
@@ -224,6 +224,31 @@ def test_jit_and_bfloat16_tables_are_welcome():
     np.testing.assert_allclose(coarse, intra_list_diversity(lists, VECTORS), atol=0.02)
 
 
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int64])
+def test_ids_of_every_integer_type_are_counted_alike(dtype):
+    n_items = 1000
+    lists, counts = np.array([[1, 100, 0], [100, 7, 3]], dtype), np.arange(n_items + 1)
+    assert np.flatnonzero(exposure_counts(lists, n_items=n_items)).tolist() == [1, 3, 7, 100]
+    np.testing.assert_allclose(popularity_bias(lists, counts), [101 / 2, 110 / 3], rtol=1e-6)
+    np.testing.assert_allclose(intra_list_diversity(lists, np.eye(n_items + 1, dtype=np.float32)), [1, 1], rtol=1e-6)
+    assert personal_repeat_share(lists, np.array([[1], [9]])).tolist() == [0.5, 0.0]
+
+
+def test_counts_beyond_32_bits_do_not_wrap():
+    counts = np.array([0, 2**33, 2**31])
+    np.testing.assert_allclose(popularity_bias(jnp.array([[1, 2]]), counts), [(2**33 + 2**31) / 2], rtol=1e-6)
+    np.testing.assert_allclose(novelty(jnp.array([[1], [2]]), counts, n_users=2**33), [0, 2], atol=1e-5)
+    with pytest.raises(InputError, match="beyond int32"):
+        coverage_of_counts(counts)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_the_size_of_vectors_does_not_matter(scale):
+    lists = jnp.array([[1, 2, 3], [4, 5, 6]])
+    expected = intra_list_diversity(lists, VECTORS)
+    np.testing.assert_allclose(intra_list_diversity(lists, VECTORS * np.float32(scale)), expected, rtol=1e-5)
+
+
 def test_no_array_of_users_times_items_is_made():
     n_users, n_items = 512, 4096
     lists, tables = jnp.ones((n_users, 10), jnp.int32), jnp.ones((n_items + 1, 8))
@@ -243,3 +268,12 @@ def test_what_cannot_be_counted_is_refused():
         novelty(jnp.ones((1, 1), jnp.int32), jnp.ones(2), n_users=0)
     with pytest.raises(InputError, match="one count per id"):
         gini_of_counts(jnp.zeros(1, jnp.int32))
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_ids_and_attributes_of_another_type_are_refused():
+    for figure in (lambda lists: gini(lists, n_items=3), lambda lists: popularity_bias(lists, COUNTS)):
+        with pytest.raises(InputError, match="lists are float32; give integers"):
+            figure(jnp.ones((1, 2)))
+    with pytest.raises(InputError, match="attributes are float32; give booleans"):
+        intra_list_diversity_of_attributes(jnp.ones((1, 2), jnp.int32), jnp.ones((3, 2)))

@@ -1,15 +1,16 @@
-"""What recommendation lists are like apart from being right: coverage, concentration, popularity, novelty,
-diversity and repetition.
+"""Properties of recommendation lists beyond accuracy: coverage, concentration, popularity, novelty, diversity and
+repetition.
 
-Everything is computed from `lists`, the items recommended to each user: ids [users, k] as `top_k_items` returns
-them, 0 where a list is shorter. The conventions:
+All are computed from `lists`, the items recommended to each user: ids [users, k] as `top_k_items` returns them, 0
+where a list is shorter. The conventions:
 
-- Ids outside 1..n_items, 0 among them, are empty places. They are counted nowhere.
+- Ids outside 1..n_items are empty places and count nowhere.
 - An item that stands twice in a list counts at each of its places.
-- What is known of items comes in tables with a row an id, row 0 being padding: `item_counts[item_id]`.
+- Tables of items have a row for each id, and row 0 is padding: `item_counts[item_id]`.
 - Figures of the whole catalogue come from `exposure_counts`, which add up over batches and devices.
-- Figures of one user are returned a user. An empty list has NaN, and so has a list of one item where pairs are
-  asked for: sum with `jnp.nansum`, count with `~jnp.isnan`, and divide once, at the end.
+- Figures of users are returned as one value a user. It is NaN for an empty list and, where pairs are compared, for a
+  list of one item: sum with `jnp.nansum`, count with `~jnp.isnan`, and divide once, at the end.
+- An `InputError` is raised where lists are no integers, or a table or a number is out of range.
 
 No array has the shape [users, n_items].
 """
@@ -17,12 +18,13 @@ No array has the shape [users, n_items].
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Integer
 
+from seqrec.metrics.ranks import comparable
 from seqrec.types import InputError
 
-Lists = Int[Array | np.ndarray, "users k"]
-ItemCounts = Int[Array | np.ndarray, " n_items_plus_1"] | Float[Array | np.ndarray, " n_items_plus_1"]
+Lists = Integer[Array | np.ndarray, "users k"]
+ItemCounts = Integer[Array | np.ndarray, " n_items_plus_1"] | Float[Array | np.ndarray, " n_items_plus_1"]
 
 
 def exposure_counts(lists: Lists, *, n_items: int) -> Int[Array, " n_items_plus_1"]:
@@ -33,12 +35,12 @@ def exposure_counts(lists: Lists, *, n_items: int) -> Int[Array, " n_items_plus_
     """
     if n_items < 1:
         raise InputError(f"n_items={n_items} is below 1; pass the size of the catalogue")
-    lists = jnp.asarray(lists)
+    lists = _ids(lists, "lists")
     ids = jnp.where((lists >= 1) & (lists <= n_items), lists, n_items + 1)
     return jnp.zeros(n_items + 1, jnp.int32).at[ids].add(1, mode="drop")
 
 
-def coverage_of_counts(counts: Int[Array | np.ndarray, " n_items_plus_1"]) -> Float[Array, ""]:
+def coverage_of_counts(counts: Integer[Array | np.ndarray, " n_items_plus_1"]) -> Float[Array, ""]:
     """`catalogue_coverage` of the lists that `exposure_counts` counted.
 
     >>> float(coverage_of_counts(jnp.array([0, 0, 1, 2, 0])))
@@ -47,13 +49,13 @@ def coverage_of_counts(counts: Int[Array | np.ndarray, " n_items_plus_1"]) -> Fl
     return jnp.mean(_of_items(counts) > 0)
 
 
-def gini_of_counts(counts: Int[Array | np.ndarray, " n_items_plus_1"]) -> Float[Array, ""]:
+def gini_of_counts(counts: Integer[Array | np.ndarray, " n_items_plus_1"]) -> Float[Array, ""]:
     """`gini` of the lists that `exposure_counts` counted.
 
     >>> float(gini_of_counts(jnp.array([0, 0, 0, 3, 1])))  # shares 0, 0, 1/4, 3/4 weigh -3/4, -1/4, 1/4, 3/4
     0.625
     """
-    exposures = jnp.sort(_of_items(counts)).astype(jnp.float32)
+    exposures = jnp.sort(_of_items(counts).astype(jnp.float32))
     n_items = exposures.size
     # (2i - n - 1) / n for the i-th least exposed item: the weights of two mirrored items cancel.
     weights = jnp.arange(1 - n_items, n_items, 2, dtype=jnp.float32) / n_items
@@ -61,9 +63,9 @@ def gini_of_counts(counts: Int[Array | np.ndarray, " n_items_plus_1"]) -> Float[
 
 
 def catalogue_coverage(lists: Lists, *, n_items: int) -> Float[Array, ""]:
-    """The share of the catalogue that is recommended to anybody (Ge, Delgado-Battenfeld and Jannach, 2010).
+    """The share of the catalogue that is recommended to at least one user (Ge, Delgado-Battenfeld and Jannach, 2010).
 
-    It can only grow with the number of users, so compare models over the same ones.
+    It grows with the number of users, so compare models over the same ones.
 
     >>> float(catalogue_coverage(jnp.array([[2, 3], [3, 0]]), n_items=4))
     0.5
@@ -72,10 +74,9 @@ def catalogue_coverage(lists: Lists, *, n_items: int) -> Float[Array, ""]:
 
 
 def gini(lists: Lists, *, n_items: int) -> Float[Array, ""]:
-    """How unevenly the places of all lists fall on the catalogue: 0 if evenly, (n_items - 1) / n_items if on one item.
+    """The Gini coefficient of the items' exposure counts: 0 if all are equal, (n_items - 1) / n_items if one has all.
 
-    The Gini coefficient of the exposure counts (Fleder and Hosanagar, 2009), over all items, the never
-    recommended ones among them. NaN where nothing is recommended.
+    Fleder and Hosanagar (2009), over all items, those that are never recommended too. NaN where nothing is recommended.
 
     >>> float(gini(jnp.array([[1, 2], [3, 4]]), n_items=4)), float(gini(jnp.array([[1], [1]]), n_items=4))
     (0.0, 0.75)
@@ -84,30 +85,30 @@ def gini(lists: Lists, *, n_items: int) -> Float[Array, ""]:
 
 
 def popularity_bias(lists: Lists, item_counts: ItemCounts) -> Float[Array, " users"]:
-    """Mean popularity of each user's list; its mean over users is the ARP, average recommendation popularity.
+    """Mean popularity of each user's list; its mean over users is the average recommendation popularity, ARP.
 
-    `item_counts` are the interactions with each item in the training data, or their share, by id (Yin et al.,
-    2012; Abdollahpouri, Burke and Mobasher, 2019).
+    `item_counts` are the numbers of interactions with each item in the training data, or their shares, by id (Yin et
+    al., 2012; Abdollahpouri, Burke and Mobasher, 2019).
 
     >>> popularity_bias(jnp.array([[1, 2], [2, 0], [0, 0]]), jnp.array([0, 9, 1])).tolist()
     [5.0, 1.0, nan]
     """
-    return _mean_over_places(lists, jnp.asarray(item_counts))
+    return _mean_over_places(lists, _as_float32(item_counts))
 
 
 def novelty(lists: Lists, item_counts: ItemCounts, *, n_users: int) -> Float[Array, " users"]:
     """Mean self-information of each user's list in bits: -log2 of the share of users who know the item.
 
-    `item_counts` are the training users who interacted with each item, of `n_users` in all (Zhou et al., 2010).
-    An item that nobody knows counts as known to one user, lest it alone be infinitely novel.
+    `item_counts` are the numbers of training users who interacted with each item, out of `n_users` (Zhou et al., 2010).
+    An item without a user counts as known to one; its novelty would be infinite.
 
     >>> novelty(jnp.array([[1, 2], [3, 0], [0, 0]]), jnp.array([0, 8, 2, 0]), n_users=8).tolist()
     [1.0, 3.0, nan]
     """
     if n_users < 1:
         raise InputError(f"n_users={n_users} is below 1; pass the number of users behind item_counts")
-    known = jnp.maximum(jnp.asarray(item_counts), 1).astype(jnp.float32)
-    return _mean_over_places(lists, jnp.log2(n_users) - jnp.log2(known))
+    known = jnp.maximum(_as_float32(item_counts), 1.0)
+    return _mean_over_places(lists, jnp.log2(jnp.float32(n_users)) - jnp.log2(known))
 
 
 def intra_list_diversity(
@@ -115,8 +116,8 @@ def intra_list_diversity(
 ) -> Float[Array, " users"]:
     """1 - the mean cosine similarity of the pairs of items in each list (Ziegler et al., 2005, with cosines).
 
-    0 if all point the same way, 1 if they are orthogonal, above 1 if opposed. An item whose vector is zero is
-    similar to none. Vectors of the evaluated model itself flatter or blame it: take them from elsewhere.
+    0 if all vectors point the same way, 1 if they are orthogonal, above 1 if they are opposed. An item whose vector is
+    zero has similarity 0 with all. Take vectors that the evaluated model did not learn: its own would bias the figure.
 
     >>> vectors = jnp.array([[0.0, 0.0], [1.0, 0.0], [2.0, 0.0], [0.0, 1.0]])
     >>> intra_list_diversity(jnp.array([[1, 2, 0], [1, 2, 3], [3, 0, 0]]), vectors).tolist()  # 0, 2/3, no pair
@@ -126,16 +127,18 @@ def intra_list_diversity(
     def of_list(items: Int[Array, " k"]) -> Float[Array, ""]:
         filled = _filled(items, vectors.shape[0])
         chosen = jnp.where(filled[:, None], vectors[jnp.where(filled, items, 0)], 0.0).astype(jnp.float32)
+        largest = jnp.max(jnp.abs(chosen), axis=1, keepdims=True)
+        chosen = chosen / jnp.where(largest == 0.0, 1.0, largest)  # squares of large entries exceed float32
         norms = jnp.linalg.norm(chosen, axis=1, keepdims=True)
         units = chosen / jnp.where(norms == 0.0, 1.0, norms)
         # |sum of units|^2 is the sum over all ordered pairs, those of an item with itself included.
         similarity = jnp.sum(jnp.sum(units, axis=0) ** 2) - jnp.sum(units**2)
         n_filled = jnp.sum(filled)
-        # Over no pair the similarity is 0 only up to rounding, which 0 / 0 would not forgive.
+        # Without a pair the similarity is 0 only up to rounding, so 0 / 0 would not always be NaN.
         return jnp.where(n_filled > 1, 1.0 - similarity / (n_filled * (n_filled - 1)), jnp.nan)
 
     vectors = jnp.asarray(item_vectors)
-    return jax.vmap(of_list)(jnp.asarray(lists))
+    return jax.vmap(of_list)(_ids(lists, "lists"))
 
 
 def intra_list_diversity_of_attributes(
@@ -143,9 +146,8 @@ def intra_list_diversity_of_attributes(
 ) -> Float[Array, " users"]:
     """The mean Jaccard distance of the pairs of items in each list, by the attributes that each item has.
 
-    Of two items it is 1 - (attributes in common) / (attributes of either). With one attribute an item, such as
-    its artist in one-hot rows, this is the share of pairs that differ. Two items without any have nothing in
-    common: 1.
+    Jaccard (1901): 1 - (attributes in common) / (attributes of either). With one attribute an item, such as its artist
+    in one-hot rows, it is the share of pairs that differ. Two items without attributes have distance 1.
 
     >>> genres = jnp.array([[False, False], [True, False], [True, True], [False, True]])
     >>> lists = jnp.array([[1, 2, 0], [1, 3, 0], [1, 2, 3], [1, 0, 0]])
@@ -163,15 +165,16 @@ def intra_list_diversity_of_attributes(
         return 1.0 - jnp.sum(common / jnp.maximum(either, 1.0), where=pairs) / jnp.sum(pairs)
 
     table = jnp.asarray(attributes)
-    return jax.vmap(of_list)(jnp.asarray(lists))
+    if table.dtype != bool:
+        raise InputError(f"attributes are {table.dtype}; give booleans, True where an item has an attribute")
+    return jax.vmap(of_list)(_ids(lists, "lists"))
 
 
-def personal_repeat_share(lists: Lists, histories: Int[Array | np.ndarray, "users h"]) -> Float[Array, " users"]:
-    """The share of each user's list that is already in the user's own history; 0 fills both.
+def personal_repeat_share(lists: Lists, histories: Integer[Array | np.ndarray, "users h"]) -> Float[Array, " users"]:
+    """The share of each user's list that is already in the user's own history; 0 pads both.
 
     Music and groceries are consumed again, so neither 0 nor 1 is the aim: compare with the share of repeats among
-    the held-out items (Anderson et al., 2014). No table says where the catalogue ends, so every id above 0 is an
-    item here.
+    the held-out items (Anderson et al., 2014). Every id above 0 is an item here.
 
     >>> lists, histories = jnp.array([[1, 2], [3, 0], [0, 0]]), jnp.array([[2, 5, 2], [4, 0, 0], [1, 0, 0]])
     >>> personal_repeat_share(lists, histories).tolist()
@@ -185,13 +188,26 @@ def personal_repeat_share(lists: Lists, histories: Int[Array | np.ndarray, "user
 
     if len(lists) != len(histories):
         raise InputError(f"lists has {len(lists)} users and histories {len(histories)}; pass one history a list")
-    return jax.vmap(of_list)(jnp.asarray(lists), jnp.asarray(histories))
+    return jax.vmap(of_list)(_ids(lists, "lists"), _ids(histories, "histories"))
 
 
-def _of_items(counts: Int[Array | np.ndarray, " n_items_plus_1"]) -> Int[Array, " n_items"]:
+def _of_items(counts: Integer[Array | np.ndarray, " n_items_plus_1"]) -> Integer[Array, " n_items"]:
     if counts.ndim != 1 or counts.shape[0] < 2:
         raise InputError(f"counts has shape {counts.shape}; pass one count per id 0..n_items, n_items at least 1")
-    return jnp.asarray(counts)[1:]
+    return comparable(counts, "counts")[1:]
+
+
+def _ids(ids: Array | np.ndarray, name: str) -> Integer[Array, "..."]:
+    """Ids in a type that holds the size of any catalogue."""
+    if not jnp.issubdtype(ids.dtype, jnp.integer):
+        raise InputError(f"{name} are {ids.dtype}; give integers, item ids and 0 for an empty place")
+    ids = comparable(ids, name)
+    return ids.astype(jnp.promote_types(ids.dtype, jnp.int32))
+
+
+def _as_float32(counts: ItemCounts) -> Float[Array, " n_items_plus_1"]:
+    """The counts as floats, large ones too, which jax would wrap from 64 to 32 bits."""
+    return jnp.asarray(np.asarray(counts, np.float32) if isinstance(counts, np.ndarray) else counts, jnp.float32)
 
 
 def _filled(items: Int[Array, "*shape"], n_rows: int) -> Bool[Array, "*shape"]:
@@ -203,7 +219,6 @@ def _mean_over_places(lists: Lists, of_item: Array) -> Float[Array, " users"]:
 
     def of_list(items: Int[Array, " k"]) -> Float[Array, ""]:
         filled = _filled(items, of_item.size)
-        values = of_item[jnp.where(filled, items, 0)].astype(jnp.float32)
-        return jnp.sum(values, where=filled) / jnp.sum(filled)
+        return jnp.sum(of_item[jnp.where(filled, items, 0)], where=filled) / jnp.sum(filled)
 
-    return jax.vmap(of_list)(jnp.asarray(lists))
+    return jax.vmap(of_list)(_ids(lists, "lists"))

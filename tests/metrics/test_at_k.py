@@ -24,8 +24,8 @@ from seqrec.metrics import (
     precision_at_k,
     recall_at_k,
     reciprocal_rank,
+    target_ranks,
 )
-from seqrec.ranking import target_ranks
 from seqrec.types import InputError
 
 N_ITEMS = 12
@@ -60,6 +60,33 @@ def test_a_fractional_rank_is_a_hit_only_if_it_is_within_k():
 @pytest.mark.parametrize("rank", [math.nan, math.inf, -math.inf, 0.0, -1.0])
 def test_what_is_no_rank_scores_zero(rank):
     assert {float(value[0]) for value in metric_values(jnp.array([rank])).values()} == {0.0}
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "int8", "uint8", "int32", "int64"])
+def test_values_and_sums_are_float32_whatever_type_the_ranks_have(dtype):
+    # 70,000 reciprocal ranks add up to more than float16 holds, and a rank of 3 to more ones than it counts.
+    ranks = np.tile([1, 3], 35_000)
+    typed = jnp.asarray(ranks, dtype) if dtype == "bfloat16" else ranks.astype(dtype)
+    values = metric_values(typed[:2], ks=(3,), at_k=tuple(AT_K), without_k=("mrr", "mean_rank"))
+    assert {str(value.dtype) for value in values.values()} == {"float32"}
+    found = means(metric_sums(typed, ks=(3,), without_k=("mrr", "mean_rank")))
+    np.testing.assert_allclose(
+        [found[name] for name in ("recall@3", "ndcg@3", "mrr", "mean_rank")], [1, 3 / 4, 2 / 3, 2], rtol=1e-5
+    )
+    np.testing.assert_allclose(mean_rank(jnp.asarray(typed)), 2, rtol=1e-5)
+
+
+def test_ranks_in_64_bits_do_not_wrap_to_the_first_place():
+    assert metric_values(np.array([2**32 + 1]))["mrr"][0] == np.float32(1 / (2**32 + 1))
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("ranks", [np.array([True, True]), np.array([1.0 + 0j]), np.array(["1"])])
+def test_ranks_that_are_no_numbers_are_refused(ranks):
+    with pytest.raises(InputError, match="give numbers, 1 for the first place"):
+        metric_values(ranks)
+    with pytest.raises(InputError, match="is a single number"):
+        metric_values(jnp.array(1.0))
 
 
 @pytest.mark.parametrize("transform", [lambda f: f, jax.jit])

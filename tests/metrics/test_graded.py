@@ -12,16 +12,16 @@ import rax
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seqrec.graded import (
+from seqrec.metrics import (
     ap_metric,
     dcg_metric,
     hit_metric,
+    metric_values,
     mrr_metric,
     ndcg_metric,
     precision_metric,
     recall_metric,
 )
-from seqrec.metrics import metric_values
 from seqrec.types import InputError
 
 METRICS = {
@@ -293,6 +293,51 @@ def test_scores_in_bfloat16_tie_where_they_round_to_the_same_number():
     assert float(ndcg_metric(scores, labels.astype(jnp.bfloat16), topn=1)) == 0.5
 
 
+@pytest.mark.parametrize("dtype", ["bool", "uint8", "int8", "int16", "uint32", "int32", "int64", "float16"])
+def test_scores_of_every_type_rank_in_their_own_order(dtype):
+    rng = np.random.default_rng(1)
+    if dtype in ("bool", "float16"):
+        ends = [0, 1]
+    else:
+        kind = np.iinfo(min(np.dtype(dtype), np.dtype("int32"), key=lambda each: each.itemsize))
+        ends = [kind.min, kind.min + 1, 0, kind.max - 1, kind.max]
+    scores = rng.choice(ends, (20, N_ITEMS)).astype(dtype)
+    labels, where = rng.integers(0, 2, (20, N_ITEMS)), rng.random((20, N_ITEMS)) < 0.8
+    # Places of the distinct values are small numbers in the same order, which float32 holds.
+    places = np.unique(scores, return_inverse=True)[1].reshape(scores.shape).astype(np.float32)
+    expected = all_metrics(places, labels, where, topn=3)
+    for name, values in all_metrics(scores, labels, where, topn=3).items():
+        np.testing.assert_array_equal(values, expected[name], name)
+
+
+def test_the_smallest_score_of_a_type_stands_last():
+    for dtype in (np.uint8, np.int8, np.int32):
+        low = np.iinfo(dtype).min
+        value = mrr_metric(np.array([low, low + 2, low + 1], dtype), np.array([1, 0, 0]))
+        np.testing.assert_allclose(value, 1 / 3, rtol=1e-6)
+    # 2^24 and 2^24 + 1 are one number in float32.
+    assert mrr_metric(np.array([2**24, 2**24 + 1], np.int32), np.array([1, 0])) == 1 / 2
+
+
+@pytest.mark.parametrize("label", [60, 64, 100, 127, 128, 1000])
+def test_ndcg_of_large_labels_is_finite(label):
+    # The item of the large label is second: (2^label - 1) / log2(3), and 1 in place 1, over the best order's.
+    gain = 2**label - 1
+    by_hand = (1 + gain / math.log2(3)) / (gain + 1 / math.log2(3)) if label < 1000 else 1 / math.log2(3)
+    scores, labels = np.array([2.0, 1.0]), np.array([1, label])
+    np.testing.assert_allclose(ndcg_metric(scores, labels), by_hand, rtol=1e-6)
+    assert math.isinf(dcg_metric(scores, labels)) == (label >= 128)
+
+
+def test_labels_of_every_type_are_the_same_relevance():
+    scores, labels = jnp.arange(6.0), np.array([1, 0, 0, 1, 1, 0])
+    expected = all_metrics(scores, labels, jnp.ones(6, bool), topn=4)
+    for dtype in (bool, np.uint8, np.int8, np.int64, np.float16, np.float64):
+        found = all_metrics(scores, labels.astype(dtype), jnp.ones(6, bool), topn=4)
+        for name, value in found.items():
+            np.testing.assert_array_equal(value, expected[name], name)
+
+
 @pytest.mark.parametrize("n_relevant", [1, 50, 19_999])
 def test_long_ties_stay_exact(n_relevant):
     n_items, topn = 20_000, 100
@@ -323,6 +368,10 @@ def test_what_cannot_be_ranked_is_refused():
         ndcg_metric(jnp.ones(3), jnp.ones(3), topn=0)
     with pytest.raises(InputError, match="at least one item"):
         recall_metric(jnp.ones((2, 0)), jnp.ones((2, 0)))
+    with pytest.raises(InputError, match="scores go from 0 to 4294967296, beyond int32"):
+        mrr_metric(np.array([0, 2**32]), np.ones(2))
+    with pytest.raises(InputError, match="labels go from"):
+        mrr_metric(np.ones(2), np.array([0, 2**32]))
 
 
 def untied_cases():

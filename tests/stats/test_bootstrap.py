@@ -7,8 +7,8 @@ import sys
 import numpy as np
 import pytest
 
-from seqrec import intervals
-from seqrec.intervals import bootstrap_intervals
+from seqrec.metrics import metric_values
+from seqrec.stats import bootstrap, bootstrap_intervals
 from seqrec.types import InputError
 
 
@@ -59,6 +59,36 @@ def test_the_interval_of_a_mean_over_rows_is_that_of_a_ratio_of_sums():
     np.testing.assert_allclose(upper - lower, 2 * 1.96 * standard_error, rtol=0.07)
 
 
+@pytest.mark.parametrize("dtype", [bool, np.int64, np.float32, np.float64])
+def test_one_metric_needs_no_axis_of_metrics(dtype):
+    values = (np.random.default_rng(6).random(40) < 0.5).astype(dtype)
+    users = np.arange(40) // 2
+    for options in ({}, {"users": users}):
+        ends = bootstrap_intervals(values, **options)
+        column = bootstrap_intervals(values[:, None].astype(np.float64), **options)
+        assert [end.shape for end in ends] == [(), ()]
+        np.testing.assert_array_equal(ends, np.ravel(column))
+
+
+def test_values_of_the_metrics_come_as_jax_has_them():
+    ndcg = metric_values(np.array([1.0, 2.0, 30.0]))["ndcg@10"]
+    np.testing.assert_array_equal(bootstrap_intervals(ndcg), bootstrap_intervals(np.asarray(ndcg, np.float64)))
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("values", "users", "message"),
+    [
+        (np.array(1.0), None, r"values has shape \(\); give \[n_users\] or"),
+        (np.ones((2, 3, 4)), None, r"values has shape \(2, 3, 4\)"),
+        (np.ones(3), np.arange(2), r"users has shape \(2,\) for 3 rows"),
+    ],
+)
+def test_values_or_users_of_another_shape_are_refused(values, users, message):
+    with pytest.raises(InputError, match=message):
+        bootstrap_intervals(values, users=users)
+
+
 @pytest.mark.parametrize("value", [0.0, 0.1, 1 / 3])
 def test_equal_values_leave_nothing_to_doubt(value):
     others = np.arange(7.0)
@@ -83,7 +113,7 @@ def test_the_seed_decides_and_the_order_of_users_does_not():
 def test_blocks_bound_memory_and_change_nothing(monkeypatch):
     values = np.random.default_rng(6).random((30, 2))
     whole = bootstrap_intervals(values, n_resamples=100)
-    monkeypatch.setattr(intervals, "_CELLS_PER_BLOCK", 7 * 30)  # 100 resamples as 14 blocks of 7 and one of 2
+    monkeypatch.setattr(bootstrap, "_CELLS_PER_BLOCK", 7 * 30)  # 100 resamples as 14 blocks of 7 and one of 2
     np.testing.assert_allclose(whole, bootstrap_intervals(values, n_resamples=100), rtol=1e-12)
 
 
@@ -110,7 +140,7 @@ def test_no_resamples_are_refused():
         bootstrap_intervals(np.ones((2, 1)), n_resamples=0)
 
 
-@pytest.mark.parametrize("module", ["seqrec.intervals", "seqrec.baselines"])
-def test_neither_intervals_nor_baselines_need_jax(module):
+@pytest.mark.parametrize("module", ["seqrec.stats", "seqrec.baselines.numpy_ranks", "seqrec.baselines"])
+def test_neither_statistics_nor_baselines_need_jax(module):
     check = f"import sys, {module}; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from jaxtyping import TypeCheckError
 
-from seqrec import paired
-from seqrec.paired import holm, paired_comparison
+from seqrec.stats import difference_intervals, paired, paired_comparison
 from seqrec.types import InputError
 
 
@@ -138,6 +137,16 @@ def test_neither_other_metrics_nor_the_order_of_users_change_a_metrics_results()
         np.testing.assert_allclose(ours[0], theirs[1], rtol=1e-12)
 
 
+def test_one_metric_needs_no_axis_of_metrics():
+    random = np.random.default_rng(12)
+    a, b = (random.random((2, 30)) < 0.5).astype(np.float32)
+    alone, column = paired_comparison(a, b), paired_comparison(a[:, None], b[:, None])
+    for ours, theirs in zip(alone[:5], column[:5], strict=True):
+        assert ours.shape == ()
+        assert float(ours) == theirs[0]
+    np.testing.assert_array_equal(difference_intervals(b - a), np.ravel(difference_intervals((b - a)[:, None])))
+
+
 def test_a_constant_gain_is_certain():
     found = compared(np.zeros(30), np.full(30, 0.1), n_resamples=999)
     assert found.lower[0] == found.upper[0] == pytest.approx(0.1)
@@ -215,22 +224,3 @@ def test_one_row_is_not_spread_over_all_users():
     # Where annotations are checked, as in these tests, they object before the function does.
     with pytest.raises((InputError, TypeCheckError)):
         paired_comparison(np.zeros((2, 1)), np.zeros((1, 1)))
-
-
-def test_holm_on_an_example_by_hand():
-    # Sorted: .005 x 4 = .02, .01 x 3 = .03, .03 x 2 = .06, .04 x 1 = .04 but at least the one before: .06.
-    np.testing.assert_allclose(holm(np.array([0.01, 0.04, 0.03, 0.005])), [0.03, 0.06, 0.06, 0.02])
-
-
-def test_holm_keeps_shape_and_nan_and_stays_below_one():
-    adjusted = holm(np.array([[0.5, math.nan], [0.9, 0.001]]))
-    np.testing.assert_allclose(adjusted, [[1.0, math.nan], [1.0, 0.003]])
-    assert holm(np.array([0.2])).tolist() == [0.2]
-    assert holm(np.array([])).tolist() == []
-
-
-def test_holm_raises_a_false_alarm_among_twenty_in_one_of_twenty_cases():
-    p_values = np.random.default_rng(11).random((2000, 20))
-    alarms = np.mean([holm(row).min() <= 0.05 for row in p_values])
-    # The chance is 1 - (1 - .05/20)^20, just below .05.
-    assert abs(alarms - (1 - (1 - 0.05 / 20) ** 20)) <= 4 * math.sqrt(0.05 * 0.95 / 2000)
