@@ -67,7 +67,7 @@ def rank_targets(
             ranked &= jnp.any(targets[:, :, None] == allow[:, None, :], axis=-1)
         return jnp.where(ranked, ranks, jnp.nan), n_candidates
 
-    each = targets if targets.ndim == 2 else targets[:, None]
+    each = (targets if targets.ndim == 2 else targets[:, None]).astype(jnp.int32)  # int8 holds no n_items
     rows = (hidden, each, *_item_lists(hidden, exclude, allow), boosts)
     ranks, n_candidates = _over_user_blocks(rank, rows, item_table, n_items=n_items, block_users=block_users)
     return ranks.reshape(targets.shape), n_candidates
@@ -173,13 +173,13 @@ def _item_lists(
     if allow is not None:
         chex.assert_rank(allow, 2)
         chex.assert_type(allow, int)
-        allow = jnp.broadcast_to(allow, (len(hidden), allow.shape[1]))
+        allow = jnp.broadcast_to(allow, (len(hidden), allow.shape[1])).astype(jnp.int32)
     if exclude is None:
         return jnp.zeros((len(hidden), 0), jnp.int32), allow
     chex.assert_rank(exclude, 2)
     chex.assert_type(exclude, int)
     chex.assert_equal_shape_prefix([hidden, exclude], 1)
-    return exclude, allow
+    return exclude.astype(jnp.int32), allow
 
 
 def _scores(hidden: Float[Array, "users d_model"], shard: CatalogueShard) -> Float[Array, "users n_rows"]:

@@ -58,10 +58,9 @@ def seq2seq(config: Seq2SeqConfig, *, n_items: int, max_length: int) -> Encoder:
     sizes = config.encoder
     reader = transformer(sizes, n_items=n_items, max_length=max_length)
     parts = {"attention": attention_specs(sizes.d_model), "cross_attention": cross_attention_specs(sizes.d_model)}
-    decoder_specs = {
-        "blocks": [block_specs(sizes, parts) for _ in range(config.n_decoder_blocks)],
-        "final_norm": norm_specs(sizes.norm, sizes.d_model),
-    }
+    decoder_specs: Params = {"blocks": [block_specs(sizes, parts) for _ in range(config.n_decoder_blocks)]}
+    if sizes.norm_first:
+        decoder_specs["final_norm"] = norm_specs(sizes.norm, sizes.d_model)
 
     def remember(
         params: Params,

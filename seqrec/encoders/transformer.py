@@ -177,8 +177,9 @@ def transformer(config: TransformerConfig, *, n_items: int, max_length: int, tim
     specs: Params = {
         "item_table": item_table_spec(n_items, config.d_model),
         "blocks": [block_specs(config, parts) for _ in range(config.n_blocks)],
-        "final_norm": norm_specs(config.norm, config.d_model),
     }
+    if config.norm_first:
+        specs["final_norm"] = norm_specs(config.norm, config.d_model)
     if config.positions == "learned":
         normal = jax.nn.initializers.normal(0.02)
         specs["position_table"] = ParamSpec((max_length, config.d_model), ("positions", "embed"), normal)

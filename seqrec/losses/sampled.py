@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from seqrec.losses.blocks import Mixture
-from seqrec.losses.softmax import CatalogueLoss, check_item_table, count_targets, refuse_probabilities
+from seqrec.losses.softmax import CatalogueLoss, check_item_table, count_targets, nan_if_outside, refuse_probabilities
 from seqrec.negatives import Negatives, Sampler
 from seqrec.types import Batch, InputError, Scalar
 
@@ -124,7 +124,8 @@ def sampled_loss(score_loss: ScoreLoss, sampler: Sampler, *, temperature: Scalar
                 raise InputError("mixture needs probabilities; use sampled_softmax or softmax_loss")
             losses = -jnp.logaddexp(mixture.log_share - losses, mixture.log_mass)
         losses = losses if weights is None else losses * jax.lax.stop_gradient(weights)
-        return jnp.sum(losses, where=targets > 0), count_targets(targets, weights)
+        total = nan_if_outside(jnp.sum(losses, where=targets > 0), targets, n_items)
+        return total, count_targets(targets, weights)
 
     return loss
 
@@ -198,7 +199,8 @@ def scalable_cross_entropy_loss(
     if weights is not None:
         weights = jax.lax.stop_gradient(weights.reshape(-1))
         largest = largest * weights
-    return jnp.sum(largest, where=counted > 0), count_targets(counted, weights)
+    total = nan_if_outside(jnp.sum(largest, where=counted > 0), targets, n_items)
+    return total, count_targets(counted, weights)
 
 
 def _mean(values: Array, where: Array) -> Array:

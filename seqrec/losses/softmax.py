@@ -95,6 +95,8 @@ def softmax_loss(
 ) -> tuple[Float[Array, ""], Shaped[Array, ""]]:
     """Sum of cross-entropies against the whole catalogue, in nats, and the number of targets; target 0 is skipped.
 
+    A target above `n_items` makes the sum NaN.
+
     With `weights`, which are constants, each target counts as much as its own. Scores are divided by `temperature`.
     With `label_smoothing` the label keeps the rest of that share, which all items divide evenly (Szegedy et al. 2016,
     section 7). `z_loss` times the squared log of the normaliser is added (Chowdhery et al. 2022, section 5). Products
@@ -151,7 +153,12 @@ def softmax_loss(
         weighed = hidden if weights is None else hidden * weights[..., None]
         sum_of_states = jnp.sum(weighed, axis=(0, 1), where=(targets > 0)[..., None], dtype=jnp.float32)
         total -= label_smoothing * jnp.dot(sum_of_states, mean_item)
-    return total, count_targets(targets, weights)
+    return nan_if_outside(total, targets, n_items), count_targets(targets, weights)
+
+
+def nan_if_outside(total: Float[Array, ""], targets: Int[Array, "*shape"], n_items: int) -> Float[Array, ""]:
+    """The total, or NaN where a target is no item: under jit nothing can be raised, and a wrong sum would go unseen."""
+    return jnp.where(jnp.any(targets > n_items), jnp.nan, total)
 
 
 def count_targets(targets: Int[Array, "*shape"], weights: Float[Array, "*shape"] | None = None) -> Shaped[Array, ""]:
