@@ -5,7 +5,7 @@ import jax
 import numpy as np
 import pytest
 
-from seqrec.data.batches import History, make_queries, training_batches
+from seqrec.data.batches import EventFields, History, make_queries, training_batches
 from seqrec.data.behaviour import BehaviourConfig, features_at, position_features
 from seqrec.data.splits import leave_last_out
 from seqrec.data.store import sequence_store
@@ -137,7 +137,7 @@ def changed_at(store, place):
 @every_encoder
 def test_a_state_depends_on_the_events_up_to_its_own(name, user_file):
     store, split, features, model, params = a_model(name, user_file)
-    options = {"max_length": LENGTH, "batch_size": 12, "seed": 0, "features": features}
+    options = {"max_length": LENGTH, "batch_size": 12, "seed": 0, "fields": EventFields(features=features)}
     encode = jax.jit(model.encoder.encode)
     # The third event of the first user, whose first six are read and six next ones predicted.
     batch = training_batches(store, split, **options).batch(0)
@@ -155,7 +155,7 @@ def test_a_state_depends_on_the_events_up_to_its_own(name, user_file):
 @every_encoder
 def test_a_query_does_not_depend_on_the_held_out_event(name, user_file):
     store, split, features, model, params = a_model(name, user_file)
-    options = {"max_length": LENGTH, "batch_size": 12, "mask_seen": False, "features": features}
+    options = {"max_length": LENGTH, "batch_size": 12, "mask_seen": False, "fields": EventFields(features=features)}
     step = make_top_step(model, k=N_ITEMS)
     scores, of_target, of_last = (
         top_items(step, params, make_queries(each, split.test, **options)).scores
@@ -184,7 +184,9 @@ def each_in_its_own_row(batch):
 def test_states_do_not_depend_on_how_histories_are_packed(name, user_file):
     store, split, features, model, params = a_model(name, user_file, a_store(n_events=5))
     encode = jax.jit(model.encoder.encode)
-    batch = training_batches(store, split, max_length=LENGTH, batch_size=12, seed=0, features=features).batch(0)
+    batch = training_batches(
+        store, split, max_length=LENGTH, batch_size=12, seed=0, fields=EventFields(features=features)
+    ).batch(0)
     alone, segments = each_in_its_own_row(batch)
     assert len(segments) == 12 > len(batch.items)
     packed, separate = np.asarray(encode(params, batch)), np.asarray(encode(params, alone))
@@ -196,7 +198,7 @@ def test_states_do_not_depend_on_how_histories_are_packed(name, user_file):
 @every_encoder
 def test_recommendations_rank_items_as_queries_do(name, user_file):
     store, split, features, model, params = a_model(name, user_file)
-    options = {"max_length": LENGTH, "batch_size": 12, "mask_seen": False, "features": features}
+    options = {"max_length": LENGTH, "batch_size": 12, "mask_seen": False, "fields": EventFields(features=features)}
     table = evaluate(make_eval_step(model), params, make_queries(store, split.test, **options))
     recommend = make_recommend(model)
     for user in (0, 5):
@@ -225,7 +227,9 @@ def test_training_traces_once_and_the_steps_lower_for_every_platform(name, user_
     store, split, features, model, _ = a_model(name, user_file, loss=loss)
     optimizer = make_optimizer(OptimizerConfig(), model.specs, n_steps=10)
     step = make_train_step(model, optimizer, seed=0, average_decay=0.9)
-    batches = training_batches(store, split, max_length=LENGTH, batch_size=4, seed=0, features=features)
+    batches = training_batches(
+        store, split, max_length=LENGTH, batch_size=4, seed=0, fields=EventFields(features=features)
+    )
     state = init_state(model, optimizer, seed=0)
     before = jax.tree.map(np.asarray, state.params["behaviour"])
     for number in range(3):
@@ -237,7 +241,7 @@ def test_training_traces_once_and_the_steps_lower_for_every_platform(name, user_
     *_, model, _ = a_model(name, user_file)
     step = make_train_step(model, optimizer, seed=0, average_decay=0.9)
     [queries] = make_queries(
-        store, split.test, max_length=LENGTH, batch_size=12, mask_seen=True, features=features
+        store, split.test, max_length=LENGTH, batch_size=12, mask_seen=True, fields=EventFields(features=features)
     ).batches()
     for program, *given in ((step, state, batches.batch(0)), (make_eval_step(model), state.params, queries)):
         assert jax.export.export(program, platforms=("tpu", "cuda"))(*given).platforms == ("tpu", "cuda")
@@ -283,11 +287,13 @@ def mean_ndcg(*, event_features=(), shuffled=(), n_users=150, n_events=22):
     model = with_event_features(softmax_model(plain), features)
     optimizer = make_optimizer(OptimizerConfig(learning_rate=1e-2, warmup_steps=10), model.specs, n_steps=150)
     step = make_train_step(model, optimizer, seed=0, average_decay=0.9)
-    batches = training_batches(store, split, max_length=n_events, batch_size=50, seed=0, features=features)
+    batches = training_batches(
+        store, split, max_length=n_events, batch_size=50, seed=0, fields=EventFields(features=features)
+    )
     state = init_state(model, optimizer, seed=0)
     for number in range(150):
         state, _ = step(state, batches.batch(number))
-    options = {"max_length": n_events, "batch_size": 50, "mask_seen": False, "features": features}
+    options = {"max_length": n_events, "batch_size": 50, "mask_seen": False, "fields": EventFields(features=features)}
     ranks = evaluate(make_eval_step(model), state.averaged, make_queries(store, split.test, **options)).rank
     return float(np.mean(np.where(ranks <= 10, 1 / np.log2(ranks + 1), 0.0)))
 

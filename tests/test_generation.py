@@ -1,4 +1,4 @@
-"""Continuations: equal with a cache and without, the likeliest where those are known, sampled by their probabilities."""
+"""Continuations: equal with a cache and without, the likeliest where known, sampled by their probabilities."""
 
 import functools
 
@@ -190,9 +190,7 @@ def test_no_item_is_repeated_or_excluded(rows, excluded, method, seed):
     model, params = a_model()
     config = DecodingConfig(method, beam_width=3, temperature=3.0)
     histories = histories_of(*rows, excluded=excluded)
-    for row in continued(
-        model, params, histories, n=5, config=config, key=jax.random.key(seed)
-    ).items.tolist():
+    for row in continued(model, params, histories, n=5, config=config, key=jax.random.key(seed)).items.tolist():
         assert len(set(row)) == 5
         assert not set(row) & set(excluded)
         assert all(1 <= item <= N_ITEMS for item in row)
@@ -214,9 +212,7 @@ def test_items_repeat_where_they_may():
     model, params = a_model()
     certain = params["item_table"].at[7].multiply(100.0)
     config = DecodingConfig("sample", temperature=0.01, no_repeat=False)
-    found = continued(
-        model, params | {"item_table": certain}, HISTORIES, n=5, config=config, key=jax.random.key(0)
-    )
+    found = continued(model, params | {"item_table": certain}, HISTORIES, n=5, config=config, key=jax.random.key(0))
     assert any(len(set(row)) < 5 for row in found.items.tolist())
 
 

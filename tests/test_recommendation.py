@@ -77,7 +77,9 @@ def test_a_model_that_reads_times_is_given_those_of_its_items_and_of_the_query(t
     jax.effects_barrier()
     assert [each.tolist() for each in read] == [[[0, 5, 6]], [[5, 6, 70]]][: len(read)]
     assert len(read) == (1 if times == "history" else 2)
-    with pytest.raises(InputError, match="the model reads times; give the seconds of each item and, last, of the query"):
+    with pytest.raises(
+        InputError, match="the model reads times; give the seconds of each item and, last, of the query"
+    ):
         recommend(params, History([4, 5], times=[10, 20]), 1)
 
 

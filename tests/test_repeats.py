@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from packed_rows import rows_of
 
-from seqrec.data.batches import make_queries, training_batches
+from seqrec.data.batches import Windows, make_queries, training_batches
 from seqrec.data.splits import leave_last_out
 from seqrec.data.store import store_from_sequences
 from seqrec.data.synthetic import ListeningConfig, best_possible_ndcg, simulate_events
@@ -201,7 +201,9 @@ def test_a_chance_that_no_item_comes_back_leaves_the_softmax():
     mixture = mixture_of(never, BATCH.items, BATCH.next_items)
     table, targets = params["item_table"], BATCH.next_items
     plain, _ = softmax_loss(hidden, table, targets, n_items=N_ITEMS)
-    np.testing.assert_allclose(softmax_loss(hidden, table, targets, n_items=N_ITEMS, mixture=mixture)[0], plain, rtol=1e-6)
+    np.testing.assert_allclose(
+        softmax_loss(hidden, table, targets, n_items=N_ITEMS, mixture=mixture)[0], plain, rtol=1e-6
+    )
 
 
 # A planted truth
@@ -221,7 +223,7 @@ def a_world():
 def ndcg_of(model, store, n_steps=150):
     split = leave_last_out(store)
     sizes = {"max_length": 50, "batch_size": 32}
-    batches = training_batches(store, split, **sizes, seed=0, whole_histories=True)
+    batches = training_batches(store, split, **sizes, seed=0, windows=Windows(whole=True))
     optimizer = make_optimizer(OptimizerConfig(learning_rate=5e-3, warmup_steps=20), model.specs, n_steps=n_steps)
     step = make_train_step(model, optimizer, seed=0, average_decay=0.9)
     state = init_state(model, optimizer, seed=0)

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from seqrec import sharding
-from seqrec.data.batches import make_queries, training_batches
+from seqrec.data.batches import Share, make_queries, training_batches
 from seqrec.data.splits import leave_last_out
 from seqrec.data.store import store_from_sequences
 from seqrec.encoders.transformer import TransformerConfig, transformer
@@ -159,7 +159,8 @@ def runs(tmp_path_factory):
 
 @pytest.mark.parametrize("mesh", MESHES)
 @pytest.mark.parametrize(
-    "what", ["loss", "softmax", "seen", "in_chunks", "sampled", "params", "averaged", "ranks", "metrics", "mixture", "allowed"]
+    "what",
+    ["loss", "softmax", "seen", "in_chunks", "sampled", "params", "averaged", "ranks", "metrics", "mixture", "allowed"],
 )
 def test_eight_devices_compute_what_one_does(runs, mesh, what):
     names = [name for name in runs["none"] if name.startswith(what)]
@@ -249,15 +250,15 @@ def measure() -> dict[str, np.ndarray]:
     histories = [generator.integers(1, N_ITEMS + 1, generator.integers(3, 12)).tolist() for _ in range(60)]
     store = store_from_sequences(histories, n_items=N_ITEMS)
     split = leave_last_out(store)
-    shards = n_data_shards()
-    batches = training_batches(store, split, max_length=MAX_LENGTH, batch_size=25, seed=0, n_shards=shards)
-    queries = make_queries(store, split.test, max_length=MAX_LENGTH, batch_size=25, mask_seen=True, n_shards=shards)
+    share = Share(n_data_shards())
+    batches = training_batches(store, split, max_length=MAX_LENGTH, batch_size=25, seed=0, share=share)
+    queries = make_queries(store, split.test, max_length=MAX_LENGTH, batch_size=25, mask_seen=True, share=share)
     config = TransformerConfig(d_model=D_MODEL, n_blocks=1, dropout=0.3, attention_dropout=0.3)
     encoder = transformer(config, n_items=N_ITEMS, max_length=MAX_LENGTH)
     model = softmax_model(encoder)
     optimizer = make_optimizer(OptimizerConfig(schedule="constant", warmup_steps=1), model.specs, n_steps=100)
     state = init_state(model, optimizer, seed=0)
-    found = {"n_data_shards": shards, "table_on_a_device": tables_on_a_device(state)}
+    found = {"n_data_shards": share.n_shards, "table_on_a_device": tables_on_a_device(state)}
 
     row_wise = make_optimizer(OptimizerConfig(second_moments="rows"), encoder.specs, n_steps=100)
     first_moments = jax.jit(lambda params: constrain_state(row_wise.init(params), encoder.specs))

@@ -8,9 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from packed_rows import rows_of
-from seqrec.objectives import masked_item, next_item
 
-from seqrec.data.batches import make_queries, training_batches
+from seqrec.data.batches import EventFields, Windows, make_queries, training_batches
 from seqrec.data.engagement import EngagementConfig, base_rate_losses, engagement, log_base_rates
 from seqrec.data.splits import leave_last_out
 from seqrec.data.store import sequence_store
@@ -126,11 +125,12 @@ def trained(store, config, n_steps=150):
     signals, split = engagement(config, store), leave_last_out(store)
     encoder = transformer(dataclasses.replace(SMALL, d_model=16), n_items=store.n_items, max_length=LENGTH)
     model = with_side_tasks(softmax_model(encoder), config.heads, log_base_rates(signals, store, split))
-    batches = training_batches(store, split, **sizes, seed=0, whole_histories=True, engagement=signals)
+    fields = EventFields(engagement=signals)
+    batches = training_batches(store, split, **sizes, seed=0, windows=Windows(whole=True), fields=fields)
     state, step = step_of(model, n_steps=n_steps)
     for number in range(n_steps):
         state, _ = step(state, batches.batch(number))
-    queries = make_queries(store, split.test, **sizes, mask_seen=False, engagement=signals)
+    queries = make_queries(store, split.test, **sizes, mask_seen=False, fields=fields)
     losses = query_side_task_losses(model, state.averaged, queries)
     return losses, base_rate_losses(signals, store, split, asked=queries.target_positions)
 
@@ -188,11 +188,12 @@ def test_batches_of_training_and_of_queries_hold_the_next_event_s_labels():
     signals = engagement(EngagementConfig(skips=("kind=skip",), skip_head=1.0, gap_head=1.0), TIMED, categories=KINDS)
     split = leave_last_out(TIMED)
     make = functools.partial(training_batches, TIMED, split, max_length=5, batch_size=2, seed=0)
-    batch = make(engagement=signals).batch(0)
+    fields = EventFields(engagement=signals)
+    batch = make(fields=fields).batch(0)
     # Bucket b ends before 2^b - 1 seconds: gaps of 0 and 1 s are in 1 and 2; the second user's first is of 1000 s.
     pairs = {(int(a), int(b)) for a, b in zip(batch.next_gaps.ravel(), batch.next_skips.ravel(), strict=True) if a}
     assert pairs == {(1, False), (2, True)}
-    queries = make_queries(TIMED, split.test, max_length=5, batch_size=2, mask_seen=False, engagement=signals)
+    queries = make_queries(TIMED, split.test, max_length=5, batch_size=2, mask_seen=False, fields=fields)
     first = next(queries.batches())
     of_query = {int(query): int(last) for query, last in zip(first.query, first.last, strict=True) if query >= 0}
     gaps, skips = first.batch.next_gaps.ravel(), first.batch.next_skips.ravel()

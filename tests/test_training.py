@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from seqrec.objectives import next_item
 
 from seqrec.data.batches import make_queries, training_batches
 from seqrec.data.splits import leave_last_out

@@ -7,9 +7,9 @@ import pytest
 from naive_softmax import a_case
 
 from seqrec.losses import softmax as losses
+from seqrec.losses.blocks import Mixture
 from seqrec.losses.config import LossConfig
 from seqrec.losses.softmax import softmax_loss
-from seqrec.losses.blocks import Mixture
 from seqrec.types import InputError
 
 N_ITEMS, SKIP_WEIGHT = 37, 0.3
