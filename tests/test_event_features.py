@@ -1,5 +1,7 @@
 """Features of events and users are added to the items' vectors, and a state depends on those of the past alone."""
 
+import functools
+
 import chex
 import jax
 import numpy as np
@@ -49,23 +51,29 @@ def a_store(n_users=12, n_events=9, n_items=N_ITEMS, seed=0):
     return sequence_store(items, offsets, np.arange(1, n_items + 1), np.arange(n_users), columns=columns)
 
 
-@pytest.fixture
-def user_file(write):
+@pytest.fixture(scope="module")
+def user_file(tmp_path_factory):
     rows = ["user,country,age,tags", *(f"{user},{'se' if user % 3 else ''},{20 + user}," for user in range(0, 12, 2))]
-    return write("\n".join(rows) + "\n", "users.csv")
+    path = tmp_path_factory.mktemp("users") / "users.csv"
+    path.write_text("\n".join(rows) + "\n")
+    return path
 
 
 def a_plain_model(name, loss=softmax_loss):
     return softmax_model(ENCODERS[name](n_items=N_ITEMS, max_length=LENGTH), loss)
 
 
-def a_model(name, user_file, store=None, loss=softmax_loss):
-    """The store, its split, its features and a model of them, with weights of a trained model's size."""
-    store = store or a_store()
+@functools.cache
+def a_model(name, user_file, n_events=9):
+    """A store, its split, its features and a model of them, with weights of a trained model's size.
+
+    Kept, since what is compiled of a model serves several tests.
+    """
+    store = a_store(n_events=n_events)
     split = leave_last_out(store)
     config = BehaviourConfig(event_features=NAMES, user_features=("country", "age"), user_feature_files=(user_file,))
     features = position_features(config, store, split)
-    model = with_event_features(a_plain_model(name, loss), features)
+    model = with_event_features(a_plain_model(name), features)
     params = init_params(model.specs, jax.random.key(1))
     return store, split, features, model, jax.tree.map(lambda leaf: leaf * 20 if leaf.ndim == 2 else leaf, params)
 
@@ -182,7 +190,7 @@ def each_in_its_own_row(batch):
 
 @every_encoder
 def test_states_do_not_depend_on_how_histories_are_packed(name, user_file):
-    store, split, features, model, params = a_model(name, user_file, a_store(n_events=5))
+    store, split, features, model, params = a_model(name, user_file, n_events=5)
     encode = jax.jit(model.encoder.encode)
     batch = training_batches(
         store, split, max_length=LENGTH, batch_size=12, seed=0, fields=EventFields(features=features)
@@ -222,11 +230,11 @@ def test_recommendations_rank_items_as_queries_do(name, user_file):
 
 @every_encoder
 def test_training_traces_once_and_the_steps_lower_for_every_platform(name, user_file):
-    chex.clear_trace_counter()
-    loss = chex.assert_max_traces(softmax_loss, n=1)
-    store, split, features, model, _ = a_model(name, user_file, loss=loss)
+    store, split, features, model, _ = a_model(name, user_file)
     optimizer = make_optimizer(OptimizerConfig(), model.specs, n_steps=10)
-    step = make_train_step(model, optimizer, seed=0, average_decay=0.9)
+    chex.clear_trace_counter()
+    counted = with_event_features(a_plain_model(name, chex.assert_max_traces(softmax_loss, n=1)), features)
+    step = make_train_step(counted, optimizer, seed=0, average_decay=0.9)
     batches = training_batches(
         store, split, max_length=LENGTH, batch_size=4, seed=0, fields=EventFields(features=features)
     )
@@ -238,7 +246,6 @@ def test_training_traces_once_and_the_steps_lower_for_every_platform(name, user_
     # Every weight has moved, and unknown values have made none NaN.
     moved = jax.tree.map(lambda a, b: bool(np.isfinite(b).all() and np.any(a != b)), before, state.params["behaviour"])
     assert all(jax.tree.leaves(moved))
-    *_, model, _ = a_model(name, user_file)
     step = make_train_step(model, optimizer, seed=0, average_decay=0.9)
     [queries] = make_queries(
         store, split.test, max_length=LENGTH, batch_size=12, mask_seen=True, fields=EventFields(features=features)

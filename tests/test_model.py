@@ -76,21 +76,30 @@ def test_the_loss_is_the_sum_of_the_head_s_and_the_weighted_losses_of_side_tasks
 
 
 def test_each_part_of_the_loss_has_a_key_of_its_own():
-    seen = []
+    seen = {}
+
+    def encode(params, batch, *, key=None, added=None):
+        seen["encoder"] = key
+        return jnp.zeros((*batch.items.shape, 8))
+
+    def catalogue_loss(hidden, item_table, targets, *, n_items, key, **others):
+        seen["head"] = key
+        return jnp.zeros(()), jnp.sum(targets > 0)
 
     def ask(batch, *, key):
-        seen.append(key)
+        seen["question"] = key
         return next_item(batch)
 
     def compose(params, constants, *, key=None):
-        seen.append(key)
+        seen["composition"] = key
         return params
 
-    model = dataclasses.replace(a_model(ask=ask), compose=compose)
-    keys = loss_keys(jax.random.key(1))
-    jax.eval_shape(lambda params: model.loss(params, None, BATCH, keys=keys)[0], init_params(model.specs, keys[0]))
-    np.testing.assert_array_equal(*map(jax.random.key_data, (jnp.stack(seen), keys[jnp.array([3, 2])])))
-    assert len(np.unique(jax.random.key_data(keys), axis=0)) == 4
+    encoder = dataclasses.replace(a_model().encoder, encode=encode)
+    model = dataclasses.replace(softmax_model(encoder, catalogue_loss, ask=ask), compose=compose)
+    model.loss({"item_table": jnp.zeros((64, 8))}, None, BATCH, keys=loss_keys(jax.random.key(1)))
+    bits = {name: tuple(jax.random.key_data(key).tolist()) for name, key in seen.items()}
+    assert bits.keys() == {"encoder", "head", "question", "composition"}
+    assert len(set(bits.values())) == 4
 
 
 def test_composed_parameters_are_those_that_encoder_and_head_read():
