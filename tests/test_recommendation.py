@@ -88,9 +88,9 @@ def test_a_model_that_reads_times_is_given_those_of_its_items_and_of_the_query(t
     [
         ([], "give at least one integer"),
         ([True, False], "is not a list of item ids"),
-        ([3, 0], r"item 0 is not in 1\.\.9"),
-        ([3, 10], r"item 10 is not in 1\.\.9"),
-        ([-1], r"item -1 is not in 1\.\.9"),
+        ([3, 0], r"item 0, which is not in 1\.\.9"),
+        ([3, 10], r"item 10, which is not in 1\.\.9"),
+        ([-1], r"item -1, which is not in 1\.\.9"),
     ],
 )
 def test_bad_ids_are_refused_in_history_and_allowed_items(ids, message):
