@@ -1,6 +1,6 @@
 """From parameters and queries to one rank a user, from which every figure downstream is computed, or to lists."""
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +40,7 @@ class TopItems(NamedTuple):
     scores: Float[np.ndarray, "queries k"]
 
 
+@runtime_checkable
 class GenerateStep(Protocol):
     """Continues a batch of histories."""
 
@@ -47,6 +48,7 @@ class GenerateStep(Protocol):
         """`params` are composed ones."""
 
 
+@runtime_checkable
 class QueryStep(Protocol):
     """Answers a batch of queries."""
 
@@ -54,6 +56,7 @@ class QueryStep(Protocol):
         """Arrays with one entry, or row, a query; `params` are composed ones."""
 
 
+@runtime_checkable
 class Validate(Protocol):
     """Metrics of trained parameters on the validation queries."""
 

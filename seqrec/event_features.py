@@ -55,6 +55,7 @@ def with_event_features(model: Model, features: Sequence[PositionFeature]) -> Mo
         specs={**model.specs, PARAMS: specs},
         encoder=dataclasses.replace(model.encoder, encode=encode),
         reads=dataclasses.replace(model.reads, event_features=model.reads.event_features + names),
+        decoder=None,  # which would read no features
     )
 
 

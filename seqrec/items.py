@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -74,6 +74,7 @@ class ItemConfig:
             )
 
 
+@runtime_checkable
 class MakeVectors(Protocol):
     """Vectors of all items, made of one thing."""
 
@@ -81,6 +82,7 @@ class MakeVectors(Protocol):
         """A row for each row of the item table."""
 
 
+@runtime_checkable
 class Combine(Protocol):
     """One vector an item, made of several."""
 

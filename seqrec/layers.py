@@ -46,10 +46,10 @@ def item_table_spec(n_items: int, d_model: int) -> ParamSpec:
 
 def item_vectors(
     item_table: Float[Array, "n_rows d_model"],
-    items: Int[Array, "rows length"],
+    items: Int[Array, "*shape"],
     *,
-    added: Float[Array, "rows length d_model"] | None = None,
-) -> Float[Array, "rows length d_model"]:
+    added: Float[Array, "*shape d_model"] | None = None,
+) -> Float[Array, "*shape d_model"]:
     """The vectors of the items, and what else is `added` to them, scaled as in Vaswani et al. 2017, section 3.4.
 
     The table itself stays small, since it also scores.

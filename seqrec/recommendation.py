@@ -1,7 +1,7 @@
 """The best next items for one history, whoever's it is."""
 
 import functools
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from seqrec.sharding import on_host
 from seqrec.types import Batch, InputError
 
 
+@runtime_checkable
 class Recommend(Protocol):
     """The best next items for a history of item ids."""
 

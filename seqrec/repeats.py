@@ -42,7 +42,13 @@ class RepeatHead:
     def loss(
         self, params: Params, states: Float[Array, "rows length d_model"], question: Question, *, key: Array
     ) -> tuple[Float[Array, ""], Shaped[Array, ""]]:
-        """The softmax head's loss, of the mixture's probabilities."""
+        """The softmax head's loss, of the mixture's probabilities.
+
+        Raises:
+          InputError: the question is about chosen positions, whose next item it hides or chooses.
+        """
+        if question.positions is not None:
+            raise InputError("a repeat mixture predicts the next item of every position; use next_item as the question")
         labels = question.targets
         if question.unwanted is not None:
             labels = jnp.maximum(labels, question.unwanted)

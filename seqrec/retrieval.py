@@ -38,8 +38,8 @@ def rank_targets(
     """1-based rank of each user's target, or of each of several, and the user's number of candidates.
 
     As `metrics.target_ranks`, from vectors instead of scores: candidates are the items 1..n_items, or those of them
-    that `allow` lists, less the ids in `exclude`, and a user's own targets, excluded or not. In both lists 0 and
-    repeats are ignored; one row of `allow` may serve all users. A target that is 0, beyond n_items or not allowed has
+    that `allow` lists, less the ids in `exclude`, and a user's own targets, excluded or not. Both lists ignore 0 and
+    duplicates; one row of `allow` may serve all users. A target that is 0, beyond n_items or not allowed has
     no rank, which is NaN. Products are taken in float32 at full precision on every device, `block_users` users at a
     time; by default as many as keep the scores in a CPU's cache. Where a mesh splits the item table, each device scores
     its own items, and only the targets' scores and counts travel. With `boosts`, scores are raised such that the

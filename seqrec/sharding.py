@@ -314,9 +314,7 @@ def map_catalogue(
 
 
 @jax.custom_vjp
-def look_up(
-    item_table: Float[Array, "n_rows d_model"], ids: Int[Array, "rows length"]
-) -> Float[Array, "rows length d_model"]:
+def look_up(item_table: Float[Array, "n_rows d_model"], ids: Int[Array, "*shape"]) -> Float[Array, "*shape d_model"]:
     """`item_table[ids]`, whose gradient takes the cheaper way over a mesh that splits the rows of `ids`.
 
     Either each group of devices adds its rows up into a table and the tables are added up, or the rows are gathered

@@ -37,8 +37,10 @@ def with_side_tasks(
     with no other weight, so that at first no state is moved.
 
     Raises:
-      InputError: the model's states know later events than their own.
+      InputError: the model's states know later events than their own, or it has auxiliary losses already.
     """
+    if model.auxiliary_loss is not None:
+        raise InputError("the model has auxiliary losses already; add all side tasks at once")
     if not model.encoder.causal:
         raise InputError("side tasks need a causal encoder, whose states know no later event; set their weights to 0")
 
@@ -64,7 +66,7 @@ def side_task_losses(
     return {name: _LOSSES[name](tasks[name], states, items, labels[name]) for name in _LOSSES if name in tasks}
 
 
-def _constant(values: Float[np.ndarray, " n"]) -> Initialise:
+def _constant(values: Float[np.ndarray, "*shape"]) -> Initialise:
     return lambda key, shape, dtype=jnp.float32: jnp.asarray(values, dtype).reshape(shape)
 
 

@@ -179,8 +179,8 @@ def make_train_step(
 ) -> TrainStep:
     """A jitted training step of the model.
 
-    Its randomness is a function of (seed, state.step): a resumed run repeats itself. With `accumulation_steps` the
-    batch is split into as many parts that run one after another, whose gradients add up to the whole batch's.
+    Its randomness is a function of (seed, state.step): a resumed run takes the same steps. With `accumulation_steps`
+    the batch is split into as many parts that run one after another, whose gradients add up to the whole batch's.
     """
 
     def total_loss(params: Params, batch: Batch, keys: Array, constants: Any) -> tuple[Array, Array]:

@@ -1,4 +1,4 @@
-"""Packed, batched and blocked, a user's rank is still that of its history encoded alone and scored in full."""
+"""Packed, batched and in blocks, ranks equal those of each history encoded alone and scored in full."""
 
 import dataclasses
 
@@ -13,6 +13,7 @@ from seqrec.data.splits import leave_last_out
 from seqrec.data.store import store_from_sequences
 from seqrec.encoders.transformer import TransformerConfig, transformer
 from seqrec.evaluation import evaluate, make_eval_step
+from seqrec.heads.softmax import softmax_model
 from seqrec.metrics.ranks import target_ranks
 from seqrec.params import init_params
 from seqrec.types import Batch
@@ -26,10 +27,10 @@ def case():
     histories = [generator.integers(1, N_ITEMS + 1, generator.integers(2, 15)).tolist() for _ in range(25)]
     store = store_from_sequences(histories, n_items=N_ITEMS)
     config = TransformerConfig(d_model=8, n_blocks=1, positions="learned", dropout=0.5)
-    encoder = transformer(config, n_items=N_ITEMS, max_length=MAX_LENGTH)
-    params = init_params(encoder.specs, jax.random.key(0))
+    model = softmax_model(transformer(config, n_items=N_ITEMS, max_length=MAX_LENGTH))
+    params = init_params(model.specs, jax.random.key(0))
     params = jax.tree.map(lambda leaf: 20 * leaf if leaf.ndim == 2 else leaf, params)
-    return histories, store, leave_last_out(store), encoder, params
+    return histories, store, leave_last_out(store), model, params
 
 
 def queries_of(case, *, mask_seen=True, batch_size=4):
@@ -49,9 +50,9 @@ def alone(history) -> Batch:
 
 @pytest.mark.parametrize("mask_seen", [True, False])
 def test_ranks_are_those_of_each_history_alone(case, mask_seen):
-    histories, _, _, encoder, params = case
-    table = evaluate(make_eval_step(encoder), params, queries_of(case, mask_seen=mask_seen))
-    encode = jax.jit(encoder.encode)
+    histories, _, _, model, params = case
+    table = evaluate(make_eval_step(model), params, queries_of(case, mask_seen=mask_seen))
+    encode = jax.jit(model.encoder.encode)
     evaluated = [(user, history) for user, history in enumerate(histories) if len(history) >= 3]
     assert table.user.tolist() == [user for user, _ in evaluated]
     for row, (_, history) in enumerate(evaluated):
@@ -76,10 +77,11 @@ def test_ranks_do_not_depend_on_the_size_of_a_batch(case):
 
 
 def test_the_step_is_traced_once_for_all_batches_and_parameters(case):
-    _, _, _, encoder, params = case
+    _, _, _, model, params = case
     chex.clear_trace_counter()
-    counted = dataclasses.replace(encoder, encode=chex.assert_max_traces(encoder.encode, n=1))
-    eval_step, queries = make_eval_step(counted), queries_of(case)
+    encode = chex.assert_max_traces(model.encoder.encode, n=1)
+    counted = dataclasses.replace(model.encoder, encode=encode)
+    eval_step, queries = make_eval_step(softmax_model(counted)), queries_of(case)
     assert len(queries.row_groups) >= 3
     for scale in (1.0, 2.0):
         evaluate(eval_step, jax.tree.map(lambda leaf, scale=scale: scale * leaf, params), queries)
@@ -88,7 +90,7 @@ def test_the_step_is_traced_once_for_all_batches_and_parameters(case):
 
 @pytest.mark.parametrize(("value", "place"), [(0.0, 0.5), (float("nan"), 1.0)])
 def test_a_model_that_gives_every_item_one_score_ranks_in_the_middle_and_a_broken_one_last(case, value, place):
-    _, _, _, encoder, params = case
+    _, _, _, model, params = case
     broken = params | {"item_table": jnp.full_like(params["item_table"], value)}
-    table = evaluate(make_eval_step(encoder), broken, queries_of(case))
+    table = evaluate(make_eval_step(model), broken, queries_of(case))
     np.testing.assert_array_equal(table.rank, 1 + place * (table.n_candidates - 1))

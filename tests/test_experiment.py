@@ -7,17 +7,17 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
+from seqrec.experiment import RunConfig, model_of, open_run
+from seqrec.objectives import masked_item, next_item
+from seqrec.tasks import DataConfig, make_task, open_task, prepare_store
 
 from seqrec import runs, runtime
 from seqrec.data.engagement import EngagementConfig
 from seqrec.data.split_config import SplitConfig
 from seqrec.data.store import open_store, sequence_store
 from seqrec.encoders.transformer import TransformerConfig, transformer
-from seqrec.experiment import RunConfig, model_of, open_run
 from seqrec.files import read_json
 from seqrec.losses.config import LossConfig
-from seqrec.objectives import masked_item, next_item
-from seqrec.tasks import DataConfig, make_task, open_task, prepare_store
 from seqrec.types import InputError
 
 

@@ -1,4 +1,4 @@
-"""What is generated: by a cache as without, the best where that can be known, drawn as often as it should be."""
+"""Continuations: equal with a cache and without, the likeliest where known, sampled by their probabilities."""
 
 import functools
 
@@ -14,6 +14,7 @@ from seqrec.encoders.hstu import HSTUConfig, hstu
 from seqrec.encoders.seq2seq import Seq2SeqConfig, seq2seq
 from seqrec.encoders.transformer import TransformerConfig, transformer
 from seqrec.generation import DecodingConfig, generate, recomputed
+from seqrec.heads.softmax import softmax_model
 from seqrec.params import init_params
 from seqrec.types import Batch, HistoryBatch, InputError
 
@@ -21,17 +22,17 @@ MAX_LENGTH, N_ITEMS = 10, 12
 SIZES = {"d_model": 8, "n_blocks": 2, "n_heads": 2, "dropout": 0.0}
 
 
-def enlarged(encoder, *, seed=1):
+def enlarged(model, *, seed=1):
     """Weights of a trained model's size: at the start, all items are about equally likely."""
-    params = init_params(encoder.specs, jax.random.key(seed))
+    params = init_params(model.specs, jax.random.key(seed))
     return jax.tree.map(lambda leaf: leaf * 20 if leaf.ndim == 2 else leaf, params)
 
 
 @functools.cache
 def a_model(n_items=N_ITEMS, **options):
     config = Seq2SeqConfig(TransformerConfig(causal=False, **SIZES, **options))
-    encoder = seq2seq(config, n_items=n_items, max_length=MAX_LENGTH)
-    return encoder, enlarged(encoder)
+    model = softmax_model(seq2seq(config, n_items=n_items, max_length=MAX_LENGTH))
+    return model, enlarged(model)
 
 
 def histories_of(*rows, excluded=(), width=6):
@@ -51,21 +52,21 @@ def compiled(function, **options):
     return jax.jit(functools.partial(function, **options))
 
 
-def continued(decoder, params, histories, *, key=None, **options):
-    """What is generated, by a program that is compiled once."""
-    return compiled(generate, decoder=decoder, **options)(params=params, histories=histories, key=key)
+def continued(model, params, histories, *, key=None, **options):
+    """Continuations, by a program that is compiled once."""
+    return compiled(generate, model=model, **options)(params=params, histories=histories, key=key)
 
 
-def log_probabilities(encoder, params, history, generated):
-    """Of each item to come after a history and what was generated: all of it read anew, the history apart."""
+def log_probabilities(model, params, history, generated):
+    """Of each next item after a history and the items generated so far, of which nothing is cached."""
     read, n_known = [*history, *generated], len(history) - 1
     fields = np.zeros((4, 1, MAX_LENGTH), np.int32)
     fields[0, 0, : len(read)] = read
     fields[1, 0, :n_known] = history[1:]
     fields[2, 0, : len(read)] = 1
     fields[3, 0, : len(read)] = range(len(read))
-    state = compiled(encoder.encode)(params, Batch(*fields))[0, len(read) - 1]
-    scores = np.asarray(params["item_table"], np.float64)[1 : encoder.n_items + 1] @ np.asarray(state, np.float64)
+    state = compiled(model.encoder.encode)(params, Batch(*fields))[0, len(read) - 1]
+    scores = np.asarray(params["item_table"], np.float64)[1 : model.n_items + 1] @ np.asarray(state, np.float64)
     return dict(enumerate(scores - np.log(np.exp(scores).sum()), start=1))
 
 
@@ -77,68 +78,68 @@ FORMS = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_cache_gives_the_states_of_reading_all_anew(form):
-    encoder, params = a_model(**FORMS[form])
-    by_cache, anew = encoder.decoder, recomputed(encoder, as_history=False)
+def test_a_cache_gives_the_states_of_reading_everything_again(form):
+    model, params = a_model(**FORMS[form])
+    by_cache, by_reading_again = model.decoder, recomputed(model, as_history=False).decoder
     random = np.random.default_rng(0)
     fed = [HISTORIES.items[jnp.arange(3), HISTORIES.lengths - 1], *random.integers(1, N_ITEMS, (4, 3))]
-    kept = [compiled(decoder.start, n=5)(params, *HISTORIES[:2]) for decoder in (by_cache, anew)]
+    kept = [compiled(decoder.start, n=5)(params, *HISTORIES[:2]) for decoder in (by_cache, by_reading_again)]
     for place, items in enumerate(fed):
-        found = []
-        for index, decoder in enumerate((by_cache, anew)):
+        both = []
+        for index, decoder in enumerate((by_cache, by_reading_again)):
             memory, cache = kept[index]
             states, cache = compiled(decoder.step)(params, memory, cache, jnp.asarray(items), jnp.int32(place))
             kept[index] = memory, cache
-            found.append(states)
-        np.testing.assert_allclose(*found, rtol=1e-4, atol=1e-4)
-        assert np.abs(found[0][0] - found[0][1]).max() > 1e-2
+            both.append(states)
+        np.testing.assert_allclose(*both, rtol=1e-4, atol=1e-4)
+        assert np.abs(both[0][0] - both[0][1]).max() > 1e-2
 
 
 @pytest.mark.parametrize("config", [DecodingConfig(), DecodingConfig("beam", beam_width=3), DecodingConfig("sample")])
-def test_a_cache_generates_what_reading_all_anew_does(config):
-    encoder, params = a_model()
-    ways = (encoder.decoder, recomputed(encoder, as_history=False))
+def test_a_cache_generates_the_same_as_reading_everything_again(config):
+    model, params = a_model()
+    ways = (model, recomputed(model, as_history=False))
     ours, slow = (continued(way, params, HISTORIES, n=5, config=config, key=jax.random.key(0)) for way in ways)
     np.testing.assert_array_equal(ours.items, slow.items)
     np.testing.assert_allclose(ours.log_probability, slow.log_probability, rtol=1e-4)
 
 
 def test_greedy_takes_the_likeliest_item_each_time_and_is_a_beam_of_one():
-    encoder, params = a_model()
-    found = continued(encoder.decoder, params, HISTORIES, n=4)
+    model, params = a_model()
+    found = continued(model, params, HISTORIES, n=4)
     for row, length in enumerate(HISTORIES.lengths.tolist()):
         history, generated, total = HISTORIES.items[row, :length].tolist(), [], 0.0
         for _ in range(4):
-            logs = log_probabilities(encoder, params, history, generated)
+            logs = log_probabilities(model, params, history, generated)
             best = max((item for item in logs if item not in generated), key=logs.get)
             generated.append(best)
             total += logs[best]
         assert found.items[row].tolist() == generated
         assert float(found.log_probability[row]) == pytest.approx(total, rel=1e-4)
-    beam = continued(encoder.decoder, params, HISTORIES, n=4, config=DecodingConfig("beam", beam_width=1))
+    beam = continued(model, params, HISTORIES, n=4, config=DecodingConfig("beam", beam_width=1))
     jax.tree.map(np.testing.assert_array_equal, beam, found)
 
 
 @pytest.mark.parametrize("no_repeat", [True, False])
 def test_a_beam_as_wide_as_the_catalogue_finds_the_likeliest_pair(no_repeat):
-    # Ten models, for in some the greedy pair is the likeliest too.
+    # Ten models, since in some the greedy pair is the likeliest too.
     n_greedy_misses = 0
-    encoder = seq2seq(Seq2SeqConfig(TransformerConfig(causal=False, **SIZES)), n_items=5, max_length=MAX_LENGTH)
+    model, _ = a_model(n_items=5)
     history = [1, 4, 2]
     wide = DecodingConfig("beam", beam_width=5, no_repeat=no_repeat)
     for seed in range(10):
-        params = enlarged(encoder, seed=seed)
-        first = log_probabilities(encoder, params, history, [])
+        params = enlarged(model, seed=seed)
+        first = log_probabilities(model, params, history, [])
         total = {
             (one, two): first[one] + logs[two]
             for one in first
-            for logs in [log_probabilities(encoder, params, history, [one])]
+            for logs in [log_probabilities(model, params, history, [one])]
             for two in first
             if not (no_repeat and one == two)
         }
         best = max(total, key=total.get)
         found, greedy = (
-            continued(encoder.decoder, params, histories_of(history), n=2, config=config)
+            continued(model, params, histories_of(history), n=2, config=config)
             for config in (wide, DecodingConfig(no_repeat=no_repeat))
         )
         assert tuple(found.items[0].tolist()) == best
@@ -148,16 +149,16 @@ def test_a_beam_as_wide_as_the_catalogue_finds_the_likeliest_pair(no_repeat):
 
 
 @pytest.mark.parametrize("options", [{"temperature": 1.0}, {"temperature": 2.5}, {"temperature": 1.5, "top_k": 3}])
-def test_pairs_are_drawn_as_often_as_the_softmax_says(options):
-    encoder, params = a_model(n_items=5)
-    params = params | {"item_table": params["item_table"] * 0.3}  # so that no item is all but certain
+def test_pairs_are_sampled_by_their_probabilities(options):
+    model, params = a_model(n_items=5)
+    params = params | {"item_table": params["item_table"] * 0.3}  # so that no item is almost certain
     history, n_draws = [3, 1], 4000
     histories = histories_of(*[history] * n_draws, width=2)
     config = DecodingConfig("sample", **options)
-    found = continued(encoder.decoder, params, histories, n=2, config=config, key=jax.random.key(3))
+    found = continued(model, params, histories, n=2, config=config, key=jax.random.key(3))
 
     def chances(generated):
-        logs = log_probabilities(encoder, params, history, generated)
+        logs = log_probabilities(model, params, history, generated)
         left = sorted((item for item in logs if item not in generated), key=logs.get, reverse=True)
         left = left[: options.get("top_k") or None]
         weights = np.exp([logs[item] / options["temperature"] for item in left])
@@ -168,13 +169,13 @@ def test_pairs_are_drawn_as_often_as_the_softmax_says(options):
     assert set(drawn) <= set(expected)
     counts = np.array([drawn.count(pair) for pair in expected])
     often = np.array(list(expected.values())) * n_draws
-    # Rare pairs are taken together, as the chi-square test asks.
+    # Rare pairs are pooled, as the chi-square test needs.
     rare = often < 5
     counts, often = (np.append(values[~rare], values[rare].sum()) for values in (counts, often))
     kept = often > 0
     assert stats.chisquare(counts[kept], often[kept] * counts.sum() / often[kept].sum()).pvalue > 0.001
     one, two = drawn[0]
-    first, second = (log_probabilities(encoder, params, history, before) for before in ([], [one]))
+    first, second = (log_probabilities(model, params, history, before) for before in ([], [one]))
     assert float(found.log_probability[0]) == pytest.approx(first[one] + second[two], rel=1e-3)
 
 
@@ -185,13 +186,11 @@ def test_pairs_are_drawn_as_often_as_the_softmax_says(options):
     st.sampled_from(["greedy", "beam", "sample"]),
     st.integers(0, 100),
 )
-def test_no_item_comes_twice_nor_one_that_is_excluded(rows, excluded, method, seed):
-    encoder, params = a_model()
+def test_no_item_is_repeated_or_excluded(rows, excluded, method, seed):
+    model, params = a_model()
     config = DecodingConfig(method, beam_width=3, temperature=3.0)
     histories = histories_of(*rows, excluded=excluded)
-    for row in continued(
-        encoder.decoder, params, histories, n=5, config=config, key=jax.random.key(seed)
-    ).items.tolist():
+    for row in continued(model, params, histories, n=5, config=config, key=jax.random.key(seed)).items.tolist():
         assert len(set(row)) == 5
         assert not set(row) & set(excluded)
         assert all(1 <= item <= N_ITEMS for item in row)
@@ -199,42 +198,40 @@ def test_no_item_comes_twice_nor_one_that_is_excluded(rows, excluded, method, se
 
 @pytest.mark.parametrize("method", ["greedy", "beam", "sample"])
 def test_a_list_ends_where_no_item_is_left(method):
-    encoder, params = a_model(n_items=5)
+    model, params = a_model(n_items=5)
     config = DecodingConfig(method, beam_width=2)
     found = continued(
-        encoder.decoder, params, histories_of([1, 2], excluded=[1, 2, 0]), n=4, config=config, key=jax.random.key(0)
+        model, params, histories_of([1, 2], excluded=[1, 2, 0]), n=4, config=config, key=jax.random.key(0)
     )
     assert sorted(found.items[0, :3].tolist()) == [3, 4, 5]
     assert found.items[0, 3] == 0
     assert found.log_probability[0] == -np.inf
 
 
-def test_repeats_come_where_they_may():
-    encoder, params = a_model()
+def test_items_repeat_where_they_may():
+    model, params = a_model()
     certain = params["item_table"].at[7].multiply(100.0)
     config = DecodingConfig("sample", temperature=0.01, no_repeat=False)
-    found = continued(
-        encoder.decoder, params | {"item_table": certain}, HISTORIES, n=5, config=config, key=jax.random.key(0)
-    )
+    found = continued(model, params | {"item_table": certain}, HISTORIES, n=5, config=config, key=jax.random.key(0))
     assert any(len(set(row)) < 5 for row in found.items.tolist())
 
 
-def test_iterating_a_next_item_model_asks_it_again_with_its_best_item():
-    encoder = transformer(TransformerConfig(**SIZES), n_items=N_ITEMS, max_length=MAX_LENGTH)
-    params = enlarged(encoder)
-    found = continued(recomputed(encoder), params, HISTORIES, n=4)
+def test_a_next_item_model_continues_by_adding_its_best_item_to_the_history():
+    model = softmax_model(transformer(TransformerConfig(**SIZES), n_items=N_ITEMS, max_length=MAX_LENGTH))
+    params = enlarged(model)
+    found = continued(recomputed(model), params, HISTORIES, n=4)
     for row, length in enumerate(HISTORIES.lengths.tolist()):
         history, generated = HISTORIES.items[row, :length].tolist(), []
         for _ in range(4):
-            logs = log_probabilities(encoder, params, history + generated, [])
+            logs = log_probabilities(model, params, history + generated, [])
             generated.append(max((item for item in logs if item not in generated), key=logs.get))
         assert found.items[row].tolist() == generated
 
 
 def test_generation_lowers_for_every_platform_in_one_trace():
-    encoder, params = a_model()
+    model, params = a_model()
     for method in ("greedy", "beam", "sample"):
-        step = jax.jit(functools.partial(generate, encoder.decoder, n=3, config=DecodingConfig(method, beam_width=2)))
+        step = jax.jit(functools.partial(generate, model, n=3, config=DecodingConfig(method, beam_width=2)))
         exported = jax.export.export(step, platforms=("tpu", "cuda"))(params, HISTORIES, key=jax.random.key(0))
         assert exported.out_avals[0].shape == (3, 3)
 
@@ -248,16 +245,22 @@ def test_generation_lowers_for_every_platform_in_one_trace():
         (2, DecodingConfig("sample"), "was given no key"),
     ],
 )
-def test_what_cannot_be_generated_is_refused(n, config, message):
-    encoder, params = a_model()
+def test_sizes_that_do_not_fit_are_refused(n, config, message):
+    model, params = a_model()
     with pytest.raises(InputError, match=message):
-        generate(encoder.decoder, params, HISTORIES, n=n, config=config)
+        generate(model, params, HISTORIES, n=n, config=config)
 
 
-def test_an_encoder_that_reads_times_cannot_go_on_from_items():
+def test_a_model_without_a_decoder_is_refused():
+    model = softmax_model(transformer(TransformerConfig(**SIZES), n_items=N_ITEMS, max_length=MAX_LENGTH))
+    with pytest.raises(InputError, match=r"this model has no decoder; give recomputed\(model\)"):
+        generate(model, {}, HISTORIES, n=2)
+
+
+def test_a_model_that_reads_times_cannot_continue_from_item_ids():
     encoder = hstu(HSTUConfig(**SIZES), n_items=N_ITEMS, max_length=MAX_LENGTH, times="history")
-    with pytest.raises(InputError, match="times=history cannot go on from items alone"):
-        recomputed(encoder)
+    with pytest.raises(InputError, match="a model that reads times=history cannot continue from item ids alone"):
+        recomputed(softmax_model(encoder))
 
 
 @pytest.mark.parametrize(
@@ -268,6 +271,6 @@ def test_an_encoder_that_reads_times_cannot_go_on_from_items():
         ({"top_k": -1}, "top_k=-1 is below 0"),
     ],
 )
-def test_ways_of_decoding_that_cannot_be_are_refused(bad, message):
+def test_bad_ways_of_decoding_are_refused(bad, message):
     with pytest.raises(ValueError, match=message):
         DecodingConfig(**bad)

@@ -1,4 +1,4 @@
-"""Draws from the catalogue: the whole of it, never padding, each item with the chance that log_q says."""
+"""Samples from the whole catalogue, never padding, each item with the probability that log_q gives."""
 
 import math
 
@@ -59,7 +59,7 @@ def test_popular_items_are_drawn_by_their_counts_and_padding_never():
     np.testing.assert_allclose(np.exp(log_q), np.array([0, 0.5, 0, 0.1, 0.4])[np.asarray(ids)], rtol=1e-5)
 
 
-def test_a_power_of_half_takes_the_root_and_a_uniform_share_reaches_what_nobody_took():
+def test_a_power_of_half_takes_the_root_and_a_uniform_share_reaches_unpopular_items():
     counts = np.array([0, 9, 4, 0])
     np.testing.assert_allclose(np.exp(popularity(counts, power=0.5).log_q), [0.6, 0.4, 0.0], rtol=1e-6)
     chances = np.exp(popularity(counts, power=0.5, uniform_share=0.3).log_q)

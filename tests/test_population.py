@@ -1,4 +1,4 @@
-"""A population is as many runs: side by side, with numbers of their own, compiled once."""
+"""Members of a population equal single runs, with numbers of their own and compiled once."""
 
 import chex
 import jax
@@ -12,9 +12,10 @@ from seqrec.data.splits import leave_last_out
 from seqrec.data.store import store_from_sequences
 from seqrec.encoders.gru import GRUConfig, gru
 from seqrec.encoders.transformer import TransformerConfig, transformer
+from seqrec.heads.softmax import softmax_model
 from seqrec.losses.config import LossConfig, make_loss
-from seqrec.objectives import next_item
 from seqrec.population import keep, make_population_step, member, members
+from seqrec.questions import next_item
 from seqrec.training import OptimizerConfig, init_state, make_optimizer, make_train_step
 
 N_ITEMS = 40
@@ -22,18 +23,18 @@ N_STEPS = 30
 TRANSFORMER = {
     "model.dropout": [0.0, 0.13, 0.5],
     "model.attention_dropout": [0.2, 0.0, 0.1],
-    "objective.temperature": [1.0, 0.5, 2.0],
-    "objective.label_smoothing": [0.1, 0.0, 0.2],
+    "loss.temperature": [1.0, 0.5, 2.0],
+    "loss.label_smoothing": [0.1, 0.0, 0.2],
     "optimizer.learning_rate": [3e-3, 1e-2, 1e-3],
     "optimizer.weight_decay": [0.5, 0.0, 0.05],
 }
 
 
 class Parts:
-    """The config of a model, by parts, as scripts have it."""
+    """The configs of encoder, loss and optimizer, by the names of their fields."""
 
-    def __init__(self, model, objective=None, optimizer=None):
-        self.model, self.objective = model, objective or LossConfig()
+    def __init__(self, model, loss=None, optimizer=None):
+        self.model, self.loss = model, loss or LossConfig()
         self.optimizer = optimizer or OptimizerConfig(warmup_steps=5)
 
 
@@ -46,30 +47,28 @@ def batches():
     return training_batches(store, leave_last_out(store), max_length=8, batch_size=8, seed=0)
 
 
-def encoder_of(model):
-    make = gru if isinstance(model, GRUConfig) else transformer
-    return make(model, n_items=N_ITEMS, max_length=8)
+def model_of(config, ask=next_item):
+    make = gru if isinstance(config.model, GRUConfig) else transformer
+    encoder = make(config.model, n_items=N_ITEMS, max_length=8)
+    return softmax_model(encoder, make_loss(config.loss, counts=np.arange(N_ITEMS + 1)), ask=ask)
 
 
-def step_of(config, objective=next_item):
-    encoder = encoder_of(config.model)
-    return make_train_step(
-        encoder,
-        objective,
-        make_loss(config.objective, counts=np.arange(N_ITEMS + 1)),
-        make_optimizer(config.optimizer, encoder.specs, n_steps=N_STEPS),
-        seed=3,
-        average_decay=0.9,
-    )
+def optimizer_of(config, model):
+    return make_optimizer(config.optimizer, model.specs, n_steps=N_STEPS)
+
+
+def step_of(config, ask=next_item):
+    model = model_of(config, ask)
+    return make_train_step(model, optimizer_of(config, model), seed=3, average_decay=0.9)
 
 
 def first_state(config):
-    encoder = encoder_of(config.model)
-    return init_state(encoder, make_optimizer(config.optimizer, encoder.specs, n_steps=N_STEPS), seed=3)
+    model = model_of(config)
+    return init_state(model, optimizer_of(config, model), seed=3)
 
 
 def alone(config, values, batches):
-    """The same run by itself, its values written into its program."""
+    """The same run by itself, with its values as constants of its program."""
     for name, value in values.items():
         part, _, field = name.partition(".")
         setattr(config, part, with_values(getattr(config, part), {field: value}))
@@ -79,11 +78,11 @@ def alone(config, values, batches):
     return state, metrics
 
 
-def population_of(config, scalars, *, objective=next_item, side_by_side=True):
+def population_of(config, scalars, *, ask=next_item, side_by_side=True):
     scalars = {name: jnp.asarray(values, jnp.float32) for name, values in scalars.items()}
     first = members(first_state(config), scalars, n_members=len(next(iter(scalars.values()))))
     return first, make_population_step(
-        lambda scalars: step_of(with_traced(config, scalars), objective), side_by_side=side_by_side
+        lambda scalars: step_of(with_traced(config, scalars), ask), side_by_side=side_by_side
     )
 
 
@@ -92,8 +91,8 @@ def survivors(batches, request):
     """Two of three members after as many steps together as they then made without the third, and the last metrics."""
     chex.clear_trace_counter()
     config = Parts(TransformerConfig(d_model=8, n_blocks=1))
-    # The objective is called once a trace: once for three members, and once for two.
-    options = {"objective": chex.assert_max_traces(next_item, n=2), "side_by_side": request.param}
+    # The question is made once a trace: once for three members, and once for two.
+    options = {"ask": chex.assert_max_traces(next_item, n=2), "side_by_side": request.param}
     population, step = population_of(config, TRANSFORMER, **options)
     for number in range(N_STEPS):
         if number == N_STEPS // 2:
@@ -103,7 +102,7 @@ def survivors(batches, request):
 
 
 @pytest.mark.parametrize(("place", "before"), [(0, 2), (1, 0)])
-def test_each_member_ends_as_the_same_run_alone_whoever_left(batches, survivors, place, before):
+def test_each_member_ends_as_the_same_run_alone_whichever_was_dropped(batches, survivors, place, before):
     population, metrics = survivors
     config = Parts(TransformerConfig(d_model=8, n_blocks=1))
     expected, last = alone(config, {name: values[before] for name, values in TRANSFORMER.items()}, batches)
@@ -123,7 +122,7 @@ def test_other_losses_schedules_and_encoders_take_traced_numbers_too(batches):
     scalars = {
         "model.embedding_dropout": [0.1, 0.4],
         "model.dropout": [0.3, 0.2],
-        "objective.temperature": [1.0, 0.7],
+        "loss.temperature": [1.0, 0.7],
         "optimizer.learning_rate": [1e-2, 1e-3],
         "optimizer.weight_decay": [0.1, 0.0],
     }
@@ -134,7 +133,7 @@ def test_other_losses_schedules_and_encoders_take_traced_numbers_too(batches):
     chex.assert_trees_all_close(member(population, 1), expected, atol=1e-5)
 
 
-def test_dropouts_bits_are_drawn_once_for_all_members(batches):
+def test_random_bits_of_dropout_are_drawn_once_for_all_members(batches):
     # All members share the step, and so the key: only the comparison with each one's rate is repeated.
     population, step = population_of(Parts(TransformerConfig(d_model=8, n_blocks=1)), TRANSFORMER)
     text = str(jax.make_jaxpr(step)(population, batches.batch(0)))

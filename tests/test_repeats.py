@@ -1,6 +1,7 @@
-"""A repeat mixture against its dense definition in float64: losses, gradients, ranks, lists, and a planted truth."""
+"""The repeat mixture against its dense definition in float64: losses, gradients, ranks, lists, and a planted truth."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -8,13 +9,14 @@ import numpy as np
 import pytest
 from packed_rows import rows_of
 
-from seqrec.data.batches import make_queries, training_batches
+from seqrec.data.batches import Windows, make_queries, training_batches
 from seqrec.data.splits import leave_last_out
 from seqrec.data.store import store_from_sequences
 from seqrec.data.synthetic import ListeningConfig, best_possible_ndcg, simulate_events
 from seqrec.encoders.transformer import TransformerConfig, transformer
 from seqrec.evaluation import evaluate, make_eval_step
-from seqrec.generation import recomputed
+from seqrec.generation import generate, recomputed
+from seqrec.heads.softmax import softmax_model
 from seqrec.items import ItemConfig, with_items
 from seqrec.losses import softmax as losses
 from seqrec.losses.config import LossConfig
@@ -22,16 +24,17 @@ from seqrec.losses.sampled import binary_cross_entropy, sampled_loss, sampled_so
 from seqrec.losses.softmax import softmax_loss
 from seqrec.metrics import means, metric_sums
 from seqrec.negatives import Negatives
-from seqrec.objectives import masked_item, next_item
 from seqrec.params import init_params
-from seqrec.repeats import Repeats, mixture, raised, with_repeats
-from seqrec.retrieval import asked_states, make_recommend, rank_targets, top_k_items
+from seqrec.questions import continuation, masked_item, next_item
+from seqrec.recommendation import make_recommend
+from seqrec.repeats import Repeats, boosts_of, mixture_of, repeat_probabilities, with_repeats
+from seqrec.retrieval import rank_targets, top_k_items
 from seqrec.training import OptimizerConfig, init_state, make_optimizer, make_train_step
-from seqrec.types import InputError
+from seqrec.types import HistoryBatch, InputError
 
 N_ITEMS, D_MODEL, LENGTH = 37, 8, 10
 TILES = {
-    "one walk": losses.tile_sizes,
+    "one pass": losses.tile_sizes,
     "blocks of positions": lambda n_positions, n_rows: (4, n_rows),
     "chunks of items too": lambda n_positions, n_rows: (4, 25),
 }
@@ -40,20 +43,24 @@ BATCH = rows_of([[5, 9, 5, 5, 30], [9, 5, 12]], [[1, 2, 3, 1, 2, 3, 1, 37, 36, 1
 SMALL = TransformerConfig(d_model=D_MODEL, n_blocks=1, dropout=0.0)
 
 
-def an_encoder(n_items=N_ITEMS):
-    return with_repeats(transformer(SMALL, n_items=n_items, max_length=LENGTH))
+def a_plain_model(ask=next_item):
+    return softmax_model(transformer(SMALL, n_items=N_ITEMS, max_length=LENGTH), ask=ask)
 
 
-def strong_params(encoder, seed=0):
-    """Weights far from the start, so that shares and places differ widely."""
-    params = init_params(encoder.specs, jax.random.key(seed))
+def a_model(ask=next_item):
+    return with_repeats(a_plain_model(ask))
+
+
+def strong_params(model, seed=0):
+    """Weights far from the start, so that shares and positions differ widely."""
+    params = init_params(model.specs, jax.random.key(seed))
     rng = np.random.default_rng(seed)
     own = {name: jnp.asarray(rng.normal(size=leaf.shape), jnp.float32) for name, leaf in params["repeats"].items()}
     return {**params, "item_table": 20 * params["item_table"], "repeats": own}
 
 
 def dense_log_probabilities(params, hidden, batch):
-    """[rows, length, n_items + 1] of the definition, with every score at once; nothing is taken from the package."""
+    """[rows, length, n_items] by the definition, with every score at once; nothing is taken from the package."""
     own, table = params["repeats"], params["item_table"][1 : N_ITEMS + 1]
     explore = jax.nn.softmax(hidden @ table.T, axis=-1)
     p = jax.nn.sigmoid(hidden @ own["share"] + own["share_bias"])[..., None]
@@ -78,10 +85,14 @@ def dense_loss(params, hidden, weights):
 
 
 def a_case():
-    encoder = an_encoder()
+    """Parameters, states and weights."""
     rng = np.random.default_rng(1)
     hidden = jnp.asarray(rng.normal(size=(3, LENGTH, D_MODEL)), jnp.float32)
-    return encoder, strong_params(encoder), hidden, jnp.asarray(rng.uniform(0.1, 2, (3, LENGTH)), jnp.float32)
+    return strong_params(a_model()), hidden, jnp.asarray(rng.uniform(0.1, 2, (3, LENGTH)), jnp.float32)
+
+
+def a_mixture(params, hidden, batch=BATCH):
+    return mixture_of(repeat_probabilities(params, hidden, batch), batch.items, batch.next_items)
 
 
 def each_item_once(key, targets):
@@ -92,13 +103,13 @@ def each_item_once(key, targets):
 @pytest.mark.parametrize("way", [*TILES, "sampled"])
 def test_the_loss_and_its_gradients_are_those_of_the_dense_mixture(way, monkeypatch):
     monkeypatch.setattr(losses, "tile_sizes", TILES.get(way, losses.tile_sizes))
-    encoder, params, hidden, weights = a_case()
+    params, hidden, weights = a_case()
     softmax = sampled_loss(sampled_softmax, each_item_once) if way == "sampled" else softmax_loss
+    model = with_repeats(softmax_model(transformer(SMALL, n_items=N_ITEMS, max_length=LENGTH), softmax))
+    question = next_item(BATCH._replace(next_weights=weights))
 
     def loss(params, hidden):
-        mixed = mixture(encoder.repeats(params, hidden, BATCH), BATCH.items, BATCH.next_items)
-        options = {"n_items": N_ITEMS, "weights": weights, "mixed": mixed, "key": jax.random.key(0)}
-        return softmax(hidden, params["item_table"], BATCH.next_items, **options)[0]
+        return model.head.loss(params, hidden, question, key=jax.random.key(0))[0]
 
     total, gradients = jax.jit(jax.value_and_grad(loss, (0, 1)))(params, hidden)
     with jax.enable_x64(True):
@@ -112,90 +123,87 @@ def test_the_loss_and_its_gradients_are_those_of_the_dense_mixture(way, monkeypa
 
 
 def test_ranks_and_lists_are_those_of_the_dense_mixture():
-    encoder, params, hidden, _ = a_case()
-    last = jnp.asarray([4, 7, 19, 21])  # the newest of each history, but for one in the middle of the first row
-    found = raised(encoder.repeats(params, hidden, BATCH), BATCH.items, last)
+    params, hidden, _ = a_case()
+    last = jnp.asarray([4, 7, 19, 21])  # the newest position of each history
+    boosts = boosts_of(repeat_probabilities(params, hidden, BATCH), BATCH.items, last)
     states = hidden.reshape(-1, D_MODEL)[last]
     with jax.enable_x64(True):
         wide = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf, np.float64)), (params, hidden))
         dense = np.asarray(dense_log_probabilities(*wide, BATCH)).reshape(-1, N_ITEMS)[np.asarray(last)]
     targets = jnp.broadcast_to(jnp.arange(1, N_ITEMS + 1), (4, N_ITEMS))
-    ranks, _ = rank_targets(states, params["item_table"], targets, n_items=N_ITEMS, repeated=found, block_users=3)
+    ranks, _ = rank_targets(states, params["item_table"], targets, n_items=N_ITEMS, boosts=boosts, block_users=3)
     order = np.argsort(-dense, axis=1)
     np.testing.assert_array_equal(ranks, 1 + np.argsort(order, axis=1))
-    items, scores = top_k_items(states, params["item_table"], k=N_ITEMS, n_items=N_ITEMS, repeated=found)
+    items, scores = top_k_items(states, params["item_table"], k=N_ITEMS, n_items=N_ITEMS, boosts=boosts)
     np.testing.assert_array_equal(items, 1 + order)
     # Scores are log-probabilities but for one number a query.
     np.testing.assert_allclose(np.ptp(scores - np.take_along_axis(dense, order, axis=1), axis=1), 0, atol=1e-4)
     plain, _ = top_k_items(states, params["item_table"], k=N_ITEMS, n_items=N_ITEMS)
-    assert np.any(items != plain)  # the history is felt
+    assert np.any(items != plain)  # so the history has an effect
 
 
 def test_a_probability_that_is_no_number_ranks_last():
-    encoder, params, hidden, _ = a_case()
+    params, hidden, _ = a_case()
     params["repeats"]["share"] = params["repeats"]["share"].at[0].set(jnp.nan)
-    found = raised(encoder.repeats(params, hidden, BATCH), BATCH.items, jnp.asarray([4]))
-    ranks, _ = rank_targets(
-        hidden.reshape(-1, D_MODEL)[4:5], params["item_table"], jnp.asarray([5]), n_items=N_ITEMS, repeated=found
-    )
+    head = a_model().head
+    ranks, _ = head.rank(params, head.queries(params, hidden, BATCH, jnp.asarray([4])), jnp.asarray([5]))
     assert ranks.tolist() == [N_ITEMS]
 
 
 def test_a_history_means_the_same_wherever_it_is_packed():
-    encoder = an_encoder()
-    params = strong_params(encoder)
+    model = a_model()
+    params = strong_params(model)
     together = rows_of([[5, 9, 5, 5], [9, 5, 12]], length=LENGTH)
-    apart = rows_of([[9, 5, 12]], [[5, 9, 5, 5]], length=LENGTH)
+    separate = rows_of([[9, 5, 12]], [[5, 9, 5, 5]], length=LENGTH)
 
+    @jax.jit
     def of(batch, last):
-        hidden = encoder.encode(params, batch)
-        mixed = mixture(encoder.repeats(params, hidden, batch), batch.items, batch.next_items)
-        options = {"n_items": N_ITEMS, "mixed": mixed}
+        hidden = model.encoder.encode(params, batch)
+        options = {"n_items": N_ITEMS, "mixture": a_mixture(params, hidden, batch)}
         loss = softmax_loss(hidden, params["item_table"], batch.next_items, **options)[0]
-        states, repeated = asked_states(encoder, params, batch, jnp.asarray(last))
-        return loss, top_k_items(states, params["item_table"], k=N_ITEMS, n_items=N_ITEMS, repeated=repeated)
+        return loss, model.head.top_k(params, model.queries(params, batch, last), k=N_ITEMS)
 
-    loss, (items, scores) = of(together, [3, 6])
-    same_loss, (same_items, same_scores) = of(apart, [LENGTH + 3, 2])
+    loss, (items, scores) = of(together, jnp.asarray([3, 6]))
+    same_loss, (same_items, same_scores) = of(separate, jnp.asarray([LENGTH + 3, 2]))
     np.testing.assert_allclose(loss, same_loss, rtol=1e-5)
     np.testing.assert_array_equal(items, same_items)
     np.testing.assert_allclose(scores, same_scores, rtol=1e-4, atol=1e-4)
 
 
 def test_recommended_items_are_the_best_of_the_mixture():
-    encoder = an_encoder()
-    params = strong_params(encoder)
+    model = a_model()
+    params = strong_params(model)
     # Nearly all of the probability goes back to the history, most of it to what was played most recently.
     params["repeats"] |= {"share_bias": jnp.float32(30.0), "age": jnp.float32(9.0), "query": jnp.zeros((D_MODEL,) * 2)}
-    assert make_recommend(encoder)(params, [3, 8, 21, 8, 4], 3, mask_seen=False) == [4, 8, 21]
+    assert make_recommend(model)(params, [3, 8, 21, 8, 4], 3, mask_seen=False) == [4, 8, 21]
 
 
 def test_off_is_absent_and_on_leaves_all_other_weights_as_they_were():
-    plain = transformer(SMALL, n_items=N_ITEMS, max_length=LENGTH)
-    assert plain.repeats is None
+    plain = a_plain_model()
     assert "repeats" not in plain.specs
-    params, own = (init_params(encoder.specs, jax.random.key(0)) for encoder in (plain, with_repeats(plain)))
+    params, own = (init_params(model.specs, jax.random.key(0)) for model in (plain, with_repeats(plain)))
     assert own.pop("repeats")
     for ours, theirs in zip(jax.tree.leaves(own), jax.tree.leaves(params), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 
 def test_items_may_be_made_of_other_things_than_a_table():
-    plain = transformer(SMALL, n_items=N_ITEMS, max_length=LENGTH)
     counts = np.ones(N_ITEMS + 1, np.int64)
-    encoder = with_repeats(with_items(plain, ItemConfig(ids="multi-hash"), counts=counts))
-    assert encoder.specs["repeats"]["query"].shape == (D_MODEL, D_MODEL)
-    assert {"items", "repeats"} <= set(encoder.specs)
+    model = with_repeats(with_items(a_plain_model(), ItemConfig(ids="multi-hash"), counts=counts))
+    assert model.specs["repeats"]["query"].shape == (D_MODEL, D_MODEL)
+    assert {"items", "repeats"} <= set(model.specs)
 
 
 def test_a_chance_that_no_item_comes_back_leaves_the_softmax():
-    encoder, params, hidden, _ = a_case()
-    found = encoder.repeats(params, hidden, BATCH)
-    never = Repeats(jnp.full_like(found.log_odds, -80.0), found.log_attention)
-    mixed = mixture(never, BATCH.items, BATCH.next_items)
+    params, hidden, _ = a_case()
+    repeats = repeat_probabilities(params, hidden, BATCH)
+    never = Repeats(jnp.full_like(repeats.log_odds, -80.0), repeats.log_attention)
+    mixture = mixture_of(never, BATCH.items, BATCH.next_items)
     table, targets = params["item_table"], BATCH.next_items
     plain, _ = softmax_loss(hidden, table, targets, n_items=N_ITEMS)
-    np.testing.assert_allclose(softmax_loss(hidden, table, targets, n_items=N_ITEMS, mixed=mixed)[0], plain, rtol=1e-6)
+    np.testing.assert_allclose(
+        softmax_loss(hidden, table, targets, n_items=N_ITEMS, mixture=mixture)[0], plain, rtol=1e-6
+    )
 
 
 # A planted truth
@@ -212,57 +220,71 @@ def a_world():
     return store_from_sequences(histories, n_items=config.n_items), best_possible_ndcg(config).ndcg
 
 
-def ndcg_of(encoder, store, n_steps=150):
+def ndcg_of(model, store, n_steps=150):
     split = leave_last_out(store)
     sizes = {"max_length": 50, "batch_size": 32}
-    batches = training_batches(store, split, **sizes, seed=0, whole_histories=True)
-    optimizer = make_optimizer(OptimizerConfig(learning_rate=5e-3, warmup_steps=20), encoder.specs, n_steps=n_steps)
-    step = make_train_step(encoder, next_item, softmax_loss, optimizer, seed=0, average_decay=0.9)
-    state = init_state(encoder, optimizer, seed=0)
+    batches = training_batches(store, split, **sizes, seed=0, windows=Windows(whole=True))
+    optimizer = make_optimizer(OptimizerConfig(learning_rate=5e-3, warmup_steps=20), model.specs, n_steps=n_steps)
+    step = make_train_step(model, optimizer, seed=0, average_decay=0.9)
+    state = init_state(model, optimizer, seed=0)
     for number in range(n_steps):
         state, _ = step(state, batches.batch(number))
-    ranks = evaluate(make_eval_step(encoder), state.averaged, make_queries(store, split.test, **sizes, mask_seen=False))
+    ranks = evaluate(make_eval_step(model), state.averaged, make_queries(store, split.test, **sizes, mask_seen=False))
     return means(metric_sums(ranks.rank))["ndcg@10"]
 
 
-def test_where_listeners_return_to_what_they_heard_the_mixture_finds_it():
+def test_where_listeners_return_to_what_they_heard_the_mixture_ranks_better():
     store, best = a_world()
-    plain = transformer(dataclasses.replace(SMALL, d_model=16), n_items=store.n_items, max_length=50)
-    without, found = ndcg_of(plain, store), ndcg_of(with_repeats(plain), store)
-    print(f"NDCG@10: plain {without:.4f}, repeat mixture {found:.4f}, best possible {best:.4f}")
+    plain = softmax_model(transformer(dataclasses.replace(SMALL, d_model=16), n_items=store.n_items, max_length=50))
+    without, mixed = ndcg_of(plain, store), ndcg_of(with_repeats(plain), store)
+    print(f"NDCG@10: plain {without:.4f}, repeat mixture {mixed:.4f}, best possible {best:.4f}")
     # One standard error of an NDCG over 290 listeners is below .025; the pair shares its listeners.
-    assert found > without + 0.05
+    assert mixed > without + 0.05
 
 
-# What cannot be
+# Refusals
 
 
 @pytest.mark.parametrize("bad", [{"loss": "bce"}, {"temperature": 2.0}, {"label_smoothing": 0.1}, {"seen_weight": 0.5}])
-def test_a_mixture_is_one_with_a_plain_softmax(bad):
+def test_a_mixture_needs_a_plain_softmax(bad):
     with pytest.raises(ValueError, match="repeat_mixture mixes with a plain softmax; use loss=softmax or sampled"):
         LossConfig(repeat_mixture=True, **bad)
     if "loss" not in bad:
-        encoder, params, hidden, _ = a_case()
-        mixed = mixture(encoder.repeats(params, hidden, BATCH), BATCH.items, BATCH.next_items)
+        params, hidden, _ = a_case()
+        mixture = a_mixture(params, hidden)
         with pytest.raises(InputError, match=f"leave {next(iter(bad))} at"):
             softmax_loss(
-                hidden, params["item_table"], BATCH.next_items, n_items=N_ITEMS, mixed=mixed, history=BATCH, **bad
+                hidden, params["item_table"], BATCH.next_items, n_items=N_ITEMS, mixture=mixture, history=BATCH, **bad
             )
 
 
-def test_scores_that_are_no_probabilities_are_refused():
-    encoder, params, hidden, _ = a_case()
-    mixed = mixture(encoder.repeats(params, hidden, BATCH), BATCH.items, BATCH.next_items)
+def test_a_loss_without_probabilities_is_refused():
+    params, hidden, _ = a_case()
+    mixture = a_mixture(params, hidden)
     loss = sampled_loss(binary_cross_entropy, each_item_once)
-    with pytest.raises(InputError, match="is one with probabilities; use sampled_softmax or softmax_loss"):
-        loss(hidden, params["item_table"], BATCH.next_items, n_items=N_ITEMS, mixed=mixed, key=jax.random.key(0))
+    with pytest.raises(InputError, match="mixture needs probabilities; use sampled_softmax or softmax_loss"):
+        loss(hidden, params["item_table"], BATCH.next_items, n_items=N_ITEMS, mixture=mixture, key=jax.random.key(0))
 
 
-def test_what_knows_no_repeats_is_refused():
-    encoder = an_encoder()
-    optimizer = make_optimizer(OptimizerConfig(), encoder.specs, n_steps=1)
-    step = make_train_step(encoder, masked_item, softmax_loss, optimizer, seed=0, average_decay=0.9)
-    with pytest.raises(InputError, match="objective that asks what follows each item"):
-        step(init_state(encoder, optimizer, seed=0), BATCH)
-    with pytest.raises(InputError, match="continuations know no repeat mixture"):
-        recomputed(encoder)
+@pytest.mark.parametrize("ask", [masked_item, functools.partial(continuation, target_share=1.0)])
+def test_a_question_about_chosen_positions_is_refused(ask):
+    model = a_model(ask)
+    optimizer = make_optimizer(OptimizerConfig(), model.specs, n_steps=1)
+    step = make_train_step(model, optimizer, seed=0, average_decay=0.9)
+    with pytest.raises(InputError, match="a repeat mixture predicts the next item of every position; use next_item"):
+        step(init_state(model, optimizer, seed=0), BATCH)
+
+
+def test_a_mixture_generates_no_continuations():
+    model = a_model()
+    histories = HistoryBatch(jnp.ones((1, 2), jnp.int32), jnp.full(1, 2), jnp.zeros((1, 0), jnp.int32))
+    with pytest.raises(InputError, match="a RepeatHead gives no distribution of the next item for a state alone"):
+        generate(recomputed(model), strong_params(model), histories, n=2)
+
+
+def test_what_a_mixture_cannot_wrap_is_refused():
+    bidirectional = transformer(dataclasses.replace(SMALL, causal=False), n_items=N_ITEMS, max_length=LENGTH)
+    with pytest.raises(InputError, match="a repeat mixture needs a causal encoder, whose states know no later item"):
+        with_repeats(softmax_model(bidirectional))
+    with pytest.raises(InputError, match="a repeat mixture needs a softmax head, not a RepeatHead"):
+        with_repeats(a_model())

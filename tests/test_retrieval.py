@@ -1,9 +1,8 @@
-"""Ranks and top items against slow loops over the whole score matrix: ties, NaN, masks and all."""
+"""Ranks and top items against slow loops over the whole score matrix, with ties, NaN and masks."""
 
 import functools
 import math
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,13 +16,12 @@ from seqrec import retrieval
 from seqrec.metrics.ranks import target_ranks
 from seqrec.retrieval import (
     draw_items,
-    make_recommend,
     rank_targets,
     top_k_items,
     top_k_log_probabilities,
     users_per_block,
 )
-from seqrec.types import Encoder, InputError
+from seqrec.types import InputError
 
 N_ITEMS, N_ROWS, N_EXCLUDED = 9, 64, 4
 
@@ -40,7 +38,7 @@ def table_of_scores(scores) -> tuple[jax.Array, jax.Array]:
 
 
 def slow_rank(scores, target, excluded) -> tuple[float, int]:
-    """The mean place of the target over all orders of what ties with it; NaN is held against it."""
+    """The mean place of the target over all orders of the items that tie with it; NaN counts against it."""
     others = [i for i in range(1, len(scores) + 1) if i not in excluded and i != target]
     score = scores[target - 1]
     if math.isnan(score):
@@ -81,7 +79,7 @@ def test_ranks_are_those_of_a_loop_over_all_scores(users):
     st.integers(1, N_ITEMS),
     st.lists(st.integers(0, N_ITEMS), min_size=N_EXCLUDED, max_size=N_EXCLUDED),
 )
-def test_nan_is_held_against_the_target_its_own_and_a_competitors_alike(scores, target, excluded):
+def test_nan_of_the_target_or_of_another_item_counts_against_the_target(scores, target, excluded):
     # One user alone: a product with an item that holds NaN is NaN for every user.
     ranks, n_candidates = jitted_rank(*table_of_scores([scores]), jnp.array([target]), exclude=jnp.array([excluded]))
     assert (float(ranks[0]), int(n_candidates[0])) == slow_rank(scores, target, excluded)
@@ -91,7 +89,7 @@ def test_nan_is_held_against_the_target_its_own_and_a_competitors_alike(scores, 
 @pytest.mark.parametrize(
     ("score", "rank"), [(0.0, (1 + N_ITEMS) / 2), (math.nan, N_ITEMS), (math.inf, (1 + N_ITEMS) / 2)]
 )
-def test_a_model_without_an_opinion_never_ranks_well_wherever_the_target_stands(score, rank, target):
+def test_equal_scores_never_rank_well_whatever_the_target(score, rank, target):
     ranks, _ = jitted_rank(*table_of_scores([[score] * N_ITEMS]), jnp.array([target]))
     assert float(ranks[0]) == rank
 
@@ -153,12 +151,12 @@ def test_top_items_are_those_of_a_sort():
         *table_of_scores(scores), k=7, n_items=scores.shape[1], exclude=jnp.array(excluded), block_users=8
     )
     assert ids.dtype == np.int32
-    for user, (found, values) in enumerate(zip(np.asarray(ids), np.asarray(best), strict=True)):
-        assert found.tolist() == slow_top(scores[user], excluded[user], 7)
-        np.testing.assert_array_equal(values, scores[user][found - 1])
+    for user, (listed, values) in enumerate(zip(np.asarray(ids), np.asarray(best), strict=True)):
+        assert listed.tolist() == slow_top(scores[user], excluded[user], 7)
+        np.testing.assert_array_equal(values, scores[user][listed - 1])
 
 
-def test_log_probabilities_are_of_all_items_whatever_is_excluded():
+def test_log_probabilities_are_normalised_over_all_items_whatever_is_excluded():
     scores, _, excluded = many_users()
     n_items = scores.shape[1]
     users, table = table_of_scores(scores)
@@ -184,11 +182,11 @@ def test_items_are_drawn_by_their_softmax_among_the_best_candidates():
         assert counts.sum() == counts[left].sum()
         assert stats.chisquare(counts[left], n_users * weights / weights.sum()).pvalue > 0.001
         np.testing.assert_allclose(logs, scores[np.asarray(ids) - 1] - np.log(np.exp(scores).sum()), rtol=1e-5)
-        # A user's draw says nothing of the next one's.
+        # Draws of neighbouring users are independent.
         assert abs(np.corrcoef(ids[1:] == 2, ids[:-1] == 2)[0, 1]) < 5 / np.sqrt(n_users)
 
 
-def test_where_no_candidate_is_left_none_is_drawn():
+def test_without_candidates_nothing_is_drawn():
     users, table = table_of_scores([[1.0, 2.0]])
     ids, logs = draw_items(users, table, n_items=2, exclude=jnp.array([[1, 2]]), key=jax.random.key(0))
     assert (ids.tolist(), logs.tolist()) == ([0], [-math.inf])
@@ -200,17 +198,17 @@ def test_the_best_items_tie_where_their_scores_do(users):
     scores, _, excluded = zip(*users, strict=True)
     ids, best = jitted_top(*table_of_scores(scores), exclude=jnp.array(excluded))
     for user in range(3):
-        found = [i for i in ids[user].tolist() if i]
+        listed = [i for i in ids[user].tolist() if i]
         expected = slow_top(scores[user], excluded[user], N_ITEMS)
-        assert set(found) == set(expected)
-        assert best[user, : len(found)].tolist() == [scores[user][i - 1] for i in expected]
+        assert set(listed) == set(expected)
+        assert best[user, : len(listed)].tolist() == [scores[user][i - 1] for i in expected]
         # Where candidates run out, the list ends in 0.
-        assert ids[user].tolist() == found + [0] * (N_ITEMS - len(found))
-        assert best[user, len(found) :].tolist() == [-math.inf] * (N_ITEMS - len(found))
+        assert ids[user].tolist() == listed + [0] * (N_ITEMS - len(listed))
+        assert best[user, len(listed) :].tolist() == [-math.inf] * (N_ITEMS - len(listed))
 
 
 @pytest.mark.parametrize("k", [0, -1, N_ITEMS + 1])
-def test_more_items_than_there_are_cannot_be_asked_for(k):
+def test_lists_longer_than_the_catalogue_are_refused(k):
     users, table = table_of_scores([range(N_ITEMS)])
     with pytest.raises(InputError, match=rf"k={k} is not in 1\.\.n_items={N_ITEMS}"):
         top_k_items(users, table, k=k, n_items=N_ITEMS)
@@ -247,7 +245,7 @@ def test_of_tied_items_the_lower_id_comes_first():
     assert ids.tolist() == [[2, 3, 4]]
 
 
-def test_nobody_is_ranked_among_no_users():
+def test_no_users_have_no_ranks():
     _, table = table_of_scores([range(N_ITEMS)])
     ranks, n_candidates = rank_targets(jnp.zeros((0, 1)), table, jnp.zeros(0, jnp.int32), n_items=N_ITEMS)
     assert ranks.shape == n_candidates.shape == (0,)
@@ -282,7 +280,7 @@ def test_nothing_of_size_users_times_items_exists(function):
         jaxpr = traced(users, table, exclude=int_shape(n_users, 50))
     sizes = array_sizes(jaxpr.jaxpr)
     largest = users_per_block(n_users, n_rows) * n_rows
-    assert any(size > largest / 2 for size in sizes)  # the walk found the blocks
+    assert any(size > largest / 2 for size in sizes)  # so the blocks were counted
     assert max(sizes) <= largest < n_users * n_rows / 90
 
 
@@ -308,90 +306,3 @@ def test_ids_and_counts_survive_twenty_million_items():
     assert float(ranks[0]) == 1.0
     ids, _ = top_k_items(user, table.at[n_items - 1].set(3.0), exclude=excluded, k=1, n_items=n_items)
     assert ids.tolist() == [[n_items - 1]]
-
-
-# Recommending, with an encoder on paper: the state after an item is its row, and rows prefer the next item.
-
-
-def successor_encoder(n_items=9, max_length=4):
-    def encode(params, batch, *, key=None):
-        return params["queries"][batch.items]
-
-    rows = 64
-    distance = (jnp.arange(rows)[None, :] - jnp.arange(rows)[:, None] - 1) % n_items
-    params = {"item_table": jnp.eye(rows), "queries": -distance.astype(jnp.float32)}
-    return Encoder(specs={}, encode=encode, n_items=n_items, max_length=max_length), params
-
-
-def test_recommendations_follow_the_newest_item():
-    encoder, params = successor_encoder()
-    recommend = make_recommend(encoder)
-    assert recommend(params, [7, 3], 3, mask_seen=False) == [4, 5, 6]
-    assert recommend(params, [3, 7], 3, mask_seen=False) == [8, 9, 1]
-
-
-def test_seen_items_are_not_recommended_even_those_beyond_what_the_encoder_reads():
-    encoder, params = successor_encoder(max_length=2)
-    recommend = make_recommend(encoder)
-    # 4 and 5 come before the two items that are read.
-    assert recommend(params, [4, 5, 9, 9, 8, 3], 3) == [6, 7, 1]
-    assert recommend(params, [4, 5, 9, 9, 8, 3], 3, mask_seen=False) == [4, 5, 6]
-
-
-def test_any_length_of_history_will_do():
-    encoder, params = successor_encoder(max_length=4)
-    recommend = make_recommend(encoder)
-    for length in range(1, 12):
-        history = [1 + i % 5 for i in range(length)]
-        assert recommend(params, history, 1, mask_seen=False) == [history[-1] + 1]
-
-
-def test_where_too_few_items_are_left_the_list_is_shorter():
-    encoder, params = successor_encoder()
-    recommend = make_recommend(encoder)
-    assert recommend(params, [1, 2, 3, 4, 5, 6, 7], 5) == [8, 9]
-    assert recommend(params, list(range(1, 10)), 5) == []
-
-
-def test_histories_of_many_lengths_share_few_compiled_functions():
-    encoder, params = successor_encoder(n_items=60, max_length=8)
-    chex.clear_trace_counter()
-    traced = chex.assert_max_traces(encoder.encode, n=7)
-    recommend = make_recommend(Encoder(encoder.specs, traced, encoder.n_items, encoder.max_length))
-    for length in range(1, 60, 2):  # lists of seen items of 1, 2, 4, … 64: seven sizes
-        recommend(params, list(range(1, length + 1)), 1)
-
-
-@pytest.mark.parametrize("times", ["history", "query"])
-def test_an_encoder_that_reads_times_is_told_those_of_its_items_and_of_the_question(times):
-    read = []
-
-    def encode(params, batch, *, key=None):
-        given = [batch.times] if times == "history" else [batch.times, batch.next_times]
-        jax.debug.callback(lambda *fields: read.extend(fields), *given)
-        return params["queries"][batch.items]
-
-    plain, params = successor_encoder(max_length=3)
-    recommend = make_recommend(Encoder(plain.specs, encode, plain.n_items, plain.max_length, times))
-    recommend(params, [4, 5, 6, 7], 1, times=[10, 20, 25, 26, 90])
-    jax.effects_barrier()
-    assert [each.tolist() for each in read] == [[[0, 5, 6]], [[5, 6, 70]]][: len(read)]
-    assert len(read) == (1 if times == "history" else 2)
-    with pytest.raises(InputError, match="the encoder reads times; give the seconds of each item and, last, of the"):
-        recommend(params, [4, 5], 1, times=[10, 20])
-
-
-@pytest.mark.parametrize(
-    ("sequence", "message"),
-    [
-        ([], "give at least one integer"),
-        ([True, False], "is not a list of item ids"),
-        ([3, 0], r"item 0 is not in 1\.\.9"),
-        ([3, 10], r"item 10 is not in 1\.\.9"),
-        ([-1], r"item -1 is not in 1\.\.9"),
-    ],
-)
-def test_what_is_no_history_is_refused(sequence, message):
-    encoder, params = successor_encoder()
-    with pytest.raises(InputError, match=message):
-        make_recommend(encoder)(params, sequence, 3)

@@ -1,4 +1,4 @@
-"""Eight devices compute what one does. The runs on fake devices take a process of their own, made by this same file."""
+"""Eight devices compute what one does. The runs on fake devices are in a process of their own, started by this file."""
 
 import contextlib
 import functools
@@ -18,20 +18,21 @@ import numpy as np
 import pytest
 
 from seqrec import sharding
-from seqrec.data.batches import make_queries, training_batches
+from seqrec.data.batches import Share, make_queries, training_batches
 from seqrec.data.splits import leave_last_out
 from seqrec.data.store import store_from_sequences
 from seqrec.encoders.transformer import TransformerConfig, transformer
 from seqrec.evaluation import evaluate, make_eval_step
+from seqrec.heads.softmax import softmax_model
 from seqrec.layers import random_bytes
 from seqrec.losses import softmax as losses
 from seqrec.losses.sampled import sampled_loss, sampled_softmax
 from seqrec.losses.softmax import softmax_loss
 from seqrec.metrics import metric_sums
 from seqrec.negatives import uniform
-from seqrec.objectives import next_item
 from seqrec.params import init_params
-from seqrec.repeats import mixture, with_repeats
+from seqrec.questions import next_item
+from seqrec.repeats import with_repeats
 from seqrec.retrieval import rank_targets, top_k_items
 from seqrec.sharding import (
     MESH_AXES,
@@ -97,7 +98,7 @@ def test_without_a_mesh_everything_is_left_as_it_is():
     assert constrain_state((batch, 3), encoder.specs) == (batch, 3)
 
 
-def test_the_gradient_of_looking_up_adds_up_what_came_for_an_item():
+def test_the_gradient_of_a_look_up_is_summed_for_each_item():
     table, ids = np.zeros((5, 2), np.float32), jnp.array([[1, 3, 1], [0, 1, 3]])
     came = jnp.arange(12.0).reshape(2, 3, 2)
     (gradient,) = jax.vjp(lambda table: look_up(table, ids), jnp.asarray(table))[1](came)
@@ -139,7 +140,7 @@ def test_a_mesh_uses_all_devices_or_is_refused():
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """What `measure` found without a mesh and with each, on eight fake devices."""
+    """What `measure` returns without a mesh and with each, on eight fake devices."""
     path = tmp_path_factory.mktemp("runs") / "runs.npz"
     root = Path(__file__).parents[1]
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": "8", "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(root)}
@@ -158,7 +159,8 @@ def runs(tmp_path_factory):
 
 @pytest.mark.parametrize("mesh", MESHES)
 @pytest.mark.parametrize(
-    "what", ["loss", "softmax", "seen", "in_chunks", "sampled", "params", "averaged", "ranks", "metrics", "mixed"]
+    "what",
+    ["loss", "softmax", "seen", "in_chunks", "sampled", "params", "averaged", "ranks", "metrics", "mixture", "allowed"],
 )
 def test_eight_devices_compute_what_one_does(runs, mesh, what):
     names = [name for name in runs["none"] if name.startswith(what)]
@@ -169,7 +171,7 @@ def test_eight_devices_compute_what_one_does(runs, mesh, what):
 
 @pytest.mark.parametrize("mesh", MESHES)
 def test_dropout_and_recommended_items_are_the_same_to_the_bit(runs, mesh):
-    for name in ("bytes", "top"):
+    for name in ("bytes", "top", "top_of_allowed"):
         np.testing.assert_array_equal(runs[mesh][name], runs["none"][name])
 
 
@@ -186,7 +188,7 @@ def test_the_item_table_and_its_moments_are_split_over_model_and_batches_over_da
 
 
 @pytest.mark.parametrize("mesh", ["4x2", "2x4", "1x8"])
-@pytest.mark.parametrize("program", ["train_step", "softmax", "seen", "in_chunks", "sampled", "mixed", "eval_step"])
+@pytest.mark.parametrize("program", ["train_step", "softmax", "seen", "in_chunks", "sampled", "mixture", "eval_step"])
 def test_no_program_sends_the_item_table_or_scores(runs, mesh, program):
     messages = [line.split() for line in runs[mesh][f"messages_of_{program}"].tolist()]
     assert messages
@@ -248,14 +250,15 @@ def measure() -> dict[str, np.ndarray]:
     histories = [generator.integers(1, N_ITEMS + 1, generator.integers(3, 12)).tolist() for _ in range(60)]
     store = store_from_sequences(histories, n_items=N_ITEMS)
     split = leave_last_out(store)
-    shards = n_data_shards()
-    batches = training_batches(store, split, max_length=MAX_LENGTH, batch_size=25, seed=0, n_shards=shards)
-    queries = make_queries(store, split.test, max_length=MAX_LENGTH, batch_size=25, mask_seen=True, n_shards=shards)
+    share = Share(n_data_shards())
+    batches = training_batches(store, split, max_length=MAX_LENGTH, batch_size=25, seed=0, share=share)
+    queries = make_queries(store, split.test, max_length=MAX_LENGTH, batch_size=25, mask_seen=True, share=share)
     config = TransformerConfig(d_model=D_MODEL, n_blocks=1, dropout=0.3, attention_dropout=0.3)
     encoder = transformer(config, n_items=N_ITEMS, max_length=MAX_LENGTH)
-    optimizer = make_optimizer(OptimizerConfig(schedule="constant", warmup_steps=1), encoder.specs, n_steps=100)
-    state = init_state(encoder, optimizer, seed=0)
-    found = {"n_data_shards": shards, "table_on_a_device": tables_on_a_device(state)}
+    model = softmax_model(encoder)
+    optimizer = make_optimizer(OptimizerConfig(schedule="constant", warmup_steps=1), model.specs, n_steps=100)
+    state = init_state(model, optimizer, seed=0)
+    found = {"n_data_shards": share.n_shards, "table_on_a_device": tables_on_a_device(state)}
 
     row_wise = make_optimizer(OptimizerConfig(second_moments="rows"), encoder.specs, n_steps=100)
     first_moments = jax.jit(lambda params: constrain_state(row_wise.init(params), encoder.specs))
@@ -293,7 +296,7 @@ def measure() -> dict[str, np.ndarray]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(losses, "tile_sizes", lambda n_positions, n_rows: (min(16, n_positions), min(10, n_rows)))
         trees["in_chunks"] = gradients_of("in_chunks", softmax_loss)
-    step = make_train_step(encoder, next_item, softmax_loss, optimizer, seed=0, average_decay=0.9)
+    step = make_train_step(model, optimizer, seed=0, average_decay=0.9)
     step = compiled(step, state, first)
     found["messages_of_train_step"] = messages(step)
     for number in range(N_STEPS):
@@ -303,30 +306,27 @@ def measure() -> dict[str, np.ndarray]:
     for name, tree in trees.items():
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
             found[name + jax.tree_util.keystr(path)] = leaf
-    eval_step = compiled(make_eval_step(encoder), state.params, split_rows(next(queries.batches())))
+    eval_step = compiled(make_eval_step(model), state.params, split_rows(next(queries.batches())))
     found["ranks"] = evaluate(eval_step, state.params, queries).rank
     found["messages_of_eval_step"] = messages(eval_step)
-    repeating = with_repeats(encoder)
+    repeating = with_repeats(softmax_model(encoder, functools.partial(softmax_loss, unwanted_weight=0.5)))
     own = init_params(repeating.specs, jax.random.key(1))
     own = jax.jit(lambda: constrain_params(jax.tree.map(lambda leaf: 3 * leaf, own), repeating.specs))()
 
-    def mixed_loss(params, batch):
-        hidden = repeating.encode(params, batch)
-        mixed = mixture(repeating.repeats(params, hidden, batch), batch.items, batch.next_items)
-        skipped = batch.next_items % 3 == 0
-        targets, unwanted = (jnp.where(which, batch.next_items, 0) for which in (~skipped, skipped))
-        options = {"n_items": N_ITEMS, "mixed": mixed, "unwanted": unwanted, "unwanted_weight": 0.5}
-        return softmax_loss(hidden, params["item_table"], targets, **options)[0] / n_targets
+    def mixture_loss(params, batch):
+        states = repeating.encoder.encode(params, batch)
+        question = next_item(batch._replace(next_skips=batch.next_items % 3 == 0), unwanted_skips=True)
+        return repeating.head.loss(params, states, question, key=jax.random.key(0))[0] / n_targets
 
-    def mixed_gradients(params, batch):
-        value, gradients = jax.value_and_grad(mixed_loss)(params, batch)
+    def mixture_gradients(params, batch):
+        value, gradients = jax.value_and_grad(mixture_loss)(params, batch)
         return value, constrain_params(gradients, repeating.specs)
 
-    program = compiled(mixed_gradients, own, first)
-    found["messages_of_mixed"] = messages(program)
-    found["mixed_loss"], gradients = program(own, first)
-    found |= {f"mixed{jax.tree_util.keystr(path)}": x for path, x in jax.tree_util.tree_leaves_with_path(gradients)}
-    found["mixed_ranks"] = evaluate(make_eval_step(repeating), own, queries._replace(n_excluded=0)).rank
+    program = compiled(mixture_gradients, own, first)
+    found["messages_of_mixture"] = messages(program)
+    found["mixture_loss"], gradients = program(own, first)
+    found |= {f"mixture{jax.tree_util.keystr(path)}": x for path, x in jax.tree_util.tree_leaves_with_path(gradients)}
+    found["mixture_ranks"] = evaluate(make_eval_step(repeating), own, queries._replace(n_excluded=0)).rank
     # Far from the start, where scores are small and close to each other.
     table = 50 * state.params["item_table"]
     users = split_rows(generator.normal(size=(24, 8)).astype(np.float32))
@@ -340,6 +340,20 @@ def measure() -> dict[str, np.ndarray]:
     )
     found["ranks_of_several"] = rank(users, table, targets, excluded)[0]
     found["sent_by_rank_targets"] = largest_message(rank)
+    # One row of allowed items for all users, of which most shards hold none.
+    allowed = jnp.array([[7, 30, 31, 390, 0]])
+    some_targets = split_rows(np.tile(np.array([30, 8], np.int32), (24, 1)))
+
+    @jax.jit
+    def among_allowed(users, table, targets, excluded, allowed):
+        options = {"n_items": N_ITEMS, "exclude": excluded, "allow": allowed}
+        ranks, n_candidates = rank_targets(users, table, targets, **options)
+        return ranks, n_candidates, top_k_items(users, table, k=4, **options)[0]
+
+    ranks, found["allowed_n_candidates"], found["top_of_allowed"] = among_allowed(
+        users, table, some_targets, excluded, allowed
+    )
+    found["allowed_ranks"] = jnp.where(jnp.isnan(ranks), -1.0, ranks)
     rows = split_rows(np.zeros((16, 5, 9), np.float32))
     found["bytes"] = jax.jit(lambda x: jnp.where(x == 0, random_bytes(jax.random.key(5), x.shape), 0))(rows)
     sums = jax.jit(metric_sums)(split_rows(found["ranks"].astype(np.float32)[:56]))

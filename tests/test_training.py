@@ -1,4 +1,4 @@
-"""The optimizer by hand at known steps, and models that learn what can be learned and no more."""
+"""The optimizer by hand at known steps, and models that learn all that can be learned and no more."""
 
 import dataclasses
 import math
@@ -8,18 +8,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from seqrec.objectives import next_item
 
 from seqrec.data.batches import make_queries, training_batches
 from seqrec.data.splits import leave_last_out
 from seqrec.data.store import store_from_sequences
 from seqrec.encoders.transformer import TransformerConfig, transformer
 from seqrec.evaluation import evaluate, make_eval_step
+from seqrec.heads.softmax import softmax_model
 from seqrec.losses.sampled import sampled_loss, sampled_softmax
 from seqrec.losses.softmax import softmax_loss
 from seqrec.negatives import uniform
 from seqrec.params import ParamSpec
-from seqrec.retrieval import make_recommend
+from seqrec.recommendation import make_recommend
 from seqrec.training import OptimizerConfig, init_state, make_optimizer, make_train_step
 from seqrec.types import Batch
 
@@ -71,7 +71,7 @@ def test_decay_shrinks_weights_and_leaves_norms():
     assert update == pytest.approx({"weight": -0.1 * 0.2 * 1.0, "scale": 0.0})
 
 
-def test_a_clipped_outlier_weighs_no_more_than_any_other_gradient():
+def test_a_clipped_outlier_weighs_no_more_than_other_gradients():
     config = OptimizerConfig(learning_rate=0.1, schedule="constant", warmup_steps=0, weight_decay=0.0)
     clipped = dataclasses.replace(config, clip_norm=1.0)
     # Four entries of 5 or 5000 are both cut to norm 1: the second step is as if both were equal.
@@ -117,7 +117,7 @@ def test_row_wise_adam_has_one_second_moment_an_item_and_elsewhere_is_adam():
         ({"clip_norm": -1.0}, "clip_norm=-1.0 is below 0"),
     ],
 )
-def test_settings_that_cannot_be_are_refused(bad, message):
+def test_bad_settings_are_refused(bad, message):
     with pytest.raises(ValueError, match=message):
         OptimizerConfig(**bad)
 
@@ -128,17 +128,17 @@ MAX_LENGTH = 8
 
 
 def a_run(histories, *, n_items, seed=0, dropout=0.0, n_steps=200, max_length=MAX_LENGTH, loss=softmax_loss, **options):
-    """An encoder, its first state, its step and its batches."""
+    """A model, its first state, its step and its batches."""
     store = store_from_sequences(histories, n_items=n_items)
     split = leave_last_out(store)
     batches = training_batches(store, split, max_length=max_length, batch_size=16, seed=seed)
     config = TransformerConfig(d_model=16, n_blocks=1, n_heads=2, dropout=dropout)
-    encoder = transformer(config, n_items=n_items, max_length=max_length)
+    model = softmax_model(transformer(config, n_items=n_items, max_length=max_length), loss)
     options = {"learning_rate": 1e-2, "warmup_steps": 10, "weight_decay": 0.0, "average_decay": 0.9} | options
     optimizer_config = OptimizerConfig(**options)
-    optimizer = make_optimizer(optimizer_config, encoder.specs, n_steps=n_steps)
-    step = make_train_step(encoder, next_item, loss, optimizer, seed=seed, average_decay=optimizer_config.average_decay)
-    return encoder, init_state(encoder, optimizer, seed=seed), step, batches, (store, split)
+    optimizer = make_optimizer(optimizer_config, model.specs, n_steps=n_steps)
+    step = make_train_step(model, optimizer, seed=seed, average_decay=optimizer_config.average_decay)
+    return model, init_state(model, optimizer, seed=seed), step, batches, (store, split)
 
 
 def random_histories(n_users=20, n_items=30):
@@ -204,14 +204,12 @@ def test_a_batch_of_padding_has_no_loss_and_no_gradient(with_dropout):
 
 
 def test_a_batch_in_parts_gives_the_gradient_of_the_whole():
-    encoder, _, _, batches, _ = a_run(random_histories(), n_items=30)
-    optimizer = make_optimizer(OptimizerConfig(schedule="constant", warmup_steps=0), encoder.specs, n_steps=10)
-    state, batch = init_state(encoder, optimizer, seed=0), batches.batch(0)
+    model, _, _, batches, _ = a_run(random_histories(), n_items=30)
+    optimizer = make_optimizer(OptimizerConfig(schedule="constant", warmup_steps=0), model.specs, n_steps=10)
+    state, batch = init_state(model, optimizer, seed=0), batches.batch(0)
     assert len(batch.items) % 5  # an uneven split too
     (whole, metrics), *in_parts = (
-        make_train_step(encoder, next_item, softmax_loss, optimizer, seed=0, average_decay=0.5, accumulation_steps=n)(
-            copy(state), batch
-        )
+        make_train_step(model, optimizer, seed=0, average_decay=0.5, accumulation_steps=n)(copy(state), batch)
         for n in (1, 2, 5)
     )
     for after, part_metrics in in_parts:
@@ -226,24 +224,24 @@ def test_a_batch_in_parts_gives_the_gradient_of_the_whole():
 def test_a_cycle_is_memorised_and_its_successors_are_recommended():
     n_items = 12
     histories = [[1 + (start + i) % n_items for i in range(MAX_LENGTH + 3)] for start in range(n_items)]
-    encoder, state, step, batches, (store, split) = a_run(histories, n_items=n_items, n_steps=300)
+    model, state, step, batches, (store, split) = a_run(histories, n_items=n_items, n_steps=300)
     for number in range(300):
         state, metrics = step(state, batches.batch(number))
     # The chain has no entropy; the model is more than 99% sure of each successor.
     assert float(metrics.loss) < -math.log(0.99)
-    recommend = make_recommend(encoder)
+    recommend = make_recommend(model)
     for item in range(1, n_items + 1):
         history = [1 + (item - 3) % n_items, 1 + (item - 2) % n_items, item]
         assert recommend(state.averaged, history, 1, mask_seen=False) == [1 + item % n_items]
     queries = make_queries(store, split.test, max_length=MAX_LENGTH, batch_size=12, mask_seen=True)
-    np.testing.assert_array_equal(evaluate(make_eval_step(encoder), state.averaged, queries).rank, 1.0)
+    np.testing.assert_array_equal(evaluate(make_eval_step(model), state.averaged, queries).rank, 1.0)
 
 
 N_STATES, P_NEXT = 8, 0.75
 
 
 def chain_histories(n_users, length, seed):
-    """After item i comes the next one on a circle with chance 3/4, the third one on with chance 1/4."""
+    """Item i is followed by the next one on a circle with chance 3/4, by the third next with chance 1/4."""
     generator = np.random.default_rng(seed)
     moves = np.where(generator.random((n_users, length)) < P_NEXT, 1, 3)
     return 1 + (generator.integers(N_STATES, size=(n_users, 1)) + np.cumsum(moves, axis=1)) % N_STATES
@@ -255,7 +253,7 @@ def test_a_markov_chain_is_learned_to_its_entropy(loss):
         return uniform(key, n_negatives=64, n_items=N_STATES)
 
     losses = {"softmax": softmax_loss, "sampled": sampled_loss(sampled_softmax, sampler)}
-    encoder, state, step, batches, _ = a_run(
+    model, state, step, batches, _ = a_run(
         chain_histories(600, 18, seed=0).tolist(), n_items=N_STATES, n_steps=300, max_length=15, loss=losses[loss]
     )
     for number in range(300):
@@ -264,7 +262,7 @@ def test_a_markov_chain_is_learned_to_its_entropy(loss):
     items, targets = jnp.asarray(fresh[:, :-1], jnp.int32), jnp.asarray(fresh[:, 1:], jnp.int32)
     places = jnp.broadcast_to(jnp.arange(15, dtype=jnp.int32), items.shape)
     batch = Batch(items, targets, jnp.ones_like(items), places)
-    hidden = jax.jit(encoder.encode)(state.averaged, batch)
+    hidden = jax.jit(model.encoder.encode)(state.averaged, batch)
     total, count = softmax_loss(hidden, state.averaged["item_table"], targets, n_items=N_STATES)
     moved_one = np.mean((fresh[:, 1:] - fresh[:, :-1]) % N_STATES == 1)
     chain = -(moved_one * math.log(P_NEXT) + (1 - moved_one) * math.log(1 - P_NEXT))

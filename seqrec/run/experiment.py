@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -26,6 +26,7 @@ from seqrec.training import TrainState, TrainStep, init_state, make_optimizer, m
 from seqrec.types import InputError
 
 
+@runtime_checkable
 class ScriptConfig(Protocol):
     """The config of a training script: the shared part, and more for its encoder."""
 
@@ -34,6 +35,7 @@ class ScriptConfig(Protocol):
         """What every script takes."""
 
 
+@runtime_checkable
 class Build(Protocol):
     """Makes a script's model."""
 
@@ -41,6 +43,7 @@ class Build(Protocol):
         """The model that the script's config describes, for the task's catalogue."""
 
 
+@runtime_checkable
 class Main(Protocol):
     """Runs a script's experiment."""
 
@@ -48,6 +51,7 @@ class Main(Protocol):
         """Trains, tests, and leaves everything in the run's directory; returns what `metrics.json` holds."""
 
 
+@runtime_checkable
 class Script(Protocol):
     """A module that trains."""
 

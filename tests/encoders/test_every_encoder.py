@@ -1,4 +1,4 @@
-"""What every encoder promises: what its states may know, and that packing and padding change nothing."""
+"""What holds for every encoder: which items states depend on, and that packing and padding change nothing."""
 
 import chex
 import jax
@@ -14,21 +14,21 @@ from seqrec.types import Batch
 every_encoder = pytest.mark.parametrize("name", ENCODERS)
 
 
-def seen_from(name: str, batch: Batch, state: int) -> set[int]:
-    """The items of the first row whose vectors its state at this place may depend on."""
+def visible_items(name: str, batch: Batch, state: int) -> set[int]:
+    """The items of the first row whose vectors its state at this position may depend on."""
     segments = batch.segment_ids[0]
     mine = segments == segments[state]
     if "bidirectional" in name:
-        return set(batch.next_items[0][mine].tolist())  # with 0, the vector of what is hidden
+        return set(batch.next_items[0][mine].tolist())  # with 0, the vector of hidden items
     if "encoder-decoder" in name:
-        return set(batch.items[0][mine].tolist())  # all of it is history
+        return set(batch.items[0][mine].tolist())  # all items are history
     return set(batch.items[0, : state + 1][mine[: state + 1]].tolist())
 
 
 @every_encoder
-def test_a_causal_state_knows_its_history_so_far_and_a_bidirectional_one_all_that_is_not_hidden(name):
+def test_a_causal_state_depends_on_its_history_so_far_and_a_bidirectional_one_on_all_that_is_not_hidden(name):
     encoder, params = an_encoder(name)
-    batch = rows_of([[1, 2, 3, 4, 5], [6, 7, 8, 9]], times=encoder.times)
+    batch = rows_of([[1, 2, 3, 4, 5], [6, 7, 8, 9]], times=encoder.reads.times)
     direction = jax.random.normal(jax.random.key(2), (8,))
 
     def states(table):
@@ -36,17 +36,17 @@ def test_a_causal_state_knows_its_history_so_far_and_a_bidirectional_one_all_tha
 
     sensitivity = np.abs(jax.jit(jax.jacrev(states))(params["item_table"])).sum(axis=-1)
     for state in np.flatnonzero(batch.segment_ids[0]):
-        assert set(np.flatnonzero(sensitivity[state]).tolist()) == seen_from(name, batch, state)
+        assert set(np.flatnonzero(sensitivity[state]).tolist()) == visible_items(name, batch, state)
 
 
 @every_encoder
-def test_states_do_not_depend_on_who_shares_the_row_nor_on_row_or_offset(name):
+def test_states_do_not_depend_on_the_other_histories_of_the_row_nor_on_row_or_offset(name):
     encoder, params = an_encoder(name)
     encode = jax.jit(encoder.encode)
     a, b, c, d = [3, 1, 4, 1, 5], [9, 2], [6, 5, 3], [7, 7, 7, 7, 7, 7, 7]
-    alone = {tuple(h): encode(params, rows_of([h], [], times=encoder.times))[0, : len(h)] for h in (a, b, c, d)}
+    alone = {tuple(h): encode(params, rows_of([h], [], times=encoder.reads.times))[0, : len(h)] for h in (a, b, c, d)}
     for rows in ([[a, b, c], [d]], [[c, d], [b, a]], [[], [b, c, a]]):
-        packed = encode(params, rows_of(*rows, times=encoder.times))
+        packed = encode(params, rows_of(*rows, times=encoder.reads.times))
         for r, histories in enumerate(rows):
             start = 0
             for history in histories:
@@ -56,9 +56,9 @@ def test_states_do_not_depend_on_who_shares_the_row_nor_on_row_or_offset(name):
 
 
 @every_encoder
-def test_what_stands_in_padding_changes_no_state(name):
+def test_values_in_padding_change_no_state(name):
     encoder, params = an_encoder(name)
-    batch = rows_of([[1, 2, 3]], times=encoder.times)
+    batch = rows_of([[1, 2, 3]], times=encoder.reads.times)
     padding = batch.segment_ids == 0
     other = jax.tree.map(lambda field: np.where(padding, 9, field), batch)._replace(segment_ids=batch.segment_ids)
     states, others = (jax.jit(encoder.encode)(params, given) for given in (batch, other))
@@ -70,7 +70,7 @@ def test_a_row_of_padding_is_finite(name):
     encoder, params = an_encoder(name)
     # Item 0 is an ordinary row of the table, which nothing ever scores; zeros are the hardest case for a norm.
     params["item_table"] = params["item_table"].at[0].set(0.0)
-    assert np.isfinite(encoder.encode(params, rows_of([], times=encoder.times))).all()
+    assert np.isfinite(encoder.encode(params, rows_of([], times=encoder.reads.times))).all()
 
 
 @every_encoder
@@ -79,13 +79,13 @@ def test_one_trace_serves_all_batches_of_a_shape(name):
     chex.clear_trace_counter()
     encode = jax.jit(chex.assert_max_traces(encoder.encode, n=1))
     for history in ([1, 2, 3], [4], [5, 6, 7, 8, 9, 10]):
-        encode(params, rows_of([history], times=encoder.times))
+        encode(params, rows_of([history], times=encoder.reads.times))
 
 
 @every_encoder
 def test_states_keep_their_precision_and_shape(name):
     encoder, params = an_encoder(name)
-    states = encoder.encode(params, rows_of([[1, 2]], [[3]], times=encoder.times))
+    states = encoder.encode(params, rows_of([[1, 2]], [[3]], times=encoder.reads.times))
     chex.assert_shape(states, (2, LENGTH, 8))
     assert states.dtype == jnp.float32
 
@@ -97,7 +97,7 @@ def test_states_and_gradients_lower_for_every_platform(name):
     def total(params, batch, key):
         return jnp.sum(encoder.encode(params, batch, key=key))
 
-    batch = rows_of([[1, 2, 3]], times=encoder.times)
+    batch = rows_of([[1, 2, 3]], times=encoder.reads.times)
     lowered = jax.export.export(jax.jit(jax.grad(total)), platforms=("tpu", "cuda"))(params, batch, jax.random.key(0))
     assert [out.shape for out in lowered.out_avals] == [leaf.shape for leaf in jax.tree.leaves(params)]
 

@@ -1,4 +1,4 @@
-"""The recurrent layer is the published recurrence, started anew with every history."""
+"""The recurrent layer is the published recurrence, reset at the start of every history."""
 
 import jax
 import jax.numpy as jnp
@@ -48,6 +48,6 @@ def test_the_layer_is_the_published_recurrence():
         ({"embedding_dropout": 1.0}, r"embedding_dropout=1.0 is not a share in \[0, 1\); try embedding_dropout=0.2"),
     ],
 )
-def test_sizes_that_cannot_be_are_refused(bad, message):
+def test_bad_sizes_are_refused(bad, message):
     with pytest.raises(ValueError, match=message):
         GRUConfig(**bad)

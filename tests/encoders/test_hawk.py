@@ -1,4 +1,4 @@
-"""The recurrent block is its published formula, and starts anew with each history."""
+"""The recurrent block is its published formula, reset at the start of each history."""
 
 import jax
 import jax.numpy as jnp
@@ -81,6 +81,6 @@ def test_a_memory_that_forgets_nothing_has_a_gradient():
         ({"dropout": 1.5}, r"dropout=1.5 is not a share in \[0, 1\); try dropout=0.3"),
     ],
 )
-def test_sizes_that_cannot_be_are_refused(bad, message):
+def test_bad_sizes_are_refused(bad, message):
     with pytest.raises(ValueError, match=message):
         HawkConfig(**bad)

@@ -1,4 +1,4 @@
-"""The unit is its published formula, and knows of times what it is asked to."""
+"""The unit is its published formula, and depends on the times that its config names."""
 
 import math
 
@@ -80,7 +80,7 @@ def moved_states(times, field, place):
     return np.flatnonzero(np.abs(here - there).max(axis=-1) > 1e-6).tolist()
 
 
-def test_times_of_the_history_are_known_from_their_item_on_and_the_querys_time_to_its_own_state():
+def test_a_time_affects_the_states_from_its_item_on_and_the_querys_time_its_own_state():
     # The time of the third item: to its own state and those after it.
     assert moved_states("history", "times", 2) == [2, 3, 4, 5]
     # As a key, in queries at least as late; the query's time is what stands in next_times, and no key.
@@ -92,7 +92,7 @@ def test_times_of_the_history_are_known_from_their_item_on_and_the_querys_time_t
 def test_without_times_nothing_changes_and_a_new_time_bias_moves_no_state():
     config = HSTUConfig(d_model=8, n_blocks=2, n_heads=2)
     plain, timed = (hstu(config, n_items=20, max_length=MAX_LENGTH, times=times) for times in ("none", "query"))
-    assert plain.times == "none"
+    assert plain.reads.times == "none"
     assert "time_bias" not in plain.specs["blocks"][0]
     params = init_params(timed.specs, jax.random.key(0))
     histories = [[1, 2, 3], [4, 5]]
@@ -123,6 +123,6 @@ def test_every_span_of_time_has_a_bucket():
         ({"dropout": 1.5}, r"dropout=1.5 is not a share in \[0, 1\); try dropout=0.2"),
     ],
 )
-def test_sizes_that_cannot_be_are_refused(bad, message):
+def test_bad_sizes_are_refused(bad, message):
     with pytest.raises(ValueError, match=message):
         HSTUConfig(**bad)

@@ -12,21 +12,22 @@ import pytest
 from an_encoder import ENCODERS, an_encoder
 from packed_rows import LENGTH, rows_of
 
-from seqrec.behaviour import with_behaviour
 from seqrec.data.behaviour import PositionFeature
-from seqrec.heads import with_heads
+from seqrec.event_features import with_event_features
+from seqrec.heads.softmax import softmax_model
 from seqrec.params import init_params
 from seqrec.sharding import MeshConfig, constrain_params, make_mesh, split_rows
+from seqrec.side_tasks import side_task_losses, with_side_tasks
 
 FEATURED = "transformer with features of events"
-HEADED = "transformer with heads"
-NAMES = [*ENCODERS, FEATURED, HEADED]
+WITH_SIDE_TASKS = "transformer with side tasks"
+NAMES = [*ENCODERS, FEATURED, WITH_SIDE_TASKS]
 HISTORIES = np.random.default_rng(0).integers(1, 31, (8, LENGTH)).tolist()
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
-    """What `measure` finds of each encoder, without a mesh and with one."""
+    """What `measure` returns for each encoder, without a mesh and with one."""
     path = tmp_path_factory.mktemp("mesh") / "found.npz"
     here = Path(__file__).parent
     environment = os.environ | {
@@ -44,7 +45,7 @@ def found(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_eight_devices_find_the_states_and_gradients_of_one(found, name):
+def test_eight_devices_compute_the_states_and_gradients_of_one(found, name):
     names = [each for each in found if each.startswith(f"one/{name}/")]
     assert len(names) > 2
     for each in names:
@@ -53,18 +54,22 @@ def test_eight_devices_find_the_states_and_gradients_of_one(found, name):
 
 def measure(name: str) -> dict[str, np.ndarray]:
     """States and gradients under the current mesh, if there is one."""
-    special = {FEATURED: a_featured_encoder, HEADED: a_headed_encoder}
-    encoder, params, known = special[name]() if name in special else (*an_encoder(name), None)
-    batch = rows_of(*([each] for each in HISTORIES), times=encoder.times)._replace(event_features=known)
+    special = {FEATURED: a_model_of_features, WITH_SIDE_TASKS: a_model_with_side_tasks}
+    if name in special:
+        model, params, known = special[name]()
+    else:
+        encoder, params = an_encoder(name)
+        model, known = softmax_model(encoder), None
+    batch = rows_of(*([each] for each in HISTORIES), times=model.reads.times)._replace(event_features=known)
     batch = split_rows(jax.tree.map(np.asarray, batch))
-    params = constrain_params(params, encoder.specs)
+    params = constrain_params(params, model.specs)
 
     def total(params):
-        states = encoder.encode(params, batch)
-        if encoder.heads is None:
+        states = model.encoder.encode(params, batch)
+        if model.auxiliary_loss is None:
             return jnp.sum(jnp.sin(states)), states
-        answers = {"skip": batch.next_items % 3 == 0, "gap": 1 + batch.next_items % 4}
-        losses = encoder.heads(params, states, batch.next_items, answers)
+        labels = {"skip": batch.next_items % 3 == 0, "gap": 1 + batch.next_items % 4}
+        losses = side_task_losses(params, states, batch.next_items, labels)
         return sum(jnp.sum(each) for each in losses.values()), states
 
     (_, states), gradients = jax.jit(jax.value_and_grad(total, has_aux=True))(params)
@@ -72,8 +77,8 @@ def measure(name: str) -> dict[str, np.ndarray]:
     return {"states": states, **leaves}
 
 
-def a_featured_encoder():
-    """With what is known of the events of HISTORIES, a feature of each form, some of it not known."""
+def a_model_of_features():
+    """With features of the events of HISTORIES, one of each form, some of whose values are unknown."""
     random = np.random.default_rng(0)
     numbers = random.normal(size=(8, LENGTH, 2)).astype(np.float32)
     numbers[0] = np.nan
@@ -81,17 +86,18 @@ def a_featured_encoder():
     sizes = {"device": ("categories", 3), "taste": ("numbers", 2), "share": ("waves", 1)}
     features = [PositionFeature(name, *size, read=lambda store, places: places) for name, size in sizes.items()]
     plain, _ = an_encoder("transformer: gated")
-    encoder = with_behaviour(plain, features)
-    return encoder, jax.tree.map(lambda leaf: 20 * leaf, init_params(encoder.specs, jax.random.key(1))), known
+    model = with_event_features(softmax_model(plain), features)
+    return model, jax.tree.map(lambda leaf: 20 * leaf, init_params(model.specs, jax.random.key(1))), known
 
 
-def a_headed_encoder():
+def a_model_with_side_tasks():
     plain, _ = an_encoder("transformer: gated")
-    encoder = with_heads(plain, {"skip": np.log([0.7, 0.3]), "gap": np.log([0.4, 0.3, 0.2, 0.1])})
-    params = init_params(encoder.specs, jax.random.key(1))
+    rates = {"skip": np.log([0.7, 0.3]), "gap": np.log([0.4, 0.3, 0.2, 0.1])}
+    model = with_side_tasks(softmax_model(plain), dict.fromkeys(rates, 1.0), rates)
+    params = init_params(model.specs, jax.random.key(1))
     random = np.random.default_rng(0)
-    own = jax.tree.map(lambda leaf: leaf + random.normal(size=leaf.shape).astype(np.float32), params["heads"])
-    return encoder, {**params, "heads": own}, None
+    own = jax.tree.map(lambda leaf: leaf + random.normal(size=leaf.shape).astype(np.float32), params["side_tasks"])
+    return model, {**params, "side_tasks": own}, None
 
 
 def main(path: str) -> None:

@@ -1,4 +1,4 @@
-"""The decoder's states know the history and what came before them, and no more."""
+"""The decoder's states depend on the history and on earlier decoded items, and on nothing else."""
 
 import jax
 import jax.numpy as jnp
@@ -20,14 +20,14 @@ def an_encoder(sizes=SIZES, **options):
 
 
 def cut(batch, *newest):
-    """The batch of one row whose histories end at these places; what follows them is decoded."""
+    """The batch of one row whose histories end at these positions; what follows them is decoded."""
     hidden = np.zeros(LENGTH, bool)
     for place in newest:
         hidden |= (batch.segment_ids[0] == batch.segment_ids[0, place]) & (np.arange(LENGTH) >= place)
     return batch._replace(next_items=jnp.where(hidden, 0, batch.next_items))
 
 
-def test_a_state_knows_the_whole_history_and_what_was_decoded_so_far():
+def test_a_state_depends_on_the_whole_history_and_what_was_decoded_so_far():
     encoder, params = an_encoder()
     batch = cut(rows_of([[1, 2, 3, 4, 5], [6, 7, 8, 9]]), 2, 5)
     direction = jax.random.normal(jax.random.key(2), (8,))
@@ -49,7 +49,7 @@ def test_the_same_items_mean_another_state_as_history_and_as_continuation():
     assert np.abs(early - late).max() > 1e-2
 
 
-def test_continuations_beside_each_other_do_not_meet():
+def test_continuations_in_one_row_are_independent():
     encoder, params = an_encoder()
     together = encoder.encode(params, cut(rows_of([[1, 2, 3, 4], [5, 6, 7, 8, 9]]), 1, 6))[0]
     first = encoder.encode(params, cut(rows_of([[1, 2, 3, 4]]), 1))[0]
@@ -58,7 +58,7 @@ def test_continuations_beside_each_other_do_not_meet():
     np.testing.assert_allclose(together[6:9], second[2:5], rtol=1e-5, atol=1e-5)
 
 
-def test_it_has_the_parameters_of_its_encoder_and_beside_them_a_decoder():
+def test_it_has_the_parameters_of_its_encoder_and_those_of_a_decoder():
     encoder, _ = an_encoder(n_decoder_blocks=3)
     reader = transformer(SIZES, n_items=30, max_length=LENGTH)
     decoder = encoder.specs["decoder"]
@@ -68,7 +68,7 @@ def test_it_has_the_parameters_of_its_encoder_and_beside_them_a_decoder():
     assert added == {"cross_attention", "cross_attention_norm"}
 
 
-def test_every_dropout_draws_anew_and_is_off_without_a_key():
+def test_dropout_is_a_function_of_the_key_and_off_without_one():
     sizes = TransformerConfig(d_model=8, causal=False, dropout=0.3, attention_dropout=0.3)
     encoder, params = an_encoder(sizes)
     plain, _ = an_encoder()
@@ -97,6 +97,6 @@ def test_other_ways_of_computing_give_about_the_same_states(way):
         ({"encoder": TransformerConfig()}, "reads its history both ways; leave --causal out"),
     ],
 )
-def test_sizes_that_cannot_be_are_refused(bad, message):
+def test_bad_sizes_are_refused(bad, message):
     with pytest.raises(ValueError, match=message):
         Seq2SeqConfig(**bad)

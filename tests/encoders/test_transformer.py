@@ -151,7 +151,7 @@ def test_the_item_table_has_room_for_padding_and_splits_evenly(n_items):
         ({"n_blocks": 0}, "n_blocks=0 is below 1"),
     ],
 )
-def test_sizes_that_cannot_be_are_refused_with_a_remedy(bad, message):
+def test_bad_sizes_are_refused_with_a_remedy(bad, message):
     with pytest.raises(ValueError, match=message.replace("(", r"\(")):
         TransformerConfig(**bad)
 

@@ -1,4 +1,4 @@
-"""Queries and keys that turn by the times of the history."""
+"""Queries and keys rotated by the times of the history."""
 
 import jax
 import numpy as np
@@ -10,7 +10,7 @@ from seqrec.encoders.transformer import TransformerConfig, transformer
 from seqrec.types import InputError
 
 
-def test_times_turn_the_states_that_come_no_earlier_and_add_no_parameter():
+def test_times_change_the_states_that_come_no_earlier_and_add_no_parameter():
     timed, params = an_encoder("transformer: times of the history")
     plain = transformer(TransformerConfig(**SIZES), n_items=N_ITEMS, max_length=LENGTH)
     assert jax.tree.map(lambda spec: spec.shape, timed.specs) == jax.tree.map(lambda spec: spec.shape, plain.specs)

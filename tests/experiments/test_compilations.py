@@ -4,8 +4,8 @@ import chex
 import pytest
 import sasrec
 from conftest import train
-
 from seqrec.objectives import next_item
+
 from seqrec.types import InputError
 
 

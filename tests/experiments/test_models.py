@@ -8,6 +8,7 @@ import pytest
 import seq2seq
 from conftest import learn_chain
 from scripts import TRAINING
+from seqrec.tasks import DataConfig, Task
 
 from seqrec import runtime
 from seqrec.data.batches import make_queries, training_batches
@@ -16,7 +17,6 @@ from seqrec.data.splits import leave_last_out
 from seqrec.data.store import store_from_sequences
 from seqrec.evaluation import make_eval_step
 from seqrec.report.results_page import condensed, page
-from seqrec.tasks import DataConfig, Task
 from seqrec.training import init_state, make_optimizer, make_train_step
 from seqrec.types import InputError
 

@@ -1,4 +1,4 @@
-"""Losses over sampled items: each its formula, and the sampled softmax the full one as the sample grows."""
+"""Losses over sampled items: each equals its formula, and the sampled softmax tends to the full one."""
 
 import functools
 import math
@@ -41,8 +41,8 @@ def log_sigmoid(x):
     return -math.log1p(math.exp(-x))
 
 
-# One position, plain floats: the target's score, those of the draws that are other items, their log_q, and the number
-# of all draws.
+# One position, plain floats: the target's score, the scores of the draws that are other items, their log_q, and the
+# number of all draws.
 
 
 def slow_sampled_softmax(target, drawn, log_q, n):
@@ -90,7 +90,7 @@ LOSSES = {
 
 @pytest.mark.parametrize("shared", [True, False], ids=["one list", "a list a row"])
 @pytest.mark.parametrize("name", LOSSES)
-def test_each_is_its_formula_with_the_target_left_out_of_the_draws(name, shared):
+def test_each_loss_is_its_formula_without_draws_of_the_target(name, shared):
     ours, slow = LOSSES[name]
     hidden, table, targets = a_small_case()
     random = np.random.default_rng(1)
@@ -111,7 +111,7 @@ def test_each_is_its_formula_with_the_target_left_out_of_the_draws(name, shared)
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_draws_that_are_all_the_target_leave_finite_gradients(name):
+def test_gradients_are_finite_where_all_draws_are_the_target(name):
     hidden, table, _ = a_small_case()
     targets = jnp.full((3, 5), 4)
     draws = Negatives(jnp.full((6,), 4), jnp.full((6,), -1.0))
@@ -128,7 +128,7 @@ def uniform_softmax(n_items, n_negatives):
 
 
 def draw_each_item(n_items, times):
-    """A sampler that draws item i `times[i - 1]` times, and says that this is what it expects."""
+    """A sampler that draws item i `times[i - 1]` times, and gives these as the expected counts."""
     ids = np.repeat(np.arange(1, n_items + 1), times)
     log_q = np.log(np.asarray(times)[ids - 1] / len(ids))
 

@@ -1,4 +1,4 @@
-"""What a history holds enters the normaliser by its weight, and nothing else of the loss changes."""
+"""Seen items enter the normaliser by their weight, and nothing else of the loss changes."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from seqrec.types import InputError
 
 N_ITEMS, D_MODEL, LENGTH = 37, 6, 10
 TILES = {
-    "one walk": losses.tile_sizes,
+    "one pass": losses.tile_sizes,
     "blocks of positions": lambda n_positions, n_rows: (4, n_rows),
     "chunks of items too": lambda n_positions, n_rows: (4, 25),
 }
@@ -87,7 +87,7 @@ def test_seen_items_that_score_far_above_all_others_leave_a_finite_loss():
     assert jnp.isfinite(gradient).all()
 
 
-def test_what_cannot_be_weighed_is_refused():
+def test_bad_weights_and_a_missing_history_are_refused():
     hidden, table = arrays()
     loss = make_loss(LossConfig(seen_weight=0.5), counts=np.ones(N_ITEMS + 1, int))
     with pytest.raises(InputError, match=r"seen_weight=0\.5 needs the history before each target"):

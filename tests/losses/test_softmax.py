@@ -1,4 +1,4 @@
-"""The blocked loss is the naive one, its gradients too, without ever holding positions x items."""
+"""The loss in blocks equals the naive one, gradients too, without an array of positions x items."""
 
 import functools
 import math
@@ -22,7 +22,7 @@ TILES = {
 
 @pytest.fixture(params=TILES.values(), ids=TILES)
 def in_tiles(request, monkeypatch):
-    """Makes the loss walk positions and items in several tiles, or in one."""
+    """Makes the loss pass over positions in blocks, and over items in chunks too."""
     monkeypatch.setattr(losses, "tile_sizes", request.param)
 
 
@@ -69,7 +69,7 @@ def test_a_weight_counts_a_target_as_often(name, in_tiles):
         return loss_of(name)(hidden, table, targets, weights=weights, **options)
 
     def by_hand(hidden, table):
-        # A loss's total is linear in the positions' own losses: each is had by giving it alone a weight.
+        # A loss is linear in the losses of its positions: a weight at one position alone gives that of the position.
         one = jnp.eye(targets.size).reshape(-1, *targets.shape)
         return jnp.dot(jax.vmap(lambda weights: weighed(hidden, table, weights)[0])(one), times.reshape(-1))
 
@@ -153,17 +153,17 @@ def test_states_in_half_precision_are_summed_in_float32(in_tiles):
         ({"loss": "sampled-softmax", "z_loss": 0.1}, "leave them at 0, 0 and 1, or use loss=softmax"),
     ],
 )
-def test_a_loss_that_cannot_be_is_refused(bad, said):
+def test_bad_settings_are_refused(bad, said):
     with pytest.raises(ValueError, match=said):
         LossConfig(**bad)
 
 
-def test_gradients_carry_what_follows_the_loss(in_tiles):
+def test_gradients_follow_the_chain_rule(in_tiles):
     n_items = 37
     hidden, table, targets = a_case(rows=3, length=7, n_items=n_items, n_rows=64)
 
     def after(loss, hidden, table):
-        # A mean, a square and the parameters used once more: the cotangent is none of 1, constant, or alone.
+        # A mean, a square and other uses of the parameters: the cotangent is neither 1 nor constant nor the only one.
         return (loss(hidden, table) / 14) ** 2 + jnp.sum(hidden**2) + 0.1 * jnp.sum(table[:5])
 
     ours = jax.grad(functools.partial(after, lambda h, t: softmax_loss(h, t, targets, n_items=n_items)[0]), (0, 1))
@@ -183,10 +183,10 @@ def test_padding_and_rows_that_are_no_items_get_no_gradient(in_tiles):
     assert np.all(np.any(np.asarray(d_table[1 : n_items + 1]), axis=1))
 
 
-def test_what_stands_in_rows_that_are_no_items_does_not_matter():
+def test_values_of_rows_that_are_no_items_do_not_matter():
     n_items = 37
     hidden, table, targets = a_case(rows=3, length=7, n_items=n_items, n_rows=64)
-    # Their scores are hundreds above and below the items': a sum relative to the highest of all would be 0.
+    # Their scores are hundreds above and below those of items: a sum relative to the highest of all would be 0.
     other = table.at[0].set(1000.0).at[n_items + 1 :].set(-1000.0)
     gradients = jax.value_and_grad(lambda h, t: softmax_loss(h, t, targets, n_items=n_items)[0], argnums=(0, 1))
     jax.tree.map(np.testing.assert_array_equal, gradients(hidden, table), gradients(hidden, other))
@@ -224,7 +224,7 @@ def test_nothing_of_size_positions_times_items_exists(with_gradients, n_items):
     traced = jax.make_jaxpr(jax.value_and_grad(loss, (0, 1)) if with_gradients else loss)
     shapes = shapes_of_a_large_case(n_rows=n_items + 64)
     sizes = array_sizes(traced(*shapes).jaxpr)
-    assert any(size > losses.BLOCK_ELEMENTS / 2 for size in sizes)  # the walk found the tiles
+    assert any(size > losses.BLOCK_ELEMENTS / 2 for size in sizes)  # so the tiles were counted
     assert max(sizes) <= max(8 * losses.BLOCK_ELEMENTS, shapes[1].size) < 4096 * n_items / 20
 
 
@@ -239,15 +239,15 @@ def test_the_compiled_step_needs_a_fraction_of_the_naive_memory():
     assert compiled.memory_analysis().temp_size_in_bytes < 4 * 4 * losses.BLOCK_ELEMENTS < n_bytes
 
 
-def test_nothing_is_done_in_rare_cases_alone():
-    # Models side by side, under vmap, would do it in every step.
+def test_there_is_no_conditional_branch():
+    # Under vmap, as in a population, every branch would run in every step.
     shapes = shapes_of_a_large_case(n_positions=512, n_rows=4096)
 
     def loss(hidden, table, targets):
         return softmax_loss(hidden, table, targets, n_items=4000)[0]
 
     lowered = jax.jit(jax.value_and_grad(loss, (0, 1))).lower(*shapes).as_text()
-    assert "stablehlo.while" in lowered  # the walk is there
+    assert "stablehlo.while" in lowered  # so the loop over tiles is there
     assert "stablehlo.case" not in lowered
 
 

@@ -7,13 +7,13 @@ import pytest
 from naive_softmax import a_case
 
 from seqrec.losses import softmax as losses
+from seqrec.losses.blocks import Mixture
 from seqrec.losses.config import LossConfig
 from seqrec.losses.softmax import softmax_loss
-from seqrec.repeats import Mixture
 from seqrec.types import InputError
 
 N_ITEMS, SKIP_WEIGHT = 37, 0.3
-TILES = {"one walk": losses.tile_sizes, "blocks and chunks": lambda n_positions, n_rows: (4, 25)}
+TILES = {"one pass": losses.tile_sizes, "blocks and chunks": lambda n_positions, n_rows: (4, 25)}
 
 
 def a_case_with_skips():
@@ -22,36 +22,36 @@ def a_case_with_skips():
     skipped = rng.random(items.shape) < 0.4
     weights = jnp.asarray(rng.uniform(0, 2, items.shape), jnp.float32)
     own, mass = rng.uniform(0.1, 0.6, (2, *items.shape))
-    mixed = Mixture(jnp.asarray(np.log(own), jnp.float32), jnp.asarray(np.log(mass * (1 - own)), jnp.float32))
-    return hidden, table, jnp.where(skipped, 0, items), jnp.where(skipped, items, 0), weights, mixed
+    mixture = Mixture(jnp.asarray(np.log(own), jnp.float32), jnp.asarray(np.log(mass * (1 - own)), jnp.float32))
+    return hidden, table, jnp.where(skipped, 0, items), jnp.where(skipped, items, 0), weights, mixture
 
 
-def dense(hidden, table, mixed, targets, unwanted, weights):
+def dense(hidden, table, mixture, targets, unwanted, weights):
     """Every probability at once, in whatever type comes in."""
     probabilities = jax.nn.softmax(hidden @ table[1 : N_ITEMS + 1].T, axis=-1)
 
     def of(items):
-        found = jnp.take_along_axis(probabilities, jnp.maximum(items - 1, 0)[..., None], axis=-1)[..., 0]
-        return found if mixed is None else jnp.exp(mixed.log_share) * found + jnp.exp(mixed.log_mass)
+        softmax = jnp.take_along_axis(probabilities, jnp.maximum(items - 1, 0)[..., None], axis=-1)[..., 0]
+        return softmax if mixture is None else jnp.exp(mixture.log_share) * softmax + jnp.exp(mixture.log_mass)
 
     wanted = jnp.sum(jnp.where(targets > 0, -weights * jnp.log(of(targets)), 0.0))
     return wanted + SKIP_WEIGHT * jnp.sum(jnp.where(unwanted > 0, -jnp.log(1 - of(unwanted)), 0.0))
 
 
 @pytest.mark.parametrize("tiles", TILES.values(), ids=TILES)
-@pytest.mark.parametrize("is_mixed", [False, True])
-def test_the_loss_and_its_gradients_are_those_of_all_probabilities_at_once(tiles, is_mixed, monkeypatch):
+@pytest.mark.parametrize("with_mixture", [False, True])
+def test_the_loss_and_its_gradients_are_those_of_all_probabilities_at_once(tiles, with_mixture, monkeypatch):
     monkeypatch.setattr(losses, "tile_sizes", tiles)
-    hidden, table, targets, unwanted, weights, mixed = a_case_with_skips()
-    mixed = mixed if is_mixed else None
+    hidden, table, targets, unwanted, weights, mixture = a_case_with_skips()
+    mixture = mixture if with_mixture else None
 
-    def loss(hidden, table, mixed):
-        options = {"weights": weights, "mixed": mixed, "unwanted": unwanted, "unwanted_weight": SKIP_WEIGHT}
+    def loss(hidden, table, mixture):
+        options = {"weights": weights, "mixture": mixture, "unwanted": unwanted, "unwanted_weight": SKIP_WEIGHT}
         return softmax_loss(hidden, table, targets, n_items=N_ITEMS, **options)
 
-    (total, count), gradients = jax.jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))(hidden, table, mixed)
+    (total, count), gradients = jax.jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))(hidden, table, mixture)
     with jax.enable_x64(True):
-        wide = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf, np.float64)), (hidden, table, mixed))
+        wide = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf, np.float64)), (hidden, table, mixture))
         rest = [np.asarray(each) for each in (targets, unwanted, weights)]
         expected, theirs = jax.value_and_grad(dense, (0, 1, 2))(*wide, *rest)
         expected, theirs = jax.tree.map(np.asarray, (expected, theirs))
@@ -73,14 +73,14 @@ def test_an_unwanted_item_of_probability_one_leaves_a_finite_loss():
     assert jnp.isfinite(gradient).all()
 
 
-def test_no_unwanted_item_is_none():
+def test_unwanted_items_of_0_change_nothing():
     hidden, table, targets, *_ = a_case_with_skips()
     plain = softmax_loss(hidden, table, targets, n_items=N_ITEMS)
     same = softmax_loss(hidden, table, targets, n_items=N_ITEMS, unwanted=jnp.zeros_like(targets))
     np.testing.assert_allclose(plain, same, rtol=1e-6)
 
 
-def test_what_has_no_probabilities_is_refused():
+def test_a_loss_without_plain_probabilities_is_refused():
     hidden, table, targets, unwanted, *_ = a_case_with_skips()
     with pytest.raises(InputError, match="leave label_smoothing at 0"):
         softmax_loss(hidden, table, targets, n_items=N_ITEMS, unwanted=unwanted, label_smoothing=0.1)

@@ -1,4 +1,4 @@
-"""What a model is asked: the next item everywhere, or what was hidden from it and nothing else."""
+"""What training steps ask: the next item at every position, or hidden items and nothing else."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from packed_rows import rows_of
 
-from seqrec.objectives import continuation, masked_item, next_item
+from seqrec.questions import continuation, masked_item, next_item
 from seqrec.types import Batch
 
 
@@ -36,17 +36,17 @@ def a_batch(n_rows=400, length=20):
     return rows._replace(next_items=jnp.asarray(items))
 
 
-def test_what_is_asked_is_hidden_and_nothing_else_changes():
+def test_targets_are_hidden_and_nothing_else_changes():
     batch = a_batch()
     inputs, targets, places, *_ = jax.jit(masked_item)(batch, key=jax.random.key(0))
     before, after = np.asarray(batch.next_items), np.asarray(inputs.next_items)
-    asked = np.zeros(before.shape, bool)
+    hidden = np.zeros(before.shape, bool)
     for row, (place, target) in enumerate(zip(np.asarray(places), np.asarray(targets), strict=True)):
         assert len(set(place.tolist())) == len(place)
         np.testing.assert_array_equal(target[target > 0], before[row, place[target > 0]])
-        asked[row, place[target > 0]] = True
-    np.testing.assert_array_equal(after, np.where(asked, 0, before))
-    assert not asked[before == 0].any()
+        hidden[row, place[target > 0]] = True
+    np.testing.assert_array_equal(after, np.where(hidden, 0, before))
+    assert not hidden[before == 0].any()
     for name in ("items", "segment_ids", "positions"):
         np.testing.assert_array_equal(getattr(inputs, name), getattr(batch, name))
 
@@ -55,20 +55,20 @@ def test_a_share_of_each_row_is_hidden_or_the_newest_item_of_each_history():
     batch = a_batch()
     inputs, targets, *_ = masked_item(batch, key=jax.random.key(1), mask_share=0.25, last_share=0.3)
     hidden = (np.asarray(inputs.next_items) == 0) & (np.asarray(batch.next_items) > 0)
-    # Each row has histories of 9 and 7 items, the newest at places 8 and 15.
+    # Each row has histories of 9 and 7 items, the newest at positions 8 and 15.
     is_last = np.array([set(np.flatnonzero(row)) == {8, 15} for row in hidden])
     n_hidden = hidden.sum(axis=1)
     assert set(n_hidden[~is_last].tolist()) == {5}  # a quarter of 20 positions
     share = is_last.mean()
     assert abs(share - 0.3) < 5 * np.sqrt(0.3 * 0.7 / len(hidden))
     np.testing.assert_array_equal((np.asarray(targets) > 0).sum(axis=1), n_hidden)
-    # Otherwise every item of a history is hidden as often as another.
+    # Otherwise all items of a history are hidden equally often.
     per_place = hidden[~is_last][:, :16].mean(axis=0)
     expected = 5 / 16
     np.testing.assert_allclose(per_place, expected, atol=5 * np.sqrt(expected * (1 - expected) / (~is_last).sum()))
 
 
-def test_what_is_hidden_is_a_function_of_the_key():
+def test_hidden_items_are_a_function_of_the_key():
     batch = a_batch(n_rows=5)
     one, again, other = (masked_item(batch, key=jax.random.key(seed)).inputs.next_items for seed in (0, 0, 1))
     np.testing.assert_array_equal(one, again)
@@ -88,35 +88,35 @@ def cuts_of(inputs, batch):
     return cuts
 
 
-def test_each_history_is_cut_in_two_and_its_second_part_is_asked():
+def test_each_history_is_cut_in_two_and_its_second_part_is_predicted():
     batch = a_batch(n_rows=600)
-    inputs, targets, places, *_ = jax.jit(lambda batch, key: continuation(batch, key=key, asked_share=1.0))(
+    inputs, targets, places, *_ = jax.jit(lambda batch, key: continuation(batch, key=key, target_share=1.0))(
         batch, jax.random.key(0)
     )
     cuts = np.array(cuts_of(inputs, batch)).reshape(-1, 2)
-    # A history of m pairs has m + 1 items, and its first part 1 to m of them, each length as often as another.
+    # A history of m pairs has m + 1 items, and its first part 1 to m of them, each length equally often.
     for of_history, n_pairs in zip(cuts.T, (9, 7), strict=True):
         often = np.bincount(of_history, minlength=n_pairs + 1)[1:]
         assert len(often) == n_pairs
         np.testing.assert_allclose(often, 600 / n_pairs, atol=5 * np.sqrt(600 / n_pairs))
     assert abs(np.corrcoef(cuts.T)[0, 1]) < 5 / np.sqrt(600)
-    asked = np.asarray(inputs.next_items == 0) & (np.asarray(batch.next_items) > 0)
-    found = np.zeros(asked.shape, int)
-    np.put_along_axis(found, np.asarray(places), np.asarray(targets), axis=1)
-    np.testing.assert_array_equal(found, np.where(asked, batch.next_items, 0))
+    hidden = np.asarray(inputs.next_items == 0) & (np.asarray(batch.next_items) > 0)
+    targets_in_place = np.zeros(hidden.shape, int)
+    np.put_along_axis(targets_in_place, np.asarray(places), np.asarray(targets), axis=1)
+    np.testing.assert_array_equal(targets_in_place, np.where(hidden, batch.next_items, 0))
     np.testing.assert_array_equal(inputs.items, batch.items)
 
 
-def test_of_a_long_second_part_a_share_is_asked():
+def test_a_share_of_a_long_second_part_is_predicted():
     batch = a_batch()
-    inputs, targets, places, *_ = continuation(batch, key=jax.random.key(1), asked_share=0.25)
+    inputs, targets, places, *_ = continuation(batch, key=jax.random.key(1), target_share=0.25)
     n_decoded = (np.asarray(inputs.next_items == 0) & (np.asarray(batch.next_items) > 0)).sum(axis=1)
-    n_asked = (np.asarray(targets) > 0).sum(axis=1)
-    np.testing.assert_array_equal(n_asked, np.minimum(n_decoded, 5))  # a quarter of 20 positions
+    n_targets = (np.asarray(targets) > 0).sum(axis=1)
+    np.testing.assert_array_equal(n_targets, np.minimum(n_decoded, 5))  # a quarter of 20 positions
     assert all(len(set(row)) == 5 for row in np.asarray(places).tolist())
 
 
-def test_where_a_history_is_cut_is_a_function_of_the_key():
+def test_cuts_are_a_function_of_the_key():
     batch = a_batch(n_rows=5)
     one, again, other = (continuation(batch, key=jax.random.key(seed)).inputs.next_items for seed in (0, 0, 1))
     np.testing.assert_array_equal(one, again)
@@ -124,25 +124,25 @@ def test_where_a_history_is_cut_is_a_function_of_the_key():
 
 
 def with_signals(batch):
-    """Every third event that follows was skipped, and weighs what its item's number is."""
+    """Next items whose id is a multiple of 3 were skipped; the weight of each is its id."""
     skipped = (batch.next_items % 3 == 0) & (batch.next_items > 0)
     return batch._replace(next_weights=batch.next_items.astype(jnp.float32), next_skips=skipped)
 
 
-@pytest.mark.parametrize("objective", [next_item, masked_item, continuation])
-def test_a_skipped_item_is_no_target_and_weights_go_with_their_targets(objective):
+@pytest.mark.parametrize("ask", [next_item, masked_item, continuation])
+def test_a_skipped_item_is_no_target_and_weights_go_with_their_targets(ask):
     batch = with_signals(a_batch(n_rows=50))
-    asked = objective(batch, key=jax.random.key(0))
-    targets, weights = np.asarray(asked.targets), np.asarray(asked.weights)
+    question = ask(batch, key=jax.random.key(0))
+    targets, weights = np.asarray(question.targets), np.asarray(question.weights)
     assert np.any(targets > 0)
     assert not np.any((targets > 0) & (targets % 3 == 0))
     np.testing.assert_array_equal(weights[targets > 0], targets[targets > 0])
-    assert asked.unwanted is None
+    assert question.unwanted is None
 
 
 def test_a_skipped_item_may_be_unwanted():
     batch = with_signals(a_batch(n_rows=5))
-    asked = next_item(batch, unwanted_skips=True)
+    question = next_item(batch, unwanted_skips=True)
     items = np.asarray(batch.next_items)
-    np.testing.assert_array_equal(asked.unwanted, np.where(items % 3 == 0, items, 0))
-    np.testing.assert_array_equal(asked.targets, np.where(items % 3 == 0, 0, items))
+    np.testing.assert_array_equal(question.unwanted, np.where(items % 3 == 0, items, 0))
+    np.testing.assert_array_equal(question.targets, np.where(items % 3 == 0, 0, items))
