@@ -107,7 +107,9 @@ def page(kept: dict[str, dict[str, Any]], published: Published, *, defaults: Map
     for name, result in sorted(kept.items()):
         setting, _, _ = name.partition("-seed-")
         protocol = result["protocol"]
-        sections[_data_name(result), protocol["split"], protocol["candidates"]][setting][name] = result
+        source = result["config"]["data"]
+        section = data_name(source["data_path"], source["dataset"]), protocol["split"], protocol["candidates"]
+        sections[section][setting][name] = result
     lines = ["# Results", "", _HEAD, ""]
     for (data, split, candidates), settings in sections.items():
         lines += [f"## {data}", "", f"{split}. Candidates: {candidates}.", ""]
@@ -119,10 +121,13 @@ def page(kept: dict[str, dict[str, Any]], published: Published, *, defaults: Map
     return "\n".join(lines)
 
 
-def _data_name(result: dict[str, Any]) -> str:
-    """What the data set is called: by its file, or by its form where it needs none."""
-    data = result["config"]["data"]
-    return data["data_path"].partition(".")[0] if data["data_path"] else data["dataset"]
+def data_name(data_path: Path | str | None, dataset: str) -> str:
+    """The name of a data set: that of its file, or of its form where there is no file.
+
+    >>> data_name("data/Beauty.txt.gz", "s3rec"), data_name(None, "demo")
+    ('Beauty', 'demo')
+    """
+    return Path(data_path).name.partition(".")[0] if data_path else dataset
 
 
 Settings = dict[str, dict[str, dict[str, Any]]]
