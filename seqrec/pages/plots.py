@@ -6,7 +6,7 @@ import re
 import warnings
 import zlib
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -75,7 +75,7 @@ def draw_zero(axes: Axes) -> None:
     axes.axvline(0.0, color=NEUTRAL, linewidth=1, zorder=0)
 
 
-def finish(axes: Axes, *, x: str = "", y: str = "", grid: str = "both") -> None:
+def finish(axes: Axes, *, x: str = "", y: str = "", grid: Literal["both", "x", "y"] = "both") -> None:
     """Names the axes, draws the grid behind the data and takes away the upper and right edges."""
     axes.set_xlabel(x)
     axes.set_ylabel(y)

@@ -84,9 +84,12 @@ def placebo_sentences(study: Mapping[str, Any]) -> list[str]:
         if low is None:
             continue
         by = f"{decimal(contrast['difference'])} [{decimal(low)}, {decimal(high)}]"
-        outcome = f"better by {by}" if low > 0 else f"worse ({by})" if high < 0 else f"no difference shown ({by})"
-        widest = "" if contrast["exact"] else "; the interval is the widest that the kept figures allow"
-        sentence = f"{feature} against its placebo, {contrast['placebo']}: {outcome}{widest}."
+        by += "" if contrast["exact"] else " by the widest interval that the kept figures allow"
+        if low <= 0.0 <= high:
+            outcome = f"no difference shown ({by})" if contrast["exact"] else f"not decided ({by})"
+        else:
+            outcome = f"better ({by})" if low > 0 else f"worse ({by})"
+        sentence = f"{feature} against its placebo, {contrast['placebo']}: {outcome}."
         if study["variations"][contrast["placebo"]]["verdict"]["kind"] == "helps":
             placebo, whole = (
                 decimal(study["variations"][name][study["primary"]]["difference"])

@@ -163,9 +163,8 @@ def plot_variations(study: Mapping[str, Any]) -> Figure:
         if each["seeds_error"] is not None and each["users_error"]:
             low, high = each["interval"]
             half = (high - low) / 2 * each["users_error"] / np.hypot(each["users_error"], each["seeds_error"])
-            ends = [each["difference"] - half, each["difference"] + half]
             axes.plot(
-                ends,
+                [each["difference"] - half, each["difference"] + half],
                 [row, row],
                 color=_LOOKS[variation["verdict"]["kind"]][0],
                 linewidth=7,
