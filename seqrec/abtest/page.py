@@ -18,7 +18,6 @@ from seqrec.pages.document import (
     text,
     verdict_box,
 )
-from seqrec.pages.plots import plain
 
 _KINDS = {
     **dict.fromkeys(("ship", "passed", "safe"), "good"),
@@ -76,14 +75,14 @@ def _primary(result: Mapping[str, Any]) -> list[str]:
     bars = [Bar(arm, *(each[name] for name in _RELATIVE)) for arm, each in effects.items()]
     more_is_better = plan["primary"]["more_is_better"]
     saved = result.get("variance_saved") or 0.0
-    plot = plot_relative(
-        bars,
-        x=f"relative difference from {plain(plan['arms'][0])}; {'more' if more_is_better else 'less'} is better",
-        more_is_better=more_is_better,
-    )
+    better = f"{'more' if more_is_better else 'less'} is better"
+    plot = plot_relative(bars, x=f"relative difference; {better}", more_is_better=more_is_better)
     return [
         f"<h2>Primary metric: {text(plan['primary']['name'])}</h2>",
-        faint(f"Covariates from before the start removed {100 * saved:.0f}% of the variance.") if saved > 0 else "",
+        faint(
+            f"Relative difference from {text(plan['arms'][0])}; {better}."
+            + (f" Covariates from before the start removed {100 * saved:.0f}% of the variance." if saved > 0 else "")
+        ),
         picture(plot, "relative difference of the primary metric with its interval"),
         table(["", plan["arms"][0], "arm", "difference", "relative", "p", "detectable"], rows),
     ]
@@ -111,7 +110,7 @@ def _guardrails(result: Mapping[str, Any]) -> list[str]:
                     text(each.get("reason", "")),
                 ]
             )
-        plot = plot_relative(bars, x=f"relative difference from {plain(result['plan']['arms'][0])}; right is better")
+        plot = plot_relative(bars, x="relative difference; right is better")
         parts += [
             f"<h3>{text(arm)}</h3>",
             picture(plot, f"guardrails of {arm}; right is better"),
@@ -165,7 +164,7 @@ def _segments(result: Mapping[str, Any]) -> list[str]:
         ends = [[(row["effect"] or {}).get(name) for name in _RELATIVE] for row in rows]
         plot = plot_relative(
             [Bar(row["value"], *each) for row, each in zip(rows, ends, strict=True)],
-            x=f"relative difference from {plain(plan['arms'][0])}",
+            x="relative difference",
             more_is_better=plan["primary"]["more_is_better"],
         )
         lines = [

@@ -39,6 +39,6 @@ svg { display: block; max-width: 100%; height: auto; color: var(--ink); }
 details { margin: .3rem 0 1rem; } summary { cursor: pointer; }
 @media (max-width: 600px) {
   body { padding: 1.2rem .9rem 3rem; }
-  td.words { min-width: 8.5rem; }
+  td.words { min-width: 7rem; }
 }
 """

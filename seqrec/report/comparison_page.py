@@ -83,7 +83,7 @@ def plot_differences(comparison: Mapping[str, Any]) -> Figure:
     ]
     draw_intervals(axes, list(map(metric_label, metrics)), series)
     draw_zero(axes)
-    finish(axes, x=f"difference from {plain(comparison['reference'])}; right of 0 is better", grid="x")
+    finish(axes, x="difference; right of 0 is better", grid="x")
     add_legend(figure)
     return figure
 
@@ -111,7 +111,7 @@ def plot_slices(figures: Mapping[str, Any], *, metric: str) -> Figure:
     draw_zero(gains)
     label = metric_label(metric)
     finish(means, x=label, y=plain(figures["name"]), grid="x")
-    finish(gains, x=f"{label}: difference from {plain(runs[0])}", grid="x")
+    finish(gains, x=f"difference in {label}", grid="x")
     add_legend(figure)
     return figure
 

@@ -172,11 +172,7 @@ def plot_variations(study: Mapping[str, Any]) -> Figure:
                 solid_capstyle="butt",
             )
     draw_zero(axes)
-    finish(
-        axes,
-        x=f"difference in {metric_label(study['primary'])} from {plain(study['base'])}; right of 0 is better",
-        grid="x",
-    )
+    finish(axes, x=f"difference in {metric_label(study['primary'])}; right of 0 is better", grid="x")
     add_legend(figure)
     return figure
 
