@@ -1,5 +1,7 @@
 """Plots of effects."""
 
+import math
+
 import pytest
 
 from seqrec.abtest.effect_plots import Bar, plot_days, plot_relative
@@ -14,7 +16,7 @@ def test_a_bar_is_coloured_by_whether_its_side_is_better(more_is_better, colours
     colour_at = {}
     for container in axes.containers:
         for x, row in container.lines[0].get_xydata():
-            if x == x:
+            if not math.isnan(x):
                 colour_at[round(row)] = container.lines[0].get_color()
     assert [colour_at[row] for row in range(3)] == [*colours, COLOURS[0]]
 
