@@ -51,7 +51,7 @@ def main(arguments: Arguments) -> dict[str, Any]:
         counts=training_counts(task.store, task.split),
         config=arguments.decoding,
     )
-    print(format_table(found))
+    print(format_table(found, title="generated lists"))
     results = {"figures": found, "decoding": to_json(arguments.decoding), "split": task.split.description}
     if arguments.json:
         write_json(arguments.json, results)

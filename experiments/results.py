@@ -1,12 +1,12 @@
-"""Keeps the figures of a finished run and writes docs/results.md and other pages' tables from all that are kept.
+"""Keeps the figures of a finished run, and writes docs/results.md and the tables of other pages from all kept runs.
 
     python experiments/results.py runs/my-run --name ml-1m-modern-seed-0     # keep one, then write
     python experiments/results.py runs/feature-study --name lastfm-tags      # a study
     python experiments/results.py                                            # write
 
-What is kept is one small JSON file a run under experiments/results/ (figures, config, versions, wall time, hashes of
-data and split) and, but for ablations, its learning curve under docs/pictures/. Folders of their own hold runs whose
-targets begin a continuation (docs/seq2seq.md), studies (docs/studies.md) and searches, named as what tests each.
+Each run is kept as one small JSON file under experiments/results/: figures, config, versions, wall time, hashes of data
+and split. Its folders hold continuations (docs/seq2seq.md), studies (docs/studies.md) and searches, each search under
+the name of the study that tests it. The run that the README shows also keeps its learning curve, in docs/pictures/.
 """
 
 import shutil
@@ -21,14 +21,14 @@ from tyro.conf import Positional
 
 from seqrec import runtime
 from seqrec.files import read_json, write_json, write_text
-from seqrec.report.results_page import ABLATION, condensed, continuations_page, page, readme
+from seqrec.report.results_page import condensed, continuations_page, page, readme
 from seqrec.report.studies_page import condensed_search, condensed_study, studies_page
 from seqrec.types import InputError
 
 ROOT = Path(__file__).parent.parent
 KEPT = ROOT / "experiments" / "results"
 DEMO = "movielens-demo-seed-0"
-"""The kept run whose table and picture the README shows."""
+"""The kept run whose table and learning curve the README shows."""
 
 DEFAULTS = {name: script.Config() for name, script in {**TRAINING, "baselines": baselines}.items()}
 TUNING = {name: tune.config_type(name)() for name in TRAINING}
@@ -36,16 +36,16 @@ TUNING = {name: tune.config_type(name)() for name in TRAINING}
 
 @dataclass(frozen=True)
 class Arguments:
-    """Keeps a run's figures and writes the page of results."""
+    """Keeps the figures of a run and writes the pages of results."""
 
     run: Positional[Path | None] = None
-    """Directory of a finished run or study; without one the pages alone are written."""
+    """Directory of a finished run, study or search to keep; without one, the pages are only written again."""
     name: str = ""
-    """Name under which it is kept, such as ml-1m-modern-seed-0."""
+    """Name to keep it under, such as ml-1m-modern-seed-0."""
 
 
 def written() -> dict[Path, str]:
-    """The page of results and the README as the kept runs make them."""
+    """The text of each page that shows kept runs."""
     kept, continued, studied, searched = (
         {file.stem: read_json(file) for file in folder.glob("*.json")}
         for folder in (KEPT, KEPT / "continuations", KEPT / "studies", KEPT / "searches")
@@ -60,7 +60,7 @@ def written() -> dict[Path, str]:
 
 
 def main(arguments: Arguments) -> None:
-    """Keeps the run or study, if one is named, and writes the pages."""
+    """Keeps the run, study or search, if one is named, and writes the pages."""
     if arguments.run is not None:
         if not arguments.name:
             raise InputError(f"{arguments.run} needs a --name to be kept under, such as --name ml-1m-modern-seed-0")
@@ -70,8 +70,8 @@ def main(arguments: Arguments) -> None:
         folder = KEPT / ("continuations" if "continuations" in kept else of_file[0])
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / f"{arguments.name}.json", kept)
-        if ABLATION not in arguments.name and (curve := arguments.run / "learning_curve.png").exists():
-            shutil.copy(curve, ROOT / "docs" / "pictures" / f"{arguments.name}.png")
+        if arguments.name == DEMO:
+            shutil.copy(arguments.run / "learning_curve.png", ROOT / "docs" / "pictures" / f"{DEMO}.png")
     for file, text in written().items():
         write_text(file, text)
         print(f"written  {file}")

@@ -1,15 +1,30 @@
-"""A result as one HTML page that opens offline: verdict and action first, then why to believe it, then the rest."""
+"""An A/B result as an HTML page: verdict and action first, then the checks behind it, then the rest."""
 
-import html
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from seqrec.abtest.pictures import Bar, daily, forest
-from seqrec.abtest.style import STYLE
+from seqrec.abtest.effect_plots import Bar, plot_days, plot_relative
 from seqrec.abtest.tables import STEPS, sql_text
 from seqrec.abtest.verdict import signed, unsigned
+from seqrec.pages.document import (
+    DASH,
+    bullets,
+    document,
+    faint,
+    folded,
+    interval_cell,
+    picture,
+    table,
+    text,
+    verdict_box,
+)
 
-_NOTHING = "\N{EN DASH}"
+_KINDS = {
+    **dict.fromkeys(("ship", "passed", "safe"), "good"),
+    **dict.fromkeys(("stop", "blocked", "hold", "failed", "harmed", "unclear", "unknown"), "bad"),
+}
+"""Whether a decision or a state is good or bad news; others are neither."""
+_RELATIVE = ("relative", "relative_lower", "relative_upper")
 
 
 def page(result: Mapping[str, Any]) -> str:
@@ -18,41 +33,26 @@ def page(result: Mapping[str, Any]) -> str:
     n_users = sum(result["n_users"].values())
     days = f"{result['n_days']} of {plan['n_days']} days"
     parts = [
-        f"<h1>{_text(plan['name'])}</h1>",
-        f'<p class="faint">{n_users:,} users analysed, {days} from {_text(plan["start"])}; '
-        f"plan {_text(plan['hash'])}</p>",
+        faint(f"{n_users:,} users analysed, {days} from {text(plan['start'])}; plan {text(plan['hash'])}"),
         *_verdicts(result["verdicts"]),
         "<h2>Can it be trusted?</h2>",
-        '<div class="checks">',
-        _table(
-            ["", "", ""],
-            [[_status(check["status"]), _text(check["name"]), _text(check["finding"])] for check in result["checks"]],
-            words=(2,),
+        table(
+            [],
+            [[_state(check["status"]), text(check["name"]), text(check["finding"])] for check in result["checks"]],
+            words=(1, 2),
         ),
-        "</div>",
     ]
     if result["effects"]:
-        parts += _primary(result)
-        parts += _guardrails(result)
-        parts += _quantiles(result)
-        parts += _segments(result)
-        parts += _days(result)
-    parts += _offline(result)
-    parts += _method(result)
-    body = "\n".join(part for part in parts if part)
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{_text(plan['name'])}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
-    )
+        parts += [*_primary(result), *_guardrails(result), *_quantiles(result), *_segments(result), *_days(result)]
+    parts += [*_offline(result), *_method(result)]
+    return document(plan["name"], parts)
 
 
 def _verdicts(verdicts: Mapping[str, Any]) -> list[str]:
-    # A blocked experiment is blocked for all its arms, and says so once.
-    different = {tuple(verdict.values()): arm for arm, verdict in verdicts.items()}
+    # A blocked experiment is blocked for all its arms, which is said once.
+    different = dict.fromkeys(tuple(each.values()) for each in verdicts.values())
     return [
-        f'<div class="verdict {decision.split()[0]}"><strong>{_text(decision.capitalize())}</strong>'
-        f"<p>{_text(headline)}</p><p>{_text(action)}</p></div>"
+        verdict_box(headline, action, title=decision.capitalize(), kind=_KINDS.get(decision, ""))
         for decision, headline, action in different
     ]
 
@@ -62,26 +62,29 @@ def _primary(result: Mapping[str, Any]) -> list[str]:
     effects = {arm: found["primary"] for arm, found in result["effects"].items()}
     rows = [
         [
-            _text(arm),
+            text(arm),
             _number(each["control"]),
             _number(each["treatment"]),
-            _interval(each["difference"], each["lower"], each["upper"], write=_number),
-            _interval(each["relative"], each["relative_lower"], each["relative_upper"], write=_signed),
+            interval_cell([each["difference"], each["lower"], each["upper"]], _number),
+            interval_cell([each[name] for name in _RELATIVE], signed),
             _p(each["p_value"]),
-            _NOTHING if each["detectable"] is None else unsigned(each["detectable"]),
+            DASH if each["detectable"] is None else unsigned(each["detectable"]),
         ]
         for arm, each in effects.items()
     ]
-    bars = [Bar(arm, each["relative"], each["relative_lower"], each["relative_upper"]) for arm, each in effects.items()]
-    good = "more" if plan["primary"]["more_is_better"] else "less"
+    bars = [Bar(arm, *(each[name] for name in _RELATIVE)) for arm, each in effects.items()]
+    more_is_better = plan["primary"]["more_is_better"]
     saved = result.get("variance_saved") or 0.0
+    better = f"{'more' if more_is_better else 'less'} is better"
+    plot = plot_relative(bars, x=f"relative difference; {better}", more_is_better=more_is_better)
     return [
-        f"<h2>Primary metric: {_text(plan['primary']['name'])}</h2>",
-        f'<p class="faint">Relative difference from {_text(plan["arms"][0])}; {good} is better.'
-        + (f" What was known before the start took {100 * saved:.0f}% of the variance out." if saved > 0 else "")
-        + "</p>",
-        forest(bars, label="relative difference of the primary metric"),
-        _table(["", plan["arms"][0], "arm", "difference", "relative", "p", "could have shown"], rows),
+        f"<h2>Primary metric: {text(plan['primary']['name'])}</h2>",
+        faint(
+            f"Relative difference from {text(plan['arms'][0])}; {better}."
+            + (f" Covariates from before the start removed {100 * saved:.0f}% of the variance." if saved > 0 else "")
+        ),
+        picture(plot, "relative difference of the primary metric with its interval"),
+        table(["", plan["arms"][0], "arm", "difference", "relative", "p", "detectable"], rows),
     ]
 
 
@@ -93,28 +96,29 @@ def _guardrails(result: Mapping[str, Any]) -> list[str]:
         bars, rows = [], []
         for each in found["guardrails"]:
             metric, effect = each["metric"], each.get("effect")
+            ends = [effect[name] for name in _RELATIVE] if effect else [None] * 3
             sign = 1 if metric["more_is_better"] else -1
-            ends = [effect[name] for name in ("relative", "relative_lower", "relative_upper")] if effect else [None] * 3
-            value, lower, upper = (None if end is None else sign * end for end in ends)
-            lower, upper = (lower, upper) if sign == 1 else (upper, lower)
+            value, *limits = (None if end is None else sign * end for end in ends)
+            lower, upper = limits[::sign]
             bars.append(Bar(metric["name"], value, lower, upper, limit=-metric["margin"]))
             rows.append(
                 [
-                    _status(each["state"]),
-                    _text(metric["name"]),
-                    _interval(*ends, write=_signed),
+                    _state(each["state"]),
+                    text(metric["name"]),
+                    interval_cell(ends, signed),
                     f"{unsigned(metric['margin'])} {'less' if sign == 1 else 'more'}",
-                    _text(each.get("reason", "")),
+                    text(each.get("reason", "")),
                 ]
             )
+        plot = plot_relative(bars, x="relative difference; right is better")
         parts += [
-            f"<h3>{_text(arm)}</h3>",
-            forest(bars, label=f"guardrails of {arm}, right is better"),
-            _table(["", "metric", "relative", "acceptable", ""], rows, words=(4,)),
+            f"<h3>{text(arm)}</h3>",
+            picture(plot, f"guardrails of {arm}; right is better"),
+            table(["", "metric", "relative", "acceptable", ""], rows, words=(4,)),
         ]
-    head = (
-        '<h2>Guardrails</h2><p class="faint">In the picture right is better for all, and a dashed mark is the margin. '
-        "Safe: the interval rules a loss beyond it out; unclear: it does not.</p>"
+    head = "<h2>Guardrails</h2>" + faint(
+        "In the plot right is better for every metric, and a dashed mark is the margin. Safe: the interval excludes a "
+        "loss beyond the margin. Unclear: it does not."
     )
     return [head, *parts] if parts else []
 
@@ -122,11 +126,11 @@ def _guardrails(result: Mapping[str, Any]) -> list[str]:
 def _quantiles(result: Mapping[str, Any]) -> list[str]:
     rows = [
         [
-            _text(arm),
-            _text(each["quantile"]["name"]),
+            text(arm),
+            text(each["quantile"]["name"]),
             _number(each["effect"]["control"]),
             _number(each["effect"]["treatment"]),
-            _interval(*(each["effect"][name] for name in ("difference", "lower", "upper")), write=_number),
+            interval_cell([each["effect"][name] for name in ("difference", "lower", "upper")], _number),
         ]
         for arm, found in result["effects"].items()
         for each in found["quantiles"]
@@ -134,9 +138,12 @@ def _quantiles(result: Mapping[str, Any]) -> list[str]:
     if not rows:
         return []
     return [
-        '<h2>Quantiles</h2><p class="faint">Differences with bootstrap intervals over users, to be read at the planned '
-        "end. They show where in the distribution an effect sits, and do not decide.</p>",
-        _table(["", "quantile", result["plan"]["arms"][0], "arm", "difference"], rows, words=(1,)),
+        "<h2>Quantiles</h2>",
+        faint(
+            "Differences with bootstrap intervals over users, to be read at the planned end. They show where in the "
+            "distribution an effect lies, and do not decide."
+        ),
+        table(["", "quantile", result["plan"]["arms"][0], "arm", "difference"], rows, words=(1,)),
     ]
 
 
@@ -144,58 +151,59 @@ def _segments(result: Mapping[str, Any]) -> list[str]:
     if not result["segments"]:
         return []
     parts = [
-        '<h2>Segments</h2><p class="faint">Exploratory: where to look next, not a second verdict. '
-        "P-values are adjusted for the number of rows (Benjamini and Hochberg), intervals are not. That segments "
-        "differ is shown by the interaction test only.</p>"
+        "<h2>Segments</h2>",
+        faint(
+            "Exploratory: where to look next, not a second verdict. P-values are adjusted for the number of rows "
+            "(Benjamini and Hochberg), intervals are not. Only the interaction test shows that segments differ."
+        ),
     ]
-    several = len(result["plan"]["arms"]) > 2
+    plan = result["plan"]
     groups = dict.fromkeys((row["segment"], row["arm"]) for row in result["segments"])
     for segment, arm in groups:
         rows = [row for row in result["segments"] if (row["segment"], row["arm"]) == (segment, arm)]
-        effects = [row["effect"] or dict.fromkeys(("relative", "relative_lower", "relative_upper")) for row in rows]
-        names = ("relative", "relative_lower", "relative_upper")
-        bars = [Bar(row["value"], *(each[name] for name in names)) for row, each in zip(rows, effects, strict=True)]
+        ends = [[(row["effect"] or {}).get(name) for name in _RELATIVE] for row in rows]
+        plot = plot_relative(
+            [Bar(row["value"], *each) for row, each in zip(rows, ends, strict=True)],
+            x="relative difference",
+            more_is_better=plan["primary"]["more_is_better"],
+        )
         lines = [
-            [
-                _text(row["value"]),
-                f"{row['n_users']:,}",
-                _interval(*(each[name] for name in names), write=_signed),
-                _p(row["p_adjusted"]),
-            ]
-            for row, each in zip(rows, effects, strict=True)
+            [text(row["value"]), f"{row['n_users']:,}", interval_cell(each, signed), _p(row["p_adjusted"])]
+            for row, each in zip(rows, ends, strict=True)
         ]
-        title = f"{segment}, {arm}" if several else segment
         parts += [
-            f"<h3>By {_text(title)}</h3>",
-            f'<p class="faint">Do they differ? p {_p(rows[0]["p_interaction"])} (interaction test, Holm)</p>',
-            forest(bars, label=f"relative difference by {segment}"),
-            _folded(_table(["", "users", "relative", "p"], lines, words=(0,))),
+            f"<h3>By {text(f'{segment}, {arm}' if len(plan['arms']) > 2 else segment)}</h3>",
+            faint(f"Do they differ? p {_p(rows[0]['p_interaction'])} (interaction test, Holm)"),
+            picture(plot, f"relative difference by {segment}"),
+            folded("the numbers", table(["", "users", "relative", "p"], lines, words=(0,))),
         ]
     return parts
 
 
 def _days(result: Mapping[str, Any]) -> list[str]:
     parts = [
-        '<h2>Effect to date, by day</h2><p class="faint">Difference in '
-        f"{_text(result['plan']['primary']['name'])} with the confidence sequence (band), which may be read on any "
-        "day, and the fixed interval (dashes), which may be read on the planned last day only. Totals grow with the "
-        "days, and so may the difference.</p>"
+        "<h2>Effect to date, by day</h2>",
+        faint(
+            f"Difference in {text(result['plan']['primary']['name'])}. The confidence sequence (band) may be read on "
+            "any day, the fixed interval (dashes) only on the planned last day. Totals grow with the days, and so may "
+            "the difference."
+        ),
     ]
     for arm, days in result["days"].items():
         rows = [
             [
                 str(day["day"]),
                 f"{day['n_users']:,}",
-                _interval(day["difference"], day["lower"], day["upper"], write=_number),
+                interval_cell([day["difference"], day["lower"], day["upper"]], _number),
                 _p(day["p_value"]),
             ]
             for day in days
         ]
-        table = _table(["day", "users", "difference [always valid]", "p"], rows)
+        plot = plot_days(days)
         parts += [
-            f"<h3>{_text(arm)}</h3>" if len(result["days"]) > 1 else "",
-            daily(days, label=f"difference of {arm} to date by day"),
-            _folded(table),
+            f"<h3>{text(arm)}</h3>" if len(result["days"]) > 1 else "",
+            "" if plot is None else picture(plot, f"difference of {arm} to date by day"),
+            folded("the numbers", table(["day", "users", "difference [always valid]", "p"], rows)),
         ]
     return parts
 
@@ -203,49 +211,52 @@ def _days(result: Mapping[str, Any]) -> list[str]:
 def _offline(result: Mapping[str, Any]) -> list[str]:
     head = "<h2>Offline against online</h2>"
     if "offline" not in result:
-        return [f'{head}<p class="faint">No offline comparison of these arms was given (--offline).</p>']
+        return [head, faint("No offline comparison of these arms was given (--offline).")]
     parts = [
-        f'{head}<p class="faint">The offline difference of the same recommenders, from rank tables, beside the '
-        "relative difference of the primary metric online.</p>"
+        head,
+        faint(
+            "The offline difference of the same recommenders, from rank tables, beside the relative difference of the "
+            "primary metric online."
+        ),
     ]
     rows = []
     for arm, metrics in result["offline"].items():
         online = result["effects"].get(arm, {}).get("primary", {})
-        shown = _interval(
-            *(online.get(name) for name in ("relative", "relative_lower", "relative_upper")), write=_signed
-        )
         rows += [
             [
-                _text(arm),
-                _text(metric),
-                _interval(*(each[name] for name in ("difference", "lower", "upper")), write=_number),
-                shown,
+                text(arm),
+                text(metric),
+                interval_cell([each[name] for name in ("difference", "lower", "upper")], _number),
+                interval_cell([online.get(name) for name in _RELATIVE], signed),
             ]
             for metric, each in metrics.items()
         ]
-    parts.append(_table(["", "offline metric", "offline difference", "online, relative"], rows))
+    parts.append(table(["", "offline metric", "offline difference", "online, relative"], rows))
     found = result["offline_online"]
     lines = [
         [
-            _text(metric),
+            text(metric),
             str(each["n_experiments"]),
-            _interval(*(each[f"sign_{name}"] for name in ("agreement", "lower", "upper")), write=_share),
-            _interval(*(each[f"rank_{name}"] for name in ("correlation", "lower", "upper")), write=_number),
+            interval_cell([each[f"sign_{name}"] for name in ("agreement", "lower", "upper")], "{:.0%}".format),
+            interval_cell([each[f"rank_{name}"] for name in ("correlation", "lower", "upper")], _number),
         ]
         for metric, each in found["agreements"].items()
     ]
     if lines:
         parts.append(
-            '<p class="faint">Over this and past experiments: how often both had one sign, and how alike '
-            "their orders are. A chosen sample of experiments, each measured with noise, says less than its number.</p>"
+            faint(
+                "Over this and past experiments: how often both differences had the same sign, and the correlation of "
+                "their orders. The experiments are a selected sample and each is measured with noise, so the "
+                "agreement is less certain than these numbers look."
+            )
         )
-        parts.append(_table(["offline metric", "experiments", "same sign", "rank correlation"], lines))
+        parts.append(table(["offline metric", "experiments", "same sign", "rank correlation"], lines))
     else:
         parts.append(
-            '<p class="faint">How well offline metrics foretell online ones takes two experiments (--past).</p>'
+            faint("It takes at least two experiments (--past) to say how well offline metrics predict online ones.")
         )
     if found["n_blocked"]:
-        parts.append(f'<p class="faint">Left out, since their verdicts are blocked: {found["n_blocked"]}.</p>')
+        parts.append(faint(f"Left out because their verdicts are blocked: {found['n_blocked']}."))
     return parts
 
 
@@ -271,12 +282,12 @@ def _method(result: Mapping[str, Any]) -> list[str]:
         f"The unit is {plan['unit']}, called user here and user_id in the SQL: each is one row, and ratios have the "
         f"delta method's variance. alpha {plan['alpha']:g}"
         + (f", shared by {n_arms} treatments (Bonferroni)" if n_arms > 1 else "")
-        + f"; power {plan['power']:g} for what could have been seen.",
+        + f"; power {plan['power']:g} for detectable effects.",
         f"Rule for looking: {_RULES[plan['stopping']]}"
         + (f"; this is look {result['look']} of {plan['n_looks']}." if result["look"] is not None else "."),
         _ADJUSTMENTS[plan["adjustment"] if plan["days_before"] else "none"].format(days=plan["days_before"]),
-        "Left out alike in all arms: users in two arms, users who were never exposed, users with more than "
-        f"{plan['max_plays_per_day']:,} plays on a day since their exposure.",
+        "Left out of all arms by the same rules: users in two arms, users who were never exposed, users with more than "
+        f"{plan['max_plays_per_day']:,} plays on any day since their exposure.",
         "Guardrails are tests of non-inferiority of the relative difference against the plan's margin.",
         f"Trust checks are at p < {plan['trust_alpha']:g} each.",
     ]
@@ -285,62 +296,19 @@ def _method(result: Mapping[str, Any]) -> list[str]:
     names += ["moments", "segment_moments", "new_users_by_day", "increments_by_day"]
     names += ["user_values"] if plan["quantiles"] else []
     names += ["check_arms", "check_days", "check_segments", "check_logging", "check_left_out"]
-    sql = "".join(
-        f"<details><summary>{name}.sql</summary><pre>{_text(sql_text(name))}</pre></details>" for name in names
-    )
-    lines = "".join(f"<li>{_text(sentence)}</li>" for sentence in sentences)
-    return [f"<h2>Method</h2><ul>{lines}</ul>", f"<h2>SQL</h2>{sql}"]
+    sql = (folded(f"{name}.sql", f"<pre>{text(sql_text(name))}</pre>") for name in names)
+    return ["<h2>Method</h2>", bullets(sentences), "<h2>SQL</h2>", *sql]
 
 
-def _table(heads: Iterable[str], rows: Iterable[Sequence[str]], *, words: Sequence[int] = ()) -> str:
-    """Heads are escaped here, cells are HTML already; columns in `words` may break their lines."""
-    names = list(heads)
-    head = "".join(f'<th scope="col">{_text(name)}</th>' for name in names) if any(names) else ""
-    lines = []
-    for row in rows:
-        # A narrow page shows a row as lines, each with its column's head.
-        cells = [
-            f'<td{" class=words" if i in words else ""} data-head="{_text(names[i])}">{cell}</td>'
-            for i, cell in enumerate(row)
-        ]
-        lines.append(f"<tr>{''.join(cells)}</tr>")
-    body = "\n".join(lines)
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def _folded(table: str) -> str:
-    return f"<details><summary>the numbers</summary>{table}</details>"
-
-
-def _status(state: str) -> str:
-    return f'<span class="{_text(state)}">{_text(state)}</span>'
-
-
-def _interval(
-    value: float | None, lower: float | None, upper: float | None, *, write: Callable[[float | None], str]
-) -> str:
-    if value is None:
-        return _NOTHING
-    return f"{write(value)} <small>[{write(lower)}, {write(upper)}]</small>"
-
-
-def _signed(share: float | None) -> str:
-    return _NOTHING if share is None else signed(share)
-
-
-def _share(value: float | None) -> str:
-    return _NOTHING if value is None else f"{100 * value:.0f}%"
+def _state(state: str) -> str:
+    return f'<b class="{_KINDS.get(state, "faint")}">{text(state)}</b>'
 
 
 def _number(value: float | None) -> str:
-    return _NOTHING if value is None else f"{value:.4g}"
+    return DASH if value is None else f"{value:.4g}"
 
 
 def _p(value: float | None) -> str:
     if value is None:
-        return _NOTHING
+        return DASH
     return f"{value:.1e}" if value < 0.0005 else f"{value:.3f}"
-
-
-def _text(value: Any) -> str:
-    return html.escape(str(value))

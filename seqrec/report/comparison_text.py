@@ -1,4 +1,4 @@
-"""A comparison in words: verdicts, tables of letters, and how metrics and numbers are written."""
+"""A comparison in words: verdicts, printed tables, and how metrics and numbers are written."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,7 +17,7 @@ def headline_metric(metrics: Sequence[str]) -> str:
 
 
 def metric_label(name: str) -> str:
-    """The metric's name as it is written in prose.
+    """The metric's name as written in prose.
 
     >>> [metric_label(name) for name in ("ndcg@10", "recall@5", "mrr")]
     ['NDCG@10', 'Recall@5', 'MRR']
@@ -26,39 +26,47 @@ def metric_label(name: str) -> str:
     return "@".join([stem.upper() if stem in ("ndcg", "mrr", "map", "auc") else stem.capitalize(), *cut_off])
 
 
-def verdict(run: str, metric: str, found: Mapping[str, Any], *, level: float) -> str:
-    """One sentence on a run's paired difference from the reference: a difference, or what could have been shown.
+def verdict(run: str, metric: str, difference: Mapping[str, Any], *, level: float) -> str:
+    """One sentence on a run's paired difference from the reference: a difference, or what could have been detected.
 
-    >>> found = {"difference": 0.0123, "interval": [0.0051, 0.0194], "p": 0.001, "p_holm": 0.002, "detectable": 0.0101}
-    >>> verdict("B", "ndcg@10", found, level=0.95)
+    >>> shown = {"difference": 0.0123, "interval": [0.0051, 0.0194], "p": 0.001, "p_holm": 0.002, "detectable": 0.0101}
+    >>> verdict("B", "ndcg@10", shown, level=0.95)
     'B is better on NDCG@10 by .0123 [.0051, .0194]'
-    >>> verdict("B", "ndcg@10", {**found, "p_holm": 0.2, "p": 0.1}, level=0.95)
+    >>> verdict("B", "ndcg@10", {**shown, "p_holm": 0.2, "p": 0.1}, level=0.95)
     'B: no difference shown on NDCG@10 (.0123 [.0051, .0194]); this test set could have shown .0101'
     """
     label = metric_label(metric)
-    if found["difference"] is None:
-        return f"{run}: {label} is not known of every user, so nothing is compared"
-    by = f"{decimal(abs(found['difference']))} [{', '.join(decimal(end) for end in _outward(found))}]"
-    if found["p_holm"] <= 1.0 - level:
-        return f"{run} is {'better' if found['difference'] > 0 else 'worse'} on {label} by {by}"
-    signed = f"{decimal(found['difference'])} [{', '.join(decimal(end) for end in found['interval'])}]"
-    alone = (
-        f", which alone would have p = {decimal(found['p'], 3)} but is one of several comparisons"
-        if found["p"] <= 1.0 - level
-        else ""
-    )
-    could = "" if found["detectable"] is None else f"; this test set could have shown {decimal(found['detectable'])}"
-    return f"{run}: no difference shown on {label} ({signed}{alone}){could}"
+    if difference["difference"] is None:
+        return f"{run}: {label} is not known for every user, so nothing is compared"
+    if difference["p_holm"] <= 1.0 - level:
+        better = difference["difference"] > 0
+        low, high = difference["interval"] if better else [-end for end in reversed(difference["interval"])]
+        by = f"{decimal(abs(difference['difference']))} [{decimal(low)}, {decimal(high)}]"
+        return f"{run} is {'better' if better else 'worse'} on {label} by {by}"
+    low, high = difference["interval"]
+    by = f"{decimal(difference['difference'])} [{decimal(low)}, {decimal(high)}]"
+    corrected = ""
+    if decided_by_correction(difference, level=level):
+        corrected = (
+            f"; p = {decimal(difference['p'], 3)} alone, but {decimal(difference['p_holm'], 3)} "
+            "after correction for several comparisons"
+        )
+    detectable = difference["detectable"]
+    could = "" if detectable is None else f"; this test set could have shown {decimal(detectable)}"
+    return f"{run}: no difference shown on {label} ({by}{corrected}){could}"
 
 
-def _outward(found: Mapping[str, Any]) -> list[float]:
-    """The interval of the difference's size, for a sentence that says its direction."""
-    low, high = found["interval"]
-    return [low, high] if found["difference"] > 0 else [-high, -low]
+def decided_by_correction(difference: Mapping[str, Any], *, level: float) -> bool:
+    """Whether the difference would count as shown if it were the only one that is tested.
+
+    >>> decided_by_correction({"p": 0.03, "p_holm": 0.09}, level=0.95)
+    True
+    """
+    return difference["p"] <= 1.0 - level < difference["p_holm"]
 
 
 def decimal(value: float, n_digits: int = 4) -> str:
-    """A number below 1 as metrics are written, without its zero.
+    """The number as metrics are written: without a leading zero.
 
     >>> decimal(0.01234), decimal(-0.5, 2), decimal(1.25, 2), decimal(-0.00001)
     ('.0123', '-.50', '1.25', '.0000')
@@ -70,7 +78,7 @@ def decimal(value: float, n_digits: int = 4) -> str:
 
 
 def as_text(comparison: Mapping[str, Any]) -> str:
-    """What is printed: the metrics with intervals, a sentence a difference, the slices of one metric, the notes."""
+    """The printed comparison: metrics with intervals, a sentence for each difference, slices of one metric, notes."""
     columns = {
         run: {
             **{name: by_metric[name][0] for name in comparison["metrics"]},
@@ -82,7 +90,7 @@ def as_text(comparison: Mapping[str, Any]) -> str:
     lines = [format_table(columns), f"{comparison['n_users']:,} users; mean over users [{level} interval]"]
     for run, by_metric in comparison["comparisons"].items():
         lines += ["", f"{run} against {comparison['reference']}"]
-        lines += [f"  {verdict(run, name, found, level=comparison['level'])}" for name, found in by_metric.items()]
+        lines += [f"  {verdict(run, name, each, level=comparison['level'])}" for name, each in by_metric.items()]
     metric = headline_metric(comparison["metrics"])
     for figures in comparison["slices"]:
         lines += ["", f"{metric_label(metric)} by {figures['name']}", *_slice_lines(figures, metric)]

@@ -28,16 +28,16 @@ def figures(
     ks: Sequence[int] = (5, 10, 20),
     where: Bool[np.ndarray, "queries n_targets"] | None = None,
 ) -> dict[str, Any]:
-    """Mean of each metric over queries, `n_users`, and `intervals`: the 95% interval of each mean, users drawn.
+    """Mean of each metric over queries, `n_users`, and `intervals`: the 95% bootstrap interval of each mean over users.
 
-    Where some users have several queries there are `n_queries` too, and MRR@k, by which sessions that are asked about
-    after each of their events are reported (Hidasi et al. 2016, section 4).
+    If some users have several queries, there are also `n_queries` and MRR@k, the metric of sessions that are queried
+    after each of their events (Hidasi et al. 2016, section 4).
     """
     n_users = len(np.unique(users))
     several = users if n_users < len(users) else None
     at_k = ("recall", "ndcg") if several is None else ("recall", "ndcg", "mrr")
-    found = metric_values(ranks, ks=ks, at_k=at_k, where=where)
-    values = {name: np.asarray(value, np.float64) for name, value in found.items()}
+    by_metric = metric_values(ranks, ks=ks, at_k=at_k, where=where)
+    values = {name: np.asarray(value, np.float64) for name, value in by_metric.items()}
     lower, upper = bootstrap_intervals(np.stack(list(values.values()), axis=1), users=several)
     return {
         **{name: float(value.mean()) for name, value in values.items()},
@@ -53,7 +53,7 @@ def side_task_figures(
     *,
     users: Int[np.ndarray, " queries"],
 ) -> dict[str, Any]:
-    """Of each side task: its mean loss in nats, that of the labels' base rates, and the gain's 95% interval."""
+    """For each side task: its mean loss in nats, that of the labels' base rates, and the gain's 95% interval."""
     lower, upper = bootstrap_intervals(np.stack([base_rate[name] - losses[name] for name in losses], 1), users=users)
     return {
         name: {
@@ -66,7 +66,7 @@ def side_task_figures(
 
 
 def format_side_tasks(found: Mapping[str, Mapping[str, Any]]) -> str:
-    """One line a side task."""
+    """One line for each side task."""
     return "\n".join(
         "{:12s}{nats:.4f} nats, {base_rate_nats:.4f} from the labels' base rates; "
         "gain [{gain_interval[0]:.4f}, {gain_interval[1]:.4f}]".format(f"{name} task", **each)
@@ -75,7 +75,7 @@ def format_side_tasks(found: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def baseline_figures(store: SequenceStore, split: Split, queries: Queries, *, mask_seen: bool) -> dict[str, Any]:
-    """`figures` of popularity and of personal popularity on the same queries."""
+    """`figures` of popularity and personal popularity on the same queries."""
     counts = training_counts(store, split)
     baselines = {"popularity": popularity_ranks, "personal popularity": personal_popularity_ranks}
     return {
@@ -96,7 +96,7 @@ def protocol(
     repeated_targets: RepeatedTargets = "exclude",
     n_repeated_targets: int = 0,
 ) -> dict[str, Any]:
-    """What the figures mean: without it they compare with nothing.
+    """What the figures mean; figures compare only under the same protocol.
 
     `n_repeated_targets` test targets were seen before by their user, and with `mask_seen` are excluded, or misses.
     """
@@ -117,19 +117,20 @@ def protocol(
     }
 
 
-def format_table(columns: dict[str, dict[str, Any]]) -> str:
-    """One line a metric, one column a model; each figure with its interval."""
+def format_table(columns: dict[str, dict[str, Any]], *, title: str = "test") -> str:
+    """One line for each metric, one column for each model; each figure with its interval."""
     metrics = list(next(iter(columns.values()))["intervals"])
     width = max(26, *(len(name) + 3 for name in columns))
-    lines = ["test".ljust(10) + "".join(name.rjust(width) for name in columns)]
+    left = max(10, len(title) + 1)
+    lines = [title.ljust(left) + "".join(name.rjust(width) for name in columns)]
     for metric in metrics:
         cells = ("{:.4f} [{:.4f}, {:.4f}]".format(c[metric], *c["intervals"][metric]) for c in columns.values())
-        lines.append(metric.ljust(10) + "".join(cell.rjust(width) for cell in cells))
+        lines.append(metric.ljust(left) + "".join(cell.rjust(width) for cell in cells))
     return "\n".join(lines)
 
 
 def format_example(store: SequenceStore, history: Sequence[int], recommended: Sequence[int], user: int) -> str:
-    """What a user took last and what is recommended, by title where the store has titles."""
+    """The latest items of a user's history and the recommended items, by title where the store has titles."""
 
     def name(item: int) -> str:
         title = "" if store.titles is None else store.titles[item - 1]
@@ -142,10 +143,10 @@ def format_example(store: SequenceStore, history: Sequence[int], recommended: Se
 
 
 def write_ranks(file: Path, ranks: RankTable, store: SequenceStore, split: Split) -> None:
-    """One row a query: the keys of user and target, the rank, and what the findings can be sliced by.
+    """Writes one row for each query: the keys of user and target, the rank, and columns to slice metrics by.
 
-    `history_length` counts the events before the target, `user_events` those of them that were trained on, and
-    `target_events` those of the target that were: 0 is a cold target.
+    `history_length` counts the events before the target, `user_events` the training events of the user, and
+    `target_events` the training events of the target: 0 is a cold target.
     """
     columns = {
         "user": pa.array(store.user_keys[ranks.user]),

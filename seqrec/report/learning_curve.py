@@ -1,19 +1,17 @@
-"""The picture of a run: training loss and validation NDCG@10 by epoch."""
+"""The learning curve of a run: training loss and validation NDCG@10 by epoch."""
 
 from pathlib import Path
 
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
-
 from seqrec.files import read_json_lines, replacing
+from seqrec.pages.plots import add_legend, new_figure, whole_numbers
 
 
 def plot_learning_curve(metrics_file: Path, picture: Path, *, best_epoch: int) -> None:
-    """Reads `metrics.jsonl` and draws a PNG; the epoch whose weights were kept is marked."""
+    """Reads `metrics.jsonl` and writes a PNG; the epoch whose weights were kept is marked."""
     lines = read_json_lines(metrics_file)
     losses = [(line["epoch"], line["loss"]) for line in lines if "loss" in line]
     validations = [(line["epoch"], line["valid"]["ndcg@10"]) for line in lines if "valid" in line]
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    figure = new_figure(4.2, width=7.0)
     left = figure.subplots()
     right = left.twinx()
     # A line through a single point would not show.
@@ -33,12 +31,12 @@ def plot_learning_curve(metrics_file: Path, picture: Path, *, best_epoch: int) -
         label=f"best: {best:.4f} in epoch {best_epoch}",
     )
     left.set_xlabel("epoch")
-    left.xaxis.set_major_locator(MaxNLocator(integer=True))
+    whole_numbers(left)
     left.set_xlim(0, validations[-1][0] * 1.03)
     left.set_ylabel("training loss (nats per event)")
     right.set_ylabel("validation NDCG@10", color="tab:blue")
     right.set_ylim(0, 1.1 * max(value for _, value in validations) or 1.0)
     left.grid(alpha=0.3)
-    figure.legend(loc="outside upper center", ncols=3, frameon=False)
+    add_legend(figure)
     with replacing(picture) as partial:
         figure.savefig(partial, format="png", dpi=120)

@@ -19,7 +19,7 @@ _ABLATION_SHOWN = {"NDCG@10": "ndcg@10", "HR@10": "recall@10"}
 _SHOWN_OF_SESSIONS = {"Recall@20": "recall@20", "MRR@20": "mrr@20"}
 
 Published = dict[str, tuple[tuple[str, float, float, str], ...]]
-"""Per data set: model, the first two figures of its table as published under the same protocol, source."""
+"""By data set: model, its first two figures as published under the same protocol, and the source."""
 
 
 def condensed(run: Path) -> dict[str, Any]:
@@ -49,15 +49,15 @@ def command(script: str, config: dict[str, Any], defaults: Any) -> str:
 
 
 def readme(text: str, demo: dict[str, Any]) -> str:
-    """The README's text with the demo run's table between its two marks."""
+    """The README's text, with the demo run's table between its two marks."""
     table = figures.format_table({"SASRec": demo["test"], **demo["baselines"]})
     return between_marks(text, "demo table", f"```\n{table}\n```")
 
 
 def continuations_page(text: str, kept: dict[str, dict[str, Any]]) -> str:
-    """The page's text with a table between the two marks of each data set.
+    """The page's text, with a table between the two marks of each data set.
 
-    `kept` has runs on splits that hold continuations out, by names such as DATA-MODEL-seed-0; DATA is in the marks.
+    `kept` has runs on splits that hold continuations out, by names such as DATA-MODEL-seed-0; the marks name DATA.
     """
     for data in sorted({name.partition("-")[0] for name in kept}):
         of_data = {name: run for name, run in sorted(kept.items()) if name.partition("-")[0] == data}
@@ -82,7 +82,7 @@ def continuations_page(text: str, kept: dict[str, dict[str, Any]]) -> str:
 
 
 def between_marks(text: str, name: str, content: str) -> str:
-    """The page's text with this content between the two marks of that name."""
+    """The page's text, with this content between the two marks of that name."""
     before, rest = text.split(f"<!-- {name} -->\n")
     _, after = rest.split(f"<!-- end of {name} -->\n")
     return f"{before}<!-- {name} -->\n{content}\n<!-- end of {name} -->\n{after}"
@@ -90,24 +90,26 @@ def between_marks(text: str, name: str, content: str) -> str:
 
 _HEAD = """\
 Written by `python experiments/results.py` from `experiments/results/*.json`. HR@10 is recall@10 of one held-out item.
-Minutes are the wall time of training with its validations, the longest where seeds are averaged; a run may have had
-one core beside another run, and each on a GPU shared it with up to 15 others, so they bound a quiet machine's time from
-above. Devices stand beside the commands."""
+Minutes are the wall time of training with its validations; of averaged seeds, the longest. A run on a CPU may have
+shared the machine with another run, and a run on a GPU shared it with up to 15 others, so an otherwise idle machine
+takes at most this time. The devices are given with the commands."""
 
 
 def page(kept: dict[str, dict[str, Any]], published: Published, *, defaults: Mapping[str, Any]) -> str:
-    """The page, in Markdown, from the kept runs by name; names that differ in `-seed-N` alone are averaged.
+    """The page, in Markdown, from the kept runs by name; runs whose names differ only in `-seed-N` are averaged.
 
-    Runs named DATA-ablation-NAME have a table of their own, of what moved the figures from those of DATA-ablation-base.
+    Runs named DATA-ablation-NAME have a table of their own: what changed the figures relative to DATA-ablation-base.
 
-    `defaults` has the config that a script has by default, by the name of the experiment. A section is of one data
-    set under one protocol, and has the baselines of all runs in it.
+    `defaults` has the default config of each script by its name. A section is one data set under one protocol, with
+    the baselines of all its runs.
     """
     sections: dict[tuple[str, str, str], Settings] = defaultdict(lambda: defaultdict(dict))
     for name, result in sorted(kept.items()):
         setting, _, _ = name.partition("-seed-")
         protocol = result["protocol"]
-        sections[_data_name(result), protocol["split"], protocol["candidates"]][setting][name] = result
+        source = result["config"]["data"]
+        section = data_name(source["data_path"], source["dataset"]), protocol["split"], protocol["candidates"]
+        sections[section][setting][name] = result
     lines = ["# Results", "", _HEAD, ""]
     for (data, split, candidates), settings in sections.items():
         lines += [f"## {data}", "", f"{split}. Candidates: {candidates}.", ""]
@@ -115,14 +117,17 @@ def page(kept: dict[str, dict[str, Any]], published: Published, *, defaults: Map
         if settings:
             lines += [*_table(settings, published.get(data, ())), *_commands(settings, defaults)]
         if changed:
-            lines += [f"### What moved the figures on {data}", "", *_ablation(changed), *_commands(changed, defaults)]
+            lines += [f"### What changed the figures on {data}", "", *_ablation(changed), *_commands(changed, defaults)]
     return "\n".join(lines)
 
 
-def _data_name(result: dict[str, Any]) -> str:
-    """What the data set is called: by its file, or by its form where it needs none."""
-    data = result["config"]["data"]
-    return data["data_path"].partition(".")[0] if data["data_path"] else data["dataset"]
+def data_name(data_path: Path | str | None, dataset: str) -> str:
+    """The name of a data set: that of its file, or of its form where there is no file.
+
+    >>> data_name("data/Beauty.txt.gz", "s3rec"), data_name(None, "demo")
+    ('Beauty', 'demo')
+    """
+    return Path(data_path).name.partition(".")[0] if data_path else dataset
 
 
 Settings = dict[str, dict[str, dict[str, Any]]]
@@ -130,7 +135,7 @@ Settings = dict[str, dict[str, dict[str, Any]]]
 
 
 def _figures_shown(results: Iterable[dict[str, Any]], usual: dict[str, str]) -> dict[str, str]:
-    """Heading -> metric of a table's figures: the usual ones, or those of sessions, where several items are asked."""
+    """Metric by heading of a table: the usual ones, or those of sessions, which have several queries each."""
     of_sessions = any("mrr@20" in found for result in results for found in result["baselines"].values())
     return _SHOWN_OF_SESSIONS if of_sessions else usual
 
@@ -166,14 +171,14 @@ def _table(settings: Settings, published: tuple[tuple[str, float, float, str], .
 
 
 def _ablation(settings: Settings) -> list[str]:
-    """What each run has beside the base's flags, and what it gained; seeds are averaged and must be the base's."""
+    """The flags of each run beyond the base's, and its gain; seeds are averaged and must be among the base's."""
     by_name = {setting.partition(ABLATION)[2]: by_seed for setting, by_seed in settings.items()}
     if "base" not in by_name:
         raise InputError(f"{', '.join(sorted(settings))}: no run is named {ABLATION.strip('-')}-base to compare with")
     seeds = {name: {each["config"]["run"]["seed"]: each for each in runs.values()} for name, runs in by_name.items()}
     shown = _figures_shown(seeds["base"].values(), _ABLATION_SHOWN)
     lines = [
-        f"| beside the base | seeds | validation NDCG@10 | {' | '.join(shown)} | gained {next(iter(shown))} |",
+        f"| change to the base | seeds | validation NDCG@10 | {' | '.join(shown)} | gain in {next(iter(shown))} |",
         "| --- " * (4 + len(shown)) + "|",
     ]
 
@@ -221,7 +226,7 @@ def _commands(settings: Settings, defaults: Mapping[str, Any]) -> list[str]:
 
 
 def _course(result: dict[str, Any]) -> str:
-    """How sure a trained model's figure is, and why its training stopped."""
+    """The interval of a trained model's headline figure, and why its training stopped."""
     if "test" not in result:
         return ""
     low, high = result["test"]["intervals"]["ndcg@10"]

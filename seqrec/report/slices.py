@@ -1,4 +1,4 @@
-"""Where a system is good: metrics by slices of the users, as tables and as a plot with error bars."""
+"""Where a system is good: metrics by slices of the users."""
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
@@ -8,7 +8,6 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Float, Int, Real
-from matplotlib.figure import Figure
 
 from seqrec.report.rank_tables import RankTableFile
 from seqrec.report.table_files import (
@@ -246,50 +245,3 @@ def slice_figures(
             }
         )
     return {"name": slicing.name, "column": slicing.column, "slices": slices}
-
-
-# Okabe and Ito's colours for all kinds of sight, less those that are faint on white or on black.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-MARKERS = "osD^vP"
-
-
-def plot_slices(figures: dict[str, Any], *, metric: str, title: str = "") -> Figure:
-    """A row a slice, a point a run and its interval as a bar; on the right the paired differences from the first.
-
-    `figures` are those of `slice_figures`; `title` is what the axis calls the metric.
-    """
-    slices = figures["slices"]
-    runs, others = list(slices[0]["runs"]), list(slices[0]["differences"])
-    figure = Figure(figsize=(9, 1.2 + len(slices) * (0.22 + 0.13 * len(runs))), layout="constrained")
-    means, gains = figure.subplots(1, 2, sharey=True)
-    for axes, part, shown in ((means, "runs", runs), (gains, "differences", others)):
-        for number, run in enumerate(shown):
-            colour = runs.index(run) % len(COLOURS)
-            # What is not known, None, is not drawn.
-            mean, lower, upper = np.array([each[part][run][metric] for each in slices], float).T
-            axes.errorbar(
-                mean,
-                # The first run on top, as in the tables.
-                np.arange(len(slices)) + (number - (len(shown) - 1) / 2) * 0.7 / len(shown),
-                xerr=np.maximum([mean - lower, upper - mean], 0.0),
-                fmt=MARKERS[colour],
-                markersize=4.5,
-                capsize=2.5,
-                color=COLOURS[colour],
-                label=plain(run) if part == "runs" else None,
-            )
-        axes.grid(axis="x", alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
-    means.set_yticks(range(len(slices)), [f"{plain(each['label'][:40])}  (n = {each['n_users']:,})" for each in slices])
-    means.set_ylim(len(slices) - 0.5, -0.5)
-    means.set_ylabel(plain(figures["name"]))
-    means.set_xlabel(title or metric)
-    gains.axvline(0.0, color="tab:gray", linewidth=1)
-    gains.set_xlabel(f"{title or metric} less that of {plain(runs[0])}")
-    figure.legend(loc="outside upper center", ncols=min(len(runs), 3), frameon=False)
-    return figure
-
-
-def plain(text: str) -> str:
-    """`text` for matplotlib, which takes dollars for formulas and hides a legend's names that begin with "_"."""
-    return (" " if text.startswith("_") else "") + text.replace("$", r"\$")

@@ -1,7 +1,7 @@
 """Finished runs of a study -> what is known of each variation, as one dict of JSON values."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import mean, median, stdev
 from typing import Any, NamedTuple
 
@@ -66,13 +66,19 @@ def compared_runs(names: Sequence[str], seeds: Sequence[int], runs: Sequence[Stu
 
 
 def study_figures(
-    names: Sequence[str], seeds: Sequence[int], runs: Sequence[StudyRun], *, level: float = 0.95
+    names: Sequence[str],
+    seeds: Sequence[int],
+    runs: Sequence[StudyRun],
+    *,
+    placebos: Mapping[str, str] | None = None,
+    level: float = 0.95,
 ) -> dict[str, Any]:
     """What is known of the variations `names`, the first of which is the base, from their finished runs.
 
     `systems`: per system the runs' `values` of the primary metric, their standard deviation over seeds, and the mean
     of every metric as [mean, lower, upper]. `variations`: per variation and metric its `difference` from the base,
-    as `contrast_over_seeds_and_users` has it; for the primary metric also `p_holm` and the `verdict`. `slices` have the
+    as `contrast_over_seeds_and_users` has it; for the primary metric also `p_holm` and the `verdict`. `placebos` has,
+    for each variation that is named with its placebo, its difference from that in the primary metric. `slices` have the
     form of `slice_figures`, `costs` and `curves` are by system. NaN, which JSON lacks, is None.
     """
     compared = compared_runs(names, seeds, runs)
@@ -107,6 +113,7 @@ def study_figures(
             for row, name in enumerate(compared.names)
         },
         "variations": variations,
+        "placebos": _against_placebos(compared.names, values[PRIMARY], placebos or {}, level=level),
         "slices": [_slices(slicing, compared.names, values, level=level) for slicing in standard_slicings(base)],
         "costs": _costs(compared.names[0], runs),
         "curves": _curves(runs),
@@ -131,6 +138,24 @@ def _contrasts(
             if metric == PRIMARY:
                 differences[name][metric]["p_holm"] = _number(adjusted)
     return means, differences
+
+
+def _against_placebos(
+    names: Sequence[str],
+    values: Float[np.ndarray, "n_systems n_seeds n_users"],
+    placebos: Mapping[str, str],
+    *,
+    level: float,
+) -> dict[str, dict[str, Any]]:
+    summary, ones = seed_user_summary(values), dict(zip(names, np.eye(len(names)), strict=True))
+    return {
+        feature: {
+            "placebo": placebo,
+            **_as_json(contrast_over_seeds_and_users(summary, ones[feature] - ones[placebo], level=level)),
+        }
+        for feature, placebo in placebos.items()
+        if feature in ones and placebo in ones
+    }
 
 
 def _as_json(found: Contrast) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A study of tuning as one HTML page that opens offline: the best config, every trial's curve, and what mattered."""
+"""A hyper-parameter search as an HTML page: the best config, the curve of each trial, and which fields mattered."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,62 +7,64 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
-from seqrec.report.page_parts import document, svg, table, text
+from seqrec.pages.document import DASH, code, document, faint, folded, picture, table, text, verdict_box
+from seqrec.pages.plots import COLOURS, NEUTRAL, add_legend, finish, new_figure, plain, whole_numbers
 
-_BEST, _COMPLETE, _PRUNED = "#D55E00", "#0072B2", "#8a8f99"
-_NOTHING = "\N{EN DASH}"
+_COMPLETE, _BEST = COLOURS[:2]
+_PRUNED = NEUTRAL
 
 
-def page(found: Mapping[str, Any]) -> str:
-    """The page of a study with a finished trial, as `tune.json` holds it."""
-    trials, best = found["trials"], found["best"]
+def page(search: Mapping[str, Any]) -> str:
+    """The page of a search with a finished trial, as `tune.json` holds it."""
+    trials, best = search["trials"], search["best"]
     states = {state: sum(trial["state"] == state for trial in trials) for state in ("complete", "pruned", "failed")}
+    counts = ", ".join(f"{number} {state}" for state, number in states.items() if number)
     minutes = sum(trial["seconds"] or 0 for trial in trials) / 60
     begun = [trial for trial in trials if trial["curve"]]
     parts = [
-        f"<h1>Tuning {text(found['script'])} on {text(found['dataset'])}</h1>",
-        f'<p class="faint">{len(trials)} trials: '
-        + ", ".join(f"{number} {state}" for state, number in states.items() if number)
-        + f"; {minutes:.1f} minutes of training; seed {found['seed']}. Values are NDCG@10 of the validation items, "
-        "ranked among the whole catalogue. No trial has seen the test items.</p>",
-        f'<p class="verdict">{text(_verdict(found))}</p>',
+        faint(
+            f"{len(trials)} trials: {counts}; {minutes:.1f} minutes of training; seed {search['seed']}. Values are "
+            "NDCG@10 on the validation items, ranked among the whole catalogue. No trial has used the test items."
+        ),
+        verdict_box(_verdict(search)),
         "<h2>Best config</h2>",
         table(
             ["", "searched", "as given", "best"],
             [
-                [text(name), text(of), text(found["base"][name]), f"<b>{text(best['values'][name])}</b>"]
-                for name, of in found["space"].items()
+                [text(name), text(values), text(search["base"][name]), f"<b>{text(best['values'][name])}</b>"]
+                for name, values in search["space"].items()
             ],
         ),
-        "<p>This command trains it and tests it:</p>",
-        f"<pre>{text(best['command'])}</pre>",
-        "<h2>Every trial's course</h2>",
-        svg(plot_curves(begun, best["number"]), "validation NDCG@10 of each trial by epoch"),
-        "<h2>What mattered</h2>",
-        _importances(found["importances"]),
-        svg(plot_values(begun, best["number"], found["space"]), "NDCG@10 of each trial by the value of each field"),
+        f"<p>This command trains and tests it:</p><p>{code(best['command'])}</p>",
+        "<h2>Learning curves</h2>",
+        picture(plot_curves(begun, best["number"]), "validation NDCG@10 of each trial by epoch"),
+        "<h2>Which fields mattered</h2>",
+        _importances(search["importances"]),
+        picture(
+            plot_values(begun, best["number"], search["space"]), "NDCG@10 of each trial by the value of each field"
+        ),
         "<h2>All trials</h2>",
-        _trials(found),
-        _how_to_read(found),
+        _trials(search),
+        _how_to_read(search),
     ]
-    return document(f"Tuning {found['script']} on {found['dataset']}", "\n".join(parts))
+    return document(f"Tuning {search['script']} on {search.get('name') or search['dataset']}", parts)
 
 
-def _verdict(found: Mapping[str, Any]) -> str:
-    best = found["best"]
-    as_given = next((trial for trial in found["trials"] if trial["values"] == found["base"] and trial["curve"]), None)
-    said = f"Trial {best['number']} is the best: {best['ndcg@10']:.4f} in epoch {best['epoch']}"
+def _verdict(search: Mapping[str, Any]) -> str:
+    best = search["best"]
+    as_given = next((trial for trial in search["trials"] if trial["values"] == search["base"] and trial["curve"]), None)
+    sentence = f"Trial {best['number']} is the best: {best['ndcg@10']:.4f} in epoch {best['epoch']}"
     if as_given is None:
-        return f"{said}."
+        return f"{sentence}."
     if as_given["number"] == best["number"]:
-        return f"{said}. That is the config as given: nothing better was found."
+        return f"{sentence}. That is the config as given: no trial was better."
     pruned = f", where it was pruned in epoch {len(as_given['curve'])}" if as_given["state"] == "pruned" else ""
-    return f"{said}. The config as given reached {max(as_given['curve']):.4f}{pruned}."
+    return f"{sentence}. The config as given reached {max(as_given['curve']):.4f}{pruned}."
 
 
 def plot_curves(trials: Sequence[Mapping[str, Any]], best: int) -> Figure:
-    """NDCG@10 by epoch: the best trial, those that came to their end, and those that were pruned, ending in a cross."""
-    figure = Figure(figsize=(7.5, 4.2), layout="constrained")
+    """NDCG@10 by epoch: the best trial, other complete trials, and pruned trials, which end in a cross."""
+    figure = new_figure(4.2)
     axes = figure.subplots()
     named = set()
     for trial in sorted(trials, key=lambda trial: (trial["number"] == best, trial["state"] != "pruned")):
@@ -73,23 +75,20 @@ def plot_curves(trials: Sequence[Mapping[str, Any]], best: int) -> Figure:
         axes.plot(epochs, trial["curve"], color=colour, linewidth=width, label=label, marker="." if width < 2 else "o")
         if trial["state"] == "pruned":
             axes.plot(epochs[-1:], trial["curve"][-1:], color=colour, marker="x", markersize=7, markeredgewidth=2)
-    axes.set_xlabel("epoch")
-    axes.set_ylabel("validation NDCG@10")
     axes.set_ylim(bottom=0)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside upper center", ncols=3, frameon=False)
+    whole_numbers(axes)
+    finish(axes, x="epoch", y="validation NDCG@10")
+    add_legend(figure)
     return figure
 
 
 def plot_values(trials: Sequence[Mapping[str, Any]], best: int, space: Mapping[str, str]) -> Figure:
-    """A plot a field: each trial's best NDCG@10 by its value."""
+    """A plot for each field: the best NDCG@10 of each trial by its value."""
     columns = min(3, len(space))
     rows = -(-len(space) // columns)
-    figure = Figure(figsize=(7.5, 2.4 * rows), layout="constrained")
+    figure = new_figure(2.4 * rows)
     grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
-    for axes, (name, of) in zip(grid.flat, space.items(), strict=False):
+    for axes, (name, searched) in zip(grid.flat, space.items(), strict=False):
         for trial in trials:
             value = trial["values"][name]
             _, colour, width = _look(trial, best)
@@ -100,15 +99,15 @@ def plot_values(trials: Sequence[Mapping[str, Any]], best: int, space: Mapping[s
                 marker="x" if trial["state"] == "pruned" else "o",
                 markersize=4 + width,
             )
-        if of.endswith(":log"):
-            low, high = map(float, of.removesuffix(":log").split(".."))
+        if searched.endswith(":log"):
+            low, high = map(float, searched.removesuffix(":log").split(".."))
             axes.set_xscale("log")
-            # matplotlib labels every number of a short range, one over another.
+            # matplotlib labels every number of a short range, one on top of another.
             axes.set_xticks(ticks := [low, (low * high) ** 0.5, high], [f"{tick:.2g}" for tick in ticks])
             axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.set_xlabel(name)
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
+        elif all(isinstance(trial["values"][name], int | float) for trial in trials):
+            axes.xaxis.set_major_locator(MaxNLocator(nbins=4))
+        finish(axes, x=plain(name))
     for axes in grid.flat[len(space) :]:
         axes.set_visible(False)
     for axes in grid[:, 0]:
@@ -117,7 +116,7 @@ def plot_values(trials: Sequence[Mapping[str, Any]], best: int, space: Mapping[s
 
 
 def _look(trial: Mapping[str, Any], best: int) -> tuple[str, str, float]:
-    """What a trial is called in a legend, its colour and its line's width."""
+    """A trial's name in the legend, its colour and the width of its line."""
     if trial["number"] == best:
         return f"best: trial {best}", _BEST, 2.5
     return ("pruned, ends in x", _PRUNED, 1.0) if trial["state"] == "pruned" else ("complete", _COMPLETE, 1.4)
@@ -125,7 +124,7 @@ def _look(trial: Mapping[str, Any], best: int) -> tuple[str, str, float]:
 
 def _importances(shares: Mapping[str, float]) -> str:
     if not shares:
-        return '<p class="faint">Too few trials, or fields, to say which mattered most.</p>'
+        return faint("Too few trials, or fields, to say which mattered most.")
     bars = [
         [
             text(name),
@@ -134,40 +133,41 @@ def _importances(shares: Mapping[str, float]) -> str:
         ]
         for name, share in shares.items()
     ]
-    return table(["", "share of what sets the best quarter apart", ""], bars)
+    return table(["", "importance", ""], bars)
 
 
-def _trials(found: Mapping[str, Any]) -> str:
+def _trials(search: Mapping[str, Any]) -> str:
     rows = []
-    for trial in sorted(found["trials"], key=lambda trial: -max(trial["curve"], default=-1.0)):
+    for trial in sorted(search["trials"], key=lambda trial: -max(trial["curve"], default=-1.0)):
         curve = trial["curve"]
-        is_best = trial["number"] == found["best"]["number"]
+        is_best = trial["number"] == search["best"]["number"]
         rows.append(
             [
                 f"<b>{trial['number']}</b>" if is_best else str(trial["number"]),
-                f"{max(curve):.4f}" if curve else _NOTHING,
+                f"{max(curve):.4f}" if curve else DASH,
                 trial["state"] + (f" in epoch {len(curve)}" if trial["state"] == "pruned" else ""),
-                *(text(trial["values"][name]) for name in found["space"]),
-                _NOTHING if trial["seconds"] is None else f"{trial['seconds']:.0f}",
+                *(text(trial["values"][name]) for name in search["space"]),
+                DASH if trial["seconds"] is None else f"{trial['seconds']:.0f}",
             ]
         )
-    return table(["trial", "NDCG@10", "state", *found["space"], "seconds"], rows)
+    return table(["trial", "NDCG@10", "state", *search["space"], "seconds"], rows)
 
 
-def _how_to_read(found: Mapping[str, Any]) -> str:
-    size, eta = found["tune"]["population"], found["tune"]["reduction"]
+def _how_to_read(search: Mapping[str, Any]) -> str:
+    size, eta = search["tune"]["population"], search["tune"]["reduction"]
     pruning = (
-        f"Populations of {size} were trained side by side and cut to the best {eta}th at rungs (successive halving)"
+        f"Populations of {size} were trained side by side and cut to the best 1/{eta} at rungs (successive halving)"
         if size > 1
-        else f"Hyperband pruned trials at rungs that lie a factor of {eta} apart, each against those that came there "
-        "before it in its bracket"
+        else f"Hyperband pruned trials at rungs that lie a factor of {eta} apart, each against those of its bracket "
+        "that reached the rung before it"
     )
-    return (
-        "<details><summary>How to read this</summary><p>The first trial is the config as given, as far as the ranges "
-        "hold it; a tree-structured Parzen estimator drew the others, the first few evenly. "
-        f"{pruning}; a pruned trial might have ended higher than it stood. "
-        "A trial counts with its best epoch. The best of many trials on the same validation users flatters itself: "
-        "judge it by the test that the command above ends with, against the test of the config as given. "
-        "What sets the best quarter apart is PED-ANOVA (Watanabe et al. 2023) over all trials, and a rough guide "
-        "where they are few.</p></details>"
+    return folded(
+        "How to read this",
+        "<p>The first trial is the config as given, clipped to the search ranges; a tree-structured Parzen estimator "
+        "chose the others, the first few at random. "
+        f"{pruning}; a pruned trial might have ended higher than where it stopped. "
+        "A trial is judged by its best epoch. The best of many trials on the same validation users looks better than "
+        "it is: compare the test result of the command above with that of the config as given. "
+        "Importance is how far a field separates the best quarter of the trials from the rest (PED-ANOVA, Watanabe et "
+        "al. 2023): a rough guide if there are few trials.</p>",
     )

@@ -95,7 +95,7 @@ def print_test(results: dict[str, Any], *, name: str) -> None:
     if "side_tasks" in results:
         print(f"\n{figures.format_side_tasks(results['side_tasks'])}")
     if "continuations" in results:
-        print(f"\n{figures.format_table(results['continuations'])}")
+        print(f"\n{figures.format_table(results['continuations'], title='generated lists')}")
     protocol = results["protocol"]
     label = "; time-aware: the model read the time of the predicted event" if protocol["time_aware"] else ""
     counted = f"{results['test']['n_users']:,} users; mean over users"

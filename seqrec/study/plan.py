@@ -17,6 +17,7 @@ from seqrec.data.paths import data_files
 from seqrec.data.store import SequenceStore, open_store, read_preparation
 from seqrec.files import read_object
 from seqrec.params import count_params
+from seqrec.report.results_page import data_name
 from seqrec.run.config import RunConfig, TrainingConfig
 from seqrec.run.data import make_task, prepare_store
 from seqrec.run.experiment import Script
@@ -202,6 +203,7 @@ def make_plan(study: Study, experiments: Mapping[str, Script]) -> Plan:
         data = {
             "fingerprint": fingerprint,
             "dataset": config.dataset,
+            "name": data_name(config.data_path, config.dataset),
             "content_hash": store.content_hash,
             "split_hash": split.content_hash,
             "split": split.description,

@@ -11,6 +11,7 @@ import jax
 from seqrec import runtime
 from seqrec.config import to_json, with_values
 from seqrec.files import read_json, read_json_lines, write_json
+from seqrec.report.placebos import placebos_of
 from seqrec.report.rank_tables import read_rank_table
 from seqrec.report.results_page import command
 from seqrec.report.study_figures import StudyRun, study_figures
@@ -118,7 +119,13 @@ def results(plan: Plan, failed: Mapping[str, str]) -> dict[str, Any]:
         "arms": {arm.name: arm.flags.strip() for arm in plan.arms},
         "runs": states,
         "versions": runtime.versions(),
-        **study_figures([arm.name for arm in plan.arms], plan.study.seeds, done, level=plan.study.level),
+        **study_figures(
+            [arm.name for arm in plan.arms],
+            plan.study.seeds,
+            done,
+            placebos=placebos_of({arm.name: arm.flags for arm in plan.arms}),
+            level=plan.study.level,
+        ),
     }
     write_json(plan.study.output / "study.json", found)
     return found

@@ -7,7 +7,7 @@ from typing import Any
 from seqrec import runtime
 from seqrec.config import flag_name, to_json, values_of, with_values
 from seqrec.files import write_json, write_text
-from seqrec.report.results_page import command
+from seqrec.report.results_page import command, data_name
 from seqrec.report.tuning_page import page
 from seqrec.tuning.study import Study, alone, import_optuna
 
@@ -25,6 +25,7 @@ def findings(study: Study, config: Any, *, script: str, defaults: Any) -> dict[s
     found = {
         "script": Path(script).stem,
         "dataset": config.training.data.dataset,
+        "name": data_name(config.training.data.data_path, config.training.data.dataset),
         "space": {flag_name(name): str(of) for name, of in study.space.items()},
         "base": _by_flag(values_of(config, study.space)),
         "max_epochs": config.training.fit.max_epochs,

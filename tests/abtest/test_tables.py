@@ -140,8 +140,10 @@ def test_segments_add_up_to_the_whole(tmp_path):
     logs = simulate(plan, Simulation(n_users=100))
     connection = loaded(tmp_path, logs, plan)
     tables.choose_metric(connection, plan.primary)
-    parts = tables.moments_by_segment(connection)
-    for arm, whole in tables.moments_by_arm(connection).items():
+    parts, wholes = tables.moments_by_segment(connection), tables.moments_by_arm(connection)
+    assert len(parts) > 1
+    assert set(wholes) == set(plan.arms)
+    for arm, whole in wholes.items():
         each = [found[arm] for found in parts.values() if arm in found]
         assert sum(part.n_users for part in each) == whole.n_users
         total = sum(part.n_users * part.mean for part in each)

@@ -84,7 +84,7 @@ def test_a_study_leaves_verdicts_costs_and_a_page(finished):
     assert found["costs"]["year"]["state_bytes"] > 4 * 4 * found["costs"]["year"]["n_parameters"]
     assert [slicing["name"] for slicing in found["slices"]][:2] == ["history length", "target popularity"]
     page = (finished.output / "study.html").read_text()
-    assert "What helps sasrec on movielens?" in page
+    assert "What helps sasrec on ratings?" in page
     assert not re.search('(src|href)="[^#]', page)
 
 
@@ -118,7 +118,7 @@ def test_what_does_not_fit_the_budget_is_left_and_said(copied, capsys):
     assert found["seeds"] == [0, 1]
     assert [run["state"] for run in found["runs"]] == ["done"] * 4 + ["left"] * 2
     assert "does not fit into max_minutes=1e-06" in capsys.readouterr().out
-    assert "not run: it did not fit" in (copied.output / "study.html").read_text()
+    assert "not run: no time was left" in (copied.output / "study.html").read_text()
 
 
 def test_a_stopped_study_goes_on_where_it_stopped(copied, monkeypatch):

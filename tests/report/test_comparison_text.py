@@ -19,13 +19,13 @@ def test_a_difference_is_shown_up_to_the_level(p_holm, shown):
 def test_what_is_shown_only_alone_is_said_to_be_one_of_several():
     text = verdict("B", "mrr", {**SHOWN, "p_holm": 0.2, "p": 0.03}, level=0.95)
     assert "no difference shown" in text
-    assert "alone would have p = .030 but is one of several" in text
+    assert "p = .030 alone, but .200 after correction for several comparisons" in text
     assert text.endswith("could have shown .0101")
 
 
 def test_what_is_unknown_is_said_to_be():
     nothing = {"difference": None, "interval": [None, None], "p": None, "p_holm": None, "detectable": None}
-    assert "not known of every user" in verdict("B", "mrr", nothing, level=0.95)
+    assert "not known for every user" in verdict("B", "mrr", nothing, level=0.95)
     one_user = {**SHOWN, "p_holm": 1.0, "p": 1.0, "detectable": None}
     assert verdict("B", "mrr", one_user, level=0.95).endswith("[-.0194, -.0051])")
 

@@ -71,4 +71,5 @@ def test_a_list_that_is_the_continuation_has_every_figure_1():
     true = np.array([[4, 2, 9], [3, 0, 5]])
     found = list_ranks(np.array([[9, 4, 2], [3, 5, 8]]), true)
     values = metric_values(found.rank, ks=(3,), where=found.where)
+    assert {"recall@3", "ndcg@3", "mrr"} <= values.keys()
     assert all(value.tolist() == pytest.approx([1.0, 1.0]) for value in values.values())

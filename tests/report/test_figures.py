@@ -64,7 +64,16 @@ def test_a_table_has_a_line_a_metric_and_columns_in_line():
     ).split("\n")
     assert [line.split()[0] for line in lines[1:]] == list(found["intervals"])
     assert len({len(line) for line in lines}) == 1
-    assert lines[-1].count(f"{found['mrr']:.4f}") >= 2
+    # The figure in the column of each model; the interval's ends may be the same.
+    assert lines[-1].count(f"{found['mrr']:.4f} [") == 2
+
+
+def test_a_table_says_what_its_figures_are_of():
+    column = {"a model": figures.figures(np.array([1.0, 2.0]), users=np.arange(2))}
+    assert figures.format_table(column).startswith("test ")
+    lines = figures.format_table(column, title="generated lists").split("\n")
+    assert lines[0].startswith("generated lists ")
+    assert len({len(line) for line in lines}) == 1
 
 
 @pytest.mark.parametrize(

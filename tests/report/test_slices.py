@@ -10,7 +10,6 @@ from seqrec.report.slices import (
     Slicing,
     chosen_slicings,
     joined_slicings,
-    plot_slices,
     quantile_slices,
     slice_figures,
     standard_slicings,
@@ -151,7 +150,7 @@ def test_slicings_are_chosen_by_column():
         chosen_slicings([a, b], ["ab"])
 
 
-# Figures and plots
+# Figures
 
 
 @pytest.fixture
@@ -171,16 +170,3 @@ def test_means_and_paired_differences_in_each_slice(figures):
     # Users 1 and 3 gain 1 and 0; means of two draws of these are 0, 1/2 or 1.
     assert x["differences"] == {"_b": {"m": [0.5, 0.0, 1.0], "n": [1.0, 1.0, 1.0]}}
     assert y["differences"]["_b"]["m"] == [-0.5, -0.5, -0.5]
-
-
-def test_each_slice_and_run_is_drawn_at_its_mean(figures):
-    means, gains = plot_slices(figures, metric="m", title="M").axes
-    drawn = [container.lines[0].get_xdata().tolist() for container in means.containers]
-    assert drawn == [[0.5, 1.0], [1.0, 0.5]]
-    [gain] = gains.containers
-    assert gain.lines[0].get_xdata().tolist() == [0.5, -0.5]
-    assert [text.get_text() for text in means.get_yticklabels()] == ["x  (n = 2)", "y  (n = 1)"]
-    # A run whose name begins with "_" has its place in the legend, and dollars are no formula.
-    [legend] = means.figure.legends
-    assert [text.get_text().strip() for text in legend.get_texts()] == ["a", "_b"]
-    assert means.get_ylabel() == r"a \$name\$"

@@ -72,6 +72,7 @@ def test_lines_are_trecs(tmp_path):
 def test_scores_fall_strictly_even_in_single_precision(tmp_path, scores):
     write_trec_run(tmp_path / "run", ["u"], [list("abcd")], [scores], "t")
     written = [np.float32(line.split()[4]) for line in (tmp_path / "run").read_text().splitlines()]
+    assert len(written) == len(scores)
     assert all(after < before for before, after in itertools.pairwise(written))
     np.testing.assert_allclose(written, scores, rtol=1e-6, atol=1e-44)
 

@@ -55,7 +55,7 @@ def test_the_page_says_what_was_found_and_against_what(found):
 
 def test_a_study_in_which_the_given_config_was_best_says_so(found):
     found["best"] = {**found["best"], "number": 0, "ndcg@10": 0.25, "values": found["trials"][0]["values"]}
-    assert "nothing better was found" in page(found)
+    assert "no trial was better" in page(found)
     pruned = copy.deepcopy(found)
     pruned["best"]["number"] = 2
     pruned["trials"][0] |= {"state": "pruned", "curve": [0.1, 0.25]}

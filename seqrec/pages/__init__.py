@@ -1,0 +1,1 @@
+"""HTML pages that open offline: documents, tables and plots, shared by reports and A/B analysis."""
