@@ -1,7 +1,7 @@
 """Looking more than once: confidence sequences, which hold at every look, and bounds for a planned number of looks."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +13,15 @@ from seqrec.types import InputError
 
 # Points of the grid on which the statistic's density between looks is carried along.
 _N_GRID = 401
+
+# Where the search for a bound starts; a test at alpha = .99 has its bound at .0125.
+_LEAST_BOUND = 1e-3
+
+# Error spent on one side by an information fraction t, of `tail` in all.
+_SPENT: dict[str, Callable[[float, float], float]] = {
+    "obrien-fleming": lambda t, tail: 2 * float(stats.norm.sf(stats.norm.isf(tail / 2) / math.sqrt(t))),
+    "pocock": lambda t, tail: tail * math.log(1 + (math.e - 1) * t),
+}
 
 
 class AlwaysValid(NamedTuple):
@@ -185,30 +194,28 @@ def obrien_fleming_bounds(n_looks: int, *, alpha: float = 0.05) -> Float[np.ndar
 def spending_bounds(
     information: Sequence[float], *, alpha: float = 0.05, shape: str = "obrien-fleming"
 ) -> Float[np.ndarray, " n_looks"]:
-    """Bounds on |z| for looks that need not be evenly spaced: by each look, the error spent is a fixed function of the
-    information so far, which is out of 1 at the planned end (Lan and DeMets, 1983).
+    """Two-sided bounds on |z| for looks that need not be evenly spaced: the error spent by each look is a fixed
+    function of the information fraction, which is 1 at the planned end (Lan and DeMets, 1983).
 
-    >>> spending_bounds([1.0]).round(2).tolist()
-    [1.96]
+    Each side spends alpha / 2, as in published tables of two-sided bounds (Reboussin, DeMets, Kim and Lan, 2000).
+
+    >>> spending_bounds([0.5, 1.0]).round(4).tolist()
+    [2.9626, 1.9686]
     """
     check_share(alpha=alpha)
-    spent = {
-        "obrien-fleming": lambda t: 2 * stats.norm.sf(stats.norm.isf(alpha / 2) / math.sqrt(t)),
-        "pocock": lambda t: alpha * math.log(1 + (math.e - 1) * t),
-    }
-    if shape not in spent:
-        raise InputError(f"shape={shape!r} is not one of {', '.join(spent)}; choose one of them")
-    if any(time > 1.0 for time in information):
-        raise InputError(f"information {list(information)} passes 1, the planned end; rescale it")
+    if shape not in _SPENT:
+        raise InputError(f"shape={shape!r} is not one of {', '.join(_SPENT)}; choose one of them")
+    if not all(0.0 < time <= 1.0 for time in information):
+        raise InputError(f"information {list(information)} is not in (0, 1], where 1 is the planned end; rescale it")
     bounds: list[float] = []
     for look, time in enumerate(information, start=1):
-        times, target = list(information[:look]), spent[shape](time)
+        times, target = list(information[:look]), 2 * _SPENT[shape](time, alpha / 2)
 
         def excess(bound, times=times, target=target):
             return crossing_probability([*bounds, bound], times) - target
 
         # Eight standard errors stand for "not at this look".
-        bounds.append(8.0 if excess(8.0) > 0 else float(optimize.brentq(excess, 0.5, 8.0, xtol=1e-7)))
+        bounds.append(8.0 if excess(8.0) > 0 else float(optimize.brentq(excess, _LEAST_BOUND, 8.0, xtol=1e-7)))
     return np.array(bounds)
 
 
@@ -220,5 +227,5 @@ def _checked_looks(n_looks: int) -> int:
 
 def _bounds(shape: Float[np.ndarray, " n_looks"], alpha: float) -> Float[np.ndarray, " n_looks"]:
     check_share(alpha=alpha)
-    scale = optimize.brentq(lambda c: crossing_probability(list(c * shape)) - alpha, 0.2, 8.0, xtol=1e-7)
+    scale = optimize.brentq(lambda c: crossing_probability(list(c * shape)) - alpha, _LEAST_BOUND, 8.0, xtol=1e-7)
     return scale * shape
