@@ -42,15 +42,20 @@ def users_per_arm(
     """
     check_share(alpha=alpha, power=power)
     _check_difference(difference)
-    if not variance > 0.0:
-        raise InputError(f"variance={variance} is not above 0; give that of a user's value")
+    if not 0.0 < variance < math.inf:
+        raise InputError(f"variance={variance} is not above 0 and finite; give that of a user's value")
     other = variance if treatment_variance is None else treatment_variance
+    if not 0.0 <= other < math.inf:
+        raise InputError(
+            f"treatment_variance={treatment_variance} is below 0 or not finite; give that of a user's value"
+        )
     null, alternative = math.sqrt(2 * variance), math.sqrt(variance + other)
     return (stats.norm.isf(alpha / 2) * null + stats.norm.isf(1 - power) * alternative) ** 2 / difference**2
 
 
 def t_test_users_per_arm(effect_size: float, *, alpha: float = 0.05, power: float = 0.8) -> float:
-    """As `users_per_arm`, exact for few normal users: a t-test's, by the noncentral t. `effect_size` is d / s.
+    """As `users_per_arm`, exact for few users with normal values: for a t-test, whose statistic is noncentral t.
+    `effect_size` is the difference over the standard deviation. At least 2, since a variance needs two users.
 
     >>> round(t_test_users_per_arm(0.5), 2)
     63.77
@@ -59,13 +64,16 @@ def t_test_users_per_arm(effect_size: float, *, alpha: float = 0.05, power: floa
     _check_difference(effect_size)
 
     def shortfall(n: float) -> float:
-        degrees, shift = 2 * n - 2, abs(effect_size) * math.sqrt(n / 2)
-        reach = stats.t.isf(alpha / 2, degrees)
-        return float(stats.nct.sf(reach, degrees, shift) + stats.nct.cdf(-reach, degrees, shift)) - power
+        degrees = 2 * n - 2
+        # Both tails at once: the square of a noncentral t is a noncentral F, and SciPy's far tail of the t is NaN.
+        square = stats.t.isf(alpha / 2, degrees) ** 2
+        return float(stats.ncf.sf(square, 1, degrees, effect_size**2 * n / 2)) - power
 
-    # The z-test needs a little less; a t-test with this many more has the power.
-    guess = users_per_arm(abs(effect_size), variance=1.0, alpha=alpha, power=power)
-    return float(optimize.brentq(shortfall, 1.0 + 1e-3, guess + 50))
+    if shortfall(2.0) >= 0.0:
+        return 2.0
+    # The z-test needs fewer users; a t-test with 50 more than that has the power.
+    guess = users_per_arm(effect_size, variance=1.0, alpha=alpha, power=power)
+    return float(optimize.brentq(shortfall, 2.0, guess + 50))
 
 
 def power_of(difference: float, standard_error: float, *, alpha: float = 0.05, multiple: float | None = None) -> float:
@@ -76,10 +84,11 @@ def power_of(difference: float, standard_error: float, *, alpha: float = 0.05, m
     0.8
     """
     check_share(alpha=alpha)
+    if not standard_error > 0.0:
+        raise InputError(f"standard_error={standard_error} is not above 0; give that of the difference")
     reach = stats.norm.isf(alpha / 2) if multiple is None else multiple
-    return float(
-        stats.norm.sf(reach - difference / standard_error) + stats.norm.cdf(-reach - difference / standard_error)
-    )
+    shift = difference / standard_error
+    return float(stats.norm.sf(reach - shift) + stats.norm.cdf(-reach - shift))
 
 
 def detectable_difference(
@@ -106,7 +115,10 @@ def required_days(n_users_needed: float | int, users_by_day: Float[np.ndarray, "
     >>> required_days(1001, np.array([100.0]))
     14
     """
-    if not users_by_day.size or (users_by_day < 0).any() or users_by_day[-1] <= 0:
+    if not math.isfinite(n_users_needed):
+        raise InputError(f"n_users_needed={n_users_needed} is not finite; give a number of users")
+    counts_are_valid = np.isfinite(users_by_day).all() and (users_by_day >= 0).all()
+    if not (users_by_day.size and counts_are_valid and users_by_day[-1] > 0):
         raise InputError(
             f"users_by_day is {users_by_day.tolist()[:5]}; give counts from 0, and above 0 on the last day"
         )
