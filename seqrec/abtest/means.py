@@ -17,12 +17,22 @@ from seqrec.types import InputError
 
 
 class Estimate(NamedTuple):
-    """An arm's mean or ratio and how uncertain it is."""
+    """An arm's mean or ratio and its uncertainty."""
 
     value: float
     variance: float
-    """Of `value`, not of a user."""
+    """Of the arm's own part of `value` (not of a user's value): the whole of it, unless it was adjusted."""
     n_users: int
+    shared_variance: float = 0.0
+    """Of the part of `value` that all arms share: with covariates, that of their pooled mean times theta. It cancels
+    in a difference of two arms, and does not in their ratio."""
+    shared_covariance: float = 0.0
+    """Of the arm's own part with the shared one."""
+
+    @property
+    def total_variance(self) -> float:
+        """Variance of `value`, with the part that it shares with other arms."""
+        return max(self.variance + self.shared_variance + 2 * self.shared_covariance, 0.0)
 
 
 class Effect(NamedTuple):
@@ -51,8 +61,8 @@ class Effect(NamedTuple):
 def mean_estimate(arm: Moments, column: int = 0) -> Estimate:
     """A column's mean over users.
 
-    >>> mean_estimate(Moments(4, np.array([2.0]), np.array([[8.0]])))
-    Estimate(value=2.0, variance=2.0, n_users=4)
+    >>> mean_estimate(Moments(4, np.array([2.0]), np.array([[8.0]])))[:3]
+    (2.0, 2.0, 4)
     """
     return Estimate(float(arm.mean[column]), float(arm.covariance[column, column]) / arm.n_users, arm.n_users)
 
@@ -60,9 +70,9 @@ def mean_estimate(arm: Moments, column: int = 0) -> Estimate:
 def ratio_estimate(arm: Moments, numerator: int = 0, denominator: int = 1) -> Estimate:
     """Sum of one column over sum of another, with the delta method's variance (Deng, Knoblich and Lu, 2018, eq. 2).
 
-    >>> a_skip_in_four_plays = Moments(100, np.array([1.0, 4.0]), np.diag([0.16, 0.0]))
-    >>> ratio_estimate(a_skip_in_four_plays)  # the denominator does not vary: .16 / 4^2 / 100
-    Estimate(value=0.25, variance=0.0001, n_users=100)
+    >>> skips_and_plays = Moments(100, np.array([1.0, 4.0]), np.diag([0.16, 0.0]))
+    >>> ratio_estimate(skips_and_plays)[:3]  # the denominator does not vary: .16 / 4^2 / 100
+    (0.25, 0.0001, 100)
     """
     gradient = _ratio_gradient(arm, numerator, denominator)
     value = float(arm.mean[numerator] / arm.mean[denominator])
@@ -85,33 +95,45 @@ def _ratio_gradient(arm: Moments, numerator: int, denominator: int) -> Float[np.
 def cuped_estimates(
     arms: Sequence[Moments], covariates: Sequence[int], *, numerator: int = 0, denominator: int | None = None
 ) -> tuple[list[Estimate], float]:
-    """Each arm's mean or ratio with what was known before taken out of it, and the share of variance that this saved.
+    """Each arm's mean or ratio adjusted for covariates, and the share of variance that the adjustment removes.
 
-    CUPED (Deng, Xu, Kohavi and Walker, 2013): y - theta'(x - mean of x), with one theta for all arms, of the
-    regression inside arms; the mean of x is that of all arms, so values stay near the plain ones. For a ratio y is
-    the linearised one, (numerator - ratio * denominator) / mean denominator. Columns of `covariates` must have been
-    fixed before the treatment could act on them: sums of a period before, or a prediction made from such (CUPAC,
-    Li, Tang and Caruana, 2020; `cross_fitted_weights` makes one). A covariate that does not vary is left out. With
-    one covariate the variance left is 1 - r^2 of the plain one.
+    CUPED (Deng, Xu, Kohavi and Walker, 2013): y - theta'(x - mean of x), with one theta for all arms, from the
+    regression inside arms; the mean of x is over all arms, so that adjusted values stay near the plain ones. That mean
+    is the part of a value that all arms share. For a ratio y is the linearised one, (numerator - ratio *
+    denominator) / mean denominator. Columns of `covariates` must be fixed before the treatment can act on them: sums
+    of a period before, or a prediction made from such (CUPAC, Li, Tang and Caruana, 2020; `cross_fitted_weights` makes
+    one). A covariate that does not vary is ignored. With one covariate the remaining variance of a difference is
+    1 - r^2 of the plain one.
 
-    >>> arm = Moments(100, np.array([5.0, 3.0]), np.array([[4.0, 1.0], [1.0, 1.0]]))  # r = 1 / 2
+    >>> arm = Moments(100, np.array([5.0, 3.0]), np.array([[4.0, 1.0], [1.0, 1.0]]))  # r = 1 / 2, theta = 1
     >>> estimates, saved = cuped_estimates([arm, arm], [1])
-    >>> estimates[0], saved
-    (Estimate(value=5.0, variance=0.03, n_users=100), 0.25)
+    >>> saved
+    0.25
+    >>> estimates[0]  # the mean of x over 200 users has variance 1 / 200
+    Estimate(value=5.0, variance=0.03, n_users=100, shared_variance=0.005, shared_covariance=0.0)
     """
     columns = list(covariates)
     gradients = _gradients(arms, numerator, denominator)
     theta = _regression(arms, columns, gradients)
     n_all = sum(arm.n_users for arm in arms)
     centre = sum(arm.n_users * arm.mean[columns] for arm in arms) / n_all
+    # The shared part is theta'(sum over arms of n * mean of x) / n_all.
+    among_covariates = sum(arm.n_users * arm.covariance[np.ix_(columns, columns)] for arm in arms) / n_all**2
+    shared_variance = max(float(theta @ among_covariates @ theta), 0.0)
     estimates, plain, left = [], 0.0, 0.0
     for arm, gradient in zip(arms, gradients, strict=True):
-        full = gradient.copy()
-        full[columns] -= theta
+        own = gradient.copy()
+        own[columns] -= theta
         value = arm.mean[numerator] / (1.0 if denominator is None else arm.mean[denominator])
-        variance = float(full @ arm.covariance @ full)
+        variance = float(own @ arm.covariance @ own)
         estimates.append(
-            Estimate(float(value - theta @ (arm.mean[columns] - centre)), max(variance, 0.0) / arm.n_users, arm.n_users)
+            Estimate(
+                float(value - theta @ (arm.mean[columns] - centre)),
+                max(variance, 0.0) / arm.n_users,
+                arm.n_users,
+                shared_variance,
+                float((arm.covariance @ own)[columns] @ theta) / n_all,
+            )
         )
         plain += arm.n_users * float(gradient @ arm.covariance @ gradient)
         left += arm.n_users * variance
@@ -177,20 +199,24 @@ def effect(control: Estimate, treatment: Estimate, *, alpha: float = 0.05, power
 
     Where neither arm varies the interval has no width and the p-value is 1 or 0.
 
-    >>> found = effect(Estimate(2.0, 0.5, 1000), Estimate(4.0, 0.5, 1000))
-    >>> found.difference, found.standard_error, found.relative, round(found.p_value, 3)
+    >>> result = effect(Estimate(2.0, 0.5, 1000), Estimate(4.0, 0.5, 1000))
+    >>> result.difference, result.standard_error, result.relative, round(result.p_value, 3)
     (2.0, 1.0, 1.0, 0.046)
+
+    Raises:
+      InputError: an arm has fewer than 2 users, or a value or variance that is NaN, infinite or negative.
     """
     check_share(alpha=alpha, power=power)
+    _check_estimates(control, treatment)
     for name, arm in (("control", control), ("treatment", treatment)):
         if arm.n_users < 2:
             raise InputError(f"{name} has n_users={arm.n_users}, a variance needs at least 2; wait for more users")
     difference = treatment.value - control.value
     variance = control.variance + treatment.variance
     if variance > 0.0:
-        degrees = variance**2 / (
-            control.variance**2 / (control.n_users - 1) + treatment.variance**2 / (treatment.n_users - 1)
-        )
+        # Of shares of the variance, since the square of a variance may be too large or too small for a float.
+        share = control.variance / variance
+        degrees = 1.0 / (share**2 / (control.n_users - 1) + (1.0 - share) ** 2 / (treatment.n_users - 1))
     else:
         degrees = float(control.n_users + treatment.n_users - 2)
     error = math.sqrt(variance)
@@ -215,17 +241,42 @@ def effect(control: Estimate, treatment: Estimate, *, alpha: float = 0.05, power
 
 
 def relative(control: Estimate, treatment: Estimate) -> tuple[float, float]:
-    """Relative difference and its standard error by the delta method, NaN where the control may well be 0.
+    """Relative difference and its standard error by the delta method; NaN where the control is 0 or within three
+    standard errors of it.
+
+    With r = treatment / control, r - 1 varies as (own part of the treatment - r * own part of the control +
+    (1 - r) * shared part) / control. Of adjusted arms the shared part matters the more, the larger the effect is.
 
     >>> relative(Estimate(2.0, 0.04, 100), Estimate(3.0, 0.07, 100))  # .07 / 2^2 + .04 * 3^2 / 2^4 = .04
     (0.5, 0.2)
     """
+    _check_estimates(control, treatment)
     if control.value == 0.0:
         return math.nan, math.nan
     ratio = treatment.value / control.value
-    error = math.sqrt(treatment.variance + control.variance * ratio**2) / abs(control.value)
+    variance = (
+        treatment.variance
+        + ratio**2 * control.variance
+        + (1 - ratio) ** 2 * control.shared_variance
+        + 2 * (1 - ratio) * (treatment.shared_covariance - ratio * control.shared_covariance)
+    )
+    error = math.sqrt(max(variance, 0.0)) / abs(control.value)
     # With the denominator so near 0 its ratio is far from normal, and the delta method's interval means nothing.
-    return ratio - 1.0, error if abs(control.value) >= 3 * math.sqrt(control.variance) else math.nan
+    return ratio - 1.0, error if abs(control.value) >= 3 * math.sqrt(control.total_variance) else math.nan
+
+
+def _check_estimates(control: Estimate, treatment: Estimate) -> None:
+    for name, arm in (("control", control), ("treatment", treatment)):
+        if not all(map(math.isfinite, arm)) or min(arm.variance, arm.shared_variance) < 0.0:
+            raise InputError(
+                f"{name} has value={arm.value}, variance={arm.variance}, a finite value and a variance from 0 are "
+                "needed; look for NaN or infinite values among the users"
+            )
+    if control.shared_variance != treatment.shared_variance:
+        raise InputError(
+            f"arms share a part of variance {control.shared_variance:g} and {treatment.shared_variance:g}; "
+            "adjust both in one call of cuped_estimates"
+        )
 
 
 def non_inferiority_p_value(found: Effect, *, margin: float) -> float:

@@ -29,8 +29,12 @@ def moments(values: Float[np.ndarray, "n_users n_columns"]) -> Moments:
         raise InputError(
             f"row {row}, column {column} is {values[row, column]}; give finite values, 0 where nothing was"
         )
+    values = np.asarray(values, np.float64)
     mean = values.mean(axis=0) if len(values) else np.zeros(values.shape[1])
-    return moments_of_sums(len(values), values.sum(axis=0), (values - mean).T @ (values - mean), centre=mean)
+    # Squares of values above 1e154 are infinite, which `moments_of_sums` refuses.
+    with np.errstate(over="ignore", invalid="ignore"):
+        products = (values - mean).T @ (values - mean)
+    return moments_of_sums(len(values), values.sum(axis=0), products, centre=mean)
 
 
 def moments_of_sums(
@@ -48,6 +52,11 @@ def moments_of_sums(
     """
     if n_users < 1:
         raise InputError(f"n_users={n_users} is below 1; an arm without users has no mean")
+    if not (np.isfinite(sums).all() and np.isfinite(products).all()):
+        raise InputError(
+            f"sums over {n_users} users, {np.asarray(sums).tolist()}, or their squares are NaN or infinite; "
+            "look for NaN, or for values above 1e150, among the users"
+        )
     mean = sums / n_users
     away = mean - (np.zeros_like(mean) if centre is None else centre)
     covariance = (products - n_users * np.outer(away, away)) / max(n_users - 1, 1)

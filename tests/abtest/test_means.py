@@ -1,6 +1,7 @@
 """Means, ratios and CUPED: published figures, false alarms, coverage and what covariates save."""
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from seqrec.abtest.means import (
     mirrored,
     non_inferiority_p_value,
     ratio_estimate,
+    relative,
 )
 from seqrec.abtest.moments import Moments, merge, moments, moments_of_sums
 from seqrec.types import InputError
@@ -76,6 +78,116 @@ def test_a_covariate_makes_estimates_spread_less_about_the_same_truth():
     assert variance_ratio == pytest.approx(0.36, rel=0.2)
     covered = np.mean([e.lower <= 0.1 <= e.upper for e in adjusted])
     assert abs(covered - 0.95) <= 4 * math.sqrt(0.05 * 0.95 / n_experiments)
+
+
+class CupedCase(NamedTuple):
+    """Two arms with one covariate, and the true relative effect."""
+
+    correlation: float
+    lift: float
+    denominator: bool = False
+    """Whether the metric is a ratio over a count that varies by user."""
+    control_share: float = 0.5
+
+
+CUPED_CASES = [
+    CupedCase(0.95, 0.5),
+    CupedCase(0.98, -0.3),
+    CupedCase(0.98, -0.3, control_share=0.8),
+    CupedCase(0.95, 0.5, denominator=True),
+    CupedCase(0.5, 0.0),
+]
+
+
+def check_relative_coverage(case: CupedCase, n_experiments: int) -> None:
+    """The interval of the relative difference after CUPED holds the true one as often as it promises."""
+    random = np.random.default_rng(11)
+    n_users = 400
+    n_control = round(case.control_share * n_users)
+    covered = 0
+    for _ in range(n_experiments):
+        before = random.normal(0.0, 1.0, n_users)
+        noise = random.normal(0.0, 1.0, n_users)
+        users_mean = np.where(np.arange(n_users) < n_control, 10.0, 10.0 * (1.0 + case.lift))
+        after = users_mean + case.correlation * before + math.sqrt(1 - case.correlation**2) * noise
+        count = random.integers(2, 7, n_users).astype(float) if case.denominator else np.ones(n_users)
+        rows = np.stack([after * count, count, before], axis=1)
+        arms = [moments(rows[:n_control]), moments(rows[n_control:])]
+        estimates, _ = cuped_estimates(arms, [2], numerator=0, denominator=1)
+        found = effect(*estimates)
+        covered += found.relative_lower <= case.lift <= found.relative_upper
+    assert abs(covered / n_experiments - 0.95) <= 4 * math.sqrt(0.05 * 0.95 / n_experiments)
+
+
+@pytest.mark.parametrize("case", CUPED_CASES)
+def test_relative_intervals_after_cuped_cover_the_true_effect(case):
+    check_relative_coverage(case, 1000)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CUPED_CASES)
+def test_relative_intervals_after_cuped_cover_the_true_effect_in_many_experiments(case):
+    check_relative_coverage(case, 10_000)
+
+
+def test_the_relative_variance_after_cuped_is_the_delta_methods_over_all_means():
+    random = np.random.default_rng(12)
+    sizes = [300, 500, 200]  # a third arm's covariate is in the pooled mean too
+    arms = []
+    for n_users, level in zip(sizes, (10.0, 15.0, 9.0), strict=True):
+        before = random.normal(3.0, 1.0, n_users)
+        arms.append(moments(np.stack([level + before + random.normal(0.0, 0.3, n_users), before], axis=1)))
+    estimates, _ = cuped_estimates(arms, [1])
+    within = sum((n - 1) * arm.covariance for n, arm in zip(sizes, arms, strict=True))
+    theta = within[0, 1] / within[1, 1]
+
+    def relative_of(means: np.ndarray) -> float:
+        pooled = np.average(means[:, 1], weights=sizes)
+        adjusted = means[:, 0] - theta * (means[:, 1] - pooled)
+        return adjusted[1] / adjusted[0] - 1.0
+
+    means = np.stack([arm.mean for arm in arms])
+    gradient = np.zeros_like(means)
+    for place in np.ndindex(means.shape):
+        step = np.zeros_like(means)
+        step[place] = 1e-5
+        gradient[place] = (relative_of(means + step) - relative_of(means - step)) / 2e-5
+    variance = sum(g @ arm.covariance @ g / n for g, arm, n in zip(gradient, arms, sizes, strict=True))
+    value, error = relative(estimates[0], estimates[1])
+    assert value == pytest.approx(relative_of(means))
+    assert error == pytest.approx(math.sqrt(variance), rel=1e-6)
+    assert effect(estimates[0], estimates[1]).standard_error ** 2 == pytest.approx(
+        estimates[0].variance + estimates[1].variance
+    )
+
+
+def test_arms_that_were_adjusted_apart_are_not_compared():
+    random = np.random.default_rng(13)
+    arms = [moments(random.normal(size=(50, 2))) for _ in range(2)]
+    ((control,), _), ((treatment,), _) = (cuped_estimates([arm], [1]) for arm in arms)
+    with pytest.raises(InputError, match="adjust both in one call"):
+        effect(control, treatment)
+
+
+@pytest.mark.parametrize("size", [1e-120, 1.0, 1e120])
+def test_the_unit_of_a_metric_changes_no_p_value(size):
+    # Squares of such variances are beyond a float.
+    control, treatment = (Estimate(size * value, size**2 * 0.5, n) for value, n in ((2.0, 40), (4.0, 60)))
+    expected = effect(Estimate(2.0, 0.5, 40), Estimate(4.0, 0.5, 60))
+    found = effect(control, treatment)
+    assert found.p_value == pytest.approx(expected.p_value)
+    assert found.degrees_of_freedom == pytest.approx(expected.degrees_of_freedom)
+    assert found.relative_lower == pytest.approx(expected.relative_lower, nan_ok=True)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("field", ["value", "variance"])
+@pytest.mark.parametrize("name", ["control", "treatment"])
+def test_an_estimate_that_is_no_number_has_no_effect(name, field, bad):
+    good = Estimate(1.0, 0.1, 10)
+    arms = {"control": good, "treatment": good, name: good._replace(**{field: bad})}
+    with pytest.raises(InputError, match=f"{name} has"):
+        effect(arms["control"], arms["treatment"])
 
 
 def test_a_ratio_with_its_own_past_as_covariate_is_regression_on_the_linearised_ratio():
@@ -154,6 +266,10 @@ def test_segments_of_one_effect_seldom_seem_to_differ():
     [
         (lambda: ratio_estimate(moments(np.array([[1.0, 0.0]]))), "denominator has mean 0 over 1 users"),
         (lambda: moments(np.array([[1.0], [math.nan]])), "row 1, column 0 is nan"),
+        (lambda: moments(np.array([[1e200], [3e200]])), "NaN or infinite"),
+        (lambda: moments_of_sums(2, np.array([math.nan]), np.array([[1.0]])), "NaN or infinite"),
+        (lambda: moments_of_sums(2, np.array([1.0]), np.array([[math.nan]])), "NaN or infinite"),
+        (lambda: effect(Estimate(1.0, -0.1, 5), Estimate(1.0, 1.0, 5)), "control has value=1.0, variance=-0.1"),
         (lambda: moments(np.empty((0, 1))), "n_users=0 is below 1"),
         (lambda: effect(Estimate(1, 1, 1), Estimate(1, 1, 5)), "control has n_users=1"),
         (lambda: effect(Estimate(1.0, 1.0, 5), Estimate(1.0, 1.0, 5), alpha=5.0), "alpha=5.0 is outside"),
