@@ -43,7 +43,9 @@ def conclude(found: Aggregates, plan: Plan) -> dict[str, Any]:
         "days": {},
     }
     if all(arm in arms and arms[arm].n_users > 1 for arm in plan.arms):
-        checks += variation_check(plan.primary.name, arms) + balance_check(plan, found.before)
+        if found.trust.repeated:
+            checks += variation_check(plan.primary.name, arms)
+        checks += balance_check(plan, found.before)
         checks += _effects(found, plan, result)
     result["checks"] = [check._asdict() for check in checks]
     result["verdicts"] = {

@@ -32,10 +32,13 @@ class Logs:
     database: str | None = None
     """A DuckDB file, or postgresql://... where DuckDB's postgres extension is installed; the three above are then
     names of its tables, such as events or logs.events."""
+    drop_repeated: bool = False
+    """Keep one of several events with the same user and sequence, or without a sequence one of several equal rows, as
+    clients log them that send an event again. Otherwise repeated events block the verdict."""
 
 
 def load_logs(logs: Logs, plan: Plan, *, limits: Limits = NO_LIMITS) -> duckdb.DuckDBPyConnection:
-    """A database with the tables assignments, exposures, events, segment_values and settings.
+    """A database with the tables assignments, exposures, events, segment_values and dropped_events.
 
     Their user_id is the plan's unit. Events of Parquet files and DuckDB tables stay where they are and are read when
     they are asked for. No name or value of a file becomes part of a statement but as a quoted identifier, a quoted
@@ -76,11 +79,35 @@ def load_logs(logs: Logs, plan: Plan, *, limits: Limits = NO_LIMITS) -> duckdb.D
     source = "raw_exposures" if "exposures" in paths else "raw_assignments"
     connection.execute(f"CREATE TABLE exposures AS SELECT {user_id}, timestamp_us FROM {source}")
     sequence = "CAST(sequence AS BIGINT)" if "sequence" in columns["events"] else "CAST(NULL AS BIGINT)"
+    events = "events_with_repeats" if logs.drop_repeated else "events"
     connection.execute(
-        f"CREATE VIEW events AS SELECT {user_id}, timestamp_us, CAST(seconds AS DOUBLE) AS seconds, "
+        f"CREATE VIEW {events} AS SELECT {user_id}, timestamp_us, CAST(seconds AS DOUBLE) AS seconds, "
         f"CAST(skipped AS INTEGER) AS skipped, CAST(liked AS INTEGER) AS liked, {sequence} AS sequence FROM raw_events"
     )
+    _drop_repeated(connection, logs, by_sequence="sequence" in columns["events"])
     return connection
+
+
+def _drop_repeated(connection: duckdb.DuckDBPyConnection, logs: Logs, *, by_sequence: bool) -> None:
+    """Makes the one-row table `dropped_events`, and where it is asked for the table `events` without repeats."""
+    if not logs.drop_repeated:
+        connection.execute("CREATE TABLE dropped_events AS SELECT 0 AS n_events")
+        return
+    values = "timestamp_us, seconds, skipped, liked"
+    key = "user_id, sequence" if by_sequence else f"user_id, {values}"
+    try:
+        connection.execute(
+            f"CREATE TABLE events AS SELECT DISTINCT ON ({key}) * FROM events_with_repeats ORDER BY {key}, {values}"
+        )
+        connection.execute(
+            "CREATE TABLE dropped_events AS SELECT "
+            "(SELECT COUNT(*) FROM events_with_repeats) - (SELECT COUNT(*) FROM events) AS n_events"
+        )
+    except duckdb.Error as error:
+        raise InputError(
+            f"repeated events of {logs.events} cannot be dropped ({_first_line(error)}); set a memory limit and a "
+            "spill directory with room"
+        ) from error
 
 
 def set_period(connection: duckdb.DuckDBPyConnection, plan: Plan, *, n_days: int) -> None:

@@ -76,7 +76,8 @@ def ratio_estimate(arm: Moments, numerator: int = 0, denominator: int = 1) -> Es
     """
     gradient = _ratio_gradient(arm, numerator, denominator)
     value = float(arm.mean[numerator] / arm.mean[denominator])
-    return Estimate(value, float(gradient @ arm.covariance @ gradient) / arm.n_users, arm.n_users)
+    # Where all users have one ratio, rounding may leave a variance of -1e-36.
+    return Estimate(value, max(float(gradient @ arm.covariance @ gradient), 0.0) / arm.n_users, arm.n_users)
 
 
 def _ratio_gradient(arm: Moments, numerator: int, denominator: int) -> Float[np.ndarray, " n_columns"]:

@@ -161,6 +161,8 @@ class Plan:
     """Users in two arms are left out; a larger share of them than this blocks the verdict."""
     max_lost_share: float = 0.05
     """A larger share of lost events (gaps in the numbers of `sequence`) than this blocks the verdict."""
+    max_repeated_share: float = 0.001
+    """A larger share of events that are logged more than once than this blocks the verdict."""
     trust_alpha: float = 0.001
     """Significance level of each data quality check; low because there are many."""
 
@@ -185,7 +187,7 @@ class Plan:
         check_between(self, 1e-6, 0.5, "alpha")
         check_between(self, 0.5, 0.999, "power")
         check_between(self, 1e-9, 0.5, "trust_alpha")
-        check_share(self, "max_two_arm_share", "max_lost_share")
+        check_share(self, "max_two_arm_share", "max_lost_share", "max_repeated_share")
         for metric in self.guardrails:
             if metric.margin <= 0.0:
                 raise InputError(f"guardrail {metric.name} has no margin; write the acceptable loss, such as :0.02")

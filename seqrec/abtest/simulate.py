@@ -69,6 +69,8 @@ class Simulation:
     """Events that never arrive, in all arms."""
     treatment_lost_share: float = 0.0
     """Further events that never arrive in treatment arms."""
+    treatment_repeated_share: float = 0.0
+    """Events of treatment arms that are logged twice, as of clients that send an event again."""
     missing_share: float = 0.0
     """Treated users whose assignment was never logged, which makes a sample ratio mismatch."""
     two_arm_share: float = 0.0
@@ -210,6 +212,8 @@ def _logs(
     lost = simulation.lost_share + np.where(arms > 0, simulation.treatment_lost_share, 0.0)
     arrived = (rng.random(order.size) >= lost[plays["place"]]) & (plays["timestamp_us"] < plan.end_us)
     kept = np.flatnonzero(arrived)
+    repeated = np.where(arms > 0, simulation.treatment_repeated_share, 0.0)[plays["place"][kept]]
+    kept = np.concatenate([kept, kept[rng.random(kept.size) < repeated]])
     # As they came in.
     kept = kept[np.argsort(plays["timestamp_us"][kept], kind="stable")]
     events = {

@@ -35,7 +35,11 @@ class TrustCounts(NamedTuple):
     check_segments: list[dict[str, Any]]
     check_left_out: list[dict[str, Any]]
     lost: dict[str, Moments]
-    """Events lost and events sent a user, by arm; empty where the player does not number its events."""
+    """Events lost and events sent per user, by arm; empty where the player does not number its events."""
+    repeated: dict[str, Moments]
+    """Repeated events and all events per user, by arm; empty where no analysed user has an event."""
+    n_dropped: int
+    """Repeated events that were dropped when the logs were loaded."""
 
 
 def sql_text(name: str) -> str:
@@ -60,10 +64,14 @@ def rows(connection: duckdb.DuckDBPyConnection, name: str) -> list[dict[str, Any
 
 def trust_counts(connection: duckdb.DuckDBPyConnection) -> TrustCounts:
     """Of the tables of `build_tables`."""
-    lost = {row["arm"]: _moments(row, ("y", "z")) for row in rows(connection, "check_logging") if row["z"] is not None}
+    lost, repeated = (
+        {row["arm"]: _moments(row, ("y", "z")) for row in rows(connection, name) if row["z"] is not None}
+        for name in ("check_logging", "check_repeated")
+    )
+    n_dropped = connection.execute("SELECT n_events FROM dropped_events").fetchall()[0][0]
     names = ("check_arms", "check_days", "check_segments", "check_left_out")
     arms, days, segments, left_out = (rows(connection, name) for name in names)
-    return TrustCounts(arms, days, segments, left_out, lost)
+    return TrustCounts(arms, days, segments, left_out, lost, repeated, n_dropped)
 
 
 def choose_metric(connection: duckdb.DuckDBPyConnection, metric: Metric) -> None:

@@ -44,7 +44,9 @@ def trust_checks(found: TrustCounts, plan: Plan, *, n_days: int) -> list[Check]:
         _share(plan, "exposure", "exposed", by_arm["n_exposed"], by_arm["n_assigned"]),
         _sample_ratio(plan, "sample ratio, exposed", by_arm["n_exposed"]),
         _share(plan, "bots", "left out as bots", by_arm["n_bots"], by_arm["n_exposed"]),
+        *_events(found),
         *_logging(found.lost, plan),
+        *_repeated(found, plan),
         *_left_out(found.check_left_out),
     ]
     return checks
@@ -146,17 +148,44 @@ def _share(plan: Plan, name: str, verb: str, n_some: np.ndarray, n_all: np.ndarr
 def _logging(found: dict[str, Moments], plan: Plan) -> list[Check]:
     if not found:
         return [Check("events lost", "noted", "events are not numbered by the player, so losses cannot be seen")]
-    lost = {arm: ratio_estimate(moments) for arm, moments in found.items()}
-    p_values = [
-        effect(lost[plan.arms[0]], lost[arm]).p_value
-        for arm in plan.arms[1:]
-        if arm in lost and plan.arms[0] in lost and min(lost[arm].n_users, lost[plan.arms[0]].n_users) > 1
-    ]
-    smallest = float(holm(np.array(p_values)).min()) if p_values else math.nan
-    most = max(each.value for each in lost.values())
-    shares = " and ".join(f"{_percent(each.value)} of {arm}'s" for arm, each in lost.items())
-    failed = smallest < plan.trust_alpha or most > plan.max_lost_share
-    return [Check("events lost", "failed" if failed else "passed", f"{shares} never arrived (p {_p(smallest)})")]
+    most, p_value, shares = _event_shares(found, plan)
+    failed = p_value < plan.trust_alpha or most > plan.max_lost_share
+    return [Check("events lost", "failed" if failed else "passed", f"{shares} never arrived (p {_p(p_value)})")]
+
+
+def _events(found: TrustCounts) -> list[Check]:
+    """Fails where no analysed user has an event, which looks like a metric of 0 for everybody."""
+    if found.repeated or not sum(row["n_exposed"] - row["n_bots"] for row in found.check_arms):
+        return []
+    n_unassigned = sum(int(row["n"]) for row in found.check_left_out if row["what"] == "events unassigned")
+    remedy = f"{n_unassigned:,} are of users without an assignment: compare the ids in both logs"
+    return [Check("events", "failed", "no event is of an analysed user" + (f"; {remedy}" if n_unassigned else ""))]
+
+
+def _repeated(found: TrustCounts, plan: Plan) -> list[Check]:
+    name = "events repeated"
+    if found.n_dropped:
+        return [Check(name, "noted", f"{found.n_dropped:,} repeated events were dropped")]
+    if not found.repeated:
+        return []
+    most, p_value, shares = _event_shares(found.repeated, plan)
+    if most == 0.0:
+        return [Check(name, "passed", "none")]
+    finding = f"{shares} repeat an earlier one (p {_p(p_value)})"
+    if p_value < plan.trust_alpha or most > plan.max_repeated_share:
+        return [Check(name, "failed", f"{finding}; count each once with --logs.drop-repeated")]
+    return [Check(name, "noted", finding)]
+
+
+def _event_shares(found: dict[str, Moments], plan: Plan) -> tuple[float, float, str]:
+    """The largest share of an arm's events, the p-value of equal shares (Holm), and the shares in words."""
+    by_arm = {arm: ratio_estimate(moments) for arm, moments in found.items()}
+    testable = {arm: each for arm, each in by_arm.items() if each.n_users > 1}
+    control = testable.get(plan.arms[0])
+    p_values = [effect(control, testable[arm]).p_value for arm in plan.arms[1:] if control and arm in testable]
+    p_value = float(holm(np.array(p_values)).min()) if p_values else math.nan
+    shares = " and ".join(f"{_percent(each.value)} of {arm}'s" for arm, each in by_arm.items())
+    return max(each.value for each in by_arm.values()), p_value, shares
 
 
 def _left_out(rows: list[dict[str, Any]]) -> list[Check]:

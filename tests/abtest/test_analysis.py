@@ -102,6 +102,8 @@ def test_a_guardrail_that_could_not_be_ruled_out_holds_a_better_arm(tmp_path):
         ({"two_arm_share": 0.02}, "users in two arms"),
         ({"treatment_lost_share": 0.04}, "events lost"),
         ({"lost_share": 0.2}, "events lost"),
+        ({"treatment_repeated_share": 1.0}, "events repeated"),
+        ({"treatment_repeated_share": 0.02}, "events repeated"),
     ],
 )
 def test_a_planted_fault_blocks_the_verdict_and_is_named(tmp_path, faults, name):

@@ -229,6 +229,13 @@ def test_arms_that_do_not_vary_differ_surely_or_not_at_all():
     assert (found.p_value, found.lower, found.upper, found.relative) == (0.0, 1.0, 1.0, 0.5)
 
 
+def test_a_ratio_that_is_the_same_for_all_users_does_not_vary():
+    events = np.random.default_rng(14).integers(1, 1000, 300).astype(float)
+    estimate = ratio_estimate(moments(np.stack([events / 2, events], axis=1)))
+    assert estimate.value == 0.5
+    assert 0.0 <= estimate.variance < 1e-30
+
+
 def test_a_constant_metric_in_one_arm_still_has_an_interval_from_the_other():
     constant = mean_estimate(moments(np.full((5, 1), 2.0)))
     varied = mean_estimate(moments(np.array([[1.0], [2.0], [3.0], [4.0], [5.0]])))

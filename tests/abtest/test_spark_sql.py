@@ -19,7 +19,15 @@ LOADED = ("assignments", "exposures", "events", "segment_values", "settings")
 TABLES = (*tables.STEPS, "metric_values", "user_folds", "cupac_values")
 """In an order in which each is made of those before it."""
 FIGURES = ("moments", "segment_moments", "new_users_by_day", "increments_by_day", "cupac_moments", "cupac_predictions")
-FIGURES += ("user_values", "check_arms", "check_days", "check_segments", "check_logging", "check_left_out")
+FIGURES += (
+    "user_values",
+    "check_arms",
+    "check_days",
+    "check_segments",
+    "check_logging",
+    "check_repeated",
+    "check_left_out",
+)
 
 
 def statement(name: str) -> str:
