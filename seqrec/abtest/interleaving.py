@@ -73,6 +73,8 @@ def interleaving_preference(
         raise InputError(
             f"clicks of {len(clicks_a)} and {len(clicks_b)} users; give those of the same users, at least one"
         )
+    if not (np.isfinite(clicks_a).all() and np.isfinite(clicks_b).all()):
+        raise InputError("a user's clicks are NaN or infinite; give 0 where nothing was clicked")
     n_a, n_b = int(np.sum(clicks_a > clicks_b)), int(np.sum(clicks_b > clicks_a))
     n_tied = len(clicks_a) - n_a - n_b
     p_value = float(stats.binomtest(n_b, n_a + n_b).pvalue) if n_a + n_b else 1.0

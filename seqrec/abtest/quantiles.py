@@ -11,6 +11,9 @@ from seqrec.types import InputError
 # Users' event counts are drawn for as many resamples at a time as fit in this many cells.
 _CELLS_PER_BLOCK = 1 << 22
 
+# .55 * 100 is a little more than 55 to a float, and its ceiling would be 56.
+_JUST_BELOW_ONE = 1.0 - 1e-14
+
 
 class QuantileDifference(NamedTuple):
     """Treatment's quantile less the control's, with a percentile interval."""
@@ -95,7 +98,7 @@ def event_quantile_difference(
             # A resample in which no user came up tells nothing; it happens to a handful of users only.
             counts[counts.sum(axis=1) == 0] = 1
             totals = np.cumsum(counts[:, owner], axis=1)
-            places = np.ceil(quantile * totals[:, -1])
+            places = np.ceil(_JUST_BELOW_ONE * quantile * totals[:, -1])
             found[start:stop] = [
                 ordered[np.searchsorted(row, place)] for row, place in zip(totals, places, strict=True)
             ]
@@ -104,7 +107,7 @@ def event_quantile_difference(
 
 
 def _place(n: int, quantile: float) -> int:
-    return min(max(int(np.ceil(quantile * n)) - 1, 0), n - 1)
+    return min(max(int(np.ceil(_JUST_BELOW_ONE * quantile * n)) - 1, 0), n - 1)
 
 
 def _found(points: list[float], draws: list[np.ndarray], level: float) -> QuantileDifference:

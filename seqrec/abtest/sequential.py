@@ -43,8 +43,10 @@ def mixture_rho(tuning: float | int, *, alpha: float = 0.05) -> float:
     0.08909
     """
     check_share(alpha=alpha)
-    if not tuning > 0:
-        raise InputError(f"tuning={tuning} is not above 0; give the number of users at which you expect to decide")
+    if not 0 < tuning < math.inf:
+        raise InputError(
+            f"tuning={tuning} is not above 0 and finite; give the number of users at which you expect to decide"
+        )
     return math.sqrt((-2 * math.log(alpha) + math.log(-2 * math.log(alpha) + 1)) / tuning)
 
 
@@ -77,7 +79,7 @@ def confidence_sequence(
     """
     multiple = sequence_multiple(n_users, tuning=tuning, alpha=alpha)
     reach = multiple * standard_error
-    if math.isnan(standard_error):
+    if math.isnan(value) or math.isnan(standard_error):
         p_value = math.nan
     elif standard_error == 0.0:
         p_value = 1.0 if value == 0.0 else 0.0
@@ -157,7 +159,7 @@ def _checked_bounds(bounds: Sequence[float], information: Sequence[float] | None
     times = [k / len(bounds) for k in range(1, len(bounds) + 1)] if information is None else list(information)
     if len(times) != len(bounds) or not bounds:
         raise InputError(f"{len(bounds)} bounds and {len(times)} looks; give one of each a look, at least one")
-    if any(late <= early for early, late in zip([0.0, *times], times, strict=False)):
+    if not all(late > early for early, late in zip([0.0, *times], times, strict=False)):
         raise InputError(f"information {times} does not rise from above 0; sort the looks by time")
     if any(not bound > 0 for bound in bounds):
         raise InputError(f"bounds {list(bounds)} must be above 0; give those of |z|")

@@ -36,8 +36,8 @@ def srm_sequential_p_values(
     >>> srm_sequential_p_values(np.array([[50, 50], [100, 100], [2000, 200]]), [0.5, 0.5]).round(3).tolist()
     [1.0, 1.0, 0.0]
     """
-    if concentration <= 0.0:
-        raise InputError(f"concentration={concentration} is not above 0; 10000 is a common choice")
+    if not 0.0 < concentration < np.inf:
+        raise InputError(f"concentration={concentration} is not above 0 and finite; 10000 is a common choice")
     log_factors = []
     before = None
     for row in n_users:
@@ -63,8 +63,8 @@ def _checked(
     counts, expected = np.asarray(n_users, float), np.asarray(shares, float)
     if counts.shape != expected.shape or len(counts) < 2:
         raise InputError(f"{counts.size} counts and {expected.size} shares; give one of each for two arms or more")
-    if (counts < 0).any():
-        raise InputError(f"a count of users is {counts.min():g}, below 0; count users")
+    if not (counts >= 0).all():
+        raise InputError(f"counts of users are {counts.tolist()}; give whole numbers from 0")
     if not (np.isfinite(expected) & (expected > 0)).all():
         raise InputError(f"shares are {expected.tolist()}; each must be above 0, leave out arms that get nobody")
     return counts, expected / expected.sum()

@@ -37,6 +37,7 @@ def test_a_better_ranker_wins_the_interleaving():
     ("call", "words"),
     [
         (lambda: team_draft([1], [2], length=0, random=np.random.default_rng(0)), "length=0"),
+        (lambda: interleaving_preference(np.array([1.0, np.nan]), np.array([0.0, 2.0])), "NaN or infinite"),
     ],
 )
 def test_bad_arguments_are_refused_in_one_line(call, words):

@@ -20,6 +20,15 @@ def test_quantile_intervals_cover_the_true_difference():
     assert abs(covered / n_experiments - 0.95) <= 4 * math.sqrt(0.05 * 0.95 / n_experiments)
 
 
+def test_a_quantile_of_a_hundred_users_is_the_value_of_that_rank():
+    ranks = np.arange(1.0, 101.0)
+    for percent in range(1, 100):  # .55 * 100 is a little more than 55 to a float
+        found = quantile_difference(ranks, ranks, quantile=percent / 100, n_resamples=1)
+        users = np.arange(100)
+        of_events = event_quantile_difference(ranks, users, ranks, users, quantile=percent / 100, n_resamples=1)
+        assert found.control == of_events.control == percent
+
+
 def test_places_drawn_are_those_of_a_plain_bootstrap():
     random = np.random.default_rng(1)
     control, treatment = random.normal(0, 1, 200), random.normal(1, 1, 300)

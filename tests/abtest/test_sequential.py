@@ -186,6 +186,11 @@ def test_the_sequence_is_tightest_in_information_near_its_tuning():
     assert at[5000.0] > 1.96
 
 
+def test_an_unknown_estimate_has_an_unknown_p_value():
+    for value, error in ((math.nan, 1.0), (1.0, math.nan), (math.nan, 0.0)):
+        assert math.isnan(confidence_sequence(value, error, 10, tuning=10.0).p_value)
+
+
 def test_intervals_that_all_hold_have_their_common_part():
     lower, upper = running_intersection(np.array([-1.0, 0.5, 0.0]), np.array([3.0, 2.0, 2.5]))
     assert lower.tolist() == [-1.0, 0.5, 0.5]
@@ -203,6 +208,10 @@ def test_intervals_that_all_hold_have_their_common_part():
         (lambda: spending_bounds([0.0, 1.0]), r"is not in \(0, 1\]"),
         (lambda: confidence_sequence(0.0, 1.0, 0, tuning=10.0), "n_users=0"),
         (lambda: confidence_sequence(0.0, 1.0, 10, tuning=0.0), "tuning=0.0"),
+        (lambda: confidence_sequence(0.0, 1.0, 10, tuning=math.inf), "tuning=inf"),
+        (lambda: crossing_probability([2.0, 2.0], [0.5, math.nan]), "does not rise"),
+        (lambda: crossing_probability([2.0, math.nan]), "must be above 0"),
+        (lambda: spending_bounds([0.5, math.nan]), r"is not in \(0, 1\]"),
     ],
 )
 def test_looks_that_make_no_sense_are_refused(call, words):

@@ -10,10 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from seqrec.abtest import tables
+from seqrec.abtest.analysis import analyze
 from seqrec.abtest.logs import Logs, load_logs, set_period
 from seqrec.abtest.moments import moments
 from seqrec.abtest.plan import MEASURES, MICROSECONDS_PER_DAY, Metric, Plan
 from seqrec.abtest.simulate import Simulation, simulate, write_logs
+from seqrec.types import InputError
 
 MINUTE = 60_000_000
 
@@ -146,6 +148,30 @@ def test_segments_add_up_to_the_whole(tmp_path):
         assert sum(part.n_users for part in each) == whole.n_users
         total = sum(part.n_users * part.mean for part in each)
         np.testing.assert_allclose(total / whole.n_users, whole.mean)
+
+
+@pytest.mark.parametrize("adjustment", ["cuped", "cupac"])
+@pytest.mark.parametrize("during", [True, False])
+def test_a_nan_among_the_events_is_refused_and_gives_no_verdict(tmp_path, adjustment, during):
+    plan = plan_with(primary=Metric("seconds_listened"), days_before=3, adjustment=adjustment)
+    connection = loaded(tmp_path, simulate(plan, Simulation(n_users=50)), plan)
+    # Of a user who is analysed, as a source of events would give it that checks nothing.
+    since = "e.timestamp_us >= u.exposed_us" if during else "e.timestamp_us < $start AND e.timestamp_us >= $before"
+    bounds = {} if during else {"start": plan.start_us, "before": plan.start_us - 3 * MICROSECONDS_PER_DAY}
+    user, time = connection.execute(
+        f"SELECT e.user_id, MAX(e.timestamp_us) FROM events e JOIN analysed_users u ON u.user_id = e.user_id "
+        f"WHERE {since} GROUP BY e.user_id ORDER BY e.user_id LIMIT 1",
+        bounds,
+    ).fetchall()[0]
+    connection.execute(
+        "CREATE TABLE with_nan AS SELECT * REPLACE "
+        "(CASE WHEN user_id = $user AND timestamp_us = $time THEN CAST('nan' AS DOUBLE) ELSE seconds END AS seconds) "
+        "FROM events",
+        {"user": user, "time": time},
+    )
+    connection.execute("CREATE OR REPLACE VIEW events AS SELECT * FROM with_nan")
+    with pytest.raises(InputError, match="NaN or infinite"):
+        analyze(connection, plan)
 
 
 def test_a_silence_longer_than_the_gap_starts_a_session_and_one_as_long_does_not(tmp_path):
