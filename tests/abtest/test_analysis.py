@@ -77,7 +77,7 @@ def test_quantiles_of_the_plan_are_those_of_the_users(tmp_path):
 def test_no_effect_comes_with_what_could_have_been_seen(tmp_path):
     verdict = simulated(tmp_path, plan_with(), lift=0.0)["verdicts"]["treatment"]
     assert verdict["decision"] == "no effect shown"
-    assert "smallest effect that could have been seen is" in verdict["headline"]
+    assert "the smallest detectable effect is" in verdict["headline"]
 
 
 def test_a_loss_stops_and_so_does_a_harmed_guardrail(tmp_path):

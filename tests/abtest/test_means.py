@@ -13,12 +13,12 @@ from seqrec.abtest.means import (
     effect,
     interaction_p_value,
     mean_estimate,
-    mirrored,
+    negated_effect,
     non_inferiority_p_value,
     ratio_estimate,
     relative,
 )
-from seqrec.abtest.moments import Moments, merge, moments, moments_of_sums
+from seqrec.abtest.sample_moments import SampleMoments, merge, sample_moments, sample_moments_of_sums
 from seqrec.types import InputError
 
 
@@ -37,13 +37,13 @@ def test_the_delta_methods_variance_is_near_the_bootstraps():
     resampled = [rows[draw].sum(axis=0) for draw in draws]
     ratios = np.array([skipped / played for skipped, played in resampled])
     # A standard deviation from 1,000 draws has an error of 2.2%; four of them.
-    assert math.sqrt(ratio_estimate(moments(rows)).variance) == pytest.approx(ratios.std(), rel=0.09)
+    assert math.sqrt(ratio_estimate(sample_moments(rows)).variance) == pytest.approx(ratios.std(), rel=0.09)
 
 
 def test_welchs_test_is_scipys():
     random = np.random.default_rng(4)
     control, treatment = random.normal(0, 1, 30), random.normal(0.5, 3, 50)
-    found = effect(mean_estimate(moments(control[:, None])), mean_estimate(moments(treatment[:, None])))
+    found = effect(mean_estimate(sample_moments(control[:, None])), mean_estimate(sample_moments(treatment[:, None])))
     expected = stats.ttest_ind(treatment, control, equal_var=False)
     interval = expected.confidence_interval(0.95)
     assert found.p_value == pytest.approx(expected.pvalue)
@@ -54,7 +54,7 @@ def test_a_covariate_leaves_one_less_r_squared_of_the_variance():
     random = np.random.default_rng(5)
     before = random.lognormal(0, 1, 4000)
     after = 0.7 * before + random.lognormal(0, 1, 4000)
-    arm = moments(np.stack([after, before], axis=1))
+    arm = sample_moments(np.stack([after, before], axis=1))
     (estimate, _), saved = cuped_estimates([arm, arm], [1])
     r = np.corrcoef(after, before)[0, 1]
     assert saved == pytest.approx(r**2, rel=1e-6)
@@ -70,7 +70,7 @@ def test_a_covariate_makes_estimates_spread_less_about_the_same_truth():
         after = 0.8 * before + 0.6 * random.normal(0, 1, n_users)  # r = .8
         after[n_users // 2 :] += 0.1
         rows = np.stack([after, before], axis=1)
-        arms = [moments(rows[: n_users // 2]), moments(rows[n_users // 2 :])]
+        arms = [sample_moments(rows[: n_users // 2]), sample_moments(rows[n_users // 2 :])]
         plain.append(effect(mean_estimate(arms[0]), mean_estimate(arms[1])))
         adjusted.append(effect(*cuped_estimates(arms, [1])[0]))
     variance_ratio = np.var([e.difference for e in adjusted]) / np.var([e.difference for e in plain])
@@ -112,7 +112,7 @@ def check_relative_coverage(case: CupedCase, n_experiments: int) -> None:
         after = users_mean + case.correlation * before + math.sqrt(1 - case.correlation**2) * noise
         count = random.integers(2, 7, n_users).astype(float) if case.denominator else np.ones(n_users)
         rows = np.stack([after * count, count, before], axis=1)
-        arms = [moments(rows[:n_control]), moments(rows[n_control:])]
+        arms = [sample_moments(rows[:n_control]), sample_moments(rows[n_control:])]
         estimates, _ = cuped_estimates(arms, [2], numerator=0, denominator=1)
         found = effect(*estimates)
         covered += found.relative_lower <= case.lift <= found.relative_upper
@@ -136,7 +136,7 @@ def test_the_relative_variance_after_cuped_is_the_delta_methods_over_all_means()
     arms = []
     for n_users, level in zip(sizes, (10.0, 15.0, 9.0), strict=True):
         before = random.normal(3.0, 1.0, n_users)
-        arms.append(moments(np.stack([level + before + random.normal(0.0, 0.3, n_users), before], axis=1)))
+        arms.append(sample_moments(np.stack([level + before + random.normal(0.0, 0.3, n_users), before], axis=1)))
     estimates, _ = cuped_estimates(arms, [1])
     within = sum((n - 1) * arm.covariance for n, arm in zip(sizes, arms, strict=True))
     theta = within[0, 1] / within[1, 1]
@@ -163,7 +163,7 @@ def test_the_relative_variance_after_cuped_is_the_delta_methods_over_all_means()
 
 def test_arms_that_were_adjusted_apart_are_not_compared():
     random = np.random.default_rng(13)
-    arms = [moments(random.normal(size=(50, 2))) for _ in range(2)]
+    arms = [sample_moments(random.normal(size=(50, 2))) for _ in range(2)]
     ((control,), _), ((treatment,), _) = (cuped_estimates([arm], [1]) for arm in arms)
     with pytest.raises(InputError, match="adjust both in one call"):
         effect(control, treatment)
@@ -195,7 +195,7 @@ def test_a_ratio_with_its_own_past_as_covariate_is_regression_on_the_linearised_
     plays, skips, leaning = heavy_tailed_skips(random, 3000)
     before = random.binomial(20, leaning)
     rows = np.stack([skips, plays, before], axis=1).astype(float)
-    arm = moments(rows)
+    arm = sample_moments(rows)
     (estimate,), saved = cuped_estimates([arm], [2], numerator=0, denominator=1)
     ratio = skips.sum() / plays.sum()
     linearised = (skips - ratio * plays) / plays.mean()
@@ -205,7 +205,7 @@ def test_a_ratio_with_its_own_past_as_covariate_is_regression_on_the_linearised_
 
 
 def test_a_constant_covariate_changes_nothing():
-    arm = moments(np.stack([np.arange(10.0), np.ones(10)], axis=1))
+    arm = sample_moments(np.stack([np.arange(10.0), np.ones(10)], axis=1))
     (estimate,), saved = cuped_estimates([arm], [1])
     assert estimate == mean_estimate(arm)
     assert saved == 0.0
@@ -213,17 +213,17 @@ def test_a_constant_covariate_changes_nothing():
 
 def test_halves_merge_into_the_whole_and_sums_tell_the_same():
     values = np.random.default_rng(8).normal(1e6, 1.0, (1000, 2))
-    whole = moments(values)
-    merged = merge(moments(values[:300]), moments(values[300:]))
+    whole = sample_moments(values)
+    merged = merge(sample_moments(values[:300]), sample_moments(values[300:]))
     centre = np.array([1e6, 1e6])
-    of_sums = moments_of_sums(1000, values.sum(axis=0), (values - centre).T @ (values - centre), centre=centre)
+    of_sums = sample_moments_of_sums(1000, values.sum(axis=0), (values - centre).T @ (values - centre), centre=centre)
     for other in (merged, of_sums):
         np.testing.assert_allclose(other.mean, whole.mean)
         np.testing.assert_allclose(other.covariance, np.cov(values.T), rtol=1e-6)
 
 
 def test_arms_that_do_not_vary_differ_surely_or_not_at_all():
-    constant, higher = (mean_estimate(moments(np.full((5, 1), value))) for value in (2.0, 3.0))
+    constant, higher = (mean_estimate(sample_moments(np.full((5, 1), value))) for value in (2.0, 3.0))
     assert effect(constant, constant).p_value == 1.0
     found = effect(constant, higher)
     assert (found.p_value, found.lower, found.upper, found.relative) == (0.0, 1.0, 1.0, 0.5)
@@ -231,14 +231,14 @@ def test_arms_that_do_not_vary_differ_surely_or_not_at_all():
 
 def test_a_ratio_that_is_the_same_for_all_users_does_not_vary():
     events = np.random.default_rng(14).integers(1, 1000, 300).astype(float)
-    estimate = ratio_estimate(moments(np.stack([events / 2, events], axis=1)))
+    estimate = ratio_estimate(sample_moments(np.stack([events / 2, events], axis=1)))
     assert estimate.value == 0.5
     assert 0.0 <= estimate.variance < 1e-30
 
 
 def test_a_constant_metric_in_one_arm_still_has_an_interval_from_the_other():
-    constant = mean_estimate(moments(np.full((5, 1), 2.0)))
-    varied = mean_estimate(moments(np.array([[1.0], [2.0], [3.0], [4.0], [5.0]])))
+    constant = mean_estimate(sample_moments(np.full((5, 1), 2.0)))
+    varied = mean_estimate(sample_moments(np.array([[1.0], [2.0], [3.0], [4.0], [5.0]])))
     # Variance 2.5 / 5 = .5 on 4 degrees of freedom.
     reach = stats.t.isf(0.025, 4) * math.sqrt(0.5)
     found = effect(constant, varied)
@@ -258,7 +258,7 @@ def test_a_guardrail_is_safe_where_the_interval_ends_above_minus_its_margin():
     found = effect(Estimate(1.0, 0.0004, 5000), Estimate(0.99, 0.0005, 5000))
     # One-sided at 2.5% is the two-sided 95% interval's lower end.
     assert non_inferiority_p_value(found, margin=-found.lower) == pytest.approx(0.025)
-    assert non_inferiority_p_value(mirrored(found), margin=found.upper) == pytest.approx(0.025)
+    assert non_inferiority_p_value(negated_effect(found), margin=found.upper) == pytest.approx(0.025)
 
 
 def test_segments_of_one_effect_seldom_seem_to_differ():
@@ -271,16 +271,16 @@ def test_segments_of_one_effect_seldom_seem_to_differ():
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: ratio_estimate(moments(np.array([[1.0, 0.0]]))), "denominator has mean 0 over 1 users"),
-        (lambda: moments(np.array([[1.0], [math.nan]])), "row 1, column 0 is nan"),
-        (lambda: moments(np.array([[1e200], [3e200]])), "NaN or infinite"),
-        (lambda: moments_of_sums(2, np.array([math.nan]), np.array([[1.0]])), "NaN or infinite"),
-        (lambda: moments_of_sums(2, np.array([1.0]), np.array([[math.nan]])), "NaN or infinite"),
+        (lambda: ratio_estimate(sample_moments(np.array([[1.0, 0.0]]))), "denominator has mean 0 over 1 users"),
+        (lambda: sample_moments(np.array([[1.0], [math.nan]])), "row 1, column 0 is nan"),
+        (lambda: sample_moments(np.array([[1e200], [3e200]])), "NaN or infinite"),
+        (lambda: sample_moments_of_sums(2, np.array([math.nan]), np.array([[1.0]])), "NaN or infinite"),
+        (lambda: sample_moments_of_sums(2, np.array([1.0]), np.array([[math.nan]])), "NaN or infinite"),
         (lambda: effect(Estimate(1.0, -0.1, 5), Estimate(1.0, 1.0, 5)), "control has value=1.0, variance=-0.1"),
-        (lambda: moments(np.empty((0, 1))), "n_users=0 is below 1"),
+        (lambda: sample_moments(np.empty((0, 1))), "n_users=0 is below 1"),
         (lambda: effect(Estimate(1, 1, 1), Estimate(1, 1, 5)), "control has n_users=1"),
         (lambda: effect(Estimate(1.0, 1.0, 5), Estimate(1.0, 1.0, 5), alpha=5.0), "alpha=5.0 is outside"),
-        (lambda: moments_of_sums(2, np.array([4.0]), np.array([[1.0]])), "below sum"),
+        (lambda: sample_moments_of_sums(2, np.array([4.0]), np.array([[1.0]])), "below sum"),
         (lambda: non_inferiority_p_value(effect(Estimate(1, 1, 5), Estimate(1, 1, 5)), margin=0.0), "margin=0.0"),
     ],
 )
@@ -291,4 +291,4 @@ def test_what_cannot_be_estimated_is_said_in_one_line(call, words):
 
 
 def test_a_moments_columns_can_be_chosen():
-    assert mean_estimate(Moments(4, np.array([1.0, 2.0]), np.diag([4.0, 8.0])), column=1).variance == 2.0
+    assert mean_estimate(SampleMoments(4, np.array([1.0, 2.0]), np.diag([4.0, 8.0])), column=1).variance == 2.0

@@ -90,10 +90,10 @@ def test_a_blocked_experiment_tells_nothing_of_its_effect(tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("[", "is no JSON"),
-        ("[]", "holds no record"),
-        ("{}", "is no comparison"),
-        ('{"comparisons": {"b": {"ndcg@10": {}}}}', "is no comparison"),
+        ("[", "is not JSON"),
+        ("[]", "holds no JSON object"),
+        ("{}", "is not a comparison"),
+        ('{"comparisons": {"b": {"ndcg@10": {}}}}', "is not a comparison"),
     ],
 )
 def test_a_file_that_is_no_comparison_is_refused_with_its_name(tmp_path, text, words):

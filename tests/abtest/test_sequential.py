@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from seqrec.abtest.means import mean_estimate
-from seqrec.abtest.moments import moments_of_sums
+from seqrec.abtest.sample_moments import sample_moments_of_sums
 from seqrec.abtest.sequential import (
     confidence_sequence,
     crossing_probability,
@@ -23,7 +23,7 @@ from seqrec.types import InputError
 
 def test_growthbooks_sequential_t_test_of_published_sums():
     control, treatment = (
-        mean_estimate(moments_of_sums(n, np.array([total]), np.array([[squares]])))
+        mean_estimate(sample_moments_of_sums(n, np.array([total]), np.array([[squares]])))
         for total, squares, n in ((1396.87, 52377.9767, 3000), (2422.7, 134698.29, 3461))
     )
     found = sequential_relative(control, treatment, tuning=1000.0)

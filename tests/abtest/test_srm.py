@@ -57,7 +57,7 @@ def test_the_bayes_factor_is_one_before_anybody_came():
         ([1, 2], [1.0], "2 counts and 1 shares"),
         ([1, -2], [1, 1], "whole numbers from 0"),
         ([1, 2], [1, 0], "must be above 0"),
-        ([1], [1], "two arms or more"),
+        ([1], [1], "at least two arms"),
     ],
 )
 def test_counts_that_fit_no_shares_are_refused(n_users, shares, words):

@@ -12,8 +12,8 @@ import pytest
 from seqrec.abtest import tables
 from seqrec.abtest.analysis import analyze
 from seqrec.abtest.logs import Logs, load_logs, set_period
-from seqrec.abtest.moments import moments
 from seqrec.abtest.plan import MEASURES, MICROSECONDS_PER_DAY, Metric, Plan
+from seqrec.abtest.sample_moments import sample_moments
 from seqrec.abtest.simulate import Simulation, simulate, write_logs
 from seqrec.types import InputError
 
@@ -114,7 +114,7 @@ def test_moments_are_those_of_the_users_rows(tmp_path, drawn, drawn_totals, metr
     pair = (metric.numerator, metric.denominator)
     for arm in PLAN.arms:
         rows = [[*(during[n] for n in pair), *(before[n] for n in pair)] for a, during, before in totals if a == arm]
-        expected = moments(np.array(rows, float))
+        expected = sample_moments(np.array(rows, float))
         assert found[arm].n_users == expected.n_users
         np.testing.assert_allclose(found[arm].mean, expected.mean, rtol=1e-9)
         np.testing.assert_allclose(found[arm].covariance, expected.covariance, rtol=1e-9, atol=1e-9)

@@ -13,9 +13,9 @@ import pytest
 from seqrec.abtest.analysis import analyze
 from seqrec.abtest.logs import Logs, load_logs, set_period
 from seqrec.abtest.means import effect, ratio_estimate
-from seqrec.abtest.moments import moments
 from seqrec.abtest.page import page
 from seqrec.abtest.plan import Metric, Plan
+from seqrec.abtest.sample_moments import sample_moments
 from seqrec.abtest.simulate import SimulatedLogs, Simulation, simulate, write_logs
 from seqrec.abtest.tables import build_tables, trust_counts
 
@@ -112,7 +112,7 @@ def test_repeated_events_are_counted_by_user(tmp_path, once):
             sums = by_user.setdefault(user, [0, 0])
             sums[0] += n - 1
             sums[1] += n
-        expected = moments(np.array(list(by_user.values()), float))
+        expected = sample_moments(np.array(list(by_user.values()), float))
         assert counts.repeated[arm].n_users == len(by_user)
         np.testing.assert_allclose(counts.repeated[arm].mean, expected.mean)
         np.testing.assert_allclose(counts.repeated[arm].covariance, expected.covariance, atol=1e-9)
@@ -138,7 +138,7 @@ def test_events_of_nobody_who_was_assigned_are_named_as_such(tmp_path, once):
     headline = result["verdicts"]["treatment"]["headline"]
     assert "no event is of an analysed user" in headline
     assert f"{len(others):,} are of users without an assignment: compare the ids in both logs" in headline
-    assert "one value for every user" not in headline
+    assert "same value for every user" not in headline
 
 
 def test_repeats_of_one_user_an_arm_still_fail_the_check(tmp_path, once):
