@@ -1,5 +1,5 @@
--- Events that are logged more than once: of the same number of the player, or where events have no numbers, of rows that
--- are equal. Users' own sums, since one broken client repeats many.
+-- Repeated events: with the same user and sequence number, or without sequence numbers, equal rows. Summed by user,
+-- since events of one client are repeated together.
 SELECT
     arm,
     COUNT(*) AS n_users,
