@@ -33,8 +33,8 @@ class Logs:
     """A DuckDB file, or postgresql://... where DuckDB's postgres extension is installed; the three above are then
     names of its tables, such as events or logs.events."""
     drop_repeated: bool = False
-    """Keep one of several events with the same user and sequence, or without a sequence one of several equal rows, as
-    clients log them that send an event again. Otherwise repeated events block the verdict."""
+    """Count repeated events once: events of a user with the same sequence number, or without such numbers, equal rows.
+    By default they block the verdict."""
 
 
 def load_logs(logs: Logs, plan: Plan, *, limits: Limits = NO_LIMITS) -> duckdb.DuckDBPyConnection:
@@ -89,7 +89,7 @@ def load_logs(logs: Logs, plan: Plan, *, limits: Limits = NO_LIMITS) -> duckdb.D
 
 
 def _drop_repeated(connection: duckdb.DuckDBPyConnection, logs: Logs, *, by_sequence: bool) -> None:
-    """Makes the one-row table `dropped_events`, and where it is asked for the table `events` without repeats."""
+    """Creates the one-row table `dropped_events` and, with `drop_repeated`, the table `events` without repeats."""
     if not logs.drop_repeated:
         connection.execute("CREATE TABLE dropped_events AS SELECT 0 AS n_events")
         return
