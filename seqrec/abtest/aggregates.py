@@ -9,7 +9,7 @@ from numpy import ndarray
 from seqrec.abtest import tables
 from seqrec.abtest.judgement import look_day, planned_look
 from seqrec.abtest.logs import days_logged, set_period
-from seqrec.abtest.plan import Plan
+from seqrec.abtest.plan import ExperimentPlan
 from seqrec.abtest.sample_moments import SampleMoments
 from seqrec.types import InputError
 
@@ -37,7 +37,7 @@ class Aggregates(NamedTuple):
     """In the plan's order: every user's value by arm, sorted."""
 
 
-def aggregate(connection: duckdb.DuckDBPyConnection, plan: Plan, *, n_days: int | None = None) -> Aggregates:
+def aggregate(connection: duckdb.DuckDBPyConnection, plan: ExperimentPlan, *, n_days: int | None = None) -> Aggregates:
     """The sums of loaded logs (`load_logs`) over the plan's first `n_days`, by default all days that are logged.
 
     With planned looks (pocock, obrien-fleming) the days after the latest due look are left out, since the bound holds
@@ -57,7 +57,7 @@ def aggregate(connection: duckdb.DuckDBPyConnection, plan: Plan, *, n_days: int 
         ) from error
 
 
-def _aggregate(connection: duckdb.DuckDBPyConnection, plan: Plan, most_days: int) -> Aggregates:
+def _aggregate(connection: duckdb.DuckDBPyConnection, plan: ExperimentPlan, most_days: int) -> Aggregates:
     n_days = min(days_logged(connection, plan), most_days)
     if n_days == 0:
         raise InputError(f"no event is on or after {plan.start}, the plan's start; give the plan of this experiment")

@@ -11,7 +11,7 @@ from seqrec.abtest.aggregates import Aggregates, aggregate
 from seqrec.abtest.judgement import Judgement, guardrail_state, judge
 from seqrec.abtest.means import Estimate, cuped_estimates, effect, interaction_p_value, ratio_estimate
 from seqrec.abtest.multiplicity import benjamini_hochberg, holm
-from seqrec.abtest.plan import Metric, Plan, Quantile
+from seqrec.abtest.plan import ExperimentPlan, Metric, Quantile
 from seqrec.abtest.quantiles import QuantileDifference, quantile_difference
 from seqrec.abtest.sample_moments import SampleMoments
 from seqrec.abtest.sequential import sequential_effect
@@ -21,12 +21,12 @@ from seqrec.files import make_directory, write_json, write_text
 from seqrec.types import InputError
 
 
-def analyze(connection: duckdb.DuckDBPyConnection, plan: Plan, *, n_days: int | None = None) -> dict[str, Any]:
+def analyze(connection: duckdb.DuckDBPyConnection, plan: ExperimentPlan, *, n_days: int | None = None) -> dict[str, Any]:
     """The result of loaded logs (`load_logs`): `aggregate`, then `conclude`."""
     return conclude(aggregate(connection, plan, n_days=n_days), plan)
 
 
-def conclude(sums: Aggregates, plan: Plan) -> dict[str, Any]:
+def conclude(sums: Aggregates, plan: ExperimentPlan) -> dict[str, Any]:
     """The result that follows from the sums (a pure function); undefined figures are None."""
     complete = sums.n_days == plan.n_days
     due = plan.stopping == "always-valid" or sums.look > 0
@@ -55,7 +55,7 @@ def conclude(sums: Aggregates, plan: Plan) -> dict[str, Any]:
     return _json_ready(result)
 
 
-def _effects(sums: Aggregates, plan: Plan, result: dict[str, Any]) -> list[Check]:
+def _effects(sums: Aggregates, plan: ExperimentPlan, result: dict[str, Any]) -> list[Check]:
     """Adds effects, segments and days to the result; a primary metric that cannot be computed is a failed check."""
     look = max(sums.look, 1)
     try:
@@ -92,7 +92,7 @@ def _effects(sums: Aggregates, plan: Plan, result: dict[str, Any]) -> list[Check
     return []
 
 
-def _estimates(arms: dict[str, SampleMoments], plan: Plan) -> tuple[dict[str, Estimate], float]:
+def _estimates(arms: dict[str, SampleMoments], plan: ExperimentPlan) -> tuple[dict[str, Estimate], float]:
     """Each arm's estimate, adjusted for covariates if the plan says so, and the share of variance that this removes."""
     if not plan.is_adjusted:
         return {arm: ratio_estimate(sample) for arm, sample in arms.items()}, 0.0
@@ -100,18 +100,18 @@ def _estimates(arms: dict[str, SampleMoments], plan: Plan) -> tuple[dict[str, Es
     return dict(zip(arms, estimates, strict=True)), saved
 
 
-def _quantile_effect(values: dict[str, np.ndarray], quantile: Quantile, plan: Plan, arm: str) -> QuantileDifference:
+def _quantile_effect(values: dict[str, np.ndarray], quantile: Quantile, plan: ExperimentPlan, arm: str) -> QuantileDifference:
     level = 1.0 - plan.alpha / (len(plan.arms) - 1)
     return quantile_difference(values[plan.arms[0]], values[arm], quantile=quantile.quantile, level=level)
 
 
-def _verdict(plan: Plan, arm: str, result: dict[str, Any], *, complete: bool, due: bool) -> Verdict:
+def _verdict(plan: ExperimentPlan, arm: str, result: dict[str, Any], *, complete: bool, due: bool) -> Verdict:
     effects = result["effects"][arm]
     states = {each["metric"]: each["state"] for each in effects["guardrails"]}
     return decide(plan, arm, effects["primary"], states, complete=complete, due=due)
 
 
-def _segments(segments: dict[tuple[str, str], dict[str, SampleMoments]], plan: Plan) -> list[dict[str, Any]]:
+def _segments(segments: dict[tuple[str, str], dict[str, SampleMoments]], plan: ExperimentPlan) -> list[dict[str, Any]]:
     """The primary effect by segment: fixed intervals, p-values adjusted (Benjamini and Hochberg) over all values of
     all segments, and for each segment a test that its effects differ (Holm over segments)."""
     rows = []
@@ -144,7 +144,7 @@ def _segments(segments: dict[tuple[str, str], dict[str, SampleMoments]], plan: P
     return rows
 
 
-def _daily(by_day: dict[str, list[SampleMoments | None]], plan: Plan, arm: str) -> list[dict[str, Any]]:
+def _daily(by_day: dict[str, list[SampleMoments | None]], plan: ExperimentPlan, arm: str) -> list[dict[str, Any]]:
     """The effect to date at the end of each day, with its confidence sequence."""
     rows = []
     alpha = plan.alpha / (len(plan.arms) - 1)
@@ -167,7 +167,7 @@ def _daily(by_day: dict[str, list[SampleMoments | None]], plan: Plan, arm: str) 
     return rows
 
 
-def _plan_record(plan: Plan) -> dict[str, Any]:
+def _plan_record(plan: ExperimentPlan) -> dict[str, Any]:
     fields = {name: value for name, value in vars(plan).items() if name not in ("primary", "guardrails", "start")}
     return {**fields, "primary": plan.primary, "start": plan.start.isoformat(), "hash": plan.content_hash}
 

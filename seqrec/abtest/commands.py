@@ -12,7 +12,7 @@ from seqrec.abtest.analysis import analyze, write_result
 from seqrec.abtest.logs import Logs, load_logs
 from seqrec.abtest.offline_online import read_offline, with_offline
 from seqrec.abtest.page import page
-from seqrec.abtest.plan import Adjustment, Plan, Stopping, metric_of, quantile_of, read_plan, write_plan
+from seqrec.abtest.plan import Adjustment, ExperimentPlan, Stopping, metric_of, quantile_of, read_plan, write_plan
 from seqrec.abtest.power import required_days, users_per_arm
 from seqrec.abtest.simulate import Simulation, log_blocks, true_lifts, write_logs
 from seqrec.abtest.verdict import signed
@@ -49,8 +49,8 @@ class Sizing:
 
 @dataclass(frozen=True)
 class PlanFlags:
-    """Writes the plan of an experiment, before its data are seen, and computes the sample size. Fields of the plan without
-    a flag are edited in the file."""
+    """Writes the plan of an experiment, before its data are seen, and computes the sample size. Fields of the plan
+    without a flag are edited in the file."""
 
     file: Positional[Path]
     """TOML file to write; it must not exist."""
@@ -63,7 +63,8 @@ class PlanFlags:
     primary: str = "plays"
     """The metric that decides, as [-]numerator[/denominator]; a minus sign means that less is better."""
     guardrails: tuple[str, ...] = ("-skips/plays:0.02",)
-    """Metrics that must not get worse, as [-]numerator[/denominator]:margin with the largest acceptable relative loss."""
+    """Metrics that must not get worse, as [-]numerator[/denominator]:margin; the margin is the largest acceptable
+    relative loss."""
     quantiles: tuple[str, ...] = ()
     """Quantiles over users to report, such as plays@0.9."""
     arms: tuple[str, ...] = ("control", "treatment")
@@ -116,13 +117,13 @@ class AnalyzeFlags:
     limits: OmitArgPrefixes[Limits] = field(default_factory=Limits)
 
 
-def plan_of(flags: PlanFlags) -> Plan:
+def plan_of(flags: PlanFlags) -> ExperimentPlan:
     """The plan that the flags describe."""
     fields = {name: value for name, value in vars(flags).items() if name not in ("file", "sizing")}
     fields["primary"] = metric_of(flags.primary)
     fields["guardrails"] = tuple(map(metric_of, flags.guardrails))
     fields["quantiles"] = tuple(map(quantile_of, flags.quantiles))
-    return Plan(**fields)
+    return ExperimentPlan(**fields)
 
 
 def run_plan(flags: PlanFlags) -> dict[str, Any]:
@@ -133,7 +134,7 @@ def run_plan(flags: PlanFlags) -> dict[str, Any]:
     return {"plan": flags.file, **_print_sizes(plan, flags.sizing)}
 
 
-def _print_sizes(plan: Plan, sizing: Sizing) -> dict[str, float]:
+def _print_sizes(plan: ExperimentPlan, sizing: Sizing) -> dict[str, float]:
     if sizing.mean is None or sizing.standard_deviation is None:
         return {}
     deviation = sizing.standard_deviation * (1.0 - sizing.saved) ** 0.5

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from scipy import stats
 
 from seqrec.abtest.means import Effect, Estimate, effect, relative
-from seqrec.abtest.plan import Metric, Plan
+from seqrec.abtest.plan import ExperimentPlan, Metric
 from seqrec.abtest.sequential import confidence_sequence, obrien_fleming_bounds, pocock_bounds, sequence_multiple
 
 
@@ -24,7 +24,7 @@ class Judgement(NamedTuple):
     """1: a significant increase, -1: a significant decrease, 0: neither."""
 
 
-def planned_look(plan: Plan, *, n_days: int) -> int:
+def planned_look(plan: ExperimentPlan, *, n_days: int) -> int:
     """How many of the planned looks are due after `n_days`, from 0.
 
     A look is due at the end of its day; the last one is the planned end.
@@ -32,12 +32,12 @@ def planned_look(plan: Plan, *, n_days: int) -> int:
     return n_days * plan.n_looks // plan.n_days
 
 
-def look_day(plan: Plan, look: int) -> int:
+def look_day(plan: ExperimentPlan, look: int) -> int:
     """The day (from 1) at whose end this look is due."""
     return math.ceil(plan.n_days * look / plan.n_looks)
 
 
-def judge(control: Estimate, treatment: Estimate, plan: Plan, *, look: int) -> Judgement:
+def judge(control: Estimate, treatment: Estimate, plan: ExperimentPlan, *, look: int) -> Judgement:
     """The comparison under the plan's stopping rule at its look number `look`, from 1.
 
     With several treatments each is tested at alpha divided by their number (Bonferroni), so that intervals and

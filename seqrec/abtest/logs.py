@@ -7,7 +7,7 @@ from pathlib import Path
 
 import duckdb
 
-from seqrec.abtest.plan import MICROSECONDS_PER_DAY, Plan
+from seqrec.abtest.plan import MICROSECONDS_PER_DAY, ExperimentPlan
 from seqrec.data.files import NO_LIMITS, Limits, connect, quoted
 from seqrec.data.paths import check_file
 from seqrec.types import InputError
@@ -37,7 +37,7 @@ class Logs:
     By default they block the verdict."""
 
 
-def load_logs(logs: Logs, plan: Plan, *, limits: Limits = NO_LIMITS) -> duckdb.DuckDBPyConnection:
+def load_logs(logs: Logs, plan: ExperimentPlan, *, limits: Limits = NO_LIMITS) -> duckdb.DuckDBPyConnection:
     """A database with the tables assignments, exposures, events, segment_values and dropped_events.
 
     Their user_id is the plan's unit. Events of Parquet files and DuckDB tables stay where they are and are read when
@@ -110,7 +110,7 @@ def _drop_repeated(connection: duckdb.DuckDBPyConnection, logs: Logs, *, by_sequ
         ) from error
 
 
-def set_period(connection: duckdb.DuckDBPyConnection, plan: Plan, *, n_days: int) -> None:
+def set_period(connection: duckdb.DuckDBPyConnection, plan: ExperimentPlan, *, n_days: int) -> None:
     """Makes the one-row table `settings`: the plan's first `n_days`, and what else the SQL asks of the plan."""
     connection.execute(
         """
@@ -129,7 +129,7 @@ def set_period(connection: duckdb.DuckDBPyConnection, plan: Plan, *, n_days: int
     )
 
 
-def days_logged(connection: duckdb.DuckDBPyConnection, plan: Plan) -> int:
+def days_logged(connection: duckdb.DuckDBPyConnection, plan: ExperimentPlan) -> int:
     """Whole or begun days from the plan's start to the last with events, 0 to the planned number.
 
     A day counts as logged with a hundredth of the busiest day's events, so that a few clocks that run ahead do not make
@@ -276,7 +276,7 @@ def _check(connection: duckdb.DuckDBPyConnection, file: Path, table: str, column
             raise InputError(f"{file}, row {row}: {name} is {shown}; {remedy}")
 
 
-def _take_assignments(connection: duckdb.DuckDBPyConnection, file: Path, plan: Plan, user_id: str) -> None:
+def _take_assignments(connection: duckdb.DuckDBPyConnection, file: Path, plan: ExperimentPlan, user_id: str) -> None:
     table = "raw_assignments"
     unknown = connection.execute(
         f"SELECT DISTINCT CAST(arm AS VARCHAR) AS arm FROM {table} "

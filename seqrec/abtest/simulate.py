@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Bool, Float, Int
 from scipy import special
 
-from seqrec.abtest.plan import MICROSECONDS_PER_DAY, Plan
+from seqrec.abtest.plan import MICROSECONDS_PER_DAY, ExperimentPlan
 from seqrec.config import check_above, check_at_least, check_between, check_fields, check_share
 from seqrec.data.ragged import ranges
 from seqrec.data.synthetic.catalogue import catalogue, pick_items
@@ -113,14 +113,14 @@ class _Listeners:
     """`_NEVER` for users who are not exposed."""
 
 
-def simulate(plan: Plan, simulation: Simulation) -> SimulatedLogs:
+def simulate(plan: ExperimentPlan, simulation: Simulation) -> SimulatedLogs:
     """Logs of the plan's whole duration and of the days before; a pure function of both arguments."""
     blocks = list(log_blocks(plan, simulation))
     names = ("assignments", "exposures", "events")
     return SimulatedLogs(*(pa.concat_tables([getattr(block, name) for block in blocks]) for name in names))
 
 
-def log_blocks(plan: Plan, simulation: Simulation) -> Iterator[SimulatedLogs]:
+def log_blocks(plan: ExperimentPlan, simulation: Simulation) -> Iterator[SimulatedLogs]:
     """The logs of `simulate` in blocks of users, so that memory does not grow with `n_users`.
 
     Events get their sequence numbers before any is lost. Segment columns that the plan names in addition to country and
@@ -131,7 +131,7 @@ def log_blocks(plan: Plan, simulation: Simulation) -> Iterator[SimulatedLogs]:
         yield _logs(plan, simulation, world, ids, rng)
 
 
-def true_lifts(plan: Plan, simulation: Simulation) -> dict[str, float]:
+def true_lifts(plan: ExperimentPlan, simulation: Simulation) -> dict[str, float]:
     """The true relative effects on the sums of plays, seconds listened, skips and likes since the exposure.
 
     Each exposed user is served by both recommenders. NaN where the control has none. Intervals at level 1 - alpha must
@@ -158,7 +158,7 @@ def _user_blocks(simulation: Simulation) -> Iterator[tuple[Int[np.ndarray, " n_u
         yield ids, np.random.default_rng([simulation.seed, block])
 
 
-def _world(plan: Plan, simulation: Simulation) -> ListeningConfig:
+def _world(plan: ExperimentPlan, simulation: Simulation) -> ListeningConfig:
     n_days = plan.days_before + plan.n_days
     return ListeningConfig(
         n_users=simulation.n_users,
@@ -171,7 +171,7 @@ def _world(plan: Plan, simulation: Simulation) -> ListeningConfig:
 
 
 def _assigned(
-    plan: Plan,
+    plan: ExperimentPlan,
     simulation: Simulation,
     world: ListeningConfig,
     ids: Int[np.ndarray, " n_users"],
@@ -192,7 +192,7 @@ def _assigned(
 
 
 def _logs(
-    plan: Plan,
+    plan: ExperimentPlan,
     simulation: Simulation,
     world: ListeningConfig,
     ids: Int[np.ndarray, " n_users"],
@@ -302,7 +302,7 @@ def _with_bots(
 
 
 def _assignments(
-    plan: Plan,
+    plan: ExperimentPlan,
     simulation: Simulation,
     rng: np.random.Generator,
     ids: Int[np.ndarray, " n_users"],

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from seqrec.abtest.means import cross_fitted_weights
-from seqrec.abtest.plan import MEASURES, Metric, Plan, Quantile
+from seqrec.abtest.plan import MEASURES, ExperimentPlan, Metric, Quantile
 from seqrec.abtest.sample_moments import SampleMoments, sample_moments_of_sums
 
 STEPS = (
@@ -144,7 +144,7 @@ def _products(row: dict[str, Any], columns: tuple[str, ...] = _COLUMNS) -> np.nd
 
 
 def moments_by_day(
-    connection: duckdb.DuckDBPyConnection, plan: Plan, metric: Metric, *, n_days: int
+    connection: duckdb.DuckDBPyConnection, plan: ExperimentPlan, metric: Metric, *, n_days: int
 ) -> dict[str, list[SampleMoments | None]]:
     """Sample moments of the chosen metric by arm, at each day's end: of the users exposed so far, with their totals so
     far."""

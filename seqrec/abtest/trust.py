@@ -7,7 +7,7 @@ import numpy as np
 from scipy import stats
 
 from seqrec.abtest.means import effect, ratio_estimate
-from seqrec.abtest.plan import Plan
+from seqrec.abtest.plan import ExperimentPlan
 from seqrec.abtest.sample_moments import SampleMoments
 from seqrec.abtest.srm import srm_p_value, srm_sequential_p_values
 from seqrec.abtest.tables import TrustCounts
@@ -25,7 +25,7 @@ class Check(NamedTuple):
     """The counts and p-values behind the status, as a sentence without a full stop."""
 
 
-def trust_checks(logged: TrustCounts, plan: Plan, *, n_days: int) -> list[Check]:
+def trust_checks(logged: TrustCounts, plan: ExperimentPlan, *, n_days: int) -> list[Check]:
     """Checks of users in two arms, sample ratios, exposure, bots, lost and repeated events, and counts of omitted rows.
 
     All at the plan's `trust_alpha`, adjusted (Holm) within a check that has several tests.
@@ -52,7 +52,7 @@ def trust_checks(logged: TrustCounts, plan: Plan, *, n_days: int) -> list[Check]
     return checks
 
 
-def balance_check(plan: Plan, arms: dict[str, SampleMoments]) -> list[Check]:
+def balance_check(plan: ExperimentPlan, arms: dict[str, SampleMoments]) -> list[Check]:
     """An A/A test of the primary metric before the start: arms that differ before the start will differ after it."""
     name = "arms before the start"
     if plan.days_before == 0:
@@ -82,14 +82,14 @@ def variation_check(metric_name: str, arms: dict[str, SampleMoments]) -> list[Ch
     return [Check("variation", "failed", f"{metric_name} has the same value for every user of {_names(constant)}")]
 
 
-def _users(plan: Plan, n_exposed: np.ndarray) -> Check:
+def _users(plan: ExperimentPlan, n_exposed: np.ndarray) -> Check:
     empty = [arm for arm, n in zip(plan.arms, n_exposed, strict=True) if n < 2]
     if empty:
         return Check("users", "failed", f"{_names(empty)} has fewer than 2 users; no comparison is possible")
     return Check("users", "passed", f"{_counts(plan, n_exposed)} exposed")
 
 
-def _two_arms(plan: Plan, by_arm: dict[str, np.ndarray]) -> Check:
+def _two_arms(plan: ExperimentPlan, by_arm: dict[str, np.ndarray]) -> Check:
     n_two, n_all = int(by_arm["n_in_two_arms"].sum()), int(by_arm["n_in_two_arms"].sum() + by_arm["n_assigned"].sum())
     if n_two > plan.max_two_arm_share * n_all:
         finding = f"{n_two:,} of {n_all:,} users were logged in two arms ({_percent(n_two / n_all)})"
@@ -97,13 +97,13 @@ def _two_arms(plan: Plan, by_arm: dict[str, np.ndarray]) -> Check:
     return Check("users in two arms", "noted" if n_two else "passed", f"{n_two:,} of {n_all:,} users, left out")
 
 
-def _sample_ratio(plan: Plan, name: str, n_users: np.ndarray) -> Check:
+def _sample_ratio(plan: ExperimentPlan, name: str, n_users: np.ndarray) -> Check:
     p_value = srm_p_value(n_users, plan.shares)
     finding = f"{_counts(plan, n_users)}, planned {_shares(plan)} (p {_p(p_value)})"
     return Check(name, "failed" if p_value < plan.trust_alpha else "passed", finding)
 
 
-def _daily_sample_ratio(rows: list[dict[str, Any]], plan: Plan, n_days: int) -> Check:
+def _daily_sample_ratio(rows: list[dict[str, Any]], plan: ExperimentPlan, n_days: int) -> Check:
     by_day = np.zeros((n_days, len(plan.arms)), int)
     for row in rows:
         by_day[row["day"], plan.arms.index(row["arm"])] += row["n_users"]
@@ -117,7 +117,7 @@ def _daily_sample_ratio(rows: list[dict[str, Any]], plan: Plan, n_days: int) -> 
     return Check("sample ratio by day", "failed" if failed else "passed", finding)
 
 
-def _segment_sample_ratio(rows: list[dict[str, Any]], plan: Plan) -> list[Check]:
+def _segment_sample_ratio(rows: list[dict[str, Any]], plan: ExperimentPlan) -> list[Check]:
     by_value: dict[tuple[str, str], np.ndarray] = {}
     for row in rows:
         counts = by_value.setdefault((row["segment"], row["value"]), np.zeros(len(plan.arms), int))
@@ -132,7 +132,7 @@ def _segment_sample_ratio(rows: list[dict[str, Any]], plan: Plan) -> list[Check]
     return [Check("sample ratio by segment", status, finding)]
 
 
-def _share(plan: Plan, name: str, verb: str, n_some: np.ndarray, n_all: np.ndarray) -> Check:
+def _share(plan: ExperimentPlan, name: str, verb: str, n_some: np.ndarray, n_all: np.ndarray) -> Check:
     """Tests that the share is the same in every arm, by a chi-square test of independence."""
     table = np.stack([n_some, n_all - n_some])
     table = table[:, n_all > 0]
@@ -145,7 +145,7 @@ def _share(plan: Plan, name: str, verb: str, n_some: np.ndarray, n_all: np.ndarr
     return Check(name, "failed" if p_value < plan.trust_alpha else "passed", f"{verb}: {shares} (p {_p(p_value)})")
 
 
-def _lost_events(lost: dict[str, SampleMoments], plan: Plan) -> list[Check]:
+def _lost_events(lost: dict[str, SampleMoments], plan: ExperimentPlan) -> list[Check]:
     if not lost:
         return [Check("events lost", "noted", "events have no sequence numbers, so losses cannot be detected")]
     most, p_value, shares = _event_shares(lost, plan)
@@ -162,7 +162,7 @@ def _no_events(logged: TrustCounts) -> list[Check]:
     return [Check("events", "failed", "no event is of an analysed user" + (f"; {remedy}" if n_unassigned else ""))]
 
 
-def _repeated_events(logged: TrustCounts, plan: Plan) -> list[Check]:
+def _repeated_events(logged: TrustCounts, plan: ExperimentPlan) -> list[Check]:
     name = "events repeated"
     if logged.n_dropped:
         return [Check(name, "noted", f"{logged.n_dropped:,} repeated events were dropped")]
@@ -177,7 +177,7 @@ def _repeated_events(logged: TrustCounts, plan: Plan) -> list[Check]:
     return [Check(name, "noted", finding)]
 
 
-def _event_shares(by_user: dict[str, SampleMoments], plan: Plan) -> tuple[float, float, str]:
+def _event_shares(by_user: dict[str, SampleMoments], plan: ExperimentPlan) -> tuple[float, float, str]:
     """The largest share of an arm's events, the p-value of equal shares (Holm), and the shares in words."""
     by_arm = {arm: ratio_estimate(sample) for arm, sample in by_user.items()}
     testable = {arm: each for arm, each in by_arm.items() if each.n_users > 1}
@@ -212,9 +212,9 @@ def _names(arms: list[str]) -> str:
     return " and ".join(arms)
 
 
-def _counts(plan: Plan, n_users: np.ndarray) -> str:
+def _counts(plan: ExperimentPlan, n_users: np.ndarray) -> str:
     return " and ".join(f"{n:,} in {arm}" for arm, n in zip(plan.arms, n_users.tolist(), strict=True))
 
 
-def _shares(plan: Plan) -> str:
+def _shares(plan: ExperimentPlan) -> str:
     return ":".join(f"{100 * share:g}" for share in plan.shares)

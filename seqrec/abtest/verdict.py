@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from seqrec.abtest.judgement import Judgement
-from seqrec.abtest.plan import Metric, Plan
+from seqrec.abtest.plan import ExperimentPlan, Metric
 from seqrec.abtest.trust import Check
 
 
@@ -34,7 +34,7 @@ def blocked_verdict(checks: Sequence[Check]) -> Verdict | None:
 
 
 def decide(
-    plan: Plan, arm: str, primary: Judgement, guardrails: Mapping[Metric, str], *, complete: bool, due: bool = True
+    plan: ExperimentPlan, arm: str, primary: Judgement, guardrails: Mapping[Metric, str], *, complete: bool, due: bool = True
 ) -> Verdict:
     """The verdict on one treatment.
 

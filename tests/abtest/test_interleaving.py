@@ -20,7 +20,7 @@ def test_a_team_draft_is_fair_to_equal_lists_and_gives_both_teams_half():
     assert abs(np.mean(first_teams) - 0.5) <= 4 * 0.5 / math.sqrt(2000)
 
 
-def test_a_short_list_leaves_its_turns_to_the_other():
+def test_a_ranker_without_items_loses_its_turns():
     items, teams = team_draft([1], [5, 6, 7], length=10, random=np.random.default_rng(0))
     assert sorted(items) == [1, 5, 6, 7]
     assert [items[i] for i in range(4) if teams[i] == 1] == [5, 6, 7]

@@ -29,7 +29,7 @@ def heavy_tailed_skips(random: np.random.Generator, n_users: int) -> tuple[np.nd
     return plays, random.binomial(plays, leaning), leaning
 
 
-def test_the_delta_methods_variance_is_near_the_bootstraps():
+def test_the_delta_method_and_the_bootstrap_give_the_same_variance():
     random = np.random.default_rng(3)
     plays, skips, _ = heavy_tailed_skips(random, 2000)
     rows = np.stack([skips, plays], axis=1).astype(float)
@@ -40,7 +40,7 @@ def test_the_delta_methods_variance_is_near_the_bootstraps():
     assert math.sqrt(ratio_estimate(sample_moments(rows)).variance) == pytest.approx(ratios.std(), rel=0.09)
 
 
-def test_welchs_test_is_scipys():
+def test_welchs_test_equals_scipys():
     random = np.random.default_rng(4)
     control, treatment = random.normal(0, 1, 30), random.normal(0.5, 3, 50)
     found = effect(mean_estimate(sample_moments(control[:, None])), mean_estimate(sample_moments(treatment[:, None])))
@@ -50,7 +50,7 @@ def test_welchs_test_is_scipys():
     assert [found.lower, found.upper, found.degrees_of_freedom] == pytest.approx([*interval, expected.df])
 
 
-def test_a_covariate_leaves_one_less_r_squared_of_the_variance():
+def test_a_covariate_reduces_the_variance_by_r_squared():
     random = np.random.default_rng(5)
     before = random.lognormal(0, 1, 4000)
     after = 0.7 * before + random.lognormal(0, 1, 4000)
@@ -61,7 +61,7 @@ def test_a_covariate_leaves_one_less_r_squared_of_the_variance():
     assert estimate.variance / mean_estimate(arm).variance == pytest.approx(1 - r**2, rel=1e-6)
 
 
-def test_a_covariate_makes_estimates_spread_less_about_the_same_truth():
+def test_a_covariate_makes_estimates_less_variable_and_keeps_coverage():
     random = np.random.default_rng(6)
     n_experiments, n_users = 800, 400
     plain, adjusted = [], []
@@ -161,7 +161,7 @@ def test_the_relative_variance_after_cuped_is_the_delta_methods_over_all_means()
     )
 
 
-def test_arms_that_were_adjusted_apart_are_not_compared():
+def test_arms_that_were_adjusted_separately_are_not_compared():
     random = np.random.default_rng(13)
     arms = [sample_moments(random.normal(size=(50, 2))) for _ in range(2)]
     ((control,), _), ((treatment,), _) = (cuped_estimates([arm], [1]) for arm in arms)
@@ -190,7 +190,7 @@ def test_an_estimate_that_is_no_number_has_no_effect(name, field, bad):
         effect(arms["control"], arms["treatment"])
 
 
-def test_a_ratio_with_its_own_past_as_covariate_is_regression_on_the_linearised_ratio():
+def test_cuped_of_a_ratio_is_a_regression_of_the_linearised_ratio():
     random = np.random.default_rng(7)
     plays, skips, leaning = heavy_tailed_skips(random, 3000)
     before = random.binomial(20, leaning)
@@ -211,7 +211,7 @@ def test_a_constant_covariate_changes_nothing():
     assert saved == 0.0
 
 
-def test_halves_merge_into_the_whole_and_sums_tell_the_same():
+def test_merged_parts_and_sums_equal_the_moments_of_the_whole():
     values = np.random.default_rng(8).normal(1e6, 1.0, (1000, 2))
     whole = sample_moments(values)
     merged = merge(sample_moments(values[:300]), sample_moments(values[300:]))
@@ -222,7 +222,7 @@ def test_halves_merge_into_the_whole_and_sums_tell_the_same():
         np.testing.assert_allclose(other.covariance, np.cov(values.T), rtol=1e-6)
 
 
-def test_arms_that_do_not_vary_differ_surely_or_not_at_all():
+def test_constant_arms_have_a_p_value_of_0_or_1():
     constant, higher = (mean_estimate(sample_moments(np.full((5, 1), value))) for value in (2.0, 3.0))
     assert effect(constant, constant).p_value == 1.0
     found = effect(constant, higher)
@@ -245,7 +245,7 @@ def test_a_constant_metric_in_one_arm_still_has_an_interval_from_the_other():
     assert [found.lower, found.upper] == pytest.approx([1.0 - reach, 1.0 + reach])
 
 
-def test_a_relative_difference_from_nothing_is_not_a_number():
+def test_a_relative_difference_from_a_control_near_0_is_nan():
     nothing, some = Estimate(0.0, 0.0, 10), Estimate(1.0, 0.1, 10)
     assert math.isnan(effect(nothing, some).relative)
     # One standard error from 0 the ratio may be anything: the point stands, its interval does not.
@@ -254,14 +254,14 @@ def test_a_relative_difference_from_nothing_is_not_a_number():
     assert math.isnan(unsure.relative_lower)
 
 
-def test_a_guardrail_is_safe_where_the_interval_ends_above_minus_its_margin():
+def test_non_inferiority_at_the_interval_bound_has_half_of_alpha():
     found = effect(Estimate(1.0, 0.0004, 5000), Estimate(0.99, 0.0005, 5000))
     # One-sided at 2.5% is the two-sided 95% interval's lower end.
     assert non_inferiority_p_value(found, margin=-found.lower) == pytest.approx(0.025)
     assert non_inferiority_p_value(negated_effect(found), margin=found.upper) == pytest.approx(0.025)
 
 
-def test_segments_of_one_effect_seldom_seem_to_differ():
+def test_the_interaction_test_keeps_its_level():
     random = np.random.default_rng(9)
     errors = np.array([0.5, 1.0, 2.0])
     p_values = [interaction_p_value(random.normal(1.0, errors), errors) for _ in range(2000)]
@@ -284,11 +284,11 @@ def test_segments_of_one_effect_seldom_seem_to_differ():
         (lambda: non_inferiority_p_value(effect(Estimate(1, 1, 5), Estimate(1, 1, 5)), margin=0.0), "margin=0.0"),
     ],
 )
-def test_what_cannot_be_estimated_is_said_in_one_line(call, words):
+def test_invalid_arguments_are_refused_in_one_line(call, words):
     with pytest.raises(InputError, match=words) as error:
         call()
     assert "\n" not in str(error.value)
 
 
-def test_a_moments_columns_can_be_chosen():
+def test_a_column_of_sample_moments_can_be_chosen():
     assert mean_estimate(SampleMoments(4, np.array([1.0, 2.0]), np.diag([4.0, 8.0])), column=1).variance == 2.0

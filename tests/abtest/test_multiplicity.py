@@ -17,7 +17,7 @@ def test_benjamini_and_hochbergs_example_has_four_rejections_where_the_stricter_
     assert counts == [4, 3, 3]
 
 
-def test_unknown_p_values_are_no_part_of_the_family():
+def test_nan_p_values_are_not_counted_in_the_family():
     with_gap = np.insert(THROMBOLYSIS, 3, math.nan)
     adjusted = benjamini_hochberg(with_gap)
     assert math.isnan(adjusted[3])

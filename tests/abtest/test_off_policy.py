@@ -35,14 +35,14 @@ def test_off_policy_intervals_cover_the_new_policys_value():
         assert abs(n_covered / n_logs - 0.95) <= 4 * math.sqrt(0.05 * 0.95 / n_logs), name
 
 
-def test_the_old_policy_itself_needs_no_weights():
+def test_weights_of_1_give_the_mean_reward():
     rewards = np.array([1.0, 0.0, 1.0, 0.0])
     found = ips(rewards, np.ones(4))
     assert (found.value, found.effective_sample_size, found.mean_weight) == (0.5, 4.0, 1.0)
     assert found.value == snips(rewards, np.ones(4)).value
 
 
-def test_one_heavy_row_is_worth_one_row_and_clipping_is_counted():
+def test_one_dominant_weight_has_an_effective_sample_size_of_1():
     weights = np.array([1e9, 1.0, 1.0, 1.0])
     assert ips(np.ones(4), weights).effective_sample_size == pytest.approx(1.0)
     clipped = ips(np.ones(4), weights, max_weight=1.0)

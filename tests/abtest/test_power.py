@@ -17,13 +17,13 @@ from seqrec.abtest.power import (
 from seqrec.types import InputError
 
 
-def test_sixteen_s_squared_over_d_squared():
+def test_the_rule_of_16_gives_published_sample_sizes():
     # Kohavi, Tang and Xu (2020), ch. 17 give 16 s^2 / d^2; s^2 = p (1 - p) of a conversion.
     assert rule_of_16(0.05 * 0.95, 0.05 * 0.05) == pytest.approx(121_600)
     assert rule_of_16(30.0**2, 3.75 * 0.05) == pytest.approx(409_600)
 
 
-def test_the_exact_number_is_near_sixteen():
+def test_the_exact_factor_is_close_to_16():
     # 2 (1.96 + .8416)^2 = 15.7.
     assert users_per_arm(1.0, variance=1.0) == pytest.approx(2 * (1.959964 + 0.841621) ** 2, rel=1e-5)
 

@@ -29,7 +29,7 @@ def test_a_quantile_of_a_hundred_users_is_the_value_of_that_rank():
         assert found.control == of_events.control == percent
 
 
-def test_places_drawn_are_those_of_a_plain_bootstrap():
+def test_drawn_ranks_give_the_interval_of_a_plain_bootstrap():
     random = np.random.default_rng(1)
     control, treatment = random.normal(0, 1, 200), random.normal(1, 1, 300)
     found = quantile_difference(control, treatment, quantile=0.5, n_resamples=20_000)
@@ -41,7 +41,7 @@ def test_places_drawn_are_those_of_a_plain_bootstrap():
     assert [found.lower, found.upper] == pytest.approx([low, high], abs=0.1 * (high - low))
 
 
-def test_events_of_one_user_are_drawn_together():
+def test_events_are_resampled_by_user():
     # Each user's 20 events are equal, so there are 100 independent values, not 2,000.
     random = np.random.default_rng(2)
     a, b = random.normal(0, 1, 100), random.normal(0, 1, 100)

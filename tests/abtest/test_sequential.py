@@ -95,7 +95,7 @@ def walks(n_walks: int, n_looks: int, *, seed: int) -> np.ndarray:
 @pytest.mark.parametrize(
     "bounds", [[1.96] * 5, [2.413] * 5, [2.040 * math.sqrt(5 / k) for k in range(1, 6)]], ids=["fixed", "pocock", "obf"]
 )
-def test_the_integral_is_what_simulation_finds(bounds):
+def test_the_crossing_probability_equals_its_simulation(bounds):
     n_walks = 200_000
     share = np.mean((np.abs(walks(n_walks, 5, seed=0)) >= bounds).any(axis=1))
     expected = crossing_probability(bounds)
@@ -134,12 +134,12 @@ def check_peeking(n_experiments: int) -> None:
     assert sequential / n_experiments <= 0.05
 
 
-def test_28_daily_looks_fool_a_fixed_test_and_not_a_confidence_sequence():
+def test_a_confidence_sequence_keeps_its_level_over_28_daily_looks():
     check_peeking(300)
 
 
 @pytest.mark.slow
-def test_28_daily_looks_fool_a_fixed_test_and_not_a_confidence_sequence_in_many_experiments():
+def test_a_confidence_sequence_keeps_its_level_over_28_daily_looks_in_many_experiments():
     check_peeking(10_000)
 
 
@@ -163,17 +163,17 @@ def check_growing_totals(n_experiments: int, *, persistence: float) -> None:
 
 
 @pytest.mark.parametrize("persistence", [0.0, 1.0])
-def test_totals_that_go_on_growing_alarm_no_more_often(persistence):
+def test_growing_totals_keep_the_level(persistence):
     check_growing_totals(200, persistence=persistence)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("persistence", [0.0, 1.0])
-def test_totals_that_go_on_growing_alarm_no_more_often_in_many_experiments(persistence):
+def test_growing_totals_keep_the_level_in_many_experiments(persistence):
     check_growing_totals(5000, persistence=persistence)
 
 
-def test_even_with_all_users_there_at_once_28_looks_stay_below_5_percent():
+def test_28_looks_at_the_same_users_keep_the_level():
     # Then the multiple stays where it is, at worst at its narrowest, while totals go on, at worst independently.
     narrowest = min(sequence_multiple(n, tuning=1000.0) for n in np.geomspace(10, 10**6, 200).astype(int).tolist())
     assert crossing_probability([narrowest] * 28) <= 0.05
@@ -191,7 +191,7 @@ def test_an_unknown_estimate_has_an_unknown_p_value():
         assert math.isnan(confidence_sequence(value, error, 10, tuning=10.0).p_value)
 
 
-def test_intervals_that_all_hold_have_their_common_part():
+def test_the_running_intersection_keeps_the_tightest_bounds():
     lower, upper = running_intersection(np.array([-1.0, 0.5, 0.0]), np.array([3.0, 2.0, 2.5]))
     assert lower.tolist() == [-1.0, 0.5, 0.5]
     assert upper.tolist() == [3.0, 2.0, 2.0]
@@ -214,6 +214,6 @@ def test_intervals_that_all_hold_have_their_common_part():
         (lambda: spending_bounds([0.5, math.nan]), r"is not in \(0, 1\]"),
     ],
 )
-def test_looks_that_make_no_sense_are_refused(call, words):
+def test_invalid_looks_are_refused(call, words):
     with pytest.raises(InputError, match=words):
         call()

@@ -8,10 +8,10 @@ import pytest
 
 from seqrec.abtest import tables
 from seqrec.abtest.logs import Logs, load_logs, set_period
-from seqrec.abtest.plan import Metric, Plan
+from seqrec.abtest.plan import ExperimentPlan, Metric
 from seqrec.abtest.simulate import Simulation, simulate, write_logs
 
-PLAN = Plan(
+PLAN = ExperimentPlan(
     name="p", start=date(2026, 3, 2), n_days=5, primary=Metric("skips", "plays"), days_before=4, segments=("country",)
 )
 LOADED = ("assignments", "exposures", "events", "segment_values", "settings")

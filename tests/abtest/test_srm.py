@@ -60,7 +60,7 @@ def test_the_bayes_factor_is_one_before_anybody_came():
         ([1], [1], "at least two arms"),
     ],
 )
-def test_counts_that_fit_no_shares_are_refused(n_users, shares, words):
+def test_invalid_counts_and_shares_are_refused(n_users, shares, words):
     with pytest.raises(InputError, match=words):
         srm_p_value(n_users, shares)
 

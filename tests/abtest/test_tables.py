@@ -12,7 +12,7 @@ import pytest
 from seqrec.abtest import tables
 from seqrec.abtest.analysis import analyze
 from seqrec.abtest.logs import Logs, load_logs, set_period
-from seqrec.abtest.plan import MEASURES, MICROSECONDS_PER_DAY, Metric, Plan
+from seqrec.abtest.plan import MEASURES, MICROSECONDS_PER_DAY, ExperimentPlan, Metric
 from seqrec.abtest.sample_moments import sample_moments
 from seqrec.abtest.simulate import Simulation, simulate, write_logs
 from seqrec.types import InputError
@@ -20,15 +20,15 @@ from seqrec.types import InputError
 MINUTE = 60_000_000
 
 
-def plan_with(**fields) -> Plan:
-    return Plan(**{"name": "p", "start": date(2026, 3, 2), "n_days": 6, "primary": Metric("plays"), **fields})
+def plan_with(**fields) -> ExperimentPlan:
+    return ExperimentPlan(**{"name": "p", "start": date(2026, 3, 2), "n_days": 6, "primary": Metric("plays"), **fields})
 
 
 PLAN = plan_with(days_before=3, max_plays_per_day=50)
 START = PLAN.start_us
 
 
-def slow_totals(logs, plan: Plan) -> dict:
+def slow_totals(logs, plan: ExperimentPlan) -> dict:
     """user -> (arm, measures during, measures before), by a loop."""
     assignments, exposures, events = (t.to_pylist() for t in (logs.assignments, logs.exposures, logs.events))
     until = plan.start_us + plan.n_days * MICROSECONDS_PER_DAY
@@ -59,7 +59,7 @@ def slow_totals(logs, plan: Plan) -> dict:
     return found
 
 
-def slow_measures(events, plan: Plan) -> dict:
+def slow_measures(events, plan: ExperimentPlan) -> dict:
     times = sorted(e["timestamp_us"] for e in events)
     gaps = [b - a > plan.session_gap_minutes * MINUTE for a, b in itertools.pairwise(times)]
     return {
@@ -73,7 +73,7 @@ def slow_measures(events, plan: Plan) -> dict:
     }
 
 
-def loaded(tmp_path, logs, plan: Plan, *, n_days: int | None = None):
+def loaded(tmp_path, logs, plan: ExperimentPlan, *, n_days: int | None = None):
     files = write_logs([logs], tmp_path)
     connection = load_logs(Logs(files["assignments"], files["events"], files["exposures"]), plan)
     set_period(connection, plan, n_days=n_days or plan.n_days)

@@ -14,12 +14,12 @@ from seqrec.abtest.analysis import analyze
 from seqrec.abtest.logs import Logs, load_logs, set_period
 from seqrec.abtest.means import effect, ratio_estimate
 from seqrec.abtest.page import page
-from seqrec.abtest.plan import Metric, Plan
+from seqrec.abtest.plan import ExperimentPlan, Metric
 from seqrec.abtest.sample_moments import sample_moments
 from seqrec.abtest.simulate import SimulatedLogs, Simulation, simulate, write_logs
 from seqrec.abtest.tables import build_tables, trust_counts
 
-PLAN = Plan(name="p", start=date(2026, 3, 2), n_days=6, primary=Metric("plays"), days_before=6, expected_users=1000)
+PLAN = ExperimentPlan(name="p", start=date(2026, 3, 2), n_days=6, primary=Metric("plays"), days_before=6, expected_users=1000)
 
 
 def written(directory: Path, logs: SimulatedLogs, **options) -> Logs:
@@ -27,7 +27,7 @@ def written(directory: Path, logs: SimulatedLogs, **options) -> Logs:
     return Logs(files["assignments"], files["events"], files["exposures"], **options)
 
 
-def analysed(directory: Path, logs: SimulatedLogs, *, plan: Plan = PLAN, **options) -> dict:
+def analysed(directory: Path, logs: SimulatedLogs, *, plan: ExperimentPlan = PLAN, **options) -> dict:
     return analyze(load_logs(written(directory, logs, **options), plan), plan)
 
 
