@@ -21,7 +21,9 @@ from seqrec.files import make_directory, write_json, write_text
 from seqrec.types import InputError
 
 
-def analyze(connection: duckdb.DuckDBPyConnection, plan: ExperimentPlan, *, n_days: int | None = None) -> dict[str, Any]:
+def analyze(
+    connection: duckdb.DuckDBPyConnection, plan: ExperimentPlan, *, n_days: int | None = None
+) -> dict[str, Any]:
     """The result of loaded logs (`load_logs`): `aggregate`, then `conclude`."""
     return conclude(aggregate(connection, plan, n_days=n_days), plan)
 
@@ -100,7 +102,9 @@ def _estimates(arms: dict[str, SampleMoments], plan: ExperimentPlan) -> tuple[di
     return dict(zip(arms, estimates, strict=True)), saved
 
 
-def _quantile_effect(values: dict[str, np.ndarray], quantile: Quantile, plan: ExperimentPlan, arm: str) -> QuantileDifference:
+def _quantile_effect(
+    values: dict[str, np.ndarray], quantile: Quantile, plan: ExperimentPlan, arm: str
+) -> QuantileDifference:
     level = 1.0 - plan.alpha / (len(plan.arms) - 1)
     return quantile_difference(values[plan.arms[0]], values[arm], quantile=quantile.quantile, level=level)
 

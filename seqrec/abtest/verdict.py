@@ -34,7 +34,13 @@ def blocked_verdict(checks: Sequence[Check]) -> Verdict | None:
 
 
 def decide(
-    plan: ExperimentPlan, arm: str, primary: Judgement, guardrails: Mapping[Metric, str], *, complete: bool, due: bool = True
+    plan: ExperimentPlan,
+    arm: str,
+    primary: Judgement,
+    guardrails: Mapping[Metric, str],
+    *,
+    complete: bool,
+    due: bool = True,
 ) -> Verdict:
     """The verdict on one treatment.
 

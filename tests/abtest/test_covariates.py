@@ -15,7 +15,9 @@ from seqrec.abtest.plan import MEASURES, ExperimentPlan, Metric
 from seqrec.abtest.sample_moments import SampleMoments, merge, sample_moments
 from seqrec.abtest.simulate import Simulation, simulate, write_logs
 
-PLAN = ExperimentPlan(name="p", start=date(2026, 3, 2), n_days=6, primary=Metric("plays"), days_before=6, adjustment="cupac")
+PLAN = ExperimentPlan(
+    name="p", start=date(2026, 3, 2), n_days=6, primary=Metric("plays"), days_before=6, adjustment="cupac"
+)
 
 
 def predicted(rows: np.ndarray, fold: np.ndarray, weights: list[np.ndarray]) -> np.ndarray:

@@ -9,7 +9,9 @@ from seqrec.types import InputError
 
 
 def plan_with(**fields) -> ExperimentPlan:
-    return ExperimentPlan(**{"name": "p", "start": date(2026, 3, 2), "n_days": 14, "primary": Metric("plays"), **fields})
+    return ExperimentPlan(
+        **{"name": "p", "start": date(2026, 3, 2), "n_days": 14, "primary": Metric("plays"), **fields}
+    )
 
 
 def test_a_plan_reads_as_it_was_written_whatever_its_names(tmp_path):

@@ -19,7 +19,9 @@ from seqrec.abtest.sample_moments import sample_moments
 from seqrec.abtest.simulate import SimulatedLogs, Simulation, simulate, write_logs
 from seqrec.abtest.tables import build_tables, trust_counts
 
-PLAN = ExperimentPlan(name="p", start=date(2026, 3, 2), n_days=6, primary=Metric("plays"), days_before=6, expected_users=1000)
+PLAN = ExperimentPlan(
+    name="p", start=date(2026, 3, 2), n_days=6, primary=Metric("plays"), days_before=6, expected_users=1000
+)
 
 
 def written(directory: Path, logs: SimulatedLogs, **options) -> Logs:
