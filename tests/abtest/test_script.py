@@ -48,7 +48,7 @@ def test_a_plan_is_sized_by_what_the_metric_was_like(tmp_path, monkeypatch, caps
     assert "7.52% is detectable with 8,000 users" in printed
     assert "18,084 in all arms detect 5.00%" in printed
     # 19 days are three weeks.
-    assert "days     21 at 1,000 new users a day" in printed
+    assert "days     21 at 1,000 new users per day" in printed
 
 
 def test_an_offline_comparison_and_a_past_result_stand_beside_the_effect(tmp_path, monkeypatch):
