@@ -25,7 +25,7 @@ from seqrec import runtime
 from seqrec.abtest.aggregates import aggregate
 from seqrec.abtest.analysis import conclude
 from seqrec.abtest.logs import Logs, load_logs
-from seqrec.abtest.plan import Metric, Plan, metric_of
+from seqrec.abtest.plan import ExperimentPlan, Metric, metric_of
 from seqrec.abtest.simulate import Simulation, log_blocks, write_logs
 from seqrec.data.files import Limits
 
@@ -51,7 +51,7 @@ class Config:
 
 def main(config: Config) -> list[dict[str, Any]]:
     """Prints a line a size and returns them."""
-    plan = Plan(
+    plan = ExperimentPlan(
         name="scale",
         start=date(2026, 3, 2),
         n_days=config.n_days,
@@ -85,7 +85,7 @@ def main(config: Config) -> list[dict[str, Any]]:
     return found
 
 
-def timed(folder: Path, plan: Plan, limits: Limits) -> dict[str, Any]:
+def timed(folder: Path, plan: ExperimentPlan, limits: Limits) -> dict[str, Any]:
     """Events, seconds of each part and the peak memory of this process."""
     files = {name: folder / f"{name}.parquet" for name in NAMES}
     start = runtime.seconds()

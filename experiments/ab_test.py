@@ -7,9 +7,9 @@
     python experiments/ab_test.py analyze my-plan.toml --logs.assignments logs/assignments.parquet \\
         --logs.exposures logs/exposures.parquet --logs.events logs/events.parquet --output result
 
-A metric is [-]numerator[/denominator][:margin]; a minus sign says that less is better. `plan` sizes what --mean and
---standard-deviation describe; `analyze` writes ab_result.json and ab_report.html into --output; a million events take
-a few seconds.
+A metric is [-]numerator[/denominator][:margin]; a minus sign means that less is better. `plan` computes the sample size
+from --mean and --standard-deviation; `analyze` writes ab_result.json and ab_report.html into --output. A million events
+take a few seconds.
 """
 
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class Arguments:
 
 
 def main(arguments: Arguments) -> dict[str, Any]:
-    """Runs one of the three and returns what it made."""
+    """Runs the command and returns its results."""
     command = arguments.command
     if isinstance(command, PlanFlags):
         return run_plan(command)

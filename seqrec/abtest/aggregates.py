@@ -1,4 +1,4 @@
-"""Logs -> the sums that a result is made of; after this no row of a user is touched again."""
+"""Logs -> the sums from which a result is computed; later steps read no row of a user."""
 
 from typing import NamedTuple
 
@@ -9,55 +9,55 @@ from numpy import ndarray
 from seqrec.abtest import tables
 from seqrec.abtest.judgement import look_day, planned_look
 from seqrec.abtest.logs import days_logged, set_period
-from seqrec.abtest.moments import Moments
-from seqrec.abtest.plan import Plan
+from seqrec.abtest.plan import ExperimentPlan
+from seqrec.abtest.sample_moments import SampleMoments
 from seqrec.types import InputError
 
-ByArm = dict[str, Moments]
+ByArm = dict[str, SampleMoments]
 
 
 class Aggregates(NamedTuple):
-    """Of the analysed users. Moments are of a metric's numerator, denominator and two covariates."""
+    """Statistics of the analysed users. Sample moments are of a metric's numerator, denominator and two covariates."""
 
     n_days: int
-    """Days that are analysed."""
+    """Number of analysed days."""
     look: int
-    """How many of the planned looks are due."""
+    """Number of planned looks that are due."""
     trust: tables.TrustCounts
     before: ByArm
-    """Of the primary metric, its covariates being the metric itself before the start."""
+    """The primary metric; its covariates are the metric itself before the start."""
     primary: ByArm
-    """Of the primary metric, with the plan's covariates."""
+    """The primary metric, with the plan's covariates."""
     segments: dict[tuple[str, str], ByArm]
-    days: dict[str, list[Moments | None]]
+    days: dict[str, list[SampleMoments | None]]
     """By arm, at each day's end."""
     guardrails: list[ByArm]
     """In the plan's order."""
     quantiles: list[dict[str, Float[ndarray, " n_users"]]]
-    """In the plan's order: every user's value by arm, rising."""
+    """In the plan's order: every user's value by arm, sorted."""
 
 
-def aggregate(connection: duckdb.DuckDBPyConnection, plan: Plan, *, n_days: int | None = None) -> Aggregates:
-    """The sums of loaded logs (`load_logs`), of the plan's first `n_days`; by default of as many as are logged.
+def aggregate(connection: duckdb.DuckDBPyConnection, plan: ExperimentPlan, *, n_days: int | None = None) -> Aggregates:
+    """The sums of loaded logs (`load_logs`) over the plan's first `n_days`, by default all days that are logged.
 
-    At planned looks (pocock, obrien-fleming) the days after the newest due look are left out, since the bound is for
-    that look.
+    With planned looks (pocock, obrien-fleming) the days after the latest due look are left out, since the bound holds
+    for that look.
     """
     if n_days is not None and not 1 <= n_days <= plan.n_days:
         raise InputError(
-            f"n_days={n_days} is outside 1..{plan.n_days}, the plan's days; leave it out for all that is logged"
+            f"n_days={n_days} is outside 1..{plan.n_days}, the plan's days; leave it out for all logged days"
         )
     try:
         return _aggregate(connection, plan, n_days or plan.n_days)
     except duckdb.Error as error:
-        # Files are read here for the first time to their end, and here memory is needed.
+        # Files are read to their end here for the first time, and most memory is needed here.
         raise InputError(
             f"the logs cannot be aggregated ({str(error).splitlines()[0]}); check that the files are whole, or set a "
             "memory limit and a spill directory with room"
         ) from error
 
 
-def _aggregate(connection: duckdb.DuckDBPyConnection, plan: Plan, most_days: int) -> Aggregates:
+def _aggregate(connection: duckdb.DuckDBPyConnection, plan: ExperimentPlan, most_days: int) -> Aggregates:
     n_days = min(days_logged(connection, plan), most_days)
     if n_days == 0:
         raise InputError(f"no event is on or after {plan.start}, the plan's start; give the plan of this experiment")

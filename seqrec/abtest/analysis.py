@@ -1,4 +1,4 @@
-"""Logs and a plan -> the result: verdict, trust checks, effects, segments and days, as one record for JSON."""
+"""Logs and a plan -> the result: verdicts, checks, effects, segments and days, as one dict for JSON."""
 
 import math
 from pathlib import Path
@@ -8,56 +8,60 @@ import duckdb
 import numpy as np
 
 from seqrec.abtest.aggregates import Aggregates, aggregate
-from seqrec.abtest.judgement import Judged, guardrail_state, judge
+from seqrec.abtest.judgement import Judgement, guardrail_state, judge
 from seqrec.abtest.means import Estimate, cuped_estimates, effect, interaction_p_value, ratio_estimate
-from seqrec.abtest.moments import Moments
-from seqrec.abtest.plan import Metric, Plan, Quantile
+from seqrec.abtest.plan import ExperimentPlan, Metric, Quantile
 from seqrec.abtest.quantiles import QuantileDifference, quantile_difference
+from seqrec.abtest.sample_moments import SampleMoments
 from seqrec.abtest.sequential import sequential_effect
 from seqrec.abtest.trust import Check, balance_check, trust_checks, variation_check
-from seqrec.abtest.verdict import Verdict, blocked, decide
+from seqrec.abtest.verdict import Verdict, blocked_verdict, decide
 from seqrec.files import make_directory, write_json, write_text
 from seqrec.stats import benjamini_hochberg, holm
 from seqrec.types import InputError
 
 
-def analyze(connection: duckdb.DuckDBPyConnection, plan: Plan, *, n_days: int | None = None) -> dict[str, Any]:
-    """The result of loaded logs (`load_logs`): what follows from their sums, see `aggregate` and `conclude`."""
+def analyze(
+    connection: duckdb.DuckDBPyConnection, plan: ExperimentPlan, *, n_days: int | None = None
+) -> dict[str, Any]:
+    """The result of loaded logs (`load_logs`): `aggregate`, then `conclude`."""
     return conclude(aggregate(connection, plan, n_days=n_days), plan)
 
 
-def conclude(found: Aggregates, plan: Plan) -> dict[str, Any]:
-    """The result that follows from the sums, a pure function; figures that do not exist are None."""
-    complete = found.n_days == plan.n_days
-    due = plan.stopping == "always-valid" or found.look > 0
-    checks = trust_checks(found.trust, plan, n_days=found.n_days)
-    arms = found.primary
+def conclude(sums: Aggregates, plan: ExperimentPlan) -> dict[str, Any]:
+    """The result that follows from the sums (a pure function); undefined figures are None."""
+    complete = sums.n_days == plan.n_days
+    due = plan.stopping == "always-valid" or sums.look > 0
+    checks = trust_checks(sums.trust, plan, n_days=sums.n_days)
+    arms = sums.primary
     result: dict[str, Any] = {
         "plan": _plan_record(plan),
-        "n_days": found.n_days,
+        "n_days": sums.n_days,
         "complete": complete,
-        "look": found.look if plan.n_looks > 1 else None,
+        "look": sums.look if plan.n_looks > 1 else None,
         "n_users": {arm: arms[arm].n_users if arm in arms else 0 for arm in plan.arms},
         "effects": {},
         "segments": [],
         "days": {},
     }
     if all(arm in arms and arms[arm].n_users > 1 for arm in plan.arms):
-        checks += variation_check(plan.primary.name, arms) + balance_check(plan, found.before)
-        checks += _effects(found, plan, result)
+        if sums.trust.repeated:
+            checks += variation_check(plan.primary.name, arms)
+        checks += balance_check(plan, sums.before)
+        checks += _effects(sums, plan, result)
     result["checks"] = [check._asdict() for check in checks]
     result["verdicts"] = {
-        arm: (blocked(checks) or _verdict(plan, arm, result, complete=complete, due=due))._asdict()
+        arm: (blocked_verdict(checks) or _verdict(plan, arm, result, complete=complete, due=due))._asdict()
         for arm in plan.arms[1:]
     }
     return _json_ready(result)
 
 
-def _effects(found: Aggregates, plan: Plan, result: dict[str, Any]) -> list[Check]:
-    """Fills in effects, segments and days of the result; a primary metric that cannot be computed is a failed check."""
-    look = max(found.look, 1)
+def _effects(sums: Aggregates, plan: ExperimentPlan, result: dict[str, Any]) -> list[Check]:
+    """Adds effects, segments and days to the result; a primary metric that cannot be computed is a failed check."""
+    look = max(sums.look, 1)
     try:
-        estimates, saved = _estimates(found.primary, plan)
+        estimates, saved = _estimates(sums.primary, plan)
     except InputError as error:
         return [Check("primary metric", "failed", f"{plan.primary.name} cannot be computed: {error}")]
     result["variance_saved"] = saved
@@ -68,15 +72,15 @@ def _effects(found: Aggregates, plan: Plan, result: dict[str, Any]) -> list[Chec
             "guardrails": [],
             "quantiles": [
                 {"quantile": quantile, "effect": _quantile_effect(values, quantile, plan, arm)}
-                for quantile, values in zip(plan.quantiles, found.quantiles, strict=True)
+                for quantile, values in zip(plan.quantiles, sums.quantiles, strict=True)
             ],
         }
         for arm in plan.arms[1:]
     }
     result["effects"] = effects
-    result["segments"] = _segments(found.segments, plan)
-    result["days"] = {arm: _daily(found.days, plan, arm) for arm in plan.arms[1:]}
-    for metric, arms in zip(plan.guardrails, found.guardrails, strict=True):
+    result["segments"] = _segments(sums.segments, plan)
+    result["days"] = {arm: _daily(sums.days, plan, arm) for arm in plan.arms[1:]}
+    for metric, arms in zip(plan.guardrails, sums.guardrails, strict=True):
         try:
             guarded, _ = _estimates(arms, plan)
         except InputError as error:
@@ -90,29 +94,31 @@ def _effects(found: Aggregates, plan: Plan, result: dict[str, Any]) -> list[Chec
     return []
 
 
-def _estimates(arms: dict[str, Moments], plan: Plan) -> tuple[dict[str, Estimate], float]:
-    """Each arm's estimate, with what was known before taken out where the plan asks for it, and the variance saved."""
+def _estimates(arms: dict[str, SampleMoments], plan: ExperimentPlan) -> tuple[dict[str, Estimate], float]:
+    """Each arm's estimate, adjusted for covariates if the plan says so, and the share of variance that this removes."""
     if not plan.is_adjusted:
-        return {arm: ratio_estimate(found) for arm, found in arms.items()}, 0.0
-    found, saved = cuped_estimates(list(arms.values()), [2, 3], numerator=0, denominator=1)
-    return dict(zip(arms, found, strict=True)), saved
+        return {arm: ratio_estimate(sample) for arm, sample in arms.items()}, 0.0
+    estimates, saved = cuped_estimates(list(arms.values()), [2, 3], numerator=0, denominator=1)
+    return dict(zip(arms, estimates, strict=True)), saved
 
 
-def _quantile_effect(values: dict[str, np.ndarray], quantile: Quantile, plan: Plan, arm: str) -> QuantileDifference:
+def _quantile_effect(
+    values: dict[str, np.ndarray], quantile: Quantile, plan: ExperimentPlan, arm: str
+) -> QuantileDifference:
     level = 1.0 - plan.alpha / (len(plan.arms) - 1)
     return quantile_difference(values[plan.arms[0]], values[arm], quantile=quantile.quantile, level=level)
 
 
-def _verdict(plan: Plan, arm: str, result: dict[str, Any], *, complete: bool, due: bool) -> Verdict:
-    found = result["effects"][arm]
-    states = {each["metric"]: each["state"] for each in found["guardrails"]}
-    return decide(plan, arm, found["primary"], states, complete=complete, due=due)
+def _verdict(plan: ExperimentPlan, arm: str, result: dict[str, Any], *, complete: bool, due: bool) -> Verdict:
+    effects = result["effects"][arm]
+    states = {each["metric"]: each["state"] for each in effects["guardrails"]}
+    return decide(plan, arm, effects["primary"], states, complete=complete, due=due)
 
 
-def _segments(segments: dict[tuple[str, str], dict[str, Moments]], plan: Plan) -> list[dict[str, Any]]:
+def _segments(segments: dict[tuple[str, str], dict[str, SampleMoments]], plan: ExperimentPlan) -> list[dict[str, Any]]:
     """The primary effect by segment: fixed intervals, p-values adjusted (Benjamini and Hochberg) over all values of
     all segments, and for each segment a test that its effects differ (Holm over segments)."""
-    found = []
+    rows = []
     for (segment, value), arms in segments.items():
         for arm in plan.arms[1:]:
             pair = {name: arms[name] for name in (plan.arms[0], arm) if name in arms}
@@ -123,28 +129,28 @@ def _segments(segments: dict[tuple[str, str], dict[str, Moments]], plan: Plan) -
                 row["effect"] = effect(estimates[plan.arms[0]], estimates[arm], alpha=plan.alpha)
             except (InputError, KeyError):
                 row["effect"] = None
-            found.append(row)
-    adjusted = benjamini_hochberg(np.array([row["effect"].p_value if row["effect"] else math.nan for row in found]))
-    for row, p_value in zip(found, adjusted, strict=True):
+            rows.append(row)
+    adjusted = benjamini_hochberg(np.array([row["effect"].p_value if row["effect"] else math.nan for row in rows]))
+    for row, p_value in zip(rows, adjusted, strict=True):
         row["p_adjusted"] = float(p_value)
-    groups = list(dict.fromkeys((row["segment"], row["arm"]) for row in found))
+    groups = list(dict.fromkeys((row["segment"], row["arm"]) for row in rows))
     interactions = []
     for group in groups:
-        effects = [row["effect"] for row in found if (row["segment"], row["arm"]) == group and row["effect"]]
+        effects = [row["effect"] for row in rows if (row["segment"], row["arm"]) == group and row["effect"]]
         interactions.append(
             interaction_p_value(
                 np.array([each.difference for each in effects]), np.array([each.standard_error for each in effects])
             )
         )
     by_group = dict(zip(groups, holm(np.array(interactions, float)), strict=True))
-    for row in found:
+    for row in rows:
         row["p_interaction"] = float(by_group[row["segment"], row["arm"]])
-    return found
+    return rows
 
 
-def _daily(by_day: dict[str, list[Moments | None]], plan: Plan, arm: str) -> list[dict[str, Any]]:
-    """The effect of all days so far at each day's end, with its confidence sequence."""
-    found = []
+def _daily(by_day: dict[str, list[SampleMoments | None]], plan: ExperimentPlan, arm: str) -> list[dict[str, Any]]:
+    """The effect to date at the end of each day, with its confidence sequence."""
+    rows = []
     alpha = plan.alpha / (len(plan.arms) - 1)
     for day, pair in enumerate(zip(by_day[plan.arms[0]], by_day[arm], strict=True), start=1):
         row: dict[str, Any] = {"day": day, "n_users": sum(each.n_users for each in pair if each)}
@@ -153,29 +159,29 @@ def _daily(by_day: dict[str, list[Moments | None]], plan: Plan, arm: str) -> lis
                 raise InputError("an arm has no users yet; wait for the first")
             estimates, _ = _estimates({"control": pair[0], "treatment": pair[1]}, plan)
             control, treatment = estimates["control"], estimates["treatment"]
-            looked = sequential_effect(control, treatment, tuning=plan.expected_users, alpha=alpha)
+            sequential = sequential_effect(control, treatment, tuning=plan.expected_users, alpha=alpha)
             fixed = effect(control, treatment, alpha=alpha)
         except InputError:
-            # Too few users yet, or nothing in the denominator.
+            # Too few users so far, or a denominator of 0.
             row |= dict.fromkeys(("difference", "lower", "upper", "fixed_lower", "fixed_upper", "p_value"), math.nan)
         else:
-            row |= {"difference": looked.value, "lower": looked.lower, "upper": looked.upper}
-            row |= {"fixed_lower": fixed.lower, "fixed_upper": fixed.upper, "p_value": looked.p_value}
-        found.append(row)
-    return found
+            row |= {"difference": sequential.value, "lower": sequential.lower, "upper": sequential.upper}
+            row |= {"fixed_lower": fixed.lower, "fixed_upper": fixed.upper, "p_value": sequential.p_value}
+        rows.append(row)
+    return rows
 
 
-def _plan_record(plan: Plan) -> dict[str, Any]:
+def _plan_record(plan: ExperimentPlan) -> dict[str, Any]:
     fields = {name: value for name, value in vars(plan).items() if name not in ("primary", "guardrails", "start")}
     return {**fields, "primary": plan.primary, "start": plan.start.isoformat(), "hash": plan.content_hash}
 
 
 def _json_ready(value: Any) -> Any:
-    """Records as dicts, and None for what JSON has no number for."""
+    """Named tuples as dicts, and None for NaN and infinity, which JSON does not have."""
     if isinstance(value, Metric | Quantile):
         return {"name": value.name, **vars(value)}
-    if isinstance(value, Judged):
-        # One level, with the relative smallest effect in place of the absolute one.
+    if isinstance(value, Judgement):
+        # One level; the smallest detectable effect is the relative one.
         fields = {**value.effect._asdict(), **value._asdict()}
         return {name: _json_ready(each) for name, each in fields.items() if name != "effect"}
     if isinstance(value, tuple) and hasattr(value, "_asdict"):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import duckdb
 
-from seqrec.abtest.plan import MICROSECONDS_PER_DAY, Plan
+from seqrec.abtest.plan import MICROSECONDS_PER_DAY, ExperimentPlan
 from seqrec.data.files import NO_LIMITS, Limits, connect, quoted
 from seqrec.data.paths import check_file
 from seqrec.types import InputError
@@ -32,10 +32,13 @@ class Logs:
     database: str | None = None
     """A DuckDB file, or postgresql://... where DuckDB's postgres extension is installed; the three above are then
     names of its tables, such as events or logs.events."""
+    drop_repeated: bool = False
+    """Count repeated events once: events of a user with the same sequence number, or without such numbers, equal rows.
+    By default they block the verdict."""
 
 
-def load_logs(logs: Logs, plan: Plan, *, limits: Limits = NO_LIMITS) -> duckdb.DuckDBPyConnection:
-    """A database with the tables assignments, exposures, events, segment_values and settings.
+def load_logs(logs: Logs, plan: ExperimentPlan, *, limits: Limits = NO_LIMITS) -> duckdb.DuckDBPyConnection:
+    """A database with the tables assignments, exposures, events, segment_values and dropped_events.
 
     Their user_id is the plan's unit. Events of Parquet files and DuckDB tables stay where they are and are read when
     they are asked for. No name or value of a file becomes part of a statement but as a quoted identifier, a quoted
@@ -76,14 +79,38 @@ def load_logs(logs: Logs, plan: Plan, *, limits: Limits = NO_LIMITS) -> duckdb.D
     source = "raw_exposures" if "exposures" in paths else "raw_assignments"
     connection.execute(f"CREATE TABLE exposures AS SELECT {user_id}, timestamp_us FROM {source}")
     sequence = "CAST(sequence AS BIGINT)" if "sequence" in columns["events"] else "CAST(NULL AS BIGINT)"
+    events = "events_with_repeats" if logs.drop_repeated else "events"
     connection.execute(
-        f"CREATE VIEW events AS SELECT {user_id}, timestamp_us, CAST(seconds AS DOUBLE) AS seconds, "
+        f"CREATE VIEW {events} AS SELECT {user_id}, timestamp_us, CAST(seconds AS DOUBLE) AS seconds, "
         f"CAST(skipped AS INTEGER) AS skipped, CAST(liked AS INTEGER) AS liked, {sequence} AS sequence FROM raw_events"
     )
+    _drop_repeated(connection, logs, by_sequence="sequence" in columns["events"])
     return connection
 
 
-def set_period(connection: duckdb.DuckDBPyConnection, plan: Plan, *, n_days: int) -> None:
+def _drop_repeated(connection: duckdb.DuckDBPyConnection, logs: Logs, *, by_sequence: bool) -> None:
+    """Creates the one-row table `dropped_events` and, with `drop_repeated`, the table `events` without repeats."""
+    if not logs.drop_repeated:
+        connection.execute("CREATE TABLE dropped_events AS SELECT 0 AS n_events")
+        return
+    values = "timestamp_us, seconds, skipped, liked"
+    key = "user_id, sequence" if by_sequence else f"user_id, {values}"
+    try:
+        connection.execute(
+            f"CREATE TABLE events AS SELECT DISTINCT ON ({key}) * FROM events_with_repeats ORDER BY {key}, {values}"
+        )
+        connection.execute(
+            "CREATE TABLE dropped_events AS SELECT "
+            "(SELECT COUNT(*) FROM events_with_repeats) - (SELECT COUNT(*) FROM events) AS n_events"
+        )
+    except duckdb.Error as error:
+        raise InputError(
+            f"repeated events of {logs.events} cannot be dropped ({_first_line(error)}); set a memory limit and a "
+            "spill directory with room"
+        ) from error
+
+
+def set_period(connection: duckdb.DuckDBPyConnection, plan: ExperimentPlan, *, n_days: int) -> None:
     """Makes the one-row table `settings`: the plan's first `n_days`, and what else the SQL asks of the plan."""
     connection.execute(
         """
@@ -102,7 +129,7 @@ def set_period(connection: duckdb.DuckDBPyConnection, plan: Plan, *, n_days: int
     )
 
 
-def days_logged(connection: duckdb.DuckDBPyConnection, plan: Plan) -> int:
+def days_logged(connection: duckdb.DuckDBPyConnection, plan: ExperimentPlan) -> int:
     """Whole or begun days from the plan's start to the last with events, 0 to the planned number.
 
     A day counts as logged with a hundredth of the busiest day's events, so that a few clocks that run ahead do not make
@@ -249,7 +276,7 @@ def _check(connection: duckdb.DuckDBPyConnection, file: Path, table: str, column
             raise InputError(f"{file}, row {row}: {name} is {shown}; {remedy}")
 
 
-def _take_assignments(connection: duckdb.DuckDBPyConnection, file: Path, plan: Plan, user_id: str) -> None:
+def _take_assignments(connection: duckdb.DuckDBPyConnection, file: Path, plan: ExperimentPlan, user_id: str) -> None:
     table = "raw_assignments"
     unknown = connection.execute(
         f"SELECT DISTINCT CAST(arm AS VARCHAR) AS arm FROM {table} "

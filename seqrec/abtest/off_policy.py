@@ -1,7 +1,8 @@
-"""What a new policy would have earned on the logs of an old one: IPS, SNIPS and doubly robust estimates.
+"""Off-policy evaluation: the value of a new policy from an old one's logs, by IPS, SNIPS and doubly robust estimates.
 
-The logs must hold the chance with which the old policy showed what it showed, and it must have shown, sometimes,
-all that the new one would: where the weights' effective sample size is a small part of n, the estimate is a guess.
+The logs must hold the probability with which the old policy chose each logged action, and the old policy must have
+chosen every action that the new one would choose at least sometimes. Where the effective sample size of the weights is
+a small part of n, the estimate is unreliable.
 """
 
 import math
@@ -23,11 +24,12 @@ class PolicyValue(NamedTuple):
     lower: float
     upper: float
     effective_sample_size: float
-    """(sum of weights)^2 / sum of squared weights (Kish, 1965): how many rows of the new policy this is worth."""
+    """(sum of weights)^2 / sum of squared weights (Kish, 1965): the number of rows of the new policy with the same
+    precision."""
     mean_weight: float
-    """1 where logged chances are right; far from it, distrust the logs."""
+    """About 1 if the logged probabilities are right; far from 1, do not trust the logs."""
     share_clipped: float
-    """Rows whose weight was cut to the largest allowed."""
+    """Share of rows whose weight was clipped to the maximum."""
 
 
 def ips(
@@ -37,8 +39,8 @@ def ips(
     max_weight: float = math.inf,
     level: float = 0.95,
 ) -> PolicyValue:
-    """Inverse propensity scoring: the mean of weight times reward (Horvitz and Thompson, 1952), where a row's weight
-    is the new policy's chance of the logged action over the old one's. Unbiased unless clipped by `max_weight`.
+    """Inverse propensity scoring: the mean of weight times reward (Horvitz and Thompson, 1952). A row's weight is the
+    new policy's probability of the logged action divided by the old one's. Unbiased unless clipped by `max_weight`.
 
     >>> ips(np.array([1.0, 0.0]), np.array([0.5, 1.5])).value
     0.25
@@ -54,15 +56,17 @@ def snips(
     max_weight: float = math.inf,
     level: float = 0.95,
 ) -> PolicyValue:
-    """Self-normalised: the weighted mean of rewards (Swaminathan and Joachims, 2015), a little biased, less variable,
-    and inside the range of the rewards. The standard error is the ratio's by the delta method.
+    """Self-normalised inverse propensity scoring: the weighted mean of rewards (Swaminathan and Joachims, 2015). It is
+    slightly biased, less variable, and inside the range of the rewards. The standard error is by the delta method.
 
     >>> snips(np.array([1.0, 0.0]), np.array([1.0, 3.0])).value
     0.25
     """
     clipped, share = _clipped(weights, rewards, max_weight)
     if not clipped.sum() > 0:
-        raise InputError("all weights are 0: the new policy takes none of the logged actions; log a wider policy")
+        raise InputError(
+            "all weights are 0: the new policy chooses none of the logged actions; log a more random policy"
+        )
     value = float(np.average(rewards, weights=clipped))
     return _with_interval(value + clipped * (rewards - value) / clipped.mean(), clipped, share, level)
 
@@ -76,11 +80,11 @@ def doubly_robust(
     max_weight: float = math.inf,
     level: float = 0.95,
 ) -> PolicyValue:
-    """The model's value plus the weighted mean of its errors (Dudík, Langford and Li, 2011): right if either the
-    weights or the model are.
+    """The reward model's value of the policy plus the weighted mean of the model's errors (Dudík, Langford and Li,
+    2011): consistent if either the weights or the model are right.
 
-    `predicted_logged` is the model's reward of the logged action, `predicted_policy` its mean over the new policy's
-    actions in the same context; the model must come from other rows than these.
+    `predicted_logged` is the predicted reward of the logged action, `predicted_policy` its mean over the new policy's
+    actions in the same context. The model must be fitted on other rows.
 
     >>> doubly_robust(np.array([1.0, 0.0]), np.ones(2), np.array([0.5, 0.5]), np.array([0.75, 0.75])).value
     0.75
@@ -89,7 +93,7 @@ def doubly_robust(
     for name, values in (("predicted_logged", predicted_logged), ("predicted_policy", predicted_policy)):
         if values.shape != rewards.shape or not np.isfinite(values).all():
             raise InputError(
-                f"{name} has {values.size} values for {rewards.size} rows or some not finite; give one a row"
+                f"{name} has {values.size} values for {rewards.size} rows or some not finite; give one per row"
             )
     return _with_interval(predicted_policy + clipped * (rewards - predicted_logged), clipped, share, level)
 
@@ -97,13 +101,15 @@ def doubly_robust(
 def importance_weights(
     policy_chances: Float[np.ndarray, " n"], logged_chances: Float[np.ndarray, " n"]
 ) -> Float[np.ndarray, " n"]:
-    """The new policy's chance of each logged action over the old one's, which must be above 0.
+    """The new policy's probability of each logged action divided by the old one's, which must be above 0.
 
     >>> importance_weights(np.array([0.5]), np.array([0.25])).tolist()
     [2.0]
     """
     if policy_chances.shape != logged_chances.shape:
-        raise InputError(f"{policy_chances.size} chances and {logged_chances.size} logged ones; give one of each a row")
+        raise InputError(
+            f"{policy_chances.size} policy chances and {logged_chances.size} logged ones; give one of each per row"
+        )
     bad = ~((logged_chances > 0) & (logged_chances <= 1) & (policy_chances >= 0) & (policy_chances <= 1))
     if bad.any():
         row = int(np.argmax(bad))
@@ -118,7 +124,9 @@ def _clipped(
     weights: Float[np.ndarray, " n"], rewards: Float[np.ndarray, " n"], max_weight: float
 ) -> tuple[Float[np.ndarray, " n"], float]:
     if weights.shape != rewards.shape or len(weights) < 2:
-        raise InputError(f"{rewards.size} rewards and {weights.size} weights; give one of each a row, at least 2 rows")
+        raise InputError(
+            f"{rewards.size} rewards and {weights.size} weights; give one of each per row, at least 2 rows"
+        )
     if not (np.isfinite(rewards).all() and np.isfinite(weights).all() and (weights >= 0).all()):
         raise InputError("a reward or weight is NaN or infinite, or a weight below 0; correct the logged chances")
     if not max_weight > 0:

@@ -1,4 +1,4 @@
-"""How well offline metrics foretell online ones, from experiments that have both."""
+"""How well offline metrics predict online ones, from experiments that have both."""
 
 import json
 from collections.abc import Sequence
@@ -14,45 +14,45 @@ from seqrec.types import InputError
 
 
 class Agreement(NamedTuple):
-    """Of past experiments' offline and online effects."""
+    """Agreement of the offline and online effects of past experiments."""
 
     n_experiments: int
     n_signed: int
-    """Experiments whose effects are both other than 0."""
+    """Experiments in which neither effect is 0."""
     sign_agreement: float
-    """Share of those with one sign."""
+    """Share of those in which both effects have the same sign."""
     sign_lower: float
     sign_upper: float
-    """Ends of Wilson's interval (1927)."""
+    """Bounds of Wilson's interval (1927)."""
     rank_correlation: float
-    """Spearman's, NaN where either side is constant."""
+    """Spearman's; NaN where either side is constant."""
     rank_lower: float
     rank_upper: float
-    """Ends of its interval by Fisher's transform with Bonett and Wright's variance (2000); NaN below 4
+    """Bounds of its interval by Fisher's transform with the variance of Bonett and Wright (2000); NaN below 4
     experiments and at a correlation of 1."""
 
 
 def offline_online(
     offline: Float[np.ndarray, " n_experiments"], online: Float[np.ndarray, " n_experiments"], *, level: float = 0.95
 ) -> Agreement:
-    """One row an experiment: the offline metric's difference and the online one's, of treatment less control.
+    """The agreement of offline and online differences, treatment minus control, with one entry per experiment.
 
-    Online effects are noisy, which draws the correlation towards 0; experiments that were run because they looked
-    good offline are a chosen sample, which does too. So this says what an offline win has been worth, not more.
+    Noise in the online effects draws the correlation towards 0, and so does selection: experiments are run because they
+    look good offline. So the correlation describes past offline wins and no more.
 
-    >>> found = offline_online(np.array([1.0, 2.0, 3.0, -1.0]), np.array([0.1, 0.3, 0.2, 0.1]))
-    >>> found.sign_agreement, round(found.rank_correlation, 2)
+    >>> agreement = offline_online(np.array([1.0, 2.0, 3.0, -1.0]), np.array([0.1, 0.3, 0.2, 0.1]))
+    >>> agreement.sign_agreement, round(agreement.rank_correlation, 2)
     (0.75, 0.74)
     """
     check_share(level=level)
     if offline.shape != online.shape or len(offline) < 2:
         raise InputError(
-            f"{len(offline)} offline and {len(online)} online effects; give one of each for 2 experiments or more"
+            f"{len(offline)} offline and {len(online)} online effects; give one of each for at least 2 experiments"
         )
     if not (np.isfinite(offline).all() and np.isfinite(online).all()):
         row = int(np.argmax(~(np.isfinite(offline) & np.isfinite(online))))
         raise InputError(
-            f"experiment {row} has effects {offline[row]} and {online[row]}; leave out what was not measured"
+            f"experiment {row} has effects {offline[row]} and {online[row]}; leave out experiments without both"
         )
     signed = (offline != 0) & (online != 0)
     n_signed = int(signed.sum())
@@ -73,12 +73,12 @@ def offline_online(
 
 
 def read_offline(file: Path, arms: Sequence[str]) -> dict[str, dict[str, dict[str, float | None]]]:
-    """Arm -> offline metric -> its difference from the control, with its interval and what it could have shown.
+    """Arm -> offline metric -> its difference from the control, with its interval and smallest detectable difference.
 
-    `file` is a comparison.json, as `experiments/compare.py` writes it of rank tables. Its reference is the control,
-    and its other runs are the treatments: by their names, or the only one that of the only treatment.
+    `file` is a comparison.json that `experiments/compare.py` writes. Its reference is the control. Its other runs are
+    the treatments: matched by name, or a single run with a single treatment.
     """
-    found = _read_json(file)
+    comparison = _read_json(file)
     try:
         by_run = {
             str(run): {
@@ -90,17 +90,19 @@ def read_offline(file: Path, arms: Sequence[str]) -> dict[str, dict[str, dict[st
                 }
                 for metric, each in metrics.items()
             }
-            for run, metrics in found["comparisons"].items()
+            for run, metrics in comparison["comparisons"].items()
         }
     except (KeyError, TypeError, AttributeError, IndexError) as error:
-        raise InputError(f"{file} is no comparison ({error!r}); give what experiments/compare.py wrote") from error
+        raise InputError(
+            f"{file} is not a comparison ({error!r}); give a file that experiments/compare.py wrote"
+        ) from error
     treatments = list(arms)[1:]
     if len(by_run) == 1 and len(treatments) == 1:
         return {treatments[0]: next(iter(by_run.values()))}
     missing = [arm for arm in treatments if arm not in by_run]
     if missing:
         raise InputError(
-            f"{file} compares {', '.join(by_run)}, and none is named as the arm {missing[0]!r}; name the runs alike"
+            f"{file} compares {', '.join(by_run)}, and none is named as the arm {missing[0]!r}; name runs like arms"
         )
     return {arm: by_run[arm] for arm in treatments}
 
@@ -108,10 +110,10 @@ def read_offline(file: Path, arms: Sequence[str]) -> dict[str, dict[str, dict[st
 def with_offline(
     result: dict[str, Any], offline: dict[str, dict[str, dict[str, float | None]]], past: Sequence[Path] = ()
 ) -> dict[str, Any]:
-    """The result with `offline` beside it, and how well each offline metric foretold the primary one in it and in
-    the `past` results (ab_result.json files of analyses that had an offline comparison too).
+    """The result with `offline` added, and how well each offline metric predicts the primary one over this result and
+    `past` ones (ab_result.json files of analyses with an offline comparison).
 
-    A blocked experiment tells nothing of its effect, so it is left out, and counted.
+    Blocked experiments are left out and counted, because their effects cannot be relied on.
     """
     results = [(Path("this result"), {**result, "offline": offline}), *((file, _read_json(file)) for file in past)]
     pairs: dict[str, list[tuple[float, float]]] = {}
@@ -124,32 +126,32 @@ def with_offline(
                     continue
                 primary = each["effects"][arm]["primary"]["relative"]
                 sign = 1 if each["plan"]["primary"]["more_is_better"] else -1
-                for metric, found in metrics.items():
-                    if primary is not None and found["difference"] is not None:
-                        pairs.setdefault(metric, []).append((float(found["difference"]), sign * float(primary)))
+                for metric, compared in metrics.items():
+                    if primary is not None and compared["difference"] is not None:
+                        pairs.setdefault(metric, []).append((float(compared["difference"]), sign * float(primary)))
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise InputError(
-                f"{file} is no result with an offline comparison ({error!r}); analyse it again with --offline"
+                f"{file} is not a result with an offline comparison ({error!r}); analyse it again with --offline"
             ) from error
     agreements = {
-        metric: offline_online(*(np.array(side) for side in zip(*found, strict=True)))._asdict()
-        for metric, found in pairs.items()
-        if len(found) > 1
+        metric: offline_online(*(np.array(side) for side in zip(*effects, strict=True)))._asdict()
+        for metric, effects in pairs.items()
+        if len(effects) > 1
     }
     agreements = {
-        metric: {name: None if np.isnan(value) else value for name, value in found.items()}
-        for metric, found in agreements.items()
+        metric: {name: None if np.isnan(value) else value for name, value in agreement.items()}
+        for metric, agreement in agreements.items()
     }
     return {**result, "offline": offline, "offline_online": {"agreements": agreements, "n_blocked": n_blocked}}
 
 
 def _read_json(file: Path) -> dict[str, Any]:
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        record = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{file} cannot be read ({error.strerror}); correct the path") from error
     except ValueError as error:
-        raise InputError(f"{file} is no JSON ({error}); give the file as it was written") from error
-    if not isinstance(found, dict):
-        raise InputError(f"{file} holds no record; give the file as it was written")
-    return found
+        raise InputError(f"{file} is not JSON ({error}); give the file as it was written") from error
+    if not isinstance(record, dict):
+        raise InputError(f"{file} holds no JSON object; give the file as it was written")
+    return record

@@ -295,7 +295,7 @@ def _method(result: Mapping[str, Any]) -> list[str]:
     names = [*STEPS, "metric_values", *(predicted if plan["adjustment"] == "cupac" else ())]
     names += ["moments", "segment_moments", "new_users_by_day", "increments_by_day"]
     names += ["user_values"] if plan["quantiles"] else []
-    names += ["check_arms", "check_days", "check_segments", "check_logging", "check_left_out"]
+    names += ["check_arms", "check_days", "check_segments", "check_logging", "check_repeated", "check_left_out"]
     sql = (folded(f"{name}.sql", f"<pre>{text(sql_text(name))}</pre>") for name in names)
     return ["<h2>Method</h2>", bullets(sentences), "<h2>SQL</h2>", *sql]
 

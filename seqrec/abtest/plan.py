@@ -114,7 +114,7 @@ def quantile_of(text: str) -> Quantile:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ExperimentPlan:
     """The experiment and how its result is to be read."""
 
     name: str
@@ -161,6 +161,8 @@ class Plan:
     """Users in two arms are left out; a larger share of them than this blocks the verdict."""
     max_lost_share: float = 0.05
     """A larger share of lost events (gaps in the numbers of `sequence`) than this blocks the verdict."""
+    max_repeated_share: float = 0.001
+    """A larger share of events that are logged more than once than this blocks the verdict."""
     trust_alpha: float = 0.001
     """Significance level of each data quality check; low because there are many."""
 
@@ -185,7 +187,7 @@ class Plan:
         check_between(self, 1e-6, 0.5, "alpha")
         check_between(self, 0.5, 0.999, "power")
         check_between(self, 1e-9, 0.5, "trust_alpha")
-        check_share(self, "max_two_arm_share", "max_lost_share")
+        check_share(self, "max_two_arm_share", "max_lost_share", "max_repeated_share")
         for metric in self.guardrails:
             if metric.margin <= 0.0:
                 raise InputError(f"guardrail {metric.name} has no margin; write the acceptable loss, such as :0.02")
@@ -225,7 +227,7 @@ class Plan:
         return detectable_difference(error, alpha=self.alpha / (len(self.arms) - 1), power=self.power)
 
 
-def write_plan(plan: Plan, file: Path) -> None:
+def write_plan(plan: ExperimentPlan, file: Path) -> None:
     """Saves the plan as TOML; a file that is there already is refused, since a plan is not rewritten."""
     if file.exists():
         raise InputError(f"{file} holds a plan already; a plan is written once, before the data: name a new file")
@@ -233,10 +235,10 @@ def write_plan(plan: Plan, file: Path) -> None:
     write_text(file, _toml(plan))
 
 
-def read_plan(file: Path) -> Plan:
+def read_plan(file: Path) -> ExperimentPlan:
     """The plan that a TOML file holds."""
     try:
-        return from_json(Plan, tomllib.loads(file.read_text(encoding="utf-8")))
+        return from_json(ExperimentPlan, tomllib.loads(file.read_text(encoding="utf-8")))
     except OSError as error:
         raise InputError(f"{file} cannot be read ({error.strerror}); correct the path") from error
     except InputError as error:
@@ -245,7 +247,7 @@ def read_plan(file: Path) -> Plan:
         raise InputError(f"{file} is not TOML ({error}); write it with the plan command") from error
 
 
-def _toml(plan: Plan) -> str:
+def _toml(plan: ExperimentPlan) -> str:
     fields = to_json(plan)
     tables = [("[primary]", fields.pop("primary"))]
     tables += [(f"[[{name}]]", each) for name in ("guardrails", "quantiles") for each in fields.pop(name)]

@@ -1,4 +1,4 @@
-"""Differences of quantiles, such as of a heavy user's listening, by bootstrap over users."""
+"""Differences of quantiles, such as the 90% quantile of plays per user, by bootstrap over users."""
 
 from typing import NamedTuple
 
@@ -8,12 +8,15 @@ from jaxtyping import Float
 from seqrec.abtest.means import check_share
 from seqrec.types import InputError
 
-# Users' event counts are drawn for as many resamples at a time as fit in this many cells.
+# Size of a block of resamples: resamples times events.
 _CELLS_PER_BLOCK = 1 << 22
+
+# In floating point .55 * 100 is slightly more than 55, and its ceiling would be 56.
+_JUST_BELOW_ONE = 1.0 - 1e-14
 
 
 class QuantileDifference(NamedTuple):
-    """Treatment's quantile less the control's, with a percentile interval."""
+    """The treatment's quantile minus the control's, with a percentile interval."""
 
     difference: float
     lower: float
@@ -31,10 +34,10 @@ def quantile_difference(
     n_resamples: int = 10_000,
     seed: int = 0,
 ) -> QuantileDifference:
-    """Of one value a user. A quantile is the order statistic of place ceil(q n), as users have it.
+    """The difference of a quantile of one value per user. The quantile is the order statistic of rank ceil(q n).
 
-    A resample's quantile is one of the sorted values, and which one is Binomial(n + 1, q) to the accuracy of the
-    bootstrap (Schultzberg and Ankargren, 2022), so that only places are drawn and nothing is resampled.
+    A resample's quantile is one of the sorted values. Its rank is Binomial(n + 1, q) to the accuracy of the bootstrap
+    (Schultzberg and Ankargren, 2022), so ranks are drawn and no user is resampled.
 
     >>> same = np.full(100, 3.0)
     >>> quantile_difference(same, same + 1.0, quantile=0.9)[:3]
@@ -45,12 +48,12 @@ def quantile_difference(
     points, draws = [], []
     for name, values in (("control", control), ("treatment", treatment)):
         if not len(values) or not np.isfinite(values).all():
-            raise InputError(f"{name} has {len(values)} users, some with NaN or none at all; give finite values")
+            raise InputError(f"{name} has {len(values)} users, or values that are not finite; give finite values")
         ordered = np.sort(values)
-        points.append(ordered[_place(len(ordered), quantile)])
+        points.append(ordered[_index(len(ordered), quantile)])
         places = rng.binomial(len(ordered) + 1, quantile, size=n_resamples)
         draws.append(ordered[np.clip(places - 1, 0, len(ordered) - 1)])
-    return _found(points, draws, level)
+    return _difference(points, draws, level)
 
 
 def event_quantile_difference(
@@ -64,8 +67,9 @@ def event_quantile_difference(
     n_resamples: int = 500,
     seed: int = 0,
 ) -> QuantileDifference:
-    """Of one value an event, such as the seconds of a play: users, who were randomised, are drawn with all their
-    events (a Poisson bootstrap: each user comes up Poisson(1) times, Chamandy et al., 2012).
+    """The difference of a quantile of one value per event, such as the seconds of a play. Users are resampled with all
+    their events, because users are randomised (a Poisson bootstrap: each is drawn Poisson(1) times, Chamandy et al.,
+    2012).
 
     >>> users = np.arange(100) // 10
     >>> event_quantile_difference(np.ones(100), users, np.full(100, 3.0), users, quantile=0.5)[:3]
@@ -80,34 +84,34 @@ def event_quantile_difference(
     ):
         if len(values) != len(users) or not len(values) or not np.isfinite(values).all():
             raise InputError(
-                f"{name} has {len(values)} values of {len(users)} users' events; give finite ones, a user each"
+                f"{name} has {len(values)} values of {len(users)} users' events; give finite values with a user each"
             )
         order = np.argsort(values, kind="stable")
         ordered = values[order]
         distinct, owner = np.unique(users, return_inverse=True)
         owner = owner[order]
-        points.append(ordered[_place(len(ordered), quantile)])
-        found = np.empty(n_resamples)
+        points.append(ordered[_index(len(ordered), quantile)])
+        resampled = np.empty(n_resamples)
         n_per_block = max(1, _CELLS_PER_BLOCK // len(ordered))
         for start in range(0, n_resamples, n_per_block):
             stop = min(start + n_per_block, n_resamples)
             counts = rng.poisson(1.0, size=(stop - start, len(distinct)))
-            # A resample in which no user came up tells nothing; it happens to a handful of users only.
+            # A resample without any user, which happens with a handful of users only, becomes the sample itself.
             counts[counts.sum(axis=1) == 0] = 1
             totals = np.cumsum(counts[:, owner], axis=1)
-            places = np.ceil(quantile * totals[:, -1])
-            found[start:stop] = [
+            places = np.ceil(_JUST_BELOW_ONE * quantile * totals[:, -1])
+            resampled[start:stop] = [
                 ordered[np.searchsorted(row, place)] for row, place in zip(totals, places, strict=True)
             ]
-        draws.append(found)
-    return _found(points, draws, level)
+        draws.append(resampled)
+    return _difference(points, draws, level)
 
 
-def _place(n: int, quantile: float) -> int:
-    return min(max(int(np.ceil(quantile * n)) - 1, 0), n - 1)
+def _index(n: int, quantile: float) -> int:
+    return min(max(int(np.ceil(_JUST_BELOW_ONE * quantile * n)) - 1, 0), n - 1)
 
 
-def _found(points: list[float], draws: list[np.ndarray], level: float) -> QuantileDifference:
+def _difference(points: list[float], draws: list[np.ndarray], level: float) -> QuantileDifference:
     tail = (1.0 - level) / 2.0
     lower, upper = np.quantile(draws[1] - draws[0], [tail, 1.0 - tail])
     return QuantileDifference(

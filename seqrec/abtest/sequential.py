@@ -1,7 +1,7 @@
-"""Looking more than once: confidence sequences, which hold at every look, and bounds for a planned number of looks."""
+"""Repeated looks: confidence sequences, which hold at every look, and bounds for a planned number of looks."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,37 +11,48 @@ from scipy import optimize, stats
 from seqrec.abtest.means import Estimate, check_share, effect, relative
 from seqrec.types import InputError
 
-# Points of the grid on which the statistic's density between looks is carried along.
+# Grid points of the density of the statistic between looks.
 _N_GRID = 401
 
+# Where the search for a bound starts; a test at alpha = .99 has its bound at .0125.
+_LEAST_BOUND = 1e-3
 
-class AlwaysValid(NamedTuple):
-    """An interval of a confidence sequence; NaN where the estimate has none."""
+# Error spent on one side by an information fraction t, of `tail` in all.
+_SPENT: dict[str, Callable[[float, float], float]] = {
+    "obrien-fleming": lambda t, tail: 2 * float(stats.norm.sf(stats.norm.isf(tail / 2) / math.sqrt(t))),
+    "pocock": lambda t, tail: tail * math.log(1 + (math.e - 1) * t),
+}
+
+
+class SequentialInterval(NamedTuple):
+    """An estimate with the interval of a confidence sequence; NaN where the estimate has none."""
 
     value: float
     standard_error: float
     lower: float
     upper: float
     p_value: float
-    """Always valid: the chance that it ever falls to alpha or below is at most alpha where there is no effect."""
+    """Always valid: without an effect, the probability that it ever falls to alpha or below is at most alpha."""
 
 
 def mixture_rho(tuning: float | int, *, alpha: float = 0.05) -> float:
-    """The mixture's width that makes a confidence sequence tightest near `tuning` users (Waudby-Smith, Arbour, Sinha,
-    Kennedy and Ramdas, 2021, eq. 161).
+    """The width of the normal mixture that makes a confidence sequence tightest near `tuning` users (Waudby-Smith,
+    Arbour, Sinha, Kennedy and Ramdas, 2021, eq. 161).
 
     >>> round(mixture_rho(1000.0), 5)  # sqrt((5.9915 + log(6.9915)) / 1000)
     0.08909
     """
     check_share(alpha=alpha)
-    if not tuning > 0:
-        raise InputError(f"tuning={tuning} is not above 0; give the number of users at which you expect to decide")
+    if not 0 < tuning < math.inf:
+        raise InputError(
+            f"tuning={tuning} is not above 0 and finite; give the number of users at which you expect to decide"
+        )
     return math.sqrt((-2 * math.log(alpha) + math.log(-2 * math.log(alpha) + 1)) / tuning)
 
 
 def sequence_multiple(n_users: int, *, tuning: float | int, alpha: float = 0.05) -> float:
-    """Standard errors on each side of a confidence sequence's interval at `n_users` (the same paper, eq. 9), where a
-    fixed test has 1.96: with t = n rho^2, sqrt(2 (t + 1) / t * log(sqrt(t + 1) / alpha)).
+    """Half-width of a confidence sequence at `n_users` in standard errors (the same paper, eq. 9), where a fixed test
+    has 1.96: with t = n rho^2, sqrt(2 (t + 1) / t * log(sqrt(t + 1) / alpha)).
 
     >>> round(sequence_multiple(1000, tuning=1000.0), 2)
     3.04
@@ -54,48 +65,48 @@ def sequence_multiple(n_users: int, *, tuning: float | int, alpha: float = 0.05)
 
 def confidence_sequence(
     value: float, standard_error: float, n_users: int, *, tuning: float | int, alpha: float = 0.05
-) -> AlwaysValid:
-    """An asymptotic confidence sequence's interval at this look: it holds at all looks at once, however they are
-    chosen, with chance 1 - alpha.
+) -> SequentialInterval:
+    """The interval of an asymptotic confidence sequence at this look. With probability 1 - alpha it holds at all looks
+    at once, however they are chosen.
 
-    `n_users` counts both arms' users. The guarantee is asymptotic, and about users who come in one after another
-    each with an outcome that is complete; where outcomes go on growing, as plays to date do, looks are more alike
-    than that and false alarms fewer. `tuning` must be chosen before the data are seen.
+    `n_users` counts the users of both arms. The guarantee is asymptotic and assumes users who arrive one after another,
+    each with a complete outcome. Where outcomes keep growing, as plays to date do, looks are more correlated and false
+    alarms rarer. Choose `tuning` before seeing the data.
 
-    >>> found = confidence_sequence(0.5, 0.1, 1000, tuning=1000.0)
-    >>> round(found.lower, 3), round(found.upper, 3)  # 3.04 standard errors
+    >>> result = confidence_sequence(0.5, 0.1, 1000, tuning=1000.0)
+    >>> round(result.lower, 3), round(result.upper, 3)  # 3.04 standard errors
     (0.196, 0.804)
     """
     multiple = sequence_multiple(n_users, tuning=tuning, alpha=alpha)
     reach = multiple * standard_error
-    if math.isnan(standard_error):
+    if math.isnan(value) or math.isnan(standard_error):
         p_value = math.nan
     elif standard_error == 0.0:
         p_value = 1.0 if value == 0.0 else 0.0
     else:
-        # Solves sequence_multiple(alpha) = |z| for alpha, with rho held at the planned alpha's.
+        # Solves sequence_multiple(alpha) = |z| for alpha, with rho fixed by the planned alpha.
         t = n_users * mixture_rho(tuning, alpha=alpha) ** 2
         z = value / standard_error
         p_value = min(1.0, math.sqrt(t + 1) * math.exp(-0.5 * z * z * t / (t + 1)))
-    return AlwaysValid(value, standard_error, value - reach, value + reach, p_value)
+    return SequentialInterval(value, standard_error, value - reach, value + reach, p_value)
 
 
 def sequential_effect(
     control: Estimate, treatment: Estimate, *, tuning: float | int, alpha: float = 0.05
-) -> AlwaysValid:
-    """The confidence sequence of the difference, treatment less control.
+) -> SequentialInterval:
+    """The confidence sequence of the difference, treatment minus control.
 
     >>> sequential_effect(Estimate(2.0, 0.5, 500), Estimate(4.0, 0.5, 500), tuning=1000.0).standard_error
     1.0
     """
-    found = effect(control, treatment, alpha=alpha)
+    result = effect(control, treatment, alpha=alpha)
     n_users = control.n_users + treatment.n_users
-    return confidence_sequence(found.difference, found.standard_error, n_users, tuning=tuning, alpha=alpha)
+    return confidence_sequence(result.difference, result.standard_error, n_users, tuning=tuning, alpha=alpha)
 
 
 def sequential_relative(
     control: Estimate, treatment: Estimate, *, tuning: float | int, alpha: float = 0.05
-) -> AlwaysValid:
+) -> SequentialInterval:
     """The confidence sequence of the relative difference, which GrowthBook calls its sequential t-test."""
     value, error = relative(control, treatment)
     return confidence_sequence(value, error, control.n_users + treatment.n_users, tuning=tuning, alpha=alpha)
@@ -104,9 +115,9 @@ def sequential_relative(
 def running_intersection(
     lower: Float[np.ndarray, " n_looks"], upper: Float[np.ndarray, " n_looks"]
 ) -> tuple[Float[np.ndarray, " n_looks"], Float[np.ndarray, " n_looks"]]:
-    """The tightest ends so far: if all intervals hold at once, so does what they have in common.
+    """The tightest bounds so far: if all intervals hold at once, so does their intersection.
 
-    Only for an effect that does not change over time; crossed ends say that it did.
+    Only for an effect that does not change over time; a lower bound above the upper one shows that it did.
 
     >>> running_intersection(np.array([-2.0, -3.0]), np.array([2.0, 1.0]))
     (array([-2., -2.]), array([2., 1.]))
@@ -115,10 +126,10 @@ def running_intersection(
 
 
 def crossing_probability(bounds: Sequence[float], information: Sequence[float] | None = None) -> float:
-    """The chance that |z| passes its bound at any of the looks where there is no effect.
+    """The probability that |z| exceeds its bound at any of the looks when there is no effect.
 
-    `information` is what each look has of the last one's, by default k / K: for independent users, the share of
-    them. By integration over the density of the sum so far (Armitage, McPherson and Rowe, 1969).
+    `information` is each look's fraction of the last look's information, by default k / K; for independent users, it is
+    their share. By integration over the density of the sum so far (Armitage, McPherson and Rowe, 1969).
 
     >>> round(crossing_probability([1.959964] * 5), 3)  # five looks at a test of 5%
     0.142
@@ -128,7 +139,7 @@ def crossing_probability(bounds: Sequence[float], information: Sequence[float] |
     time_before = 0.0
     for bound, time in edges:
         step = math.sqrt(time - time_before)
-        # In units of the sum: a bound of 8 standard errors is as good as none.
+        # In units of the sum; a bound of 8 standard errors is practically infinite.
         half = min(bound, 8.0) * math.sqrt(time)
         points = np.linspace(-half, half, _N_GRID)
         if grid is None or density is None:
@@ -147,8 +158,8 @@ def crossing_probability(bounds: Sequence[float], information: Sequence[float] |
 def _checked_bounds(bounds: Sequence[float], information: Sequence[float] | None) -> list[tuple[float, float]]:
     times = [k / len(bounds) for k in range(1, len(bounds) + 1)] if information is None else list(information)
     if len(times) != len(bounds) or not bounds:
-        raise InputError(f"{len(bounds)} bounds and {len(times)} looks; give one of each a look, at least one")
-    if any(late <= early for early, late in zip([0.0, *times], times, strict=False)):
+        raise InputError(f"{len(bounds)} bounds and {len(times)} looks; give one of each per look, at least one")
+    if not all(late > early for early, late in zip([0.0, *times], times, strict=False)):
         raise InputError(f"information {times} does not rise from above 0; sort the looks by time")
     if any(not bound > 0 for bound in bounds):
         raise InputError(f"bounds {list(bounds)} must be above 0; give those of |z|")
@@ -163,7 +174,7 @@ def _simpson_weights(points: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]
 
 
 def pocock_bounds(n_looks: int, *, alpha: float = 0.05) -> Float[np.ndarray, " n_looks"]:
-    """The same bound on |z| at each of evenly spaced looks (Pocock, 1977).
+    """The constant bound on |z| for evenly spaced looks (Pocock, 1977).
 
     >>> pocock_bounds(2).round(3).tolist()
     [2.178, 2.178]
@@ -172,8 +183,8 @@ def pocock_bounds(n_looks: int, *, alpha: float = 0.05) -> Float[np.ndarray, " n
 
 
 def obrien_fleming_bounds(n_looks: int, *, alpha: float = 0.05) -> Float[np.ndarray, " n_looks"]:
-    """Bounds on |z| that fall as sqrt(K / k): hard to pass early, at the end near a fixed test's (O'Brien and
-    Fleming, 1979).
+    """Bounds on |z| that fall as sqrt(K / k): strict early, close to the fixed test's at the end (O'Brien and Fleming,
+    1979).
 
     >>> obrien_fleming_bounds(2).round(3).tolist()
     [2.797, 1.977]
@@ -185,30 +196,28 @@ def obrien_fleming_bounds(n_looks: int, *, alpha: float = 0.05) -> Float[np.ndar
 def spending_bounds(
     information: Sequence[float], *, alpha: float = 0.05, shape: str = "obrien-fleming"
 ) -> Float[np.ndarray, " n_looks"]:
-    """Bounds on |z| for looks that need not be evenly spaced: by each look, the error spent is a fixed function of the
-    information so far, which is out of 1 at the planned end (Lan and DeMets, 1983).
+    """Two-sided bounds on |z| for looks that need not be evenly spaced: the error spent by each look is a fixed
+    function of the information fraction, which is 1 at the planned end (Lan and DeMets, 1983).
 
-    >>> spending_bounds([1.0]).round(2).tolist()
-    [1.96]
+    Each side spends alpha / 2, as in published tables of two-sided bounds (Reboussin, DeMets, Kim and Lan, 2000).
+
+    >>> spending_bounds([0.5, 1.0]).round(4).tolist()
+    [2.9626, 1.9686]
     """
     check_share(alpha=alpha)
-    spent = {
-        "obrien-fleming": lambda t: 2 * stats.norm.sf(stats.norm.isf(alpha / 2) / math.sqrt(t)),
-        "pocock": lambda t: alpha * math.log(1 + (math.e - 1) * t),
-    }
-    if shape not in spent:
-        raise InputError(f"shape={shape!r} is not one of {', '.join(spent)}; choose one of them")
-    if any(time > 1.0 for time in information):
-        raise InputError(f"information {list(information)} passes 1, the planned end; rescale it")
+    if shape not in _SPENT:
+        raise InputError(f"shape={shape!r} is not one of {', '.join(_SPENT)}; choose one of them")
+    if not all(0.0 < time <= 1.0 for time in information):
+        raise InputError(f"information {list(information)} is not in (0, 1], where 1 is the planned end; rescale it")
     bounds: list[float] = []
     for look, time in enumerate(information, start=1):
-        times, target = list(information[:look]), spent[shape](time)
+        times, target = list(information[:look]), 2 * _SPENT[shape](time, alpha / 2)
 
         def excess(bound, times=times, target=target):
             return crossing_probability([*bounds, bound], times) - target
 
-        # Eight standard errors stand for "not at this look".
-        bounds.append(8.0 if excess(8.0) > 0 else float(optimize.brentq(excess, 0.5, 8.0, xtol=1e-7)))
+        # Eight standard errors mean that stopping at this look is impossible.
+        bounds.append(8.0 if excess(8.0) > 0 else float(optimize.brentq(excess, _LEAST_BOUND, 8.0, xtol=1e-7)))
     return np.array(bounds)
 
 
@@ -220,5 +229,5 @@ def _checked_looks(n_looks: int) -> int:
 
 def _bounds(shape: Float[np.ndarray, " n_looks"], alpha: float) -> Float[np.ndarray, " n_looks"]:
     check_share(alpha=alpha)
-    scale = optimize.brentq(lambda c: crossing_probability(list(c * shape)) - alpha, 0.2, 8.0, xtol=1e-7)
+    scale = optimize.brentq(lambda c: crossing_probability(list(c * shape)) - alpha, _LEAST_BOUND, 8.0, xtol=1e-7)
     return scale * shape

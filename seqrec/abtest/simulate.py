@@ -1,5 +1,5 @@
-"""A whole experiment on simulated listeners: two recommenders serve the same people, with a known effect and, by
-choice, the faults that trust checks look for."""
+"""A simulated experiment: two recommenders serve the same listeners, with a known effect and, on request, the faults
+that the checks detect."""
 
 import contextlib
 from collections.abc import Iterable, Iterator
@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Bool, Float, Int
 from scipy import special
 
-from seqrec.abtest.plan import MICROSECONDS_PER_DAY, Plan
+from seqrec.abtest.plan import MICROSECONDS_PER_DAY, ExperimentPlan
 from seqrec.config import check_above, check_at_least, check_between, check_fields, check_share
 from seqrec.data.ragged import ranges
 from seqrec.data.synthetic.catalogue import catalogue, pick_items
@@ -27,53 +27,57 @@ from seqrec.types import InputError
 _COUNTRIES = ("se", "de", "br")
 _PLATFORMS = ("mobile", "desktop")
 _LIKE_SHARE = 0.1
-"""Chance that a play is liked which is surely not skipped."""
+"""Probability of a like for a play with skip probability 0."""
 _USERS_PER_BLOCK = 10_000
 _NEVER = np.iinfo(np.int64).max
 
 
 @dataclass(frozen=True)
 class Simulation:
-    """Who listens, what the two recommenders play to them, what is planted, and what goes wrong.
+    """Listeners, the two recommenders, planted effects and planted faults.
 
-    The control's recommender serves every listener before the exposure. What follows from a recommender is how well
-    its tracks fit: fewer skips, more seconds and likes, and more plays where `leave_share` is above 0.
+    The control's recommender serves every listener before the exposure. Tracks that fit a listener better lead to fewer
+    skips, more seconds and likes, and more plays where `leave_share` is above 0.
     """
 
     n_users: int = 10_000
-    """Users in all arms; they come in over the first half of the days."""
+    """Users in all arms; they arrive over the first half of the days."""
     sessions_per_day: float = 0.5
-    """Mean over users; few users have most of them."""
+    """Mean sessions per user and day; a few users have most of them."""
     tracks_per_session: float = 8.0
-    """Mean over sessions."""
+    """Mean number of tracks in a session."""
     noise: float = 0.5
-    """Standard deviation of the logarithm of a session's length, beyond what the listener's habits make of it."""
+    """Standard deviation of the logarithm of a session's length, in addition to differences between listeners."""
     control_taste_share: float = 0.3
-    """Share of tracks that the control's recommender picks by the listener's taste; the others are from the charts."""
+    """Share of tracks that the control's recommender chooses by the listener's taste, not from the charts."""
     treatment_taste_share: float = 0.4
-    """As `control_taste_share`, of every treatment's recommender."""
+    """As `control_taste_share`, for the recommender of every treatment arm."""
     leave_share: float = 0.0
-    """Skips with which the listener ends the session."""
+    """Share of skips after which the listener ends the session."""
     lift: float = 0.05
-    """Relative rise in plays that is planted in every treatment arm, beside what its recommender makes of them."""
+    """Planted relative increase in plays in every treatment arm, in addition to the effect of its recommender."""
     novelty: float = 0.0
-    """A further relative rise at the exposure, which halves every `novelty_half_life_days`."""
+    """A further relative increase in plays at the exposure, which decays with `novelty_half_life_days`."""
     novelty_half_life_days: float = 3.0
+    """Days in which the novelty effect halves."""
     skip_lift: float = 0.0
-    """Relative rise in the chance of a skip that is planted in every treatment arm."""
+    """Planted relative increase in the probability of a skip in every treatment arm."""
     exposed_share: float = 0.9
-    """Assigned users who meet what differs, in their first session after the assignment."""
+    """Share of assigned users who are exposed to the change, in their first session after the assignment."""
     bot_share: float = 0.0
-    """Users who play four times the plan's `max_plays_per_day` within half a day of their exposure."""
+    """Fault: share of users who play four times the plan's `max_plays_per_day` within half a day of their exposure."""
     lost_share: float = 0.0
-    """Events that never arrive, in all arms."""
+    """Fault: share of events that are never logged, in all arms."""
     treatment_lost_share: float = 0.0
-    """Further events that never arrive in treatment arms."""
+    """Fault: further share of events that are never logged in treatment arms."""
+    treatment_repeated_share: float = 0.0
+    """Fault: share of events in treatment arms that are logged twice, as by clients that send an event again."""
     missing_share: float = 0.0
-    """Treated users whose assignment was never logged, which makes a sample ratio mismatch."""
+    """Fault: share of treated users whose assignment is not logged, which causes a sample ratio mismatch."""
     two_arm_share: float = 0.0
-    """Users who are logged in a second arm later."""
+    """Fault: share of users who are later logged in a second arm."""
     seed: int = 0
+    """Seed of the simulation."""
 
     def __post_init__(self):
         check_fields(self)
@@ -99,39 +103,39 @@ class SimulatedLogs:
 
 @dataclass(frozen=True)
 class _Listeners:
-    """Some listeners of the world and their sessions, whatever is played in these."""
+    """Some listeners and their sessions, independent of what is played."""
 
     ids: Int[np.ndarray, " n_users"]
     visits: Sessions
     liked: Float[np.ndarray, "n_sessions n_genres"]
     """Taste at each session's start."""
     exposed_us: Int[np.ndarray, " n_users"]
-    """`_NEVER` of those who never are."""
+    """`_NEVER` for users who are not exposed."""
 
 
-def simulate(plan: Plan, simulation: Simulation) -> SimulatedLogs:
-    """Logs of the plan's whole duration and of the days before, a pure function of both arguments."""
+def simulate(plan: ExperimentPlan, simulation: Simulation) -> SimulatedLogs:
+    """Logs of the plan's whole duration and of the days before; a pure function of both arguments."""
     blocks = list(log_blocks(plan, simulation))
     names = ("assignments", "exposures", "events")
     return SimulatedLogs(*(pa.concat_tables([getattr(block, name) for block in blocks]) for name in names))
 
 
-def log_blocks(plan: Plan, simulation: Simulation) -> Iterator[SimulatedLogs]:
-    """The same, some thousand users at a time, so that memory does not grow with `n_users`.
+def log_blocks(plan: ExperimentPlan, simulation: Simulation) -> Iterator[SimulatedLogs]:
+    """The logs of `simulate` in blocks of users, so that memory does not grow with `n_users`.
 
-    The number of an event is the player's, and is given before events are lost. Columns of segments that the plan
-    names beside country and platform are drawn from two values.
+    Events get their sequence numbers before any is lost. Segment columns that the plan names in addition to country and
+    platform are drawn from two values.
     """
     world = _world(plan, simulation)
     for ids, rng in _user_blocks(simulation):
         yield _logs(plan, simulation, world, ids, rng)
 
 
-def true_lifts(plan: Plan, simulation: Simulation) -> dict[str, float]:
-    """What the treatment really does to these users' sums, relative: each exposed one is served by both recommenders.
+def true_lifts(plan: ExperimentPlan, simulation: Simulation) -> dict[str, float]:
+    """The true relative effects on the sums of plays, seconds listened, skips and likes since the exposure.
 
-    Of plays, seconds listened, skips and likes since the exposure; NaN where the control has none. An analysis that
-    shuts these out of more than a share alpha of its intervals is wrong.
+    Each exposed user is served by both recommenders. NaN where the control has none. Intervals at level 1 - alpha must
+    contain these in at least that share of experiments.
     """
     world = _world(plan, simulation)
     totals = np.zeros((2, 4))
@@ -154,7 +158,7 @@ def _user_blocks(simulation: Simulation) -> Iterator[tuple[Int[np.ndarray, " n_u
         yield ids, np.random.default_rng([simulation.seed, block])
 
 
-def _world(plan: Plan, simulation: Simulation) -> ListeningConfig:
+def _world(plan: ExperimentPlan, simulation: Simulation) -> ListeningConfig:
     n_days = plan.days_before + plan.n_days
     return ListeningConfig(
         n_users=simulation.n_users,
@@ -167,7 +171,7 @@ def _world(plan: Plan, simulation: Simulation) -> ListeningConfig:
 
 
 def _assigned(
-    plan: Plan,
+    plan: ExperimentPlan,
     simulation: Simulation,
     world: ListeningConfig,
     ids: Int[np.ndarray, " n_users"],
@@ -188,7 +192,7 @@ def _assigned(
 
 
 def _logs(
-    plan: Plan,
+    plan: ExperimentPlan,
     simulation: Simulation,
     world: ListeningConfig,
     ids: Int[np.ndarray, " n_users"],
@@ -210,7 +214,9 @@ def _logs(
     lost = simulation.lost_share + np.where(arms > 0, simulation.treatment_lost_share, 0.0)
     arrived = (rng.random(order.size) >= lost[plays["place"]]) & (plays["timestamp_us"] < plan.end_us)
     kept = np.flatnonzero(arrived)
-    # As they came in.
+    repeated = np.where(arms > 0, simulation.treatment_repeated_share, 0.0)[plays["place"][kept]]
+    kept = np.concatenate([kept, kept[rng.random(kept.size) < repeated]])
+    # In the order of arrival.
     kept = kept[np.argsort(plays["timestamp_us"][kept], kind="stable")]
     events = {
         plan.unit: ids[plays["place"][kept]],
@@ -230,18 +236,18 @@ def _played(
 ) -> dict[str, np.ndarray]:
     """The plays of these listeners, from the treatment's recommender in `treated` sessions, else from the control's.
 
-    What a listener does with a track depends on the listener, the track and the place in the session alone: a
-    listener who is served twice does the same with the same tracks.
+    The reaction to a track depends only on the listener, the track and the position in the session: a listener who is
+    served twice reacts alike to the same tracks.
     """
     visits = people.visits
     user, number = people.ids[visits.owner], visits.number
     age = (visits.start_us - people.exposed_us[visits.owner]) / MICROSECONDS_PER_DAY
     novelty = simulation.novelty * 0.5 ** (np.where(treated, age, 0.0) / simulation.novelty_half_life_days)
-    # A third counter makes these numbers others than those of which the session was made.
+    # The third counter makes these draws independent of those of the session.
     normal = special.ndtri(uniforms(world.seed, Stream.SESSION_TRACKS, user, number, 1))
     longer = np.exp(simulation.noise * normal - simulation.noise**2 / 2)
     wanted = visits.n_tracks * longer * np.where(treated, 1.0 + simulation.lift + novelty, 1.0)
-    # Rounded up or down by chance, which keeps the mean.
+    # Stochastic rounding keeps the mean.
     n_plays = np.floor(wanted + uniforms(world.seed, Stream.SESSION_TRACKS, user, number, 2)).astype(np.int64)
 
     session = np.repeat(np.arange(user.size), n_plays)
@@ -264,7 +270,7 @@ def _played(
 
     first = np.cumsum(n_plays) - n_plays
     until = np.concatenate([[0], np.cumsum(np.round(1e6 * (seconds + PAUSE_SECONDS)).astype(np.int64))])
-    # Of those who skip, whose number is below `skip`, a share `leave_share` leaves.
+    # A play is a skip where u_skip is below `skip`; a share `leave_share` of skips ends the session.
     left = np.concatenate([[0], np.cumsum(u_skip < simulation.leave_share * skip)])
     still_there = left[:-1] == left[first][session]
     plays = {
@@ -296,7 +302,7 @@ def _with_bots(
 
 
 def _assignments(
-    plan: Plan,
+    plan: ExperimentPlan,
     simulation: Simulation,
     rng: np.random.Generator,
     ids: Int[np.ndarray, " n_users"],
@@ -320,7 +326,7 @@ def _assignments(
 
 
 def write_logs(blocks: Iterable[SimulatedLogs], directory: Path) -> dict[str, Path]:
-    """Writes assignments.parquet, exposures.parquet and events.parquet, in place of earlier ones, block by block."""
+    """Writes assignments.parquet, exposures.parquet and events.parquet block by block, replacing earlier files."""
     files = {name: directory / f"{name}.parquet" for name in ("assignments", "exposures", "events")}
     writers: dict[str, pq.ParquetWriter] = {}
     make_directory(directory)

@@ -1,4 +1,4 @@
-"""Sample ratio mismatch: did the arms get the shares of users that they were to get? If not, nothing else counts."""
+"""Sample ratio mismatch: a test that the arms received their planned shares of users. If not, no result is valid."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from seqrec.types import InputError
 
 
 def srm_p_value(n_users: Sequence[int] | Int[np.ndarray, " n_arms"], shares: Sequence[float | int]) -> float:
-    """P-value of Pearson's chi-square test of the arms' counts against their shares (Fabijan et al., 2019).
+    """P-value of Pearson's chi-square test of the arms' counts against their planned shares (Fabijan et al., 2019).
 
     Shares need not add up to 1. Without users the p-value is 1.
 
@@ -27,17 +27,17 @@ def srm_p_value(n_users: Sequence[int] | Int[np.ndarray, " n_arms"], shares: Seq
 def srm_sequential_p_values(
     n_users: Int[np.ndarray, "n_looks n_arms"], shares: Sequence[float | int], *, concentration: float = 10_000.0
 ) -> Float[np.ndarray, " n_looks"]:
-    """Always-valid p-values at each look, from running totals: one may look after every user and stop at the first
-    one that is at most alpha, and alarms falsely in at most that share of experiments.
+    """Always-valid p-values at each look, from running totals. One may look after every user and stop at the first
+    p-value that is at most alpha: at most that share of experiments raise a false alarm.
 
-    One over the largest Bayes factor so far of a Dirichlet-multinomial against the planned shares (Lindon and Malek,
-    2022, eq. 8); `concentration` says how near the planned shares the alternative is thought to be, in users.
+    The reciprocal of the largest Bayes factor so far of a Dirichlet-multinomial against the planned shares (Lindon and
+    Malek, 2022, eq. 8). The larger `concentration` (in users), the closer the alternative is to the planned shares.
 
     >>> srm_sequential_p_values(np.array([[50, 50], [100, 100], [2000, 200]]), [0.5, 0.5]).round(3).tolist()
     [1.0, 1.0, 0.0]
     """
-    if concentration <= 0.0:
-        raise InputError(f"concentration={concentration} is not above 0; 10000 is a common choice")
+    if not 0.0 < concentration < np.inf:
+        raise InputError(f"concentration={concentration} is not above 0 and finite; 10000 is a common choice")
     log_factors = []
     before = None
     for row in n_users:
@@ -62,9 +62,9 @@ def _checked(
 ) -> tuple[Float[np.ndarray, " n_arms"], Float[np.ndarray, " n_arms"]]:
     counts, expected = np.asarray(n_users, float), np.asarray(shares, float)
     if counts.shape != expected.shape or len(counts) < 2:
-        raise InputError(f"{counts.size} counts and {expected.size} shares; give one of each for two arms or more")
-    if (counts < 0).any():
-        raise InputError(f"a count of users is {counts.min():g}, below 0; count users")
+        raise InputError(f"{counts.size} counts and {expected.size} shares; give one of each for at least two arms")
+    if not (counts >= 0).all():
+        raise InputError(f"counts of users are {counts.tolist()}; give whole numbers from 0")
     if not (np.isfinite(expected) & (expected > 0)).all():
-        raise InputError(f"shares are {expected.tolist()}; each must be above 0, leave out arms that get nobody")
+        raise InputError(f"shares are {expected.tolist()}; each must be above 0; leave out arms without users")
     return counts, expected / expected.sum()

@@ -1,4 +1,4 @@
-"""Runs the SQL of `sql/` over loaded logs and hands back sufficient statistics."""
+"""Runs the SQL of `sql/` over loaded logs and returns sufficient statistics."""
 
 from importlib import resources
 from typing import Any, NamedTuple
@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Float
 
 from seqrec.abtest.means import cross_fitted_weights
-from seqrec.abtest.moments import Moments, moments_of_sums
-from seqrec.abtest.plan import MEASURES, Metric, Plan, Quantile
+from seqrec.abtest.plan import MEASURES, ExperimentPlan, Metric, Quantile
+from seqrec.abtest.sample_moments import SampleMoments, sample_moments_of_sums
 
 STEPS = (
     "assigned_users",
@@ -21,62 +21,70 @@ STEPS = (
     "user_totals",
     "user_segments",
 )
-"""Tables that are made of the logs, each from those before it."""
+"""Tables made from the logs, each from those before it."""
 
 _COLUMNS = ("y", "z", "v", "w")
 _CUPAC_COLUMNS = ("y", "z", "x1", "x2", "x3", "x4", "x5", "x6")
 
 
 class TrustCounts(NamedTuple):
-    """What the trust checks ask of the logs: rows of the statements of these names."""
+    """The counts behind the checks: the rows of the SQL statements with these names."""
 
     check_arms: list[dict[str, Any]]
     check_days: list[dict[str, Any]]
     check_segments: list[dict[str, Any]]
     check_left_out: list[dict[str, Any]]
-    lost: dict[str, Moments]
-    """Events lost and events sent a user, by arm; empty where the player does not number its events."""
+    lost: dict[str, SampleMoments]
+    """Events lost and events sent per user, by arm; empty where the player does not number its events."""
+    repeated: dict[str, SampleMoments]
+    """Repeated events and all events per user, by arm; empty where no analysed user has an event."""
+    n_dropped: int
+    """Repeated events that were dropped when the logs were loaded."""
 
 
 def sql_text(name: str) -> str:
-    """The statement of this name, as it is in its file."""
+    """The text of the SQL file with this name."""
     return resources.files("seqrec.abtest").joinpath("sql", f"{name}.sql").read_text(encoding="utf-8")
 
 
 def build_tables(connection: duckdb.DuckDBPyConnection) -> None:
-    """Makes the tables of STEPS, in place of earlier ones."""
+    """Creates the tables of STEPS, replacing earlier ones."""
     for name in STEPS:
-        # Each event is read once more, so there is nothing to keep of this one.
+        # The events are larger than all other tables, so they stay where they are.
         kind = "VIEW" if name == "user_events" else "TABLE"
         connection.execute(f"CREATE OR REPLACE {kind} {name} AS {sql_text(name)}")
 
 
 def rows(connection: duckdb.DuckDBPyConnection, name: str) -> list[dict[str, Any]]:
-    """What the statement of this name finds."""
-    found = connection.execute(sql_text(name))
-    names = [column[0] for column in found.description]
-    return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
+    """The rows of the SQL statement with this name."""
+    cursor = connection.execute(sql_text(name))
+    names = [column[0] for column in cursor.description]
+    return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
 
 def trust_counts(connection: duckdb.DuckDBPyConnection) -> TrustCounts:
-    """Of the tables of `build_tables`."""
-    lost = {row["arm"]: _moments(row, ("y", "z")) for row in rows(connection, "check_logging") if row["z"] is not None}
+    """The counts behind the checks, from the tables of `build_tables`."""
+    lost, repeated = (
+        {row["arm"]: _moments(row, ("y", "z")) for row in rows(connection, name) if row["z"] is not None}
+        for name in ("check_logging", "check_repeated")
+    )
+    n_dropped = connection.execute("SELECT n_events FROM dropped_events").fetchall()[0][0]
     names = ("check_arms", "check_days", "check_segments", "check_left_out")
     arms, days, segments, left_out = (rows(connection, name) for name in names)
-    return TrustCounts(arms, days, segments, left_out, lost)
+    return TrustCounts(arms, days, segments, left_out, lost, repeated, n_dropped)
 
 
 def choose_metric(connection: duckdb.DuckDBPyConnection, metric: Metric) -> None:
-    """Makes the table `metric_values` of this metric; its covariates are the metric itself before the start."""
+    """Creates the table `metric_values` of this metric; its covariates are the metric itself before the start."""
     connection.execute(f"CREATE OR REPLACE TABLE metric_values AS {_filled('metric_values', metric)}")
 
 
 def predict_metric(connection: duckdb.DuckDBPyConnection, metric: Metric) -> None:
-    """Makes the table `metric_values` of this metric; its covariate is a prediction of it (CUPAC) from all measures
-    before the start, with weights that were fitted on the other half of the users."""
+    """Creates the table `metric_values` of this metric; its covariate is a prediction (CUPAC) from all measures before
+    the start, with weights fitted on the other half of the users."""
     connection.execute(f"CREATE OR REPLACE TABLE user_folds AS {sql_text('user_folds')}")
     connection.execute(f"CREATE OR REPLACE TABLE cupac_values AS {_filled('cupac_values', metric)}")
-    folds: list[list[Moments]] = [[], []]
+    folds: list[list[SampleMoments]] = [[], []]
     for row in rows(connection, "cupac_moments"):
         folds[row["fold"]].append(_moments(row, _CUPAC_COLUMNS))
     weights = cross_fitted_weights(folds, range(2, len(_CUPAC_COLUMNS)), numerator=0, denominator=1)
@@ -94,7 +102,7 @@ def _filled(name: str, metric: Metric) -> str:
 
 
 def _with_words(name: str, **words: str) -> str:
-    # `Metric` and `Quantile` have refused all else; this is the only place where a word enters a statement.
+    # `Metric` and `Quantile` refuse other words; no other place puts a word into a statement.
     assert set(words.values()) <= {"users", *MEASURES}
     text = sql_text(name)
     for word, value in words.items():
@@ -103,30 +111,31 @@ def _with_words(name: str, **words: str) -> str:
 
 
 def user_values(connection: duckdb.DuckDBPyConnection, quantile: Quantile) -> dict[str, Float[np.ndarray, " n_users"]]:
-    """Every analysed user's measure, by arm, rising."""
-    found = connection.execute(_with_words("user_values", numerator=quantile.measure)).fetchnumpy()
-    arms = np.asarray(found["arm"], str)
-    return {str(arm): np.asarray(found["y"], float)[arms == arm] for arm in np.unique(arms)}
+    """The measure of every analysed user, by arm, sorted."""
+    columns = connection.execute(_with_words("user_values", numerator=quantile.measure)).fetchnumpy()
+    arms = np.asarray(columns["arm"], str)
+    return {str(arm): np.asarray(columns["y"], float)[arms == arm] for arm in np.unique(arms)}
 
 
-def moments_by_arm(connection: duckdb.DuckDBPyConnection) -> dict[str, Moments]:
-    """Of the chosen metric: numerator, denominator, and both before the experiment; arms without users are absent."""
+def moments_by_arm(connection: duckdb.DuckDBPyConnection) -> dict[str, SampleMoments]:
+    """Sample moments of the chosen metric's numerator and denominator, and of both before the start, by arm; arms
+    without users are absent."""
     return {row["arm"]: _moments(row) for row in rows(connection, "moments")}
 
 
-def moments_by_segment(connection: duckdb.DuckDBPyConnection) -> dict[tuple[str, str], dict[str, Moments]]:
-    """Of the chosen metric, by segment and value, then arm."""
-    found: dict[tuple[str, str], dict[str, Moments]] = {}
+def moments_by_segment(connection: duckdb.DuckDBPyConnection) -> dict[tuple[str, str], dict[str, SampleMoments]]:
+    """Sample moments of the chosen metric, by segment and value, then arm."""
+    by_segment: dict[tuple[str, str], dict[str, SampleMoments]] = {}
     for row in rows(connection, "segment_moments"):
-        found.setdefault((row["segment"], row["value"]), {})[row["arm"]] = _moments(row)
-    return found
+        by_segment.setdefault((row["segment"], row["value"]), {})[row["arm"]] = _moments(row)
+    return by_segment
 
 
-def _moments(row: dict[str, Any], columns: tuple[str, ...] = _COLUMNS) -> Moments:
+def _moments(row: dict[str, Any], columns: tuple[str, ...] = _COLUMNS) -> SampleMoments:
     sums = np.array([row[name] for name in columns], float)
-    # Statements that do not take sums of products about a centre have none.
+    # Some statements compute sums of products about 0.
     centre = np.array([row.get(f"centre_{name}", 0.0) for name in columns], float)
-    return moments_of_sums(int(row["n_users"]), sums, _products(row, columns), centre=centre)
+    return sample_moments_of_sums(int(row["n_users"]), sums, _products(row, columns), centre=centre)
 
 
 def _products(row: dict[str, Any], columns: tuple[str, ...] = _COLUMNS) -> np.ndarray:
@@ -135,9 +144,10 @@ def _products(row: dict[str, Any], columns: tuple[str, ...] = _COLUMNS) -> np.nd
 
 
 def moments_by_day(
-    connection: duckdb.DuckDBPyConnection, plan: Plan, metric: Metric, *, n_days: int
-) -> dict[str, list[Moments | None]]:
-    """Of the chosen metric by arm: at each day's end, the users exposed so far with their totals so far."""
+    connection: duckdb.DuckDBPyConnection, plan: ExperimentPlan, metric: Metric, *, n_days: int
+) -> dict[str, list[SampleMoments | None]]:
+    """Sample moments of the chosen metric by arm, at each day's end: of the users exposed so far, with their totals so
+    far."""
     pairs = ("yy", "yz", "yv", "yw", "zz", "zv", "zw", "vv", "vw", "ww")
     totals = {arm: {name: np.zeros(n_days) for name in ("n_users", *_COLUMNS, *pairs)} for arm in plan.arms}
     for row in rows(connection, "new_users_by_day"):
@@ -149,12 +159,12 @@ def moments_by_day(
         row = dict(zip(names, values, strict=True))
         for name in names[2:]:
             totals[row["arm"]][name][row["day"]] += row[name]
-    found: dict[str, list[Moments | None]] = {}
+    by_arm: dict[str, list[SampleMoments | None]] = {}
     for arm, by_name in totals.items():
         sums = {name: np.cumsum(values) for name, values in by_name.items()}
         if metric.denominator == "users":
-            # A user counts as one from the exposure on, whether or not anything was played.
+            # A user counts as one from the exposure on, with or without events.
             sums |= {"z": sums["n_users"], "zz": sums["n_users"], "yz": sums["y"], "zv": sums["v"], "zw": sums["w"]}
         days = [{name: values[day] for name, values in sums.items()} for day in range(n_days)]
-        found[arm] = [_moments(day) if day["n_users"] > 0 else None for day in days]
-    return found
+        by_arm[arm] = [_moments(day) if day["n_users"] > 0 else None for day in days]
+    return by_arm

@@ -1,4 +1,4 @@
-"""Can this experiment be believed? Checks that do not look at its result; one that fails blocks the verdict."""
+"""Checks that an experiment is valid, independent of its result; a check that fails blocks the verdict."""
 
 import math
 from typing import Any, Literal, NamedTuple
@@ -7,8 +7,8 @@ import numpy as np
 from scipy import stats
 
 from seqrec.abtest.means import effect, ratio_estimate
-from seqrec.abtest.moments import Moments
-from seqrec.abtest.plan import Plan
+from seqrec.abtest.plan import ExperimentPlan
+from seqrec.abtest.sample_moments import SampleMoments
 from seqrec.abtest.srm import srm_p_value, srm_sequential_p_values
 from seqrec.abtest.tables import TrustCounts
 from seqrec.stats import holm
@@ -16,21 +16,21 @@ from seqrec.types import InputError
 
 
 class Check(NamedTuple):
-    """One reason to believe or not."""
+    """One reason to trust the experiment or not."""
 
     name: str
     status: Literal["passed", "failed", "noted"]
-    """noted: worth knowing, and no reason to stop."""
+    """noted: worth knowing, but does not block the verdict."""
     finding: str
-    """What was found, in a sentence without its full stop."""
+    """The counts and p-values behind the status, as a sentence without a full stop."""
 
 
-def trust_checks(found: TrustCounts, plan: Plan, *, n_days: int) -> list[Check]:
-    """Users in two arms, sample ratios, exposure, bots, logging, what was left out.
+def trust_checks(logged: TrustCounts, plan: ExperimentPlan, *, n_days: int) -> list[Check]:
+    """Checks of users in two arms, sample ratios, exposure, bots, lost and repeated events, and counts of omitted rows.
 
-    All at the plan's `trust_alpha`, adjusted (Holm) inside a check that has several tests.
+    All at the plan's `trust_alpha`, adjusted (Holm) within a check that has several tests.
     """
-    counts = {row["arm"]: row for row in found.check_arms}
+    counts = {row["arm"]: row for row in logged.check_arms}
     by_arm = {
         name: np.array([int(counts[arm][name]) if arm in counts else 0 for arm in plan.arms])
         for name in ("n_assigned", "n_in_two_arms", "n_exposed", "n_bots")
@@ -39,19 +39,21 @@ def trust_checks(found: TrustCounts, plan: Plan, *, n_days: int) -> list[Check]:
         _users(plan, by_arm["n_exposed"]),
         _two_arms(plan, by_arm),
         _sample_ratio(plan, "sample ratio, assigned", by_arm["n_assigned"]),
-        _daily_sample_ratio(found.check_days, plan, n_days),
-        *_segment_sample_ratio(found.check_segments, plan),
+        _daily_sample_ratio(logged.check_days, plan, n_days),
+        *_segment_sample_ratio(logged.check_segments, plan),
         _share(plan, "exposure", "exposed", by_arm["n_exposed"], by_arm["n_assigned"]),
         _sample_ratio(plan, "sample ratio, exposed", by_arm["n_exposed"]),
         _share(plan, "bots", "left out as bots", by_arm["n_bots"], by_arm["n_exposed"]),
-        *_logging(found.lost, plan),
-        *_left_out(found.check_left_out),
+        *_no_events(logged),
+        *_lost_events(logged.lost, plan),
+        *_repeated_events(logged, plan),
+        *_left_out(logged.check_left_out),
     ]
     return checks
 
 
-def balance_check(plan: Plan, arms: dict[str, Moments]) -> list[Check]:
-    """An A/A test of the primary metric on the time before: arms that differed already will differ after."""
+def balance_check(plan: ExperimentPlan, arms: dict[str, SampleMoments]) -> list[Check]:
+    """An A/A test of the primary metric before the start: arms that differ before the start will differ after it."""
     name = "arms before the start"
     if plan.days_before == 0:
         return []
@@ -64,7 +66,7 @@ def balance_check(plan: Plan, arms: dict[str, Moments]) -> list[Check]:
         return nothing
     p_values = holm(np.array([effect(control, other).p_value for other in others]))
     status: Literal["passed", "failed"] = "failed" if p_values.min() < plan.trust_alpha else "passed"
-    words = "differed already" if status == "failed" else "were alike"
+    words = "differed" if status == "failed" else "did not differ"
     return [
         Check(
             name, status, f"{plan.primary.name} {words} in the {plan.days_before} days before (p {_p(p_values.min())})"
@@ -72,42 +74,42 @@ def balance_check(plan: Plan, arms: dict[str, Moments]) -> list[Check]:
     ]
 
 
-def variation_check(metric_name: str, arms: dict[str, Moments]) -> list[Check]:
-    """A metric that varies in one arm and is the same for every user of another is broken, not changed."""
-    constant = [arm for arm, found in arms.items() if not found.covariance[0, 0] > 0.0]
+def variation_check(metric_name: str, arms: dict[str, SampleMoments]) -> list[Check]:
+    """Fails where the metric is the same for every user of an arm: a fault in the logs and not an effect."""
+    constant = [arm for arm, sample in arms.items() if not sample.covariance[0, 0] > 0.0]
     if not constant:
         return []
-    return [Check("variation", "failed", f"{metric_name} has one value for every user of {_names(constant)}")]
+    return [Check("variation", "failed", f"{metric_name} has the same value for every user of {_names(constant)}")]
 
 
-def _users(plan: Plan, n_exposed: np.ndarray) -> Check:
+def _users(plan: ExperimentPlan, n_exposed: np.ndarray) -> Check:
     empty = [arm for arm, n in zip(plan.arms, n_exposed, strict=True) if n < 2]
     if empty:
-        return Check("users", "failed", f"{_names(empty)} has fewer than 2 users; nothing can be compared")
+        return Check("users", "failed", f"{_names(empty)} has fewer than 2 users; no comparison is possible")
     return Check("users", "passed", f"{_counts(plan, n_exposed)} exposed")
 
 
-def _two_arms(plan: Plan, by_arm: dict[str, np.ndarray]) -> Check:
+def _two_arms(plan: ExperimentPlan, by_arm: dict[str, np.ndarray]) -> Check:
     n_two, n_all = int(by_arm["n_in_two_arms"].sum()), int(by_arm["n_in_two_arms"].sum() + by_arm["n_assigned"].sum())
     if n_two > plan.max_two_arm_share * n_all:
         finding = f"{n_two:,} of {n_all:,} users were logged in two arms ({_percent(n_two / n_all)})"
-        return Check("users in two arms", "failed", f"{finding}; the assignment does not stick to the user")
+        return Check("users in two arms", "failed", f"{finding}; the assignment is not stable")
     return Check("users in two arms", "noted" if n_two else "passed", f"{n_two:,} of {n_all:,} users, left out")
 
 
-def _sample_ratio(plan: Plan, name: str, n_users: np.ndarray) -> Check:
+def _sample_ratio(plan: ExperimentPlan, name: str, n_users: np.ndarray) -> Check:
     p_value = srm_p_value(n_users, plan.shares)
     finding = f"{_counts(plan, n_users)}, planned {_shares(plan)} (p {_p(p_value)})"
     return Check(name, "failed" if p_value < plan.trust_alpha else "passed", finding)
 
 
-def _daily_sample_ratio(rows: list[dict[str, Any]], plan: Plan, n_days: int) -> Check:
+def _daily_sample_ratio(rows: list[dict[str, Any]], plan: ExperimentPlan, n_days: int) -> Check:
     by_day = np.zeros((n_days, len(plan.arms)), int)
     for row in rows:
         by_day[row["day"], plan.arms.index(row["arm"])] += row["n_users"]
     some = by_day[by_day.sum(axis=1) > 0]
     if not len(some):
-        return Check("sample ratio by day", "noted", "nobody was assigned in the period")
+        return Check("sample ratio by day", "noted", "no user was assigned in the period")
     by_one = holm(np.array([srm_p_value(row, plan.shares) for row in some])).min()
     running = srm_sequential_p_values(np.cumsum(some, axis=0), plan.shares).min()
     failed = min(by_one, running) < plan.trust_alpha
@@ -115,23 +117,23 @@ def _daily_sample_ratio(rows: list[dict[str, Any]], plan: Plan, n_days: int) -> 
     return Check("sample ratio by day", "failed" if failed else "passed", finding)
 
 
-def _segment_sample_ratio(rows: list[dict[str, Any]], plan: Plan) -> list[Check]:
-    found: dict[tuple[str, str], np.ndarray] = {}
+def _segment_sample_ratio(rows: list[dict[str, Any]], plan: ExperimentPlan) -> list[Check]:
+    by_value: dict[tuple[str, str], np.ndarray] = {}
     for row in rows:
-        counts = found.setdefault((row["segment"], row["value"]), np.zeros(len(plan.arms), int))
+        counts = by_value.setdefault((row["segment"], row["value"]), np.zeros(len(plan.arms), int))
         counts[plan.arms.index(row["arm"])] += row["n_users"]
-    if not found:
+    if not by_value:
         return []
-    p_values = holm(np.array([srm_p_value(counts, plan.shares) for counts in found.values()]))
+    p_values = holm(np.array([srm_p_value(counts, plan.shares) for counts in by_value.values()]))
     worst = int(p_values.argmin())
-    (segment, value), counts = list(found.items())[worst]
-    finding = f"worst of {len(found)}: {segment} = {value}, {_counts(plan, counts)} (p {_p(p_values[worst])}, Holm)"
+    (segment, value), counts = list(by_value.items())[worst]
+    finding = f"worst of {len(by_value)}: {segment} = {value}, {_counts(plan, counts)} (p {_p(p_values[worst])}, Holm)"
     status: Literal["passed", "failed"] = "failed" if p_values[worst] < plan.trust_alpha else "passed"
     return [Check("sample ratio by segment", status, finding)]
 
 
-def _share(plan: Plan, name: str, verb: str, n_some: np.ndarray, n_all: np.ndarray) -> Check:
-    """The same share of every arm's users, by a chi-square test of independence."""
+def _share(plan: ExperimentPlan, name: str, verb: str, n_some: np.ndarray, n_all: np.ndarray) -> Check:
+    """Tests that the share is the same in every arm, by a chi-square test of independence."""
     table = np.stack([n_some, n_all - n_some])
     table = table[:, n_all > 0]
     p_value = 1.0
@@ -143,20 +145,47 @@ def _share(plan: Plan, name: str, verb: str, n_some: np.ndarray, n_all: np.ndarr
     return Check(name, "failed" if p_value < plan.trust_alpha else "passed", f"{verb}: {shares} (p {_p(p_value)})")
 
 
-def _logging(found: dict[str, Moments], plan: Plan) -> list[Check]:
-    if not found:
-        return [Check("events lost", "noted", "events are not numbered by the player, so losses cannot be seen")]
-    lost = {arm: ratio_estimate(moments) for arm, moments in found.items()}
-    p_values = [
-        effect(lost[plan.arms[0]], lost[arm]).p_value
-        for arm in plan.arms[1:]
-        if arm in lost and plan.arms[0] in lost and min(lost[arm].n_users, lost[plan.arms[0]].n_users) > 1
-    ]
-    smallest = float(holm(np.array(p_values)).min()) if p_values else math.nan
-    most = max(each.value for each in lost.values())
-    shares = " and ".join(f"{_percent(each.value)} of {arm}'s" for arm, each in lost.items())
-    failed = smallest < plan.trust_alpha or most > plan.max_lost_share
-    return [Check("events lost", "failed" if failed else "passed", f"{shares} never arrived (p {_p(smallest)})")]
+def _lost_events(lost: dict[str, SampleMoments], plan: ExperimentPlan) -> list[Check]:
+    if not lost:
+        return [Check("events lost", "noted", "events have no sequence numbers, so losses cannot be detected")]
+    most, p_value, shares = _event_shares(lost, plan)
+    failed = p_value < plan.trust_alpha or most > plan.max_lost_share
+    return [Check("events lost", "failed" if failed else "passed", f"{shares} never arrived (p {_p(p_value)})")]
+
+
+def _no_events(logged: TrustCounts) -> list[Check]:
+    """Fails where no analysed user has an event, which would otherwise look like a metric of 0 for every user."""
+    if logged.repeated or not sum(row["n_exposed"] - row["n_bots"] for row in logged.check_arms):
+        return []
+    n_unassigned = sum(int(row["n"]) for row in logged.check_left_out if row["what"] == "events unassigned")
+    remedy = f"{n_unassigned:,} are of users without an assignment: compare the ids in both logs"
+    return [Check("events", "failed", "no event is of an analysed user" + (f"; {remedy}" if n_unassigned else ""))]
+
+
+def _repeated_events(logged: TrustCounts, plan: ExperimentPlan) -> list[Check]:
+    name = "events repeated"
+    if logged.n_dropped:
+        return [Check(name, "noted", f"{logged.n_dropped:,} repeated events were dropped")]
+    if not logged.repeated:
+        return []
+    most, p_value, shares = _event_shares(logged.repeated, plan)
+    if most == 0.0:
+        return [Check(name, "passed", "none")]
+    finding = f"{shares} repeat an earlier one (p {_p(p_value)})"
+    if p_value < plan.trust_alpha or most > plan.max_repeated_share:
+        return [Check(name, "failed", f"{finding}; count each once with --logs.drop-repeated")]
+    return [Check(name, "noted", finding)]
+
+
+def _event_shares(by_user: dict[str, SampleMoments], plan: ExperimentPlan) -> tuple[float, float, str]:
+    """The largest share of an arm's events, the p-value of equal shares (Holm), and the shares in words."""
+    by_arm = {arm: ratio_estimate(sample) for arm, sample in by_user.items()}
+    testable = {arm: each for arm, each in by_arm.items() if each.n_users > 1}
+    control = testable.get(plan.arms[0])
+    p_values = [effect(control, testable[arm]).p_value for arm in plan.arms[1:] if control and arm in testable]
+    p_value = float(holm(np.array(p_values)).min()) if p_values else math.nan
+    shares = " and ".join(f"{_percent(each.value)} of {arm}'s" for arm, each in by_arm.items())
+    return max(each.value for each in by_arm.values()), p_value, shares
 
 
 def _left_out(rows: list[dict[str, Any]]) -> list[Check]:
@@ -183,9 +212,9 @@ def _names(arms: list[str]) -> str:
     return " and ".join(arms)
 
 
-def _counts(plan: Plan, n_users: np.ndarray) -> str:
+def _counts(plan: ExperimentPlan, n_users: np.ndarray) -> str:
     return " and ".join(f"{n:,} in {arm}" for arm, n in zip(plan.arms, n_users.tolist(), strict=True))
 
 
-def _shares(plan: Plan) -> str:
+def _shares(plan: ExperimentPlan) -> str:
     return ":".join(f"{100 * share:g}" for share in plan.shares)

@@ -1,16 +1,16 @@
-"""From figures to a decision, in words; the rules are these and no others."""
+"""The decision that follows from effects and checks, in words. These rules are complete."""
 
 import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from seqrec.abtest.judgement import Judged
-from seqrec.abtest.plan import Metric, Plan
+from seqrec.abtest.judgement import Judgement
+from seqrec.abtest.plan import ExperimentPlan, Metric
 from seqrec.abtest.trust import Check
 
 
 class Verdict(NamedTuple):
-    """What to do about one treatment."""
+    """The decision about one treatment."""
 
     decision: str
     """blocked, continue, ship, hold, stop or no effect shown."""
@@ -20,8 +20,8 @@ class Verdict(NamedTuple):
     """What to do next."""
 
 
-def blocked(checks: Sequence[Check]) -> Verdict | None:
-    """The verdict where a check failed, None where none did."""
+def blocked_verdict(checks: Sequence[Check]) -> Verdict | None:
+    """The verdict if a check failed, else None."""
     failed = [check for check in checks if check.status == "failed"]
     if not failed:
         return None
@@ -29,26 +29,32 @@ def blocked(checks: Sequence[Check]) -> Verdict | None:
     return Verdict(
         "blocked",
         f"No verdict: the experiment cannot be trusted ({reasons}).",
-        "Find the cause, mend it and run the experiment again; do not read the effects below as effects.",
+        "Find and fix the cause and run the experiment again; the effects below cannot be relied on.",
     )
 
 
 def decide(
-    plan: Plan, arm: str, primary: Judged, guardrails: Mapping[Metric, str], *, complete: bool, due: bool = True
+    plan: ExperimentPlan,
+    arm: str,
+    primary: Judgement,
+    guardrails: Mapping[Metric, str],
+    *,
+    complete: bool,
+    due: bool = True,
 ) -> Verdict:
-    """One treatment's verdict.
+    """The verdict on one treatment.
 
-    `guardrails` gives each one's state, of `guardrail_state` or "unknown"; `complete` says that the planned end is
-    reached, `due` that a planned look is.
+    `guardrails` gives the state of each guardrail, from `guardrail_state` or "unknown"; `complete` says that the end is
+    reached, `due` that a planned look is due.
 
-    - before a look that the plan allows: continue
-    - a guardrail is harmed, or the primary metric is shown to be worse: stop
-    - the primary metric is shown to be better: ship if all guardrails are safe, else hold
-    - neither: at the end "no effect shown" with what could have been seen, before it continue
+    - before the first look that the plan allows: continue
+    - a guardrail is harmed, or the primary metric is significantly worse: stop
+    - the primary metric is significantly better: ship if all guardrails are safe, else hold
+    - otherwise: at the end "no effect shown" with the smallest detectable effect, before the end continue
     """
     gain = primary.shown if plan.primary.more_is_better else -primary.shown
-    ends = f"[{signed(primary.effect.relative_lower)}, {signed(primary.effect.relative_upper)}]"
-    figures = f"{plan.primary.name} {signed(primary.effect.relative)} {ends}"
+    interval = f"[{signed(primary.effect.relative_lower)}, {signed(primary.effect.relative_upper)}]"
+    figures = f"{plan.primary.name} {signed(primary.effect.relative)} {interval}"
     harmed = [metric.name for metric, state in guardrails.items() if state == "harmed"]
     open_ = [metric.name for metric, state in guardrails.items() if state in ("unclear", "unknown")]
     may_stop = complete or (plan.stopping != "fixed" and due)
@@ -56,7 +62,7 @@ def decide(
         return Verdict(
             "continue",
             f"Too early to judge {arm}: the plan allows no look yet.",
-            "Let it run; a test that was planned for the end is wrong far more often when it is read before.",
+            "Let it run; a test that is planned for the end has far more false alarms when it is read earlier.",
         )
     if harmed:
         return Verdict("stop", f"{arm} harms {_and(harmed)} beyond the margin ({figures}).", f"Do not ship {arm}.")
@@ -67,16 +73,18 @@ def decide(
             return Verdict("ship", f"{arm} is better: {figures}, and no guardrail is at risk.", f"Ship {arm}.")
         return Verdict(
             "hold",
-            f"{arm} is better ({figures}), but a loss beyond the margin is not ruled out on {_and(open_)}.",
-            "Collect more users, or accept that risk openly; do not ship by this result alone.",
+            f"{arm} is better ({figures}), but a loss beyond the margin is not ruled out for {_and(open_)}.",
+            "Collect more users, or accept the risk explicitly; do not ship on this result alone.",
         )
-    could = f"the smallest effect that could have been seen is {unsigned(primary.detectable)}"
+    detectable = f"the smallest detectable effect is {unsigned(primary.detectable)}"
     if not complete:
-        return Verdict("continue", f"No effect of {arm} shown so far: {figures}; {could}.", "Let it run as planned.")
+        return Verdict(
+            "continue", f"No effect of {arm} shown so far: {figures}; {detectable}.", "Let it run as planned."
+        )
     return Verdict(
         "no effect shown",
-        f"No effect of {arm} shown: {figures}; {could}.",
-        "Keep the control. A smaller effect may exist: to see one half as large takes four times the users.",
+        f"No effect of {arm} shown: {figures}; {detectable}.",
+        "Keep the control. A smaller effect may exist: to detect one half as large takes four times the users.",
     )
 
 

@@ -13,22 +13,22 @@ from page_reader import PageReader
 from seqrec.abtest.analysis import analyze, write_result
 from seqrec.abtest.logs import Logs, load_logs
 from seqrec.abtest.page import page
-from seqrec.abtest.plan import MICROSECONDS_PER_DAY, Metric, Plan, Quantile, metric_of
+from seqrec.abtest.plan import MICROSECONDS_PER_DAY, ExperimentPlan, Metric, Quantile, metric_of
 from seqrec.abtest.simulate import SimulatedLogs, Simulation, simulate, write_logs
 from seqrec.types import InputError
 
 
-def plan_with(**fields) -> Plan:
+def plan_with(**fields) -> ExperimentPlan:
     defaults = {"name": "p", "start": date(2026, 3, 2), "n_days": 6, "primary": Metric("plays"), "days_before": 6}
-    return Plan(**{**defaults, "expected_users": 1000, **fields})
+    return ExperimentPlan(**{**defaults, "expected_users": 1000, **fields})
 
 
-def analysed(directory, plan: Plan, logs: SimulatedLogs, **options) -> dict:
+def analysed(directory, plan: ExperimentPlan, logs: SimulatedLogs, **options) -> dict:
     files = write_logs([logs], directory)
     return analyze(load_logs(Logs(files["assignments"], files["events"], files["exposures"]), plan), plan, **options)
 
 
-def simulated(directory, plan: Plan, *, n_days: int | None = None, **faults) -> dict:
+def simulated(directory, plan: ExperimentPlan, *, n_days: int | None = None, **faults) -> dict:
     return analysed(
         directory,
         plan,
@@ -75,10 +75,10 @@ def test_quantiles_of_the_plan_are_those_of_the_users(tmp_path):
     assert found[0]["effect"]["lower"] > 0.0
 
 
-def test_no_effect_comes_with_what_could_have_been_seen(tmp_path):
+def test_no_effect_shown_comes_with_the_smallest_detectable_effect(tmp_path):
     verdict = simulated(tmp_path, plan_with(), lift=0.0)["verdicts"]["treatment"]
     assert verdict["decision"] == "no effect shown"
-    assert "smallest effect that could have been seen is" in verdict["headline"]
+    assert "the smallest detectable effect is" in verdict["headline"]
 
 
 def test_a_loss_stops_and_so_does_a_harmed_guardrail(tmp_path):
@@ -103,6 +103,8 @@ def test_a_guardrail_that_could_not_be_ruled_out_holds_a_better_arm(tmp_path):
         ({"two_arm_share": 0.02}, "users in two arms"),
         ({"treatment_lost_share": 0.04}, "events lost"),
         ({"lost_share": 0.2}, "events lost"),
+        ({"treatment_repeated_share": 1.0}, "events repeated"),
+        ({"treatment_repeated_share": 0.02}, "events repeated"),
     ],
 )
 def test_a_planted_fault_blocks_the_verdict_and_is_named(tmp_path, faults, name):

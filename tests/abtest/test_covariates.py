@@ -11,11 +11,13 @@ from seqrec.abtest import tables
 from seqrec.abtest.analysis import analyze
 from seqrec.abtest.logs import Logs, load_logs, set_period
 from seqrec.abtest.means import cross_fitted_weights, cuped_estimates, effect, mean_estimate
-from seqrec.abtest.moments import Moments, merge, moments
-from seqrec.abtest.plan import MEASURES, Metric, Plan
+from seqrec.abtest.plan import MEASURES, ExperimentPlan, Metric
+from seqrec.abtest.sample_moments import SampleMoments, merge, sample_moments
 from seqrec.abtest.simulate import Simulation, simulate, write_logs
 
-PLAN = Plan(name="p", start=date(2026, 3, 2), n_days=6, primary=Metric("plays"), days_before=6, adjustment="cupac")
+PLAN = ExperimentPlan(
+    name="p", start=date(2026, 3, 2), n_days=6, primary=Metric("plays"), days_before=6, adjustment="cupac"
+)
 
 
 def predicted(rows: np.ndarray, fold: np.ndarray, weights: list[np.ndarray]) -> np.ndarray:
@@ -24,7 +26,7 @@ def predicted(rows: np.ndarray, fold: np.ndarray, weights: list[np.ndarray]) -> 
 
 
 def fitted(arms: list[np.ndarray], folds: list[np.ndarray]) -> list[np.ndarray]:
-    of_folds = [[moments(rows[fold == each]) for rows, fold in zip(arms, folds, strict=True)] for each in (0, 1)]
+    of_folds = [[sample_moments(rows[fold == each]) for rows, fold in zip(arms, folds, strict=True)] for each in (0, 1)]
     return cross_fitted_weights(of_folds, range(1, arms[0].shape[1]))
 
 
@@ -46,11 +48,11 @@ def test_the_variance_left_is_1_less_r_squared_of_the_prediction():
     fold = np.arange(4000) % 2
     both = predicted(rows, fold, fitted([rows], [fold]))
     r = np.corrcoef(both.T)[0, 1]
-    (estimate,), saved = cuped_estimates([moments(both)], [1])
+    (estimate,), saved = cuped_estimates([sample_moments(both)], [1])
     assert saved == pytest.approx(r**2, rel=1e-6)
-    assert estimate.variance / mean_estimate(moments(both)).variance == pytest.approx(1 - r**2, rel=1e-6)
+    assert estimate.variance / mean_estimate(sample_moments(both)).variance == pytest.approx(1 - r**2, rel=1e-6)
     # Three covariates know more than one.
-    assert saved > cuped_estimates([moments(rows)], [1])[1] + 0.05
+    assert saved > cuped_estimates([sample_moments(rows)], [1])[1] + 0.05
 
 
 def check_cupac(n_experiments: int) -> None:
@@ -62,10 +64,10 @@ def check_cupac(n_experiments: int) -> None:
         arms = [random.normal(size=(n_users // 2, 1 + n_covariates)) for _ in range(2)]
         folds = [np.arange(len(rows)) % 2 for rows in arms]
         weights = fitted(arms, folds)
-        of_arms = [moments(predicted(rows, fold, weights)) for rows, fold in zip(arms, folds, strict=True)]
+        of_arms = [sample_moments(predicted(rows, fold, weights)) for rows, fold in zip(arms, folds, strict=True)]
         found = effect(*cuped_estimates(of_arms, [1])[0])
         covered += found.lower <= 0.0 <= found.upper
-        own = effect(*cuped_estimates([moments(rows) for rows in arms], range(1, 1 + n_covariates))[0])
+        own = effect(*cuped_estimates([sample_moments(rows) for rows in arms], range(1, 1 + n_covariates))[0])
         naive_covered += own.lower <= 0.0 <= own.upper
     four_errors = 4 * math.sqrt(0.05 * 0.95 / n_experiments)
     assert abs(covered / n_experiments - 0.95) <= four_errors
@@ -83,7 +85,7 @@ def test_a_prediction_fitted_on_others_keeps_its_coverage_in_many_experiments():
 
 
 def test_a_fold_for_which_nothing_can_be_fitted_predicts_nothing():
-    constant = Moments(10, np.array([1.0, 0.0, 2.0]), np.diag([1.0, 0.0, 1.0]))
+    constant = SampleMoments(10, np.array([1.0, 0.0, 2.0]), np.diag([1.0, 0.0, 1.0]))
     # The metric's denominator, the second column, is 0 for all.
     weights = cross_fitted_weights([[constant], [constant]], [2], denominator=1)
     assert [each.tolist() for each in weights] == [[0.0], [0.0]]
@@ -148,6 +150,6 @@ def test_arms_merge_from_their_halves(loaded):
     tables.predict_metric(loaded, PLAN.primary)
     whole = tables.moments_by_arm(loaded)["control"]
     rows = np.array(loaded.execute("SELECT y, z, v, w FROM metric_values WHERE arm = 'control'").fetchall())
-    merged = merge(moments(rows[::2]), moments(rows[1::2]))
+    merged = merge(sample_moments(rows[::2]), sample_moments(rows[1::2]))
     np.testing.assert_allclose(merged.mean, whole.mean)
     np.testing.assert_allclose(merged.covariance, whole.covariance, rtol=1e-9, atol=1e-12)

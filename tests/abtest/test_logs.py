@@ -12,15 +12,15 @@ import pytest
 from seqrec.abtest import tables
 from seqrec.abtest.analysis import analyze
 from seqrec.abtest.logs import Logs, days_logged, load_logs, set_period
-from seqrec.abtest.plan import Metric, Plan
+from seqrec.abtest.plan import ExperimentPlan, Metric
 from seqrec.abtest.simulate import Simulation, simulate, write_logs
 from seqrec.types import InputError
 
 MINUTE = 60_000_000
 
 
-def plan_with(**fields) -> Plan:
-    return Plan(**{"name": "p", "start": date(2026, 3, 2), "n_days": 6, "primary": Metric("plays"), **fields})
+def plan_with(**fields) -> ExperimentPlan:
+    return ExperimentPlan(**{"name": "p", "start": date(2026, 3, 2), "n_days": 6, "primary": Metric("plays"), **fields})
 
 
 def tables_of(*names: str, database: str) -> Logs:

@@ -90,10 +90,10 @@ def test_a_blocked_experiment_tells_nothing_of_its_effect(tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("[", "is no JSON"),
-        ("[]", "holds no record"),
-        ("{}", "is no comparison"),
-        ('{"comparisons": {"b": {"ndcg@10": {}}}}', "is no comparison"),
+        ("[", "is not JSON"),
+        ("[]", "holds no JSON object"),
+        ("{}", "is not a comparison"),
+        ('{"comparisons": {"b": {"ndcg@10": {}}}}', "is not a comparison"),
     ],
 )
 def test_a_file_that_is_no_comparison_is_refused_with_its_name(tmp_path, text, words):
@@ -110,3 +110,15 @@ def test_a_past_result_without_an_offline_comparison_is_refused(tmp_path):
         with_offline(result(0.04), figures, [kept(tmp_path, "past.json", result(0.1))])
     with pytest.raises(InputError, match="cannot be read"):
         with_offline(result(0.04), figures, [tmp_path / "none.json"])
+
+
+@pytest.mark.parametrize(
+    ("offline", "online", "words"),
+    [
+        (np.ones(1), np.ones(1), "1 offline and 1 online"),
+        (np.array([1.0, math.nan]), np.ones(2), "experiment 1"),
+    ],
+)
+def test_effects_that_were_not_measured_are_refused(offline, online, words):
+    with pytest.raises(InputError, match=words):
+        offline_online(offline, online)

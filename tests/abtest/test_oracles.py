@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from seqrec.abtest.means import cuped_estimates, effect, mean_estimate, ratio_estimate
-from seqrec.abtest.moments import Moments, moments, moments_of_sums
 from seqrec.abtest.power import detectable_difference, power_of, t_test_users_per_arm, users_per_arm
+from seqrec.abtest.sample_moments import SampleMoments, sample_moments, sample_moments_of_sums
 from seqrec.abtest.srm import srm_p_value
 from seqrec.stats.multiplicity import benjamini_hochberg, bonferroni, holm
 
@@ -32,9 +32,9 @@ def users() -> dict[str, np.ndarray]:
     }
 
 
-def by_arm(users: dict[str, np.ndarray], *columns: str) -> list[Moments]:
+def by_arm(users: dict[str, np.ndarray], *columns: str) -> list[SampleMoments]:
     rows = np.stack([users[name] for name in columns], axis=1)
-    return [moments(rows[users["variant"] == arm]) for arm in (0, 1)]
+    return [sample_moments(rows[users["variant"] == arm]) for arm in (0, 1)]
 
 
 def analysed_by_tea_tasting(users, metric):
@@ -118,7 +118,7 @@ def test_proportions_are_statsmodels():
     proportion = pytest.importorskip("statsmodels.stats.proportion", reason="statsmodels is not installed")
     n_users, n_back = (44_700, 45_489), (8_502, 8_279)
     arms = [
-        mean_estimate(moments_of_sums(n, np.array([k * 1.0]), np.array([[k * 1.0]])))
+        mean_estimate(sample_moments_of_sums(n, np.array([k * 1.0]), np.array([[k * 1.0]])))
         for n, k in zip(n_users, n_back, strict=True)
     ]
     found = effect(*arms)

@@ -4,12 +4,14 @@ from datetime import date
 
 import pytest
 
-from seqrec.abtest.plan import Metric, Plan, metric_of, quantile_of, read_plan, write_plan
+from seqrec.abtest.plan import ExperimentPlan, Metric, metric_of, quantile_of, read_plan, write_plan
 from seqrec.types import InputError
 
 
-def plan_with(**fields) -> Plan:
-    return Plan(**{"name": "p", "start": date(2026, 3, 2), "n_days": 14, "primary": Metric("plays"), **fields})
+def plan_with(**fields) -> ExperimentPlan:
+    return ExperimentPlan(
+        **{"name": "p", "start": date(2026, 3, 2), "n_days": 14, "primary": Metric("plays"), **fields}
+    )
 
 
 def test_a_plan_reads_as_it_was_written_whatever_its_names(tmp_path):

@@ -10,8 +10,8 @@ import pytest
 from scipy import stats
 
 from seqrec.abtest.means import Estimate, effect, mean_estimate
-from seqrec.abtest.moments import moments, moments_of_sums
 from seqrec.abtest.quantiles import quantile_difference
+from seqrec.abtest.sample_moments import sample_moments, sample_moments_of_sums
 from seqrec.abtest.sequential import confidence_sequence, sequential_effect
 from seqrec.abtest.srm import srm_p_value
 from seqrec.stats.multiplicity import benjamini_hochberg, holm
@@ -32,19 +32,19 @@ def players(shared_data):
 
 def test_counts_tell_the_same_as_the_players(players):
     for column in (1, 2):
-        of_players = effect(*(mean_estimate(moments(rows), column) for rows in players.values()))
+        of_players = effect(*(mean_estimate(sample_moments(rows), column) for rows in players.values()))
         of_counts = []
         for arm, rows in players.items():
             n_users, n_back = PUBLISHED[arm][0], PUBLISHED[arm][column]
             assert (len(rows), rows[:, column].sum()) == (n_users, n_back)
             sums = np.array([float(n_back)])
-            of_counts.append(mean_estimate(moments_of_sums(n_users, sums, sums[None])))
+            of_counts.append(mean_estimate(sample_moments_of_sums(n_users, sums, sums[None])))
         assert effect(*of_counts) == pytest.approx(of_players)
 
 
 def test_retention_and_sample_ratio_are_those_of_another_hand(players):
     for column in (1, 2):
-        found = effect(*(mean_estimate(moments(rows), column) for rows in players.values()))
+        found = effect(*(mean_estimate(sample_moments(rows), column) for rows in players.values()))
         control, treatment = (rows[:, column] for rows in players.values())
         expected = stats.ttest_ind(treatment, control, equal_var=False)
         interval = expected.confidence_interval(0.95)

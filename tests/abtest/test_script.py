@@ -45,10 +45,10 @@ def test_a_plan_is_sized_by_what_the_metric_was_like(tmp_path, monkeypatch, caps
     assert run_script(monkeypatch, f"{PLAN} {lately}") == 0
     printed = capsys.readouterr().out
     # A standard deviation of 3 sqrt(.64) = 2.4; 2.8016 x 2.4 sqrt(2 / 4000) / 2, and 2 x 15.698 x 2.4^2 / .1^2.
-    assert "7.52% would be seen by 8,000 users" in printed
-    assert "18,084 in all arms would show 5.00%" in printed
+    assert "7.52% is detectable with 8,000 users" in printed
+    assert "18,084 in all arms detect 5.00%" in printed
     # 19 days are three weeks.
-    assert "days     21 at 1,000 new users a day" in printed
+    assert "days     21 at 1,000 new users per day" in printed
 
 
 def test_an_offline_comparison_and_a_past_result_stand_beside_the_effect(tmp_path, monkeypatch):

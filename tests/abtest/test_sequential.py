@@ -1,12 +1,13 @@
-"""Looking again and again: published bounds and intervals, and false alarms over 28 daily looks."""
+"""Repeated looks: published bounds and intervals, and the false-alarm rate over 28 daily looks."""
 
 import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from seqrec.abtest.means import mean_estimate
-from seqrec.abtest.moments import moments_of_sums
+from seqrec.abtest.sample_moments import sample_moments_of_sums
 from seqrec.abtest.sequential import (
     confidence_sequence,
     crossing_probability,
@@ -22,7 +23,7 @@ from seqrec.types import InputError
 
 def test_growthbooks_sequential_t_test_of_published_sums():
     control, treatment = (
-        mean_estimate(moments_of_sums(n, np.array([total]), np.array([[squares]])))
+        mean_estimate(sample_moments_of_sums(n, np.array([total]), np.array([[squares]])))
         for total, squares, n in ((1396.87, 52377.9767, 3000), (2422.7, 134698.29, 3461))
     )
     found = sequential_relative(control, treatment, tuning=1000.0)
@@ -38,10 +39,51 @@ def test_five_looks_at_a_fixed_test():
     assert crossing_probability([1.96]) == pytest.approx(0.05, abs=1e-5)
 
 
-def test_published_bounds_of_five_looks():
-    # Jennison and Turnbull (2000), tables 2.1 and 2.3.
-    assert pocock_bounds(5) == pytest.approx([2.413] * 5, abs=0.5e-3)
-    assert obrien_fleming_bounds(5) == pytest.approx([2.040 * math.sqrt(5 / k) for k in range(1, 6)], abs=1.2e-3)
+@pytest.mark.parametrize(
+    ("n_looks", "pocock", "obrien_fleming"), [(2, 2.178, 1.977), (3, 2.289, 2.004), (5, 2.413, 2.040)]
+)
+def test_published_bounds_of_evenly_spaced_looks(n_looks, pocock, obrien_fleming):
+    # Jennison and Turnbull (2000), tables 2.1 and 2.3; the second gives the bound of the last look.
+    assert pocock_bounds(n_looks) == pytest.approx([pocock] * n_looks, abs=0.6e-3)
+    falling = [obrien_fleming * math.sqrt(n_looks / k) for k in range(1, n_looks + 1)]
+    assert obrien_fleming_bounds(n_looks) == pytest.approx(falling, abs=1.2e-3)
+
+
+PUBLISHED_SPENDING_BOUNDS = {
+    "obrien-fleming": [
+        [2.9626, 1.9686],
+        [3.7103, 2.5114, 1.9930],
+        [4.8769, 3.3569, 2.6803, 2.2898, 2.0310],
+    ],
+    "pocock": [
+        [2.1570, 2.2010],
+        [2.2794, 2.2949, 2.2959],
+        [2.4380, 2.4268, 2.4101, 2.3966, 2.3859],
+    ],
+}
+"""Two-sided bounds at .05 of even looks by Lan and DeMets's two functions (Reboussin, DeMets, Kim and Lan, 2000)."""
+
+
+@pytest.mark.parametrize(
+    ("shape", "bounds"),
+    [(shape, bounds) for shape, tables in PUBLISHED_SPENDING_BOUNDS.items() for bounds in tables],
+)
+def test_published_bounds_of_spending_functions(shape, bounds):
+    times = [k / len(bounds) for k in range(1, len(bounds) + 1)]
+    assert spending_bounds(times, shape=shape) == pytest.approx(bounds, abs=1.5e-4)
+
+
+@pytest.mark.parametrize("alpha", [0.01, 0.05, 0.2])
+@pytest.mark.parametrize("time", [0.3, 0.7])
+def test_each_side_spends_its_half_of_alpha_by_the_first_look(alpha, time):
+    tail = alpha / 2
+    one_sided = {
+        "obrien-fleming": 2 * (1 - stats.norm.cdf(stats.norm.ppf(1 - tail / 2) / math.sqrt(time))),
+        "pocock": tail * math.log(1 + (math.e - 1) * time),
+    }
+    for shape, spent in one_sided.items():
+        bound = spending_bounds([time, 1.0], alpha=alpha, shape=shape)[0]
+        assert stats.norm.sf(bound) == pytest.approx(spent, rel=1e-5)
 
 
 def walks(n_walks: int, n_looks: int, *, seed: int) -> np.ndarray:
@@ -53,7 +95,7 @@ def walks(n_walks: int, n_looks: int, *, seed: int) -> np.ndarray:
 @pytest.mark.parametrize(
     "bounds", [[1.96] * 5, [2.413] * 5, [2.040 * math.sqrt(5 / k) for k in range(1, 6)]], ids=["fixed", "pocock", "obf"]
 )
-def test_the_integral_is_what_simulation_finds(bounds):
+def test_the_crossing_probability_equals_its_simulation(bounds):
     n_walks = 200_000
     share = np.mean((np.abs(walks(n_walks, 5, seed=0)) >= bounds).any(axis=1))
     expected = crossing_probability(bounds)
@@ -62,7 +104,7 @@ def test_the_integral_is_what_simulation_finds(bounds):
 
 def test_spent_error_adds_up_at_uneven_looks():
     times = [0.2, 0.5, 1.0]
-    for shape in ("pocock", "obrien-fleming"):
+    for shape in PUBLISHED_SPENDING_BOUNDS:
         assert crossing_probability(list(spending_bounds(times, shape=shape)), times) == pytest.approx(0.05, abs=1e-5)
 
 
@@ -92,12 +134,12 @@ def check_peeking(n_experiments: int) -> None:
     assert sequential / n_experiments <= 0.05
 
 
-def test_28_daily_looks_fool_a_fixed_test_and_not_a_confidence_sequence():
+def test_a_confidence_sequence_keeps_its_level_over_28_daily_looks():
     check_peeking(300)
 
 
 @pytest.mark.slow
-def test_28_daily_looks_fool_a_fixed_test_and_not_a_confidence_sequence_in_many_experiments():
+def test_a_confidence_sequence_keeps_its_level_over_28_daily_looks_in_many_experiments():
     check_peeking(10_000)
 
 
@@ -121,17 +163,17 @@ def check_growing_totals(n_experiments: int, *, persistence: float) -> None:
 
 
 @pytest.mark.parametrize("persistence", [0.0, 1.0])
-def test_totals_that_go_on_growing_alarm_no_more_often(persistence):
+def test_growing_totals_keep_the_level(persistence):
     check_growing_totals(200, persistence=persistence)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("persistence", [0.0, 1.0])
-def test_totals_that_go_on_growing_alarm_no_more_often_in_many_experiments(persistence):
+def test_growing_totals_keep_the_level_in_many_experiments(persistence):
     check_growing_totals(5000, persistence=persistence)
 
 
-def test_even_with_all_users_there_at_once_28_looks_stay_below_5_percent():
+def test_28_looks_at_the_same_users_keep_the_level():
     # Then the multiple stays where it is, at worst at its narrowest, while totals go on, at worst independently.
     narrowest = min(sequence_multiple(n, tuning=1000.0) for n in np.geomspace(10, 10**6, 200).astype(int).tolist())
     assert crossing_probability([narrowest] * 28) <= 0.05
@@ -144,7 +186,12 @@ def test_the_sequence_is_tightest_in_information_near_its_tuning():
     assert at[5000.0] > 1.96
 
 
-def test_intervals_that_all_hold_have_their_common_part():
+def test_an_unknown_estimate_has_an_unknown_p_value():
+    for value, error in ((math.nan, 1.0), (1.0, math.nan), (math.nan, 0.0)):
+        assert math.isnan(confidence_sequence(value, error, 10, tuning=10.0).p_value)
+
+
+def test_the_running_intersection_keeps_the_tightest_bounds():
     lower, upper = running_intersection(np.array([-1.0, 0.5, 0.0]), np.array([3.0, 2.0, 2.5]))
     assert lower.tolist() == [-1.0, 0.5, 0.5]
     assert upper.tolist() == [3.0, 2.0, 2.0]
@@ -157,11 +204,16 @@ def test_intervals_that_all_hold_have_their_common_part():
         (lambda: crossing_probability([2.0, 2.0], [0.5, 0.4]), "does not rise"),
         (lambda: pocock_bounds(0), "n_looks=0"),
         (lambda: spending_bounds([1.0], shape="flat"), "'flat' is not one of"),
-        (lambda: spending_bounds([0.5, 1.5]), "passes 1"),
+        (lambda: spending_bounds([0.5, 1.5]), r"is not in \(0, 1\]"),
+        (lambda: spending_bounds([0.0, 1.0]), r"is not in \(0, 1\]"),
         (lambda: confidence_sequence(0.0, 1.0, 0, tuning=10.0), "n_users=0"),
         (lambda: confidence_sequence(0.0, 1.0, 10, tuning=0.0), "tuning=0.0"),
+        (lambda: confidence_sequence(0.0, 1.0, 10, tuning=math.inf), "tuning=inf"),
+        (lambda: crossing_probability([2.0, 2.0], [0.5, math.nan]), "does not rise"),
+        (lambda: crossing_probability([2.0, math.nan]), "must be above 0"),
+        (lambda: spending_bounds([0.5, math.nan]), r"is not in \(0, 1\]"),
     ],
 )
-def test_looks_that_make_no_sense_are_refused(call, words):
+def test_invalid_looks_are_refused(call, words):
     with pytest.raises(InputError, match=words):
         call()

@@ -10,11 +10,11 @@ import pytest
 
 from seqrec.abtest.analysis import analyze
 from seqrec.abtest.logs import Logs, load_logs
-from seqrec.abtest.plan import MICROSECONDS_PER_DAY, Metric, Plan, metric_of
+from seqrec.abtest.plan import MICROSECONDS_PER_DAY, ExperimentPlan, Metric, metric_of
 from seqrec.abtest.simulate import SimulatedLogs, Simulation, log_blocks, simulate, true_lifts, write_logs
 from seqrec.types import InputError
 
-PLAN = Plan(name="p", start=date(2026, 3, 2), n_days=8, primary=Metric("plays"), days_before=8)
+PLAN = ExperimentPlan(name="p", start=date(2026, 3, 2), n_days=8, primary=Metric("plays"), days_before=8)
 
 
 def drawn(**chosen) -> Simulation:

@@ -8,10 +8,10 @@ import pytest
 
 from seqrec.abtest import tables
 from seqrec.abtest.logs import Logs, load_logs, set_period
-from seqrec.abtest.plan import Metric, Plan
+from seqrec.abtest.plan import ExperimentPlan, Metric
 from seqrec.abtest.simulate import Simulation, simulate, write_logs
 
-PLAN = Plan(
+PLAN = ExperimentPlan(
     name="p", start=date(2026, 3, 2), n_days=5, primary=Metric("skips", "plays"), days_before=4, segments=("country",)
 )
 LOADED = ("assignments", "exposures", "events", "segment_values", "settings")
@@ -19,7 +19,15 @@ LOADED = ("assignments", "exposures", "events", "segment_values", "settings")
 TABLES = (*tables.STEPS, "metric_values", "user_folds", "cupac_values")
 """In an order in which each is made of those before it."""
 FIGURES = ("moments", "segment_moments", "new_users_by_day", "increments_by_day", "cupac_moments", "cupac_predictions")
-FIGURES += ("user_values", "check_arms", "check_days", "check_segments", "check_logging", "check_left_out")
+FIGURES += (
+    "user_values",
+    "check_arms",
+    "check_days",
+    "check_segments",
+    "check_logging",
+    "check_repeated",
+    "check_left_out",
+)
 
 
 def statement(name: str) -> str:

@@ -55,14 +55,20 @@ def test_the_bayes_factor_is_one_before_anybody_came():
     ("n_users", "shares", "words"),
     [
         ([1, 2], [1.0], "2 counts and 1 shares"),
-        ([1, -2], [1, 1], "below 0"),
+        ([1, -2], [1, 1], "whole numbers from 0"),
         ([1, 2], [1, 0], "must be above 0"),
-        ([1], [1], "two arms or more"),
+        ([1], [1], "at least two arms"),
     ],
 )
-def test_counts_that_fit_no_shares_are_refused(n_users, shares, words):
+def test_invalid_counts_and_shares_are_refused(n_users, shares, words):
     with pytest.raises(InputError, match=words):
         srm_p_value(n_users, shares)
+
+
+def test_a_concentration_that_is_no_number_is_refused():
+    for concentration in (0.0, np.nan, np.inf):
+        with pytest.raises(InputError, match="concentration="):
+            srm_sequential_p_values(np.array([[1, 2]]), [1, 1], concentration=concentration)
 
 
 def test_running_totals_do_not_fall():

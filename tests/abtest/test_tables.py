@@ -10,23 +10,25 @@ import pyarrow.parquet as pq
 import pytest
 
 from seqrec.abtest import tables
+from seqrec.abtest.analysis import analyze
 from seqrec.abtest.logs import Logs, load_logs, set_period
-from seqrec.abtest.moments import moments
-from seqrec.abtest.plan import MEASURES, MICROSECONDS_PER_DAY, Metric, Plan
+from seqrec.abtest.plan import MEASURES, MICROSECONDS_PER_DAY, ExperimentPlan, Metric
+from seqrec.abtest.sample_moments import sample_moments
 from seqrec.abtest.simulate import Simulation, simulate, write_logs
+from seqrec.types import InputError
 
 MINUTE = 60_000_000
 
 
-def plan_with(**fields) -> Plan:
-    return Plan(**{"name": "p", "start": date(2026, 3, 2), "n_days": 6, "primary": Metric("plays"), **fields})
+def plan_with(**fields) -> ExperimentPlan:
+    return ExperimentPlan(**{"name": "p", "start": date(2026, 3, 2), "n_days": 6, "primary": Metric("plays"), **fields})
 
 
 PLAN = plan_with(days_before=3, max_plays_per_day=50)
 START = PLAN.start_us
 
 
-def slow_totals(logs, plan: Plan) -> dict:
+def slow_totals(logs, plan: ExperimentPlan) -> dict:
     """user -> (arm, measures during, measures before), by a loop."""
     assignments, exposures, events = (t.to_pylist() for t in (logs.assignments, logs.exposures, logs.events))
     until = plan.start_us + plan.n_days * MICROSECONDS_PER_DAY
@@ -57,7 +59,7 @@ def slow_totals(logs, plan: Plan) -> dict:
     return found
 
 
-def slow_measures(events, plan: Plan) -> dict:
+def slow_measures(events, plan: ExperimentPlan) -> dict:
     times = sorted(e["timestamp_us"] for e in events)
     gaps = [b - a > plan.session_gap_minutes * MINUTE for a, b in itertools.pairwise(times)]
     return {
@@ -71,7 +73,7 @@ def slow_measures(events, plan: Plan) -> dict:
     }
 
 
-def loaded(tmp_path, logs, plan: Plan, *, n_days: int | None = None):
+def loaded(tmp_path, logs, plan: ExperimentPlan, *, n_days: int | None = None):
     files = write_logs([logs], tmp_path)
     connection = load_logs(Logs(files["assignments"], files["events"], files["exposures"]), plan)
     set_period(connection, plan, n_days=n_days or plan.n_days)
@@ -112,7 +114,7 @@ def test_moments_are_those_of_the_users_rows(tmp_path, drawn, drawn_totals, metr
     pair = (metric.numerator, metric.denominator)
     for arm in PLAN.arms:
         rows = [[*(during[n] for n in pair), *(before[n] for n in pair)] for a, during, before in totals if a == arm]
-        expected = moments(np.array(rows, float))
+        expected = sample_moments(np.array(rows, float))
         assert found[arm].n_users == expected.n_users
         np.testing.assert_allclose(found[arm].mean, expected.mean, rtol=1e-9)
         np.testing.assert_allclose(found[arm].covariance, expected.covariance, rtol=1e-9, atol=1e-9)
@@ -148,6 +150,30 @@ def test_segments_add_up_to_the_whole(tmp_path):
         assert sum(part.n_users for part in each) == whole.n_users
         total = sum(part.n_users * part.mean for part in each)
         np.testing.assert_allclose(total / whole.n_users, whole.mean)
+
+
+@pytest.mark.parametrize("adjustment", ["cuped", "cupac"])
+@pytest.mark.parametrize("during", [True, False])
+def test_a_nan_among_the_events_is_refused_and_gives_no_verdict(tmp_path, adjustment, during):
+    plan = plan_with(primary=Metric("seconds_listened"), days_before=3, adjustment=adjustment)
+    connection = loaded(tmp_path, simulate(plan, Simulation(n_users=50)), plan)
+    # Of a user who is analysed, as a source of events would give it that checks nothing.
+    since = "e.timestamp_us >= u.exposed_us" if during else "e.timestamp_us < $start AND e.timestamp_us >= $before"
+    bounds = {} if during else {"start": plan.start_us, "before": plan.start_us - 3 * MICROSECONDS_PER_DAY}
+    user, time = connection.execute(
+        f"SELECT e.user_id, MAX(e.timestamp_us) FROM events e JOIN analysed_users u ON u.user_id = e.user_id "
+        f"WHERE {since} GROUP BY e.user_id ORDER BY e.user_id LIMIT 1",
+        bounds,
+    ).fetchall()[0]
+    connection.execute(
+        "CREATE TABLE with_nan AS SELECT * REPLACE "
+        "(CASE WHEN user_id = $user AND timestamp_us = $time THEN CAST('nan' AS DOUBLE) ELSE seconds END AS seconds) "
+        "FROM events",
+        {"user": user, "time": time},
+    )
+    connection.execute("CREATE OR REPLACE VIEW events AS SELECT * FROM with_nan")
+    with pytest.raises(InputError, match="NaN or infinite"):
+        analyze(connection, plan)
 
 
 def test_a_silence_longer_than_the_gap_starts_a_session_and_one_as_long_does_not(tmp_path):

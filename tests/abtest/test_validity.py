@@ -8,8 +8,8 @@ import pytest
 from scipy import stats
 
 from seqrec.abtest.means import Effect, cuped_estimates, effect, mean_estimate, ratio_estimate
-from seqrec.abtest.moments import moments
 from seqrec.abtest.power import users_per_arm
+from seqrec.abtest.sample_moments import sample_moments
 
 
 class Experiment(NamedTuple):
@@ -34,12 +34,12 @@ def experiment(random: np.random.Generator, *, n_users: int = 500, lift: float =
 
 
 def of_users(found: Experiment) -> Effect:
-    return effect(*(ratio_estimate(moments(arm)) for arm in found.arms))
+    return effect(*(ratio_estimate(sample_moments(arm)) for arm in found.arms))
 
 
 def of_sessions(found: Experiment) -> Effect:
     """The naive test: every session taken for an independent one."""
-    return effect(*(mean_estimate(moments(plays[:, None])) for plays in found.sessions))
+    return effect(*(mean_estimate(sample_moments(plays[:, None])) for plays in found.sessions))
 
 
 def four_errors(share: float, n: int) -> float:
@@ -102,7 +102,9 @@ def check_power(n_experiments: int, *, with_past: bool) -> None:
         for shift in (0.0, difference):
             past = random.normal(size=n_users)
             arms.append(
-                moments(np.stack([shift + r * past + math.sqrt(1 - r**2) * random.normal(size=n_users), past], axis=1))
+                sample_moments(
+                    np.stack([shift + r * past + math.sqrt(1 - r**2) * random.normal(size=n_users), past], axis=1)
+                )
             )
         estimates = cuped_estimates(arms, [1])[0] if with_past else [mean_estimate(arm) for arm in arms]
         shown += effect(*estimates).p_value <= 0.05

@@ -1,4 +1,4 @@
--- Who is analysed: users in one arm only, exposed, and no bots. Each rule is the same in all arms.
+-- The analysed users: in one arm only, exposed, and not bots. Each rule is the same in all arms.
 SELECT
     u.user_id,
     u.arm,

@@ -1,4 +1,4 @@
--- One row a user: the arm, when the user was first assigned, and whether other arms were ever logged.
+-- One row per user: the arm, the time of the first assignment, and the number of arms that were logged.
 SELECT
     user_id,
     MIN(arm) AS arm,

@@ -1,4 +1,4 @@
--- Plays on each user's busiest day since the exposure; more than a person can play is a bot's.
+-- Plays on each user's busiest day since the exposure; users above the plan's limit are bots.
 SELECT user_id, MAX(n_plays) AS most_plays
 FROM (
     SELECT

@@ -1,5 +1,4 @@
--- Users by arm at each step from the assignment to the analysis, and how many fell out where. Users in two arms
--- count in none.
+-- Users by arm at each step from the assignment to the analysis. Users in two arms count in neither.
 SELECT
     u.arm,
     SUM(CASE WHEN u.n_arms = 1 THEN 1 ELSE 0 END) AS n_assigned,

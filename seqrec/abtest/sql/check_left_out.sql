@@ -1,4 +1,4 @@
--- What no step of the analysis counts.
+-- Rows of the logs that the analysis leaves out.
 SELECT 'users assigned outside' AS what, COUNT(*) AS n
 FROM assigned_users a
 LEFT JOIN triggered_users u ON u.user_id = a.user_id

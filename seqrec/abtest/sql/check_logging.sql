@@ -1,5 +1,5 @@
--- Events that were numbered by the player and never arrived: a user's numbers from first to last that are absent.
--- Users' own sums, since one broken client loses many.
+-- Lost events: sequence numbers between a user's first and last that are absent. Summed by user, since events of one
+-- client are lost together.
 SELECT
     arm,
     COUNT(*) AS n_users,

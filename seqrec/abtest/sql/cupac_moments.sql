@@ -1,5 +1,5 @@
 -- Sufficient statistics of a metric (y over z) and all measures before the experiment, by arm and half: sums, and
--- sums of products about the overall means.
+-- sums of products about the overall means, which preserves digits.
 SELECT
     m.arm,
     m.fold,

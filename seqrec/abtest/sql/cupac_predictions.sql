@@ -1,4 +1,4 @@
--- As metric_values.sql, with what the other half's regression predicts as the only covariate.
+-- As metric_values.sql, with the prediction of the other half's regression as the only covariate.
 SELECT
     m.user_id,
     m.arm,

@@ -1,5 +1,5 @@
--- A metric (y over z) and all measures before the experiment, with each user's half. The braces are filled from a fixed
--- list of measures, never from a file.
+-- A metric (y over z) and all measures before the experiment, with each user's half. The braces are replaced by
+-- names from a fixed list of measures.
 SELECT
     u.user_id,
     u.arm,

@@ -1,5 +1,5 @@
--- By how much each day's events move the sums over users of running totals, their squares and products: for a total Y
--- that a day raises from P to Y, Y * Y - P * P. Only days on which a user did something are touched.
+-- How much each day's events change the sums over users of running totals, their squares and products: for a total that
+-- grows from P to Y on a day, Y * Y - P * P. Only days with events of the user have rows.
 SELECT
     arm,
     day,

@@ -1,5 +1,5 @@
--- A metric's four columns: y over z, and the same before the experiment (v, w). The braces are filled from a fixed
--- list of measures, never from a file.
+-- A metric's four columns: y over z, and the same before the experiment (v, w). The braces are replaced by
+-- names from a fixed list of measures.
 SELECT
     user_id,
     arm,

@@ -1,4 +1,4 @@
--- Sufficient statistics by arm: sums, and sums of products about the overall means, which keeps their digits.
+-- Sufficient statistics by arm: sums, and sums of products about the overall means, which preserves digits.
 SELECT
     m.arm,
     COUNT(*) AS n_users,

@@ -1,4 +1,4 @@
--- What the users who are exposed on a day bring: themselves, and their sums before the experiment.
+-- Users by day of exposure: their number, and their sums before the experiment.
 SELECT
     arm,
     exposed_day AS day,

@@ -1,5 +1,6 @@
--- One row an assigned user: the first moment in the period, after the assignment, at which the arms would differ.
--- Exposures are logged in every arm, in the control as "would have been shown"; without them all users are triggered.
+-- One row per assigned user: the first time in the period, after the assignment, at which the arms would differ.
+-- Exposures are logged in every arm, in the control as "would have been shown"; without a log of exposures every user is
+-- exposed at the assignment.
 SELECT
     u.user_id,
     u.arm,

@@ -1,4 +1,5 @@
--- One row a user and day with events; a user counts once and not a day, hence 0 users. A session starts with a play that follows a silence longer than the gap.
+-- One row per user and day with events. `users` is 0, because a user counts once and not once a day. A session starts
+-- with a play after a pause longer than the gap.
 SELECT
     user_id,
     arm,

@@ -6,6 +6,7 @@ SELECT
     e.seconds,
     e.skipped,
     e.liked,
+    e.sequence,
     CASE WHEN e.timestamp_us >= u.exposed_us THEN 1 ELSE 0 END AS is_during,
     CAST(FLOOR((e.timestamp_us - s.start_us) / 86400000000e0) AS BIGINT) AS day
 FROM events e

@@ -1,4 +1,4 @@
--- A user's value of each segment: one, should an assignment that is logged twice disagree with itself.
+-- A user's value of each segment; the smallest, where repeated assignments disagree.
 SELECT user_id, segment, MIN(value) AS value
 FROM segment_values
 GROUP BY user_id, segment

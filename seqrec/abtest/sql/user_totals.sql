@@ -1,4 +1,4 @@
--- One row an analysed user, also those without any event: sums since the exposure, and before the experiment.
+-- One row per analysed user, with or without events: sums since the exposure, and before the experiment.
 SELECT
     u.user_id,
     u.arm,
