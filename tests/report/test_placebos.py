@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from study_runs import a_run
 
-from seqrec.crossed import crossed_contrast, crossed_values
 from seqrec.metrics import metric_values
 from seqrec.report.placebos import against_placebos, placebo_sentences, placebos_of
 from seqrec.report.study_figures import study_figures
+from seqrec.stats.seeds_and_users import contrast_over_seeds_and_users, seed_user_summary
 
 ARMS = {
     "ids": "--max-epochs 3",
@@ -39,7 +39,7 @@ def test_a_feature_is_compared_with_its_placebo_user_by_user(seeds):
     # gap and its placebo have no runs.
     [(name, contrast)] = against_placebos(found).items()
     assert (name, contrast["placebo"]) == ("genres", "shuffled")
-    expected = crossed_contrast(crossed_values(values), np.array([0.0, 1.0, -1.0]))
+    expected = contrast_over_seeds_and_users(seed_user_summary(values), np.array([0.0, 1.0, -1.0]))
     assert contrast["difference"] == pytest.approx(values[1].mean() - values[2].mean())
     assert contrast["interval"] == pytest.approx([expected.lower, expected.upper])
 
