@@ -27,7 +27,7 @@ from seqrec.abtest.analysis import conclude
 from seqrec.abtest.logs import Logs, load_logs
 from seqrec.abtest.plan import ExperimentPlan, Metric, metric_of
 from seqrec.abtest.simulate import Simulation, log_blocks, write_logs
-from seqrec.data.files import Limits
+from seqrec.data.tables.rows import Limits
 
 NAMES = ("assignments", "events", "exposures")
 

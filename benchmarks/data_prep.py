@@ -31,10 +31,10 @@ from pyarrow import csv
 from tyro.conf import OmitArgPrefixes
 
 from seqrec.data.engines import EngineName, move
-from seqrec.data.files import Limits
 from seqrec.data.preparation import StepCount, StepsConfig, prepare_store
 from seqrec.data.sources import read_source
 from seqrec.data.split_config import SplitConfig
+from seqrec.data.tables.rows import Limits
 from seqrec.files import write_json
 
 EVENTS_PER_BLOCK = 10_000_000

@@ -19,11 +19,11 @@ from seqrec import runtime
 from seqrec.data.append import append_events
 from seqrec.data.buckets import original, working_copy
 from seqrec.data.engines import EngineName, move
-from seqrec.data.files import Limits
 from seqrec.data.preparation import StepCount, StepsConfig, format_counts, prepare_store, stages
 from seqrec.data.sources import SourceConfig, open_source
 from seqrec.data.split_config import SplitConfig
 from seqrec.data.store import read_preparation
+from seqrec.data.tables.rows import Limits
 from seqrec.report.data_profile_page import write_profile
 
 

@@ -17,7 +17,7 @@ from seqrec.abtest.power import required_days, users_per_arm
 from seqrec.abtest.simulate import Simulation, log_blocks, true_lifts, write_logs
 from seqrec.abtest.verdict import signed
 from seqrec.config import check_between, check_fields
-from seqrec.data.files import Limits
+from seqrec.data.tables.rows import Limits
 from seqrec.types import InputError
 
 

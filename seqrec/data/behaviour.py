@@ -14,11 +14,11 @@ import pyarrow.compute as pc
 from jaxtyping import Float, Float32, Int, Int32
 
 from seqrec.config import check_above, check_fields
-from seqrec.data.columns import MAX_CATEGORIES
 from seqrec.data.features import deciles, read_user_features, shuffled_feature
 from seqrec.data.ragged import ranges
 from seqrec.data.splits import Split
 from seqrec.data.store import SequenceStore
+from seqrec.data.tables.columns import MAX_CATEGORIES
 from seqrec.types import InputError
 
 EventKind = Literal["categories", "number", "buckets", "waves"]

@@ -3,7 +3,7 @@
 import contextlib
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -12,6 +12,7 @@ import narwhals as nw
 import pyarrow as pa
 
 from seqrec.data.sources import Source
+from seqrec.data.tables.rows import quoted, without_nan
 from seqrec.types import InputError
 
 EngineName = Literal["duckdb", "polars", "pyspark"]
@@ -101,6 +102,17 @@ def engine_of(source: Source) -> Engine:
     if kind.is_pyspark() or kind.is_pyspark_connect():
         return spark_engine()
     raise InputError(f"{source.name}: events are a table of {kind.value}; give one of DuckDB, Polars or PySpark")
+
+
+def null_for_nan(table: nw.LazyFrame, columns: Sequence[str]) -> nw.LazyFrame:
+    """The table with null for NaN in those of `columns` that are floats."""
+    schema = table.collect_schema()
+    floats = [name for name in dict.fromkeys(columns) if schema[name].is_float()]
+    if table.implementation.is_duckdb() and floats:
+        # Where the table is a Parquet file, DuckDB takes nw.col(name).is_nan() for false.
+        named = ", ".join(f"{without_nan(quoted(name), 'DOUBLE')} AS {quoted(name)}" for name in floats)
+        return nw.from_native(table.to_native().project(f"* REPLACE ({named})"))
+    return table.with_columns(nw.when(~nw.col(name).is_nan()).then(nw.col(name)).alias(name) for name in floats)
 
 
 def collect(table: nw.LazyFrame) -> pa.Table:

@@ -1,6 +1,6 @@
 """What every reader of events is asked and gives: a table of typed events, and what is known of the items."""
 
-import difflib
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -10,20 +10,19 @@ import duckdb
 import narwhals as nw
 import pyarrow as pa
 
-from seqrec.data.columns import category, free_id, microseconds, number
-from seqrec.data.files import (
+from seqrec.data.paths import first_line
+from seqrec.data.tables.columns import category, free_id, microseconds, number
+from seqrec.data.tables.rows import (
+    MISSING_VALUES,
     NO_LIMITS,
     BadRows,
-    Found,
+    Destination,
     Limits,
+    RawRows,
     connect,
-    json_keys,
-    load_json_lines,
-    load_text,
     quoted,
 )
-from seqrec.data.paths import first_line
-from seqrec.data.text_files import TextFile, first_line_of, same_header, shown_names
+from seqrec.data.tables.user_table import UserTable, text_table
 from seqrec.types import InputError
 
 NO_CATEGORIES: Mapping[str, Sequence[str]] = MappingProxyType({})
@@ -39,7 +38,7 @@ class Columns(NamedTuple):
 
 
 class Source(NamedTuple):
-    """Events as they were found."""
+    """Events as they were rows."""
 
     name: str
     events: nw.LazyFrame
@@ -54,6 +53,8 @@ class Source(NamedTuple):
     """item_id (of the same type) and attributes (list of text), such as genres, each item once; None where unknown."""
     categories: Mapping[str, tuple[str, ...]] = MappingProxyType({})
     """For each event column of codes the text that each code, from 0, stands for."""
+    unreadable: Mapping[str, int] = MappingProxyType({})
+    """For each further column how many values could not be read and are missing, where bad rows are dropped."""
 
 
 class Request(NamedTuple):
@@ -67,6 +68,8 @@ class Request(NamedTuple):
     """Columns of text to be coded, each with the texts whose codes are known already."""
     bad_rows: BadRows = "refuse"
     limits: Limits = NO_LIMITS
+    missing_values: tuple[str, ...] = MISSING_VALUES
+    """Texts that stand for no value, beside the empty one."""
 
 
 class Items(NamedTuple):
@@ -79,35 +82,25 @@ class Items(NamedTuple):
 NO_ITEMS = Items()
 
 
-def wanted_columns(where: object, names: Sequence[str], columns: Columns, request: Request) -> dict[str, str]:
-    """Our name of each column that is asked for -> the file's, which must be there once."""
+def load_events(
+    table: UserTable, request: Request, columns: Columns, *, further: Mapping[str, str] | None = None
+) -> RawRows:
+    """The rows of a table, with user_id, item_id, time, the columns that are asked for, and `further` ones."""
+    remedy = "name the user, item and time columns (time is 'none' where there are no times)"
     wanted = {"user_id": columns.user, "item_id": columns.item}
     if has_times(columns):
         wanted["time"] = columns.time
-    for name in wanted.values():
-        _require_once(
-            where, names, name, "name the user, item and time columns (time is 'none' where there are no times)"
-        )
-    further = {f"extra_{place}": name for place, name in enumerate(request.extra)}
-    further |= {f"category_{place}": name for place, name in enumerate(request.categories)}
-    for name in further.values():
-        _require_once(where, names, name, "name further columns that it has")
-    return wanted | further
+    wanted = {key: table.required(name, remedy=remedy) for key, name in wanted.items()}
+    others = {f"extra_{place}": name for place, name in enumerate(request.extra)}
+    others |= {f"category_{place}": name for place, name in enumerate(request.categories)}
+    wanted |= {key: table.required(name, remedy="name further columns that it has") for key, name in others.items()}
+    to = Destination(connect(request.limits), bad_rows=request.bad_rows)
+    rows = table.load(wanted | dict(further or {}), to)
+    return dataclasses.replace(rows, missing_values=request.missing_values)
 
 
 def has_times(columns: Columns) -> bool:
     return columns.time.lower() not in ("", "none")
-
-
-def _require_once(where: object, names: Sequence[str], name: str, remedy: str) -> None:
-    n_found = list(names).count(name)
-    if n_found == 0:
-        near = [other for other in names if other.lower() == name.lower()]
-        near += difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise InputError(f"{where} has no column {name!r}; {hint}it has {shown_names(names)}; {remedy}")
-    if n_found > 1:
-        raise InputError(f"{where} has {n_found} columns {name!r}; rename all but one")
 
 
 def refuse_further(name: str, request: Request) -> None:
@@ -116,7 +109,7 @@ def refuse_further(name: str, request: Request) -> None:
         raise InputError(f"{name} has no columns beside user and item, got {column!r}; leave it out")
 
 
-def find_text(
+def load_text_events(
     files: Sequence[Path],
     request: Request,
     names: Sequence[str],
@@ -125,62 +118,56 @@ def find_text(
     delimiter: str,
     quote: str = '"',
     header: bool = True,
-    further: dict[str, str] | None = None,
-) -> Found:
-    """The rows of files of text whose columns have these names, with `further` columns: our name -> theirs."""
-    wanted = wanted_columns(files[0], names, columns, request) | (further or {})
-    take = {key: list(names).index(name) for key, name in wanted.items()}
-    if header:
-        same_header(files, first_line_of(files[0]))
-    texts = [TextFile(path, delimiter, quote, header) for path in files]
-    return load_text(texts, n_fields=len(names), take=take, limits=request.limits, bad_rows=request.bad_rows)
-
-
-def find_json(files: Sequence[Path], request: Request, columns: Columns) -> Found:
-    """The objects of files of JSON lines, whose keys are called these."""
-    take = wanted_columns(files[0], json_keys(files[0]), columns, request)
-    return load_json_lines(files, take=take, limits=request.limits, bad_rows=request.bad_rows)
+    further: Mapping[str, str] | None = None,
+) -> RawRows:
+    """As `load_events`, of files of text whose layout is known."""
+    table = text_table(files, names, delimiter=delimiter, quote=quote, header=header)
+    return load_events(table, request, columns, further=further)
 
 
 def typed_source(
     name: str,
-    found: Found,
+    rows: RawRows,
     request: Request,
     *,
     time_unit: str | None,
-    ids: Callable[[Found, str], str] = free_id,
+    ids: Callable[[RawRows, str], str] = free_id,
     items: Items = NO_ITEMS,
 ) -> Source:
-    """The source of what was found; `time_unit` is None where the column `time` is not."""
+    """The source of loaded rows; `time_unit` is None where they have no column `time`."""
     try:
-        categories = _type_events(found, request, ids=ids, time_unit=time_unit)
+        categories = _type_events(rows, request, ids=ids, time_unit=time_unit)
     except duckdb.Error as error:
         raise InputError(
-            f"{found.place(0)} and on: the values cannot be read ({first_line(error)}); correct them, or free memory"
+            f"{rows.place(0)} and on: the values cannot be read ({first_line(error)}); correct them, or free memory"
         ) from error
-    events = nw.from_native(found.connection.table("events"))
-    return with_items(Source(name, events, None, found.connection, categories=categories), items)
+    events = nw.from_native(rows.connection.table("events"))
+    source = Source(name, events, None, rows.connection, categories=categories, unreadable=rows.unreadable)
+    return with_items(source, items)
 
 
 def _type_events(
-    found: Found, request: Request, *, ids: Callable[[Found, str], str], time_unit: str | None
+    rows: RawRows, request: Request, *, ids: Callable[[RawRows, str], str], time_unit: str | None
 ) -> dict[str, tuple[str, ...]]:
-    """Makes the table or view `events` of what was found; the texts of its columns of codes."""
-    typed = {key: ids(found, key) for key in ("user_id", "item_id")}
+    """Makes the table or view `events` of loaded rows and returns the texts of its columns of codes."""
+    typed = {key: ids(rows, key) for key in ("user_id", "item_id")}
     if time_unit is not None:
-        typed["timestamp_us"] = microseconds(found, time_unit)
-    typed |= {column: number(found, f"extra_{place}", column) for place, column in enumerate(request.extra)}
+        typed["timestamp_us"] = microseconds(rows, time_unit)
+    remedy = "correct the line, leave the column out, or name it as one of categories"
+    typed |= {
+        column: number(rows, f"extra_{place}", column, remedy=remedy) for place, column in enumerate(request.extra)
+    }
     categories = {}
     for place, (column, known) in enumerate(request.categories.items()):
-        typed[column], categories[column] = category(found, f"category_{place}", column, known)
+        typed[column], categories[column] = category(rows, f"category_{place}", column, known)
     chosen = ", ".join(f"{expression} AS {quoted(key)}" for key, expression in typed.items())
-    connection = found.connection
-    if found.held:
-        connection.execute(f"CREATE TABLE events AS SELECT {chosen}, event_index FROM found")
-        found.drop()
+    connection = rows.connection
+    if rows.table:
+        connection.execute(f"CREATE TABLE events AS SELECT {chosen}, event_index FROM {rows.view}")
+        rows.drop()
     else:
         # Read anew from the file, or from memory, whenever a step asks.
-        connection.execute(f"CREATE TEMP VIEW events AS SELECT {chosen}, event_index FROM found")
+        connection.execute(f"CREATE TEMP VIEW events AS SELECT {chosen}, event_index FROM {rows.view}")
     return categories
 
 

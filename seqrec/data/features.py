@@ -2,20 +2,21 @@
 
 import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
-import pyarrow.json
-import pyarrow.parquet as pq
 from jaxtyping import Bool, Float, Float32, Int32
 
 from seqrec.data.paths import check_file
 from seqrec.data.store import SequenceStore
+from seqrec.data.tables.columns import number, present_text, required_id
+from seqrec.data.tables.json_lines import json_value
+from seqrec.data.tables.rows import Destination, RawRows, connect
+from seqrec.data.tables.user_table import open_table
 from seqrec.types import InputError
 
 FeatureKind = Literal["categories", "number", "buckets", "vector"]
@@ -53,9 +54,12 @@ class FeatureTable(NamedTuple):
     """A file with one row an item or user."""
 
     path: Path
+    names: tuple[str, ...]
+    """Of all its features."""
     keys: pa.Array | None
     """The data's own names of them; None where row i is the store's number i + 1."""
     columns: dict[str, pa.Array | np.ndarray]
+    """Those that are asked for."""
 
 
 def read_item_features(
@@ -69,10 +73,11 @@ def read_item_features(
 
     A store's own are `attributes`, such as genres, and `year`, where titles end with one in parentheses.
 
-    A Parquet, CSV or JSON Lines file has a column `item` or `item_id` with the data's own keys, and its types say what
-    each other column is: text or a list of texts are categories, a number is a number, a list of numbers a vector. A
-    name may say otherwise: `year:buckets` cuts a number at the deciles of its values, `genre:categories` takes numbers
-    for names. A file `audio.npy` is the vector `audio`, one row for each of the store's items in their order.
+    A file of Parquet, CSV or JSON lines has a column `item` or `item_id` with the data's own keys, and its types say
+    what each other column is: text or a list of texts are categories, a number is a number (in CSV where all values of
+    the column are numbers), a list of numbers a vector. A name may say otherwise: `year:buckets` cuts a number at the
+    deciles of its values, `genre:categories` takes numbers for names. A file `audio.npy` is the vector `audio`, one row
+    for each of the store's items in their order.
 
     Items without a row, and rows with null, are not known. Numbers are standardised; vectors are centred and scaled
     to a mean square of 1. Both, and the deciles, are taken over the known items among `trained` ones, and a category
@@ -83,7 +88,7 @@ def read_item_features(
         length, or hold a number that is not finite.
     """
     own = _own_columns(store)
-    tables = [FeatureTable(Path("the store"), None, own)] if own else []
+    tables = [FeatureTable(Path("the store"), tuple(own), None, own)] if own else []
     return _read_features(names, _Described("item", store.item_keys, "--feature-files"), files, tables, trained)
 
 
@@ -112,7 +117,8 @@ def _read_features(
     if trained is None:
         trained = np.arange(len(described.keys) + 1) > 0
     noun = described.noun
-    tables = [*(_read_table(Path(file), noun) for file in files), *own_tables]
+    columns = {name.partition(":")[0] for name in names}
+    tables = [*(_read_table(Path(file), noun, columns) for file in files), *own_tables]
     features = []
     for asked in names:
         name, _, kind = asked.partition(":")
@@ -120,9 +126,9 @@ def _read_features(
             raise InputError(
                 f"{noun} feature {asked!r}: {kind!r} is none of {', '.join(KINDS)}; write {name}:categories"
             )
-        holders = [table for table in tables if name in table.columns]
+        holders = [table for table in tables if name in table.names]
         if len(holders) != 1:
-            there = sorted({column for table in tables for column in table.columns})
+            there = sorted({column for table in tables for column in table.names})
             raise InputError(
                 f"{noun} feature {name!r} is in {len(holders) or 'none'} of the tables, which have "
                 f"{', '.join(there) or 'no columns'}; name one of these or add a file to {described.flag}"
@@ -167,30 +173,45 @@ def _own_columns(store: SequenceStore) -> dict[str, pa.Array]:
     return columns
 
 
-def _read_table(path: Path, noun: str) -> FeatureTable:
+def _read_table(path: Path, noun: str, names: Collection[str]) -> FeatureTable:
+    """The columns `names` of a file, as far as it has them."""
+    if path.suffix == ".npy":
+        return FeatureTable(path, (path.stem,), None, {path.stem: _read_vectors(path, noun)})
+    table = open_table(path)
+    key = table.required(noun, f"{noun}_id", any_case=True, remedy=f"add the column {noun}")
+    features = tuple(name for name in table.columns if name != key)
+    values = {f"value_{place}": name for place, name in enumerate(features) if name in names}
+    rows = table.load({"key": key, **values}, Destination(connect()), as_json=list(values))
+    typed = {"key": required_id(rows, "key", noun)}
+    for column, name in values.items():
+        typed[column] = _typed(rows, column, name) if table.kind in ("text", "json") else column
+    chosen = ", ".join(f"{expression} AS {column}" for column, expression in typed.items())
+    # A relation does not survive its connection, the arrow table does.
+    given = rows.connection.sql(f"SELECT {chosen} FROM {rows.view} ORDER BY event_index").to_arrow_table()
+    columns = {name: given[column].combine_chunks() for column, name in values.items()}
+    return FeatureTable(path, features, given["key"].combine_chunks(), columns)
+
+
+def _read_vectors(path: Path, noun: str) -> np.ndarray:
     check_file(path)
     try:
-        if path.suffix == ".npy":
-            vectors = np.load(path, mmap_mode="r", allow_pickle=False)
-            if vectors.ndim != 2 or vectors.dtype.kind not in "fiu":
-                raise InputError(
-                    f"{path} holds {vectors.shape} of {vectors.dtype}; vectors are a matrix, a row for each {noun}"
-                )
-            return FeatureTable(path, None, {path.stem: vectors})
-        readers = {".parquet": pq.read_table, ".csv": pa.csv.read_csv, ".jsonl": pa.json.read_json}
-        if path.suffix not in readers:
-            raise InputError(f"{path}: features are read from {', '.join(readers)} and .npy files; convert it")
-        table = readers[path.suffix](path)
-    except (OSError, pa.ArrowException, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
+        vectors = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read ({str(error).splitlines()[0]}); write it again") from error
-    key_names = noun, f"{noun}_id"
-    key = next((name for name in key_names if name in table.column_names), None)
-    if key is None:
-        raise InputError(f"{path} has no column {' or '.join(key_names)} among {', '.join(table.column_names)}; add it")
-    columns = {name: table[name].combine_chunks() for name in table.column_names if name != key}
-    return FeatureTable(path, table[key].combine_chunks(), columns)
+    if vectors.ndim != 2 or vectors.dtype.kind not in "fiu":
+        raise InputError(
+            f"{path} holds {vectors.shape} of {vectors.dtype}; vectors are a matrix, a row for each {noun}"
+        )
+    return vectors
+
+
+def _typed(rows: RawRows, column: str, name: str) -> str:
+    """The SQL expression of a column of a file whose columns have no types: numbers where all values are."""
+    if rows.type_of(column) == "JSON":
+        return json_value(rows, column)
+    text = present_text(rows, column, name)
+    n_values, n_numbers = rows.one(f"count({text}), count(TRY_CAST({text} AS DOUBLE))")
+    return number(rows, column, name, booleans=False) if n_values == n_numbers > 0 else text
 
 
 def _rows(table: FeatureTable, described: _Described) -> np.ndarray:

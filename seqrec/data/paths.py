@@ -4,6 +4,7 @@ import contextlib
 import glob
 import gzip
 import logging
+import re
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,6 +17,10 @@ from seqrec.types import InputError
 
 Compression = Literal["gzip", "zstd", "none"]
 MAGIC: dict[bytes, Compression] = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
+
+LINE_END = re.compile(b"[\r\n]")
+LONG_LINE = 8 << 20
+"""Bytes of a line that nobody wrote on purpose."""
 
 logger = logging.getLogger(__name__)
 
@@ -106,12 +111,33 @@ def check_file(path: Path) -> bytes:
         while compression != "none" and stream.read(1 << 20):
             pass
     if not head:
-        raise InputError(f"{path} is empty; give a file that holds events")
+        raise InputError(f"{path} is empty; give a file that holds rows")
     if head.startswith(b"PK\x03\x04"):
         raise InputError(f"{path} is a zip archive; unpack it and name the file inside")
     if head.startswith(b"PAR1") and compression != "none":
         raise InputError(f"{path} is a {compression}'d Parquet file; unpack it (Parquet is compressed inside)")
     return head[:16]
+
+
+def has_long_line(path: Path) -> bool:
+    """Whether a line of the file has twice `LONG_LINE` bytes, or more; perhaps from `LONG_LINE` on."""
+    n_without_end = 0
+    with open_bytes(path) as stream:
+        if compression_of(path) == "none":
+            # So long a line fills a whole block, and most blocks have a line end near their start.
+            for start in range(0, path.stat().st_size, LONG_LINE):
+                stream.seek(start)
+                n_without_end = 0
+                while n_without_end < LONG_LINE and (part := stream.read(1 << 16)) and not LINE_END.search(part):
+                    n_without_end += len(part)
+                if n_without_end >= LONG_LINE:
+                    return True
+            return False
+        while part := stream.read(1 << 20):
+            n_without_end = 0 if LINE_END.search(part) else n_without_end + len(part)
+            if n_without_end >= LONG_LINE:
+                return True
+    return False
 
 
 def _refuse_bucket(path: Path) -> None:

@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from seqrec.config import check_fields
-from seqrec.data.columns import TIME_UNITS, TimeUnit
 from seqrec.data.event_tables import NO_CATEGORIES, Columns, Request, Source
-from seqrec.data.files import NO_LIMITS, BadRows, Limits
 from seqrec.data.readers.amazon import read_amazon
 from seqrec.data.readers.clicks import read_yoochoose
 from seqrec.data.readers.lists import read_lists, read_pairs, read_sessions
 from seqrec.data.readers.movielens import read_movielens, read_movielens_demo
 from seqrec.data.readers.music import read_lastfm_1k, read_yambda
-from seqrec.data.readers.own import read_database, read_events, read_frame
+from seqrec.data.readers.own import read_events
 from seqrec.data.readers.recbole import read_recbole
+from seqrec.data.tables.columns import TIME_UNITS, TimeUnit
+from seqrec.data.tables.rows import MISSING_VALUES, NO_LIMITS, BadRows, Limits
 from seqrec.types import InputError
 
 __all__ = [
@@ -27,7 +27,6 @@ __all__ = [
     "TimeUnit",
     "open_source",
     "read_source",
-    "source_of_frame",
 ]
 
 Dataset = Literal[
@@ -75,23 +74,33 @@ class SourceConfig:
     bad_rows: BadRows = "refuse"
     """What to do with rows or values that cannot be read: refuse stops with an error, drop skips them and counts them
     as invalid."""
+    missing_values: tuple[str, ...] = MISSING_VALUES
+    """Words in text columns that mean a missing value, in addition to empty or blank text."""
 
     def __post_init__(self):
         check_fields(self)
 
 
 def open_source(
-    config: SourceConfig, *, known: Mapping[str, Sequence[str]] = NO_CATEGORIES, limits: Limits = NO_LIMITS
+    config: SourceConfig,
+    *,
+    frame: Any = None,
+    known: Mapping[str, Sequence[str]] = NO_CATEGORIES,
+    limits: Limits = NO_LIMITS,
 ) -> Source:
-    """`read_source` by a config; `known` has the texts of those categories whose codes are given already."""
+    """`read_source` by a config, of a `frame` if one is given, else of the config's path.
+
+    `known` has the texts of those categories whose codes are given already.
+    """
     return read_source(
         config.dataset,
-        config.data_path,
+        config.data_path if frame is None else frame,
         columns=Columns(*config.columns),
         time_unit=config.time_unit,
         extra=config.extra,
         categories={name: known.get(name, ()) for name in config.categories},
         bad_rows=config.bad_rows,
+        missing_values=config.missing_values,
         table=config.table,
         query=config.query,
         limits=limits,
@@ -100,29 +109,37 @@ def open_source(
 
 def read_source(
     dataset: str,
-    path: Path | None = None,
+    path: Any = None,
     *,
     columns: Columns = Columns(),  # noqa: B008 (a tuple: nobody can change the default)
     time_unit: str = "auto",
     extra: Sequence[str] = (),
     categories: Mapping[str, Sequence[str]] = NO_CATEGORIES,
     bad_rows: BadRows = "refuse",
+    missing_values: Sequence[str] = MISSING_VALUES,
     table: str | None = None,
     query: str | None = None,
     limits: Limits = NO_LIMITS,
 ) -> Source:
     """The events of a data set, read from `path` where it does not come from a package.
 
-    `columns` and `time_unit` (of numbers in the time column) are for `events` and `recbole` alone; "auto" takes the
-    unit that gives plausible years, and logs it. `extra` names further columns of numbers, such as rating.
-    `categories` names columns of text, such as a device, to be kept as int32 codes: each with the texts whose codes,
-    0, 1, ..., are known from before, or none. `table` or `query` (SQL that only reads) say what to take from a DuckDB
-    file. Where `bad_rows` are dropped, a row or value that cannot be read is missing, so that the first step of a
-    preparation drops and counts it; otherwise it is refused with its file and line.
+    For `events`, `path` may also be a pandas, Polars or Arrow table in memory. `columns` and `time_unit` (of numbers in
+    the time column) are for `events` and `recbole` alone; "auto" takes the unit that gives plausible years, and logs
+    it. `extra` names further columns of numbers, such as rating. `categories` names columns of text, such as a device,
+    to be kept as int32 codes: each with the texts whose codes, 0, 1, ..., are known from before, or none. `table` or
+    `query` (SQL that only reads) say what to take from a DuckDB file. Where `bad_rows` are dropped, a row or value that
+    cannot be read is missing, so that the first step of a preparation drops and counts it; otherwise it is refused with
+    its file and line. A text that is one of `missing_values`, or blank, is no value; how often each occurs is logged.
+
+    >>> import pyarrow as pa
+    >>> frame = pa.table({"user": ["ann", "ann"], "track": [7, 9], "at": [1_600_000_000, 1_600_000_060]})
+    >>> source = read_source("events", frame, columns=Columns("user", "track", "at"))
+    >>> source.events.select("user_id", "item_id", "timestamp_us").to_native().fetchall()
+    [('ann', 7, 1600000000000000), ('ann', 9, 1600000060000000)]
     """
     if dataset not in DATASETS:
         raise InputError(f"dataset {dataset!r} is unknown; choose from {', '.join(DATASETS)}")
-    request = _request(columns, time_unit, extra, categories, bad_rows, limits)
+    request = _request(columns, time_unit, extra, categories, bad_rows, missing_values, limits)
     if dataset == "movielens-demo":
         if path is not None:
             raise InputError(
@@ -132,11 +149,12 @@ def read_source(
         return read_movielens_demo(request)
     if path is None:
         raise InputError(f"{dataset} is read from a file; give its data path")
-    path = Path(path).expanduser()
+    if isinstance(path, str | Path):
+        path = Path(path).expanduser()
+    elif dataset != "events":
+        raise InputError(f"{dataset} is read from files, got a {type(path).__name__}; take the data set events")
     if dataset == "events":
-        if table is not None or query is not None:
-            return read_database(path, request, table=table, query=query)
-        return read_events(path, request)
+        return read_events(path, request, table=table, query=query)
     if table is not None or query is not None:
         raise InputError(f"{dataset} is read from files, not from a table or query; take the data set events")
     if dataset in ("ml-1m", "sasrec"):
@@ -154,34 +172,13 @@ def read_source(
     return readers[dataset](path, request)
 
 
-def source_of_frame(
-    frame: Any,
-    *,
-    columns: Columns = Columns(),  # noqa: B008
-    time_unit: str = "auto",
-    extra: Sequence[str] = (),
-    categories: Mapping[str, Sequence[str]] = NO_CATEGORIES,
-    bad_rows: BadRows = "refuse",
-    limits: Limits = NO_LIMITS,
-    name: str = "frame",
-) -> Source:
-    """The source of a pandas, Polars or Arrow table in memory, with the options of `read_source`.
-
-    >>> import pyarrow as pa
-    >>> frame = pa.table({"user": ["ann", "ann"], "track": [7, 9], "at": [1_600_000_000, 1_600_000_060]})
-    >>> source = source_of_frame(frame, columns=Columns("user", "track", "at"))
-    >>> source.events.select("user_id", "item_id", "timestamp_us").to_native().fetchall()
-    [('ann', 7, 1600000000000000), ('ann', 9, 1600000060000000)]
-    """
-    return read_frame(frame, _request(columns, time_unit, extra, categories, bad_rows, limits), name=name)
-
-
 def _request(
     columns: Columns,
     time_unit: str,
     extra: Sequence[str],
     categories: Mapping[str, Sequence[str]],
     bad_rows: BadRows,
+    missing_values: Sequence[str],
     limits: Limits,
 ) -> Request:
     if time_unit not in TIME_UNITS:
@@ -194,4 +191,4 @@ def _request(
             f"the extra column {ours[0]!r} is given twice, begins with _ or is one of {', '.join(OUR_COLUMNS)}; "
             "rename it in the file"
         )
-    return Request(columns, time_unit, extra, categories, bad_rows, limits)
+    return Request(columns, time_unit, extra, categories, bad_rows, limits, tuple(missing_values))

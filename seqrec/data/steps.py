@@ -10,7 +10,7 @@ from typing import Literal
 
 import narwhals as nw
 
-from seqrec.data.engines import Engine
+from seqrec.data.engines import Engine, null_for_nan
 from seqrec.types import InputError
 
 MICROSECONDS_PER_SECOND = 1_000_000
@@ -107,13 +107,13 @@ def keep_at_least(events: nw.LazyFrame, column: str, minimum: float, *, share_of
     for name in (column, share_of):
         if name is not None and name not in column_names(events):
             raise InputError(f"the events have no column {name!r}; they have {', '.join(column_names(events))}")
-    enough = _present(column)
+    # NaN is greater than every number to DuckDB and Spark.
+    events = null_for_nan(events, [name for name in (column, share_of) if name is not None])
     if share_of is None:
-        return events.filter(enough & (nw.col(column).cast(nw.Float64) >= minimum))
+        return events.filter(nw.col(column).cast(nw.Float64) >= minimum)
     whole = nw.col(share_of).cast(nw.Float64)
     # Multiplied, for engines do not agree on what a number divided by zero is.
-    share = nw.col(column).cast(nw.Float64) >= whole * minimum
-    return events.filter(enough & _present(share_of) & (whole > 0.0) & share)
+    return events.filter((whole > 0.0) & (nw.col(column).cast(nw.Float64) >= whole * minimum))
 
 
 def collapse_repeats(events: nw.LazyFrame) -> nw.LazyFrame:
@@ -215,11 +215,6 @@ def ordered_events(events: nw.LazyFrame, item_numbers: nw.LazyFrame, columns: li
     """Columns item and `columns`, sorted by user and, inside a user, by time and place in the log."""
     order = ["user_id", *time_order(events)]
     return events.join(item_numbers, on="item_id", how="inner").sort(order).select("item", *columns)
-
-
-def _present(column: str) -> nw.Expr:
-    # NaN is greater than every number to DuckDB and Spark.
-    return ~nw.col(column).is_null() & ~nw.col(column).cast(nw.Float64).is_nan()
 
 
 def n_rows(table: nw.LazyFrame) -> int:

@@ -13,18 +13,14 @@ from jaxtyping import Float, Int
 
 from seqrec.baselines.numpy_ranks import ranks_of_counts
 from seqrec.data.paths import check_file
-from seqrec.report.table_files import (
-    ITEM_NAMES,
-    USER_NAMES,
-    arrow_keys,
-    as_text,
-    is_text,
-    key_expression,
-    load_columns,
-    number_expression,
-    open_table,
-)
+from seqrec.data.tables.columns import number, required_id
+from seqrec.data.tables.rows import Destination, connect
+from seqrec.data.tables.user_table import open_table
 from seqrec.types import InputError
+
+USER_NAMES = ("user", "user_id")
+ITEM_NAMES = ("item", "item_id")
+"""Names under which a column of keys is looked for, the first choice first."""
 
 logger = logging.getLogger(__name__)
 
@@ -118,24 +114,25 @@ def read_top_k(
     - Keys are compared as integers if both sides have integers, else as text.
     """
     table = open_table(Path(path))
-    take = {"user": table.required((user,) if user else USER_NAMES)}
-    take["item"] = table.required((item,) if item else ITEM_NAMES)
-    by_rank = rank is not None or (score is None and table.found(("rank",)) is not None)
+    by_rank = rank is not None or (score is None and table.find(("rank",)) is not None)
     kind = "rank" if by_rank else "score"
-    take["value"] = table.required((rank or "rank",) if by_rank else (score,) if score else ("score", "rank"))
-    rows = load_columns(table, take)
+    columns = {"user": (user,) if user else USER_NAMES, "item": (item,) if item else ITEM_NAMES}
+    columns["value"] = (rank or "rank",) if by_rank else (score,) if score else ("score", "rank")
+    remedy = "name the columns in the file's first line"
+    take = {key: table.required(*names, any_case=True, remedy=remedy) for key, names in columns.items()}
+    rows = table.load(take, Destination(connect()))
     connection = rows.connection
-    keys = {name: key_expression(rows, name) for name in ("user", "item")}
-    value = number_expression(rows, "value", kind)
+    keys = {name: required_id(rows, name) for name in ("user", "item")}
+    value = f"CAST({number(rows, 'value', kind, booleans=False)} AS DOUBLE)"
     types = {
-        name: connection.execute(f"SELECT any_value(typeof({expression})) FROM found").fetchall()[0][0]
+        name: connection.execute(f"SELECT any_value(typeof({expression})) FROM {rows.view}").fetchall()[0][0]
         for name, expression in keys.items()
     }
     text = {name: types[name] != "BIGINT" or is_text(getattr(like, name)) for name in keys}
     chosen = {name: f"CAST({keys[name]} AS {'VARCHAR' if text[name] else 'BIGINT'})" for name in keys}
     connection.execute(
         f"CREATE TABLE lists AS SELECT event_index, {chosen['user']} AS user, {chosen['item']} AS item, "
-        f"{value} AS value FROM found"
+        f"{value} AS value FROM {rows.view}"
     )
     rows.drop()
     asked = pa.table(
@@ -272,6 +269,25 @@ def align(tables: Mapping[str, RankTableFile]) -> Aligned:
         for name, table in tables.items()
     }
     return Aligned(aligned, {name: table.n_users - len(common) for name, table in tables.items()})
+
+
+def is_text(keys: np.ndarray) -> bool:
+    """Whether keys are text; those that are not are int64."""
+    return keys.dtype.kind not in "iu"
+
+
+def as_text(keys: np.ndarray) -> np.ndarray:
+    """Keys as an object array of str.
+
+    >>> as_text(np.array([7, 10])).tolist()
+    ['7', '10']
+    """
+    return np.array([str(key) for key in keys.tolist()], dtype=object)
+
+
+def arrow_keys(keys: np.ndarray, *, text: bool) -> pa.Array:
+    """Keys as an arrow column that joins to a file's."""
+    return pa.array(as_text(keys).tolist() if text else keys.tolist(), pa.string() if text else pa.int64())
 
 
 def _rows_of(wanted: np.ndarray, keys: np.ndarray) -> np.ndarray:

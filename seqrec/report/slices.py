@@ -9,16 +9,10 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float, Int, Real
 
-from seqrec.report.rank_tables import RankTableFile
-from seqrec.report.table_files import (
-    ITEM_NAMES,
-    USER_NAMES,
-    arrow_keys,
-    is_text,
-    key_expression,
-    load_columns,
-    open_table,
-)
+from seqrec.data.tables.columns import present_text, required_id
+from seqrec.data.tables.rows import Destination, connect
+from seqrec.data.tables.user_table import open_table
+from seqrec.report.rank_tables import ITEM_NAMES, USER_NAMES, RankTableFile, arrow_keys, is_text
 from seqrec.stats.bootstrap import bootstrap_intervals
 from seqrec.stats.paired import difference_intervals
 from seqrec.types import InputError
@@ -138,45 +132,45 @@ def joined_slicings(
     """
     file = open_table(Path(path))
     names_of = {"user": USER_NAMES, "item": ITEM_NAMES}
-    kinds = [kind for kind in names_of if file.found(names_of[kind])]
+    kinds = [kind for kind in names_of if file.find(names_of[kind])]
     if keys_of is None and len(kinds) != 1:
         raise InputError(
             f"{path} has {'both a user and an' if kinds else 'neither a user nor an'} item column among "
-            f"{', '.join(map(repr, file.names))}; say whose keys it holds: user={path} or item={path}"
+            f"{', '.join(map(repr, file.columns))}; say whose keys it holds: user={path} or item={path}"
         )
     kind = keys_of or kinds[0]
-    key_name = file.found(names_of[kind]) or file.names[0]
-    names = [name for name in file.names if name != key_name]
+    key_name = file.find(names_of[kind]) or file.columns[0]
+    names = [name for name in file.columns if name != key_name]
     if not names:
         raise InputError(f"{path} has no column but {key_name!r}; add a column to slice by")
-    found = load_columns(file, {kind: key_name, **{f"value_{i}": name for i, name in enumerate(names)}})
-    connection, expression = found.connection, key_expression(found, kind)
-    repeated = found.refused(
-        kind, f"event_index IN (SELECT max(event_index) FROM found GROUP BY {expression} HAVING count(*) > 1)"
+    take = {kind: key_name, **{f"value_{i}": name for i, name in enumerate(names)}}
+    rows = file.load(take, Destination(connect()))
+    connection, expression = rows.connection, required_id(rows, kind)
+    repeated = rows.first_bad(
+        kind, f"event_index IN (SELECT max(event_index) FROM {rows.view} GROUP BY {expression} HAVING count(*) > 1)"
     )
     if repeated:
         raise InputError(f"{repeated[0]}: the {kind} occurs a second time; give one row for each {kind}")
     keys = {"user": table.user, "item": table.item}[kind]
-    [(type_in_file,)] = connection.execute(f"SELECT any_value(typeof({expression})) FROM found").fetchall()
+    [(type_in_file,)] = connection.execute(f"SELECT any_value(typeof({expression})) FROM {rows.view}").fetchall()
     text = type_in_file != "BIGINT" or is_text(keys)
     asked = pa.table({"place": pa.array(range(len(keys)), pa.int64()), "key": arrow_keys(keys, text=text)})
     connection.register("asked", asked)
     slicings = []
     try:
-        joined = f"asked JOIN found ON key = CAST({expression} AS {'VARCHAR' if text else 'BIGINT'})"
+        joined = f"asked JOIN {rows.view} ON key = CAST({expression} AS {'VARCHAR' if text else 'BIGINT'})"
         [(n_met,)] = connection.execute(f"SELECT count(*) FROM {joined}").fetchall()
         if n_met == 0:
-            [(theirs,)] = connection.execute(f"SELECT {expression} FROM found ORDER BY event_index LIMIT 1").fetchall()
+            (theirs,) = rows.one(f"arg_min({expression}, event_index)")
             raise InputError(
                 f"{path}: none of its {kind}s, such as {theirs!r}, is in the test set, which has {kind}s such as "
                 f"{keys.tolist()[0]!r}; write the keys of the data's own file"
             )
         for number, name in enumerate(names):
-            value = f"nullif(trim(CAST(value_{number} AS VARCHAR)), '')"
-            rows = connection.execute(f"SELECT place, {value} FROM {joined}").fetchall()
+            value = f"trim({present_text(rows, f'value_{number}', name)})"
             values: list[str | None] = [None] * len(keys)
-            for place, text_found in rows:
-                values[place] = text_found
+            for place, text_there in connection.execute(f"SELECT place, {value} FROM {joined}").fetchall():
+                values[place] = text_there
             slicings.append(_slicing_of(values, name=name, n_bins=n_bins))
     finally:
         connection.unregister("asked")

@@ -4,6 +4,7 @@ from datetime import date
 from pathlib import Path
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
@@ -80,7 +81,7 @@ def test_leading_zeros_of_ids_and_arms_are_kept(tmp_path):
 def test_a_text_file_without_any_due_column_is_told_so(tmp_path):
     logs = small_logs(tmp_path)
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(InputError, match="lacks the column 'user_id', only a, b"):
+    with pytest.raises(InputError, match="has no column 'user_id'; it has 'a', 'b'"):
         load_logs(Logs(tmp_path / "other.csv", logs.events), PLAN)
 
 
@@ -112,18 +113,18 @@ EVENTS = {"user_id": [1, 2], "timestamp_us": [START, START], "seconds": [1.0, 2.
 @pytest.mark.parametrize(
     ("assignments", "events", "words"),
     [
-        ({"user_id": [1], "arm": ["control"]}, EVENTS, "lacks the column 'timestamp_us', only user_id, arm"),
+        ({"user_id": [1], "arm": ["control"]}, EVENTS, "has no column 'timestamp_us'; it has 'user_id', 'arm'"),
         (changed(ASSIGNMENTS, arm=["control", "C"]), EVENTS, "has the arm 'C', the plan 'control', 'treatment'"),
         (changed(ASSIGNMENTS, arm=["control", None]), EVENTS, "row 2: arm is missing"),
         (changed(ASSIGNMENTS, timestamp_us=[START, -5]), EVENTS, "row 2: timestamp_us is '-5'"),
-        (changed(ASSIGNMENTS, timestamp_us=[1.5, 2.5]), EVENTS, "not whole numbers"),
-        (changed(ASSIGNMENTS, user_id=[None, 2]), EVENTS, "row 1: user_id is missing"),
+        (changed(ASSIGNMENTS, timestamp_us=[1.5, 2.5]), EVENTS, "row 1: timestamp_us is '1.5'; give microseconds"),
+        (changed(ASSIGNMENTS, user_id=[None, 2]), EVENTS, "row 1: the user_id is missing"),
         (ASSIGNMENTS, changed(EVENTS, timestamp_us=[START // 10**6] * 2), "row 1: timestamp_us is"),
-        (ASSIGNMENTS, changed(EVENTS, seconds=[1.0, float("nan")]), "row 2: seconds is 'nan'"),
+        (ASSIGNMENTS, changed(EVENTS, seconds=[1.0, float("nan")]), "row 2: seconds is missing"),
         (ASSIGNMENTS, changed(EVENTS, seconds=[-1.0, 1.0]), "row 1: seconds is '-1.0'"),
         (ASSIGNMENTS, changed(EVENTS, skipped=[0, 2]), "row 2: skipped is '2'; give 0 or 1"),
         (ASSIGNMENTS, changed(EVENTS, skipped=[0.5, 0.0]), "row 1: skipped is '0.5'; give 0 or 1"),
-        (ASSIGNMENTS, changed(EVENTS, liked=["no", "yes"]), "liked is text"),
+        (ASSIGNMENTS, changed(EVENTS, liked=["no", "yes"]), "row 1: liked 'no' is not a number; give 0 or 1"),
         (ASSIGNMENTS, changed(EVENTS, sequence=[1, None]), "row 2: sequence is missing"),
     ],
 )
@@ -134,8 +135,46 @@ def test_a_row_that_cannot_be_is_named(tmp_path, assignments, events, words):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("column", ["seconds", "skipped", "liked"])
+def test_one_nan_among_many_events_is_named_although_statistics_leave_it_out(tmp_path, column):
+    n = 22_000
+    events = {"user_id": np.arange(n) % 2 + 1, "timestamp_us": np.full(n, START), "seconds": np.arange(n) % 200.0}
+    events |= {"skipped": np.zeros(n), "liked": np.ones(n)}
+    events[column][777] = np.nan
+    with pytest.raises(InputError, match=rf"events.parquet, row 778: {column} is missing"):
+        load_logs(small_logs(tmp_path, events=events), PLAN)
+
+
+def decimal_ids(ids):
+    return pa.array(ids).cast(pa.decimal128(30, 2))
+
+
+@pytest.mark.parametrize("assigned", [pa.array, decimal_ids, lambda ids: pa.array(ids, pa.float64())])
+@pytest.mark.parametrize(
+    "logged", [decimal_ids, lambda ids: pa.array(ids, pa.float64()), lambda ids: pa.array(map(str, ids))]
+)
+def test_ids_are_the_same_users_whatever_their_types(tmp_path, assigned, logged):
+    logs = small_logs(
+        tmp_path,
+        assignments=changed(ASSIGNMENTS, user_id=assigned([1, 2])),
+        events=changed(EVENTS, user_id=logged([1, 2])),
+    )
+    connection = load_logs(logs, PLAN)
+    joined = connection.execute("SELECT arm FROM events JOIN assignments USING (user_id) ORDER BY arm").fetchall()
+    assert joined == [("control",), ("treatment",)]
+
+
+def test_a_column_of_true_and_false_in_a_text_file_is_one_and_zero(tmp_path):
+    (tmp_path / "e.csv").write_text(
+        f"user_id,timestamp_us,seconds,skipped,liked\n1,{START},1.5,True,False\n2,{START},1,False,False\n"
+    )
+    logs = small_logs(tmp_path)
+    connection = load_logs(Logs(logs.assignments, tmp_path / "e.csv"), PLAN)
+    assert connection.execute("SELECT skipped, liked FROM events ORDER BY user_id").fetchall() == [(1, 0), (0, 0)]
+
+
 def test_a_segment_that_is_absent_or_has_too_many_values_is_refused(tmp_path):
-    with pytest.raises(InputError, match="lacks the column 'country'"):
+    with pytest.raises(InputError, match="has no column 'country'"):
         load_logs(small_logs(tmp_path), plan_with(segments=("country",)))
     n = 51
     many = {"user_id": list(range(n)), "arm": ["control"] * n, "timestamp_us": [START] * n, "city": list(range(n))}
@@ -155,7 +194,7 @@ def test_the_plans_unit_is_a_column_of_any_name(tmp_path, unit):
         found.append(analyze(connection, plan)["effects"]["treatment"]["primary"])
     # Sums of the same numbers in another order.
     assert found[0] == pytest.approx(found[1])
-    with pytest.raises(InputError, match="lacks the column 'user_id'"):
+    with pytest.raises(InputError, match="has no column 'user_id'"):
         load_logs(Logs(files["assignments"], files["events"], files["exposures"]), plans[0])
 
 
@@ -197,7 +236,7 @@ def test_tables_of_a_database_hold_the_same_as_files(tmp_path):
     [
         (tables_of("a", "e", database="none.duckdb"), "none.duckdb does not exist"),
         (tables_of("a; DROP TABLE t", "e", database="db"), "table a; DROP TABLE t cannot be read"),
-        (tables_of("t", "t", database="db"), "t lacks the column 'user_id', only x"),
+        (tables_of("t", "t", database="db"), "t has no column 'user_id'; it has 'x'"),
         (tables_of("a", "e", database="text.duckdb"), "text.duckdb cannot be opened"),
         # Without its extension it says so, with it nobody answers at this port.
         (

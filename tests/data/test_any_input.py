@@ -15,7 +15,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from seqrec.data.paths import first_file
-from seqrec.data.sources import DATASETS, read_source, source_of_frame
+from seqrec.data.sources import DATASETS, read_source
+from seqrec.data.tables.rows import MISSING_VALUES
 from seqrec.types import InputError
 
 FILE_DATASETS = [name for name in DATASETS if name != "movielens-demo"]
@@ -98,6 +99,7 @@ def test_any_bytes_in_a_file_of_items_are_titles_or_refused_in_one_line(content,
 
 def expected_ids(texts):
     """Integers where every one that is there is written as an int64 is, else texts; nothing where there is none."""
+    texts = ["" if text.strip(" \t\r\n") in ("", *MISSING_VALUES) else text for text in texts]
     there = [text for text in texts if text]
     are_integers = all(text.lstrip("-").isascii() and text.lstrip("-").isdecimal() for text in there)
     if are_integers and all(str(int(text)) == text and -(2**63) <= int(text) < 2**63 for text in there):
@@ -137,7 +139,7 @@ def test_ids_come_back_as_they_were_written(form, pairs):
     expected = list(zip(*(expected_ids(column) for column in zip(*pairs, strict=True)), strict=True))
     if form == "frame":
         table = pa.table({"user_id": [user for user, _ in pairs], "item_id": [item for _, item in pairs]})
-        assert rows_of(source_of_frame(table, columns=NO_TIMES)) == expected
+        assert rows_of(read_source("events", table, columns=NO_TIMES)) == expected
         return
     as_json = "".join(json.dumps({"user_id": user, "item_id": item}) + "\n" for user, item in pairs)
     content = {

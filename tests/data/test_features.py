@@ -76,6 +76,18 @@ def test_every_format_says_the_same(table, write):
         assert artist.values[:, 0].tolist() == [0, 1, 2, 1, 0]
 
 
+def test_files_without_types_say_numbers_lists_and_vectors_by_their_values(write):
+    rows = [("a", 3, ["q", "p"], [1, 0]), ("b", 5.5, [], [0, 1]), ("c", None, None, None), ("d", 8, ["p"], [-1, 2.5])]
+    lines = [dict(zip(("item", "length", "tags", "audio"), row, strict=True)) for row in rows]
+    length, tags, audio = read("length tags audio", write("\n".join(map(json.dumps, lines)), "features.jsonl"))
+    assert (tags.categories, audio.values.shape) == (("p", "q"), (5, 2))
+    [as_text] = read("length", write("item,length\na,3\nb,5.5\nc,NULL\nd,8\n", "features.csv"))
+    for feature in (length, as_text):
+        assert feature.known.tolist() == [False, True, True, False, True]
+        # 3, 5.5 and 8 have the mean 5.5 and the variance 25/6.
+        np.testing.assert_allclose(feature.values[[1, 2, 4], 0], np.array([-2.5, 0, 2.5]) / np.sqrt(25 / 6), atol=1e-6)
+
+
 def test_a_matrix_has_a_row_for_each_item_of_the_store(tmp_path):
     np.save(tmp_path / "audio.npy", np.eye(4, 3))
     [audio] = read("audio", tmp_path / "audio.npy")
@@ -133,7 +145,7 @@ def test_keys_must_fit(table, tmp_path, write):
         read("x", table(item=["p", "q"], x=[1, 2]))
     with pytest.raises(InputError, match="items such as 'a', the data has integers such as 1"):
         read("x", table(item=["a"], x=[1]), store=a_store([1, 2]))
-    with pytest.raises(InputError, match="no column item or item_id among track, x; add it"):
+    with pytest.raises(InputError, match="no column 'item' or 'item_id'; it has 'track', 'x'; add"):
         read("x", table(track=["a"], x=[1]))
     np.save(tmp_path / "audio.npy", np.zeros((3, 2)))
     with pytest.raises(InputError, match="has 3 rows for n_items=4"):
@@ -141,9 +153,11 @@ def test_keys_must_fit(table, tmp_path, write):
     with pytest.raises(InputError, match="'x' is in 2 of the tables"):
         read("x", table("one.parquet", item=KEYS, x=[1] * 4), table("two.parquet", item=KEYS, x=[2] * 4))
     with pytest.raises(InputError, match="cannot be read"):
-        read("x", write(b"no parquet", "features.parquet"))
-    with pytest.raises(InputError, match=r"features are read from \.parquet, \.csv, \.jsonl and \.npy"):
-        read("x", write("item x", "features.txt"))
+        read("x", write(b"PAR1 that ends", "features.parquet"))
+    with pytest.raises(InputError, match="cannot be read"):
+        read("x", write(b"no matrix", "features.npy"))
+    with pytest.raises(InputError, match="row 2: the item is missing"):
+        read("x", table(item=["a", None], x=[1, 2]))
 
 
 def test_a_shuffled_feature_has_the_same_values_among_trained_and_among_other_items():

@@ -50,7 +50,7 @@ def test_an_items_csv_of_another_kind_is_left_alone_with_a_warning(write, caplog
             ":2: item_id '9223372036854775808' is not an integer from 1 to 2^63",
         ),
         (b"1 2\n3 \xff\n", ":2: bytes that are not UTF-8"),
-        (b"\n\n", "holds no events"),
+        (b"\n\n", "holds no rows"),
     ],
 )
 def test_pairs_that_cannot_be_read_are_refused_with_their_line(write, pack, content, message):

@@ -16,9 +16,10 @@ def test_ratings_csv_is_read_with_seconds_and_titles(write):
         assert sequences(source).titles.tolist() == ["Seven, or so (1995)", "Zoë (1996)"]
 
 
-def test_ratings_dat_is_read_with_titles_in_latin_1(write):
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-8"])
+def test_ratings_dat_is_read_with_titles_in_latin_1_or_utf_8(write, encoding):
     write("1::7::5::978300760\n1::50::3::978300761\n", "ratings.dat")
-    path = write("7::La Cité: perdue (1995)::Drama\n".encode("latin-1"), "movies.dat").parent
+    path = write("7::La Cité: perdue (1995)::Drama\n".encode(encoding), "movies.dat").parent
     source = read_source("movielens", path)
     assert rows_of(source) == [(1, 7, 978300760 * 10**6), (1, 50, 978300761 * 10**6)]
     assert sequences(source).titles.tolist() == ["La Cité: perdue (1995)", ""]
@@ -30,7 +31,7 @@ def test_ratings_dat_is_read_with_titles_in_latin_1(write):
         ("ratings.csv", "userId,movieId,rating,timestamp\n1,2,3\n", "ratings.csv:2: '1,2,3' has 3 fields"),
         ("ratings.csv", "userId,movieId,rating,timestamp\n1,x,3,9\n", "ratings.csv:2: item_id 'x'"),
         ("ratings.csv", "userId,movieId,rating,timestamp\n1,2,3,noon\n", "ratings.csv:2: time 'noon' is not"),
-        ("ratings.csv", "userId,movieId,rating,timestamp\n", "holds no events"),
+        ("ratings.csv", "userId,movieId,rating,timestamp\n", "holds no rows"),
         ("ratings.dat", "1::2::3::9\n1::2::3\n", "ratings.dat:2: '1::2::3' has 3 fields, 4 are due"),
         ("ratings.csv", "user,movie\n1,2\n", "ratings.csv:1: 'user,movie' begins neither"),
         ("other.csv", "", "holds none of ratings.csv, ratings.dat, u.data"),

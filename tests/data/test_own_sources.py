@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 from found_events import NO_TIMES, microseconds, refusal, rows_of
 
-from seqrec.data.files import Limits
-from seqrec.data.sources import Columns, read_source, source_of_frame
+from seqrec.data.sources import Columns, read_source
+from seqrec.data.tables.rows import Limits
 from seqrec.types import InputError
 
 PAIRS = [(1, 10), (2, 20), (3, 30), (4, 40)]
@@ -132,7 +132,7 @@ def test_a_query_gives_its_rows_in_its_order(database):
         ({"query": "SELECT user_id FROM nowhere"}, "the query fails"),
         ({"query": "SELECT FROM WHERE"}, "the query fails"),
         ({"query": "SELECT 1 AS user_id"}, "has no column 'item_id'; did you mean 'user_id'?"),
-        ({"query": "SELECT 1 AS user_id, 2 AS item_id WHERE false"}, "holds no events"),
+        ({"query": "SELECT 1 AS user_id, 2 AS item_id WHERE false"}, "holds no rows"),
         ({"query": "SELECT error('oh') AS user_id, 2 AS item_id"}, "the query fails"),
     ],
 )
@@ -169,7 +169,7 @@ def frames():
 
 def test_frames_of_any_kind_are_the_same_events():
     for frame in frames():
-        found = rows_of(source_of_frame(frame, extra=["n"]), "n")
+        found = rows_of(read_source("events", frame, extra=["n"]), "n")
         assert found == [
             ("b", 3, 1_500_000_000_000_000, 1),
             ("a", 1, 1_500_000_000_500_000, 2),
@@ -183,12 +183,12 @@ def test_frames_that_cannot_be_read_are_refused():
         (pandas.DataFrame({"user_id": [1, "a"], "item_id": [1, 2]}), "mixed types"),
         (pandas.DataFrame({"user_id": [1, 2]}), "frame has no column 'item_id'"),
         (pandas.DataFrame([[1, 2, 3]], columns=["user_id", "item_id", "item_id"]), "frame"),
-        (pa.table({"user_id": pa.array([], pa.int64()), "item_id": pa.array([], pa.int64())}), "holds no events"),
+        (pa.table({"user_id": pa.array([], pa.int64()), "item_id": pa.array([], pa.int64())}), "holds no rows"),
         (pa.table({"user_id": [1], "item_id": [0.5]}), "frame, row 1: item_id 0.5"),
         ([1, 2], "frame is list; give a table of pandas, Polars or Arrow"),
     ]:
         with pytest.raises(InputError, match=message):
-            source_of_frame(frame, columns=NO_TIMES)
+            read_source("events", frame, columns=NO_TIMES)
 
 
 # Codes

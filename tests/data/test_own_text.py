@@ -39,6 +39,8 @@ def test_a_named_unit_is_taken_at_its_word(write):
     path = write("user_id,item_id,timestamp\n1,2,1\n1,3,2\n")
     assert "outside the years 1980 to 2100" in refusal("events", path)
     assert rows_of(read_source("events", path, time_unit="s")) == [(1, 2, 10**6), (1, 3, 2 * 10**6)]
+    as_text = write("user_id,item_id,timestamp\n1,2,1970-01-01T00:00:01Z\n1,3,1970-01-01T00:00:02Z\n")
+    assert rows_of(read_source("events", as_text, time_unit="s")) == [(1, 2, 10**6), (1, 3, 2 * 10**6)]
 
 
 @pytest.mark.parametrize(
@@ -53,7 +55,9 @@ def test_a_named_unit_is_taken_at_its_word(write):
         (["1600000000", "12"], ":3: time '12' in s is outside the years 1980 to 2100; give time_unit"),
         (["20200101"], ":2: time '20200101' in s is outside"),
         (["-5"], ":2: time '-5' in s is outside"),
-        (["0202-01-01"], ":2: time '0202-01-01' is outside the years 1900 to 2200; correct"),
+        (["0202-01-01"], ":2: time '0202-01-01' is outside the years 1980 to 2100; give time_unit"),
+        (["1970-01-01T00:00:00Z"], ":2: time '1970-01-01T00:00:00Z' is outside the years 1980 to 2100; give time_unit"),
+        (["0"], ":2: time '0' in s is outside the years 1980 to 2100; give time_unit"),
         (["1" + "0" * 30], ":2: time '1000000000000000000000000000000' is not"),
         (["inf"], ":2: time 'inf' is"),
         (["infinity"], ":2: time 'infinity' is"),
@@ -123,7 +127,7 @@ def test_events_that_lack_an_id_are_kept_as_nulls_for_cleaning_to_count(write):
         (b'user_id,item_id,timestamp\n1,"a\nb",1600000000\n1\n', ":4: '1' has 1 field, 3 are due"),
         (b"user_id,item_id,timestamp\n1,2,1600000000\n1,\xe9,1600000000\n", ":3: bytes that are not UTF-8"),
         (b"user_id,\xe9,timestamp\n1,2,3\n", ":1: byte 0xe9 is not UTF-8"),
-        (b"user_id,item_id,timestamp\n", " holds no events"),
+        (b"user_id,item_id,timestamp\n", " holds no rows"),
         (b"\nuser_id,item_id,timestamp\n1,2,3\n", ":1: the first line is empty"),
         (b"user_id,item_id,timestamp\n1,2,1600000000\r\n1,3,1600000000\n", " cannot be read"),
         (b'user_id,item_id,timestamp\n1,"2,1600000000\n', ":2: "),

@@ -9,12 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from seqrec.data.events import event_column
-from seqrec.data.files import Limits
 from seqrec.data.preparation import StepsConfig, prepare_store
 from seqrec.data.sources import Columns, read_source
 from seqrec.data.split_config import SplitConfig, split_store
 from seqrec.data.splits import leave_last_out
 from seqrec.data.store import open_store, read_preparation
+from seqrec.data.tables.rows import Limits
 from seqrec.types import InputError
 
 EVENTS = """user_id,item_id,timestamp,rating

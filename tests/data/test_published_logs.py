@@ -47,6 +47,23 @@ def test_atomic_files_may_name_their_columns_otherwise(write):
     assert "has no column 'user_id'" in refusal("recbole", path)
 
 
+def test_the_three_files_of_a_published_split_are_read_in_their_order(write):
+    header = "user_id:token\titem_id:token\n"
+    for part, item in (("test", 3), ("valid", 2), ("train", 1)):
+        path = write(f"{header}7\t{item}\n", f"toy.{part}.inter")
+    write("item_id:token\ttitle:token_seq\n1\tOne\n3\tThree\n", "toy.item")
+    source = read_source("recbole", path.parent)
+    assert rows_of(source) == [(7, 1), (7, 2), (7, 3)]
+    assert titles_of(source) == {1: "One", 3: "Three"}
+    write(f"{header}7\t4\n", "toy.more.inter")
+    assert "holds 4 .inter files; name one" in refusal("recbole", path.parent)
+
+
+def test_atomic_files_of_histories_are_refused(write):
+    path = write("user_id:token\titem_id_list:token_seq\titem_id:token\n1\t2 3\t4\n", "toy.train.inter")
+    assert "has a history in each row (item_id_list)" in refusal("recbole", path)
+
+
 @pytest.mark.parametrize(
     ("inter", "item", "message"),
     [

@@ -1,11 +1,14 @@
 import csv
+import dataclasses
 import gzip
 
 import numpy as np
-from found_events import refusal
+import pyarrow as pa
+import pyarrow.parquet as pq
+from found_events import refusal, rows_of
 
 from seqrec.data.events import sequences
-from seqrec.data.sources import DATASETS, read_source
+from seqrec.data.sources import DATASETS, SourceConfig, open_source, read_source
 
 
 def test_what_is_not_there_is_refused(tmp_path):
@@ -18,6 +21,15 @@ def test_what_is_not_there_is_refused(tmp_path):
     for dataset in ("ml-1m", "s3rec"):
         assert "is a directory" in refusal(dataset, tmp_path)
     assert "holds no files" in refusal("events", tmp_path)
+    assert "is read from files, got a Table; take the data set events" in refusal("movielens", pa.table({"user": [1]}))
+
+
+def test_a_config_is_read_of_its_path_or_of_a_frame(tmp_path):
+    frame = pa.table({"who": ["a", "a"], "what": [7, 9], "rating": [2.5, None]})
+    pq.write_table(frame, tmp_path / "log.parquet")
+    config = SourceConfig(columns=("who", "what", "none"), extra=("rating",), data_path=tmp_path / "log.parquet")
+    of_path, of_frame = open_source(config), open_source(dataclasses.replace(config, data_path=None), frame=frame)
+    assert rows_of(of_path, "rating") == rows_of(of_frame, "rating") == [("a", 7, 2.5), ("a", 9, None)]
 
 
 # Real data

@@ -103,7 +103,7 @@ def test_a_table_of_users_that_cannot_be_read_is_refused(file, write):
     with pytest.raises(InputError, match=message + "add a file to --user-feature-files"):
         user_features(config, *a_store())
     for content, message in (
-        ("item,age\nann,3\n", "has no column user or user_id among item, age; add it"),
+        ("item,age\nann,3\n", "has no column 'user' or 'user_id'; it has 'item', 'age'; add"),
         ("user,age\nann,3\nann,4\n", "has user 'ann' more than once; give one row for each user"),
         ("user,age\neve,3\n", "has users such as 'eve', none of which is in the data, which has 'ann'"),
         ("user,age\nann,\nbob,\n", "age is null, which makes no feature|no user that is trained on has a age"),

@@ -13,13 +13,14 @@ from seqrec.data.event_tables import (
     Items,
     Request,
     Source,
-    find_json,
-    find_text,
+    load_events,
+    load_text_events,
     typed_source,
 )
-from seqrec.data.files import json_keys, json_lines
 from seqrec.data.paths import check_file, data_files
-from seqrec.data.text_files import TextFile, fields_of, first_line_of, shown_names
+from seqrec.data.tables.delimited import TextFile, fields_of, first_line_of, shown_names
+from seqrec.data.tables.json_lines import json_keys, json_lines
+from seqrec.data.tables.user_table import json_table
 from seqrec.types import InputError
 
 ASIN = re.compile("B[0-9A-Z]{9}|[0-9]{9}[0-9X]")
@@ -45,18 +46,20 @@ def read_amazon(path: Path, request: Request) -> Source:
     head = check_file(files[0])
     if head.lstrip().startswith(b"{"):
         columns = _layout(files[0], json_keys(files[0]))
-        rows = find_json(files, request, columns)
+        rows = load_events(json_table(files), request, columns)
     else:
         line = first_line_of(files[0])
         names = fields_of(line, ",", files[0])
         if {"rating", "timestamp"} <= set(names):
             columns = _layout(files[0], names)
-            rows = find_text(files, request, names, columns, delimiter=",")
+            rows = load_text_events(files, request, names, columns, delimiter=",")
         elif len(names) == 4:
             columns = Columns("user", "item", "timestamp")
             order = ("user", "item") if _users_stand_first(files[0]) else ("item", "user")
             logger.info("%s is read as %s, %s, rating, timestamp", files[0], *order)
-            rows = find_text(files, request, (*order, "rating", "timestamp"), columns, delimiter=",", header=False)
+            rows = load_text_events(
+                files, request, (*order, "rating", "timestamp"), columns, delimiter=",", header=False
+            )
         else:
             raise InputError(
                 f"{files[0]}:1: {line[:60]!r} begins neither JSON lines nor a csv of user, item, rating, timestamp; "

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from seqrec.data.columns import positive_id, positive_integer
 from seqrec.data.event_tables import (
     NO_ITEMS,
     Columns,
@@ -18,12 +17,13 @@ from seqrec.data.event_tables import (
     Request,
     Source,
     arrow_source,
-    find_text,
+    load_text_events,
     refuse_further,
     typed_source,
 )
 from seqrec.data.paths import check_file, first_file, open_bytes
-from seqrec.data.text_files import TextFile, shown_names
+from seqrec.data.tables.columns import positive_id, positive_integer
+from seqrec.data.tables.delimited import TextFile, shown_names
 from seqrec.types import InputError
 
 NO_TIMES = Columns("user", "item", "none")
@@ -39,8 +39,8 @@ def read_pairs(path: Path, request: Request, *, name: str = "sasrec") -> Source:
     """
     refuse_further(name, request)
     check_file(path)
-    found = find_text([path], request, ("user", "item"), NO_TIMES, delimiter=" ", quote="", header=False)
-    return typed_source(name, found, request, time_unit=None, ids=positive_id, items=_items_beside(path))
+    rows = load_text_events([path], request, ("user", "item"), NO_TIMES, delimiter=" ", quote="", header=False)
+    return typed_source(name, rows, request, time_unit=None, ids=positive_id, items=_items_beside(path))
 
 
 def _items_beside(path: Path) -> Items:

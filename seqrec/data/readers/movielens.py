@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from seqrec.data.columns import positive_id, positive_integer
 from seqrec.data.event_tables import (
     NO_ITEMS,
     Columns,
@@ -15,11 +14,12 @@ from seqrec.data.event_tables import (
     Request,
     Source,
     arrow_source,
-    find_text,
+    load_text_events,
     typed_source,
 )
 from seqrec.data.paths import check_file, first_file
-from seqrec.data.text_files import TextFile, fields_of, first_line_of, refuse_bad_bytes
+from seqrec.data.tables.columns import positive_id, positive_integer
+from seqrec.data.tables.delimited import BAD_BYTES, TextFile, fields_of, first_line_of, refuse_bad_bytes
 from seqrec.types import InputError
 
 RATINGS = ("ratings.csv", "ratings.dat", "u.data")
@@ -43,18 +43,18 @@ def read_movielens(path: Path, request: Request) -> Source:
     line = first_line_of(path)
     columns = Columns("userId", "movieId", "timestamp")
     if {*columns} <= set(fields_of(line, ",", path)):
-        found_rows = find_text([path], request, fields_of(line, ",", path), columns, delimiter=",")
+        rows = load_text_events([path], request, fields_of(line, ",", path), columns, delimiter=",")
     elif re.match("[^:]+::[^:]+::", line):
-        found_rows = find_text([path], request, RATING_COLUMNS, columns, delimiter="::", quote="", header=False)
+        rows = load_text_events([path], request, RATING_COLUMNS, columns, delimiter="::", quote="", header=False)
     elif re.fullmatch("[0-9]+(\t[0-9]+){3}", line):
-        found_rows = find_text([path], request, RATING_COLUMNS, columns, delimiter="\t", quote="", header=False)
+        rows = load_text_events([path], request, RATING_COLUMNS, columns, delimiter="\t", quote="", header=False)
     else:
         raise InputError(
             f"{path}:1: {line[:60]!r} begins neither a ratings.csv (userId,movieId,rating,timestamp), a ratings.dat "
             "(user::movie::rating::time) nor a u.data (with tabs); name such a file, or read yours as events"
         )
     items = _movies(path.parent)
-    return typed_source("movielens", found_rows, request, time_unit="s", ids=positive_id, items=items)
+    return typed_source("movielens", rows, request, time_unit="s", ids=positive_id, items=items)
 
 
 def read_movielens_demo(request: Request) -> Source:
@@ -109,9 +109,11 @@ def _movies(directory: Path) -> Items:
             key = positive_integer(movie, "movieId", place)
             titles[key], genres[key] = title, _genres(names)
         return Items(titles, genres)
-    # The older files are in Latin-1.
     is_dat = path.name.startswith("movies.dat")
-    text = TextFile(path, "::" if is_dat else "|", "", header=False, encoding="latin-1")
+    text = TextFile(path, "::" if is_dat else "|", "", header=False)
+    # Of 10M it is in UTF-8, of 100k and 1M in Latin-1.
+    if any(BAD_BYTES.search("".join(fields)) for _, fields in text.rows()):
+        text = text._replace(encoding="latin-1")
     names_of_flags = [] if is_dat else _genre_names(directory)
     for line, fields in text.rows():
         place = f"{path}:{line}"

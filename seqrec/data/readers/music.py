@@ -1,11 +1,12 @@
 """Listening logs: Last.fm-1K and Yambda."""
 
+import dataclasses
 from pathlib import Path
 
-from seqrec.data.columns import free_id
-from seqrec.data.event_tables import Columns, Items, Request, Source, find_text, typed_source, wanted_columns
-from seqrec.data.files import Found, load_parquet, parquet_columns, quoted
+from seqrec.data.event_tables import Columns, Items, Request, Source, load_events, load_text_events, typed_source
 from seqrec.data.paths import check_file, data_files, first_file
+from seqrec.data.tables.rows import RawRows, quoted
+from seqrec.data.tables.user_table import open_table
 from seqrec.types import InputError
 
 LASTFM_COLUMNS = ("user_id", "timestamp", "artist_id", "artist", "track_id", "track")
@@ -25,11 +26,13 @@ def read_lastfm_1k(path: Path, request: Request) -> Source:
             raise InputError(f"{path} does not hold {LASTFM_FILE}; name the directory that does")
         path = found
     columns, names = Columns("user_id", "track_id", "timestamp"), {"artist": "artist", "track": "track"}
-    rows = find_text([path], request, LASTFM_COLUMNS, columns, delimiter="\t", quote="", header=False, further=names)
+    rows = load_text_events(
+        [path], request, LASTFM_COLUMNS, columns, delimiter="\t", quote="", header=False, further=names
+    )
     title = "coalesce(artist, '') || ' - ' || coalesce(track, '')"
     rows.connection.execute(
         f"""
-        UPDATE rows_found SET item_id = CASE WHEN coalesce(track, '') != '' THEN {title} END
+        UPDATE {rows.table} SET item_id = CASE WHEN coalesce(track, '') != '' THEN {title} END
         WHERE coalesce(item_id, '') = ''
         """
     )
@@ -37,7 +40,7 @@ def read_lastfm_1k(path: Path, request: Request) -> Source:
     titles = rows.connection.execute(
         f"""
         SELECT item_id, arg_min({title}, event_index), arg_min(coalesce(artist, ''), event_index)
-        FROM found WHERE item_id IS NOT NULL GROUP BY item_id ORDER BY item_id
+        FROM {rows.view} WHERE item_id IS NOT NULL GROUP BY item_id ORDER BY item_id
         """
     ).fetchall()
     items = Items({key: title for key, title, _ in titles}, {key: [artist] for key, _, artist in titles})
@@ -53,36 +56,35 @@ def read_yambda(path: Path, request: Request) -> Source:
     for file in files:
         if not check_file(file).startswith(b"PAR1"):
             raise InputError(f"{file} is no Parquet file; name one such as listens.parquet")
-    names = parquet_columns(files)
+    table = open_table(path)
+    names = table.columns
     plural = {name: f"{name}s" for name in ("item_id", "timestamp") if name not in names and f"{name}s" in names}
     columns = Columns("uid", plural.get("item_id", "item_id"), plural.get("timestamp", "timestamp"))
-    take = wanted_columns(files[0], names, columns, request)
-    rows = load_parquet(files, take=take, limits=request.limits, bad_rows=request.bad_rows)
-    return typed_source("yambda", _unnested(rows, files[0]), request, time_unit="s", ids=free_id)
+    return typed_source("yambda", _unnested(load_events(table, request, columns)), request, time_unit="s")
 
 
-def _unnested(found: Found, path: Path) -> Found:
+def _unnested(rows: RawRows) -> RawRows:
     """An event a row, where each row has been a user with lists."""
-    connection = found.connection
-    described = connection.execute("DESCRIBE found").fetchall()
+    connection, view = rows.connection, rows.view
+    described = connection.execute(f"DESCRIBE {view}").fetchall()
     lists = [name for name, kind, *_ in described if kind.endswith("[]")]
     if "item_id" not in lists:
-        return found
+        return rows
     lengths = " AND ".join(f"len({name}) IS NOT DISTINCT FROM len(item_id)" for name in lists)
-    [(bad,)] = connection.execute(f"SELECT min(event_index) FROM found WHERE NOT ({lengths})").fetchall()
+    [(bad,)] = connection.execute(f"SELECT min(event_index) FROM {view} WHERE NOT ({lengths})").fetchall()
     if bad is not None:
-        raise InputError(f"{found.place(bad)}: its lists {', '.join(lists)} are of different lengths; correct the row")
+        raise InputError(f"{rows.place(bad)}: its lists {', '.join(lists)} are of different lengths; correct the row")
     chosen = ", ".join(f"unnest({name}) AS {name}" if name in lists else name for name, *_ in described[1:])
-    connection.execute(f"CREATE TABLE rows_found AS SELECT event_index AS user_row, {chosen} FROM found")
-    connection.execute("DROP VIEW found")
+    connection.execute(f"CREATE TABLE {view}_table AS SELECT event_index AS user_row, {chosen} FROM {view}")
+    connection.execute(f"DROP VIEW {view}")
     names = ", ".join(quoted(name) for name, *_ in described[1:])
-    connection.execute(f"CREATE TEMP VIEW found AS SELECT rowid AS event_index, {names} FROM rows_found")
+    connection.execute(f"CREATE TEMP VIEW {view} AS SELECT rowid AS event_index, {names} FROM {view}_table")
 
     def place(row: int) -> str:
         # Rows are gone once typed; a complaint comes before.
         [(user_row,)] = connection.execute(
-            "SELECT user_row FROM rows_found WHERE rowid = $row", {"row": row}
+            f"SELECT user_row FROM {view}_table WHERE rowid = $row", {"row": row}
         ).fetchall()
-        return found.place(user_row)
+        return rows.place(user_row)
 
-    return found._replace(place=place, held="rows_found")
+    return dataclasses.replace(rows, place=place, table=f"{view}_table")

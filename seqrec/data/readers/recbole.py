@@ -2,12 +2,22 @@
 
 from pathlib import Path
 
-from seqrec.data.event_tables import NO_ITEMS, Columns, Items, Request, Source, find_text, has_times, typed_source
+from seqrec.data.event_tables import (
+    NO_ITEMS,
+    Columns,
+    Items,
+    Request,
+    Source,
+    has_times,
+    load_text_events,
+    typed_source,
+)
 from seqrec.data.paths import check_file, data_files
-from seqrec.data.text_files import TextFile, fields_of, first_line_of, refuse_bad_bytes, shown_names
+from seqrec.data.tables.delimited import TextFile, fields_of, first_line_of, refuse_bad_bytes, shown_names
 from seqrec.types import InputError
 
 TYPES = ("token", "token_seq", "float", "float_seq")
+PARTS = ("train", "valid", "test")
 TITLE_NAMES = ("title", "name")
 """What the name of an item's column of titles has in it."""
 
@@ -15,23 +25,40 @@ TITLE_NAMES = ("title", "name")
 def read_recbole(path: Path, request: Request) -> Source:
     """Interactions from an .inter file, or its directory: the columns user_id, item_id and, where it is, timestamp.
 
+    A directory may hold NAME.train.inter, NAME.valid.inter and NAME.test.inter instead, which are read in this order.
     `columns` names others. Titles come from the column of the .item file beside it that has title or name in its
     name, attributes from its other columns of sequences: their words, or what stands between commas
     where there are any.
     """
-    if path.is_dir():
-        found = [file for file in data_files(path) if ".inter" in file.suffixes]
-        if len(found) != 1:
-            raise InputError(f"{path} holds {len(found)} .inter files; name one")
-        path = found[0]
-    check_file(path)
+    files = _files_in(path) if path.is_dir() else [path]
+    for file in files:
+        check_file(file)
+    path = files[0]
     columns = request.columns
     names = _names(path)
+    if f"{columns.item}_list" in names:
+        raise InputError(
+            f"{path} has a history in each row ({columns.item}_list), not an interaction; name the .inter file that "
+            "the histories were made from"
+        )
     if columns == Columns() and "timestamp" not in names:
         columns = columns._replace(time="none")
-    rows = find_text([path], request, names, columns, delimiter="\t", quote="")
+    rows = load_text_events(files, request, names, columns, delimiter="\t", quote="")
     unit = request.time_unit if has_times(columns) else None
     return typed_source("recbole", rows, request, time_unit=unit, items=_items_beside(path, columns.item))
+
+
+def _files_in(directory: Path) -> list[Path]:
+    """The .inter file, or the three of a split that was published with the data."""
+    files = [file for file in data_files(directory) if ".inter" in file.suffixes]
+    parts = {part: [file for file in files if f".{part}" in file.suffixes] for part in PARTS}
+    if len(files) == len(PARTS) and all(len(of_part) == 1 for of_part in parts.values()):
+        return [file for of_part in parts.values() for file in of_part]
+    if len(files) != 1:
+        raise InputError(
+            f"{directory} holds {len(files)} .inter files; name one, or keep one, or {', '.join(PARTS)} of one data set"
+        )
+    return files
 
 
 def _names(path: Path) -> list[str]:
@@ -47,6 +74,7 @@ def _names(path: Path) -> list[str]:
 
 def _items_beside(path: Path, item: str) -> Items:
     stem = path.name[: path.name.index(".inter")] if ".inter" in path.name else path.stem
+    stem = stem.removesuffix(".train")
     found = [path.with_name(f"{stem}.item{suffix}") for suffix in ("", ".gz", ".zst")]
     path_of_items = next((file for file in found if file.is_file()), None)
     if path_of_items is None:

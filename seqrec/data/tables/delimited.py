@@ -1,18 +1,24 @@
-"""Text files of rows and fields, walked in Python: slow, so for headers, small files and complaints."""
+"""Text files of rows and fields, such as CSV and TSV. DuckDB reads them; headers and bad rows are looked up here."""
 
 import csv
 import io
 import itertools
+import logging
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from seqrec.data.paths import open_bytes
+import duckdb
+
+from seqrec.data.paths import LONG_LINE, check_file, compression_of, has_long_line, open_bytes
+from seqrec.data.tables.rows import BadRows, Destination, RawRows, literal_path, rows_of_table, unreadable
 from seqrec.types import InputError
 
 BAD_BYTES = re.compile("[\udc80-\udcff]")
 """What "surrogateescape" leaves of bytes that are not UTF-8."""
+
+logger = logging.getLogger(__name__)
 
 
 class TextFile(NamedTuple):
@@ -89,7 +95,7 @@ def place_in(texts: Sequence[TextFile]) -> Callable[[int], str]:
 
 
 def bad_row(texts: Sequence[TextFile], n_fields: int, *, bytes_too: bool = True) -> str | None:
-    """What is wrong with the first bad row, if it is found here too; columns not asked for may hold any bytes."""
+    """What is wrong with the first bad row, None if all look right here; columns not asked for may hold any bytes."""
     for text in texts:
         line = 0
         try:
@@ -106,6 +112,93 @@ def bad_row(texts: Sequence[TextFile], n_fields: int, *, bytes_too: bool = True)
         except csv.Error as error:
             return f"{text.path}:{line + 1}: the line cannot be parted into fields ({error}); correct or remove it"
     return None
+
+
+def load_text(texts: Sequence[TextFile], names: Sequence[str], *, take: Mapping[str, str], to: Destination) -> RawRows:
+    """The rows of files with the same columns, `names`, in their order; `take` gives their name of each of ours.
+
+    Where bad rows are dropped, each leaves an empty row at the end, so that it is counted with the invalid ones.
+    """
+    is_long = [has_long_line(text.path) for text in texts if check_file(text.path)]
+    if to.bad_rows == "refuse" and any(is_long):
+        raise InputError(_long_line(texts[is_long.index(True)].path))
+    connection, table, n_fields = to.connection, f"{to.view}_table", len(names)
+    chosen = ", ".join(f"c{list(names).index(name)} AS {key}" for key, name in take.items())
+    connection.execute(f"CREATE TABLE {table} ({', '.join(f'{key} VARCHAR' for key in take)})")
+    first = texts[0]
+    try:
+        # Into a table and by its rowid: numbering rows by a window would read on one thread.
+        _each_csv(connection, texts, n_fields, to.bad_rows, f"INSERT INTO {table} SELECT {chosen} FROM ")
+        rejects = connection.execute(
+            "SELECT file_path, line, error_type, error_message FROM reject_errors JOIN reject_scans "
+            "USING (scan_id, file_id) ORDER BY ALL"
+        ).fetchall()
+        # Another file may be loaded into the same database.
+        connection.execute("DROP TABLE reject_errors; DROP TABLE reject_scans")
+    except duckdb.Error as error:
+        raise InputError(bad_row(texts, n_fields) or unreadable(first.path, error)) from error
+    if rejects and to.bad_rows == "refuse":
+        path, line, kind, message = rejects[0]
+        # DuckDB's own line numbers count a quoted line end as none, so they are the second choice.
+        raise InputError(
+            bad_row(texts, n_fields, bytes_too=kind == "INVALID ENCODING")
+            or f"{path}:{line}: {message.splitlines()[0]}; correct the line"
+        )
+    n_bad = len({(path, line) for path, line, _, _ in rejects})
+    example = f"{rejects[0][0]}:{rejects[0][1]} ({rejects[0][3].splitlines()[0]})" if rejects else ""
+    # The rows that an unclosed quote swallows, and lines that do not fit DuckDB's buffer, are not among its rejects.
+    if any(is_long) or any(kind == "UNQUOTED VALUE" for _, _, kind, _ in rejects):
+        n_bad = max(n_bad, _n_lost(connection, texts, n_fields))
+        example = example or _long_line(texts[is_long.index(True)].path)
+    if n_bad:
+        logger.warning("%s rows cannot be read and are dropped, such as %s", f"{n_bad:,}", example)
+        empty = ", ".join(["NULL"] * len(take))
+        connection.execute(f"INSERT INTO {table} SELECT {empty} FROM range({n_bad})")
+    # Rows that are dropped move the numbers of those behind them.
+    whole = str(first.path if len(texts) == 1 else first.path.parent)
+    return rows_of_table(to, first.path, (lambda row: whole) if n_bad else place_in(texts))
+
+
+def _each_csv(
+    connection: duckdb.DuckDBPyConnection, texts: Sequence[TextFile], n_fields: int, bad_rows: BadRows, statement: str
+) -> list[tuple]:
+    """The rows of a statement that ends in FROM, over files of text with fields c0, c1, ..., all of one layout."""
+    # No name or value of the user's enters the statement: fields go by position, paths are a parameter.
+    fields = ", ".join(f"'c{index}': 'VARCHAR'" for index in range(n_fields))
+    first = texts[0]
+    fetched = []
+    for compression, group in itertools.groupby(texts, lambda text: compression_of(text.path)):
+        connection.execute(
+            f"""
+            {statement} read_csv($paths, columns = {{{fields}}}, auto_detect = false, header = {first.header},
+                                 delim = '{first.delimiter}', quote = '{first.quote}', escape = '{first.quote}',
+                                 compression = '{compression}', store_rejects = true,
+                                 rejects_limit = {int(bad_rows == "refuse")})
+            """,
+            {"paths": [literal_path(text.path) for text in group]},
+        )
+        fetched += connection.fetchall()
+    return fetched
+
+
+def _n_lost(connection: duckdb.DuckDBPyConnection, texts: Sequence[TextFile], n_fields: int) -> int:
+    """Lines of the files that are neither blank, nor a header, nor part of a row that can be read."""
+    n_lines = 0
+    for text in texts:
+        with open_bytes(text.path) as stream:
+            n_lines += sum(1 for line in stream if not line.isspace()) - text.header
+    whole = f"concat({', '.join(f'c{index}' for index in range(n_fields))})"
+    # A row takes a line, and one more for each line end in its fields.
+    parts = _each_csv(
+        connection, texts, n_fields, "drop", f"SELECT count(*), sum(len(string_split({whole}, chr(10))) - 1) FROM "
+    )
+    return n_lines - sum(n_rows + int(n_ends or 0) for n_rows, n_ends in parts)
+
+
+def _long_line(path: Path) -> str:
+    with open_bytes(path) as stream:
+        number = next((n for n, line in enumerate(stream, start=1) if len(line) > LONG_LINE), 1)
+    return f"{path}:{number}: the line is longer than {LONG_LINE >> 20} MB; correct or remove it"
 
 
 def first_line_of(path: Path) -> str:
