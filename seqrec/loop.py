@@ -242,7 +242,7 @@ def _train(
     def batch_of(step: int) -> Batch:
         return batches.batch(progress.position(step))
 
-    with bar, runtime.stop_requests() as stop_requested, prefetched(batch_of) as batch:
+    with bar, runtime.interruptible(), prefetched(batch_of) as batch:
         first = progress.step + 1
         for step in range(first, config.max_epochs * per_epoch + 1):
             if (step - 1) % per_epoch == 0 or step == first:
@@ -275,7 +275,7 @@ def _train(
                 save(step)
             # Processes agree at the end of an interval, when they wait for the step's figures anyway.
             if (jax.process_count() == 1 or not interval) and (
-                signal_number := agree_on_highest(stop_requested() or 0)
+                signal_number := agree_on_highest(runtime.requested_stop() or 0)
             ):
                 flush(step)
                 if progress.step != step:

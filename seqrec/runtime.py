@@ -11,6 +11,7 @@ import os
 import platform
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -169,59 +170,95 @@ def new_run_directory(name: str) -> Path:
     return Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
+class _Signals:
+    """What Ctrl-C and SIGTERM have asked of this process since the outermost `interruptible` block began."""
+
+    requested: int | None = None
+    is_watched = False
+
+
+def requested_stop() -> int | None:
+    """The number of the signal that has asked this process to stop, inside `interruptible`."""
+    return _Signals.requested
+
+
+def check_interrupt() -> None:
+    """Nothing, unless a signal has asked to stop; call it between steps and phases.
+
+    Raises:
+      Interrupted: Ctrl-C or SIGTERM came.
+    """
+    if _Signals.requested is not None:
+        raise Interrupted("interrupted; what was saved before is intact", _Signals.requested)
+
+
 @contextlib.contextmanager
-def on_signals(handler: Callable[[int, Any], None]) -> Iterator[None]:
-    """Inside, Ctrl-C and SIGTERM call `handler`."""
-    previous = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+def interruptible() -> Iterator[None]:
+    """Inside, the first Ctrl-C or SIGTERM only asks to stop (see `check_interrupt`), and the second ends the process.
+
+    Nothing is raised where a signal arrives: imports and callbacks of other libraries swallow exceptions, or crash.
+    The outermost block checks when it ends, so a signal is never lost.
+    """
+
+    def note(signal_number, frame):
+        _Signals.requested = signal_number
+
+    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        if _Signals.is_watched:
+            yield
+            return
+        with _watched_signals():
+            try:
+                yield
+            except InputError:
+                raise
+            except Exception:
+                # A library that handles the signal as well may fail because of it.
+                check_interrupt()
+                raise
+            check_interrupt()
     finally:
         for number, earlier in previous.items():
             signal.signal(number, earlier)
 
 
-def interrupt(signal_number: int) -> NoReturn:
-    """Stops work where it stands."""
-    raise Interrupted("interrupted; what was saved before is intact", signal_number)
+@contextlib.contextmanager
+def _watched_signals() -> Iterator[None]:
+    """Inside, a thread learns of signals at once, also while the main thread is in a long call of a library."""
+    read_end, write_end = os.pipe()
+    os.set_blocking(write_end, False)
+    earlier = signal.set_wakeup_fd(write_end)
+
+    def watch() -> None:
+        n_signals = 0
+        while byte := os.read(read_end, 1):
+            number = byte[0]
+            if number not in (signal.SIGINT, signal.SIGTERM):
+                continue
+            n_signals += 1
+            if n_signals > 1:
+                os.write(2, b"\nended at once; what was saved before is intact\n")
+                os._exit(128 + number)
+            _Signals.requested = number
+            os.write(2, b"\nstopping after the current step; a second signal ends the process at once\n")
+
+    thread = threading.Thread(target=watch, name="signals", daemon=True)
+    thread.start()
+    _Signals.is_watched = True
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(earlier)
+        os.close(write_end)
+        thread.join()
+        os.close(read_end)
+        _Signals.requested, _Signals.is_watched = None, False
 
 
 @contextlib.contextmanager
-def interruptible() -> Iterator[None]:
-    """Inside, Ctrl-C and SIGTERM raise `Interrupted`, wherever they come."""
-    received = []
-
-    def request(signal_number, frame):
-        received.append(signal_number)
-        interrupt(signal_number)
-
-    with on_signals(request):
-        try:
-            yield
-        except Exception:
-            # DuckDB ends a query that is interrupted with an error of its own.
-            if received:
-                interrupt(received[0])
-            raise
-
-
-@contextlib.contextmanager
-def stop_requests() -> Iterator[Callable[[], int | None]]:
-    """Inside, Ctrl-C and SIGTERM only set what the yielded function returns; a second Ctrl-C interrupts at once."""
-    requested = None
-
-    def request(signal_number, frame):
-        nonlocal requested
-        if requested and signal_number == signal.SIGINT:
-            interrupt(signal_number)
-        requested = signal_number
-
-    with on_signals(request):
-        yield lambda: requested
-
-
-@contextlib.contextmanager
-def apart(arguments: Sequence[str], file: Path) -> Iterator[None]:
-    """Inside, a script runs as by a command line of its own: what it prints and logs goes to the end of `file`."""
+def run_logged_to(file: Path, arguments: Sequence[str]) -> Iterator[None]:
+    """Inside, `sys.argv` is `arguments`, and what is printed and logged goes to the end of `file`."""
     argv, handlers, level = sys.argv, list(logging.root.handlers), log.level
     with file.open("a") as stream, contextlib.redirect_stdout(stream), contextlib.redirect_stderr(stream):
         sys.argv = [*arguments]
@@ -292,7 +329,7 @@ def run_script(main: Callable[[Config], Any], config_type: type[Config]) -> NoRe
             raise
         print(f"{sys.argv[0]}: {unwritable(error.filename or 'a file', error)}", file=sys.stderr)
         sys.exit(2)
-    except Interrupted as stop:
-        print(f"\n{stop}", file=sys.stderr)
-        sys.exit(128 + stop.signal_number)
+    except KeyboardInterrupt as stop:  # a library's own handler raises one without a number
+        print(f"\n{stop or 'interrupted'}", file=sys.stderr)
+        sys.exit(128 + getattr(stop, "signal_number", signal.SIGINT))
     sys.exit(0)

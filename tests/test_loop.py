@@ -99,15 +99,6 @@ def test_a_stop_inside_an_epoch_saves_and_the_rest_equals_an_uninterrupted_run(t
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_a_second_ctrl_c_stops_at_once(tmp_path):
-    def twice(line):
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    with pytest.raises(runtime.Interrupted, match="interrupted"):
-        Run(tmp_path / "c").fit(at_line=twice)
-
-
 def test_validation_is_on_record_before_its_checkpoint_can_be(tmp_path):
     run = Run(tmp_path / "c")
 

@@ -129,6 +129,7 @@ def open_task(run: Path, config: DataConfig, *, seed: int, engagement: Engagemen
         if not (run / "store").exists():  # of a run in a bucket, each process has a copy of its own
             _prepare_once(run, config, engagement)
         directory = run / "store"
+    runtime.check_interrupt()
     store = open_store(directory)
     if runtime.on_first(lambda: store.content_hash) != store.content_hash:
         raise InputError(f"{run}: this process read other data than the first; give all of them the same")
