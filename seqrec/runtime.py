@@ -1,5 +1,7 @@
 """Devices, processes, signals, logging and the only clock: what surrounds the pure parts of a run."""
 
+import seqrec.script_start  # isort: skip  # noqa: F401 (its docstring says why it comes first)
+
 import contextlib
 import errno
 import importlib.metadata
