@@ -26,6 +26,7 @@ import tyro
 
 from seqrec.config import check_at_least, check_fields
 from seqrec.files import unwritable
+from seqrec.data.directories import exclusive
 from seqrec.sharding import MeshConfig, broadcast_bytes, make_mesh
 from seqrec.types import InputError
 
@@ -170,6 +171,18 @@ def cpu_seconds() -> float:
 def new_run_directory(name: str) -> Path:
     """A path under `runs/` that says what ran and when."""
     return Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+
+
+@contextlib.contextmanager
+def held(run: Path) -> Iterator[None]:
+    """Inside, no other start of this run goes on, on this machine.
+
+    Raises:
+      InputError: another one does.
+    """
+    with contextlib.ExitStack() as stack:
+        on_first(lambda: stack.enter_context(exclusive(run)))
+        yield
 
 
 class _Signals:

@@ -1,6 +1,5 @@
 """The training loop, over a model small enough to follow by hand."""
 
-import os
 import signal
 
 import jax

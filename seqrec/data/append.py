@@ -12,12 +12,22 @@ import pyarrow.parquet as pq
 from jaxtyping import Bool, Int
 
 from seqrec.data import steps
+from seqrec.data.directories import replaced
 from seqrec.data.engines import collect, engine_of
 from seqrec.data.events import attributes_of, event_column, titles_of
 from seqrec.data.preparation import StepCount, StepsConfig, clean_events, seconds_to_us
+from seqrec.data.ragged import session_numbers
 from seqrec.data.sources import Source
 from seqrec.data.split_config import SplitConfig, split_store
-from seqrec.data.store import SequenceStore, open_store, read_preparation, sequence_store, write_store
+from seqrec.data.store import (
+    History,
+    SequenceStore,
+    open_store,
+    read_history,
+    read_preparation,
+    sequence_store,
+    write_files,
+)
 from seqrec.types import InputError
 
 
@@ -42,12 +52,24 @@ def append_events(
     order, late ones too, and after the stored ones where times tie. The new events go through the steps the store was
     prepared with that judge an event by itself (validity, duplicates, thresholds), and sessions are numbered again;
     k-core and events per day, which judge a whole log, are not applied: prepare the whole log again from time to time.
+    `open_store(directory, as_of=...)` still opens the store as it was.
+
+    Raises:
+      InputError: the events do not fit the store, or another process is changing it.
     """
     directory = Path(directory)
+    read_preparation(directory)  # before anything is made beside what is no store
+    with replaced(directory) as fresh:
+        appended = _append(source, directory, fresh, report=report)
+    return appended._replace(store=open_store(directory))
+
+
+def _append(source: Source, directory: Path, target: Path, *, report: Callable[[StepCount], None]) -> Appended:
+    """The store in `directory` with the events of `source`, written to `target`."""
     store, preparation = open_store(directory), read_preparation(directory)
     try:
         config = StepsConfig(**preparation.get("steps", {}))
-    except TypeError as error:
+    except (TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{directory} was prepared by another version ({error}); prepare all events again") from error
     for option in ("collapse_repeats", "sessions_as_users"):
         if getattr(config, option):
@@ -100,28 +122,32 @@ def append_events(
         len(users) - len(order),
         counts,
     )
-    written = write_store(
-        directory,
+    versions, came_with = read_history(directory, store)
+    if grown.content_hash != store.content_hash:
+        versions = [*versions, _version_of(store, config, preparation)]
+    came_with = np.concatenate([came_with, np.full(len(users) - store.n_events, len(versions), np.int32)])
+    write_files(
+        target,
         grown,
         preparation=_noted(preparation, appended, source),
         side_tables={"rejected": _with_earlier(directory / "rejected.parquet", rejected)},
+        history=History(versions, came_with[order]),
     )
-    return appended._replace(store=written)
+    return appended
 
 
-def session_numbers(
-    timestamp_us: Int[np.ndarray, " n_events"], offsets: Int[np.ndarray, " n_users_plus_1"], *, gap_us: int
-) -> Int[np.ndarray, " n_events"]:
-    """The session of each event: 0 for a user's first, one more after each pause of more than `gap_us`.
-
-    >>> session_numbers(np.array([0, 5, 20, 7, 8]), np.array([0, 3, 5]), gap_us=10).tolist()
-    [0, 0, 1, 0, 0]
-    """
-    pauses = np.diff(timestamp_us, prepend=timestamp_us[:1]) > gap_us
-    starts, lengths = offsets[:-1][np.diff(offsets) > 0], np.diff(offsets)[np.diff(offsets) > 0]
-    pauses[starts] = False
-    total = np.cumsum(pauses)
-    return (total - np.repeat(total[starts], lengths)).astype(np.int32)
+def _version_of(store: SequenceStore, config: StepsConfig, preparation: Mapping[str, Any]) -> dict[str, Any]:
+    """What the manifest keeps of a store that grows, so that it can be told from what it has become."""
+    gap_seconds = config.session_gap_seconds if "session" in store.columns else None
+    return {
+        "content_hash": store.content_hash,
+        "n_users": store.n_users,
+        "n_items": store.n_items,
+        "n_events": store.n_events,
+        "columns": {name: values.dtype.str for name, values in store.columns.items()},
+        "session_gap_us": None if gap_seconds is None else seconds_to_us(gap_seconds),
+        "n_categories": {name: len(texts) for name, texts in preparation.get("categories", {}).items()},
+    }
 
 
 def _cleaned(
@@ -204,8 +230,12 @@ def _noted(preparation: Mapping[str, Any], appended: Appended, source: Source) -
     }
     noted["appended"] = [*noted.get("appended", []), {"source": source.name, **facts, "counts": counts}]
     if "split" in noted:
-        fields = {field.name: noted["split"][field.name] for field in dataclasses.fields(SplitConfig)}
-        split = split_store(appended.store, SplitConfig(**fields))
+        fields = {field.name: noted["split"].get(field.name) for field in dataclasses.fields(SplitConfig)}
+        try:
+            split_config = SplitConfig(**fields)
+        except (TypeError, ValueError, AttributeError) as error:
+            raise InputError(f"the store's split cannot be read ({error}); prepare all events again") from error
+        split = split_store(appended.store, split_config)
         noted["split"] = {**fields, "description": split.description, "hash": split.content_hash}
     return noted
 
