@@ -1,4 +1,4 @@
-"""Checkpoints by orbax: the state, the seed and the data position saved together; the best and the last kept."""
+"""Checkpoints by orbax: state, seed and data position are saved together; the best and the latest are kept."""
 
 import contextlib
 import dataclasses
@@ -22,8 +22,8 @@ from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, L
 
 from seqrec.data.buckets import is_copy
 from seqrec.data.paths import first_line
+from seqrec.loss_spikes import RunningLoss
 from seqrec.sharding import broadcast_bytes, from_first, on_host
-from seqrec.spikes import RunningLoss
 from seqrec.training import TrainState
 from seqrec.types import InputError
 
@@ -37,7 +37,7 @@ DIGESTS = "digests.json"
 
 @dataclass(frozen=True)
 class Progress:
-    """What a resumed run must know besides the arrays; the data position is `step`."""
+    """What a resumed run needs besides the arrays; the data position is `step`."""
 
     seed: int
     step: int = 0
@@ -46,10 +46,10 @@ class Progress:
     train_seconds: float = 0.0
     loss: RunningLoss = field(default_factory=RunningLoss)
     skipped: tuple[tuple[int, ...], ...] = ()
-    """Places in the stream of batches that each return to a checkpoint has left out."""
+    """For each roll-back the places in the stream of batches that are left out since."""
 
     def position(self, step: int) -> int:
-        """0-based place in the stream of batches of the one that a 1-based step takes.
+        """0-based place, in the stream of batches, of the batch of a 1-based step.
 
         >>> progress = Progress(seed=0, skipped=((2, 3),))
         >>> [progress.position(step) for step in (1, 2, 3, 4)]
@@ -157,7 +157,7 @@ def _remove_damaged(directory: Path) -> None:
 
 
 def _is_alone(directory: Path) -> bool:
-    """Whether there are other processes, and they do not see this run's directory."""
+    """Whether there are other processes that do not see this run's directory."""
     return jax.process_count() > 1 and is_copy(directory.parent)
 
 
@@ -185,7 +185,7 @@ def save(manager: ocp.CheckpointManager, state: TrainState, progress: Progress) 
 
 
 def finish(manager: ocp.CheckpointManager) -> None:
-    """Waits until what is being saved is on disk.
+    """Waits until the save in progress is on disk.
 
     Raises:
       InputError: as `save`.
@@ -196,7 +196,7 @@ def finish(manager: ocp.CheckpointManager) -> None:
 
 @contextlib.contextmanager
 def _refused_writes_named(manager: ocp.CheckpointManager) -> Iterator[None]:
-    """Inside, what the operating system refuses to write, such as on a full disk, is an `InputError`."""
+    """Inside, a write that the operating system refuses, for instance on a full disk, raises `InputError`."""
     try:
         yield
     except (OSError, ValueError) as error:
@@ -205,7 +205,7 @@ def _refused_writes_named(manager: ocp.CheckpointManager) -> Iterator[None]:
         number = int(found[1]) if found else getattr(error, "errno", None)
         if number is None:
             raise
-        manager.reload()  # it has taken those before for replaced
+        manager.reload()  # the manager believes that older checkpoints are already replaced
         kept = manager.latest_step()
         raise InputError(
             f"{manager.directory}: a checkpoint cannot be written ({os.strerror(number)}); "
@@ -301,8 +301,8 @@ def _restore(like: TrainState, manager: ocp.CheckpointManager, step: int) -> tup
     metadata = manager.item_metadata(step)["state"]
     if metadata is None:
         raise ValueError("it has no metadata")
-    saved = _described(metadata)
-    expected = _described(_by_name(like))
+    saved = _array_forms(metadata)
+    expected = _array_forms(_by_name(like))
     for name in sorted(saved.keys() | expected.keys()):
         if saved.get(name) != expected.get(name):
             raise InputError(
@@ -321,9 +321,10 @@ def _read(
     like: TrainState,
     read: Callable[[TrainState], tuple[TrainState, Progress] | None],
 ) -> tuple[TrainState, Progress] | None:
-    """What `read(like)` returns; where only the first process has the checkpoints it reads them, and tells the others.
+    """What `read(like)` returns; if only the first process has checkpoints, it reads and sends them.
 
-    It then asks for NumPy arrays, which are sent one by one and laid out as those of `like`, whose constants stay.
+    In that case `read` gets NumPy arrays, which are then sent one by one and laid out as those of `like`. The
+    constants of `like` are kept.
     """
     constants, like = like.constants, dataclasses.replace(like, constants=None)
     if not _is_alone(Path(manager.directory)):
@@ -341,7 +342,7 @@ def _read(
     if failure is not None:
         raise failure
     if told["failed"]:
-        raise InputError("the first process could not read the checkpoint; see what it said")
+        raise InputError("the first process could not read the checkpoint; see its message")
     if told["progress"] is None:
         return None
     state = jax.tree.map(lambda array, leaf: from_first(np.asarray(array), leaf), found[0] if found else form, like)
@@ -354,7 +355,7 @@ def _restore_progress(manager: ocp.CheckpointManager, step: int) -> Progress:
 
 
 def _progress(fields: dict[str, Any]) -> Progress:
-    """From JSON, which has no tuples; what an earlier version did not save is as at the start."""
+    """The record from its JSON; fields that an earlier version did not save have their defaults."""
     unknown = fields.keys() - {field.name for field in dataclasses.fields(Progress)}
     if unknown:
         raise InputError(f"the checkpoint has unknown fields {sorted(unknown)}; it is of another version of seqrec")
@@ -369,12 +370,12 @@ def _progress(fields: dict[str, Any]) -> Progress:
 
 
 def _by_name(state: TrainState) -> dict[str, Any]:
-    """What is saved, as a dict: orbax fills copies of the tree with None, which a typed record refuses in tests."""
+    """The saved fields as a dict: orbax fills copies of the tree with None, which a typed record refuses in tests."""
     return {name: getattr(state, name) for name in ("step", "params", "opt_state", "averaged")}
 
 
-def _described(tree: Any) -> dict[str, str]:
-    """Name of each array -> its shape and dtype."""
+def _array_forms(tree: Any) -> dict[str, str]:
+    """Name of each array -> its dtype and shape."""
 
     def name(path) -> str:
         return ".".join(str(getattr(key, "name", getattr(key, "key", getattr(key, "idx", key)))) for key in path)

@@ -1,4 +1,4 @@
-"""Devices, processes, signals, logging and the only clock: what surrounds the pure parts of a run."""
+"""Devices, processes, signals, logging and clocks: what surrounds the pure parts of a run."""
 
 import seqrec.script_start  # isort: skip  # noqa: F401 (its docstring says why it comes first)
 
@@ -25,8 +25,8 @@ import jax
 import tyro
 
 from seqrec.config import check_at_least, check_fields
-from seqrec.files import unwritable
 from seqrec.data.directories import exclusive
+from seqrec.files import unwritable
 from seqrec.sharding import MeshConfig, broadcast_bytes, make_mesh
 from seqrec.types import InputError
 
@@ -36,7 +36,7 @@ Config = TypeVar("Config")
 
 
 class Interrupted(KeyboardInterrupt):
-    """Work was asked to stop by a signal, Ctrl-C or SIGTERM; the message says what was saved."""
+    """Work stopped because of Ctrl-C or SIGTERM; the message says what was saved."""
 
     def __init__(self, message: str, signal_number: int):
         super().__init__(message)
@@ -58,17 +58,17 @@ class DistributedConfig:
 
 
 def start(mesh: MeshConfig, processes: DistributedConfig | None = None) -> None:
-    """Joins the other processes where there are any, and spreads arrays over the devices where there are several.
+    """Joins the other processes, if there are any, and sets the mesh if there are several devices.
 
-    All but the first process are silent, unless something goes wrong in them.
+    Only the first process logs; the others log warnings and errors.
 
     Raises:
       InputError: the processes cannot be joined, or are not as many as expected.
     """
-    # By force, because a library that is imported earlier may have given the root logger a handler of its own.
+    # With force, because a library that was imported earlier may have given the root logger a handler.
     logging.basicConfig(format="%(message)s", stream=sys.stderr, force=True)
     log.setLevel(logging.INFO)
-    # orbax logs every save, and what goes wrong in one by absl and asyncio with tracebacks; the error comes to us too.
+    # orbax logs every save, and failed saves with tracebacks by absl and asyncio; it raises the error as well.
     for name, level in (
         ("absl", logging.CRITICAL),
         ("asyncio", logging.CRITICAL),
@@ -79,9 +79,9 @@ def start(mesh: MeshConfig, processes: DistributedConfig | None = None) -> None:
     _join(processes or DistributedConfig())
     if not is_first():
         log.setLevel(logging.WARNING)
-    laid_out = make_mesh(mesh)
+    devices = make_mesh(mesh)
     if jax.device_count() > 1:
-        jax.set_mesh(laid_out)
+        jax.set_mesh(devices)
     log.info("device      %s", device_name())
 
 
@@ -113,25 +113,25 @@ def is_first() -> bool:
 
 
 def on_first(function: Callable[[], Any]) -> Any:
-    """What `function` returns in the first process, as JSON keeps it; the others wait for it.
+    """What `function` returns in the first process, sent to the others as JSON.
 
     Raises:
-      InputError: in the first process what `function` raises, in the others that it did.
+      InputError: in the other processes, if `function` raises in the first one.
     """
     if jax.process_count() == 1:
         return function()
-    said, failure = {}, None
+    sent, failure = {}, None
     if is_first():
         try:
-            said = {"found": function()}
+            sent = {"result": function()}
         except BaseException as error:
             failure = error
-    found = broadcast_bytes(json.dumps(said).encode())
+    received = broadcast_bytes(json.dumps(sent).encode())
     if failure is not None:
         raise failure
-    if not found.startswith(b'{"found"'):
-        raise InputError("the first process stopped; see what it said")
-    return json.loads(found)["found"]
+    if not received.startswith(b'{"result"'):
+        raise InputError("the first process stopped; see its message")
+    return json.loads(received)["result"]
 
 
 def device_name() -> str:
@@ -141,15 +141,15 @@ def device_name() -> str:
 
 
 def trains_side_by_side() -> bool:
-    """Whether small models are better trained side by side than one after another, as where one leaves a device idle.
+    """Whether small models train faster side by side than one after another: one alone leaves a GPU or TPU idle.
 
-    On 2 CPU cores eight side by side took 1.5 times as long as one after another (benchmarks/population.py).
+    On 2 CPU cores eight models side by side take 1.5 times as long as one after another (benchmarks/population.py).
     """
     return jax.default_backend() != "cpu"
 
 
 def versions() -> dict[str, str]:
-    """What a result depends on besides its config: interpreter, libraries and device."""
+    """Versions of what a result depends on besides its config: interpreter, libraries and device."""
     packages = ("seqrec", "jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint")
     return {
         "python": platform.python_version(),
@@ -159,12 +159,12 @@ def versions() -> dict[str, str]:
 
 
 def seconds() -> float:
-    """A clock that only runs forward, for differences."""
+    """Seconds of a monotonic clock, for differences."""
     return time.perf_counter()
 
 
 def cpu_seconds() -> float:
-    """Time that this process has spent computing, in all its threads, for differences."""
+    """CPU time of all threads of this process, for differences."""
     return time.process_time()
 
 
@@ -312,15 +312,15 @@ def _spelled_out(arguments: Sequence[str]) -> list[str]:
 
 
 def _one_line(box: str) -> str:
-    """tyro's boxed complaint without its frame and footer."""
+    """tyro's error message without its frame and footer."""
     lines = [line.strip("│ ").strip() for line in box.splitlines() if not line.startswith(("╭", "╰"))]
     body = itertools.takewhile(lambda line: "For full helptext" not in line, lines)
     text = " ".join(line for line in body if line.strip("─"))
     return text.replace(" Perhaps you meant:", "; perhaps you meant").replace(" Argument helptext:", ";")
 
 
-def _leave_closed_loops_unsaid() -> None:
-    """Once a save has failed, each of its arrays that are still being written would print that its loop is closed."""
+def _hide_closed_loops() -> None:
+    """Hides one message: after a failed save, each array that was being written prints that its loop is closed."""
     report = sys.unraisablehook
 
     def report_others(unraisable):
@@ -331,8 +331,11 @@ def _leave_closed_loops_unsaid() -> None:
 
 
 def run_script(main: Callable[[Config], Any], config_type: type[Config]) -> NoReturn:
-    """Parses the command line and runs `main`; what a user can mend ends in one line and exit status 2."""
-    _leave_closed_loops_unsaid()
+    """Parses the command line, runs `main` and exits.
+
+    The status is 0; 2 with one line for errors that a user can correct; 130 after Ctrl-C and 143 after SIGTERM.
+    """
+    _hide_closed_loops()
     try:
         with interruptible():
             main(parse(config_type, sys.argv[1:]))

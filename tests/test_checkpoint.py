@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from seqrec.checkpoint import Progress, open_checkpoints, restore, restore_best, restore_latest, save
-from seqrec.spikes import RunningLoss
+from seqrec.loss_spikes import RunningLoss
 from seqrec.training import TrainState
 from seqrec.types import InputError
 

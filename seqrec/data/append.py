@@ -15,6 +15,7 @@ from seqrec.data import steps
 from seqrec.data.directories import replaced
 from seqrec.data.engines import collect, engine_of
 from seqrec.data.events import attributes_of, event_column, titles_of
+from seqrec.data.paths import first_line
 from seqrec.data.preparation import StepCount, StepsConfig, clean_events, seconds_to_us
 from seqrec.data.ragged import session_numbers
 from seqrec.data.sources import Source
@@ -243,7 +244,10 @@ def _noted(preparation: Mapping[str, Any], appended: Appended, source: Source) -
 def _with_earlier(path: Path, rejected: pa.Table) -> pa.Table:
     if not path.is_file():
         return rejected
-    earlier = pq.read_table(path)
+    try:
+        earlier = pq.read_table(path)
+    except (OSError, ValueError, MemoryError, pa.ArrowException) as error:
+        raise InputError(f"{path} is damaged ({first_line(error)}); remove it, or prepare all again") from error
     for place, name in enumerate(rejected.column_names):
         # Ids that happen to be integers on one day, beside those of days that needed text.
         if (
