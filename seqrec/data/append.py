@@ -1,4 +1,4 @@
-"""A day's new events into a store that is there: every id keeps its meaning, new users and items follow the old."""
+"""Adds new events to an existing store: every id keeps its meaning, and new users and items get the next ids."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -33,26 +33,26 @@ from seqrec.types import InputError
 
 
 class Appended(NamedTuple):
-    """A store that has grown, as it lies on disk, and by how much."""
+    """A store after an append, as it is on disk, and what was added."""
 
     store: SequenceStore
     n_new_events: int
     n_new_users: int
     n_new_items: int
     n_duplicates: int
-    """Events left out because the store has them, or an event within the duplicate gap before them, already."""
+    """Events left out because the store has them already, or has one within the duplicate gap before them."""
     counts: list[StepCount]
 
 
 def append_events(
     source: Source, directory: Path | str, *, report: Callable[[StepCount], None] = lambda count: None
 ) -> Appended:
-    """The store in `directory` with the events of `source` in it, written there whole or not at all.
+    """Adds the events of `source` to the store in `directory`, whole or not at all, and returns it.
 
-    Existing users and items keep their ids; new ones follow in the order of their first events. Events stand in time
-    order, late ones too, and after the stored ones where times tie. The new events go through the steps the store was
-    prepared with that judge an event by itself (validity, duplicates, thresholds), and sessions are numbered again;
-    k-core and events per day, which judge a whole log, are not applied: prepare the whole log again from time to time.
+    Existing users and items keep their ids; new ones get the next ids in the order of their first events. Events are in
+    time order, late ones too; at equal times stored events come first. New events go through those steps of the store's
+    preparation that look at one event (validity, duplicates, thresholds), and sessions are numbered again. K-core and
+    events per day, which look at the whole log, are not applied: prepare the whole log again from time to time.
     `open_store(directory, as_of=...)` still opens the store as it was.
 
     Raises:
@@ -105,7 +105,7 @@ def _append(source: Source, directory: Path, target: Path, *, report: Callable[[
     if "session" in store.columns and config.session_gap_seconds is not None:
         gap_us = seconds_to_us(config.session_gap_seconds)
         columns["session"] = session_numbers(columns["timestamp_us"], offsets, gap_us=gap_us)
-    # New keys of which every event was a duplicate cannot be: what a key's first event repeats has that key.
+    # Each new key keeps its first event: that cannot be a duplicate, because a duplicate has the same key.
     titles = attributes = None
     new_keys = item_keys[store.n_items :]
     if store.titles is not None:
@@ -154,7 +154,7 @@ def _version_of(store: SequenceStore, config: StepsConfig, preparation: Mapping[
 def _cleaned(
     source: Source, config: StepsConfig, *, with_times: bool, report: Callable[[StepCount], None]
 ) -> tuple[dict[str, Any], pa.Table, list[StepCount]]:
-    """The columns of the new events, in time order, after the steps that judge each event by itself."""
+    """The columns of the new events, in time order, after the steps that look at one event."""
     if with_times and "timestamp_us" not in steps.column_names(source.events):
         raise InputError(f"{source.name} has no times, which the store has; name the time column")
     by_itself = dataclasses.replace(
@@ -177,7 +177,7 @@ def _cleaned(
 def _extended(
     stored: np.ndarray, keys: pa.ChunkedArray, what: str
 ) -> tuple[np.ndarray, Int[np.ndarray, " n_new_events"]]:
-    """The stored keys with the new ones behind them, and where in them, from 0, each of `keys` is."""
+    """The stored keys followed by the new ones, and the 0-based place in them of each of `keys`."""
     if stored.dtype.kind in "iu":
         if not pa.types.is_integer(keys.type):
             raise InputError(
@@ -186,7 +186,7 @@ def _extended(
             )
         kind = pa.int64()
     else:
-        # "7" where all of a day's ids happen to be integers; the store has text for the sake of others.
+        # A day whose ids all happen to be integers, in a store whose ids are text.
         kind = pa.large_string()
     keys = keys.cast(kind).combine_chunks()
     known = pa.array(stored, kind)
@@ -211,7 +211,7 @@ def _repeated(
     *,
     gap_us: int,
 ) -> Bool[np.ndarray, " n"]:
-    """Which of the new events come at most `gap_us` after the same user's previous event of that item."""
+    """Which new events come at most `gap_us` after the same user's previous event with that item."""
     # Stable, so that the events of a user and item stay in time order, stored ones first.
     order = np.lexsort((items, users))
     same = (np.diff(users[order]) == 0) & (np.diff(items[order]) == 0)
@@ -221,7 +221,7 @@ def _repeated(
 
 
 def _noted(preparation: Mapping[str, Any], appended: Appended, source: Source) -> dict[str, Any]:
-    """`preparation` with the append added and the split made anew."""
+    """`preparation` with the append added and the split computed again."""
     noted = dict(preparation)
     if "categories" in noted:
         noted["categories"] = {**noted["categories"], **source.categories}
@@ -249,7 +249,7 @@ def _with_earlier(path: Path, rejected: pa.Table) -> pa.Table:
     except (OSError, ValueError, MemoryError, pa.ArrowException) as error:
         raise InputError(f"{path} is damaged ({first_line(error)}); remove it, or prepare all again") from error
     for place, name in enumerate(rejected.column_names):
-        # Ids that happen to be integers on one day, beside those of days that needed text.
+        # Ids of a day that happen to be integers, beside earlier ones that are text.
         if (
             name in ("user_id", "item_id")
             and name in earlier.column_names

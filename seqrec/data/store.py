@@ -29,7 +29,7 @@ PREPARATION_TYPES = {"steps": dict, "counts": list, "split": dict, "categories":
 
 
 class SequenceStore(NamedTuple):
-    """Who took what, in order: user u's items are `items[offsets[u]:offsets[u + 1]]`.
+    """Interactions of users with items, in order: user u's items are `items[offsets[u]:offsets[u + 1]]`.
 
     >>> store = store_from_sequences([[1, 2, 3], [2, 3]])
     >>> store.items.tolist(), store.offsets.tolist()
@@ -39,20 +39,20 @@ class SequenceStore(NamedTuple):
     """
 
     items: Int32[np.ndarray, " n_events"]
-    """Item ids 1..n_items, users one after another, each in time order."""
+    """Item ids 1..n_items, user by user, each user's in time order."""
     offsets: Int64[np.ndarray, " n_users_plus_1"]
     item_keys: np.ndarray
-    """The data's own names of the items, int64 or str: item id i is `item_keys[i - 1]`."""
+    """The keys of the items in the data, int64 or str: that of item id i is `item_keys[i - 1]`."""
     user_keys: np.ndarray
-    """The data's own names of the users, int64 or str."""
+    """The keys of the users in the data, int64 or str."""
     titles: np.ndarray | None
-    """A title for each item, "" where it has none; None where the data has no titles."""
+    """A title for each item, "" if it has none; None if the data has no titles."""
     content_hash: str
-    """sha256 over all of the other fields; the store's path and the time of writing do not enter."""
+    """sha256 of all other fields; it does not depend on the store's path or the time of writing."""
     columns: Mapping[str, np.ndarray] = NO_COLUMNS
-    """What else is known of each event, beside `items`: such as timestamp_us, rating or session; may be empty."""
+    """Further values of each event, such as timestamp_us, rating or session; may be empty."""
     attributes: pa.Array | None = None
-    """A list of text for each item, such as its genres, empty where it has none; None where the data has none."""
+    """A list of texts for each item, such as its genres; None if the data has none."""
 
     @property
     def n_users(self) -> int:
@@ -85,9 +85,9 @@ def sequence_store(
     columns: Mapping[str, np.ndarray] = NO_COLUMNS,
     attributes: pa.Array | None = None,
 ) -> SequenceStore:
-    """The store made of these arrays, once they are found to fit together.
+    """The store of these arrays, after checking that they fit together.
 
-    An event column is int64, int32, float64 or bool; other numbers widen to these where that loses nothing.
+    An event column is int64, int32, float64 or bool; other number types are widened if that loses nothing.
     """
     if not 1 <= len(item_keys) < 2**31 - 1:
         raise InputError(f"{len(item_keys)} items; a store holds 1 to 2^31 - 2, so that item ids fit int32")
@@ -122,7 +122,7 @@ def _event_column(name: str, values: np.ndarray, n_events: int) -> np.ndarray:
 
 
 def column_dtype(name: str, dtype: np.dtype) -> str:
-    """What a store holds an event column of this type as."""
+    """The type in which a store holds an event column of this type."""
     wider = next((wide for wide in COLUMN_DTYPES if np.can_cast(dtype, wide)), None)
     if wider is None or dtype == np.uint64:
         raise InputError(f"event column {name!r} is {dtype}, a store holds numbers and booleans; number its values")
@@ -130,7 +130,7 @@ def column_dtype(name: str, dtype: np.dtype) -> str:
 
 
 def store_from_sequences(sequences: Sequence[Sequence[int]], *, n_items: int | None = None) -> SequenceStore:
-    """An in-memory store of one sequence of item ids a user; items and users go by their numbers from 1."""
+    """An in-memory store of one sequence of item ids for each user; the keys of items and users are 1, 2, ..."""
     lengths = np.array([len(sequence) for sequence in sequences], dtype=np.int64)
     items = np.array([item for sequence in sequences for item in sequence], dtype=np.int64)
     if n_items is None:
@@ -150,10 +150,10 @@ def write_store(
     preparation: Mapping[str, Any] | None = None,
     side_tables: Mapping[str, pa.Table] = MappingProxyType({}),
 ) -> SequenceStore:
-    """`store` as it lies in `directory`, memory-mapped; there is a whole store there or none.
+    """Writes the store whole or not at all, and returns it memory-mapped from `directory`.
 
-    A store that is there already gives way; a directory that holds anything else is refused. `preparation`, JSON
-    that says how the data was made, goes into the manifest; `side_tables` become Parquet files of these names.
+    An existing store is replaced; a directory that holds anything else is refused. `preparation`, JSON that describes
+    how the data was made, goes into the manifest; `side_tables` become Parquet files of these names.
     """
     with replaced(directory) as fresh:
         write_files(fresh, store, preparation=preparation, side_tables=side_tables)
@@ -179,7 +179,7 @@ def open_store(directory: Path | str, *, as_of: str | None = None, verify: bool 
         raise InputError(f"{directory / 'manifest.json'} is not a sequence store's manifest; {REMEDY}") from error
     items = open_array(directory / "items.npy", "<i4", counts["n_events"])
     offsets = open_array(directory / "offsets.npy", "<i8", counts["n_users"] + 1)
-    # A wrong offset is another user's history.
+    # A wrong offset gives a user events of another user.
     if offsets[0] != 0 or offsets[-1] != len(items) or np.any(np.diff(offsets) < 0):
         raise InputError(f"{directory / 'offsets.npy'} does not rise from 0 to n_events={len(items)}; {REMEDY}")
     item_table = open_table(directory / "items.parquet", counts["n_items"])
@@ -266,7 +266,7 @@ def read_history(directory: Path, store: SequenceStore) -> History:
 
 
 def read_preparation(directory: Path | str, *, as_of: str | None = None) -> dict[str, Any]:
-    """How the store in `directory` was made, as `write_store` was told; empty where it was told nothing.
+    """The `preparation` that the store in `directory` was written with; empty if there was none.
 
     With `as_of`, a content hash that the store had before appends, `categories` are those that it had then.
     """
@@ -353,7 +353,7 @@ def write_files(
     side_tables: Mapping[str, pa.Table] = MappingProxyType({}),
     history: History | None = None,
 ) -> None:
-    """The files of a store, in a directory that `replaced` gave; arrays over events that lie there already stay."""
+    """The files of a store, in a directory that `replaced` gave; arrays over events that are there already are kept."""
     files = array_files(directory, store.columns)
     for name, values in {"item": store.items, **store.columns}.items():
         if not files[name].exists():
