@@ -114,7 +114,7 @@ def leave_last_n_out(store: SequenceStore, n_out: int, *, target: TargetChoice =
 
 
 def leave_last_sessions_out(store: SequenceStore, n_out: int, *, target: TargetChoice = "last") -> Split:
-    """The last `n_out` sessions of each user are for the test, as many before them for validation, the rest for training.
+    """Each user's last `n_out` sessions are for the test, as many before them for validation, the rest for training.
 
     The first or the last event of either part is ranked, given all that the user did before it. Users with fewer than
     `2 * n_out + 1` sessions train on all they have and are not evaluated.
@@ -179,9 +179,9 @@ def window_starts(store: SequenceStore, valid_share: float, test_share: float) -
 def temporal(store: SequenceStore, valid_start: int, test_start: int, *, window_target: TargetChoice = "last") -> Split:
     """Events before `valid_start` (microseconds) are for training, those from `test_start` on for the test.
 
-    The same moments for all users, as in use: no model sees what happened after the moment it is judged from. A
-    user's target is the first or the last of the user's events in a window, and all before it is its history; where
-    that is empty, the user is not asked about, and counted.
+    Events between them are for validation. The moments are the same for all users, as in production: no model sees
+    what happened later. A user's target is the first or the last of the user's events in a window, with all events
+    before it as the history; a user without a history has no target, and is counted.
 
     >>> from seqrec.data.store import sequence_store
     >>> times = {"timestamp_us": np.array([10, 20, 30, 31, 15, 30])}
