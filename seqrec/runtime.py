@@ -1,7 +1,5 @@
 """Devices, processes, signals, logging and clocks: what surrounds the pure parts of a run."""
 
-import seqrec.script_start  # isort: skip  # noqa: F401 (its docstring says why it comes first)
-
 import contextlib
 import errno
 import importlib.metadata

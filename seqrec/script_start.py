@@ -1,8 +1,8 @@
 """While a script imports its libraries, Ctrl-C ends the process as the system does.
 
 Python would raise KeyboardInterrupt inside an import, which some libraries swallow and others crash on. The scripts in
-experiments/ import `seqrec.runtime` before anything large, and that imports this module first; `runtime.run_script`
-then handles signals itself. Other programs, and notebooks, keep Python's own handler.
+experiments/ import seqrec before anything large, and seqrec imports this module first; `runtime.run_script` then
+handles signals itself. Other programs, and notebooks, keep Python's own handler.
 """
 
 import os
