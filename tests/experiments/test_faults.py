@@ -8,9 +8,10 @@ import prepare_data
 import pytest
 from conftest import TOY_MODEL, train
 
-from seqrec import runs, runtime
+from seqrec import runtime
 from seqrec.data.directories import exclusive
 from seqrec.data.store import open_store
+from seqrec.files import read_json
 from seqrec.types import InputError
 
 
@@ -67,7 +68,7 @@ def test_a_run_on_several_devices_is_evaluated_on_one(toy, finished, tmp_path, s
     )
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
-    results = runs.read_json(tmp_path / "run" / "metrics.json")
+    results = read_json(tmp_path / "run" / "metrics.json")
     again = evaluate_checkpoint.main(evaluate_checkpoint.Arguments(tmp_path / "run"))
     for name, value in again["test"].items():
         if name != "intervals":
