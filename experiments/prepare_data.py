@@ -52,6 +52,7 @@ def main(config: Config) -> dict[str, Any]:
     ):
 
         def report(count: StepCount) -> None:
+            runtime.check_interrupt()
             tqdm.write(format_counts([count]))
             bar.update()
             bar.set_description(names[bar.n] if bar.n < len(names) else "store")

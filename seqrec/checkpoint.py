@@ -1,17 +1,19 @@
-"""Checkpoints by orbax: the state, the seed and the data position saved together; the best and the last kept."""
+"""Checkpoints by orbax: state, seed and data position are saved together; the best and the latest are kept."""
 
 import contextlib
 import dataclasses
+import functools
+import hashlib
 import itertools
 import json
 import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -19,17 +21,23 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 from seqrec.data.buckets import is_copy
+from seqrec.data.paths import first_line
+from seqrec.loss_spikes import RunningLoss
 from seqrec.sharding import broadcast_bytes, from_first, on_host
-from seqrec.spikes import RunningLoss
 from seqrec.training import TrainState
 from seqrec.types import InputError
 
 log = logging.getLogger("seqrec")
 
+Read = TypeVar("Read")
+
+DIGESTS = "digests.json"
+"""In each checkpoint: name of each of its files -> sha256 of what was saved."""
+
 
 @dataclass(frozen=True)
 class Progress:
-    """What a resumed run must know besides the arrays; the data position is `step`."""
+    """What a resumed run needs besides the arrays; the data position is `step`."""
 
     seed: int
     step: int = 0
@@ -38,10 +46,10 @@ class Progress:
     train_seconds: float = 0.0
     loss: RunningLoss = field(default_factory=RunningLoss)
     skipped: tuple[tuple[int, ...], ...] = ()
-    """Places in the stream of batches that each return to a checkpoint has left out."""
+    """For each roll-back the places in the stream of batches that are left out since."""
 
     def position(self, step: int) -> int:
-        """0-based place in the stream of batches of the one that a 1-based step takes.
+        """0-based place, in the stream of batches, of the batch of a 1-based step.
 
         >>> progress = Progress(seed=0, skipped=((2, 3),))
         >>> [progress.position(step) for step in (1, 2, 3, 4)]
@@ -61,7 +69,8 @@ class Progress:
 def open_checkpoints(directory: Path, *, read_only: bool = False) -> ocp.CheckpointManager:
     """A manager that saves in the background and keeps the best (by NDCG@10) and the latest checkpoint.
 
-    In a working copy of a run, which no other process sees, the first process saves and reads for all.
+    Checkpoints that are damaged are removed with a warning, unless the manager is `read_only`. In a working copy of a
+    run, which no other process sees, the first process saves and reads for all.
     """
     processes = ocp.options.MultiprocessingOptions()
     if is_alone := _is_alone(directory):
@@ -72,7 +81,7 @@ def open_checkpoints(directory: Path, *, read_only: bool = False) -> ocp.Checkpo
         # orbax makes no directory for some of the processes.
         directory.mkdir(exist_ok=True)
     if not read_only:
-        _remove_without_metrics(directory)
+        _remove_damaged(directory)
 
     def best_earliest(metrics: dict[str, float]) -> tuple[float, int]:
         return metrics["ndcg@10"], -int(metrics["step"])
@@ -85,9 +94,11 @@ def open_checkpoints(directory: Path, *, read_only: bool = False) -> ocp.Checkpo
             "progress": ocp.JsonCheckpointHandler(multiprocessing_options=processes),
         },
         options=ocp.CheckpointManagerOptions(
-            preservation_policy=AnyPreservationPolicy([LatestN(n=1), best]),
+            preservation_policy=None if read_only else AnyPreservationPolicy([LatestN(n=1), best]),
             # Without it orbax would not write the metrics, and would take the latest checkpoint for the best.
-            best_fn=best_earliest,
+            best_fn=None if read_only else best_earliest,
+            lightweight_initialize=read_only,  # without the metrics of all checkpoints, which may be damaged
+            async_options=ocp.AsyncOptions(post_finalization_callback=lambda: _write_digests(directory)),
             cleanup_tmp_directories=not read_only,
             read_only=read_only,
             create=not is_alone,
@@ -96,18 +107,57 @@ def open_checkpoints(directory: Path, *, read_only: bool = False) -> ocp.Checkpo
     )
 
 
-def _remove_without_metrics(directory: Path) -> None:
-    """Removes checkpoints whose metrics are damaged: orbax reads those of all before it opens any."""
-    for file in directory.glob("*/metrics/metrics"):
-        try:
-            json.loads(file.read_text())
-        except ValueError:
-            log.warning("damaged     the checkpoint of step %s cannot be read; it is removed", file.parents[1].name)
-            shutil.rmtree(file.parents[1], ignore_errors=True)
+def _write_digests(directory: Path) -> None:
+    """Completes a checkpoint that is about to get its final name."""
+    if jax.process_index() == 0:
+        for checkpoint in directory.glob("*.orbax-checkpoint-tmp*"):
+            (checkpoint / DIGESTS).write_text(json.dumps(_digests(checkpoint)))
+
+
+def _digests(checkpoint: Path) -> dict[str, str]:
+    digests = {}
+    for path in sorted(checkpoint.rglob("*")):
+        # orbax writes the others later, and reads nothing from them.
+        if path.is_file() and path.name not in (DIGESTS, "commit_success.txt", "_CHECKPOINT_METADATA"):
+            with path.open("rb") as file:
+                digests[path.relative_to(checkpoint).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+    return digests
+
+
+def _damage(checkpoint: Path) -> str | None:
+    """Which file is missing or not as it was saved; None where all are, and of a checkpoint without digests.
+
+    tensorstore does not notice changed bytes inside an array.
+    """
+    file = checkpoint / DIGESTS
+    if not file.is_file():
+        return None
+    try:
+        saved = dict(json.loads(file.read_text()))
+    except (ValueError, TypeError):
+        return f"{DIGESTS} is damaged"
+    now = _digests(checkpoint)
+    return next((f"{name} is missing or changed" for name in saved if now.get(name) != saved[name]), None)
+
+
+def _remove_damaged(directory: Path) -> None:
+    for checkpoint in directory.glob("[0-9]*"):
+        reason = _damage(checkpoint)
+        if reason is None and (metrics := checkpoint / "metrics" / "metrics").is_file():
+            # A checkpoint of an earlier version has no digests, and orbax opens none if one has damaged metrics.
+            try:
+                json.loads(metrics.read_text())
+            except ValueError:
+                reason = "metrics is damaged"
+        if reason is not None:
+            log.warning(
+                "damaged     the checkpoint of step %s cannot be read (%s); it is removed", checkpoint.name, reason
+            )
+            shutil.rmtree(checkpoint, ignore_errors=True)
 
 
 def _is_alone(directory: Path) -> bool:
-    """Whether there are other processes, and they do not see this run's directory."""
+    """Whether there are other processes that do not see this run's directory."""
     return jax.process_count() > 1 and is_copy(directory.parent)
 
 
@@ -135,7 +185,7 @@ def save(manager: ocp.CheckpointManager, state: TrainState, progress: Progress) 
 
 
 def finish(manager: ocp.CheckpointManager) -> None:
-    """Waits until what is being saved is on disk.
+    """Waits until the save in progress is on disk.
 
     Raises:
       InputError: as `save`.
@@ -146,7 +196,7 @@ def finish(manager: ocp.CheckpointManager) -> None:
 
 @contextlib.contextmanager
 def _refused_writes_named(manager: ocp.CheckpointManager) -> Iterator[None]:
-    """Inside, what the operating system refuses to write, such as on a full disk, is an `InputError`."""
+    """Inside, a write that the operating system refuses, for instance on a full disk, raises `InputError`."""
     try:
         yield
     except (OSError, ValueError) as error:
@@ -155,7 +205,7 @@ def _refused_writes_named(manager: ocp.CheckpointManager) -> Iterator[None]:
         number = int(found[1]) if found else getattr(error, "errno", None)
         if number is None:
             raise
-        manager.reload()  # it has taken those before for replaced
+        manager.reload()  # the manager believes that older checkpoints are already replaced
         kept = manager.latest_step()
         raise InputError(
             f"{manager.directory}: a checkpoint cannot be written ({os.strerror(number)}); "
@@ -167,7 +217,8 @@ def _refused_writes_named(manager: ocp.CheckpointManager) -> Iterator[None]:
 def restore_latest(manager: ocp.CheckpointManager, like: TrainState) -> tuple[TrainState, Progress] | None:
     """What the latest checkpoint holds that can be read; None where there is none.
 
-    One that is damaged is removed with a warning, so that the run can write it again, and the one before is read.
+    One that is damaged is removed with a warning, so that the run can write it again, and the one before is read. A
+    validation whose checkpoint is gone counts as -inf if it would be the best.
 
     Raises:
       InputError: as `restore`.
@@ -175,19 +226,64 @@ def restore_latest(manager: ocp.CheckpointManager, like: TrainState) -> tuple[Tr
     return _read(manager, like, lambda form: _restore_latest(manager, form))
 
 
+def restore_best(manager: ocp.CheckpointManager, like: TrainState) -> tuple[TrainState, Progress] | None:
+    """The state that validation chose and the progress at its step; None where no validated one can be read.
+
+    Where the best is damaged, the next best that is kept is read, with a warning.
+
+    Raises:
+      InputError: as `restore`.
+    """
+    return _read(manager, like, lambda form: _restore_best(manager, form))
+
+
+def _restore_best(manager: ocp.CheckpointManager, like: TrainState) -> tuple[TrainState, Progress] | None:
+    kept = sorted(manager.all_steps(), reverse=True)
+    values: dict[int, float] = {}
+    for step in kept:
+        if not values and (progress := _unless_damaged(manager, step, _restore_progress)) is not None:
+            values = dict(progress.validations)
+    by_value = sorted(values, key=lambda step: (-values[step], step))
+    for step in by_value:
+        if step in kept and (found := _unless_damaged(manager, step, functools.partial(_restore, like))) is not None:
+            if step != by_value[0]:
+                log.warning(
+                    "damaged     validation chose step %d; this is the checkpoint of step %d", by_value[0], step
+                )
+            return found
+    return None
+
+
+def _unless_damaged(
+    manager: ocp.CheckpointManager, step: int, read: Callable[[ocp.CheckpointManager, int], Read]
+) -> Read | None:
+    """What `read(manager, step)` returns; None with a warning where files are damaged."""
+    try:
+        if reason := _damage(Path(manager.directory) / str(step)):
+            raise ValueError(reason)
+        return read(manager, step)
+    except InputError:
+        raise
+    except Exception as error:  # whatever the formats inside raise of files that are cut short or garbled
+        log.warning("damaged     the checkpoint of step %d cannot be read (%s)", step, first_line(error))
+        return None
+
+
 def _restore_latest(manager: ocp.CheckpointManager, like: TrainState) -> tuple[TrainState, Progress] | None:
     for step in sorted(manager.all_steps(), reverse=True):
-        try:
-            return _restore(manager, like, step)
-        except InputError:
-            raise
-        except Exception as error:  # whatever the formats inside raise of files that are cut short or garbled
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            log.warning(
-                "damaged     the checkpoint of step %d cannot be read (%s); trying the one before", step, reason
-            )
-            manager.delete(step)
+        found = _unless_damaged(manager, step, functools.partial(_restore, like))
+        if found is not None:
+            state, progress = found
+            return state, _with_kept_best(progress, manager.all_steps())
+        manager.delete(step)
     return None
+
+
+def _with_kept_best(progress: Progress, kept: Sequence[int]) -> Progress:
+    """`progress`, whose best validation has a checkpoint if any has."""
+    best = max((value for step, value in progress.validations if step in kept), default=float("-inf"))
+    validations = tuple((step, value if value <= best else float("-inf")) for step, value in progress.validations)
+    return dataclasses.replace(progress, validations=validations)
 
 
 def restore(manager: ocp.CheckpointManager, like: TrainState, step: int) -> tuple[TrainState, Progress]:
@@ -196,17 +292,17 @@ def restore(manager: ocp.CheckpointManager, like: TrainState, step: int) -> tupl
     Raises:
       InputError: the checkpoint's arrays differ in name, shape or dtype, which orbax would cast in silence.
     """
-    found = _read(manager, like, lambda form: _restore(manager, form, step))
+    found = _read(manager, like, lambda form: _restore(form, manager, step))
     assert found is not None
     return found
 
 
-def _restore(manager: ocp.CheckpointManager, like: TrainState, step: int) -> tuple[TrainState, Progress]:
+def _restore(like: TrainState, manager: ocp.CheckpointManager, step: int) -> tuple[TrainState, Progress]:
     metadata = manager.item_metadata(step)["state"]
     if metadata is None:
         raise ValueError("it has no metadata")
-    saved = _described(metadata)
-    expected = _described(_by_name(like))
+    saved = _array_forms(metadata)
+    expected = _array_forms(_by_name(like))
     for name in sorted(saved.keys() | expected.keys()):
         if saved.get(name) != expected.get(name):
             raise InputError(
@@ -225,9 +321,10 @@ def _read(
     like: TrainState,
     read: Callable[[TrainState], tuple[TrainState, Progress] | None],
 ) -> tuple[TrainState, Progress] | None:
-    """What `read(like)` returns; where only the first process has the checkpoints it reads them, and tells the others.
+    """What `read(like)` returns; if only the first process has checkpoints, it reads and sends them.
 
-    It then asks for NumPy arrays, which are sent one by one and laid out as those of `like`, whose constants stay.
+    In that case `read` gets NumPy arrays, which are then sent one by one and laid out as those of `like`. The
+    constants of `like` are kept.
     """
     constants, like = like.constants, dataclasses.replace(like, constants=None)
     if not _is_alone(Path(manager.directory)):
@@ -245,21 +342,20 @@ def _read(
     if failure is not None:
         raise failure
     if told["failed"]:
-        raise InputError("the first process could not read the checkpoint; see what it said")
+        raise InputError("the first process could not read the checkpoint; see its message")
     if told["progress"] is None:
         return None
     state = jax.tree.map(lambda array, leaf: from_first(np.asarray(array), leaf), found[0] if found else form, like)
     return dataclasses.replace(state, constants=constants), _progress(told["progress"])
 
 
-def restore_progress(manager: ocp.CheckpointManager, step: int) -> Progress:
-    """The progress alone, which needs no model to read it into."""
+def _restore_progress(manager: ocp.CheckpointManager, step: int) -> Progress:
     restored = manager.restore(step, args=ocp.args.Composite(progress=ocp.args.JsonRestore()))
     return _progress(restored["progress"])
 
 
 def _progress(fields: dict[str, Any]) -> Progress:
-    """From JSON, which has no tuples; what an earlier version did not save is as at the start."""
+    """The record from its JSON; fields that an earlier version did not save have their defaults."""
     unknown = fields.keys() - {field.name for field in dataclasses.fields(Progress)}
     if unknown:
         raise InputError(f"the checkpoint has unknown fields {sorted(unknown)}; it is of another version of seqrec")
@@ -274,12 +370,12 @@ def _progress(fields: dict[str, Any]) -> Progress:
 
 
 def _by_name(state: TrainState) -> dict[str, Any]:
-    """What is saved, as a dict: orbax fills copies of the tree with None, which a typed record refuses in tests."""
+    """The saved fields as a dict: orbax fills copies of the tree with None, which a typed record refuses in tests."""
     return {name: getattr(state, name) for name in ("step", "params", "opt_state", "averaged")}
 
 
-def _described(tree: Any) -> dict[str, str]:
-    """Name of each array -> its shape and dtype."""
+def _array_forms(tree: Any) -> dict[str, str]:
+    """Name of each array -> its dtype and shape."""
 
     def name(path) -> str:
         return ".".join(str(getattr(key, "name", getattr(key, "key", getattr(key, "idx", key)))) for key in path)

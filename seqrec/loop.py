@@ -1,4 +1,4 @@
-"""The one place with a training loop: steps, validations, checkpoints, and when to stop."""
+"""The training loop: steps, validations, checkpoints, and when to stop."""
 
 import math
 import sys
@@ -18,9 +18,9 @@ from seqrec.checkpoint import Progress
 from seqrec.config import check_at_least, check_fields
 from seqrec.data.batches import TrainingBatches
 from seqrec.data.prefetch import prefetched
+from seqrec.loss_spikes import Spike, describe_spike, find_spike
 from seqrec.params import Params
 from seqrec.sharding import agree_on_highest, split_rows
-from seqrec.spikes import Spike, described, find_spike
 from seqrec.training import StepMetrics, TrainState
 from seqrec.types import Batch, InputError
 
@@ -68,24 +68,24 @@ def fit(
     rewind: Callable[[int], None],
     config: FitConfig,
 ) -> tuple[TrainState, Progress, str]:
-    """Trains on from the latest checkpoint, or from `state` where there is none; returns the last state, how far it
-    came and why it stopped.
+    """Trains from the latest checkpoint, or from `state` if there is none; returns the last state, the progress and
+    why training stopped.
 
     After each epoch the averaged weights are validated (`validate` returns at least "ndcg@10") and a checkpoint
-    is saved; the best and the last are kept. `record` receives one dict an interval and a validation, and
-    `rewind(step)` is called where training begins and where it returns to a checkpoint: what was recorded of later
-    steps will come again.
+    is saved; the best and the latest are kept. `record` receives one dict for each interval and each validation.
+    `rewind(step)` is called where training begins and after each roll-back: what was recorded of later steps will be
+    recorded again.
 
     Raises:
-      InputError: the loss is a spike, or it or the state holds a number that is not finite, and `config` does not let
-        it roll back; or a checkpoint cannot be written. The last good checkpoint stays.
-      runtime.Interrupted: Ctrl-C or SIGTERM came, to any of the processes; the state is saved, and all stop at
-        the same step.
+      InputError: the loss is a spike, or the loss or the state has a number that is not finite, and `config` does not
+        allow a roll-back; or a checkpoint cannot be written. The last good checkpoint stays.
+      runtime.Interrupted: Ctrl-C or SIGTERM came to any of the processes; the state is saved, and all stop at the same
+        step.
     """
     progress = Progress(seed=batches.seed)
-    # Bound to its devices, as what is restored is: the step would be compiled for each.
+    # Committed to its devices, as restored arrays are: otherwise the step is compiled twice.
     state = jax.device_put(state, jax.tree.map(lambda leaf: leaf.sharding, state))
-    # A step takes the memory of the state that it is given: only its form is there to restore into.
+    # A step takes over the memory of its state, so only shapes and layouts are kept to restore into.
     like = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding),
         replace(state, constants=None),
@@ -98,7 +98,7 @@ def fit(
     constants = state.constants
 
     def step_with_constants(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
-        # A step takes these too, and gives them back.
+        # A step takes over their memory too, and returns them.
         nonlocal constants
         state, metrics = train_step(state, batch)
         constants = state.constants
@@ -119,7 +119,7 @@ def fit(
             )
         except Spike as spike:
             checkpoint.finish(checkpoints)
-            # Without the traceback, whose frames hold the state that is given up.
+            # Without the traceback, whose frames would keep the old state in memory.
             state, progress = _roll_back(spike.with_traceback(None), progress, batches, checkpoints, like, config)
             state = replace(state, constants=constants)
 
@@ -132,12 +132,12 @@ def _roll_back(
     like: TrainState,
     config: FitConfig,
 ) -> tuple[TrainState, Progress]:
-    """What the latest checkpoint holds, with two batches left out: the spike's, and the one whose update it followed.
+    """The latest checkpoint, with two batches skipped from now on: that of the spike, and the one before it.
 
     Raises:
-      InputError: the run is to stop instead.
+      InputError: the config says to stop, or there is no checkpoint.
     """
-    finding = described(spike, batches, progress.position(spike.step))
+    finding = describe_spike(spike, batches, progress.position(spike.step))
     n_before = len(progress.skipped)
     if config.on_spike == "stop" or n_before == config.max_roll_backs:
         kept = checkpoints.latest_step()
@@ -178,7 +178,7 @@ def _train(
     """As `fit`, up to the first spike.
 
     Raises:
-      Spike: found before anything after it was saved.
+      Spike: nothing was saved after it.
     """
     per_epoch = batches.steps_per_epoch
     earlier_seconds, started = progress.train_seconds, runtime.seconds()
@@ -217,7 +217,7 @@ def _train(
         latest = {
             "step": step,
             "epoch": step / per_epoch,
-            # Where nothing but skips was asked there is no loss to weigh.
+            # An interval without targets has no weights.
             "loss": float(np.average(losses, weights=counts if counts.any() else None)),
             "gradient_norm": float(norms.mean()),
             "events_per_second": round(rate),
@@ -230,7 +230,7 @@ def _train(
 
     def save(step: int, **changes: Any) -> None:
         nonlocal progress
-        # The last step's loss was taken before its update, so it cannot vouch for the weights.
+        # The last loss was computed before the last update, so the weights are checked too.
         if not _is_finite(state):
             norm = float(metrics.gradient_norm)
             raise Spike(f"the weights after step {step} are not all finite", step=step, gradient_norm=norm)
@@ -242,7 +242,7 @@ def _train(
     def batch_of(step: int) -> Batch:
         return batches.batch(progress.position(step))
 
-    with bar, runtime.stop_requests() as stop_requested, prefetched(batch_of) as batch:
+    with bar, runtime.interruptible(), prefetched(batch_of) as batch:
         first = progress.step + 1
         for step in range(first, config.max_epochs * per_epoch + 1):
             if (step - 1) % per_epoch == 0 or step == first:
@@ -273,9 +273,9 @@ def _train(
             elif step % config.save_every_steps == 0:
                 flush(step)
                 save(step)
-            # Processes agree at the end of an interval, when they wait for the step's figures anyway.
+            # Processes agree at the end of an interval, where they wait for the step's metrics anyway.
             if (jax.process_count() == 1 or not interval) and (
-                signal_number := agree_on_highest(stop_requested() or 0)
+                signal_number := agree_on_highest(runtime.requested_stop() or 0)
             ):
                 flush(step)
                 if progress.step != step:
@@ -293,7 +293,7 @@ def _is_finite(state: TrainState) -> Array:
 
 
 def _spent(progress: Progress, config: FitConfig, per_epoch: int) -> str:
-    """Why no further epoch begins, or ""; asked before any step, so that a finished run stays finished."""
+    """Why no further epoch begins, or ""; checked before the first step too, so that a finished run stays finished."""
     values = [value for _, value in progress.validations]
     if values and len(values) - 1 - int(np.argmax(values)) >= config.patience:
         step, value = progress.best

@@ -1,4 +1,4 @@
-"""Devices, processes, signals, logging and the only clock: what surrounds the pure parts of a run."""
+"""Devices, processes, signals, logging and clocks: what surrounds the pure parts of a run."""
 
 import contextlib
 import errno
@@ -11,6 +11,7 @@ import os
 import platform
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ import jax
 import tyro
 
 from seqrec.config import check_at_least, check_fields
+from seqrec.data.directories import exclusive
 from seqrec.files import unwritable
 from seqrec.sharding import MeshConfig, broadcast_bytes, make_mesh
 from seqrec.types import InputError
@@ -32,7 +34,7 @@ Config = TypeVar("Config")
 
 
 class Interrupted(KeyboardInterrupt):
-    """Work was asked to stop by a signal, Ctrl-C or SIGTERM; the message says what was saved."""
+    """Work stopped because of Ctrl-C or SIGTERM; the message says what was saved."""
 
     def __init__(self, message: str, signal_number: int):
         super().__init__(message)
@@ -54,17 +56,17 @@ class DistributedConfig:
 
 
 def start(mesh: MeshConfig, processes: DistributedConfig | None = None) -> None:
-    """Joins the other processes where there are any, and spreads arrays over the devices where there are several.
+    """Joins the other processes, if there are any, and sets the mesh if there are several devices.
 
-    All but the first process are silent, unless something goes wrong in them.
+    Only the first process logs; the others log warnings and errors.
 
     Raises:
       InputError: the processes cannot be joined, or are not as many as expected.
     """
-    # By force, because a library that is imported earlier may have given the root logger a handler of its own.
+    # With force, because a library that was imported earlier may have given the root logger a handler.
     logging.basicConfig(format="%(message)s", stream=sys.stderr, force=True)
     log.setLevel(logging.INFO)
-    # orbax logs every save, and what goes wrong in one by absl and asyncio with tracebacks; the error comes to us too.
+    # orbax logs every save, and failed saves with tracebacks by absl and asyncio; it raises the error as well.
     for name, level in (
         ("absl", logging.CRITICAL),
         ("asyncio", logging.CRITICAL),
@@ -75,9 +77,9 @@ def start(mesh: MeshConfig, processes: DistributedConfig | None = None) -> None:
     _join(processes or DistributedConfig())
     if not is_first():
         log.setLevel(logging.WARNING)
-    laid_out = make_mesh(mesh)
+    devices = make_mesh(mesh)
     if jax.device_count() > 1:
-        jax.set_mesh(laid_out)
+        jax.set_mesh(devices)
     log.info("device      %s", device_name())
 
 
@@ -109,25 +111,25 @@ def is_first() -> bool:
 
 
 def on_first(function: Callable[[], Any]) -> Any:
-    """What `function` returns in the first process, as JSON keeps it; the others wait for it.
+    """What `function` returns in the first process, sent to the others as JSON.
 
     Raises:
-      InputError: in the first process what `function` raises, in the others that it did.
+      InputError: in the other processes, if `function` raises in the first one.
     """
     if jax.process_count() == 1:
         return function()
-    said, failure = {}, None
+    sent, failure = {}, None
     if is_first():
         try:
-            said = {"found": function()}
+            sent = {"result": function()}
         except BaseException as error:
             failure = error
-    found = broadcast_bytes(json.dumps(said).encode())
+    received = broadcast_bytes(json.dumps(sent).encode())
     if failure is not None:
         raise failure
-    if not found.startswith(b'{"found"'):
-        raise InputError("the first process stopped; see what it said")
-    return json.loads(found)["found"]
+    if not received.startswith(b'{"result"'):
+        raise InputError("the first process stopped; see its message")
+    return json.loads(received)["result"]
 
 
 def device_name() -> str:
@@ -137,15 +139,15 @@ def device_name() -> str:
 
 
 def trains_side_by_side() -> bool:
-    """Whether small models are better trained side by side than one after another, as where one leaves a device idle.
+    """Whether small models train faster side by side than one after another: one alone leaves a GPU or TPU idle.
 
-    On 2 CPU cores eight side by side took 1.5 times as long as one after another (benchmarks/population.py).
+    On 2 CPU cores eight models side by side take 1.5 times as long as one after another (benchmarks/population.py).
     """
     return jax.default_backend() != "cpu"
 
 
 def versions() -> dict[str, str]:
-    """What a result depends on besides its config: interpreter, libraries and device."""
+    """Versions of what a result depends on besides its config: interpreter, libraries and device."""
     packages = ("seqrec", "jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint")
     return {
         "python": platform.python_version(),
@@ -155,12 +157,12 @@ def versions() -> dict[str, str]:
 
 
 def seconds() -> float:
-    """A clock that only runs forward, for differences."""
+    """Seconds of a monotonic clock, for differences."""
     return time.perf_counter()
 
 
 def cpu_seconds() -> float:
-    """Time that this process has spent computing, in all its threads, for differences."""
+    """CPU time of all threads of this process, for differences."""
     return time.process_time()
 
 
@@ -170,58 +172,106 @@ def new_run_directory(name: str) -> Path:
 
 
 @contextlib.contextmanager
-def on_signals(handler: Callable[[int, Any], None]) -> Iterator[None]:
-    """Inside, Ctrl-C and SIGTERM call `handler`."""
-    previous = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+def held(run: Path) -> Iterator[None]:
+    """Inside, no other start of this run goes on, on this machine.
+
+    Raises:
+      InputError: another one does.
+    """
+    with contextlib.ExitStack() as stack:
+        on_first(lambda: stack.enter_context(exclusive(run)))
         yield
+
+
+class _Signals:
+    """What Ctrl-C and SIGTERM have asked of this process since the outermost `interruptible` block began."""
+
+    requested: int | None = None
+    is_watched = False
+
+
+def requested_stop() -> int | None:
+    """The number of the signal that has asked this process to stop, inside `interruptible`."""
+    return _Signals.requested
+
+
+def check_interrupt() -> None:
+    """Nothing, unless a signal has asked to stop; call it between steps and phases.
+
+    Raises:
+      Interrupted: Ctrl-C or SIGTERM came.
+    """
+    if _Signals.requested is not None:
+        raise Interrupted("interrupted; what was saved before is intact", _Signals.requested)
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Inside, the first Ctrl-C or SIGTERM only asks to stop (see `check_interrupt`), and the second ends the process.
+
+    Nothing is raised where a signal arrives: imports and callbacks of other libraries swallow exceptions, or crash.
+    The outermost block checks when it ends, so a signal is never lost.
+    """
+
+    def note(signal_number, frame):
+        _Signals.requested = signal_number
+
+    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        if _Signals.is_watched:
+            yield
+            return
+        with _watched_signals():
+            try:
+                yield
+            except InputError:
+                raise
+            except Exception:
+                # A library that handles the signal as well may fail because of it.
+                check_interrupt()
+                raise
+            check_interrupt()
     finally:
         for number, earlier in previous.items():
             signal.signal(number, earlier)
 
 
-def interrupt(signal_number: int) -> NoReturn:
-    """Stops work where it stands."""
-    raise Interrupted("interrupted; what was saved before is intact", signal_number)
+@contextlib.contextmanager
+def _watched_signals() -> Iterator[None]:
+    """Inside, a thread learns of signals at once, also while the main thread is in a long call of a library."""
+    read_end, write_end = os.pipe()
+    os.set_blocking(write_end, False)
+    earlier = signal.set_wakeup_fd(write_end)
+
+    def watch() -> None:
+        n_signals = 0
+        while byte := os.read(read_end, 1):
+            number = byte[0]
+            if number not in (signal.SIGINT, signal.SIGTERM):
+                continue
+            n_signals += 1
+            if n_signals > 1:
+                os.write(2, b"\nended at once; what was saved before is intact\n")
+                os._exit(128 + number)
+            _Signals.requested = number
+            os.write(2, b"\nstopping after the current step; a second signal ends the process at once\n")
+
+    thread = threading.Thread(target=watch, name="signals", daemon=True)
+    thread.start()
+    _Signals.is_watched = True
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(earlier)
+        os.close(write_end)
+        thread.join()
+        os.close(read_end)
+        _Signals.requested, _Signals.is_watched = None, False
 
 
 @contextlib.contextmanager
-def interruptible() -> Iterator[None]:
-    """Inside, Ctrl-C and SIGTERM raise `Interrupted`, wherever they come."""
-    received = []
-
-    def request(signal_number, frame):
-        received.append(signal_number)
-        interrupt(signal_number)
-
-    with on_signals(request):
-        try:
-            yield
-        except Exception:
-            # DuckDB ends a query that is interrupted with an error of its own.
-            if received:
-                interrupt(received[0])
-            raise
-
-
-@contextlib.contextmanager
-def stop_requests() -> Iterator[Callable[[], int | None]]:
-    """Inside, Ctrl-C and SIGTERM only set what the yielded function returns; a second Ctrl-C interrupts at once."""
-    requested = None
-
-    def request(signal_number, frame):
-        nonlocal requested
-        if requested and signal_number == signal.SIGINT:
-            interrupt(signal_number)
-        requested = signal_number
-
-    with on_signals(request):
-        yield lambda: requested
-
-
-@contextlib.contextmanager
-def apart(arguments: Sequence[str], file: Path) -> Iterator[None]:
-    """Inside, a script runs as by a command line of its own: what it prints and logs goes to the end of `file`."""
+def run_logged_to(file: Path, arguments: Sequence[str]) -> Iterator[None]:
+    """Inside, `sys.argv` is `arguments`, and what is printed and logged goes to the end of `file`."""
     argv, handlers, level = sys.argv, list(logging.root.handlers), log.level
     with file.open("a") as stream, contextlib.redirect_stdout(stream), contextlib.redirect_stderr(stream):
         sys.argv = [*arguments]
@@ -260,15 +310,15 @@ def _spelled_out(arguments: Sequence[str]) -> list[str]:
 
 
 def _one_line(box: str) -> str:
-    """tyro's boxed complaint without its frame and footer."""
+    """tyro's error message without its frame and footer."""
     lines = [line.strip("│ ").strip() for line in box.splitlines() if not line.startswith(("╭", "╰"))]
     body = itertools.takewhile(lambda line: "For full helptext" not in line, lines)
     text = " ".join(line for line in body if line.strip("─"))
     return text.replace(" Perhaps you meant:", "; perhaps you meant").replace(" Argument helptext:", ";")
 
 
-def _leave_closed_loops_unsaid() -> None:
-    """Once a save has failed, each of its arrays that are still being written would print that its loop is closed."""
+def _hide_closed_loops() -> None:
+    """Hides one message: after a failed save, each array that was being written prints that its loop is closed."""
     report = sys.unraisablehook
 
     def report_others(unraisable):
@@ -279,8 +329,11 @@ def _leave_closed_loops_unsaid() -> None:
 
 
 def run_script(main: Callable[[Config], Any], config_type: type[Config]) -> NoReturn:
-    """Parses the command line and runs `main`; what a user can mend ends in one line and exit status 2."""
-    _leave_closed_loops_unsaid()
+    """Parses the command line, runs `main` and exits.
+
+    The status is 0; 2 with one line for errors that a user can correct; 130 after Ctrl-C and 143 after SIGTERM.
+    """
+    _hide_closed_loops()
     try:
         with interruptible():
             main(parse(config_type, sys.argv[1:]))
@@ -292,7 +345,7 @@ def run_script(main: Callable[[Config], Any], config_type: type[Config]) -> NoRe
             raise
         print(f"{sys.argv[0]}: {unwritable(error.filename or 'a file', error)}", file=sys.stderr)
         sys.exit(2)
-    except Interrupted as stop:
-        print(f"\n{stop}", file=sys.stderr)
-        sys.exit(128 + stop.signal_number)
+    except KeyboardInterrupt as stop:  # a library's own handler raises one without a number
+        print(f"\n{stop or 'interrupted'}", file=sys.stderr)
+        sys.exit(128 + getattr(stop, "signal_number", signal.SIGINT))
     sys.exit(0)

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from seqrec.checkpoint import Progress, open_checkpoints, restore, restore_latest, restore_progress, save
-from seqrec.spikes import RunningLoss
+from seqrec.checkpoint import Progress, open_checkpoints, restore, restore_best, restore_latest, save
+from seqrec.loss_spikes import RunningLoss
 from seqrec.training import TrainState
 from seqrec.types import InputError
 
@@ -41,7 +41,6 @@ def test_what_is_saved_comes_back_bit_for_bit(tmp_path):
         save(checkpoints, state, progress)
     with open_checkpoints(tmp_path / "c", read_only=True) as checkpoints:
         restored, restored_progress = restore(checkpoints, state_at(0), checkpoints.latest_step())
-        assert restore_progress(checkpoints, 5) == progress
     assert restored_progress == progress
     for ours, theirs in zip(jax.tree.leaves(restored), jax.tree.leaves(state), strict=True):
         assert ours.dtype == theirs.dtype
@@ -101,8 +100,9 @@ def test_what_an_earlier_version_did_not_save_is_as_at_the_start_and_what_a_late
     assert fields["loss"]["n"] == 0
     earlier = {name: fields[name] for name in ("seed", "step", "validations", "train_seconds")}
     file.write_text(json.dumps(earlier))
+    (tmp_path / "c" / "1" / "digests.json").unlink()
     with open_checkpoints(tmp_path / "c", read_only=True) as checkpoints:
-        assert restore_progress(checkpoints, 1) == progress_at(1, (1, 0.5))
+        assert restore(checkpoints, state_at(0), 1)[1] == progress_at(1, (1, 0.5))
     file.write_text(json.dumps({**fields, "moons": 2}))
     with (
         open_checkpoints(tmp_path / "c") as checkpoints,
@@ -112,21 +112,44 @@ def test_what_an_earlier_version_did_not_save_is_as_at_the_start_and_what_a_late
     assert (tmp_path / "c" / "1").is_dir()
 
 
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """Checkpoints of step 1, the best, and step 2, the latest."""
+    directory = tmp_path_factory.mktemp("saved") / "c"
+    save_all(directory, (1, 0.3), (2, 0.1))
+    return directory
+
+
 def cut_short(file):
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda checkpoint: [cut_short(file) for file in checkpoint.rglob("*") if file.is_file()],
-        lambda checkpoint: [cut_short(file) for file in (checkpoint / "state").rglob("*") if "d" in file.parts[-2:-1]],
-        lambda checkpoint: shutil.rmtree(checkpoint / "state"),
-    ],
-    ids=["all files cut short", "arrays cut short", "no arrays"],
-)
-def test_a_damaged_checkpoint_is_skipped_for_the_one_before_and_can_be_written_again(tmp_path, damage, caplog):
-    save_all(tmp_path / "c", (1, 0.3), (2, 0.1))
+def change_a_byte(file):
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 0x10
+    file.write_bytes(content)
+
+
+def is_array(file):
+    return "d" in file.parts[-2:-1]
+
+
+DAMAGE = {
+    "all files cut short": lambda checkpoint: [cut_short(file) for file in checkpoint.rglob("*") if file.is_file()],
+    "arrays cut short": lambda checkpoint: [cut_short(file) for file in checkpoint.rglob("*") if is_array(file)],
+    "no arrays": lambda checkpoint: shutil.rmtree(checkpoint / "state"),
+    "arrays with a byte changed": lambda checkpoint: [change_a_byte(f) for f in checkpoint.rglob("*") if is_array(f)],
+    "arrays empty": lambda checkpoint: [file.write_bytes(b"") for file in checkpoint.rglob("*") if is_array(file)],
+    "no progress": lambda checkpoint: (checkpoint / "progress" / "metadata").unlink(),
+    "progress of another type": lambda checkpoint: (checkpoint / "progress" / "metadata").write_text("[1]"),
+    "another figure of validation": lambda checkpoint: change_a_byte(checkpoint / "metrics" / "metrics"),
+    "digests cut short": lambda checkpoint: cut_short(checkpoint / "digests.json"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_checkpoint_is_skipped_for_the_one_before_and_can_be_written_again(saved, tmp_path, damage, caplog):
+    shutil.copytree(saved, tmp_path / "c")
     damage(tmp_path / "c" / "2")
     with caplog.at_level("WARNING", logger="seqrec"), open_checkpoints(tmp_path / "c") as checkpoints:
         state, progress = restore_latest(checkpoints, state_at(0))
@@ -136,6 +159,56 @@ def test_a_damaged_checkpoint_is_skipped_for_the_one_before_and_can_be_written_a
         save(checkpoints, state_at(2), progress_at(2, (1, 0.3), (2, 0.1)))
     with open_checkpoints(tmp_path / "c", read_only=True) as checkpoints:
         assert restore_latest(checkpoints, state_at(0))[1].step == 2
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+@pytest.mark.parametrize(("damaged", "chosen"), [(2, 1), (1, 2)], ids=["the latest", "the best"])
+def test_of_a_damaged_run_the_best_checkpoint_that_is_intact_is_evaluated(
+    saved, tmp_path, damage, damaged, chosen, caplog
+):
+    shutil.copytree(saved, tmp_path / "c")
+    damage(tmp_path / "c" / str(damaged))
+    with (
+        caplog.at_level("WARNING", logger="seqrec"),
+        open_checkpoints(tmp_path / "c", read_only=True) as checkpoints,
+    ):
+        state, progress = restore_best(checkpoints, state_at(0))
+    assert progress.step == chosen
+    np.testing.assert_array_equal(state.params["table"], state_at(chosen).params["table"])
+    assert f"the checkpoint of step {damaged} cannot be read" in caplog.text
+    assert ("validation chose step 1" in caplog.text) == (damaged == 1)
+    assert (tmp_path / "c" / str(damaged)).is_dir()
+
+
+def test_without_digests_damage_is_what_the_formats_find(saved, tmp_path):
+    shutil.copytree(saved, tmp_path / "c")
+    for step in ("1", "2"):
+        (tmp_path / "c" / step / "digests.json").unlink()
+    with open_checkpoints(tmp_path / "c", read_only=True) as checkpoints:
+        assert restore_best(checkpoints, state_at(0))[1].step == 1
+    cut_short(tmp_path / "c" / "1" / "progress" / "metadata")
+    with open_checkpoints(tmp_path / "c", read_only=True) as checkpoints:
+        assert restore_best(checkpoints, state_at(0))[1].step == 2
+
+
+def test_a_run_that_goes_on_without_its_best_checkpoint_chooses_among_those_it_has(tmp_path):
+    save_all(tmp_path / "c", (1, 0.2), (2, 0.3), (3, 0.1))
+    cut_short(tmp_path / "c" / "2" / "progress" / "metadata")
+    with open_checkpoints(tmp_path / "c") as checkpoints:
+        progress = restore_latest(checkpoints, state_at(0))[1]
+        assert progress.validations == ((1, float("-inf")), (2, float("-inf")), (3, 0.1))
+        assert progress.best == (3, 0.1)
+        assert restore(checkpoints, state_at(0), progress.best[0])[1].step == 3
+        save(checkpoints, state_at(4), dataclasses.replace(progress, step=4))
+    with open_checkpoints(tmp_path / "c", read_only=True) as checkpoints:
+        assert restore_best(checkpoints, state_at(0))[1].step == 3
+
+
+def test_without_a_validated_checkpoint_there_is_no_best(tmp_path):
+    with open_checkpoints(tmp_path / "c") as checkpoints:
+        save(checkpoints, state_at(1), progress_at(1))
+    with open_checkpoints(tmp_path / "c", read_only=True) as checkpoints:
+        assert restore_best(checkpoints, state_at(0)) is None
 
 
 def test_without_a_checkpoint_there_is_nothing_to_go_on_from(tmp_path):

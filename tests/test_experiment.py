@@ -1,6 +1,7 @@
 """What scripts share: data opened once, runs begun, interrupted and discarded."""
 
 import json
+import os
 import signal
 import sys
 from dataclasses import dataclass, field
@@ -56,7 +57,7 @@ def test_other_data_behind_the_same_config_is_refused(pairs, begin):
         open_task(run, DataConfig("ml-1m", pairs), seed=0)
     (run / "store").rename(run.parent / "store moved away")
     pairs.write_text(pairs.read_text() + "4 1\n4 2\n4 3\n")
-    with pytest.raises(InputError, match="started on other data"), begin(resume=True) as run:
+    with pytest.raises(InputError, match="never held the events with the content hash"), begin(resume=True) as run:
         open_task(run, DataConfig("ml-1m", pairs), seed=0)
     assert (run / "config.json").exists()
 
@@ -80,8 +81,12 @@ def test_data_that_nothing_can_be_learned_from_leaves_no_run(pairs, begin):
 
 
 def test_an_interrupt_anywhere_tells_how_to_go_on(begin):
+    def stop_here():
+        os.kill(os.getpid(), signal.SIGTERM)
+        runtime.check_interrupt()
+
     with pytest.raises(runtime.Interrupted) as stop, begin() as run:
-        runtime.interrupt(signal.SIGTERM)
+        stop_here()
     assert stop.value.signal_number == signal.SIGTERM
     assert str(stop.value).splitlines()[-1].strip() == runs.resume_command(run)
     assert run.exists()

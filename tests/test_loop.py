@@ -1,6 +1,5 @@
 """The training loop, over a model small enough to follow by hand."""
 
-import os
 import signal
 
 import jax
@@ -97,15 +96,6 @@ def test_a_stop_inside_an_epoch_saves_and_the_rest_equals_an_uninterrupted_run(t
     whole, *_ = Run(tmp_path / "whole").fit()
     for ours, theirs in zip(jax.tree.leaves(state), jax.tree.leaves(whole), strict=True):
         np.testing.assert_array_equal(ours, theirs)
-
-
-def test_a_second_ctrl_c_stops_at_once(tmp_path):
-    def twice(line):
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    with pytest.raises(runtime.Interrupted, match="interrupted"):
-        Run(tmp_path / "c").fit(at_line=twice)
 
 
 def test_validation_is_on_record_before_its_checkpoint_can_be(tmp_path):

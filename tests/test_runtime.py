@@ -4,6 +4,7 @@ import errno
 import logging
 import os
 import signal
+import subprocess
 import sys
 from dataclasses import dataclass
 from typing import Literal
@@ -37,10 +38,10 @@ def logging_as_before():
     runtime.log.setLevel(level)
 
 
-def test_a_script_apart_has_its_own_command_line_and_output(tmp_path, capsys, logging_as_before):
+def test_a_script_that_is_logged_to_a_file_has_its_own_command_line_and_output(tmp_path, capsys, logging_as_before):
     argv, handlers = list(sys.argv), list(logging.root.handlers)
     for attempt in ("first", "second"):
-        with runtime.apart(["other.py", "--flag"], tmp_path / "log.txt"):
+        with runtime.run_logged_to(tmp_path / "log.txt", ["other.py", "--flag"]):
             runtime.start(MeshConfig())
             print(attempt, *sys.argv)
     assert sys.argv == argv
@@ -132,32 +133,89 @@ def test_a_full_disk_is_one_line_and_other_failures_of_files_keep_their_tracebac
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_a_script_with_its_own_status_and_leaves_the_handlers_alone(monkeypatch, capsys, number):
+def test_a_signal_ends_a_script_where_it_checks_and_leaves_the_handlers_alone(monkeypatch, capsys, number):
     before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+    reached = []
 
     def main(config):
+        runtime.check_interrupt()
         os.kill(os.getpid(), number)
+        reached.append("after the signal")
+        assert runtime.requested_stop() == number
+        runtime.check_interrupt()
+        reached.append("after the check")
 
     assert exit_status(monkeypatch, main) == 128 + number
+    assert reached == ["after the signal"]
     assert "interrupted" in capsys.readouterr().err
     assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
+    assert runtime.requested_stop() is None
 
 
-def test_an_error_that_a_library_makes_of_an_interrupt_is_an_interrupt(monkeypatch, capsys):
-    def main(config):
-        try:
-            os.kill(os.getpid(), signal.SIGINT)
-        except KeyboardInterrupt:
-            raise RuntimeError("query interrupted") from None
+def test_a_signal_that_nothing_checks_for_is_told_at_the_end(monkeypatch):
+    assert exit_status(monkeypatch, lambda config: os.kill(os.getpid(), signal.SIGTERM)) == 128 + signal.SIGTERM
 
-    assert exit_status(monkeypatch, main) == 128 + signal.SIGINT
+
+def test_a_failure_of_a_library_after_a_signal_is_an_interrupt_and_bad_input_is_not(monkeypatch, capsys):
+    def fail(error):
+        os.kill(os.getpid(), signal.SIGINT)
+        raise error
+
+    assert exit_status(monkeypatch, lambda config: fail(RuntimeError("query cancelled"))) == 128 + signal.SIGINT
+    assert exit_status(monkeypatch, lambda config: fail(KeyboardInterrupt())) == 128 + signal.SIGINT
     assert "interrupted" in capsys.readouterr().err
+    assert exit_status(monkeypatch, lambda config: fail(InputError("the disk is full"))) == 2
 
 
-def test_stop_requests_wait_to_be_asked_for():
-    with runtime.stop_requests() as stop_requested:
-        assert stop_requested() is None
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert stop_requested() == signal.SIGTERM
-        with pytest.raises(runtime.Interrupted):
-            os.kill(os.getpid(), signal.SIGINT)
+BUSY = """
+import sys, time
+from dataclasses import dataclass
+from seqrec import runtime
+
+@dataclass(frozen=True)
+class Config:
+    \"\"\"Waits.\"\"\"
+
+class Callback:
+    def __del__(self):  # what is raised here is swallowed
+        print("in a callback", flush=True)
+        time.sleep({seconds})
+
+def main(config):
+    Callback()
+    runtime.check_interrupt()
+    print("went on", flush=True)
+
+runtime.run_script(main, Config)
+"""
+
+
+def signalled(seconds: float, *numbers: signal.Signals) -> tuple[int, str, str]:
+    """Exit status and output of a script that is signalled inside a callback that takes this long."""
+    with subprocess.Popen(
+        [sys.executable, "-c", BUSY.format(seconds=seconds)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "in a callback\n"
+        for number in numbers:
+            process.send_signal(number)
+            # The process says on one line each what it makes of a signal.
+            assert process.stderr.readline() == "\n"
+            said = process.stderr.readline()
+        rest = process.communicate(timeout=60)
+    return process.returncode, rest[0], said + rest[1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_inside_a_callback_is_not_lost(number):
+    status, printed, said = signalled(1.0, number)
+    assert (status, printed) == (128 + number, "")
+    assert said.startswith("stopping after the current step")
+    assert "interrupted; what was saved before is intact" in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
+def test_the_second_signal_ends_the_process_at_once_whatever_it_is_doing(second):
+    status, printed, said = signalled(600.0, signal.SIGINT, second)
+    assert (status, printed) == (128 + second, "")
+    assert said == "ended at once; what was saved before is intact\n"

@@ -1,4 +1,4 @@
-"""A day's new events into a store that is there: every id keeps its meaning, new users and items follow the old."""
+"""Adds new events to an existing store: every id keeps its meaning, and new users and items get the next ids."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -12,42 +12,65 @@ import pyarrow.parquet as pq
 from jaxtyping import Bool, Int
 
 from seqrec.data import steps
+from seqrec.data.directories import replaced
 from seqrec.data.engines import collect, engine_of
 from seqrec.data.events import attributes_of, event_column, titles_of
+from seqrec.data.paths import first_line
 from seqrec.data.preparation import StepCount, StepsConfig, clean_events, seconds_to_us
+from seqrec.data.ragged import session_numbers
 from seqrec.data.sources import Source
 from seqrec.data.split_config import SplitConfig, split_store
-from seqrec.data.store import SequenceStore, open_store, read_preparation, sequence_store, write_store
+from seqrec.data.store import (
+    History,
+    SequenceStore,
+    open_store,
+    read_history,
+    read_preparation,
+    sequence_store,
+    write_files,
+)
 from seqrec.types import InputError
 
 
 class Appended(NamedTuple):
-    """A store that has grown, as it lies on disk, and by how much."""
+    """A store after an append, as it is on disk, and what was added."""
 
     store: SequenceStore
     n_new_events: int
     n_new_users: int
     n_new_items: int
     n_duplicates: int
-    """Events left out because the store has them, or an event within the duplicate gap before them, already."""
+    """Events left out because the store has them already, or has one within the duplicate gap before them."""
     counts: list[StepCount]
 
 
 def append_events(
     source: Source, directory: Path | str, *, report: Callable[[StepCount], None] = lambda count: None
 ) -> Appended:
-    """The store in `directory` with the events of `source` in it, written there whole or not at all.
+    """Adds the events of `source` to the store in `directory`, whole or not at all, and returns it.
 
-    Existing users and items keep their ids; new ones follow in the order of their first events. Events stand in time
-    order, late ones too, and after the stored ones where times tie. The new events go through the steps the store was
-    prepared with that judge an event by itself (validity, duplicates, thresholds), and sessions are numbered again;
-    k-core and events per day, which judge a whole log, are not applied: prepare the whole log again from time to time.
+    Existing users and items keep their ids; new ones get the next ids in the order of their first events. Events are in
+    time order, late ones too; at equal times stored events come first. New events go through those steps of the store's
+    preparation that look at one event (validity, duplicates, thresholds), and sessions are numbered again. K-core and
+    events per day, which look at the whole log, are not applied: prepare the whole log again from time to time.
+    `open_store(directory, as_of=...)` still opens the store as it was.
+
+    Raises:
+      InputError: the events do not fit the store, or another process is changing it.
     """
     directory = Path(directory)
+    read_preparation(directory)  # before anything is made beside what is no store
+    with replaced(directory) as fresh:
+        appended = _append(source, directory, fresh, report=report)
+    return appended._replace(store=open_store(directory))
+
+
+def _append(source: Source, directory: Path, target: Path, *, report: Callable[[StepCount], None]) -> Appended:
+    """The store in `directory` with the events of `source`, written to `target`."""
     store, preparation = open_store(directory), read_preparation(directory)
     try:
         config = StepsConfig(**preparation.get("steps", {}))
-    except TypeError as error:
+    except (TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{directory} was prepared by another version ({error}); prepare all events again") from error
     for option in ("collapse_repeats", "sessions_as_users"):
         if getattr(config, option):
@@ -82,7 +105,7 @@ def append_events(
     if "session" in store.columns and config.session_gap_seconds is not None:
         gap_us = seconds_to_us(config.session_gap_seconds)
         columns["session"] = session_numbers(columns["timestamp_us"], offsets, gap_us=gap_us)
-    # New keys of which every event was a duplicate cannot be: what a key's first event repeats has that key.
+    # Each new key keeps its first event: that cannot be a duplicate, because a duplicate has the same key.
     titles = attributes = None
     new_keys = item_keys[store.n_items :]
     if store.titles is not None:
@@ -100,34 +123,38 @@ def append_events(
         len(users) - len(order),
         counts,
     )
-    written = write_store(
-        directory,
+    versions, came_with = read_history(directory, store)
+    if grown.content_hash != store.content_hash:
+        versions = [*versions, _version_of(store, config, preparation)]
+    came_with = np.concatenate([came_with, np.full(len(users) - store.n_events, len(versions), np.int32)])
+    write_files(
+        target,
         grown,
         preparation=_noted(preparation, appended, source),
         side_tables={"rejected": _with_earlier(directory / "rejected.parquet", rejected)},
+        history=History(versions, came_with[order]),
     )
-    return appended._replace(store=written)
+    return appended
 
 
-def session_numbers(
-    timestamp_us: Int[np.ndarray, " n_events"], offsets: Int[np.ndarray, " n_users_plus_1"], *, gap_us: int
-) -> Int[np.ndarray, " n_events"]:
-    """The session of each event: 0 for a user's first, one more after each pause of more than `gap_us`.
-
-    >>> session_numbers(np.array([0, 5, 20, 7, 8]), np.array([0, 3, 5]), gap_us=10).tolist()
-    [0, 0, 1, 0, 0]
-    """
-    pauses = np.diff(timestamp_us, prepend=timestamp_us[:1]) > gap_us
-    starts, lengths = offsets[:-1][np.diff(offsets) > 0], np.diff(offsets)[np.diff(offsets) > 0]
-    pauses[starts] = False
-    total = np.cumsum(pauses)
-    return (total - np.repeat(total[starts], lengths)).astype(np.int32)
+def _version_of(store: SequenceStore, config: StepsConfig, preparation: Mapping[str, Any]) -> dict[str, Any]:
+    """What the manifest keeps of a store that grows, so that it can be told from what it has become."""
+    gap_seconds = config.session_gap_seconds if "session" in store.columns else None
+    return {
+        "content_hash": store.content_hash,
+        "n_users": store.n_users,
+        "n_items": store.n_items,
+        "n_events": store.n_events,
+        "columns": {name: values.dtype.str for name, values in store.columns.items()},
+        "session_gap_us": None if gap_seconds is None else seconds_to_us(gap_seconds),
+        "n_categories": {name: len(texts) for name, texts in preparation.get("categories", {}).items()},
+    }
 
 
 def _cleaned(
     source: Source, config: StepsConfig, *, with_times: bool, report: Callable[[StepCount], None]
 ) -> tuple[dict[str, Any], pa.Table, list[StepCount]]:
-    """The columns of the new events, in time order, after the steps that judge each event by itself."""
+    """The columns of the new events, in time order, after the steps that look at one event."""
     if with_times and "timestamp_us" not in steps.column_names(source.events):
         raise InputError(f"{source.name} has no times, which the store has; name the time column")
     by_itself = dataclasses.replace(
@@ -150,7 +177,7 @@ def _cleaned(
 def _extended(
     stored: np.ndarray, keys: pa.ChunkedArray, what: str
 ) -> tuple[np.ndarray, Int[np.ndarray, " n_new_events"]]:
-    """The stored keys with the new ones behind them, and where in them, from 0, each of `keys` is."""
+    """The stored keys followed by the new ones, and the 0-based place in them of each of `keys`."""
     if stored.dtype.kind in "iu":
         if not pa.types.is_integer(keys.type):
             raise InputError(
@@ -159,7 +186,7 @@ def _extended(
             )
         kind = pa.int64()
     else:
-        # "7" where all of a day's ids happen to be integers; the store has text for the sake of others.
+        # A day whose ids all happen to be integers, in a store whose ids are text.
         kind = pa.large_string()
     keys = keys.cast(kind).combine_chunks()
     known = pa.array(stored, kind)
@@ -184,7 +211,7 @@ def _repeated(
     *,
     gap_us: int,
 ) -> Bool[np.ndarray, " n"]:
-    """Which of the new events come at most `gap_us` after the same user's previous event of that item."""
+    """Which new events come at most `gap_us` after the same user's previous event with that item."""
     # Stable, so that the events of a user and item stay in time order, stored ones first.
     order = np.lexsort((items, users))
     same = (np.diff(users[order]) == 0) & (np.diff(items[order]) == 0)
@@ -194,7 +221,7 @@ def _repeated(
 
 
 def _noted(preparation: Mapping[str, Any], appended: Appended, source: Source) -> dict[str, Any]:
-    """`preparation` with the append added and the split made anew."""
+    """`preparation` with the append added and the split computed again."""
     noted = dict(preparation)
     if "categories" in noted:
         noted["categories"] = {**noted["categories"], **source.categories}
@@ -204,8 +231,12 @@ def _noted(preparation: Mapping[str, Any], appended: Appended, source: Source) -
     }
     noted["appended"] = [*noted.get("appended", []), {"source": source.name, **facts, "counts": counts}]
     if "split" in noted:
-        fields = {field.name: noted["split"][field.name] for field in dataclasses.fields(SplitConfig)}
-        split = split_store(appended.store, SplitConfig(**fields))
+        fields = {field.name: noted["split"].get(field.name) for field in dataclasses.fields(SplitConfig)}
+        try:
+            split_config = SplitConfig(**fields)
+        except (TypeError, ValueError, AttributeError) as error:
+            raise InputError(f"the store's split cannot be read ({error}); prepare all events again") from error
+        split = split_store(appended.store, split_config)
         noted["split"] = {**fields, "description": split.description, "hash": split.content_hash}
     return noted
 
@@ -213,9 +244,12 @@ def _noted(preparation: Mapping[str, Any], appended: Appended, source: Source) -
 def _with_earlier(path: Path, rejected: pa.Table) -> pa.Table:
     if not path.is_file():
         return rejected
-    earlier = pq.read_table(path)
+    try:
+        earlier = pq.read_table(path)
+    except (OSError, ValueError, MemoryError, pa.ArrowException) as error:
+        raise InputError(f"{path} is damaged ({first_line(error)}); remove it, or prepare all again") from error
     for place, name in enumerate(rejected.column_names):
-        # Ids that happen to be integers on one day, beside those of days that needed text.
+        # Ids of a day that happen to be integers, beside earlier ones that are text.
         if (
             name in ("user_id", "item_id")
             and name in earlier.column_names

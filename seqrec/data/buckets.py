@@ -1,4 +1,4 @@
-"""Directories in a bucket, s3:// or gs://: worked on in a copy on this machine, which is brought back to the bucket."""
+"""Directories in a bucket, s3:// or gs://: a local copy is changed and written back to the bucket."""
 
 import contextlib
 import errno
@@ -18,8 +18,7 @@ from seqrec.files import address_of
 from seqrec.types import InputError
 
 PACKAGES = {"s3": ("s3fs", "s3"), "gs": ("gcsfs", "gcs"), "memory": ("fsspec", "s3")}
-"""By protocol: the package that speaks it, and the extra that installs it. memory:// is this process's own, for trying
-things out."""
+"""Protocol -> its package and the extra that installs it. memory:// exists only in this process, for tests."""
 CREDENTIALS = {
     "s3": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
     "gs": "run `gcloud auth application-default login`, or give the machine a service account",
@@ -29,9 +28,9 @@ STORE_MARKER = "manifest.json"
 CHECKPOINT_MARKER = "_CHECKPOINT_METADATA"
 CHECKPOINT = re.compile(r"checkpoints/\d+/")
 UNIT = re.compile(rf"{CHECKPOINT.pattern}|store/")
-"""What is whole or not there in a run's directory; a directory is whole while it holds its marker."""
+"""Directories of a run that are complete or absent; one is complete while it holds its marker."""
 COPY_OF = "copy-of"
-"""Lies beside a copy and says of what."""
+"""Name of the file beside a copy that says what it is a copy of."""
 SECONDS_BETWEEN_LOOKS = 1.0
 
 logger = logging.getLogger("seqrec")
@@ -48,7 +47,7 @@ class Bucket(NamedTuple):
         return f"{self.address}/{name}"
 
     def sizes(self) -> dict[str, int]:
-        """Name of each file under the directory -> its bytes; empty where there is none."""
+        """Name of each file under the directory -> its size in bytes; empty if there is none."""
         self.files.invalidate_cache()
         root = self.files._strip_protocol(self.address).rstrip("/") + "/"
         found = self.files.find(self.address, detail=True)
@@ -57,7 +56,7 @@ class Bucket(NamedTuple):
 
 
 Stamp = tuple[int, int]
-"""A file's bytes and the time of its last change, in nanoseconds."""
+"""A file's size in bytes and the time of its last change in nanoseconds."""
 
 
 @contextlib.contextmanager
@@ -66,11 +65,11 @@ def working_copy(
 ) -> Iterator[Path]:
     """`path` itself, or a copy of a directory in a bucket, in the system's temporary directory.
 
-    It has the files whose names begin with `fetch`. If it is `read_only`, what is done to it stays without effect.
+    It has the files whose names begin with `fetch`. Changes to a `read_only` copy have no effect.
 
-    What was done to the copy is done to the directory in the bucket when the block ends, however it ends; with
-    `follow`, also each time that a file has changed. A store and a checkpoint are whole there or not there: the file
-    that makes them so comes last. If they cannot be brought back the copy stays, and the error names it.
+    Changes to the copy are written to the bucket when the block ends, however it ends; with `follow`, also while it
+    runs. A store and a checkpoint in the bucket are complete or absent: the file that marks them complete is written
+    last. If the bucket cannot be written the copy stays, and the error names it.
 
     Raises:
       InputError: the bucket cannot be read or written.
@@ -103,17 +102,17 @@ def working_copy(
 
 
 def original(path: Path) -> str:
-    """The address of what `path` is a working copy of, or `path` itself."""
+    """The address that `path` is a working copy of, or `path` itself."""
     return (path.parent / COPY_OF).read_text() if is_copy(path) else str(path)
 
 
 def is_copy(path: Path) -> bool:
-    """True of a working copy, which no other process sees."""
+    """Whether `path` is a working copy, which no other process sees."""
     return (path.parent / COPY_OF).is_file()
 
 
 def local_store(directory: Path) -> Path:
-    """Where the store in `directory` lies on this machine: a bucket's is fetched once, and kept by its hash.
+    """The local directory of a store: a store in a bucket is fetched once, and kept by its hash.
 
     It is kept under stores/ in SEQREC_CACHE, or in ~/.cache/seqrec.
 
@@ -193,7 +192,7 @@ def _open_bucket(path: Path) -> Bucket:
 
 @contextlib.contextmanager
 def _complaints(bucket: Bucket) -> Iterator[None]:
-    """Whatever the libraries underneath raise, in one line."""
+    """Inside, an error of any library below is an `InputError` of one line."""
     try:
         yield
     except InputError:
@@ -222,7 +221,7 @@ def _complaint(address: str, error: Exception) -> str:
 
 
 def _fetch(bucket: Bucket, copy: Path, prefix: str | tuple[str, ...]) -> dict[str, Stamp | None]:
-    """Fetches what is whole and begins with `prefix`; returns the stamp of each file, None for what is not whole."""
+    """Fetches the complete files that begin with `prefix`; returns each file's stamp, None for incomplete ones."""
     with _complaints(bucket):
         sizes = {name: size for name, size in bucket.sizes().items() if name.startswith(prefix)}
         whole = {name: size for name, size in sizes.items() if not _is_remains(name, sizes)}
@@ -248,7 +247,7 @@ def _get(bucket: Bucket, directory: Path, sizes: dict[str, int]) -> None:
 
 
 def _stamps(copy: Path) -> dict[str, Stamp]:
-    """Name of each file that is not being made -> its stamp."""
+    """Name of each file that is not being written -> its stamp."""
     stamps = {}
     for file in copy.rglob("*"):
         name = file.relative_to(copy)
@@ -264,10 +263,10 @@ def _is_marker(name: str) -> bool:
 
 
 def _bring_back(bucket: Bucket, copy: Path, known: dict[str, Stamp | None]) -> None:
-    """Does to the bucket what was done to the copy since `known`, and notes it there.
+    """Writes to the bucket what has changed in the copy since `known`, and updates `known`.
 
-    At every moment what is in the bucket is whole: new files come before the marker of their directory, and a
-    checkpoint goes only once the one that replaces it is there.
+    The bucket is complete at every moment: new files are written before the marker of their directory, and a
+    checkpoint is removed only once the one that replaces it is there.
     """
     with _complaints(bucket):
         stamps = _stamps(copy)
@@ -293,7 +292,7 @@ def _beside(marker: str, names: Iterable[str]) -> list[str]:
 
 
 def _is_going(name: str, stamps: dict[str, Stamp]) -> bool:
-    """Whether a file is missing because its checkpoint is being removed: that goes as a whole, once it has."""
+    """Whether a file is missing because its checkpoint is being removed, which is then removed as a whole."""
     unit = CHECKPOINT.match(name)
     return unit is not None and unit[0] + CHECKPOINT_MARKER in stamps
 
@@ -314,7 +313,7 @@ def _remove(bucket: Bucket, known: dict[str, Stamp | None], names: set[str]) -> 
 
 @contextlib.contextmanager
 def _brought_back(bucket: Bucket, copy: Path, known: dict[str, Stamp | None]) -> Iterator[None]:
-    """Inside, a thread brings back what has changed, as soon as it is more than another line of figures."""
+    """Inside, a thread writes back what has changed, unless that is only another line of metrics."""
     done = threading.Event()
     said = ""
 

@@ -9,19 +9,19 @@ import narwhals as nw
 import numpy as np
 import pyarrow as pa
 
+from seqrec.data.directories import replaced
 from seqrec.data.engines import Engine, collect, engine_of
 from seqrec.data.sources import Source
 from seqrec.data.steps import ItemOrder, column_names, n_rows, number_items, ordered_events, require_times
 from seqrec.data.store import (
     ATTRIBUTES_TYPE,
     SequenceStore,
-    array_files,
     column_dtype,
     open_store,
-    replaced,
     sequence_store,
     write_files,
 )
+from seqrec.data.store_files import array_files
 from seqrec.types import InputError
 
 NO_KEYS: Mapping[str, nw.LazyFrame] = MappingProxyType({})

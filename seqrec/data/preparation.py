@@ -11,12 +11,13 @@ import narwhals as nw
 
 from seqrec.config import check_at_least, check_between, check_fields
 from seqrec.data import steps
+from seqrec.data.directories import replaced
 from seqrec.data.engines import Engine, collect, engine_of
 from seqrec.data.events import gathered_store, with_keys
 from seqrec.data.moments import moment_us
 from seqrec.data.sources import Source
 from seqrec.data.split_config import SplitConfig, split_store
-from seqrec.data.store import SequenceStore, open_store, replaced, write_files
+from seqrec.data.store import SequenceStore, open_store, write_files
 from seqrec.types import InputError
 
 

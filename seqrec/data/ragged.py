@@ -32,3 +32,18 @@ def first_places(
         low[open_] = np.where(below, middle + 1, low[open_])
         high[open_] = np.where(below, high[open_], middle)
     return low
+
+
+def session_numbers(
+    timestamp_us: Int[np.ndarray, " n_events"], offsets: Int[np.ndarray, " n_users_plus_1"], *, gap_us: int
+) -> Int[np.ndarray, " n_events"]:
+    """The session of each event: 0 for a user's first, one more after each pause of more than `gap_us`.
+
+    >>> session_numbers(np.array([0, 5, 20, 7, 8]), np.array([0, 3, 5]), gap_us=10).tolist()
+    [0, 0, 1, 0, 0]
+    """
+    pauses = np.diff(timestamp_us, prepend=timestamp_us[:1]) > gap_us
+    starts, lengths = offsets[:-1][np.diff(offsets) > 0], np.diff(offsets)[np.diff(offsets) > 0]
+    pauses[starts] = False
+    total = np.cumsum(pauses)
+    return (total - np.repeat(total[starts], lengths)).astype(np.int32)

@@ -1,4 +1,4 @@
-"""Which events train a model, which choose it and which judge it."""
+"""Splits: which events are for training, for validation and for the test."""
 
 import hashlib
 from typing import Literal, NamedTuple
@@ -26,9 +26,9 @@ class Split(NamedTuple):
     """sha256 over the store's hash and the arrays: equal hashes mean the same evaluation."""
     description: str
     test_start: Int64[np.ndarray, " n_users"] | None = None
-    """User u's events from here on are for the test, those before and from `train_stop` on for validation."""
+    """User u's events from this position on are for the test; those from `train_stop` to it are for validation."""
     asks_every: bool = False
-    """Whether all held-out events are targets that have another before them; `valid` and `test` are the last ones."""
+    """Whether every held-out event that has one before it is a target; `valid` and `test` are the last ones."""
 
 
 def asked_events(store: SequenceStore, split: Split) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " m"]]:
@@ -51,7 +51,7 @@ def asked_events(store: SequenceStore, split: Split) -> tuple[Int64[np.ndarray, 
 
 
 def ask_every(store: SequenceStore, split: Split) -> Split:
-    """The split with every held-out event a target that has another before it, all before it being its history."""
+    """The split in which every held-out event that has one before it is a target, with all before it as its history."""
     every = split._replace(asks_every=True, description=f"{split.description}; there, every event is a target")
     return every._replace(content_hash=_content_hash(store, split.train_stop, *asked_events(store, every)))
 
@@ -70,7 +70,7 @@ def leave_last_out(store: SequenceStore) -> Split:
 
 
 def leave_last_n_out(store: SequenceStore, n_out: int, *, target: TargetChoice = "last") -> Split:
-    """The last `n_out` events of each user are for the test, as many before them for validation, the rest to train.
+    """The last `n_out` events of each user are for the test, as many before them for validation, the rest for training.
 
     The target is the last or first event of either part: all before it, held out or not, is its history. Users with
     fewer than `2 * n_out + 1` events train on all they have and are not evaluated.
@@ -114,7 +114,7 @@ def leave_last_n_out(store: SequenceStore, n_out: int, *, target: TargetChoice =
 
 
 def leave_last_sessions_out(store: SequenceStore, n_out: int, *, target: TargetChoice = "last") -> Split:
-    """The last `n_out` sessions of each user are for the test, as many before them for validation, the rest to train.
+    """Each user's last `n_out` sessions are for the test, as many before them for validation, the rest for training.
 
     The first or the last event of either part is ranked, given all that the user did before it. Users with fewer than
     `2 * n_out + 1` sessions train on all they have and are not evaluated.
@@ -159,7 +159,7 @@ def leave_last_sessions_out(store: SequenceStore, n_out: int, *, target: TargetC
 
 
 def window_starts(store: SequenceStore, valid_share: float, test_share: float) -> tuple[int, int]:
-    """The moments, in microseconds, from which on about these shares of all events lie: (valid_start, test_start).
+    """(valid_start, test_start) in microseconds, after which about these shares of all events lie.
 
     Events of one moment are never parted, so where many share one, the shares are met less closely.
 
@@ -177,11 +177,11 @@ def window_starts(store: SequenceStore, valid_share: float, test_share: float) -
 
 
 def temporal(store: SequenceStore, valid_start: int, test_start: int, *, window_target: TargetChoice = "last") -> Split:
-    """Events before `valid_start` (microseconds) train, those from `test_start` on judge, those between choose.
+    """Events before `valid_start` (microseconds) are for training, those from `test_start` on for the test.
 
-    The same moments for all users, as in use: no model sees what happened after the moment it is judged from. A
-    user's target is the first or the last of the user's events in a window, and all before it is its history; where
-    that is empty, the user is not asked about, and counted.
+    Events between them are for validation. The moments are the same for all users, as in production: no model sees
+    what happened later. A user's target is the first or the last of the user's events in a window, with all events
+    before it as the history; a user without a history has no target, and is counted.
 
     >>> from seqrec.data.store import sequence_store
     >>> times = {"timestamp_us": np.array([10, 20, 30, 31, 15, 30])}
@@ -233,7 +233,7 @@ def temporal(store: SequenceStore, valid_start: int, test_start: int, *, window_
 
 
 def users_held_out(store: SequenceStore, valid_share: float, test_share: float, *, seed: int) -> Split:
-    """About these shares of users are validated and tested on their last event and trained on not at all.
+    """About these shares of users validate and test, on their last event; nothing of them is trained on.
 
     Who is held out depends on the user's key and the seed alone, so that an appended store holds out the same.
     Held-out users with one event are not asked about.
@@ -245,7 +245,7 @@ def users_held_out(store: SequenceStore, valid_share: float, test_share: float, 
 
 
 def marked_users_held_out(store: SequenceStore, valid_share: float, *, seed: int | None) -> Split:
-    """The users whom the column `part` marks by 1 are tested on their last event, a share of others validated.
+    """Users whose column `part` is 1 test, on their last event; a share of the others validates.
 
     As by `users_held_out`, none of them is trained on, and the seed and the user's key alone say who validates; without
     a seed the last of the others in the store's order do.
@@ -299,12 +299,12 @@ def _hold_out(
 
 
 def _part_of_nobody(valid: np.ndarray, test: np.ndarray) -> str | None:
-    """The part in which nobody has a target."""
+    """The part, validation or test, in which nobody has a target; None if both have targets."""
     return next((part for part, targets in (("validation", valid), ("test", test)) if not np.any(targets >= 0)), None)
 
 
 def check_no_leakage(store: SequenceStore, split: Split, *, is_temporal: bool) -> None:
-    """Nothing, if no held-out event is trained on and, under a temporal split, none after the targets is.
+    """Checks that no held-out event is trained on and, in a temporal split, none later than a target.
 
     Raises:
       InputError: the first user whose events leak, and why.

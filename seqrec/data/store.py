@@ -1,14 +1,8 @@
 """The sequence store: every user's items in flat arrays with offsets; on disk NumPy, Parquet and JSON."""
 
-import contextlib
-import fcntl
-import glob
 import hashlib
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -19,19 +13,23 @@ import pyarrow.parquet as pq
 from jaxtyping import Int, Int32, Int64
 
 from seqrec.data.buckets import local_store
-from seqrec.data.paths import is_in_bucket
-from seqrec.files import address_of
+from seqrec.data.directories import replaced, settle
+from seqrec.data.paths import first_line
+from seqrec.data.ragged import session_numbers
+from seqrec.data.store_files import REMEDY, array_files, key_column, keys_of, open_array, open_table
 from seqrec.types import InputError
 
 FORMAT_VERSION = 1
-REMEDY = "prepare the data again"
+VERSIONS_FILE = "event_versions.npy"
 COLUMN_DTYPES = ("|b1", "<i4", "<i8", "<f8")
 ATTRIBUTES_TYPE = pa.large_list(pa.large_string())
 NO_COLUMNS: Mapping[str, np.ndarray] = MappingProxyType({})
+PREPARATION_TYPES = {"steps": dict, "counts": list, "split": dict, "categories": dict, "appended": list}
+"""JSON types of what `prepare_store` and `append_events` write into the manifest's `preparation`."""
 
 
 class SequenceStore(NamedTuple):
-    """Who took what, in order: user u's items are `items[offsets[u]:offsets[u + 1]]`.
+    """Interactions of users with items, in order: user u's items are `items[offsets[u]:offsets[u + 1]]`.
 
     >>> store = store_from_sequences([[1, 2, 3], [2, 3]])
     >>> store.items.tolist(), store.offsets.tolist()
@@ -41,20 +39,20 @@ class SequenceStore(NamedTuple):
     """
 
     items: Int32[np.ndarray, " n_events"]
-    """Item ids 1..n_items, users one after another, each in time order."""
+    """Item ids 1..n_items, user by user, each user's in time order."""
     offsets: Int64[np.ndarray, " n_users_plus_1"]
     item_keys: np.ndarray
-    """The data's own names of the items, int64 or str: item id i is `item_keys[i - 1]`."""
+    """The keys of the items in the data, int64 or str: that of item id i is `item_keys[i - 1]`."""
     user_keys: np.ndarray
-    """The data's own names of the users, int64 or str."""
+    """The keys of the users in the data, int64 or str."""
     titles: np.ndarray | None
-    """A title for each item, "" where it has none; None where the data has no titles."""
+    """A title for each item, "" if it has none; None if the data has no titles."""
     content_hash: str
-    """sha256 over all of the other fields; the store's path and the time of writing do not enter."""
+    """sha256 of all other fields; it does not depend on the store's path or the time of writing."""
     columns: Mapping[str, np.ndarray] = NO_COLUMNS
-    """What else is known of each event, beside `items`: such as timestamp_us, rating or session; may be empty."""
+    """Further values of each event, such as timestamp_us, rating or session; may be empty."""
     attributes: pa.Array | None = None
-    """A list of text for each item, such as its genres, empty where it has none; None where the data has none."""
+    """A list of texts for each item, such as its genres; None if the data has none."""
 
     @property
     def n_users(self) -> int:
@@ -69,6 +67,15 @@ class SequenceStore(NamedTuple):
         return len(self.items)
 
 
+class History(NamedTuple):
+    """What a store was before each append."""
+
+    versions: list[dict[str, Any]]
+    """Its content hash and sizes, and what else tells it from what it has become; oldest first."""
+    came_with: Int32[np.ndarray, " n_events"]
+    """The number of appends before the one that brought an event."""
+
+
 def sequence_store(
     items: Int[np.ndarray, " n_events"],
     offsets: Int[np.ndarray, " n_users_plus_1"],
@@ -78,9 +85,9 @@ def sequence_store(
     columns: Mapping[str, np.ndarray] = NO_COLUMNS,
     attributes: pa.Array | None = None,
 ) -> SequenceStore:
-    """The store made of these arrays, once they are found to fit together.
+    """The store of these arrays, after checking that they fit together.
 
-    An event column is int64, int32, float64 or bool; other numbers widen to these where that loses nothing.
+    An event column is int64, int32, float64 or bool; other number types are widened if that loses nothing.
     """
     if not 1 <= len(item_keys) < 2**31 - 1:
         raise InputError(f"{len(item_keys)} items; a store holds 1 to 2^31 - 2, so that item ids fit int32")
@@ -115,7 +122,7 @@ def _event_column(name: str, values: np.ndarray, n_events: int) -> np.ndarray:
 
 
 def column_dtype(name: str, dtype: np.dtype) -> str:
-    """What a store holds an event column of this type as."""
+    """The type in which a store holds an event column of this type."""
     wider = next((wide for wide in COLUMN_DTYPES if np.can_cast(dtype, wide)), None)
     if wider is None or dtype == np.uint64:
         raise InputError(f"event column {name!r} is {dtype}, a store holds numbers and booleans; number its values")
@@ -123,7 +130,7 @@ def column_dtype(name: str, dtype: np.dtype) -> str:
 
 
 def store_from_sequences(sequences: Sequence[Sequence[int]], *, n_items: int | None = None) -> SequenceStore:
-    """An in-memory store of one sequence of item ids a user; items and users go by their numbers from 1."""
+    """An in-memory store of one sequence of item ids for each user; the keys of items and users are 1, 2, ..."""
     lengths = np.array([len(sequence) for sequence in sequences], dtype=np.int64)
     items = np.array([item for sequence in sequences for item in sequence], dtype=np.int64)
     if n_items is None:
@@ -143,88 +150,145 @@ def write_store(
     preparation: Mapping[str, Any] | None = None,
     side_tables: Mapping[str, pa.Table] = MappingProxyType({}),
 ) -> SequenceStore:
-    """`store` as it lies in `directory`, memory-mapped; there is a whole store there or none.
+    """Writes the store whole or not at all, and returns it memory-mapped from `directory`.
 
-    A store that is there already gives way; a directory that holds anything else is refused. `preparation`, JSON
-    that says how the data was made, goes into the manifest; `side_tables` become Parquet files of these names.
+    An existing store is replaced; a directory that holds anything else is refused. `preparation`, JSON that describes
+    how the data was made, goes into the manifest; `side_tables` become Parquet files of these names.
     """
     with replaced(directory) as fresh:
         write_files(fresh, store, preparation=preparation, side_tables=side_tables)
     return open_store(directory)
 
 
-@contextlib.contextmanager
-def replaced(directory: Path | str) -> Iterator[Path]:
-    """An empty directory for the files of a store, which take the place of `directory` when the block ends well.
+def open_store(directory: Path | str, *, as_of: str | None = None, verify: bool = False) -> SequenceStore:
+    """The store in `directory`; items and offsets are read from disk as they are touched, a bucket's from a copy.
 
-    Whatever else happens, `directory` is left as it was. What a killed process left of its own is cleared away first.
+    Item ids and offsets are checked to be in range; with `verify` all arrays are read and hashed. `as_of` is the
+    content hash that the store had before appends: what was appended since is left out, in memory.
+
+    Raises:
+      InputError: there is no store, it is damaged, or it never had the content hash `as_of`.
     """
-    directory = Path(directory)
-    _settle(directory)
-    _refuse_foreign(directory)
-    try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        # Beside the target, because a rename is atomic only inside one file system.
-        scratch = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
-    except OSError as error:
-        raise InputError(
-            f"{directory} cannot be made ({error.strerror}); choose a directory you may write to"
-        ) from error
-    try:
-        with (scratch / "lock").open("wb") as lock:
-            # The system lets go of it with the process, however that ends.
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            (scratch / "fresh").mkdir()
-            yield scratch / "fresh"
-            _move_into_place(scratch / "fresh", directory, aside=scratch / "old")
-    except OSError as error:
-        raise InputError(
-            f"{directory} cannot be written ({error.strerror}); free space or choose another directory"
-        ) from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
-def open_store(directory: Path | str) -> SequenceStore:
-    """The store in `directory`; items and offsets are read from disk as they are touched, a bucket's from a copy."""
     directory = local_store(Path(directory))
     manifest = _read_manifest(directory)
     try:
         counts = {name: int(manifest[name]) for name in ("n_users", "n_items", "n_events")}
         content_hash, has_titles = str(manifest["content_hash"]), bool(manifest["has_titles"])
         described = [(str(c["name"]), str(c["dtype"])) for c in manifest.get("event_columns", [])]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise InputError(f"{directory / 'manifest.json'} is not a sequence store's manifest; {REMEDY}") from error
-    items = _open_array(directory / "items.npy", "<i4", counts["n_events"])
-    offsets = _open_array(directory / "offsets.npy", "<i8", counts["n_users"] + 1)
-    # Cheap beside reading all items, and a wrong offset is another user's history.
+    items = open_array(directory / "items.npy", "<i4", counts["n_events"])
+    offsets = open_array(directory / "offsets.npy", "<i8", counts["n_users"] + 1)
+    # A wrong offset gives a user events of another user.
     if offsets[0] != 0 or offsets[-1] != len(items) or np.any(np.diff(offsets) < 0):
         raise InputError(f"{directory / 'offsets.npy'} does not rise from 0 to n_events={len(items)}; {REMEDY}")
-    item_table = _open_table(directory / "items.parquet", counts["n_items"])
-    user_table = _open_table(directory / "users.parquet", counts["n_users"])
+    item_table = open_table(directory / "items.parquet", counts["n_items"])
+    user_table = open_table(directory / "users.parquet", counts["n_users"])
+    if len(items) and (items.min() < 1 or items.max() > counts["n_items"]):
+        raise InputError(f"{directory / 'items.npy'} holds ids outside 1..n_items={counts['n_items']}; {REMEDY}")
     try:
-        item_keys, user_keys = _keys(item_table["key"]), _keys(user_table["key"])
-        titles = _keys(item_table["title"]) if has_titles else None
+        item_keys, user_keys = keys_of(item_table["key"]), keys_of(user_table["key"])
+        titles = keys_of(item_table["title"]) if has_titles else None
         attributes = item_table["attributes"].combine_chunks() if manifest.get("has_attributes") else None
     except KeyError as error:
         raise InputError(f"{directory} lacks the column {error.args[0]} in its tables; {REMEDY}") from error
+    except (ValueError, pa.ArrowException) as error:
+        raise InputError(f"{directory} holds tables that cannot be read ({first_line(error)}); {REMEDY}") from error
     columns = {}
     files = array_files(directory, [name for name, _ in described])
     for name, dtype in described:
         if dtype not in COLUMN_DTYPES:
             raise InputError(f"{directory / 'manifest.json'} has the type {dtype!r} for {name!r}; {REMEDY}")
-        columns[name] = _open_array(files[name], dtype, counts["n_events"])
-    return SequenceStore(items, offsets, item_keys, user_keys, titles, content_hash, columns, attributes)
+        columns[name] = open_array(files[name], dtype, counts["n_events"])
+    store = SequenceStore(items, offsets, item_keys, user_keys, titles, content_hash, columns, attributes)
+    if as_of not in (None, content_hash):
+        return _as_of(store, directory, str(as_of))
+    if verify and _content_hash(items, offsets, item_keys, user_keys, titles, columns, attributes) != content_hash:
+        raise InputError(f"{directory} is damaged: its arrays do not have its content hash {content_hash}; {REMEDY}")
+    return store
 
 
-def read_preparation(directory: Path | str) -> dict[str, Any]:
-    """How the store in `directory` was made, as `write_store` was told; empty where it was told nothing."""
-    return _read_manifest(local_store(Path(directory))).get("preparation") or {}
+def _as_of(store: SequenceStore, directory: Path, content_hash: str) -> SequenceStore:
+    """`store` without what was appended since it had this content hash.
+
+    Appends give new users and items ids behind the known ones, and never change the order of stored events.
+    """
+    number, version = _version(directory, content_hash)
+    kept = read_history(directory, store).came_with <= number
+    users = np.repeat(np.arange(store.n_users), np.diff(store.offsets))[kept]
+    try:
+        n_users, n_items = int(version["n_users"]), int(version["n_items"])
+        columns = {name: store.columns[name][kept].astype(dtype) for name, dtype in version["columns"].items()}
+        offsets = np.concatenate([[0], np.cumsum(np.bincount(users, minlength=n_users))])
+        gap_us = version["session_gap_us"]
+        if gap_us is not None:
+            columns["session"] = session_numbers(columns["timestamp_us"], offsets, gap_us=gap_us)
+        earlier = sequence_store(
+            store.items[kept],
+            offsets,
+            store.item_keys[:n_items],
+            store.user_keys[:n_users],
+            None if store.titles is None else store.titles[:n_items],
+            columns,
+            None if store.attributes is None else store.attributes[:n_items],
+        )
+    except (InputError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{directory}: the events before appends cannot be told ({error}); {REMEDY}") from error
+    if earlier.content_hash != content_hash:
+        raise InputError(f"{directory} is damaged: its arrays do not have its content hash {content_hash}; {REMEDY}")
+    return earlier
+
+
+def _version(directory: Path, content_hash: str) -> tuple[int, dict[str, Any]]:
+    versions = _versions(directory)
+    for number, version in enumerate(versions):
+        if version.get("content_hash") == content_hash:
+            return number, version
+    raise InputError(
+        f"{directory} never held the events with the content hash {content_hash}; prepare the same data again, or "
+        "start a new run with another --output"
+    )
+
+
+def _versions(directory: Path) -> list[dict[str, Any]]:
+    versions = _read_manifest(directory).get("versions", [])
+    if not isinstance(versions, list) or not all(isinstance(version, dict) for version in versions):
+        raise InputError(f"{directory / 'manifest.json'}: versions are no list of objects; {REMEDY}")
+    return versions
+
+
+def read_history(directory: Path, store: SequenceStore) -> History:
+    """What the store in `directory`, which is `store`, was before each append."""
+    versions = _versions(directory)
+    if not versions:
+        return History([], np.zeros(store.n_events, np.int32))
+    return History(versions, open_array(directory / VERSIONS_FILE, "<i4", store.n_events))
+
+
+def read_preparation(directory: Path | str, *, as_of: str | None = None) -> dict[str, Any]:
+    """The `preparation` that the store in `directory` was written with; empty if there was none.
+
+    With `as_of`, a content hash that the store had before appends, `categories` are those that it had then.
+    """
+    directory = local_store(Path(directory))
+    manifest = _read_manifest(directory)
+    preparation = manifest.get("preparation") or {}
+    if not isinstance(preparation, dict) or any(
+        not isinstance(preparation.get(name, kind()), kind) for name, kind in PREPARATION_TYPES.items()
+    ):
+        raise InputError(f"{directory / 'manifest.json'}: preparation has other types than were written; {REMEDY}")
+    categories = preparation.get("categories", {})
+    if not all(isinstance(texts, list) and all(isinstance(t, str) for t in texts) for texts in categories.values()):
+        raise InputError(f"{directory / 'manifest.json'}: categories are no lists of text; {REMEDY}")
+    if as_of in (None, manifest.get("content_hash")):
+        return preparation
+    sizes = _version(directory, str(as_of))[1].get("n_categories", {})
+    return {**preparation, "categories": {name: categories[name][:n] for name, n in sizes.items()}}
 
 
 def _read_manifest(directory: Path) -> dict[str, Any]:
     if not directory.exists():
-        _settle(directory)
+        settle(directory)
     if not directory.exists():
         raise InputError(f"{directory} does not exist; prepare the data first or correct the path")
     if not (directory / "manifest.json").is_file():
@@ -281,34 +345,31 @@ def _content_hash(
     return digest.hexdigest()
 
 
-def array_files(directory: Path, columns: Iterable[str]) -> dict[str, Path]:
-    """Where a store holds its arrays over events: `item`, and each event column."""
-    # By number: a column's name may hold what a file's name may not.
-    places = {name: directory / f"event_column_{place}.npy" for place, name in enumerate(sorted(columns))}
-    return {"item": directory / "items.npy", **places}
-
-
 def write_files(
     directory: Path,
     store: SequenceStore,
     *,
     preparation: Mapping[str, Any] | None = None,
     side_tables: Mapping[str, pa.Table] = MappingProxyType({}),
+    history: History | None = None,
 ) -> None:
-    """The files of a store, in a directory that `replaced` gave; arrays over events that lie there already stay."""
+    """The files of a store, in a directory that `replaced` gave; arrays over events that are there already are kept."""
     files = array_files(directory, store.columns)
     for name, values in {"item": store.items, **store.columns}.items():
         if not files[name].exists():
             np.save(files[name], values, allow_pickle=False)
     np.save(directory / "offsets.npy", store.offsets.astype("<i8", copy=False), allow_pickle=False)
-    item_columns = {"key": _column(store.item_keys)}
+    item_columns = {"key": key_column(store.item_keys)}
     if store.titles is not None:
-        item_columns["title"] = _column(store.titles)
+        item_columns["title"] = key_column(store.titles)
     if store.attributes is not None:
         item_columns["attributes"] = store.attributes
     item_columns["n_events"] = pa.array(np.bincount(store.items, minlength=store.n_items + 1)[1:])
-    pq.write_table(pa.table(item_columns), directory / "items.parquet")
-    pq.write_table(pa.table({"key": _column(store.user_keys)}), directory / "users.parquet")
+    if history is not None:
+        np.save(directory / VERSIONS_FILE, history.came_with, allow_pickle=False)
+    user_columns = {"key": key_column(store.user_keys)}
+    for name, columns in (("items", item_columns), ("users", user_columns)):
+        pq.write_table(pa.table(columns), directory / f"{name}.parquet", write_page_checksum=True)
     for name, table in side_tables.items():
         pq.write_table(table, directory / f"{name}.parquet")
     described = [{"name": name, "dtype": values.dtype.str} for name, values in sorted(store.columns.items())]
@@ -324,78 +385,8 @@ def write_files(
         manifest["has_attributes"] = True
     if described:
         manifest["event_columns"] = described
+    if history is not None:
+        manifest["versions"] = history.versions
     if preparation is not None:
         manifest["preparation"] = dict(preparation)
     (directory / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-
-
-def _refuse_foreign(directory: Path) -> None:
-    if is_in_bucket(directory):
-        raise InputError(f"{address_of(directory)} is in a bucket; write the store to a buckets.working_copy of it")
-    if directory.is_file() or (
-        directory.is_dir() and any(directory.iterdir()) and not (directory / "manifest.json").is_file()
-    ):
-        raise InputError(f"{directory} is there and is not a sequence store; choose another directory")
-
-
-def _move_into_place(fresh: Path, directory: Path, *, aside: Path) -> None:
-    if directory.exists():
-        os.rename(directory, aside)
-    try:
-        os.rename(fresh, directory)
-    except OSError as error:
-        # Another process that prepared the same data may have come first; its store is as good as ours.
-        if not (directory / "manifest.json").is_file():
-            if aside.exists():
-                os.rename(aside, directory)
-            raise InputError(f"{directory} cannot be written ({error.strerror}); free the path") from error
-
-
-def _settle(directory: Path) -> None:
-    """Undoes what a write of `directory` that was killed had begun; writes that are going on are left alone.
-
-    Killed between its two renames, of the old store and of the new one, it left the old one in its scratch directory.
-    """
-    if not directory.parent.is_dir():
-        return
-    for scratch in directory.parent.glob(f".{glob.escape(directory.name)}.????????"):
-        try:
-            with (scratch / "lock").open("rb") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if not directory.exists() and (scratch / "old" / "manifest.json").is_file():
-                    os.rename(scratch / "old", directory)
-                shutil.rmtree(scratch, ignore_errors=True)
-        except OSError:
-            # No scratch directory, one that another process is about to lock, or one whose process runs.
-            continue
-
-
-def _open_array(path: Path, dtype: str, length: int) -> np.ndarray:
-    try:
-        values = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} is missing or damaged; {REMEDY}") from error
-    if values.dtype != np.dtype(dtype) or values.shape != (length,):
-        raise InputError(
-            f"{path} holds {values.shape} of {values.dtype}, "
-            f"the manifest says ({length},) of {np.dtype(dtype)}; {REMEDY}"
-        )
-    return values
-
-
-def _open_table(path: Path, length: int) -> pa.Table:
-    try:
-        table = pq.read_table(path)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise InputError(f"{path} is missing or damaged; {REMEDY}") from error
-    if table.num_rows != length:
-        raise InputError(f"{path} holds {table.num_rows} rows, the manifest says {length}; {REMEDY}")
-    return table
-
-
-def _column(values: np.ndarray) -> pa.Array:
-    return pa.array(values, pa.int64() if values.dtype.kind in "iu" else pa.large_string())
-
-
-def _keys(column: pa.ChunkedArray) -> np.ndarray:
-    return column.combine_chunks().to_numpy(zero_copy_only=False)

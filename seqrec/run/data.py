@@ -129,10 +129,12 @@ def open_task(run: Path, config: DataConfig, *, seed: int, engagement: Engagemen
         if not (run / "store").exists():  # of a run in a bucket, each process has a copy of its own
             _prepare_once(run, config, engagement)
         directory = run / "store"
-    store = open_store(directory)
+    runtime.check_interrupt()
+    as_of = runtime.on_first(lambda: runs.started_with(run).get("data", {}).get("content_hash"))
+    store = open_store(directory, as_of=as_of, verify=True)
     if runtime.on_first(lambda: store.content_hash) != store.content_hash:
         raise InputError(f"{run}: this process read other data than the first; give all of them the same")
-    categories = read_preparation(directory).get("categories", {})
+    categories = read_preparation(directory, as_of=as_of).get("categories", {})
     task = make_task(config, store, seed=seed, engagement=engagement, categories=categories)
     log.info(
         "data        %s: %s users, %s items, %s events",

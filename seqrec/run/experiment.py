@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from seqrec import runs, runtime
-from seqrec.checkpoint import Progress, open_checkpoints, restore, restore_progress
+from seqrec.checkpoint import Progress, open_checkpoints, restore, restore_best
 from seqrec.data.buckets import original, working_copy
 from seqrec.evaluation import make_validate
 from seqrec.loop import FitConfig, fit
@@ -22,6 +22,7 @@ from seqrec.run.config import RunConfig, TrainingConfig
 from seqrec.run.data import Task, open_task
 from seqrec.run.results import costs, publish
 from seqrec.runtime import log
+from seqrec.sharding import MeshConfig
 from seqrec.training import TrainState, TrainStep, init_state, make_optimizer, make_train_step
 from seqrec.types import InputError
 
@@ -97,18 +98,19 @@ def open_run(config: Any, run: RunConfig, *, experiment: str, dataset: str) -> I
     with working_copy(output, read_only=not runtime.is_first(), follow=True, fetch=fetch) as directory:
         runtime.on_first(lambda: str(runs.open_run(directory, config, experiment=experiment, resume=run.resume)))
         log.info("run         %s", original(directory))
-        try:
-            with runtime.interruptible():
-                yield directory
-        except InputError:
-            if runtime.is_first():
-                runs.discard_unstarted(directory)
-            raise
-        except runtime.Interrupted as stop:
-            if not runtime.is_first():
+        with runtime.held(directory):
+            try:
+                with runtime.interruptible():
+                    yield directory
+            except InputError:
+                if runtime.is_first():
+                    runs.discard_unstarted(directory)
                 raise
-            message = f"{stop}; go on with\n  {runs.resume_command(directory)}"
-            raise runtime.Interrupted(message, stop.signal_number) from None
+            except runtime.Interrupted as stop:
+                if not runtime.is_first():
+                    raise
+                message = f"{stop}; go on with\n  {runs.resume_command(directory)}"
+                raise runtime.Interrupted(message, stop.signal_number) from None
 
 
 def run_experiment(config: ScriptConfig, build: Build, *, name: str) -> dict[str, Any]:
@@ -120,7 +122,9 @@ def run_experiment(config: ScriptConfig, build: Build, *, name: str) -> dict[str
     runtime.start(training.mesh, training.processes)
     with open_run(config, training.run, experiment=name.lower(), dataset=training.data.dataset) as run:
         task = open_task(run, training.data, seed=training.run.seed, engagement=training.engagement)
+        runtime.check_interrupt()
         model = _built(run, config, build, task)
+        runtime.check_interrupt()
         n_steps = training.fit.max_epochs * task.train.steps_per_epoch
         optimizer = make_optimizer(training.optimizer, model.specs, n_steps=n_steps)
         train_step = make_train_step(
@@ -159,7 +163,7 @@ def open_trained(run: Path, scripts: Mapping[str, Script]) -> tuple[Task, Model,
     config: Any = runs.read_config(scripts[name].Config, run)
     training = config.training
     # By however many processes it is read: only in training would each go its own way.
-    runtime.start(training.mesh, replace(training.processes, n_processes=0))
+    runtime.start(MeshConfig(), replace(training.processes, n_processes=0))
     task = open_task(run, training.data, seed=training.run.seed, engagement=training.engagement)
     model = _built(run, config, scripts[name].build, task)
     # The schedule's length does not enter the state; only its form is needed, to read the checkpoint into.
@@ -216,8 +220,9 @@ def load_best(run: Path, like: TrainState) -> TrainState:
     if not (run / "checkpoints").is_dir():
         raise InputError(f"{run} holds no checkpoints; let its training reach the end of an epoch first")
     with open_checkpoints(run / "checkpoints", read_only=True) as checkpoints:
-        latest = checkpoints.latest_step()
-        best = 0 if latest is None else restore_progress(checkpoints, latest).best[0]
-        if best == 0:
-            raise InputError(f"{run} holds no validated checkpoint; let its training reach the end of an epoch first")
-        return restore(checkpoints, like, best)[0]
+        best = restore_best(checkpoints, like)
+        if best is None:
+            raise InputError(
+                f"{run} holds no validated checkpoint that can be read; let its training reach the end of an epoch"
+            )
+        return best[0]

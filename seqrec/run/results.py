@@ -49,6 +49,7 @@ def test(task: Task, model: Model, params: Params) -> tuple[RankTable, dict[str,
     """
     eval_step = make_eval_step(model)
     ranks = evaluate(eval_step, params, task.test)
+    runtime.check_interrupt()
     results = {
         "test": figures.figures(ranks.rank, users=ranks.user),
         "valid": figures.figures(evaluate(eval_step, params, task.valid).rank, users=task.valid.users),

@@ -25,10 +25,10 @@ from seqrec.types import InputError
 def run_study(study: Study, experiments: Mapping[str, Script]) -> dict[str, Any]:
     """Trains what is left of the plan, writes study.json and returns what it holds; says how far it is as it goes."""
     plan = make_plan(study, experiments)
+    (study.output / "runs").mkdir(parents=True, exist_ok=True)
     # From here on the directory is of this data, also when the study is killed.
     if not (study.output / "study.json").is_file():
         write_json(study.output / "study.json", {"data": plan.data})
-    (study.output / "runs").mkdir(exist_ok=True)
     spent, failed = 60 * spent_minutes(plan), {}
     for number, run in enumerate(plan.runs, start=1):
         label = f"[{number}/{len(plan.runs)}] {run.arm.name}, seed {run.seed}"
@@ -64,7 +64,7 @@ def _train(plan: Plan, run: Planned) -> None:
     script = plan.script.__file__ or ""
     words = shlex.split(command(script, to_json(config), plan.script.Config()))[1:]
     try:
-        with runtime.apart(words, run.directory.with_suffix(".log")):
+        with runtime.run_logged_to(run.directory.with_suffix(".log"), words):
             plan.script.main(config)
     except runtime.Interrupted as stop:
         message = f"stopped in {run.arm.name}, seed {run.seed}; what was trained is saved: the same command goes on"

@@ -87,6 +87,7 @@ def make_courses(config: Any, build: Build, task: Task) -> Callable[[Sequence[Va
         with prefetched(task.train.batch) as batch:
             while True:
                 for place in range(task.train.steps_per_epoch):
+                    runtime.check_interrupt()
                     population, _ = step(population, split_rows(batch(epoch * task.train.steps_per_epoch + place)))
                 averaged = [member(population, place).averaged for place in range(n_members)]
                 places = yield [validate(params)["ndcg@10"] for params in averaged]

@@ -1,5 +1,6 @@
 """A store that grows by days against one that is made of the whole log at once."""
 
+import json
 import os
 
 import numpy as np
@@ -10,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seqrec.data import store as store_module
-from seqrec.data.append import append_events, session_numbers
+from seqrec.data.append import append_events
 from seqrec.data.preparation import StepsConfig, prepare_store
+from seqrec.data.ragged import session_numbers
 from seqrec.data.sources import Columns, read_source
 from seqrec.data.split_config import SplitConfig, split_store
 from seqrec.data.store import open_store, read_preparation
@@ -198,3 +200,96 @@ def test_codes_of_texts_keep_their_meaning(tmp_path):
     store = append_events(fresh, tmp_path / "store").store
     assert read_preparation(tmp_path / "store")["categories"] == {"device": ["car", "tv", "bike"]}
     assert store.columns["device"].tolist() == [1, 0, 1, 2, 1, -1]
+
+
+def test_a_store_that_grew_opens_as_it_was_before_each_append(tmp_path):
+    first_store(tmp_path)
+    # The second day has a late event, before stored ones; the third a user and an item that are new.
+    days = [[("b", "x", 80)], [("a", "z", 15), ("b", "y", 90)], [("c", "new", 70), ("a", "new", 25)]]
+    stores = [keyed_copy(open_store(tmp_path / "store"))]
+    for day in days:
+        append_events(source_of(tmp_path, day), tmp_path / "store")
+        stores.append(keyed_copy(open_store(tmp_path / "store")))
+    assert len({store.content_hash for store in stores}) == 4
+    for store in stores:
+        opened = open_store(tmp_path / "store", as_of=store.content_hash, verify=True)
+        assert opened.content_hash == store.content_hash
+        assert keyed(opened) == keyed(store)
+        assert split_store(opened, SplitConfig()).content_hash == split_store(store, SplitConfig()).content_hash
+    with pytest.raises(InputError, match="never held the events with the content hash 123"):
+        open_store(tmp_path / "store", as_of="123")
+
+
+def keyed_copy(store):
+    """The store in memory: its files give way to those of the next append."""
+    return store._replace(items=store.items.copy(), columns={name: each.copy() for name, each in store.columns.items()})
+
+
+@settings(max_examples=10, deadline=None)
+@given(rows_strategy, st.lists(rows_strategy, min_size=1, max_size=3), st.sampled_from([None, 2.0]))
+def test_any_history_of_appends_can_be_opened(tmp_path_factory, first, days, gap):
+    tmp_path = tmp_path_factory.mktemp("history")
+    first = [("a", "u", 0), ("a", "v", 0.5), ("a", "w", 0.75), *first]
+    hashes = [first_store(tmp_path, first, StepsConfig(session_gap_seconds=gap)).content_hash]
+    hashes += [append_events(source_of(tmp_path, day), tmp_path / "store").store.content_hash for day in days]
+    for content_hash in hashes:
+        assert open_store(tmp_path / "store", as_of=content_hash, verify=True).content_hash == content_hash
+
+
+def test_a_damaged_history_is_refused(tmp_path):
+    before = first_store(tmp_path).content_hash
+    append_events(source_of(tmp_path, [("a", "z", 15), ("b", "y", 90)]), tmp_path / "store")
+    file = tmp_path / "store" / "event_versions.npy"
+    np.save(file, np.zeros_like(np.load(file)))
+    with pytest.raises(InputError, match="do not have its content hash"):
+        open_store(tmp_path / "store", as_of=before)
+    file.unlink()
+    with pytest.raises(InputError, match=r"event_versions.npy is missing"):
+        open_store(tmp_path / "store", as_of=before)
+    # What the store holds now does not depend on it.
+    assert open_store(tmp_path / "store", verify=True).n_events == len(FIRST) + 2
+
+
+def test_categories_are_those_that_the_store_had(tmp_path):
+    columns = Columns("user_id", "item_id", "none")
+    (tmp_path / "first.csv").write_text("user_id,item_id,device\n1,1,tv\n1,2,car\n1,3,tv\n")
+    (tmp_path / "next.csv").write_text("user_id,item_id,device\n2,1,bike\n2,2,tv\n2,3,\n")
+    source = read_source("events", tmp_path / "first.csv", columns=columns, categories={"device": ()})
+    before = prepare_store(source, tmp_path / "store", StepsConfig(), SplitConfig()).store.content_hash
+    known = read_preparation(tmp_path / "store")["categories"]
+    fresh = read_source("events", tmp_path / "next.csv", columns=columns, categories=known)
+    after = append_events(fresh, tmp_path / "store").store.content_hash
+    assert read_preparation(tmp_path / "store", as_of=before)["categories"] == known
+    assert read_preparation(tmp_path / "store", as_of=after)["categories"] == {"device": ["car", "tv", "bike"]}
+
+
+def test_of_two_appends_at_once_one_is_refused_and_no_day_is_lost(tmp_path):
+    first_store(tmp_path)
+    days = [[("c", "new", 70)], [("d", "newer", 71)]]
+    sources = [source_of(tmp_path, day, name=f"{number}.csv") for number, day in enumerate(days)]
+    refused = []
+
+    def meanwhile(count):
+        if not refused:
+            refused.append("")
+            with pytest.raises(InputError, match="store is in use by another process") as caught:
+                append_events(sources[1], tmp_path / "store")
+            refused[0] = str(caught.value)
+
+    assert append_events(sources[0], tmp_path / "store", report=meanwhile).n_new_users == 1
+    assert "\n" not in refused[0]
+    assert append_events(sources[1], tmp_path / "store").store.user_keys.tolist() == ["a", "b", "c", "d"]
+
+
+@pytest.mark.parametrize(
+    "preparation",
+    [{"steps": {"earliest": 5}}, {"steps": {"min_user_events": "two"}}, {"split": {"n_out": "one"}}, {"steps": [1]}],
+)
+def test_a_store_whose_preparation_is_damaged_takes_no_events(tmp_path, preparation):
+    first_store(tmp_path)
+    file = tmp_path / "store" / "manifest.json"
+    manifest = json.loads(file.read_text())
+    manifest["preparation"].update(preparation)
+    file.write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match="prepare"):
+        append_events(source_of(tmp_path, [("c", "new", 70)]), tmp_path / "store")

@@ -2,6 +2,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -152,6 +153,12 @@ def edit_manifest(directory, **changes):
         (lambda d: edit_manifest(d, event_columns=[{"name": "a", "dtype": "|O"}]), r"has the type '\|O' for 'a'"),
         (lambda d: edit_manifest(d, event_columns=[{"name": "a", "dtype": "<i8"}]), "event_column_0.npy is missing"),
         (lambda d: edit_manifest(d, event_columns=[1]), "not a sequence store's manifest"),
+        (lambda d: edit_manifest(d, n_events=float("inf")), "not a sequence store's manifest"),
+        (lambda d: (d / "items.npy").write_bytes(b""), "items.npy is missing or damaged"),
+        (lambda d: (d / "offsets.npy").write_bytes(b""), "offsets.npy is missing or damaged"),
+        (lambda d: (d / "users.parquet").write_bytes(b""), "users.parquet is missing or damaged"),
+        (lambda d: np.save(d / "items.npy", np.zeros(3, np.int32)), "items.npy holds ids outside 1..n_items=2"),
+        (lambda d: np.save(d / "items.npy", np.array([1, 2, 3], np.int32)), "items.npy holds ids outside 1..n_items=2"),
     ],
 )
 def test_a_damaged_store_is_refused_in_one_line(tmp_path, damage, message):
@@ -160,6 +167,80 @@ def test_a_damaged_store_is_refused_in_one_line(tmp_path, damage, message):
     with pytest.raises(InputError, match=message) as caught:
         open_store(tmp_path / "store")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda d: np.save(d / "items.npy", np.array([1, 1, 1], np.int32)),
+        lambda d: np.save(d / "offsets.npy", np.array([0, 2, 3])),
+        lambda d: np.save(d / "event_column_0.npy", np.array([1, 2, 4])),
+        lambda d: pq.write_table(pa.table({"key": [5, 7]}), d / "items.parquet"),
+        lambda d: pq.write_table(pa.table({"key": [8, 7]}), d / "users.parquet"),
+        lambda d: edit_manifest(d, content_hash="0" * 64),
+    ],
+    ids=["items", "offsets", "an event column", "item keys", "user keys", "the hash"],
+)
+def test_changed_content_is_found_by_its_hash(tmp_path, damage):
+    written = write_store(tmp_path / "store", with_columns(a=np.array([1, 2, 3])))
+    assert open_store(tmp_path / "store", verify=True).content_hash == written.content_hash
+    damage(tmp_path / "store")
+    open_store(tmp_path / "store")
+    with pytest.raises(InputError, match="is damaged: its arrays do not have its content hash"):
+        open_store(tmp_path / "store", verify=True)
+
+
+def test_each_form_of_a_store_has_the_hash_that_it_was_written_with(tmp_path):
+    lists = pa.array([["Zoë", "a,b"], []], store_module.ATTRIBUTES_TYPE)
+    plain = a_store()
+    with_attributes = sequence_store(*plain[:5], attributes=lists)
+    for number, store in enumerate([plain, a_store(titles=None), with_attributes, store_from_sequences([[], [3, 1]])]):
+        write_store(tmp_path / str(number), store)
+        assert open_store(tmp_path / str(number), verify=True).content_hash == store.content_hash
+
+
+def test_a_flipped_byte_of_a_table_is_found_before_it_is_read(tmp_path):
+    write_store(tmp_path / "store", a_store())
+    for name in ("items.parquet", "users.parquet"):
+        file = tmp_path / "store" / name
+        content = bytearray(file.read_bytes())
+        content[50] ^= 1  # among the values of the first column
+        file.write_bytes(content)
+        with pytest.raises(InputError, match=f"{name} is missing or damaged"):
+            open_store(tmp_path / "store")
+        content[50] ^= 1
+        file.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "preparation",
+    [["steps"], "steps", 7, {"steps": [1]}, {"split": "temporal"}, {"categories": {"part": "test"}}, {"counts": {}}],
+)
+def test_a_preparation_of_another_type_is_refused(tmp_path, preparation):
+    write_store(tmp_path / "store", a_store())
+    edit_manifest(tmp_path / "store", preparation=preparation)
+    with pytest.raises(InputError, match="prepare the data again"):
+        read_preparation(tmp_path / "store")
+
+
+def test_a_store_that_another_process_is_changing_is_not_changed(tmp_path):
+    before = write_store(tmp_path / "store", a_store())
+    program = f"""
+from seqrec.data.directories import replaced
+with replaced({str(tmp_path / "store")!r}):
+    print("inside", flush=True)
+    input()
+    raise SystemExit
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "inside\n"
+        with pytest.raises(InputError, match="store is in use by another process; start again when that has ended"):
+            write_store(tmp_path / "store", store_from_sequences([[1]]))
+        assert open_store(tmp_path / "store").content_hash == before.content_hash
+        process.communicate("\n")
+    assert write_store(tmp_path / "store", store_from_sequences([[1]])).n_events == 1
 
 
 @pytest.mark.parametrize(
@@ -270,8 +351,8 @@ def killed_write(directory, store, monkeypatch, *, n_renames):
         rename(source, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(store_module.shutil, "rmtree", lambda path, ignore_errors: None)
-        patch.setattr(store_module.os, "rename", kill)
+        patch.setattr(shutil, "rmtree", lambda path, ignore_errors: None)
+        patch.setattr(os, "rename", kill)
         with pytest.raises(KilledError) if n_renames < 2 else contextlib.nullcontext():
             write_store(directory, store)
 
@@ -309,7 +390,7 @@ def last_but_one(source, target):
     rename(source, target)
     print("renamed", flush=True)
     signal.pause()
-store.os.rename = last_but_one
+os.rename = last_but_one
 store.write_store({str(directory)!r}, store.store_from_sequences([[1, 2, 3]]))
 """
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:

@@ -15,6 +15,7 @@ from conftest import TOY_MODEL, train
 from scripts import TRAINING
 
 from seqrec import runs, runtime
+from seqrec.data.store import store_from_sequences, write_store
 from seqrec.files import read_json
 from seqrec.study.plan import Study, make_plan, plan_text
 from seqrec.types import InputError
@@ -110,6 +111,19 @@ def test_a_dry_run_tells_what_is_left_and_trains_nothing(copied, tmp_path, monke
     fresh = dataclasses.replace(copied, output=tmp_path / "fresh", dry_run=True)
     assert "not known before the first run" in plan_text(make_plan(fresh, TRAINING))
     assert not fresh.output.exists()
+
+
+def test_a_study_of_a_store_makes_its_output_directory(tmp_path, monkeypatch):
+    def refuse(*args):
+        raise InputError("not trained here")
+
+    monkeypatch.setattr("seqrec.study.run._train", refuse)
+    write_store(tmp_path / "store", store_from_sequences([[1, 2, 3, 4], [2, 3, 4, 1]]))
+    base = f"{BASE}--dataset store --data-path {tmp_path / 'store'}"
+    fresh = Study(base, ("wide=--d-model 32",), output=tmp_path / "new" / "study")
+    with pytest.raises(InputError, match="no finished run"):
+        feature_study.main(feature_study.Config(fresh))
+    assert "data" in json.loads((fresh.output / "study.json").read_text())
 
 
 def test_what_does_not_fit_the_budget_is_left_and_said(copied, capsys):

@@ -264,7 +264,15 @@ def test_eight_devices_give_the_figures_of_one(toy, finished, tmp_path, start_sc
 
 
 def test_sigterm_ends_with_a_command_that_goes_on_when_pasted(toy, finished, tmp_path, start_script):
-    slow_reading = "import time; from seqrec import tasks; tasks.read_source = lambda *a, **k: time.sleep(600)"
+    slow_reading = """
+import time
+from seqrec.run import data
+read = data.read_source
+def read_slowly(*args, **options):
+    time.sleep(3)
+    return read(*args, **options)
+data.read_source = read_slowly
+"""
     run = tmp_path / "a run"
     process = start_script("sasrec.py", *toy, "--output", run, code=slow_reading)
     while not (run / "config.json").exists():

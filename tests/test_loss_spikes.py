@@ -8,7 +8,7 @@ import pytest
 from small_runs import BATCHES, PER_EPOCH, STORE, Run, signal_at, start_state, step_of
 
 from seqrec import runtime
-from seqrec.spikes import N_LOSSES, RunningLoss, Spike, find_spike
+from seqrec.loss_spikes import N_LOSSES, RunningLoss, Spike, find_spike
 from seqrec.types import InputError
 
 LAST = 3 * PER_EPOCH

@@ -1,4 +1,4 @@
-"""Which losses are spikes, and what is said of one."""
+"""Detection of loss spikes and of numbers that are not finite."""
 
 import math
 from dataclasses import dataclass
@@ -8,17 +8,17 @@ import numpy as np
 from seqrec.data.batches import TrainingBatches
 
 N_LOSSES = 100
-"""Losses that the running mean looks back on, about; fewer say too little of how far losses lie apart."""
+"""About how many losses the running mean covers; with fewer, the running deviation is not used yet."""
 MIN_RISE = 1.0
-"""What a spike is above the running mean at least, in nats: a loss near 0 varies by many of its deviations."""
+"""The least rise above the running mean that is a spike, in nats: a loss near 0 varies by many deviations."""
 
 
 @dataclass(frozen=True)
 class RunningLoss:
     """Mean and variance of the losses so far.
 
-    They are the plain ones of the first `N_LOSSES`; from then on a loss weighs `1 / N_LOSSES` and those before it fade
-    (Finch 2009, "Incremental calculation of weighted mean and variance", section 9).
+    Up to `N_LOSSES` losses weigh the same; then each new loss has the weight `1 / N_LOSSES` and older ones decay
+    exponentially (Finch 2009, "Incremental calculation of weighted mean and variance", section 9).
     """
 
     n: int = 0
@@ -26,16 +26,16 @@ class RunningLoss:
     variance: float = 0.0
 
     def add(self, loss: float) -> "RunningLoss":
-        """With one more loss."""
+        """The mean and variance with one more loss."""
         share = max(1 / (self.n + 1), 1 / N_LOSSES)
         rise = loss - self.mean
         return RunningLoss(self.n + 1, self.mean + share * rise, (1 - share) * (self.variance + share * rise * rise))
 
     def limit(self, *, deviations: float) -> float:
-        """The loss above which the next one is a spike: so many standard deviations, and `MIN_RISE`, above the mean.
+        """The loss above which the next one is a spike: this many standard deviations above the mean.
 
-        Of the first `N_LOSSES` it is one above twice the mean. With 0 deviations, and before the first, there is no
-        limit.
+        For the first `N_LOSSES` losses it is twice the mean, and always at least `MIN_RISE` above the mean. Before the
+        first loss, and with 0 deviations, it is infinite.
         """
         if self.n == 0 or deviations == 0:
             return math.inf
@@ -44,7 +44,7 @@ class RunningLoss:
 
 
 class Spike(Exception):
-    """The loss of a step is a spike, or a number is not finite: the message says which."""
+    """The loss of a step is a spike, or a number is not finite; the message says which."""
 
     def __init__(self, message: str, *, step: int, gradient_norm: float):
         super().__init__(message)
@@ -76,8 +76,8 @@ def find_spike(
     return running
 
 
-def described(spike: Spike, batches: TrainingBatches, position: int, *, n_named: int = 5) -> str:
-    """What was found, with the gradient's norm and the first users, by their keys, of the batch at this position."""
+def describe_spike(spike: Spike, batches: TrainingBatches, position: int, *, n_named: int = 5) -> str:
+    """The spike in one phrase, with the gradient's norm and the keys of the first users of its batch."""
     users = batches.users(position)
     named = ", ".join(str(batches.store.user_keys[user]) for user in users[:n_named])
     more = f" and {len(users) - n_named:,} more" if len(users) > n_named else ""
