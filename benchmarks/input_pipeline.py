@@ -38,7 +38,6 @@ from seqrec.data.synthetic import ListeningConfig, simulate_events
 from seqrec.encoders.transformer import TransformerConfig, transformer
 from seqrec.files import write_json
 from seqrec.losses.softmax import softmax_loss
-from seqrec.objectives import next_item
 from seqrec.sharding import MeshConfig, split_rows
 from seqrec.training import OptimizerConfig, init_state, make_optimizer, make_train_step
 from seqrec.types import Batch

@@ -23,7 +23,6 @@ from seqrec.config import to_json, with_traced
 from seqrec.encoders.transformer import TransformerConfig, transformer
 from seqrec.files import write_json
 from seqrec.losses.config import LossConfig, make_loss
-from seqrec.objectives import next_item
 from seqrec.population import make_population_step, members
 from seqrec.sharding import MeshConfig
 from seqrec.training import OptimizerConfig, init_state, make_optimizer, make_train_step

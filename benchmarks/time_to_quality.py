@@ -35,7 +35,6 @@ from seqrec.evaluation import evaluate, make_eval_step
 from seqrec.files import write_json
 from seqrec.losses.softmax import softmax_loss
 from seqrec.metrics import means, metric_sums
-from seqrec.objectives import next_item
 from seqrec.retrieval import rank_targets
 from seqrec.sharding import MeshConfig, split_rows
 from seqrec.training import OptimizerConfig, init_state, make_optimizer, make_train_step

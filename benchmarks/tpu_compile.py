@@ -26,7 +26,6 @@ from seqrec.config import to_json
 from seqrec.encoders.transformer import TransformerConfig, transformer
 from seqrec.files import read_json, write_json
 from seqrec.losses.softmax import softmax_loss
-from seqrec.objectives import next_item
 from seqrec.sharding import MeshConfig, abstract_rows, make_mesh
 from seqrec.training import OptimizerConfig, init_shapes, make_optimizer, make_train_step
 from seqrec.types import Batch, InputError

@@ -42,7 +42,6 @@ from seqrec.encoders.transformer import TransformerConfig, transformer
 from seqrec.files import write_json
 from seqrec.layers import attention, causal_mask, dropout, feed_forward, item_table_rows, norm, rotation
 from seqrec.losses.softmax import softmax_loss, tile_sizes
-from seqrec.objectives import next_item
 from seqrec.sharding import MeshConfig, look_up, split_rows
 from seqrec.training import OptimizerConfig, TrainState, init_state, make_optimizer, make_train_step
 from seqrec.types import Batch
