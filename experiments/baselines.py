@@ -4,11 +4,13 @@ r"""Tests the baselines that a model has to beat, on one file of events: from po
     python experiments/baselines.py --dataset ml-1m --data-path ml-1m.txt.gz
 
 They see what a model sees, and the same queries. Keep a run by experiments/results.py, and its rows stand in every
-table of that data. With --times history the demo's recent popularity is among them.
+table of that data. Each baseline's ranks are kept too: compare.py MODEL BASELINES tests a model against all of them,
+and compare.py MODEL BASELINES/item-knn against one.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,10 +19,12 @@ from tyro.conf import OmitArgPrefixes
 from seqrec import runtime
 from seqrec.baselines import popularity
 from seqrec.baselines.scored import ease, first_order_markov, item_knn, score_ranks
-from seqrec.files import write_json
+from seqrec.data.store import SequenceStore, open_store
+from seqrec.evaluation import rank_table
+from seqrec.files import make_directory, write_json
 from seqrec.report import figures
 from seqrec.run.config import RunConfig
-from seqrec.run.data import DataConfig, Task, open_task
+from seqrec.run.data import NO_ENGAGEMENT, DataConfig, Task, open_task, prepare_store
 from seqrec.run.experiment import open_run
 from seqrec.run.results import protocol
 from seqrec.types import InputError
@@ -43,7 +47,15 @@ class Config:
     run: OmitArgPrefixes[RunConfig] = field(default_factory=RunConfig)
 
 
-def baselines(config: Config, task: Task) -> Iterator[tuple[str, Rank]]:
+def with_times(config: Config, task: Task, run: Path) -> SequenceStore:
+    """The task's store, with times where its file has them: a store of models that read none has none."""
+    if "timestamp_us" in task.store.columns or config.data.dataset == "store":
+        return task.store
+    prepare_store(run / "store-with-times", (config.data, NO_ENGAGEMENT), keep_times=True)
+    return open_store(run / "store-with-times")
+
+
+def baselines(config: Config, task: Task, timed: SequenceStore) -> Iterator[tuple[str, Rank]]:
     """Each baseline by its name, fitted when it is asked for."""
     store, split = task.store, task.split
     counts = popularity.training_counts(store, split)
@@ -56,8 +68,8 @@ def baselines(config: Config, task: Task) -> Iterator[tuple[str, Rank]]:
 
     yield "popularity", by_counts(counts)
     yield "personal popularity", by_counts(counts, popularity.personal_popularity_ranks)
-    if "timestamp_us" in store.columns:
-        yield "recent popularity", by_counts(popularity.recent_counts(store, split, days=config.recent_days))
+    if "timestamp_us" in timed.columns:
+        yield "recent popularity", by_counts(popularity.recent_counts(timed, split, days=config.recent_days))
     yield "first-order Markov", by_scores(first_order_markov(store, split))
     yield "item-kNN", by_scores(item_knn(store, split, n_neighbours=config.n_neighbours))
     try:
@@ -70,13 +82,17 @@ def main(config: Config) -> dict[str, Any]:
     """Tests each baseline, leaves the figures in the run's directory, and returns what `metrics.json` holds."""
     with open_run(config, config.run, experiment="baselines", dataset=config.data.dataset) as run:
         task = open_task(run, config.data, seed=config.run.seed)
-        found: dict[str, Any] = {"baselines": {}, "protocol": protocol(task)}
-        for name, rank in baselines(config, task):
-            ranks = task.test.judge(*rank(task.test.target_positions, mask_seen=task.mask_seen))
-            found["baselines"][name] = figures.figures(ranks, users=task.test.users)
-        write_json(run / "metrics.json", found)
-    print(f"\n{figures.format_table(found['baselines'])}\nrun directory  {run}")
-    return found
+        results: dict[str, Any] = {"baselines": {}, "protocol": protocol(task)}
+        for name, rank in baselines(config, task, with_times(config, task, run)):
+            ranks, n_candidates = rank(task.test.target_positions, mask_seen=task.mask_seen)
+            table = rank_table(task.test, ranks, n_candidates)
+            results["baselines"][name] = figures.figures(table.rank, users=table.user)
+            own = make_directory(run / name.lower().replace(" ", "-"))
+            figures.write_ranks(own / "ranks.parquet", table, task.store, task.split)
+            write_json(own / "metrics.json", {"test": results["baselines"][name], "protocol": results["protocol"]})
+        write_json(run / "metrics.json", results)
+    print(f"\n{figures.format_table(results['baselines'])}\nrun directory  {run}")
+    return results
 
 
 if __name__ == "__main__":

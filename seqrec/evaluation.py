@@ -77,7 +77,13 @@ def make_eval_step(model: Model) -> QueryStep:
 
 def evaluate(eval_step: QueryStep, params: Params, queries: Queries) -> RankTable:
     """The rank of each query's held-out item."""
-    ranks, n_candidates = run_queries(eval_step, params, queries)
+    return rank_table(queries, *run_queries(eval_step, params, queries))
+
+
+def rank_table(
+    queries: Queries, ranks: Float[np.ndarray, " queries"], n_candidates: Int[np.ndarray, " queries"]
+) -> RankTable:
+    """The queries with the ranks of their held-out items; queries that count as misses rank behind all candidates."""
     n_candidates = n_candidates.astype(np.int64)
     return RankTable(
         user=queries.users,

@@ -59,12 +59,13 @@ def unwritable(file: Path | str, error: OSError) -> InputError:
     return InputError(f"{address_of(file)} cannot be written ({error.strerror or error}); {remedy}")
 
 
-def make_directory(directory: Path) -> None:
-    """Makes a directory where there is none."""
+def make_directory(directory: Path) -> Path:
+    """Makes the directory, where there is none, and returns it."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise unwritable(directory, error) from error
+    return directory
 
 
 def write_text(file: Path | str, text: str) -> None:

@@ -54,7 +54,15 @@ def local_paths(runs: Sequence[Path], top_k: Sequence[str]) -> Iterator[NamedPat
     """`named_paths`, with runs in a bucket as copies that last as long as the block."""
     with contextlib.ExitStack() as copies:
         files = ("config.json", "metrics.json", "ranks.parquet")
-        yield named_paths([copies.enter_context(working_copy(run, read_only=True, fetch=files)) for run in runs], top_k)
+        local = [copies.enter_context(working_copy(run, read_only=True, fetch=files)) for run in runs]
+        yield named_paths([path for run in local for path in with_ranks(run)], top_k)
+
+
+def with_ranks(run: Path) -> list[Path]:
+    """The run itself, or the directories inside it that hold ranks, such as those of several baselines."""
+    if not run.is_dir() or (run / "ranks.parquet").is_file():
+        return [run]
+    return sorted(file.parent for file in run.glob("*/ranks.parquet")) or [run]
 
 
 def read_tables(paths: NamedPaths) -> dict[str, RankTableFile]:
@@ -159,7 +167,8 @@ def config_differences(paths: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
     return {
         name: values
         for name, values in by_name.items()
-        if name not in ignored and any(value != next(iter(values.values())) for value in values.values())
+        if name.removeprefix("training.") not in ignored
+        and any(value != next(iter(values.values())) for value in values.values())
     }
 
 

@@ -216,8 +216,11 @@ def _prepare_once(run: Path, config: DataConfig, engagement: EngagementConfig) -
         prepare_store(run / "store", (config, engagement))
 
 
-def prepare_store(directory: Path, *readers: tuple[DataConfig, EngagementConfig]) -> None:
-    """Reads the events that the first config names and leaves them as a store, with what any of the readers needs."""
+def prepare_store(directory: Path, *readers: tuple[DataConfig, EngagementConfig], keep_times: bool = False) -> None:
+    """Reads the events that the first config names and leaves them as a store, with what any of the readers needs.
+
+    Times are kept where a reader needs them, or with `keep_times` where there are any.
+    """
     config = readers[0][0]
     kinds = {name: kind for each, _ in readers for name, kind in each.behaviour.columns.items()}
     texts: dict[str, Sequence[str]] = {name: () for name, kind in kinds.items() if kind == "categories"}
@@ -234,12 +237,13 @@ def prepare_store(directory: Path, *readers: tuple[DataConfig, EngagementConfig]
         extra=numbers,
         categories=texts,
     )
-    keep_times = any(
+    has_times = "timestamp_us" in column_names(source.events)
+    keep_times = (keep_times and has_times) or any(
         each.split.split == "temporal"
         or each.times != "none"
         or each.behaviour.reads_times
         or engagement.gap_head > 0
-        or (engagement.half_life > 0 and "timestamp_us" in column_names(source.events))
+        or (engagement.half_life > 0 and has_times)
         for each, engagement in readers
     )
     # Of sessions in two files `part` says whose file each is.
