@@ -5,7 +5,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from seqrec.objectives import next_item
 
 from seqrec.config import with_traced, with_values
 from seqrec.data.batches import training_batches
