@@ -35,6 +35,7 @@ def test_the_command_on_the_page_repeats_the_run(finished):
 def test_the_command_names_a_mesh_by_its_own_flags():
     config = sasrec.Config(training=TrainingConfig(mesh=MeshConfig(model=2)))
     _, _, *flags = command("sasrec.py", to_json(config), sasrec.Config()).split()
+    assert flags == ["--mesh.model", "2"]
     assert runtime.parse(sasrec.Config, flags) == config
 
 
