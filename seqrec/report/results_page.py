@@ -44,7 +44,7 @@ def condensed_config(run: Path) -> dict[str, Any]:
 
 
 def _shared(kept: dict[str, Any]) -> dict[str, Any]:
-    """The part of a run's config that all training scripts share; the config of baselines has `data` and `run` itself."""
+    """The part of a config that all training scripts share; baselines have `data` and `run` beside their own."""
     config: dict[str, Any] = kept["config"]
     return config.get("training", config)
 
