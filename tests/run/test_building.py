@@ -45,7 +45,7 @@ def test_a_model_is_the_script_s_own_unless_the_config_asks_for_more():
 
 def test_a_config_that_asks_for_repeats_and_side_tasks_gets_them():
     engagement = EngagementConfig(skips=("skipped=true",), skip_head=0.1)
-    encoder, model = a_model(LossConfig(repeat_mixture=True), engagement=engagement, mask_seen=False)
+    encoder, model = a_model(LossConfig(repeat_mixture=True), engagement=engagement, mask_seen="no")
     assert type(model.head) is RepeatHead
     assert model.auxiliary_loss is not None
     assert model.specs.keys() - encoder.specs.keys() == {"repeats", "side_tasks"}
@@ -64,10 +64,10 @@ DECODER = {"make": seq2seq, "model": Seq2SeqConfig(BOTH_WAYS), "ask": continuati
 @pytest.mark.parametrize(
     ("loss", "options", "said"),
     [
-        ({"repeat_mixture": True}, {"mask_seen": True}, "which are not ranked; add --no-mask-seen"),
+        ({"repeat_mixture": True}, {"mask_seen": "yes"}, "which are not ranked; add --no-mask-seen"),
         (
             {"repeat_mixture": True},
-            {"mask_seen": False, "split": SplitConfig(n_out=2, window_target="first")},
+            {"mask_seen": "no", "split": SplitConfig(n_out=2, window_target="first")},
             "--repeat-mixture generates no continuations",
         ),
         (

@@ -91,7 +91,7 @@ def test_sessions_in_two_files_are_tested_on_every_prefix_of_the_second(tmp_path
         lines = [" ".join(map(str, row)) for row in items]
         (folder / f"{part}_sessions.txt").write_text("\n".join(lines) + "\n")
     split = SplitConfig(split="marked-users", window_target="every", valid_share=0.2)
-    config = DataConfig("sessions", folder, split=split, mask_seen=False)
+    config = DataConfig("sessions", folder, split=split, mask_seen="no")
     prepare_store(tmp_path / "store", (config, EngagementConfig()))
     task = make_task(config, open_store(tmp_path / "store"), seed=0)
     asked = task.store.item_keys[task.test.targets - 1].reshape(7, 4)

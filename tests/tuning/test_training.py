@@ -25,7 +25,7 @@ from seqrec.types import InputError
 DATA = DataConfig(
     max_length=8,
     batch_size=8,
-    mask_seen=False,
+    mask_seen="no",
     split=SplitConfig(n_out=3, window_target="first"),
     whole_histories=False,
 )
