@@ -18,14 +18,14 @@ from seqrec.run.building import build_model
 from seqrec.run.config import TrainingConfig
 from seqrec.run.data import DataConfig, make_task
 
-N_ITEMS = 5
+N_ITEMS = 6
 SKIPS = EngagementConfig(skips=("skipped=true",))
 
 
 def a_model(loss=None, *, make=transformer, model=None, ask=next_item, engagement=None, **data):
     """The encoder and the model of it, on two histories of six events."""
     columns = {"skipped": np.arange(12) % 4 == 1, "timestamp_us": 1_000_000 * np.arange(12)}
-    store = sequence_store(1 + np.arange(12) % 5, np.array([0, 6, 12]), np.arange(5), np.arange(2), columns=columns)
+    store = sequence_store(1 + np.arange(12) % 6, np.array([0, 6, 12]), np.arange(6), np.arange(2), columns=columns)
     config = TrainingConfig(
         data=DataConfig("store", **{"max_length": 4, "batch_size": 2, **data}),
         loss=loss or LossConfig(),
