@@ -21,7 +21,9 @@ from seqrec.config import to_json
 from seqrec.encoders.seq2seq import Seq2SeqConfig, seq2seq
 from seqrec.files import write_json
 from seqrec.generation import DecodingConfig, generate, recomputed
+from seqrec.heads.softmax import softmax_model
 from seqrec.params import init_params
+from seqrec.questions import continuation
 from seqrec.sharding import MeshConfig
 from seqrec.types import HistoryBatch
 
@@ -55,17 +57,16 @@ def main(config: Config) -> dict[str, Any]:
     """Prints items a second and returns them."""
     runtime.start(MeshConfig())
     max_length = config.history_length + config.n_generated - 1
-    encoder = seq2seq(config.model, n_items=config.n_items, max_length=max_length)
-    assert encoder.decoder is not None
-    params = init_params(encoder.specs, jax.random.key(0))
+    model = softmax_model(seq2seq(config.model, n_items=config.n_items, max_length=max_length), ask=continuation)
+    params = init_params(model.specs, jax.random.key(0))
     # Larger than at the start, so that no two items all but tie.
     params = jax.tree.map(lambda leaf: 5 * leaf if leaf.ndim == 2 else leaf, params)
     shape = (config.n_histories, config.history_length)
     items = jax.random.randint(jax.random.key(1), shape, 1, config.n_items + 1)
     rows = HistoryBatch(items, jnp.full(len(items), config.history_length), jnp.zeros((len(items), 0), jnp.int32))
     programs = {
-        name: jax.jit(functools.partial(generate, decoder, n=config.n_generated, config=config.decoding))
-        for name, decoder in (("cached", encoder.decoder), ("anew", recomputed(encoder, as_history=False)))
+        name: jax.jit(functools.partial(generate, each, n=config.n_generated, config=config.decoding))
+        for name, each in (("cached", model), ("anew", recomputed(model, as_history=False)))
     }
     key = jax.random.key(2)
     found = {name: np.asarray(program(params, rows, key=key).items) for name, program in programs.items()}

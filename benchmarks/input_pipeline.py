@@ -37,7 +37,7 @@ from seqrec.data.store import SequenceStore, sequence_store, write_store
 from seqrec.data.synthetic import ListeningConfig, simulate_events
 from seqrec.encoders.transformer import TransformerConfig, transformer
 from seqrec.files import write_json
-from seqrec.losses.softmax import softmax_loss
+from seqrec.heads.softmax import softmax_model
 from seqrec.sharding import MeshConfig, split_rows
 from seqrec.training import OptimizerConfig, init_state, make_optimizer, make_train_step
 from seqrec.types import Batch
@@ -137,10 +137,10 @@ def grain_pipelines(
 
 def make_training(config: Config, batches: TrainingBatches) -> dict[str, Callable[[range], None]]:
     """What runs the training steps of a range: over batches made in turn, and over batches made ahead."""
-    encoder = transformer(config.model, n_items=batches.store.n_items, max_length=config.max_length)
-    optimizer = make_optimizer(OptimizerConfig(), encoder.specs, n_steps=10_000)
-    train_step = make_train_step(encoder, next_item, softmax_loss, optimizer, seed=0, average_decay=0.99)
-    state = init_state(encoder, optimizer, seed=0)
+    model = softmax_model(transformer(config.model, n_items=batches.store.n_items, max_length=config.max_length))
+    optimizer = make_optimizer(OptimizerConfig(), model.specs, n_steps=10_000)
+    train_step = make_train_step(model, optimizer, seed=0, average_decay=0.99)
+    state = init_state(model, optimizer, seed=0)
 
     def train(make: Callable[[int], Batch], steps: range) -> None:
         nonlocal state

@@ -22,6 +22,7 @@ from seqrec import runtime
 from seqrec.config import to_json, with_traced
 from seqrec.encoders.transformer import TransformerConfig, transformer
 from seqrec.files import write_json
+from seqrec.heads.softmax import softmax_model
 from seqrec.losses.config import LossConfig, make_loss
 from seqrec.population import make_population_step, members
 from seqrec.sharding import MeshConfig
@@ -61,7 +62,7 @@ class Parts:
     """What the members of a population differ in."""
 
     model: TransformerConfig
-    objective: LossConfig = field(default_factory=lambda: LossConfig(label_smoothing=0.1))
+    loss: LossConfig = field(default_factory=lambda: LossConfig(label_smoothing=0.1))
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 
 
@@ -69,8 +70,8 @@ def spread(n_members: int) -> dict[str, jax.Array]:
     """Numbers for each member."""
     return {
         "model.dropout": jnp.linspace(0.1, 0.5, n_members),
-        "objective.temperature": jnp.linspace(0.5, 2.0, n_members),
-        "objective.label_smoothing": jnp.linspace(0.01, 0.2, n_members),
+        "loss.temperature": jnp.linspace(0.5, 2.0, n_members),
+        "loss.label_smoothing": jnp.linspace(0.01, 0.2, n_members),
         "optimizer.learning_rate": jnp.geomspace(3e-4, 1e-2, n_members),
         "optimizer.weight_decay": jnp.geomspace(1e-3, 0.5, n_members),
     }
@@ -85,10 +86,10 @@ def main(config: Config) -> dict[str, Any]:
 
     def step_of(parts: Parts):
         encoder = transformer(parts.model, n_items=n_items, max_length=config.max_length)
-        optimizer = make_optimizer(parts.optimizer, encoder.specs, n_steps=10_000)
-        loss = make_loss(parts.objective, counts=counts)
-        step = make_train_step(encoder, next_item, loss, optimizer, seed=0, average_decay=0.99)
-        return step, lambda: init_state(encoder, optimizer, seed=0)
+        model = softmax_model(encoder, make_loss(parts.loss, counts=counts))
+        optimizer = make_optimizer(parts.optimizer, model.specs, n_steps=10_000)
+        step = make_train_step(model, optimizer, seed=0, average_decay=0.99)
+        return step, lambda: init_state(model, optimizer, seed=0)
 
     parts = Parts(config.model)
     single_step, first = step_of(parts)

@@ -33,7 +33,7 @@ from seqrec.data.splits import leave_last_out
 from seqrec.encoders.transformer import TransformerConfig, transformer
 from seqrec.evaluation import evaluate, make_eval_step
 from seqrec.files import write_json
-from seqrec.losses.softmax import softmax_loss
+from seqrec.heads.softmax import softmax_model
 from seqrec.metrics import means, metric_sums
 from seqrec.retrieval import rank_targets
 from seqrec.sharding import MeshConfig, split_rows
@@ -104,13 +104,13 @@ def time_ours(config: Config) -> tuple[dict[str, Any], Queries]:
     split = leave_last_out(store)
     sizes = {"max_length": config.max_length, "batch_size": config.batch_size}
     batches = training_batches(store, split, **sizes, seed=config.seed)
-    encoder = transformer(config.model, n_items=store.n_items, max_length=config.max_length)
+    model = softmax_model(transformer(config.model, n_items=store.n_items, max_length=config.max_length))
     n_steps = config.max_epochs * batches.steps_per_epoch
-    optimizer = make_optimizer(config.optimizer, encoder.specs, n_steps=n_steps)
+    optimizer = make_optimizer(config.optimizer, model.specs, n_steps=n_steps)
     average_decay = config.optimizer.average_decay
-    step = make_train_step(encoder, next_item, softmax_loss, optimizer, seed=config.seed, average_decay=average_decay)
-    state = init_state(encoder, optimizer, seed=config.seed)
-    queries, eval_step = make_queries(store, split.valid, **sizes, mask_seen=True), make_eval_step(encoder)
+    step = make_train_step(model, optimizer, seed=config.seed, average_decay=average_decay)
+    state = init_state(model, optimizer, seed=config.seed)
+    queries, eval_step = make_queries(store, split.valid, **sizes, mask_seen=True), make_eval_step(model)
     course = Course("seqrec", config.bar)
     for epoch in range(config.max_epochs):
         for number in range(epoch * batches.steps_per_epoch, (epoch + 1) * batches.steps_per_epoch):

@@ -25,7 +25,7 @@ from seqrec import runtime
 from seqrec.config import to_json
 from seqrec.encoders.transformer import TransformerConfig, transformer
 from seqrec.files import read_json, write_json
-from seqrec.losses.softmax import softmax_loss
+from seqrec.heads.softmax import softmax_model
 from seqrec.sharding import MeshConfig, abstract_rows, make_mesh
 from seqrec.training import OptimizerConfig, init_shapes, make_optimizer, make_train_step
 from seqrec.types import Batch, InputError
@@ -115,12 +115,12 @@ def compile_step(config: Config, name: str, n_items: int) -> dict[str, Any]:
     n_groups = len(devices) // n_model
     found: dict[str, Any] = {"slice": name, "n_items": n_items, "chips": len(devices), "data": n_groups}
     found |= {"model": n_model, "chip_gib": chip_bytes / 2**30}
-    encoder = transformer(config.model, n_items=n_items, max_length=config.max_length)
-    optimizer = make_optimizer(OptimizerConfig(second_moments="rows"), encoder.specs, n_steps=10_000)
-    step = make_train_step(encoder, next_item, softmax_loss, optimizer, seed=0, average_decay=0.99)
+    model = softmax_model(transformer(config.model, n_items=n_items, max_length=config.max_length))
+    optimizer = make_optimizer(OptimizerConfig(second_moments="rows"), model.specs, n_steps=10_000)
+    step = make_train_step(model, optimizer, seed=0, average_decay=0.99)
     shape = (config.rows_per_group * n_groups, config.max_length)
     batch = abstract_rows(Batch(*(jax.ShapeDtypeStruct(shape, np.int32) for _ in range(4))), mesh)
-    state = init_shapes(encoder, optimizer, mesh)
+    state = init_shapes(model, optimizer, mesh)
     # The abstract mesh alone: on the other, jax would also try to compute the step's constants.
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         lowered = step.lower(state, batch)

@@ -40,6 +40,7 @@ from seqrec.data.splits import leave_last_out
 from seqrec.data.store import sequence_store
 from seqrec.encoders.transformer import TransformerConfig, transformer
 from seqrec.files import write_json
+from seqrec.heads.softmax import softmax_model
 from seqrec.layers import attention, causal_mask, dropout, feed_forward, item_table_rows, norm, rotation
 from seqrec.losses.softmax import softmax_loss, tile_sizes
 from seqrec.sharding import MeshConfig, look_up, split_rows
@@ -231,10 +232,10 @@ def main(config: Config) -> dict[str, Any]:
     runtime.start(MeshConfig())
     batches = full_rows(config) if config.data_path is None else file_rows(config, config.data_path)
     n_items = batches.store.n_items
-    encoder = transformer(config.model, n_items=n_items, max_length=config.max_length)
-    optimizer = make_optimizer(OptimizerConfig(), encoder.specs, n_steps=10_000)
-    train_step = make_train_step(encoder, next_item, softmax_loss, optimizer, seed=0, average_decay=0.99)
-    state = init_state(encoder, optimizer, seed=0)
+    model = softmax_model(transformer(config.model, n_items=n_items, max_length=config.max_length))
+    optimizer = make_optimizer(OptimizerConfig(), model.specs, n_steps=10_000)
+    train_step = make_train_step(model, optimizer, seed=0, average_decay=0.99)
+    state = init_state(model, optimizer, seed=0)
     shapes = product_shapes(config.model, n_rows=batches.n_rows, length=config.max_length, n_items=n_items)
     flops = step_flops(config.model, shapes)
     first, sizes = split_rows(batches.batch(0)), {"n_items": n_items, "max_length": config.max_length}

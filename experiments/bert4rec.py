@@ -1,11 +1,6 @@
-r"""Trains and tests a bidirectional Transformer that restores hidden items (BERT4Rec: Sun et al. 2019).
+"""Trains a bidirectional Transformer that restores hidden items (BERT4Rec: Sun et al. 2019), and tests it.
 
-    python experiments/bert4rec.py                                  # the MovieLens demo
-    python experiments/bert4rec.py --dataset ml-1m --data-path ml-1m.txt.gz --no-whole-histories --batch-size 64 \
-        --d-model 128 --max-epochs 100 --patience 25
-
-It learns from a share of the positions at a time, so it needs several times the epochs of a causal model.
-docs/results.md has the figures to expect and the minutes they took.
+python experiments/bert4rec.py    # the MovieLens demo; docs/results.md has commands for other data, and figures
 """
 
 from dataclasses import dataclass, field
@@ -15,7 +10,7 @@ from seqrec.loop import FitConfig
 from seqrec.questions import MaskedItemConfig, masked_items
 from seqrec.run import Flat, Model, Task, TrainingConfig, build_model, make_main, run_script
 
-FIT = FitConfig(max_epochs=60, patience=15)
+FIT = FitConfig(max_epochs=60, patience=15)  # a step learns from a share of the positions, so it needs more epochs
 
 
 @dataclass(frozen=True)
@@ -34,7 +29,6 @@ def build(config: Config, task: Task) -> Model:
 
 
 main = make_main(build, name="BERT4Rec")
-
 
 if __name__ == "__main__":
     run_script(main, Config)

@@ -1,11 +1,8 @@
-r"""Trains and tests a gated Transformer with sampled softmax over mixed negatives (eSASRec) on one file of events.
+"""Trains and tests a gated Transformer with sampled softmax over mixed negatives (eSASRec) on one file of events.
 
-    python experiments/esasrec.py                                   # the MovieLens demo
-    python experiments/esasrec.py --dataset s3rec --data-path Beauty.txt.gz --max-length 50 --batch-size 128 \
-        --dropout 0.5 --max-epochs 40
+    python experiments/esasrec.py    # the MovieLens demo; docs/results.md has commands for other data, and figures
 
-The gates are LiGR's (Borisyuk et al. 2025); half of the negatives are drawn by popularity and half evenly.
-docs/results.md has the figures to expect and the minutes they took.
+The gates are LiGR's (Borisyuk et al. 2025); half of the negatives are sampled by popularity and half uniformly.
 """
 
 from dataclasses import dataclass, field
@@ -32,7 +29,6 @@ def build(config: Config, task: Task) -> Model:
 
 
 main = make_main(build, name="eSASRec")
-
 
 if __name__ == "__main__":
     run_script(main, Config)

@@ -29,6 +29,5 @@ def build(config: Config, task: Task) -> Model:
 
 main = make_main(build, name="GRU4Rec")
 
-
 if __name__ == "__main__":
     run_script(main, Config)

@@ -30,6 +30,5 @@ def build(config: Config, task: Task) -> Model:
 
 main = make_main(build, name="Hawk")
 
-
 if __name__ == "__main__":
     run_script(main, Config)

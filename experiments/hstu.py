@@ -1,12 +1,9 @@
-r"""Trains and tests the generative recommender HSTU (Zhai et al. 2024) on one file of events.
+"""Trains and tests the generative recommender HSTU (Zhai et al. 2024) on one file of events.
 
-    python experiments/hstu.py                                      # the MovieLens demo
-    python experiments/hstu.py --dataset ml-1m --data-path ml-1m.txt.gz --no-whole-histories --batch-size 64 \
-        --d-model 128 --seen-weight 0.01 --max-epochs 25
+    python experiments/hstu.py    # the MovieLens demo; docs/results.md has commands for other data, and figures
 
-It reads no times unless told: with --times history those of the history, and with --times query, as published, also
-when the answer came. Figures of the last are labelled time-aware, and are compared with no others.
-docs/results.md has the figures to expect and the minutes they took.
+It reads no times by default: with --times history those of the history, and with --times query, as published, also
+that of the predicted event. Results of the last are labelled time-aware, and are compared with no others.
 """
 
 from dataclasses import dataclass, field
@@ -30,7 +27,6 @@ def build(config: Config, task: Task) -> Model:
 
 
 main = make_main(build, name="HSTU")
-
 
 if __name__ == "__main__":
     run_script(main, Config)

@@ -1,12 +1,8 @@
-r"""Trains an encoder-decoder that reads a history and generates its next items, such as the rest of a playlist.
+"""Trains an encoder-decoder that generates the next items of a history, such as the rest of a playlist.
 
-    python experiments/seq2seq.py                                   # the MovieLens demo: the last 5 films of each user
-    python experiments/seq2seq.py --dataset events --data-path plays.parquet --columns user_id item_id timestamp_us \
-        --time-unit us --no-mask-seen --max-length 50 --batch-size 64 --max-epochs 6 --dropout 0.2 --n-decoder-blocks 1
+    python experiments/seq2seq.py    # the MovieLens demo: the last 5 films of each user
 
-Each history's last n-out items are the test, those before them choose the epoch. The printed table has recall@n and
-NDCG@n of the generated list, of iterating the model as a next-item model, of its n best next items at once and of
-popularity. experiments/continuations.py adds the lists of other runs; docs/seq2seq.md has the figures to expect.
+The last n-out items of each history are its test; docs/seq2seq.md has commands for other data, and figures.
 """
 
 from dataclasses import dataclass, field
@@ -34,7 +30,6 @@ def build(config: Config, task: Task) -> Model:
 
 
 main = make_main(build, name="Seq2Seq")
-
 
 if __name__ == "__main__":
     run_script(main, Config)

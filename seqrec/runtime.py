@@ -303,7 +303,7 @@ def parse(config_type: type[Config], arguments: Sequence[str]) -> Config:
 def _spelled_out(arguments: Sequence[str]) -> list[str]:
     """The arguments with `--no-mask-seen`, and `--mask-seen` without a value, as the choice that they stand for."""
     words = []
-    for word, following in zip(arguments, [*arguments[1:], "--"], strict=True):
+    for word, following in zip(arguments, [*arguments, "--"][1:], strict=True):
         is_switch = word == "--mask-seen" and following.startswith("--")
         words += ["--mask-seen", "no"] if word == "--no-mask-seen" else [word, *(["yes"] if is_switch else [])]
     return words

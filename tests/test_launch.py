@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from seqrec import runtime
+from seqrec.run import RunConfig
 
 ROOT = Path(__file__).parents[1]
 LAUNCH = ROOT / "launch"
@@ -45,10 +46,10 @@ def test_a_dry_run_prints_a_command_that_the_experiment_accepts(script):
     assert (dry.returncode, dry.stderr) == (0, "")
     (line,) = [line for line in dry.stdout.splitlines() if "sasrec.py" in line]
     config = config_of(option(shlex.split(line), "--command"))
-    assert (config.processes.distributed, config.processes.n_processes) == ("on", 16)
-    assert config.run.resume
-    assert config.run.output == Path("gs://mine/runs/r1")
-    assert config.data.data_path == Path("gs://my-bucket/my store")
+    assert (config.training.processes.distributed, config.training.processes.n_processes) == ("on", 16)
+    assert config.training.run.resume
+    assert config.training.run.output == Path("gs://mine/runs/r1")
+    assert config.training.data.data_path == Path("gs://my-bucket/my store")
     assert config.model.d_model == 128
 
 
@@ -125,8 +126,8 @@ def test_skypilot_runs_a_command_that_the_experiment_accepts():
         ["bash", "-c", script + '\nprintf "%s\\n" "$@"'], capture_output=True, text=True, check=True
     ).stdout.splitlines()
     config = config_of(shlex.join(words))
-    assert config.run == sasrec.RunConfig(output=Path("gs://my-bucket/runs/run-1"), resume=True)
-    assert config.data.data_path == Path("gs://my-bucket/store")
+    assert config.training.run == RunConfig(output=Path("gs://my-bucket/runs/run-1"), resume=True)
+    assert config.training.data.data_path == Path("gs://my-bucket/store")
     (extras,) = re.findall(r'"\.\[(.*)\]"', task["setup"])
     assert set(extras.split(",")) <= EXTRAS.keys()
 

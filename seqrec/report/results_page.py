@@ -32,7 +32,7 @@ def condensed(run: Path) -> dict[str, Any]:
 def condensed_config(run: Path) -> dict[str, Any]:
     """The content of config.json, without paths."""
     started = started_with(run)
-    config = started["config"]
+    config = _shared(started)
     known = dict(leaves(config))
     if known.get("data.data_path"):
         # Only the name: where the file lay is private, and the hash says which file it was.
@@ -41,6 +41,12 @@ def condensed_config(run: Path) -> dict[str, Any]:
         config["run"]["output"] = None
     del started["command"]  # as it was typed; `command` derives what repeats the run from its config
     return started
+
+
+def _shared(kept: dict[str, Any]) -> dict[str, Any]:
+    """The part of a config that all training scripts share; baselines have `data` and `run` beside their own."""
+    config: dict[str, Any] = kept["config"]
+    return config.get("training", config)
 
 
 def command(script: str, config: dict[str, Any], defaults: Any) -> str:
@@ -72,7 +78,7 @@ def continuations_page(text: str, kept: dict[str, dict[str, Any]]) -> str:
                     lines.append(f"| {'' if way == 'popularity' else name} | {way} | {' | '.join(cells)} |")
         lines.append("")
         for name, run in of_data.items():
-            minutes, n_epochs = run["train_seconds"] / 60, run["config"]["fit"]["max_epochs"]
+            minutes, n_epochs = run["train_seconds"] / 60, _shared(run)["fit"]["max_epochs"]
             lines.append(
                 f"- `{name}`: epoch {run['best_epoch']} of {n_epochs}, {minutes:.1f} minutes with validations; "
                 f"jax {run['versions']['jax']}, {run['versions']['device']}; split `{run['data']['split_hash'][:12]}`"
@@ -107,7 +113,7 @@ def page(kept: dict[str, dict[str, Any]], published: Published, *, defaults: Map
     for name, result in sorted(kept.items()):
         setting, _, _ = name.partition("-seed-")
         protocol = result["protocol"]
-        source = result["config"]["data"]
+        source = _shared(result)["data"]
         section = data_name(source["data_path"], source["dataset"]), protocol["split"], protocol["candidates"]
         sections[section][setting][name] = result
     lines = ["# Results", "", _HEAD, ""]
@@ -175,7 +181,7 @@ def _ablation(settings: Settings) -> list[str]:
     by_name = {setting.partition(ABLATION)[2]: by_seed for setting, by_seed in settings.items()}
     if "base" not in by_name:
         raise InputError(f"{', '.join(sorted(settings))}: no run is named {ABLATION.strip('-')}-base to compare with")
-    seeds = {name: {each["config"]["run"]["seed"]: each for each in runs.values()} for name, runs in by_name.items()}
+    seeds = {name: {_shared(each)["run"]["seed"]: each for each in runs.values()} for name, runs in by_name.items()}
     shown = _figures_shown(seeds["base"].values(), _ABLATION_SHOWN)
     lines = [
         f"| change to the base | seeds | validation NDCG@10 | {' | '.join(shown)} | gain in {next(iter(shown))} |",

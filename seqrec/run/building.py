@@ -60,6 +60,8 @@ def _check(encoder: Encoder, task: Task, ask: Ask) -> None:
         raise InputError(f"this encoder reads no times, so times={task.times} has no use; leave --times out")
     if encoder.causal and ask is not next_item:
         raise InputError("a causal encoder cannot see both sides of a hidden item; leave --causal out")
+    if not encoder.causal and ask is next_item:
+        raise InputError("a bidirectional encoder reads the next items that it is to predict; add --causal")
     if encoder.decoder is None:
         return
     if task.n_generated is None:

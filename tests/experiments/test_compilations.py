@@ -1,20 +1,27 @@
 """A run compiles its training step once."""
 
+import dataclasses
+
 import chex
 import pytest
 import sasrec
 from conftest import train
-from seqrec.objectives import next_item
 
+from seqrec.questions import next_item
+from seqrec.run import make_main
 from seqrec.types import InputError
 
 
 @pytest.fixture
 def one_trace(monkeypatch):
-    """The objective is called once a trace, and refuses the second."""
+    """The question is asked once a trace; a second trace is refused."""
     chex.clear_trace_counter()
-    build, once = sasrec.build, chex.assert_max_traces(next_item, n=1)
-    monkeypatch.setattr(sasrec, "build", lambda config, task: build(config, task)._replace(objective=once))
+    once = chex.assert_max_traces(next_item, n=1)
+
+    def build(config, task):
+        return dataclasses.replace(sasrec.build(config, task), ask=once)
+
+    monkeypatch.setattr(sasrec, "main", make_main(build, name="SASRec"))
 
 
 def test_a_whole_run_traces_its_training_step_once(one_trace, toy, tmp_path):

@@ -8,6 +8,7 @@ from conftest import train
 from seqrec import runtime
 from seqrec.config import to_json
 from seqrec.report.results_page import command, condensed, page
+from seqrec.run import TrainingConfig
 from seqrec.sharding import MeshConfig
 from seqrec.types import InputError
 
@@ -20,7 +21,7 @@ def test_the_documents_show_what_the_kept_runs_hold():
 def test_what_is_kept_does_not_say_where_files_lay(finished):
     kept = condensed(finished.directory)
     assert kept["test"] == finished.results["test"]
-    assert kept["config"]["data"]["data_path"] == "ratings.csv"
+    assert kept["config"]["training"]["data"]["data_path"] == "ratings.csv"
     assert str(finished.directory.parent) not in str(kept)
 
 
@@ -32,8 +33,9 @@ def test_the_command_on_the_page_repeats_the_run(finished):
 
 
 def test_the_command_names_a_mesh_by_its_own_flags():
-    config = sasrec.Config(mesh=MeshConfig(model=2))
+    config = sasrec.Config(training=TrainingConfig(mesh=MeshConfig(model=2)))
     _, _, *flags = command("sasrec.py", to_json(config), sasrec.Config()).split()
+    assert flags == ["--mesh.model", "2"]
     assert runtime.parse(sasrec.Config, flags) == config
 
 
@@ -62,7 +64,7 @@ def test_an_ablation_names_the_flags_that_differ_and_what_they_gained(finished, 
     kept["toy-ablation-slow-seed-0"] = condensed(tmp_path / "changed")
     text = page(kept, {}, defaults=results_script.DEFAULTS)
     gained = changed["test"]["ndcg@10"] - finished.results["test"]["ndcg@10"]
-    [row] = [line for line in text.splitlines() if line.startswith("| --no-norm-first --learning-rate 0.0001 | 0 |")]
+    [row] = [line for line in text.splitlines() if line.startswith("| --learning-rate 0.0001 --no-norm-first | 0 |")]
     assert row.endswith(f"| {changed['test']['recall@10']:.4f} | {gained:+.4f} |")
     [row] = [line for line in text.splitlines() if line.startswith("| the base itself | 0 |")]
     assert row.endswith("| +0.0000 |")
@@ -72,7 +74,8 @@ def test_an_ablation_without_its_base_is_refused(finished):
     kept = condensed(finished.directory)
     with pytest.raises(InputError, match="no run is named ablation-base"):
         page({"toy-ablation-slow-seed-0": kept}, {}, defaults=results_script.DEFAULTS)
-    other = {**kept, "config": {**kept["config"], "run": {"seed": 5}}}
+    config = kept["config"]
+    other = {**kept, "config": {**config, "training": {**config["training"], "run": {"seed": 5}}}}
     with pytest.raises(InputError, match="slow shares no seed with the base"):
         page(
             {"toy-ablation-slow-seed-5": other, "toy-ablation-base-seed-0": kept}, {}, defaults=results_script.DEFAULTS

@@ -109,7 +109,7 @@ def test_a_run_whose_machine_is_gone_goes_on_from_the_bucket_and_ends_as_one_und
             np.testing.assert_array_equal(ours, theirs)
         assert read_json(copy / "metrics.json")["test"] == finished.results["test"]
         assert (copy / "ranks.parquet").read_bytes() == (finished.directory / "ranks.parquet").read_bytes()
-        assert read_json(copy / "config.json")["config"]["run"]["output"] == "s3://toys/runs/one"
+        assert read_json(copy / "config.json")["config"]["training"]["run"]["output"] == "s3://toys/runs/one"
 
     ((status, printed, errors),) = outcomes([start_script("evaluate_checkpoint.py", "s3://toys/runs/one", **there)])
     assert status == 0, errors

@@ -114,6 +114,7 @@ def test_config_json_says_what_the_run_depended_on(finished):
     assert re.fullmatch("[0-9a-f]{64}", resolved["data"]["content_hash"])
     assert resolved["data"]["content_hash"] == finished.results["protocol"]["data_hash"]
     assert resolved["config"]["model"]["d_model"] == 16
+    assert resolved["config"]["training"]["fit"]["max_epochs"] == 4
     assert runs.read_config(sasrec.Config, finished.directory) == runtime.parse(sasrec.Config, finished.flags)
 
 
@@ -252,10 +253,13 @@ def test_eight_devices_give_the_figures_of_one(toy, finished, tmp_path, start_sc
     assert "8 x cpu" in errors
     results = read_json(tmp_path / "run" / "metrics.json")
     for part in ("test", "valid"):
-        for name, value in finished.results[part].items():
-            assert results[part][name] == (
-                pytest.approx(value, abs=1e-5) if name != "intervals" else results[part][name]
-            )
+        expected = dict(finished.results[part])
+        intervals = expected.pop("intervals")
+        assert results[part].keys() == expected.keys() | {"intervals"}
+        for name, value in expected.items():
+            assert results[part][name] == pytest.approx(value, abs=1e-5)
+        for name, interval in intervals.items():
+            assert results[part]["intervals"][name] == pytest.approx(interval, abs=1e-5)
     losses = [
         [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines() if '"loss"' in line]
         for run in (tmp_path / "run", finished.directory)

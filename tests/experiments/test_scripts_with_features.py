@@ -1,4 +1,7 @@
-"""Training scripts read what the flags name of events and users, and say what they cannot read."""
+"""Each training script takes the features that its model can have, and refuses the others in one line."""
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 import evaluate_checkpoint
 import numpy as np
@@ -7,7 +10,11 @@ from conftest import train
 from scripts import TRAINING
 
 from seqrec import runtime
+from seqrec.data.engagement import EngagementConfig
 from seqrec.data.store import open_store
+from seqrec.model import Model
+from seqrec.repeats import RepeatHead
+from seqrec.run.data import DataConfig, make_task, prepare_store
 from seqrec.study.plan import Study, make_plan
 from seqrec.types import InputError
 
@@ -46,13 +53,85 @@ def test_a_run_with_features_is_resumed_and_evaluated_again_and_knows_its_files(
         evaluate_checkpoint.main(evaluate_checkpoint.Arguments(tmp_path / "run"))
 
 
-@pytest.mark.parametrize("name", [name for name in TRAINING if name not in READING])
-def test_a_script_that_reads_items_alone_says_so(name, toy, tmp_path):
-    script = TRAINING[name]
-    flags = [*toy[:4], "--event-features", "gap", "--output", str(tmp_path / "run")]
-    message = "(BERT4Rec reads items alone, so 'event gap' has no use)|(items are generated without events)"
-    with pytest.raises(ValueError, match=message):
-        script.main(runtime.parse(script.Config, flags))
+class Feature(NamedTuple):
+    """What flags add to a model."""
+
+    flags: str
+    is_in: Callable[[Model], bool]
+    refusals: dict[str, str]
+    """What each script says whose model cannot have it."""
+
+
+FEATURES = {
+    "item features": Feature("--item-features year:buckets", lambda model: "feature year" in model.specs["items"], {}),
+    "shared ids": Feature("--ids multi-hash --id-rows 5", lambda model: "item_table" not in model.specs, {}),
+    "event features": Feature(
+        "--event-features gap",
+        lambda model: model.reads.event_features == ("event gap",),
+        {"bert4rec": "'event gap' needs a causal encoder", "seq2seq": "items are generated without events"},
+    ),
+    "user features": Feature(
+        "--user-features country --user-feature-files {users}",
+        lambda model: model.reads.event_features == ("user country",),
+        {"bert4rec": "'user country' needs a causal encoder", "seq2seq": "items are generated without events"},
+    ),
+    "repeat mixture": Feature(
+        "--repeat-mixture --no-mask-seen",
+        lambda model: isinstance(model.head, RepeatHead),
+        {
+            "gsasrec": "mixes with a plain softmax; use loss=softmax",
+            "bert4rec": "a repeat mixture needs a causal encoder",
+            "seq2seq": "--repeat-mixture generates no continuations; use --window-target last",
+        },
+    ),
+    "side task": Feature(
+        "--gap-head 0.1",
+        lambda model: model.auxiliary_loss is not None,
+        dict.fromkeys(("bert4rec", "seq2seq"), "side tasks need a causal encoder"),
+    ),
+    "times": Feature(
+        "--times history",
+        lambda model: model.reads.times == "history",
+        {
+            **dict.fromkeys(("gru4rec", "hawk", "bert4rec"), "this encoder reads no times"),
+            "seq2seq": "times=history, but items are generated without times",
+        },
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def timed(ratings, tmp_path_factory):
+    """A store of the toy ratings, with their times."""
+    directory = tmp_path_factory.mktemp("timed") / "store"
+    prepare_store(directory, (DataConfig("movielens", ratings, times="history"), EngagementConfig()))
+    return open_store(directory)
+
+
+def built(name, store, flags):
+    """The model of a script under these flags, untrained."""
+    config = runtime.parse(TRAINING[name].Config, ["--max-length", "8", "--batch-size", "8", *flags])
+    training = config.training
+    return TRAINING[name].build(config, make_task(training.data, store, seed=0, engagement=training.engagement))
+
+
+@pytest.mark.parametrize("feature", FEATURES)
+@pytest.mark.parametrize("name", TRAINING)
+def test_each_script_takes_each_feature_or_refuses_it_in_one_line(name, feature, timed, users):
+    flags = FEATURES[feature].flags.format(users=users).split()
+    if name in FEATURES[feature].refusals:
+        with pytest.raises(ValueError, match=FEATURES[feature].refusals[name]) as refusal:
+            built(name, timed, flags)
+        assert "\n" not in str(refusal.value)
+    else:
+        assert FEATURES[feature].is_in(built(name, timed, flags))
+
+
+@pytest.mark.parametrize("name", TRAINING)
+def test_a_script_without_flags_has_none_of_the_features(name, timed):
+    model = built(name, timed, [])
+    assert "items" not in model.specs
+    assert not [feature for feature in list(FEATURES)[1:] if FEATURES[feature].is_in(model)]
 
 
 @pytest.mark.parametrize("name", READING)

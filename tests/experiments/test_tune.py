@@ -60,8 +60,8 @@ def test_the_best_config_is_a_command_that_means_it(study, toy):
         {
             "model.d_model": values["d-model"],
             "model.dropout": values["dropout"],
-            "objective.label_smoothing": values["label-smoothing"],
-            "optimizer.learning_rate": values["learning-rate"],
+            "training.loss.label_smoothing": values["label-smoothing"],
+            "training.optimizer.learning_rate": values["learning-rate"],
         },
     )
     assert runtime.parse(sasrec.Config, flags) == expected

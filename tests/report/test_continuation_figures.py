@@ -11,8 +11,10 @@ from seqrec.data.store import store_from_sequences
 from seqrec.encoders.seq2seq import Seq2SeqConfig, seq2seq
 from seqrec.encoders.transformer import TransformerConfig
 from seqrec.generation import generate
+from seqrec.heads.softmax import softmax_model
 from seqrec.metrics import list_ranks, metric_values
 from seqrec.params import init_params
+from seqrec.questions import continuation
 from seqrec.report.continuations import continuation_figures
 from seqrec.types import HistoryBatch
 
@@ -25,12 +27,12 @@ def case():
     histories = [random.integers(1, N_ITEMS + 1, random.integers(7, 14)).tolist() for _ in range(20)]
     store = store_from_sequences(histories, n_items=N_ITEMS)
     config = Seq2SeqConfig(TransformerConfig(d_model=8, causal=False, dropout=0.0))
-    encoder = seq2seq(config, n_items=N_ITEMS, max_length=MAX_LENGTH)
-    params = init_params(encoder.specs, jax.random.key(0))
+    model = softmax_model(seq2seq(config, n_items=N_ITEMS, max_length=MAX_LENGTH), ask=continuation)
+    params = init_params(model.specs, jax.random.key(0))
     params = jax.tree.map(lambda leaf: 20 * leaf if leaf.ndim == 2 else leaf, params)
     counts = random.permutation(N_ITEMS + 1)
     counts[0] = 0
-    return histories, store, encoder, params, counts
+    return histories, store, model, params, counts
 
 
 def ndcg(lists, truths):
@@ -44,10 +46,10 @@ def ndcg(lists, truths):
 
 @pytest.mark.parametrize("mask_seen", [True, False])
 def test_figures_are_those_of_lists_made_one_by_one(case, mask_seen):
-    histories, store, encoder, params, counts = case
+    histories, store, model, params, counts = case
     split = leave_last_n_out(store, N, target="first")
     queries = make_queries(store, split.test, max_length=MAX_LENGTH, batch_size=4, mask_seen=mask_seen)
-    figures = continuation_figures(encoder, params, queries, n=N, counts=counts)
+    figures = continuation_figures(model, params, queries, n=N, counts=counts)
     assert list(figures) == ["greedy", "iterated", "top 3 at once", "popularity"]
     truths, popular, generated = [], [], []
     for history in histories:
@@ -59,7 +61,7 @@ def test_figures_are_those_of_lists_made_one_by_one(case, mask_seen):
         alone = HistoryBatch(
             jnp.asarray([latest]), jnp.asarray([len(latest)]), jnp.asarray([sorted(seen)], jnp.int32).reshape(1, -1)
         )
-        generated.append(generate(encoder.decoder, params, alone, n=N).items[0].tolist())
+        generated.append(generate(model, params, alone, n=N).items[0].tolist())
     assert figures["popularity"]["ndcg@3"] == pytest.approx(ndcg(popular, truths), abs=1e-6)
     assert figures["greedy"]["ndcg@3"] == pytest.approx(ndcg(generated, truths), abs=1e-6)
     hits = [len(set(items) & set(true)) / len(set(true)) for items, true in zip(generated, truths, strict=True)]

@@ -1,11 +1,9 @@
-"""A run with heads: it learns of the events' text, prints what its heads are worth, and is evaluated to the same."""
+"""A run with side tasks reads their labels as text, prints what they gain, and is evaluated to the same figures."""
 
-import bert4rec
 import evaluate_checkpoint
 import pytest
 from conftest import TOY_MODEL, train
 
-from seqrec import runtime
 from seqrec.files import read_json
 from seqrec.types import InputError
 
@@ -23,28 +21,20 @@ def plays(tmp_path):
     return "--dataset", "events", "--data-path", file, "--time-unit", "s", "--no-mask-seen", *TOY_MODEL
 
 
-def test_heads_are_judged_beside_the_rates_of_their_answers(plays, tmp_path, capsys):
+def test_side_tasks_are_judged_beside_the_base_rates_of_their_labels(plays, tmp_path, capsys):
     flags = ("--skips", "kind=skip", "--skip-head", "0.5", "--gap-head", "0.5", "--max-epochs", "2")
     found = train(*plays, *flags, "--output", tmp_path / "run")
-    assert found["heads"].keys() == {"skip", "gap"}
-    for head in found["heads"].values():
-        low, high = head["gain_interval"]
-        assert low <= head["base_rate_nats"] - head["nats"] <= high
-    assert read_json(tmp_path / "run" / "metrics.json")["heads"] == found["heads"]
+    assert found["side_tasks"].keys() == {"skip", "gap"}
+    for each in found["side_tasks"].values():
+        low, high = each["gain_interval"]
+        assert low <= each["base_rate_nats"] - each["nats"] <= high
+    assert read_json(tmp_path / "run" / "metrics.json")["side_tasks"] == found["side_tasks"]
     printed = capsys.readouterr().out
-    assert f"skip head   {found['heads']['skip']['nats']:.4f} nats" in printed
+    assert f"skip task   {found['side_tasks']['skip']['nats']:.4f} nats" in printed
     evaluated = evaluate_checkpoint.main(evaluate_checkpoint.Arguments(tmp_path / "run"))
-    assert evaluated["heads"] == found["heads"]
+    assert evaluated["side_tasks"] == found["side_tasks"]
 
 
 def test_a_skip_that_no_event_is_gets_one_line(plays, tmp_path):
     with pytest.raises(InputError, match="skips=kind=jump: no event is 'jump', but play, skip; name one of them"):
         train(*plays, "--skips", "kind=jump", "--output", tmp_path / "run")
-
-
-def test_heads_are_refused_where_nothing_follows(plays, tmp_path):
-    config = runtime.parse(
-        bert4rec.Config, [str(flag) for flag in (*plays, "--gap-head", "0.1", "--output", tmp_path / "run")]
-    )
-    with pytest.raises(InputError, match="heads need a model that is asked what follows each item"):
-        bert4rec.main(config)

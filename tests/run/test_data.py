@@ -1,0 +1,107 @@
+"""The data of a run is prepared once, opened again as it was, and made into batches and queries."""
+
+import numpy as np
+import pytest
+
+from seqrec import runs
+from seqrec.data.engagement import EngagementConfig
+from seqrec.data.split_config import SplitConfig
+from seqrec.data.store import open_store, store_from_sequences
+from seqrec.files import read_json
+from seqrec.run.data import DataConfig, make_task, open_task, prepare_store
+from seqrec.types import InputError
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    path = tmp_path / "pairs.txt"
+    path.write_text("".join(f"{user} {1 + (user + place) % 5}\n" for user in (1, 2, 3) for place in range(5)))
+    return path
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["train.py"])
+    return runs.open_run(tmp_path / "run", {}, experiment="toy", resume=False)
+
+
+def test_a_resumed_run_reads_its_own_store_and_not_the_file_again(pairs, run):
+    first = open_task(run, DataConfig("ml-1m", pairs, max_length=4), seed=0)
+    pairs.unlink()
+    again = open_task(run, DataConfig("ml-1m", pairs, max_length=4), seed=0)
+    assert again.split.content_hash == first.split.content_hash
+    noted = read_json(run / "config.json")["data"]
+    assert noted == {"content_hash": first.store.content_hash, "split_hash": first.split.content_hash}
+
+
+def test_other_data_behind_the_same_config_is_refused(pairs, run):
+    open_task(run, DataConfig("ml-1m", pairs), seed=0)
+    (run / "store").rename(run.parent / "store moved away")
+    pairs.write_text(pairs.read_text() + "4 1\n4 2\n4 3\n")
+    with pytest.raises(InputError, match="never held the events with the content hash"):
+        open_task(run, DataConfig("ml-1m", pairs), seed=0)
+
+
+def test_random_crops_reach_what_the_latest_window_never_does(pairs, run):
+    # Two pairs a history to learn from, and rows of one.
+    seen = {}
+    for random_crops in (False, True):
+        config = DataConfig("ml-1m", pairs, max_length=1, whole_histories=False, random_crops=random_crops)
+        train = open_task(run, config, seed=0).train
+        seen[random_crops] = {int(item) for step in range(20) for item in train.batch(step).items.flat if item}
+    assert (seen[False], seen[True]) == ({1 + (user + 1) % 5 for user in (1, 2, 3)}, {2, 3, 4, 5})
+
+
+def test_data_that_nothing_can_be_learned_from_is_refused(pairs, run):
+    pairs.write_text("1 1\n1 2\n1 3\n")
+    with pytest.raises(InputError, match="nothing to learn from"):
+        open_task(run, DataConfig("ml-1m", pairs), seed=0)
+
+
+def test_a_store_needs_a_path(run):
+    with pytest.raises(InputError, match="store is read from a directory; give its data path"):
+        open_task(run, DataConfig("store"), seed=0)
+
+
+@pytest.mark.parametrize("name", ["max_length", "batch_size"])
+def test_sizes_below_one_are_refused(name):
+    with pytest.raises(ValueError, match=f"{name}=0 is below 1"):
+        DataConfig(**{name: 0})
+
+
+def test_times_are_refused_where_items_are_generated():
+    with pytest.raises(ValueError, match="times=history, but items are generated without times"):
+        DataConfig(times="history", split=SplitConfig(n_out=5, window_target="first"))
+
+
+def test_a_task_says_what_a_model_reads_and_generates():
+    store = store_from_sequences([[1, 2, 3, 4, 5, 6, 7]] * 3)
+    task = make_task(DataConfig(max_length=4), store, seed=0)
+    assert (task.n_items, task.max_length, task.times, task.n_generated) == (7, 4, "none", None)
+    split = SplitConfig(n_out=2, window_target="first")
+    assert make_task(DataConfig(split=split), store, seed=0).n_generated == 2
+
+
+def test_sessions_in_two_files_are_tested_on_every_prefix_of_the_second(tmp_path):
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "sessions"
+    folder.mkdir()
+    sessions = {"train": rng.integers(1, 9, (40, 4)), "test": rng.integers(1, 9, (7, 5))}
+    for part, items in sessions.items():
+        lines = [" ".join(map(str, row)) for row in items]
+        (folder / f"{part}_sessions.txt").write_text("\n".join(lines) + "\n")
+    split = SplitConfig(split="marked-users", window_target="every", valid_share=0.2)
+    config = DataConfig("sessions", folder, split=split, mask_seen="no")
+    prepare_store(tmp_path / "store", (config, EngagementConfig()))
+    task = make_task(config, open_store(tmp_path / "store"), seed=0)
+    asked = task.store.item_keys[task.test.targets - 1].reshape(7, 4)
+    assert sorted(asked.astype(int).tolist()) == sorted(sessions["test"][:, 1:].tolist())
+    assert len(task.test.users) == 7 * 4
+
+
+def test_a_column_is_read_as_text_or_as_numbers_but_not_as_both(tmp_path):
+    (tmp_path / "plays.csv").write_text("user_id,item_id,timestamp,kind\na,x,1,2\na,y,2,3\n")
+    config = DataConfig("events", tmp_path / "plays.csv")
+    readers = ((config, EngagementConfig(skips=("kind=skip",))), (config, EngagementConfig(loss_weight="kind")))
+    with pytest.raises(InputError, match="kind is read as text, of which no engagement is known"):
+        prepare_store(tmp_path / "store", *readers)

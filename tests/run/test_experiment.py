@@ -1,0 +1,106 @@
+"""A run is begun, interrupted, resumed and discarded, and a trained run is opened again."""
+
+import json
+import os
+import signal
+import sys
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+
+import jax.numpy as jnp
+import pytest
+
+from seqrec import runs, runtime
+from seqrec.run.config import RunConfig
+from seqrec.run.experiment import load_best, open_run, open_trained
+from seqrec.training import TrainState
+from seqrec.types import InputError
+
+
+@dataclass(frozen=True)
+class Config:
+    run: RunConfig = field(default_factory=RunConfig)
+
+
+@pytest.fixture
+def begin(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    config = Config(RunConfig(output=tmp_path / "run"))
+    return lambda **changes: open_run(
+        config, RunConfig(output=tmp_path / "run", **changes), experiment="toy", dataset="none"
+    )
+
+
+def test_input_that_cannot_be_read_leaves_no_run(begin):
+    with pytest.raises(InputError, match="no such data"), begin() as run:
+        raise InputError("no such data")
+    assert not run.exists()
+
+
+def test_input_that_is_refused_after_the_data_was_read_leaves_the_run(begin):
+    with begin() as run:
+        runs.note_data(run, content_hash="a")
+    with pytest.raises(InputError, match="no such feature"), begin(resume=True):
+        raise InputError("no such feature")
+    assert (run / "config.json").exists()
+
+
+def test_an_interrupt_anywhere_tells_how_to_go_on(begin):
+    def stop_here():
+        os.kill(os.getpid(), signal.SIGTERM)
+        runtime.check_interrupt()
+
+    with pytest.raises(runtime.Interrupted) as stop, begin() as run:
+        stop_here()
+    assert stop.value.signal_number == signal.SIGTERM
+    assert str(stop.value).splitlines()[-1].strip() == runs.resume_command(run)
+    assert run.exists()
+
+
+def test_a_run_is_begun_once_and_resumed_on_request(begin):
+    with begin():
+        pass
+    with pytest.raises(InputError, match="already holds a run; add --resume"), begin():
+        pass
+    with begin(resume=True) as run:
+        assert run.exists()
+
+
+def test_a_new_run_is_named_by_what_is_trained_and_on_which_data(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    with open_run(Config(), RunConfig(), experiment="toy", dataset="pairs") as run:
+        assert run.parent.name == "runs"
+        assert run.name.startswith("toy-pairs-")
+
+
+def test_resuming_needs_to_know_where():
+    with (
+        pytest.raises(InputError, match="--resume needs --output"),
+        open_run(Config(), RunConfig(resume=True), experiment="toy", dataset="none"),
+    ):
+        pass
+
+
+def test_a_config_file_holds_plain_values(begin):
+    with begin() as run:
+        assert json.loads((run / "config.json").read_text())["config"]["run"]["output"] == str(run)
+
+
+def no_model(config, task=None):
+    raise NotImplementedError
+
+
+def test_a_run_of_an_unknown_script_is_refused(begin):
+    with begin() as run:
+        pass
+    script = SimpleNamespace(__file__="train.py", Config=Config, build=no_model, main=no_model)
+    with pytest.raises(InputError, match="holds a model toy, which is none of sasrec, hawk"):
+        open_trained(run, {"sasrec": script, "hawk": script})
+
+
+def test_a_run_that_has_not_finished_an_epoch_has_no_best_one(begin):
+    with begin() as run:
+        pass
+    with pytest.raises(InputError, match="holds no checkpoints; let its training reach the end of an epoch"):
+        load_best(run, TrainState(jnp.int32(0), {}, (), {}))

@@ -1,0 +1,77 @@
+"""What a run publishes follows from its ranks, and its costs from the arrays that a step holds."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from seqrec.data.store import store_from_sequences
+from seqrec.encoders.transformer import TransformerConfig, transformer
+from seqrec.model import composed
+from seqrec.params import ParamSpec
+from seqrec.run import results as run_results
+from seqrec.run.building import build_model
+from seqrec.run.config import TrainingConfig
+from seqrec.run.data import DataConfig, make_task
+from seqrec.training import OptimizerConfig, init_state, make_optimizer
+
+HISTORIES = [[1 + (user + step) % 7 for step in range(4 + user % 2)] for user in range(10)]
+
+
+@pytest.fixture(scope="module")
+def built():
+    """A task, its untrained model and the state before the first step."""
+    store = store_from_sequences(HISTORIES)
+    config = TrainingConfig(data=DataConfig("store", max_length=4, batch_size=4))
+    task = make_task(config.data, store, seed=0)
+    encoder = transformer(TransformerConfig(d_model=8, n_blocks=1), n_items=task.n_items, max_length=task.max_length)
+    model = build_model(encoder, config, task)
+    return task, model, init_state(model, make_optimizer(OptimizerConfig(), model.specs, n_steps=10), seed=0)
+
+
+@pytest.fixture(scope="module")
+def tested(built):
+    task, model, state = built
+    return run_results.test(task, model, composed(model, state.params))
+
+
+def test_the_test_figures_are_means_over_the_ranks(tested):
+    ranks, results = tested
+    assert results.keys() == {"test", "valid", "baselines", "protocol"}
+    assert results["test"]["n_users"] == len(HISTORIES) == len(ranks.rank)
+    assert results["test"]["mrr"] == pytest.approx(np.mean(1 / ranks.rank), rel=1e-6)
+    assert results["test"]["recall@5"] == pytest.approx(np.mean(ranks.rank <= 5), rel=1e-6)
+
+
+def test_the_protocol_says_of_which_data_and_candidates_the_figures_are(built, tested):
+    task, results = built[0], tested[1]
+    assert results["protocol"] == run_results.protocol(task)
+    assert results["protocol"]["data_hash"] == task.store.content_hash
+    assert results["protocol"]["split"] == task.split.description
+    assert not results["protocol"]["time_aware"]
+
+
+def test_the_table_shows_the_model_beside_the_baselines(tested, capsys):
+    results = tested[1]
+    run_results.print_test(results, name="Mine")
+    printed = capsys.readouterr().out
+    assert f"{len(HISTORIES)} users; mean over users [95% interval]; {results['protocol']['candidates']}" in printed
+    [heading] = [line for line in printed.splitlines() if line.startswith("test ")]
+    assert re.split(r"\s{2,}", heading) == ["test", "Mine", "popularity", "personal popularity"]
+    assert "time-aware" not in printed
+    run_results.print_test({**results, "protocol": {**results["protocol"], "time_aware": True}}, name="Mine")
+    assert "time-aware: the model read the time of the predicted event" in capsys.readouterr().out
+
+
+def test_costs_count_the_arrays_of_a_state(built):
+    _, model, state = built
+    specs = jax.tree.leaves(model.specs, is_leaf=lambda part: isinstance(part, ParamSpec))
+    n_parameters = sum(np.prod(spec.shape) for spec in specs)
+    found = run_results.costs(model, state, steps_per_epoch=3)
+    assert found["n_parameters"] == n_parameters
+    assert found["steps_per_epoch"] == 3
+    # Weights, their averages and two moments in float32, and three counters of steps.
+    assert all(leaf.dtype in (jnp.float32, jnp.int32) for leaf in jax.tree.leaves(state))
+    assert found["state_bytes"] == 4 * 4 * n_parameters + 3 * 4
