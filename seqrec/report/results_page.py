@@ -1,7 +1,7 @@
 """The page of results and the README's table, from the kept figures of finished runs."""
 
 import shlex
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from statistics import mean
@@ -106,19 +106,22 @@ def page(kept: dict[str, dict[str, Any]], published: Published, *, defaults: Map
 
     Runs named DATA-ablation-NAME have a table of their own: what changed the figures relative to DATA-ablation-base.
 
-    `defaults` has the default config of each script by its name. A section is one data set under one protocol, with
-    the baselines of all its runs.
+    `defaults` has the default config of each script by its name. A section is one split, by its hash, under one
+    protocol, with the baselines of all its runs: equal names are not enough to stand in one table.
     """
-    sections: dict[tuple[str, str, str], Settings] = defaultdict(lambda: defaultdict(dict))
+    sections: dict[tuple[str, str, str, str], Settings] = defaultdict(lambda: defaultdict(dict))
     for name, result in sorted(kept.items()):
         setting, _, _ = name.partition("-seed-")
         protocol = result["protocol"]
         source = _shared(result)["data"]
-        section = data_name(source["data_path"], source["dataset"]), protocol["split"], protocol["candidates"]
+        data = data_name(source["data_path"], source["dataset"])
+        section = data, protocol["split"], protocol["candidates"], result["data"]["split_hash"]
         sections[section][setting][name] = result
     lines = ["# Results", "", _HEAD, ""]
-    for (data, split, candidates), settings in sections.items():
-        lines += [f"## {data}", "", f"{split}. Candidates: {candidates}.", ""]
+    titles = Counter(data for data, *_ in sections)
+    for (data, split, candidates, split_hash), settings in sections.items():
+        title = data if titles[data] == 1 else f"{data}, split {split_hash[:8]}"
+        lines += [f"## {title}", "", f"{split}. Candidates: {candidates}. Split hash `{split_hash[:12]}`.", ""]
         changed = {name: settings.pop(name) for name in list(settings) if ABLATION in name}
         if settings:
             lines += [*_table(settings, published.get(data, ())), *_commands(settings, defaults)]
