@@ -16,7 +16,7 @@ from seqrec.types import InputError
 Config = TypeVar("Config")
 
 _FREE_FIELDS = (
-    *("run.output", "run.resume", "fit.patience", "fit.max_minutes"),
+    *("run.output", "run.resume", "data.verify_data", "fit.patience", "fit.max_minutes"),
     *("fit.on_spike", "fit.spike_deviations", "fit.max_roll_backs"),
     *("tune.n_trials", "tune.tuning_minutes"),
 )

@@ -66,6 +66,8 @@ class DataConfig:
     """Timestamps that the model reads: none; those of the history; or also the time of the predicted event (query),
     which makes results time-aware and not comparable to others."""
     behaviour: OmitArgPrefixes[BehaviourConfig] = field(default_factory=BehaviourConfig)
+    verify_data: bool = True
+    """Compare the store's content with its hash before a run; --no-verify-data saves one pass over a large store."""
     batch_size: int = 32
     """Average number of histories in a batch; short ones are packed into one row."""
 
@@ -131,7 +133,7 @@ def open_task(run: Path, config: DataConfig, *, seed: int, engagement: Engagemen
         directory = run / "store"
     runtime.check_interrupt()
     as_of = runtime.on_first(lambda: runs.started_with(run).get("data", {}).get("content_hash"))
-    store = open_store(directory, as_of=as_of, verify=True)
+    store = open_store(directory, as_of=as_of, verify=config.verify_data)
     if runtime.on_first(lambda: store.content_hash) != store.content_hash:
         raise InputError(f"{run}: this process read other data than the first; give all of them the same")
     categories = read_preparation(directory, as_of=as_of).get("categories", {})
