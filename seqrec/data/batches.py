@@ -12,6 +12,7 @@ from seqrec.data.behaviour import PositionFeature, features_at
 from seqrec.data.engagement import Engagement
 from seqrec.data.packing import PackedRows, Rings, pack, pack_training, turned
 from seqrec.data.ragged import ranges
+from seqrec.data.repeated_targets import seen_before
 from seqrec.data.splits import Split
 from seqrec.data.store import SequenceStore
 from seqrec.types import Batch, BatchFormat, HistoryBatch, InputError, QueryBatch, Times
@@ -328,11 +329,17 @@ class Queries(NamedTuple):
             yield HistoryBatch(items, lengths, excluded)
 
     def continuations(self, n: int) -> Int[np.ndarray, "queries n"]:
-        """The `n` items from each held-out one on, of the same user; 0 where there are fewer, or again one of these."""
+        """The `n` items from each held-out one on, of the same user.
+
+        0 where there are fewer, where one of these repeats, and, if seen items are excluded and do not count as misses,
+        where the history has the item.
+        """
         places = self.target_positions[:, None] + np.arange(n)
         is_own = places < self.store.offsets[self.users + 1][:, None]
         items = np.where(is_own, self.store.items[np.minimum(places, self.store.n_events - 1)], 0)
         is_repeat = np.tril(items[:, :, None] == items[:, None, :], -1).any(axis=2)
+        if self.n_excluded and self.is_miss is None:
+            is_repeat[items > 0] |= seen_before(self.store, places[items > 0])
         return np.where(is_repeat, 0, items)
 
     def _latest(self, asked: Int[np.ndarray, " asked"], n_rows: int, width: int) -> Int32[np.ndarray, "n_rows width"]:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from seqrec.baselines.popularity import personal_popularity_ranks, training_counts
+from seqrec.data.batches import make_queries
 from seqrec.data.repeated_targets import check_some_are_left, choose_masking, seen_before
 from seqrec.data.store import store_from_sequences
 from seqrec.run.data import DataConfig, make_task
@@ -74,6 +75,19 @@ def test_repeated_targets_that_count_as_misses_rank_behind_all_candidates():
     judged = task.test.judge(np.ones(50), n_candidates)
     assert judged.tolist() == [71.0 if repeated else 1.0 for repeated in seen]
     assert 0 < sum(seen) < 50
+
+
+def test_true_items_of_a_continuation_that_are_excluded_are_no_true_items():
+    store = store_from_sequences([[1, 2, 3, 4, 1, 5, 4], [2, 3, 1, 5, 4, 1, 2]])
+    targets = np.array([3, 10])  # item 4 after 1 2 3, and item 5 after 2 3 1
+
+    def continuations(**options):
+        return make_queries(store, targets, max_length=5, batch_size=2, **options).continuations(4).tolist()
+
+    assert continuations(mask_seen=True) == [[4, 0, 5, 0], [5, 4, 0, 0]]
+    assert continuations(mask_seen=False) == [[4, 1, 5, 0], [5, 4, 1, 2]]  # the second 4 repeats the first
+    misses = np.array([False, False])
+    assert continuations(mask_seen=True, count_as_miss=misses) == [[4, 1, 5, 0], [5, 4, 1, 2]]
 
 
 def test_without_masking_every_target_is_ranked():
