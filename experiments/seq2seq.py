@@ -7,6 +7,8 @@ The last n-out items of each history are its test; docs/seq2seq.md has commands 
 
 from dataclasses import dataclass, field
 
+from tyro.conf import OmitArgPrefixes
+
 from seqrec.data.split_config import SplitConfig
 from seqrec.encoders.seq2seq import Seq2SeqConfig, seq2seq
 from seqrec.questions import continuation
@@ -20,7 +22,7 @@ class Config:
     """Trains an encoder-decoder and tests it on what it generates in place of each user's last n-out items."""
 
     training: Flat[TrainingConfig] = field(default_factory=lambda: TrainingConfig(data=DataConfig(split=SPLIT)))
-    model: Flat[Seq2SeqConfig] = field(default_factory=Seq2SeqConfig)
+    model: Flat[OmitArgPrefixes[Seq2SeqConfig]] = field(default_factory=Seq2SeqConfig)
 
 
 def build(config: Config, task: Task) -> Model:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
-from seqrec.data.behaviour import PositionFeature
+from seqrec.data.feature_values import PositionFeature
 from seqrec.items import category_specs, category_vectors, number_specs, number_vectors
 from seqrec.model import Model
 from seqrec.params import Params, ParamSpec

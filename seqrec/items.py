@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from seqrec.config import check_at_least, check_fields, check_share
-from seqrec.data.features import Feature
+from seqrec.data.feature_values import Feature
 from seqrec.layers import item_table_rows, item_table_spec, silu
 from seqrec.model import Model
 from seqrec.params import Params, ParamSpec

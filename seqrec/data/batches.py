@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int, Int32
 
-from seqrec.data.behaviour import PositionFeature, features_at
 from seqrec.data.engagement import Engagement
+from seqrec.data.feature_values import PositionFeature, features_at
 from seqrec.data.packing import PackedRows, Rings, pack, pack_training, turned
 from seqrec.data.ragged import ranges
 from seqrec.data.repeated_targets import seen_before

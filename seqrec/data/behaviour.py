@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +14,9 @@ import pyarrow.compute as pc
 from jaxtyping import Float, Float32, Int, Int32
 
 from seqrec.config import check_above, check_fields
+from seqrec.data.feature_values import Form, Places, PositionFeature, Read, features_at
 from seqrec.data.features import deciles, read_user_features, shuffled_feature
+from seqrec.data.gaps import N_GAP_BUCKETS, gap_buckets, gap_seconds, users_at
 from seqrec.data.ragged import ranges
 from seqrec.data.splits import Split
 from seqrec.data.store import SequenceStore
@@ -22,17 +24,11 @@ from seqrec.data.tables.columns import MAX_CATEGORIES
 from seqrec.types import InputError
 
 EventKind = Literal["categories", "number", "buckets", "waves"]
-Form = Literal["categories", "numbers", "waves"]
 EVENT_KINDS: tuple[str, ...] = get_args(EventKind)
 OF_TIMES = ("gap", "hour", "weekday", "session")
 """Features that are made of an event's time, and of the time of the same user's event before it."""
-N_GAP_BUCKETS = 32
-SECOND, HOUR, DAY = 1_000_000, 3_600_000_000, 86_400_000_000
+HOUR, DAY = 3_600_000_000, 86_400_000_000
 """In microseconds."""
-
-Places = Int[np.ndarray, " n"]
-"""Places of events in `store.items`."""
-Read = Callable[[SequenceStore, Places], Int32[np.ndarray, "n width"] | Float32[np.ndarray, "n width"]]
 
 logger = logging.getLogger(__name__)
 
@@ -94,23 +90,6 @@ def check_names(asked: Sequence[str], shuffled: Sequence[str], field: str) -> No
             f"shuffled_{field} names {unknown[0]}, which is none of {field} ({' '.join(names) or 'none is named'}); "
             "name it there too"
         )
-
-
-class PositionFeature(NamedTuple):
-    """One thing that is known at each position of a batch."""
-
-    name: str
-    form: Form
-    """Codes 1, 2, …, of which 0 is none or not known; numbers; or one number that waves are made of."""
-    size: int
-    """Categories, or numbers at a position."""
-    read: Read
-    """`read(store, places)`: the codes, int32, or the numbers, float32 and NaN where they are not known."""
-
-
-def features_at(features: Sequence[PositionFeature], store: SequenceStore, places: Places) -> dict[str, np.ndarray]:
-    """What is known at these places of the store, by the features' names."""
-    return {feature.name: feature.read(store, places) for feature in features}
 
 
 def position_features(
@@ -265,14 +244,10 @@ def _numbers(store: SequenceStore, places: Places, *, column: str) -> Float[np.n
     return store.columns[column][places].astype(np.float64)
 
 
-def _users_at(store: SequenceStore, places: Places) -> Int[np.ndarray, " n"]:
-    return np.searchsorted(store.offsets, places, side="right") - 1
-
-
 def _of_user(
     store: SequenceStore, places: Places, *, keys: np.ndarray, values: np.ndarray
 ) -> Int32[np.ndarray, "n width"] | Float32[np.ndarray, "n width"]:
-    users = _users_at(store, places)
+    users = users_at(store, places)
     if store.user_keys is keys:
         return values[1 + users]
     # Another store's users stand in other rows.
@@ -280,23 +255,8 @@ def _of_user(
     return values[1 + pc.fill_null(rows, -1).to_numpy()]
 
 
-def _gap_seconds(store: SequenceStore, places: Places) -> Float[np.ndarray, " n"]:
-    """Seconds since the same user's event before each of these."""
-    times = store.columns["timestamp_us"]
-    is_first = store.offsets[_users_at(store, places)] == places
-    gaps = np.maximum(times[places] - times[np.maximum(places - 1, 0)], 0) / SECOND
-    return np.where(is_first, np.nan, gaps)
-
-
 def _log_gaps(store: SequenceStore, places: Places) -> Float[np.ndarray, " n"]:
-    return np.log1p(_gap_seconds(store, places))
-
-
-def gap_buckets(store: SequenceStore, places: Places) -> Int32[np.ndarray, "n 1"]:
-    """Bucket b holds gaps of 2^(b - 1) - 1 seconds and more, below 2^b - 1; the last holds all that are longer."""
-    gaps = _gap_seconds(store, places)
-    _, exponents = np.frexp(1 + np.nan_to_num(gaps))
-    return np.where(np.isnan(gaps), 0, np.minimum(exponents, N_GAP_BUCKETS)).astype(np.int32)[:, None]
+    return np.log1p(gap_seconds(store, places))
 
 
 def _clock(store: SequenceStore, places: Places, *, unit: int, n: int, first: int) -> Int32[np.ndarray, "n 1"]:
@@ -306,7 +266,7 @@ def _clock(store: SequenceStore, places: Places, *, unit: int, n: int, first: in
 
 def _opens_session(store: SequenceStore, places: Places, *, gap_seconds: float) -> Int32[np.ndarray, "n 1"]:
     """2 where an event opens a session, as a user's first one does, else 1."""
-    return np.where(_gap_seconds(store, places) <= gap_seconds, 1, 2).astype(np.int32)[:, None]
+    return np.where(gap_seconds(store, places) <= gap_seconds, 1, 2).astype(np.int32)[:, None]
 
 
 def _buckets(

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int
 
 from seqrec.config import check_at_least, check_fields
-from seqrec.data.behaviour import N_GAP_BUCKETS, gap_buckets
+from seqrec.data.gaps import N_GAP_BUCKETS, gap_buckets
 from seqrec.data.ragged import ranges
 from seqrec.data.splits import Split
 from seqrec.data.store import SequenceStore

@@ -9,8 +9,9 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from jaxtyping import Bool, Float, Float32, Int32
+from jaxtyping import Bool, Float
 
+from seqrec.data.feature_values import Feature
 from seqrec.data.paths import check_file
 from seqrec.data.store import SequenceStore
 from seqrec.data.tables.columns import number, present_text, required_id
@@ -27,17 +28,6 @@ MOST_VALUES = 256
 """Categories of one item or user; a list that is longer is text, or ids of events."""
 
 logger = logging.getLogger(__name__)
-
-
-class Feature(NamedTuple):
-    """One thing that is known of items, or of users, in the store's order; row 0 is padding, and not known."""
-
-    name: str
-    values: Int32[np.ndarray, "n_plus_1 width"] | Float32[np.ndarray, "n_plus_1 width"]
-    """Codes 1, 2, … of its categories, 0 behind the last; or numbers, 0 where they are not known."""
-    known: Bool[np.ndarray, " n_plus_1"]
-    categories: tuple[str, ...] = ()
-    """The text of each code, from 1; empty where values are numbers."""
 
 
 class _Described(NamedTuple):

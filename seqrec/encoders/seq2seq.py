@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
-from tyro.conf import OmitArgPrefixes
 
 from seqrec.config import check_at_least, check_fields
 from seqrec.encoders.transformer import TransformerConfig, apply_parts, block_specs, embed, transformer, turn_by
@@ -34,7 +33,7 @@ from seqrec.types import Batch, BatchFormat, Decoder, Encoder, InputError
 class Seq2SeqConfig:
     """Size and architecture of the encoder-decoder."""
 
-    encoder: OmitArgPrefixes[TransformerConfig] = field(default_factory=lambda: TransformerConfig(causal=False))
+    encoder: TransformerConfig = field(default_factory=lambda: TransformerConfig(causal=False))
     """Architecture of encoder and decoder; n-blocks, rematerialise and scan-blocks apply to the encoder only."""
     n_decoder_blocks: int = 2
     """Number of decoder blocks, each self-attention, attention to the encoder's states and a feed-forward network."""

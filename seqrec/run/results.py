@@ -11,9 +11,9 @@ from jaxtyping import Array, Float
 from seqrec import runs, runtime
 from seqrec.baselines.popularity import training_counts
 from seqrec.data.batches import History, Queries
-from seqrec.data.behaviour import features_at
 from seqrec.data.buckets import original
 from seqrec.data.engagement import base_rate_losses
+from seqrec.data.feature_values import features_at
 from seqrec.evaluation import RankTable, evaluate, make_eval_step, run_queries
 from seqrec.files import write_json
 from seqrec.model import Model
