@@ -1,0 +1,54 @@
+"""The public names, for editors and type checkers; `__init__.py` says from where each is imported."""
+
+from seqrec.baselines.popularity import popularity_ranks as popularity_ranks
+from seqrec.data.batches import make_queries as make_queries
+from seqrec.data.batches import training_batches as training_batches
+from seqrec.data.event_arrays import store_from_events as store_from_events
+from seqrec.data.splits import leave_last_out as leave_last_out
+from seqrec.data.splits import temporal as temporal
+from seqrec.data.store import SequenceStore as SequenceStore
+from seqrec.data.store import open_store as open_store
+from seqrec.data.store import store_from_sequences as store_from_sequences
+from seqrec.encoders.gru import GRUConfig as GRUConfig
+from seqrec.encoders.gru import gru as gru
+from seqrec.encoders.hawk import HawkConfig as HawkConfig
+from seqrec.encoders.hawk import hawk as hawk
+from seqrec.encoders.hstu import HSTUConfig as HSTUConfig
+from seqrec.encoders.hstu import hstu as hstu
+from seqrec.encoders.seq2seq import Seq2SeqConfig as Seq2SeqConfig
+from seqrec.encoders.seq2seq import seq2seq as seq2seq
+from seqrec.encoders.transformer import TransformerConfig as TransformerConfig
+from seqrec.encoders.transformer import transformer as transformer
+from seqrec.evaluation import evaluate as evaluate
+from seqrec.evaluation import make_eval_step as make_eval_step
+from seqrec.generation import generate as generate
+from seqrec.generation import recomputed as recomputed
+from seqrec.heads.softmax import softmax_model as softmax_model
+from seqrec.losses.sampled import sampled_loss as sampled_loss
+from seqrec.losses.softmax import softmax_loss as softmax_loss
+from seqrec.metrics import average_precision_at_k as average_precision_at_k
+from seqrec.metrics import catalogue_coverage as catalogue_coverage
+from seqrec.metrics import list_ranks as list_ranks
+from seqrec.metrics import means as means
+from seqrec.metrics import metric_sums as metric_sums
+from seqrec.metrics import metric_values as metric_values
+from seqrec.metrics import ndcg_at_k as ndcg_at_k
+from seqrec.metrics import recall_at_k as recall_at_k
+from seqrec.metrics import reciprocal_rank as reciprocal_rank
+from seqrec.metrics import target_ranks as target_ranks
+from seqrec.model import Model as Model
+from seqrec.questions import next_item as next_item
+from seqrec.recommendation import make_recommend as make_recommend
+from seqrec.repeats import with_repeats as with_repeats
+from seqrec.retrieval import rank_targets as rank_targets
+from seqrec.retrieval import top_k_items as top_k_items
+from seqrec.stats import bootstrap_intervals as bootstrap_intervals
+from seqrec.stats import compare_over_seeds_and_users as compare_over_seeds_and_users
+from seqrec.stats import paired_comparison as paired_comparison
+from seqrec.training import OptimizerConfig as OptimizerConfig
+from seqrec.training import init_state as init_state
+from seqrec.training import make_optimizer as make_optimizer
+from seqrec.training import make_train_step as make_train_step
+from seqrec.types import InputError as InputError
+
+__version__: str
