@@ -1,6 +1,6 @@
 """Times the making of training batches beside grain's per-item pipelines, and beside the training step that uses them.
 
-    pip install -e ".[grain]"
+    pip install -e ".[run,grain]"
     python benchmarks/input_pipeline.py --json input_pipeline.json
     python benchmarks/input_pipeline.py --data-path ml-1m.txt.gz --json input_pipeline.json
 

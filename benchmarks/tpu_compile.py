@@ -1,6 +1,6 @@
 """Compiles the training step for TPU slices, without a TPU, and says what each chip would hold and send.
 
-    pip install -e ".[tpu]"                                            # Python 3.12 or newer
+    pip install -e ".[run,tpu]"                                            # Python 3.12 or newer
     python benchmarks/tpu_compile.py --json benchmarks/results/tpu-compile.json
     python benchmarks/tpu_compile.py --json benchmarks/results/tpu-compile.json --page docs/scaling.md   # its table
     python benchmarks/tpu_compile.py --slices v5e-8 --catalogues 1e6   # one of them
@@ -151,7 +151,7 @@ def main(config: Config) -> dict[str, Any]:
     try:
         topologies.get_topology_desc("v5e:2x4", platform="tpu")
     except Exception as error:  # whatever the library is missing
-        raise InputError(f'no TPU compiler ({error}); pip install -e ".[tpu]" on Python 3.12 or newer') from error
+        raise InputError(f'no TPU compiler ({error}); pip install -e ".[run,tpu]" on Python 3.12 or newer') from error
     result: dict[str, Any] = {
         "programs": [],
         "rows_per_group": config.rows_per_group,

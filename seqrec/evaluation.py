@@ -65,7 +65,22 @@ class Validate(Protocol):
 
 
 def make_eval_step(model: Model) -> QueryStep:
-    """A jitted step from (params, queries) to (ranks, n_candidates)."""
+    """A jitted step from (params, queries) to (ranks, n_candidates).
+
+    >>> from seqrec.data.batches import make_queries
+    >>> from seqrec.data.splits import leave_last_out
+    >>> from seqrec.data.store import store_from_sequences
+    >>> from seqrec.encoders.gru import GRUConfig, gru
+    >>> from seqrec.heads.softmax import softmax_model
+    >>> from seqrec.params import init_params
+    >>> model = softmax_model(gru(GRUConfig(d_model=4), n_items=5, max_length=4))
+    >>> store = store_from_sequences([[1, 2, 3, 4], [3, 4, 5]])
+    >>> queries = make_queries(store, leave_last_out(store).test, max_length=4, batch_size=2, mask_seen=True)
+    >>> params = init_params(model.specs, jax.random.key(0))
+    >>> ranks, n_candidates = make_eval_step(model)(params, next(queries.batches()))
+    >>> sorted(n_candidates[:2].tolist())  # the catalogue of 5 less what each user has seen
+    [2, 3]
+    """
 
     @jax.jit
     def step(params: Params, queries: QueryBatch) -> tuple[Array, Array]:
@@ -76,7 +91,22 @@ def make_eval_step(model: Model) -> QueryStep:
 
 
 def evaluate(eval_step: QueryStep, params: Params, queries: Queries) -> RankTable:
-    """The rank of each query's held-out item."""
+    """The rank of each query's held-out item.
+
+    >>> from seqrec.data.batches import make_queries
+    >>> from seqrec.data.splits import leave_last_out
+    >>> from seqrec.data.store import store_from_sequences
+    >>> from seqrec.encoders.gru import GRUConfig, gru
+    >>> from seqrec.heads.softmax import softmax_model
+    >>> from seqrec.params import init_params
+    >>> model = softmax_model(gru(GRUConfig(d_model=4), n_items=5, max_length=4))
+    >>> store = store_from_sequences([[1, 2, 3, 4], [3, 4, 5]])
+    >>> queries = make_queries(store, leave_last_out(store).test, max_length=4, batch_size=2, mask_seen=True)
+    >>> params = init_params(model.specs, jax.random.key(0))
+    >>> table = evaluate(make_eval_step(model), params, queries)
+    >>> table.target.tolist(), table.n_candidates.tolist(), table.history_length.tolist()
+    ([4, 5], [2, 3], [3, 2])
+    """
     return rank_table(queries, *run_queries(eval_step, params, queries))
 
 

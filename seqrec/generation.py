@@ -66,6 +66,15 @@ def generate(
     needs a `key`, and draws a continuation a row. `params` are composed ones. To be jitted whole: a `lax.scan` over the
     steps, of fixed shapes.
 
+    >>> from seqrec.encoders.gru import GRUConfig, gru
+    >>> from seqrec.heads.softmax import softmax_model
+    >>> from seqrec.params import init_params
+    >>> model = softmax_model(gru(GRUConfig(d_model=4), n_items=5, max_length=4))
+    >>> params = init_params(model.specs, jax.random.key(0))
+    >>> histories = HistoryBatch(jnp.array([[1, 2]]), lengths=jnp.array([2]), excluded=jnp.array([[1, 2]]))
+    >>> sorted(generate(recomputed(model), params, histories, n=3).items[0].tolist())  # only these are left
+    [3, 4, 5]
+
     Raises:
       InputError: the model has no decoder, its head no distribution of a state's next item, or sizes do not fit.
     """
@@ -142,6 +151,12 @@ def recomputed(model: Model, *, as_history: bool = True) -> Model:
     So any next-item model continues histories: its best item joins the history, and it predicts again. With
     `as_history` off an encoder-decoder reads what is generated in its decoder, as it was trained to, which gives the
     same as its own cached decoder, and slower.
+
+    >>> from seqrec.encoders.gru import GRUConfig, gru
+    >>> from seqrec.heads.softmax import softmax_model
+    >>> model = softmax_model(gru(GRUConfig(d_model=4), n_items=5, max_length=4))
+    >>> model.decoder is None, recomputed(model).decoder is None
+    (True, False)
 
     Raises:
       InputError: the model reads more of events than item ids, which generated events do not have.

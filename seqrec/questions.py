@@ -34,6 +34,11 @@ def next_item(batch: Batch, *, key: Array | None = None, unwanted_skips: bool = 
     """Reads each history and predicts, at every position, the item that followed; `key` is not used.
 
     An item that was skipped is no target, and with `unwanted_skips` is to become less likely.
+
+    >>> row = jnp.array([[4, 7, 9, 0]])
+    >>> batch = Batch(row, jnp.array([[7, 9, 0, 0]]), segment_ids=jnp.sign(row), positions=jnp.arange(4)[None])
+    >>> next_item(batch).targets.tolist()
+    [[7, 9, 0, 0]]
     """
     del key
     if batch.next_skips is None:

@@ -40,6 +40,14 @@ def make_recommend(model: Model) -> Recommend:
     A model of item ids alone takes a list of ids; one that reads times or features of events takes a `History`.
     `params` are composed ones.
 
+    >>> from seqrec.encoders.gru import GRUConfig, gru
+    >>> from seqrec.heads.softmax import softmax_model
+    >>> from seqrec.params import init_params
+    >>> model = softmax_model(gru(GRUConfig(d_model=4), n_items=5, max_length=4))
+    >>> recommend, params = make_recommend(model), init_params(model.specs, jax.random.key(0))
+    >>> sorted(recommend(params, [1, 2], 3)), recommend(params, [1, 2], 3, allow=[2, 4])
+    ([3, 4, 5], [4])
+
     Raises:
       InputError: from `recommend`, a history or ids that the model cannot read.
     """

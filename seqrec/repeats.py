@@ -99,6 +99,12 @@ def with_repeats(model: Model) -> Model:
     catalogue, which may pick an item of the history too (after RepeatNet: Ren et al. 2019, eq. 1, whose explore mode
     may not). Positions are weighed by scaled products of states and a slope over the logarithm of their age.
 
+    >>> from seqrec.encoders.gru import GRUConfig, gru
+    >>> from seqrec.heads.softmax import softmax_model
+    >>> model = with_repeats(softmax_model(gru(GRUConfig(d_model=8), n_items=5, max_length=4)))
+    >>> type(model.head).__name__, sorted(model.specs["repeats"])
+    ('RepeatHead', ['age', 'key', 'query', 'share', 'share_bias'])
+
     Raises:
       InputError: the model's head is no plain softmax, or its states know later items than their own.
     """

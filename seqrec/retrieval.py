@@ -89,6 +89,11 @@ def top_k_items(
     Candidates, blocks and scores are those of `rank_targets`, except that targets have no part in them. Where fewer
     than `k` are left, the list ends in id 0 with score -inf; an item whose score is NaN or -inf is never listed. Where
     a mesh splits the item table, each device finds the best of its own items, and only these are merged.
+
+    >>> users, table = jnp.array([[1.0, 0.0]]), jnp.array([[0.0, 0.0], [3.0, 0.0], [2.0, 0.0], [1.0, 0.0]])
+    >>> ids, scores = top_k_items(users, table, k=2, n_items=3, exclude=jnp.array([[1]]))
+    >>> ids.tolist(), scores.tolist()
+    ([[2, 3]], [[2.0, 1.0]])
     """
     _check_k(k, n_items)
     chex.assert_rank([hidden, item_table], 2)

@@ -20,7 +20,11 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar
 
 import jax
-import tyro
+
+try:
+    import tyro
+except ModuleNotFoundError as error:
+    raise ImportError(f'{error.name} is missing; run pip install "seqrec[run]"') from error
 
 from seqrec.config import check_at_least, check_fields
 from seqrec.data.directories import exclusive

@@ -85,7 +85,12 @@ class StepMetrics:
 
 
 def make_optimizer(config: OptimizerConfig, specs: Params, *, n_steps: int) -> optax.GradientTransformation:
-    """The optimizer for a run of `n_steps`, which the schedule needs to know."""
+    """The optimizer for a run of `n_steps`, which the schedule needs to know.
+
+    >>> optimizer = make_optimizer(OptimizerConfig(learning_rate=0.1, warmup_steps=10), {}, n_steps=100)
+    >>> sorted(optimizer._fields)
+    ['init', 'update']
+    """
     warmup = min(config.warmup_steps, n_steps)
     if config.schedule == "cosine":
         # As optax.warmup_cosine_decay_schedule, which would ask whether a traced rate is 0.
@@ -141,7 +146,15 @@ def scale_by_row_wise_adam(
 
 
 def init_state(model: Model, optimizer: optax.GradientTransformation, *, seed: int) -> TrainState:
-    """The state before the first step."""
+    """The state before the first step.
+
+    >>> from seqrec.encoders.gru import GRUConfig, gru
+    >>> from seqrec.heads.softmax import softmax_model
+    >>> model = softmax_model(gru(GRUConfig(d_model=4), n_items=5, max_length=4))
+    >>> state = init_state(model, optax.sgd(0.1), seed=0)
+    >>> int(state.step), state.params["item_table"].shape[1]
+    (0, 4)
+    """
     state = jax.jit(functools.partial(_first_state, model, optimizer))(jax.random.key(seed))
     # Not made inside: what a compiled function encloses is written into its program.
     return state.replace(constants=split_items(model.constants))
@@ -181,6 +194,16 @@ def make_train_step(
 
     Its randomness is a function of (seed, state.step): a resumed run takes the same steps. With `accumulation_steps`
     the batch is split into as many parts that run one after another, whose gradients add up to the whole batch's.
+
+    >>> from seqrec.encoders.gru import GRUConfig, gru
+    >>> from seqrec.heads.softmax import softmax_model
+    >>> model = softmax_model(gru(GRUConfig(d_model=4), n_items=5, max_length=4))
+    >>> step = make_train_step(model, optax.sgd(0.1), seed=0, average_decay=0.9)
+    >>> row = jnp.array([[4, 2, 3, 0]])
+    >>> batch = Batch(row, jnp.array([[2, 3, 0, 0]]), (row > 0).astype(int), jnp.arange(4)[None])
+    >>> state, metrics = step(init_state(model, optax.sgd(0.1), seed=0), batch)
+    >>> int(state.step), int(metrics.n_targets), round(float(jnp.exp(metrics.loss)))  # as unsure as a guess among 5
+    (1, 2, 5)
     """
 
     def total_loss(params: Params, batch: Batch, keys: Array, constants: Any) -> tuple[Array, Array]:

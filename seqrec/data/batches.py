@@ -226,6 +226,14 @@ def training_batches(
 ) -> TrainingBatches:
     """Batches of `batch_size` histories each, on average: as many packed rows as hold that many.
 
+    >>> from seqrec.data.splits import leave_last_out
+    >>> from seqrec.data.store import store_from_sequences
+    >>> store = store_from_sequences([[1, 2, 3, 4, 5], [3, 4]])
+    >>> batches = training_batches(store, leave_last_out(store), max_length=4, batch_size=2, seed=0)
+    >>> batch = batches.batch(0)  # the first two steps of one user, and the one step of the other, share a row
+    >>> batch.items.tolist(), batch.next_items.tolist(), batch.segment_ids.tolist()
+    ([[1, 2, 3, 0]], [[2, 3, 4, 0]], [[1, 1, 2, 0]])
+
     Raises:
       InputError: the store lacks times that are wanted, or no history leaves two events for training.
     """
@@ -366,6 +374,13 @@ def make_queries(
 
     The encoder reads the latest `max_length` items; with `mask_seen` the whole history is excluded from the
     candidates. Those to `count_as_miss` rank behind all candidates.
+
+    >>> from seqrec.data.splits import leave_last_out
+    >>> from seqrec.data.store import store_from_sequences
+    >>> store = store_from_sequences([[1, 2, 3, 4, 5], [3, 4]])
+    >>> queries = make_queries(store, leave_last_out(store).test, max_length=4, batch_size=2, mask_seen=True)
+    >>> queries.targets.tolist(), queries.history_lengths.tolist()
+    ([5], [4])
     """
     _check_process(share)
     _check_times(store, fields.times)

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import narwhals as nw
+try:
+    import narwhals as nw
+except ModuleNotFoundError as error:
+    raise ImportError(f'{error.name} is missing; run pip install "seqrec[data]"') from error
 
 from seqrec.config import check_at_least, check_between, check_fields
 from seqrec.data import steps

@@ -130,7 +130,11 @@ def column_dtype(name: str, dtype: np.dtype) -> str:
 
 
 def store_from_sequences(sequences: Sequence[Sequence[int]], *, n_items: int | None = None) -> SequenceStore:
-    """An in-memory store of one sequence of item ids for each user; the keys of items and users are 1, 2, ..."""
+    """An in-memory store of one sequence of item ids for each user; the keys of items and users are 1, 2, ...
+
+    >>> store_from_sequences([[3, 1], [2]], n_items=9).n_items
+    9
+    """
     lengths = np.array([len(sequence) for sequence in sequences], dtype=np.int64)
     items = np.array([item for sequence in sequences for item in sequence], dtype=np.int64)
     if n_items is None:
@@ -165,6 +169,12 @@ def open_store(directory: Path | str, *, as_of: str | None = None, verify: bool 
 
     Item ids and offsets are checked to be in range; with `verify` all arrays are read and hashed. `as_of` is the
     content hash that the store had before appends: what was appended since is left out, in memory.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as directory:
+    ...     _ = write_store(f"{directory}/store", store_from_sequences([[1, 2, 3], [2, 3]]))
+    ...     open_store(f"{directory}/store").items.tolist()
+    [1, 2, 3, 2, 3]
 
     Raises:
       InputError: there is no store, it is damaged, or it never had the content hash `as_of`.

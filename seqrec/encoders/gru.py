@@ -37,7 +37,12 @@ class GRUConfig:
 
 
 def gru(config: GRUConfig, *, n_items: int, max_length: int) -> Encoder:
-    """An encoder whose state at each position knows that item and those before it in the same history."""
+    """An encoder whose state at each position knows that item and those before it in the same history.
+
+    >>> encoder = gru(GRUConfig(d_model=8), n_items=5, max_length=4)
+    >>> encoder.d_model, encoder.causal
+    (8, True)
+    """
     specs: Params = {
         "item_table": item_table_spec(n_items, config.d_model),
         "layers": [

@@ -52,7 +52,12 @@ class HawkConfig:
 
 
 def hawk(config: HawkConfig, *, n_items: int, max_length: int) -> Encoder:
-    """An encoder whose state at each position knows that item and those before it in the same history."""
+    """An encoder whose state at each position knows that item and those before it in the same history.
+
+    >>> encoder = hawk(HawkConfig(d_model=8), n_items=5, max_length=4)
+    >>> encoder.d_model, encoder.causal
+    (8, True)
+    """
     d_recurrent = config.d_recurrent or config.d_model
     block: Params = {
         "recurrence_norm": norm_specs("rms", config.d_model),

@@ -59,6 +59,10 @@ def hstu(config: HSTUConfig, *, n_items: int, max_length: int, times: Times = "n
     With `times` each attention score has a learned number of the time since the key's item: until the query
     position's own item ("history"), or until the item that is to be predicted ("query"), as published. The second
     knows when the answer came, so its figures are `time-aware` and stand beside no others.
+
+    >>> encoder = hstu(HSTUConfig(d_model=8), n_items=5, max_length=4, times="history")
+    >>> encoder.reads
+    BatchFormat(max_length=4, times='history', event_features=())
     """
     zeros = jax.nn.initializers.zeros
     biases: Params = {}

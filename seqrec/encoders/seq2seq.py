@@ -53,6 +53,10 @@ def seq2seq(config: Seq2SeqConfig, *, n_items: int, max_length: int) -> Encoder:
 
     A history and its continuation share `max_length` positions. States of a history's items but the newest mean
     nothing: ask for none.
+
+    >>> encoder = seq2seq(Seq2SeqConfig(), n_items=5, max_length=4)
+    >>> encoder.causal, encoder.decoder is None
+    (False, False)
     """
     sizes = config.encoder
     reader = transformer(sizes, n_items=n_items, max_length=max_length)

@@ -168,6 +168,10 @@ def transformer(config: TransformerConfig, *, n_items: int, max_length: int, tim
     With `times="history"` half of each head's pairs of features turn by the items' times, not by their places: what
     one item is to another then depends on the time between them too, from minutes to years.
 
+    >>> encoder = transformer(TransformerConfig(d_model=8, n_blocks=1), n_items=5, max_length=4)
+    >>> sorted(encoder.specs)
+    ['blocks', 'final_norm', 'item_table']
+
     Raises:
       InputError: this form of the model cannot read such times.
     """

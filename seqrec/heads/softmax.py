@@ -124,7 +124,13 @@ class SoftmaxHead:
 
 
 def softmax_model(encoder: Encoder, loss: CatalogueLoss = softmax_loss, *, ask: Ask = next_item) -> Model:
-    """The model whose head is a softmax over the encoder's item table, trained by `loss` on what `ask` asks."""
+    """The model whose head is a softmax over the encoder's item table, trained by `loss` on what `ask` asks.
+
+    >>> from seqrec.encoders.gru import GRUConfig, gru
+    >>> model = softmax_model(gru(GRUConfig(d_model=8), n_items=5, max_length=4))
+    >>> model.n_items, model.d_model, model.reads.max_length
+    (5, 8, 4)
+    """
     return Model(
         specs=encoder.specs,
         encoder=encoder,

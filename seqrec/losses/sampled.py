@@ -101,6 +101,13 @@ def sampled_loss(score_loss: ScoreLoss, sampler: Sampler, *, temperature: Scalar
 
     Scores are divided by `temperature`. With `mixture`, of which only `sampled_softmax` can be a part, a target's
     probability is that of the mixture, whose softmax is estimated.
+
+    >>> from seqrec.negatives import uniform
+    >>> loss = sampled_loss(sampled_softmax, lambda key, targets: uniform(key, n_negatives=50, n_items=5))
+    >>> states, table, targets = jnp.zeros((1, 2, 4)), jnp.ones((6, 4)), jnp.array([[3, 0]])
+    >>> total, count = loss(states, table, targets, n_items=5, key=jax.random.key(0))
+    >>> round(float(jnp.exp(total)), 4), int(count)  # equal scores: -log(1/5), as with all items
+    (5.0, 1)
     """
 
     def loss(

@@ -112,6 +112,11 @@ def softmax_loss(
 
     Nothing of size positions x items exists, and where a mesh splits the item table, each device scores its own
     items: only maxima, sums and hidden states travel.
+
+    >>> states, table, targets = jnp.zeros((1, 2, 4)), jnp.ones((6, 4)), jnp.array([[3, 0]])
+    >>> total, count = softmax_loss(states, table, targets, n_items=5)  # equal scores: -log(1/5)
+    >>> round(float(jnp.exp(total)), 4), int(count)
+    (5.0, 1)
     """
     _check_shapes(hidden, item_table, targets, n_items)
     weights = None if weights is None else jax.lax.stop_gradient(weights)

@@ -5,7 +5,10 @@ What a training script needs is here; experiments/sasrec.py is the shortest of t
 
 from typing import Annotated, TypeVar
 
-from tyro.conf import arg
+try:
+    from tyro.conf import arg
+except ModuleNotFoundError as error:
+    raise ImportError(f'{error.name} is missing; run pip install "seqrec[run]"') from error
 
 from seqrec.model import Model
 from seqrec.run.building import build_model
