@@ -37,6 +37,7 @@ _NAMES = {
     "types": "InputError",
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}
+__all__ = sorted(_MODULES)
 
 
 def __getattr__(name: str) -> Any:
