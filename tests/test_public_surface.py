@@ -84,4 +84,4 @@ def test_every_public_name_is_documented(name):
 def test_the_api_page_lists_every_public_name_once():
     page = (ROOT / "docs" / "api.md").read_text()
     listed = [line.removeprefix("::: seqrec.") for line in page.splitlines() if line.startswith("::: ")]
-    assert sorted(listed) == sorted(NAMES)
+    assert sorted(name for name in listed if "." not in name) == sorted(NAMES)
