@@ -30,7 +30,7 @@ class DecodingConfig:
     no_repeat: bool = True
     """Use each item at most once in a continuation."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self)
         check_at_least(self, 1, "beam_width")
         check_at_least(self, 0, "top_k")
@@ -90,7 +90,7 @@ def generate(
     lists = jnp.zeros((rows * width, n), jnp.int32)
     totals = jnp.broadcast_to(jnp.where(jnp.arange(width) == 0, 0.0, -jnp.inf), (rows, width))
 
-    def step(carry, place):
+    def step(carry: Any, place: Array) -> tuple[Any, None]:
         cache, newest, lists, totals = carry
         states, cache = decoder.step(params, memory, cache, newest, place)
         banned = jnp.concatenate([excluded, lists], axis=1) if config.no_repeat else excluded
@@ -165,7 +165,9 @@ def recomputed(model: Model, *, as_history: bool = True) -> Model:
         raise InputError(f"a model that reads {more} cannot continue from item ids alone; build it without")
     encode = model.encoder.encode
 
-    def start(params: Params, items: Int[Array, "rows length"], lengths: Int[Array, " rows"], *, n: int):
+    def start(
+        params: Params, items: Int[Array, "rows length"], lengths: Int[Array, " rows"], *, n: int
+    ) -> tuple[Array, Array]:
         del params
         return lengths, jnp.pad(items, ((0, 0), (0, n - 1)))
 
@@ -175,7 +177,7 @@ def recomputed(model: Model, *, as_history: bool = True) -> Model:
         cache: Int[Array, "rows width"],
         items: Int[Array, " rows"],
         place: Int[Array, ""],
-    ):
+    ) -> tuple[Array, Array]:
         # The memory is the histories' lengths, the cache all items so far.
         newest = memory - 1 + place
         cache = cache.at[jnp.arange(len(cache)), newest].set(items)

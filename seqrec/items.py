@@ -53,7 +53,7 @@ class ItemConfig:
     fine_tune_vectors: bool = False
     """Also train the vectors read from feature files; otherwise only their projection is trained."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self)
         check_share(self, "id_dropout", one=False)
         check_at_least(self, 0, "id_rows")

@@ -31,7 +31,7 @@ class ParamSpec:
     init: Initialise
     decay: bool = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if len(self.shape) != len(self.axes):
             raise ValueError(f"shape {self.shape} and axes {self.axes} differ in length; name every axis")
 
@@ -39,7 +39,7 @@ class ParamSpec:
 def init_params(specs: Params, key: Array) -> Params:
     """Initial values; each depends on the key and its own path alone, so that adding one leaves the rest."""
 
-    def init(path, spec: ParamSpec) -> Array:
+    def init(path: Any, spec: ParamSpec) -> Array:
         own_key = jax.random.fold_in(key, zlib.crc32(jax.tree_util.keystr(path).encode()))
         return spec.init(own_key, spec.shape, jnp.float32)
 

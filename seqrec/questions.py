@@ -20,7 +20,7 @@ class MaskedItemConfig:
     last_share: float = 0.1
     """Share of rows in which only the newest item of each history is hidden, as in evaluation."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self)
         check_share(self, "mask_share", "last_share", zero=False, one=False)
 

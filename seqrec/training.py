@@ -51,7 +51,7 @@ class OptimizerConfig:
     """Decay of the exponential moving average of the weights, 0 to below 1; the averaged weights are the ones
     evaluated. 0 evaluates the raw weights."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self)
         check_above(self, 0, "learning_rate")
         check_share(self, "b2", "average_decay", one=False)
@@ -214,7 +214,7 @@ def make_train_step(
         return total / jnp.maximum(count, 1), count
 
     def gradients_in_parts(params: Params, batch: Batch, keys: Array, constants: Any) -> Any:
-        def add(totals, part):
+        def add(totals: Any, part: Any) -> tuple[Any, None]:
             number, batch = part
             part_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, number)
             part_totals = jax.value_and_grad(total_loss, has_aux=True)(params, batch, part_keys, constants)

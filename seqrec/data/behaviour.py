@@ -16,7 +16,7 @@ from jaxtyping import Float, Float32, Int, Int32
 from seqrec.config import check_above, check_fields
 from seqrec.data.feature_values import Form, Places, PositionFeature, Read, features_at
 from seqrec.data.features import deciles, read_user_features, shuffled_feature
-from seqrec.data.gaps import N_GAP_BUCKETS, gap_buckets, gap_seconds, users_at
+from seqrec.data.gaps import N_GAP_BUCKETS, gap_buckets, seconds_since_previous, users_at
 from seqrec.data.ragged import ranges
 from seqrec.data.splits import Split
 from seqrec.data.store import SequenceStore
@@ -256,7 +256,7 @@ def _of_user(
 
 
 def _log_gaps(store: SequenceStore, places: Places) -> Float[np.ndarray, " n"]:
-    return np.log1p(gap_seconds(store, places))
+    return np.log1p(seconds_since_previous(store, places))
 
 
 def _clock(store: SequenceStore, places: Places, *, unit: int, n: int, first: int) -> Int32[np.ndarray, "n 1"]:
@@ -266,7 +266,7 @@ def _clock(store: SequenceStore, places: Places, *, unit: int, n: int, first: in
 
 def _opens_session(store: SequenceStore, places: Places, *, gap_seconds: float) -> Int32[np.ndarray, "n 1"]:
     """2 where an event opens a session, as a user's first one does, else 1."""
-    return np.where(gap_seconds(store, places) <= gap_seconds, 1, 2).astype(np.int32)[:, None]
+    return np.where(seconds_since_previous(store, places) <= gap_seconds, 1, 2).astype(np.int32)[:, None]
 
 
 def _buckets(

@@ -14,7 +14,7 @@ def users_at(store: SequenceStore, places: Places) -> Int[np.ndarray, " n"]:
     return np.searchsorted(store.offsets, places, side="right") - 1
 
 
-def gap_seconds(store: SequenceStore, places: Places) -> Float[np.ndarray, " n"]:
+def seconds_since_previous(store: SequenceStore, places: Places) -> Float[np.ndarray, " n"]:
     """Seconds since the previous event of the same user; NaN for a user's first event."""
     times = store.columns["timestamp_us"]
     is_first = store.offsets[users_at(store, places)] == places
@@ -24,6 +24,6 @@ def gap_seconds(store: SequenceStore, places: Places) -> Float[np.ndarray, " n"]
 
 def gap_buckets(store: SequenceStore, places: Places) -> Int32[np.ndarray, "n 1"]:
     """Bucket b holds gaps of 2^(b - 1) - 1 seconds and more, below 2^b - 1; the last holds all that are longer."""
-    gaps = gap_seconds(store, places)
+    gaps = seconds_since_previous(store, places)
     _, exponents = np.frexp(1 + np.nan_to_num(gaps))
     return np.where(np.isnan(gaps), 0, np.minimum(exponents, N_GAP_BUCKETS)).astype(np.int32)[:, None]

@@ -30,7 +30,7 @@ class GRUConfig:
     dropout: Annotated[float, TRACED, Range(0.0, 0.6)] = 0.2
     """Dropout rate of each layer's output, 0 to below 1."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self)
         check_at_least(self, 1, "d_model", "d_hidden", "n_layers")
         check_share(self, "embedding_dropout", "dropout", one=False)
@@ -91,7 +91,7 @@ def gru_layer(
     # Of all positions at once: only the recurrence has to wait.
     gates = dense(x, params["input"]) + params["input_bias"]
 
-    def step(state, inputs):
+    def step(state: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:
         gates, start = inputs
         state = jnp.where(start[:, None], 0.0, state)
         from_input = jnp.split(gates, 3, axis=-1)

@@ -44,7 +44,7 @@ class HawkConfig:
     dropout: Annotated[float, TRACED, Range(0.0, 0.6)] = 0.3
     """Dropout rate of embeddings, hidden units and residual branches, 0 to below 1."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self)
         check_at_least(self, 1, "d_model", "n_blocks", "convolution_width")
         check_at_least(self, 0, "d_recurrent")
@@ -140,7 +140,7 @@ def linear_recurrence(
 ) -> Float[Array, "rows length d"]:
     """States h[t] = kept[t] * h[t - 1] + entering[t], from h[-1] = 0, in about 2 log2(length) steps."""
 
-    def then(earlier, later):
+    def then(earlier: tuple[Array, Array], later: tuple[Array, Array]) -> tuple[Array, Array]:
         return later[0] * earlier[0], later[0] * earlier[1] + later[1]
 
     # On 2 CPU cores a loop over 200 positions takes half the time, of a fiftieth of a training step.

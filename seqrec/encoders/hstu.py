@@ -46,7 +46,7 @@ class HSTUConfig:
     dropout: Annotated[float, TRACED, Range(0.0, 0.6)] = 0.2
     """Dropout rate of embeddings and of each block's output, 0 to below 1."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self)
         check_at_least(self, 1, "d_model", "n_blocks", "n_heads")
         check_share(self, "dropout", one=False)

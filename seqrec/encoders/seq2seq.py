@@ -38,7 +38,7 @@ class Seq2SeqConfig:
     n_decoder_blocks: int = 2
     """Number of decoder blocks, each self-attention, attention to the encoder's states and a feed-forward network."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self)
         check_at_least(self, 1, "n_decoder_blocks")
         if self.encoder.causal:

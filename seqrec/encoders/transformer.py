@@ -68,7 +68,7 @@ class TransformerConfig:
     scan_blocks: bool = False
     """Compile one block and loop over it, which shortens the compilation of models with many blocks."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self)
         check_at_least(self, 1, "d_model", "n_blocks", "n_heads")
         check_at_least(self, 0, "d_ff")
@@ -106,7 +106,7 @@ def apply_parts(
     """
     *part_keys, hidden_key, output_key = [None] * (len(parts) + 2) if keys is None else keys
 
-    def feed(x):
+    def feed(x: Array) -> Array:
         return feed_forward(
             block["feed_forward"], x, kind=config.feed_forward, dropout_rate=config.dropout, key=hidden_key
         )
@@ -212,7 +212,7 @@ def transformer(config: TransformerConfig, *, n_items: int, max_length: int, tim
             block, keys = block_and_keys
             block = jax.tree.map(lambda leaf: leaf.astype(dtype), block)
 
-            def attend(x):
+            def attend(x: Array) -> Array:
                 return attention(
                     block["attention"],
                     x,

@@ -69,7 +69,7 @@ class LossConfig:
     """Weight of a loss term that lowers the probability of items the user skipped, as named by --skips; softmax only.
     """
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self)
         check_at_least(self, 1, "n_negatives", "n_buckets", "bucket_positions", "bucket_items")
         check_at_least(self, 0, "z_loss", "skip_weight")

@@ -380,7 +380,7 @@ def _over_lists(
 def _list_values(
     value: Callable[..., _Value], options: tuple[Any, ...], scores: Array, labels: Array, where: Array
 ) -> tuple[Float[Array, "*lists"], Bool[Array, "*lists"]]:
-    def of_list(scores, labels, where):
+    def of_list(scores: Array, labels: Array, where: Array) -> tuple[Array, Array]:
         return value(_rank(scores, labels, where), *options)
 
     return jnp.vectorize(of_list, signature="(n),(n),(n)->(),()")(scores, labels, where)
