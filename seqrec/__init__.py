@@ -10,7 +10,7 @@ from typing import Any
 import seqrec.script_start  # noqa: F401 (before anything large is imported: its docstring says why)
 
 _NAMES = {
-    "baselines.popularity": "popularity_ranks",
+    "baselines.popularity": "popularity_ranks training_counts",
     "data.batches": "make_queries training_batches",
     "data.event_arrays": "store_from_events",
     "data.splits": "leave_last_out temporal",

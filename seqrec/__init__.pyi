@@ -1,6 +1,7 @@
 """The public names, for editors and type checkers; `__init__.py` says from where each is imported."""
 
 from seqrec.baselines.popularity import popularity_ranks as popularity_ranks
+from seqrec.baselines.popularity import training_counts as training_counts
 from seqrec.data.batches import make_queries as make_queries
 from seqrec.data.batches import training_batches as training_batches
 from seqrec.data.event_arrays import store_from_events as store_from_events

@@ -187,18 +187,19 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     *,
     seed: int,
-    average_decay: float,
+    average_decay: float = 0.0,
     accumulation_steps: int = 1,
 ) -> TrainStep:
     """A jitted training step of the model.
 
-    Its randomness is a function of (seed, state.step): a resumed run takes the same steps. With `accumulation_steps`
+    Its randomness is a function of (seed, state.step): a resumed run takes the same steps. `average_decay` is that of
+    the moving average of the weights, `state.averaged`; with 0 it is the weights themselves. With `accumulation_steps`
     the batch is split into as many parts that run one after another, whose gradients add up to the whole batch's.
 
     >>> from seqrec.encoders.gru import GRUConfig, gru
     >>> from seqrec.heads.softmax import softmax_model
     >>> model = softmax_model(gru(GRUConfig(d_model=4), n_items=5, max_length=4))
-    >>> step = make_train_step(model, optax.sgd(0.1), seed=0, average_decay=0.9)
+    >>> step = make_train_step(model, optax.sgd(0.1), seed=0)
     >>> row = jnp.array([[4, 2, 3, 0]])
     >>> batch = Batch(row, jnp.array([[2, 3, 0, 0]]), (row > 0).astype(int), jnp.arange(4)[None])
     >>> state, metrics = step(init_state(model, optax.sgd(0.1), seed=0), batch)
