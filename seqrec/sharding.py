@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,6 @@ from jax.experimental import multihost_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
-from tyro.conf import arg
 
 from seqrec.config import check_fields
 from seqrec.params import Params, ParamSpec
@@ -35,13 +34,11 @@ _ROWS = P(MESH_AXES["batch"])
 class MeshConfig:
     """How devices are arranged in a mesh; the product of the three sizes is the number of devices."""
 
-    # Flags of scripts are named by their field alone; these three would tell too little.
-
-    data: Annotated[int, arg(name="mesh.data")] = -1
+    data: int = -1
     """Data parallelism: number of device groups that split the rows of each batch; -1 uses all remaining devices."""
-    model: Annotated[int, arg(name="mesh.model")] = 1
+    model: int = 1
     """Model parallelism: number of devices that split the item table and the loss over it."""
-    fsdp: Annotated[int, arg(name="mesh.fsdp")] = 1
+    fsdp: int = 1
     """Fully sharded data parallelism: number of devices that split the rows of each batch and also store only a part of
     each large parameter and of its optimizer state."""
 

@@ -42,7 +42,7 @@ class TrainingConfig:
     loss: OmitArgPrefixes[LossConfig] = field(default_factory=LossConfig)
     optimizer: OmitArgPrefixes[OptimizerConfig] = field(default_factory=OptimizerConfig)
     fit: OmitArgPrefixes[FitConfig] = field(default_factory=FitConfig)
-    mesh: OmitArgPrefixes[MeshConfig] = field(default_factory=MeshConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
     processes: OmitArgPrefixes[DistributedConfig] = field(default_factory=DistributedConfig)
 
     def __post_init__(self):

@@ -26,9 +26,8 @@ def frame():
 def test_it_is_the_store_that_preparation_makes(frame, tmp_path):
     frame.to_csv(tmp_path / "events.csv", index=False)
     store = store_from_events(frame["user"], frame["item"], frame["time"])
-    prepared = prepare(
-        read_source("events", tmp_path / "events.csv", columns=Columns("user", "item", "time"), time_unit="s")
-    )
+    source = read_source("events", tmp_path / "events.csv", columns=Columns("user", "item", "time"), time_unit="s")
+    prepared = prepare(source, tmp_path / "store")
     for name in ("items", "offsets", "item_keys", "user_keys"):
         np.testing.assert_array_equal(getattr(store, name), getattr(prepared, name))
 
