@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int, Int8, Real
 
+from seqrec.data.ragged import blocks
 from seqrec.data.splits import Split, asked_events
 from seqrec.data.store import SequenceStore
 
 PARTS = ("training", "validation", "test")
 MICROSECONDS_PER_HOUR = 3_600_000_000
-EVENTS_PER_BLOCK = 5_000_000
 N_BINS = 10
 MOST_BARS = 150
 
@@ -107,7 +107,10 @@ def part_of_events(store: SequenceStore, split: Split) -> Int8[np.ndarray, " n_e
 def is_repeat(store: SequenceStore) -> Bool[np.ndarray, " n_events"]:
     """Whether the event's user has had its item before."""
     repeats = np.zeros(store.n_events, bool)
-    for start, stop, users in _blocks(store):
+    lengths = np.diff(store.offsets)
+    for block in blocks(lengths):
+        start, stop = store.offsets[block.start], store.offsets[block.stop]
+        users = np.repeat(np.arange(block.stop - block.start), lengths[block])
         pairs = users * (store.n_items + 1) + store.items[start:stop]
         # Stable, so that the first of a pair is its first event.
         order = np.argsort(pairs, kind="stable")
@@ -237,15 +240,3 @@ def _variables(store: SequenceStore, parts: Int8[np.ndarray, " n_events"]) -> It
         if name not in ("timestamp_us", "session"):
             values = np.asarray(values)
             yield name, values.astype(np.int8) if values.dtype == bool else values
-
-
-def _blocks(store: SequenceStore) -> Iterator[tuple[int, int, Int[np.ndarray, " n"]]]:
-    """Start and stop of blocks of whole users, and the user of each event, from 0 in its block."""
-    offsets = np.asarray(store.offsets)
-    first = 0
-    while first < store.n_users:
-        last = max(first + 1, int(np.searchsorted(offsets, offsets[first] + EVENTS_PER_BLOCK, side="right")) - 1)
-        last = min(last, store.n_users)
-        lengths = np.diff(offsets[first : last + 1])
-        yield int(offsets[first]), int(offsets[last]), np.repeat(np.arange(last - first), lengths)
-        first = last
