@@ -255,7 +255,10 @@ def prepare_store(directory: Path, *readers: tuple[DataConfig, EngagementConfig]
         time_unit=config.time_unit,
         extra=numbers,
         categories=texts,
+        ties=config.ties,
     )
+    if source.ties is not None:
+        log.info("ties        %s", source.ties)
     has_times = "timestamp_us" in column_names(source.events)
     keep_times = (keep_times and has_times) or any(
         each.split.split == "temporal"
