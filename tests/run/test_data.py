@@ -69,7 +69,7 @@ def test_a_store_needs_a_path(run):
 @pytest.fixture
 def temporal_store(tmp_path):
     """A store prepared with a temporal split: three users with seven events each, a second apart."""
-    lines = [f"{user},{1 + (user + place) % 5},{10**9 + place}" for user in (1, 2, 3) for place in range(7)]
+    lines = [f"{user},{1 + (user + place) % 9},{10**9 + place}" for user in (1, 2, 3) for place in range(7)]
     (tmp_path / "log.csv").write_text("\n".join(["user_id,item_id,timestamp", *lines]) + "\n")
     source = read_source("events", tmp_path / "log.csv", time_unit="s")
     split = SplitConfig(split="temporal", valid_share=0.2, test_share=0.2)
