@@ -292,8 +292,7 @@ def prepare_store(
     """The store of `source` after the steps of `config`, written to `directory` and opened there, whole or not at all.
 
     The manifest's `preparation` says what each step left, the configs, the split's hash, how ties in time are ordered,
-    and `facts`; events that
-    are not valid are in rejected.parquet, each with its reason.
+    and `facts`; events that are not valid are in rejected.parquet, each with its reason.
     """
     engine, split = engine_of(source), choose_split(split).config
     with replaced(directory) as fresh:
