@@ -10,7 +10,6 @@ command with --resume goes on with a study, or joins one that is under way. docs
 
 import dataclasses
 import sys
-from pathlib import Path
 from typing import Any, Literal
 
 import jax
@@ -21,6 +20,7 @@ from seqrec import runtime
 from seqrec.config import values_of, with_values
 from seqrec.run.data import open_task
 from seqrec.run.experiment import open_run
+from seqrec.runs import script_path
 from seqrec.tuning.findings import leave_findings
 from seqrec.tuning.space import search_space
 from seqrec.tuning.study import TuneConfig, import_optuna, open_study, tune
@@ -36,7 +36,11 @@ def config_type(name: str) -> type:
     ]
     doc = "Searches for the best values of a training script's flags; those that are not searched are as given."
     return dataclasses.make_dataclass(
-        "Config", fields, bases=(TRAINING[name].Config,), frozen=True, namespace={"__doc__": doc}
+        "Config",
+        fields,
+        bases=(TRAINING[name].Config,),
+        frozen=True,
+        namespace={"__doc__": doc, "__module__": __name__},
     )
 
 
@@ -70,8 +74,8 @@ def main(config: Any) -> dict[str, Any]:
                     say=runtime.log.info,
                 )
             finally:  # after Ctrl-C too
-                path = Path(sys.argv[0]).with_name(f"{config.script}.py")
-                found = leave_findings(study, config, script=str(path), defaults=script.Config())
+                path = script_path(script.__file__)
+                found = leave_findings(study, config, script=path, defaults=script.Config())
     return found
 
 

@@ -4,6 +4,7 @@ Histograms are counted from the arrays over events, a block of users at a time w
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ PARTS = ("training", "validation", "test")
 MICROSECONDS_PER_HOUR = 3_600_000_000
 N_BINS = 10
 MOST_BARS = 150
+NO_TIES: Mapping[str, Any] = MappingProxyType({})
 
 
 class Counted(NamedTuple):
@@ -154,9 +156,17 @@ def popularity_curve(counts: Int[np.ndarray, " n_items"]) -> list[dict[str, floa
 
 
 def data_profile(
-    store: SequenceStore, split: Split, *, steps: Sequence[Mapping[str, Any]] = (), name: str = ""
+    store: SequenceStore,
+    split: Split,
+    *,
+    steps: Sequence[Mapping[str, Any]] = (),
+    ties: Mapping[str, Any] = NO_TIES,
+    name: str = "",
 ) -> dict[str, Any]:
-    """The figures of a store and its split, plain enough for JSON; `steps` are the counts of its preparation."""
+    """The figures of a store and its split, plain enough for JSON.
+
+    `steps` are the counts of its preparation, `ties` what it says of events at equal times.
+    """
     parts = part_of_events(store, split)
     items = np.asarray(store.items)
     repeats = is_repeat(store)
@@ -165,6 +175,7 @@ def data_profile(
     found = {
         "name": name,
         "steps": [dict(step) for step in steps],
+        "ties": dict(ties),
         "split": split.description,
         "n_events": store.n_events,
         "n_users": store.n_users,

@@ -3,12 +3,11 @@
 import gc
 import shlex
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
 
-from seqrec import runtime
+from seqrec import runs, runtime
 from seqrec.config import to_json, with_values
 from seqrec.files import read_json, read_json_lines, write_json
 from seqrec.report.placebos import placebos_of
@@ -110,7 +109,7 @@ def results(plan: Plan, failed: Mapping[str, str]) -> dict[str, Any]:
                 "key": run.key,
                 "state": "done" if run.is_done else "failed" if run.key in failed else "left",
                 "failure": failed.get(run.key),
-                "command": command(_script_path(plan), to_json(seeded), plan.script.Config()),
+                "command": command(runs.script_path(plan.script.__file__ or ""), to_json(seeded), plan.script.Config()),
             }
         )
     found = {
@@ -129,8 +128,3 @@ def results(plan: Plan, failed: Mapping[str, str]) -> dict[str, Any]:
     }
     write_json(plan.study.output / "study.json", found)
     return found
-
-
-def _script_path(plan: Plan) -> str:
-    path = Path(plan.script.__file__ or "")
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
