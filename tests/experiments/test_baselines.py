@@ -6,6 +6,7 @@ import results as results_script
 from seqrec import runtime
 from seqrec.baselines import scored
 from seqrec.files import read_json
+from seqrec.report import compared_runs
 from seqrec.report.results_page import condensed, page
 
 
@@ -16,7 +17,8 @@ def run_baselines(ratings, output, *flags):
 
 def test_every_table_of_the_data_carries_the_baselines(ratings, finished, tmp_path):
     found = run_baselines(ratings, tmp_path / "run", "--max-length", "8")
-    assert list(found["baselines"]) == ["popularity", "personal popularity", "first-order Markov", "item-kNN", "EASE"]
+    popularities = ["popularity", "personal popularity", "recent popularity"]
+    assert list(found["baselines"]) == [*popularities, "first-order Markov", "item-kNN", "EASE"]
     for name, figures in finished.results["baselines"].items():
         assert found["baselines"][name] == figures  # on the same queries
     assert found["protocol"] == finished.results["protocol"]
@@ -29,12 +31,25 @@ def test_every_table_of_the_data_carries_the_baselines(ratings, finished, tmp_pa
     assert "`python experiments/baselines.py --dataset movielens" in text
 
 
-def test_recent_popularity_needs_times_and_a_catalogue_too_large_for_ease_is_said(
+def test_recent_popularity_counts_recent_events_and_a_catalogue_too_large_for_ease_is_said(
     ratings, tmp_path, monkeypatch, caplog
 ):
     monkeypatch.setattr(scored, "_LARGEST_EASE", 10)
-    found = run_baselines(ratings, tmp_path / "run", "--times", "history", "--recent-days", "1000")
+    found = run_baselines(ratings, tmp_path / "run", "--recent-days", "1000")
     # All of the toy's events lie within these days.
     assert found["baselines"]["recent popularity"] == found["baselines"]["popularity"]
     assert "EASE" not in found["baselines"]
     assert "left out    EASE on 30 items needs" in caplog.text
+
+
+def test_a_model_is_compared_with_each_baseline_by_naming_their_directory(ratings, finished, tmp_path):
+    run_baselines(ratings, tmp_path / "baselines", "--max-length", "8")
+    compare = [compared_runs.with_ranks(path) for path in (finished.directory, tmp_path / "baselines")]
+    assert compare[0] == [finished.directory]
+    names = [path.name for path in compare[1]]
+    assert names == sorted(names)
+    assert set(names) >= {"ease", "item-knn", "first-order-markov", "personal-popularity", "popularity"}
+    paths = compared_runs.named_paths([*compare[0], *compare[1]], ())
+    tables = compared_runs.read_tables(paths)
+    (targets,) = {tuple(table.item.tolist()) for table in tables.values()}  # the same queries for all
+    assert len(targets) == len(tables["ease"].rank)
