@@ -8,12 +8,13 @@
         --logs.exposures logs/exposures.parquet --logs.events logs/events.parquet --output result
 
 A metric is [-]numerator[/denominator][:margin]; a minus sign means that less is better. `plan` computes the sample size
+from seqrec.files import JsonObject
 from --mean and --standard-deviation; `analyze` writes ab_result.json and ab_report.html into --output. A million events
 take a few seconds.
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 from tyro.conf import arg, subcommand
 
@@ -33,7 +34,7 @@ class Arguments:
     ]
 
 
-def main(arguments: Arguments) -> dict[str, Any]:
+def main(arguments: Arguments) -> JsonObject:
     """Runs the command and returns its results."""
     command = arguments.command
     if isinstance(command, PlanFlags):

@@ -11,7 +11,6 @@ and compare.py MODEL BASELINES/item-knn against one.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tyro.conf import OmitArgPrefixes
@@ -21,7 +20,7 @@ from seqrec.baselines import popularity
 from seqrec.baselines.scored import ease, first_order_markov, item_knn, score_ranks
 from seqrec.data.store import SequenceStore, open_store
 from seqrec.evaluation import rank_table
-from seqrec.files import make_directory, write_json
+from seqrec.files import JsonObject, make_directory, write_json
 from seqrec.report import figures
 from seqrec.run.config import RunConfig
 from seqrec.run.data import NO_ENGAGEMENT, DataConfig, Task, open_task, prepare_store
@@ -78,11 +77,11 @@ def baselines(config: Config, task: Task, timed: SequenceStore) -> Iterator[tupl
         runtime.log.warning("left out    %s", error)
 
 
-def main(config: Config) -> dict[str, Any]:
+def main(config: Config) -> JsonObject:
     """Tests each baseline, leaves the figures in the run's directory, and returns what `metrics.json` holds."""
     with open_run(config, config.run, experiment="baselines", dataset=config.data.dataset) as run:
         task = open_task(run, config.data, seed=config.run.seed)
-        results: dict[str, Any] = {"baselines": {}, "protocol": protocol(task)}
+        results: JsonObject = {"baselines": {}, "protocol": protocol(task)}
         for name, rank in baselines(config, task, with_times(config, task, run)):
             ranks, n_candidates = rank(task.test.target_positions, mask_seen=task.mask_seen)
             table = rank_table(task.test, ranks, n_candidates)

@@ -9,7 +9,6 @@ The run is of a split in which the first of the last n events is the target: seq
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from scripts import TRAINING
 from tyro.conf import OmitArgPrefixes, Positional
@@ -17,7 +16,7 @@ from tyro.conf import OmitArgPrefixes, Positional
 from seqrec import runtime
 from seqrec.baselines.popularity import training_counts
 from seqrec.config import to_json
-from seqrec.files import write_json
+from seqrec.files import JsonObject, write_json
 from seqrec.generation import DecodingConfig
 from seqrec.report.continuations import continuation_figures
 from seqrec.report.figures import format_table
@@ -36,7 +35,7 @@ class Arguments:
     decoding: OmitArgPrefixes[DecodingConfig] = field(default_factory=DecodingConfig)
 
 
-def main(arguments: Arguments) -> dict[str, Any]:
+def main(arguments: Arguments) -> JsonObject:
     """Prints the figures of each way and returns them, with the way of decoding and the split."""
     task, model, params = open_trained(arguments.run, TRAINING)
     if not task.config.split.holds_continuations:

@@ -11,13 +11,12 @@ docs/studies.md says how to read them.
 """
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from scripts import TRAINING
 from tyro.conf import OmitArgPrefixes
 
 from seqrec import runtime
-from seqrec.files import write_text
+from seqrec.files import JsonObject, write_text
 from seqrec.report.study_page import as_text, page
 from seqrec.study.plan import Study, make_plan, plan_text
 from seqrec.study.run import run_study
@@ -40,7 +39,7 @@ class Config:
     study: OmitArgPrefixes[Study] = field(default_factory=lambda: DEMO)
 
 
-def main(config: Config) -> dict[str, Any] | None:
+def main(config: Config) -> JsonObject | None:
     """Prints the verdicts, writes the study's files and returns what study.json holds; of a dry run only the plan."""
     if config.study.dry_run:
         print(plan_text(make_plan(config.study, TRAINING)))

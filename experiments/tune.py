@@ -19,6 +19,7 @@ from tyro.conf import OmitArgPrefixes, Positional
 
 from seqrec import runtime
 from seqrec.config import values_of, with_values
+from seqrec.files import JsonObject
 from seqrec.run.data import open_task
 from seqrec.run.experiment import open_run
 from seqrec.tuning.findings import leave_findings
@@ -45,7 +46,7 @@ def named_script(arguments: list[str]) -> str:
     return arguments[0] if arguments and arguments[0] in TRAINING else "sasrec"
 
 
-def main(config: Any) -> dict[str, Any]:
+def main(config: Any) -> JsonObject:
     """Runs the trials and returns what `tune.json` holds."""
     script = TRAINING[config.script]
     space = search_space(config, given=config.tune.search, hold=config.tune.hold)

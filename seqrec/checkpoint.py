@@ -22,6 +22,7 @@ from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, L
 
 from seqrec.data.buckets import is_copy
 from seqrec.data.paths import first_line
+from seqrec.files import JsonObject
 from seqrec.loss_spikes import RunningLoss
 from seqrec.sharding import broadcast_bytes, from_first, on_host
 from seqrec.training import TrainState
@@ -354,7 +355,7 @@ def _restore_progress(manager: ocp.CheckpointManager, step: int) -> Progress:
     return _progress(restored["progress"])
 
 
-def _progress(fields: dict[str, Any]) -> Progress:
+def _progress(fields: JsonObject) -> Progress:
     """The record from its JSON; fields that an earlier version did not save have their defaults."""
     unknown = fields.keys() - {field.name for field in dataclasses.fields(Progress)}
     if unknown:
@@ -369,7 +370,7 @@ def _progress(fields: dict[str, Any]) -> Progress:
     )
 
 
-def _by_name(state: TrainState) -> dict[str, Any]:
+def _by_name(state: TrainState) -> JsonObject:
     """The saved fields as a dict: orbax fills copies of the tree with None, which a typed record refuses in tests."""
     return {name: getattr(state, name) for name in ("step", "params", "opt_state", "averaged")}
 

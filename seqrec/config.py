@@ -21,7 +21,7 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
-from seqrec.files import address_of
+from seqrec.files import JsonObject, address_of
 from seqrec.types import InputError
 
 Config = TypeVar("Config")
@@ -210,7 +210,7 @@ def _of_json(kind: Any, value: Any, name: str) -> Any:
     return value
 
 
-def leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(tree: JsonObject, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """(dotted name, value) of every value in nested dicts."""
     for name, value in tree.items():
         if isinstance(value, dict):
@@ -229,7 +229,7 @@ def flag_name(name: str) -> str:
     return (name if name.startswith("mesh.") else name.rpartition(".")[2]).replace("_", "-")
 
 
-def changed_flags(config: dict[str, Any], usual: dict[str, Any]) -> list[str]:
+def changed_flags(config: JsonObject, usual: JsonObject) -> list[str]:
     """The words of a command line that make `config` of `usual`, both as `to_json` has them.
 
     >>> changed_flags({"fit": {"patience": 3, "validate_raw": False}}, {"fit": {"patience": 5, "validate_raw": True}})

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from seqrec import runtime
 from seqrec.config import from_json, leaves, to_json
 from seqrec.data.buckets import original
-from seqrec.files import read_json_lines, read_object, unwritable, write_json, write_text
+from seqrec.files import JsonObject, read_json_lines, read_object, unwritable, write_json, write_text
 from seqrec.types import InputError
 
 Config = TypeVar("Config")
@@ -134,7 +134,7 @@ def read_config(config_type: type[Config], run: Path) -> Config:
         ) from error
 
 
-def started_with(run: Path) -> dict[str, Any]:
+def started_with(run: Path) -> JsonObject:
     """What config.json says of a run: experiment, config, command, versions, and the data that it has read."""
     file = run / "config.json"
     if not file.is_file():

@@ -29,6 +29,7 @@ from seqrec.data.store import (
     sequence_store,
     write_files,
 )
+from seqrec.files import JsonObject
 from seqrec.types import InputError
 
 
@@ -137,7 +138,7 @@ def _append(source: Source, directory: Path, target: Path, *, report: Callable[[
     return appended
 
 
-def _version_of(store: SequenceStore, config: StepsConfig, preparation: Mapping[str, Any]) -> dict[str, Any]:
+def _version_of(store: SequenceStore, config: StepsConfig, preparation: Mapping[str, Any]) -> JsonObject:
     """What the manifest keeps of a store that grows, so that it can be told from what it has become."""
     gap_seconds = config.session_gap_seconds if "session" in store.columns else None
     return {
@@ -153,7 +154,7 @@ def _version_of(store: SequenceStore, config: StepsConfig, preparation: Mapping[
 
 def _cleaned(
     source: Source, config: StepsConfig, *, with_times: bool, report: Callable[[StepCount], None]
-) -> tuple[dict[str, Any], pa.Table, list[StepCount]]:
+) -> tuple[JsonObject, pa.Table, list[StepCount]]:
     """The columns of the new events, in time order, after the steps that look at one event."""
     if with_times and "timestamp_us" not in steps.column_names(source.events):
         raise InputError(f"{source.name} has no times, which the store has; name the time column")
@@ -220,7 +221,7 @@ def _repeated(
     return repeated & is_new
 
 
-def _noted(preparation: Mapping[str, Any], appended: Appended, source: Source) -> dict[str, Any]:
+def _noted(preparation: Mapping[str, Any], appended: Appended, source: Source) -> JsonObject:
     """`preparation` with the append added and the split computed again."""
     noted = dict(preparation)
     if "categories" in noted:

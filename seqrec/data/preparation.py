@@ -5,7 +5,7 @@ import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 try:
     import narwhals as nw
@@ -21,6 +21,7 @@ from seqrec.data.moments import moment_us
 from seqrec.data.sources import Source
 from seqrec.data.split_config import SplitConfig, split_store
 from seqrec.data.store import SequenceStore, open_store, write_files
+from seqrec.files import JsonObject
 from seqrec.types import InputError
 
 
@@ -286,7 +287,7 @@ def prepare_store(
     split: SplitConfig,
     *,
     report: Callable[[StepCount], None] = lambda count: None,
-    facts: dict[str, Any] | None = None,
+    facts: JsonObject | None = None,
 ) -> Prepared:
     """The store of `source` after the steps of `config`, written to `directory` and opened there, whole or not at all.
 

@@ -17,6 +17,7 @@ from seqrec.data.directories import replaced, settle
 from seqrec.data.paths import first_line
 from seqrec.data.ragged import session_numbers
 from seqrec.data.store_files import REMEDY, array_files, key_column, keys_of, open_array, open_table
+from seqrec.files import JsonObject
 from seqrec.types import InputError
 
 FORMAT_VERSION = 1
@@ -70,7 +71,7 @@ class SequenceStore(NamedTuple):
 class History(NamedTuple):
     """What a store was before each append."""
 
-    versions: list[dict[str, Any]]
+    versions: list[JsonObject]
     """Its content hash and sizes, and what else tells it from what it has become; oldest first."""
     came_with: Int32[np.ndarray, " n_events"]
     """The number of appends before the one that brought an event."""
@@ -249,7 +250,7 @@ def _as_of(store: SequenceStore, directory: Path, content_hash: str) -> Sequence
     return earlier
 
 
-def _version(directory: Path, content_hash: str) -> tuple[int, dict[str, Any]]:
+def _version(directory: Path, content_hash: str) -> tuple[int, JsonObject]:
     versions = _versions(directory)
     for number, version in enumerate(versions):
         if version.get("content_hash") == content_hash:
@@ -260,7 +261,7 @@ def _version(directory: Path, content_hash: str) -> tuple[int, dict[str, Any]]:
     )
 
 
-def _versions(directory: Path) -> list[dict[str, Any]]:
+def _versions(directory: Path) -> list[JsonObject]:
     versions = _read_manifest(directory).get("versions", [])
     if not isinstance(versions, list) or not all(isinstance(version, dict) for version in versions):
         raise InputError(f"{directory / 'manifest.json'}: versions are no list of objects; {REMEDY}")
@@ -275,7 +276,7 @@ def read_history(directory: Path, store: SequenceStore) -> History:
     return History(versions, open_array(directory / VERSIONS_FILE, "<i4", store.n_events))
 
 
-def read_preparation(directory: Path | str, *, as_of: str | None = None) -> dict[str, Any]:
+def read_preparation(directory: Path | str, *, as_of: str | None = None) -> JsonObject:
     """The `preparation` that the store in `directory` was written with; empty if there was none.
 
     With `as_of`, a content hash that the store had before appends, `categories` are those that it had then.
@@ -296,7 +297,7 @@ def read_preparation(directory: Path | str, *, as_of: str | None = None) -> dict
     return {**preparation, "categories": {name: categories[name][:n] for name, n in sizes.items()}}
 
 
-def _read_manifest(directory: Path) -> dict[str, Any]:
+def _read_manifest(directory: Path) -> JsonObject:
     if not directory.exists():
         settle(directory)
     if not directory.exists():
@@ -383,7 +384,7 @@ def write_files(
     for name, table in side_tables.items():
         pq.write_table(table, directory / f"{name}.parquet")
     described = [{"name": name, "dtype": values.dtype.str} for name, values in sorted(store.columns.items())]
-    manifest: dict[str, Any] = {
+    manifest: JsonObject = {
         "format_version": FORMAT_VERSION,
         "n_users": store.n_users,
         "n_items": store.n_items,

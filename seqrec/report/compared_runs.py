@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from seqrec.config import leaves
 from seqrec.data.buckets import working_copy
-from seqrec.files import make_directory, read_object, write_json, write_text
+from seqrec.files import JsonObject, make_directory, read_object, write_json, write_text
 from seqrec.report.rank_tables import RankTableFile, read_rank_table, read_top_k
 from seqrec.report.slices import Slicing, chosen_slicings, joined_slicings, standard_slicings
 from seqrec.types import InputError
@@ -147,13 +147,13 @@ def check_protocols(protocols: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return notes
 
 
-def protocol_of(path: Path) -> dict[str, Any]:
+def protocol_of(path: Path) -> JsonObject:
     """The protocol in the metrics.json beside a run's ranks; {} where there is none."""
     file = (path if path.is_dir() else path.parent) / "metrics.json"
     return read_object(file, protocol=dict)["protocol"] if file.is_file() else {}
 
 
-def config_differences(paths: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
+def config_differences(paths: Mapping[str, Path]) -> dict[str, JsonObject]:
     """Dotted name of each field of the runs' configs that differs -> its value by run; None where a run lacks it."""
     configs = {}
     for run, path in paths.items():

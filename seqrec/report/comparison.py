@@ -1,11 +1,11 @@
 """Rank tables of several runs -> what is known of their differences, as one dict of JSON values."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
+from seqrec.files import JsonObject
 from seqrec.metrics import metric_values
 from seqrec.report.rank_tables import RankTableFile
 from seqrec.report.slices import Slicing, slice_figures
@@ -53,7 +53,7 @@ def compare(
     power: float = 0.8,
     n_resamples: int = 10_000,
     seed: int = 0,
-) -> dict[str, Any]:
+) -> JsonObject:
     """What comparison.json holds, from aligned tables; the first is the reference that the others stand against.
 
     `runs`: per run and metric [mean, lower, upper]. `comparisons`: per other run and metric the paired

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Int, Int8, Real
 
 from seqrec.data.splits import Split, asked_events
 from seqrec.data.store import SequenceStore
+from seqrec.files import JsonObject
 
 PARTS = ("training", "validation", "test")
 MICROSECONDS_PER_HOUR = 3_600_000_000
@@ -128,7 +129,7 @@ def doubling_histogram(counts: Int[np.ndarray, " n"]) -> list[dict[str, int]]:
     ]
 
 
-def events_over_time(timestamp_us: Int[np.ndarray, " n_events"]) -> dict[str, Any]:
+def events_over_time(timestamp_us: Int[np.ndarray, " n_events"]) -> JsonObject:
     """Counts of events in equal spans of whole hours or days: start_us, span_us, counts."""
     low, high = int(timestamp_us.min()), int(timestamp_us.max())
     hours = [1, 3, 6, 12, 24, 7 * 24]
@@ -152,7 +153,7 @@ def popularity_curve(counts: Int[np.ndarray, " n_items"]) -> list[dict[str, floa
 
 def data_profile(
     store: SequenceStore, split: Split, *, steps: Sequence[Mapping[str, Any]] = (), name: str = ""
-) -> dict[str, Any]:
+) -> JsonObject:
     """The figures of a store and its split, plain enough for JSON; `steps` are the counts of its preparation."""
     parts = part_of_events(store, split)
     items = np.asarray(store.items)
@@ -183,7 +184,7 @@ def data_profile(
 
 def _parts(
     store: SequenceStore, split: Split, parts: Int8[np.ndarray, " n_events"], repeats: Bool[np.ndarray, " n_events"]
-) -> list[dict[str, Any]]:
+) -> list[JsonObject]:
     items = np.asarray(store.items)
     is_known = np.bincount(items[parts == 0], minlength=store.n_items + 1) > 0
     found = []
@@ -208,7 +209,7 @@ def _parts(
     return found
 
 
-def _drifts(store: SequenceStore, parts: Int8[np.ndarray, " n_events"]) -> list[dict[str, Any]]:
+def _drifts(store: SequenceStore, parts: Int8[np.ndarray, " n_events"]) -> list[JsonObject]:
     """For each variable and window its drift from training."""
     found = []
     for variable, values in _variables(store, parts):

@@ -8,7 +8,7 @@ from statistics import mean
 from typing import Any
 
 from seqrec.config import changed_flags, leaves, to_json
-from seqrec.files import read_object
+from seqrec.files import JsonObject, read_object
 from seqrec.report import figures
 from seqrec.runs import started_with
 from seqrec.types import InputError
@@ -22,14 +22,14 @@ Published = dict[str, tuple[tuple[str, float, float, str], ...]]
 """By data set: model, its first two figures as published under the same protocol, and the source."""
 
 
-def condensed(run: Path) -> dict[str, Any]:
+def condensed(run: Path) -> JsonObject:
     """What is kept of a finished run: its figures, config and versions, without paths."""
     if not (run / "metrics.json").exists():
         raise InputError(f"{run} holds no metrics.json; let the run finish first")
     return {**condensed_config(run), **read_object(run / "metrics.json", baselines=dict, protocol=dict)}
 
 
-def condensed_config(run: Path) -> dict[str, Any]:
+def condensed_config(run: Path) -> JsonObject:
     """The content of config.json, without paths."""
     started = started_with(run)
     config = _shared(started)
@@ -43,24 +43,24 @@ def condensed_config(run: Path) -> dict[str, Any]:
     return started
 
 
-def _shared(kept: dict[str, Any]) -> dict[str, Any]:
+def _shared(kept: JsonObject) -> JsonObject:
     """The part of a config that all training scripts share; baselines have `data` and `run` beside their own."""
-    config: dict[str, Any] = kept["config"]
+    config: JsonObject = kept["config"]
     return config.get("training", config)
 
 
-def command(script: str, config: dict[str, Any], defaults: Any) -> str:
+def command(script: str, config: JsonObject, defaults: Any) -> str:
     """The command that repeats a run, now that the script's config has these defaults."""
     return shlex.join(["python", script, *changed_flags(config, to_json(defaults))])
 
 
-def readme(text: str, demo: dict[str, Any]) -> str:
+def readme(text: str, demo: JsonObject) -> str:
     """The README's text, with the demo run's table between its two marks."""
     table = figures.format_table({"SASRec": demo["test"], **demo["baselines"]})
     return between_marks(text, "demo table", f"```\n{table}\n```")
 
 
-def continuations_page(text: str, kept: dict[str, dict[str, Any]]) -> str:
+def continuations_page(text: str, kept: dict[str, JsonObject]) -> str:
     """The page's text, with a table between the two marks of each data set.
 
     `kept` has runs on splits that hold continuations out, by names such as DATA-MODEL-seed-0; the marks name DATA.
@@ -101,7 +101,7 @@ shared the machine with another run, and a run on a GPU shared it with up to 15 
 takes at most this time. The devices are given with the commands."""
 
 
-def page(kept: dict[str, dict[str, Any]], published: Published, *, defaults: Mapping[str, Any]) -> str:
+def page(kept: dict[str, JsonObject], published: Published, *, defaults: Mapping[str, Any]) -> str:
     """The page, in Markdown, from the kept runs by name; runs whose names differ only in `-seed-N` are averaged.
 
     Runs named DATA-ablation-NAME have a table of their own: what changed the figures relative to DATA-ablation-base.
@@ -139,11 +139,11 @@ def data_name(data_path: Path | str | None, dataset: str) -> str:
     return Path(data_path).name.partition(".")[0] if data_path else dataset
 
 
-Settings = dict[str, dict[str, dict[str, Any]]]
+Settings = dict[str, dict[str, JsonObject]]
 """Setting -> name of the run -> what was kept of it."""
 
 
-def _figures_shown(results: Iterable[dict[str, Any]], usual: dict[str, str]) -> dict[str, str]:
+def _figures_shown(results: Iterable[JsonObject], usual: dict[str, str]) -> dict[str, str]:
     """Metric by heading of a table: the usual ones, or those of sessions, which have several queries each."""
     of_sessions = any("mrr@20" in found for result in results for found in result["baselines"].values())
     return _SHOWN_OF_SESSIONS if of_sessions else usual
@@ -151,7 +151,7 @@ def _figures_shown(results: Iterable[dict[str, Any]], usual: dict[str, str]) -> 
 
 def _table(settings: Settings, published: tuple[tuple[str, float, float, str], ...]) -> list[str]:
     results = [result for by_seed in settings.values() for result in by_seed.values()]
-    baselines: dict[str, Any] = {name: found for result in results for name, found in result["baselines"].items()}
+    baselines: JsonObject = {name: found for result in results for name, found in result["baselines"].items()}
     shown = _figures_shown(results, _SHOWN)
     lines = [f"| run | {' | '.join(shown)} | best epoch | minutes |", "| --- " * (3 + len(shown)) + "|"]
 
@@ -159,7 +159,7 @@ def _table(settings: Settings, published: tuple[tuple[str, float, float, str], .
         cells = [f"{mean(each[metric] for each in figures):.4f}" for metric in shown.values()]
         lines.append(f"| {label} | {' | '.join(cells)} {course}")
 
-    def add_trained(label: str, runs: list[dict[str, Any]]) -> None:
+    def add_trained(label: str, runs: list[JsonObject]) -> None:
         time_aware = any(run["protocol"].get("time_aware") for run in runs)
         epochs, minutes = (str(run["best_epoch"]) for run in runs), max(run["train_seconds"] for run in runs) / 60
         label += " (time-aware)" if time_aware else ""
@@ -191,7 +191,7 @@ def _ablation(settings: Settings) -> list[str]:
         "| --- " * (4 + len(shown)) + "|",
     ]
 
-    def means_of(runs: list[dict[str, Any]]) -> list[float]:
+    def means_of(runs: list[JsonObject]) -> list[float]:
         of_test = (mean(run["test"][metric] for run in runs) for metric in shown.values())
         return [mean(run["valid"]["ndcg@10"] for run in runs), *of_test]
 
@@ -212,7 +212,7 @@ def _ablation(settings: Settings) -> list[str]:
     return [*lines, ""]
 
 
-def _changed_flags(base: dict[str, Any], run: dict[str, Any]) -> str:
+def _changed_flags(base: JsonObject, run: JsonObject) -> str:
     """The flags by which a run differs from the base, in words of a command line."""
     words = changed_flags(run["config"], base["config"])
     script = run.get("experiment", "sasrec")
@@ -234,7 +234,7 @@ def _commands(settings: Settings, defaults: Mapping[str, Any]) -> list[str]:
     return [*lines, ""]
 
 
-def _course(result: dict[str, Any]) -> str:
+def _course(result: JsonObject) -> str:
     """The interval of a trained model's headline figure, and why its training stopped."""
     if "test" not in result:
         return ""

@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +12,7 @@ from jaxtyping import Float, Int, Real
 from seqrec.data.tables.columns import present_text, required_id
 from seqrec.data.tables.rows import Destination, connect
 from seqrec.data.tables.user_table import open_table
+from seqrec.files import JsonObject
 from seqrec.report.rank_tables import ITEM_NAMES, USER_NAMES, RankTableFile, arrow_keys, is_text
 from seqrec.stats.bootstrap import bootstrap_intervals
 from seqrec.stats.paired import difference_intervals
@@ -212,7 +213,7 @@ def slice_figures(
     level: float = 0.95,
     n_resamples: int = 1000,
     seed: int = 0,
-) -> dict[str, Any]:
+) -> JsonObject:
     """The slices, each with its label and `n_users`, and two tables of [mean, lower, upper] by run and metric.
 
     `values` are by run and metric. `runs` has the metrics themselves, `differences` those less the first run's,

@@ -3,11 +3,12 @@
 import math
 from collections.abc import Mapping, Sequence
 from statistics import mean, median, stdev
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
+from seqrec.files import JsonObject
 from seqrec.report.comparison import compared_metrics
 from seqrec.report.rank_tables import RankTableFile, align
 from seqrec.report.slices import Slicing, standard_slicings
@@ -29,9 +30,9 @@ class StudyRun(NamedTuple):
     name: str
     seed: int
     ranks: RankTableFile
-    results: dict[str, Any]
+    results: JsonObject
     """What metrics.json holds."""
-    lines: list[dict[str, Any]]
+    lines: list[JsonObject]
     """What metrics.jsonl holds."""
 
 
@@ -72,7 +73,7 @@ def study_figures(
     *,
     placebos: Mapping[str, str] | None = None,
     level: float = 0.95,
-) -> dict[str, Any]:
+) -> JsonObject:
     """What is known of the variations `names`, the first of which is the base, from their finished runs.
 
     `systems`: per system the runs' `values` of the primary metric, their standard deviation over seeds, and the mean
@@ -123,10 +124,10 @@ def study_figures(
 
 def _contrasts(
     names: Sequence[str], values: dict[str, np.ndarray], *, level: float
-) -> tuple[dict[str, dict[str, list]], dict[str, dict[str, Any]]]:
+) -> tuple[dict[str, dict[str, list]], dict[str, JsonObject]]:
     """[mean, lower, upper] by system and metric, and each variation's differences from the base by metric."""
     means: dict[str, dict[str, list]] = {name: {} for name in names}
-    differences: dict[str, dict[str, Any]] = {name: {} for name in names[1:]}
+    differences: dict[str, JsonObject] = {name: {} for name in names[1:]}
     for metric, each in values.items():
         summary = seed_user_summary(each)
         for name, weights in zip(names, np.eye(len(names)), strict=True):
@@ -146,7 +147,7 @@ def _against_placebos(
     placebos: Mapping[str, str],
     *,
     level: float,
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, JsonObject]:
     summary, ones = seed_user_summary(values), dict(zip(names, np.eye(len(names)), strict=True))
     return {
         feature: {
@@ -158,7 +159,7 @@ def _against_placebos(
     }
 
 
-def _as_json(found: Contrast) -> dict[str, Any]:
+def _as_json(found: Contrast) -> JsonObject:
     return {
         "difference": found.estimate,
         "interval": [_number(found.lower), _number(found.upper)],
@@ -173,7 +174,7 @@ def _number(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def verdict(found: dict[str, Any], *, level: float) -> dict[str, Any]:
+def verdict(found: JsonObject, *, level: float) -> JsonObject:
     """`kind`: helps, hurts, or none for no difference that was shown, and `size`: by how much, or at most how much.
 
     A difference is shown where its p-value, adjusted for all variations, is at most 1 - level. Where none is, the
@@ -192,7 +193,7 @@ def verdict(found: dict[str, Any], *, level: float) -> dict[str, Any]:
     return {"kind": "none", "size": max(abs(end) for end in found["interval"])}
 
 
-def _slices(slicing: Slicing, names: Sequence[str], values: dict[str, np.ndarray], *, level: float) -> dict[str, Any]:
+def _slices(slicing: Slicing, names: Sequence[str], values: dict[str, np.ndarray], *, level: float) -> JsonObject:
     slices = []
     for place, label in enumerate(slicing.labels):
         rows = slicing.slice_of_user == place
@@ -205,9 +206,9 @@ def _slices(slicing: Slicing, names: Sequence[str], values: dict[str, np.ndarray
     return {"name": slicing.name, "column": slicing.column, "slices": slices}
 
 
-def _costs(base: str, runs: Sequence[StudyRun]) -> dict[str, dict[str, Any]]:
+def _costs(base: str, runs: Sequence[StudyRun]) -> dict[str, JsonObject]:
     """By system: what `cost` in metrics.json says, seconds a step and minutes of training, and their base's share."""
-    costs: dict[str, dict[str, Any]] = {}
+    costs: dict[str, JsonObject] = {}
     for name in dict.fromkeys(run.name for run in runs):
         own = [run for run in runs if run.name == name]
         # The first interval of a run holds the compilation.

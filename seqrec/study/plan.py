@@ -15,7 +15,7 @@ from seqrec import runtime
 from seqrec.config import check_at_least, check_fields, check_share, to_json, with_values
 from seqrec.data.paths import data_files
 from seqrec.data.store import SequenceStore, open_store, read_preparation
-from seqrec.files import read_object
+from seqrec.files import JsonObject, read_object
 from seqrec.params import count_params
 from seqrec.report.results_page import data_name
 from seqrec.run.config import RunConfig, TrainingConfig
@@ -94,7 +94,7 @@ class Plan(NamedTuple):
     """The base first."""
     runs: list[Planned]
     """Seed by seed over all arms, so that a study cut short has whole seeds."""
-    data: dict[str, Any]
+    data: JsonObject
     """Fingerprint, hashes and counts of the data."""
     store: Path
     n_steps: dict[str, int]

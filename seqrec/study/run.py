@@ -4,13 +4,12 @@ import gc
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 
 from seqrec import runtime
 from seqrec.config import to_json, with_values
-from seqrec.files import read_json, read_json_lines, write_json
+from seqrec.files import JsonObject, read_json, read_json_lines, write_json
 from seqrec.report.placebos import placebos_of
 from seqrec.report.rank_tables import read_rank_table
 from seqrec.report.results_page import command
@@ -22,7 +21,7 @@ from seqrec.study.plan import Plan, Planned, Study, expected_minutes, left_minut
 from seqrec.types import InputError
 
 
-def run_study(study: Study, experiments: Mapping[str, Script]) -> dict[str, Any]:
+def run_study(study: Study, experiments: Mapping[str, Script]) -> JsonObject:
     """Trains what is left of the plan, writes study.json and returns what it holds; says how far it is as it goes."""
     plan = make_plan(study, experiments)
     (study.output / "runs").mkdir(parents=True, exist_ok=True)
@@ -83,7 +82,7 @@ def _seconds_ahead(plan: Plan, run: Planned) -> float:
     return sum((60 * (expected_minutes(plan, each.arm)[0] or 0.0) for each in ahead), start=0.0)
 
 
-def results(plan: Plan, failed: Mapping[str, str]) -> dict[str, Any]:
+def results(plan: Plan, failed: Mapping[str, str]) -> JsonObject:
     """What study.json holds, of the runs that are done; also writes it.
 
     Raises:

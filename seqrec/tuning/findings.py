@@ -6,7 +6,7 @@ from typing import Any
 
 from seqrec import runtime
 from seqrec.config import flag_name, to_json, values_of, with_values
-from seqrec.files import write_json, write_text
+from seqrec.files import JsonObject, write_json, write_text
 from seqrec.report.results_page import command, data_name
 from seqrec.report.tuning_page import page
 from seqrec.tuning.study import Study, alone, import_optuna
@@ -15,7 +15,7 @@ _FEWEST_TRIALS = 8
 """Trials below which nothing is said about what mattered."""
 
 
-def findings(study: Study, config: Any, *, script: str, defaults: Any) -> dict[str, Any]:
+def findings(study: Study, config: Any, *, script: str, defaults: Any) -> JsonObject:
     """What `tune.json` holds: the trials and the best of them, with the command that trains it.
 
     `script` is the path of the script that the config is for, `defaults` its config where no flag is given.
@@ -49,11 +49,11 @@ def findings(study: Study, config: Any, *, script: str, defaults: Any) -> dict[s
     return found
 
 
-def _by_flag(values: dict[str, Any]) -> dict[str, Any]:
+def _by_flag(values: JsonObject) -> JsonObject:
     return {flag_name(name): value for name, value in values.items()}
 
 
-def _plain(trial: Any) -> dict[str, Any]:
+def _plain(trial: Any) -> JsonObject:
     return {
         "number": trial.number,
         "state": {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}.get(trial.state.name, "under way"),
@@ -63,7 +63,7 @@ def _plain(trial: Any) -> dict[str, Any]:
     }
 
 
-def _importances(study: Study, finished: Sequence[dict[str, Any]]) -> dict[str, float]:
+def _importances(study: Study, finished: Sequence[JsonObject]) -> dict[str, float]:
     """Share of each field in what sets the best quarter of the trials apart (PED-ANOVA: Watanabe et al. 2023).
 
     Pruned trials count by the best epoch that they came to. Of few trials nothing can be said, and nothing is.
@@ -82,7 +82,7 @@ def _importances(study: Study, finished: Sequence[dict[str, Any]]) -> dict[str, 
     return _by_flag(optuna.importance.get_param_importances(judged, evaluator=evaluator))
 
 
-def leave_findings(study: Study, config: Any, *, script: str, defaults: Any) -> dict[str, Any]:
+def leave_findings(study: Study, config: Any, *, script: str, defaults: Any) -> JsonObject:
     """Writes `tune.json` and `tune.html` into the study's directory, prints the best config, and returns what is found.
 
     Of a study without a finished trial nothing is written.

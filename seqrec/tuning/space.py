@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from seqrec.config import Choices, Range, Tunable, flag_name, tunable_fields, with_values
+from seqrec.files import JsonObject
 from seqrec.types import InputError
 
 Space = dict[str, Range | Choices]
@@ -67,7 +68,7 @@ def _parse(flag: str, text: str, kind: Any) -> Range | Choices:
 
 
 def _value(flag: str, text: str, kind: Any) -> Any:
-    known: dict[str, Any] = {"true": True, "false": False}
+    known: JsonObject = {"true": True, "false": False}
     if typing.get_origin(kind) is Literal:
         known = {str(value): value for value in typing.get_args(kind)}
     if kind in (int, float):

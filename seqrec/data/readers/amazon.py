@@ -5,7 +5,6 @@ import json
 import logging
 import re
 from pathlib import Path
-from typing import Any
 
 from seqrec.data.event_tables import (
     NO_ITEMS,
@@ -21,6 +20,7 @@ from seqrec.data.paths import check_file, data_files
 from seqrec.data.tables.delimited import TextFile, fields_of, first_line_of, shown_names
 from seqrec.data.tables.json_lines import json_keys, json_lines
 from seqrec.data.tables.user_table import json_table
+from seqrec.files import JsonObject
 from seqrec.types import InputError
 
 ASIN = re.compile("B[0-9A-Z]{9}|[0-9]{9}[0-9X]")
@@ -99,7 +99,7 @@ def _products(path: Path, key: str) -> Items:
     categories: dict[str, list[str]] = {}
     for number, line in json_lines(path_of_meta):
         try:
-            product: dict[str, Any] = json.loads(line)
+            product: JsonObject = json.loads(line)
             item = str(product[key])
             titles[item] = str(product.get("title") or "")
             categories[item] = [str(name) for name in product.get("categories") or product.get("category") or []]
