@@ -28,8 +28,8 @@ from seqrec.run.experiment import open_run
 from seqrec.run.results import protocol
 from seqrec.types import InputError
 
-Rank = Callable[..., tuple[np.ndarray, np.ndarray]]
-"""`rank(target_positions, *, mask_seen)` -> ranks, and numbers of candidates."""
+Rank = Callable[[np.ndarray, bool], tuple[np.ndarray, np.ndarray]]
+"""`rank(target_positions, mask_seen)` -> ranks, and numbers of candidates."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def main(config: Config) -> JsonObject:
         task = open_task(run, config.data, seed=config.run.seed)
         results: JsonObject = {"baselines": {}, "protocol": protocol(task)}
         for name, rank in baselines(config, task, with_times(config, task, run)):
-            ranks, n_candidates = rank(task.test.target_positions, mask_seen=task.mask_seen)
+            ranks, n_candidates = rank(task.test.target_positions, task.mask_seen)
             table = rank_table(task.test, ranks, n_candidates)
             results["baselines"][name] = figures.figures(table.rank, users=table.user)
             own = make_directory(run / name.lower().replace(" ", "-"))

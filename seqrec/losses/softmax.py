@@ -1,12 +1,12 @@
 """Cross-entropy over the whole catalogue, in blocks of positions and items, also where a mesh splits the table."""
 
 import functools
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import chex
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Shaped
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from seqrec.losses.blocks import Mixture, Positions, Sums, by_blocks, by_chunks
 from seqrec.sharding import CatalogueShard, Output, map_catalogue
@@ -138,19 +138,8 @@ def softmax_loss(
                 "give; use seen_weight=1"
             )
         seen = (history.items, history.segment_ids)
-    total = _softmax_loss(
-        hidden,
-        item_table,
-        labels,
-        label_weights,
-        seen,
-        mixture,
-        skips,
-        1.0 - label_smoothing,
-        n_items,
-        z_loss,
-        seen_weight,
-    )
+    labelled = _Labelled(labels, label_weights, seen, mixture, skips)
+    total = _softmax_loss(hidden, item_table, labelled, 1.0 - label_smoothing, n_items, z_loss, seen_weight)
     if isinstance(label_smoothing, Array) or label_smoothing:
         # The mean score over all items is a product of two sums, which need no block.
         is_item = jnp.isfinite(catalogue_bias(item_table.shape[0], n_items))[:, None]
@@ -192,7 +181,20 @@ def _check_plain(what: str, **options: tuple[Scalar, float]) -> None:
             raise InputError(f"{what} needs the plain softmax; leave {name} at {wanted:g}")
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(8, 9, 10))
+class _Labelled(NamedTuple):
+    """What each position is to predict, and how its loss is counted."""
+
+    labels: Int[Array, "rows length"] | None
+    """None only in a gradient, which they have none of."""
+    weights: Float[Array, "rows length"] | None
+    seen: tuple[Int[Array, "rows n"], Int[Array, "rows n"]] | None
+    """Items and segment ids of the histories, where seen items weigh less."""
+    mixture: Mixture | None
+    unwanted: Bool[Array, "rows length"] | None
+    """Where the label is an item that is to become less likely."""
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
 def _softmax_loss(*arguments):
     """Weighted sum over targets of log_normaliser + z_loss * log_normaliser**2 - target_share * target_score.
 
@@ -210,7 +212,7 @@ def _backward(n_items, z_loss, seen_weight, gradients, cotangent):
     d_hidden, d_table, *d_mixture = gradients
     changes = (cotangent * d_hidden).astype(d_hidden.dtype), (cotangent * d_table).astype(d_table.dtype)
     scaled = Mixture(*(cotangent * each for each in d_mixture)) if d_mixture else None
-    return *changes, None, None, None, scaled, None, None
+    return *changes, _Labelled(None, None, None, scaled, None), None
 
 
 _softmax_loss.defvjp(_forward, _backward)
@@ -238,13 +240,9 @@ def _seen_scores(hidden: Array, targets: Array, items: Array, segment_ids: Array
 
 
 def _sums(
-    hidden,
-    item_table,
-    targets,
-    weights,
-    seen,
-    mixture,
-    unwanted,
+    hidden: Array,
+    item_table: Array,
+    labelled: _Labelled,
     target_share: Scalar,
     n_items: int,
     z_loss: float,
@@ -254,7 +252,8 @@ def _sums(
 ) -> tuple[Array, ...]:
     """The loss and, if wanted, its gradients (d_hidden, d_table, d_mixture), taken while the scores are at hand."""
 
-    def local(hidden, targets, weights, seen, mixture, unwanted, shard):
+    def local(hidden, labelled, shard):
+        targets, weights, seen, mixture, unwanted = labelled
         n_positions, d_model = targets.size, hidden.shape[-1]
         block, chunk = tile_sizes(n_positions, len(shard.table))
         padding = -n_positions % block
@@ -295,16 +294,16 @@ def _sums(
         d_states -= weight * vectors_of_targets
         d_table = d_table.at[places].add(-weight * states, mode="drop", wrap_negative_indices=False)
         d_hidden = shard.total(d_states).reshape(-1, d_model)[:n_positions].reshape(hidden.shape)
-        found = loss, d_hidden.astype(hidden.dtype), d_table.astype(shard.table.dtype)
+        results = loss, d_hidden.astype(hidden.dtype), d_table.astype(shard.table.dtype)
         if mixture is None:
-            return found
+            return results
         d_mixture = (-_weigh(slope, labels, weights).reshape(-1)[:n_positions] for slope in slopes)
-        return *found, *(each.reshape(targets.shape) for each in d_mixture)
+        return *results, *(each.reshape(targets.shape) for each in d_mixture)
 
     outputs: tuple[Output, ...] = ("sum",)
     if with_gradients:
-        outputs = ("sum", "rows", "items") if mixture is None else ("sum", "rows", "items", "rows", "rows")
-    return map_catalogue(local, (hidden, targets, weights, seen, mixture, unwanted), item_table, outputs=outputs)
+        outputs = ("sum", "rows", "items") if labelled.mixture is None else ("sum", "rows", "items", "rows", "rows")
+    return map_catalogue(local, (hidden, labelled), item_table, outputs=outputs)
 
 
 def _weigh(values: Array, labels: Array, weights: Array | None) -> Array:

@@ -10,8 +10,8 @@ of ranks in float16 or in integers (float64 where jax_enable_x64 is set and the 
 import dataclasses
 import functools
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -148,7 +148,21 @@ def _at_least_one(n: Int[Array, ""]) -> Int[Array, ""]:
     return jnp.maximum(n, 1)
 
 
-AT_K: dict[str, Callable[..., Array]] = {
+@runtime_checkable
+class MetricAtK(Protocol):
+    """A metric of one user's ranks, with a cut-off."""
+
+    def __call__(self, ranks: Ranks, *, k: int, where: Where = None) -> Float[Array, ""]: ...
+
+
+@runtime_checkable
+class RankMetric(Protocol):
+    """A metric of one user's ranks."""
+
+    def __call__(self, ranks: Ranks, *, where: Where = None) -> Float[Array, ""]: ...
+
+
+AT_K: dict[str, MetricAtK] = {
     "hit": hit_at_k,
     "recall": recall_at_k,
     "precision": precision_at_k,
@@ -158,7 +172,7 @@ AT_K: dict[str, Callable[..., Array]] = {
 }
 """Metrics with a cut-off, by the name that stands before the @."""
 
-WITHOUT_K: dict[str, Callable[..., Array]] = {"mrr": reciprocal_rank, "mean_rank": mean_rank}
+WITHOUT_K: dict[str, RankMetric] = {"mrr": reciprocal_rank, "mean_rank": mean_rank}
 """Metrics of the whole list."""
 
 
