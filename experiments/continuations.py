@@ -42,7 +42,7 @@ def main(arguments: Arguments) -> JsonObject:
         raise InputError(
             f"{arguments.run} holds out no items to generate; train it with --n-out 5 --window-target first"
         )
-    found = continuation_figures(
+    figures_by_method = continuation_figures(
         model,
         params,
         task.test,
@@ -50,8 +50,8 @@ def main(arguments: Arguments) -> JsonObject:
         counts=training_counts(task.store, task.split),
         config=arguments.decoding,
     )
-    print(format_table(found, title="generated lists"))
-    results = {"figures": found, "decoding": to_json(arguments.decoding), "split": task.split.description}
+    print(format_table(figures_by_method, title="generated lists"))
+    results = {"figures": figures_by_method, "decoding": to_json(arguments.decoding), "split": task.split.description}
     if arguments.json:
         write_json(arguments.json, results)
     return results

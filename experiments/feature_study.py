@@ -18,10 +18,10 @@ from tyro.conf import OmitArgPrefixes
 from seqrec import runtime
 from seqrec.files import JsonObject, write_text
 from seqrec.report.study_page import as_text, page
-from seqrec.study.plan import Study, make_plan, plan_text
+from seqrec.study.plan import StudyConfig, make_plan, plan_text
 from seqrec.study.run import run_study
 
-DEMO = Study(
+DEMO = StudyConfig(
     base="ids alone=--d-model 32 --n-blocks 1 --max-length 50 --max-epochs 5",
     variations=(
         "genres=--item-features attributes",
@@ -36,7 +36,7 @@ DEMO = Study(
 class Config:
     """Trains the variations of a study and says what each of them changes."""
 
-    study: OmitArgPrefixes[Study] = field(default_factory=lambda: DEMO)
+    study: OmitArgPrefixes[StudyConfig] = field(default_factory=lambda: DEMO)
 
 
 def main(config: Config) -> JsonObject | None:
@@ -44,11 +44,11 @@ def main(config: Config) -> JsonObject | None:
     if config.study.dry_run:
         print(plan_text(make_plan(config.study, TRAINING)))
         return None
-    found = run_study(config.study, TRAINING)
+    results = run_study(config.study, TRAINING)
     html_file = config.study.output / "study.html"
-    write_text(html_file, page(found))
-    print(f"\n{as_text(found)}\n\nnumbers  {config.study.output / 'study.json'}\npage     {html_file}")
-    return found
+    write_text(html_file, page(results))
+    print(f"\n{as_text(results)}\n\nnumbers  {config.study.output / 'study.json'}\npage     {html_file}")
+    return results
 
 
 if __name__ == "__main__":

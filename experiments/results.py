@@ -21,8 +21,8 @@ from tyro.conf import Positional
 
 from seqrec import runtime
 from seqrec.files import read_json, write_json, write_text
-from seqrec.report.results_page import condensed, continuations_page, page, readme
-from seqrec.report.studies_page import condensed_search, condensed_study, studies_page
+from seqrec.report.results_page import condense_run, continuations_page, page, readme
+from seqrec.report.studies_page import condense_search, condense_study, studies_page
 from seqrec.types import InputError
 
 ROOT = Path(__file__).parent.parent
@@ -44,7 +44,7 @@ class Arguments:
     """Name to keep it under, such as ml-1m-modern-seed-0."""
 
 
-def written() -> dict[Path, str]:
+def pages() -> dict[Path, str]:
     """The text of each page that shows kept runs."""
     kept, continued, studied, searched = (
         {file.stem: read_json(file) for file in folder.glob("*.json")}
@@ -64,15 +64,15 @@ def main(arguments: Arguments) -> None:
     if arguments.run is not None:
         if not arguments.name:
             raise InputError(f"{arguments.run} needs a --name to be kept under, such as --name ml-1m-modern-seed-0")
-        kinds = {"study.json": ("studies", condensed_study), "tune.json": ("searches", condensed_search)}
-        of_file = next((kinds[file] for file in kinds if (arguments.run / file).exists()), ("", condensed))
+        kinds = {"study.json": ("studies", condense_study), "tune.json": ("searches", condense_search)}
+        of_file = next((kinds[file] for file in kinds if (arguments.run / file).exists()), ("", condense_run))
         kept = of_file[1](arguments.run)
         folder = KEPT / ("continuations" if "continuations" in kept else of_file[0])
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / f"{arguments.name}.json", kept)
         if arguments.name == DEMO:
             shutil.copy(arguments.run / "learning_curve.png", ROOT / "docs" / "pictures" / f"{DEMO}.png")
-    for file, text in written().items():
+    for file, text in pages().items():
         write_text(file, text)
         print(f"written  {file}")
 

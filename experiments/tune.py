@@ -5,7 +5,7 @@ r"""Searches for the best values of a training script's flags by validation NDCG
         --search learning-rate=1e-4..1e-2:log d-model=32,64,128 --hold temperature
 
 Takes the script's flags too, for all that is not searched. Leaves tune.json and tune.html in --output; the same
-command with --resume goes on with a study, or joins one that is under way. docs/tuning.md explains it.
+command with --resume continues a search, or joins one that is running. docs/tuning.md explains it.
 """
 
 import dataclasses
@@ -22,9 +22,9 @@ from seqrec.config import values_of, with_values
 from seqrec.files import JsonObject
 from seqrec.run.data import open_task
 from seqrec.run.experiment import open_run
-from seqrec.tuning.findings import leave_findings
+from seqrec.tuning.findings import write_findings
+from seqrec.tuning.search import TuneConfig, import_optuna, open_search, tune
 from seqrec.tuning.space import search_space
-from seqrec.tuning.study import TuneConfig, import_optuna, open_study, tune
 from seqrec.tuning.training import check_population, make_courses, without_test
 from seqrec.types import InputError
 
@@ -55,15 +55,15 @@ def main(config: Any) -> JsonObject:
     training = config.training
     runtime.start(training.mesh, training.processes)
     if jax.process_count() > 1:
-        raise InputError("a trial is trained by one process; start others with --resume, and they share the study")
+        raise InputError("a trial is trained by one process; start others with --resume, and they share the search")
     with open_run(config, training.run, experiment=f"tune-{config.script}", dataset=training.data.dataset) as run:
         task = open_task(run, training.data, seed=training.run.seed, engagement=training.engagement)
         task = without_test(task)
         options = {"seed": training.run.seed, "max_epochs": training.fit.max_epochs}
-        with open_study(run, space, config.tune, first=values_of(config, space), **options) as study:
+        with open_search(run, space, config.tune, first=values_of(config, space), **options) as search:
             try:
                 tune(
-                    study,
+                    search,
                     lambda values: with_values(config, values),
                     make_courses(config, script.build, task),
                     max_epochs=training.fit.max_epochs,
@@ -72,8 +72,8 @@ def main(config: Any) -> JsonObject:
                 )
             finally:  # after Ctrl-C too
                 path = Path(sys.argv[0]).with_name(f"{config.script}.py")
-                found = leave_findings(study, config, script=str(path), defaults=script.Config())
-    return found
+                results = write_findings(search, config, script=str(path), defaults=script.Config())
+    return results
 
 
 if __name__ == "__main__":

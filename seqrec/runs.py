@@ -25,7 +25,7 @@ _FREE_CONFIGS = ("mesh.", "processes.")
 which devices it runs, not what a step computes."""
 
 
-def open_run(directory: Path, config: Any, *, experiment: str, resume: bool) -> Path:
+def prepare_run_directory(directory: Path, config: Any, *, experiment: str, resume: bool) -> Path:
     """The run's directory, with `config.json` written; an existing run is only continued.
 
     `experiment` is the name of what is trained, by which `experiment_of` finds it again.

@@ -202,7 +202,7 @@ def configs() -> list[type]:
     for module in pkgutil.walk_packages(seqrec.__path__, "seqrec."):
         for value in vars(importlib.import_module(module.name)).values():
             if isinstance(value, type) and dataclasses.is_dataclass(value) and value.__module__.startswith("seqrec."):
-                is_config = value.__name__.endswith("Config") or value.__name__ in ("Study", "Simulation", "Sizing")
+                is_config = value.__name__.endswith("Config") or value.__name__ in ("Simulation", "Sizing")
                 if is_config and all(
                     each.default is not dataclasses.MISSING or each.default_factory is not dataclasses.MISSING
                     for each in dataclasses.fields(value)

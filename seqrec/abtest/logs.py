@@ -190,7 +190,7 @@ def days_logged(connection: duckdb.DuckDBPyConnection, plan: ExperimentPlan) -> 
     A day counts as logged with a hundredth of the busiest day's events, so that a few clocks that run ahead do not make
     an experiment look finished.
     """
-    found = connection.execute(
+    counts_by_day = connection.execute(
         """
         SELECT CAST(FLOOR((timestamp_us - $start) / 86400000000e0) AS BIGINT) AS day, COUNT(*) AS n_events
         FROM events
@@ -199,8 +199,8 @@ def days_logged(connection: duckdb.DuckDBPyConnection, plan: ExperimentPlan) -> 
         """,
         {"start": plan.start_us, "end": plan.end_us},
     ).fetchall()
-    busiest = max((n_events for _, n_events in found), default=0)
-    return max((day + 1 for day, n_events in found if 100 * n_events >= busiest), default=0)
+    busiest = max((n_events for _, n_events in counts_by_day), default=0)
+    return max((day + 1 for day, n_events in counts_by_day if 100 * n_events >= busiest), default=0)
 
 
 def _take_assignments(rows: RawRows, typed: Mapping[str, str], file: Path, plan: ExperimentPlan) -> None:

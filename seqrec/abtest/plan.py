@@ -60,19 +60,19 @@ def metric_of(text: str) -> Metric:
     >>> metric_of("-skips/plays:0.02")
     Metric(numerator='skips', denominator='plays', more_is_better=False, margin=0.02)
     """
-    found = re.fullmatch(r"(-?)(\w+)(?:/(\w+))?(?::([0-9.eE-]+))?", text)
+    match = re.fullmatch(r"(-?)(\w+)(?:/(\w+))?(?::([0-9.eE-]+))?", text)
     try:
-        margin = float(found[4] or 0.0) if found else 0.0
+        margin = float(match[4] or 0.0) if match else 0.0
     except ValueError:
-        found = None
-    if not found:
+        match = None
+    if not match:
         raise InputError(f"metric {text!r} is not [-]numerator[/denominator][:margin]; write such as -skips/plays:0.02")
     return from_json(
         Metric,
         {
-            "numerator": found[2],
-            "denominator": found[3] or "users",
-            "more_is_better": not found[1],
+            "numerator": match[2],
+            "denominator": match[3] or "users",
+            "more_is_better": not match[1],
             "margin": margin,
         },
         name="metric",

@@ -50,9 +50,9 @@ class Bucket(NamedTuple):
         """Name of each file under the directory -> its size in bytes; empty if there is none."""
         self.files.invalidate_cache()
         root = self.files._strip_protocol(self.address).rstrip("/") + "/"
-        found = self.files.find(self.address, detail=True)
+        infos = self.files.find(self.address, detail=True)
         # An object whose name ends in a slash is a folder that a console made.
-        return {name.removeprefix(root): info["size"] for name, info in found.items() if name.startswith(root)}
+        return {name.removeprefix(root): info["size"] for name, info in infos.items() if name.startswith(root)}
 
 
 Stamp = tuple[int, int]
@@ -161,13 +161,13 @@ def _cache() -> Path:
 
 def _content_hash(manifest: bytes, bucket: Bucket) -> str:
     try:
-        found = str(json.loads(manifest)["content_hash"])
+        content_hash = str(json.loads(manifest)["content_hash"])
     except (ValueError, KeyError, TypeError):
-        found = ""
+        content_hash = ""
     # It names a directory, so it must be what a hash is.
-    if not re.fullmatch("[0-9a-f]{64}", found):
+    if not re.fullmatch("[0-9a-f]{64}", content_hash):
         raise InputError(f"{bucket.place(STORE_MARKER)} is not a sequence store's manifest; prepare the data again")
-    return found
+    return content_hash
 
 
 def _open_bucket(path: Path) -> Bucket:

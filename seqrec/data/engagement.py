@@ -118,10 +118,10 @@ class Engagement(NamedTuple):
         values = np.asarray(store.columns[self.loss_weight][places], np.float64)
         if not self.weights:
             return values.astype(np.float32)
-        known = np.array(sorted(self.weights))
-        found = np.minimum(np.searchsorted(known, values), len(known) - 1)
-        weights = np.array([self.weights[value] for value in known.tolist()])[found]
-        return np.where(known[found] == values, weights, np.nan).astype(np.float32)
+        categories = np.array(sorted(self.weights))
+        rows = np.minimum(np.searchsorted(categories, values), len(categories) - 1)
+        weights = np.array([self.weights[value] for value in categories.tolist()])[rows]
+        return np.where(categories[rows] == values, weights, np.nan).astype(np.float32)
 
     def ages_at(self, store: SequenceStore, places: Places) -> Float[np.ndarray, " n"]:
         """The share of the log that is newer than each of these events, 0 to 1."""
@@ -149,20 +149,20 @@ def engagement(
     head_sizes = {name: n_answers[name] for name in config.heads}
     for column in config.columns:
         if column not in store.columns:
-            held = ", ".join(sorted(store.columns)) or "none"
-            raise InputError(f"the store's events have no column {column!r}, but {held}; prepare the data with it")
+            columns = ", ".join(sorted(store.columns)) or "none"
+            raise InputError(f"the store's events have no column {column!r}, but {columns}; prepare the data with it")
     skips = tuple((column, _mark(column, value, categories)) for column, value in _pairs("skips", config.skips))
     moments = _moments(store) if config.half_life else None
-    found = Engagement(config.loss_weight, config.weights, skips, head_sizes, config.half_life, moments)
+    plan = Engagement(config.loss_weight, config.weights, skips, head_sizes, config.half_life, moments)
     if config.gap_head and "timestamp_us" not in store.columns:
         raise InputError("gap_head foretells times, but the store has no timestamp_us; prepare it with times")
     if config.loss_weight:
-        _check_weights(found, store)
-    if config.skips and not any(np.any(~found.skips_at(store, places)) for places in _blocks(store)):
+        _check_weights(plan, store)
+    if config.skips and not any(np.any(~plan.skips_at(store, places)) for places in _blocks(store)):
         raise InputError(f"skips={' '.join(config.skips)} leaves no target, as every event is one; name other values")
-    if config.skips and not any(np.any(found.skips_at(store, places)) for places in _blocks(store)):
+    if config.skips and not any(np.any(plan.skips_at(store, places)) for places in _blocks(store)):
         raise InputError(f"skips={' '.join(config.skips)}: no event of the store is one; check the values")
-    return found
+    return plan
 
 
 def _moments(store: SequenceStore) -> Float[np.ndarray, " n_moments"] | None:
@@ -174,17 +174,17 @@ def _moments(store: SequenceStore) -> Float[np.ndarray, " n_moments"] | None:
     return np.quantile(sample, np.linspace(0, 1, 1 + 1000))
 
 
-def _check_weights(found: Engagement, store: SequenceStore) -> None:
-    column, highest = found.loss_weight, 0.0
+def _check_weights(engagement: Engagement, store: SequenceStore) -> None:
+    column, highest = engagement.loss_weight, 0.0
     for places in _blocks(store):
-        values, weights = store.columns[column][places], found.weights_at(store, places)
+        values, weights = store.columns[column][places], engagement.weights_at(store, places)
         bad = ~(np.isfinite(weights) & (weights >= 0))
         if np.any(bad):
             value = values[bad][0].item()
-            reason = "has no weight among loss_weight_values" if found.weights else "is no weight, which is 0 or above"
+            reason = "has no weight among loss_weight_values" if engagement.weights else "is not a weight of 0 or above"
             raise InputError(
                 f"event column {column!r}: {value} of event {places[bad][0]} {reason}; "
-                + ("name one for it" if found.weights else "prepare other values, or give loss_weight_values")
+                + ("name one for it" if engagement.weights else "prepare other values, or give loss_weight_values")
             )
         highest = max(highest, float(weights.max(initial=0.0)))
     if highest == 0:
@@ -200,8 +200,8 @@ def _mark(column: str, value: str, categories: Mapping[str, Sequence[str]]) -> f
     """The number by which a store's column holds the value."""
     if column in categories:
         if value not in categories[column]:
-            held = ", ".join(categories[column][:10]) + ", …" * (len(categories[column]) > 10)
-            raise InputError(f"skips={column}={value}: no event is {value!r}, but {held}; name one of them")
+            texts = ", ".join(categories[column][:10]) + ", …" * (len(categories[column]) > 10)
+            raise InputError(f"skips={column}={value}: no event is {value!r}, but {texts}; name one of them")
         return float(categories[column].index(value))
     number = _as_number(value)
     if number is None:
@@ -233,7 +233,9 @@ def _as_number(text: str) -> float | None:
         return None
 
 
-def log_base_rates(found: Engagement, store: SequenceStore, split: Split) -> dict[str, Float[np.ndarray, " n_answers"]]:
+def log_base_rates(
+    engagement: Engagement, store: SequenceStore, split: Split
+) -> dict[str, Float[np.ndarray, " n_answers"]]:
     """Of each head, the logarithm of how often each answer comes among the targets of the training part.
 
     Each answer counts one time more than it came, so that none is impossible.
@@ -241,21 +243,25 @@ def log_base_rates(found: Engagement, store: SequenceStore, split: Split) -> dic
     # What training asks: each event of the training part but a user's first.
     targets = ranges(store.offsets[:-1] + 1, np.maximum(split.train_stop - store.offsets[:-1] - 1, 0))
     rates = {}
-    for name, answers in _answers(found, store, targets).items():
-        counts = 1 + np.bincount(answers, minlength=found.head_sizes[name])
+    for name, labels in _answers(engagement, store, targets).items():
+        counts = 1 + np.bincount(labels, minlength=engagement.head_sizes[name])
         rates[name] = np.log(counts) - np.log(counts.sum())
     return rates
 
 
 def base_rate_losses(
-    found: Engagement, store: SequenceStore, split: Split, *, asked: Places
+    engagement: Engagement, store: SequenceStore, split: Split, *, asked: Places
 ) -> dict[str, Float[np.ndarray, " n"]]:
     """Of each head, the loss in nats at the events `asked` if `log_base_rates` is all that is known."""
-    rates = log_base_rates(found, store, split)
-    return {name: -rates[name][answers] for name, answers in _answers(found, store, asked).items()}
+    rates = log_base_rates(engagement, store, split)
+    return {name: -rates[name][labels] for name, labels in _answers(engagement, store, asked).items()}
 
 
-def _answers(found: Engagement, store: SequenceStore, places: Places) -> dict[str, Int[np.ndarray, " n"]]:
+def _answers(engagement: Engagement, store: SequenceStore, places: Places) -> dict[str, Int[np.ndarray, " n"]]:
     """What each head is to foretell of these events, counted from 0."""
-    fields = found.fields_at(store, places)
-    return {name: fields[HEAD_FIELDS[name][0]].astype(np.int64) - HEAD_FIELDS[name][1] for name in found.head_sizes}
+    fields = engagement.fields_at(store, places)
+    labels = {}
+    for name in engagement.head_sizes:
+        field, first = HEAD_FIELDS[name]
+        labels[name] = fields[field].astype(np.int64) - first
+    return labels

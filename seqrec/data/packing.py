@@ -59,12 +59,12 @@ def pack(starts: Int[np.ndarray, " segments"], lengths: Int[np.ndarray, " segmen
             n_each = room // needed
             n_taken = -(-n_left // n_each)
             if fitting:
-                found = rows_with_room[room].pop()
-                if n_taken < len(found):
-                    rows_with_room[room].append(found[:-n_taken])
+                rows_left = rows_with_room[room].pop()
+                if n_taken < len(rows_left):
+                    rows_with_room[room].append(rows_left[:-n_taken])
                 elif not rows_with_room[room]:
                     open_rooms &= ~(1 << room)
-                rows = found[-n_taken:][::-1]
+                rows = rows_left[-n_taken:][::-1]
             else:
                 rows = np.arange(n_rows, n_rows + n_taken)
                 n_rows += n_taken

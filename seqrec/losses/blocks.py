@@ -70,10 +70,10 @@ def by_blocks(positions: Positions, shard: CatalogueShard, chunk: int, n_items: 
         return (loss + more, d_table + d_rows), (highest, scale, slopes, d_states)
 
     start = (jnp.zeros(()), jnp.zeros(shard.table.T.shape) if with_gradients else None)
-    (loss, d_table), kept = jax.lax.scan(step, start, positions)
+    (loss, d_table), per_block = jax.lax.scan(step, start, positions)
     if d_table is None:
         return loss, None, None, None, None, None
-    return loss, *kept, d_table.T
+    return loss, *per_block, d_table.T
 
 
 def by_chunks(positions: Positions, shard: CatalogueShard, chunk: int, n_items: int, finish, *, with_gradients: bool):
@@ -129,8 +129,8 @@ def _scores(states, shard: CatalogueShard, start, chunk: int, n_items: int) -> t
     begin = _begin(shard, start, chunk)
     rows = jax.lax.dynamic_slice_in_dim(shard.table, begin, chunk)
     row = begin + jnp.arange(chunk)
-    wanted = (row >= start) & _is_item(row, shard, n_items)
-    return _product(states, rows.T) + jnp.where(wanted, 0.0, -jnp.inf), rows
+    is_scored = (row >= start) & _is_item(row, shard, n_items)
+    return _product(states, rows.T) + jnp.where(is_scored, 0.0, -jnp.inf), rows
 
 
 def _is_item(row: Array, shard: CatalogueShard, n_items: int) -> Array:

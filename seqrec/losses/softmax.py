@@ -176,9 +176,9 @@ def refuse_probabilities(loss: str, *, mixture: Mixture | None = None, unwanted:
 
 def _check_plain(what: str, **options: tuple[Scalar, float]) -> None:
     """Refuses options that have another value than the one they are to be left at."""
-    for name, (value, wanted) in options.items():
-        if isinstance(value, Array) or value != wanted:
-            raise InputError(f"{what} needs the plain softmax; leave {name} at {wanted:g}")
+    for name, (value, expected) in options.items():
+        if isinstance(value, Array) or value != expected:
+            raise InputError(f"{what} needs the plain softmax; leave {name} at {expected:g}")
 
 
 class _Labelled(NamedTuple):
@@ -234,8 +234,8 @@ def _seen_scores(hidden: Array, targets: Array, items: Array, segment_ids: Array
     before = jnp.tril(jnp.ones((length, length), bool), -1)
     # What a history holds twice is one item of the catalogue.
     repeated = jnp.any(same_history & before & (items[:, :, None] == items[:, None, :]), axis=-1)
-    held = (places >= 0) & (items > 0) & ~repeated
-    seen = same_history & (before | jnp.eye(length, dtype=bool)) & held[:, None, :]
+    is_scored = (places >= 0) & (items > 0) & ~repeated
+    seen = same_history & (before | jnp.eye(length, dtype=bool)) & is_scored[:, None, :]
     return jnp.where(seen & (items[:, None, :] != targets[:, :, None]), scores, -jnp.inf)
 
 
@@ -273,7 +273,7 @@ def _sums(
         accumulate = by_blocks if chunk == len(shard.table) else by_chunks
         positions = Positions(states, labels, places, weights, seen_scores, mixture, unwanted)
         finish = functools.partial(
-            _finish, shard=shard, target_share=target_share, z_loss=z_loss, taken=1.0 - seen_weight
+            _finish, shard=shard, target_share=target_share, z_loss=z_loss, removed_share=1.0 - seen_weight
         )
         loss, highest, scale, slopes, d_states, d_table = accumulate(
             positions, shard, chunk, n_items, finish, with_gradients=with_gradients
@@ -313,7 +313,13 @@ def _weigh(values: Array, labels: Array, weights: Array | None) -> Array:
 
 
 def _finish(
-    sums: Sums, positions: Positions, *, shard: CatalogueShard, target_share: Scalar, z_loss: float, taken: float
+    sums: Sums,
+    positions: Positions,
+    *,
+    shard: CatalogueShard,
+    target_share: Scalar,
+    z_loss: float,
+    removed_share: float,
 ) -> tuple[Any, ...]:
     """The loss, each position's highest score over all shards, and what exp(score - highest) weighs in gradients.
 
@@ -323,7 +329,7 @@ def _finish(
     highest = shard.highest(sums.highest)
     total = sums.total * jnp.exp(sums.highest - highest)
     if positions.seen_scores is not None:
-        total -= taken * jnp.sum(jnp.exp(positions.seen_scores - highest[..., None]), axis=-1)
+        total -= removed_share * jnp.sum(jnp.exp(positions.seen_scores - highest[..., None]), axis=-1)
     total, target_score = shard.total((total, sums.target_score))
     log_normaliser = jnp.log(total) + highest
     slopes = None

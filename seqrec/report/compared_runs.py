@@ -9,7 +9,7 @@ from seqrec.config import leaves
 from seqrec.data.buckets import working_copy
 from seqrec.files import JsonObject, make_directory, read_object, write_json, write_text
 from seqrec.report.rank_tables import RankTableFile, read_rank_table, read_top_k
-from seqrec.report.slices import Slicing, chosen_slicings, joined_slicings, standard_slicings
+from seqrec.report.slices import Slicing, joined_slicings, select_slicings, standard_slicings
 from seqrec.types import InputError
 
 
@@ -28,11 +28,11 @@ def named_paths(runs: Sequence[Path], top_k: Sequence[str]) -> NamedPaths:
     NamedPaths(runs={'a': PosixPath('runs/a')}, lists={'b': PosixPath('lists/b.csv')})
     """
     lists: dict[str, Path] = {}
-    for given in top_k:
-        name, equals, path = given.partition("=")
+    for argument in top_k:
+        name, equals, path = argument.partition("=")
         if not (name and equals and path):
             raise InputError(
-                f"--top-k {given} is not of the form NAME=FILE; write --top-k other={given or 'FILE'} "
+                f"--top-k {argument} is not of the form NAME=FILE; write --top-k other={argument or 'FILE'} "
                 "(runs go before the flags)"
             )
         if name in lists:
@@ -43,9 +43,9 @@ def named_paths(runs: Sequence[Path], top_k: Sequence[str]) -> NamedPaths:
     if len(runs) + len(lists) < 2:
         raise InputError(f"{runs[0]} alone cannot be compared; name another run, or give --top-k NAME=FILE")
     names = run_names(runs)
-    taken = next((name for name in names if name in lists), None)
-    if taken is not None:
-        raise InputError(f"--top-k {taken}={lists[taken]} has the name of a run; choose another name")
+    clash = next((name for name in names if name in lists), None)
+    if clash is not None:
+        raise InputError(f"--top-k {clash}={lists[clash]} has the name of a run; choose another name")
     return NamedPaths(dict(zip(names, runs, strict=True)), lists)
 
 
@@ -75,23 +75,23 @@ def read_tables(paths: NamedPaths) -> dict[str, RankTableFile]:
 def slicings_of(reference: RankTableFile, joins: Sequence[str], slice_by: Sequence[str]) -> list[Slicing]:
     """The standard slicings and those by the columns of `joins`, each as --join takes it; of these `slice_by`."""
     slicings = standard_slicings(reference)
-    for file, keys_of in map(joined_file, joins):
+    for file, keys_of in map(parse_join, joins):
         slicings += joined_slicings(reference, file, keys_of=keys_of)
-    return chosen_slicings(slicings, slice_by)
+    return select_slicings(slicings, slice_by)
 
 
-def joined_file(given: str) -> tuple[Path, Literal["user", "item"] | None]:
+def parse_join(argument: str) -> tuple[Path, Literal["user", "item"] | None]:
     """The file of a --join, and whose keys it holds where that is said: FILE, user=FILE or item=FILE.
 
-    >>> joined_file("item=movies.csv")
+    >>> parse_join("item=movies.csv")
     (PosixPath('movies.csv'), 'item')
     """
-    kind, equals, path = given.partition("=")
+    kind, equals, path = argument.partition("=")
     if equals and kind == "user":
         return Path(path), "user"
     if equals and kind == "item":
         return Path(path), "item"
-    return Path(given), None
+    return Path(argument), None
 
 
 def run_names(paths: Sequence[Path]) -> list[str]:
@@ -125,24 +125,30 @@ def check_protocols(protocols: Mapping[str, Mapping[str, Any]]) -> list[str]:
     Raises:
       InputError: two runs are on different splits.
     """
-    known = {run: protocol for run, protocol in protocols.items() if protocol.get("split_hash")}
+    with_protocol = {run: protocol for run, protocol in protocols.items() if protocol.get("split_hash")}
     notes = []
-    if known:
-        first, *others = known
+    if with_protocol:
+        first, *others = with_protocol
+        ours = with_protocol[first]
         for run in others:
-            if known[run]["split_hash"] != known[first]["split_hash"]:
+            theirs = with_protocol[run]
+            if theirs["split_hash"] != ours["split_hash"]:
                 raise InputError(
-                    f"{first} and {run} are on different splits (split_hash {str(known[first]['split_hash'])[:12]} and "
-                    f"{str(known[run]['split_hash'])[:12]}); compare runs on one split of the same data"
+                    f"{first} and {run} are on different splits (split_hash {str(ours['split_hash'])[:12]} and "
+                    f"{str(theirs['split_hash'])[:12]}); compare runs on one split of the same data"
                 )
             for name in ("candidates", "ties", "fitted_on_validation_items", "repeated_targets", "n_repeated_targets"):
-                ours, theirs = known[first].get(name), known[run].get(name)
-                if ours != theirs:
-                    notes.append(f"{first} and {run} were not tested alike: {name} is {ours!r} and {theirs!r}.")
-    notes += [f"{run} is time-aware: it knew when each answer came." for run in known if known[run].get("time_aware")]
-    unknown = [run for run in protocols if run not in known]
-    if unknown:
-        names = " and ".join(unknown)
+                one, other = ours.get(name), theirs.get(name)
+                if one != other:
+                    notes.append(f"{first} and {run} were not tested alike: {name} is {one!r} and {other!r}.")
+    notes += [
+        f"{run} is time-aware: it read the time of each target."
+        for run, protocol in with_protocol.items()
+        if protocol.get("time_aware")
+    ]
+    without_protocol = [run for run in protocols if run not in with_protocol]
+    if without_protocol:
+        names = " and ".join(without_protocol)
         notes.append(f"No metrics.json says how {names} was tested; users and held-out items are the same.")
     return notes
 

@@ -35,12 +35,12 @@ def compared_metrics(
     return {name: np.asarray(value, np.float64) for name, value in values.items()}
 
 
-def chosen_metrics(names: Sequence[str], wanted: Sequence[str]) -> list[str]:
+def select_metrics(names: Sequence[str], selected: Sequence[str]) -> list[str]:
     """The `wanted` ones of `names`, in the order of `names`; all where none is wanted."""
-    for name in wanted:
+    for name in selected:
         if name not in names:
             raise InputError(f"metric {name!r} is not among {', '.join(names)}; choose from these, or set other ks")
-    return [name for name in names if not wanted or name in wanted]
+    return [name for name in names if not selected or name in selected]
 
 
 def compare(
@@ -64,15 +64,15 @@ def compare(
     lengths = [table.list_length for table in tables.values() if table.list_length is not None]
     list_length = min(lengths, default=None)
     values = {name: compared_metrics(table.rank, ks=ks, list_length=list_length) for name, table in tables.items()}
-    names = chosen_metrics(list(next(iter(values.values()))), metrics)
+    names = select_metrics(list(next(iter(values.values()))), metrics)
     values = {run: {name: each[name] for name in names} for run, each in values.items()}
     arrays = {run: np.stack(list(each.values()), axis=1) for run, each in values.items()}
     reference, *others = tables
-    found = [
+    pairs = [
         paired_comparison(arrays[reference], arrays[run], level=level, power=power, n_resamples=n_resamples, seed=seed)
         for run in others
     ]
-    adjusted = holm(np.array([each.p_value for each in found]))
+    adjusted = holm(np.array([each.p_value for each in pairs]))
     comparisons = {
         run: {
             name: {
@@ -84,7 +84,7 @@ def compare(
             }
             for i, name in enumerate(names)
         }
-        for row, (run, each) in enumerate(zip(others, found, strict=True))
+        for row, (run, each) in enumerate(zip(others, pairs, strict=True))
     }
     return {
         "reference": reference,

@@ -21,8 +21,8 @@ from seqrec.report.data_profile import data_profile
 def write_profile(directory: Path) -> Path:
     """Writes profile.html into a prepared store, for the split that it was prepared with; returns its path."""
     store, preparation = open_store(directory), read_preparation(directory)
-    known = {field.name for field in fields(SplitConfig)}
-    config = SplitConfig(**{name: value for name, value in preparation["split"].items() if name in known})
+    field_names = {field.name for field in fields(SplitConfig)}
+    config = SplitConfig(**{name: value for name, value in preparation["split"].items() if name in field_names})
     profile = data_profile(
         store, split_store(store, config), steps=preparation["counts"], name=Path(directory).resolve().name
     )

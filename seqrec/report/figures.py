@@ -65,12 +65,12 @@ def side_task_figures(
     }
 
 
-def format_side_tasks(found: Mapping[str, Mapping[str, Any]]) -> str:
+def format_side_tasks(tasks: Mapping[str, Mapping[str, Any]]) -> str:
     """One line for each side task."""
     return "\n".join(
         "{:12s}{nats:.4f} nats, {base_rate_nats:.4f} from the labels' base rates; "
         "gain [{gain_interval[0]:.4f}, {gain_interval[1]:.4f}]".format(f"{name} task", **each)
-        for name, each in found.items()
+        for name, each in tasks.items()
     )
 
 
@@ -121,11 +121,11 @@ def format_table(columns: dict[str, JsonObject], *, title: str = "test") -> str:
     """One line for each metric, one column for each model; each figure with its interval."""
     metrics = list(next(iter(columns.values()))["intervals"])
     width = max(26, *(len(name) + 3 for name in columns))
-    left = max(10, len(title) + 1)
-    lines = [title.ljust(left) + "".join(name.rjust(width) for name in columns)]
+    label_width = max(10, len(title) + 1)
+    lines = [title.ljust(label_width) + "".join(name.rjust(width) for name in columns)]
     for metric in metrics:
         cells = ("{:.4f} [{:.4f}, {:.4f}]".format(c[metric], *c["intervals"][metric]) for c in columns.values())
-        lines.append(metric.ljust(left) + "".join(cell.rjust(width) for cell in cells))
+        lines.append(metric.ljust(label_width) + "".join(cell.rjust(width) for cell in cells))
     return "\n".join(lines)
 
 

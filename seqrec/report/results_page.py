@@ -22,22 +22,22 @@ Published = dict[str, tuple[tuple[str, float, float, str], ...]]
 """By data set: model, its first two figures as published under the same protocol, and the source."""
 
 
-def condensed(run: Path) -> JsonObject:
+def condense_run(run: Path) -> JsonObject:
     """What is kept of a finished run: its figures, config and versions, without paths."""
     if not (run / "metrics.json").exists():
         raise InputError(f"{run} holds no metrics.json; let the run finish first")
-    return {**condensed_config(run), **read_object(run / "metrics.json", baselines=dict, protocol=dict)}
+    return {**condense_config(run), **read_object(run / "metrics.json", baselines=dict, protocol=dict)}
 
 
-def condensed_config(run: Path) -> JsonObject:
+def condense_config(run: Path) -> JsonObject:
     """The content of config.json, without paths."""
     started = started_with(run)
     config = _shared(started)
-    known = dict(leaves(config))
-    if known.get("data.data_path"):
+    values = dict(leaves(config))
+    if values.get("data.data_path"):
         # Only the name: where the file lay is private, and the hash says which file it was.
-        config["data"]["data_path"] = Path(str(known["data.data_path"])).name
-    if "run.output" in known:
+        config["data"]["data_path"] = Path(str(values["data.data_path"])).name
+    if "run.output" in values:
         config["run"]["output"] = None
     del started["command"]  # as it was typed; `command` derives what repeats the run from its config
     return started
@@ -72,9 +72,9 @@ def continuations_page(text: str, kept: dict[str, JsonObject]) -> str:
         lines = [f"{first['protocol']['split']}. Items that may be listed: {first['protocol']['candidates']}.", ""]
         lines += [f"| run | list | {' | '.join(metrics)} |", "| --- " * (2 + len(metrics)) + "|"]
         for name, run in of_data.items():
-            for way, found in run["continuations"].items():
+            for way, result in run["continuations"].items():
                 if way != "popularity" or run is first:
-                    cells = ["{:.4f} [{:.4f}, {:.4f}]".format(found[m], *found["intervals"][m]) for m in metrics]
+                    cells = ["{:.4f} [{:.4f}, {:.4f}]".format(result[m], *result["intervals"][m]) for m in metrics]
                     lines.append(f"| {'' if way == 'popularity' else name} | {way} | {' | '.join(cells)} |")
         lines.append("")
         for name, run in of_data.items():
@@ -145,18 +145,18 @@ Settings = dict[str, dict[str, JsonObject]]
 
 def _figures_shown(results: Iterable[JsonObject], usual: dict[str, str]) -> dict[str, str]:
     """Metric by heading of a table: the usual ones, or those of sessions, which have several queries each."""
-    of_sessions = any("mrr@20" in found for result in results for found in result["baselines"].values())
+    of_sessions = any("mrr@20" in baseline for result in results for baseline in result["baselines"].values())
     return _SHOWN_OF_SESSIONS if of_sessions else usual
 
 
 def _table(settings: Settings, published: tuple[tuple[str, float, float, str], ...]) -> list[str]:
     results = [result for by_seed in settings.values() for result in by_seed.values()]
     baselines: JsonObject = {name: found for result in results for name, found in result["baselines"].items()}
-    shown = _figures_shown(results, _SHOWN)
-    lines = [f"| run | {' | '.join(shown)} | best epoch | minutes |", "| --- " * (3 + len(shown)) + "|"]
+    columns = _figures_shown(results, _SHOWN)
+    lines = [f"| run | {' | '.join(columns)} | best epoch | minutes |", "| --- " * (3 + len(columns)) + "|"]
 
     def add(label: str, figures: list[dict[str, float]], course: str = "| | |") -> None:
-        cells = [f"{mean(each[metric] for each in figures):.4f}" for metric in shown.values()]
+        cells = [f"{mean(each[metric] for each in figures):.4f}" for metric in columns.values()]
         lines.append(f"| {label} | {' | '.join(cells)} {course}")
 
     def add_trained(label: str, runs: list[JsonObject]) -> None:
@@ -175,7 +175,7 @@ def _table(settings: Settings, published: tuple[tuple[str, float, float, str], .
         add(name, [found])
     for model, *found, source in published:
         cells = " | ".join(f"{figure:.4f}" for figure in found)
-        lines.append(f"| published: {model} ({source}) | {cells} |{' |' * (len(shown) - len(found) + 2)}")
+        lines.append(f"| published: {model} ({source}) | {cells} |{' |' * (len(columns) - len(found) + 2)}")
     return [*lines, ""]
 
 
@@ -185,14 +185,14 @@ def _ablation(settings: Settings) -> list[str]:
     if "base" not in by_name:
         raise InputError(f"{', '.join(sorted(settings))}: no run is named {ABLATION.strip('-')}-base to compare with")
     seeds = {name: {_shared(each)["run"]["seed"]: each for each in runs.values()} for name, runs in by_name.items()}
-    shown = _figures_shown(seeds["base"].values(), _ABLATION_SHOWN)
+    columns = _figures_shown(seeds["base"].values(), _ABLATION_SHOWN)
     lines = [
-        f"| change to the base | seeds | validation NDCG@10 | {' | '.join(shown)} | gain in {next(iter(shown))} |",
-        "| --- " * (4 + len(shown)) + "|",
+        f"| change to the base | seeds | validation NDCG@10 | {' | '.join(columns)} | gain in {next(iter(columns))} |",
+        "| --- " * (4 + len(columns)) + "|",
     ]
 
     def means_of(runs: list[JsonObject]) -> list[float]:
-        of_test = (mean(run["test"][metric] for run in runs) for metric in shown.values())
+        of_test = (mean(run["test"][metric] for run in runs) for metric in columns.values())
         return [mean(run["valid"]["ndcg@10"] for run in runs), *of_test]
 
     def row(name: str) -> tuple[str, list[float], float]:
@@ -201,14 +201,12 @@ def _ablation(settings: Settings) -> list[str]:
             raise InputError(f"{name} shares no seed with the base; run it with one of {sorted(seeds['base'])}")
         mine, base = ([seeds[each][seed] for seed in shared] for each in (name, "base"))
         means = means_of(mine)
-        gained = means[1] - means_of(base)[1]
+        gain = means[1] - means_of(base)[1]
         flags = _changed_flags(base[0], mine[0])
-        return f"| {flags or 'the base itself'} | {', '.join(map(str, shared))}", means, gained
+        return f"| {flags or 'the base itself'} | {', '.join(map(str, shared))}", means, gain
 
     rows = sorted((row(name) for name in by_name), key=lambda each: each[2])
-    lines += [
-        f"{head} | {' | '.join(f'{each:.4f}' for each in means)} | {gained:+.4f} |" for head, means, gained in rows
-    ]
+    lines += [f"{head} | {' | '.join(f'{each:.4f}' for each in means)} | {gain:+.4f} |" for head, means, gain in rows]
     return [*lines, ""]
 
 

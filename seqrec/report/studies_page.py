@@ -8,7 +8,7 @@ from typing import Any
 from seqrec.files import JsonObject, read_json
 from seqrec.report.comparison_text import decimal, metric_label
 from seqrec.report.placebos import placebo_sentences
-from seqrec.report.results_page import between_marks, command, condensed_config
+from seqrec.report.results_page import between_marks, command, condense_config
 from seqrec.report.study_page import correction
 from seqrec.types import InputError
 
@@ -17,7 +17,7 @@ _HARD = ("target_events", "history_length")
 """Columns of slicings whose first slice has the users that are hardest to serve."""
 
 
-def condensed_study(directory: Path) -> JsonObject:
+def condense_study(directory: Path) -> JsonObject:
     """What is kept of a finished study: what study.json holds, without runs, curves and paths."""
     study = read_json(directory / "study.json")
     if unfinished := [f"{run['name']}, seed {run['seed']}" for run in study["runs"] if run["state"] != "done"]:
@@ -33,9 +33,9 @@ def _without_folders(word: str) -> str:
     return Path(word).name if "/" in word else word
 
 
-def condensed_search(directory: Path) -> JsonObject:
+def condense_search(directory: Path) -> JsonObject:
     """What is kept of a search by tune.py: its space, its best trial, the cost of all trials, and its config."""
-    search, started = read_json(directory / "tune.json"), condensed_config(directory)
+    search, started = read_json(directory / "tune.json"), condense_config(directory)
     trials = search.pop("trials")
     del search["best"]["command"]  # it holds paths
     return {

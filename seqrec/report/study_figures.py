@@ -57,13 +57,13 @@ def compared_runs(names: Sequence[str], seeds: Sequence[int], runs: Sequence[Stu
     base = names[0]
     # A variation that failed, or did not fit, shall not hide the others.
     shared = {seed: [name for name in names if (name, seed) in done] for seed in seeds if (base, seed) in done}
-    most = max((found for found in shared.values()), key=len, default=[])
+    most = max((run_names for run_names in shared.values()), key=len, default=[])
     if len(most) < 2:
         missing = f"{base} has no finished run" if not shared else f"no variation has finished a seed that {base} has"
         raise InputError(
             f"{missing}, so nothing can be compared; give the study more --max-minutes or mend what failed"
         )
-    return Compared(most, [seed for seed, found in shared.items() if set(most) <= set(found)])
+    return Compared(most, [seed for seed, run_names in shared.items() if set(most) <= set(run_names)])
 
 
 def study_figures(
@@ -83,9 +83,9 @@ def study_figures(
     form of `slice_figures`, `costs` and `curves` are by system. NaN, which JSON lacks, is None.
     """
     compared = compared_runs(names, seeds, runs)
-    taken = {(run.name, run.seed): run for run in runs if run.name in compared.names and run.seed in compared.seeds}
-    aligned = align({f"{run.name} (seed {run.seed})": run.ranks for run in taken.values()})
-    tables = dict(zip(taken, aligned.tables.values(), strict=True))
+    runs_of = {(run.name, run.seed): run for run in runs if run.name in compared.names and run.seed in compared.seeds}
+    aligned = align({f"{run.name} (seed {run.seed})": run.ranks for run in runs_of.values()})
+    tables = dict(zip(runs_of, aligned.tables.values(), strict=True))
     base = tables[compared.names[0], compared.seeds[0]]
     by_run = {place: compared_metrics(table.rank) for place, table in tables.items()}
     metrics = list(by_run[compared.names[0], compared.seeds[0]])
@@ -134,8 +134,8 @@ def _contrasts(
             own = contrast_over_seeds_and_users(summary, weights, level=level)
             means[name][metric] = [_number(end) for end in (own.estimate, own.lower, own.upper)]
         comparisons = compare_over_seeds_and_users(summary, level=level)
-        for name, (found, adjusted) in zip(names[1:], comparisons, strict=True):
-            differences[name][metric] = _as_json(found)
+        for name, (contrast, adjusted) in zip(names[1:], comparisons, strict=True):
+            differences[name][metric] = _as_json(contrast)
             if metric == PRIMARY:
                 differences[name][metric]["p_holm"] = _number(adjusted)
     return means, differences
@@ -159,14 +159,14 @@ def _against_placebos(
     }
 
 
-def _as_json(found: Contrast) -> JsonObject:
+def _as_json(contrast: Contrast) -> JsonObject:
     return {
-        "difference": found.estimate,
-        "interval": [_number(found.lower), _number(found.upper)],
-        "p": _number(found.p_value),
-        "users_error": _number(math.sqrt(found.users_variance)),
-        "seeds_error": _number(math.sqrt(found.seeds_variance)),
-        "degrees_of_freedom": _number(found.degrees_of_freedom),
+        "difference": contrast.estimate,
+        "interval": [_number(contrast.lower), _number(contrast.upper)],
+        "p": _number(contrast.p_value),
+        "users_error": _number(math.sqrt(contrast.users_variance)),
+        "seeds_error": _number(math.sqrt(contrast.seeds_variance)),
+        "degrees_of_freedom": _number(contrast.degrees_of_freedom),
     }
 
 
@@ -174,7 +174,7 @@ def _number(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def verdict(found: JsonObject, *, level: float) -> JsonObject:
+def verdict(difference: JsonObject, *, level: float) -> JsonObject:
     """`kind`: helps, hurts, or none for no difference that was shown, and `size`: by how much, or at most how much.
 
     A difference is shown where its p-value, adjusted for all variations, is at most 1 - level. Where none is, the
@@ -186,11 +186,11 @@ def verdict(found: JsonObject, *, level: float) -> JsonObject:
     >>> verdict(found | {"interval": [-0.01, 0.05], "p_holm": 0.3}, level=0.95)
     {'kind': 'none', 'size': 0.05}
     """
-    if found["p_holm"] is None:
+    if difference["p_holm"] is None:
         return {"kind": "none", "size": None}
-    if found["p_holm"] <= 1.0 - level:
-        return {"kind": "helps" if found["difference"] > 0 else "hurts", "size": abs(found["difference"])}
-    return {"kind": "none", "size": max(abs(end) for end in found["interval"])}
+    if difference["p_holm"] <= 1.0 - level:
+        return {"kind": "helps" if difference["difference"] > 0 else "hurts", "size": abs(difference["difference"])}
+    return {"kind": "none", "size": max(abs(end) for end in difference["interval"])}
 
 
 def _slices(slicing: Slicing, names: Sequence[str], values: dict[str, np.ndarray], *, level: float) -> JsonObject:

@@ -37,8 +37,8 @@ def write_trec_run(
     """
     lines = []
     largest = float(np.finfo(np.float32).max)
-    for user, items, given in zip(users, lists, scores, strict=True):
-        ranked = list(zip(items, given, strict=True))
+    for user, items, item_scores in zip(users, lists, scores, strict=True):
+        ranked = list(zip(items, item_scores, strict=True))
         _refuse_repeats([(user, item) for item, _ in ranked], "the list")
         before = np.inf
         previous = np.float32(np.inf)

@@ -97,7 +97,9 @@ def open_run(config: Any, run: RunConfig, *, experiment: str, dataset: str) -> I
     # The first process reads and writes the run for all; of a bucket the others need the data alone.
     fetch = "" if runtime.is_first() else "store/"
     with working_copy(output, read_only=not runtime.is_first(), follow=True, fetch=fetch) as directory:
-        runtime.on_first(lambda: str(runs.open_run(directory, config, experiment=experiment, resume=run.resume)))
+        runtime.on_first(
+            lambda: str(runs.prepare_run_directory(directory, config, experiment=experiment, resume=run.resume))
+        )
         log.info("run         %s", original(directory))
         with runtime.held(directory):
             try:

@@ -28,7 +28,7 @@ _TESTED = ("dataset", "data_path", "columns", "time_unit", "split", "mask_seen",
 
 
 @dataclass(frozen=True)
-class Study:
+class StudyConfig:
     """Which variations of a model to compare, over which seeds, and where to keep the runs."""
 
     base: str = "base="
@@ -71,7 +71,7 @@ class Arm(NamedTuple):
     """Config of the training script, without seed and output."""
 
 
-class Planned(NamedTuple):
+class PlannedRun(NamedTuple):
     """One run of the study."""
 
     arm: Arm
@@ -88,11 +88,11 @@ class Planned(NamedTuple):
 class Plan(NamedTuple):
     """A study before its runs."""
 
-    study: Study
+    study: StudyConfig
     script: Script
     arms: list[Arm]
     """The base first."""
-    runs: list[Planned]
+    runs: list[PlannedRun]
     """Seed by seed over all arms, so that a study cut short has whole seeds."""
     data: JsonObject
     """Fingerprint, hashes and counts of the data."""
@@ -102,24 +102,24 @@ class Plan(NamedTuple):
     n_parameters: dict[str, int]
 
 
-def arms_of(study: Study, script: Script) -> list[Arm]:
+def arms_of(study: StudyConfig, script: Script) -> list[Arm]:
     """The base and the variations, each parsed by the experiment's own config.
 
     Raises:
       InputError: a name or flag cannot be used, two arms come to the same config, or one is tested on other data.
     """
-    named: dict[str, str] = {}
-    for given in (study.base, *study.variations):
-        name, equals, flags = given.partition("=")
+    flags_of: dict[str, str] = {}
+    for argument in (study.base, *study.variations):
+        name, equals, flags = argument.partition("=")
         if not equals or not re.fullmatch(r"[\w.+-]+( [\w.+-]+)*", name):
-            raise InputError(f'{given!r} is not of the form NAME=FLAGS; write "wide=--d-model 128"')
-        if name in named:
+            raise InputError(f'{argument!r} is not of the form NAME=FLAGS; write "wide=--d-model 128"')
+        if name in flags_of:
             raise InputError(f"{name} is named twice; give each variation a name of its own")
-        named[name] = flags
-    base, *_ = named
+        flags_of[name] = flags
+    base, *_ = flags_of
     arms = [
-        Arm(name, flags, _config(script, name, f"{named[base]} {flags if name != base else ''}"))
-        for name, flags in named.items()
+        Arm(name, flags, _config(script, name, f"{flags_of[base]} {flags if name != base else ''}"))
+        for name, flags in flags_of.items()
     ]
     for number, arm in enumerate(arms):
         for other in arms[:number]:
@@ -149,12 +149,12 @@ def run_key(experiment: str, config: Any, digests: dict[Path, str]) -> str:
 
     Output directory and devices are left out. `digests` caches the hashes of files.
     """
-    described = to_json(config, path=functools.partial(_digest, digests=digests))
+    content = to_json(config, path=functools.partial(_digest, digests=digests))
     for name in ("output", "resume"):
-        del described["training"]["run"][name]
+        del content["training"]["run"][name]
     for name in ("mesh", "processes"):
-        del described["training"][name]
-    return _sha256(json.dumps([experiment, described], sort_keys=True))[:16]
+        del content["training"][name]
+    return _sha256(json.dumps([experiment, content], sort_keys=True))[:16]
 
 
 def _digest(path: Path, *, digests: dict[Path, str]) -> str:
@@ -173,7 +173,7 @@ def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def make_plan(study: Study, experiments: Mapping[str, Script]) -> Plan:
+def make_plan(study: StudyConfig, experiments: Mapping[str, Script]) -> Plan:
     """What the study trains; reads the data and builds each model, so that what cannot work is refused here.
 
     Raises:
@@ -214,11 +214,11 @@ def make_plan(study: Study, experiments: Mapping[str, Script]) -> Plan:
         for arm in arms:
             seeded = with_values(arm.config, {"training.run": RunConfig(seed=seed)})
             key = run_key(study.experiment, seeded, digests)
-            planned.append(Planned(arm, seed, key, study.output / "runs" / key))
+            planned.append(PlannedRun(arm, seed, key, study.output / "runs" / key))
     return Plan(study, script, arms, planned, data, directory, n_steps, n_parameters)
 
 
-def _store_directory(study: Study, configs: Sequence[TrainingConfig], scratch: Path) -> Path:
+def _store_directory(study: StudyConfig, configs: Sequence[TrainingConfig], scratch: Path) -> Path:
     """Where the study's store lies, prepared there unless an earlier start has; a dry run leaves nothing."""
     config = configs[0].data
     if config.dataset == "store":
@@ -255,7 +255,7 @@ def spent_minutes(plan: Plan) -> float:
     return sum((_minutes(run) for run in plan.runs if run.is_done), start=0.0)
 
 
-def _minutes(run: Planned) -> float:
+def _minutes(run: PlannedRun) -> float:
     return read_object(run.directory / "metrics.json", train_seconds=float)["train_seconds"] / 60
 
 

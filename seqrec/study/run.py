@@ -17,11 +17,11 @@ from seqrec.report.study_figures import StudyRun, study_figures
 from seqrec.run.config import RunConfig
 from seqrec.run.data import DataConfig
 from seqrec.run.experiment import Script
-from seqrec.study.plan import Plan, Planned, Study, expected_minutes, left_minutes, make_plan, spent_minutes
+from seqrec.study.plan import Plan, PlannedRun, StudyConfig, expected_minutes, left_minutes, make_plan, spent_minutes
 from seqrec.types import InputError
 
 
-def run_study(study: Study, experiments: Mapping[str, Script]) -> JsonObject:
+def run_study(study: StudyConfig, experiments: Mapping[str, Script]) -> JsonObject:
     """Trains what is left of the plan, writes study.json and returns what it holds; says how far it is as it goes."""
     plan = make_plan(study, experiments)
     (study.output / "runs").mkdir(parents=True, exist_ok=True)
@@ -50,7 +50,7 @@ def run_study(study: Study, experiments: Mapping[str, Script]) -> JsonObject:
     return results(plan, failed)
 
 
-def _train(plan: Plan, run: Planned) -> None:
+def _train(plan: Plan, run: PlannedRun) -> None:
     """Makes or ends one run, as the experiment's own script does."""
     values = {
         "training.run": RunConfig(output=run.directory, resume=True, seed=run.seed),
@@ -74,7 +74,7 @@ def _train(plan: Plan, run: Planned) -> None:
         gc.collect()
 
 
-def _seconds_ahead(plan: Plan, run: Planned) -> float:
+def _seconds_ahead(plan: Plan, run: PlannedRun) -> float:
     """Expected time of what must be trained for this run to count: the rest of its seed, or it alone in the first."""
     ahead = [each for each in plan.runs if each.seed == run.seed and not each.is_done]
     if run.seed == plan.study.seeds[0]:
@@ -112,7 +112,7 @@ def results(plan: Plan, failed: Mapping[str, str]) -> JsonObject:
                 "command": command(_script_path(plan), to_json(seeded), plan.script.Config()),
             }
         )
-    found = {
+    content = {
         "study": {**to_json(plan.study), "minutes": spent_minutes(plan)},
         "data": plan.data,
         "arms": {arm.name: arm.flags.strip() for arm in plan.arms},
@@ -126,8 +126,8 @@ def results(plan: Plan, failed: Mapping[str, str]) -> JsonObject:
             level=plan.study.level,
         ),
     }
-    write_json(plan.study.output / "study.json", found)
-    return found
+    write_json(plan.study.output / "study.json", content)
+    return content
 
 
 def _script_path(plan: Plan) -> str:

@@ -23,16 +23,16 @@ def search_space(config: Any, *, given: Sequence[str] = (), hold: Sequence[str] 
       InputError: a name that is no field, a range that cannot be read or that the config refuses, or nothing left.
     """
     fields = tunable_fields(config)
-    held = {_field_name(name, fields) for name in hold}
+    held_names = {_field_name(name, fields) for name in hold}
     space: Space = {
         name: field.range
         for name, field in fields.items()
-        if field.range is not None and name not in held and _refusal(config, name, field.range) is None
+        if field.range is not None and name not in held_names and _refusal(config, name, field.range) is None
     }
     for argument in given:
         flag, equals, text = argument.partition("=")
         name = _field_name(flag, fields)
-        if name in held:
+        if name in held_names:
             raise InputError(f"{flag} is both held and searched; leave it out of one of the two")
         if not equals:
             raise InputError(f"{argument} has no range; write {argument}=low..high or {argument}=a,b,c")
@@ -68,9 +68,9 @@ def _parse(flag: str, text: str, kind: Any) -> Range | Choices:
 
 
 def _value(flag: str, text: str, kind: Any) -> Any:
-    known: JsonObject = {"true": True, "false": False}
+    choices: JsonObject = {"true": True, "false": False}
     if typing.get_origin(kind) is Literal:
-        known = {str(value): value for value in typing.get_args(kind)}
+        choices = {str(value): value for value in typing.get_args(kind)}
     if kind in (int, float):
         try:
             return kind(text)
@@ -79,9 +79,9 @@ def _value(flag: str, text: str, kind: Any) -> Any:
                 f"{flag}: {text!r} is no {'whole ' if kind is int else ''}number; write {flag}=low..high, "
                 f"{flag}=low..high:log or {flag}=a,b,c"
             ) from None
-    if text not in known:
-        raise InputError(f"{flag}: {text!r} is not one of {', '.join(known)}")
-    return known[text]
+    if text not in choices:
+        raise InputError(f"{flag}: {text!r} is not one of {', '.join(choices)}")
+    return choices[text]
 
 
 def _refusal(config: Any, name: str, of: Range | Choices) -> str | None:

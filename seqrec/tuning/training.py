@@ -16,8 +16,8 @@ from seqrec.run.data import Task
 from seqrec.run.experiment import Build
 from seqrec.sharding import split_rows
 from seqrec.training import init_state, make_optimizer, make_train_step
+from seqrec.tuning.search import Course
 from seqrec.tuning.space import Space
-from seqrec.tuning.study import Course
 from seqrec.types import InputError
 
 

@@ -83,9 +83,9 @@ BAD_STORE = a_store(
         ({"skips": ("event_type=1",)}, "no column 'event_type', but below, gaps, nothing"),
         (
             {"loss_weight": "gaps"},
-            f"event column 'gaps': nan of event {np.argmax(PLAYED > 0.9)} is no weight, which is 0 or above",
+            f"event column 'gaps': nan of event {np.argmax(PLAYED > 0.9)} is not a weight of 0 or above",
         ),
-        ({"loss_weight": "below"}, "event column 'below': -3 of event 0 is no weight, which is 0 or above"),
+        ({"loss_weight": "below"}, "event column 'below': -3 of event 0 is not a weight of 0 or above"),
         ({"loss_weight": "below", "loss_weight_values": ("-3=1",)}, "-2 of event 1 has no weight among"),
         ({"loss_weight": "nothing"}, "weighs every event 0, so there is nothing to learn"),
         ({"skips": ("nothing=0",)}, "leaves no target, as every event is one"),

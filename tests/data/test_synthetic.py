@@ -13,11 +13,11 @@ from seqrec.data.events import prepare
 from seqrec.data.sources import Columns, read_source
 from seqrec.data.synthetic import (
     ListeningConfig,
-    engagement,
+    daily_popularity,
     event_blocks,
+    expected_play,
     item_table,
     next_item_distribution,
-    popularity,
     shuffled_attribute,
     simulate_events,
     taste,
@@ -177,7 +177,7 @@ def test_new_tracks_are_played_as_often_as_their_popularity_says():
     age = day - release_day[plays["item_id"][opens] - 1]
     expected = variance = 0.0
     for d, n in zip(*np.unique(day, return_counts=True), strict=True):
-        weight = popularity(world, int(d))
+        weight = daily_popularity(world, int(d))
         p = weight[d - release_day < world.new_days].sum() / weight.sum()
         expected, variance = expected + n * p, variance + n * p * (1 - p)
     assert expected > 200
@@ -188,7 +188,7 @@ def test_a_track_is_most_popular_when_new():
     released = item_table(WORLD)["release_time_us"] // DAY_US - WORLD.start_day
     item = int(np.argmax(released))
     day = int(released[item])
-    weights = [popularity(WORLD, day + age)[item] for age in (-1, 0, WORLD.new_days - 1, WORLD.new_days)]
+    weights = [daily_popularity(WORLD, day + age)[item] for age in (-1, 0, WORLD.new_days - 1, WORLD.new_days)]
     assert weights[0] == 0
     assert weights[1] == weights[2] == pytest.approx((1 + WORLD.new_boost) * weights[3])
 
@@ -226,7 +226,7 @@ def test_genres_are_played_as_tastes_say():
 
 def test_skips_happen_as_often_as_engagement_says(plays):
     session_start = np.maximum.accumulate(np.where(opens_session(plays), np.arange(plays["user_id"].size), 0))
-    expected = engagement(WORLD, plays["user_id"], plays["item_id"], plays["timestamp_us"][session_start])
+    expected = expected_play(WORLD, plays["user_id"], plays["item_id"], plays["timestamp_us"][session_start])
     p = expected.skip_probability
     error = math.sqrt((p * (1 - p)).sum())
     assert abs(plays["skipped"].sum() - p.sum()) < 4.5 * error
@@ -245,7 +245,7 @@ def test_a_track_of_a_loved_genre_is_skipped_less():
     for user in range(1, 6):
         users, times = np.full(items.size, user), np.full(items.size, WORLD.start_day * DAY_US)
         liked = taste(WORLD, users[:1], times[:1])[0]
-        skip = engagement(WORLD, users, items, times).skip_probability
+        skip = expected_play(WORLD, users, items, times).skip_probability
         assert skip[genre == 1 + np.argmax(liked)].mean() < skip[genre == 1 + np.argmin(liked)].mean()
 
 
@@ -315,7 +315,7 @@ def test_unknown_listeners_and_tracks_are_refused():
     with pytest.raises(InputError, match=r"user id 0 is outside 1\.\.n_users=300"):
         simulate_events(WORLD, range(0, 3))
     with pytest.raises(InputError, match=r"item id 401 is outside 1\.\.n_items=400"):
-        engagement(WORLD, np.array([1]), np.array([401]), np.array([WORLD.start_day * DAY_US]))
+        expected_play(WORLD, np.array([1]), np.array([401]), np.array([WORLD.start_day * DAY_US]))
     with pytest.raises(InputError, match="before the first day"):
         next_item_distribution(WORLD, 1, np.array([1]), 5, opens_session=True)
     with pytest.raises(InputError, match="give the history"):

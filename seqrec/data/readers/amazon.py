@@ -70,13 +70,13 @@ def read_amazon(path: Path, request: Request) -> Source:
 
 
 def _layout(path: Path, names: list[str]) -> Columns:
-    found = next((columns for columns in LAYOUTS if {*columns} <= set(names)), None)
-    if found is None:
+    layout = next((columns for columns in LAYOUTS if {*columns} <= set(names)), None)
+    if layout is None:
         raise InputError(
             f"{path} has {shown_names(names)}; reviews have {' or '.join(', '.join(c) for c in LAYOUTS)}; "
             "name such a file, or read yours as events"
         )
-    return found
+    return layout
 
 
 def _users_stand_first(path: Path) -> bool:

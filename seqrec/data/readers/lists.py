@@ -119,8 +119,8 @@ def read_sessions(path: Path, request: Request) -> Source:
     files = [path]
     if path.is_dir():
         names = [f"{part}_sessions.txt" for part in PARTS]
-        found = [first_file(path, (name,)) for name in names]
-        files = [file for file in found if file is not None]
+        candidates = [first_file(path, (name,)) for name in names]
+        files = [file for file in candidates if file is not None]
         if len(files) != len(names):
             raise InputError(f"{path} does not hold {' and '.join(names)}; name a file of sessions")
     lengths, items, parts = [], [], []

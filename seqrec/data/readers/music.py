@@ -21,10 +21,10 @@ def read_lastfm_1k(path: Path, request: Request) -> Source:
     user_id, timestamp, artist_id, artist, track_id, track.
     """
     if path.is_dir():
-        found = first_file(path, (LASTFM_FILE,))
-        if found is None:
+        plays = first_file(path, (LASTFM_FILE,))
+        if plays is None:
             raise InputError(f"{path} does not hold {LASTFM_FILE}; name the directory that does")
-        path = found
+        path = plays
     columns, names = Columns("user_id", "track_id", "timestamp"), {"artist": "artist", "track": "track"}
     rows = load_text_events(
         [path], request, LASTFM_COLUMNS, columns, delimiter="\t", quote="", header=False, further=names

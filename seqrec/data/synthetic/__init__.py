@@ -1,8 +1,8 @@
 """Music listening whose truth is known: listeners, tracks and plays to any size, and the best that a model can do."""
 
-from seqrec.data.synthetic.catalogue import item_table, popularity, shuffled_attribute
+from seqrec.data.synthetic.catalogue import daily_popularity, item_table, shuffled_attribute
 from seqrec.data.synthetic.config import ListeningConfig
-from seqrec.data.synthetic.listeners import Engagement, engagement, played_shares, taste
+from seqrec.data.synthetic.listeners import ExpectedPlay, expected_play, played_shares, taste
 from seqrec.data.synthetic.optimum import (
     BestPossible,
     HeldOut,
@@ -14,17 +14,17 @@ from seqrec.data.synthetic.simulation import event_blocks, simulate_events, writ
 
 __all__ = [
     "BestPossible",
-    "Engagement",
+    "ExpectedPlay",
     "HeldOut",
     "ListeningConfig",
     "best_possible_ndcg",
-    "engagement",
+    "daily_popularity",
     "event_blocks",
+    "expected_play",
     "held_out_plays",
     "item_table",
     "next_item_distribution",
     "played_shares",
-    "popularity",
     "shuffled_attribute",
     "simulate_events",
     "taste",

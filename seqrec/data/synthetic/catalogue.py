@@ -83,11 +83,11 @@ def catalogue(config: ListeningConfig) -> Catalogue:
     )
 
 
-def popularity(config: ListeningConfig, day: int) -> Float[np.ndarray, " n_items"]:
+def daily_popularity(config: ListeningConfig, day: int) -> Float[np.ndarray, " n_items"]:
     """Weight of each track on a day: 0 before its release, raised while it is new; not divided by the sum.
 
     >>> world = ListeningConfig(n_items=3, n_artists=1, n_genres=1, release_share=0.0, zipf_exponent=1.0)
-    >>> (6 * np.sort(popularity(world, 100))).tolist()
+    >>> (6 * np.sort(daily_popularity(world, 100))).tolist()
     [2.0, 3.0, 6.0]
     """
     tracks = catalogue(config)

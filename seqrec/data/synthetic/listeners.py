@@ -21,7 +21,7 @@ SKIPPED_BELOW = 0.5
 _SKIPPED_PLAYED_SHARE, _HEARD_PLAYED_SHARE = 0.25, 0.9
 
 
-class Engagement(NamedTuple):
+class ExpectedPlay(NamedTuple):
     """What to expect of a track that is played to a listener."""
 
     skip_probability: Float[np.ndarray, " n"]
@@ -50,17 +50,17 @@ def taste(
     return _normalised(liked * _hour_weights(config)[since_start // HOUR_US % 24])
 
 
-def engagement(
+def expected_play(
     config: ListeningConfig,
     user_ids: Int[np.ndarray, " n"],
     item_ids: Int[np.ndarray, " n"],
     times_us: Int[np.ndarray, " n"],
-) -> Engagement:
+) -> ExpectedPlay:
     """Chance of a skip, and mean played share, of each track for a listener at a moment.
 
     >>> world = ListeningConfig(fit_strength=0.0, skip_share=0.2)
-    >>> found = engagement(world, np.array([1]), np.array([1]), np.array([world.start_day * DAY_US]))
-    >>> found.skip_probability.round(6).tolist(), found.played_share.round(6).tolist()
+    >>> expected = expected_play(world, np.array([1]), np.array([1]), np.array([world.start_day * DAY_US]))
+    >>> expected.skip_probability.round(6).tolist(), expected.played_share.round(6).tolist()
     ([0.2], [0.77])
 
     Where fit does not matter a fifth is skipped: 0.2 x 0.25 + 0.8 x 0.9 = 0.77.
@@ -70,7 +70,7 @@ def engagement(
     liked = taste(config, user_ids, times_us)
     genre = catalogue(config).genre[item_ids - 1]
     skip = skip_probability(config, user_ids, item_ids, liked[np.arange(genre.size), genre - 1])
-    return Engagement(skip, _SKIPPED_PLAYED_SHARE * skip + _HEARD_PLAYED_SHARE * (1 - skip))
+    return ExpectedPlay(skip, _SKIPPED_PLAYED_SHARE * skip + _HEARD_PLAYED_SHARE * (1 - skip))
 
 
 def skip_probability(

@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class BehaviourConfig:
+class EventFeatureConfig:
     """Features of events and users that the model reads in addition to item ids."""
 
     event_features: tuple[str, ...] = ()
@@ -80,11 +80,11 @@ class BehaviourConfig:
         return {name: kind for name, _, kind in parts if name not in OF_TIMES}
 
 
-def check_names(asked: Sequence[str], shuffled: Sequence[str], field: str) -> None:
+def check_names(requested: Sequence[str], shuffled: Sequence[str], field: str) -> None:
     """Refuses a name that is asked for twice, and one that is shuffled and not asked for."""
-    names = [name.partition(":")[0] for name in asked]
+    names = [name.partition(":")[0] for name in requested]
     if len(set(names)) < len(names):
-        raise ValueError(f"{field} names one twice: {' '.join(asked)}; name each once")
+        raise ValueError(f"{field} names one twice: {' '.join(requested)}; name each once")
     if unknown := sorted(set(shuffled) - set(names)):
         raise ValueError(
             f"shuffled_{field} names {unknown[0]}, which is none of {field} ({' '.join(names) or 'none is named'}); "
@@ -93,24 +93,24 @@ def check_names(asked: Sequence[str], shuffled: Sequence[str], field: str) -> No
 
 
 def position_features(
-    config: BehaviourConfig, store: SequenceStore, split: Split, *, seed: int = 0
+    config: EventFeatureConfig, store: SequenceStore, split: Split, *, seed: int = 0
 ) -> tuple[PositionFeature, ...]:
     """What the config names of events, and of users; `seed` deals those that are to be shuffled."""
     return (*event_features(config, store, split, seed=seed), *user_features(config, store, split, seed=seed))
 
 
 def user_features(
-    config: BehaviourConfig, store: SequenceStore, split: Split, *, seed: int = 0
+    config: EventFeatureConfig, store: SequenceStore, split: Split, *, seed: int = 0
 ) -> tuple[PositionFeature, ...]:
     """The features of users that the config names, the same at all of a user's events; see `read_user_features`.
 
     Of a user without a row, as of one that is in another store, nothing is known.
     """
-    trained = np.append(False, split.train_stop > store.offsets[:-1])
+    is_train_user = np.append(False, split.train_stop > store.offsets[:-1])
     features = []
-    for feature in read_user_features(config.user_features, store, config.user_feature_files, trained=trained):
+    for feature in read_user_features(config.user_features, store, config.user_feature_files, trained=is_train_user):
         if feature.name in config.shuffled_user_features:
-            feature = shuffled_feature(feature, trained=trained, seed=seed)
+            feature = shuffled_feature(feature, trained=is_train_user, seed=seed)
         values, size = feature.values, len(feature.categories)
         if not size:
             values, size = np.where(feature.known[:, None], values, np.float32(np.nan)), values.shape[1]
@@ -131,7 +131,7 @@ def features_hash(features: Sequence[PositionFeature], store: SequenceStore) -> 
 
 
 def event_features(
-    config: BehaviourConfig, store: SequenceStore, split: Split, *, seed: int = 0
+    config: EventFeatureConfig, store: SequenceStore, split: Split, *, seed: int = 0
 ) -> tuple[PositionFeature, ...]:
     """The features that the config names, each a column of the store's events or made of their times.
 
@@ -146,16 +146,16 @@ def event_features(
     """
     if not config.event_features:
         return ()
-    trained = ranges(store.offsets[:-1], split.train_stop - store.offsets[:-1])
+    train_positions = ranges(store.offsets[:-1], split.train_stop - store.offsets[:-1])
     features = []
-    for asked in config.event_features:
-        name, _, kind = asked.partition(":")
+    for flag in config.event_features:
+        name, _, kind = flag.partition(":")
         if kind and kind not in EVENT_KINDS:
             raise InputError(
-                f"event feature {asked!r}: {kind!r} is none of {', '.join(EVENT_KINDS)}; write {name}:number"
+                f"event feature {flag!r}: {kind!r} is none of {', '.join(EVENT_KINDS)}; write {name}:number"
             )
-        feature = _of_times(name, kind, config, store, trained) if name in OF_TIMES else None
-        feature = feature or _of_column(name, kind, store, trained)
+        feature = _of_times(name, kind, config, store, train_positions) if name in OF_TIMES else None
+        feature = feature or _of_column(name, kind, store, train_positions)
         if name in config.shuffled_event_features:
             feature = feature._replace(read=functools.partial(_dealt, feature.read, _order(store, seed)))
         what = f"{feature.size:,} categories" if feature.form == "categories" else feature.form
@@ -164,7 +164,9 @@ def event_features(
     return tuple(features)
 
 
-def _of_times(name: str, kind: str, config: BehaviourConfig, store: SequenceStore, trained: Places) -> PositionFeature:
+def _of_times(
+    name: str, kind: str, config: EventFeatureConfig, store: SequenceStore, train_positions: Places
+) -> PositionFeature:
     if "timestamp_us" not in store.columns:
         raise InputError(
             f"event feature {name!r} is made of times, but the store has no timestamp_us; prepare it with times"
@@ -172,19 +174,19 @@ def _of_times(name: str, kind: str, config: BehaviourConfig, store: SequenceStor
     if name == "gap" and kind in ("", "buckets"):
         return PositionFeature("event gap", "categories", N_GAP_BUCKETS, gap_buckets)
     if name == "gap" and kind in ("number", "waves"):
-        return _scaled("event gap", kind, _log_gaps, store, trained)
+        return _scaled("event gap", kind, _log_gaps, store, train_positions)
     if kind not in ("", "categories"):
         raise InputError(f"event feature {name}:{kind} is made of times and has categories alone; write {name}")
-    found: dict[str, tuple[int, Read]] = {
+    readers: dict[str, tuple[int, Read]] = {
         "hour": (24, functools.partial(_clock, unit=HOUR, n=24, first=0)),
         # 1970 began on a Thursday: Monday is 1.
         "weekday": (7, functools.partial(_clock, unit=DAY, n=7, first=3)),
         "session": (2, functools.partial(_opens_session, gap_seconds=60 * config.session_gap_minutes)),
     }
-    return PositionFeature(f"event {name}", "categories", *found[name])
+    return PositionFeature(f"event {name}", "categories", *readers[name])
 
 
-def _of_column(name: str, kind: str, store: SequenceStore, trained: Places) -> PositionFeature:
+def _of_column(name: str, kind: str, store: SequenceStore, train_positions: Places) -> PositionFeature:
     if name not in store.columns:
         raise InputError(
             f"event feature {name!r} is neither a column of the store's events ({', '.join(store.columns) or 'none'}) "
@@ -194,16 +196,16 @@ def _of_column(name: str, kind: str, store: SequenceStore, trained: Places) -> P
     kind = kind or ("categories" if column.dtype in (np.dtype(bool), np.dtype(np.int32)) else "number")
     numbers = functools.partial(_numbers, column=name)
     if kind in ("number", "waves"):
-        return _scaled(f"event {name}", kind, numbers, store, trained)
-    learned = numbers(store, trained)
-    learned = learned[~np.isnan(learned)]
-    if not learned.size:
+        return _scaled(f"event {name}", kind, numbers, store, train_positions)
+    train_values = numbers(store, train_positions)
+    train_values = train_values[~np.isnan(train_values)]
+    if not train_values.size:
         raise InputError(f"no event that is trained on has a {name}; leave the event feature out")
     if kind == "buckets":
-        edges = deciles(learned)
+        edges = deciles(train_values)
         read = functools.partial(_buckets, numbers=numbers, edges=edges)
         return PositionFeature(f"event {name}", "categories", len(edges) + 1, read)
-    values = np.unique(learned)
+    values = np.unique(train_values)
     if column.dtype == np.int32:  # codes of texts, of which -1 is none
         values = values[values >= 0]
     if len(values) > MAX_CATEGORIES:
@@ -216,15 +218,17 @@ def _of_column(name: str, kind: str, store: SequenceStore, trained: Places) -> P
 
 
 def _scaled(
-    name: str, kind: str, numbers: Callable[..., np.ndarray], store: SequenceStore, trained: Places
+    name: str, kind: str, numbers: Callable[..., np.ndarray], store: SequenceStore, train_positions: Places
 ) -> PositionFeature:
-    learned = numbers(store, trained)
-    learned = learned[~np.isnan(learned)]
-    if not learned.size:
+    train_values = numbers(store, train_positions)
+    train_values = train_values[~np.isnan(train_values)]
+    if not train_values.size:
         raise InputError(f"no event that is trained on has a {name.partition(' ')[2]}; leave the event feature out")
-    if np.isinf(learned).any():
+    if np.isinf(train_values).any():
         raise InputError(f"{name} holds a number that is infinite; correct it or leave it empty")
-    read = functools.partial(_standardised, numbers=numbers, centre=learned.mean(), scale=learned.std() or 1.0)
+    read = functools.partial(
+        _standardised, numbers=numbers, centre=train_values.mean(), scale=train_values.std() or 1.0
+    )
     return PositionFeature(name, "waves" if kind == "waves" else "numbers", 1, read)
 
 
@@ -272,16 +276,16 @@ def _opens_session(store: SequenceStore, places: Places, *, gap_seconds: float) 
 def _buckets(
     store: SequenceStore, places: Places, *, numbers: Callable[..., np.ndarray], edges: np.ndarray
 ) -> Int32[np.ndarray, "n 1"]:
-    found = numbers(store, places)
-    return np.where(np.isnan(found), 0, 1 + np.searchsorted(edges, found, side="right")).astype(np.int32)[:, None]
+    values = numbers(store, places)
+    return np.where(np.isnan(values), 0, 1 + np.searchsorted(edges, values, side="right")).astype(np.int32)[:, None]
 
 
 def _categories(
     store: SequenceStore, places: Places, *, numbers: Callable[..., np.ndarray], values: np.ndarray
 ) -> Int32[np.ndarray, "n 1"]:
-    found = numbers(store, places)
-    codes = np.minimum(np.searchsorted(values, found), len(values) - 1)
-    return np.where(values[codes] == found, 1 + codes, 0).astype(np.int32)[:, None]
+    column_values = numbers(store, places)
+    codes = np.minimum(np.searchsorted(values, column_values), len(values) - 1)
+    return np.where(values[codes] == column_values, 1 + codes, 0).astype(np.int32)[:, None]
 
 
 def _standardised(
