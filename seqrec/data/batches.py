@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int, Int32
 
 from seqrec.data.engagement import Engagement
 from seqrec.data.feature_values import PositionFeature, features_at
-from seqrec.data.packing import PackedRows, Rings, pack, pack_training, turned
+from seqrec.data.packing import PackedRows, Rings, pack, pack_training, rotate_rings
 from seqrec.data.ragged import ranges
 from seqrec.data.repeated_targets import seen_before
 from seqrec.data.splits import Split
@@ -90,13 +90,13 @@ def _lay_out(
         rows[filled] = values
         return rows
 
-    beside: dict[str, Any] = {}
+    extra: dict[str, Any] = {}
     if fields.engagement is not None:
-        beside = {name: spread(value) for name, value in fields.engagement.fields_at(store, following).items()}
+        extra = {name: spread(value) for name, value in fields.engagement.fields_at(store, following).items()}
     if fields.features:
-        known = features_at(fields.features, store, source)
-        beside["event_features"] = {name: spread(value) for name, value in known.items()}
-    return Batch(*arrays, **beside)
+        event_features = features_at(fields.features, store, source)
+        extra["event_features"] = {name: spread(value) for name, value in event_features.items()}
+    return Batch(*arrays, **extra)
 
 
 def _users_at(store: SequenceStore, positions: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
@@ -190,7 +190,7 @@ class TrainingBatches(NamedTuple):
             turns = _drawn(lambda epoch: _turns(self.seed, epoch, self.store.n_users), epochs[row], users)
             first, n_pairs = self.store.offsets[users], self.rings.n_pairs[users]
             shifts = (turns * n_pairs * (n_pairs > self.packed.length)).astype(np.int64)
-            row, starts, lengths = turned(row, starts, lengths, shifts, first, n_pairs)
+            row, starts, lengths = rotate_rings(row, starts, lengths, shifts, first, n_pairs)
         return _lay_out(
             self.store,
             row,
@@ -314,13 +314,13 @@ class Queries(NamedTuple):
             # What followed the newest item is the question.
             batch.next_items.reshape(-1)[newest[mine] - first * self.packed.length] = 0
             first, n_queries = _part(self.n_queries, self.share)
-            asked = self.packed.order[segments][first : first + n_queries]
+            query_ids = self.packed.order[segments][first : first + n_queries]
             last, targets, query = np.zeros((3, n_queries), np.int32)
-            last[: len(asked)] = newest[first : first + n_queries]
-            targets[: len(asked)] = self.store.items[self.target_positions[asked]]
+            last[: len(query_ids)] = newest[first : first + n_queries]
+            targets[: len(query_ids)] = self.store.items[self.target_positions[query_ids]]
             query[:] = -1
-            query[: len(asked)] = asked
-            yield QueryBatch(batch, last, targets, self._latest(asked, n_queries, self.n_excluded), query)
+            query[: len(query_ids)] = query_ids
+            yield QueryBatch(batch, last, targets, self._latest(query_ids, n_queries, self.n_excluded), query)
 
     def histories(self, max_length: int) -> Iterator[HistoryBatch]:
         """All queries' histories, the latest `max_length` items of each, in the queries' order.
@@ -330,10 +330,10 @@ class Queries(NamedTuple):
         first, n_rows = _part(self.n_queries, self.share)
         width = min(max_length, int(self.history_lengths.max()))
         for start in range(0, len(self.users), self.n_queries):
-            asked = np.arange(start + first, min(start + first + n_rows, start + self.n_queries, len(self.users)))
+            query_ids = np.arange(start + first, min(start + first + n_rows, start + self.n_queries, len(self.users)))
             lengths = np.ones(n_rows, np.int32)
-            lengths[: len(asked)] = np.minimum(self.history_lengths[asked], width)
-            items, excluded = (self._latest(asked, n_rows, n_items) for n_items in (width, self.n_excluded))
+            lengths[: len(query_ids)] = np.minimum(self.history_lengths[query_ids], width)
+            items, excluded = (self._latest(query_ids, n_rows, n_items) for n_items in (width, self.n_excluded))
             yield HistoryBatch(items, lengths, excluded)
 
     def continuations(self, n: int) -> Int[np.ndarray, "queries n"]:
@@ -350,12 +350,14 @@ class Queries(NamedTuple):
             is_repeat[items > 0] |= seen_before(self.store, places[items > 0])
         return np.where(is_repeat, 0, items)
 
-    def _latest(self, asked: Int[np.ndarray, " asked"], n_rows: int, width: int) -> Int32[np.ndarray, "n_rows width"]:
+    def _latest(
+        self, query_ids: Int[np.ndarray, " asked"], n_rows: int, width: int
+    ) -> Int32[np.ndarray, "n_rows width"]:
         """The latest `width` items before each of these queries' targets, one query a row."""
         rows = np.zeros((n_rows, width), np.int32)
-        lengths = np.minimum(self.history_lengths[asked], width)
-        places = ranges(np.arange(len(asked)) * width, lengths)
-        rows.reshape(-1)[places] = self.store.items[ranges(self.target_positions[asked] - lengths, lengths)]
+        lengths = np.minimum(self.history_lengths[query_ids], width)
+        places = ranges(np.arange(len(query_ids)) * width, lengths)
+        rows.reshape(-1)[places] = self.store.items[ranges(self.target_positions[query_ids] - lengths, lengths)]
         return rows
 
 

@@ -250,11 +250,11 @@ def log_base_rates(
 
 
 def base_rate_losses(
-    engagement: Engagement, store: SequenceStore, split: Split, *, asked: Places
+    engagement: Engagement, store: SequenceStore, split: Split, *, positions: Places
 ) -> dict[str, Float[np.ndarray, " n"]]:
     """Of each head, the loss in nats at the events `asked` if `log_base_rates` is all that is known."""
     rates = log_base_rates(engagement, store, split)
-    return {name: -rates[name][labels] for name, labels in _answers(engagement, store, asked).items()}
+    return {name: -rates[name][labels] for name, labels in _answers(engagement, store, positions).items()}
 
 
 def _answers(engagement: Engagement, store: SequenceStore, places: Places) -> dict[str, Int[np.ndarray, " n"]]:

@@ -30,7 +30,7 @@ MOST_VALUES = 256
 logger = logging.getLogger(__name__)
 
 
-class _Described(NamedTuple):
+class _Entities(NamedTuple):
     """What a table has a row for each of."""
 
     noun: Literal["item", "user"]
@@ -79,7 +79,7 @@ def read_item_features(
     """
     own = _own_columns(store)
     tables = [FeatureTable(Path("the store"), tuple(own), None, own)] if own else []
-    return _read_features(names, _Described("item", store.item_keys, "--feature-files"), files, tables, trained)
+    return _read_features(names, _Entities("item", store.item_keys, "--feature-files"), files, tables, trained)
 
 
 def read_user_features(
@@ -93,38 +93,38 @@ def read_user_features(
 
     As `read_item_features`, of tables with a column `user` or `user_id`; a store has none of its own.
     """
-    described = _Described("user", store.user_keys, "--user-feature-files")
-    return _read_features(names, described, files, [], trained)
+    entities = _Entities("user", store.user_keys, "--user-feature-files")
+    return _read_features(names, entities, files, [], trained)
 
 
 def _read_features(
     names: Sequence[str],
-    described: _Described,
+    entities: _Entities,
     files: Sequence[Path],
     own_tables: Sequence[FeatureTable],
     trained: Bool[np.ndarray, " n_plus_1"] | None,
 ) -> list[Feature]:
     if trained is None:
-        trained = np.arange(len(described.keys) + 1) > 0
-    noun = described.noun
+        trained = np.arange(len(entities.keys) + 1) > 0
+    noun = entities.noun
     columns = {name.partition(":")[0] for name in names}
     tables = [*(_read_table(Path(file), noun, columns) for file in files), *own_tables]
     features = []
-    for asked in names:
-        name, _, kind = asked.partition(":")
+    for flag in names:
+        name, _, kind = flag.partition(":")
         if kind and kind not in KINDS:
             raise InputError(
-                f"{noun} feature {asked!r}: {kind!r} is none of {', '.join(KINDS)}; write {name}:categories"
+                f"{noun} feature {flag!r}: {kind!r} is none of {', '.join(KINDS)}; write {name}:categories"
             )
         holders = [table for table in tables if name in table.names]
         if len(holders) != 1:
             there = sorted({column for table in tables for column in table.names})
             raise InputError(
                 f"{noun} feature {name!r} is in {len(holders) or 'none'} of the tables, which have "
-                f"{', '.join(there) or 'no columns'}; name one of these or add a file to {described.flag}"
+                f"{', '.join(there) or 'no columns'}; name one of these or add a file to {entities.flag}"
             )
         [table] = holders
-        feature = _feature(name, kind, table, _rows(table, described), trained, noun)
+        feature = _feature(name, kind, table, _rows(table, entities), trained, noun)
         n_known = int(feature.known[trained].sum())
         if not n_known:
             raise InputError(f"{table.path}: no {noun} that is trained on has a {name}; leave the feature out")
@@ -133,7 +133,7 @@ def _read_features(
             name,
             *(f"{count:,}" for count in (n_known, trained.sum())),
             noun,
-            *(f"{count:,}" for count in (feature.known.sum() - n_known, len(described.keys) - trained.sum())),
+            *(f"{count:,}" for count in (feature.known.sum() - n_known, len(entities.keys) - trained.sum())),
             f"{len(feature.categories):,} categories" if feature.categories else f"{feature.values.shape[1]} numbers",
         )
         features.append(feature)
@@ -175,11 +175,11 @@ def _read_table(path: Path, noun: str, names: Collection[str]) -> FeatureTable:
     typed = {"key": required_id(rows, "key", noun)}
     for column, name in values.items():
         typed[column] = _typed(rows, column, name) if table.kind in ("text", "json") else column
-    chosen = ", ".join(f"{expression} AS {column}" for column, expression in typed.items())
+    expressions = ", ".join(f"{expression} AS {column}" for column, expression in typed.items())
     # A relation does not survive its connection, the arrow table does.
-    given = rows.connection.sql(f"SELECT {chosen} FROM {rows.view} ORDER BY event_index").to_arrow_table()
-    columns = {name: given[column].combine_chunks() for column, name in values.items()}
-    return FeatureTable(path, features, given["key"].combine_chunks(), columns)
+    arrow = rows.connection.sql(f"SELECT {expressions} FROM {rows.view} ORDER BY event_index").to_arrow_table()
+    columns = {name: arrow[column].combine_chunks() for column, name in values.items()}
+    return FeatureTable(path, features, arrow["key"].combine_chunks(), columns)
 
 
 def _read_vectors(path: Path, noun: str) -> np.ndarray:
@@ -204,9 +204,9 @@ def _typed(rows: RawRows, column: str, name: str) -> str:
     return number(rows, column, name, booleans=False) if n_values == n_numbers > 0 else text
 
 
-def _rows(table: FeatureTable, described: _Described) -> np.ndarray:
+def _rows(table: FeatureTable, entities: _Entities) -> np.ndarray:
     """The table's row of each item, or user, in the store's order, -1 where it has none."""
-    noun, own_keys = described.noun, described.keys
+    noun, own_keys = entities.noun, entities.keys
     if table.keys is None:
         n_rows = {len(column) for column in table.columns.values()}
         if n_rows != {len(own_keys)}:
@@ -241,10 +241,10 @@ def _feature(name: str, kind: str, table: FeatureTable, rows: np.ndarray, traine
     place = f"{table.path}: {name}"
     if isinstance(column, np.ndarray):
         return _vector(name, place, column[rows], np.ones(len(rows), bool), trained, noun)
-    taken = column.take(pa.array(rows, pa.int64(), mask=rows < 0))
-    is_list = pa.types.is_list(taken.type) or pa.types.is_large_list(taken.type)
-    is_list = is_list or pa.types.is_fixed_size_list(taken.type)
-    inner = taken.type.value_type if is_list or pa.types.is_dictionary(taken.type) else taken.type
+    aligned = column.take(pa.array(rows, pa.int64(), mask=rows < 0))
+    is_list = pa.types.is_list(aligned.type) or pa.types.is_large_list(aligned.type)
+    is_list = is_list or pa.types.is_fixed_size_list(aligned.type)
+    inner = aligned.type.value_type if is_list or pa.types.is_dictionary(aligned.type) else aligned.type
     is_number = pa.types.is_integer(inner) or pa.types.is_floating(inner) or pa.types.is_decimal(inner)
     fitting = {
         "vector": is_list and is_number,
@@ -254,35 +254,37 @@ def _feature(name: str, kind: str, table: FeatureTable, rows: np.ndarray, traine
     }
     kind = kind or next(kind for kind in ("vector", "number", "categories", "") if fitting.get(kind, True))
     if not fitting.get(kind):
-        raise InputError(f"{place} is {taken.type}, which makes no {kind or 'feature'}; cast the column")
+        raise InputError(f"{place} is {aligned.type}, which makes no {kind or 'feature'}; cast the column")
     if kind == "categories":
-        return _categories(name, place, taken, is_list, trained, noun)
-    known = taken.is_valid().to_numpy(zero_copy_only=False)
+        return _categories(name, place, aligned, is_list, trained, noun)
+    is_known = aligned.is_valid().to_numpy(zero_copy_only=False)
     if kind == "vector":
-        lengths = pc.list_value_length(taken.filter(pa.array(known))).to_numpy()
+        lengths = pc.list_value_length(aligned.filter(pa.array(is_known))).to_numpy()
         if len(np.unique(lengths)) > 1:
-            number = int(np.flatnonzero(known)[np.argmax(lengths != lengths[0])]) + 1
+            number = int(np.flatnonzero(is_known)[np.argmax(lengths != lengths[0])]) + 1
             raise InputError(
                 f"{place}: vectors of {lengths[0]} and of {lengths[lengths != lengths[0]][0]} numbers (row of the "
                 f"store's {noun} {number}); give all the same length"
             )
-        values = np.zeros((len(known), int(lengths[0]) if len(lengths) else 1))
-        values[known] = _numbers(pc.list_flatten(taken)).reshape(int(known.sum()), -1)
-        return _vector(name, place, values, known, trained, noun)
-    numbers = _numbers(taken)
-    known &= ~np.isnan(numbers)
-    if np.isinf(numbers[known]).any():
+        values = np.zeros((len(is_known), int(lengths[0]) if len(lengths) else 1))
+        values[is_known] = _numbers(pc.list_flatten(aligned)).reshape(int(is_known.sum()), -1)
+        return _vector(name, place, values, is_known, trained, noun)
+    numbers = _numbers(aligned)
+    is_known &= ~np.isnan(numbers)
+    if np.isinf(numbers[is_known]).any():
         raise InputError(f"{place} holds a number that is infinite; correct it or leave it empty")
-    learned = numbers[known & trained[1:]]
+    train_values = numbers[is_known & trained[1:]]
     if kind == "number":
-        centre, scale = (float(learned.mean()), float(learned.std()) or 1.0) if len(learned) else (0.0, 1.0)
-        values = np.where(known, (np.nan_to_num(numbers) - centre) / scale, 0.0)[:, None]
-        return Feature(name, _padded(values.astype(np.float32)), _padded(known))
-    edges = deciles(learned)
-    codes = np.where(known, 1 + np.searchsorted(edges, numbers, side="right"), 0)
+        centre, scale = (
+            (float(train_values.mean()), float(train_values.std()) or 1.0) if len(train_values) else (0.0, 1.0)
+        )
+        values = np.where(is_known, (np.nan_to_num(numbers) - centre) / scale, 0.0)[:, None]
+        return Feature(name, _padded(values.astype(np.float32)), _padded(is_known))
+    edges = deciles(train_values)
+    codes = np.where(is_known, 1 + np.searchsorted(edges, numbers, side="right"), 0)
     bounds = ["-inf", *(f"{edge:g}" for edge in edges), "inf"]
     names = tuple(f"{low} to {high}" for low, high in itertools.pairwise(bounds))
-    return Feature(name, _padded(codes[:, None].astype(np.int32)), _padded(known), names)
+    return Feature(name, _padded(codes[:, None].astype(np.int32)), _padded(is_known), names)
 
 
 def deciles(numbers: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n_edges"]:
@@ -290,18 +292,18 @@ def deciles(numbers: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n_edges"]:
     return np.unique(np.quantile(numbers, np.arange(1, N_BUCKETS) / N_BUCKETS)) if len(numbers) else np.zeros(0)
 
 
-def _vector(name: str, place: str, values: np.ndarray, known: np.ndarray, trained: np.ndarray, noun: str) -> Feature:
+def _vector(name: str, place: str, values: np.ndarray, is_known: np.ndarray, trained: np.ndarray, noun: str) -> Feature:
     bad = ~np.isfinite(values).all(axis=1)
     if bad.any():
         raise InputError(
             f"{place}: {int(bad.sum()):,} vectors hold a number that is not finite, the first that of the store's "
             f"{noun} {int(np.argmax(bad)) + 1}; correct them or leave them empty"
         )
-    learned = values[known & trained[1:]].astype(np.float64)
-    centre = learned.mean(axis=0) if len(learned) else 0.0
-    scale = np.sqrt(np.mean(np.square(learned - centre))) or 1.0 if len(learned) else 1.0
-    scaled = np.where(known[:, None], (values - centre) / scale, 0.0)
-    return Feature(name, _padded(scaled.astype(np.float32)), _padded(known))
+    train_values = values[is_known & trained[1:]].astype(np.float64)
+    centre = train_values.mean(axis=0) if len(train_values) else 0.0
+    scale = np.sqrt(np.mean(np.square(train_values - centre))) or 1.0 if len(train_values) else 1.0
+    scaled = np.where(is_known[:, None], (values - centre) / scale, 0.0)
+    return Feature(name, _padded(scaled.astype(np.float32)), _padded(is_known))
 
 
 def _categories(name: str, place: str, column: pa.Array, is_list: bool, trained: np.ndarray, noun: str) -> Feature:

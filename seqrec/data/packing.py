@@ -109,7 +109,7 @@ class Rings(NamedTuple):
     """Pairs of an item and the next in each training history."""
 
 
-def turned(
+def rotate_rings(
     row: Int[np.ndarray, " segments"],
     starts: Int[np.ndarray, " segments"],
     lengths: Int[np.ndarray, " segments"],

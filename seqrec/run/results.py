@@ -84,7 +84,7 @@ def query_side_task_losses(model: Model, params: Params, queries: Queries) -> di
 def _side_task_figures(task: Task, model: Model, params: Params) -> JsonObject:
     store, queries = task.store, task.test
     assert queries.fields.engagement is not None
-    base_rate = base_rate_losses(queries.fields.engagement, store, task.split, asked=queries.target_positions)
+    base_rate = base_rate_losses(queries.fields.engagement, store, task.split, positions=queries.target_positions)
     losses = query_side_task_losses(model, params, queries)
     return figures.side_task_figures(losses, base_rate, users=queries.users)
 
