@@ -37,17 +37,17 @@ class Config:
     """Tests the baselines on each user's last item."""
 
     recent_days: float = 30.0
-    """Of recent popularity: days before the newest training event that count; needs times."""
+    """Recent popularity counts events of this many days before the newest training event; needs times."""
     n_neighbours: int = 100
-    """Of item-kNN: the likest items that each item counts for."""
+    """Item-kNN: number of most similar items that each item contributes to."""
     ease_l2: float = 500.0
-    """Of EASE: weight of the squared weights."""
+    """EASE: strength of the L2 regularisation."""
     data: OmitArgPrefixes[DataConfig] = field(default_factory=DataConfig)
     run: OmitArgPrefixes[RunConfig] = field(default_factory=RunConfig)
 
 
 def with_times(config: Config, task: Task, run: Path) -> SequenceStore:
-    """The task's store, with times where its file has them: a store of models that read none has none."""
+    """The task's store; if that lacks times and the data file has them, another store with times."""
     if "timestamp_us" in task.store.columns or config.data.dataset == "store":
         return task.store
     prepare_store(run / "store-with-times", (config.data, NO_ENGAGEMENT), keep_times=True)
@@ -55,7 +55,7 @@ def with_times(config: Config, task: Task, run: Path) -> SequenceStore:
 
 
 def baselines(config: Config, task: Task, timed: SequenceStore) -> Iterator[tuple[str, Rank]]:
-    """Each baseline by its name, fitted when it is asked for."""
+    """Each baseline with its name; it is fitted when the iterator reaches it."""
     store, split = task.store, task.split
     counts = popularity.training_counts(store, split)
 
@@ -78,7 +78,7 @@ def baselines(config: Config, task: Task, timed: SequenceStore) -> Iterator[tupl
 
 
 def main(config: Config) -> JsonObject:
-    """Tests each baseline, leaves the figures in the run's directory, and returns what `metrics.json` holds."""
+    """Tests each baseline, writes the figures to the run's directory, and returns what `metrics.json` holds."""
     with open_run(config, config.run, experiment="baselines", dataset=config.data.dataset) as run:
         task = open_task(run, config.data, seed=config.run.seed)
         results: JsonObject = {"baselines": {}, "protocol": protocol(task)}

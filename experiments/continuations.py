@@ -4,7 +4,7 @@
     python experiments/continuations.py runs/sasrec --method sample --temperature 0.7 --top-k 50 --json sampled.json
 
 The run is of a split in which the first of the last n events is the target: seq2seq.py's own, and for the other scripts
---n-out 5 --window-target first. "iterated" is a next-item model that is asked again and again, by the same method.
+--n-out 5 --window-target first. "iterated" is a next-item model that predicts item after item, by the same method.
 """
 
 from dataclasses import dataclass, field

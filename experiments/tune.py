@@ -30,7 +30,7 @@ from seqrec.types import InputError
 
 
 def config_type(name: str) -> type:
-    """The config of a training script, with what is said about tuning beside it."""
+    """The config of a training script, and the options of the search."""
     fields = [
         ("script", Positional[Literal[tuple(TRAINING)]], name),  # type: ignore[misc]
         ("tune", OmitArgPrefixes[TuneConfig], dataclasses.field(default_factory=TuneConfig)),

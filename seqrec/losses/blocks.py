@@ -17,19 +17,19 @@ class Mixture(NamedTuple):
     """A second source of the target's probability: P(target) = exp(log_share) * softmax + exp(log_mass)."""
 
     log_share: Float[Array, "*positions"]
-    """Log of the probability that the softmax shares out."""
+    """Log of the probability that the softmax distributes."""
     log_mass: Float[Array, "*positions"]
     """Log of the target's probability from elsewhere."""
 
 
 class Sums(NamedTuple):
-    """What a pass over the items keeps of each position's scores: enough for its loss and its gradient."""
+    """What a pass over the items keeps of each position's scores, for its loss and gradient."""
 
     highest: Float[Array, "*positions"]
     total: Float[Array, "*positions"]
     """Sum of exp(score - highest)."""
     target_score: Float[Array, "*positions"]
-    """0 where the target was not met."""
+    """0 if the target is not among the items."""
 
 
 class Positions(NamedTuple):
@@ -120,7 +120,7 @@ def by_chunks(positions: Positions, shard: CatalogueShard, chunk: int, n_items: 
 
 
 def _begin(shard: CatalogueShard, start, chunk: int):
-    """Where a chunk from `start` on is read: earlier than that at the end, so that it is whole."""
+    """First row of the chunk at `start`; the last chunk starts earlier, so that it is complete."""
     return jnp.minimum(start, len(shard.table) - chunk)
 
 

@@ -61,7 +61,7 @@ def generalised_binary_cross_entropy(
     """As `binary_cross_entropy`, the target's part scaled against overconfidence (Petrov and Macdonald 2023, eq. 11).
 
     `t` is the calibration, 0 (none) to 1 (scores become log-odds under the full softmax's probabilities). Scores
-    are log-odds, or with `from_base_rate` log-odds above those of a model that knows nothing, which ranks alike.
+    are log-odds, or with `from_base_rate` log-odds above those of a random guess, which gives the same ranking.
     """
     if not 0 <= t <= 1:
         raise InputError(f"t={t} is not in [0, 1]; try t=0.75")
@@ -90,7 +90,7 @@ def bpr_max(
     """-log of the chance that the target beats a draw, draws weighted by their softmax (Hidasi and Karatzoglou 2018).
 
     Their eq. 10 and 11: `regularisation` weighs the draws' squared scores. A position whose draws are all its target
-    costs 0.
+    has loss 0.
     """
     weights = jax.nn.softmax(jnp.where(where, negatives, -jnp.inf), axis=-1, where=where)
     log_weights = jax.nn.log_softmax(jnp.where(where, negatives, -1e30), axis=-1)
@@ -101,9 +101,9 @@ def bpr_max(
 
 
 def sampled_loss(score_loss: ScoreLoss, sampler: Sampler, *, temperature: Scalar = 1.0) -> CatalogueLoss:
-    """The loss that draws by `sampler` at every call and sums `score_loss` over the positions that have a target.
+    """The loss that draws negatives by `sampler` at every call and sums `score_loss` over the targets.
 
-    Scores are divided by `temperature`. With `mixture`, of which only `sampled_softmax` can be a part, a target's
+    Scores are divided by `temperature`. With `mixture`, which needs `sampled_softmax`, a target's
     probability is that of the mixture, whose softmax is estimated.
 
     >>> from seqrec.negatives import uniform
@@ -149,7 +149,7 @@ def position_losses(
     *,
     score_loss: ScoreLoss,
 ) -> Float[Array, "rows length"]:
-    """`score_loss` at each position; what stands at a position without a target means nothing.
+    """`score_loss` at each position; the value at a position without a target is meaningless.
 
     Products are taken in the type of `hidden` and summed in float32.
     """
@@ -193,7 +193,7 @@ def scalable_cross_entropy_loss(
     states, labels = (hidden / temperature).reshape(-1, hidden.shape[-1]), targets.reshape(-1)
     valid, ids = labels > 0, jnp.arange(item_table.shape[0])
     of_states = jax.random.normal(key, (n_buckets, len(states))) * valid
-    # What is in a bucket is a choice, not a function to learn through.
+    # The content of a bucket is a selection, through which no gradient flows.
     centres = jax.lax.stop_gradient(of_states @ states)
     near_states = jnp.where(valid, centres @ jax.lax.stop_gradient(states).T, -jnp.inf)
     items = (ids >= 1) & (ids <= n_items)

@@ -16,13 +16,13 @@ BLOCK_ELEMENTS = 2**21
 """Scores held at a time: 8 MB of float32. On 2 CPU cores blocks of 1 to 4 MB and 16 MB took 1.0 to 1.3x the time."""
 
 LEAST_POSITIONS = 128
-"""Fewest positions a block that scores the whole table. On 2 CPU cores and 100,000 items 20 took 1.4 times as long."""
+"""Fewest positions per block that scores the whole table. On 2 CPU cores and 100,000 items 20 took 1.4 times as long."""
 
 MOST_POSITIONS = 2048
 """Positions that share a chunk of the catalogue."""
 
 MOST_PROBABILITY = 1.0 - 1e-4
-"""Above it an unwanted item costs no more, since the slope of log(1 - p) has no bound."""
+"""A higher probability of an unwanted item costs no more, because the slope of log(1 - p) has no bound."""
 
 
 @runtime_checkable
@@ -62,7 +62,7 @@ def tile_sizes(n_positions: int, n_rows: int, *, budget: int = BLOCK_ELEMENTS) -
 
 
 def check_item_table(item_table: Float[Array, "n_rows d_model"], n_items: int) -> None:
-    """Refuses a table without a row for each item beside the padding row 0: its last items would be clamped."""
+    """Refuses a table without a row for padding and for each item: ids of the last items would be clamped."""
     if item_table.shape[0] <= n_items:
         raise InputError(
             f"item_table has {item_table.shape[0]} rows for n_items={n_items}; give it at least one row more than "
@@ -104,7 +104,7 @@ def softmax_loss(
 
     With a `seen_weight` below 1 the items that a position's `history` holds up to there, but for its target, enter the
     normaliser by that weight alone: where evaluation leaves out what was seen, a model need not learn to. Above 0
-    it keeps their scores within reach, without which the others' sum would drown in rounding.
+    their scores stay bounded; without that the sum of the others would be lost in rounding.
 
     With `mixture` a target's probability is exactly that of the mixture. An `unwanted` item, where there is no target,
     adds `unwanted_weight` times -log(1 - its probability) to the sum alone (unlikelihood: Welleck et al. 2020, eq. 4),
@@ -151,7 +151,7 @@ def softmax_loss(
 
 
 def nan_if_outside(total: Float[Array, ""], targets: Int[Array, "*shape"], n_items: int) -> Float[Array, ""]:
-    """The total, or NaN where a target is no item: under jit nothing can be raised, and a wrong sum would go unseen."""
+    """The total, or NaN if a target is no item: under jit no error can be raised, and a wrong sum would go unseen."""
     return jnp.where(jnp.any(targets > n_items), jnp.nan, total)
 
 
@@ -175,7 +175,7 @@ def refuse_probabilities(loss: str, *, mixture: Mixture | None = None, unwanted:
 
 
 def _check_plain(what: str, **options: tuple[Scalar, float]) -> None:
-    """Refuses options that have another value than the one they are to be left at."""
+    """Refuses options whose value is not the expected one."""
     for name, (value, expected) in options.items():
         if isinstance(value, Array) or value != expected:
             raise InputError(f"{what} needs the plain softmax; leave {name} at {expected:g}")
@@ -232,7 +232,7 @@ def _seen_scores(hidden: Array, targets: Array, items: Array, segment_ids: Array
     scores = jnp.einsum("rpd,rqd->rpq", hidden, vectors.astype(hidden.dtype), preferred_element_type=jnp.float32)
     same_history = segment_ids[:, :, None] == segment_ids[:, None, :]
     before = jnp.tril(jnp.ones((length, length), bool), -1)
-    # What a history holds twice is one item of the catalogue.
+    # An item that occurs twice in a history counts once.
     repeated = jnp.any(same_history & before & (items[:, :, None] == items[:, None, :]), axis=-1)
     is_scored = (places >= 0) & (items > 0) & ~repeated
     seen = same_history & (before | jnp.eye(length, dtype=bool)) & is_scored[:, None, :]
@@ -250,7 +250,7 @@ def _sums(
     *,
     with_gradients: bool,
 ) -> tuple[Array, ...]:
-    """The loss and, if wanted, its gradients (d_hidden, d_table, d_mixture), taken while the scores are at hand."""
+    """The loss and optionally its gradients (d_hidden, d_table, d_mixture), computed in the same pass over scores."""
 
     def local(hidden, labelled, shard):
         targets, weights, seen, mixture, unwanted = labelled
@@ -281,7 +281,7 @@ def _sums(
         if not with_gradients:
             return (loss,)
         if seen is not None:
-            # Takes back what the pass gave to seen items beyond their weight.
+            # Subtracts what the pass added for seen items beyond their weight.
             extra = (1.0 - seen_weight) * scale[..., None] * jnp.exp(seen_scores - highest[..., None])
             extra = extra.reshape(-1, seen[0].shape[1])[:n_positions].reshape(*seen[0].shape, -1).astype(hidden.dtype)
             vectors, item_places = _look_up(seen[0], shard)
@@ -307,7 +307,7 @@ def _sums(
 
 
 def _weigh(values: Array, labels: Array, weights: Array | None) -> Array:
-    # Padding has target 0, whose score is -inf: chosen away, since a weight of 0 would make it NaN.
+    # Padding has target 0, whose score is -inf: selected out by where, because a weight of 0 would make it NaN.
     values = jnp.where(labels > 0, values, 0.0)
     return values if weights is None else values * weights
 
@@ -324,7 +324,7 @@ def _finish(
     """The loss, each position's highest score over all shards, and what exp(score - highest) weighs in gradients.
 
     Last, where there is a mixture or an unwanted item, how much the loss falls as the logs of the two parts of the
-    target's probability rise: of the softmax's, and of what stands beside it.
+    target's probability rise: of the softmax, and of the mixture's other part.
     """
     highest = shard.highest(sums.highest)
     total = sums.total * jnp.exp(sums.highest - highest)

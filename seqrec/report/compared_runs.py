@@ -73,7 +73,7 @@ def read_tables(paths: NamedPaths) -> dict[str, RankTableFile]:
 
 
 def slicings_of(reference: RankTableFile, joins: Sequence[str], slice_by: Sequence[str]) -> list[Slicing]:
-    """The standard slicings and those by the columns of `joins`, each as --join takes it; of these `slice_by`."""
+    """The standard slicings and those by columns of `joins` (in the form of --join); only those named in `slice_by`."""
     slicings = standard_slicings(reference)
     for file, keys_of in map(parse_join, joins):
         slicings += joined_slicings(reference, file, keys_of=keys_of)
@@ -81,7 +81,7 @@ def slicings_of(reference: RankTableFile, joins: Sequence[str], slice_by: Sequen
 
 
 def parse_join(argument: str) -> tuple[Path, Literal["user", "item"] | None]:
-    """The file of a --join, and whose keys it holds where that is said: FILE, user=FILE or item=FILE.
+    """File and kind of keys of a --join, which is FILE, user=FILE or item=FILE.
 
     >>> parse_join("item=movies.csv")
     (PosixPath('movies.csv'), 'item')
@@ -120,7 +120,7 @@ def protocol_notes(paths: NamedPaths) -> list[str]:
 
 
 def check_protocols(protocols: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """What to know before trusting the comparison, in sentences; {} is the protocol of what has none.
+    """Sentences to read before trusting the comparison; {} stands for a missing protocol.
 
     Raises:
       InputError: two runs are on different splits.
@@ -154,7 +154,7 @@ def check_protocols(protocols: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def protocol_of(path: Path) -> JsonObject:
-    """The protocol in the metrics.json beside a run's ranks; {} where there is none."""
+    """The protocol in the metrics.json next to a run's ranks; {} if there is none."""
     file = (path if path.is_dir() else path.parent) / "metrics.json"
     return read_object(file, protocol=dict)["protocol"] if file.is_file() else {}
 
@@ -168,7 +168,7 @@ def config_differences(paths: Mapping[str, Path]) -> dict[str, JsonObject]:
             configs[run] = dict(leaves(read_object(file, config=dict)["config"]))
     names = dict.fromkeys(name for config in configs.values() for name in config)
     by_name = {name: {run: config.get(name) for run, config in configs.items()} for name in names}
-    # Where a run was kept and its data lay is not what made it differ.
+    # The directories of a run and of its data do not change its result.
     ignored = ("run.output", "run.resume", "data.data_path")
     return {
         name: values
@@ -179,7 +179,7 @@ def config_differences(paths: Mapping[str, Path]) -> dict[str, JsonObject]:
 
 
 def table_notes(tables: Mapping[str, RankTableFile], n_dropped: Mapping[str, int]) -> list[str]:
-    """What users are missing where, in sentences."""
+    """Sentences on the users that are missing from a table."""
     notes = []
     for name, table in tables.items():
         if n_dropped.get(name):
@@ -190,7 +190,7 @@ def table_notes(tables: Mapping[str, RankTableFile], n_dropped: Mapping[str, int
             notes.append(f"Lists of {name} for {table.n_unknown:,} users outside the test set are ignored.")
         if table.list_length is not None:
             notes.append(
-                f"{name} is known by lists of up to {table.list_length} items, so no cut-off beyond "
+                f"{name} has lists of up to {table.list_length} items, so no cut-off beyond "
                 f"{table.list_length} is compared."
             )
     return notes

@@ -1,4 +1,4 @@
-"""Rank tables of several runs -> what is known of their differences, as one dict of JSON values."""
+"""Differences between runs from their rank tables, as one dict of JSON values."""
 
 from collections.abc import Mapping, Sequence
 
@@ -18,7 +18,7 @@ def compared_metrics(
 ) -> dict[str, Float[np.ndarray, " n_users"]]:
     """Each user's value of every metric that ranks known down to `list_length` determine.
 
-    With a `list_length` only cut-offs up to it are kept, or it alone where none is, and the MRR is cut off there.
+    With a `list_length` only cut-offs up to it are kept, or that length if there is none, and the MRR is cut off there.
 
     >>> list(compared_metrics(np.array([1.0, 7.0]), ks=(5, 10), list_length=5))
     ['recall@5', 'ndcg@5', 'mrr@5']
@@ -29,14 +29,14 @@ def compared_metrics(
         values = metric_values(ranks, ks=ks)
     else:
         ks = [k for k in ks if k <= list_length] or [list_length]
-        # A metric without a cut-off asks for ranks that nobody knows.
+        # A metric without a cut-off needs ranks beyond the lists.
         values = metric_values(ranks, ks=ks, without_k=())
         values |= metric_values(ranks, ks=(list_length,), at_k=("mrr",), without_k=())
     return {name: np.asarray(value, np.float64) for name, value in values.items()}
 
 
 def select_metrics(names: Sequence[str], selected: Sequence[str]) -> list[str]:
-    """The `wanted` ones of `names`, in the order of `names`; all where none is wanted."""
+    """Those of `names` that are `selected`, in the order of `names`; all if none is selected."""
     for name in selected:
         if name not in names:
             raise InputError(f"metric {name!r} is not among {', '.join(names)}; choose from these, or set other ks")
@@ -54,7 +54,7 @@ def compare(
     n_resamples: int = 10_000,
     seed: int = 0,
 ) -> JsonObject:
-    """What comparison.json holds, from aligned tables; the first is the reference that the others stand against.
+    """What comparison.json holds, from aligned tables; the first is the reference of the comparisons.
 
     `runs`: per run and metric [mean, lower, upper]. `comparisons`: per other run and metric the paired
     `difference` from the reference, its interval, `p` of the sign-flip test, `p_holm` adjusted for all pairs of

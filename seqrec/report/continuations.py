@@ -1,4 +1,4 @@
-"""Figures of generated continuations, beside what a next-item model and popularity list for the same histories."""
+"""Figures of generated continuations, and of lists by a next-item model and by popularity for the same histories."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""What a store holds, in figures: histories, popularity, repeats, and how far its split's windows lie apart.
+"""Statistics of a store: histories, popularity, repeats, and the drift between the parts of its split.
 
 Histograms are counted from the arrays over events, a block of users at a time where events must be sorted.
 """
@@ -21,15 +21,15 @@ MOST_BARS = 150
 
 
 class ValueCounts(NamedTuple):
-    """How often each value is there."""
+    """Distinct values and how often each occurs."""
 
     values: Real[np.ndarray, " n"]
-    """Distinct and rising."""
+    """Distinct and ascending."""
     counts: Int[np.ndarray, " n"]
 
 
 def value_counts(values: Real[np.ndarray, " n_events"]) -> ValueCounts:
-    """The distinct values and their counts; NaN, what is missing, is left out.
+    """The distinct values and their counts, without NaN, which stands for a missing value.
 
     >>> value_counts(np.array([3, 1, 3])).counts.tolist()
     [1, 2]
@@ -45,7 +45,7 @@ def value_counts(values: Real[np.ndarray, " n_events"]) -> ValueCounts:
 
 
 def population_stability_index(reference: Int[np.ndarray, " bins"], observed: Int[np.ndarray, " bins"]) -> float:
-    """Sum over bins of (o - r) ln(o / r) of the shares o and r; half a count in each bin more keeps it finite.
+    """Sum over bins of (o - r) ln(o / r) of the shares o and r; half a count is added to each bin, so it is finite.
 
     0 where the shares are equal. By a rule of thumb (Siddiqi 2006) below .1 is little, above .25 a large shift.
 
@@ -72,7 +72,7 @@ def kolmogorov_smirnov(reference: ValueCounts, observed: ValueCounts) -> float:
 
 
 def quantile_bins(reference: ValueCounts, n_bins: int) -> Real[np.ndarray, " edges"]:
-    """The values at which a new bin begins, so that each of up to `n_bins` has about as many of the reference.
+    """Lower edges of the second and later bins; up to `n_bins` bins have about equal counts of the reference.
 
     >>> quantile_bins(value_counts(np.array([1, 1, 1, 1, 2, 3, 4, 4])), 4).tolist()
     [2, 4]
@@ -85,7 +85,7 @@ def quantile_bins(reference: ValueCounts, n_bins: int) -> Real[np.ndarray, " edg
 
 
 def drift(reference: ValueCounts, observed: ValueCounts, *, n_bins: int = N_BINS) -> dict[str, float] | None:
-    """psi over bins of about equal counts of the reference, and ks; None where either has no values."""
+    """psi over bins of about equal reference counts, and ks; None if either has no values."""
     if not len(reference.values) or not len(observed.values):
         return None
     edges = quantile_bins(reference, n_bins)
@@ -106,7 +106,7 @@ def part_of_events(store: SequenceStore, split: Split) -> Int8[np.ndarray, " n_e
 
 
 def is_repeat(store: SequenceStore) -> Bool[np.ndarray, " n_events"]:
-    """Whether the event's user has had its item before."""
+    """Whether the user of an event had an earlier event with the same item."""
     repeats = np.zeros(store.n_events, bool)
     for start, stop, users in _blocks(store):
         pairs = users * (store.n_items + 1) + store.items[start:stop]
@@ -154,7 +154,7 @@ def popularity_curve(counts: Int[np.ndarray, " n_items"]) -> list[dict[str, floa
 def data_profile(
     store: SequenceStore, split: Split, *, steps: Sequence[Mapping[str, Any]] = (), name: str = ""
 ) -> JsonObject:
-    """The figures of a store and its split, plain enough for JSON; `steps` are the counts of its preparation."""
+    """Statistics of a store and its split as JSON values; `steps` are the counts of its preparation."""
     parts = part_of_events(store, split)
     items = np.asarray(store.items)
     repeats = is_repeat(store)
@@ -210,7 +210,7 @@ def _parts(
 
 
 def _drifts(store: SequenceStore, parts: Int8[np.ndarray, " n_events"]) -> list[JsonObject]:
-    """For each variable and window its drift from training."""
+    """The drift of each variable from training, for each part."""
     rows = []
     for variable, values in _variables(store, parts):
         windows = [value_counts(values[parts == number]) for number in range(3)]

@@ -14,7 +14,7 @@ _SHUFFLING = ("--shuffled-features", "--shuffled-event-features")
 
 
 def placebos_of(arms: Mapping[str, str]) -> dict[str, str]:
-    """The placebo of each variation that has one: the variation with the same flags and shuffled features besides.
+    """The placebo of each variation that has one: the variation with the same flags and shuffled features in addition.
 
     >>> placebos_of({"ids": "", "genres": "--item-features genres", "year": "--item-features year",
     ...     "shuffled": "--item-features genres --shuffled-features genres"})

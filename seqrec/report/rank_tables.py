@@ -68,7 +68,7 @@ def read_rank_table(path: Path) -> RankTableFile:
     if file.is_file() and file.stat().st_size == 0:
         raise InputError(f"{file} is empty; write it again, one row a user")
     if not check_file(file).startswith(b"PAR1"):
-        raise InputError(f"{file} is no Parquet file; name a run's directory or its ranks.parquet")
+        raise InputError(f"{file} is not a Parquet file; name a run's directory or its ranks.parquet")
     try:
         table = pq.read_table(file)
     except pa.ArrowException as error:

@@ -23,7 +23,7 @@ Published = dict[str, tuple[tuple[str, float, float, str], ...]]
 
 
 def condense_run(run: Path) -> JsonObject:
-    """What is kept of a finished run: its figures, config and versions, without paths."""
+    """What is kept of a finished run: figures, config and versions, without paths."""
     if not (run / "metrics.json").exists():
         raise InputError(f"{run} holds no metrics.json; let the run finish first")
     return {**condense_config(run), **read_object(run / "metrics.json", baselines=dict, protocol=dict)}
@@ -35,16 +35,16 @@ def condense_config(run: Path) -> JsonObject:
     config = _shared(started)
     values = dict(leaves(config))
     if values.get("data.data_path"):
-        # Only the name: where the file lay is private, and the hash says which file it was.
+        # Only the name: the path is private, and the hash identifies the file.
         config["data"]["data_path"] = Path(str(values["data.data_path"])).name
     if "run.output" in values:
         config["run"]["output"] = None
-    del started["command"]  # as it was typed; `command` derives what repeats the run from its config
+    del started["command"]  # as it was typed; `command` derives the command that repeats the run from its config
     return started
 
 
 def _shared(kept: JsonObject) -> JsonObject:
-    """The part of a config that all training scripts share; baselines have `data` and `run` beside their own."""
+    """The part of a config that all training scripts share; the baselines' config is not nested."""
     config: JsonObject = kept["config"]
     return config.get("training", config)
 
@@ -104,7 +104,7 @@ takes at most this time. The devices are given with the commands."""
 def page(kept: dict[str, JsonObject], published: Published, *, defaults: Mapping[str, Any]) -> str:
     """The page, in Markdown, from the kept runs by name; runs whose names differ only in `-seed-N` are averaged.
 
-    Runs named DATA-ablation-NAME have a table of their own: what changed the figures relative to DATA-ablation-base.
+    Runs named DATA-ablation-NAME have a table of their own: the effect of each change relative to DATA-ablation-base.
 
     `defaults` has the default config of each script by its name. A section is one split, by its hash, under one
     protocol, with the baselines of all its runs: equal names are not enough to stand in one table.
@@ -131,7 +131,7 @@ def page(kept: dict[str, JsonObject], published: Published, *, defaults: Mapping
 
 
 def data_name(data_path: Path | str | None, dataset: str) -> str:
-    """The name of a data set: that of its file, or of its form where there is no file.
+    """The name of a data set: the name of its file, or of its format if there is no file.
 
     >>> data_name("data/Beauty.txt.gz", "s3rec"), data_name(None, "demo")
     ('Beauty', 'demo')

@@ -1,4 +1,4 @@
-"""Where a system is good: metrics by slices of the users."""
+"""Metrics by slices of the users."""
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
@@ -30,20 +30,20 @@ class Slicing(NamedTuple):
     """A partition of the users."""
 
     name: str
-    """What it goes by, such as "history length"."""
+    """Displayed name, such as "history length"."""
     column: str
-    """The column it was made from, such as history_length."""
+    """Column that it is computed from, such as history_length."""
     labels: tuple[str, ...]
-    """The slices in the order to show them in; none is empty."""
+    """Names of the slices in display order; no slice is empty."""
     slice_of_user: Int[np.ndarray, " n_users"]
     """Each user's place among the labels."""
 
 
 def quantile_slices(values: Real[np.ndarray, " n_users"], *, name: str, column: str, n_bins: int = 4) -> Slicing:
-    """Users in bins of about equal size by a number; NaN makes a slice of its own, the last one.
+    """Users in bins of about equal size by a number; users with NaN form the last slice.
 
     Equal numbers share a bin, so there may be fewer bins, and bins differ in size. A label is the smallest and
-    the largest number found in the bin, to as few digits (two or more) as keep the labels apart.
+    the largest number in the bin, to the fewest digits (two or more) that keep the labels distinct.
 
     >>> slicing = quantile_slices(np.array([5.0, 7.0, 12.0, 31.0]), name="n", column="n", n_bins=2)
     >>> slicing.labels, slicing.slice_of_user.tolist()
@@ -87,7 +87,7 @@ def value_slices(values: Sequence[str | None], *, name: str, column: str, n_most
     texts = np.array([value or "" for value in values], dtype=object)
     distinct, index, n_each = np.unique(texts[is_known], return_inverse=True, return_counts=True)
     order = np.argsort(-n_each, kind="stable")
-    # A single text that is left keeps its name.
+    # If a single text remains, it keeps its name.
     n_shown = len(order) if len(order) <= n_most + 1 else n_most
     place = np.empty(len(order), np.int64)
     place[order] = np.minimum(np.arange(len(order)), n_shown)
@@ -187,7 +187,7 @@ def _slicing_of(values: Sequence[str | None], *, name: str, n_bins: int) -> Slic
 
 
 def select_slicings(slicings: Sequence[Slicing], columns: Sequence[str]) -> list[Slicing]:
-    """The slicings made from `columns`; where none is named all but those, as of titles, that are 90% "other"."""
+    """The slicings of `columns`; without `columns` all, except those in which 90% of users are "other"."""
     available = {slicing.column for slicing in slicings}
     for column in columns:
         if column not in available:

@@ -1,4 +1,4 @@
-"""Finished runs of a study -> what is known of each variation, as one dict of JSON values."""
+"""The results of a study from its finished runs, as one dict of JSON values."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -37,7 +37,7 @@ class StudyRun(NamedTuple):
 
 
 class Compared(NamedTuple):
-    """The runs that verdicts are about: each system with each seed."""
+    """The runs that are compared: each system with each seed."""
 
     names: list[str]
     """The base first."""
@@ -55,7 +55,7 @@ def compared_runs(names: Sequence[str], seeds: Sequence[int], runs: Sequence[Stu
     if whole:
         return Compared(list(names), whole)
     base = names[0]
-    # A variation that failed, or did not fit, shall not hide the others.
+    # A variation that failed, or did not fit into the time, must not hide the others.
     shared = {seed: [name for name in names if (name, seed) in done] for seed in seeds if (base, seed) in done}
     most = max((run_names for run_names in shared.values()), key=len, default=[])
     if len(most) < 2:
@@ -74,7 +74,7 @@ def study_figures(
     placebos: Mapping[str, str] | None = None,
     level: float = 0.95,
 ) -> JsonObject:
-    """What is known of the variations `names`, the first of which is the base, from their finished runs.
+    """Results of the variations `names`, of which the first is the base, from their finished runs.
 
     `systems`: per system the runs' `values` of the primary metric, their standard deviation over seeds, and the mean
     of every metric as [mean, lower, upper]. `variations`: per variation and metric its `difference` from the base,
@@ -175,15 +175,15 @@ def _number(value: float) -> float | None:
 
 
 def verdict(difference: JsonObject, *, level: float) -> JsonObject:
-    """`kind`: helps, hurts, or none for no difference that was shown, and `size`: by how much, or at most how much.
+    """`kind` is helps, hurts or none (no difference shown); `size` is the difference, or a bound on it.
 
-    A difference is shown where its p-value, adjusted for all variations, is at most 1 - level. Where none is, the
-    end of its interval that is farther from 0 bounds what it may be.
+    A difference is shown if its p-value, adjusted for all variations, is at most 1 - level. If not, the end of its
+    interval that is farther from 0 bounds it.
 
-    >>> found = {"difference": 0.02, "interval": [0.01, 0.03], "p_holm": 0.002}
-    >>> verdict(found, level=0.95)
+    >>> difference = {"difference": 0.02, "interval": [0.01, 0.03], "p_holm": 0.002}
+    >>> verdict(difference, level=0.95)
     {'kind': 'helps', 'size': 0.02}
-    >>> verdict(found | {"interval": [-0.01, 0.05], "p_holm": 0.3}, level=0.95)
+    >>> verdict(difference | {"interval": [-0.01, 0.05], "p_holm": 0.3}, level=0.95)
     {'kind': 'none', 'size': 0.05}
     """
     if difference["p_holm"] is None:
@@ -207,7 +207,7 @@ def _slices(slicing: Slicing, names: Sequence[str], values: dict[str, np.ndarray
 
 
 def _costs(base: str, runs: Sequence[StudyRun]) -> dict[str, JsonObject]:
-    """By system: what `cost` in metrics.json says, seconds a step and minutes of training, and their base's share."""
+    """By system: `cost` of metrics.json, seconds per step and minutes of training, and their ratio to the base."""
     costs: dict[str, JsonObject] = {}
     for name in dict.fromkeys(run.name for run in runs):
         own = [run for run in runs if run.name == name]
@@ -246,7 +246,7 @@ def _notes(names: Sequence[str], compared: Compared, runs: Sequence[StudyRun], n
         )
     left_out = [name for name in names if name not in compared.names]
     if left_out:
-        notes.append(f"Not judged, for want of finished runs: {', '.join(left_out)}.")
+        notes.append(f"Not compared, because runs are missing: {', '.join(left_out)}.")
     n_unused = sum(run.seed not in compared.seeds for run in runs)
     if n_unused:
         notes.append(f"{n_unused} finished runs are of seeds that not all variations have; they are not compared.")

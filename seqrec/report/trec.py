@@ -44,7 +44,7 @@ def write_trec_run(
         previous = np.float32(np.inf)
         for place, (item, score) in enumerate(ranked, start=1):
             if not abs(score) < largest:
-                raise InputError(f"user {user}, place {place}: score {score} is no finite 32-bit float; rescale it")
+                raise InputError(f"user {user}, place {place}: score {score} is not a finite 32-bit float; rescale it")
             if score > before:
                 raise InputError(
                     f"user {user}, place {place}: score {score} is above {before} before it; sort the list by score"

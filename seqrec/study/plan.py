@@ -1,4 +1,4 @@
-"""The plan of a study: what it compares, which runs that takes, and what they cost."""
+"""The plan of a study: what it compares, which runs that needs, and what they cost."""
 
 import functools
 import hashlib
@@ -24,7 +24,7 @@ from seqrec.run.experiment import Script
 from seqrec.types import InputError
 
 _TESTED = ("dataset", "data_path", "columns", "time_unit", "split", "mask_seen", "repeated_targets")
-"""Fields of the data's config that say whose item is held out among which candidates: the same for all variations."""
+"""Fields of the data config that define the test: held-out items and candidates. All variations share them."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class StudyConfig:
         if not self.variations:
             raise ValueError('no variations; name one, such as --variations "wide=--d-model 128"')
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds={self.seeds} are none or hold one twice; try --seeds 0 1 2")
+            raise ValueError(f"seeds={self.seeds} must be one or more different numbers; try --seeds 0 1 2")
 
 
 class Arm(NamedTuple):
@@ -86,14 +86,14 @@ class PlannedRun(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """A study before its runs."""
+    """What a study trains."""
 
     study: StudyConfig
     script: Script
     arms: list[Arm]
     """The base first."""
     runs: list[PlannedRun]
-    """Seed by seed over all arms, so that a study cut short has whole seeds."""
+    """Ordered by seed, so that an interrupted study has complete seeds."""
     data: JsonObject
     """Fingerprint, hashes and counts of the data."""
     store: Path
@@ -129,7 +129,7 @@ def arms_of(study: StudyConfig, script: Script) -> list[Arm]:
             if getattr(arm.config.training.data, field) != getattr(arms[0].config.training.data, field):
                 raise InputError(
                     f"{arm.name} has another {field} than {base}, so its users, held-out items or candidates are "
-                    "others; vary what a model sees and learns, and make a study of its own for other data"
+                    "others; vary the model and its training, and start another study for other data"
                 )
     return arms
 
@@ -174,13 +174,13 @@ def _sha256(text: str) -> str:
 
 
 def make_plan(study: StudyConfig, experiments: Mapping[str, Script]) -> Plan:
-    """What the study trains; reads the data and builds each model, so that what cannot work is refused here.
+    """What the study trains. Reads the data and builds each model, so that errors appear before training.
 
     Raises:
       InputError: an arm cannot be used, or the directory holds a study of other data.
     """
     if study.experiment not in experiments:
-        raise InputError(f"experiment {study.experiment!r} is none of {', '.join(experiments)}; name one of these")
+        raise InputError(f"experiment {study.experiment!r} is not one of {', '.join(experiments)}; use one of these")
     script = experiments[study.experiment]
     arms = arms_of(study, script)
     config = arms[0].config.training.data
@@ -219,11 +219,11 @@ def make_plan(study: StudyConfig, experiments: Mapping[str, Script]) -> Plan:
 
 
 def _store_directory(study: StudyConfig, configs: Sequence[TrainingConfig], scratch: Path) -> Path:
-    """Where the study's store lies, prepared there unless an earlier start has; a dry run leaves nothing."""
+    """Directory of the study's store, which is prepared unless an earlier start did; a dry run leaves no files."""
     config = configs[0].data
     if config.dataset == "store":
         if config.data_path is None:
-            raise InputError("store is read from a directory; give its data path")
+            raise InputError("dataset store needs the directory of a store; give --data-path")
         return config.data_path
     directory = study.output / "store"
     if directory.exists():
@@ -260,7 +260,7 @@ def _minutes(run: PlannedRun) -> float:
 
 
 def expected_minutes(plan: Plan, arm: Arm) -> tuple[float | None, str]:
-    """Of one training of the arm, and what that is known from; None where no run of the study is done."""
+    """Expected minutes of one training of the arm, and the basis; None before any run of the study is done."""
     done = [run for run in plan.runs if run.is_done]
     own = [_minutes(run) for run in done if run.arm == arm]
     if own:
@@ -272,7 +272,7 @@ def expected_minutes(plan: Plan, arm: Arm) -> tuple[float | None, str]:
 
 
 def left_minutes(plan: Plan) -> float | None:
-    """Expected time of all trainings that are left; None where that of one is not known."""
+    """Expected minutes of all remaining trainings; None if one cannot be estimated."""
     expected = [expected_minutes(plan, run.arm)[0] for run in plan.runs if not run.is_done]
     return sum((each or 0.0 for each in expected), start=0.0) if None not in expected else None
 

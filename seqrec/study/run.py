@@ -1,4 +1,4 @@
-"""Makes what is left of a study's trainings, and its results of those that are done."""
+"""Trains the remaining runs of a study, and computes its results from the finished runs."""
 
 import gc
 import shlex
@@ -22,7 +22,7 @@ from seqrec.types import InputError
 
 
 def run_study(study: StudyConfig, experiments: Mapping[str, Script]) -> JsonObject:
-    """Trains what is left of the plan, writes study.json and returns what it holds; says how far it is as it goes."""
+    """Trains the remaining runs, writes study.json and returns its content; prints progress."""
     plan = make_plan(study, experiments)
     (study.output / "runs").mkdir(parents=True, exist_ok=True)
     # From here on the directory is of this data, also when the study is killed.
@@ -66,7 +66,7 @@ def _train(plan: Plan, run: PlannedRun) -> None:
         with runtime.run_logged_to(run.directory.with_suffix(".log"), words):
             plan.script.main(config)
     except runtime.Interrupted as stop:
-        message = f"stopped in {run.arm.name}, seed {run.seed}; what was trained is saved: the same command goes on"
+        message = f"stopped in {run.arm.name}, seed {run.seed}; what was trained is saved: the same command continues"
         raise runtime.Interrupted(message, stop.signal_number) from None
     finally:
         # Each run compiles its own programs, and none uses another's.
@@ -75,7 +75,7 @@ def _train(plan: Plan, run: PlannedRun) -> None:
 
 
 def _seconds_ahead(plan: Plan, run: PlannedRun) -> float:
-    """Expected time of what must be trained for this run to count: the rest of its seed, or it alone in the first."""
+    """Expected seconds until this run can be compared: the rest of its seed; for the first seed, this run only."""
     ahead = [each for each in plan.runs if each.seed == run.seed and not each.is_done]
     if run.seed == plan.study.seeds[0]:
         ahead = [run]
@@ -83,7 +83,7 @@ def _seconds_ahead(plan: Plan, run: PlannedRun) -> float:
 
 
 def results(plan: Plan, failed: Mapping[str, str]) -> JsonObject:
-    """What study.json holds, of the runs that are done; also writes it.
+    """Writes study.json from the finished runs, and returns its content.
 
     Raises:
       InputError: the base has no finished run, or no variation has one with a seed of the base.

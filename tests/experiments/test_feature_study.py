@@ -168,7 +168,7 @@ def test_a_variation_that_fails_does_not_stop_the_others(copied, capsys):
     assert [run["state"] for run in found["runs"] if run["name"] == "wild"] == ["failed"] * 2
     printed = capsys.readouterr().out
     assert "wild, seed 0 failed: the " in printed
-    assert "Not judged, for want of finished runs: wild." in printed
+    assert "Not compared, because runs are missing: wild." in printed
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ def test_a_variation_that_fails_does_not_stop_the_others(copied, capsys):
         ({"variations": ("mood=--item-features mood",)}, "mood: item feature 'mood' is in none of the tables"),
         ({"variations": ("year=--item-features year --shuffled-features x",)}, "shuffled_features names x"),
         ({"variations": ("sound=--item-features a --feature-files absent.npy",)}, "absent.npy does not exist"),
-        ({"experiment": "sasrek"}, "experiment 'sasrek' is none of sasrec, "),
+        ({"experiment": "sasrek"}, "experiment 'sasrek' is not one of sasrec, "),
     ],
 )
 def test_studies_that_cannot_be_get_one_line(base, tmp_path, changes, said):
