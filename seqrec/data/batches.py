@@ -1,4 +1,4 @@
-"""Batches as a pure function of (seed, step, process), and the queries that evaluation asks."""
+"""Batches as a pure function of (seed, step, process), and the queries of evaluation."""
 
 import functools
 import math
@@ -29,7 +29,7 @@ class Share(NamedTuple):
 
 
 class EventFields(NamedTuple):
-    """What batches hold beside item ids and their order."""
+    """What batches hold in addition to item ids and their order."""
 
     times: Times = "none"
     engagement: Engagement | None = None
@@ -42,9 +42,9 @@ class Windows(NamedTuple):
     """Which windows of `max_length` events training takes from histories that are longer."""
 
     whole: bool = False
-    """All of them, side by side, so that each pair of neighbours comes once an epoch; otherwise one."""
+    """All consecutive windows, so that each pair of neighbours occurs once per epoch; otherwise one window."""
     random: bool = False
-    """Cut at positions drawn anew each epoch; otherwise from the newest event back."""
+    """Cut at new random positions in each epoch; otherwise from the newest event backwards."""
 
 
 ALL_ROWS, ITEMS_ALONE, LATEST = Share(), EventFields(), Windows()
@@ -100,7 +100,7 @@ def _lay_out(
 
 
 def _users_at(store: SequenceStore, positions: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
-    """Whose events are at these places of `store.items`, as rows of the store."""
+    """The users of the events at these positions of `store.items`, as rows of the store."""
     return np.searchsorted(store.offsets, positions, side="right") - 1
 
 
@@ -202,7 +202,7 @@ class TrainingBatches(NamedTuple):
         )
 
     def users(self, step: int) -> Int[np.ndarray, " users"]:
-        """Whose histories are in the batch of a 0-based step, over all processes, as rows of the store."""
+        """The users in the batch of a 0-based step, over all processes, as rows of the store."""
         _, rows = self._rows(step * self.n_rows + np.arange(self.n_rows))
         segments, _ = _segments(self.packed, rows)
         return np.unique(_users_at(self.store, self.packed.starts[segments]))
@@ -235,7 +235,7 @@ def training_batches(
     ([[1, 2, 3, 0]], [[2, 3, 4, 0]], [[1, 1, 2, 0]])
 
     Raises:
-      InputError: the store lacks times that are wanted, or no history leaves two events for training.
+      InputError: the store lacks required times, or no history leaves two events for training.
     """
     _check_process(share)
     _check_times(store, fields.times)
@@ -254,12 +254,12 @@ def training_batches(
 
 
 class Queries(NamedTuple):
-    """Held-out items to rank, each given all that its user did before it; batches are made when asked for."""
+    """Held-out items to rank, each after all earlier events of its user; batches are made when iterated."""
 
     store: SequenceStore
     packed: PackedRows
     users: Int[np.ndarray, " queries"]
-    """Whose history each query is, as a row of the store."""
+    """The user of each query, as a row of the store."""
     target_positions: Int[np.ndarray, " queries"]
     """Place of each held-out item in `store.items`."""
     row_groups: Int[np.ndarray, "batches n_rows"]
@@ -269,7 +269,7 @@ class Queries(NamedTuple):
     n_excluded: int
     """Length of a query's list of excluded items."""
     is_miss: Bool[np.ndarray, " queries"] | None = None
-    """Queries that count as missed, whatever is predicted; None where none does."""
+    """Queries that count as missed, whatever the prediction; None if there are none."""
     share: Share = ALL_ROWS
     fields: EventFields = ITEMS_ALONE
 
@@ -311,7 +311,7 @@ class Queries(NamedTuple):
                 length=self.packed.length,
                 fields=self.fields,
             )
-            # What followed the newest item is the question.
+            # The item after the newest one is the target, so it is hidden.
             batch.next_items.reshape(-1)[newest[mine] - first * self.packed.length] = 0
             first, n_queries = _part(self.n_queries, self.share)
             query_ids = self.packed.order[segments][first : first + n_queries]
@@ -410,7 +410,7 @@ def make_queries(
 
 
 class History(NamedTuple):
-    """What a user did, the oldest event first, and when the next item is wanted."""
+    """The events of a user, oldest first, and the time of the query."""
 
     items: Int[np.ndarray, " n"] | Sequence[int]
     times: Int[np.ndarray, " n_plus_1"] | Sequence[int] | None = None

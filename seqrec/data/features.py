@@ -1,4 +1,4 @@
-"""What is known of each item, or each user: categories, numbers and vectors, read from tables and aligned."""
+"""Features of items and users: categories, numbers and vectors, read from tables and aligned to a store."""
 
 import itertools
 import logging
@@ -25,19 +25,19 @@ KINDS: tuple[str, ...] = get_args(FeatureKind)
 YEAR_IN_TITLE = r"\((?P<year>[0-9]{4})\)\s*$"
 N_BUCKETS = 10
 MOST_VALUES = 256
-"""Categories of one item or user; a list that is longer is text, or ids of events."""
+"""Most categories of one item or user; a longer list is probably text, or ids of events."""
 
 logger = logging.getLogger(__name__)
 
 
 class _Entities(NamedTuple):
-    """What a table has a row for each of."""
+    """The items, or the users, of a store."""
 
     noun: Literal["item", "user"]
     keys: np.ndarray
-    """The data's own names, in the store's order."""
+    """Keys in the data, in the store's order."""
     flag: str
-    """How files are named on the command line."""
+    """The flag that names files of features."""
 
 
 class FeatureTable(NamedTuple):
@@ -45,11 +45,11 @@ class FeatureTable(NamedTuple):
 
     path: Path
     names: tuple[str, ...]
-    """Of all its features."""
+    """Names of all its features."""
     keys: pa.Array | None
-    """The data's own names of them; None where row i is the store's number i + 1."""
+    """Keys in the data; None if row i belongs to the store's number i + 1."""
     columns: dict[str, pa.Array | np.ndarray]
-    """Those that are asked for."""
+    """The requested columns."""
 
 
 def read_item_features(
@@ -71,7 +71,7 @@ def read_item_features(
 
     Items without a row, and rows with null, are not known. Numbers are standardised; vectors are centred and scaled
     to a mean square of 1. Both, and the deciles, are taken over the known items among `trained` ones, and a category
-    that no trained item has is not known either: nothing could be learned of it.
+    that no trained item has is unknown too, because nothing can be learned about it.
 
     Raises:
       InputError: no table, or more than one, has a column; keys repeat or meet no item; vectors are not of one
@@ -114,7 +114,7 @@ def _read_features(
         name, _, kind = flag.partition(":")
         if kind and kind not in KINDS:
             raise InputError(
-                f"{noun} feature {flag!r}: {kind!r} is none of {', '.join(KINDS)}; write {name}:categories"
+                f"{noun} feature {flag!r}: {kind!r} is not one of {', '.join(KINDS)}; write {name}:categories"
             )
         holders = [table for table in tables if name in table.names]
         if len(holders) != 1:
@@ -141,9 +141,9 @@ def _read_features(
 
 
 def shuffled_feature(feature: Feature, *, trained: Bool[np.ndarray, " n_plus_1"], seed: int) -> Feature:
-    """The feature dealt to the items, or users, anew: what it holds as often, without what it tells of each.
+    """The feature shuffled between the items, or users: the same values, unrelated to their item.
 
-    Those that are trained on deal among themselves, and so do the others: as many of each are known as before.
+    Trained and other items are shuffled separately, so the numbers of known values do not change.
     """
     rng = np.random.default_rng(seed)
     rows = np.arange(len(trained))
@@ -176,7 +176,7 @@ def _read_table(path: Path, noun: str, names: Collection[str]) -> FeatureTable:
     for column, name in values.items():
         typed[column] = _typed(rows, column, name) if table.kind in ("text", "json") else column
     expressions = ", ".join(f"{expression} AS {column}" for column, expression in typed.items())
-    # A relation does not survive its connection, the arrow table does.
+    # An Arrow table outlives the connection, a relation does not.
     arrow = rows.connection.sql(f"SELECT {expressions} FROM {rows.view} ORDER BY event_index").to_arrow_table()
     columns = {name: arrow[column].combine_chunks() for column, name in values.items()}
     return FeatureTable(path, features, arrow["key"].combine_chunks(), columns)
@@ -196,7 +196,7 @@ def _read_vectors(path: Path, noun: str) -> np.ndarray:
 
 
 def _typed(rows: RawRows, column: str, name: str) -> str:
-    """The SQL expression of a column of a file whose columns have no types: numbers where all values are."""
+    """The SQL expression of a column of a file without types: a number if all values are numbers."""
     if rows.type_of(column) == "JSON":
         return json_value(rows, column)
     text = present_text(rows, column, name)
@@ -205,7 +205,7 @@ def _typed(rows: RawRows, column: str, name: str) -> str:
 
 
 def _rows(table: FeatureTable, entities: _Entities) -> np.ndarray:
-    """The table's row of each item, or user, in the store's order, -1 where it has none."""
+    """The table's row of each item, or user, in the store's order; -1 if there is none."""
     noun, own_keys = entities.noun, entities.keys
     if table.keys is None:
         n_rows = {len(column) for column in table.columns.values()}
@@ -288,7 +288,7 @@ def _feature(name: str, kind: str, table: FeatureTable, rows: np.ndarray, traine
 
 
 def deciles(numbers: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n_edges"]:
-    """What a tenth of the numbers lies below, two tenths, and so forth; fewer where these repeat."""
+    """The deciles of the numbers, without repeats."""
     return np.unique(np.quantile(numbers, np.arange(1, N_BUCKETS) / N_BUCKETS)) if len(numbers) else np.zeros(0)
 
 
@@ -317,13 +317,13 @@ def _categories(name: str, place: str, column: pa.Array, is_list: bool, trained:
     if lengths.max(initial=0) > MOST_VALUES:
         raise InputError(
             f"{place}: the store's {noun} {int(np.argmax(lengths)) + 1} has {lengths.max()} categories, "
-            f"the most are {MOST_VALUES}; keep the telling ones"
+            f"the limit is {MOST_VALUES}; keep the informative ones"
         )
     encoded = texts.dictionary_encode()
     owner = np.repeat(np.arange(1, len(lengths) + 1), lengths)
     code = pc.fill_null(encoded.indices, -1).to_numpy()
     names = np.array(encoded.dictionary.to_pylist(), dtype=object)
-    # What none has that is trained on, and a null or an empty text, is no category.
+    # A text that no trained item has, a null and an empty text are not categories.
     useful = np.bincount(code[trained[owner] & (code >= 0)], minlength=len(names)) > 0
     useful &= names != ""
     order = np.argsort(names[useful], kind="stable")

@@ -35,7 +35,7 @@ class PackedRows(NamedTuple):
 
 
 def pack(starts: Int[np.ndarray, " segments"], lengths: Int[np.ndarray, " segments"], length: int) -> PackedRows:
-    """Best-fit decreasing: the longest first, each into the fullest row that still has room for it.
+    """Best-fit decreasing: the longest segment first, each into the fullest row that has room for it.
 
     All segments of one length are placed together: the fullest row that takes one takes as many as it has room
     for. So the number of steps grows with `length` squared, not with the segments: a million take a tenth of the
@@ -98,13 +98,13 @@ def pack_training(store: SequenceStore, split: Split, *, max_length: int, whole_
 
 
 class Rings(NamedTuple):
-    """Histories closed to rings: turned before they are cut, they give other windows of the same lengths.
+    """Histories as rings: rotated before they are cut, they give other windows of the same lengths.
 
     So the packing stays from epoch to epoch, and each pair is as likely as any other of its history.
     """
 
     users: Int[np.ndarray, " segments"]
-    """Whose history each packed segment is cut from, as a row of the store."""
+    """The user of each packed segment, as a row of the store."""
     n_pairs: Int[np.ndarray, " users"]
     """Pairs of an item and the next in each training history."""
 
@@ -117,7 +117,7 @@ def rotate_rings(
     first: Int[np.ndarray, " segments"],
     n_pairs: Int[np.ndarray, " segments"],
 ) -> tuple[Int[np.ndarray, " pieces"], ...]:
-    """Row, start and length of each segment once the ring that begins at `first` is turned.
+    """Row, start and length of each segment after rotating the ring that begins at `first` by `shifts`.
 
     A segment that then runs over the end of its history becomes two, since its two parts are not neighbours in time.
     """

@@ -1,4 +1,4 @@
-"""The split of a run as its flags say."""
+"""The config of a run's split."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -75,12 +75,12 @@ class SplitConfig:
 
     @property
     def holds_continuations(self) -> bool:
-        """Whether what is held out goes on for n-out items from each target."""
+        """Whether each target is the first of n-out held-out items."""
         return self.split == "leave-last-out" and self.window_target == "first" and self.n_out > 1
 
 
 def split_store(store: SequenceStore, config: SplitConfig) -> Split:
-    """The split that the config describes, once it is found to leak nothing."""
+    """The split that the config describes, checked for leaks."""
     target: TargetChoice = "first" if config.window_target == "first" else "last"
     if config.split == "temporal":
         if config.valid_start is not None and config.test_start is not None:

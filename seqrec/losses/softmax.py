@@ -16,7 +16,7 @@ BLOCK_ELEMENTS = 2**21
 """Scores held at a time: 8 MB of float32. On 2 CPU cores blocks of 1 to 4 MB and 16 MB took 1.0 to 1.3x the time."""
 
 LEAST_POSITIONS = 128
-"""Fewest positions per block that scores the whole table. On 2 CPU cores and 100,000 items 20 took 1.4 times as long."""
+"""Fewest positions in a block that scores all items. On 2 CPU cores and 100,000 items 20 took 1.4 times as long."""
 
 MOST_POSITIONS = 2048
 """Positions that share a chunk of the catalogue."""

@@ -87,9 +87,9 @@ BAD_STORE = a_store(
         ),
         ({"loss_weight": "below"}, "event column 'below': -3 of event 0 is not a weight of 0 or above"),
         ({"loss_weight": "below", "loss_weight_values": ("-3=1",)}, "-2 of event 1 has no weight among"),
-        ({"loss_weight": "nothing"}, "weighs every event 0, so there is nothing to learn"),
-        ({"skips": ("nothing=0",)}, "leaves no target, as every event is one"),
-        ({"skips": ("nothing=1",)}, "no event of the store is one; check the values"),
+        ({"loss_weight": "nothing"}, "has weight 0 for every event, so there is nothing to learn"),
+        ({"skips": ("nothing=0",)}, "leaves no target, because every event is a skip"),
+        ({"skips": ("nothing=1",)}, "no event of the store is a skip; check the values"),
     ],
 )
 def test_a_column_that_cannot_weigh_is_told_in_one_line(config, line):

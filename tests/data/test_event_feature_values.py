@@ -157,8 +157,8 @@ def test_without_features_a_batch_is_as_it_was():
             "devise",
             "'devise' is neither a column of the store's events (device, liked, share, timestamp_us) nor one of",
         ),
-        ("share:vector", "'vector' is none of categories, number, buckets, waves; write share:number"),
-        ("hour:number", "hour:number is made of times and has categories alone; write hour"),
+        ("share:vector", "'vector' is not one of categories, number, buckets, waves; write share:number"),
+        ("hour:number", "hour:number is computed from times and has only categories; write hour"),
     ],
 )
 def test_a_feature_that_cannot_be_read_is_refused(name, complaint):
@@ -174,7 +174,7 @@ def test_a_feature_without_its_data_is_refused():
     store, split = a_store()
     store = store._replace(columns={"share": np.full(12, np.nan), "loud": np.where(LIKED, np.inf, 0.0)})
     for name in ("share", "share:buckets"):
-        with pytest.raises(InputError, match="no event that is trained on has a share; leave the event feature out"):
+        with pytest.raises(InputError, match="no training event has a share; leave the event feature out"):
             event_features(EventFeatureConfig(event_features=(name,)), store, split)
     with pytest.raises(InputError, match="event loud holds a number that is infinite"):
         event_features(EventFeatureConfig(event_features=("loud",)), store, split)
@@ -183,8 +183,8 @@ def test_a_feature_without_its_data_is_refused():
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"event_features": ("gap", "gap:waves")}, "event_features names one twice: gap gap:waves"),
-        ({"shuffled_event_features": ("gap",)}, "shuffled_event_features names gap, which is none of event_features"),
+        ({"event_features": ("gap", "gap:waves")}, "event_features has a name twice: gap gap:waves"),
+        ({"shuffled_event_features": ("gap",)}, "shuffled_event_features names gap, which is not in event_features"),
         ({"session_gap_minutes": 0.0}, "session_gap_minutes=0.0 is not above 0"),
     ],
 )

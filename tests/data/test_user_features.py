@@ -117,7 +117,7 @@ def test_a_table_of_users_that_cannot_be_read_is_refused(file, write):
 def test_features_that_are_named_wrongly_are_refused(file):
     with pytest.raises(ValueError, match="user_feature_files, but no user_features; name the columns"):
         EventFeatureConfig(user_feature_files=(file,))
-    with pytest.raises(ValueError, match="shuffled_user_features names age, which is none of user_features"):
+    with pytest.raises(ValueError, match="shuffled_user_features names age, which is not in user_features"):
         EventFeatureConfig(user_features=("tags",), shuffled_user_features=("age",))
 
 

@@ -202,8 +202,8 @@ def test_studies_that_cannot_be_get_one_line(base, tmp_path, changes, said):
     ("changes", "said"),
     [
         ({"variations": ()}, "no variations"),
-        ({"seeds": ()}, "are none or hold one twice"),
-        ({"seeds": (1, 1)}, "are none or hold one twice"),
+        ({"seeds": ()}, "must be one or more different numbers"),
+        ({"seeds": (1, 1)}, "must be one or more different numbers"),
         ({"max_minutes": -1.0}, "max_minutes=-1.0 is below 0"),
         ({"level": 95.0}, r"level=95.0 is not a share in \(0, 1\)"),
     ],

@@ -75,7 +75,7 @@ def test_a_range_that_the_config_refuses_is_left_out():
     ("given", "said"),
     [
         ("learning-rat=1e-4..1e-2", "perhaps you meant learning-rate"),
-        ("batch-size=16,32", "no field that can be searched"),
+        ("batch-size=16,32", "cannot be searched"),
         ("dropout", "has no range; write dropout=low..high"),
         ("dropout=0.1", "two or more"),
         ("dropout=0.1,0.1", "two or more"),
