@@ -57,8 +57,8 @@ def main(config: Config) -> JsonObject:
             bar.update()
             bar.set_description(names[bar.n] if bar.n < len(names) else "store")
 
-        known = read_preparation(directory).get("categories", {}) if config.append else {}
-        source = open_source(config.source, known=known, limits=config.limits)
+        categories = read_preparation(directory).get("categories", {}) if config.append else {}
+        source = open_source(config.source, known=categories, limits=config.limits)
         with move(source, config.engine, directory=config.limits.spill_directory) as source:
             if config.append:
                 store, *n_new, n_there, _ = append_events(source, directory, report=report)

@@ -46,16 +46,16 @@ class Arguments:
 
 def pages() -> dict[Path, str]:
     """The text of each page that shows kept runs."""
-    kept, continued, studied, searched = (
+    runs, continuation_runs, study_runs, search_runs = (
         {file.stem: read_json(file) for file in folder.glob("*.json")}
         for folder in (KEPT, KEPT / "continuations", KEPT / "studies", KEPT / "searches")
     )
     continuations, studies = ROOT / "docs" / "seq2seq.md", ROOT / "docs" / "studies.md"
     return {
-        studies: studies_page(studies.read_text(), studied, searched, defaults=TUNING),
-        continuations: continuations_page(continuations.read_text(), continued),
-        ROOT / "docs" / "results.md": page(kept, PUBLISHED, defaults=DEFAULTS),
-        ROOT / "README.md": readme((ROOT / "README.md").read_text(), kept[DEMO]),
+        studies: studies_page(studies.read_text(), study_runs, search_runs, defaults=TUNING),
+        continuations: continuations_page(continuations.read_text(), continuation_runs),
+        ROOT / "docs" / "results.md": page(runs, PUBLISHED, defaults=DEFAULTS),
+        ROOT / "README.md": readme((ROOT / "README.md").read_text(), runs[DEMO]),
     }
 
 
@@ -66,10 +66,10 @@ def main(arguments: Arguments) -> None:
             raise InputError(f"{arguments.run} needs a --name to be kept under, such as --name ml-1m-modern-seed-0")
         kinds = {"study.json": ("studies", condense_study), "tune.json": ("searches", condense_search)}
         of_file = next((kinds[file] for file in kinds if (arguments.run / file).exists()), ("", condense_run))
-        kept = of_file[1](arguments.run)
-        folder = KEPT / ("continuations" if "continuations" in kept else of_file[0])
+        content = of_file[1](arguments.run)
+        folder = KEPT / ("continuations" if "continuations" in content else of_file[0])
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / f"{arguments.name}.json", kept)
+        write_json(folder / f"{arguments.name}.json", content)
         if arguments.name == DEMO:
             shutil.copy(arguments.run / "learning_curve.png", ROOT / "docs" / "pictures" / f"{DEMO}.png")
     for file, text in pages().items():

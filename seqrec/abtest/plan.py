@@ -193,8 +193,8 @@ class ExperimentPlan:
                 raise InputError(f"guardrail {metric.name} has no margin; write the acceptable loss, such as :0.02")
         if len(set(self.segments)) < len(self.segments):
             raise InputError(f"segments {list(self.segments)} name a column twice; name each once")
-        if taken := [name for name in self.segments if name in _LOG_COLUMNS]:
-            raise InputError(f"segment {taken[0]!r} is a column of the logs; name one that describes the unit")
+        if log_columns := [name for name in self.segments if name in _LOG_COLUMNS]:
+            raise InputError(f"segment {log_columns[0]!r} is a column of the logs; name one that describes the unit")
         if not self.unit or self.unit in (*_LOG_COLUMNS, *self.segments):
             raise InputError(f"unit {self.unit!r} cannot be the column of ids; name one such as user_id")
         if self.adjustment == "cupac" and self.days_before == 0:

@@ -141,12 +141,12 @@ def true_lifts(plan: ExperimentPlan, simulation: Simulation) -> dict[str, float]
     totals = np.zeros((2, 4))
     for ids, rng in _user_blocks(simulation):
         _, _, people = _assigned(plan, simulation, world, ids, rng)
-        since = people.visits.start_us >= people.exposed_us[people.visits.owner]
+        is_exposed_session = people.visits.start_us >= people.exposed_us[people.visits.owner]
         for arm in range(2):
-            plays = _played(simulation, world, people, treated=since & (arm == 1))
-            counted = since[plays["session"]] & (plays["timestamp_us"] < plan.end_us)
-            of_events = (np.ones(counted.size), plays["seconds"], plays["skipped"], plays["liked"])
-            totals[arm] += [values[counted].sum() for values in of_events]
+            plays = _played(simulation, world, people, treated=is_exposed_session & (arm == 1))
+            is_counted = is_exposed_session[plays["session"]] & (plays["timestamp_us"] < plan.end_us)
+            of_events = (np.ones(is_counted.size), plays["seconds"], plays["skipped"], plays["liked"])
+            totals[arm] += [values[is_counted].sum() for values in of_events]
     with np.errstate(divide="ignore", invalid="ignore"):
         lifts = np.where(totals[0] > 0, totals[1] / totals[0] - 1.0, np.nan)
     return dict(zip(("plays", "seconds_listened", "skips", "likes"), lifts.tolist(), strict=True))

@@ -48,11 +48,11 @@ def seen_before(store: SequenceStore, positions: Int[np.ndarray, " n"]) -> Bool[
     blocks = np.cumsum(lengths) // _EVENTS_PER_BLOCK
     seen = np.zeros(len(positions), bool)
     for block in np.unique(blocks):
-        chosen = np.flatnonzero(blocks == block)
-        query = np.repeat(np.arange(len(chosen)), lengths[chosen])
-        events = ranges(starts[chosen], lengths[chosen])
-        same = store.items[events] == store.items[positions[chosen]][query]
-        seen[chosen] = np.bincount(query[same], minlength=len(chosen)) > 0
+        rows = np.flatnonzero(blocks == block)
+        query = np.repeat(np.arange(len(rows)), lengths[rows])
+        events = ranges(starts[rows], lengths[rows])
+        same = store.items[events] == store.items[positions[rows]][query]
+        seen[rows] = np.bincount(query[same], minlength=len(rows)) > 0
     return seen
 
 

@@ -225,17 +225,17 @@ def _as_of(store: SequenceStore, directory: Path, content_hash: str) -> Sequence
     Appends give new users and items ids behind the known ones, and never change the order of stored events.
     """
     number, version = _version(directory, content_hash)
-    kept = read_history(directory, store).came_with <= number
-    users = np.repeat(np.arange(store.n_users), np.diff(store.offsets))[kept]
+    is_earlier = read_history(directory, store).came_with <= number
+    users = np.repeat(np.arange(store.n_users), np.diff(store.offsets))[is_earlier]
     try:
         n_users, n_items = int(version["n_users"]), int(version["n_items"])
-        columns = {name: store.columns[name][kept].astype(dtype) for name, dtype in version["columns"].items()}
+        columns = {name: store.columns[name][is_earlier].astype(dtype) for name, dtype in version["columns"].items()}
         offsets = np.concatenate([[0], np.cumsum(np.bincount(users, minlength=n_users))])
         gap_us = version["session_gap_us"]
         if gap_us is not None:
             columns["session"] = session_numbers(columns["timestamp_us"], offsets, gap_us=gap_us)
         earlier = sequence_store(
-            store.items[kept],
+            store.items[is_earlier],
             offsets,
             store.item_keys[:n_items],
             store.user_keys[:n_users],

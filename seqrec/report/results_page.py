@@ -43,9 +43,9 @@ def condense_config(run: Path) -> JsonObject:
     return started
 
 
-def _shared(kept: JsonObject) -> JsonObject:
+def _shared(run: JsonObject) -> JsonObject:
     """The part of a config that all training scripts share; the baselines' config is not nested."""
-    config: JsonObject = kept["config"]
+    config: JsonObject = run["config"]
     return config.get("training", config)
 
 
@@ -60,13 +60,13 @@ def readme(text: str, demo: JsonObject) -> str:
     return between_marks(text, "demo table", f"```\n{table}\n```")
 
 
-def continuations_page(text: str, kept: dict[str, JsonObject]) -> str:
+def continuations_page(text: str, runs: dict[str, JsonObject]) -> str:
     """The page's text, with a table between the two marks of each data set.
 
     `kept` has runs on splits that hold continuations out, by names such as DATA-MODEL-seed-0; the marks name DATA.
     """
-    for data in sorted({name.partition("-")[0] for name in kept}):
-        of_data = {name: run for name, run in sorted(kept.items()) if name.partition("-")[0] == data}
+    for data in sorted({name.partition("-")[0] for name in runs}):
+        of_data = {name: run for name, run in sorted(runs.items()) if name.partition("-")[0] == data}
         first = next(iter(of_data.values()))
         metrics = [metric for metric in first["continuations"]["iterated"]["intervals"] if metric != "mrr"]
         lines = [f"{first['protocol']['split']}. Items that may be listed: {first['protocol']['candidates']}.", ""]

@@ -25,8 +25,8 @@ def condense_study(directory: Path) -> JsonObject:
     for field in ("runs", "curves"):
         del study[field]
     arms = {name: shlex.join(map(_without_folders, shlex.split(flags))) for name, flags in study["arms"].items()}
-    kept = ("experiment", "minutes", "level")
-    return {**study, "arms": arms, "study": {name: study["study"][name] for name in kept}}
+    fields = ("experiment", "minutes", "level")
+    return {**study, "arms": arms, "study": {name: study["study"][name] for name in fields}}
 
 
 def _without_folders(word: str) -> str:
@@ -61,8 +61,10 @@ def studies_page(
     A search with the name of a study found the values that are tested in that study. `defaults` has the config of
     tune.py for each training script.
     """
-    if lone := sorted(searches.keys() - kept.keys()):
-        raise InputError(f"search {lone[0]} has no study of that name, which would test what it found; keep one")
+    if without_study := sorted(searches.keys() - kept.keys()):
+        raise InputError(
+            f"search {without_study[0]} has no study of that name, which would test what it found; keep one"
+        )
     sections = []
     for name in sorted(kept):
         search = _search(searches[name], defaults[searches[name]["script"]]) if name in searches else []

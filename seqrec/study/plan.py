@@ -189,10 +189,10 @@ def make_plan(study: StudyConfig, experiments: Mapping[str, Script]) -> Plan:
     tested = {name: to_json(getattr(config, name), path=digest) for name in _TESTED}
     fingerprint = _sha256(json.dumps(tested, sort_keys=True))
     file = study.output / "study.json"
-    if file.is_file() and (known := read_object(file, data=dict)["data"].get("fingerprint")) != fingerprint:
+    if file.is_file() and (earlier := read_object(file, data=dict)["data"].get("fingerprint")) != fingerprint:
         raise InputError(
             f"--output {study.output} holds a study of other data or another split (fingerprint "
-            f"{str(known)[:12]}, not {fingerprint[:12]}); choose another directory for this one"
+            f"{str(earlier)[:12]}, not {fingerprint[:12]}); choose another directory for this one"
         )
     with tempfile.TemporaryDirectory() as scratch:
         directory = _store_directory(study, [arm.config.training for arm in arms], Path(scratch))
@@ -305,10 +305,10 @@ def plan_text(plan: Plan) -> str:
         )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    left = left_minutes(plan)
-    if left is None:
+    minutes_left = left_minutes(plan)
+    if minutes_left is None:
         lines += ["", "Minutes are not known before the first run of the study is done: they depend on this machine."]
     elif n_done < len(plan.runs):
         limit = f", of max_minutes={plan.study.max_minutes:g}" if plan.study.max_minutes else ""
-        lines += ["", f"spent {spent_minutes(plan):.1f} minutes of training, about {left:.1f} are left{limit}"]
+        lines += ["", f"spent {spent_minutes(plan):.1f} minutes of training, about {minutes_left:.1f} are left{limit}"]
     return "\n".join(lines)

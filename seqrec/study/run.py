@@ -40,8 +40,8 @@ def run_study(study: StudyConfig, experiments: Mapping[str, Script]) -> JsonObje
         try:
             _train(plan, run)
             ndcg = read_json(run.directory / "metrics.json")["test"]["ndcg@10"]
-            left = left_minutes(plan)
-            ahead = f"; about {left:.1f} minutes are left" if left else ""
+            minutes_left = left_minutes(plan)
+            ahead = f"; about {minutes_left:.1f} minutes are left" if minutes_left else ""
             print(f"{label}: NDCG@10 {ndcg:.4f}, {runtime.seconds() - started:.0f} s{ahead}", flush=True)
         except InputError as error:
             failed[run.key] = str(error)

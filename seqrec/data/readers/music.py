@@ -66,18 +66,18 @@ def read_yambda(path: Path, request: Request) -> Source:
 def _unnested(rows: RawRows) -> RawRows:
     """An event a row, where each row has been a user with lists."""
     connection, view = rows.connection, rows.view
-    described = connection.execute(f"DESCRIBE {view}").fetchall()
-    lists = [name for name, kind, *_ in described if kind.endswith("[]")]
+    column_types = connection.execute(f"DESCRIBE {view}").fetchall()
+    lists = [name for name, kind, *_ in column_types if kind.endswith("[]")]
     if "item_id" not in lists:
         return rows
     lengths = " AND ".join(f"len({name}) IS NOT DISTINCT FROM len(item_id)" for name in lists)
     [(bad,)] = connection.execute(f"SELECT min(event_index) FROM {view} WHERE NOT ({lengths})").fetchall()
     if bad is not None:
         raise InputError(f"{rows.place(bad)}: its lists {', '.join(lists)} are of different lengths; correct the row")
-    chosen = ", ".join(f"unnest({name}) AS {name}" if name in lists else name for name, *_ in described[1:])
-    connection.execute(f"CREATE TABLE {view}_table AS SELECT event_index AS user_row, {chosen} FROM {view}")
+    expressions = ", ".join(f"unnest({name}) AS {name}" if name in lists else name for name, *_ in column_types[1:])
+    connection.execute(f"CREATE TABLE {view}_table AS SELECT event_index AS user_row, {expressions} FROM {view}")
     connection.execute(f"DROP VIEW {view}")
-    names = ", ".join(quoted(name) for name, *_ in described[1:])
+    names = ", ".join(quoted(name) for name, *_ in column_types[1:])
     connection.execute(f"CREATE TEMP VIEW {view} AS SELECT rowid AS event_index, {names} FROM {view}_table")
 
     def place(row: int) -> str:

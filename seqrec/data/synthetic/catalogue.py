@@ -49,10 +49,10 @@ def catalogue(config: ListeningConfig) -> Catalogue:
     """
     item, artists = np.arange(config.n_items), np.arange(config.n_artists)
     # Squared, a uniform number leans to 0: the first of 100 artists has 10 times as many tracks as the mean one.
-    drawn = config.n_artists * uniforms(config.seed, Stream.ITEM_ARTIST, item) ** 2
-    artist = np.where(item < config.n_artists, item, drawn.astype(np.int64))
-    drawn = config.n_genres * uniforms(config.seed, Stream.ARTIST_GENRE, artists)
-    genre = np.where(artists < config.n_genres, artists, drawn.astype(np.int64))[artist]
+    numbers = config.n_artists * uniforms(config.seed, Stream.ITEM_ARTIST, item) ** 2
+    artist = np.where(item < config.n_artists, item, numbers.astype(np.int64))
+    numbers = config.n_genres * uniforms(config.seed, Stream.ARTIST_GENRE, artists)
+    genre = np.where(artists < config.n_genres, artists, numbers.astype(np.int64))[artist]
     rank = np.empty(config.n_items, np.int64)
     rank[np.argsort(uniforms(config.seed, Stream.ITEM_RANK, item), kind="stable")] = item + 1
     weight = rank**-config.zipf_exponent
