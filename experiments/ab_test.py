@@ -8,7 +8,6 @@
         --logs.exposures logs/exposures.parquet --logs.events logs/events.parquet --output result
 
 A metric is [-]numerator[/denominator][:margin]; a minus sign means that less is better. `plan` computes the sample size
-from seqrec.files import JsonObject
 from --mean and --standard-deviation; `analyze` writes ab_result.json and ab_report.html into --output. A million events
 take a few seconds.
 """
@@ -20,6 +19,7 @@ from tyro.conf import arg, subcommand
 
 from seqrec import runtime
 from seqrec.abtest.commands import AnalyzeFlags, PlanFlags, SimulateFlags, run_analyze, run_plan, run_simulate
+from seqrec.files import JsonObject
 
 
 @dataclass(frozen=True)

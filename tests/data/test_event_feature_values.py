@@ -169,7 +169,9 @@ def test_a_feature_that_cannot_be_read_is_refused(name, complaint):
 
 def test_a_feature_without_its_data_is_refused():
     for name in ("gap", "hour:categories"):
-        with pytest.raises(InputError, match="made of times, but the store has no timestamp_us; prepare it with times"):
+        with pytest.raises(
+            InputError, match="computed from times, but the store has no timestamp_us; prepare it with times"
+        ):
             event_features(EventFeatureConfig(event_features=(name,)), *a_store(times=False))
     store, split = a_store()
     store = store._replace(columns={"share": np.full(12, np.nan), "loud": np.where(LIKED, np.inf, 0.0)})

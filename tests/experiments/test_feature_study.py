@@ -44,11 +44,11 @@ def copied(finished, tmp_path) -> StudyConfig:
     return dataclasses.replace(finished, output=tmp_path / "study")
 
 
-def found_in(study: Study) -> dict:
+def found_in(study: StudyConfig) -> dict:
     return json.loads((study.output / "study.json").read_text())
 
 
-def without_output(study: Study) -> dict:
+def without_output(study: StudyConfig) -> dict:
     found = found_in(study)
     del found["study"]["output"]
     return found
