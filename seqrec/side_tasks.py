@@ -20,8 +20,8 @@ TaskLoss = Callable[[Params, Array, Array, Any], Float[Array, "*shape"]]
 """`task(its params, states, vectors of the next items, labels)` -> loss of each state, in nats."""
 
 
-def labels_of(batch: Batch) -> dict[str, Any]:
-    """What a batch knows of each of its next items' events that side tasks predict, by the tasks' names."""
+def labels_of(batch: Batch) -> dict[str, Array | np.ndarray]:
+    """The labels of side tasks that a batch holds, by the names of the tasks."""
     labels = {"skip": batch.next_skips, "gap": batch.next_gaps}
     return {name: values for name, values in labels.items() if values is not None}
 

@@ -30,6 +30,9 @@ OF_TIMES = ("gap", "hour", "weekday", "session")
 HOUR, DAY = 3_600_000_000, 86_400_000_000
 """In microseconds."""
 
+Numbers = Callable[[SequenceStore, Places], np.ndarray]
+"""`numbers(store, places)`: float64, NaN for unknown."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -216,9 +219,7 @@ def _of_column(name: str, kind: str, store: SequenceStore, train_positions: Plac
     return PositionFeature(f"event {name}", "categories", len(values), read)
 
 
-def _scaled(
-    name: str, kind: str, numbers: Callable[..., np.ndarray], store: SequenceStore, train_positions: Places
-) -> PositionFeature:
+def _scaled(name: str, kind: str, numbers: Numbers, store: SequenceStore, train_positions: Places) -> PositionFeature:
     train_values = numbers(store, train_positions)
     train_values = train_values[~np.isnan(train_values)]
     if not train_values.size:
@@ -272,15 +273,13 @@ def _opens_session(store: SequenceStore, places: Places, *, gap_seconds: float) 
     return np.where(seconds_since_previous(store, places) <= gap_seconds, 1, 2).astype(np.int32)[:, None]
 
 
-def _buckets(
-    store: SequenceStore, places: Places, *, numbers: Callable[..., np.ndarray], edges: np.ndarray
-) -> Int32[np.ndarray, "n 1"]:
+def _buckets(store: SequenceStore, places: Places, *, numbers: Numbers, edges: np.ndarray) -> Int32[np.ndarray, "n 1"]:
     values = numbers(store, places)
     return np.where(np.isnan(values), 0, 1 + np.searchsorted(edges, values, side="right")).astype(np.int32)[:, None]
 
 
 def _categories(
-    store: SequenceStore, places: Places, *, numbers: Callable[..., np.ndarray], values: np.ndarray
+    store: SequenceStore, places: Places, *, numbers: Numbers, values: np.ndarray
 ) -> Int32[np.ndarray, "n 1"]:
     column_values = numbers(store, places)
     codes = np.minimum(np.searchsorted(values, column_values), len(values) - 1)
@@ -288,6 +287,6 @@ def _categories(
 
 
 def _standardised(
-    store: SequenceStore, places: Places, *, numbers: Callable[..., np.ndarray], centre: float, scale: float
+    store: SequenceStore, places: Places, *, numbers: Numbers, centre: float, scale: float
 ) -> Float32[np.ndarray, "n 1"]:
     return ((numbers(store, places) - centre) / scale).astype(np.float32)[:, None]
