@@ -20,7 +20,7 @@ TaskLoss = Callable[[Params, Array, Array, Any], Float[Array, "*shape"]]
 """`task(its params, states, vectors of the next items, labels)` -> loss of each state, in nats."""
 
 
-def labels_of(batch: Batch) -> dict[str, Array | np.ndarray]:
+def labels_of(batch: Batch) -> dict[str, Array]:
     """The labels of side tasks that a batch holds, by the names of the tasks."""
     labels = {"skip": batch.next_skips, "gap": batch.next_gaps}
     return {name: values for name, values in labels.items() if values is not None}
