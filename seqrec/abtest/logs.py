@@ -84,7 +84,7 @@ def load_logs(logs: Logs, plan: ExperimentPlan, *, limits: Limits = NO_LIMITS) -
             take["sequence"] = "sequence"
         rows[name] = (table.load(take, Destination(connection, f"raw_{name}")), take)
     try:
-        typed = {name: _typed(each, take, plan.unit) for name, (each, take) in rows.items()}
+        typed = {name: _typed_columns(each, take, plan.unit) for name, (each, take) in rows.items()}
     except duckdb.Error as error:
         raise InputError(f"the logs cannot be read ({first_line(error)}); check that the files are whole") from error
     id_types = {each.one(f"any_value(typeof({typed[name]['user_id']}))")[0] for name, (each, _) in rows.items()}
@@ -119,7 +119,7 @@ def _open(logs: Logs, connection: duckdb.DuckDBPyConnection, path: Path, *, like
     return UserTable(path, tuple(attached_columns(connection, str(path))), loader, "database")
 
 
-def _typed(rows: RawRows, take: Mapping[str, str], unit: str) -> dict[str, str]:
+def _typed_columns(rows: RawRows, take: Mapping[str, str], unit: str) -> dict[str, str]:
     """The SQL expression of each column of a log that is no segment, once every value is one that can be."""
     typed = {"user_id": required_id(rows, "user_id", unit)}
     conditions = {"user_id": "false"}

@@ -77,14 +77,14 @@ def trust_counts(connection: duckdb.DuckDBPyConnection) -> TrustCounts:
 
 def choose_metric(connection: duckdb.DuckDBPyConnection, metric: Metric) -> None:
     """Creates the table `metric_values` of this metric; its covariates are the metric itself before the start."""
-    connection.execute(f"CREATE OR REPLACE TABLE metric_values AS {_filled('metric_values', metric)}")
+    connection.execute(f"CREATE OR REPLACE TABLE metric_values AS {_fill_in('metric_values', metric)}")
 
 
 def predict_metric(connection: duckdb.DuckDBPyConnection, metric: Metric) -> None:
     """Creates the table `metric_values` of this metric; its covariate is a prediction (CUPAC) from all measures before
     the start, with weights fitted on the other half of the users."""
     connection.execute(f"CREATE OR REPLACE TABLE user_folds AS {sql_text('user_folds')}")
-    connection.execute(f"CREATE OR REPLACE TABLE cupac_values AS {_filled('cupac_values', metric)}")
+    connection.execute(f"CREATE OR REPLACE TABLE cupac_values AS {_fill_in('cupac_values', metric)}")
     folds: list[list[SampleMoments]] = [[], []]
     for row in rows(connection, "cupac_moments"):
         folds[row["fold"]].append(_moments(row, _CUPAC_COLUMNS))
@@ -98,7 +98,7 @@ def predict_metric(connection: duckdb.DuckDBPyConnection, metric: Metric) -> Non
     connection.execute(f"CREATE OR REPLACE TABLE metric_values AS {sql_text('cupac_predictions')}")
 
 
-def _filled(name: str, metric: Metric) -> str:
+def _fill_in(name: str, metric: Metric) -> str:
     return _with_words(name, numerator=metric.numerator, denominator=metric.denominator)
 
 
@@ -154,7 +154,7 @@ def moments_by_day(
     for row in rows(connection, "new_users_by_day"):
         for name in ("n_users", "v", "w", "vv", "vw", "ww"):
             totals[row["arm"]][name][row["day"]] += row[name]
-    increments = connection.execute(_filled("increments_by_day", metric))
+    increments = connection.execute(_fill_in("increments_by_day", metric))
     names = [column[0] for column in increments.description]
     for values in increments.fetchall():
         row = dict(zip(names, values, strict=True))

@@ -144,7 +144,7 @@ def _turns(seed: int, epoch: int, n_users: int) -> Float[np.ndarray, " users"]:
     return turns
 
 
-def _drawn(
+def _by_epoch(
     draw: Callable[[int], np.ndarray], epochs: Int[np.ndarray, " n"], places: Int[np.ndarray, " n"]
 ) -> np.ndarray:
     """`draw(epoch)[place]` of each pair, where the epochs rise."""
@@ -187,7 +187,7 @@ class TrainingBatches(NamedTuple):
         starts, lengths = self.packed.starts[segments], self.packed.lengths[segments]
         if self.rings is not None:
             users = self.rings.users[segments]
-            turns = _drawn(lambda epoch: _turns(self.seed, epoch, self.store.n_users), epochs[row], users)
+            turns = _by_epoch(lambda epoch: _turns(self.seed, epoch, self.store.n_users), epochs[row], users)
             first, n_pairs = self.store.offsets[users], self.rings.n_pairs[users]
             shifts = (turns * n_pairs * (n_pairs > self.packed.length)).astype(np.int64)
             row, starts, lengths = rotate_rings(row, starts, lengths, shifts, first, n_pairs)
@@ -210,7 +210,7 @@ class TrainingBatches(NamedTuple):
     def _rows(self, places: Int[np.ndarray, " n"]) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
         """The epoch and the packed row at each of these places in the endless stream of rows."""
         epochs, places = np.divmod(places, self.packed.n_rows)
-        return epochs, _drawn(lambda epoch: _row_order(self.seed, epoch, self.packed.n_rows), epochs, places)
+        return epochs, _by_epoch(lambda epoch: _row_order(self.seed, epoch, self.packed.n_rows), epochs, places)
 
 
 def training_batches(

@@ -159,7 +159,7 @@ def event_features(
         feature = _of_times(name, kind, config, store, train_positions) if name in OF_TIMES else None
         feature = feature or _of_column(name, kind, store, train_positions)
         if name in config.shuffled_event_features:
-            feature = feature._replace(read=functools.partial(_shuffled, feature.read, _order(store, seed)))
+            feature = feature._replace(read=functools.partial(_read_shuffled, feature.read, _order(store, seed)))
         what = f"{feature.size:,} categories" if feature.form == "categories" else feature.form
         logger.info("event       %s: %s%s", name, what, ", shuffled" * (name in config.shuffled_event_features))
         features.append(feature)
@@ -176,7 +176,7 @@ def _of_times(
     if name == "gap" and kind in ("", "buckets"):
         return PositionFeature("event gap", "categories", N_GAP_BUCKETS, gap_buckets)
     if name == "gap" and kind in ("number", "waves"):
-        return _scaled("event gap", kind, _log_gaps, store, train_positions)
+        return _scaled_feature("event gap", kind, _log_gaps, store, train_positions)
     if kind not in ("", "categories"):
         raise InputError(f"event feature {name}:{kind} is computed from times and has only categories; write {name}")
     readers: dict[str, tuple[int, Read]] = {
@@ -198,7 +198,7 @@ def _of_column(name: str, kind: str, store: SequenceStore, train_positions: Plac
     kind = kind or ("categories" if column.dtype in (np.dtype(bool), np.dtype(np.int32)) else "number")
     numbers = functools.partial(_numbers, column=name)
     if kind in ("number", "waves"):
-        return _scaled(f"event {name}", kind, numbers, store, train_positions)
+        return _scaled_feature(f"event {name}", kind, numbers, store, train_positions)
     train_values = numbers(store, train_positions)
     train_values = train_values[~np.isnan(train_values)]
     if not train_values.size:
@@ -219,16 +219,16 @@ def _of_column(name: str, kind: str, store: SequenceStore, train_positions: Plac
     return PositionFeature(f"event {name}", "categories", len(values), read)
 
 
-def _scaled(name: str, kind: str, numbers: Numbers, store: SequenceStore, train_positions: Places) -> PositionFeature:
+def _scaled_feature(
+    name: str, kind: str, numbers: Numbers, store: SequenceStore, train_positions: Places
+) -> PositionFeature:
     train_values = numbers(store, train_positions)
     train_values = train_values[~np.isnan(train_values)]
     if not train_values.size:
         raise InputError(f"no training event has a {name.partition(' ')[2]}; leave the event feature out")
     if np.isinf(train_values).any():
         raise InputError(f"{name} holds a number that is infinite; correct it or leave it empty")
-    read = functools.partial(
-        _standardised, numbers=numbers, centre=train_values.mean(), scale=train_values.std() or 1.0
-    )
+    read = functools.partial(_standardise, numbers=numbers, centre=train_values.mean(), scale=train_values.std() or 1.0)
     return PositionFeature(name, "waves" if kind == "waves" else "numbers", 1, read)
 
 
@@ -236,7 +236,7 @@ def _order(store: SequenceStore, seed: int) -> Int[np.ndarray, " n_events"]:
     return np.random.default_rng(seed).permutation(store.n_events)
 
 
-def _shuffled(read: Read, order: Int[np.ndarray, " n_events"], store: SequenceStore, places: Places) -> np.ndarray:
+def _read_shuffled(read: Read, order: Int[np.ndarray, " n_events"], store: SequenceStore, places: Places) -> np.ndarray:
     """The values of other events: a fixed permutation."""
     return read(store, order[places])
 
@@ -286,7 +286,7 @@ def _categories(
     return np.where(values[codes] == column_values, 1 + codes, 0).astype(np.int32)[:, None]
 
 
-def _standardised(
+def _standardise(
     store: SequenceStore, places: Places, *, numbers: Numbers, centre: float, scale: float
 ) -> Float32[np.ndarray, "n 1"]:
     return ((numbers(store, places) - centre) / scale).astype(np.float32)[:, None]

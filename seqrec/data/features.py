@@ -174,7 +174,7 @@ def _read_table(path: Path, noun: str, names: Collection[str]) -> FeatureTable:
     rows = table.load({"key": key, **values}, Destination(connect()), as_json=list(values))
     typed = {"key": required_id(rows, "key", noun)}
     for column, name in values.items():
-        typed[column] = _typed(rows, column, name) if table.kind in ("text", "json") else column
+        typed[column] = _typed_expression(rows, column, name) if table.kind in ("text", "json") else column
     expressions = ", ".join(f"{expression} AS {column}" for column, expression in typed.items())
     # An Arrow table outlives the connection, a relation does not.
     arrow = rows.connection.sql(f"SELECT {expressions} FROM {rows.view} ORDER BY event_index").to_arrow_table()
@@ -195,7 +195,7 @@ def _read_vectors(path: Path, noun: str) -> np.ndarray:
     return vectors
 
 
-def _typed(rows: RawRows, column: str, name: str) -> str:
+def _typed_expression(rows: RawRows, column: str, name: str) -> str:
     """The SQL expression of a column of a file without types: a number if all values are numbers."""
     if rows.type_of(column) == "JSON":
         return json_value(rows, column)
@@ -279,12 +279,12 @@ def _feature(name: str, kind: str, table: FeatureTable, rows: np.ndarray, traine
             (float(train_values.mean()), float(train_values.std()) or 1.0) if len(train_values) else (0.0, 1.0)
         )
         values = np.where(is_known, (np.nan_to_num(numbers) - centre) / scale, 0.0)[:, None]
-        return Feature(name, _padded(values.astype(np.float32)), _padded(is_known))
+        return Feature(name, _with_padding_row(values.astype(np.float32)), _with_padding_row(is_known))
     edges = deciles(train_values)
     codes = np.where(is_known, 1 + np.searchsorted(edges, numbers, side="right"), 0)
     bounds = ["-inf", *(f"{edge:g}" for edge in edges), "inf"]
     names = tuple(f"{low} to {high}" for low, high in itertools.pairwise(bounds))
-    return Feature(name, _padded(codes[:, None].astype(np.int32)), _padded(is_known), names)
+    return Feature(name, _with_padding_row(codes[:, None].astype(np.int32)), _with_padding_row(is_known), names)
 
 
 def deciles(numbers: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n_edges"]:
@@ -303,7 +303,7 @@ def _vector(name: str, place: str, values: np.ndarray, is_known: np.ndarray, tra
     centre = train_values.mean(axis=0) if len(train_values) else 0.0
     scale = np.sqrt(np.mean(np.square(train_values - centre))) or 1.0 if len(train_values) else 1.0
     scaled = np.where(is_known[:, None], (values - centre) / scale, 0.0)
-    return Feature(name, _padded(scaled.astype(np.float32)), _padded(is_known))
+    return Feature(name, _with_padding_row(scaled.astype(np.float32)), _with_padding_row(is_known))
 
 
 def _categories(name: str, place: str, column: pa.Array, is_list: bool, trained: np.ndarray, noun: str) -> Feature:
@@ -341,6 +341,6 @@ def _numbers(column: pa.Array) -> np.ndarray:
     return column.cast(pa.float64()).to_numpy(zero_copy_only=False)
 
 
-def _padded(values: np.ndarray) -> np.ndarray:
+def _with_padding_row(values: np.ndarray) -> np.ndarray:
     """With an empty row 0 for padding."""
     return np.concatenate([np.zeros_like(values[:1]), values])

@@ -29,7 +29,7 @@ class PackedRows(NamedTuple):
         return len(self.row_offsets) - 1
 
     @property
-    def filled(self) -> float:
+    def fill_share(self) -> float:
         """Share of all positions that hold an item."""
         return float(self.lengths.sum()) / (self.n_rows * self.length)
 

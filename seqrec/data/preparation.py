@@ -14,7 +14,7 @@ except ModuleNotFoundError as error:
 
 from seqrec.config import check_at_least, check_between, check_fields
 from seqrec.data import steps
-from seqrec.data.directories import replaced
+from seqrec.data.directories import replacing_directory
 from seqrec.data.engines import Engine, collect, engine_of
 from seqrec.data.events import gathered_store, with_keys
 from seqrec.data.moments import moment_us
@@ -295,7 +295,7 @@ def prepare_store(
     are not valid are in rejected.parquet, each with its reason.
     """
     engine = engine_of(source)
-    with replaced(directory) as fresh:
+    with replacing_directory(directory) as fresh:
         cleaned = clean_events(source.events, config, engine, report=report)
         store = store_of(cleaned, config, engine, source, fresh)
         found = split_store(store, split)

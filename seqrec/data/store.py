@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Int, Int32, Int64
 
 from seqrec.data.buckets import local_store
-from seqrec.data.directories import replaced, settle
+from seqrec.data.directories import replacing_directory, settle
 from seqrec.data.paths import first_line
 from seqrec.data.ragged import session_numbers
 from seqrec.data.store_files import REMEDY, array_files, key_column, keys_of, open_array, open_table
@@ -160,7 +160,7 @@ def write_store(
     An existing store is replaced; a directory that holds anything else is refused. `preparation`, JSON that describes
     how the data was made, goes into the manifest; `side_tables` become Parquet files of these names.
     """
-    with replaced(directory) as fresh:
+    with replacing_directory(directory) as fresh:
         write_files(fresh, store, preparation=preparation, side_tables=side_tables)
     return open_store(directory)
 
@@ -364,7 +364,7 @@ def write_files(
     side_tables: Mapping[str, pa.Table] = MappingProxyType({}),
     history: History | None = None,
 ) -> None:
-    """The files of a store, in a directory that `replaced` gave; arrays over events that are there already are kept."""
+    """The files of a store, in a directory that `replacing_directory` gave; arrays over events that are there already are kept."""
     files = array_files(directory, store.columns)
     for name, values in {"item": store.items, **store.columns}.items():
         if not files[name].exists():

@@ -32,7 +32,7 @@ def condense_run(run: Path) -> JsonObject:
 def condense_config(run: Path) -> JsonObject:
     """The content of config.json, without paths."""
     started = started_with(run)
-    config = _shared(started)
+    config = _training_config(started)
     values = dict(leaves(config))
     if values.get("data.data_path"):
         # Only the name: the path is private, and the hash identifies the file.
@@ -43,7 +43,7 @@ def condense_config(run: Path) -> JsonObject:
     return started
 
 
-def _shared(run: JsonObject) -> JsonObject:
+def _training_config(run: JsonObject) -> JsonObject:
     """The part of a config that all training scripts share; the baselines' config is not nested."""
     config: JsonObject = run["config"]
     return config.get("training", config)
@@ -78,7 +78,7 @@ def continuations_page(text: str, runs: dict[str, JsonObject]) -> str:
                     lines.append(f"| {'' if way == 'popularity' else name} | {way} | {' | '.join(cells)} |")
         lines.append("")
         for name, run in of_data.items():
-            minutes, n_epochs = run["train_seconds"] / 60, _shared(run)["fit"]["max_epochs"]
+            minutes, n_epochs = run["train_seconds"] / 60, _training_config(run)["fit"]["max_epochs"]
             lines.append(
                 f"- `{name}`: epoch {run['best_epoch']} of {n_epochs}, {minutes:.1f} minutes with validations; "
                 f"jax {run['versions']['jax']}, {run['versions']['device']}; split `{run['data']['split_hash'][:12]}`"
@@ -113,7 +113,7 @@ def page(kept: dict[str, JsonObject], published: Published, *, defaults: Mapping
     for name, result in sorted(kept.items()):
         setting, _, _ = name.partition("-seed-")
         protocol = result["protocol"]
-        source = _shared(result)["data"]
+        source = _training_config(result)["data"]
         data = data_name(source["data_path"], source["dataset"])
         section = data, protocol["split"], protocol["candidates"], result["data"]["split_hash"]
         sections[section][setting][name] = result
@@ -184,7 +184,9 @@ def _ablation(settings: Settings) -> list[str]:
     by_name = {setting.partition(ABLATION)[2]: by_seed for setting, by_seed in settings.items()}
     if "base" not in by_name:
         raise InputError(f"{', '.join(sorted(settings))}: no run is named {ABLATION.strip('-')}-base to compare with")
-    seeds = {name: {_shared(each)["run"]["seed"]: each for each in runs.values()} for name, runs in by_name.items()}
+    seeds = {
+        name: {_training_config(each)["run"]["seed"]: each for each in runs.values()} for name, runs in by_name.items()
+    }
     columns = _figures_shown(seeds["base"].values(), _ABLATION_SHOWN)
     lines = [
         f"| change to the base | seeds | validation NDCG@10 | {' | '.join(columns)} | gain in {next(iter(columns))} |",

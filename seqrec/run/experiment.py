@@ -195,7 +195,7 @@ def train(run: Path, task: Task, model: Model, state: TrainState, train_step: Tr
         f"{count_params(model.specs):,}",
         f"{batches.steps_per_epoch:,}",
         batches.n_rows,
-        100 * batches.packed.filled,
+        100 * batches.packed.fill_share,
     )
     lines = run / "metrics.jsonl"
 

@@ -60,10 +60,10 @@ def read_yambda(path: Path, request: Request) -> Source:
     names = table.columns
     plural = {name: f"{name}s" for name in ("item_id", "timestamp") if name not in names and f"{name}s" in names}
     columns = Columns("uid", plural.get("item_id", "item_id"), plural.get("timestamp", "timestamp"))
-    return typed_source("yambda", _unnested(load_events(table, request, columns)), request, time_unit="s")
+    return typed_source("yambda", _unnest(load_events(table, request, columns)), request, time_unit="s")
 
 
-def _unnested(rows: RawRows) -> RawRows:
+def _unnest(rows: RawRows) -> RawRows:
     """An event a row, where each row has been a user with lists."""
     connection, view = rows.connection, rows.view
     column_types = connection.execute(f"DESCRIBE {view}").fetchall()
