@@ -1,4 +1,4 @@
-"""Side tasks beside the next item, trained jointly with it: will it be skipped, and how soon does it come."""
+"""Side tasks, trained jointly with the next item: is it skipped, and how soon does it come."""
 
 import dataclasses
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""Logs of an experiment, checked and put into tables whose names and columns are fixed, so that SQL can be too."""
+"""Reads and checks the logs of an experiment into tables with fixed names and columns, so that the SQL is fixed too."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -40,13 +40,13 @@ class Logs:
     """Columns user_id, arm, timestamp_us, and any for segments."""
     events: Path
     """Columns user_id, timestamp_us and seconds (listened), skipped and liked (0 or 1); optionally sequence, the
-    player's own number of the event, by which losses show. Events before the start serve as covariates."""
+    client's number of the event, which reveals lost events. Events before the start serve as covariates."""
     exposures: Path | None = None
-    """Columns user_id and timestamp_us: when the user met what differs, or in the control would have; by default
-    every assigned user is exposed at once."""
+    """Columns user_id and timestamp_us: when the user was exposed to the change, or would have been in the control.
+    By default all users are exposed when they are assigned."""
     database: str | None = None
-    """A DuckDB file, or postgresql://... where DuckDB's postgres extension is installed; the three above are then
-    names of its tables, such as events or logs.events."""
+    """A DuckDB file, or postgresql://... if DuckDB's postgres extension is installed. The three flags above then
+    name its tables, such as events or logs.events."""
     drop_repeated: bool = False
     """Count repeated events once: events of a user with the same sequence number, or without such numbers, equal rows.
     By default they block the verdict."""
@@ -120,7 +120,7 @@ def _open(logs: Logs, connection: duckdb.DuckDBPyConnection, path: Path, *, like
 
 
 def _typed_columns(rows: RawRows, take: Mapping[str, str], unit: str) -> dict[str, str]:
-    """The SQL expression of each column of a log that is no segment, once every value is one that can be."""
+    """The SQL expression of each column of a log that is not a segment, after checking all values."""
     typed = {"user_id": required_id(rows, "user_id", unit)}
     conditions = {"user_id": "false"}
     if "arm" in take:
@@ -166,7 +166,7 @@ def _drop_repeated(connection: duckdb.DuckDBPyConnection, logs: Logs, *, by_sequ
 
 
 def set_period(connection: duckdb.DuckDBPyConnection, plan: ExperimentPlan, *, n_days: int) -> None:
-    """Makes the one-row table `settings`: the plan's first `n_days`, and what else the SQL asks of the plan."""
+    """Makes the one-row table `settings`: the plan's first `n_days`, and other values that the SQL reads."""
     connection.execute(
         """
         CREATE OR REPLACE TABLE settings AS

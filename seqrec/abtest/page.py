@@ -215,7 +215,7 @@ def _offline(result: Mapping[str, Any]) -> list[str]:
     parts = [
         head,
         faint(
-            "The offline difference of the same recommenders, from rank tables, beside the relative difference of the "
+            "The offline difference of the same recommenders, from rank tables, and the relative difference of the "
             "primary metric online."
         ),
     ]

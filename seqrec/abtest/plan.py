@@ -81,7 +81,7 @@ def metric_of(text: str) -> Metric:
 
 @dataclass(frozen=True)
 class Quantile:
-    """A quantile over users of a measure, shown beside the metrics; it does not decide."""
+    """A quantile over users of a measure, reported with the metrics; it does not decide."""
 
     measure: Measure
     """What is summed over a user's events."""
@@ -136,7 +136,7 @@ class ExperimentPlan:
     segments: tuple[str, ...] = ()
     """Columns of the assignments, known before the experiment, to show the effect by."""
     quantiles: tuple[Quantile, ...] = ()
-    """Quantiles to show beside the metrics, with intervals at `alpha`; read them at the planned end."""
+    """Quantiles to report with the metrics, with intervals at `alpha`; read them at the planned end."""
     alpha: float = 0.05
     """Probability of reporting an effect where there is none, over all looks and arms."""
     power: float = 0.8

@@ -364,7 +364,7 @@ def write_files(
     side_tables: Mapping[str, pa.Table] = MappingProxyType({}),
     history: History | None = None,
 ) -> None:
-    """The files of a store, in a directory that `replacing_directory` gave; arrays over events that are there already are kept."""
+    """Writes the files of a store into an empty directory; arrays over events that are already there are kept."""
     files = array_files(directory, store.columns)
     for name, values in {"item": store.items, **store.columns}.items():
         if not files[name].exists():
