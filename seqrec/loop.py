@@ -91,8 +91,8 @@ def fit(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding),
         replace(state, constants=None),
     )
-    if (found := checkpoint.restore_latest(checkpoints, like)) is not None:
-        state, progress = replace(found[0], constants=state.constants), found[1]
+    if (saved := checkpoint.restore_latest(checkpoints, like)) is not None:
+        state, progress = replace(saved[0], constants=state.constants), saved[1]
         runtime.log.info("resumed     from the checkpoint of step %d", progress.step)
     elif config.on_spike == "roll-back":
         checkpoint.save(checkpoints, state, progress)

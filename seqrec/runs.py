@@ -139,12 +139,12 @@ def started_with(run: Path) -> JsonObject:
     file = run / "config.json"
     if not file.is_file():
         raise InputError(f"{run} holds no config.json; name a run's directory, as the training script printed it")
-    found = read_object(file, config=dict, versions=dict, command=list)
-    if len(found["command"]) < 2 or not all(isinstance(word, str) for word in found["command"]):
-        raise InputError(f"{file}: command is {str(found['command'])[:80]}, not that of a script; restore the file")
-    if not isinstance(found.get("experiment", ""), str) or not isinstance(found.get("data", {}), dict):
+    record = read_object(file, config=dict, versions=dict, command=list)
+    if len(record["command"]) < 2 or not all(isinstance(word, str) for word in record["command"]):
+        raise InputError(f"{file}: command is {str(record['command'])[:80]}, not that of a script; restore the file")
+    if not isinstance(record.get("experiment", ""), str) or not isinstance(record.get("data", {}), dict):
         raise InputError(f"{file}: experiment is not a text, or data is not an object; restore the file")
-    return found
+    return record
 
 
 def append_json_line(file: Path, content: Any) -> None:

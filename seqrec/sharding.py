@@ -311,13 +311,13 @@ def map_catalogue(
         return value
 
     layouts = {"rows": by_row, "items": P(MESH_AXES["items"]) if split else P("model"), "sum": P()}
-    found = jax.shard_map(
+    combined = jax.shard_map(
         local,
         in_specs=(by_row,) * len(rows) + (P("model"),),
         out_specs=tuple(layouts[kind] for kind in outputs),
         check_vma=False,
     )(*rows, item_table)
-    return tuple(each[:n_rows] if kind == "items" else each for each, kind in zip(found, outputs, strict=True))
+    return tuple(each[:n_rows] if kind == "items" else each for each, kind in zip(combined, outputs, strict=True))
 
 
 @jax.custom_vjp

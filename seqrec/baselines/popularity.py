@@ -75,9 +75,9 @@ def popularity_ranks(
     >>> from seqrec.data.store import store_from_sequences
     >>> store = store_from_sequences([[1, 2, 2, 3], [1, 3, 2, 3]])
     >>> counts, tests = np.array([0, 2, 1, 1]), np.array([3, 7])
-    >>> [found.tolist() for found in popularity_ranks(store, tests, counts, mask_seen=False)]
+    >>> [array.tolist() for array in popularity_ranks(store, tests, counts, mask_seen=False)]
     [[2.5, 2.5], [3, 3]]
-    >>> [found.tolist() for found in popularity_ranks(store, tests, counts, mask_seen=True)]
+    >>> [array.tolist() for array in popularity_ranks(store, tests, counts, mask_seen=True)]
     [[1.0, 1.0], [1, 1]]
     """
     return _ranks(store, target_positions, counts, mask_seen=mask_seen, personal=False)
@@ -98,7 +98,7 @@ def personal_popularity_ranks(
     >>> from seqrec.data.store import store_from_sequences
     >>> store = store_from_sequences([[1, 2, 2, 3], [1, 3, 2, 3]])
     >>> counts, tests = np.array([0, 2, 1, 1]), np.array([3, 7])
-    >>> [found.tolist() for found in personal_popularity_ranks(store, tests, counts, mask_seen=False)]
+    >>> [array.tolist() for array in personal_popularity_ranks(store, tests, counts, mask_seen=False)]
     [[3.0, 2.5], [3, 3]]
     """
     return _ranks(store, target_positions, counts, mask_seen=mask_seen, personal=True)

@@ -98,7 +98,7 @@ def open_bytes(path: Path) -> Iterator[Any]:
 
 
 def check_file(path: Path) -> bytes:
-    """The first bytes of the content, once the file is found to be whole."""
+    """The first bytes of the content, after checking that the file is complete."""
     _refuse_bucket(path)
     if path.is_dir():
         raise InputError(f"{path} is a directory, a file is due; name the file in it")

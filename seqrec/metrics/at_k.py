@@ -133,11 +133,11 @@ def _places(ranks: Ranks, where: Where) -> Float[Array, " n"]:
     three hits at 2, and an NDCG above 1.
     """
     ranks = _as_ranks(ranks)
-    found = ranks >= 1 if where is None else (ranks >= 1) & where
-    found = jnp.where(found, ranks, jnp.inf).reshape(-1)
-    if found.size == 1:
-        return found
-    return jnp.maximum(jnp.sort(found), jnp.arange(1, found.size + 1))
+    relevant_ranks = ranks >= 1 if where is None else (ranks >= 1) & where
+    relevant_ranks = jnp.where(relevant_ranks, ranks, jnp.inf).reshape(-1)
+    if relevant_ranks.size == 1:
+        return relevant_ranks
+    return jnp.maximum(jnp.sort(relevant_ranks), jnp.arange(1, relevant_ranks.size + 1))
 
 
 def _n_relevant(ranks: Ranks, where: Where) -> Int[Array, ""]:

@@ -151,7 +151,7 @@ def _figures_shown(results: Iterable[JsonObject], usual: dict[str, str]) -> dict
 
 def _table(settings: Settings, published: tuple[tuple[str, float, float, str], ...]) -> list[str]:
     results = [result for by_seed in settings.values() for result in by_seed.values()]
-    baselines: JsonObject = {name: found for result in results for name, found in result["baselines"].items()}
+    baselines: JsonObject = {name: baseline for result in results for name, baseline in result["baselines"].items()}
     columns = _figures_shown(results, _SHOWN)
     lines = [f"| run | {' | '.join(columns)} | best epoch | minutes |", "| --- " * (3 + len(columns)) + "|"]
 
@@ -171,11 +171,11 @@ def _table(settings: Settings, published: tuple[tuple[str, float, float, str], .
             add_trained(f"**{setting}, mean of {len(trained)} seeds**", list(trained.values()))
         for name, result in trained.items():
             add_trained(name, [result])
-    for name, found in baselines.items():
-        add(name, [found])
-    for model, *found, source in published:
-        cells = " | ".join(f"{figure:.4f}" for figure in found)
-        lines.append(f"| published: {model} ({source}) | {cells} |{' |' * (len(columns) - len(found) + 2)}")
+    for name, baseline in baselines.items():
+        add(name, [baseline])
+    for model, *values, source in published:
+        cells = " | ".join(f"{value:.4f}" for value in values)
+        lines.append(f"| published: {model} ({source}) | {cells} |{' |' * (len(columns) - len(values) + 2)}")
     return [*lines, ""]
 
 
