@@ -5,9 +5,9 @@ r"""Does this feature help? Trains variations of one model with several seeds an
     python experiments/feature_study.py --base "plain=--dataset ml-1m --data-path ml-1m.txt.gz --max-epochs 12" \
         --variations "wide=--d-model 128" "calm=--dropout 0.4" --seeds 0 1 2 3 --output runs/width    # any other
 
-A name stands before flags of the training script; those of the base hold for all. Finished trainings are kept under
---output and never repeated; stopped or extended, the same command goes on. Leaves study.json and study.html there.
-docs/studies.md says how to read them.
+Each name is followed by flags of the training script; flags of the base apply to all. Finished trainings are kept under
+--output and never repeated; the same command continues a stopped or extended study. study.json and study.html are
+written there; docs/studies.md explains them.
 """
 
 from dataclasses import dataclass, field

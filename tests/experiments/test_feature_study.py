@@ -148,7 +148,7 @@ def test_a_stopped_study_goes_on_where_it_stopped(copied, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(runs, "append_json_line", append_and_signal)
-        with pytest.raises(runtime.Interrupted, match=r"stopped in year, seed 1; .* the same command goes on"):
+        with pytest.raises(runtime.Interrupted, match=r"stopped in year, seed 1; .* the same command continues"):
             feature_study.main(feature_study.Config(copied))
     assert (last / "checkpoints").is_dir()
     assert not (last / "metrics.json").exists()
