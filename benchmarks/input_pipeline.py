@@ -34,7 +34,8 @@ from seqrec.data.prefetch import prefetched
 from seqrec.data.sources import read_source
 from seqrec.data.splits import Split, leave_last_out
 from seqrec.data.store import SequenceStore, sequence_store, write_store
-from seqrec.data.synthetic import ListeningConfig, simulate_events
+from seqrec.data.synthetic.config import ListeningConfig
+from seqrec.data.synthetic.simulation import simulate_events
 from seqrec.encoders.transformer import TransformerConfig, transformer
 from seqrec.files import write_json
 from seqrec.heads.softmax import softmax_model

@@ -19,6 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import topologies
+from jax.sharding import NamedSharding, PartitionSpec
 from tyro.conf import OmitArgPrefixes
 
 from seqrec import runtime
@@ -26,7 +27,7 @@ from seqrec.config import to_json
 from seqrec.encoders.transformer import TransformerConfig, transformer
 from seqrec.files import read_json, write_json
 from seqrec.heads.softmax import softmax_model
-from seqrec.sharding import MeshConfig, abstract_rows, make_mesh
+from seqrec.sharding import MESH_AXES, MeshConfig, make_mesh
 from seqrec.training import OptimizerConfig, init_shapes, make_optimizer, make_train_step
 from seqrec.types import Batch, InputError
 
@@ -119,7 +120,8 @@ def compile_step(config: Config, name: str, n_items: int) -> dict[str, Any]:
     optimizer = make_optimizer(OptimizerConfig(second_moments="rows"), model.specs, n_steps=10_000)
     step = make_train_step(model, optimizer, seed=0, average_decay=0.99)
     shape = (config.rows_per_group * n_groups, config.max_length)
-    batch = abstract_rows(Batch(*(jax.ShapeDtypeStruct(shape, np.int32) for _ in range(4))), mesh)
+    layout = NamedSharding(mesh, PartitionSpec(MESH_AXES["batch"]))
+    batch = Batch(*(jax.ShapeDtypeStruct(shape, np.int32, sharding=layout) for _ in range(4)))
     state = init_shapes(model, optimizer, mesh)
     # The abstract mesh alone: on the other, jax would also try to compute the step's constants.
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):

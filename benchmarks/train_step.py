@@ -281,7 +281,7 @@ def main(config: Config) -> dict[str, Any]:
         "filled": float(np.mean(n_targets)) / (batches.n_rows * config.max_length),
         "product_gflop_per_second": sum(flops.values()) / product_seconds / 1e9,
         "peak_gflop_per_second": peak_rate / 1e9,
-        "epoch_seconds": step_seconds * batches.pairs_per_epoch / float(np.mean(n_targets)),
+        "epoch_seconds": step_seconds * int(batches.packed.lengths.sum()) / float(np.mean(n_targets)),
         "parts": table,
         "n_rounds": config.n_rounds,
         "rows_per_step": batches.n_rows,

@@ -59,14 +59,16 @@ def baselines(config: Config, task: Task, timed: SequenceStore) -> Iterator[tupl
     store, split = task.store, task.split
     counts = popularity.training_counts(store, split)
 
-    def by_counts(counts, ranks=popularity.popularity_ranks) -> Rank:
-        return lambda targets, mask_seen: ranks(store, targets, counts, mask_seen=mask_seen)
+    def by_counts(counts, *, personal=False) -> Rank:
+        return lambda targets, mask_seen: popularity.popularity_ranks(
+            store, targets, counts, mask_seen=mask_seen, personal=personal
+        )
 
     def by_scores(scorer) -> Rank:
         return lambda targets, mask_seen: score_ranks(store, targets, scorer, mask_seen=mask_seen)
 
     yield "popularity", by_counts(counts)
-    yield "personal popularity", by_counts(counts, popularity.personal_popularity_ranks)
+    yield "personal popularity", by_counts(counts, personal=True)
     if "timestamp_us" in timed.columns:
         yield "recent popularity", by_counts(popularity.recent_counts(timed, split, days=config.recent_days))
     yield "first-order Markov", by_scores(first_order_markov(store, split))

@@ -18,6 +18,7 @@ from seqrec.report.compared_runs import (
     config_differences,
     local_paths,
     protocol_notes,
+    protocol_of,
     read_tables,
     slicings_of,
     table_notes,
@@ -58,7 +59,8 @@ class Arguments:
 def main(arguments: Arguments) -> JsonObject:
     """Prints the comparison, writes its files and returns what comparison.json holds."""
     with local_paths(arguments.runs, arguments.top_k) as paths:
-        notes, tables, differences = protocol_notes(paths), read_tables(paths), config_differences(paths.runs)
+        notes = protocol_notes({name: protocol_of(run) for name, run in paths.runs.items()})
+        tables, differences = read_tables(paths), config_differences(paths.runs)
     aligned = align(tables)
     comparison = compare(
         aligned.tables,

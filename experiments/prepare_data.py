@@ -2,14 +2,16 @@ r"""Prepares a store of sequences from a file of events, and says what each step
 
     python experiments/prepare_data.py --dataset movielens --data-path ml-latest-small --extra rating \
         --min-column rating --min-value 3 --min-user-events 5 --min-item-events 5 --split temporal --output movielens
-    python experiments/sasrec.py --dataset store --data-path movielens --split temporal
+    python experiments/sasrec.py --dataset store --data-path movielens
 
 With --append the events extend the store in --output: ids that it has keep their meaning. In the store are, too,
 rejected.parquet (events that cannot be used, with reasons), manifest.json (counts, split, config) and profile.html.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, Literal
 
 from tqdm import tqdm
 from tyro.conf import OmitArgPrefixes
@@ -25,6 +27,7 @@ from seqrec.data.store import read_preparation
 from seqrec.data.tables.rows import Limits
 from seqrec.files import JsonObject
 from seqrec.report.data_profile_page import write_profile
+from seqrec.types import InputError
 
 
 @dataclass(frozen=True)
@@ -57,8 +60,9 @@ def main(config: Config) -> JsonObject:
             bar.update()
             bar.set_description(names[bar.n] if bar.n < len(names) else "store")
 
-        categories = read_preparation(directory).get("categories", {}) if config.append else {}
-        source = open_source(config.source, known=categories, limits=config.limits)
+        earlier = read_preparation(directory) if config.append else {}
+        chosen = replace(config.source, ties=_order_of_ties(config, earlier)) if config.append else config.source
+        source = open_source(chosen, known=earlier.get("categories", {}), limits=config.limits)
         with move(source, config.engine, directory=config.limits.spill_directory) as source:
             if config.append:
                 store, *n_new, n_there, _ = append_events(source, directory, report=report)
@@ -69,8 +73,18 @@ def main(config: Config) -> JsonObject:
                 line = f"split       {split}"
         output, profile = original(directory), write_profile(directory)
     sizes = f"{store.n_events:,} events, {store.n_users:,} users, {store.n_items:,} items"
+    if source.ties is not None:
+        print(f"ties        {source.ties}")
     print(line, f"store       {output}: {sizes}", f"profile     {output}/{profile.name}", sep="\n")
     return {name: getattr(store, name) for name in ("n_events", "n_users", "n_items", "content_hash")}
+
+
+def _order_of_ties(config: Config, preparation: Mapping[str, Any]) -> Literal["file", "hash"]:
+    """That of the store, which an append goes on with."""
+    order: Literal["file", "hash"] = "hash" if preparation.get("ties", {}).get("order") == "hash" else "file"
+    if config.source.ties not in ("auto", order):
+        raise InputError(f"{config.output} was prepared with ties={order}; leave ties={config.source.ties} out")
+    return order
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from seqrec.encoders.seq2seq import Seq2SeqConfig, seq2seq
 from seqrec.questions import continuation
 from seqrec.run import DataConfig, Flat, Model, Task, TrainingConfig, build_model, make_main, run_script
 
-SPLIT = SplitConfig(n_out=5, window_target="first")
+SPLIT = SplitConfig(split="leave-last-out", n_out=5, window_target="first")
 
 
 @dataclass(frozen=True)

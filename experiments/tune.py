@@ -10,7 +10,6 @@ command with --resume continues a search, or joins one that is running. docs/tun
 
 import dataclasses
 import sys
-from pathlib import Path
 from typing import Any, Literal
 
 import jax
@@ -22,6 +21,7 @@ from seqrec.config import values_of, with_values
 from seqrec.files import JsonObject
 from seqrec.run.data import open_task
 from seqrec.run.experiment import open_run
+from seqrec.runs import script_path
 from seqrec.tuning.findings import write_findings
 from seqrec.tuning.search import TuneConfig, import_optuna, open_search, tune
 from seqrec.tuning.space import search_space
@@ -37,7 +37,11 @@ def config_type(name: str) -> type:
     ]
     doc = "Searches for the best values of a training script's flags; those that are not searched are as given."
     return dataclasses.make_dataclass(
-        "Config", fields, bases=(TRAINING[name].Config,), frozen=True, namespace={"__doc__": doc}
+        "Config",
+        fields,
+        bases=(TRAINING[name].Config,),
+        frozen=True,
+        namespace={"__doc__": doc, "__module__": __name__},
     )
 
 
@@ -71,8 +75,8 @@ def main(config: Any) -> JsonObject:
                     say=runtime.log.info,
                 )
             finally:  # after Ctrl-C too
-                path = Path(sys.argv[0]).with_name(f"{config.script}.py")
-                results = write_findings(search, config, script=str(path), defaults=script.Config())
+                path = script_path(script.__file__)
+                results = write_findings(search, config, script=path, defaults=script.Config())
     return results
 
 

@@ -1,6 +1,8 @@
 """A run is a directory of plain files: its config, its figures as JSON, its ranks, its checkpoints."""
 
+import contextlib
 import json
+import os
 import shlex
 import shutil
 import sys
@@ -8,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from seqrec import runtime
-from seqrec.config import from_json, leaves, to_json
+from seqrec.config import changed_flags, from_json, leaves, to_json
 from seqrec.data.buckets import original
 from seqrec.files import JsonObject, read_json_lines, read_object, unwritable, write_json, write_text
 from seqrec.types import InputError
@@ -47,7 +49,7 @@ def prepare_run_directory(directory: Path, config: Any, *, experiment: str, resu
         resolved = {
             "experiment": experiment,
             "config": to_json(config),
-            "command": ["python", *sys.argv],
+            "command": ["python", *_started_by(config)],
             "versions": runtime.versions(),
         }
         write_json(file, resolved)
@@ -85,19 +87,38 @@ def experiment_of(run: Path) -> str:
     return started_with(run).get("experiment", "of an earlier version")
 
 
+def script_path(file: Path | str) -> str:
+    """The path of a script in a command: relative where it is below the working directory, else absolute."""
+    path = Path(os.path.abspath(file))
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+def _started_by(config: Any) -> list[str]:
+    """The script whose config this is, and flags: as typed, or, of a script that Python code called, those that differ.
+
+    A script that cannot be found is taken to be the running one.
+    """
+    typed, *flags = sys.argv
+    script = getattr(sys.modules.get(type(config).__module__), "__file__", None)
+    if script is not None and Path(script).resolve() != Path(typed).resolve():
+        with contextlib.suppress(TypeError):  # the config has fields without a default
+            return [os.path.abspath(script), *changed_flags(to_json(config), to_json(type(config)()))]
+    return [os.path.abspath(typed), *flags]
+
+
 def resume_command(run: Path) -> str:
-    """The command line that continues the run, from the directory where it was started."""
+    """The command line that continues the run; paths among its flags are as they were given."""
     script, *flags = started_with(run)["command"][1:]
     flags = [flag for flag in flags if flag not in ("--resume", "--no-resume")]
     if not any(flag.split("=")[0] == "--output" for flag in flags):
         flags += ["--output", original(run)]
-    return shlex.join([_python(), script, *flags, "--resume"])
+    return shlex.join([_python(), script_path(script), *flags, "--resume"])
 
 
 def evaluate_command(run: Path) -> str:
-    """The command line that evaluates the run's checkpoint, from the directory where it was started."""
+    """The command line that evaluates the run's checkpoint."""
     script = Path(started_with(run)["command"][1])
-    return shlex.join([_python(), str(script.parent / "evaluate_checkpoint.py"), original(run)])
+    return shlex.join([_python(), script_path(script.parent / "evaluate_checkpoint.py"), original(run)])
 
 
 def _python() -> str:

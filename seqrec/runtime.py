@@ -165,11 +165,6 @@ def seconds() -> float:
     return time.perf_counter()
 
 
-def cpu_seconds() -> float:
-    """CPU time of all threads of this process, for differences."""
-    return time.process_time()
-
-
 def new_run_directory(name: str) -> Path:
     """A path under `runs/` that says what ran and when."""
     return Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"

@@ -135,12 +135,6 @@ def abstract_items(arrays: Any, mesh: Mesh) -> Any:
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), arrays)
 
 
-def abstract_rows(batch: Any, mesh: Mesh) -> Any:
-    """The shapes that `split_rows` makes of a batch of these shapes on a mesh, to compile with."""
-    sharding = NamedSharding(mesh, _ROWS)
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), batch)
-
-
 def deal_rows(batch: Any, n_parts: int) -> Any:
     """A batch's rows dealt out to `n_parts` along a new first axis, each part split over the mesh as the batch is.
 

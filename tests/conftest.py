@@ -2,13 +2,29 @@
 
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
-import jax
-import jaxtyping
-import pytest
+# One folder of compiled programs for all processes of a test run, scripts too; jax reads this when it is imported.
+COMPILED = tempfile.mkdtemp(prefix="seqrec-compiled-") if "JAX_COMPILATION_CACHE_DIR" not in os.environ else None
+if COMPILED is not None:
+    os.environ |= {
+        "JAX_COMPILATION_CACHE_DIR": COMPILED,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+
+import jax  # noqa: E402
+import jaxtyping  # noqa: E402
+import pytest  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
+
+
+def pytest_unconfigure():
+    """Removes the compiled programs; of several processes the one that made the folder does."""
+    if COMPILED is not None:
+        shutil.rmtree(COMPILED, ignore_errors=True)
 
 
 @pytest.fixture(autouse=True, scope="module")

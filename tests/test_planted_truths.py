@@ -9,7 +9,9 @@ import pytest
 from packed_rows import rows_of
 
 from seqrec.data.features import Feature, shuffled_feature
-from seqrec.data.synthetic import ListeningConfig, item_table, simulate_events
+from seqrec.data.synthetic.catalogue import item_table
+from seqrec.data.synthetic.config import ListeningConfig
+from seqrec.data.synthetic.simulation import simulate_events
 from seqrec.encoders.transformer import TransformerConfig, transformer
 from seqrec.heads.softmax import softmax_model
 from seqrec.items import ItemConfig, with_items

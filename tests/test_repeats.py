@@ -12,7 +12,9 @@ from packed_rows import rows_of
 from seqrec.data.batches import Windows, make_queries, training_batches
 from seqrec.data.splits import leave_last_out
 from seqrec.data.store import store_from_sequences
-from seqrec.data.synthetic import ListeningConfig, best_possible_ndcg, simulate_events
+from seqrec.data.synthetic.config import ListeningConfig
+from seqrec.data.synthetic.optimum import best_possible_ndcg
+from seqrec.data.synthetic.simulation import simulate_events
 from seqrec.encoders.transformer import TransformerConfig, transformer
 from seqrec.evaluation import evaluate, make_eval_step
 from seqrec.generation import generate, recomputed

@@ -34,9 +34,15 @@ class Config:
     rate: float = 0.1
 
 
+def start_script(monkeypatch, *words):
+    """Makes this module the script that was started by these words."""
+    monkeypatch.setattr(sys, "argv", list(words))
+    monkeypatch.setattr(sys.modules[__name__], "__file__", words[0])
+
+
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["scripts/train.py", "--rate", "0.1"])
+    start_script(monkeypatch, "scripts/train.py", "--rate", "0.1")
     return runs.prepare_run_directory(tmp_path / "a run", Config(), experiment="toy", resume=False)
 
 
@@ -115,7 +121,7 @@ def test_discarding_leaves_files_that_are_not_the_runs(run):
     ],
 )
 def test_the_resume_command_repeats_the_flags(tmp_path, monkeypatch, flags, expected):
-    monkeypatch.setattr(sys, "argv", ["train.py", *flags])
+    start_script(monkeypatch, "train.py", *flags)
     run = runs.prepare_run_directory(tmp_path / "it's a run", Config(), experiment="toy", resume=False)
     command = shlex.split(runs.resume_command(run))
     assert command[1:] == ["train.py", *(str(run) if word == "RUN" else word for word in expected)]
@@ -128,6 +134,26 @@ def test_commands_start_this_interpreter(run, monkeypatch):
     name = shlex.split(runs.evaluate_command(run))[0]
     assert name in ("python", sys.executable)
     assert shlex.split(runs.evaluate_command(run))[1:] == ["scripts/evaluate_checkpoint.py", str(run)]
+
+
+def test_a_script_that_python_calls_is_named_with_the_flags_that_make_its_config(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["-c"])
+    config = Config(Where(tmp_path / "run"), Model(8), rate=0.25)
+    run = runs.prepare_run_directory(tmp_path / "run", config, experiment="toy", resume=False)
+    monkeypatch.chdir(tmp_path)
+    flags = ["--output", str(run), "--width", "8", "--rate", "0.25", "--resume"]
+    assert shlex.split(runs.resume_command(run))[2:] == flags
+    script = Path(shlex.split(runs.resume_command(run))[1])
+    assert script.resolve() == Path(__file__).resolve()
+
+
+def test_a_script_outside_the_working_directory_is_named_by_its_whole_path(tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    start_script(monkeypatch, "../scripts/train.py", "--rate", "1")
+    run = runs.prepare_run_directory(tmp_path / "run", Config(), experiment="toy", resume=False)
+    assert shlex.split(runs.resume_command(run))[1] == str(tmp_path / "scripts" / "train.py")
+    assert shlex.split(runs.evaluate_command(run))[1] == str(tmp_path / "scripts" / "evaluate_checkpoint.py")
 
 
 def test_lines_after_a_step_are_dropped_and_so_is_one_cut_short(tmp_path):

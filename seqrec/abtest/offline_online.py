@@ -1,6 +1,5 @@
 """How well offline metrics predict online ones, from experiments that have both."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +9,7 @@ from jaxtyping import Float
 from scipy import stats
 
 from seqrec.abtest.means import check_share
-from seqrec.files import JsonObject
+from seqrec.files import JsonObject, read_object
 from seqrec.types import InputError
 
 
@@ -79,7 +78,7 @@ def read_offline(file: Path, arms: Sequence[str]) -> dict[str, dict[str, dict[st
     `file` is a comparison.json that `experiments/compare.py` writes. Its reference is the control. Its other runs are
     the treatments: matched by name, or a single run with a single treatment.
     """
-    comparison = _read_json(file)
+    comparison = read_object(file)
     try:
         by_run = {
             str(run): {
@@ -116,7 +115,7 @@ def with_offline(
 
     Blocked experiments are left out and counted, because their effects cannot be relied on.
     """
-    results = [(Path("this result"), {**result, "offline": offline}), *((file, _read_json(file)) for file in past)]
+    results = [(Path("this result"), {**result, "offline": offline}), *((file, read_object(file)) for file in past)]
     pairs: dict[str, list[tuple[float, float]]] = {}
     n_blocked = 0
     for file, each in results:
@@ -134,25 +133,9 @@ def with_offline(
             raise InputError(
                 f"{file} is not a result with an offline comparison ({error!r}); analyse it again with --offline"
             ) from error
-    agreements = {
-        metric: offline_online(*(np.array(side) for side in zip(*effects, strict=True)))._asdict()
-        for metric, effects in pairs.items()
-        if len(effects) > 1
-    }
-    agreements = {
-        metric: {name: None if np.isnan(value) else value for name, value in agreement.items()}
-        for metric, agreement in agreements.items()
-    }
+    agreements = {}
+    for metric, effects in pairs.items():
+        if len(effects) > 1:
+            agreement = offline_online(*(np.array(side) for side in zip(*effects, strict=True)))._asdict()
+            agreements[metric] = {name: None if np.isnan(value) else value for name, value in agreement.items()}
     return {**result, "offline": offline, "offline_online": {"agreements": agreements, "n_blocked": n_blocked}}
-
-
-def _read_json(file: Path) -> JsonObject:
-    try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{file} cannot be read ({error.strerror}); correct the path") from error
-    except ValueError as error:
-        raise InputError(f"{file} is not JSON ({error}); give the file as it was written") from error
-    if not isinstance(record, dict):
-        raise InputError(f"{file} holds no JSON object; give the file as it was written")
-    return record

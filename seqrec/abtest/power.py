@@ -76,9 +76,8 @@ def t_test_users_per_arm(effect_size: float, *, alpha: float = 0.05, power: floa
     return float(optimize.brentq(shortfall, 2.0, guess + 50))
 
 
-def power_of(difference: float, standard_error: float, *, alpha: float = 0.05, multiple: float | None = None) -> float:
-    """The probability that a two-sided z-test detects a true `difference`. `multiple` replaces z_alpha/2, for instance
-    by the last bound of a sequential test.
+def power_of(difference: float, standard_error: float, *, alpha: float = 0.05) -> float:
+    """The probability that a two-sided z-test detects a true `difference`.
 
     >>> round(power_of(2.8, 1.0), 2)
     0.8
@@ -86,22 +85,19 @@ def power_of(difference: float, standard_error: float, *, alpha: float = 0.05, m
     check_share(alpha=alpha)
     if not standard_error > 0.0:
         raise InputError(f"standard_error={standard_error} is not above 0; give that of the difference")
-    reach = stats.norm.isf(alpha / 2) if multiple is None else multiple
+    reach = stats.norm.isf(alpha / 2)
     shift = difference / standard_error
     return float(stats.norm.sf(reach - shift) + stats.norm.cdf(-reach - shift))
 
 
-def detectable_difference(
-    standard_error: float, *, alpha: float = 0.05, power: float = 0.8, multiple: float | None = None
-) -> float:
+def detectable_difference(standard_error: float, *, alpha: float = 0.05, power: float = 0.8) -> float:
     """The smallest true difference that a z-test with this standard error detects with this power.
 
     >>> round(detectable_difference(1.0), 2)  # 1.96 + .84
     2.8
     """
     check_share(alpha=alpha, power=power)
-    reach = stats.norm.isf(alpha / 2) if multiple is None else multiple
-    return float(reach + stats.norm.isf(1 - power)) * standard_error
+    return float(stats.norm.isf(alpha / 2) + stats.norm.isf(1 - power)) * standard_error
 
 
 def required_days(n_users_needed: float | int, users_by_day: Float[np.ndarray, " days"]) -> int:

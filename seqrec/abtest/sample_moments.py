@@ -71,19 +71,3 @@ def sample_moments_of_sums(
     covariance[constant, :] = 0.0
     covariance[:, constant] = 0.0
     return SampleMoments(n_users, mean, covariance)
-
-
-def merge(a: SampleMoments, b: SampleMoments) -> SampleMoments:
-    """Sample moments of the users of both together (Chan, Golub and LeVeque, 1983).
-
-    >>> merge(sample_moments(np.array([[1.0]])), sample_moments(np.array([[3.0]]))).covariance.tolist()
-    [[2.0]]
-    """
-    n_users = a.n_users + b.n_users
-    difference = b.mean - a.mean
-    products = (
-        (a.n_users - 1) * a.covariance
-        + (b.n_users - 1) * b.covariance
-        + np.outer(difference, difference) * a.n_users * b.n_users / n_users
-    )
-    return SampleMoments(n_users, a.mean + difference * b.n_users / n_users, products / max(n_users - 1, 1))

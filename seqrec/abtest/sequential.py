@@ -112,19 +112,6 @@ def sequential_relative(
     return confidence_sequence(value, error, control.n_users + treatment.n_users, tuning=tuning, alpha=alpha)
 
 
-def running_intersection(
-    lower: Float[np.ndarray, " n_looks"], upper: Float[np.ndarray, " n_looks"]
-) -> tuple[Float[np.ndarray, " n_looks"], Float[np.ndarray, " n_looks"]]:
-    """The tightest bounds so far: if all intervals hold at once, so does their intersection.
-
-    Only for an effect that does not change over time; a lower bound above the upper one shows that it did.
-
-    >>> running_intersection(np.array([-2.0, -3.0]), np.array([2.0, 1.0]))
-    (array([-2., -2.]), array([2., 1.]))
-    """
-    return np.maximum.accumulate(lower), np.minimum.accumulate(upper)
-
-
 def crossing_probability(bounds: Sequence[float], information: Sequence[float] | None = None) -> float:
     """The probability that |z| exceeds its bound at any of the looks when there is no effect.
 

@@ -24,8 +24,6 @@ from seqrec.data.synthetic.sessions import Sessions, sessions
 from seqrec.files import make_directory, replacing
 from seqrec.types import InputError
 
-_COUNTRIES = ("se", "de", "br")
-_PLATFORMS = ("mobile", "desktop")
 _LIKE_SHARE = 0.1
 """Probability of a like for a play with skip probability 0."""
 _USERS_PER_BLOCK = 10_000
@@ -316,7 +314,7 @@ def _assignments(
     arm = np.concatenate([arms[logged], (arms[again] + 1) % len(plan.arms)])
     time = np.concatenate([assigned_us[logged], assigned_us[again] + MICROSECONDS_PER_DAY // 4])
     columns = {plan.unit: ids[rows], "arm": np.array(plan.arms)[arm], "timestamp_us": time}
-    values = {"country": _COUNTRIES, "platform": _PLATFORMS}
+    values = {"country": ("se", "de", "br"), "platform": ("mobile", "desktop")}
     for segment in dict.fromkeys((*values, *plan.segments)):
         if segment == plan.unit:
             continue

@@ -80,13 +80,15 @@ def variation_check(metric_name: str, arms: dict[str, SampleMoments]) -> list[Ch
     constant = [arm for arm, sample in arms.items() if not sample.covariance[0, 0] > 0.0]
     if not constant:
         return []
-    return [Check("variation", "failed", f"{metric_name} has the same value for every user of {_names(constant)}")]
+    return [
+        Check("variation", "failed", f"{metric_name} has the same value for every user of {' and '.join(constant)}")
+    ]
 
 
 def _users(plan: ExperimentPlan, n_exposed: np.ndarray) -> Check:
     empty = [arm for arm, n in zip(plan.arms, n_exposed, strict=True) if n < 2]
     if empty:
-        return Check("users", "failed", f"{_names(empty)} has fewer than 2 users; no comparison is possible")
+        return Check("users", "failed", f"{' and '.join(empty)} has fewer than 2 users; no comparison is possible")
     return Check("users", "passed", f"{_counts(plan, n_exposed)} exposed")
 
 
@@ -207,10 +209,6 @@ def _p(value: float) -> str:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.3g}%"
-
-
-def _names(arms: list[str]) -> str:
-    return " and ".join(arms)
 
 
 def _counts(plan: ExperimentPlan, n_users: np.ndarray) -> str:

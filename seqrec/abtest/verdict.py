@@ -65,7 +65,9 @@ def decide(
             "Let it run; a test that is planned for the end has far more false alarms when it is read earlier.",
         )
     if harmed:
-        return Verdict("stop", f"{arm} harms {_and(harmed)} beyond the margin ({figures}).", f"Do not ship {arm}.")
+        return Verdict(
+            "stop", f"{arm} harms {' and '.join(harmed)} beyond the margin ({figures}).", f"Do not ship {arm}."
+        )
     if gain < 0:
         return Verdict("stop", f"{arm} is worse: {figures}.", f"Do not ship {arm}.")
     if gain > 0:
@@ -73,7 +75,7 @@ def decide(
             return Verdict("ship", f"{arm} is better: {figures}, and no guardrail is at risk.", f"Ship {arm}.")
         return Verdict(
             "hold",
-            f"{arm} is better ({figures}), but a loss beyond the margin is not ruled out for {_and(open_)}.",
+            f"{arm} is better ({figures}), but a loss beyond the margin is not ruled out for {' and '.join(open_)}.",
             "Collect more users, or accept the risk explicitly; do not ship on this result alone.",
         )
     detectable = f"the smallest detectable effect is {unsigned(primary.detectable)}"
@@ -106,7 +108,3 @@ def unsigned(share: float) -> str:
     '1.23%'
     """
     return signed(abs(share)).lstrip("+")
-
-
-def _and(names: Sequence[str]) -> str:
-    return " and ".join(names)

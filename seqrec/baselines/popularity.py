@@ -5,19 +5,14 @@ the whole of it. No `[n_queries, n_items]` array is made: a rank is counted in t
 catalogue and then corrected for the few items of the history.
 """
 
-from collections.abc import Iterator
-
 import numpy as np
 from jaxtyping import Float, Int
 
 from seqrec.baselines.numpy_ranks import ranks_of_counts
-from seqrec.data.ragged import ranges
+from seqrec.data.ragged import blocks, ranges, rows_at
 from seqrec.data.splits import Split
 from seqrec.data.store import SequenceStore
 from seqrec.types import InputError
-
-# Work goes in blocks of about this many events, so that memory does not grow with the number of queries.
-_EVENTS_PER_BLOCK = 1 << 22
 
 
 def training_counts(store: SequenceStore, split: Split, *, repeats: bool = True) -> Int[np.ndarray, " n_items_plus_1"]:
@@ -34,7 +29,7 @@ def training_counts(store: SequenceStore, split: Split, *, repeats: bool = True)
     starts, stops = np.asarray(store.offsets[:-1]), np.asarray(split.train_stop)
     n_ids = store.n_items + 1
     counts = np.zeros(n_ids, np.int64)
-    for block in _blocks(stops - starts):
+    for block in blocks(stops - starts):
         lengths = stops[block] - starts[block]
         items = store.items[ranges(starts[block], lengths)]
         if not repeats:
@@ -65,12 +60,16 @@ def popularity_ranks(
     counts: Int[np.ndarray, " n_items_plus_1"],
     *,
     mask_seen: bool,
+    personal: bool = False,
 ) -> tuple[Float[np.ndarray, " n_queries"], Int[np.ndarray, " n_queries"]]:
     """Ranks of the items at `target_positions` by `counts`, and the number of candidates of each.
 
     Candidates are the whole catalogue. With `mask_seen` the distinct items of the query's history leave it,
     except the target, which stays even where it is a repeat. A tie costs half. A user without a target has no
     query: leave the positions of -1 out, and count them.
+
+    `personal` popularity is the item's count in the query's own history first, then `counts`. With `mask_seen` the
+    target is the only item left with an own count, so a repeat ranks first: compare models under the same choice.
 
     >>> from seqrec.data.store import store_from_sequences
     >>> store = store_from_sequences([[1, 2, 2, 3], [1, 3, 2, 3]])
@@ -79,52 +78,20 @@ def popularity_ranks(
     [[2.5, 2.5], [3, 3]]
     >>> [array.tolist() for array in popularity_ranks(store, tests, counts, mask_seen=True)]
     [[1.0, 1.0], [1, 1]]
-    """
-    return _ranks(store, target_positions, counts, mask_seen=mask_seen, personal=False)
-
-
-def personal_popularity_ranks(
-    store: SequenceStore,
-    target_positions: Int[np.ndarray, " n_queries"],
-    counts: Int[np.ndarray, " n_items_plus_1"],
-    *,
-    mask_seen: bool,
-) -> tuple[Float[np.ndarray, " n_queries"], Int[np.ndarray, " n_queries"]]:
-    """As `popularity_ranks`, by the item's count in the query's own history first, then by `counts`.
-
-    Items tied in both cost their mean. With `mask_seen` the target is the only item left with an own count,
-    so a repeat ranks first: compare models under the same choice.
-
-    >>> from seqrec.data.store import store_from_sequences
-    >>> store = store_from_sequences([[1, 2, 2, 3], [1, 3, 2, 3]])
-    >>> counts, tests = np.array([0, 2, 1, 1]), np.array([3, 7])
-    >>> [array.tolist() for array in personal_popularity_ranks(store, tests, counts, mask_seen=False)]
+    >>> [array.tolist() for array in popularity_ranks(store, tests, counts, mask_seen=False, personal=True)]
     [[3.0, 2.5], [3, 3]]
     """
-    return _ranks(store, target_positions, counts, mask_seen=mask_seen, personal=True)
-
-
-def _ranks(
-    store: SequenceStore,
-    target_positions: Int[np.ndarray, " n_queries"],
-    counts: Int[np.ndarray, " n_items_plus_1"],
-    *,
-    mask_seen: bool,
-    personal: bool,
-) -> tuple[Float[np.ndarray, " n_queries"], Int[np.ndarray, " n_queries"]]:
     _check_positions(target_positions, store.n_events)
     if counts.shape != (store.n_items + 1,):
         raise InputError(
             f"counts has shape {counts.shape}, the store has {store.n_items} items; "
             f"pass one count per id 0..n_items, as training_counts returns"
         )
-    offsets = np.asarray(store.offsets)
-    # side="right" steps over users without events, whose offset is that of the next user.
-    history_starts = offsets[np.searchsorted(offsets, target_positions, side="right") - 1]
+    history_starts = store.offsets[rows_at(store.offsets, target_positions)]
     sorted_counts = np.sort(counts[1:])
     ranks = np.empty(target_positions.size, np.float64)
     n_candidates = np.full(target_positions.size, store.n_items, np.int64)
-    for block in _blocks(target_positions - history_starts):
+    for block in blocks(target_positions - history_starts):
         positions = target_positions[block]
         targets = np.asarray(store.items[positions])
         target_counts = counts[targets]
@@ -178,14 +145,3 @@ def _seen_items(
     target_own_counts = np.zeros(targets.size, np.int64)
     target_own_counts[queries[is_target]] = own_counts[is_target]
     return queries[~is_target], items[~is_target], own_counts[~is_target], target_own_counts
-
-
-def _blocks(lengths: np.ndarray) -> Iterator[slice]:
-    """Slices of ranges that hold at most `_EVENTS_PER_BLOCK` events together, or one long range alone."""
-    ends = np.cumsum(lengths + 1)  # plus one, so that empty ranges do not make an endless block
-    start = 0
-    while start < lengths.size:
-        done = ends[start - 1] if start else 0
-        stop = max(start + 1, int(np.searchsorted(ends, done + _EVENTS_PER_BLOCK, side="right")))
-        yield slice(start, stop)
-        start = stop

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 
 from seqrec.baselines.numpy_ranks import target_ranks
 from seqrec.baselines.popularity import training_counts
-from seqrec.data.ragged import ranges
+from seqrec.data.ragged import ranges, rows_at
 from seqrec.data.splits import Split
 from seqrec.data.store import SequenceStore
 from seqrec.types import InputError
@@ -96,7 +96,7 @@ def item_knn(
     similarity = _largest_of_rows(both, n_neighbours)
 
     def score(positions):
-        lengths = np.minimum(positions - _starts(store, positions), n_latest)
+        lengths = np.minimum(positions - store.offsets[rows_at(store.offsets, positions)], n_latest)
         columns = store.items[ranges(positions - lengths, lengths)]
         ages = np.repeat(lengths, lengths) - 1 - ranges(np.zeros_like(lengths), lengths)
         rows = np.repeat(np.arange(len(positions)), lengths)
@@ -141,12 +141,8 @@ def _binary(store: SequenceStore, starts: np.ndarray, lengths: np.ndarray) -> sp
     return matrix
 
 
-def _starts(store: SequenceStore, positions: np.ndarray) -> np.ndarray:
-    return store.offsets[np.searchsorted(store.offsets, positions, side="right") - 1]
-
-
 def _histories(store: SequenceStore, positions: np.ndarray) -> sp.csr_matrix:
-    starts = _starts(store, positions)
+    starts = store.offsets[rows_at(store.offsets, positions)]
     return _binary(store, starts, positions - starts)
 
 

@@ -19,7 +19,7 @@ from seqrec.data.paths import first_line
 from seqrec.data.preparation import StepCount, StepsConfig, clean_events, seconds_to_us
 from seqrec.data.ragged import session_numbers
 from seqrec.data.sources import Source
-from seqrec.data.split_config import SplitConfig, split_store
+from seqrec.data.split_config import split_store, stored_split
 from seqrec.data.store import (
     History,
     SequenceStore,
@@ -231,14 +231,11 @@ def _record_append(preparation: Mapping[str, Any], appended: Appended, source: S
         field: getattr(appended, field) for field in ("n_new_events", "n_new_users", "n_new_items", "n_duplicates")
     }
     noted["appended"] = [*noted.get("appended", []), {"source": source.name, **facts, "counts": counts}]
-    if "split" in noted:
-        fields = {field.name: noted["split"].get(field.name) for field in dataclasses.fields(SplitConfig)}
-        try:
-            split_config = SplitConfig(**fields)
-        except (TypeError, ValueError, AttributeError) as error:
-            raise InputError(f"the store's split cannot be read ({error}); prepare all events again") from error
+    split_config = stored_split(noted)
+    if split_config is not None:
         split = split_store(appended.store, split_config)
-        noted["split"] = {**fields, "description": split.description, "hash": split.content_hash}
+        described = {"description": split.description, "hash": split.content_hash}
+        noted["split"] = {**dataclasses.asdict(split_config), **described}
     return noted
 
 

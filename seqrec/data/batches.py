@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int, Int32
 from seqrec.data.engagement import Engagement
 from seqrec.data.feature_values import PositionFeature, features_at
 from seqrec.data.packing import PackedRows, Rings, pack, pack_training, rotate_rings
-from seqrec.data.ragged import ranges
+from seqrec.data.ragged import ranges, rows_at
 from seqrec.data.repeated_targets import seen_before
 from seqrec.data.splits import Split
 from seqrec.data.store import SequenceStore
@@ -99,11 +99,6 @@ def _lay_out(
     return Batch(*arrays, **extra)
 
 
-def _users_at(store: SequenceStore, positions: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
-    """The users of the events at these positions of `store.items`, as rows of the store."""
-    return np.searchsorted(store.offsets, positions, side="right") - 1
-
-
 def _seconds(microseconds: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
     """Whole seconds, of at most 68 years: what an accelerator's integers hold, and more than anybody's history."""
     return np.clip(microseconds // 1_000_000, 0, np.iinfo(np.int32).max)
@@ -169,11 +164,6 @@ class TrainingBatches(NamedTuple):
         """Steps after which every row has been seen at least once."""
         return -(-self.packed.n_rows // self.n_rows)
 
-    @property
-    def pairs_per_epoch(self) -> int:
-        """Positions with a target in one pass over all rows."""
-        return int(self.packed.lengths.sum())
-
     def batch(self, step: int) -> Batch:
         """The batch of a 0-based step: a pure function of (seed, step, process), so a position is one integer.
 
@@ -205,7 +195,7 @@ class TrainingBatches(NamedTuple):
         """The users in the batch of a 0-based step, over all processes, as rows of the store."""
         _, rows = self._rows(step * self.n_rows + np.arange(self.n_rows))
         segments, _ = _segments(self.packed, rows)
-        return np.unique(_users_at(self.store, self.packed.starts[segments]))
+        return np.unique(rows_at(self.store.offsets, self.packed.starts[segments]))
 
     def _rows(self, places: Int[np.ndarray, " n"]) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
         """The epoch and the packed row at each of these places in the endless stream of rows."""
@@ -248,7 +238,7 @@ def training_batches(
     n_rows = min(packed.n_rows, max(1, round(batch_size * packed.n_rows / len(packed.lengths))))
     rings = None
     if windows.random:
-        users = _users_at(store, packed.starts)
+        users = rows_at(store.offsets, packed.starts)
         rings = Rings(users, split.train_stop - store.offsets[:-1] - 1)
     return TrainingBatches(store, packed, n_rows, seed, share, fields, rings)
 
@@ -320,7 +310,7 @@ class Queries(NamedTuple):
             targets[: len(query_ids)] = self.store.items[self.target_positions[query_ids]]
             query[:] = -1
             query[: len(query_ids)] = query_ids
-            yield QueryBatch(batch, last, targets, self._latest(query_ids, n_queries, self.n_excluded), query)
+            yield QueryBatch(batch, last, targets, self.latest(query_ids, n_queries, self.n_excluded), query)
 
     def histories(self, max_length: int) -> Iterator[HistoryBatch]:
         """All queries' histories, the latest `max_length` items of each, in the queries' order.
@@ -333,7 +323,7 @@ class Queries(NamedTuple):
             query_ids = np.arange(start + first, min(start + first + n_rows, start + self.n_queries, len(self.users)))
             lengths = np.ones(n_rows, np.int32)
             lengths[: len(query_ids)] = np.minimum(self.history_lengths[query_ids], width)
-            items, excluded = (self._latest(query_ids, n_rows, n_items) for n_items in (width, self.n_excluded))
+            items, excluded = (self.latest(query_ids, n_rows, n_items) for n_items in (width, self.n_excluded))
             yield HistoryBatch(items, lengths, excluded)
 
     def continuations(self, n: int) -> Int[np.ndarray, "queries n"]:
@@ -350,8 +340,8 @@ class Queries(NamedTuple):
             is_repeat[items > 0] |= seen_before(self.store, places[items > 0])
         return np.where(is_repeat, 0, items)
 
-    def _latest(
-        self, query_ids: Int[np.ndarray, " asked"], n_rows: int, width: int
+    def latest(
+        self, query_ids: Int[np.ndarray, " query_ids"], n_rows: int, width: int
     ) -> Int32[np.ndarray, "n_rows width"]:
         """The latest `width` items before each of these queries' targets, one query a row."""
         rows = np.zeros((n_rows, width), np.int32)
@@ -388,7 +378,7 @@ def make_queries(
     _check_times(store, fields.times)
     n_shards = share.n_shards
     positions = target_positions[target_positions >= 0]
-    users = _users_at(store, positions)
+    users = rows_at(store.offsets, positions)
     history_lengths = positions - store.offsets[users]
     if not history_lengths.size or history_lengths.min() < 1:
         raise InputError(

@@ -11,7 +11,7 @@ import duckdb
 import narwhals as nw
 import pyarrow as pa
 
-from seqrec.data.sources import Source
+from seqrec.data.event_tables import Source
 from seqrec.data.tables.rows import quoted, without_nan
 from seqrec.types import InputError
 

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import duckdb
 import narwhals as nw
@@ -25,6 +25,7 @@ from seqrec.data.tables.rows import (
 from seqrec.data.tables.user_table import UserTable, text_table
 from seqrec.types import InputError
 
+Ties = Literal["auto", "file", "hash"]
 NO_CATEGORIES: Mapping[str, Sequence[str]] = MappingProxyType({})
 
 
@@ -35,6 +36,45 @@ class Columns(NamedTuple):
     item: str = "item_id"
     time: str = "timestamp"
     """Or "none" (or empty) where the file has no times: its rows are then taken to be in time order."""
+
+
+class TieOrder(NamedTuple):
+    """How ties in time are ordered, and what was counted. Neighbours are two events of a user, one after the other.
+
+    >>> print(TieOrder("hash", n_neighbours=10, n_tied=4, n_distinct=4, n_rising=3))
+    40.0% of neighbours have equal times, of these 75.0% in the order of item ids (chance: 50%); ordered by hash
+    """
+
+    order: Literal["file", "hash"]
+    n_neighbours: int
+    n_tied: int
+    """Neighbours at equal times, in the order of the file."""
+    n_distinct: int
+    """Tied neighbours of two different items."""
+    n_rising: int
+    """Tied neighbours of which the second has the larger item id."""
+
+    @property
+    def share_tied(self) -> float | None:
+        """None where no user has two events."""
+        return self.n_tied / self.n_neighbours if self.n_neighbours else None
+
+    @property
+    def share_rising(self) -> float | None:
+        """Of tied neighbours of different items; chance gives a half. None where there are none."""
+        return self.n_rising / self.n_distinct if self.n_distinct else None
+
+    def __str__(self) -> str:
+        if not self.n_tied:
+            return "no neighbours have equal times"
+        found = f"{100 * self.n_tied / self.n_neighbours:.1f}% of neighbours have equal times"
+        if self.share_rising is not None:
+            found += f", of these {100 * self.share_rising:.1f}% in the order of item ids (chance: 50%)"
+        return f"{found}; ordered by {self.order}"
+
+    def to_json(self) -> dict[str, Any]:
+        """What a store's manifest holds."""
+        return {**self._asdict(), "share_tied": self.share_tied, "share_rising": self.share_rising}
 
 
 class Source(NamedTuple):
@@ -55,6 +95,8 @@ class Source(NamedTuple):
     """For each event column of codes the text that each code, from 0, stands for."""
     unreadable: Mapping[str, int] = MappingProxyType({})
     """For each further column how many values could not be read and are missing, where bad rows are dropped."""
+    ties: TieOrder | None = None
+    """How ties in time are ordered; None where there are no times, or nobody has looked."""
 
 
 class Request(NamedTuple):

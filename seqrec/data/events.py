@@ -4,6 +4,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import narwhals as nw
 import numpy as np
@@ -155,8 +156,14 @@ def prepare(
     """The store of `source`, written to `directory` and opened there."""
     with replacing_directory(directory) as fresh:
         store = sequences(source, keep_times=keep_times, columns=columns, directory=fresh)
-        write_files(fresh, store, preparation={"categories": dict(source.categories)} if source.categories else None)
+        write_files(fresh, store, preparation=source_facts(source) or None)
     return open_store(directory)
+
+
+def source_facts(source: Source) -> dict[str, Any]:
+    """What a store's `preparation` keeps of its source: the texts of codes, and how ties in time are ordered."""
+    categories = {"categories": dict(source.categories)} if source.categories else {}
+    return categories | ({} if source.ties is None else {"ties": source.ties.to_json()})
 
 
 def _with_missing(events: nw.LazyFrame, columns: Sequence[str]) -> set[str]:

@@ -307,19 +307,16 @@ def _vector(name: str, place: str, values: np.ndarray, is_known: np.ndarray, tra
 
 
 def _categories(name: str, place: str, column: pa.Array, is_list: bool, trained: np.ndarray, noun: str) -> Feature:
-    lists = column if is_list else None
-    texts = (pc.list_flatten(lists) if lists is not None else column.drop_null()).cast(pa.large_string())
-    lengths = (
-        pc.fill_null(pc.list_value_length(lists), 0).to_numpy()
-        if lists is not None
-        else column.is_valid().to_numpy(zero_copy_only=False).astype(np.int64)
-    )
+    if is_list:
+        texts, lengths = pc.list_flatten(column), pc.fill_null(pc.list_value_length(column), 0).to_numpy()
+    else:
+        texts, lengths = column.drop_null(), column.is_valid().to_numpy(zero_copy_only=False).astype(np.int64)
     if lengths.max(initial=0) > MOST_VALUES:
         raise InputError(
             f"{place}: the store's {noun} {int(np.argmax(lengths)) + 1} has {lengths.max()} categories, "
             f"the limit is {MOST_VALUES}; keep the informative ones"
         )
-    encoded = texts.dictionary_encode()
+    encoded = texts.cast(pa.large_string()).dictionary_encode()
     owner = np.repeat(np.arange(1, len(lengths) + 1), lengths)
     code = pc.fill_null(encoded.indices, -1).to_numpy()
     names = np.array(encoded.dictionary.to_pylist(), dtype=object)

@@ -16,11 +16,12 @@ from seqrec.config import check_at_least, check_between, check_fields
 from seqrec.data import steps
 from seqrec.data.directories import replacing_directory
 from seqrec.data.engines import Engine, collect, engine_of
-from seqrec.data.events import gathered_store, with_keys
+from seqrec.data.events import gathered_store, source_facts, with_keys
 from seqrec.data.moments import moment_us
 from seqrec.data.sources import Source
-from seqrec.data.split_config import SplitConfig, split_store
+from seqrec.data.split_config import SplitConfig, choose_split, split_store
 from seqrec.data.store import SequenceStore, open_store, write_files
+from seqrec.data.ties import TIE_HASH
 from seqrec.files import JsonObject
 from seqrec.types import InputError
 
@@ -34,7 +35,7 @@ class StepsConfig:
     latest: str | None = None
     """ISO date or time (UTC); later events are dropped as invalid."""
     drop_duplicates: bool = True
-    """Keep one of several events with the same user, item and time: the first in the file."""
+    """Keep one of several events with the same user, item and time: the first in the order of ties."""
     duplicate_gap_seconds: float | None = None
     """Also drop an event that follows the same user's previous event of the same item within this many seconds."""
     max_events_per_day: int | None = None
@@ -150,7 +151,7 @@ def clean_events(
         earliest_us=None if config.earliest is None else moment_us(config.earliest),
         latest_us=None if config.latest is None else moment_us(config.latest),
     )
-    rejected = engine.keep(judged.filter(~nw.col("reason").is_null()))
+    rejected = engine.keep(judged.filter(~nw.col("reason").is_null()).drop(TIE_HASH, strict=False))
     valid = events if steps.n_rows(rejected) == 0 else judged.filter(nw.col("reason").is_null()).drop("reason")
     # A step that filters by itself, or by a small table, is left to what comes after it; one that sorts is computed,
     # and `held` is then the only table of all events that there is.
@@ -266,14 +267,14 @@ def _apart(events: nw.LazyFrame, *, gap_us: int) -> nw.LazyFrame:
 def store_of(cleaned: Cleaned, config: StepsConfig, engine: Engine, source: Source, directory: Path) -> SequenceStore:
     """Cleaned events as a store whose arrays are written to `directory`; see `gathered_store`.
 
-    All columns but the ids and event_index stand beside the items.
+    All columns but the ids and those of the order in the file stand beside the items.
     """
     names = steps.column_names(cleaned.numbered)
     return gathered_store(
         cleaned.numbered,
         engine,
         source,
-        columns=[name for name in names if name not in ("user_id", "item_id", "event_index")],
+        columns=[name for name in names if name not in ("user_id", "item_id", "event_index", TIE_HASH)],
         item_order=config.item_order,
         keys=cleaned.keys,
         directory=directory,
@@ -291,10 +292,10 @@ def prepare_store(
 ) -> Prepared:
     """The store of `source` after the steps of `config`, written to `directory` and opened there, whole or not at all.
 
-    The manifest's `preparation` says what each step left, the configs, the split's hash, and `facts`; events that
-    are not valid are in rejected.parquet, each with its reason.
+    The manifest's `preparation` says what each step left, the configs, the split's hash, how ties in time are ordered,
+    and `facts`; events that are not valid are in rejected.parquet, each with its reason.
     """
-    engine = engine_of(source)
+    engine, split = engine_of(source), choose_split(split).config
     with replacing_directory(directory) as fresh:
         cleaned = clean_events(source.events, config, engine, report=report)
         store = store_of(cleaned, config, engine, source, fresh)
@@ -304,7 +305,7 @@ def prepare_store(
             "steps": dataclasses.asdict(config),
             "counts": [count._asdict() for count in cleaned.counts],
             "split": {**dataclasses.asdict(split), "description": found.description, "hash": found.content_hash},
-            **({"categories": dict(source.categories)} if source.categories else {}),
+            **source_facts(source),
             **(facts or {}),
         }
         rejected = collect(cleaned.rejected.sort("event_index"))

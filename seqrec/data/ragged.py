@@ -1,7 +1,12 @@
 """Rows of unequal length in flat arrays."""
 
+from collections.abc import Iterator
+
 import numpy as np
 from jaxtyping import Int, Int64
+
+EVENTS_PER_BLOCK = 1 << 22
+"""Work goes in blocks of about this many events, so that memory does not grow with the number of histories."""
 
 
 def ranges(starts: Int[np.ndarray, " n"], lengths: Int[np.ndarray, " n"]) -> Int[np.ndarray, " total"]:
@@ -11,6 +16,31 @@ def ranges(starts: Int[np.ndarray, " n"], lengths: Int[np.ndarray, " n"]) -> Int
     [5, 6, 0, 1, 2]
     """
     return np.arange(lengths.sum()) + np.repeat(starts - np.cumsum(lengths) + lengths, lengths)
+
+
+def blocks(lengths: Int[np.ndarray, " n"]) -> Iterator[slice]:
+    """Slices of rows that hold at most `EVENTS_PER_BLOCK` events together, or one long row alone.
+
+    >>> list(blocks(np.array([5, 0, 2])))
+    [slice(0, 3, None)]
+    """
+    ends = np.cumsum(lengths + 1)  # plus one, so that empty rows do not make an endless block
+    start = 0
+    while start < lengths.size:
+        done = ends[start - 1] if start else 0
+        stop = max(start + 1, int(np.searchsorted(ends, done + EVENTS_PER_BLOCK, side="right")))
+        yield slice(start, stop)
+        start = stop
+
+
+def rows_at(offsets: Int[np.ndarray, " n_rows_plus_1"], places: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+    """The row in which each place of the flat array lies.
+
+    >>> rows_at(np.array([0, 3, 3, 5]), np.array([2, 3, 4])).tolist()
+    [0, 2, 2]
+    """
+    # side="right" steps over empty rows, whose offset is that of the next row.
+    return np.searchsorted(offsets, places, side="right") - 1
 
 
 def first_places(

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int
 
-from seqrec.data.ragged import ranges
+from seqrec.data.ragged import blocks, ranges, rows_at
 from seqrec.data.store import SequenceStore
 from seqrec.types import InputError
 
@@ -20,15 +20,11 @@ RepeatedTargets = Literal["exclude", "miss"]
 LARGE_SHARE = 0.2
 """Share of targets seen before above which users return to items, so that masking them hides what they do."""
 
-_EVENTS_PER_BLOCK = 1 << 22
-
 
 class Masking(NamedTuple):
     """Whether seen items are candidates, and why."""
 
     mask_seen: bool
-    repeated_share: float
-    """Share of the validation targets that their user had seen before."""
     note: str
     """What to tell the user, in one line; empty where nothing is unusual."""
 
@@ -41,18 +37,13 @@ def seen_before(store: SequenceStore, positions: Int[np.ndarray, " n"]) -> Bool[
     >>> seen_before(store, np.array([2, 4, 5])).tolist()
     [True, False, False]
     """
-    offsets = np.asarray(store.offsets)
-    starts = offsets[np.searchsorted(offsets, positions, side="right") - 1]
-    lengths = positions - starts
-    # Cut where another block of events has filled up; one history is never cut.
-    blocks = np.cumsum(lengths) // _EVENTS_PER_BLOCK
+    starts = store.offsets[rows_at(store.offsets, positions)]
     seen = np.zeros(len(positions), bool)
-    for block in np.unique(blocks):
-        rows = np.flatnonzero(blocks == block)
-        query = np.repeat(np.arange(len(rows)), lengths[rows])
-        events = ranges(starts[rows], lengths[rows])
-        same = store.items[events] == store.items[positions[rows]][query]
-        seen[rows] = np.bincount(query[same], minlength=len(rows)) > 0
+    for block in blocks(positions - starts):
+        lengths = positions[block] - starts[block]
+        query = np.repeat(np.arange(len(lengths)), lengths)
+        same = store.items[ranges(starts[block], lengths)] == store.items[positions[block]][query]
+        seen[block] = np.bincount(query[same], minlength=len(lengths)) > 0
     return seen
 
 
@@ -65,10 +56,10 @@ def choose_masking(config: MaskSeen, valid_seen: Bool[np.ndarray, " n_valid"]) -
     share = float(np.mean(valid_seen)) if len(valid_seen) else 0.0
     percent = f"{100 * share:.1f}% of validation targets are items that the user had seen before"
     if config == "auto" and share > LARGE_SHARE:
-        return Masking(False, share, f"{percent}, so seen items stay candidates; --mask-seen yes excludes them")
+        return Masking(False, f"{percent}, so seen items stay candidates; --mask-seen yes excludes them")
     if config == "yes" and share > LARGE_SHARE:
-        return Masking(True, share, f"{percent}; consider --no-mask-seen, which ranks seen items too")
-    return Masking(config != "no", share, "")
+        return Masking(True, f"{percent}; consider --no-mask-seen, which ranks seen items too")
+    return Masking(config != "no", "")
 
 
 def check_some_are_left(n_left: int, n_targets: int, *, part: str) -> None:

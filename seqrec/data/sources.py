@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from seqrec.config import check_fields
-from seqrec.data.event_tables import NO_CATEGORIES, Columns, Request, Source
+from seqrec.data.event_tables import NO_CATEGORIES, Columns, Request, Source, Ties
 from seqrec.data.readers.amazon import read_amazon
 from seqrec.data.readers.clicks import read_yoochoose
 from seqrec.data.readers.lists import read_lists, read_pairs, read_sessions
@@ -16,6 +16,7 @@ from seqrec.data.readers.own import read_events
 from seqrec.data.readers.recbole import read_recbole
 from seqrec.data.tables.columns import TIME_UNITS, TimeUnit
 from seqrec.data.tables.rows import MISSING_VALUES, NO_LIMITS, BadRows, Limits
+from seqrec.data.ties import order_ties
 from seqrec.types import InputError
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Dataset",
     "Source",
     "SourceConfig",
+    "Ties",
     "TimeUnit",
     "open_source",
     "read_source",
@@ -76,6 +78,10 @@ class SourceConfig:
     as invalid."""
     missing_values: tuple[str, ...] = MISSING_VALUES
     """Words in text columns that mean a missing value, in addition to empty or blank text."""
+    ties: Ties = "auto"
+    """Order of one user's events at equal times: that of the file; by a hash of user, time and item, which is as good
+    as random; or auto: hash if these events are in the order of item ids far more often than by chance, as in files
+    that were sorted by user and item."""
 
     def __post_init__(self):
         check_fields(self)
@@ -104,6 +110,7 @@ def open_source(
         table=config.table,
         query=config.query,
         limits=limits,
+        ties=config.ties,
     )
 
 
@@ -120,6 +127,7 @@ def read_source(
     table: str | None = None,
     query: str | None = None,
     limits: Limits = NO_LIMITS,
+    ties: Ties = "auto",
 ) -> Source:
     """The events of a data set, read from `path` where it does not come from a package.
 
@@ -130,6 +138,7 @@ def read_source(
     `query` (SQL that only reads) say what to take from a DuckDB file. Where `bad_rows` are dropped, a row or value that
     cannot be read is missing, so that the first step of a preparation drops and counts it; otherwise it is refused with
     its file and line. A text that is one of `missing_values`, or blank, is no value; how often each occurs is logged.
+    Where the times of a user tie, `ties` says which order the events have.
 
     >>> import pyarrow as pa
     >>> frame = pa.table({"user": ["ann", "ann"], "track": [7, 9], "at": [1_600_000_000, 1_600_000_060]})
@@ -140,6 +149,13 @@ def read_source(
     if dataset not in DATASETS:
         raise InputError(f"dataset {dataset!r} is unknown; choose from {', '.join(DATASETS)}")
     request = _request(columns, time_unit, extra, categories, bad_rows, missing_values, limits)
+    source = _read(dataset, path, request, table=table, query=query)
+    events, found = order_ties(source.name, source.events, ties)
+    return source._replace(events=events, ties=found)
+
+
+def _read(dataset: str, path: Any, request: Request, *, table: str | None, query: str | None) -> Source:
+    """The events in the order of their files."""
     if dataset == "movielens-demo":
         if path is not None:
             raise InputError(

@@ -1,7 +1,9 @@
 """The config of a run's split."""
 
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 from seqrec.config import check_at_least, check_fields, check_share
 from seqrec.data.moments import moment_us
@@ -18,6 +20,7 @@ from seqrec.data.splits import (
     window_starts,
 )
 from seqrec.data.store import SequenceStore
+from seqrec.types import InputError
 
 WindowTarget = Literal[TargetChoice, "every"]
 
@@ -26,10 +29,11 @@ WindowTarget = Literal[TargetChoice, "every"]
 class SplitConfig:
     """Which events are for training, for validation and for the test."""
 
-    split: Literal["leave-last-out", "temporal", "users", "marked-users", "sessions"] = "leave-last-out"
-    """What is held out. leave-last-out: each user's last n-out events. temporal: all events after two points in time.
-    users: all events of randomly drawn users. marked-users: all events of the users that the data's column part marks
-    as test. sessions: each user's last n-out sessions."""
+    split: Literal["auto", "leave-last-out", "temporal", "users", "marked-users", "sessions"] = "auto"
+    """What is held out. auto: the split that a store was prepared with, with those of the other flags that are given,
+    and leave-last-out for other data. leave-last-out: each user's last n-out events. temporal: all events after two
+    points in time. users: all events of randomly drawn users. marked-users: all events of the users that the data's
+    column part marks as test. sessions: each user's last n-out sessions."""
     n_out: int = 1
     """For leave-last-out and sessions: events or sessions of each user for the test, and as many before them for
     validation."""
@@ -58,7 +62,7 @@ class SplitConfig:
             raise ValueError(
                 f"window_target=first with split={self.split}: nothing precedes a first event; take last or every"
             )
-        if self.valid_newest and self.split != "marked-users":
+        if self.valid_newest and self.split not in ("auto", "marked-users"):
             raise ValueError(f"valid_newest is for split=marked-users, not {self.split}; leave it out, or try temporal")
         if self.valid_share + self.test_share >= 1:
             raise ValueError(
@@ -75,12 +79,70 @@ class SplitConfig:
 
     @property
     def holds_continuations(self) -> bool:
-        """Whether each target is the first of n-out held-out items."""
-        return self.split == "leave-last-out" and self.window_target == "first" and self.n_out > 1
+        """Whether what is held out goes on for n-out items from each target."""
+        return self.split in ("auto", "leave-last-out") and self.window_target == "first" and self.n_out > 1
+
+
+LEAVE_LAST_OUT = SplitConfig(split="leave-last-out")
+
+
+class ChosenSplit(NamedTuple):
+    """The split of a run, and a note that says why it is this one, "" where there is no choice."""
+
+    config: SplitConfig
+    note: str = ""
+
+
+def choose_split(given: SplitConfig, stored: SplitConfig | None = None) -> ChosenSplit:
+    """`given`; where it is auto, the split `stored` with a store, or leave-last-out, with the other fields given.
+
+    >>> stored = SplitConfig(split="temporal", test_share=0.2)
+    >>> choose_split(SplitConfig(window_target="every"), stored).note
+    'as the store was prepared, but window_target=every'
+    >>> choose_split(SplitConfig(split="users"), stored).note
+    'by the flags; the store was prepared with split=temporal, test_share=0.2'
+    """
+    if given.split != "auto":
+        note = "" if stored in (None, given) else f"by the flags; the store was prepared with {_shown(stored)}"
+        return ChosenSplit(given, note)
+    changed = {name: value for name, value in _changed(given).items() if name != "split"}
+    try:
+        config = dataclasses.replace(stored or LEAVE_LAST_OUT, **changed)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    if stored is None:
+        return ChosenSplit(config)
+    differs = f", but {_shown(given)}" if config != stored else ""
+    return ChosenSplit(config, f"as the store was prepared{differs}")
+
+
+def stored_split(preparation: Mapping[str, Any]) -> SplitConfig | None:
+    """The split in a store's `preparation`; None where there is none.
+
+    Raises:
+      InputError: it cannot be read.
+    """
+    if "split" not in preparation:
+        return None
+    known = {field.name for field in dataclasses.fields(SplitConfig)}
+    try:
+        return SplitConfig(**{name: value for name, value in preparation["split"].items() if name in known})
+    except (TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"the store's split cannot be read ({error}); prepare all events again") from error
+
+
+def _changed(config: SplitConfig) -> dict[str, Any]:
+    """The fields that do not have their default."""
+    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    return {name: value for name, value in values.items() if value != getattr(SplitConfig, name)}
+
+
+def _shown(config: SplitConfig) -> str:
+    return ", ".join(f"{name}={value}" for name, value in _changed(config).items())
 
 
 def split_store(store: SequenceStore, config: SplitConfig) -> Split:
-    """The split that the config describes, checked for leaks."""
+    """The split that the config describes, once it is found to leak nothing; auto is leave-last-out here."""
     target: TargetChoice = "first" if config.window_target == "first" else "last"
     if config.split == "temporal":
         if config.valid_start is not None and config.test_start is not None:

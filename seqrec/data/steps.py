@@ -1,8 +1,8 @@
 """Steps from raw events towards sequences: each an expression that any engine behind narwhals runs to the same rows.
 
 Events have user_id and item_id (integers or text), event_index (int64, each once: the place in the log) and, where
-times are known, timestamp_us (int64). Inside a user they are ordered by time and, where times tie, by event_index.
-Other columns are carried along.
+times are known, timestamp_us (int64). Inside a user they are ordered by time and, where times tie, by the column
+`TIE_HASH` if it is there, else by event_index. Other columns are carried along.
 """
 
 import itertools
@@ -11,6 +11,7 @@ from typing import Literal
 import narwhals as nw
 
 from seqrec.data.engines import Engine, null_for_nan
+from seqrec.data.ties import TIE_HASH
 from seqrec.types import InputError
 
 MICROSECONDS_PER_SECOND = 1_000_000
@@ -23,8 +24,15 @@ def column_names(events: nw.LazyFrame) -> list[str]:
 
 
 def time_order(events: nw.LazyFrame) -> list[str]:
-    """The columns that order the events of a user."""
-    return [name for name in ("timestamp_us", "event_index") if name in column_names(events)]
+    """The columns that order the events of a user.
+
+    With `TIE_HASH` the place in the file counts only between events that are equal in all their columns.
+    """
+    names = column_names(events)
+    if TIE_HASH not in names:
+        return [name for name in ("timestamp_us", "event_index") if name in names]
+    others = [name for name in names if name not in ("user_id", "item_id", "timestamp_us", "event_index")]
+    return ["timestamp_us", TIE_HASH, *(name for name in others if not name.startswith("_")), "event_index"]
 
 
 def require_times(events: nw.LazyFrame, option: str) -> None:
@@ -72,7 +80,7 @@ def is_apart(gap_us: int) -> nw.Expr:
 
 
 def drop_duplicates(events: nw.LazyFrame) -> nw.LazyFrame:
-    """Of the events of one user, item and moment the first by event_index; without times nothing is a duplicate."""
+    """Of the events of one user, item and moment the first in `time_order`; without times nothing is a duplicate."""
     return drop_near_duplicates(events, gap_us=0) if "timestamp_us" in column_names(events) else events
 
 
@@ -190,29 +198,26 @@ def sessions_as_users(events: nw.LazyFrame) -> nw.LazyFrame:
 def number_items(events: nw.LazyFrame, order: ItemOrder) -> nw.LazyFrame:
     """item_id, each once, and `item`, its number from 1: by key, by first event, or by falling count.
 
-    Items of one count go by their first event; first events are ordered by time, then by event_index.
+    Items of one count go by their first event; first events are ordered by time, then by hash or event_index.
     """
     if order == "key":
         found, by = events.select("item_id").unique(), ["item_id"]
     else:
-        first = events.group_by("item_id").agg(
-            *(nw.col(name).min().alias(f"_{name}") for name in time_order(events)[:1]), _count=-nw.len().cast(nw.Int64)
-        )
-        # Times of first events may tie; the place in the log of the first event at that time does not.
-        if time_order(events)[0] == "timestamp_us":
-            ties = events.join(first, on="item_id", how="inner").filter(
-                nw.col("timestamp_us") == nw.col("_timestamp_us")
-            )
-            places = ties.group_by("item_id").agg(_event_index=nw.col("event_index").min())
-            first = first.join(places, on="item_id", how="inner")
-        found = first
-        by = ["_count"] * (order == "count") + [f"_{name}" for name in time_order(events)]
+        names = column_names(events)
+        moment, *place = [name for name in ("timestamp_us", TIE_HASH, "event_index") if name in names][:2]
+        found = events.group_by("item_id").agg(_moment=nw.col(moment).min(), _count=-nw.len().cast(nw.Int64))
+        # Times of first events may tie; their hashes, or places in the log, do not.
+        for name in place:
+            ties = events.join(found, on="item_id", how="inner").filter(nw.col(moment) == nw.col("_moment"))
+            places = ties.group_by("item_id").agg(_place=nw.col(name).min())
+            found = found.join(places, on="item_id", how="inner")
+        by = ["_count"] * (order == "count") + ["_moment"] + ["_place"] * len(place)
     numbered = found.with_row_index("item", order_by=by)
     return numbered.select("item_id", item=(nw.col("item") + 1).cast(nw.Int32))
 
 
 def ordered_events(events: nw.LazyFrame, item_numbers: nw.LazyFrame, columns: list[str]) -> nw.LazyFrame:
-    """Columns item and `columns`, sorted by user and, inside a user, by time and place in the log."""
+    """Columns item and `columns`, sorted by user and, inside a user, in `time_order`."""
     order = ["user_id", *time_order(events)]
     return events.join(item_numbers, on="item_id", how="inner").sort(order).select("item", *columns)
 

@@ -25,7 +25,7 @@ VERSIONS_FILE = "event_versions.npy"
 COLUMN_DTYPES = ("|b1", "<i4", "<i8", "<f8")
 ATTRIBUTES_TYPE = pa.large_list(pa.large_string())
 NO_COLUMNS: Mapping[str, np.ndarray] = MappingProxyType({})
-PREPARATION_TYPES = {"steps": dict, "counts": list, "split": dict, "categories": dict, "appended": list}
+PREPARATION_TYPES = {"steps": dict, "counts": list, "split": dict, "categories": dict, "ties": dict, "appended": list}
 """JSON types of what `prepare_store` and `append_events` write into the manifest's `preparation`."""
 
 

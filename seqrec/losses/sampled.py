@@ -81,7 +81,8 @@ def _binary(target: Scores, negatives: NegativeScores, where: Where, *, weight: 
 
 def bayesian_personalised_ranking(target: Scores, negatives: NegativeScores, *, where: Where, log_q: LogQ) -> Losses:
     """Mean over the draws of -log sigmoid(target - draw) (Rendle et al. 2009, section 4.1)."""
-    return _mean(jax.nn.softplus(negatives - target[..., None]), where)
+    losses = jax.nn.softplus(negatives - target[..., None])
+    return jnp.sum(losses, axis=-1, where=where) / jnp.maximum(jnp.sum(where, axis=-1), 1)
 
 
 def bpr_max(
@@ -212,7 +213,3 @@ def scalable_cross_entropy_loss(
         largest = largest * weights
     total = nan_if_outside(jnp.sum(largest, where=counted_targets > 0), targets, n_items)
     return total, count_targets(counted_targets, weights)
-
-
-def _mean(values: Array, where: Array) -> Array:
-    return jnp.sum(values, axis=-1, where=where) / jnp.maximum(jnp.sum(where, axis=-1), 1)

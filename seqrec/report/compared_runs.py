@@ -114,13 +114,8 @@ def run_names(paths: Sequence[Path]) -> list[str]:
     return names
 
 
-def protocol_notes(paths: NamedPaths) -> list[str]:
-    """`check_protocols` of the runs."""
-    return check_protocols({name: protocol_of(path) for name, path in paths.runs.items()})
-
-
-def check_protocols(protocols: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Sentences to read before trusting the comparison; {} stands for a missing protocol.
+def protocol_notes(protocols: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What to know before trusting the comparison, in sentences; {} is the protocol of what has none.
 
     Raises:
       InputError: two runs are on different splits.

@@ -4,20 +4,22 @@ Histograms are counted from the arrays over events, a block of users at a time w
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int, Int8, Real
 
+from seqrec.data.ragged import blocks
 from seqrec.data.splits import Split, asked_events
 from seqrec.data.store import SequenceStore
 from seqrec.files import JsonObject
 
 PARTS = ("training", "validation", "test")
 MICROSECONDS_PER_HOUR = 3_600_000_000
-EVENTS_PER_BLOCK = 5_000_000
 N_BINS = 10
 MOST_BARS = 150
+NO_TIES: Mapping[str, Any] = MappingProxyType({})
 
 
 class ValueCounts(NamedTuple):
@@ -108,7 +110,10 @@ def part_of_events(store: SequenceStore, split: Split) -> Int8[np.ndarray, " n_e
 def is_repeat(store: SequenceStore) -> Bool[np.ndarray, " n_events"]:
     """Whether the user of an event had an earlier event with the same item."""
     repeats = np.zeros(store.n_events, bool)
-    for start, stop, users in _blocks(store):
+    lengths = np.diff(store.offsets)
+    for block in blocks(lengths):
+        start, stop = store.offsets[block.start], store.offsets[block.stop]
+        users = np.repeat(np.arange(block.stop - block.start), lengths[block])
         pairs = users * (store.n_items + 1) + store.items[start:stop]
         # Stable, so that the first of a pair is its first event.
         order = np.argsort(pairs, kind="stable")
@@ -152,9 +157,17 @@ def popularity_curve(counts: Int[np.ndarray, " n_items"]) -> list[dict[str, floa
 
 
 def data_profile(
-    store: SequenceStore, split: Split, *, steps: Sequence[Mapping[str, Any]] = (), name: str = ""
+    store: SequenceStore,
+    split: Split,
+    *,
+    steps: Sequence[Mapping[str, Any]] = (),
+    ties: Mapping[str, Any] = NO_TIES,
+    name: str = "",
 ) -> JsonObject:
-    """Statistics of a store and its split as JSON values; `steps` are the counts of its preparation."""
+    """Statistics of a store and its split, as JSON values.
+
+    `steps` are the counts of its preparation, `ties` what it says of events at equal times.
+    """
     parts = part_of_events(store, split)
     items = np.asarray(store.items)
     repeats = is_repeat(store)
@@ -163,6 +176,7 @@ def data_profile(
     profile = {
         "name": name,
         "steps": [dict(step) for step in steps],
+        "ties": dict(ties),
         "split": split.description,
         "n_events": store.n_events,
         "n_users": store.n_users,
@@ -238,15 +252,3 @@ def _variables(store: SequenceStore, parts: Int8[np.ndarray, " n_events"]) -> It
         if name not in ("timestamp_us", "session"):
             values = np.asarray(values)
             yield name, values.astype(np.int8) if values.dtype == bool else values
-
-
-def _blocks(store: SequenceStore) -> Iterator[tuple[int, int, Int[np.ndarray, " n"]]]:
-    """Start and stop of blocks of whole users, and the user of each event, from 0 in its block."""
-    offsets = np.asarray(store.offsets)
-    first = 0
-    while first < store.n_users:
-        last = max(first + 1, int(np.searchsorted(offsets, offsets[first] + EVENTS_PER_BLOCK, side="right")) - 1)
-        last = min(last, store.n_users)
-        lengths = np.diff(offsets[first : last + 1])
-        yield int(offsets[first]), int(offsets[last]), np.repeat(np.arange(last - first), lengths)
-        first = last

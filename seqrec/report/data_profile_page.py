@@ -1,7 +1,6 @@
 """The profile of a sequence store as an HTML page."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 
 from seqrec.data.moments import iso_moment
-from seqrec.data.split_config import SplitConfig, split_store
+from seqrec.data.split_config import SplitConfig, split_store, stored_split
 from seqrec.data.store import open_store, read_preparation
 from seqrec.files import write_text
 from seqrec.pages.document import DASH, document, faint, picture, table, text
@@ -21,10 +20,12 @@ from seqrec.report.data_profile import data_profile
 def write_profile(directory: Path) -> Path:
     """Writes profile.html into a prepared store, for the split that it was prepared with; returns its path."""
     store, preparation = open_store(directory), read_preparation(directory)
-    field_names = {field.name for field in fields(SplitConfig)}
-    config = SplitConfig(**{name: value for name, value in preparation["split"].items() if name in field_names})
     profile = data_profile(
-        store, split_store(store, config), steps=preparation["counts"], name=Path(directory).resolve().name
+        store,
+        split_store(store, stored_split(preparation) or SplitConfig()),
+        steps=preparation["counts"],
+        ties=preparation.get("ties", {}),
+        name=Path(directory).resolve().name,
     )
     path = Path(directory) / "profile.html"
     write_text(path, page(profile))
@@ -42,6 +43,7 @@ def page(profile: Mapping[str, Any]) -> str:
                 ["pairs of a user and an item", f"{profile['n_pairs']:,}"],
                 ["sparsity (share of possible pairs without an event)", _percent(profile["sparsity"], 4)],
                 ["repeat share (events on an item that the user had before)", _percent(profile["repeat_share"])],
+                *_ties(profile["ties"]),
             ],
             words=(0,),
         ),
@@ -58,6 +60,16 @@ def page(profile: Mapping[str, Any]) -> str:
         _drift(profile["drift"]),
     ]
     return document(f"Profile of {profile['name'] or 'a store'}", parts)
+
+
+def _ties(ties: Mapping[str, Any]) -> list[list[str]]:
+    if not ties:
+        return []
+    return [
+        ["neighbours in a history with equal times, as the events were found", _percent(ties["share_tied"])],
+        ["of these, in the order of item ids (chance: 50%)", _percent(ties["share_rising"])],
+        ["order of events at equal times", {"hash": "by hash"}.get(ties["order"], "as in the file")],
+    ]
 
 
 def _steps(steps: Sequence[Mapping[str, Any]]) -> str:

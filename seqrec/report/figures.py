@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Float, Int
 
-from seqrec.baselines.popularity import personal_popularity_ranks, popularity_ranks, training_counts
+from seqrec.baselines.popularity import popularity_ranks, training_counts
 from seqrec.data.batches import Queries
 from seqrec.data.repeated_targets import RepeatedTargets
 from seqrec.data.splits import Split
@@ -77,12 +77,14 @@ def format_side_tasks(tasks: Mapping[str, Mapping[str, Any]]) -> str:
 def baseline_figures(store: SequenceStore, split: Split, queries: Queries, *, mask_seen: bool) -> JsonObject:
     """`figures` of popularity and personal popularity on the same queries."""
     counts = training_counts(store, split)
-    baselines = {"popularity": popularity_ranks, "personal popularity": personal_popularity_ranks}
     return {
         name: figures(
-            queries.judge(*ranks(store, queries.target_positions, counts, mask_seen=mask_seen)), users=queries.users
+            queries.judge(
+                *popularity_ranks(store, queries.target_positions, counts, mask_seen=mask_seen, personal=personal)
+            ),
+            users=queries.users,
         )
-        for name, ranks in baselines.items()
+        for name, personal in (("popularity", False), ("personal popularity", True))
     }
 
 

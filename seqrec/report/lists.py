@@ -44,7 +44,9 @@ def list_figures(
     n_events = training_counts(store, split)
     n_users = training_counts(store, split, repeats=False)
     repeats = [
-        personal_repeat_share(lists[block], _histories(store, queries, block))
+        personal_repeat_share(
+            lists[block], queries.latest(block, len(block), int(queries.history_lengths[block].max()))
+        )
         for block in np.split(np.arange(len(lists)), range(_USERS_PER_BLOCK, len(lists), _USERS_PER_BLOCK))
     ]
     per_user = {
@@ -57,14 +59,6 @@ def list_figures(
         "Gini of exposure": float(gini(lists, n_items=store.n_items)),
         **{name: float(np.nanmean(np.asarray(values))) for name, values in per_user.items()},
     }
-
-
-def _histories(store: SequenceStore, queries: Queries, block: np.ndarray) -> Int[np.ndarray, "users h"]:
-    """The items of each user before the target, padded with 0."""
-    starts, lengths = store.offsets[queries.users[block]], queries.history_lengths[block]
-    columns = np.arange(lengths.max())
-    places = np.minimum(starts[:, None] + columns, store.n_events - 1)
-    return np.where(columns < lengths[:, None], store.items[places], 0)
 
 
 def format_list_figures(columns: dict[str, dict[str, float]]) -> str:

@@ -65,8 +65,6 @@ def read_rank_table(path: Path) -> RankTableFile:
     file = path / "ranks.parquet" if path.is_dir() else path
     if path.is_dir() and not file.is_file():
         raise InputError(f"{path} holds no ranks.parquet; name the directory of a run that has finished")
-    if file.is_file() and file.stat().st_size == 0:
-        raise InputError(f"{file} is empty; write it again, one row a user")
     if not check_file(file).startswith(b"PAR1"):
         raise InputError(f"{file} is not a Parquet file; name a run's directory or its ranks.parquet")
     try:

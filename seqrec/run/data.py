@@ -2,9 +2,10 @@
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from tyro.conf import OmitArgPrefixes
@@ -12,7 +13,7 @@ from tyro.conf import OmitArgPrefixes
 from seqrec import runs, runtime
 from seqrec.config import check_at_least, check_fields
 from seqrec.data.batches import EventFields, Queries, Share, TrainingBatches, Windows, make_queries, training_batches
-from seqrec.data.engagement import NO_CATEGORIES, EngagementConfig
+from seqrec.data.engagement import EngagementConfig
 from seqrec.data.engagement import engagement as read_engagement
 from seqrec.data.event_features import EventFeatureConfig, features_hash, position_features
 from seqrec.data.events import prepare
@@ -23,8 +24,8 @@ from seqrec.data.repeated_targets import (
     choose_masking,
     seen_before,
 )
-from seqrec.data.sources import Columns, Dataset, TimeUnit, read_source
-from seqrec.data.split_config import SplitConfig, split_store
+from seqrec.data.sources import Columns, Dataset, Ties, TimeUnit, read_source
+from seqrec.data.split_config import SplitConfig, choose_split, split_store, stored_split
 from seqrec.data.splits import Split, asked_events
 from seqrec.data.steps import column_names
 from seqrec.data.store import SequenceStore, open_store, read_preparation
@@ -33,6 +34,7 @@ from seqrec.sharding import n_data_shards, row_share
 from seqrec.types import InputError, Times
 
 NO_ENGAGEMENT = EngagementConfig()
+NO_PREPARATION: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,10 @@ class DataConfig:
     order of the file is used."""
     time_unit: TimeUnit = "auto"
     """Unit of a numeric time column; auto chooses the unit that gives dates from 1980 to 2100."""
+    ties: Ties = "auto"
+    """Order of one user's events at equal times, unless a store has it already: that of the file; by a hash of user,
+    time and item, which is as good as random; or auto: hash if these events are in the order of item ids far more often
+    than by chance, as in files that were sorted by user and item."""
     split: OmitArgPrefixes[SplitConfig] = field(default_factory=SplitConfig)
     max_length: int = 200
     """Number of latest events of a history that the model reads."""
@@ -74,6 +80,8 @@ class DataConfig:
     def __post_init__(self):
         check_fields(self)
         check_at_least(self, 1, "max_length", "batch_size")
+        if self.dataset != "store":
+            choose_split(self.split)
         if self.behaviour.is_read and self.split.holds_continuations:
             raise ValueError("items are generated without events; leave event_features and user_features out")
         if self.times != "none" and self.split.holds_continuations:
@@ -134,10 +142,10 @@ def open_task(run: Path, config: DataConfig, *, seed: int, engagement: Engagemen
     runtime.check_interrupt()
     as_of = runtime.on_first(lambda: runs.started_with(run).get("data", {}).get("content_hash"))
     store = open_store(directory, as_of=as_of, verify=config.verify_data)
+    preparation = read_preparation(directory, as_of=as_of)
     if runtime.on_first(lambda: store.content_hash) != store.content_hash:
         raise InputError(f"{run}: this process read other data than the first; give all of them the same")
-    categories = read_preparation(directory, as_of=as_of).get("categories", {})
-    task = make_task(config, store, seed=seed, engagement=engagement, categories=categories)
+    task = make_task(config, store, seed=seed, engagement=engagement, preparation=preparation)
     log.info(
         "data        %s: %s users, %s items, %s events",
         config.dataset,
@@ -157,13 +165,22 @@ def make_task(
     *,
     seed: int,
     engagement: EngagementConfig = NO_ENGAGEMENT,
-    categories: Mapping[str, Sequence[str]] = NO_CATEGORIES,
+    preparation: Mapping[str, Any] = NO_PREPARATION,
 ) -> Task:
     """Training batches and queries of a run with this config, this process's share of them.
 
-    `categories` has the texts of those columns of the store that hold text as codes.
+    `preparation` is what the store was prepared with: the texts of columns of codes, and the split that auto stands
+    for. The task's config names the split that is used.
     """
+    chosen = choose_split(config.split, stored_split(preparation) if config.dataset == "store" else None)
+    if chosen.note:
+        log.info("split       %s", chosen.note)
+    try:
+        config = replace(config, split=chosen.config)
+    except ValueError as error:  # the store's split does not go with other flags
+        raise InputError(str(error)) from error
     split = split_store(store, config.split)
+    categories = preparation.get("categories", {})
     part = row_share()
     share = Share(n_data_shards(), part.part, part.n_parts)
     fields = EventFields(
@@ -238,7 +255,10 @@ def prepare_store(directory: Path, *readers: tuple[DataConfig, EngagementConfig]
         time_unit=config.time_unit,
         extra=numbers,
         categories=texts,
+        ties=config.ties,
     )
+    if source.ties is not None:
+        log.info("ties        %s", source.ties)
     has_times = "timestamp_us" in column_names(source.events)
     keep_times = (keep_times and has_times) or any(
         each.split.split == "temporal"

@@ -1,5 +1,7 @@
 """P-values of several tests, adjusted for their number: among many tests some p-values are small by chance."""
 
+from collections.abc import Callable
+
 import numpy as np
 from jaxtyping import Float
 
@@ -14,15 +16,7 @@ def holm(p_values: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
     >>> [round(p, 3) for p in holm(np.array([0.01, 0.04, 0.03])).tolist()]
     [0.03, 0.06, 0.06]
     """
-    adjusted = np.full(p_values.shape, np.nan)
-    known = ~np.isnan(p_values)
-    order = np.argsort(p_values[known])
-    n = len(order)
-    steps = np.maximum.accumulate((n - np.arange(n)) * p_values[known][order])
-    unsorted = np.empty(n)
-    unsorted[order] = np.minimum(steps, 1.0)
-    adjusted[known] = unsorted
-    return adjusted
+    return _adjusted(p_values, lambda p, rank: np.maximum.accumulate((len(p) + 1 - rank) * p))
 
 
 def benjamini_hochberg(p_values: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
@@ -35,14 +29,17 @@ def benjamini_hochberg(p_values: Float[np.ndarray, "*shape"]) -> Float[np.ndarra
     >>> benjamini_hochberg(np.array([0.01, 0.04, 0.03])).round(3).tolist()
     [0.03, 0.04, 0.04]
     """
+    return _adjusted(p_values, lambda p, rank: np.minimum.accumulate((p * len(p) / rank)[::-1])[::-1])
+
+
+def _adjusted(
+    p_values: Float[np.ndarray, "*shape"], adjust: Callable[[np.ndarray, np.ndarray], np.ndarray]
+) -> Float[np.ndarray, "*shape"]:
+    """`adjust(p, rank)` of the known p-values in rising order, at most 1, back in their places."""
     adjusted = np.full(p_values.shape, np.nan)
-    known = ~np.isnan(p_values)
-    order = np.argsort(p_values[known])
-    n = len(order)
-    steps = p_values[known][order] * n / np.arange(1, n + 1)
-    unsorted = np.empty(n)
-    unsorted[order] = np.minimum(np.minimum.accumulate(steps[::-1])[::-1], 1.0)
-    adjusted[known] = unsorted
+    places = np.flatnonzero(~np.isnan(p_values))
+    places = places[np.argsort(p_values.ravel()[places])]
+    adjusted.ravel()[places] = np.minimum(adjust(p_values.ravel()[places], np.arange(1, len(places) + 1)), 1.0)
     return adjusted
 
 

@@ -23,7 +23,7 @@ from seqrec.run.data import make_task, prepare_store
 from seqrec.run.experiment import Script
 from seqrec.types import InputError
 
-_TESTED = ("dataset", "data_path", "columns", "time_unit", "split", "mask_seen", "repeated_targets")
+_TESTED = ("dataset", "data_path", "columns", "time_unit", "ties", "split", "mask_seen", "repeated_targets")
 """Fields of the data config that define the test: held-out items and candidates. All variations share them."""
 
 
@@ -196,10 +196,10 @@ def make_plan(study: StudyConfig, experiments: Mapping[str, Script]) -> Plan:
         )
     with tempfile.TemporaryDirectory() as scratch:
         directory = _store_directory(study, [arm.config.training for arm in arms], Path(scratch))
-        store, categories = open_store(directory), read_preparation(directory).get("categories", {})
+        store, preparation = open_store(directory), read_preparation(directory)
         n_steps, n_parameters = {}, {}
         for arm in arms:
-            n_steps[arm.name], n_parameters[arm.name], split = _sizes(script, arm, store, categories)
+            n_steps[arm.name], n_parameters[arm.name], split = _sizes(script, arm, store, preparation)
         data = {
             "fingerprint": fingerprint,
             "dataset": config.dataset,
@@ -236,13 +236,11 @@ def _store_directory(study: StudyConfig, configs: Sequence[TrainingConfig], scra
     return directory
 
 
-def _sizes(
-    script: Script, arm: Arm, store: SequenceStore, categories: Mapping[str, Sequence[str]]
-) -> tuple[int, int, Any]:
+def _sizes(script: Script, arm: Arm, store: SequenceStore, preparation: Mapping[str, Any]) -> tuple[int, int, Any]:
     """Steps, parameters and the split of one training of the arm."""
     try:
         training = arm.config.training
-        task = make_task(training.data, store, seed=0, engagement=training.engagement, categories=categories)
+        task = make_task(training.data, store, seed=0, engagement=training.engagement, preparation=preparation)
         model = script.build(arm.config, task)
     except ValueError as error:
         raise InputError(f"{arm.name}: {error}") from error

@@ -3,11 +3,10 @@
 import gc
 import shlex
 from collections.abc import Mapping
-from pathlib import Path
 
 import jax
 
-from seqrec import runtime
+from seqrec import runs, runtime
 from seqrec.config import to_json, with_values
 from seqrec.files import JsonObject, read_json, read_json_lines, write_json
 from seqrec.report.placebos import placebos_of
@@ -109,7 +108,7 @@ def results(plan: Plan, failed: Mapping[str, str]) -> JsonObject:
                 "key": run.key,
                 "state": "done" if run.is_done else "failed" if run.key in failed else "left",
                 "failure": failed.get(run.key),
-                "command": command(_script_path(plan), to_json(seeded), plan.script.Config()),
+                "command": command(runs.script_path(plan.script.__file__ or ""), to_json(seeded), plan.script.Config()),
             }
         )
     content = {
@@ -128,8 +127,3 @@ def results(plan: Plan, failed: Mapping[str, str]) -> JsonObject:
     }
     write_json(plan.study.output / "study.json", content)
     return content
-
-
-def _script_path(plan: Plan) -> str:
-    path = Path(plan.script.__file__ or "")
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

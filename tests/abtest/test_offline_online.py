@@ -90,8 +90,8 @@ def test_a_blocked_experiment_tells_nothing_of_its_effect(tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("[", "is not JSON"),
-        ("[]", "holds no JSON object"),
+        ("[", "not JSON"),
+        ("[]", "not an object of JSON"),
         ("{}", "is not a comparison"),
         ('{"comparisons": {"b": {"ndcg@10": {}}}}', "is not a comparison"),
     ],

@@ -13,7 +13,6 @@ from seqrec.abtest.sequential import (
     crossing_probability,
     obrien_fleming_bounds,
     pocock_bounds,
-    running_intersection,
     sequence_multiple,
     sequential_relative,
     spending_bounds,
@@ -189,12 +188,6 @@ def test_the_sequence_is_tightest_in_information_near_its_tuning():
 def test_an_unknown_estimate_has_an_unknown_p_value():
     for value, error in ((math.nan, 1.0), (1.0, math.nan), (math.nan, 0.0)):
         assert math.isnan(confidence_sequence(value, error, 10, tuning=10.0).p_value)
-
-
-def test_the_running_intersection_keeps_the_tightest_bounds():
-    lower, upper = running_intersection(np.array([-1.0, 0.5, 0.0]), np.array([3.0, 2.0, 2.5]))
-    assert lower.tolist() == [-1.0, 0.5, 0.5]
-    assert upper.tolist() == [3.0, 2.0, 2.0]
 
 
 @pytest.mark.parametrize(

@@ -5,14 +5,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seqrec.baselines import popularity as baselines
-from seqrec.baselines.popularity import personal_popularity_ranks, popularity_ranks, recent_counts, training_counts
+from seqrec.baselines.popularity import popularity_ranks, recent_counts, training_counts
+from seqrec.data import ragged
 from seqrec.data.splits import leave_last_out
 from seqrec.data.store import SequenceStore, store_from_sequences
 from seqrec.types import InputError
 
 N_ITEMS = 6
-BASELINES = [popularity_ranks, personal_popularity_ranks]
 
 # Few items make many repeats and ties; an empty history now and then shifts users against offsets.
 histories = st.lists(st.lists(st.integers(1, N_ITEMS), max_size=9), min_size=1, max_size=6)
@@ -43,29 +42,30 @@ def slow_ranks(
 
 
 @pytest.mark.parametrize("mask_seen", [False, True])
-@pytest.mark.parametrize("ranks_of", BASELINES)
+@pytest.mark.parametrize("personal", [False, True])
 @settings(max_examples=150, deadline=None)
 @given(histories, global_counts)
-def test_ranks_are_those_of_plain_loops(ranks_of, mask_seen, sequences, counts):
+def test_ranks_are_those_of_plain_loops(personal, mask_seen, sequences, counts):
     store = store_from_sequences(sequences, n_items=N_ITEMS)
-    ranks, n_candidates = ranks_of(store, np.arange(store.n_events), counts, mask_seen=mask_seen)
-    personal = ranks_of is personal_popularity_ranks
+    positions = np.arange(store.n_events)
+    ranks, n_candidates = popularity_ranks(store, positions, counts, mask_seen=mask_seen, personal=personal)
     slow, n_slow = slow_ranks(store, counts, mask_seen=mask_seen, personal=personal)
     np.testing.assert_array_equal(ranks, slow)
     np.testing.assert_array_equal(n_candidates, n_slow)
 
 
 @pytest.mark.parametrize("mask_seen", [False, True])
-@pytest.mark.parametrize("ranks_of", BASELINES)
+@pytest.mark.parametrize("personal", [False, True])
 @pytest.mark.parametrize("n_events", [1, 7, 50])
-def test_blocks_bound_memory_and_change_nothing(monkeypatch, ranks_of, mask_seen, n_events):
+def test_blocks_bound_memory_and_change_nothing(monkeypatch, personal, mask_seen, n_events):
     rng = np.random.default_rng(0)
     store = store_from_sequences([rng.integers(1, 21, size=n).tolist() for n in rng.integers(0, 30, size=40)])
     positions = rng.permutation(store.n_events)[:200]
     counts = rng.integers(0, 9, size=store.n_items + 1)
-    whole = ranks_of(store, positions, counts, mask_seen=mask_seen)
-    monkeypatch.setattr(baselines, "_EVENTS_PER_BLOCK", n_events)
-    np.testing.assert_array_equal(whole, ranks_of(store, positions, counts, mask_seen=mask_seen))
+    whole = popularity_ranks(store, positions, counts, mask_seen=mask_seen, personal=personal)
+    monkeypatch.setattr(ragged, "EVENTS_PER_BLOCK", n_events)
+    in_blocks = popularity_ranks(store, positions, counts, mask_seen=mask_seen, personal=personal)
+    np.testing.assert_array_equal(whole, in_blocks)
 
 
 @pytest.mark.parametrize("n_events_per_block", [3, 1 << 22])
@@ -76,7 +76,7 @@ def test_training_counts_leave_held_out_items_out(n_events_per_block, sequences)
     store = store_from_sequences(sequences, n_items=N_ITEMS)
     trained = [item for one in sequences for item in (one[:-2] if len(one) >= 3 else one)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(baselines, "_EVENTS_PER_BLOCK", n_events_per_block)
+        patch.setattr(ragged, "EVENTS_PER_BLOCK", n_events_per_block)
         counts = training_counts(store, leave_last_out(store))
         n_users = training_counts(store, leave_last_out(store), repeats=False)
     assert counts.tolist() == [0, *(trained.count(item) for item in range(1, N_ITEMS + 1))]
@@ -89,7 +89,7 @@ def test_on_music_heard_again_and_again_personal_popularity_beats_popularity():
     store = store_from_sequences([[1, 1, own, own, own, own, own] for own in range(2, 12)])
     split = leave_last_out(store)
     counts = training_counts(store, split)
-    personal, _ = personal_popularity_ranks(store, split.test, counts, mask_seen=False)
+    personal, _ = popularity_ranks(store, split.test, counts, mask_seen=False, personal=True)
     popular, _ = popularity_ranks(store, split.test, counts, mask_seen=False)
     assert personal.tolist() == [1.0] * 10
     assert popular.tolist() == [1 + 1 + 9 / 2] * 10  # behind the hit, amid ten favourites
@@ -115,11 +115,11 @@ def test_no_queries_have_no_ranks():
 
 
 @pytest.mark.parametrize("position", [-1, 2])
-@pytest.mark.parametrize("ranks_of", BASELINES)
-def test_a_position_without_an_event_is_refused(ranks_of, position):
+@pytest.mark.parametrize("personal", [False, True])
+def test_a_position_without_an_event_is_refused(personal, position):
     store = store_from_sequences([[1, 2]])
     with pytest.raises(InputError, match="drop users without a target"):
-        ranks_of(store, np.array([0, position]), np.zeros(3, int), mask_seen=True)
+        popularity_ranks(store, np.array([0, position]), np.zeros(3, int), mask_seen=True, personal=personal)
 
 
 def test_counts_of_another_catalogue_are_refused():

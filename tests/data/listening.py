@@ -4,10 +4,8 @@ import math
 
 import numpy as np
 
-from seqrec.data.synthetic import (
-    ListeningConfig,
-    next_item_distribution,
-)
+from seqrec.data.synthetic.config import ListeningConfig
+from seqrec.data.synthetic.optimum import next_item_distribution
 
 DAY_US = 86_400_000_000
 WORLD = ListeningConfig(n_users=300, n_items=400, n_artists=60, n_genres=6, sessions_per_user=8.0, n_days=60)

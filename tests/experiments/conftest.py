@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 import pytest
 
@@ -39,22 +38,6 @@ class Finished(NamedTuple):
     results: dict[str, Any]
     printed: str
     flags: tuple[str, ...]
-
-
-@pytest.fixture(scope="session", autouse=True)
-def compile_cache(tmp_path_factory) -> Iterator[dict[str, str]]:
-    """Keeps compiled programs between the runs of one test session: they are the greater part of a toy run."""
-    settings = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-        "jax_persistent_cache_min_compile_time_secs": 0.1,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    earlier = {name: getattr(jax.config, name) for name in settings}
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    yield {name.upper(): str(value) for name, value in settings.items()}
-    for name, value in earlier.items():
-        jax.config.update(name, value)
 
 
 @pytest.fixture(autouse=True)
@@ -136,7 +119,7 @@ def finished(toy, tmp_path_factory) -> Finished:
 
 
 @pytest.fixture(scope="session")
-def start_script(compile_cache) -> Callable[..., subprocess.Popen]:
+def start_script() -> Callable[..., subprocess.Popen]:
     """Starts a script, or with `code` a piece of code before it, in a process of its own."""
 
     def start(script: str, *flags: str | Path, code: str | None = None, **environment: str) -> subprocess.Popen:
@@ -146,7 +129,7 @@ def start_script(compile_cache) -> Callable[..., subprocess.Popen]:
         command += [] if code is None else [str(path)]
         return subprocess.Popen(
             [sys.executable, *command, *map(str, flags)],
-            env={**os.environ, **compile_cache, **environment},
+            env={**os.environ, **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -15,6 +15,7 @@ from seqrec import runtime
 from seqrec.data.split_config import SplitConfig, split_store
 from seqrec.data.splits import check_no_leakage
 from seqrec.data.store import open_store, read_preparation
+from seqrec.types import InputError
 
 
 def prepare(*flags: str | Path):
@@ -34,17 +35,19 @@ def test_each_step_has_a_line(prepared):
     lines = printed.splitlines()
     assert [line.split("  ")[0] for line in lines] == [
         *("found", "valid", "duplicates", "1-3-core"),
-        *("split", "store", "profile"),
+        *("ties", "split", "store", "profile"),
     ]
     found = {line.split()[0]: int(re.search(r"([\d,]+) events", line)[1].replace(",", "")) for line in lines[:4]}
     assert found["1-3-core"] == store.n_events < found["found"] + 1
     assert set(store.columns) == {"timestamp_us", "rating"}
-    assert "<h2>Drift from training</h2>" in (prepared[0] / "profile.html").read_text()
+    profile = (prepared[0] / "profile.html").read_text()
+    assert "<h2>Drift from training</h2>" in profile
+    assert "neighbours in a history with equal times" in profile
 
 
 def test_a_model_is_trained_and_tested_on_a_temporal_split_of_the_store(prepared, tmp_path):
     directory, _ = prepared
-    flags = ("--dataset", "store", "--data-path", directory, "--split", "temporal", *TOY_MODEL, "--max-epochs", "1")
+    flags = ("--dataset", "store", "--data-path", directory, *TOY_MODEL, "--max-epochs", "1")
     results = train(*flags, "--output", tmp_path / "run")
     assert results["protocol"]["split_hash"] == read_preparation(directory)["split"]["hash"]
     assert results["protocol"]["split"].startswith("temporal: ")
@@ -77,6 +80,23 @@ def test_more_events_extend_the_store(prepared, tmp_path, capsys):
     prepare(*flags, "--append", "--output", directory)
     assert "2 events; 1 users and 1 items are new; 0 events were there already" in capsys.readouterr().out
     assert open_store(directory).n_events == before.n_events + 2
+
+
+def test_an_append_goes_on_with_the_stores_order_of_ties(tmp_path, capsys):
+    lines = [f"{user},{item},4.0,{10**9 + user}" for user in range(1, 5) for item in range(1, 9)]
+    (tmp_path / "ratings.csv").write_text("\n".join(["userId,movieId,rating,timestamp", *lines]) + "\n")
+    flags = ("--dataset", "movielens", "--data-path", tmp_path / "ratings.csv", "--output", tmp_path / "store")
+    prepare(*flags, "--ties", "file")
+    assert "equal times, of these 100.0% in the order of item ids (chance: 50%); ordered by file" in (
+        capsys.readouterr().out
+    )
+    later = "".join(f"9,{item},4.0,{2 * 10**9}\n" for item in range(1, 30))
+    (tmp_path / "ratings.csv").write_text("userId,movieId,rating,timestamp\n" + later)
+    with pytest.raises(InputError, match="was prepared with ties=file; leave ties=hash out"):
+        prepare(*flags, "--append", "--ties", "hash")
+    prepare(*flags, "--append")
+    store = open_store(tmp_path / "store")
+    assert store.items[store.offsets[-2] :].tolist() == list(range(1, 30))
 
 
 @pytest.mark.parametrize(

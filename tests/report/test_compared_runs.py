@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from seqrec.report.compared_runs import (
-    check_protocols,
     config_differences,
     named_paths,
+    protocol_notes,
     protocol_of,
     run_names,
     table_notes,
@@ -50,18 +50,18 @@ def test_a_file_may_have_an_equals_sign():
 
 def test_other_splits_are_refused():
     with pytest.raises(InputError, match=r"a and c are on different splits \(split_hash s1 and s2\)") as refusal:
-        check_protocols({"a": {"split_hash": "s1"}, "b": {}, "c": {"split_hash": "s2"}})
+        protocol_notes({"a": {"split_hash": "s1"}, "b": {}, "c": {"split_hash": "s2"}})
     assert "\n" not in str(refusal.value)
 
 
 def test_other_candidates_are_noted():
     like = {"split_hash": "s", "candidates": "all", "ties": "mean"}
-    assert check_protocols({"a": like, "b": like}) == []
-    [note] = check_protocols({"a": like, "b": {**like, "candidates": "all less the seen"}})
+    assert protocol_notes({"a": like, "b": like}) == []
+    [note] = protocol_notes({"a": like, "b": {**like, "candidates": "all less the seen"}})
     assert "a and b were not tested alike: candidates is 'all' and 'all less the seen'" in note
-    [note] = check_protocols({"a": like, "b": {}})
+    [note] = protocol_notes({"a": like, "b": {}})
     assert "how b was tested" in note
-    [note] = check_protocols({"a": {**like, "time_aware": False}, "b": {**like, "time_aware": True}})
+    [note] = protocol_notes({"a": {**like, "time_aware": False}, "b": {**like, "time_aware": True}})
     assert note == "b is time-aware: it read the time of each target."
 
 

@@ -64,7 +64,7 @@ def test_equal_windows_do_not_drift_and_missing_values_are_left_out():
 def test_repeats_are_those_of_a_walk_whatever_the_block(histories, n_events_a_block):
     store = store_from_sequences(histories, n_items=5)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(profiles, "EVENTS_PER_BLOCK", n_events_a_block)
+        patch.setattr("seqrec.data.ragged.EVENTS_PER_BLOCK", n_events_a_block)
         found = profiles.is_repeat(store)
     expected = [item in history[:place] for history in histories for place, item in enumerate(history)]
     assert found.tolist() == expected

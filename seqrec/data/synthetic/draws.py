@@ -34,7 +34,6 @@ class Stream(enum.IntEnum):
     PLAY_LAG = 17
     SKIP = 18
     PLAYED_SHARE = 19
-    SHUFFLE = 20
 
 
 def uniforms(seed: int, stream: Stream, *counters: int | Int[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:

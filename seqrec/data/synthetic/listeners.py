@@ -4,7 +4,6 @@ Pure functions of (config, user, item, time) without a history, so that two reco
 """
 
 import functools
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
@@ -18,15 +17,6 @@ DAY_US = DAY_SECONDS * 1_000_000
 HOUR_US = DAY_US // 24
 SKIPPED_BELOW = 0.5
 """A play that ends before this share of its track is a skip."""
-_SKIPPED_PLAYED_SHARE, _HEARD_PLAYED_SHARE = 0.25, 0.9
-
-
-class ExpectedPlay(NamedTuple):
-    """What to expect of a track that is played to a listener."""
-
-    skip_probability: Float[np.ndarray, " n"]
-    played_share: Float[np.ndarray, " n"]
-    """Mean over skips and plays."""
 
 
 def taste(
@@ -48,29 +38,6 @@ def taste(
     home = _drawn_taste(config, Stream.HOME_TASTE, user_ids, np.zeros_like(knot))
     liked = (1 - config.drift_share) * home + config.drift_share * moving
     return _normalise(liked * _hour_weights(config)[since_start // HOUR_US % 24])
-
-
-def expected_play(
-    config: ListeningConfig,
-    user_ids: Int[np.ndarray, " n"],
-    item_ids: Int[np.ndarray, " n"],
-    times_us: Int[np.ndarray, " n"],
-) -> ExpectedPlay:
-    """Chance of a skip, and mean played share, of each track for a listener at a moment.
-
-    >>> world = ListeningConfig(fit_strength=0.0, skip_share=0.2)
-    >>> expected = expected_play(world, np.array([1]), np.array([1]), np.array([world.start_day * DAY_US]))
-    >>> expected.skip_probability.round(6).tolist(), expected.played_share.round(6).tolist()
-    ([0.2], [0.77])
-
-    Where fit does not matter a fifth is skipped: 0.2 x 0.25 + 0.8 x 0.9 = 0.77.
-    """
-    check_ids(item_ids, "item", config.n_items)
-    check_ids(user_ids, "user", config.n_users)
-    liked = taste(config, user_ids, times_us)
-    genre = catalogue(config).genre[item_ids - 1]
-    skip = skip_probability(config, user_ids, item_ids, liked[np.arange(genre.size), genre - 1])
-    return ExpectedPlay(skip, _SKIPPED_PLAYED_SHARE * skip + _HEARD_PLAYED_SHARE * (1 - skip))
 
 
 def skip_probability(
