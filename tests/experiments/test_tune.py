@@ -5,6 +5,7 @@ import io
 import re
 import shlex
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -52,7 +53,7 @@ def test_the_best_config_is_a_command_that_means_it(study, toy):
     command = found["best"]["command"]
     assert command in printed
     python, script, *flags = shlex.split(command)
-    assert (python, script) == ("python", str(EXPERIMENTS / "sasrec.py"))
+    assert (python, Path(script).resolve()) == ("python", EXPERIMENTS / "sasrec.py")
     given = runtime.parse(sasrec.Config, toy)
     values = found["best"]["values"]
     expected = with_values(
