@@ -13,12 +13,13 @@ take a few seconds.
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 from tyro.conf import arg, subcommand
 
 from seqrec import runtime
 from seqrec.abtest.commands import AnalyzeFlags, PlanFlags, SimulateFlags, run_analyze, run_plan, run_simulate
+from seqrec.files import JsonObject
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Arguments:
     ]
 
 
-def main(arguments: Arguments) -> dict[str, Any]:
+def main(arguments: Arguments) -> JsonObject:
     """Runs the command and returns its results."""
     command = arguments.command
     if isinstance(command, PlanFlags):

@@ -11,7 +11,6 @@ and compare.py MODEL BASELINES/item-knn against one.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tyro.conf import OmitArgPrefixes
@@ -21,7 +20,7 @@ from seqrec.baselines import popularity
 from seqrec.baselines.scored import ease, first_order_markov, item_knn, score_ranks
 from seqrec.data.store import SequenceStore, open_store
 from seqrec.evaluation import rank_table
-from seqrec.files import make_directory, write_json
+from seqrec.files import JsonObject, make_directory, write_json
 from seqrec.report import figures
 from seqrec.run.config import RunConfig
 from seqrec.run.data import NO_ENGAGEMENT, DataConfig, Task, open_task, prepare_store
@@ -29,8 +28,8 @@ from seqrec.run.experiment import open_run
 from seqrec.run.results import protocol
 from seqrec.types import InputError
 
-Rank = Callable[..., tuple[np.ndarray, np.ndarray]]
-"""`rank(target_positions, *, mask_seen)` -> ranks, and numbers of candidates."""
+Rank = Callable[[np.ndarray, bool], tuple[np.ndarray, np.ndarray]]
+"""`rank(target_positions, mask_seen)` -> ranks, and numbers of candidates."""
 
 
 @dataclass(frozen=True)
@@ -38,17 +37,17 @@ class Config:
     """Tests the baselines on each user's last item."""
 
     recent_days: float = 30.0
-    """Of recent popularity: days before the newest training event that count; needs times."""
+    """Recent popularity counts events of this many days before the newest training event; needs times."""
     n_neighbours: int = 100
-    """Of item-kNN: the likest items that each item counts for."""
+    """Item-kNN: number of most similar items that each item contributes to."""
     ease_l2: float = 500.0
-    """Of EASE: weight of the squared weights."""
+    """EASE: strength of the L2 regularisation."""
     data: OmitArgPrefixes[DataConfig] = field(default_factory=DataConfig)
     run: OmitArgPrefixes[RunConfig] = field(default_factory=RunConfig)
 
 
 def with_times(config: Config, task: Task, run: Path) -> SequenceStore:
-    """The task's store, with times where its file has them: a store of models that read none has none."""
+    """The task's store; if that lacks times and the data file has them, another store with times."""
     if "timestamp_us" in task.store.columns or config.data.dataset == "store":
         return task.store
     prepare_store(run / "store-with-times", (config.data, NO_ENGAGEMENT), keep_times=True)
@@ -56,7 +55,7 @@ def with_times(config: Config, task: Task, run: Path) -> SequenceStore:
 
 
 def baselines(config: Config, task: Task, timed: SequenceStore) -> Iterator[tuple[str, Rank]]:
-    """Each baseline by its name, fitted when it is asked for."""
+    """Each baseline with its name; it is fitted when the iterator reaches it."""
     store, split = task.store, task.split
     counts = popularity.training_counts(store, split)
 
@@ -80,13 +79,13 @@ def baselines(config: Config, task: Task, timed: SequenceStore) -> Iterator[tupl
         runtime.log.warning("left out    %s", error)
 
 
-def main(config: Config) -> dict[str, Any]:
-    """Tests each baseline, leaves the figures in the run's directory, and returns what `metrics.json` holds."""
+def main(config: Config) -> JsonObject:
+    """Tests each baseline, writes the figures to the run's directory, and returns what `metrics.json` holds."""
     with open_run(config, config.run, experiment="baselines", dataset=config.data.dataset) as run:
         task = open_task(run, config.data, seed=config.run.seed)
-        results: dict[str, Any] = {"baselines": {}, "protocol": protocol(task)}
+        results: JsonObject = {"baselines": {}, "protocol": protocol(task)}
         for name, rank in baselines(config, task, with_times(config, task, run)):
-            ranks, n_candidates = rank(task.test.target_positions, mask_seen=task.mask_seen)
+            ranks, n_candidates = rank(task.test.target_positions, task.mask_seen)
             table = rank_table(task.test, ranks, n_candidates)
             results["baselines"][name] = figures.figures(table.rank, users=table.user)
             own = make_directory(run / name.lower().replace(" ", "-"))

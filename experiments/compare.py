@@ -9,11 +9,11 @@ The first run is the reference. Prints the tables and writes comparison.json and
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tyro.conf import Positional
 
 from seqrec import runtime
+from seqrec.files import JsonObject
 from seqrec.report.compared_runs import (
     config_differences,
     local_paths,
@@ -56,7 +56,7 @@ class Arguments:
     """Directory for comparison.json and comparison.html."""
 
 
-def main(arguments: Arguments) -> dict[str, Any]:
+def main(arguments: Arguments) -> JsonObject:
     """Prints the comparison, writes its files and returns what comparison.json holds."""
     with local_paths(arguments.runs, arguments.top_k) as paths:
         notes = protocol_notes({name: protocol_of(run) for name, run in paths.runs.items()})

@@ -4,12 +4,11 @@
     python experiments/continuations.py runs/sasrec --method sample --temperature 0.7 --top-k 50 --json sampled.json
 
 The run is of a split in which the first of the last n events is the target: seq2seq.py's own, and for the other scripts
---n-out 5 --window-target first. "iterated" is a next-item model that is asked again and again, by the same method.
+--n-out 5 --window-target first. "iterated" is a next-item model that predicts item after item, by the same method.
 """
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from scripts import TRAINING
 from tyro.conf import OmitArgPrefixes, Positional
@@ -17,7 +16,7 @@ from tyro.conf import OmitArgPrefixes, Positional
 from seqrec import runtime
 from seqrec.baselines.popularity import training_counts
 from seqrec.config import to_json
-from seqrec.files import write_json
+from seqrec.files import JsonObject, write_json
 from seqrec.generation import DecodingConfig
 from seqrec.report.continuations import continuation_figures
 from seqrec.report.figures import format_table
@@ -36,14 +35,14 @@ class Arguments:
     decoding: OmitArgPrefixes[DecodingConfig] = field(default_factory=DecodingConfig)
 
 
-def main(arguments: Arguments) -> dict[str, Any]:
+def main(arguments: Arguments) -> JsonObject:
     """Prints the figures of each way and returns them, with the way of decoding and the split."""
     task, model, params = open_trained(arguments.run, TRAINING)
     if not task.config.split.holds_continuations:
         raise InputError(
             f"{arguments.run} holds out no items to generate; train it with --n-out 5 --window-target first"
         )
-    found = continuation_figures(
+    figures_by_method = continuation_figures(
         model,
         params,
         task.test,
@@ -51,8 +50,8 @@ def main(arguments: Arguments) -> dict[str, Any]:
         counts=training_counts(task.store, task.split),
         config=arguments.decoding,
     )
-    print(format_table(found, title="generated lists"))
-    results = {"figures": found, "decoding": to_json(arguments.decoding), "split": task.split.description}
+    print(format_table(figures_by_method, title="generated lists"))
+    results = {"figures": figures_by_method, "decoding": to_json(arguments.decoding), "split": task.split.description}
     if arguments.json:
         write_json(arguments.json, results)
     return results

@@ -8,14 +8,13 @@ Exits with status 1 if they differ from the run's `metrics.json`, which on one m
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from scripts import TRAINING
 from tyro.conf import Positional
 
 from seqrec import runtime
 from seqrec.data.buckets import working_copy
-from seqrec.files import address_of, read_object
+from seqrec.files import JsonObject, address_of, read_object
 from seqrec.run.experiment import open_trained
 from seqrec.run.results import print_test, test
 
@@ -28,7 +27,7 @@ class Arguments:
     """Directory of the run, as the training script printed it."""
 
 
-def main(arguments: Arguments) -> dict[str, Any]:
+def main(arguments: Arguments) -> JsonObject:
     """Prints the test figures and returns them."""
     with working_copy(arguments.run, read_only=True) as run:
         task, model, params = open_trained(run, TRAINING)

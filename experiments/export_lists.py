@@ -9,7 +9,6 @@ same as a TREC run (run.trec) with the held-out items (qrels.trec), so that ir-m
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from scripts import TRAINING
 from tyro.conf import Positional
@@ -17,7 +16,7 @@ from tyro.conf import Positional
 from seqrec import runtime
 from seqrec.data.buckets import working_copy
 from seqrec.evaluation import make_top_step, top_items
-from seqrec.files import address_of
+from seqrec.files import JsonObject, address_of
 from seqrec.report.lists import format_list_figures, list_figures, write_top_items
 from seqrec.report.trec import write_qrels, write_trec_run
 from seqrec.run.experiment import open_trained
@@ -34,13 +33,13 @@ class Arguments:
     """Length of a list."""
 
 
-def main(arguments: Arguments) -> dict[str, Any]:
+def main(arguments: Arguments) -> JsonObject:
     """Writes the files, prints the lists' figures and returns them."""
     with working_copy(arguments.run) as run:
         return export(run, arguments)
 
 
-def export(run: Path, arguments: Arguments) -> dict[str, Any]:
+def export(run: Path, arguments: Arguments) -> JsonObject:
     """The same, of the run in `run`."""
     task, model, params = open_trained(run, TRAINING)
     store = task.store

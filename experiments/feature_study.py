@@ -5,24 +5,23 @@ r"""Does this feature help? Trains variations of one model with several seeds an
     python experiments/feature_study.py --base "plain=--dataset ml-1m --data-path ml-1m.txt.gz --max-epochs 12" \
         --variations "wide=--d-model 128" "calm=--dropout 0.4" --seeds 0 1 2 3 --output runs/width    # any other
 
-A name stands before flags of the training script; those of the base hold for all. Finished trainings are kept under
---output and never repeated; stopped or extended, the same command goes on. Leaves study.json and study.html there.
-docs/studies.md says how to read them.
+Each name is followed by flags of the training script; flags of the base apply to all. Finished trainings are kept under
+--output and never repeated; the same command continues a stopped or extended study. study.json and study.html are
+written there; docs/studies.md explains them.
 """
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from scripts import TRAINING
 from tyro.conf import OmitArgPrefixes
 
 from seqrec import runtime
-from seqrec.files import write_text
+from seqrec.files import JsonObject, write_text
 from seqrec.report.study_page import as_text, page
-from seqrec.study.plan import Study, make_plan, plan_text
+from seqrec.study.plan import StudyConfig, make_plan, plan_text
 from seqrec.study.run import run_study
 
-DEMO = Study(
+DEMO = StudyConfig(
     base="ids alone=--d-model 32 --n-blocks 1 --max-length 50 --max-epochs 5",
     variations=(
         "genres=--item-features attributes",
@@ -37,19 +36,19 @@ DEMO = Study(
 class Config:
     """Trains the variations of a study and says what each of them changes."""
 
-    study: OmitArgPrefixes[Study] = field(default_factory=lambda: DEMO)
+    study: OmitArgPrefixes[StudyConfig] = field(default_factory=lambda: DEMO)
 
 
-def main(config: Config) -> dict[str, Any] | None:
+def main(config: Config) -> JsonObject | None:
     """Prints the verdicts, writes the study's files and returns what study.json holds; of a dry run only the plan."""
     if config.study.dry_run:
         print(plan_text(make_plan(config.study, TRAINING)))
         return None
-    found = run_study(config.study, TRAINING)
+    results = run_study(config.study, TRAINING)
     html_file = config.study.output / "study.html"
-    write_text(html_file, page(found))
-    print(f"\n{as_text(found)}\n\nnumbers  {config.study.output / 'study.json'}\npage     {html_file}")
-    return found
+    write_text(html_file, page(results))
+    print(f"\n{as_text(results)}\n\nnumbers  {config.study.output / 'study.json'}\npage     {html_file}")
+    return results
 
 
 if __name__ == "__main__":

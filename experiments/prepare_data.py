@@ -25,6 +25,7 @@ from seqrec.data.sources import SourceConfig, open_source
 from seqrec.data.split_config import SplitConfig
 from seqrec.data.store import read_preparation
 from seqrec.data.tables.rows import Limits
+from seqrec.files import JsonObject
 from seqrec.report.data_profile_page import write_profile
 from seqrec.types import InputError
 
@@ -45,7 +46,7 @@ class Config:
     split: OmitArgPrefixes[SplitConfig] = field(default_factory=SplitConfig)
 
 
-def main(config: Config) -> dict[str, Any]:
+def main(config: Config) -> JsonObject:
     """Writes the store and its profile, prints what each step left, and returns the sizes and the hash."""
     names = [] if config.append else stages(config.steps)
     with (

@@ -1,4 +1,4 @@
-"""Figures as published under the protocols of docs/results.md, beside which ours are shown."""
+"""Published figures under the protocols of docs/results.md, which the page shows next to ours."""
 
 PUBLISHED = {
     "ml-1m": (

@@ -21,8 +21,8 @@ from tyro.conf import Positional
 
 from seqrec import runtime
 from seqrec.files import read_json, write_json, write_text
-from seqrec.report.results_page import condensed, continuations_page, page, readme
-from seqrec.report.studies_page import condensed_search, condensed_study, studies_page
+from seqrec.report.results_page import condense_run, continuations_page, page, readme
+from seqrec.report.studies_page import condense_search, condense_study, studies_page
 from seqrec.types import InputError
 
 ROOT = Path(__file__).parent.parent
@@ -44,18 +44,18 @@ class Arguments:
     """Name to keep it under, such as ml-1m-modern-seed-0."""
 
 
-def written() -> dict[Path, str]:
+def pages() -> dict[Path, str]:
     """The text of each page that shows kept runs."""
-    kept, continued, studied, searched = (
+    runs, continuation_runs, study_runs, search_runs = (
         {file.stem: read_json(file) for file in folder.glob("*.json")}
         for folder in (KEPT, KEPT / "continuations", KEPT / "studies", KEPT / "searches")
     )
     continuations, studies = ROOT / "docs" / "seq2seq.md", ROOT / "docs" / "studies.md"
     return {
-        studies: studies_page(studies.read_text(), studied, searched, defaults=TUNING),
-        continuations: continuations_page(continuations.read_text(), continued),
-        ROOT / "docs" / "results.md": page(kept, PUBLISHED, defaults=DEFAULTS),
-        ROOT / "README.md": readme((ROOT / "README.md").read_text(), kept[DEMO]),
+        studies: studies_page(studies.read_text(), study_runs, search_runs, defaults=TUNING),
+        continuations: continuations_page(continuations.read_text(), continuation_runs),
+        ROOT / "docs" / "results.md": page(runs, PUBLISHED, defaults=DEFAULTS),
+        ROOT / "README.md": readme((ROOT / "README.md").read_text(), runs[DEMO]),
     }
 
 
@@ -64,15 +64,15 @@ def main(arguments: Arguments) -> None:
     if arguments.run is not None:
         if not arguments.name:
             raise InputError(f"{arguments.run} needs a --name to be kept under, such as --name ml-1m-modern-seed-0")
-        kinds = {"study.json": ("studies", condensed_study), "tune.json": ("searches", condensed_search)}
-        of_file = next((kinds[file] for file in kinds if (arguments.run / file).exists()), ("", condensed))
-        kept = of_file[1](arguments.run)
-        folder = KEPT / ("continuations" if "continuations" in kept else of_file[0])
+        kinds = {"study.json": ("studies", condense_study), "tune.json": ("searches", condense_search)}
+        of_file = next((kinds[file] for file in kinds if (arguments.run / file).exists()), ("", condense_run))
+        content = of_file[1](arguments.run)
+        folder = KEPT / ("continuations" if "continuations" in content else of_file[0])
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / f"{arguments.name}.json", kept)
+        write_json(folder / f"{arguments.name}.json", content)
         if arguments.name == DEMO:
             shutil.copy(arguments.run / "learning_curve.png", ROOT / "docs" / "pictures" / f"{DEMO}.png")
-    for file, text in written().items():
+    for file, text in pages().items():
         write_text(file, text)
         print(f"written  {file}")
 

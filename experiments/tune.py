@@ -5,7 +5,7 @@ r"""Searches for the best values of a training script's flags by validation NDCG
         --search learning-rate=1e-4..1e-2:log d-model=32,64,128 --hold temperature
 
 Takes the script's flags too, for all that is not searched. Leaves tune.json and tune.html in --output; the same
-command with --resume goes on with a study, or joins one that is under way. docs/tuning.md explains it.
+command with --resume continues a search, or joins one that is running. docs/tuning.md explains it.
 """
 
 import dataclasses
@@ -18,18 +18,19 @@ from tyro.conf import OmitArgPrefixes, Positional
 
 from seqrec import runtime
 from seqrec.config import values_of, with_values
+from seqrec.files import JsonObject
 from seqrec.run.data import open_task
 from seqrec.run.experiment import open_run
 from seqrec.runs import script_path
-from seqrec.tuning.findings import leave_findings
+from seqrec.tuning.findings import write_findings
+from seqrec.tuning.search import TuneConfig, import_optuna, open_search, tune
 from seqrec.tuning.space import search_space
-from seqrec.tuning.study import TuneConfig, import_optuna, open_study, tune
 from seqrec.tuning.training import check_population, make_courses, without_test
 from seqrec.types import InputError
 
 
 def config_type(name: str) -> type:
-    """The config of a training script, with what is said about tuning beside it."""
+    """The config of a training script, and the options of the search."""
     fields = [
         ("script", Positional[Literal[tuple(TRAINING)]], name),  # type: ignore[misc]
         ("tune", OmitArgPrefixes[TuneConfig], dataclasses.field(default_factory=TuneConfig)),
@@ -49,7 +50,7 @@ def named_script(arguments: list[str]) -> str:
     return arguments[0] if arguments and arguments[0] in TRAINING else "sasrec"
 
 
-def main(config: Any) -> dict[str, Any]:
+def main(config: Any) -> JsonObject:
     """Runs the trials and returns what `tune.json` holds."""
     script = TRAINING[config.script]
     space = search_space(config, given=config.tune.search, hold=config.tune.hold)
@@ -58,15 +59,15 @@ def main(config: Any) -> dict[str, Any]:
     training = config.training
     runtime.start(training.mesh, training.processes)
     if jax.process_count() > 1:
-        raise InputError("a trial is trained by one process; start others with --resume, and they share the study")
+        raise InputError("a trial is trained by one process; start others with --resume, and they share the search")
     with open_run(config, training.run, experiment=f"tune-{config.script}", dataset=training.data.dataset) as run:
         task = open_task(run, training.data, seed=training.run.seed, engagement=training.engagement)
         task = without_test(task)
         options = {"seed": training.run.seed, "max_epochs": training.fit.max_epochs}
-        with open_study(run, space, config.tune, first=values_of(config, space), **options) as study:
+        with open_search(run, space, config.tune, first=values_of(config, space), **options) as search:
             try:
                 tune(
-                    study,
+                    search,
                     lambda values: with_values(config, values),
                     make_courses(config, script.build, task),
                     max_epochs=training.fit.max_epochs,
@@ -75,8 +76,8 @@ def main(config: Any) -> dict[str, Any]:
                 )
             finally:  # after Ctrl-C too
                 path = script_path(script.__file__)
-                found = leave_findings(study, config, script=path, defaults=script.Config())
-    return found
+                results = write_findings(search, config, script=path, defaults=script.Config())
+    return results
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, L
 
 from seqrec.data.buckets import is_copy
 from seqrec.data.paths import first_line
+from seqrec.files import JsonObject
 from seqrec.loss_spikes import RunningLoss
 from seqrec.sharding import broadcast_bytes, from_first, on_host
 from seqrec.training import TrainState
@@ -201,8 +202,8 @@ def _refused_writes_named(manager: ocp.CheckpointManager) -> Iterator[None]:
         yield
     except (OSError, ValueError) as error:
         # tensorstore raises a ValueError with the system's number in its text.
-        found = re.search(r"os_error_code='(\d+)'", str(error))
-        number = int(found[1]) if found else getattr(error, "errno", None)
+        match = re.search(r"os_error_code='(\d+)'", str(error))
+        number = int(match[1]) if match else getattr(error, "errno", None)
         if number is None:
             raise
         manager.reload()  # the manager believes that older checkpoints are already replaced
@@ -245,12 +246,12 @@ def _restore_best(manager: ocp.CheckpointManager, like: TrainState) -> tuple[Tra
             values = dict(progress.validations)
     by_value = sorted(values, key=lambda step: (-values[step], step))
     for step in by_value:
-        if step in kept and (found := _unless_damaged(manager, step, functools.partial(_restore, like))) is not None:
+        if step in kept and (restored := _unless_damaged(manager, step, functools.partial(_restore, like))) is not None:
             if step != by_value[0]:
                 log.warning(
                     "damaged     validation chose step %d; this is the checkpoint of step %d", by_value[0], step
                 )
-            return found
+            return restored
     return None
 
 
@@ -271,9 +272,9 @@ def _unless_damaged(
 
 def _restore_latest(manager: ocp.CheckpointManager, like: TrainState) -> tuple[TrainState, Progress] | None:
     for step in sorted(manager.all_steps(), reverse=True):
-        found = _unless_damaged(manager, step, functools.partial(_restore, like))
-        if found is not None:
-            state, progress = found
+        restored = _unless_damaged(manager, step, functools.partial(_restore, like))
+        if restored is not None:
+            state, progress = restored
             return state, _with_kept_best(progress, manager.all_steps())
         manager.delete(step)
     return None
@@ -292,9 +293,9 @@ def restore(manager: ocp.CheckpointManager, like: TrainState, step: int) -> tupl
     Raises:
       InputError: the checkpoint's arrays differ in name, shape or dtype, which orbax would cast in silence.
     """
-    found = _read(manager, like, lambda form: _restore(form, manager, step))
-    assert found is not None
-    return found
+    restored = _read(manager, like, lambda form: _restore(form, manager, step))
+    assert restored is not None
+    return restored
 
 
 def _restore(like: TrainState, manager: ocp.CheckpointManager, step: int) -> tuple[TrainState, Progress]:
@@ -328,25 +329,27 @@ def _read(
     """
     constants, like = like.constants, dataclasses.replace(like, constants=None)
     if not _is_alone(Path(manager.directory)):
-        found = read(like)
-        return found and (dataclasses.replace(found[0], constants=constants), found[1])
+        restored = read(like)
+        return restored and (dataclasses.replace(restored[0], constants=constants), restored[1])
     form = jax.tree.map(lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), like)
-    found, failure = None, None
+    restored, failure = None, None
     if jax.process_index() == 0:
         try:
-            found = read(form)
+            restored = read(form)
         except BaseException as error:
             failure = error
-    outcome = {"failed": failure is not None, "progress": found and dataclasses.asdict(found[1])}
-    told = json.loads(broadcast_bytes(json.dumps(outcome).encode()))
+    outcome = {"failed": failure is not None, "progress": restored and dataclasses.asdict(restored[1])}
+    received = json.loads(broadcast_bytes(json.dumps(outcome).encode()))
     if failure is not None:
         raise failure
-    if told["failed"]:
+    if received["failed"]:
         raise InputError("the first process could not read the checkpoint; see its message")
-    if told["progress"] is None:
+    if received["progress"] is None:
         return None
-    state = jax.tree.map(lambda array, leaf: from_first(np.asarray(array), leaf), found[0] if found else form, like)
-    return dataclasses.replace(state, constants=constants), _progress(told["progress"])
+    state = jax.tree.map(
+        lambda array, leaf: from_first(np.asarray(array), leaf), restored[0] if restored else form, like
+    )
+    return dataclasses.replace(state, constants=constants), _progress(received["progress"])
 
 
 def _restore_progress(manager: ocp.CheckpointManager, step: int) -> Progress:
@@ -354,7 +357,7 @@ def _restore_progress(manager: ocp.CheckpointManager, step: int) -> Progress:
     return _progress(restored["progress"])
 
 
-def _progress(fields: dict[str, Any]) -> Progress:
+def _progress(fields: JsonObject) -> Progress:
     """The record from its JSON; fields that an earlier version did not save have their defaults."""
     unknown = fields.keys() - {field.name for field in dataclasses.fields(Progress)}
     if unknown:
@@ -369,7 +372,7 @@ def _progress(fields: dict[str, Any]) -> Progress:
     )
 
 
-def _by_name(state: TrainState) -> dict[str, Any]:
+def _by_name(state: TrainState) -> JsonObject:
     """The saved fields as a dict: orbax fills copies of the tree with None, which a typed record refuses in tests."""
     return {name: getattr(state, name) for name in ("step", "params", "opt_state", "averaged")}
 

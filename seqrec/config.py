@@ -21,7 +21,7 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
-from seqrec.files import address_of
+from seqrec.files import JsonObject, address_of
 from seqrec.types import InputError
 
 Config = TypeVar("Config")
@@ -114,8 +114,8 @@ def _misfit(hint: Any, value: Any) -> str | None:
     """What is wrong with a value as one of this type; None where nothing is."""
     options = _options(_without_marks(hint))
     if len(options) > 1:
-        found = [_misfit(option, value) for option in options if option is not types.NoneType]
-        return None if None in found or (value is None and types.NoneType in options) else found[0]
+        misfits = [_misfit(option, value) for option in options if option is not types.NoneType]
+        return None if None in misfits or (value is None and types.NoneType in options) else misfits[0]
     kind = options[0]
     if kind is Any:
         return None
@@ -170,10 +170,10 @@ def from_json(kind: Any, value: Any, *, name: str = "") -> Any:
     """
     kind = _without_marks(kind)
     if not dataclasses.is_dataclass(kind):
-        found = _of_json(kind, value, name)
-        if wrong := _misfit(kind, found):
+        parsed = _of_json(kind, value, name)
+        if wrong := _misfit(kind, parsed):
             raise InputError(f"{name}={_shown(value)} {wrong}")
-        return found
+        return parsed
     assert isinstance(kind, type)
     if not isinstance(value, dict):
         raise InputError(f"{name or 'the config'} is {_shown(value)}; give its fields by their names")
@@ -210,7 +210,7 @@ def _of_json(kind: Any, value: Any, name: str) -> Any:
     return value
 
 
-def leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(tree: JsonObject, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """(dotted name, value) of every value in nested dicts."""
     for name, value in tree.items():
         if isinstance(value, dict):
@@ -229,7 +229,7 @@ def flag_name(name: str) -> str:
     return (name if name.startswith("mesh.") else name.rpartition(".")[2]).replace("_", "-")
 
 
-def changed_flags(config: dict[str, Any], usual: dict[str, Any]) -> list[str]:
+def changed_flags(config: JsonObject, usual: JsonObject) -> list[str]:
     """The words of a command line that make `config` of `usual`, both as `to_json` has them.
 
     >>> changed_flags({"fit": {"patience": 3, "validate_raw": False}}, {"fit": {"patience": 5, "validate_raw": True}})
@@ -304,7 +304,7 @@ _SHARED = tuple(f"training.{name}" for name in ("data", "run", "fit", "mesh", "p
 
 def tunable_fields(config: Any) -> dict[str, Tunable]:
     """The fields of a script's config that trials may differ in, by dotted name; not those of data and devices."""
-    found: dict[str, Tunable] = {}
+    tunable: dict[str, Tunable] = {}
 
     def walk(part: Any, prefix: str) -> None:
         of: Any = type(part)
@@ -316,10 +316,10 @@ def tunable_fields(config: Any) -> dict[str, Tunable]:
                 walk(getattr(part, name), f"{prefix}{name}.")
             elif kind in (int, float, bool) or typing.get_origin(kind) is Literal:
                 ranges = [mark for mark in marks if isinstance(mark, Range)]
-                found[prefix + name] = Tunable(kind, TRACED in marks, ranges[0] if ranges else None)
+                tunable[prefix + name] = Tunable(kind, TRACED in marks, ranges[0] if ranges else None)
 
     walk(config, "")
-    return found
+    return tunable
 
 
 def values_of(config: Any, names: Iterable[str]) -> Values:

@@ -10,6 +10,9 @@ from typing import Any
 
 from seqrec.types import InputError
 
+JsonObject = dict[str, Any]
+"""A JSON object, as the files of a run hold it."""
+
 _KINDS = {
     dict: "an object",
     list: "a list",
@@ -90,7 +93,7 @@ def read_json_lines(file: Path) -> list[Any]:
     return [_parse(line, f"{file}:{number}") for number, line in enumerate(lines, start=1)]
 
 
-def read_object(file: Path, **kinds: type) -> dict[str, Any]:
+def read_object(file: Path, **kinds: type) -> JsonObject:
     """The object in a file of JSON, once it has these fields and each is of its type; other fields are not checked."""
     content = read_json(file)
     if not isinstance(content, dict):

@@ -19,7 +19,7 @@ from seqrec.model import Model
 from seqrec.params import Params, ParamSpec
 
 _STD = 0.02
-"""Of vectors at the start, whatever they are made of: that of an item table."""
+"""Standard deviation of initial vectors."""
 _normal = jax.nn.initializers.normal(_STD)
 _HASHES = np.array([0x9E3779B1, 0x85EBCA6B, 0xC2B2AE35, 0x27D4EB2F], np.uint32)
 
@@ -66,11 +66,11 @@ class ItemConfig:
             )
         names = [name.partition(":")[0] for name in self.item_features]
         if len(set(names)) < len(names):
-            raise ValueError(f"item_features names one twice: {' '.join(self.item_features)}; name each once")
+            raise ValueError(f"item_features has a name twice: {' '.join(self.item_features)}; give each once")
         if unknown := sorted(set(self.shuffled_features) - set(names)):
             raise ValueError(
-                f"shuffled_features names {unknown[0]}, which is none of item_features "
-                f"({' '.join(names) or 'none is named'}); name it there too"
+                f"shuffled_features names {unknown[0]}, which is not in item_features "
+                f"({' '.join(names) or 'empty'}); add it there"
             )
 
 

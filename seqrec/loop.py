@@ -18,6 +18,7 @@ from seqrec.checkpoint import Progress
 from seqrec.config import check_at_least, check_fields
 from seqrec.data.batches import TrainingBatches
 from seqrec.data.prefetch import prefetched
+from seqrec.files import JsonObject
 from seqrec.loss_spikes import Spike, describe_spike, find_spike
 from seqrec.params import Params
 from seqrec.sharding import agree_on_highest, split_rows
@@ -64,7 +65,7 @@ def fit(
     batches: TrainingBatches,
     validate: Callable[[Params], dict[str, float]],
     checkpoints: ocp.CheckpointManager,
-    record: Callable[[dict[str, Any]], None],
+    record: Callable[[JsonObject], None],
     rewind: Callable[[int], None],
     config: FitConfig,
 ) -> tuple[TrainState, Progress, str]:
@@ -90,8 +91,8 @@ def fit(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding),
         replace(state, constants=None),
     )
-    if (found := checkpoint.restore_latest(checkpoints, like)) is not None:
-        state, progress = replace(found[0], constants=state.constants), found[1]
+    if (saved := checkpoint.restore_latest(checkpoints, like)) is not None:
+        state, progress = replace(saved[0], constants=state.constants), saved[1]
         runtime.log.info("resumed     from the checkpoint of step %d", progress.step)
     elif config.on_spike == "roll-back":
         checkpoint.save(checkpoints, state, progress)
@@ -172,7 +173,7 @@ def _train(
     batches: TrainingBatches,
     validate: Callable[[Params], dict[str, float]],
     checkpoints: ocp.CheckpointManager,
-    record: Callable[[dict[str, Any]], None],
+    record: Callable[[JsonObject], None],
     config: FitConfig,
 ) -> tuple[TrainState, Progress, str]:
     """As `fit`, up to the first spike.
@@ -193,9 +194,9 @@ def _train(
         disable=None if runtime.is_first() else True,
         desc="compiling",
     )
-    latest: dict[str, Any] = {}
+    latest: JsonObject = {}
 
-    def note(line: dict[str, Any]) -> None:
+    def note(line: JsonObject) -> None:
         if runtime.is_first():
             record(line)
 

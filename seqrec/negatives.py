@@ -39,7 +39,7 @@ class Popularity(NamedTuple):
     """Log-chance of each id, from id 1."""
 
 
-def popularity(
+def popularity_distribution(
     counts: Int[np.ndarray, " n_items_plus_1"], *, power: float = 1.0, uniform_share: float = 0.0
 ) -> Popularity:
     """Chances in proportion to count ** power, mixed with a share of uniform ones (Yang et al. 2020, section 3.3).
@@ -47,7 +47,7 @@ def popularity(
     `counts` has one entry an id, 0..n_items, as `baselines.training_counts` returns; entry 0, padding, is not used.
     Without a uniform share an item that has no events is never drawn, so nothing ever pushes it down.
 
-    >>> chances = np.exp(popularity(np.array([0, 3, 1, 0]), uniform_share=0.5).log_q)
+    >>> chances = np.exp(popularity_distribution(np.array([0, 3, 1, 0]), uniform_share=0.5).log_q)
     >>> [round(float(chance), 4) for chance in chances]
     [0.5417, 0.2917, 0.1667]
     """

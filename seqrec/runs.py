@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from seqrec import runtime
 from seqrec.config import changed_flags, from_json, leaves, to_json
 from seqrec.data.buckets import original
-from seqrec.files import read_json_lines, read_object, unwritable, write_json, write_text
+from seqrec.files import JsonObject, read_json_lines, read_object, unwritable, write_json, write_text
 from seqrec.types import InputError
 
 Config = TypeVar("Config")
@@ -27,7 +27,7 @@ _FREE_CONFIGS = ("mesh.", "processes.")
 which devices it runs, not what a step computes."""
 
 
-def open_run(directory: Path, config: Any, *, experiment: str, resume: bool) -> Path:
+def prepare_run_directory(directory: Path, config: Any, *, experiment: str, resume: bool) -> Path:
     """The run's directory, with `config.json` written; an existing run is only continued.
 
     `experiment` is the name of what is trained, by which `experiment_of` finds it again.
@@ -155,17 +155,17 @@ def read_config(config_type: type[Config], run: Path) -> Config:
         ) from error
 
 
-def started_with(run: Path) -> dict[str, Any]:
+def started_with(run: Path) -> JsonObject:
     """What config.json says of a run: experiment, config, command, versions, and the data that it has read."""
     file = run / "config.json"
     if not file.is_file():
         raise InputError(f"{run} holds no config.json; name a run's directory, as the training script printed it")
-    found = read_object(file, config=dict, versions=dict, command=list)
-    if len(found["command"]) < 2 or not all(isinstance(word, str) for word in found["command"]):
-        raise InputError(f"{file}: command is {str(found['command'])[:80]}, not that of a script; restore the file")
-    if not isinstance(found.get("experiment", ""), str) or not isinstance(found.get("data", {}), dict):
+    record = read_object(file, config=dict, versions=dict, command=list)
+    if len(record["command"]) < 2 or not all(isinstance(word, str) for word in record["command"]):
+        raise InputError(f"{file}: command is {str(record['command'])[:80]}, not that of a script; restore the file")
+    if not isinstance(record.get("experiment", ""), str) or not isinstance(record.get("data", {}), dict):
         raise InputError(f"{file}: experiment is not a text, or data is not an object; restore the file")
-    return found
+    return record
 
 
 def append_json_line(file: Path, content: Any) -> None:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -254,8 +254,15 @@ Output = Literal["rows", "items", "sum"]
 """What an output is split like: the rows, the item table, or not at all."""
 
 
+@runtime_checkable
+class ShardFunction(Protocol):
+    """`function(*rows, shard)`: what one device computes from its rows and its part of the item table."""
+
+    def __call__(self, *rows_and_shard: Any, **options: Any) -> Any: ...
+
+
 def map_catalogue(
-    function: Callable[..., Any], rows: tuple[Any, ...], item_table: Array, *, outputs: tuple[Output, ...]
+    function: ShardFunction, rows: tuple[Any, ...], item_table: Array, *, outputs: tuple[Output, ...]
 ) -> tuple[Any, ...]:
     """`function(*rows, shard)`, run on each device over its own rows and its own part of the item table.
 
@@ -285,8 +292,8 @@ def map_catalogue(
             lambda x: jax.lax.pmax(x, "model"),
             lambda x: jax.lax.all_gather(x, "model", axis=1, tiled=True),
         )
-        found = function(*rows, shard)
-        return tuple(finish(each, kind) for each, kind in zip(found, outputs, strict=True))
+        results = function(*rows, shard)
+        return tuple(finish(each, kind) for each, kind in zip(results, outputs, strict=True))
 
     def finish(value, kind):
         if kind == "sum":
@@ -298,13 +305,13 @@ def map_catalogue(
         return value
 
     layouts = {"rows": by_row, "items": P(MESH_AXES["items"]) if split else P("model"), "sum": P()}
-    found = jax.shard_map(
+    combined = jax.shard_map(
         local,
         in_specs=(by_row,) * len(rows) + (P("model"),),
         out_specs=tuple(layouts[kind] for kind in outputs),
         check_vma=False,
     )(*rows, item_table)
-    return tuple(each[:n_rows] if kind == "items" else each for each, kind in zip(found, outputs, strict=True))
+    return tuple(each[:n_rows] if kind == "items" else each for each, kind in zip(combined, outputs, strict=True))
 
 
 @jax.custom_vjp

@@ -1,4 +1,4 @@
-"""Side tasks beside the next item, trained jointly with it: will it be skipped, and how soon does it come."""
+"""Side tasks, trained jointly with the next item: is it skipped, and how soon does it come."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -20,8 +20,8 @@ TaskLoss = Callable[[Params, Array, Array, Any], Float[Array, "*shape"]]
 """`task(its params, states, vectors of the next items, labels)` -> loss of each state, in nats."""
 
 
-def labels_of(batch: Batch) -> dict[str, Any]:
-    """What a batch knows of each of its next items' events that side tasks predict, by the tasks' names."""
+def labels_of(batch: Batch) -> dict[str, Array]:
+    """The labels of side tasks that a batch holds, by the names of the tasks."""
     labels = {"skip": batch.next_skips, "gap": batch.next_gaps}
     return {name: values for name, values in labels.items() if values is not None}
 

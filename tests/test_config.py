@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import seqrec
-from seqrec.abtest.plan import Metric, Plan
+from seqrec.abtest.plan import ExperimentPlan, Metric
 from seqrec.config import (
     TRACED,
     check_above,
@@ -179,7 +179,7 @@ def test_json_that_is_no_config_is_refused_by_its_fields_name(content, said):
 
 def test_a_field_without_default_that_is_missing_is_named():
     with pytest.raises(InputError, match="name is missing; add it"):
-        from_json(Plan, {"start": date(2026, 1, 2), "n_days": 7, "primary": to_json(Metric("plays"))})
+        from_json(ExperimentPlan, {"start": date(2026, 1, 2), "n_days": 7, "primary": to_json(Metric("plays"))})
 
 
 JSON = st.recursive(
@@ -202,7 +202,7 @@ def configs() -> list[type]:
     for module in pkgutil.walk_packages(seqrec.__path__, "seqrec."):
         for value in vars(importlib.import_module(module.name)).values():
             if isinstance(value, type) and dataclasses.is_dataclass(value) and value.__module__.startswith("seqrec."):
-                is_config = value.__name__.endswith("Config") or value.__name__ in ("Study", "Simulation", "Sizing")
+                is_config = value.__name__.endswith("Config") or value.__name__ in ("Simulation", "Sizing")
                 if is_config and all(
                     each.default is not dataclasses.MISSING or each.default_factory is not dataclasses.MISSING
                     for each in dataclasses.fields(value)

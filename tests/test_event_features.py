@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from seqrec.data.batches import EventFields, History, make_queries, training_batches
-from seqrec.data.behaviour import BehaviourConfig, features_at, position_features
+from seqrec.data.event_features import EventFeatureConfig, features_at, position_features
 from seqrec.data.splits import leave_last_out
 from seqrec.data.store import sequence_store
 from seqrec.encoders.gru import GRUConfig, gru
@@ -71,7 +71,7 @@ def a_model(name, user_file, n_events=9):
     """
     store = a_store(n_events=n_events)
     split = leave_last_out(store)
-    config = BehaviourConfig(event_features=NAMES, user_features=("country", "age"), user_feature_files=(user_file,))
+    config = EventFeatureConfig(event_features=NAMES, user_features=("country", "age"), user_feature_files=(user_file,))
     features = position_features(config, store, split)
     model = with_event_features(a_plain_model(name), features)
     params = init_params(model.specs, jax.random.key(1))
@@ -288,7 +288,7 @@ def mean_ndcg(*, event_features=(), shuffled=(), n_users=150, n_events=22):
         columns={"played": played.ravel()},
     )
     split = leave_last_out(store)
-    config = BehaviourConfig(event_features=event_features, shuffled_event_features=shuffled)
+    config = EventFeatureConfig(event_features=event_features, shuffled_event_features=shuffled)
     features = position_features(config, store, split)
     plain = transformer(TransformerConfig(d_model=16, n_blocks=1, dropout=0.1), n_items=N_ITEMS, max_length=n_events)
     model = with_event_features(softmax_model(plain), features)

@@ -12,7 +12,7 @@ import pytest
 from packed_rows import rows_of
 
 import seqrec
-from seqrec.data.behaviour import PositionFeature
+from seqrec.data.event_features import PositionFeature
 from seqrec.data.features import Feature
 from seqrec.encoders.transformer import TransformerConfig, transformer
 from seqrec.event_features import with_event_features

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from seqrec.negatives import in_batch, per_row, popular, popularity, uniform
+from seqrec.negatives import in_batch, per_row, popular, popularity_distribution, uniform
 from seqrec.types import InputError
 
 KEY = jax.random.key(0)
@@ -53,7 +53,7 @@ def test_draws_are_a_function_of_the_key():
 
 def test_popular_items_are_drawn_by_their_counts_and_padding_never():
     counts = np.array([99, 5, 0, 1, 4])
-    ids, log_q = popular(KEY, popularity(counts), n_negatives=50_000)
+    ids, log_q = popular(KEY, popularity_distribution(counts), n_negatives=50_000)
     share = np.bincount(np.asarray(ids), minlength=5) / 50_000
     np.testing.assert_allclose(share, [0, 0.5, 0, 0.1, 0.4], atol=5 * math.sqrt(0.25 / 50_000))
     np.testing.assert_allclose(np.exp(log_q), np.array([0, 0.5, 0, 0.1, 0.4])[np.asarray(ids)], rtol=1e-5)
@@ -61,13 +61,15 @@ def test_popular_items_are_drawn_by_their_counts_and_padding_never():
 
 def test_a_power_of_half_takes_the_root_and_a_uniform_share_reaches_unpopular_items():
     counts = np.array([0, 9, 4, 0])
-    np.testing.assert_allclose(np.exp(popularity(counts, power=0.5).log_q), [0.6, 0.4, 0.0], rtol=1e-6)
-    chances = np.exp(popularity(counts, power=0.5, uniform_share=0.3).log_q)
+    np.testing.assert_allclose(np.exp(popularity_distribution(counts, power=0.5).log_q), [0.6, 0.4, 0.0], rtol=1e-6)
+    chances = np.exp(popularity_distribution(counts, power=0.5, uniform_share=0.3).log_q)
     np.testing.assert_allclose(chances, [0.7 * 0.6 + 0.1, 0.7 * 0.4 + 0.1, 0.1], rtol=1e-6)
 
 
 def test_a_batch_without_targets_still_has_ids():
-    draws = in_batch(KEY, jnp.zeros((2, 3), jnp.int32), popularity(np.array([0, 1, 1])), n_negatives=4, n_uniform=2)
+    draws = in_batch(
+        KEY, jnp.zeros((2, 3), jnp.int32), popularity_distribution(np.array([0, 1, 1])), n_negatives=4, n_uniform=2
+    )
     assert draws.ids.shape == (6,)
     assert set(np.asarray(draws.ids).tolist()) <= {1, 2}
 
@@ -81,6 +83,6 @@ def test_each_row_has_a_list_of_its_own():
 
 def test_counts_without_an_event_are_refused():
     with pytest.raises(InputError, match="counts hold no event"):
-        popularity(np.array([5, 0, 0]))
+        popularity_distribution(np.array([5, 0, 0]))
     with pytest.raises(InputError, match=r"uniform_share=2\.0 is not a share"):
-        popularity(np.array([5, 1, 0]), uniform_share=2.0)
+        popularity_distribution(np.array([5, 1, 0]), uniform_share=2.0)

@@ -43,33 +43,33 @@ def start_script(monkeypatch, *words):
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     start_script(monkeypatch, "scripts/train.py", "--rate", "0.1")
-    return runs.open_run(tmp_path / "a run", Config(), experiment="toy", resume=False)
+    return runs.prepare_run_directory(tmp_path / "a run", Config(), experiment="toy", resume=False)
 
 
 def test_a_config_comes_back_as_it_was(tmp_path):
     config = Config(Where(tmp_path), Model(8, ("x", "y"), (tmp_path / "a.csv", tmp_path / "b.csv")), rate=1e-3)
-    runs.open_run(tmp_path / "run", config, experiment="toy", resume=False)
+    runs.prepare_run_directory(tmp_path / "run", config, experiment="toy", resume=False)
     assert runs.read_config(Config, tmp_path / "run") == config
 
 
 def test_a_run_is_not_begun_twice(run):
     with pytest.raises(InputError, match="already holds a run; add --resume"):
-        runs.open_run(run, Config(), experiment="toy", resume=False)
+        runs.prepare_run_directory(run, Config(), experiment="toy", resume=False)
 
 
 def test_a_run_goes_on_wherever_it_lies(run):
-    runs.open_run(run, Config(run=Where(run, resume=True)), experiment="toy", resume=True)
+    runs.prepare_run_directory(run, Config(run=Where(run, resume=True)), experiment="toy", resume=True)
 
 
 def test_a_run_does_not_go_on_with_another_config(run):
     with pytest.raises(InputError, match=r"model\.width=4, not 5"):
-        runs.open_run(run, dataclasses.replace(Config(), model=Model(5)), experiment="toy", resume=True)
+        runs.prepare_run_directory(run, dataclasses.replace(Config(), model=Model(5)), experiment="toy", resume=True)
 
 
 def test_a_run_does_not_go_on_under_another_jax(run, monkeypatch):
     monkeypatch.setattr(runtime, "versions", lambda: {"jax": "0.0.1"})
     with pytest.raises(InputError, match=r"started with jax \d.*, not 0\.0\.1, and would not repeat itself"):
-        runs.open_run(run, Config(), experiment="toy", resume=True)
+        runs.prepare_run_directory(run, Config(), experiment="toy", resume=True)
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,8 @@ class OnDevices(Config):
 
 
 def test_a_run_goes_on_with_other_devices(tmp_path):
-    runs.open_run(tmp_path / "run", OnDevices(), experiment="toy", resume=False)
-    runs.open_run(tmp_path / "run", OnDevices(mesh=Model(5)), experiment="toy", resume=True)
+    runs.prepare_run_directory(tmp_path / "run", OnDevices(), experiment="toy", resume=False)
+    runs.prepare_run_directory(tmp_path / "run", OnDevices(mesh=Model(5)), experiment="toy", resume=True)
 
 
 def test_a_run_does_not_go_on_with_other_data(run):
@@ -122,7 +122,7 @@ def test_discarding_leaves_files_that_are_not_the_runs(run):
 )
 def test_the_resume_command_repeats_the_flags(tmp_path, monkeypatch, flags, expected):
     start_script(monkeypatch, "train.py", *flags)
-    run = runs.open_run(tmp_path / "it's a run", Config(), experiment="toy", resume=False)
+    run = runs.prepare_run_directory(tmp_path / "it's a run", Config(), experiment="toy", resume=False)
     command = shlex.split(runs.resume_command(run))
     assert command[1:] == ["train.py", *(str(run) if word == "RUN" else word for word in expected)]
 
@@ -139,7 +139,7 @@ def test_commands_start_this_interpreter(run, monkeypatch):
 def test_a_script_that_python_calls_is_named_with_the_flags_that_make_its_config(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["-c"])
     config = Config(Where(tmp_path / "run"), Model(8), rate=0.25)
-    run = runs.open_run(tmp_path / "run", config, experiment="toy", resume=False)
+    run = runs.prepare_run_directory(tmp_path / "run", config, experiment="toy", resume=False)
     monkeypatch.chdir(tmp_path)
     flags = ["--output", str(run), "--width", "8", "--rate", "0.25", "--resume"]
     assert shlex.split(runs.resume_command(run))[2:] == flags
@@ -151,7 +151,7 @@ def test_a_script_outside_the_working_directory_is_named_by_its_whole_path(tmp_p
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     start_script(monkeypatch, "../scripts/train.py", "--rate", "1")
-    run = runs.open_run(tmp_path / "run", Config(), experiment="toy", resume=False)
+    run = runs.prepare_run_directory(tmp_path / "run", Config(), experiment="toy", resume=False)
     assert shlex.split(runs.resume_command(run))[1] == str(tmp_path / "scripts" / "train.py")
     assert shlex.split(runs.evaluate_command(run))[1] == str(tmp_path / "scripts" / "evaluate_checkpoint.py")
 

@@ -132,7 +132,7 @@ def trained(store, config, n_steps=150):
         state, _ = step(state, batches.batch(number))
     queries = make_queries(store, split.test, **sizes, mask_seen=False, fields=fields)
     losses = query_side_task_losses(model, state.averaged, queries)
-    return losses, base_rate_losses(signals, store, split, asked=queries.target_positions)
+    return losses, base_rate_losses(signals, store, split, positions=queries.target_positions)
 
 
 def random_plays(n_users=60, n_events=12):
@@ -203,10 +203,10 @@ def test_batches_of_training_and_of_queries_hold_the_next_event_s_labels():
 
 def test_the_base_rate_adds_one_to_the_count_of_each_label():
     signals = engagement(EngagementConfig(skips=("kind=skip",), skip_head=1.0), TIMED, categories=KINDS)
-    losses = base_rate_losses(signals, TIMED, leave_last_out(TIMED), asked=np.array([6, 7]))
+    losses = base_rate_losses(signals, TIMED, leave_last_out(TIMED), positions=np.array([6, 7]))
     # The first user's second and third event are trained on as targets, of which one was a skip: 2 / 4 and 2 / 4.
     np.testing.assert_allclose(losses["skip"], -np.log([2 / 4, 2 / 4]))
-    losses = base_rate_losses(signals, MORE_TIMED, leave_last_out(MORE_TIMED), asked=np.array([2, 3]))
+    losses = base_rate_losses(signals, MORE_TIMED, leave_last_out(MORE_TIMED), positions=np.array([2, 3]))
     # One of three: 2 / 5 and 3 / 5.
     np.testing.assert_allclose(losses["skip"], -np.log([2 / 5, 3 / 5]))
 

@@ -16,25 +16,23 @@ from seqrec.abtest.sample_moments import SampleMoments
 from seqrec.abtest.sequential import sequential_effect
 from seqrec.abtest.trust import Check, balance_check, trust_checks, variation_check
 from seqrec.abtest.verdict import Verdict, blocked_verdict, decide
-from seqrec.files import make_directory, write_json, write_text
+from seqrec.files import JsonObject, make_directory, write_json, write_text
 from seqrec.stats import benjamini_hochberg, holm
 from seqrec.types import InputError
 
 
-def analyze(
-    connection: duckdb.DuckDBPyConnection, plan: ExperimentPlan, *, n_days: int | None = None
-) -> dict[str, Any]:
+def analyze(connection: duckdb.DuckDBPyConnection, plan: ExperimentPlan, *, n_days: int | None = None) -> JsonObject:
     """The result of loaded logs (`load_logs`): `aggregate`, then `conclude`."""
     return conclude(aggregate(connection, plan, n_days=n_days), plan)
 
 
-def conclude(sums: Aggregates, plan: ExperimentPlan) -> dict[str, Any]:
+def conclude(sums: Aggregates, plan: ExperimentPlan) -> JsonObject:
     """The result that follows from the sums (a pure function); undefined figures are None."""
     complete = sums.n_days == plan.n_days
     due = plan.stopping == "always-valid" or sums.look > 0
     checks = trust_checks(sums.trust, plan, n_days=sums.n_days)
     arms = sums.primary
-    result: dict[str, Any] = {
+    result: JsonObject = {
         "plan": _plan_record(plan),
         "n_days": sums.n_days,
         "complete": complete,
@@ -57,7 +55,7 @@ def conclude(sums: Aggregates, plan: ExperimentPlan) -> dict[str, Any]:
     return _json_ready(result)
 
 
-def _effects(sums: Aggregates, plan: ExperimentPlan, result: dict[str, Any]) -> list[Check]:
+def _effects(sums: Aggregates, plan: ExperimentPlan, result: JsonObject) -> list[Check]:
     """Adds effects, segments and days to the result; a primary metric that cannot be computed is a failed check."""
     look = max(sums.look, 1)
     try:
@@ -66,7 +64,7 @@ def _effects(sums: Aggregates, plan: ExperimentPlan, result: dict[str, Any]) -> 
         return [Check("primary metric", "failed", f"{plan.primary.name} cannot be computed: {error}")]
     result["variance_saved"] = saved
     control = estimates[plan.arms[0]]
-    effects: dict[str, dict[str, Any]] = {
+    effects: dict[str, JsonObject] = {
         arm: {
             "primary": judge(control, estimates[arm], plan, look=look),
             "guardrails": [],
@@ -109,20 +107,20 @@ def _quantile_effect(
     return quantile_difference(values[plan.arms[0]], values[arm], quantile=quantile.quantile, level=level)
 
 
-def _verdict(plan: ExperimentPlan, arm: str, result: dict[str, Any], *, complete: bool, due: bool) -> Verdict:
+def _verdict(plan: ExperimentPlan, arm: str, result: JsonObject, *, complete: bool, due: bool) -> Verdict:
     effects = result["effects"][arm]
     states = {each["metric"]: each["state"] for each in effects["guardrails"]}
     return decide(plan, arm, effects["primary"], states, complete=complete, due=due)
 
 
-def _segments(segments: dict[tuple[str, str], dict[str, SampleMoments]], plan: ExperimentPlan) -> list[dict[str, Any]]:
+def _segments(segments: dict[tuple[str, str], dict[str, SampleMoments]], plan: ExperimentPlan) -> list[JsonObject]:
     """The primary effect by segment: fixed intervals, p-values adjusted (Benjamini and Hochberg) over all values of
     all segments, and for each segment a test that its effects differ (Holm over segments)."""
     rows = []
     for (segment, value), arms in segments.items():
         for arm in plan.arms[1:]:
             pair = {name: arms[name] for name in (plan.arms[0], arm) if name in arms}
-            row: dict[str, Any] = {"segment": segment, "value": value, "arm": arm}
+            row: JsonObject = {"segment": segment, "value": value, "arm": arm}
             row["n_users"] = sum(each.n_users for each in pair.values())
             try:
                 estimates, _ = _estimates(pair, plan)
@@ -148,12 +146,12 @@ def _segments(segments: dict[tuple[str, str], dict[str, SampleMoments]], plan: E
     return rows
 
 
-def _daily(by_day: dict[str, list[SampleMoments | None]], plan: ExperimentPlan, arm: str) -> list[dict[str, Any]]:
+def _daily(by_day: dict[str, list[SampleMoments | None]], plan: ExperimentPlan, arm: str) -> list[JsonObject]:
     """The effect to date at the end of each day, with its confidence sequence."""
     rows = []
     alpha = plan.alpha / (len(plan.arms) - 1)
     for day, pair in enumerate(zip(by_day[plan.arms[0]], by_day[arm], strict=True), start=1):
-        row: dict[str, Any] = {"day": day, "n_users": sum(each.n_users for each in pair if each)}
+        row: JsonObject = {"day": day, "n_users": sum(each.n_users for each in pair if each)}
         try:
             if pair[0] is None or pair[1] is None:
                 raise InputError("an arm has no users yet; wait for the first")
@@ -171,7 +169,7 @@ def _daily(by_day: dict[str, list[SampleMoments | None]], plan: ExperimentPlan, 
     return rows
 
 
-def _plan_record(plan: ExperimentPlan) -> dict[str, Any]:
+def _plan_record(plan: ExperimentPlan) -> JsonObject:
     fields = {name: value for name, value in vars(plan).items() if name not in ("primary", "guardrails", "start")}
     return {**fields, "primary": plan.primary, "start": plan.start.isoformat(), "hash": plan.content_hash}
 
@@ -195,7 +193,7 @@ def _json_ready(value: Any) -> Any:
     return int(value) if isinstance(value, np.integer) else value
 
 
-def write_result(output: Path, result: dict[str, Any], page: str) -> tuple[Path, Path]:
+def write_result(output: Path, result: JsonObject, page: str) -> tuple[Path, Path]:
     """Writes ab_result.json and ab_report.html and returns their paths."""
     files = output / "ab_result.json", output / "ab_report.html"
     make_directory(output)

@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tyro.conf import OmitArgPrefixes, Positional
@@ -18,6 +17,7 @@ from seqrec.abtest.simulate import Simulation, log_blocks, true_lifts, write_log
 from seqrec.abtest.verdict import signed
 from seqrec.config import check_between, check_fields
 from seqrec.data.tables.rows import Limits
+from seqrec.files import JsonObject
 from seqrec.types import InputError
 
 
@@ -126,7 +126,7 @@ def plan_of(flags: PlanFlags) -> ExperimentPlan:
     return ExperimentPlan(**fields)
 
 
-def run_plan(flags: PlanFlags) -> dict[str, Any]:
+def run_plan(flags: PlanFlags) -> JsonObject:
     """Writes the plan, and prints the smallest detectable effect and the sample size."""
     plan = plan_of(flags)
     write_plan(plan, flags.file)
@@ -152,7 +152,7 @@ def _print_sizes(plan: ExperimentPlan, sizing: Sizing) -> dict[str, float]:
     return {"detectable": detectable, "n_users": needed, "n_days": n_days}
 
 
-def run_simulate(flags: SimulateFlags) -> dict[str, Any]:
+def run_simulate(flags: SimulateFlags) -> JsonObject:
     """Writes the logs and prints the true effect of the treatment on these listeners."""
     plan = read_plan(flags.plan)
     files = write_logs(log_blocks(plan, flags.simulation), flags.output)
@@ -162,7 +162,7 @@ def run_simulate(flags: SimulateFlags) -> dict[str, Any]:
     return {**files, "lifts": lifts}
 
 
-def run_analyze(flags: AnalyzeFlags) -> dict[str, Any]:
+def run_analyze(flags: AnalyzeFlags) -> JsonObject:
     """Writes the result and its page, and prints the verdicts."""
     plan = read_plan(flags.plan)
     if flags.past and flags.offline is None:

@@ -74,20 +74,22 @@ def plot_days(days: Sequence[Mapping[str, Any]]) -> Figure | None:
 
     None where no day has a difference.
     """
-    known = [day for day in days if day["difference"] is not None]
-    if not known:
+    days_with_effect = [day for day in days if day["difference"] is not None]
+    if not days_with_effect:
         return None
     names = ("day", "difference", "lower", "upper", "fixed_lower", "fixed_upper")
-    day, difference, lower, upper, *fixed = (np.array([each[name] for each in known], float) for name in names)
+    day, difference, lower, upper, *fixed = (
+        np.array([each[name] for each in days_with_effect], float) for name in names
+    )
     figure = new_figure(3.2)
     axes = figure.subplots()
     axes.fill_between(day, lower, upper, color=COLOURS[0], alpha=0.18, linewidth=0)
     for ends in fixed:
         axes.plot(day, ends, color=NEUTRAL, linestyle="--", linewidth=1.2)
-    axes.plot(day, difference, color=COLOURS[0], linewidth=2.2, marker="." if len(known) < 3 else "")
+    axes.plot(day, difference, color=COLOURS[0], linewidth=2.2, marker="." if len(days_with_effect) < 3 else "")
     axes.axhline(0.0, color=NEUTRAL, linewidth=1)
     # The first days' intervals are so wide that the rest would look like a line: the scale is that of the later days.
-    later = slice(len(known) // 4, None)
+    later = slice(len(days_with_effect) // 4, None)
     low, high = min(0.0, *lower[later]), max(0.0, *upper[later])
     margin = 0.06 * (high - low) or 0.01
     axes.set_ylim(low - margin, high + margin)

@@ -1,4 +1,4 @@
-"""Logs of an experiment, checked and put into tables whose names and columns are fixed, so that SQL can be too."""
+"""Reads and checks the logs of an experiment into tables with fixed names and columns, so that the SQL is fixed too."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -40,13 +40,13 @@ class Logs:
     """Columns user_id, arm, timestamp_us, and any for segments."""
     events: Path
     """Columns user_id, timestamp_us and seconds (listened), skipped and liked (0 or 1); optionally sequence, the
-    player's own number of the event, by which losses show. Events before the start serve as covariates."""
+    client's number of the event, which reveals lost events. Events before the start serve as covariates."""
     exposures: Path | None = None
-    """Columns user_id and timestamp_us: when the user met what differs, or in the control would have; by default
-    every assigned user is exposed at once."""
+    """Columns user_id and timestamp_us: when the user was exposed to the change, or would have been in the control.
+    By default all users are exposed when they are assigned."""
     database: str | None = None
-    """A DuckDB file, or postgresql://... where DuckDB's postgres extension is installed; the three above are then
-    names of its tables, such as events or logs.events."""
+    """A DuckDB file, or postgresql://... if DuckDB's postgres extension is installed. The three flags above then
+    name its tables, such as events or logs.events."""
     drop_repeated: bool = False
     """Count repeated events once: events of a user with the same sequence number, or without such numbers, equal rows.
     By default they block the verdict."""
@@ -84,7 +84,7 @@ def load_logs(logs: Logs, plan: ExperimentPlan, *, limits: Limits = NO_LIMITS) -
             take["sequence"] = "sequence"
         rows[name] = (table.load(take, Destination(connection, f"raw_{name}")), take)
     try:
-        typed = {name: _typed(each, take, plan.unit) for name, (each, take) in rows.items()}
+        typed = {name: _typed_columns(each, take, plan.unit) for name, (each, take) in rows.items()}
     except duckdb.Error as error:
         raise InputError(f"the logs cannot be read ({first_line(error)}); check that the files are whole") from error
     id_types = {each.one(f"any_value(typeof({typed[name]['user_id']}))")[0] for name, (each, _) in rows.items()}
@@ -119,8 +119,8 @@ def _open(logs: Logs, connection: duckdb.DuckDBPyConnection, path: Path, *, like
     return UserTable(path, tuple(attached_columns(connection, str(path))), loader, "database")
 
 
-def _typed(rows: RawRows, take: Mapping[str, str], unit: str) -> dict[str, str]:
-    """The SQL expression of each column of a log that is no segment, once every value is one that can be."""
+def _typed_columns(rows: RawRows, take: Mapping[str, str], unit: str) -> dict[str, str]:
+    """The SQL expression of each column of a log that is not a segment, after checking all values."""
     typed = {"user_id": required_id(rows, "user_id", unit)}
     conditions = {"user_id": "false"}
     if "arm" in take:
@@ -166,7 +166,7 @@ def _drop_repeated(connection: duckdb.DuckDBPyConnection, logs: Logs, *, by_sequ
 
 
 def set_period(connection: duckdb.DuckDBPyConnection, plan: ExperimentPlan, *, n_days: int) -> None:
-    """Makes the one-row table `settings`: the plan's first `n_days`, and what else the SQL asks of the plan."""
+    """Makes the one-row table `settings`: the plan's first `n_days`, and other values that the SQL reads."""
     connection.execute(
         """
         CREATE OR REPLACE TABLE settings AS
@@ -190,7 +190,7 @@ def days_logged(connection: duckdb.DuckDBPyConnection, plan: ExperimentPlan) -> 
     A day counts as logged with a hundredth of the busiest day's events, so that a few clocks that run ahead do not make
     an experiment look finished.
     """
-    found = connection.execute(
+    counts_by_day = connection.execute(
         """
         SELECT CAST(FLOOR((timestamp_us - $start) / 86400000000e0) AS BIGINT) AS day, COUNT(*) AS n_events
         FROM events
@@ -199,8 +199,8 @@ def days_logged(connection: duckdb.DuckDBPyConnection, plan: ExperimentPlan) -> 
         """,
         {"start": plan.start_us, "end": plan.end_us},
     ).fetchall()
-    busiest = max((n_events for _, n_events in found), default=0)
-    return max((day + 1 for day, n_events in found if 100 * n_events >= busiest), default=0)
+    busiest = max((n_events for _, n_events in counts_by_day), default=0)
+    return max((day + 1 for day, n_events in counts_by_day if 100 * n_events >= busiest), default=0)
 
 
 def _take_assignments(rows: RawRows, typed: Mapping[str, str], file: Path, plan: ExperimentPlan) -> None:

@@ -314,12 +314,12 @@ def interaction_p_value(
     >>> round(interaction_p_value(np.array([0.0, 1.96]), np.array([0.5**0.5, 0.5**0.5])), 3)  # z = 1.96
     0.05
     """
-    known = np.isfinite(differences) & np.isfinite(standard_errors) & (standard_errors > 0.0)
-    if known.sum() < 2:
+    is_finite = np.isfinite(differences) & np.isfinite(standard_errors) & (standard_errors > 0.0)
+    if is_finite.sum() < 2:
         return math.nan
-    weights = standard_errors[known] ** -2.0
-    centre = np.average(differences[known], weights=weights)
-    return float(stats.chi2.sf(np.sum(weights * (differences[known] - centre) ** 2), known.sum() - 1))
+    weights = standard_errors[is_finite] ** -2.0
+    centre = np.average(differences[is_finite], weights=weights)
+    return float(stats.chi2.sf(np.sum(weights * (differences[is_finite] - centre) ** 2), is_finite.sum() - 1))
 
 
 def check_share(**values: float) -> None:

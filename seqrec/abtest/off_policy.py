@@ -45,7 +45,7 @@ def ips(
     >>> ips(np.array([1.0, 0.0]), np.array([0.5, 1.5])).value
     0.25
     """
-    clipped, share = _clipped(weights, rewards, max_weight)
+    clipped, share = _clip(weights, rewards, max_weight)
     return _with_interval(clipped * rewards, clipped, share, level)
 
 
@@ -62,7 +62,7 @@ def snips(
     >>> snips(np.array([1.0, 0.0]), np.array([1.0, 3.0])).value
     0.25
     """
-    clipped, share = _clipped(weights, rewards, max_weight)
+    clipped, share = _clip(weights, rewards, max_weight)
     if not clipped.sum() > 0:
         raise InputError(
             "all weights are 0: the new policy chooses none of the logged actions; log a more random policy"
@@ -89,7 +89,7 @@ def doubly_robust(
     >>> doubly_robust(np.array([1.0, 0.0]), np.ones(2), np.array([0.5, 0.5]), np.array([0.75, 0.75])).value
     0.75
     """
-    clipped, share = _clipped(weights, rewards, max_weight)
+    clipped, share = _clip(weights, rewards, max_weight)
     for name, values in (("predicted_logged", predicted_logged), ("predicted_policy", predicted_policy)):
         if values.shape != rewards.shape or not np.isfinite(values).all():
             raise InputError(
@@ -120,7 +120,7 @@ def importance_weights(
     return policy_chances / logged_chances
 
 
-def _clipped(
+def _clip(
     weights: Float[np.ndarray, " n"], rewards: Float[np.ndarray, " n"], max_weight: float
 ) -> tuple[Float[np.ndarray, " n"], float]:
     if weights.shape != rewards.shape or len(weights) < 2:

@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
 from seqrec.abtest.means import check_share
-from seqrec.files import read_object
+from seqrec.files import JsonObject, read_object
 from seqrec.types import InputError
 
 
@@ -108,8 +108,8 @@ def read_offline(file: Path, arms: Sequence[str]) -> dict[str, dict[str, dict[st
 
 
 def with_offline(
-    result: dict[str, Any], offline: dict[str, dict[str, dict[str, float | None]]], past: Sequence[Path] = ()
-) -> dict[str, Any]:
+    result: JsonObject, offline: dict[str, dict[str, dict[str, float | None]]], past: Sequence[Path] = ()
+) -> JsonObject:
     """The result with `offline` added, and how well each offline metric predicts the primary one over this result and
     `past` ones (ab_result.json files of analyses with an offline comparison).
 

@@ -59,7 +59,7 @@ def _verdicts(verdicts: Mapping[str, Any]) -> list[str]:
 
 def _primary(result: Mapping[str, Any]) -> list[str]:
     plan = result["plan"]
-    effects = {arm: found["primary"] for arm, found in result["effects"].items()}
+    effects = {arm: effect["primary"] for arm, effect in result["effects"].items()}
     rows = [
         [
             text(arm),
@@ -90,11 +90,11 @@ def _primary(result: Mapping[str, Any]) -> list[str]:
 
 def _guardrails(result: Mapping[str, Any]) -> list[str]:
     parts = []
-    for arm, found in result["effects"].items():
-        if not found["guardrails"]:
+    for arm, arm_effects in result["effects"].items():
+        if not arm_effects["guardrails"]:
             continue
         bars, rows = [], []
-        for each in found["guardrails"]:
+        for each in arm_effects["guardrails"]:
             metric, effect = each["metric"], each.get("effect")
             ends = [effect[name] for name in _RELATIVE] if effect else [None] * 3
             sign = 1 if metric["more_is_better"] else -1
@@ -132,8 +132,8 @@ def _quantiles(result: Mapping[str, Any]) -> list[str]:
             _number(each["effect"]["treatment"]),
             interval_cell([each["effect"][name] for name in ("difference", "lower", "upper")], _number),
         ]
-        for arm, found in result["effects"].items()
-        for each in found["quantiles"]
+        for arm, effects in result["effects"].items()
+        for each in effects["quantiles"]
     ]
     if not rows:
         return []
@@ -215,7 +215,7 @@ def _offline(result: Mapping[str, Any]) -> list[str]:
     parts = [
         head,
         faint(
-            "The offline difference of the same recommenders, from rank tables, beside the relative difference of the "
+            "The offline difference of the same recommenders, from rank tables, and the relative difference of the "
             "primary metric online."
         ),
     ]
@@ -232,7 +232,7 @@ def _offline(result: Mapping[str, Any]) -> list[str]:
             for metric, each in metrics.items()
         ]
     parts.append(table(["", "offline metric", "offline difference", "online, relative"], rows))
-    found = result["offline_online"]
+    agreement = result["offline_online"]
     lines = [
         [
             text(metric),
@@ -240,7 +240,7 @@ def _offline(result: Mapping[str, Any]) -> list[str]:
             interval_cell([each[f"sign_{name}"] for name in ("agreement", "lower", "upper")], "{:.0%}".format),
             interval_cell([each[f"rank_{name}"] for name in ("correlation", "lower", "upper")], _number),
         ]
-        for metric, each in found["agreements"].items()
+        for metric, each in agreement["agreements"].items()
     ]
     if lines:
         parts.append(
@@ -255,8 +255,8 @@ def _offline(result: Mapping[str, Any]) -> list[str]:
         parts.append(
             faint("It takes at least two experiments (--past) to say how well offline metrics predict online ones.")
         )
-    if found["n_blocked"]:
-        parts.append(faint(f"Left out because their verdicts are blocked: {found['n_blocked']}."))
+    if agreement["n_blocked"]:
+        parts.append(faint(f"Left out because their verdicts are blocked: {agreement['n_blocked']}."))
     return parts
 
 

@@ -60,19 +60,19 @@ def metric_of(text: str) -> Metric:
     >>> metric_of("-skips/plays:0.02")
     Metric(numerator='skips', denominator='plays', more_is_better=False, margin=0.02)
     """
-    found = re.fullmatch(r"(-?)(\w+)(?:/(\w+))?(?::([0-9.eE-]+))?", text)
+    match = re.fullmatch(r"(-?)(\w+)(?:/(\w+))?(?::([0-9.eE-]+))?", text)
     try:
-        margin = float(found[4] or 0.0) if found else 0.0
+        margin = float(match[4] or 0.0) if match else 0.0
     except ValueError:
-        found = None
-    if not found:
+        match = None
+    if not match:
         raise InputError(f"metric {text!r} is not [-]numerator[/denominator][:margin]; write such as -skips/plays:0.02")
     return from_json(
         Metric,
         {
-            "numerator": found[2],
-            "denominator": found[3] or "users",
-            "more_is_better": not found[1],
+            "numerator": match[2],
+            "denominator": match[3] or "users",
+            "more_is_better": not match[1],
             "margin": margin,
         },
         name="metric",
@@ -81,7 +81,7 @@ def metric_of(text: str) -> Metric:
 
 @dataclass(frozen=True)
 class Quantile:
-    """A quantile over users of a measure, shown beside the metrics; it does not decide."""
+    """A quantile over users of a measure, reported with the metrics; it does not decide."""
 
     measure: Measure
     """What is summed over a user's events."""
@@ -136,7 +136,7 @@ class ExperimentPlan:
     segments: tuple[str, ...] = ()
     """Columns of the assignments, known before the experiment, to show the effect by."""
     quantiles: tuple[Quantile, ...] = ()
-    """Quantiles to show beside the metrics, with intervals at `alpha`; read them at the planned end."""
+    """Quantiles to report with the metrics, with intervals at `alpha`; read them at the planned end."""
     alpha: float = 0.05
     """Probability of reporting an effect where there is none, over all looks and arms."""
     power: float = 0.8
@@ -193,8 +193,8 @@ class ExperimentPlan:
                 raise InputError(f"guardrail {metric.name} has no margin; write the acceptable loss, such as :0.02")
         if len(set(self.segments)) < len(self.segments):
             raise InputError(f"segments {list(self.segments)} name a column twice; name each once")
-        if taken := [name for name in self.segments if name in _LOG_COLUMNS]:
-            raise InputError(f"segment {taken[0]!r} is a column of the logs; name one that describes the unit")
+        if log_columns := [name for name in self.segments if name in _LOG_COLUMNS]:
+            raise InputError(f"segment {log_columns[0]!r} is a column of the logs; name one that describes the unit")
         if not self.unit or self.unit in (*_LOG_COLUMNS, *self.segments):
             raise InputError(f"unit {self.unit!r} cannot be the column of ids; name one such as user_id")
         if self.adjustment == "cupac" and self.days_before == 0:

@@ -138,13 +138,13 @@ def true_lifts(plan: ExperimentPlan, simulation: Simulation) -> dict[str, float]
     world = _world(plan, simulation)
     totals = np.zeros((2, 4))
     for ids, rng in _user_blocks(simulation):
-        _, _, people = _assigned(plan, simulation, world, ids, rng)
-        since = people.visits.start_us >= people.exposed_us[people.visits.owner]
+        _, _, people = _assign(plan, simulation, world, ids, rng)
+        is_exposed_session = people.visits.start_us >= people.exposed_us[people.visits.owner]
         for arm in range(2):
-            plays = _played(simulation, world, people, treated=since & (arm == 1))
-            counted = since[plays["session"]] & (plays["timestamp_us"] < plan.end_us)
-            of_events = (np.ones(counted.size), plays["seconds"], plays["skipped"], plays["liked"])
-            totals[arm] += [values[counted].sum() for values in of_events]
+            plays = _play(simulation, world, people, treated=is_exposed_session & (arm == 1))
+            is_counted = is_exposed_session[plays["session"]] & (plays["timestamp_us"] < plan.end_us)
+            of_events = (np.ones(is_counted.size), plays["seconds"], plays["skipped"], plays["liked"])
+            totals[arm] += [values[is_counted].sum() for values in of_events]
     with np.errstate(divide="ignore", invalid="ignore"):
         lifts = np.where(totals[0] > 0, totals[1] / totals[0] - 1.0, np.nan)
     return dict(zip(("plays", "seconds_listened", "skips", "likes"), lifts.tolist(), strict=True))
@@ -168,7 +168,7 @@ def _world(plan: ExperimentPlan, simulation: Simulation) -> ListeningConfig:
     )
 
 
-def _assigned(
+def _assign(
     plan: ExperimentPlan,
     simulation: Simulation,
     world: ListeningConfig,
@@ -196,11 +196,11 @@ def _logs(
     ids: Int[np.ndarray, " n_users"],
     rng: np.random.Generator,
 ) -> SimulatedLogs:
-    arms, assigned_us, people = _assigned(plan, simulation, world, ids, rng)
+    arms, assigned_us, people = _assign(plan, simulation, world, ids, rng)
     assignments = _assignments(plan, simulation, rng, ids, arms, assigned_us)
     owner = people.visits.owner
     treated = (arms > 0)[owner] & (people.visits.start_us >= people.exposed_us[owner])
-    plays = _played(simulation, world, people, treated=treated)
+    plays = _play(simulation, world, people, treated=treated)
     plays["place"] = owner[plays.pop("session")]
     bots = np.flatnonzero((rng.random(ids.size) < simulation.bot_share) & (people.exposed_us < _NEVER))
     plays = _with_bots(plays, bots, people.exposed_us[bots], 4 * plan.max_plays_per_day)
@@ -229,7 +229,7 @@ def _logs(
     return SimulatedLogs(assignments, pa.table(exposures), pa.table(events))
 
 
-def _played(
+def _play(
     simulation: Simulation, world: ListeningConfig, people: _Listeners, *, treated: Bool[np.ndarray, " n_sessions"]
 ) -> dict[str, np.ndarray]:
     """The plays of these listeners, from the treatment's recommender in `treated` sessions, else from the control's.

@@ -17,7 +17,7 @@ def srm_p_value(n_users: Sequence[int] | Int[np.ndarray, " n_arms"], shares: Seq
     >>> f"{srm_p_value([821_588, 815_482], [0.5, 0.5]):.1e}"
     '1.8e-06'
     """
-    counts, expected = _checked(n_users, shares)
+    counts, expected = _check(n_users, shares)
     if counts.sum() == 0:
         return 1.0
     expected = expected * counts.sum()
@@ -41,7 +41,7 @@ def srm_sequential_p_values(
     log_factors = []
     before = None
     for row in n_users:
-        counts, expected = _checked(row, shares)
+        counts, expected = _check(row, shares)
         if before is not None and (counts < before).any():
             raise InputError(f"running totals fall from {before.tolist()} to {counts.tolist()}; sort the looks by time")
         before = counts
@@ -57,7 +57,7 @@ def srm_sequential_p_values(
     return np.exp(-np.maximum.accumulate(np.maximum(log_factors, 0.0))) if log_factors else np.empty(0)
 
 
-def _checked(
+def _check(
     n_users: Sequence[int] | Int[np.ndarray, " n_arms"], shares: Sequence[float | int]
 ) -> tuple[Float[np.ndarray, " n_arms"], Float[np.ndarray, " n_arms"]]:
     counts, expected = np.asarray(n_users, float), np.asarray(shares, float)

@@ -1,7 +1,7 @@
 """Runs the SQL of `sql/` over loaded logs and returns sufficient statistics."""
 
 from importlib import resources
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import duckdb
 import numpy as np
@@ -10,6 +10,7 @@ from jaxtyping import Float
 from seqrec.abtest.means import cross_fitted_weights
 from seqrec.abtest.plan import MEASURES, ExperimentPlan, Metric, Quantile
 from seqrec.abtest.sample_moments import SampleMoments, sample_moments_of_sums
+from seqrec.files import JsonObject
 
 STEPS = (
     "assigned_users",
@@ -30,10 +31,10 @@ _CUPAC_COLUMNS = ("y", "z", "x1", "x2", "x3", "x4", "x5", "x6")
 class TrustCounts(NamedTuple):
     """The counts behind the checks: the rows of the SQL statements with these names."""
 
-    check_arms: list[dict[str, Any]]
-    check_days: list[dict[str, Any]]
-    check_segments: list[dict[str, Any]]
-    check_left_out: list[dict[str, Any]]
+    check_arms: list[JsonObject]
+    check_days: list[JsonObject]
+    check_segments: list[JsonObject]
+    check_left_out: list[JsonObject]
     lost: dict[str, SampleMoments]
     """Events lost and events sent per user, by arm; empty where the player does not number its events."""
     repeated: dict[str, SampleMoments]
@@ -55,7 +56,7 @@ def build_tables(connection: duckdb.DuckDBPyConnection) -> None:
         connection.execute(f"CREATE OR REPLACE {kind} {name} AS {sql_text(name)}")
 
 
-def rows(connection: duckdb.DuckDBPyConnection, name: str) -> list[dict[str, Any]]:
+def rows(connection: duckdb.DuckDBPyConnection, name: str) -> list[JsonObject]:
     """The rows of the SQL statement with this name."""
     cursor = connection.execute(sql_text(name))
     names = [column[0] for column in cursor.description]
@@ -76,14 +77,14 @@ def trust_counts(connection: duckdb.DuckDBPyConnection) -> TrustCounts:
 
 def choose_metric(connection: duckdb.DuckDBPyConnection, metric: Metric) -> None:
     """Creates the table `metric_values` of this metric; its covariates are the metric itself before the start."""
-    connection.execute(f"CREATE OR REPLACE TABLE metric_values AS {_filled('metric_values', metric)}")
+    connection.execute(f"CREATE OR REPLACE TABLE metric_values AS {_fill_in('metric_values', metric)}")
 
 
 def predict_metric(connection: duckdb.DuckDBPyConnection, metric: Metric) -> None:
     """Creates the table `metric_values` of this metric; its covariate is a prediction (CUPAC) from all measures before
     the start, with weights fitted on the other half of the users."""
     connection.execute(f"CREATE OR REPLACE TABLE user_folds AS {sql_text('user_folds')}")
-    connection.execute(f"CREATE OR REPLACE TABLE cupac_values AS {_filled('cupac_values', metric)}")
+    connection.execute(f"CREATE OR REPLACE TABLE cupac_values AS {_fill_in('cupac_values', metric)}")
     folds: list[list[SampleMoments]] = [[], []]
     for row in rows(connection, "cupac_moments"):
         folds[row["fold"]].append(_moments(row, _CUPAC_COLUMNS))
@@ -97,7 +98,7 @@ def predict_metric(connection: duckdb.DuckDBPyConnection, metric: Metric) -> Non
     connection.execute(f"CREATE OR REPLACE TABLE metric_values AS {sql_text('cupac_predictions')}")
 
 
-def _filled(name: str, metric: Metric) -> str:
+def _fill_in(name: str, metric: Metric) -> str:
     return _with_words(name, numerator=metric.numerator, denominator=metric.denominator)
 
 
@@ -131,14 +132,14 @@ def moments_by_segment(connection: duckdb.DuckDBPyConnection) -> dict[tuple[str,
     return by_segment
 
 
-def _moments(row: dict[str, Any], columns: tuple[str, ...] = _COLUMNS) -> SampleMoments:
+def _moments(row: JsonObject, columns: tuple[str, ...] = _COLUMNS) -> SampleMoments:
     sums = np.array([row[name] for name in columns], float)
     # Some statements compute sums of products about 0.
     centre = np.array([row.get(f"centre_{name}", 0.0) for name in columns], float)
     return sample_moments_of_sums(int(row["n_users"]), sums, _products(row, columns), centre=centre)
 
 
-def _products(row: dict[str, Any], columns: tuple[str, ...] = _COLUMNS) -> np.ndarray:
+def _products(row: JsonObject, columns: tuple[str, ...] = _COLUMNS) -> np.ndarray:
     places = range(len(columns))
     return np.array([[row[columns[min(i, j)] + columns[max(i, j)]] for j in places] for i in places], float)
 
@@ -153,7 +154,7 @@ def moments_by_day(
     for row in rows(connection, "new_users_by_day"):
         for name in ("n_users", "v", "w", "vv", "vw", "ww"):
             totals[row["arm"]][name][row["day"]] += row[name]
-    increments = connection.execute(_filled("increments_by_day", metric))
+    increments = connection.execute(_fill_in("increments_by_day", metric))
     names = [column[0] for column in increments.description]
     for values in increments.fetchall():
         row = dict(zip(names, values, strict=True))

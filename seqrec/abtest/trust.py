@@ -1,7 +1,7 @@
 """Checks that an experiment is valid, independent of its result; a check that fails blocks the verdict."""
 
 import math
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -11,6 +11,7 @@ from seqrec.abtest.plan import ExperimentPlan
 from seqrec.abtest.sample_moments import SampleMoments
 from seqrec.abtest.srm import srm_p_value, srm_sequential_p_values
 from seqrec.abtest.tables import TrustCounts
+from seqrec.files import JsonObject
 from seqrec.stats import holm
 from seqrec.types import InputError
 
@@ -105,7 +106,7 @@ def _sample_ratio(plan: ExperimentPlan, name: str, n_users: np.ndarray) -> Check
     return Check(name, "failed" if p_value < plan.trust_alpha else "passed", finding)
 
 
-def _daily_sample_ratio(rows: list[dict[str, Any]], plan: ExperimentPlan, n_days: int) -> Check:
+def _daily_sample_ratio(rows: list[JsonObject], plan: ExperimentPlan, n_days: int) -> Check:
     by_day = np.zeros((n_days, len(plan.arms)), int)
     for row in rows:
         by_day[row["day"], plan.arms.index(row["arm"])] += row["n_users"]
@@ -119,7 +120,7 @@ def _daily_sample_ratio(rows: list[dict[str, Any]], plan: ExperimentPlan, n_days
     return Check("sample ratio by day", "failed" if failed else "passed", finding)
 
 
-def _segment_sample_ratio(rows: list[dict[str, Any]], plan: ExperimentPlan) -> list[Check]:
+def _segment_sample_ratio(rows: list[JsonObject], plan: ExperimentPlan) -> list[Check]:
     by_value: dict[tuple[str, str], np.ndarray] = {}
     for row in rows:
         counts = by_value.setdefault((row["segment"], row["value"]), np.zeros(len(plan.arms), int))
@@ -190,7 +191,7 @@ def _event_shares(by_user: dict[str, SampleMoments], plan: ExperimentPlan) -> tu
     return max(each.value for each in by_arm.values()), p_value, shares
 
 
-def _left_out(rows: list[dict[str, Any]]) -> list[Check]:
+def _left_out(rows: list[JsonObject]) -> list[Check]:
     words = {
         "users assigned outside": "users were assigned outside the analysed days and are left out",
         "assignments repeated": "assignments repeat an earlier one of the same user and arm; the first counts",

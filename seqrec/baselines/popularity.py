@@ -74,11 +74,11 @@ def popularity_ranks(
     >>> from seqrec.data.store import store_from_sequences
     >>> store = store_from_sequences([[1, 2, 2, 3], [1, 3, 2, 3]])
     >>> counts, tests = np.array([0, 2, 1, 1]), np.array([3, 7])
-    >>> [found.tolist() for found in popularity_ranks(store, tests, counts, mask_seen=False)]
+    >>> [array.tolist() for array in popularity_ranks(store, tests, counts, mask_seen=False)]
     [[2.5, 2.5], [3, 3]]
-    >>> [found.tolist() for found in popularity_ranks(store, tests, counts, mask_seen=True)]
+    >>> [array.tolist() for array in popularity_ranks(store, tests, counts, mask_seen=True)]
     [[1.0, 1.0], [1, 1]]
-    >>> [found.tolist() for found in popularity_ranks(store, tests, counts, mask_seen=False, personal=True)]
+    >>> [array.tolist() for array in popularity_ranks(store, tests, counts, mask_seen=False, personal=True)]
     [[3.0, 2.5], [3, 3]]
     """
     _check_positions(target_positions, store.n_events)

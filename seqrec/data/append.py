@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Bool, Int
 
 from seqrec.data import steps
-from seqrec.data.directories import replaced
+from seqrec.data.directories import replacing_directory
 from seqrec.data.engines import collect, engine_of
 from seqrec.data.events import attributes_of, event_column, titles_of
 from seqrec.data.paths import first_line
@@ -29,6 +29,7 @@ from seqrec.data.store import (
     sequence_store,
     write_files,
 )
+from seqrec.files import JsonObject
 from seqrec.types import InputError
 
 
@@ -60,7 +61,7 @@ def append_events(
     """
     directory = Path(directory)
     read_preparation(directory)  # before anything is made beside what is no store
-    with replaced(directory) as fresh:
+    with replacing_directory(directory) as fresh:
         appended = _append(source, directory, fresh, report=report)
     return appended._replace(store=open_store(directory))
 
@@ -80,15 +81,15 @@ def _append(source: Source, directory: Path, target: Path, *, report: Callable[[
     for name, texts in preparation.get("categories", {}).items():
         if list(source.categories.get(name, texts)[: len(texts)]) != texts:
             raise InputError(f"{directory} has other codes for {name!r}; read the events with categories that it knows")
-    fresh, rejected, counts = _cleaned(source, config, with_times="timestamp_us" in store.columns, report=report)
+    fresh, rejected, counts = _clean(source, config, with_times="timestamp_us" in store.columns, report=report)
     derived = {"timestamp_us"} if config.session_gap_seconds is None else {"timestamp_us", "session"}
     for name in store.columns:
         if name not in fresh and name not in derived:
             raise InputError(
                 f"{source.name} has no column {name!r}, which {directory} has; name it among the extra columns"
             )
-    user_keys, users = _extended(store.user_keys, fresh.pop("user_id"), f"{directory}: users")
-    item_keys, items = _extended(store.item_keys, fresh.pop("item_id"), f"{directory}: items")
+    user_keys, users = _extend(store.user_keys, fresh.pop("user_id"), f"{directory}: users")
+    item_keys, items = _extend(store.item_keys, fresh.pop("item_id"), f"{directory}: items")
     lengths = np.diff(store.offsets)
     users = np.concatenate([np.repeat(np.arange(store.n_users), lengths), users])
     items = np.concatenate([store.items, items + 1])
@@ -99,7 +100,7 @@ def _append(source: Source, directory: Path, target: Path, *, report: Callable[[
     is_new = np.arange(len(users)) >= store.n_events
     gap_us = _duplicate_gap_us(config) if "timestamp_us" in columns else None
     if gap_us is not None:
-        order = order[~_repeated(users[order], items[order], times[order], is_new[order], gap_us=gap_us)]
+        order = order[~_is_repeated(users[order], items[order], times[order], is_new[order], gap_us=gap_us)]
     offsets = np.concatenate([[0], np.cumsum(np.bincount(users[order], minlength=len(user_keys)))])
     columns = {name: values[order] for name, values in columns.items()}
     if "session" in store.columns and config.session_gap_seconds is not None:
@@ -130,14 +131,14 @@ def _append(source: Source, directory: Path, target: Path, *, report: Callable[[
     write_files(
         target,
         grown,
-        preparation=_noted(preparation, appended, source),
+        preparation=_record_append(preparation, appended, source),
         side_tables={"rejected": _with_earlier(directory / "rejected.parquet", rejected)},
         history=History(versions, came_with[order]),
     )
     return appended
 
 
-def _version_of(store: SequenceStore, config: StepsConfig, preparation: Mapping[str, Any]) -> dict[str, Any]:
+def _version_of(store: SequenceStore, config: StepsConfig, preparation: Mapping[str, Any]) -> JsonObject:
     """What the manifest keeps of a store that grows, so that it can be told from what it has become."""
     gap_seconds = config.session_gap_seconds if "session" in store.columns else None
     return {
@@ -151,9 +152,9 @@ def _version_of(store: SequenceStore, config: StepsConfig, preparation: Mapping[
     }
 
 
-def _cleaned(
+def _clean(
     source: Source, config: StepsConfig, *, with_times: bool, report: Callable[[StepCount], None]
-) -> tuple[dict[str, Any], pa.Table, list[StepCount]]:
+) -> tuple[JsonObject, pa.Table, list[StepCount]]:
     """The columns of the new events, in time order, after the steps that look at one event."""
     if with_times and "timestamp_us" not in steps.column_names(source.events):
         raise InputError(f"{source.name} has no times, which the store has; name the time column")
@@ -174,7 +175,7 @@ def _cleaned(
     return columns, collect(cleaned.rejected.sort("event_index")), cleaned.counts
 
 
-def _extended(
+def _extend(
     stored: np.ndarray, keys: pa.ChunkedArray, what: str
 ) -> tuple[np.ndarray, Int[np.ndarray, " n_new_events"]]:
     """The stored keys followed by the new ones, and the 0-based place in them of each of `keys`."""
@@ -203,7 +204,7 @@ def _duplicate_gap_us(config: StepsConfig) -> int | None:
     return 0 if config.drop_duplicates else None
 
 
-def _repeated(
+def _is_repeated(
     users: Int[np.ndarray, " n"],
     items: Int[np.ndarray, " n"],
     times: Int[np.ndarray, " n"],
@@ -220,7 +221,7 @@ def _repeated(
     return repeated & is_new
 
 
-def _noted(preparation: Mapping[str, Any], appended: Appended, source: Source) -> dict[str, Any]:
+def _record_append(preparation: Mapping[str, Any], appended: Appended, source: Source) -> JsonObject:
     """`preparation` with the append added and the split computed again."""
     noted = dict(preparation)
     if "categories" in noted:

@@ -1,4 +1,4 @@
-"""Batches as a pure function of (seed, step, process), and the queries that evaluation asks."""
+"""Batches as a pure function of (seed, step, process), and the queries of evaluation."""
 
 import functools
 import math
@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int, Int32
 
 from seqrec.data.engagement import Engagement
 from seqrec.data.feature_values import PositionFeature, features_at
-from seqrec.data.packing import PackedRows, Rings, pack, pack_training, turned
+from seqrec.data.packing import PackedRows, Rings, pack, pack_training, rotate_rings
 from seqrec.data.ragged import ranges, rows_at
 from seqrec.data.repeated_targets import seen_before
 from seqrec.data.splits import Split
@@ -29,7 +29,7 @@ class Share(NamedTuple):
 
 
 class EventFields(NamedTuple):
-    """What batches hold beside item ids and their order."""
+    """What batches hold in addition to item ids and their order."""
 
     times: Times = "none"
     engagement: Engagement | None = None
@@ -42,9 +42,9 @@ class Windows(NamedTuple):
     """Which windows of `max_length` events training takes from histories that are longer."""
 
     whole: bool = False
-    """All of them, side by side, so that each pair of neighbours comes once an epoch; otherwise one."""
+    """All consecutive windows, so that each pair of neighbours occurs once per epoch; otherwise one window."""
     random: bool = False
-    """Cut at positions drawn anew each epoch; otherwise from the newest event back."""
+    """Cut at new random positions in each epoch; otherwise from the newest event backwards."""
 
 
 ALL_ROWS, ITEMS_ALONE, LATEST = Share(), EventFields(), Windows()
@@ -90,13 +90,13 @@ def _lay_out(
         rows[filled] = values
         return rows
 
-    beside: dict[str, Any] = {}
+    extra: dict[str, Any] = {}
     if fields.engagement is not None:
-        beside = {name: spread(value) for name, value in fields.engagement.fields_at(store, following).items()}
+        extra = {name: spread(value) for name, value in fields.engagement.fields_at(store, following).items()}
     if fields.features:
-        known = features_at(fields.features, store, source)
-        beside["event_features"] = {name: spread(value) for name, value in known.items()}
-    return Batch(*arrays, **beside)
+        event_features = features_at(fields.features, store, source)
+        extra["event_features"] = {name: spread(value) for name, value in event_features.items()}
+    return Batch(*arrays, **extra)
 
 
 def _seconds(microseconds: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
@@ -139,7 +139,7 @@ def _turns(seed: int, epoch: int, n_users: int) -> Float[np.ndarray, " users"]:
     return turns
 
 
-def _drawn(
+def _by_epoch(
     draw: Callable[[int], np.ndarray], epochs: Int[np.ndarray, " n"], places: Int[np.ndarray, " n"]
 ) -> np.ndarray:
     """`draw(epoch)[place]` of each pair, where the epochs rise."""
@@ -177,10 +177,10 @@ class TrainingBatches(NamedTuple):
         starts, lengths = self.packed.starts[segments], self.packed.lengths[segments]
         if self.rings is not None:
             users = self.rings.users[segments]
-            turns = _drawn(lambda epoch: _turns(self.seed, epoch, self.store.n_users), epochs[row], users)
+            turns = _by_epoch(lambda epoch: _turns(self.seed, epoch, self.store.n_users), epochs[row], users)
             first, n_pairs = self.store.offsets[users], self.rings.n_pairs[users]
             shifts = (turns * n_pairs * (n_pairs > self.packed.length)).astype(np.int64)
-            row, starts, lengths = turned(row, starts, lengths, shifts, first, n_pairs)
+            row, starts, lengths = rotate_rings(row, starts, lengths, shifts, first, n_pairs)
         return _lay_out(
             self.store,
             row,
@@ -192,7 +192,7 @@ class TrainingBatches(NamedTuple):
         )
 
     def users(self, step: int) -> Int[np.ndarray, " users"]:
-        """Whose histories are in the batch of a 0-based step, over all processes, as rows of the store."""
+        """The users in the batch of a 0-based step, over all processes, as rows of the store."""
         _, rows = self._rows(step * self.n_rows + np.arange(self.n_rows))
         segments, _ = _segments(self.packed, rows)
         return np.unique(rows_at(self.store.offsets, self.packed.starts[segments]))
@@ -200,7 +200,7 @@ class TrainingBatches(NamedTuple):
     def _rows(self, places: Int[np.ndarray, " n"]) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
         """The epoch and the packed row at each of these places in the endless stream of rows."""
         epochs, places = np.divmod(places, self.packed.n_rows)
-        return epochs, _drawn(lambda epoch: _row_order(self.seed, epoch, self.packed.n_rows), epochs, places)
+        return epochs, _by_epoch(lambda epoch: _row_order(self.seed, epoch, self.packed.n_rows), epochs, places)
 
 
 def training_batches(
@@ -225,7 +225,7 @@ def training_batches(
     ([[1, 2, 3, 0]], [[2, 3, 4, 0]], [[1, 1, 2, 0]])
 
     Raises:
-      InputError: the store lacks times that are wanted, or no history leaves two events for training.
+      InputError: the store lacks required times, or no history leaves two events for training.
     """
     _check_process(share)
     _check_times(store, fields.times)
@@ -244,12 +244,12 @@ def training_batches(
 
 
 class Queries(NamedTuple):
-    """Held-out items to rank, each given all that its user did before it; batches are made when asked for."""
+    """Held-out items to rank, each after all earlier events of its user; batches are made when iterated."""
 
     store: SequenceStore
     packed: PackedRows
     users: Int[np.ndarray, " queries"]
-    """Whose history each query is, as a row of the store."""
+    """The user of each query, as a row of the store."""
     target_positions: Int[np.ndarray, " queries"]
     """Place of each held-out item in `store.items`."""
     row_groups: Int[np.ndarray, "batches n_rows"]
@@ -259,7 +259,7 @@ class Queries(NamedTuple):
     n_excluded: int
     """Length of a query's list of excluded items."""
     is_miss: Bool[np.ndarray, " queries"] | None = None
-    """Queries that count as missed, whatever is predicted; None where none does."""
+    """Queries that count as missed, whatever the prediction; None if there are none."""
     share: Share = ALL_ROWS
     fields: EventFields = ITEMS_ALONE
 
@@ -301,16 +301,16 @@ class Queries(NamedTuple):
                 length=self.packed.length,
                 fields=self.fields,
             )
-            # What followed the newest item is the question.
+            # The item after the newest one is the target, so it is hidden.
             batch.next_items.reshape(-1)[newest[mine] - first * self.packed.length] = 0
             first, n_queries = _part(self.n_queries, self.share)
-            asked = self.packed.order[segments][first : first + n_queries]
+            query_ids = self.packed.order[segments][first : first + n_queries]
             last, targets, query = np.zeros((3, n_queries), np.int32)
-            last[: len(asked)] = newest[first : first + n_queries]
-            targets[: len(asked)] = self.store.items[self.target_positions[asked]]
+            last[: len(query_ids)] = newest[first : first + n_queries]
+            targets[: len(query_ids)] = self.store.items[self.target_positions[query_ids]]
             query[:] = -1
-            query[: len(asked)] = asked
-            yield QueryBatch(batch, last, targets, self.latest(asked, n_queries, self.n_excluded), query)
+            query[: len(query_ids)] = query_ids
+            yield QueryBatch(batch, last, targets, self.latest(query_ids, n_queries, self.n_excluded), query)
 
     def histories(self, max_length: int) -> Iterator[HistoryBatch]:
         """All queries' histories, the latest `max_length` items of each, in the queries' order.
@@ -320,10 +320,10 @@ class Queries(NamedTuple):
         first, n_rows = _part(self.n_queries, self.share)
         width = min(max_length, int(self.history_lengths.max()))
         for start in range(0, len(self.users), self.n_queries):
-            asked = np.arange(start + first, min(start + first + n_rows, start + self.n_queries, len(self.users)))
+            query_ids = np.arange(start + first, min(start + first + n_rows, start + self.n_queries, len(self.users)))
             lengths = np.ones(n_rows, np.int32)
-            lengths[: len(asked)] = np.minimum(self.history_lengths[asked], width)
-            items, excluded = (self.latest(asked, n_rows, n_items) for n_items in (width, self.n_excluded))
+            lengths[: len(query_ids)] = np.minimum(self.history_lengths[query_ids], width)
+            items, excluded = (self.latest(query_ids, n_rows, n_items) for n_items in (width, self.n_excluded))
             yield HistoryBatch(items, lengths, excluded)
 
     def continuations(self, n: int) -> Int[np.ndarray, "queries n"]:
@@ -340,12 +340,14 @@ class Queries(NamedTuple):
             is_repeat[items > 0] |= seen_before(self.store, places[items > 0])
         return np.where(is_repeat, 0, items)
 
-    def latest(self, asked: Int[np.ndarray, " asked"], n_rows: int, width: int) -> Int32[np.ndarray, "n_rows width"]:
+    def latest(
+        self, query_ids: Int[np.ndarray, " query_ids"], n_rows: int, width: int
+    ) -> Int32[np.ndarray, "n_rows width"]:
         """The latest `width` items before each of these queries' targets, one query a row."""
         rows = np.zeros((n_rows, width), np.int32)
-        lengths = np.minimum(self.history_lengths[asked], width)
-        places = ranges(np.arange(len(asked)) * width, lengths)
-        rows.reshape(-1)[places] = self.store.items[ranges(self.target_positions[asked] - lengths, lengths)]
+        lengths = np.minimum(self.history_lengths[query_ids], width)
+        places = ranges(np.arange(len(query_ids)) * width, lengths)
+        rows.reshape(-1)[places] = self.store.items[ranges(self.target_positions[query_ids] - lengths, lengths)]
         return rows
 
 
@@ -398,7 +400,7 @@ def make_queries(
 
 
 class History(NamedTuple):
-    """What a user did, the oldest event first, and when the next item is wanted."""
+    """The events of a user, oldest first, and the time of the query."""
 
     items: Int[np.ndarray, " n"] | Sequence[int]
     times: Int[np.ndarray, " n_plus_1"] | Sequence[int] | None = None

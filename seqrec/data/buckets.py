@@ -50,9 +50,9 @@ class Bucket(NamedTuple):
         """Name of each file under the directory -> its size in bytes; empty if there is none."""
         self.files.invalidate_cache()
         root = self.files._strip_protocol(self.address).rstrip("/") + "/"
-        found = self.files.find(self.address, detail=True)
+        infos = self.files.find(self.address, detail=True)
         # An object whose name ends in a slash is a folder that a console made.
-        return {name.removeprefix(root): info["size"] for name, info in found.items() if name.startswith(root)}
+        return {name.removeprefix(root): info["size"] for name, info in infos.items() if name.startswith(root)}
 
 
 Stamp = tuple[int, int]
@@ -83,19 +83,19 @@ def working_copy(
     copy.mkdir()
     (scratch / COPY_OF).write_text(bucket.address)
     try:
-        known = _fetch(bucket, copy, fetch)
+        synced = _fetch(bucket, copy, fetch)
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)
         raise
     try:
-        with _brought_back(bucket, copy, known) if follow and not read_only else contextlib.nullcontext():
+        with _write_back_during(bucket, copy, synced) if follow and not read_only else contextlib.nullcontext():
             yield copy
     except InputError as error:
         raise InputError(str(error).replace(str(copy), bucket.address)) from error
     finally:
         if not read_only:
             try:
-                _bring_back(bucket, copy, known)
+                _write_back(bucket, copy, synced)
             except InputError as error:
                 raise InputError(f"{error}; all of it lies in {copy}, copy it from there") from error
         shutil.rmtree(scratch, ignore_errors=True)
@@ -122,37 +122,39 @@ def local_store(directory: Path) -> Path:
     if not is_in_bucket(directory):
         return directory
     bucket = _open_bucket(directory)
-    with _complaints(bucket):
+    with _as_input_error(bucket):
         sizes = bucket.sizes()
         if STORE_MARKER not in sizes:
             raise InputError(f"{bucket.address} holds no {STORE_MARKER}, so no whole store; name the directory of one")
         manifest = bucket.files.cat_file(bucket.place(STORE_MARKER))
-    kept = _cache() / "stores" / _content_hash(manifest, bucket)
-    if (kept / STORE_MARKER).is_file():
-        return kept
-    logger.info("fetching    %s into %s", bucket.address, kept)
+    cached = _cache() / "stores" / _content_hash(manifest, bucket)
+    if (cached / STORE_MARKER).is_file():
+        return cached
+    logger.info("fetching    %s into %s", bucket.address, cached)
     try:
-        kept.parent.mkdir(parents=True, exist_ok=True)
+        cached.parent.mkdir(parents=True, exist_ok=True)
         # Beside its place, because a rename is atomic only inside one file system.
-        scratch = Path(tempfile.mkdtemp(prefix=".", dir=kept.parent))
+        scratch = Path(tempfile.mkdtemp(prefix=".", dir=cached.parent))
     except OSError as error:
-        raise InputError(f"{kept.parent} cannot be made ({error.strerror}); set SEQREC_CACHE to a directory") from error
+        raise InputError(
+            f"{cached.parent} cannot be made ({error.strerror}); set SEQREC_CACHE to a directory"
+        ) from error
     try:
-        with _complaints(bucket):
+        with _as_input_error(bucket):
             _get(bucket, scratch, {name: size for name, size in sizes.items() if "/" not in name})
             # Who replaces a store takes its manifest away first.
             manifest_after = bucket.files.cat_file(bucket.place(STORE_MARKER))
         if manifest_after != manifest:
             raise InputError(f"{bucket.address} was replaced while it was read; start again")
         try:
-            os.rename(scratch, kept)
+            os.rename(scratch, cached)
         except OSError as error:
             # Another process that fetched the same store may have come first; its copy is as good as ours.
-            if not (kept / STORE_MARKER).is_file():
-                raise InputError(f"{kept} cannot be written ({error.strerror}); free the path") from error
+            if not (cached / STORE_MARKER).is_file():
+                raise InputError(f"{cached} cannot be written ({error.strerror}); free the path") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    return kept
+    return cached
 
 
 def _cache() -> Path:
@@ -161,13 +163,13 @@ def _cache() -> Path:
 
 def _content_hash(manifest: bytes, bucket: Bucket) -> str:
     try:
-        found = str(json.loads(manifest)["content_hash"])
+        content_hash = str(json.loads(manifest)["content_hash"])
     except (ValueError, KeyError, TypeError):
-        found = ""
+        content_hash = ""
     # It names a directory, so it must be what a hash is.
-    if not re.fullmatch("[0-9a-f]{64}", found):
+    if not re.fullmatch("[0-9a-f]{64}", content_hash):
         raise InputError(f"{bucket.place(STORE_MARKER)} is not a sequence store's manifest; prepare the data again")
-    return found
+    return content_hash
 
 
 def _open_bucket(path: Path) -> Bucket:
@@ -178,7 +180,7 @@ def _open_bucket(path: Path) -> Bucket:
     if "/" not in rest:
         raise InputError(f"{address} names a whole bucket; name a directory in it, such as {address}/run-1")
     package, extra = PACKAGES[protocol]
-    # What it would log is in the complaint, in one line.
+    # What it would log is in the error, in one line.
     logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
     try:
         import fsspec
@@ -187,34 +189,36 @@ def _open_bucket(path: Path) -> Bucket:
     except ImportError as error:
         raise InputError(f'{address} needs the package {package}; pip install "seqrec[{extra}]"') from error
     except Exception as error:  # credentials that the package's own libraries refuse as soon as it starts
-        raise InputError(_complaint(address, error)) from error
+        raise InputError(_message_of(address, error)) from error
 
 
 @contextlib.contextmanager
-def _complaints(bucket: Bucket) -> Iterator[None]:
+def _as_input_error(bucket: Bucket) -> Iterator[None]:
     """Inside, an error of any library below is an `InputError` of one line."""
     try:
         yield
     except InputError:
         raise
     except Exception as error:
-        raise InputError(_complaint(bucket.address, error)) from error
+        raise InputError(_message_of(bucket.address, error)) from error
 
 
-def _complaint(address: str, error: Exception) -> str:
+def _message_of(address: str, error: Exception) -> str:
     protocol = address.partition("://")[0]
-    kind, said = type(error).__name__, first_line(error)
+    kind, message = type(error).__name__, first_line(error)
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return f"{address} cannot be copied (no space left); free some, or set TMPDIR and SEQREC_CACHE elsewhere"
     if "Credential" in kind or "Refresh" in kind:
-        return f"{address}: no credentials that serve ({said}); {CREDENTIALS.get(protocol, 'give some')}"
+        return f"{address}: no credentials that serve ({message}); {CREDENTIALS.get(protocol, 'give some')}"
     if isinstance(error, PermissionError):
-        return f"{address}: access is refused ({said}); ask for the right to it, or {CREDENTIALS.get(protocol, 'give')}"
+        return (
+            f"{address}: access is refused ({message}); ask for the right to it, or {CREDENTIALS.get(protocol, 'give')}"
+        )
     if isinstance(error, FileNotFoundError):
-        return f"{address} cannot be found ({said}); make the bucket first, or correct the address"
+        return f"{address} cannot be found ({message}); make the bucket first, or correct the address"
     endpoint = ENDPOINTS.get(protocol, "")
     about = f" and {endpoint}={os.environ[endpoint]}" if os.environ.get(endpoint) else ""
-    return f"{address} cannot be reached ({kind}: {said}); check the network{about}"
+    return f"{address} cannot be reached ({kind}: {message}); check the network{about}"
 
 
 # From the bucket, and back
@@ -222,7 +226,7 @@ def _complaint(address: str, error: Exception) -> str:
 
 def _fetch(bucket: Bucket, copy: Path, prefix: str | tuple[str, ...]) -> dict[str, Stamp | None]:
     """Fetches the complete files that begin with `prefix`; returns each file's stamp, None for incomplete ones."""
-    with _complaints(bucket):
+    with _as_input_error(bucket):
         sizes = {name: size for name, size in bucket.sizes().items() if name.startswith(prefix)}
         whole = {name: size for name, size in sizes.items() if not _is_remains(name, sizes)}
         _get(bucket, copy, whole)
@@ -262,30 +266,30 @@ def _is_marker(name: str) -> bool:
     return name.rpartition("/")[2] in (STORE_MARKER, CHECKPOINT_MARKER)
 
 
-def _bring_back(bucket: Bucket, copy: Path, known: dict[str, Stamp | None]) -> None:
+def _write_back(bucket: Bucket, copy: Path, synced: dict[str, Stamp | None]) -> None:
     """Writes to the bucket what has changed in the copy since `known`, and updates `known`.
 
     The bucket is complete at every moment: new files are written before the marker of their directory, and a
     checkpoint is removed only once the one that replaces it is there.
     """
-    with _complaints(bucket):
+    with _as_input_error(bucket):
         stamps = _stamps(copy)
-        changed = {name for name, stamp in stamps.items() if known.get(name) != stamp}
-        rewritten = {marker for marker in known if _is_marker(marker) and _beside(marker, changed)}
-        _remove(bucket, known, rewritten)
+        changed = {name for name, stamp in stamps.items() if synced.get(name) != stamp}
+        rewritten = {marker for marker in synced if _is_marker(marker) and _in_directory_of(marker, changed)}
+        _remove(bucket, synced, rewritten)
         changed |= rewritten & stamps.keys()
         markers = {name for name in changed if _is_marker(name)}
-        _put(bucket, copy, known, {name: stamps[name] for name in changed - markers})
-        still = _stamps(copy)
+        _put(bucket, copy, synced, {name: stamps[name] for name in changed - markers})
+        current = _stamps(copy)
         # A checkpoint that was removed here meanwhile may have been sent in part.
-        markers = {name for name in markers if all(still.get(each) for each in _beside(name, stamps))}
-        _put(bucket, copy, known, {name: stamps[name] for name in markers})
-        gone = {name for name in known if name not in still and not _is_going(name, still)}
-        _remove(bucket, known, {name for name in gone if _is_marker(name)})
-        _remove(bucket, known, gone & known.keys())
+        markers = {name for name in markers if all(current.get(each) for each in _in_directory_of(name, stamps))}
+        _put(bucket, copy, synced, {name: stamps[name] for name in markers})
+        gone = {name for name in synced if name not in current and not _is_going(name, current)}
+        _remove(bucket, synced, {name for name in gone if _is_marker(name)})
+        _remove(bucket, synced, gone & synced.keys())
 
 
-def _beside(marker: str, names: Iterable[str]) -> list[str]:
+def _in_directory_of(marker: str, names: Iterable[str]) -> list[str]:
     """The names in and under the directory of a marker."""
     directory = marker.removesuffix(marker.rpartition("/")[2])
     return [name for name in names if name.startswith(directory)]
@@ -297,38 +301,38 @@ def _is_going(name: str, stamps: dict[str, Stamp]) -> bool:
     return unit is not None and unit[0] + CHECKPOINT_MARKER in stamps
 
 
-def _put(bucket: Bucket, copy: Path, known: dict[str, Stamp | None], stamps: dict[str, Stamp]) -> None:
+def _put(bucket: Bucket, copy: Path, synced: dict[str, Stamp | None], stamps: dict[str, Stamp]) -> None:
     names = sorted(stamps)
     if names:
         bucket.files.put([str(copy / name) for name in names], [bucket.place(name) for name in names])
-        known |= stamps
+        synced |= stamps
 
 
-def _remove(bucket: Bucket, known: dict[str, Stamp | None], names: set[str]) -> None:
+def _remove(bucket: Bucket, synced: dict[str, Stamp | None], names: set[str]) -> None:
     if names:
         bucket.files.rm([bucket.place(name) for name in sorted(names)])
     for name in names:
-        del known[name]
+        del synced[name]
 
 
 @contextlib.contextmanager
-def _brought_back(bucket: Bucket, copy: Path, known: dict[str, Stamp | None]) -> Iterator[None]:
+def _write_back_during(bucket: Bucket, copy: Path, synced: dict[str, Stamp | None]) -> Iterator[None]:
     """Inside, a thread writes back what has changed, unless that is only another line of metrics."""
     done = threading.Event()
-    said = ""
+    last_warning = ""
 
     def follow() -> None:
-        nonlocal said
+        nonlocal last_warning
         while not done.wait(SECONDS_BETWEEN_LOOKS):
             try:
-                changed = {name for name, stamp in _stamps(copy).items() if known.get(name) != stamp}
+                changed = {name for name, stamp in _stamps(copy).items() if synced.get(name) != stamp}
                 if changed - {"metrics.jsonl"}:
-                    _bring_back(bucket, copy, known)
-                said = ""
+                    _write_back(bucket, copy, synced)
+                last_warning = ""
             except (FileNotFoundError, InputError) as error:
                 # A file of a checkpoint may go between being found and being sent.
-                if not is_local(error) and said != str(error):
-                    said = str(error)
+                if not is_local(error) and last_warning != str(error):
+                    last_warning = str(error)
                     logger.warning("bucket      %s; training goes on, and this is tried again", error)
 
     def is_local(error: Exception) -> bool:

@@ -43,7 +43,7 @@ def exclusive(directory: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def replaced(directory: Path | str) -> Iterator[Path]:
+def replacing_directory(directory: Path | str) -> Iterator[Path]:
     """An empty directory for the files of a store, which take the place of `directory` when the block ends well.
 
     Whatever else happens, `directory` is left as it was. What a killed process left of its own is cleared away first.
@@ -102,7 +102,7 @@ def _move_into_place(fresh: Path, directory: Path, *, aside: Path) -> None:
 
 
 def settle(directory: Path) -> None:
-    """Undoes what a `replaced` block of a killed process had begun; blocks that are going on are left alone.
+    """Undoes what a `replacing_directory` block of a killed process had begun; blocks that are going on are left alone.
 
     Killed between its two renames, of the old store and of the new one, it left the old one in its scratch directory.
     """

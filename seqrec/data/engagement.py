@@ -1,4 +1,4 @@
-"""What an event is worth as a target: weights from a column of the store, and skips, which are no targets."""
+"""Weights of events as training targets, from a column of the store, and skipped events, which are not targets."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +18,7 @@ from seqrec.types import InputError
 
 NO_CATEGORIES: Mapping[str, Sequence[str]] = MappingProxyType({})
 HEAD_FIELDS = {"skip": ("next_skips", 0), "gap": ("next_gaps", 1)}
-"""Of each head, the field of a batch that holds the answers, and the first of these as a number."""
+"""Side task -> the field of a batch that holds its labels, and the smallest label."""
 _BLOCK = 2**22
 """Events that are checked at a time."""
 
@@ -61,12 +61,12 @@ class EngagementConfig:
 
     @property
     def heads(self) -> dict[str, float]:
-        """The weight of each head beside the next item that training is asked for."""
+        """The loss weight of each side task that is on."""
         return {name: weight for name, weight in (("skip", self.skip_head), ("gap", self.gap_head)) if weight}
 
     @property
     def weights(self) -> dict[float, float]:
-        """The weight of each value of the column, where it holds kinds of events."""
+        """The weight of each value of a column with categories."""
         return {
             _number("loss_weight_values", value): _number("loss_weight_values", weight)
             for value, weight in _pairs("loss_weight_values", self.loss_weight_values)
@@ -74,33 +74,33 @@ class EngagementConfig:
 
     @property
     def columns(self) -> list[str]:
-        """The columns of events that are read."""
+        """The event columns that are read."""
         return sorted({*filter(None, [self.loss_weight]), *(column for column, _ in _pairs("skips", self.skips))})
 
     @property
     def texts(self) -> set[str]:
-        """Those of the columns in which text marks a skip."""
+        """The columns in which text marks a skip."""
         return {column for column, value in _pairs("skips", self.skips) if _as_number(value) is None}
 
 
 class Engagement(NamedTuple):
-    """What batches say of the events to predict."""
+    """Weights, skips and side tasks' labels of the events to predict."""
 
     loss_weight: str
-    """The column of weights; "" where all count alike."""
+    """The column of weights; "" if all events have the same weight."""
     weights: dict[float, float]
-    """Weight of each value of the column; empty where values are weights."""
+    """Weight of each value of the column; empty if the values are weights."""
     skips: tuple[tuple[str, float], ...]
     """Columns and the values that mark a skip there."""
     head_sizes: dict[str, int]
-    """Of each head, how many answers it has to choose from."""
+    """Number of labels of each side task."""
     half_life: float = 0.0
-    """Share of the log by which an event must be older to weigh half; 0 where age does not count."""
+    """Share of the log after which the weight of an event halves; 0 for no decay."""
     moments: Float[np.ndarray, " n_moments"] | None = None
-    """Times that cut the log into equal parts, from its first event to its last; None where it has no times."""
+    """Times that cut the log into parts of equal numbers of events; None without times."""
 
     def fields_at(self, store: SequenceStore, places: Places) -> dict[str, np.ndarray]:
-        """Of these events, each the next of its position, the fields of a batch that are asked for."""
+        """The fields of a batch that describe these next events."""
         fields = {}
         if self.loss_weight:
             fields["next_weights"] = self.weights_at(store, places)
@@ -114,14 +114,14 @@ class Engagement(NamedTuple):
         return fields
 
     def weights_at(self, store: SequenceStore, places: Places) -> Float32[np.ndarray, " n"]:
-        """How much each of these events counts as a target."""
+        """The weight of each of these events as a target."""
         values = np.asarray(store.columns[self.loss_weight][places], np.float64)
         if not self.weights:
             return values.astype(np.float32)
-        known = np.array(sorted(self.weights))
-        found = np.minimum(np.searchsorted(known, values), len(known) - 1)
-        weights = np.array([self.weights[value] for value in known.tolist()])[found]
-        return np.where(known[found] == values, weights, np.nan).astype(np.float32)
+        categories = np.array(sorted(self.weights))
+        rows = np.minimum(np.searchsorted(categories, values), len(categories) - 1)
+        weights = np.array([self.weights[value] for value in categories.tolist()])[rows]
+        return np.where(categories[rows] == values, weights, np.nan).astype(np.float32)
 
     def ages_at(self, store: SequenceStore, places: Places) -> Float[np.ndarray, " n"]:
         """The share of the log that is newer than each of these events, 0 to 1."""
@@ -139,9 +139,9 @@ class Engagement(NamedTuple):
 def engagement(
     config: EngagementConfig, store: SequenceStore, *, categories: Mapping[str, Sequence[str]] = NO_CATEGORIES
 ) -> Engagement | None:
-    """What the config asks for, once the store's columns are found to hold it; None where nothing is asked.
+    """The config checked against the store's columns; None if the config leaves everything at its default.
 
-    `categories` has, of columns that hold text as codes, the text of each code.
+    `categories` has the text of each code, for columns that hold text as codes.
     """
     if not config.columns and not config.heads and not config.half_life:
         return None
@@ -149,46 +149,50 @@ def engagement(
     head_sizes = {name: n_answers[name] for name in config.heads}
     for column in config.columns:
         if column not in store.columns:
-            held = ", ".join(sorted(store.columns)) or "none"
-            raise InputError(f"the store's events have no column {column!r}, but {held}; prepare the data with it")
+            columns = ", ".join(sorted(store.columns)) or "none"
+            raise InputError(f"the store's events have no column {column!r}, but {columns}; prepare the data with it")
     skips = tuple((column, _mark(column, value, categories)) for column, value in _pairs("skips", config.skips))
     moments = _moments(store) if config.half_life else None
-    found = Engagement(config.loss_weight, config.weights, skips, head_sizes, config.half_life, moments)
+    plan = Engagement(config.loss_weight, config.weights, skips, head_sizes, config.half_life, moments)
     if config.gap_head and "timestamp_us" not in store.columns:
-        raise InputError("gap_head foretells times, but the store has no timestamp_us; prepare it with times")
+        raise InputError("gap_head predicts times, but the store has no timestamp_us; prepare it with times")
     if config.loss_weight:
-        _check_weights(found, store)
-    if config.skips and not any(np.any(~found.skips_at(store, places)) for places in _blocks(store)):
-        raise InputError(f"skips={' '.join(config.skips)} leaves no target, as every event is one; name other values")
-    if config.skips and not any(np.any(found.skips_at(store, places)) for places in _blocks(store)):
-        raise InputError(f"skips={' '.join(config.skips)}: no event of the store is one; check the values")
-    return found
+        _check_weights(plan, store)
+    if config.skips and not any(np.any(~plan.skips_at(store, places)) for places in _blocks(store)):
+        raise InputError(
+            f"skips={' '.join(config.skips)} leaves no target, because every event is a skip; name other values"
+        )
+    if config.skips and not any(np.any(plan.skips_at(store, places)) for places in _blocks(store)):
+        raise InputError(f"skips={' '.join(config.skips)}: no event of the store is a skip; check the values")
+    return plan
 
 
 def _moments(store: SequenceStore) -> Float[np.ndarray, " n_moments"] | None:
     times = store.columns.get("timestamp_us")
     if times is None:
         return None
-    # A log may not fit into memory; of so many events, evenly chosen, the shares are known to a thousandth.
+    # A log may not fit into memory; an even sample of this size gives the shares to a thousandth.
     sample = np.asarray(times[:: max(1, store.n_events // _BLOCK)])
     return np.quantile(sample, np.linspace(0, 1, 1 + 1000))
 
 
-def _check_weights(found: Engagement, store: SequenceStore) -> None:
-    column, highest = found.loss_weight, 0.0
+def _check_weights(engagement: Engagement, store: SequenceStore) -> None:
+    column, highest = engagement.loss_weight, 0.0
     for places in _blocks(store):
-        values, weights = store.columns[column][places], found.weights_at(store, places)
+        values, weights = store.columns[column][places], engagement.weights_at(store, places)
         bad = ~(np.isfinite(weights) & (weights >= 0))
         if np.any(bad):
             value = values[bad][0].item()
-            reason = "has no weight among loss_weight_values" if found.weights else "is no weight, which is 0 or above"
+            reason = "has no weight among loss_weight_values" if engagement.weights else "is not a weight of 0 or above"
             raise InputError(
                 f"event column {column!r}: {value} of event {places[bad][0]} {reason}; "
-                + ("name one for it" if found.weights else "prepare other values, or give loss_weight_values")
+                + ("name one for it" if engagement.weights else "prepare other values, or give loss_weight_values")
             )
         highest = max(highest, float(weights.max(initial=0.0)))
     if highest == 0:
-        raise InputError(f"event column {column!r} weighs every event 0, so there is nothing to learn; take another")
+        raise InputError(
+            f"event column {column!r} has weight 0 for every event, so there is nothing to learn; use another column"
+        )
 
 
 def _blocks(store: SequenceStore) -> Iterator[Places]:
@@ -197,11 +201,11 @@ def _blocks(store: SequenceStore) -> Iterator[Places]:
 
 
 def _mark(column: str, value: str, categories: Mapping[str, Sequence[str]]) -> float:
-    """The number by which a store's column holds the value."""
+    """The number that stands for the value in a store's column."""
     if column in categories:
         if value not in categories[column]:
-            held = ", ".join(categories[column][:10]) + ", …" * (len(categories[column]) > 10)
-            raise InputError(f"skips={column}={value}: no event is {value!r}, but {held}; name one of them")
+            texts = ", ".join(categories[column][:10]) + ", …" * (len(categories[column]) > 10)
+            raise InputError(f"skips={column}={value}: no event is {value!r}, but {texts}; name one of them")
         return float(categories[column].index(value))
     number = _as_number(value)
     if number is None:
@@ -233,29 +237,35 @@ def _as_number(text: str) -> float | None:
         return None
 
 
-def log_base_rates(found: Engagement, store: SequenceStore, split: Split) -> dict[str, Float[np.ndarray, " n_answers"]]:
-    """Of each head, the logarithm of how often each answer comes among the targets of the training part.
+def log_base_rates(
+    engagement: Engagement, store: SequenceStore, split: Split
+) -> dict[str, Float[np.ndarray, " n_answers"]]:
+    """For each side task, the log of each label's frequency among the targets of the training part.
 
-    Each answer counts one time more than it came, so that none is impossible.
+    One is added to each count, so that no label is impossible.
     """
-    # What training asks: each event of the training part but a user's first.
+    # Training predicts each event of the training part except a user's first.
     targets = ranges(store.offsets[:-1] + 1, np.maximum(split.train_stop - store.offsets[:-1] - 1, 0))
     rates = {}
-    for name, answers in _answers(found, store, targets).items():
-        counts = 1 + np.bincount(answers, minlength=found.head_sizes[name])
+    for name, labels in _answers(engagement, store, targets).items():
+        counts = 1 + np.bincount(labels, minlength=engagement.head_sizes[name])
         rates[name] = np.log(counts) - np.log(counts.sum())
     return rates
 
 
 def base_rate_losses(
-    found: Engagement, store: SequenceStore, split: Split, *, asked: Places
+    engagement: Engagement, store: SequenceStore, split: Split, *, positions: Places
 ) -> dict[str, Float[np.ndarray, " n"]]:
     """Of each head, the loss in nats at the events `asked` if `log_base_rates` is all that is known."""
-    rates = log_base_rates(found, store, split)
-    return {name: -rates[name][answers] for name, answers in _answers(found, store, asked).items()}
+    rates = log_base_rates(engagement, store, split)
+    return {name: -rates[name][labels] for name, labels in _answers(engagement, store, positions).items()}
 
 
-def _answers(found: Engagement, store: SequenceStore, places: Places) -> dict[str, Int[np.ndarray, " n"]]:
-    """What each head is to foretell of these events, counted from 0."""
-    fields = found.fields_at(store, places)
-    return {name: fields[HEAD_FIELDS[name][0]].astype(np.int64) - HEAD_FIELDS[name][1] for name in found.head_sizes}
+def _answers(engagement: Engagement, store: SequenceStore, places: Places) -> dict[str, Int[np.ndarray, " n"]]:
+    """The label of each side task for these events, counted from 0."""
+    fields = engagement.fields_at(store, places)
+    labels = {}
+    for name in engagement.head_sizes:
+        field, first = HEAD_FIELDS[name]
+        labels[name] = fields[field].astype(np.int64) - first
+    return labels

@@ -10,7 +10,7 @@ import narwhals as nw
 import numpy as np
 import pyarrow as pa
 
-from seqrec.data.directories import replaced
+from seqrec.data.directories import replacing_directory
 from seqrec.data.engines import Engine, collect, engine_of
 from seqrec.data.sources import Source
 from seqrec.data.steps import ItemOrder, column_names, n_rows, number_items, ordered_events, require_times
@@ -154,7 +154,7 @@ def prepare(
     source: Source, directory: Path | str, *, keep_times: bool = False, columns: Sequence[str] = ()
 ) -> SequenceStore:
     """The store of `source`, written to `directory` and opened there."""
-    with replaced(directory) as fresh:
+    with replacing_directory(directory) as fresh:
         store = sequences(source, keep_times=keep_times, columns=columns, directory=fresh)
         write_files(fresh, store, preparation=source_facts(source) or None)
     return open_store(directory)

@@ -1,4 +1,4 @@
-"""What is known of each item, or each user: categories, numbers and vectors, read from tables and aligned."""
+"""Features of items and users: categories, numbers and vectors, read from tables and aligned to a store."""
 
 import itertools
 import logging
@@ -25,19 +25,19 @@ KINDS: tuple[str, ...] = get_args(FeatureKind)
 YEAR_IN_TITLE = r"\((?P<year>[0-9]{4})\)\s*$"
 N_BUCKETS = 10
 MOST_VALUES = 256
-"""Categories of one item or user; a list that is longer is text, or ids of events."""
+"""Most categories of one item or user; a longer list is probably text, or ids of events."""
 
 logger = logging.getLogger(__name__)
 
 
-class _Described(NamedTuple):
-    """What a table has a row for each of."""
+class _Entities(NamedTuple):
+    """The items, or the users, of a store."""
 
     noun: Literal["item", "user"]
     keys: np.ndarray
-    """The data's own names, in the store's order."""
+    """Keys in the data, in the store's order."""
     flag: str
-    """How files are named on the command line."""
+    """The flag that names files of features."""
 
 
 class FeatureTable(NamedTuple):
@@ -45,11 +45,11 @@ class FeatureTable(NamedTuple):
 
     path: Path
     names: tuple[str, ...]
-    """Of all its features."""
+    """Names of all its features."""
     keys: pa.Array | None
-    """The data's own names of them; None where row i is the store's number i + 1."""
+    """Keys in the data; None if row i belongs to the store's number i + 1."""
     columns: dict[str, pa.Array | np.ndarray]
-    """Those that are asked for."""
+    """The requested columns."""
 
 
 def read_item_features(
@@ -71,7 +71,7 @@ def read_item_features(
 
     Items without a row, and rows with null, are not known. Numbers are standardised; vectors are centred and scaled
     to a mean square of 1. Both, and the deciles, are taken over the known items among `trained` ones, and a category
-    that no trained item has is not known either: nothing could be learned of it.
+    that no trained item has is unknown too, because nothing can be learned about it.
 
     Raises:
       InputError: no table, or more than one, has a column; keys repeat or meet no item; vectors are not of one
@@ -79,7 +79,7 @@ def read_item_features(
     """
     own = _own_columns(store)
     tables = [FeatureTable(Path("the store"), tuple(own), None, own)] if own else []
-    return _read_features(names, _Described("item", store.item_keys, "--feature-files"), files, tables, trained)
+    return _read_features(names, _Entities("item", store.item_keys, "--feature-files"), files, tables, trained)
 
 
 def read_user_features(
@@ -93,38 +93,38 @@ def read_user_features(
 
     As `read_item_features`, of tables with a column `user` or `user_id`; a store has none of its own.
     """
-    described = _Described("user", store.user_keys, "--user-feature-files")
-    return _read_features(names, described, files, [], trained)
+    entities = _Entities("user", store.user_keys, "--user-feature-files")
+    return _read_features(names, entities, files, [], trained)
 
 
 def _read_features(
     names: Sequence[str],
-    described: _Described,
+    entities: _Entities,
     files: Sequence[Path],
     own_tables: Sequence[FeatureTable],
     trained: Bool[np.ndarray, " n_plus_1"] | None,
 ) -> list[Feature]:
     if trained is None:
-        trained = np.arange(len(described.keys) + 1) > 0
-    noun = described.noun
+        trained = np.arange(len(entities.keys) + 1) > 0
+    noun = entities.noun
     columns = {name.partition(":")[0] for name in names}
     tables = [*(_read_table(Path(file), noun, columns) for file in files), *own_tables]
     features = []
-    for asked in names:
-        name, _, kind = asked.partition(":")
+    for flag in names:
+        name, _, kind = flag.partition(":")
         if kind and kind not in KINDS:
             raise InputError(
-                f"{noun} feature {asked!r}: {kind!r} is none of {', '.join(KINDS)}; write {name}:categories"
+                f"{noun} feature {flag!r}: {kind!r} is not one of {', '.join(KINDS)}; write {name}:categories"
             )
         holders = [table for table in tables if name in table.names]
         if len(holders) != 1:
             there = sorted({column for table in tables for column in table.names})
             raise InputError(
                 f"{noun} feature {name!r} is in {len(holders) or 'none'} of the tables, which have "
-                f"{', '.join(there) or 'no columns'}; name one of these or add a file to {described.flag}"
+                f"{', '.join(there) or 'no columns'}; name one of these or add a file to {entities.flag}"
             )
         [table] = holders
-        feature = _feature(name, kind, table, _rows(table, described), trained, noun)
+        feature = _feature(name, kind, table, _rows(table, entities), trained, noun)
         n_known = int(feature.known[trained].sum())
         if not n_known:
             raise InputError(f"{table.path}: no {noun} that is trained on has a {name}; leave the feature out")
@@ -133,7 +133,7 @@ def _read_features(
             name,
             *(f"{count:,}" for count in (n_known, trained.sum())),
             noun,
-            *(f"{count:,}" for count in (feature.known.sum() - n_known, len(described.keys) - trained.sum())),
+            *(f"{count:,}" for count in (feature.known.sum() - n_known, len(entities.keys) - trained.sum())),
             f"{len(feature.categories):,} categories" if feature.categories else f"{feature.values.shape[1]} numbers",
         )
         features.append(feature)
@@ -141,9 +141,9 @@ def _read_features(
 
 
 def shuffled_feature(feature: Feature, *, trained: Bool[np.ndarray, " n_plus_1"], seed: int) -> Feature:
-    """The feature dealt to the items, or users, anew: what it holds as often, without what it tells of each.
+    """The feature shuffled between the items, or users: the same values, unrelated to their item.
 
-    Those that are trained on deal among themselves, and so do the others: as many of each are known as before.
+    Trained and other items are shuffled separately, so the numbers of known values do not change.
     """
     rng = np.random.default_rng(seed)
     rows = np.arange(len(trained))
@@ -174,12 +174,12 @@ def _read_table(path: Path, noun: str, names: Collection[str]) -> FeatureTable:
     rows = table.load({"key": key, **values}, Destination(connect()), as_json=list(values))
     typed = {"key": required_id(rows, "key", noun)}
     for column, name in values.items():
-        typed[column] = _typed(rows, column, name) if table.kind in ("text", "json") else column
-    chosen = ", ".join(f"{expression} AS {column}" for column, expression in typed.items())
-    # A relation does not survive its connection, the arrow table does.
-    given = rows.connection.sql(f"SELECT {chosen} FROM {rows.view} ORDER BY event_index").to_arrow_table()
-    columns = {name: given[column].combine_chunks() for column, name in values.items()}
-    return FeatureTable(path, features, given["key"].combine_chunks(), columns)
+        typed[column] = _typed_expression(rows, column, name) if table.kind in ("text", "json") else column
+    expressions = ", ".join(f"{expression} AS {column}" for column, expression in typed.items())
+    # An Arrow table outlives the connection, a relation does not.
+    arrow = rows.connection.sql(f"SELECT {expressions} FROM {rows.view} ORDER BY event_index").to_arrow_table()
+    columns = {name: arrow[column].combine_chunks() for column, name in values.items()}
+    return FeatureTable(path, features, arrow["key"].combine_chunks(), columns)
 
 
 def _read_vectors(path: Path, noun: str) -> np.ndarray:
@@ -195,8 +195,8 @@ def _read_vectors(path: Path, noun: str) -> np.ndarray:
     return vectors
 
 
-def _typed(rows: RawRows, column: str, name: str) -> str:
-    """The SQL expression of a column of a file whose columns have no types: numbers where all values are."""
+def _typed_expression(rows: RawRows, column: str, name: str) -> str:
+    """The SQL expression of a column of a file without types: a number if all values are numbers."""
     if rows.type_of(column) == "JSON":
         return json_value(rows, column)
     text = present_text(rows, column, name)
@@ -204,9 +204,9 @@ def _typed(rows: RawRows, column: str, name: str) -> str:
     return number(rows, column, name, booleans=False) if n_values == n_numbers > 0 else text
 
 
-def _rows(table: FeatureTable, described: _Described) -> np.ndarray:
-    """The table's row of each item, or user, in the store's order, -1 where it has none."""
-    noun, own_keys = described.noun, described.keys
+def _rows(table: FeatureTable, entities: _Entities) -> np.ndarray:
+    """The table's row of each item, or user, in the store's order; -1 if there is none."""
+    noun, own_keys = entities.noun, entities.keys
     if table.keys is None:
         n_rows = {len(column) for column in table.columns.values()}
         if n_rows != {len(own_keys)}:
@@ -241,10 +241,10 @@ def _feature(name: str, kind: str, table: FeatureTable, rows: np.ndarray, traine
     place = f"{table.path}: {name}"
     if isinstance(column, np.ndarray):
         return _vector(name, place, column[rows], np.ones(len(rows), bool), trained, noun)
-    taken = column.take(pa.array(rows, pa.int64(), mask=rows < 0))
-    is_list = pa.types.is_list(taken.type) or pa.types.is_large_list(taken.type)
-    is_list = is_list or pa.types.is_fixed_size_list(taken.type)
-    inner = taken.type.value_type if is_list or pa.types.is_dictionary(taken.type) else taken.type
+    aligned = column.take(pa.array(rows, pa.int64(), mask=rows < 0))
+    is_list = pa.types.is_list(aligned.type) or pa.types.is_large_list(aligned.type)
+    is_list = is_list or pa.types.is_fixed_size_list(aligned.type)
+    inner = aligned.type.value_type if is_list or pa.types.is_dictionary(aligned.type) else aligned.type
     is_number = pa.types.is_integer(inner) or pa.types.is_floating(inner) or pa.types.is_decimal(inner)
     fitting = {
         "vector": is_list and is_number,
@@ -254,54 +254,56 @@ def _feature(name: str, kind: str, table: FeatureTable, rows: np.ndarray, traine
     }
     kind = kind or next(kind for kind in ("vector", "number", "categories", "") if fitting.get(kind, True))
     if not fitting.get(kind):
-        raise InputError(f"{place} is {taken.type}, which makes no {kind or 'feature'}; cast the column")
+        raise InputError(f"{place} is {aligned.type}, which makes no {kind or 'feature'}; cast the column")
     if kind == "categories":
-        return _categories(name, place, taken, is_list, trained, noun)
-    known = taken.is_valid().to_numpy(zero_copy_only=False)
+        return _categories(name, place, aligned, is_list, trained, noun)
+    is_known = aligned.is_valid().to_numpy(zero_copy_only=False)
     if kind == "vector":
-        lengths = pc.list_value_length(taken.filter(pa.array(known))).to_numpy()
+        lengths = pc.list_value_length(aligned.filter(pa.array(is_known))).to_numpy()
         if len(np.unique(lengths)) > 1:
-            number = int(np.flatnonzero(known)[np.argmax(lengths != lengths[0])]) + 1
+            number = int(np.flatnonzero(is_known)[np.argmax(lengths != lengths[0])]) + 1
             raise InputError(
                 f"{place}: vectors of {lengths[0]} and of {lengths[lengths != lengths[0]][0]} numbers (row of the "
                 f"store's {noun} {number}); give all the same length"
             )
-        values = np.zeros((len(known), int(lengths[0]) if len(lengths) else 1))
-        values[known] = _numbers(pc.list_flatten(taken)).reshape(int(known.sum()), -1)
-        return _vector(name, place, values, known, trained, noun)
-    numbers = _numbers(taken)
-    known &= ~np.isnan(numbers)
-    if np.isinf(numbers[known]).any():
+        values = np.zeros((len(is_known), int(lengths[0]) if len(lengths) else 1))
+        values[is_known] = _numbers(pc.list_flatten(aligned)).reshape(int(is_known.sum()), -1)
+        return _vector(name, place, values, is_known, trained, noun)
+    numbers = _numbers(aligned)
+    is_known &= ~np.isnan(numbers)
+    if np.isinf(numbers[is_known]).any():
         raise InputError(f"{place} holds a number that is infinite; correct it or leave it empty")
-    learned = numbers[known & trained[1:]]
+    train_values = numbers[is_known & trained[1:]]
     if kind == "number":
-        centre, scale = (float(learned.mean()), float(learned.std()) or 1.0) if len(learned) else (0.0, 1.0)
-        values = np.where(known, (np.nan_to_num(numbers) - centre) / scale, 0.0)[:, None]
-        return Feature(name, _padded(values.astype(np.float32)), _padded(known))
-    edges = deciles(learned)
-    codes = np.where(known, 1 + np.searchsorted(edges, numbers, side="right"), 0)
+        centre, scale = (
+            (float(train_values.mean()), float(train_values.std()) or 1.0) if len(train_values) else (0.0, 1.0)
+        )
+        values = np.where(is_known, (np.nan_to_num(numbers) - centre) / scale, 0.0)[:, None]
+        return Feature(name, _with_padding_row(values.astype(np.float32)), _with_padding_row(is_known))
+    edges = deciles(train_values)
+    codes = np.where(is_known, 1 + np.searchsorted(edges, numbers, side="right"), 0)
     bounds = ["-inf", *(f"{edge:g}" for edge in edges), "inf"]
     names = tuple(f"{low} to {high}" for low, high in itertools.pairwise(bounds))
-    return Feature(name, _padded(codes[:, None].astype(np.int32)), _padded(known), names)
+    return Feature(name, _with_padding_row(codes[:, None].astype(np.int32)), _with_padding_row(is_known), names)
 
 
 def deciles(numbers: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n_edges"]:
-    """What a tenth of the numbers lies below, two tenths, and so forth; fewer where these repeat."""
+    """The deciles of the numbers, without repeats."""
     return np.unique(np.quantile(numbers, np.arange(1, N_BUCKETS) / N_BUCKETS)) if len(numbers) else np.zeros(0)
 
 
-def _vector(name: str, place: str, values: np.ndarray, known: np.ndarray, trained: np.ndarray, noun: str) -> Feature:
+def _vector(name: str, place: str, values: np.ndarray, is_known: np.ndarray, trained: np.ndarray, noun: str) -> Feature:
     bad = ~np.isfinite(values).all(axis=1)
     if bad.any():
         raise InputError(
             f"{place}: {int(bad.sum()):,} vectors hold a number that is not finite, the first that of the store's "
             f"{noun} {int(np.argmax(bad)) + 1}; correct them or leave them empty"
         )
-    learned = values[known & trained[1:]].astype(np.float64)
-    centre = learned.mean(axis=0) if len(learned) else 0.0
-    scale = np.sqrt(np.mean(np.square(learned - centre))) or 1.0 if len(learned) else 1.0
-    scaled = np.where(known[:, None], (values - centre) / scale, 0.0)
-    return Feature(name, _padded(scaled.astype(np.float32)), _padded(known))
+    train_values = values[is_known & trained[1:]].astype(np.float64)
+    centre = train_values.mean(axis=0) if len(train_values) else 0.0
+    scale = np.sqrt(np.mean(np.square(train_values - centre))) or 1.0 if len(train_values) else 1.0
+    scaled = np.where(is_known[:, None], (values - centre) / scale, 0.0)
+    return Feature(name, _with_padding_row(scaled.astype(np.float32)), _with_padding_row(is_known))
 
 
 def _categories(name: str, place: str, column: pa.Array, is_list: bool, trained: np.ndarray, noun: str) -> Feature:
@@ -312,13 +314,13 @@ def _categories(name: str, place: str, column: pa.Array, is_list: bool, trained:
     if lengths.max(initial=0) > MOST_VALUES:
         raise InputError(
             f"{place}: the store's {noun} {int(np.argmax(lengths)) + 1} has {lengths.max()} categories, "
-            f"the most are {MOST_VALUES}; keep the telling ones"
+            f"the limit is {MOST_VALUES}; keep the informative ones"
         )
     encoded = texts.cast(pa.large_string()).dictionary_encode()
     owner = np.repeat(np.arange(1, len(lengths) + 1), lengths)
     code = pc.fill_null(encoded.indices, -1).to_numpy()
     names = np.array(encoded.dictionary.to_pylist(), dtype=object)
-    # What none has that is trained on, and a null or an empty text, is no category.
+    # A text that no trained item has, a null and an empty text are not categories.
     useful = np.bincount(code[trained[owner] & (code >= 0)], minlength=len(names)) > 0
     useful &= names != ""
     order = np.argsort(names[useful], kind="stable")
@@ -336,6 +338,6 @@ def _numbers(column: pa.Array) -> np.ndarray:
     return column.cast(pa.float64()).to_numpy(zero_copy_only=False)
 
 
-def _padded(values: np.ndarray) -> np.ndarray:
+def _with_padding_row(values: np.ndarray) -> np.ndarray:
     """With an empty row 0 for padding."""
     return np.concatenate([np.zeros_like(values[:1]), values])

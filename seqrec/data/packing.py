@@ -29,13 +29,13 @@ class PackedRows(NamedTuple):
         return len(self.row_offsets) - 1
 
     @property
-    def filled(self) -> float:
+    def fill_share(self) -> float:
         """Share of all positions that hold an item."""
         return float(self.lengths.sum()) / (self.n_rows * self.length)
 
 
 def pack(starts: Int[np.ndarray, " segments"], lengths: Int[np.ndarray, " segments"], length: int) -> PackedRows:
-    """Best-fit decreasing: the longest first, each into the fullest row that still has room for it.
+    """Best-fit decreasing: the longest segment first, each into the fullest row that has room for it.
 
     All segments of one length are placed together: the fullest row that takes one takes as many as it has room
     for. So the number of steps grows with `length` squared, not with the segments: a million take a tenth of the
@@ -59,12 +59,12 @@ def pack(starts: Int[np.ndarray, " segments"], lengths: Int[np.ndarray, " segmen
             n_each = room // needed
             n_taken = -(-n_left // n_each)
             if fitting:
-                found = rows_with_room[room].pop()
-                if n_taken < len(found):
-                    rows_with_room[room].append(found[:-n_taken])
+                rows_left = rows_with_room[room].pop()
+                if n_taken < len(rows_left):
+                    rows_with_room[room].append(rows_left[:-n_taken])
                 elif not rows_with_room[room]:
                     open_rooms &= ~(1 << room)
-                rows = found[-n_taken:][::-1]
+                rows = rows_left[-n_taken:][::-1]
             else:
                 rows = np.arange(n_rows, n_rows + n_taken)
                 n_rows += n_taken
@@ -98,18 +98,18 @@ def pack_training(store: SequenceStore, split: Split, *, max_length: int, whole_
 
 
 class Rings(NamedTuple):
-    """Histories closed to rings: turned before they are cut, they give other windows of the same lengths.
+    """Histories as rings: rotated before they are cut, they give other windows of the same lengths.
 
     So the packing stays from epoch to epoch, and each pair is as likely as any other of its history.
     """
 
     users: Int[np.ndarray, " segments"]
-    """Whose history each packed segment is cut from, as a row of the store."""
+    """The user of each packed segment, as a row of the store."""
     n_pairs: Int[np.ndarray, " users"]
     """Pairs of an item and the next in each training history."""
 
 
-def turned(
+def rotate_rings(
     row: Int[np.ndarray, " segments"],
     starts: Int[np.ndarray, " segments"],
     lengths: Int[np.ndarray, " segments"],
@@ -117,7 +117,7 @@ def turned(
     first: Int[np.ndarray, " segments"],
     n_pairs: Int[np.ndarray, " segments"],
 ) -> tuple[Int[np.ndarray, " pieces"], ...]:
-    """Row, start and length of each segment once the ring that begins at `first` is turned.
+    """Row, start and length of each segment after rotating the ring that begins at `first` by `shifts`.
 
     A segment that then runs over the end of its history becomes two, since its two parts are not neighbours in time.
     """

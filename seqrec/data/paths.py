@@ -40,20 +40,20 @@ def data_files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     if path.is_dir():
-        found = _files_under(path)
+        files = _files_under(path)
     elif glob.has_magic(str(path)):
         matches = [Path(match) for match in glob.glob(str(path), recursive=True)]
         # A directory that a pattern matches stands for its files, once.
-        found = sorted({file for match in matches for file in ([match] if match.is_file() else _files_under(match))})
-        if not found:
+        files = sorted({file for match in matches for file in ([match] if match.is_file() else _files_under(match))})
+        if not files:
             raise InputError(f"{path} matches no file; correct the pattern")
     else:
         raise InputError(f"{path} does not exist or is no file; correct the path")
-    full = [file for file in found if file.stat().st_size]
+    full = [file for file in files if file.stat().st_size]
     if not full:
         raise InputError(f"{path} holds no files with anything in them; name the directory that does")
-    if len(full) < len(found):
-        logger.warning("%s: %s empty files are passed over", path, len(found) - len(full))
+    if len(full) < len(files):
+        logger.warning("%s: %s empty files are passed over", path, len(files) - len(full))
     return full
 
 
@@ -98,7 +98,7 @@ def open_bytes(path: Path) -> Iterator[Any]:
 
 
 def check_file(path: Path) -> bytes:
-    """The first bytes of the content, once the file is found to be whole."""
+    """The first bytes of the content, after checking that the file is complete."""
     _refuse_bucket(path)
     if path.is_dir():
         raise InputError(f"{path} is a directory, a file is due; name the file in it")

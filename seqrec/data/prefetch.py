@@ -1,4 +1,4 @@
-"""The next batches made by a thread while a step runs."""
+"""Makes the next batches in a thread while a step runs."""
 
 import contextlib
 from collections.abc import Callable, Iterator

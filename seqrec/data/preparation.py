@@ -5,7 +5,7 @@ import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 try:
     import narwhals as nw
@@ -14,7 +14,7 @@ except ModuleNotFoundError as error:
 
 from seqrec.config import check_at_least, check_between, check_fields
 from seqrec.data import steps
-from seqrec.data.directories import replaced
+from seqrec.data.directories import replacing_directory
 from seqrec.data.engines import Engine, collect, engine_of
 from seqrec.data.events import gathered_store, source_facts, with_keys
 from seqrec.data.moments import moment_us
@@ -22,6 +22,7 @@ from seqrec.data.sources import Source
 from seqrec.data.split_config import SplitConfig, choose_split, split_store
 from seqrec.data.store import SequenceStore, open_store, write_files
 from seqrec.data.ties import TIE_HASH
+from seqrec.files import JsonObject
 from seqrec.types import InputError
 
 
@@ -287,7 +288,7 @@ def prepare_store(
     split: SplitConfig,
     *,
     report: Callable[[StepCount], None] = lambda count: None,
-    facts: dict[str, Any] | None = None,
+    facts: JsonObject | None = None,
 ) -> Prepared:
     """The store of `source` after the steps of `config`, written to `directory` and opened there, whole or not at all.
 
@@ -295,7 +296,7 @@ def prepare_store(
     and `facts`; events that are not valid are in rejected.parquet, each with its reason.
     """
     engine, split = engine_of(source), choose_split(split).config
-    with replaced(directory) as fresh:
+    with replacing_directory(directory) as fresh:
         cleaned = clean_events(source.events, config, engine, report=report)
         store = store_of(cleaned, config, engine, source, fresh)
         found = split_store(store, split)

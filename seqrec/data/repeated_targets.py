@@ -1,4 +1,4 @@
-"""Targets that their user had seen before: what becomes of them where seen items are no candidates.
+"""Targets that their user had seen before, and how they are treated if seen items are masked.
 
 If seen items are masked and a seen target stays a candidate, it is the only seen item left, and whatever favours seen
 items finds it: on plays drawn uniformly from 100 tracks, popularity in the user's own history gets recall@5 .378, where

@@ -1,4 +1,4 @@
-"""The split of a run as its flags say."""
+"""The config of a run's split."""
 
 import dataclasses
 from collections.abc import Mapping

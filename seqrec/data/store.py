@@ -13,10 +13,11 @@ import pyarrow.parquet as pq
 from jaxtyping import Int, Int32, Int64
 
 from seqrec.data.buckets import local_store
-from seqrec.data.directories import replaced, settle
+from seqrec.data.directories import replacing_directory, settle
 from seqrec.data.paths import first_line
 from seqrec.data.ragged import session_numbers
 from seqrec.data.store_files import REMEDY, array_files, key_column, keys_of, open_array, open_table
+from seqrec.files import JsonObject
 from seqrec.types import InputError
 
 FORMAT_VERSION = 1
@@ -70,7 +71,7 @@ class SequenceStore(NamedTuple):
 class History(NamedTuple):
     """What a store was before each append."""
 
-    versions: list[dict[str, Any]]
+    versions: list[JsonObject]
     """Its content hash and sizes, and what else tells it from what it has become; oldest first."""
     came_with: Int32[np.ndarray, " n_events"]
     """The number of appends before the one that brought an event."""
@@ -159,7 +160,7 @@ def write_store(
     An existing store is replaced; a directory that holds anything else is refused. `preparation`, JSON that describes
     how the data was made, goes into the manifest; `side_tables` become Parquet files of these names.
     """
-    with replaced(directory) as fresh:
+    with replacing_directory(directory) as fresh:
         write_files(fresh, store, preparation=preparation, side_tables=side_tables)
     return open_store(directory)
 
@@ -224,17 +225,17 @@ def _as_of(store: SequenceStore, directory: Path, content_hash: str) -> Sequence
     Appends give new users and items ids behind the known ones, and never change the order of stored events.
     """
     number, version = _version(directory, content_hash)
-    kept = read_history(directory, store).came_with <= number
-    users = np.repeat(np.arange(store.n_users), np.diff(store.offsets))[kept]
+    is_earlier = read_history(directory, store).came_with <= number
+    users = np.repeat(np.arange(store.n_users), np.diff(store.offsets))[is_earlier]
     try:
         n_users, n_items = int(version["n_users"]), int(version["n_items"])
-        columns = {name: store.columns[name][kept].astype(dtype) for name, dtype in version["columns"].items()}
+        columns = {name: store.columns[name][is_earlier].astype(dtype) for name, dtype in version["columns"].items()}
         offsets = np.concatenate([[0], np.cumsum(np.bincount(users, minlength=n_users))])
         gap_us = version["session_gap_us"]
         if gap_us is not None:
             columns["session"] = session_numbers(columns["timestamp_us"], offsets, gap_us=gap_us)
         earlier = sequence_store(
-            store.items[kept],
+            store.items[is_earlier],
             offsets,
             store.item_keys[:n_items],
             store.user_keys[:n_users],
@@ -249,7 +250,7 @@ def _as_of(store: SequenceStore, directory: Path, content_hash: str) -> Sequence
     return earlier
 
 
-def _version(directory: Path, content_hash: str) -> tuple[int, dict[str, Any]]:
+def _version(directory: Path, content_hash: str) -> tuple[int, JsonObject]:
     versions = _versions(directory)
     for number, version in enumerate(versions):
         if version.get("content_hash") == content_hash:
@@ -260,7 +261,7 @@ def _version(directory: Path, content_hash: str) -> tuple[int, dict[str, Any]]:
     )
 
 
-def _versions(directory: Path) -> list[dict[str, Any]]:
+def _versions(directory: Path) -> list[JsonObject]:
     versions = _read_manifest(directory).get("versions", [])
     if not isinstance(versions, list) or not all(isinstance(version, dict) for version in versions):
         raise InputError(f"{directory / 'manifest.json'}: versions are no list of objects; {REMEDY}")
@@ -275,7 +276,7 @@ def read_history(directory: Path, store: SequenceStore) -> History:
     return History(versions, open_array(directory / VERSIONS_FILE, "<i4", store.n_events))
 
 
-def read_preparation(directory: Path | str, *, as_of: str | None = None) -> dict[str, Any]:
+def read_preparation(directory: Path | str, *, as_of: str | None = None) -> JsonObject:
     """The `preparation` that the store in `directory` was written with; empty if there was none.
 
     With `as_of`, a content hash that the store had before appends, `categories` are those that it had then.
@@ -296,7 +297,7 @@ def read_preparation(directory: Path | str, *, as_of: str | None = None) -> dict
     return {**preparation, "categories": {name: categories[name][:n] for name, n in sizes.items()}}
 
 
-def _read_manifest(directory: Path) -> dict[str, Any]:
+def _read_manifest(directory: Path) -> JsonObject:
     if not directory.exists():
         settle(directory)
     if not directory.exists():
@@ -363,7 +364,7 @@ def write_files(
     side_tables: Mapping[str, pa.Table] = MappingProxyType({}),
     history: History | None = None,
 ) -> None:
-    """The files of a store, in a directory that `replaced` gave; arrays over events that are there already are kept."""
+    """Writes the files of a store into an empty directory; arrays over events that are already there are kept."""
     files = array_files(directory, store.columns)
     for name, values in {"item": store.items, **store.columns}.items():
         if not files[name].exists():
@@ -383,7 +384,7 @@ def write_files(
     for name, table in side_tables.items():
         pq.write_table(table, directory / f"{name}.parquet")
     described = [{"name": name, "dtype": values.dtype.str} for name, values in sorted(store.columns.items())]
-    manifest: dict[str, Any] = {
+    manifest: JsonObject = {
         "format_version": FORMAT_VERSION,
         "n_users": store.n_users,
         "n_items": store.n_items,

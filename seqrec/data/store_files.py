@@ -20,7 +20,7 @@ def array_files(directory: Path, columns: Iterable[str]) -> dict[str, Path]:
 
 
 def open_array(path: Path, dtype: str, length: int) -> np.ndarray:
-    """The memory-mapped array in a .npy file, once its type and length are found to be these."""
+    """The memory-mapped array in a .npy file, after checking its type and length."""
     try:
         values = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # whatever NumPy raises of a header that is damaged
@@ -34,7 +34,7 @@ def open_array(path: Path, dtype: str, length: int) -> np.ndarray:
 
 
 def open_table(path: Path, length: int) -> pa.Table:
-    """The table in a Parquet file, once its length is found to be this."""
+    """The table in a Parquet file, after checking its length."""
     try:
         table = pq.read_table(path, page_checksum_verification=True)
     except (OSError, ValueError, MemoryError, pa.ArrowException) as error:

@@ -6,6 +6,7 @@ follows. So a batch of queries asks for the first item of a continuation, as it 
 """
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -48,6 +49,15 @@ class Seq2SeqConfig:
 KeysAndValues = tuple[Float[Array, "rows n_heads _ d_head"], Float[Array, "rows n_heads _ d_head"]]
 
 
+class Memory(NamedTuple):
+    """What the decoder reads of a history."""
+
+    blocks: list[KeysAndValues]
+    """Keys and values for each block of the decoder."""
+    mask: Bool[Array, "rows length n_memory"]
+    """Which of them each position reads."""
+
+
 def seq2seq(config: Seq2SeqConfig, *, n_items: int, max_length: int) -> Encoder:
     """An encoder-decoder, whose `encode` gives the decoder's states and whose `decoder` continues with a cache.
 
@@ -86,10 +96,9 @@ def seq2seq(config: Seq2SeqConfig, *, n_items: int, max_length: int) -> Encoder:
     def decode(
         params: Params,
         x: Float[Array, "rows length d_model"],
-        memories: list[KeysAndValues],
+        memory: Memory,
         *,
         mask: Bool[Array, "rows length n_keys"],
-        memory_mask: Bool[Array, "rows length n_memory"],
         turn: Rotation | None,
         caches: list[KeysAndValues] | None = None,
         place: Int[Array, ""] | int = 0,
@@ -99,7 +108,7 @@ def seq2seq(config: Seq2SeqConfig, *, n_items: int, max_length: int) -> Encoder:
         keys = None if key is None else jax.random.split(key, (config.n_decoder_blocks, 6))
         dtype = x.dtype
         attended: list[KeysAndValues] = []
-        for index, (block, memory) in enumerate(zip(params["decoder"]["blocks"], memories, strict=True)):
+        for index, (block, history) in enumerate(zip(params["decoder"]["blocks"], memory.blocks, strict=True)):
             block = jax.tree.map(lambda leaf: leaf.astype(dtype), block)
             weights_key, recall_key = (None, None) if keys is None else keys[index, :2]
             dropped = {"dropout_rate": sizes.attention_dropout}
@@ -116,10 +125,10 @@ def seq2seq(config: Seq2SeqConfig, *, n_items: int, max_length: int) -> Encoder:
                 attended.append((k, v))
                 return dense(mix_values(q, k, v, mask=mask, key=key, **dropped), block["attention"]["out"])
 
-            def recall(x, block=block, memory=memory, key=recall_key, dropped=dropped):
+            def recall(x, block=block, history=history, key=recall_key, dropped=dropped):
                 q = split_heads(dense(x, block["cross_attention"]["q"]), n_parts=1, n_heads=sizes.n_heads)[0]
                 q = q if turn is None else rotate(q, turn)
-                mixed = mix_values(q, *memory, mask=memory_mask, key=key, **dropped)
+                mixed = mix_values(q, *history, mask=memory.mask, key=key, **dropped)
                 return dense(mixed, block["cross_attention"]["out"])
 
             parts = {"attention": attend, "cross_attention": recall}
@@ -142,15 +151,14 @@ def seq2seq(config: Seq2SeqConfig, *, n_items: int, max_length: int) -> Encoder:
         is_decoded = batch.next_items == 0
         after_decoded = jnp.pad(is_decoded, ((0, 0), (1, 0)))[:, :-1]
         history = jnp.where((positions == 0) | ~after_decoded, segments, 0)
-        memories = remember(params, items, history, positions, key=read_key)
+        blocks = remember(params, items, history, positions, key=read_key)
         # Every position sees itself: those of which nothing is asked must see something.
         own = jnp.eye(items.shape[1], dtype=bool)
         states, _ = decode(
             params,
             embed(sizes, params, items, positions, key=embed_key),
-            memories,
+            Memory(blocks, segments[:, :, None] == history[:, None, :]),
             mask=causal_mask(segments) & (is_decoded[:, None, :] | own),
-            memory_mask=segments[:, :, None] == history[:, None, :],
             turn=turn_by(sizes, positions, max_length=max_length),
             key=decode_key,
         )
@@ -160,21 +168,20 @@ def seq2seq(config: Seq2SeqConfig, *, n_items: int, max_length: int) -> Encoder:
         rows, length = items.shape
         positions = jnp.broadcast_to(jnp.arange(length), (rows, length))
         is_read = positions < lengths[:, None]
-        memories = remember(params, items, is_read.astype(jnp.int32), positions)
+        blocks = remember(params, items, is_read.astype(jnp.int32), positions)
         shape = (rows, sizes.n_heads, n, sizes.d_model // sizes.n_heads)
         empty = jnp.zeros(shape, jnp.dtype(sizes.compute_dtype))
-        return (memories, is_read, lengths), [(empty, empty)] * config.n_decoder_blocks
+        return (blocks, is_read, lengths), [(empty, empty)] * config.n_decoder_blocks
 
     def step(params: Params, memory, cache: list[KeysAndValues], items: Int[Array, " rows"], place: Int[Array, ""]):
-        memories, is_read, lengths = memory
+        blocks, is_read, lengths = memory
         positions = (lengths - 1 + place)[:, None]
         rows, n = len(items), cache[0][0].shape[2]
         states, cache = decode(
             params,
             embed(sizes, params, items[:, None], positions),
-            memories,
+            Memory(blocks, is_read[:, None, :]),
             mask=jnp.broadcast_to(jnp.arange(n) <= place, (rows, 1, n)),
-            memory_mask=is_read[:, None, :],
             turn=turn_by(sizes, positions, max_length=max_length),
             caches=cache,
             place=place,

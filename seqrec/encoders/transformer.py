@@ -96,7 +96,7 @@ def apply_parts(
     config: TransformerConfig,
     block: Params,
     x: Float[Array, "rows length d_model"],
-    parts: Mapping[str, Callable[..., Array]],
+    parts: Mapping[str, Callable[[Array], Array]],
     *,
     keys: Array | None,
 ) -> Float[Array, "rows length d_model"]:

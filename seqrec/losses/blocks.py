@@ -17,19 +17,19 @@ class Mixture(NamedTuple):
     """A second source of the target's probability: P(target) = exp(log_share) * softmax + exp(log_mass)."""
 
     log_share: Float[Array, "*positions"]
-    """Log of the probability that the softmax shares out."""
+    """Log of the probability that the softmax distributes."""
     log_mass: Float[Array, "*positions"]
     """Log of the target's probability from elsewhere."""
 
 
 class Sums(NamedTuple):
-    """What a pass over the items keeps of each position's scores: enough for its loss and its gradient."""
+    """What a pass over the items keeps of each position's scores, for its loss and gradient."""
 
     highest: Float[Array, "*positions"]
     total: Float[Array, "*positions"]
     """Sum of exp(score - highest)."""
     target_score: Float[Array, "*positions"]
-    """0 where the target was not met."""
+    """0 if the target is not among the items."""
 
 
 class Positions(NamedTuple):
@@ -70,10 +70,10 @@ def by_blocks(positions: Positions, shard: CatalogueShard, chunk: int, n_items: 
         return (loss + more, d_table + d_rows), (highest, scale, slopes, d_states)
 
     start = (jnp.zeros(()), jnp.zeros(shard.table.T.shape) if with_gradients else None)
-    (loss, d_table), kept = jax.lax.scan(step, start, positions)
+    (loss, d_table), per_block = jax.lax.scan(step, start, positions)
     if d_table is None:
         return loss, None, None, None, None, None
-    return loss, *kept, d_table.T
+    return loss, *per_block, d_table.T
 
 
 def by_chunks(positions: Positions, shard: CatalogueShard, chunk: int, n_items: int, finish, *, with_gradients: bool):
@@ -120,7 +120,7 @@ def by_chunks(positions: Positions, shard: CatalogueShard, chunk: int, n_items: 
 
 
 def _begin(shard: CatalogueShard, start, chunk: int):
-    """Where a chunk from `start` on is read: earlier than that at the end, so that it is whole."""
+    """First row of the chunk at `start`; the last chunk starts earlier, so that it is complete."""
     return jnp.minimum(start, len(shard.table) - chunk)
 
 
@@ -129,8 +129,8 @@ def _scores(states, shard: CatalogueShard, start, chunk: int, n_items: int) -> t
     begin = _begin(shard, start, chunk)
     rows = jax.lax.dynamic_slice_in_dim(shard.table, begin, chunk)
     row = begin + jnp.arange(chunk)
-    wanted = (row >= start) & _is_item(row, shard, n_items)
-    return _product(states, rows.T) + jnp.where(wanted, 0.0, -jnp.inf), rows
+    is_scored = (row >= start) & _is_item(row, shard, n_items)
+    return _product(states, rows.T) + jnp.where(is_scored, 0.0, -jnp.inf), rows
 
 
 def _is_item(row: Array, shard: CatalogueShard, n_items: int) -> Array:

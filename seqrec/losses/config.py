@@ -137,9 +137,11 @@ def _sampler(config: LossConfig, counts: Int[np.ndarray, " n_items_plus_1"]) -> 
     if config.negatives == "uniform":
         return lambda key, targets: negatives.uniform(key, n_negatives=config.n_negatives, n_items=len(counts) - 1)
     if config.negatives == "popular":
-        of = negatives.popularity(counts, power=config.popularity_power, uniform_share=config.uniform_share)
+        of = negatives.popularity_distribution(
+            counts, power=config.popularity_power, uniform_share=config.uniform_share
+        )
         return lambda key, targets: negatives.popular(key, of, n_negatives=config.n_negatives)
-    of = negatives.popularity(counts)
+    of = negatives.popularity_distribution(counts)
     n_uniform = round(config.uniform_share * config.n_negatives)
     return lambda key, targets: negatives.in_batch(
         key, targets, of, n_negatives=config.n_negatives - n_uniform, n_uniform=n_uniform

@@ -15,7 +15,7 @@ from seqrec.types import Batch, InputError, Scalar
 
 Losses = Float[Array, "*shape"]
 Scores = Float[Array, "*shape"]
-DrawnScores = Float[Array, "*shape negatives"]
+NegativeScores = Float[Array, "*shape negatives"]
 Where = Bool[Array, "*shape negatives"]
 LogQ = Float[Array, "*#shape negatives"]
 
@@ -24,33 +24,33 @@ LogQ = Float[Array, "*#shape negatives"]
 class ScoreLoss(Protocol):
     """The loss of positions, given the scores of their targets and of the drawn negatives."""
 
-    def __call__(self, target: Scores, drawn: DrawnScores, *, where: Where, log_q: LogQ) -> Losses:
+    def __call__(self, target: Scores, negatives: NegativeScores, *, where: Where, log_q: LogQ) -> Losses:
         """`where` is False for draws that are the position's own target, which the loss leaves out; `log_q` is the
         log-probability of each draw."""
 
 
-def sampled_softmax(target: Scores, drawn: DrawnScores, *, where: Where, log_q: LogQ) -> Losses:
+def sampled_softmax(target: Scores, negatives: NegativeScores, *, where: Where, log_q: LogQ) -> Losses:
     """Cross-entropy of the target against the draws, whose sum estimates that over all other items without bias.
 
     Each draw is divided by its expected count (the logQ correction: Bengio and Senécal 2008, eq. 8).
     """
-    corrected = jnp.where(where, drawn - log_q - math.log(drawn.shape[-1]), -jnp.inf)
+    corrected = jnp.where(where, negatives - log_q - math.log(negatives.shape[-1]), -jnp.inf)
     return jax.nn.logsumexp(jnp.concatenate([target[..., None], corrected], axis=-1), axis=-1) - target
 
 
 def binary_cross_entropy(
-    target: Scores, drawn: DrawnScores, *, where: Where, log_q: LogQ, from_base_rate: bool = False
+    target: Scores, negatives: NegativeScores, *, where: Where, log_q: LogQ, from_base_rate: bool = False
 ) -> Losses:
     """The target against 1 and each draw against 0 (Kang and McAuley 2018, eq. 6, there with one draw).
 
     `from_base_rate` is as in `generalised_binary_cross_entropy`.
     """
-    return _binary(target, drawn, where, weight=1.0, from_base_rate=from_base_rate)
+    return _binary(target, negatives, where, weight=1.0, from_base_rate=from_base_rate)
 
 
 def generalised_binary_cross_entropy(
     target: Scores,
-    drawn: DrawnScores,
+    negatives: NegativeScores,
     *,
     where: Where,
     log_q: LogQ,
@@ -61,46 +61,50 @@ def generalised_binary_cross_entropy(
     """As `binary_cross_entropy`, the target's part scaled against overconfidence (Petrov and Macdonald 2023, eq. 11).
 
     `t` is the calibration, 0 (none) to 1 (scores become log-odds under the full softmax's probabilities). Scores
-    are log-odds, or with `from_base_rate` log-odds above those of a model that knows nothing, which ranks alike.
+    are log-odds, or with `from_base_rate` log-odds above those of a random guess, which gives the same ranking.
     """
     if not 0 <= t <= 1:
         raise InputError(f"t={t} is not in [0, 1]; try t=0.75")
-    rate = drawn.shape[-1] / max(1, n_items - 1)
-    return _binary(target, drawn, where, weight=rate * (t * (1 - 1 / rate) + 1 / rate), from_base_rate=from_base_rate)
+    rate = negatives.shape[-1] / max(1, n_items - 1)
+    return _binary(
+        target, negatives, where, weight=rate * (t * (1 - 1 / rate) + 1 / rate), from_base_rate=from_base_rate
+    )
 
 
-def _binary(target: Scores, drawn: DrawnScores, where: Where, *, weight: float, from_base_rate: bool) -> Losses:
+def _binary(target: Scores, negatives: NegativeScores, where: Where, *, weight: float, from_base_rate: bool) -> Losses:
     # The prior of Lin et al. 2017, section 3.3. Without it the draws, being many, first push all scores down together:
     # a model without a bias to take that up leaves what it has learned, and Adam's steps stay small long after.
-    base_rate = math.log(weight / drawn.shape[-1]) if from_base_rate else 0.0
-    of_draws = jnp.sum(jax.nn.softplus(drawn + base_rate), axis=-1, where=where)
-    return weight * jax.nn.softplus(-target - base_rate) + of_draws
+    base_rate = math.log(weight / negatives.shape[-1]) if from_base_rate else 0.0
+    of_negatives = jnp.sum(jax.nn.softplus(negatives + base_rate), axis=-1, where=where)
+    return weight * jax.nn.softplus(-target - base_rate) + of_negatives
 
 
-def bayesian_personalised_ranking(target: Scores, drawn: DrawnScores, *, where: Where, log_q: LogQ) -> Losses:
+def bayesian_personalised_ranking(target: Scores, negatives: NegativeScores, *, where: Where, log_q: LogQ) -> Losses:
     """Mean over the draws of -log sigmoid(target - draw) (Rendle et al. 2009, section 4.1)."""
-    losses = jax.nn.softplus(drawn - target[..., None])
+    losses = jax.nn.softplus(negatives - target[..., None])
     return jnp.sum(losses, axis=-1, where=where) / jnp.maximum(jnp.sum(where, axis=-1), 1)
 
 
-def bpr_max(target: Scores, drawn: DrawnScores, *, where: Where, log_q: LogQ, regularisation: float = 1.0) -> Losses:
+def bpr_max(
+    target: Scores, negatives: NegativeScores, *, where: Where, log_q: LogQ, regularisation: float = 1.0
+) -> Losses:
     """-log of the chance that the target beats a draw, draws weighted by their softmax (Hidasi and Karatzoglou 2018).
 
     Their eq. 10 and 11: `regularisation` weighs the draws' squared scores. A position whose draws are all its target
-    costs 0.
+    has loss 0.
     """
-    weights = jax.nn.softmax(jnp.where(where, drawn, -jnp.inf), axis=-1, where=where)
-    log_weights = jax.nn.log_softmax(jnp.where(where, drawn, -1e30), axis=-1)
-    beaten = jnp.where(where, log_weights + jax.nn.log_sigmoid(target[..., None] - drawn), -1e30)
+    weights = jax.nn.softmax(jnp.where(where, negatives, -jnp.inf), axis=-1, where=where)
+    log_weights = jax.nn.log_softmax(jnp.where(where, negatives, -1e30), axis=-1)
+    beaten = jnp.where(where, log_weights + jax.nn.log_sigmoid(target[..., None] - negatives), -1e30)
     any_left = jnp.any(where, axis=-1)
-    loss = -jax.nn.logsumexp(beaten, axis=-1) + regularisation * jnp.sum(weights * drawn**2, axis=-1, where=where)
+    loss = -jax.nn.logsumexp(beaten, axis=-1) + regularisation * jnp.sum(weights * negatives**2, axis=-1, where=where)
     return jnp.where(any_left, loss, 0.0)
 
 
 def sampled_loss(score_loss: ScoreLoss, sampler: Sampler, *, temperature: Scalar = 1.0) -> CatalogueLoss:
-    """The loss that draws by `sampler` at every call and sums `score_loss` over the positions that have a target.
+    """The loss that draws negatives by `sampler` at every call and sums `score_loss` over the targets.
 
-    Scores are divided by `temperature`. With `mixture`, of which only `sampled_softmax` can be a part, a target's
+    Scores are divided by `temperature`. With `mixture`, which needs `sampled_softmax`, a target's
     probability is that of the mixture, whose softmax is estimated.
 
     >>> from seqrec.negatives import uniform
@@ -146,7 +150,7 @@ def position_losses(
     *,
     score_loss: ScoreLoss,
 ) -> Float[Array, "rows length"]:
-    """`score_loss` at each position; what stands at a position without a target means nothing.
+    """`score_loss` at each position; the value at a position without a target is meaningless.
 
     Products are taken in the type of `hidden` and summed in float32.
     """
@@ -154,10 +158,10 @@ def position_losses(
     chex.assert_equal_shape_prefix([hidden, targets], 2)
     ids, log_q = (jnp.atleast_2d(field) for field in negatives)  # [rows or 1, negatives]
     target_scores = jnp.sum(hidden * item_table[targets], axis=-1, dtype=jnp.float32)
-    drawn = item_table[ids].astype(hidden.dtype)
+    vectors = item_table[ids].astype(hidden.dtype)
     product = "rld,nd->rln" if len(ids) == 1 else "rld,rnd->rln"
-    drawn = drawn[0] if len(ids) == 1 else drawn
-    scores = jnp.einsum(product, hidden, drawn, preferred_element_type=jnp.float32)
+    vectors = vectors[0] if len(ids) == 1 else vectors
+    scores = jnp.einsum(product, hidden, vectors, preferred_element_type=jnp.float32)
     where = ids[:, None] != targets[..., None]
     return score_loss(target_scores, scores, where=where, log_q=log_q[:, None])
 
@@ -187,25 +191,25 @@ def scalable_cross_entropy_loss(
     refuse_probabilities("scalable_cross_entropy_loss", mixture=mixture, unwanted=unwanted)
     chex.assert_rank([hidden, item_table, targets], [3, 2, 2])
     check_item_table(item_table, n_items)
-    states, wanted = (hidden / temperature).reshape(-1, hidden.shape[-1]), targets.reshape(-1)
-    valid, ids = wanted > 0, jnp.arange(item_table.shape[0])
+    states, labels = (hidden / temperature).reshape(-1, hidden.shape[-1]), targets.reshape(-1)
+    valid, ids = labels > 0, jnp.arange(item_table.shape[0])
     of_states = jax.random.normal(key, (n_buckets, len(states))) * valid
-    # What is in a bucket is a choice, not a function to learn through.
+    # The content of a bucket is a selection, through which no gradient flows.
     centres = jax.lax.stop_gradient(of_states @ states)
     near_states = jnp.where(valid, centres @ jax.lax.stop_gradient(states).T, -jnp.inf)
     items = (ids >= 1) & (ids <= n_items)
     near_items = jnp.where(items, centres @ jax.lax.stop_gradient(item_table).T, -jnp.inf)
     places = jax.lax.top_k(near_states, min(bucket_positions, len(states)))[1]
     candidates = jax.lax.top_k(near_items, min(bucket_items, n_items))[1]
-    target_scores = jnp.sum(states * item_table[wanted], axis=-1)[places]
+    target_scores = jnp.sum(states * item_table[labels], axis=-1)[places]
     scores = jnp.einsum("bpd,bid->bpi", states[places], item_table[candidates])
-    others = jnp.where(candidates[:, None] == wanted[places][..., None], -jnp.inf, scores)
+    others = jnp.where(candidates[:, None] == labels[places][..., None], -jnp.inf, scores)
     losses = jax.nn.logsumexp(jnp.concatenate([target_scores[..., None], others], axis=-1), axis=-1) - target_scores
     losses = jnp.where(valid[places], losses, -jnp.inf)
     largest = jnp.full(len(states), -jnp.inf).at[places].max(losses)
-    counted = jnp.where(largest > -jnp.inf, wanted, 0)
+    counted_targets = jnp.where(largest > -jnp.inf, labels, 0)
     if weights is not None:
         weights = jax.lax.stop_gradient(weights.reshape(-1))
         largest = largest * weights
-    total = nan_if_outside(jnp.sum(largest, where=counted > 0), targets, n_items)
-    return total, count_targets(counted, weights)
+    total = nan_if_outside(jnp.sum(largest, where=counted_targets > 0), targets, n_items)
+    return total, count_targets(counted_targets, weights)

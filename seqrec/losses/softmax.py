@@ -1,12 +1,12 @@
 """Cross-entropy over the whole catalogue, in blocks of positions and items, also where a mesh splits the table."""
 
 import functools
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import chex
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Shaped
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from seqrec.losses.blocks import Mixture, Positions, Sums, by_blocks, by_chunks
 from seqrec.sharding import CatalogueShard, Output, map_catalogue
@@ -16,13 +16,13 @@ BLOCK_ELEMENTS = 2**21
 """Scores held at a time: 8 MB of float32. On 2 CPU cores blocks of 1 to 4 MB and 16 MB took 1.0 to 1.3x the time."""
 
 LEAST_POSITIONS = 128
-"""Fewest positions a block that scores the whole table. On 2 CPU cores and 100,000 items 20 took 1.4 times as long."""
+"""Fewest positions in a block that scores all items. On 2 CPU cores and 100,000 items 20 took 1.4 times as long."""
 
 MOST_POSITIONS = 2048
 """Positions that share a chunk of the catalogue."""
 
 MOST_PROBABILITY = 1.0 - 1e-4
-"""Above it an unwanted item costs no more, since the slope of log(1 - p) has no bound."""
+"""A higher probability of an unwanted item costs no more, because the slope of log(1 - p) has no bound."""
 
 
 @runtime_checkable
@@ -62,7 +62,7 @@ def tile_sizes(n_positions: int, n_rows: int, *, budget: int = BLOCK_ELEMENTS) -
 
 
 def check_item_table(item_table: Float[Array, "n_rows d_model"], n_items: int) -> None:
-    """Refuses a table without a row for each item beside the padding row 0: its last items would be clamped."""
+    """Refuses a table without a row for padding and for each item: ids of the last items would be clamped."""
     if item_table.shape[0] <= n_items:
         raise InputError(
             f"item_table has {item_table.shape[0]} rows for n_items={n_items}; give it at least one row more than "
@@ -104,7 +104,7 @@ def softmax_loss(
 
     With a `seen_weight` below 1 the items that a position's `history` holds up to there, but for its target, enter the
     normaliser by that weight alone: where evaluation leaves out what was seen, a model need not learn to. Above 0
-    it keeps their scores within reach, without which the others' sum would drown in rounding.
+    their scores stay bounded; without that the sum of the others would be lost in rounding.
 
     With `mixture` a target's probability is exactly that of the mixture. An `unwanted` item, where there is no target,
     adds `unwanted_weight` times -log(1 - its probability) to the sum alone (unlikelihood: Welleck et al. 2020, eq. 4),
@@ -138,19 +138,8 @@ def softmax_loss(
                 "give; use seen_weight=1"
             )
         seen = (history.items, history.segment_ids)
-    total = _softmax_loss(
-        hidden,
-        item_table,
-        labels,
-        label_weights,
-        seen,
-        mixture,
-        skips,
-        1.0 - label_smoothing,
-        n_items,
-        z_loss,
-        seen_weight,
-    )
+    labelled = _Labelled(labels, label_weights, seen, mixture, skips)
+    total = _softmax_loss(hidden, item_table, labelled, 1.0 - label_smoothing, n_items, z_loss, seen_weight)
     if isinstance(label_smoothing, Array) or label_smoothing:
         # The mean score over all items is a product of two sums, which need no block.
         is_item = jnp.isfinite(catalogue_bias(item_table.shape[0], n_items))[:, None]
@@ -162,7 +151,7 @@ def softmax_loss(
 
 
 def nan_if_outside(total: Float[Array, ""], targets: Int[Array, "*shape"], n_items: int) -> Float[Array, ""]:
-    """The total, or NaN where a target is no item: under jit nothing can be raised, and a wrong sum would go unseen."""
+    """The total, or NaN if a target is no item: under jit no error can be raised, and a wrong sum would go unseen."""
     return jnp.where(jnp.any(targets > n_items), jnp.nan, total)
 
 
@@ -186,13 +175,26 @@ def refuse_probabilities(loss: str, *, mixture: Mixture | None = None, unwanted:
 
 
 def _check_plain(what: str, **options: tuple[Scalar, float]) -> None:
-    """Refuses options that have another value than the one they are to be left at."""
-    for name, (value, wanted) in options.items():
-        if isinstance(value, Array) or value != wanted:
-            raise InputError(f"{what} needs the plain softmax; leave {name} at {wanted:g}")
+    """Refuses options whose value is not the expected one."""
+    for name, (value, expected) in options.items():
+        if isinstance(value, Array) or value != expected:
+            raise InputError(f"{what} needs the plain softmax; leave {name} at {expected:g}")
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(8, 9, 10))
+class _Labelled(NamedTuple):
+    """What each position is to predict, and how its loss is counted."""
+
+    labels: Int[Array, "rows length"] | None
+    """None only in a gradient, which they have none of."""
+    weights: Float[Array, "rows length"] | None
+    seen: tuple[Int[Array, "rows n"], Int[Array, "rows n"]] | None
+    """Items and segment ids of the histories, where seen items weigh less."""
+    mixture: Mixture | None
+    unwanted: Bool[Array, "rows length"] | None
+    """Where the label is an item that is to become less likely."""
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
 def _softmax_loss(*arguments):
     """Weighted sum over targets of log_normaliser + z_loss * log_normaliser**2 - target_share * target_score.
 
@@ -210,7 +212,7 @@ def _backward(n_items, z_loss, seen_weight, gradients, cotangent):
     d_hidden, d_table, *d_mixture = gradients
     changes = (cotangent * d_hidden).astype(d_hidden.dtype), (cotangent * d_table).astype(d_table.dtype)
     scaled = Mixture(*(cotangent * each for each in d_mixture)) if d_mixture else None
-    return *changes, None, None, None, scaled, None, None
+    return *changes, _Labelled(None, None, None, scaled, None), None
 
 
 _softmax_loss.defvjp(_forward, _backward)
@@ -230,21 +232,17 @@ def _seen_scores(hidden: Array, targets: Array, items: Array, segment_ids: Array
     scores = jnp.einsum("rpd,rqd->rpq", hidden, vectors.astype(hidden.dtype), preferred_element_type=jnp.float32)
     same_history = segment_ids[:, :, None] == segment_ids[:, None, :]
     before = jnp.tril(jnp.ones((length, length), bool), -1)
-    # What a history holds twice is one item of the catalogue.
+    # An item that occurs twice in a history counts once.
     repeated = jnp.any(same_history & before & (items[:, :, None] == items[:, None, :]), axis=-1)
-    held = (places >= 0) & (items > 0) & ~repeated
-    seen = same_history & (before | jnp.eye(length, dtype=bool)) & held[:, None, :]
+    is_scored = (places >= 0) & (items > 0) & ~repeated
+    seen = same_history & (before | jnp.eye(length, dtype=bool)) & is_scored[:, None, :]
     return jnp.where(seen & (items[:, None, :] != targets[:, :, None]), scores, -jnp.inf)
 
 
 def _sums(
-    hidden,
-    item_table,
-    targets,
-    weights,
-    seen,
-    mixture,
-    unwanted,
+    hidden: Array,
+    item_table: Array,
+    labelled: _Labelled,
     target_share: Scalar,
     n_items: int,
     z_loss: float,
@@ -252,9 +250,10 @@ def _sums(
     *,
     with_gradients: bool,
 ) -> tuple[Array, ...]:
-    """The loss and, if wanted, its gradients (d_hidden, d_table, d_mixture), taken while the scores are at hand."""
+    """The loss and optionally its gradients (d_hidden, d_table, d_mixture), computed in the same pass over scores."""
 
-    def local(hidden, targets, weights, seen, mixture, unwanted, shard):
+    def local(hidden, labelled, shard):
+        targets, weights, seen, mixture, unwanted = labelled
         n_positions, d_model = targets.size, hidden.shape[-1]
         block, chunk = tile_sizes(n_positions, len(shard.table))
         padding = -n_positions % block
@@ -274,7 +273,7 @@ def _sums(
         accumulate = by_blocks if chunk == len(shard.table) else by_chunks
         positions = Positions(states, labels, places, weights, seen_scores, mixture, unwanted)
         finish = functools.partial(
-            _finish, shard=shard, target_share=target_share, z_loss=z_loss, taken=1.0 - seen_weight
+            _finish, shard=shard, target_share=target_share, z_loss=z_loss, removed_share=1.0 - seen_weight
         )
         loss, highest, scale, slopes, d_states, d_table = accumulate(
             positions, shard, chunk, n_items, finish, with_gradients=with_gradients
@@ -282,7 +281,7 @@ def _sums(
         if not with_gradients:
             return (loss,)
         if seen is not None:
-            # Takes back what the pass gave to seen items beyond their weight.
+            # Subtracts what the pass added for seen items beyond their weight.
             extra = (1.0 - seen_weight) * scale[..., None] * jnp.exp(seen_scores - highest[..., None])
             extra = extra.reshape(-1, seen[0].shape[1])[:n_positions].reshape(*seen[0].shape, -1).astype(hidden.dtype)
             vectors, item_places = _look_up(seen[0], shard)
@@ -295,36 +294,42 @@ def _sums(
         d_states -= weight * vectors_of_targets
         d_table = d_table.at[places].add(-weight * states, mode="drop", wrap_negative_indices=False)
         d_hidden = shard.total(d_states).reshape(-1, d_model)[:n_positions].reshape(hidden.shape)
-        found = loss, d_hidden.astype(hidden.dtype), d_table.astype(shard.table.dtype)
+        results = loss, d_hidden.astype(hidden.dtype), d_table.astype(shard.table.dtype)
         if mixture is None:
-            return found
+            return results
         d_mixture = (-_weigh(slope, labels, weights).reshape(-1)[:n_positions] for slope in slopes)
-        return *found, *(each.reshape(targets.shape) for each in d_mixture)
+        return *results, *(each.reshape(targets.shape) for each in d_mixture)
 
     outputs: tuple[Output, ...] = ("sum",)
     if with_gradients:
-        outputs = ("sum", "rows", "items") if mixture is None else ("sum", "rows", "items", "rows", "rows")
-    return map_catalogue(local, (hidden, targets, weights, seen, mixture, unwanted), item_table, outputs=outputs)
+        outputs = ("sum", "rows", "items") if labelled.mixture is None else ("sum", "rows", "items", "rows", "rows")
+    return map_catalogue(local, (hidden, labelled), item_table, outputs=outputs)
 
 
 def _weigh(values: Array, labels: Array, weights: Array | None) -> Array:
-    # Padding has target 0, whose score is -inf: chosen away, since a weight of 0 would make it NaN.
+    # Padding has target 0, whose score is -inf: selected out by where, because a weight of 0 would make it NaN.
     values = jnp.where(labels > 0, values, 0.0)
     return values if weights is None else values * weights
 
 
 def _finish(
-    sums: Sums, positions: Positions, *, shard: CatalogueShard, target_share: Scalar, z_loss: float, taken: float
+    sums: Sums,
+    positions: Positions,
+    *,
+    shard: CatalogueShard,
+    target_share: Scalar,
+    z_loss: float,
+    removed_share: float,
 ) -> tuple[Any, ...]:
     """The loss, each position's highest score over all shards, and what exp(score - highest) weighs in gradients.
 
     Last, where there is a mixture or an unwanted item, how much the loss falls as the logs of the two parts of the
-    target's probability rise: of the softmax's, and of what stands beside it.
+    target's probability rise: of the softmax, and of the mixture's other part.
     """
     highest = shard.highest(sums.highest)
     total = sums.total * jnp.exp(sums.highest - highest)
     if positions.seen_scores is not None:
-        total -= taken * jnp.sum(jnp.exp(positions.seen_scores - highest[..., None]), axis=-1)
+        total -= removed_share * jnp.sum(jnp.exp(positions.seen_scores - highest[..., None]), axis=-1)
     total, target_score = shard.total((total, sums.target_score))
     log_normaliser = jnp.log(total) + highest
     slopes = None

@@ -10,8 +10,8 @@ of ranks in float16 or in integers (float64 where jax_enable_x64 is set and the 
 import dataclasses
 import functools
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -133,11 +133,11 @@ def _places(ranks: Ranks, where: Where) -> Float[Array, " n"]:
     three hits at 2, and an NDCG above 1.
     """
     ranks = _as_ranks(ranks)
-    found = ranks >= 1 if where is None else (ranks >= 1) & where
-    found = jnp.where(found, ranks, jnp.inf).reshape(-1)
-    if found.size == 1:
-        return found
-    return jnp.maximum(jnp.sort(found), jnp.arange(1, found.size + 1))
+    relevant_ranks = ranks >= 1 if where is None else (ranks >= 1) & where
+    relevant_ranks = jnp.where(relevant_ranks, ranks, jnp.inf).reshape(-1)
+    if relevant_ranks.size == 1:
+        return relevant_ranks
+    return jnp.maximum(jnp.sort(relevant_ranks), jnp.arange(1, relevant_ranks.size + 1))
 
 
 def _n_relevant(ranks: Ranks, where: Where) -> Int[Array, ""]:
@@ -148,7 +148,21 @@ def _at_least_one(n: Int[Array, ""]) -> Int[Array, ""]:
     return jnp.maximum(n, 1)
 
 
-AT_K: dict[str, Callable[..., Array]] = {
+@runtime_checkable
+class MetricAtK(Protocol):
+    """A metric of one user's ranks, with a cut-off."""
+
+    def __call__(self, ranks: Ranks, *, k: int, where: Where = None) -> Float[Array, ""]: ...
+
+
+@runtime_checkable
+class RankMetric(Protocol):
+    """A metric of one user's ranks."""
+
+    def __call__(self, ranks: Ranks, *, where: Where = None) -> Float[Array, ""]: ...
+
+
+AT_K: dict[str, MetricAtK] = {
     "hit": hit_at_k,
     "recall": recall_at_k,
     "precision": precision_at_k,
@@ -158,7 +172,7 @@ AT_K: dict[str, Callable[..., Array]] = {
 }
 """Metrics with a cut-off, by the name that stands before the @."""
 
-WITHOUT_K: dict[str, Callable[..., Array]] = {"mrr": reciprocal_rank, "mean_rank": mean_rank}
+WITHOUT_K: dict[str, RankMetric] = {"mrr": reciprocal_rank, "mean_rank": mean_rank}
 """Metrics of the whole list."""
 
 

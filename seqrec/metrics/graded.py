@@ -23,7 +23,7 @@ rax's options `segments`, `weights`, `key`, `rank_fn` and `cutoff_fn` are missin
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -38,8 +38,17 @@ Labels = Scores
 Mask = Bool[Array | np.ndarray, "*lists n_items"] | None
 """True where there is an item; None means everywhere."""
 
-ReduceFn = Callable[..., Array] | None
-"""`reduce_fn(values, where=…)`; None keeps one value a list."""
+
+@runtime_checkable
+class Reduction(Protocol):
+    """How the values of many lists become one, such as `jnp.mean` or `jnp.sum`."""
+
+    def __call__(self, values: Array, /, *, where: Array) -> Array:
+        """`where` is True for the lists that count."""
+
+
+ReduceFn = Reduction | None
+"""None keeps one value a list."""
 
 ArrayFn = Callable[[Array], Array]
 """A function of labels or places, entry by entry. Each new object is compiled anew: pass the same one each time."""

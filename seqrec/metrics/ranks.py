@@ -119,8 +119,8 @@ def list_ranks(lists: Integer[np.ndarray, "queries n"], targets: Integer[np.ndar
     >>> list_ranks(np.array([[7, 2, 5]]), np.array([[5, 8, 5, 0]]))
     ListRanks(rank=array([[ 3., inf,  3., inf]]), where=array([[ True,  True, False, False]]))
     """
-    found = (lists[:, None, :] == targets[:, :, None]) & (targets > 0)[:, :, None]
-    rank = np.where(found.any(axis=2), 1.0 + found.argmax(axis=2), np.inf)
+    is_target = (lists[:, None, :] == targets[:, :, None]) & (targets > 0)[:, :, None]
+    rank = np.where(is_target.any(axis=2), 1.0 + is_target.argmax(axis=2), np.inf)
     return ListRanks(rank, np.asarray(distinct_targets(targets)))
 
 

@@ -7,9 +7,9 @@ from typing import Any, Literal, NamedTuple
 
 from seqrec.config import leaves
 from seqrec.data.buckets import working_copy
-from seqrec.files import make_directory, read_object, write_json, write_text
+from seqrec.files import JsonObject, make_directory, read_object, write_json, write_text
 from seqrec.report.rank_tables import RankTableFile, read_rank_table, read_top_k
-from seqrec.report.slices import Slicing, chosen_slicings, joined_slicings, standard_slicings
+from seqrec.report.slices import Slicing, joined_slicings, select_slicings, standard_slicings
 from seqrec.types import InputError
 
 
@@ -28,11 +28,11 @@ def named_paths(runs: Sequence[Path], top_k: Sequence[str]) -> NamedPaths:
     NamedPaths(runs={'a': PosixPath('runs/a')}, lists={'b': PosixPath('lists/b.csv')})
     """
     lists: dict[str, Path] = {}
-    for given in top_k:
-        name, equals, path = given.partition("=")
+    for argument in top_k:
+        name, equals, path = argument.partition("=")
         if not (name and equals and path):
             raise InputError(
-                f"--top-k {given} is not of the form NAME=FILE; write --top-k other={given or 'FILE'} "
+                f"--top-k {argument} is not of the form NAME=FILE; write --top-k other={argument or 'FILE'} "
                 "(runs go before the flags)"
             )
         if name in lists:
@@ -43,9 +43,9 @@ def named_paths(runs: Sequence[Path], top_k: Sequence[str]) -> NamedPaths:
     if len(runs) + len(lists) < 2:
         raise InputError(f"{runs[0]} alone cannot be compared; name another run, or give --top-k NAME=FILE")
     names = run_names(runs)
-    taken = next((name for name in names if name in lists), None)
-    if taken is not None:
-        raise InputError(f"--top-k {taken}={lists[taken]} has the name of a run; choose another name")
+    clash = next((name for name in names if name in lists), None)
+    if clash is not None:
+        raise InputError(f"--top-k {clash}={lists[clash]} has the name of a run; choose another name")
     return NamedPaths(dict(zip(names, runs, strict=True)), lists)
 
 
@@ -73,25 +73,25 @@ def read_tables(paths: NamedPaths) -> dict[str, RankTableFile]:
 
 
 def slicings_of(reference: RankTableFile, joins: Sequence[str], slice_by: Sequence[str]) -> list[Slicing]:
-    """The standard slicings and those by the columns of `joins`, each as --join takes it; of these `slice_by`."""
+    """The standard slicings and those by columns of `joins` (in the form of --join); only those named in `slice_by`."""
     slicings = standard_slicings(reference)
-    for file, keys_of in map(joined_file, joins):
+    for file, keys_of in map(parse_join, joins):
         slicings += joined_slicings(reference, file, keys_of=keys_of)
-    return chosen_slicings(slicings, slice_by)
+    return select_slicings(slicings, slice_by)
 
 
-def joined_file(given: str) -> tuple[Path, Literal["user", "item"] | None]:
-    """The file of a --join, and whose keys it holds where that is said: FILE, user=FILE or item=FILE.
+def parse_join(argument: str) -> tuple[Path, Literal["user", "item"] | None]:
+    """File and kind of keys of a --join, which is FILE, user=FILE or item=FILE.
 
-    >>> joined_file("item=movies.csv")
+    >>> parse_join("item=movies.csv")
     (PosixPath('movies.csv'), 'item')
     """
-    kind, equals, path = given.partition("=")
+    kind, equals, path = argument.partition("=")
     if equals and kind == "user":
         return Path(path), "user"
     if equals and kind == "item":
         return Path(path), "item"
-    return Path(given), None
+    return Path(argument), None
 
 
 def run_names(paths: Sequence[Path]) -> list[str]:
@@ -120,35 +120,41 @@ def protocol_notes(protocols: Mapping[str, Mapping[str, Any]]) -> list[str]:
     Raises:
       InputError: two runs are on different splits.
     """
-    known = {run: protocol for run, protocol in protocols.items() if protocol.get("split_hash")}
+    with_protocol = {run: protocol for run, protocol in protocols.items() if protocol.get("split_hash")}
     notes = []
-    if known:
-        first, *others = known
+    if with_protocol:
+        first, *others = with_protocol
+        ours = with_protocol[first]
         for run in others:
-            if known[run]["split_hash"] != known[first]["split_hash"]:
+            theirs = with_protocol[run]
+            if theirs["split_hash"] != ours["split_hash"]:
                 raise InputError(
-                    f"{first} and {run} are on different splits (split_hash {str(known[first]['split_hash'])[:12]} and "
-                    f"{str(known[run]['split_hash'])[:12]}); compare runs on one split of the same data"
+                    f"{first} and {run} are on different splits (split_hash {str(ours['split_hash'])[:12]} and "
+                    f"{str(theirs['split_hash'])[:12]}); compare runs on one split of the same data"
                 )
             for name in ("candidates", "ties", "fitted_on_validation_items", "repeated_targets", "n_repeated_targets"):
-                ours, theirs = known[first].get(name), known[run].get(name)
-                if ours != theirs:
-                    notes.append(f"{first} and {run} were not tested alike: {name} is {ours!r} and {theirs!r}.")
-    notes += [f"{run} is time-aware: it knew when each answer came." for run in known if known[run].get("time_aware")]
-    unknown = [run for run in protocols if run not in known]
-    if unknown:
-        names = " and ".join(unknown)
+                one, other = ours.get(name), theirs.get(name)
+                if one != other:
+                    notes.append(f"{first} and {run} were not tested alike: {name} is {one!r} and {other!r}.")
+    notes += [
+        f"{run} is time-aware: it read the time of each target."
+        for run, protocol in with_protocol.items()
+        if protocol.get("time_aware")
+    ]
+    without_protocol = [run for run in protocols if run not in with_protocol]
+    if without_protocol:
+        names = " and ".join(without_protocol)
         notes.append(f"No metrics.json says how {names} was tested; users and held-out items are the same.")
     return notes
 
 
-def protocol_of(path: Path) -> dict[str, Any]:
-    """The protocol in the metrics.json beside a run's ranks; {} where there is none."""
+def protocol_of(path: Path) -> JsonObject:
+    """The protocol in the metrics.json next to a run's ranks; {} if there is none."""
     file = (path if path.is_dir() else path.parent) / "metrics.json"
     return read_object(file, protocol=dict)["protocol"] if file.is_file() else {}
 
 
-def config_differences(paths: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
+def config_differences(paths: Mapping[str, Path]) -> dict[str, JsonObject]:
     """Dotted name of each field of the runs' configs that differs -> its value by run; None where a run lacks it."""
     configs = {}
     for run, path in paths.items():
@@ -157,7 +163,7 @@ def config_differences(paths: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
             configs[run] = dict(leaves(read_object(file, config=dict)["config"]))
     names = dict.fromkeys(name for config in configs.values() for name in config)
     by_name = {name: {run: config.get(name) for run, config in configs.items()} for name in names}
-    # Where a run was kept and its data lay is not what made it differ.
+    # The directories of a run and of its data do not change its result.
     ignored = ("run.output", "run.resume", "data.data_path")
     return {
         name: values
@@ -168,7 +174,7 @@ def config_differences(paths: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
 
 
 def table_notes(tables: Mapping[str, RankTableFile], n_dropped: Mapping[str, int]) -> list[str]:
-    """What users are missing where, in sentences."""
+    """Sentences on the users that are missing from a table."""
     notes = []
     for name, table in tables.items():
         if n_dropped.get(name):
@@ -179,7 +185,7 @@ def table_notes(tables: Mapping[str, RankTableFile], n_dropped: Mapping[str, int
             notes.append(f"Lists of {name} for {table.n_unknown:,} users outside the test set are ignored.")
         if table.list_length is not None:
             notes.append(
-                f"{name} is known by lists of up to {table.list_length} items, so no cut-off beyond "
+                f"{name} has lists of up to {table.list_length} items, so no cut-off beyond "
                 f"{table.list_length} is compared."
             )
     return notes

@@ -1,11 +1,11 @@
-"""Rank tables of several runs -> what is known of their differences, as one dict of JSON values."""
+"""Differences between runs from their rank tables, as one dict of JSON values."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
+from seqrec.files import JsonObject
 from seqrec.metrics import metric_values
 from seqrec.report.rank_tables import RankTableFile
 from seqrec.report.slices import Slicing, slice_figures
@@ -18,7 +18,7 @@ def compared_metrics(
 ) -> dict[str, Float[np.ndarray, " n_users"]]:
     """Each user's value of every metric that ranks known down to `list_length` determine.
 
-    With a `list_length` only cut-offs up to it are kept, or it alone where none is, and the MRR is cut off there.
+    With a `list_length` only cut-offs up to it are kept, or that length if there is none, and the MRR is cut off there.
 
     >>> list(compared_metrics(np.array([1.0, 7.0]), ks=(5, 10), list_length=5))
     ['recall@5', 'ndcg@5', 'mrr@5']
@@ -29,18 +29,18 @@ def compared_metrics(
         values = metric_values(ranks, ks=ks)
     else:
         ks = [k for k in ks if k <= list_length] or [list_length]
-        # A metric without a cut-off asks for ranks that nobody knows.
+        # A metric without a cut-off needs ranks beyond the lists.
         values = metric_values(ranks, ks=ks, without_k=())
         values |= metric_values(ranks, ks=(list_length,), at_k=("mrr",), without_k=())
     return {name: np.asarray(value, np.float64) for name, value in values.items()}
 
 
-def chosen_metrics(names: Sequence[str], wanted: Sequence[str]) -> list[str]:
-    """The `wanted` ones of `names`, in the order of `names`; all where none is wanted."""
-    for name in wanted:
+def select_metrics(names: Sequence[str], selected: Sequence[str]) -> list[str]:
+    """Those of `names` that are `selected`, in the order of `names`; all if none is selected."""
+    for name in selected:
         if name not in names:
             raise InputError(f"metric {name!r} is not among {', '.join(names)}; choose from these, or set other ks")
-    return [name for name in names if not wanted or name in wanted]
+    return [name for name in names if not selected or name in selected]
 
 
 def compare(
@@ -53,8 +53,8 @@ def compare(
     power: float = 0.8,
     n_resamples: int = 10_000,
     seed: int = 0,
-) -> dict[str, Any]:
-    """What comparison.json holds, from aligned tables; the first is the reference that the others stand against.
+) -> JsonObject:
+    """What comparison.json holds, from aligned tables; the first is the reference of the comparisons.
 
     `runs`: per run and metric [mean, lower, upper]. `comparisons`: per other run and metric the paired
     `difference` from the reference, its interval, `p` of the sign-flip test, `p_holm` adjusted for all pairs of
@@ -64,15 +64,15 @@ def compare(
     lengths = [table.list_length for table in tables.values() if table.list_length is not None]
     list_length = min(lengths, default=None)
     values = {name: compared_metrics(table.rank, ks=ks, list_length=list_length) for name, table in tables.items()}
-    names = chosen_metrics(list(next(iter(values.values()))), metrics)
+    names = select_metrics(list(next(iter(values.values()))), metrics)
     values = {run: {name: each[name] for name in names} for run, each in values.items()}
     arrays = {run: np.stack(list(each.values()), axis=1) for run, each in values.items()}
     reference, *others = tables
-    found = [
+    pairs = [
         paired_comparison(arrays[reference], arrays[run], level=level, power=power, n_resamples=n_resamples, seed=seed)
         for run in others
     ]
-    adjusted = holm(np.array([each.p_value for each in found]))
+    adjusted = holm(np.array([each.p_value for each in pairs]))
     comparisons = {
         run: {
             name: {
@@ -84,7 +84,7 @@ def compare(
             }
             for i, name in enumerate(names)
         }
-        for row, (run, each) in enumerate(zip(others, found, strict=True))
+        for row, (run, each) in enumerate(zip(others, pairs, strict=True))
     }
     return {
         "reference": reference,

@@ -1,6 +1,4 @@
-"""Figures of generated continuations, beside what a next-item model and popularity list for the same histories."""
-
-from typing import Any
+"""Figures of generated continuations, and of lists by a next-item model and by popularity for the same histories."""
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +7,7 @@ from jaxtyping import Array, Int
 
 from seqrec.data.batches import Queries
 from seqrec.evaluation import generate_lists, make_generate_step, make_top_step, top_items
+from seqrec.files import JsonObject
 from seqrec.generation import GREEDY, DecodingConfig, recomputed
 from seqrec.metrics import list_ranks
 from seqrec.model import Model
@@ -26,7 +25,7 @@ def continuation_figures(
     n: int,
     counts: Int[np.ndarray, " n_items_plus_1"],
     config: DecodingConfig = GREEDY,
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, JsonObject]:
     """`figures` at `n` of each way to list `n` items for each query, against the items that followed.
 
     A model with a decoder generates by `config`. Any model has "iterated", whose next item, chosen by `config` too,

@@ -1,4 +1,4 @@
-"""What a store holds, in figures: histories, popularity, repeats, and how far its split's windows lie apart.
+"""Statistics of a store: histories, popularity, repeats, and the drift between the parts of its split.
 
 Histograms are counted from the arrays over events, a block of users at a time where events must be sorted.
 """
@@ -13,6 +13,7 @@ from jaxtyping import Bool, Int, Int8, Real
 from seqrec.data.ragged import blocks
 from seqrec.data.splits import Split, asked_events
 from seqrec.data.store import SequenceStore
+from seqrec.files import JsonObject
 
 PARTS = ("training", "validation", "test")
 MICROSECONDS_PER_HOUR = 3_600_000_000
@@ -21,18 +22,18 @@ MOST_BARS = 150
 NO_TIES: Mapping[str, Any] = MappingProxyType({})
 
 
-class Counted(NamedTuple):
-    """How often each value is there."""
+class ValueCounts(NamedTuple):
+    """Distinct values and how often each occurs."""
 
     values: Real[np.ndarray, " n"]
-    """Distinct and rising."""
+    """Distinct and ascending."""
     counts: Int[np.ndarray, " n"]
 
 
-def counted(values: Real[np.ndarray, " n_events"]) -> Counted:
-    """The distinct values and their counts; NaN, what is missing, is left out.
+def value_counts(values: Real[np.ndarray, " n_events"]) -> ValueCounts:
+    """The distinct values and their counts, without NaN, which stands for a missing value.
 
-    >>> counted(np.array([3, 1, 3])).counts.tolist()
+    >>> value_counts(np.array([3, 1, 3])).counts.tolist()
     [1, 2]
     """
     if values.dtype.kind == "f":
@@ -40,13 +41,13 @@ def counted(values: Real[np.ndarray, " n_events"]) -> Counted:
     if values.dtype.kind in "iu" and len(values) and values.min() >= 0 and values.max() < 2 * len(values) + 1000:
         # Without sorting, which takes ten times as long.
         counts = np.bincount(values)
-        found = np.flatnonzero(counts)
-        return Counted(found, counts[found])
-    return Counted(*np.unique(values, return_counts=True))
+        distinct = np.flatnonzero(counts)
+        return ValueCounts(distinct, counts[distinct])
+    return ValueCounts(*np.unique(values, return_counts=True))
 
 
 def population_stability_index(reference: Int[np.ndarray, " bins"], observed: Int[np.ndarray, " bins"]) -> float:
-    """Sum over bins of (o - r) ln(o / r) of the shares o and r; half a count in each bin more keeps it finite.
+    """Sum over bins of (o - r) ln(o / r) of the shares o and r; half a count is added to each bin, so it is finite.
 
     0 where the shares are equal. By a rule of thumb (Siddiqi 2006) below .1 is little, above .25 a large shift.
 
@@ -57,25 +58,25 @@ def population_stability_index(reference: Int[np.ndarray, " bins"], observed: In
     return float(np.sum((shares[1] - shares[0]) * np.log(shares[1] / shares[0])))
 
 
-def kolmogorov_smirnov(reference: Counted, observed: Counted) -> float:
+def kolmogorov_smirnov(reference: ValueCounts, observed: ValueCounts) -> float:
     """The largest distance between the two cumulative distributions, 0 to 1.
 
-    >>> one, other = counted(np.array([1, 2])), counted(np.array([2, 2, 3, 3]))
+    >>> one, other = value_counts(np.array([1, 2])), value_counts(np.array([2, 2, 3, 3]))
     >>> kolmogorov_smirnov(one, other)
     0.5
     """
     values = np.union1d(reference.values, observed.values)
     below = []
-    for found in (reference, observed):
-        cumulative = np.concatenate([[0], np.cumsum(found.counts)])
-        below.append(cumulative[np.searchsorted(found.values, values, side="right")] / cumulative[-1])
+    for counts in (reference, observed):
+        cumulative = np.concatenate([[0], np.cumsum(counts.counts)])
+        below.append(cumulative[np.searchsorted(counts.values, values, side="right")] / cumulative[-1])
     return float(np.abs(below[0] - below[1]).max())
 
 
-def quantile_bins(reference: Counted, n_bins: int) -> Real[np.ndarray, " edges"]:
-    """The values at which a new bin begins, so that each of up to `n_bins` has about as many of the reference.
+def quantile_bins(reference: ValueCounts, n_bins: int) -> Real[np.ndarray, " edges"]:
+    """Lower edges of the second and later bins; up to `n_bins` bins have about equal counts of the reference.
 
-    >>> quantile_bins(counted(np.array([1, 1, 1, 1, 2, 3, 4, 4])), 4).tolist()
+    >>> quantile_bins(value_counts(np.array([1, 1, 1, 1, 2, 3, 4, 4])), 4).tolist()
     [2, 4]
     """
     cumulative = np.cumsum(reference.counts)
@@ -85,14 +86,14 @@ def quantile_bins(reference: Counted, n_bins: int) -> Real[np.ndarray, " edges"]
     return reference.values[last[last < len(cumulative) - 1] + 1]
 
 
-def drift(reference: Counted, observed: Counted, *, n_bins: int = N_BINS) -> dict[str, float] | None:
-    """psi over bins of about equal counts of the reference, and ks; None where either has no values."""
+def drift(reference: ValueCounts, observed: ValueCounts, *, n_bins: int = N_BINS) -> dict[str, float] | None:
+    """psi over bins of about equal reference counts, and ks; None if either has no values."""
     if not len(reference.values) or not len(observed.values):
         return None
     edges = quantile_bins(reference, n_bins)
     binned = [
-        np.bincount(np.searchsorted(edges, found.values, side="right"), found.counts, minlength=len(edges) + 1)
-        for found in (reference, observed)
+        np.bincount(np.searchsorted(edges, sample.values, side="right"), sample.counts, minlength=len(edges) + 1)
+        for sample in (reference, observed)
     ]
     psi = population_stability_index(*(counts.astype(np.int64) for counts in binned))
     return {"psi": psi, "ks": kolmogorov_smirnov(reference, observed)}
@@ -107,7 +108,7 @@ def part_of_events(store: SequenceStore, split: Split) -> Int8[np.ndarray, " n_e
 
 
 def is_repeat(store: SequenceStore) -> Bool[np.ndarray, " n_events"]:
-    """Whether the event's user has had its item before."""
+    """Whether the user of an event had an earlier event with the same item."""
     repeats = np.zeros(store.n_events, bool)
     lengths = np.diff(store.offsets)
     for block in blocks(lengths):
@@ -133,7 +134,7 @@ def doubling_histogram(counts: Int[np.ndarray, " n"]) -> list[dict[str, int]]:
     ]
 
 
-def events_over_time(timestamp_us: Int[np.ndarray, " n_events"]) -> dict[str, Any]:
+def events_over_time(timestamp_us: Int[np.ndarray, " n_events"]) -> JsonObject:
     """Counts of events in equal spans of whole hours or days: start_us, span_us, counts."""
     low, high = int(timestamp_us.min()), int(timestamp_us.max())
     hours = [1, 3, 6, 12, 24, 7 * 24]
@@ -162,8 +163,8 @@ def data_profile(
     steps: Sequence[Mapping[str, Any]] = (),
     ties: Mapping[str, Any] = NO_TIES,
     name: str = "",
-) -> dict[str, Any]:
-    """The figures of a store and its split, plain enough for JSON.
+) -> JsonObject:
+    """Statistics of a store and its split, as JSON values.
 
     `steps` are the counts of its preparation, `ties` what it says of events at equal times.
     """
@@ -172,7 +173,7 @@ def data_profile(
     repeats = is_repeat(store)
     lengths = np.diff(store.offsets)
     popularity = np.bincount(items, minlength=store.n_items + 1)[1:]
-    found = {
+    profile = {
         "name": name,
         "steps": [dict(step) for step in steps],
         "ties": dict(ties),
@@ -191,49 +192,49 @@ def data_profile(
         "drift": _drifts(store, parts),
     }
     if "timestamp_us" in store.columns and store.n_events:
-        found["over_time"] = events_over_time(np.asarray(store.columns["timestamp_us"]))
-    return found
+        profile["over_time"] = events_over_time(np.asarray(store.columns["timestamp_us"]))
+    return profile
 
 
 def _parts(
     store: SequenceStore, split: Split, parts: Int8[np.ndarray, " n_events"], repeats: Bool[np.ndarray, " n_events"]
-) -> list[dict[str, Any]]:
+) -> list[JsonObject]:
     items = np.asarray(store.items)
     is_known = np.bincount(items[parts == 0], minlength=store.n_items + 1) > 0
-    found = []
+    rows = []
     for number, name in enumerate(PARTS):
-        chosen = parts == number
-        there = np.bincount(items[chosen], minlength=store.n_items + 1) > 0
+        in_part = parts == number
+        is_present = np.bincount(items[in_part], minlength=store.n_items + 1) > 0
         targets = (np.zeros(0, np.int64), *asked_events(store, split))[number]
-        n_events, n_items = int(chosen.sum()), int(there.sum())
-        cold_events = int(np.sum(chosen & ~is_known[items]))
-        found.append(
+        n_events, n_items = int(in_part.sum()), int(is_present.sum())
+        cold_events = int(np.sum(in_part & ~is_known[items]))
+        rows.append(
             {
                 "part": name,
                 "n_events": n_events,
                 "n_items": n_items,
                 "n_targets": len(targets),
-                "repeat_share": float(np.sum(repeats & chosen) / n_events) if n_events else None,
-                "cold_item_share": float(np.sum(there & ~is_known) / n_items) if n_items else None,
+                "repeat_share": float(np.sum(repeats & in_part) / n_events) if n_events else None,
+                "cold_item_share": float(np.sum(is_present & ~is_known) / n_items) if n_items else None,
                 "cold_event_share": cold_events / n_events if n_events else None,
                 "cold_target_share": float(np.mean(~is_known[items[targets]])) if len(targets) else None,
             }
         )
-    return found
+    return rows
 
 
-def _drifts(store: SequenceStore, parts: Int8[np.ndarray, " n_events"]) -> list[dict[str, Any]]:
-    """For each variable and window its drift from training."""
-    found = []
+def _drifts(store: SequenceStore, parts: Int8[np.ndarray, " n_events"]) -> list[JsonObject]:
+    """The drift of each variable from training, for each part."""
+    rows = []
     for variable, values in _variables(store, parts):
-        windows = [counted(values[parts == number]) for number in range(3)]
-        found.append(
+        windows = [value_counts(values[parts == number]) for number in range(3)]
+        rows.append(
             {
                 "variable": variable,
                 **{name: drift(windows[0], windows[number]) for number, name in enumerate(PARTS) if number},
             }
         )
-    return found
+    return rows
 
 
 def _variables(store: SequenceStore, parts: Int8[np.ndarray, " n_events"]) -> Iterator[tuple[str, np.ndarray]]:

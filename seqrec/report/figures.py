@@ -15,7 +15,7 @@ from seqrec.data.repeated_targets import RepeatedTargets
 from seqrec.data.splits import Split
 from seqrec.data.store import SequenceStore
 from seqrec.evaluation import RankTable
-from seqrec.files import replacing
+from seqrec.files import JsonObject, replacing
 from seqrec.metrics import metric_values
 from seqrec.stats.bootstrap import bootstrap_intervals
 from seqrec.types import Times
@@ -27,7 +27,7 @@ def figures(
     users: Int[np.ndarray, " queries"],
     ks: Sequence[int] = (5, 10, 20),
     where: Bool[np.ndarray, "queries n_targets"] | None = None,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Mean of each metric over queries, `n_users`, and `intervals`: the 95% bootstrap interval of each mean over users.
 
     If some users have several queries, there are also `n_queries` and MRR@k, the metric of sessions that are queried
@@ -52,7 +52,7 @@ def side_task_figures(
     base_rate: Mapping[str, Float[np.ndarray, " queries"]],
     *,
     users: Int[np.ndarray, " queries"],
-) -> dict[str, Any]:
+) -> JsonObject:
     """For each side task: its mean loss in nats, that of the labels' base rates, and the gain's 95% interval."""
     lower, upper = bootstrap_intervals(np.stack([base_rate[name] - losses[name] for name in losses], 1), users=users)
     return {
@@ -65,16 +65,16 @@ def side_task_figures(
     }
 
 
-def format_side_tasks(found: Mapping[str, Mapping[str, Any]]) -> str:
+def format_side_tasks(tasks: Mapping[str, Mapping[str, Any]]) -> str:
     """One line for each side task."""
     return "\n".join(
         "{:12s}{nats:.4f} nats, {base_rate_nats:.4f} from the labels' base rates; "
         "gain [{gain_interval[0]:.4f}, {gain_interval[1]:.4f}]".format(f"{name} task", **each)
-        for name, each in found.items()
+        for name, each in tasks.items()
     )
 
 
-def baseline_figures(store: SequenceStore, split: Split, queries: Queries, *, mask_seen: bool) -> dict[str, Any]:
+def baseline_figures(store: SequenceStore, split: Split, queries: Queries, *, mask_seen: bool) -> JsonObject:
     """`figures` of popularity and personal popularity on the same queries."""
     counts = training_counts(store, split)
     return {
@@ -97,7 +97,7 @@ def protocol(
     times: Times = "none",
     repeated_targets: RepeatedTargets = "exclude",
     n_repeated_targets: int = 0,
-) -> dict[str, Any]:
+) -> JsonObject:
     """What the figures mean; figures compare only under the same protocol.
 
     `n_repeated_targets` test targets were seen before by their user, and with `mask_seen` are excluded, or misses.
@@ -119,15 +119,15 @@ def protocol(
     }
 
 
-def format_table(columns: dict[str, dict[str, Any]], *, title: str = "test") -> str:
+def format_table(columns: dict[str, JsonObject], *, title: str = "test") -> str:
     """One line for each metric, one column for each model; each figure with its interval."""
     metrics = list(next(iter(columns.values()))["intervals"])
     width = max(26, *(len(name) + 3 for name in columns))
-    left = max(10, len(title) + 1)
-    lines = [title.ljust(left) + "".join(name.rjust(width) for name in columns)]
+    label_width = max(10, len(title) + 1)
+    lines = [title.ljust(label_width) + "".join(name.rjust(width) for name in columns)]
     for metric in metrics:
         cells = ("{:.4f} [{:.4f}, {:.4f}]".format(c[metric], *c["intervals"][metric]) for c in columns.values())
-        lines.append(metric.ljust(left) + "".join(cell.rjust(width) for cell in cells))
+        lines.append(metric.ljust(label_width) + "".join(cell.rjust(width) for cell in cells))
     return "\n".join(lines)
 
 

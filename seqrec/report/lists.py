@@ -25,8 +25,8 @@ def write_top_items(
     """Writes Parquet with one row per place: the keys of user and item, the 1-based rank and the score."""
     rows = [
         (user, item, rank, score)
-        for user, items, given in zip(users, lists, scores, strict=True)
-        for rank, (item, score) in enumerate(zip(items, given, strict=True), start=1)
+        for user, items, item_scores in zip(users, lists, scores, strict=True)
+        for rank, (item, score) in enumerate(zip(items, item_scores, strict=True), start=1)
     ]
     columns = zip(*rows, strict=True) if rows else ([], [], [], [])
     table = pa.table(dict(zip(("user", "item", "rank", "score"), map(list, columns), strict=True)))

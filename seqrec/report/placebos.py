@@ -7,13 +7,14 @@ from typing import Any
 
 from scipy import stats
 
+from seqrec.files import JsonObject
 from seqrec.report.comparison_text import decimal
 
 _SHUFFLING = ("--shuffled-features", "--shuffled-event-features")
 
 
 def placebos_of(arms: Mapping[str, str]) -> dict[str, str]:
-    """The placebo of each variation that has one: the variation with the same flags and shuffled features besides.
+    """The placebo of each variation that has one: the variation with the same flags and shuffled features in addition.
 
     >>> placebos_of({"ids": "", "genres": "--item-features genres", "year": "--item-features year",
     ...     "shuffled": "--item-features genres --shuffled-features genres"})
@@ -44,7 +45,7 @@ def _values_by_flag(flags: str) -> dict[str, list[str]]:
     return by_flag
 
 
-def against_placebos(study: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def against_placebos(study: Mapping[str, Any]) -> dict[str, JsonObject]:
     """By feature: its `placebo`, its mean `difference` from it, the `interval`, and whether this is `exact`.
 
     `study` is what study.json holds. Studies of earlier versions hold no contrast with the placebo. Their intervals are

@@ -66,7 +66,7 @@ def read_rank_table(path: Path) -> RankTableFile:
     if path.is_dir() and not file.is_file():
         raise InputError(f"{path} holds no ranks.parquet; name the directory of a run that has finished")
     if not check_file(file).startswith(b"PAR1"):
-        raise InputError(f"{file} is no Parquet file; name a run's directory or its ranks.parquet")
+        raise InputError(f"{file} is not a Parquet file; name a run's directory or its ranks.parquet")
     try:
         table = pq.read_table(file)
     except pa.ArrowException as error:
@@ -127,25 +127,25 @@ def read_top_k(
         for name, expression in keys.items()
     }
     text = {name: types[name] != "BIGINT" or is_text(getattr(like, name)) for name in keys}
-    chosen = {name: f"CAST({keys[name]} AS {'VARCHAR' if text[name] else 'BIGINT'})" for name in keys}
+    typed_keys = {name: f"CAST({keys[name]} AS {'VARCHAR' if text[name] else 'BIGINT'})" for name in keys}
     connection.execute(
-        f"CREATE TABLE lists AS SELECT event_index, {chosen['user']} AS user, {chosen['item']} AS item, "
+        f"CREATE TABLE lists AS SELECT event_index, {typed_keys['user']} AS user, {typed_keys['item']} AS item, "
         f"{value} AS value FROM {rows.view}"
     )
     rows.drop()
-    asked = pa.table(
+    queries = pa.table(
         {
             "place": pa.array(range(like.n_users), pa.int64()),
             "user": arrow_keys(like.user, text=text["user"]),
             "item": arrow_keys(like.item, text=text["item"]),
         }
     )
-    connection.register("asked", asked)
+    connection.register("queries", queries)
     try:
         _check_lists(connection, rows.place, by_rank=by_rank)
         n_known, n_unknown = connection.execute(
-            "SELECT count(*) FILTER (user IN (SELECT user FROM asked)), "
-            "count(*) FILTER (user NOT IN (SELECT user FROM asked)) FROM (SELECT DISTINCT user FROM lists)"
+            "SELECT count(*) FILTER (user IN (SELECT user FROM queries)), "
+            "count(*) FILTER (user NOT IN (SELECT user FROM queries)) FROM (SELECT DISTINCT user FROM lists)"
         ).fetchall()[0]
         if n_known == 0:
             [(theirs,)] = connection.execute("SELECT user FROM lists ORDER BY event_index LIMIT 1").fetchall()
@@ -155,36 +155,36 @@ def read_top_k(
             )
         n_without = like.n_users - n_known
         ranks = np.full(like.n_users, np.nan)
-        found = connection.execute(_RANKS_AS_GIVEN if by_rank else _COUNTS_BY_SCORE).fetchnumpy()
-        listed = {name: np.asarray(column) for name, column in found.items()}
+        rows_with_rank = connection.execute(_RANKS_AS_GIVEN if by_rank else _COUNTS_BY_SCORE).fetchnumpy()
+        listed = {name: np.asarray(column) for name, column in rows_with_rank.items()}
         ranks[listed["place"]] = listed["rank"] if by_rank else ranks_of_counts(listed["n_above"], listed["n_tied"])
         [(list_length,)] = connection.execute(
             "SELECT max(n) FROM (SELECT greatest(count(*), "
             + ("max(floor(value))" if by_rank else "0")
-            + ") AS n FROM lists WHERE user IN (SELECT user FROM asked) GROUP BY user)"
+            + ") AS n FROM lists WHERE user IN (SELECT user FROM queries) GROUP BY user)"
         ).fetchall()
-        if not len(found["place"]):
+        if not len(rows_with_rank["place"]):
             theirs, ours = _example_items(connection, like)
             logger.warning(
                 "%s: no list holds its user's held-out item; its items are such as %r, the held-out ones such as %r",
                 *(path, theirs, ours),
             )
     finally:
-        connection.unregister("asked")
+        connection.unregister("queries")
     return dataclasses.replace(
         like, rank=ranks, list_length=int(list_length), n_without_list=n_without, n_unknown=n_unknown
     )
 
 
-# A row of `asked` joins at most one row of `lists`, which have no duplicates.
-_RANKS_AS_GIVEN = "SELECT place, value AS rank FROM asked JOIN lists USING (user, item)"
+# A row of `queries` joins at most one row of `lists`, which have no duplicates.
+_RANKS_AS_GIVEN = "SELECT place, value AS rank FROM queries JOIN lists USING (user, item)"
 _COUNTS_BY_SCORE = """
     SELECT place,
         CASE WHEN any_value(target.value) IS NULL THEN count(*) - 1
             ELSE count(*) FILTER (other.value > target.value) END AS n_above,
         CASE WHEN any_value(target.value) IS NULL THEN 0
             ELSE count(*) FILTER (other.value = target.value) - 1 END AS n_tied
-    FROM asked JOIN lists AS target USING (user, item) JOIN lists AS other USING (user) GROUP BY place
+    FROM queries JOIN lists AS target USING (user, item) JOIN lists AS other USING (user) GROUP BY place
 """
 
 
@@ -288,9 +288,9 @@ def arrow_keys(keys: np.ndarray, *, text: bool) -> pa.Array:
     return pa.array(as_text(keys).tolist() if text else keys.tolist(), pa.string() if text else pa.int64())
 
 
-def _rows_of(wanted: np.ndarray, keys: np.ndarray) -> np.ndarray:
+def _rows_of(selected: np.ndarray, keys: np.ndarray) -> np.ndarray:
     order = np.argsort(keys, kind="stable")
-    return order[np.searchsorted(keys[order], wanted)]
+    return order[np.searchsorted(keys[order], selected)]
 
 
 def _first_repeated(keys: np.ndarray) -> int | None:

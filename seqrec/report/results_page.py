@@ -8,7 +8,7 @@ from statistics import mean
 from typing import Any
 
 from seqrec.config import changed_flags, leaves, to_json
-from seqrec.files import read_object
+from seqrec.files import JsonObject, read_object
 from seqrec.report import figures
 from seqrec.runs import started_with
 from seqrec.types import InputError
@@ -22,63 +22,63 @@ Published = dict[str, tuple[tuple[str, float, float, str], ...]]
 """By data set: model, its first two figures as published under the same protocol, and the source."""
 
 
-def condensed(run: Path) -> dict[str, Any]:
-    """What is kept of a finished run: its figures, config and versions, without paths."""
+def condense_run(run: Path) -> JsonObject:
+    """What is kept of a finished run: figures, config and versions, without paths."""
     if not (run / "metrics.json").exists():
         raise InputError(f"{run} holds no metrics.json; let the run finish first")
-    return {**condensed_config(run), **read_object(run / "metrics.json", baselines=dict, protocol=dict)}
+    return {**condense_config(run), **read_object(run / "metrics.json", baselines=dict, protocol=dict)}
 
 
-def condensed_config(run: Path) -> dict[str, Any]:
+def condense_config(run: Path) -> JsonObject:
     """The content of config.json, without paths."""
     started = started_with(run)
-    config = _shared(started)
-    known = dict(leaves(config))
-    if known.get("data.data_path"):
-        # Only the name: where the file lay is private, and the hash says which file it was.
-        config["data"]["data_path"] = Path(str(known["data.data_path"])).name
-    if "run.output" in known:
+    config = _training_config(started)
+    values = dict(leaves(config))
+    if values.get("data.data_path"):
+        # Only the name: the path is private, and the hash identifies the file.
+        config["data"]["data_path"] = Path(str(values["data.data_path"])).name
+    if "run.output" in values:
         config["run"]["output"] = None
-    del started["command"]  # as it was typed; `command` derives what repeats the run from its config
+    del started["command"]  # as it was typed; `command` derives the command that repeats the run from its config
     return started
 
 
-def _shared(kept: dict[str, Any]) -> dict[str, Any]:
-    """The part of a config that all training scripts share; baselines have `data` and `run` beside their own."""
-    config: dict[str, Any] = kept["config"]
+def _training_config(run: JsonObject) -> JsonObject:
+    """The part of a config that all training scripts share; the baselines' config is not nested."""
+    config: JsonObject = run["config"]
     return config.get("training", config)
 
 
-def command(script: str, config: dict[str, Any], defaults: Any) -> str:
+def command(script: str, config: JsonObject, defaults: Any) -> str:
     """The command that repeats a run, now that the script's config has these defaults."""
     return shlex.join(["python", script, *changed_flags(config, to_json(defaults))])
 
 
-def readme(text: str, demo: dict[str, Any]) -> str:
+def readme(text: str, demo: JsonObject) -> str:
     """The README's text, with the demo run's table between its two marks."""
     table = figures.format_table({"SASRec": demo["test"], **demo["baselines"]})
     return between_marks(text, "demo table", f"```\n{table}\n```")
 
 
-def continuations_page(text: str, kept: dict[str, dict[str, Any]]) -> str:
+def continuations_page(text: str, runs: dict[str, JsonObject]) -> str:
     """The page's text, with a table between the two marks of each data set.
 
     `kept` has runs on splits that hold continuations out, by names such as DATA-MODEL-seed-0; the marks name DATA.
     """
-    for data in sorted({name.partition("-")[0] for name in kept}):
-        of_data = {name: run for name, run in sorted(kept.items()) if name.partition("-")[0] == data}
+    for data in sorted({name.partition("-")[0] for name in runs}):
+        of_data = {name: run for name, run in sorted(runs.items()) if name.partition("-")[0] == data}
         first = next(iter(of_data.values()))
         metrics = [metric for metric in first["continuations"]["iterated"]["intervals"] if metric != "mrr"]
         lines = [f"{first['protocol']['split']}. Items that may be listed: {first['protocol']['candidates']}.", ""]
         lines += [f"| run | list | {' | '.join(metrics)} |", "| --- " * (2 + len(metrics)) + "|"]
         for name, run in of_data.items():
-            for way, found in run["continuations"].items():
+            for way, result in run["continuations"].items():
                 if way != "popularity" or run is first:
-                    cells = ["{:.4f} [{:.4f}, {:.4f}]".format(found[m], *found["intervals"][m]) for m in metrics]
+                    cells = ["{:.4f} [{:.4f}, {:.4f}]".format(result[m], *result["intervals"][m]) for m in metrics]
                     lines.append(f"| {'' if way == 'popularity' else name} | {way} | {' | '.join(cells)} |")
         lines.append("")
         for name, run in of_data.items():
-            minutes, n_epochs = run["train_seconds"] / 60, _shared(run)["fit"]["max_epochs"]
+            minutes, n_epochs = run["train_seconds"] / 60, _training_config(run)["fit"]["max_epochs"]
             lines.append(
                 f"- `{name}`: epoch {run['best_epoch']} of {n_epochs}, {minutes:.1f} minutes with validations; "
                 f"jax {run['versions']['jax']}, {run['versions']['device']}; split `{run['data']['split_hash'][:12]}`"
@@ -101,10 +101,10 @@ shared the machine with another run, and a run on a GPU shared it with up to 15 
 takes at most this time. The devices are given with the commands."""
 
 
-def page(kept: dict[str, dict[str, Any]], published: Published, *, defaults: Mapping[str, Any]) -> str:
+def page(kept: dict[str, JsonObject], published: Published, *, defaults: Mapping[str, Any]) -> str:
     """The page, in Markdown, from the kept runs by name; runs whose names differ only in `-seed-N` are averaged.
 
-    Runs named DATA-ablation-NAME have a table of their own: what changed the figures relative to DATA-ablation-base.
+    Runs named DATA-ablation-NAME have a table of their own: the effect of each change relative to DATA-ablation-base.
 
     `defaults` has the default config of each script by its name. A section is one split, by its hash, under one
     protocol, with the baselines of all its runs: equal names are not enough to stand in one table.
@@ -113,7 +113,7 @@ def page(kept: dict[str, dict[str, Any]], published: Published, *, defaults: Map
     for name, result in sorted(kept.items()):
         setting, _, _ = name.partition("-seed-")
         protocol = result["protocol"]
-        source = _shared(result)["data"]
+        source = _training_config(result)["data"]
         data = data_name(source["data_path"], source["dataset"])
         section = data, protocol["split"], protocol["candidates"], result["data"]["split_hash"]
         sections[section][setting][name] = result
@@ -131,7 +131,7 @@ def page(kept: dict[str, dict[str, Any]], published: Published, *, defaults: Map
 
 
 def data_name(data_path: Path | str | None, dataset: str) -> str:
-    """The name of a data set: that of its file, or of its form where there is no file.
+    """The name of a data set: the name of its file, or of its format if there is no file.
 
     >>> data_name("data/Beauty.txt.gz", "s3rec"), data_name(None, "demo")
     ('Beauty', 'demo')
@@ -139,27 +139,27 @@ def data_name(data_path: Path | str | None, dataset: str) -> str:
     return Path(data_path).name.partition(".")[0] if data_path else dataset
 
 
-Settings = dict[str, dict[str, dict[str, Any]]]
+Settings = dict[str, dict[str, JsonObject]]
 """Setting -> name of the run -> what was kept of it."""
 
 
-def _figures_shown(results: Iterable[dict[str, Any]], usual: dict[str, str]) -> dict[str, str]:
+def _figures_shown(results: Iterable[JsonObject], usual: dict[str, str]) -> dict[str, str]:
     """Metric by heading of a table: the usual ones, or those of sessions, which have several queries each."""
-    of_sessions = any("mrr@20" in found for result in results for found in result["baselines"].values())
+    of_sessions = any("mrr@20" in baseline for result in results for baseline in result["baselines"].values())
     return _SHOWN_OF_SESSIONS if of_sessions else usual
 
 
 def _table(settings: Settings, published: tuple[tuple[str, float, float, str], ...]) -> list[str]:
     results = [result for by_seed in settings.values() for result in by_seed.values()]
-    baselines: dict[str, Any] = {name: found for result in results for name, found in result["baselines"].items()}
-    shown = _figures_shown(results, _SHOWN)
-    lines = [f"| run | {' | '.join(shown)} | best epoch | minutes |", "| --- " * (3 + len(shown)) + "|"]
+    baselines: JsonObject = {name: baseline for result in results for name, baseline in result["baselines"].items()}
+    columns = _figures_shown(results, _SHOWN)
+    lines = [f"| run | {' | '.join(columns)} | best epoch | minutes |", "| --- " * (3 + len(columns)) + "|"]
 
     def add(label: str, figures: list[dict[str, float]], course: str = "| | |") -> None:
-        cells = [f"{mean(each[metric] for each in figures):.4f}" for metric in shown.values()]
+        cells = [f"{mean(each[metric] for each in figures):.4f}" for metric in columns.values()]
         lines.append(f"| {label} | {' | '.join(cells)} {course}")
 
-    def add_trained(label: str, runs: list[dict[str, Any]]) -> None:
+    def add_trained(label: str, runs: list[JsonObject]) -> None:
         time_aware = any(run["protocol"].get("time_aware") for run in runs)
         epochs, minutes = (str(run["best_epoch"]) for run in runs), max(run["train_seconds"] for run in runs) / 60
         label += " (time-aware)" if time_aware else ""
@@ -171,11 +171,11 @@ def _table(settings: Settings, published: tuple[tuple[str, float, float, str], .
             add_trained(f"**{setting}, mean of {len(trained)} seeds**", list(trained.values()))
         for name, result in trained.items():
             add_trained(name, [result])
-    for name, found in baselines.items():
-        add(name, [found])
-    for model, *found, source in published:
-        cells = " | ".join(f"{figure:.4f}" for figure in found)
-        lines.append(f"| published: {model} ({source}) | {cells} |{' |' * (len(shown) - len(found) + 2)}")
+    for name, baseline in baselines.items():
+        add(name, [baseline])
+    for model, *values, source in published:
+        cells = " | ".join(f"{value:.4f}" for value in values)
+        lines.append(f"| published: {model} ({source}) | {cells} |{' |' * (len(columns) - len(values) + 2)}")
     return [*lines, ""]
 
 
@@ -184,15 +184,17 @@ def _ablation(settings: Settings) -> list[str]:
     by_name = {setting.partition(ABLATION)[2]: by_seed for setting, by_seed in settings.items()}
     if "base" not in by_name:
         raise InputError(f"{', '.join(sorted(settings))}: no run is named {ABLATION.strip('-')}-base to compare with")
-    seeds = {name: {_shared(each)["run"]["seed"]: each for each in runs.values()} for name, runs in by_name.items()}
-    shown = _figures_shown(seeds["base"].values(), _ABLATION_SHOWN)
+    seeds = {
+        name: {_training_config(each)["run"]["seed"]: each for each in runs.values()} for name, runs in by_name.items()
+    }
+    columns = _figures_shown(seeds["base"].values(), _ABLATION_SHOWN)
     lines = [
-        f"| change to the base | seeds | validation NDCG@10 | {' | '.join(shown)} | gain in {next(iter(shown))} |",
-        "| --- " * (4 + len(shown)) + "|",
+        f"| change to the base | seeds | validation NDCG@10 | {' | '.join(columns)} | gain in {next(iter(columns))} |",
+        "| --- " * (4 + len(columns)) + "|",
     ]
 
-    def means_of(runs: list[dict[str, Any]]) -> list[float]:
-        of_test = (mean(run["test"][metric] for run in runs) for metric in shown.values())
+    def means_of(runs: list[JsonObject]) -> list[float]:
+        of_test = (mean(run["test"][metric] for run in runs) for metric in columns.values())
         return [mean(run["valid"]["ndcg@10"] for run in runs), *of_test]
 
     def row(name: str) -> tuple[str, list[float], float]:
@@ -201,18 +203,16 @@ def _ablation(settings: Settings) -> list[str]:
             raise InputError(f"{name} shares no seed with the base; run it with one of {sorted(seeds['base'])}")
         mine, base = ([seeds[each][seed] for seed in shared] for each in (name, "base"))
         means = means_of(mine)
-        gained = means[1] - means_of(base)[1]
+        gain = means[1] - means_of(base)[1]
         flags = _changed_flags(base[0], mine[0])
-        return f"| {flags or 'the base itself'} | {', '.join(map(str, shared))}", means, gained
+        return f"| {flags or 'the base itself'} | {', '.join(map(str, shared))}", means, gain
 
     rows = sorted((row(name) for name in by_name), key=lambda each: each[2])
-    lines += [
-        f"{head} | {' | '.join(f'{each:.4f}' for each in means)} | {gained:+.4f} |" for head, means, gained in rows
-    ]
+    lines += [f"{head} | {' | '.join(f'{each:.4f}' for each in means)} | {gain:+.4f} |" for head, means, gain in rows]
     return [*lines, ""]
 
 
-def _changed_flags(base: dict[str, Any], run: dict[str, Any]) -> str:
+def _changed_flags(base: JsonObject, run: JsonObject) -> str:
     """The flags by which a run differs from the base, in words of a command line."""
     words = changed_flags(run["config"], base["config"])
     script = run.get("experiment", "sasrec")
@@ -234,7 +234,7 @@ def _commands(settings: Settings, defaults: Mapping[str, Any]) -> list[str]:
     return [*lines, ""]
 
 
-def _course(result: dict[str, Any]) -> str:
+def _course(result: JsonObject) -> str:
     """The interval of a trained model's headline figure, and why its training stopped."""
     if "test" not in result:
         return ""

@@ -1,9 +1,9 @@
-"""Where a system is good: metrics by slices of the users."""
+"""Metrics by slices of the users."""
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +12,7 @@ from jaxtyping import Float, Int, Real
 from seqrec.data.tables.columns import present_text, required_id
 from seqrec.data.tables.rows import Destination, connect
 from seqrec.data.tables.user_table import open_table
+from seqrec.files import JsonObject
 from seqrec.report.rank_tables import ITEM_NAMES, USER_NAMES, RankTableFile, arrow_keys, is_text
 from seqrec.stats.bootstrap import bootstrap_intervals
 from seqrec.stats.paired import difference_intervals
@@ -29,36 +30,36 @@ class Slicing(NamedTuple):
     """A partition of the users."""
 
     name: str
-    """What it goes by, such as "history length"."""
+    """Displayed name, such as "history length"."""
     column: str
-    """The column it was made from, such as history_length."""
+    """Column that it is computed from, such as history_length."""
     labels: tuple[str, ...]
-    """The slices in the order to show them in; none is empty."""
+    """Names of the slices in display order; no slice is empty."""
     slice_of_user: Int[np.ndarray, " n_users"]
     """Each user's place among the labels."""
 
 
 def quantile_slices(values: Real[np.ndarray, " n_users"], *, name: str, column: str, n_bins: int = 4) -> Slicing:
-    """Users in bins of about equal size by a number; NaN makes a slice of its own, the last one.
+    """Users in bins of about equal size by a number; users with NaN form the last slice.
 
     Equal numbers share a bin, so there may be fewer bins, and bins differ in size. A label is the smallest and
-    the largest number found in the bin, to as few digits (two or more) as keep the labels apart.
+    the largest number in the bin, to the fewest digits (two or more) that keep the labels distinct.
 
     >>> slicing = quantile_slices(np.array([5.0, 7.0, 12.0, 31.0]), name="n", column="n", n_bins=2)
     >>> slicing.labels, slicing.slice_of_user.tolist()
     (('5–7', '12–31'), [0, 0, 1, 1])
     """  # noqa: RUF002
     values = values.astype(np.float64)
-    known = ~np.isnan(values)
+    is_known = ~np.isnan(values)
     index = np.zeros(len(values), np.int64)
     labels: list[str] = []
-    if known.any():
+    if is_known.any():
         # Upper ends of the bins are numbers that occur, so no bin is empty.
-        edges = np.unique(np.quantile(values[known], np.arange(1, n_bins + 1) / n_bins, method="inverted_cdf"))
-        index[known] = np.searchsorted(edges, values[known])
-        bins = [values[known & (index == place)] for place in range(len(edges))]
+        edges = np.unique(np.quantile(values[is_known], np.arange(1, n_bins + 1) / n_bins, method="inverted_cdf"))
+        index[is_known] = np.searchsorted(edges, values[is_known])
+        bins = [values[is_known & (index == place)] for place in range(len(edges))]
         labels = _range_labels([(float(each.min()), float(each.max())) for each in bins])
-    return _with_unknown(Slicing(name, column, tuple(labels), index), known)
+    return _with_unknown(Slicing(name, column, tuple(labels), index), is_known)
 
 
 def _range_labels(ranges: Sequence[tuple[float, float]]) -> list[str]:
@@ -82,24 +83,24 @@ def value_slices(values: Sequence[str | None], *, name: str, column: str, n_most
     >>> value_slices(["b", "a", "b", None, "c", "d"], name="x", column="x", n_most=2).labels
     ('b', 'a', 'other', 'unknown')
     """
-    known = np.array([bool(value) for value in values], bool)
+    is_known = np.array([bool(value) for value in values], bool)
     texts = np.array([value or "" for value in values], dtype=object)
-    distinct, index, n_each = np.unique(texts[known], return_inverse=True, return_counts=True)
+    distinct, index, n_each = np.unique(texts[is_known], return_inverse=True, return_counts=True)
     order = np.argsort(-n_each, kind="stable")
-    # A single text that is left keeps its name.
+    # If a single text remains, it keeps its name.
     n_shown = len(order) if len(order) <= n_most + 1 else n_most
     place = np.empty(len(order), np.int64)
     place[order] = np.minimum(np.arange(len(order)), n_shown)
     labels = tuple(distinct[order[:n_shown]].tolist()) + (OTHER,) * (n_shown < len(order))
     slice_of_user = np.zeros(len(texts), np.int64)
-    slice_of_user[known] = place[index]
-    return _with_unknown(Slicing(name, column, labels, slice_of_user), known)
+    slice_of_user[is_known] = place[index]
+    return _with_unknown(Slicing(name, column, labels, slice_of_user), is_known)
 
 
-def _with_unknown(slicing: Slicing, known: np.ndarray) -> Slicing:
-    if known.all():
+def _with_unknown(slicing: Slicing, is_known: np.ndarray) -> Slicing:
+    if is_known.all():
         return slicing
-    index = np.where(known, slicing.slice_of_user, len(slicing.labels))
+    index = np.where(is_known, slicing.slice_of_user, len(slicing.labels))
     return slicing._replace(labels=(*slicing.labels, UNKNOWN), slice_of_user=index)
 
 
@@ -154,12 +155,12 @@ def joined_slicings(
     keys = {"user": table.user, "item": table.item}[kind]
     [(type_in_file,)] = connection.execute(f"SELECT any_value(typeof({expression})) FROM {rows.view}").fetchall()
     text = type_in_file != "BIGINT" or is_text(keys)
-    asked = pa.table({"place": pa.array(range(len(keys)), pa.int64()), "key": arrow_keys(keys, text=text)})
-    connection.register("asked", asked)
+    keys_of_rows = pa.table({"place": pa.array(range(len(keys)), pa.int64()), "key": arrow_keys(keys, text=text)})
+    connection.register("keys_of_rows", keys_of_rows)
     slicings = []
     try:
-        joined = f"asked JOIN {rows.view} ON key = CAST({expression} AS {'VARCHAR' if text else 'BIGINT'})"
-        [(n_met,)] = connection.execute(f"SELECT count(*) FROM {joined}").fetchall()
+        join = f"keys_of_rows JOIN {rows.view} ON key = CAST({expression} AS {'VARCHAR' if text else 'BIGINT'})"
+        [(n_met,)] = connection.execute(f"SELECT count(*) FROM {join}").fetchall()
         if n_met == 0:
             (theirs,) = rows.one(f"arg_min({expression}, event_index)")
             raise InputError(
@@ -169,11 +170,11 @@ def joined_slicings(
         for number, name in enumerate(names):
             value = f"trim({present_text(rows, f'value_{number}', name)})"
             values: list[str | None] = [None] * len(keys)
-            for place, text_there in connection.execute(f"SELECT place, {value} FROM {joined}").fetchall():
+            for place, text_there in connection.execute(f"SELECT place, {value} FROM {join}").fetchall():
                 values[place] = text_there
             slicings.append(_slicing_of(values, name=name, n_bins=n_bins))
     finally:
-        connection.unregister("asked")
+        connection.unregister("keys_of_rows")
     return [slicing for slicing in slicings if len(slicing.labels) > 1]
 
 
@@ -185,15 +186,15 @@ def _slicing_of(values: Sequence[str | None], *, name: str, n_bins: int) -> Slic
     return quantile_slices(numbers, name=name, column=name, n_bins=n_bins)
 
 
-def chosen_slicings(slicings: Sequence[Slicing], columns: Sequence[str]) -> list[Slicing]:
-    """The slicings made from `columns`; where none is named all but those, as of titles, that are 90% "other"."""
-    known = {slicing.column for slicing in slicings}
+def select_slicings(slicings: Sequence[Slicing], columns: Sequence[str]) -> list[Slicing]:
+    """The slicings of `columns`; without `columns` all, except those in which 90% of users are "other"."""
+    available = {slicing.column for slicing in slicings}
     for column in columns:
-        if column not in known:
-            near = difflib.get_close_matches(column, sorted(known), n=1, cutoff=0.5)
+        if column not in available:
+            near = difflib.get_close_matches(column, sorted(available), n=1, cutoff=0.5)
             raise InputError(
                 f"cannot slice by {column!r}; {f'did you mean {near[0]!r}? ' if near else ''}"
-                f"there are {', '.join(sorted(known)) or 'no columns to slice by'}"
+                f"there are {', '.join(sorted(available)) or 'no columns to slice by'}"
             )
     if columns:
         return [slicing for slicing in slicings if slicing.column in columns]
@@ -212,7 +213,7 @@ def slice_figures(
     level: float = 0.95,
     n_resamples: int = 1000,
     seed: int = 0,
-) -> dict[str, Any]:
+) -> JsonObject:
     """The slices, each with its label and `n_users`, and two tables of [mean, lower, upper] by run and metric.
 
     `values` are by run and metric. `runs` has the metrics themselves, `differences` those less the first run's,

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from seqrec.files import read_json
+from seqrec.files import JsonObject, read_json
 from seqrec.report.comparison_text import decimal, metric_label
 from seqrec.report.placebos import placebo_sentences
-from seqrec.report.results_page import between_marks, command, condensed_config
+from seqrec.report.results_page import between_marks, command, condense_config
 from seqrec.report.study_page import correction
 from seqrec.types import InputError
 
@@ -17,7 +17,7 @@ _HARD = ("target_events", "history_length")
 """Columns of slicings whose first slice has the users that are hardest to serve."""
 
 
-def condensed_study(directory: Path) -> dict[str, Any]:
+def condense_study(directory: Path) -> JsonObject:
     """What is kept of a finished study: what study.json holds, without runs, curves and paths."""
     study = read_json(directory / "study.json")
     if unfinished := [f"{run['name']}, seed {run['seed']}" for run in study["runs"] if run["state"] != "done"]:
@@ -25,17 +25,17 @@ def condensed_study(directory: Path) -> dict[str, Any]:
     for field in ("runs", "curves"):
         del study[field]
     arms = {name: shlex.join(map(_without_folders, shlex.split(flags))) for name, flags in study["arms"].items()}
-    kept = ("experiment", "minutes", "level")
-    return {**study, "arms": arms, "study": {name: study["study"][name] for name in kept}}
+    fields = ("experiment", "minutes", "level")
+    return {**study, "arms": arms, "study": {name: study["study"][name] for name in fields}}
 
 
 def _without_folders(word: str) -> str:
     return Path(word).name if "/" in word else word
 
 
-def condensed_search(directory: Path) -> dict[str, Any]:
+def condense_search(directory: Path) -> JsonObject:
     """What is kept of a search by tune.py: its space, its best trial, the cost of all trials, and its config."""
-    search, started = read_json(directory / "tune.json"), condensed_config(directory)
+    search, started = read_json(directory / "tune.json"), condense_config(directory)
     trials = search.pop("trials")
     del search["best"]["command"]  # it holds paths
     return {
@@ -61,8 +61,10 @@ def studies_page(
     A search with the name of a study found the values that are tested in that study. `defaults` has the config of
     tune.py for each training script.
     """
-    if lone := sorted(searches.keys() - kept.keys()):
-        raise InputError(f"search {lone[0]} has no study of that name, which would test what it found; keep one")
+    if without_study := sorted(searches.keys() - kept.keys()):
+        raise InputError(
+            f"search {without_study[0]} has no study of that name, which would test what it found; keep one"
+        )
     sections = []
     for name in sorted(kept):
         search = _search(searches[name], defaults[searches[name]["script"]]) if name in searches else []

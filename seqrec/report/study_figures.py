@@ -1,13 +1,14 @@
-"""Finished runs of a study -> what is known of each variation, as one dict of JSON values."""
+"""The results of a study from its finished runs, as one dict of JSON values."""
 
 import math
 from collections.abc import Mapping, Sequence
 from statistics import mean, median, stdev
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
+from seqrec.files import JsonObject
 from seqrec.report.comparison import compared_metrics
 from seqrec.report.rank_tables import RankTableFile, align
 from seqrec.report.slices import Slicing, standard_slicings
@@ -29,14 +30,14 @@ class StudyRun(NamedTuple):
     name: str
     seed: int
     ranks: RankTableFile
-    results: dict[str, Any]
+    results: JsonObject
     """What metrics.json holds."""
-    lines: list[dict[str, Any]]
+    lines: list[JsonObject]
     """What metrics.jsonl holds."""
 
 
 class Compared(NamedTuple):
-    """The runs that verdicts are about: each system with each seed."""
+    """The runs that are compared: each system with each seed."""
 
     names: list[str]
     """The base first."""
@@ -54,15 +55,15 @@ def compared_runs(names: Sequence[str], seeds: Sequence[int], runs: Sequence[Stu
     if whole:
         return Compared(list(names), whole)
     base = names[0]
-    # A variation that failed, or did not fit, shall not hide the others.
+    # A variation that failed, or did not fit into the time, must not hide the others.
     shared = {seed: [name for name in names if (name, seed) in done] for seed in seeds if (base, seed) in done}
-    most = max((found for found in shared.values()), key=len, default=[])
+    most = max((run_names for run_names in shared.values()), key=len, default=[])
     if len(most) < 2:
         missing = f"{base} has no finished run" if not shared else f"no variation has finished a seed that {base} has"
         raise InputError(
             f"{missing}, so nothing can be compared; give the study more --max-minutes or mend what failed"
         )
-    return Compared(most, [seed for seed, found in shared.items() if set(most) <= set(found)])
+    return Compared(most, [seed for seed, run_names in shared.items() if set(most) <= set(run_names)])
 
 
 def study_figures(
@@ -72,8 +73,8 @@ def study_figures(
     *,
     placebos: Mapping[str, str] | None = None,
     level: float = 0.95,
-) -> dict[str, Any]:
-    """What is known of the variations `names`, the first of which is the base, from their finished runs.
+) -> JsonObject:
+    """Results of the variations `names`, of which the first is the base, from their finished runs.
 
     `systems`: per system the runs' `values` of the primary metric, their standard deviation over seeds, and the mean
     of every metric as [mean, lower, upper]. `variations`: per variation and metric its `difference` from the base,
@@ -82,9 +83,9 @@ def study_figures(
     form of `slice_figures`, `costs` and `curves` are by system. NaN, which JSON lacks, is None.
     """
     compared = compared_runs(names, seeds, runs)
-    taken = {(run.name, run.seed): run for run in runs if run.name in compared.names and run.seed in compared.seeds}
-    aligned = align({f"{run.name} (seed {run.seed})": run.ranks for run in taken.values()})
-    tables = dict(zip(taken, aligned.tables.values(), strict=True))
+    runs_of = {(run.name, run.seed): run for run in runs if run.name in compared.names and run.seed in compared.seeds}
+    aligned = align({f"{run.name} (seed {run.seed})": run.ranks for run in runs_of.values()})
+    tables = dict(zip(runs_of, aligned.tables.values(), strict=True))
     base = tables[compared.names[0], compared.seeds[0]]
     by_run = {place: compared_metrics(table.rank) for place, table in tables.items()}
     metrics = list(by_run[compared.names[0], compared.seeds[0]])
@@ -123,18 +124,18 @@ def study_figures(
 
 def _contrasts(
     names: Sequence[str], values: dict[str, np.ndarray], *, level: float
-) -> tuple[dict[str, dict[str, list]], dict[str, dict[str, Any]]]:
+) -> tuple[dict[str, dict[str, list]], dict[str, JsonObject]]:
     """[mean, lower, upper] by system and metric, and each variation's differences from the base by metric."""
     means: dict[str, dict[str, list]] = {name: {} for name in names}
-    differences: dict[str, dict[str, Any]] = {name: {} for name in names[1:]}
+    differences: dict[str, JsonObject] = {name: {} for name in names[1:]}
     for metric, each in values.items():
         summary = seed_user_summary(each)
         for name, weights in zip(names, np.eye(len(names)), strict=True):
             own = contrast_over_seeds_and_users(summary, weights, level=level)
             means[name][metric] = [_number(end) for end in (own.estimate, own.lower, own.upper)]
         comparisons = compare_over_seeds_and_users(summary, level=level)
-        for name, (found, adjusted) in zip(names[1:], comparisons, strict=True):
-            differences[name][metric] = _as_json(found)
+        for name, (contrast, adjusted) in zip(names[1:], comparisons, strict=True):
+            differences[name][metric] = _as_json(contrast)
             if metric == PRIMARY:
                 differences[name][metric]["p_holm"] = _number(adjusted)
     return means, differences
@@ -146,7 +147,7 @@ def _against_placebos(
     placebos: Mapping[str, str],
     *,
     level: float,
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, JsonObject]:
     summary, ones = seed_user_summary(values), dict(zip(names, np.eye(len(names)), strict=True))
     return {
         feature: {
@@ -158,14 +159,14 @@ def _against_placebos(
     }
 
 
-def _as_json(found: Contrast) -> dict[str, Any]:
+def _as_json(contrast: Contrast) -> JsonObject:
     return {
-        "difference": found.estimate,
-        "interval": [_number(found.lower), _number(found.upper)],
-        "p": _number(found.p_value),
-        "users_error": _number(math.sqrt(found.users_variance)),
-        "seeds_error": _number(math.sqrt(found.seeds_variance)),
-        "degrees_of_freedom": _number(found.degrees_of_freedom),
+        "difference": contrast.estimate,
+        "interval": [_number(contrast.lower), _number(contrast.upper)],
+        "p": _number(contrast.p_value),
+        "users_error": _number(math.sqrt(contrast.users_variance)),
+        "seeds_error": _number(math.sqrt(contrast.seeds_variance)),
+        "degrees_of_freedom": _number(contrast.degrees_of_freedom),
     }
 
 
@@ -173,26 +174,26 @@ def _number(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def verdict(found: dict[str, Any], *, level: float) -> dict[str, Any]:
-    """`kind`: helps, hurts, or none for no difference that was shown, and `size`: by how much, or at most how much.
+def verdict(difference: JsonObject, *, level: float) -> JsonObject:
+    """`kind` is helps, hurts or none (no difference shown); `size` is the difference, or a bound on it.
 
-    A difference is shown where its p-value, adjusted for all variations, is at most 1 - level. Where none is, the
-    end of its interval that is farther from 0 bounds what it may be.
+    A difference is shown if its p-value, adjusted for all variations, is at most 1 - level. If not, the end of its
+    interval that is farther from 0 bounds it.
 
-    >>> found = {"difference": 0.02, "interval": [0.01, 0.03], "p_holm": 0.002}
-    >>> verdict(found, level=0.95)
+    >>> difference = {"difference": 0.02, "interval": [0.01, 0.03], "p_holm": 0.002}
+    >>> verdict(difference, level=0.95)
     {'kind': 'helps', 'size': 0.02}
-    >>> verdict(found | {"interval": [-0.01, 0.05], "p_holm": 0.3}, level=0.95)
+    >>> verdict(difference | {"interval": [-0.01, 0.05], "p_holm": 0.3}, level=0.95)
     {'kind': 'none', 'size': 0.05}
     """
-    if found["p_holm"] is None:
+    if difference["p_holm"] is None:
         return {"kind": "none", "size": None}
-    if found["p_holm"] <= 1.0 - level:
-        return {"kind": "helps" if found["difference"] > 0 else "hurts", "size": abs(found["difference"])}
-    return {"kind": "none", "size": max(abs(end) for end in found["interval"])}
+    if difference["p_holm"] <= 1.0 - level:
+        return {"kind": "helps" if difference["difference"] > 0 else "hurts", "size": abs(difference["difference"])}
+    return {"kind": "none", "size": max(abs(end) for end in difference["interval"])}
 
 
-def _slices(slicing: Slicing, names: Sequence[str], values: dict[str, np.ndarray], *, level: float) -> dict[str, Any]:
+def _slices(slicing: Slicing, names: Sequence[str], values: dict[str, np.ndarray], *, level: float) -> JsonObject:
     slices = []
     for place, label in enumerate(slicing.labels):
         rows = slicing.slice_of_user == place
@@ -205,9 +206,9 @@ def _slices(slicing: Slicing, names: Sequence[str], values: dict[str, np.ndarray
     return {"name": slicing.name, "column": slicing.column, "slices": slices}
 
 
-def _costs(base: str, runs: Sequence[StudyRun]) -> dict[str, dict[str, Any]]:
-    """By system: what `cost` in metrics.json says, seconds a step and minutes of training, and their base's share."""
-    costs: dict[str, dict[str, Any]] = {}
+def _costs(base: str, runs: Sequence[StudyRun]) -> dict[str, JsonObject]:
+    """By system: `cost` of metrics.json, seconds per step and minutes of training, and their ratio to the base."""
+    costs: dict[str, JsonObject] = {}
     for name in dict.fromkeys(run.name for run in runs):
         own = [run for run in runs if run.name == name]
         # The first interval of a run holds the compilation.
@@ -245,7 +246,7 @@ def _notes(names: Sequence[str], compared: Compared, runs: Sequence[StudyRun], n
         )
     left_out = [name for name in names if name not in compared.names]
     if left_out:
-        notes.append(f"Not judged, for want of finished runs: {', '.join(left_out)}.")
+        notes.append(f"Not compared, because runs are missing: {', '.join(left_out)}.")
     n_unused = sum(run.seed not in compared.seeds for run in runs)
     if n_unused:
         notes.append(f"{n_unused} finished runs are of seeds that not all variations have; they are not compared.")

@@ -37,14 +37,14 @@ def write_trec_run(
     """
     lines = []
     largest = float(np.finfo(np.float32).max)
-    for user, items, given in zip(users, lists, scores, strict=True):
-        ranked = list(zip(items, given, strict=True))
+    for user, items, item_scores in zip(users, lists, scores, strict=True):
+        ranked = list(zip(items, item_scores, strict=True))
         _refuse_repeats([(user, item) for item, _ in ranked], "the list")
         before = np.inf
         previous = np.float32(np.inf)
         for place, (item, score) in enumerate(ranked, start=1):
             if not abs(score) < largest:
-                raise InputError(f"user {user}, place {place}: score {score} is no finite 32-bit float; rescale it")
+                raise InputError(f"user {user}, place {place}: score {score} is not a finite 32-bit float; rescale it")
             if score > before:
                 raise InputError(
                     f"user {user}, place {place}: score {score} is above {before} before it; sort the list by score"

@@ -13,9 +13,9 @@ from tyro.conf import OmitArgPrefixes
 from seqrec import runs, runtime
 from seqrec.config import check_at_least, check_fields
 from seqrec.data.batches import EventFields, Queries, Share, TrainingBatches, Windows, make_queries, training_batches
-from seqrec.data.behaviour import BehaviourConfig, features_hash, position_features
 from seqrec.data.engagement import EngagementConfig
 from seqrec.data.engagement import engagement as read_engagement
+from seqrec.data.event_features import EventFeatureConfig, features_hash, position_features
 from seqrec.data.events import prepare
 from seqrec.data.repeated_targets import (
     MaskSeen,
@@ -71,7 +71,7 @@ class DataConfig:
     times: Times = "none"
     """Timestamps that the model reads: none; those of the history; or also the time of the predicted event (query),
     which makes results time-aware and not comparable to others."""
-    behaviour: OmitArgPrefixes[BehaviourConfig] = field(default_factory=BehaviourConfig)
+    behaviour: OmitArgPrefixes[EventFeatureConfig] = field(default_factory=EventFeatureConfig)
     verify_data: bool = True
     """Compare the store's content with its hash before a run; --no-verify-data saves one pass over a large store."""
     batch_size: int = 32

@@ -15,6 +15,7 @@ from seqrec import runs, runtime
 from seqrec.checkpoint import Progress, open_checkpoints, restore, restore_best
 from seqrec.data.buckets import original, working_copy
 from seqrec.evaluation import make_validate
+from seqrec.files import JsonObject
 from seqrec.loop import FitConfig, fit
 from seqrec.model import Model, composed
 from seqrec.params import Params, count_params
@@ -48,7 +49,7 @@ class Build(Protocol):
 class Main(Protocol):
     """Runs a script's experiment."""
 
-    def __call__(self, config: Any) -> dict[str, Any]:
+    def __call__(self, config: Any) -> JsonObject:
         """Trains, tests, and leaves everything in the run's directory; returns what `metrics.json` holds."""
 
 
@@ -96,7 +97,9 @@ def open_run(config: Any, run: RunConfig, *, experiment: str, dataset: str) -> I
     # The first process reads and writes the run for all; of a bucket the others need the data alone.
     fetch = "" if runtime.is_first() else "store/"
     with working_copy(output, read_only=not runtime.is_first(), follow=True, fetch=fetch) as directory:
-        runtime.on_first(lambda: str(runs.open_run(directory, config, experiment=experiment, resume=run.resume)))
+        runtime.on_first(
+            lambda: str(runs.prepare_run_directory(directory, config, experiment=experiment, resume=run.resume))
+        )
         log.info("run         %s", original(directory))
         with runtime.held(directory):
             try:
@@ -113,7 +116,7 @@ def open_run(config: Any, run: RunConfig, *, experiment: str, dataset: str) -> I
                 raise runtime.Interrupted(message, stop.signal_number) from None
 
 
-def run_experiment(config: ScriptConfig, build: Build, *, name: str) -> dict[str, Any]:
+def run_experiment(config: ScriptConfig, build: Build, *, name: str) -> JsonObject:
     """Trains the model that `build(config, task)` makes, tests it, and returns what `metrics.json` holds.
 
     Everything is left in the run's directory.
@@ -192,7 +195,7 @@ def train(run: Path, task: Task, model: Model, state: TrainState, train_step: Tr
         f"{count_params(model.specs):,}",
         f"{batches.steps_per_epoch:,}",
         batches.n_rows,
-        100 * batches.packed.filled,
+        100 * batches.packed.fill_share,
     )
     lines = run / "metrics.jsonl"
 

@@ -1,7 +1,6 @@
 """What a run publishes: test figures, ranks, a learning curve and examples."""
 
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +14,7 @@ from seqrec.data.buckets import original
 from seqrec.data.engagement import base_rate_losses
 from seqrec.data.feature_values import features_at
 from seqrec.evaluation import RankTable, evaluate, make_eval_step, run_queries
-from seqrec.files import write_json
+from seqrec.files import JsonObject, write_json
 from seqrec.model import Model
 from seqrec.params import Params, count_params
 from seqrec.recommendation import make_recommend
@@ -28,7 +27,7 @@ from seqrec.training import TrainState
 from seqrec.types import QueryBatch
 
 
-def protocol(task: Task) -> dict[str, Any]:
+def protocol(task: Task) -> JsonObject:
     """What figures of the task mean, as `metrics.json` has it."""
     config = task.config
     return figures.protocol(
@@ -42,7 +41,7 @@ def protocol(task: Task) -> dict[str, Any]:
     )
 
 
-def test(task: Task, model: Model, params: Params) -> tuple[RankTable, dict[str, Any]]:
+def test(task: Task, model: Model, params: Params) -> tuple[RankTable, JsonObject]:
     """Ranks of the test items, and `test`, `valid`, `baselines` and `protocol` as `metrics.json` has them.
 
     Where the target is the first of the last n items, also `continuations`: figures of lists of n items in their place.
@@ -82,15 +81,15 @@ def query_side_task_losses(model: Model, params: Params, queries: Queries) -> di
     return {name: each.astype(np.float64) for name, each in zip(names, losses, strict=True)}
 
 
-def _side_task_figures(task: Task, model: Model, params: Params) -> dict[str, Any]:
+def _side_task_figures(task: Task, model: Model, params: Params) -> JsonObject:
     store, queries = task.store, task.test
     assert queries.fields.engagement is not None
-    base_rate = base_rate_losses(queries.fields.engagement, store, task.split, asked=queries.target_positions)
+    base_rate = base_rate_losses(queries.fields.engagement, store, task.split, positions=queries.target_positions)
     losses = query_side_task_losses(model, params, queries)
     return figures.side_task_figures(losses, base_rate, users=queries.users)
 
 
-def print_test(results: dict[str, Any], *, name: str) -> None:
+def print_test(results: JsonObject, *, name: str) -> None:
     """The table of test figures, the model beside the baselines."""
     print(f"\n{figures.format_table({name: results['test'], **results['baselines']})}")
     if "side_tasks" in results:
@@ -119,7 +118,7 @@ def costs(model: Model, state: TrainState, *, steps_per_epoch: int) -> dict[str,
     }
 
 
-def publish(run: Path, task: Task, model: Model, params: Params, facts: dict[str, Any], *, name: str) -> dict[str, Any]:
+def publish(run: Path, task: Task, model: Model, params: Params, facts: JsonObject, *, name: str) -> JsonObject:
     """Tests composed parameters, leaves figures, ranks and the learning curve in the run, and prints them.
 
     `facts` says how the training went, as `metrics.json` has it; returns what that file holds.

@@ -55,10 +55,10 @@ def paired_comparison(
     A metric with a NaN has NaN results. Where a metric has more than 2,048 distinct differences they are
     replaced by the means of 2,048 bins of equal width, if that loses at most 1 part in 10,000 of their variance.
 
-    >>> found = paired_comparison(np.zeros((3, 1)), np.array([[0.5], [0.5], [0.5]]))
-    >>> found.difference.item(), found.lower.item(), found.upper.item(), found.detectable.item()
+    >>> comparison = paired_comparison(np.zeros((3, 1)), np.array([[0.5], [0.5], [0.5]]))
+    >>> comparison.difference.item(), comparison.lower.item(), comparison.upper.item(), comparison.detectable.item()
     (0.5, 0.5, 0.5, 0.0)
-    >>> round(found.p_value.item(), 1)  # of the 8 choices of signs, 2 are as far from 0: 1/4
+    >>> round(comparison.p_value.item(), 1)  # of the 8 choices of signs, 2 are as far from 0: 1/4
     0.2
 
     Raises:

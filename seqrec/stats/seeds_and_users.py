@@ -95,8 +95,8 @@ def contrast_over_seeds_and_users(
     A contrast without variance has p-value 0, or 1 where it is 0 itself. NaN values give NaN results.
 
     >>> values = np.array([[[0.1, 0.3]], [[0.2, 0.4]]])  # two systems, one seed, two users: each user gains .1
-    >>> found = contrast_over_seeds_and_users(values, np.array([-1.0, 1.0]))
-    >>> round(found.estimate, 3), round(found.upper, 3)
+    >>> contrast = contrast_over_seeds_and_users(values, np.array([-1.0, 1.0]))
+    >>> round(contrast.estimate, 3), round(contrast.upper, 3)
     (0.1, 0.1)
 
     Raises:
@@ -143,7 +143,7 @@ def compare_over_seeds_and_users(values: SeedUserValues, *, level: float = 0.95)
     """For each system but the first: its contrast with the first, and the p-value adjusted for all of them (`holm`).
 
     >>> values = np.array([[[0.1, 0.3]], [[0.1, 0.3]], [[0.2, 0.4]]])
-    >>> [(round(found.estimate, 3), round(adjusted, 3)) for found, adjusted in compare_over_seeds_and_users(values)]
+    >>> [(round(each.estimate, 3), round(adjusted, 3)) for each, adjusted in compare_over_seeds_and_users(values)]
     [(0.0, 1.0), (0.1, 0.0)]
     """
     if not isinstance(values, SeedUserSummary):

@@ -1,4 +1,4 @@
-"""The plan of a study: what it compares, which runs that takes, and what they cost."""
+"""The plan of a study: what it compares, which runs that needs, and what they cost."""
 
 import functools
 import hashlib
@@ -15,7 +15,7 @@ from seqrec import runtime
 from seqrec.config import check_at_least, check_fields, check_share, to_json, with_values
 from seqrec.data.paths import data_files
 from seqrec.data.store import SequenceStore, open_store, read_preparation
-from seqrec.files import read_object
+from seqrec.files import JsonObject, read_object
 from seqrec.params import count_params
 from seqrec.report.results_page import data_name
 from seqrec.run.config import RunConfig, TrainingConfig
@@ -24,11 +24,11 @@ from seqrec.run.experiment import Script
 from seqrec.types import InputError
 
 _TESTED = ("dataset", "data_path", "columns", "time_unit", "ties", "split", "mask_seen", "repeated_targets")
-"""Fields of the data's config that say whose item is held out among which candidates: the same for all variations."""
+"""Fields of the data config that define the test: held-out items and candidates. All variations share them."""
 
 
 @dataclass(frozen=True)
-class Study:
+class StudyConfig:
     """Which variations of a model to compare, over which seeds, and where to keep the runs."""
 
     base: str = "base="
@@ -59,7 +59,7 @@ class Study:
         if not self.variations:
             raise ValueError('no variations; name one, such as --variations "wide=--d-model 128"')
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds={self.seeds} are none or hold one twice; try --seeds 0 1 2")
+            raise ValueError(f"seeds={self.seeds} must be one or more different numbers; try --seeds 0 1 2")
 
 
 class Arm(NamedTuple):
@@ -71,7 +71,7 @@ class Arm(NamedTuple):
     """Config of the training script, without seed and output."""
 
 
-class Planned(NamedTuple):
+class PlannedRun(NamedTuple):
     """One run of the study."""
 
     arm: Arm
@@ -86,15 +86,15 @@ class Planned(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """A study before its runs."""
+    """What a study trains."""
 
-    study: Study
+    study: StudyConfig
     script: Script
     arms: list[Arm]
     """The base first."""
-    runs: list[Planned]
-    """Seed by seed over all arms, so that a study cut short has whole seeds."""
-    data: dict[str, Any]
+    runs: list[PlannedRun]
+    """Ordered by seed, so that an interrupted study has complete seeds."""
+    data: JsonObject
     """Fingerprint, hashes and counts of the data."""
     store: Path
     n_steps: dict[str, int]
@@ -102,24 +102,24 @@ class Plan(NamedTuple):
     n_parameters: dict[str, int]
 
 
-def arms_of(study: Study, script: Script) -> list[Arm]:
+def arms_of(study: StudyConfig, script: Script) -> list[Arm]:
     """The base and the variations, each parsed by the experiment's own config.
 
     Raises:
       InputError: a name or flag cannot be used, two arms come to the same config, or one is tested on other data.
     """
-    named: dict[str, str] = {}
-    for given in (study.base, *study.variations):
-        name, equals, flags = given.partition("=")
+    flags_of: dict[str, str] = {}
+    for argument in (study.base, *study.variations):
+        name, equals, flags = argument.partition("=")
         if not equals or not re.fullmatch(r"[\w.+-]+( [\w.+-]+)*", name):
-            raise InputError(f'{given!r} is not of the form NAME=FLAGS; write "wide=--d-model 128"')
-        if name in named:
+            raise InputError(f'{argument!r} is not of the form NAME=FLAGS; write "wide=--d-model 128"')
+        if name in flags_of:
             raise InputError(f"{name} is named twice; give each variation a name of its own")
-        named[name] = flags
-    base, *_ = named
+        flags_of[name] = flags
+    base, *_ = flags_of
     arms = [
-        Arm(name, flags, _config(script, name, f"{named[base]} {flags if name != base else ''}"))
-        for name, flags in named.items()
+        Arm(name, flags, _config(script, name, f"{flags_of[base]} {flags if name != base else ''}"))
+        for name, flags in flags_of.items()
     ]
     for number, arm in enumerate(arms):
         for other in arms[:number]:
@@ -129,7 +129,7 @@ def arms_of(study: Study, script: Script) -> list[Arm]:
             if getattr(arm.config.training.data, field) != getattr(arms[0].config.training.data, field):
                 raise InputError(
                     f"{arm.name} has another {field} than {base}, so its users, held-out items or candidates are "
-                    "others; vary what a model sees and learns, and make a study of its own for other data"
+                    "others; vary the model and its training, and start another study for other data"
                 )
     return arms
 
@@ -149,12 +149,12 @@ def run_key(experiment: str, config: Any, digests: dict[Path, str]) -> str:
 
     Output directory and devices are left out. `digests` caches the hashes of files.
     """
-    described = to_json(config, path=functools.partial(_digest, digests=digests))
+    content = to_json(config, path=functools.partial(_digest, digests=digests))
     for name in ("output", "resume"):
-        del described["training"]["run"][name]
+        del content["training"]["run"][name]
     for name in ("mesh", "processes"):
-        del described["training"][name]
-    return _sha256(json.dumps([experiment, described], sort_keys=True))[:16]
+        del content["training"][name]
+    return _sha256(json.dumps([experiment, content], sort_keys=True))[:16]
 
 
 def _digest(path: Path, *, digests: dict[Path, str]) -> str:
@@ -173,14 +173,14 @@ def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def make_plan(study: Study, experiments: Mapping[str, Script]) -> Plan:
-    """What the study trains; reads the data and builds each model, so that what cannot work is refused here.
+def make_plan(study: StudyConfig, experiments: Mapping[str, Script]) -> Plan:
+    """What the study trains. Reads the data and builds each model, so that errors appear before training.
 
     Raises:
       InputError: an arm cannot be used, or the directory holds a study of other data.
     """
     if study.experiment not in experiments:
-        raise InputError(f"experiment {study.experiment!r} is none of {', '.join(experiments)}; name one of these")
+        raise InputError(f"experiment {study.experiment!r} is not one of {', '.join(experiments)}; use one of these")
     script = experiments[study.experiment]
     arms = arms_of(study, script)
     config = arms[0].config.training.data
@@ -189,10 +189,10 @@ def make_plan(study: Study, experiments: Mapping[str, Script]) -> Plan:
     tested = {name: to_json(getattr(config, name), path=digest) for name in _TESTED}
     fingerprint = _sha256(json.dumps(tested, sort_keys=True))
     file = study.output / "study.json"
-    if file.is_file() and (known := read_object(file, data=dict)["data"].get("fingerprint")) != fingerprint:
+    if file.is_file() and (earlier := read_object(file, data=dict)["data"].get("fingerprint")) != fingerprint:
         raise InputError(
             f"--output {study.output} holds a study of other data or another split (fingerprint "
-            f"{str(known)[:12]}, not {fingerprint[:12]}); choose another directory for this one"
+            f"{str(earlier)[:12]}, not {fingerprint[:12]}); choose another directory for this one"
         )
     with tempfile.TemporaryDirectory() as scratch:
         directory = _store_directory(study, [arm.config.training for arm in arms], Path(scratch))
@@ -214,16 +214,16 @@ def make_plan(study: Study, experiments: Mapping[str, Script]) -> Plan:
         for arm in arms:
             seeded = with_values(arm.config, {"training.run": RunConfig(seed=seed)})
             key = run_key(study.experiment, seeded, digests)
-            planned.append(Planned(arm, seed, key, study.output / "runs" / key))
+            planned.append(PlannedRun(arm, seed, key, study.output / "runs" / key))
     return Plan(study, script, arms, planned, data, directory, n_steps, n_parameters)
 
 
-def _store_directory(study: Study, configs: Sequence[TrainingConfig], scratch: Path) -> Path:
-    """Where the study's store lies, prepared there unless an earlier start has; a dry run leaves nothing."""
+def _store_directory(study: StudyConfig, configs: Sequence[TrainingConfig], scratch: Path) -> Path:
+    """Directory of the study's store, which is prepared unless an earlier start did; a dry run leaves no files."""
     config = configs[0].data
     if config.dataset == "store":
         if config.data_path is None:
-            raise InputError("store is read from a directory; give its data path")
+            raise InputError("dataset store needs the directory of a store; give --data-path")
         return config.data_path
     directory = study.output / "store"
     if directory.exists():
@@ -253,12 +253,12 @@ def spent_minutes(plan: Plan) -> float:
     return sum((_minutes(run) for run in plan.runs if run.is_done), start=0.0)
 
 
-def _minutes(run: Planned) -> float:
+def _minutes(run: PlannedRun) -> float:
     return read_object(run.directory / "metrics.json", train_seconds=float)["train_seconds"] / 60
 
 
 def expected_minutes(plan: Plan, arm: Arm) -> tuple[float | None, str]:
-    """Of one training of the arm, and what that is known from; None where no run of the study is done."""
+    """Expected minutes of one training of the arm, and the basis; None before any run of the study is done."""
     done = [run for run in plan.runs if run.is_done]
     own = [_minutes(run) for run in done if run.arm == arm]
     if own:
@@ -270,7 +270,7 @@ def expected_minutes(plan: Plan, arm: Arm) -> tuple[float | None, str]:
 
 
 def left_minutes(plan: Plan) -> float | None:
-    """Expected time of all trainings that are left; None where that of one is not known."""
+    """Expected minutes of all remaining trainings; None if one cannot be estimated."""
     expected = [expected_minutes(plan, run.arm)[0] for run in plan.runs if not run.is_done]
     return sum((each or 0.0 for each in expected), start=0.0) if None not in expected else None
 
@@ -303,10 +303,10 @@ def plan_text(plan: Plan) -> str:
         )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    left = left_minutes(plan)
-    if left is None:
+    minutes_left = left_minutes(plan)
+    if minutes_left is None:
         lines += ["", "Minutes are not known before the first run of the study is done: they depend on this machine."]
     elif n_done < len(plan.runs):
         limit = f", of max_minutes={plan.study.max_minutes:g}" if plan.study.max_minutes else ""
-        lines += ["", f"spent {spent_minutes(plan):.1f} minutes of training, about {left:.1f} are left{limit}"]
+        lines += ["", f"spent {spent_minutes(plan):.1f} minutes of training, about {minutes_left:.1f} are left{limit}"]
     return "\n".join(lines)

@@ -1,15 +1,14 @@
-"""Makes what is left of a study's trainings, and its results of those that are done."""
+"""Trains the remaining runs of a study, and computes its results from the finished runs."""
 
 import gc
 import shlex
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 
 from seqrec import runs, runtime
 from seqrec.config import to_json, with_values
-from seqrec.files import read_json, read_json_lines, write_json
+from seqrec.files import JsonObject, read_json, read_json_lines, write_json
 from seqrec.report.placebos import placebos_of
 from seqrec.report.rank_tables import read_rank_table
 from seqrec.report.results_page import command
@@ -17,12 +16,12 @@ from seqrec.report.study_figures import StudyRun, study_figures
 from seqrec.run.config import RunConfig
 from seqrec.run.data import DataConfig
 from seqrec.run.experiment import Script
-from seqrec.study.plan import Plan, Planned, Study, expected_minutes, left_minutes, make_plan, spent_minutes
+from seqrec.study.plan import Plan, PlannedRun, StudyConfig, expected_minutes, left_minutes, make_plan, spent_minutes
 from seqrec.types import InputError
 
 
-def run_study(study: Study, experiments: Mapping[str, Script]) -> dict[str, Any]:
-    """Trains what is left of the plan, writes study.json and returns what it holds; says how far it is as it goes."""
+def run_study(study: StudyConfig, experiments: Mapping[str, Script]) -> JsonObject:
+    """Trains the remaining runs, writes study.json and returns its content; prints progress."""
     plan = make_plan(study, experiments)
     (study.output / "runs").mkdir(parents=True, exist_ok=True)
     # From here on the directory is of this data, also when the study is killed.
@@ -40,8 +39,8 @@ def run_study(study: Study, experiments: Mapping[str, Script]) -> dict[str, Any]
         try:
             _train(plan, run)
             ndcg = read_json(run.directory / "metrics.json")["test"]["ndcg@10"]
-            left = left_minutes(plan)
-            ahead = f"; about {left:.1f} minutes are left" if left else ""
+            minutes_left = left_minutes(plan)
+            ahead = f"; about {minutes_left:.1f} minutes are left" if minutes_left else ""
             print(f"{label}: NDCG@10 {ndcg:.4f}, {runtime.seconds() - started:.0f} s{ahead}", flush=True)
         except InputError as error:
             failed[run.key] = str(error)
@@ -50,7 +49,7 @@ def run_study(study: Study, experiments: Mapping[str, Script]) -> dict[str, Any]
     return results(plan, failed)
 
 
-def _train(plan: Plan, run: Planned) -> None:
+def _train(plan: Plan, run: PlannedRun) -> None:
     """Makes or ends one run, as the experiment's own script does."""
     values = {
         "training.run": RunConfig(output=run.directory, resume=True, seed=run.seed),
@@ -66,7 +65,7 @@ def _train(plan: Plan, run: Planned) -> None:
         with runtime.run_logged_to(run.directory.with_suffix(".log"), words):
             plan.script.main(config)
     except runtime.Interrupted as stop:
-        message = f"stopped in {run.arm.name}, seed {run.seed}; what was trained is saved: the same command goes on"
+        message = f"stopped in {run.arm.name}, seed {run.seed}; what was trained is saved: the same command continues"
         raise runtime.Interrupted(message, stop.signal_number) from None
     finally:
         # Each run compiles its own programs, and none uses another's.
@@ -74,16 +73,16 @@ def _train(plan: Plan, run: Planned) -> None:
         gc.collect()
 
 
-def _seconds_ahead(plan: Plan, run: Planned) -> float:
-    """Expected time of what must be trained for this run to count: the rest of its seed, or it alone in the first."""
+def _seconds_ahead(plan: Plan, run: PlannedRun) -> float:
+    """Expected seconds until this run can be compared: the rest of its seed; for the first seed, this run only."""
     ahead = [each for each in plan.runs if each.seed == run.seed and not each.is_done]
     if run.seed == plan.study.seeds[0]:
         ahead = [run]
     return sum((60 * (expected_minutes(plan, each.arm)[0] or 0.0) for each in ahead), start=0.0)
 
 
-def results(plan: Plan, failed: Mapping[str, str]) -> dict[str, Any]:
-    """What study.json holds, of the runs that are done; also writes it.
+def results(plan: Plan, failed: Mapping[str, str]) -> JsonObject:
+    """Writes study.json from the finished runs, and returns its content.
 
     Raises:
       InputError: the base has no finished run, or no variation has one with a seed of the base.
@@ -112,7 +111,7 @@ def results(plan: Plan, failed: Mapping[str, str]) -> dict[str, Any]:
                 "command": command(runs.script_path(plan.script.__file__ or ""), to_json(seeded), plan.script.Config()),
             }
         )
-    found = {
+    content = {
         "study": {**to_json(plan.study), "minutes": spent_minutes(plan)},
         "data": plan.data,
         "arms": {arm.name: arm.flags.strip() for arm in plan.arms},
@@ -126,5 +125,5 @@ def results(plan: Plan, failed: Mapping[str, str]) -> dict[str, Any]:
             level=plan.study.level,
         ),
     }
-    write_json(plan.study.output / "study.json", found)
-    return found
+    write_json(plan.study.output / "study.json", content)
+    return content

@@ -1,1 +1,1 @@
-"""The search for a config's best values: a study on disk, and trials that train without seeing the test."""
+"""The search for a config's best values: a search on disk, and trials that train without seeing the test."""

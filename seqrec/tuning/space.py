@@ -1,4 +1,4 @@
-"""What tuning searches: the ranges that stand beside a config's fields, and those from the command line."""
+"""What tuning searches: the ranges declared with a config's fields, and those from the command line."""
 
 import difflib
 import typing
@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from seqrec.config import Choices, Range, Tunable, flag_name, tunable_fields, with_values
+from seqrec.files import JsonObject
 from seqrec.types import InputError
 
 Space = dict[str, Range | Choices]
@@ -13,31 +14,31 @@ Space = dict[str, Range | Choices]
 
 
 def search_space(config: Any, *, given: Sequence[str] = (), hold: Sequence[str] = ()) -> Space:
-    """What is searched: the fields that have a range, less `hold`, and what is `given` as `name=range`.
+    """What is searched: the fields that have a range, without those in `hold`, and `given`, each `name=range`.
 
-    A range is `low..high`, `low..high:log` or `a,b,c`. A name is a flag's, without its dashes. Of the fields' own
-    ranges those are left out that the config refuses, such as the label smoothing of a loss that has none.
+    A range is `low..high`, `low..high:log` or `a,b,c`. A name is a flag's, without its dashes. Default
+    ranges that the config refuses are left out, such as the label smoothing of a loss that has none.
 
     Raises:
-      InputError: a name that is no field, a range that cannot be read or that the config refuses, or nothing left.
+      InputError: a name is not a field, a range cannot be read or is refused by the config, or nothing is left.
     """
     fields = tunable_fields(config)
-    held = {_field_name(name, fields) for name in hold}
+    held_names = {_field_name(name, fields) for name in hold}
     space: Space = {
         name: field.range
         for name, field in fields.items()
-        if field.range is not None and name not in held and _refusal(config, name, field.range) is None
+        if field.range is not None and name not in held_names and _refusal(config, name, field.range) is None
     }
     for argument in given:
         flag, equals, text = argument.partition("=")
         name = _field_name(flag, fields)
-        if name in held:
+        if name in held_names:
             raise InputError(f"{flag} is both held and searched; leave it out of one of the two")
         if not equals:
             raise InputError(f"{argument} has no range; write {argument}=low..high or {argument}=a,b,c")
         space[name] = _parse(flag, text, fields[name].kind)
         if refusal := _refusal(config, name, space[name]):
-            raise InputError(f"{argument} leaves what the field takes: {refusal}")
+            raise InputError(f"{argument} is outside of what the field accepts: {refusal}")
     if not space:
         raise InputError("nothing is searched; name a field and its range, such as learning-rate=1e-4..1e-2:log")
     return space
@@ -47,7 +48,7 @@ def _field_name(flag: str, fields: Mapping[str, Tunable]) -> str:
     by_flag = {flag_name(name): name for name in fields}
     if flag not in by_flag:
         near = difflib.get_close_matches(flag, by_flag, n=1) or ["learning-rate"]
-        raise InputError(f"{flag!r} is no field that can be searched; perhaps you meant {near[0]}")
+        raise InputError(f"{flag!r} cannot be searched; perhaps you meant {near[0]}")
     return by_flag[flag]
 
 
@@ -55,10 +56,12 @@ def _parse(flag: str, text: str, kind: Any) -> Range | Choices:
     if ".." not in text:
         values = tuple(_value(flag, each, kind) for each in text.split(","))
         if len(set(values)) != len(values) or len(values) < 2:
-            raise InputError(f"{flag}={text} is no choice; give two or more values, such as {flag}=a,b, or low..high")
+            raise InputError(
+                f"{flag}={text} is not a choice; give two or more values, such as {flag}=a,b, or low..high"
+            )
         return Choices(values)
     if kind not in (int, float):
-        raise InputError(f"{flag}={text}: {flag} is no number; give its choices with commas")
+        raise InputError(f"{flag}={text}: {flag} is not a number; give its choices with commas")
     ends, colon, scale = text.partition(":")
     low, _, high = ends.partition("..")
     if colon and scale != "log":
@@ -67,24 +70,24 @@ def _parse(flag: str, text: str, kind: Any) -> Range | Choices:
 
 
 def _value(flag: str, text: str, kind: Any) -> Any:
-    known: dict[str, Any] = {"true": True, "false": False}
+    choices: JsonObject = {"true": True, "false": False}
     if typing.get_origin(kind) is Literal:
-        known = {str(value): value for value in typing.get_args(kind)}
+        choices = {str(value): value for value in typing.get_args(kind)}
     if kind in (int, float):
         try:
             return kind(text)
         except ValueError:
             raise InputError(
-                f"{flag}: {text!r} is no {'whole ' if kind is int else ''}number; write {flag}=low..high, "
+                f"{flag}: {text!r} is not a {'whole ' if kind is int else ''}number; write {flag}=low..high, "
                 f"{flag}=low..high:log or {flag}=a,b,c"
             ) from None
-    if text not in known:
-        raise InputError(f"{flag}: {text!r} is not one of {', '.join(known)}")
-    return known[text]
+    if text not in choices:
+        raise InputError(f"{flag}: {text!r} is not one of {', '.join(choices)}")
+    return choices[text]
 
 
 def _refusal(config: Any, name: str, of: Range | Choices) -> str | None:
-    """Why the config cannot take a value of the range; None where it takes its ends, or all of its choices."""
+    """Why the config refuses an end of the range, or one of the choices; None if it accepts them."""
     try:
         for value in of.values if isinstance(of, Choices) else (of.low, of.high):
             with_values(config, {name: value})

@@ -1,4 +1,4 @@
-"""What a trial trains: models of a script, on a task that does not hold the test."""
+"""What a trial trains: models of a script, on a task without the test part."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -16,19 +16,19 @@ from seqrec.run.data import Task
 from seqrec.run.experiment import Build
 from seqrec.sharding import split_rows
 from seqrec.training import init_state, make_optimizer, make_train_step
+from seqrec.tuning.search import Course
 from seqrec.tuning.space import Space
-from seqrec.tuning.study import Course
 from seqrec.types import InputError
 
 
 def without_test(task: Task) -> Task:
-    """The task as a trial sees it: nobody has a test target, and there are no test queries.
+    """The task of a trial: no user has a test target, and there are no test queries.
 
     Raises:
-      InputError: no user has a validation target, by which trials would be judged.
+      InputError: no user has a validation target, which trials are evaluated on.
     """
     if not len(task.valid.users):
-        raise InputError("no user has a validation target; trials could not be told apart on this data")
+        raise InputError("no user has a validation target; trials cannot be compared on this data")
     nobody = task.split._replace(test=np.full_like(task.split.test, -1), test_start=None)
     empty = {name: getattr(task.test, name)[:0] for name in ("users", "target_positions", "row_groups")}
     return task._replace(split=nobody, test=task.test._replace(**empty))

@@ -50,7 +50,7 @@ def test_unrelated_metrics_agree_in_half_the_experiments_and_intervals_cover_tha
     assert abs(np.mean([f.rank_lower <= 0.0 <= f.rank_upper for f in found]) - 0.95) <= four_errors
 
 
-def test_a_metric_that_foretells_all_agrees_in_all():
+def test_a_metric_that_predicts_every_effect_agrees_with_every_effect():
     effects = np.array([-2.0, -1.0, 1.0, 2.0])
     found = offline_online(effects, effects)
     assert (found.sign_agreement, found.rank_correlation) == (1.0, pytest.approx(1.0))

@@ -83,13 +83,13 @@ BAD_STORE = a_store(
         ({"skips": ("event_type=1",)}, "no column 'event_type', but below, gaps, nothing"),
         (
             {"loss_weight": "gaps"},
-            f"event column 'gaps': nan of event {np.argmax(PLAYED > 0.9)} is no weight, which is 0 or above",
+            f"event column 'gaps': nan of event {np.argmax(PLAYED > 0.9)} is not a weight of 0 or above",
         ),
-        ({"loss_weight": "below"}, "event column 'below': -3 of event 0 is no weight, which is 0 or above"),
+        ({"loss_weight": "below"}, "event column 'below': -3 of event 0 is not a weight of 0 or above"),
         ({"loss_weight": "below", "loss_weight_values": ("-3=1",)}, "-2 of event 1 has no weight among"),
-        ({"loss_weight": "nothing"}, "weighs every event 0, so there is nothing to learn"),
-        ({"skips": ("nothing=0",)}, "leaves no target, as every event is one"),
-        ({"skips": ("nothing=1",)}, "no event of the store is one; check the values"),
+        ({"loss_weight": "nothing"}, "has weight 0 for every event, so there is nothing to learn"),
+        ({"skips": ("nothing=0",)}, "leaves no target, because every event is a skip"),
+        ({"skips": ("nothing=1",)}, "no event of the store is a skip; check the values"),
     ],
 )
 def test_a_column_that_cannot_weigh_is_told_in_one_line(config, line):

@@ -123,13 +123,13 @@ def test_nothing_is_learned_from_items_that_are_not_trained(table):
     ("columns", "asked", "complaint"),
     [
         ({"artist": list("xyxy")}, "album", "'album' is in none of the tables, which have artist; name one"),
-        ({"artist": list("xyxy")}, "artist:colour", "'colour' is none of categories"),
+        ({"artist": list("xyxy")}, "artist:colour", "'colour' is not one of categories"),
         ({"artist": list("xyxy")}, "artist:vector", "makes no vector; cast the column"),
         ({"artist": [None] * 4}, "artist", "makes no feature|no item that is trained on has"),
         ({"audio": [[1.0, 2.0], [1.0], [1.0], [1.0]]}, "audio", "vectors of 2 and of 1 numbers .* item 2"),
         ({"audio": [[1.0], [np.nan], [1.0], [1.0]]}, "audio", "1 vectors hold a number that is not finite.*item 2"),
         ({"length": [1.0, np.inf, 1.0, 2.0]}, "length", "infinite"),
-        ({"tags": [["t"] * 257, [], [], []]}, "tags", "item 1 has 257 categories, the most are 256"),
+        ({"tags": [["t"] * 257, [], [], []]}, "tags", "item 1 has 257 categories, the limit is 256"),
     ],
 )
 def test_what_cannot_be_read_is_refused(table, columns, asked, complaint):

@@ -61,7 +61,7 @@ def test_less_than_three_percent_of_real_rows_is_padding(shared_data, form, file
     for whole_histories, n_learned in ((True, n_pairs), (False, np.minimum(n_pairs, max_length))):
         packed = pack_training(store, leave_last_out(store), max_length=max_length, whole_histories=whole_histories)
         assert packed.lengths.sum() == n_learned.sum()
-        assert packed.filled == n_learned.sum() / (packed.n_rows * max_length) > 0.97
+        assert packed.fill_share == n_learned.sum() / (packed.n_rows * max_length) > 0.97
 
 
 @quick

@@ -226,8 +226,8 @@ def test_a_preparation_of_another_type_is_refused(tmp_path, preparation):
 def test_a_store_that_another_process_is_changing_is_not_changed(tmp_path):
     before = write_store(tmp_path / "store", a_store())
     program = f"""
-from seqrec.data.directories import replaced
-with replaced({str(tmp_path / "store")!r}):
+from seqrec.data.directories import replacing_directory
+with replacing_directory({str(tmp_path / "store")!r}):
     print("inside", flush=True)
     input()
     raise SystemExit

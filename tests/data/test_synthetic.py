@@ -11,7 +11,7 @@ from listening import DAY_US, WORLD, opens_session, within
 
 from seqrec.data.events import prepare
 from seqrec.data.sources import Columns, read_source
-from seqrec.data.synthetic.catalogue import item_table, popularity
+from seqrec.data.synthetic.catalogue import daily_popularity, item_table
 from seqrec.data.synthetic.config import ListeningConfig
 from seqrec.data.synthetic.listeners import skip_probability, taste
 from seqrec.data.synthetic.optimum import next_item_distribution
@@ -169,7 +169,7 @@ def test_new_tracks_are_played_as_often_as_their_popularity_says():
     age = day - release_day[plays["item_id"][opens] - 1]
     expected = variance = 0.0
     for d, n in zip(*np.unique(day, return_counts=True), strict=True):
-        weight = popularity(world, int(d))
+        weight = daily_popularity(world, int(d))
         p = weight[d - release_day < world.new_days].sum() / weight.sum()
         expected, variance = expected + n * p, variance + n * p * (1 - p)
     assert expected > 200
@@ -180,7 +180,7 @@ def test_a_track_is_most_popular_when_new():
     released = item_table(WORLD)["release_time_us"] // DAY_US - WORLD.start_day
     item = int(np.argmax(released))
     day = int(released[item])
-    weights = [popularity(WORLD, day + age)[item] for age in (-1, 0, WORLD.new_days - 1, WORLD.new_days)]
+    weights = [daily_popularity(WORLD, day + age)[item] for age in (-1, 0, WORLD.new_days - 1, WORLD.new_days)]
     assert weights[0] == 0
     assert weights[1] == weights[2] == pytest.approx((1 + WORLD.new_boost) * weights[3])
 

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from seqrec.data.batches import EventFields, training_batches
-from seqrec.data.behaviour import BehaviourConfig, features_at, features_hash, position_features, user_features
+from seqrec.data.event_features import EventFeatureConfig, features_at, features_hash, position_features, user_features
 from seqrec.data.splits import leave_last_out
 from seqrec.data.store import sequence_store
 from seqrec.types import InputError
@@ -37,7 +37,7 @@ def file(tmp_path):
 
 def by_user(name, file, **options):
     """What the first event of each user has."""
-    config = BehaviourConfig(user_features=(name,), user_feature_files=(file,), **options)
+    config = EventFeatureConfig(user_features=(name,), user_feature_files=(file,), **options)
     store, split = a_store()
     [feature] = user_features(config, store, split)
     assert feature.name == f"user {name.partition(':')[0]}"
@@ -60,7 +60,7 @@ def test_categories_numbers_lists_and_vectors_of_users_are_aligned_by_key(file):
 
 def test_all_events_of_a_user_have_what_the_user_has_in_batches_too(file):
     store, split = a_store()
-    config = BehaviourConfig(user_features=("country", "tags"), user_feature_files=(file,))
+    config = EventFeatureConfig(user_features=("country", "tags"), user_feature_files=(file,))
     features = position_features(config, store, split)
     batch = training_batches(
         store, split, max_length=4, batch_size=4, seed=0, fields=EventFields(features=features)
@@ -88,7 +88,8 @@ def test_shuffled_users_hold_the_same_and_other_files_have_another_hash(file, tm
     pq.write_table(pa.table({**TABLE, "country": ["de", "se", "fr", None]}), tmp_path / "others.parquet")
     hashes = [
         features_hash(
-            user_features(BehaviourConfig(user_features=("country",), user_feature_files=(each,)), store, split), store
+            user_features(EventFeatureConfig(user_features=("country",), user_feature_files=(each,)), store, split),
+            store,
         )
         for each in (file, file, tmp_path / "others.parquet")
     ]
@@ -96,7 +97,7 @@ def test_shuffled_users_hold_the_same_and_other_files_have_another_hash(file, tm
 
 
 def test_a_table_of_users_that_cannot_be_read_is_refused(file, write):
-    config = BehaviourConfig(user_features=("county",), user_feature_files=(file,))
+    config = EventFeatureConfig(user_features=("county",), user_feature_files=(file,))
     message = (
         "user feature 'county' is in none of the tables, which have age, country, tags, taste; name one of these or "
     )
@@ -108,21 +109,21 @@ def test_a_table_of_users_that_cannot_be_read_is_refused(file, write):
         ("user,age\neve,3\n", "has users such as 'eve', none of which is in the data, which has 'ann'"),
         ("user,age\nann,\nbob,\n", "age is null, which makes no feature|no user that is trained on has a age"),
     ):
-        config = BehaviourConfig(user_features=("age",), user_feature_files=(write(content, "users.csv"),))
+        config = EventFeatureConfig(user_features=("age",), user_feature_files=(write(content, "users.csv"),))
         with pytest.raises(InputError, match=message):
             user_features(config, *a_store())
 
 
 def test_features_that_are_named_wrongly_are_refused(file):
     with pytest.raises(ValueError, match="user_feature_files, but no user_features; name the columns"):
-        BehaviourConfig(user_feature_files=(file,))
-    with pytest.raises(ValueError, match="shuffled_user_features names age, which is none of user_features"):
-        BehaviourConfig(user_features=("tags",), shuffled_user_features=("age",))
+        EventFeatureConfig(user_feature_files=(file,))
+    with pytest.raises(ValueError, match="shuffled_user_features names age, which is not in user_features"):
+        EventFeatureConfig(user_features=("tags",), shuffled_user_features=("age",))
 
 
 def test_what_one_event_and_its_user_have_of_one_name_are_two_features(file):
     items = np.arange(1, 14)
     store = sequence_store(items, OFFSETS, items, KEYS, columns={"age": items * 1.0})
-    config = BehaviourConfig(event_features=("age",), user_features=("age",), user_feature_files=(file,))
+    config = EventFeatureConfig(event_features=("age",), user_features=("age",), user_feature_files=(file,))
     features = position_features(config, store, leave_last_out(store))
     assert sorted(features_at(features, store, np.array([0]))) == ["event age", "user age"]

@@ -12,7 +12,7 @@ import pytest
 from an_encoder import ENCODERS, an_encoder
 from packed_rows import LENGTH, rows_of
 
-from seqrec.data.behaviour import PositionFeature
+from seqrec.data.event_features import PositionFeature
 from seqrec.event_features import with_event_features
 from seqrec.heads.softmax import softmax_model
 from seqrec.params import init_params

@@ -7,7 +7,7 @@ from seqrec import runtime
 from seqrec.baselines import scored
 from seqrec.files import read_json
 from seqrec.report import compared_runs
-from seqrec.report.results_page import condensed, page
+from seqrec.report.results_page import condense_run, page
 
 
 def run_baselines(ratings, output, *flags):
@@ -23,7 +23,7 @@ def test_every_table_of_the_data_carries_the_baselines(ratings, finished, tmp_pa
         assert found["baselines"][name] == figures  # on the same queries
     assert found["protocol"] == finished.results["protocol"]
     assert read_json(tmp_path / "run" / "metrics.json") == found
-    kept = {"toy-seed-0": condensed(finished.directory), "toy-baselines": condensed(tmp_path / "run")}
+    kept = {"toy-seed-0": condense_run(finished.directory), "toy-baselines": condense_run(tmp_path / "run")}
     text = page(kept, {}, defaults=results_script.DEFAULTS)
     assert text.count("\n## ") == 1
     for name, figures in found["baselines"].items():

@@ -89,7 +89,7 @@ def test_lists_bound_the_cut_offs_and_joined_columns_make_slices(runs, tmp_path,
     assert found["runs"]["theirs"]["mrr@8"][0] == pytest.approx(sum(1 / place for place in range(1, 9)) / 10)
     [slicing] = found["slices"]
     assert sorted(each["label"] for each in slicing["slices"]) == ["x", "y", "z"]
-    assert "note: theirs is known by lists of up to 8 items" in capsys.readouterr().out
+    assert "note: theirs has lists of up to 8 items" in capsys.readouterr().out
 
 
 def test_runs_with_few_columns_are_compared_without_their_slices(runs, tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ from scripts import TRAINING
 from seqrec import runs, runtime
 from seqrec.data.store import store_from_sequences, write_store
 from seqrec.files import read_json
-from seqrec.study.plan import Study, make_plan, plan_text
+from seqrec.study.plan import StudyConfig, make_plan, plan_text
 from seqrec.types import InputError
 
 BASE, YEAR = "ids alone=", "year=--item-features year:buckets"
@@ -30,25 +30,25 @@ def base(ratings) -> str:
 
 
 @pytest.fixture(scope="session")
-def finished(base, tmp_path_factory) -> Study:
+def finished(base, tmp_path_factory) -> StudyConfig:
     """A study that nothing disturbed."""
-    study = Study(base, (YEAR,), seeds=(0, 1), output=tmp_path_factory.mktemp("study") / "study")
+    study = StudyConfig(base, (YEAR,), seeds=(0, 1), output=tmp_path_factory.mktemp("study") / "study")
     feature_study.main(feature_study.Config(study))
     return study
 
 
 @pytest.fixture
-def copied(finished, tmp_path) -> Study:
+def copied(finished, tmp_path) -> StudyConfig:
     """The finished study, in a directory of its own."""
     shutil.copytree(finished.output, tmp_path / "study")
     return dataclasses.replace(finished, output=tmp_path / "study")
 
 
-def found_in(study: Study) -> dict:
+def found_in(study: StudyConfig) -> dict:
     return json.loads((study.output / "study.json").read_text())
 
 
-def without_output(study: Study) -> dict:
+def without_output(study: StudyConfig) -> dict:
     found = found_in(study)
     del found["study"]["output"]
     return found
@@ -120,7 +120,7 @@ def test_a_study_of_a_store_makes_its_output_directory(tmp_path, monkeypatch):
     monkeypatch.setattr("seqrec.study.run._train", refuse)
     write_store(tmp_path / "store", store_from_sequences([[1, 2, 3, 4], [2, 3, 4, 1]]))
     base = f"{BASE}--dataset store --data-path {tmp_path / 'store'}"
-    fresh = Study(base, ("wide=--d-model 32",), output=tmp_path / "new" / "study")
+    fresh = StudyConfig(base, ("wide=--d-model 32",), output=tmp_path / "new" / "study")
     with pytest.raises(InputError, match="no finished run"):
         feature_study.main(feature_study.Config(fresh))
     assert "data" in json.loads((fresh.output / "study.json").read_text())
@@ -148,7 +148,7 @@ def test_a_stopped_study_goes_on_where_it_stopped(copied, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(runs, "append_json_line", append_and_signal)
-        with pytest.raises(runtime.Interrupted, match=r"stopped in year, seed 1; .* the same command goes on"):
+        with pytest.raises(runtime.Interrupted, match=r"stopped in year, seed 1; .* the same command continues"):
             feature_study.main(feature_study.Config(copied))
     assert (last / "checkpoints").is_dir()
     assert not (last / "metrics.json").exists()
@@ -168,7 +168,7 @@ def test_a_variation_that_fails_does_not_stop_the_others(copied, capsys):
     assert [run["state"] for run in found["runs"] if run["name"] == "wild"] == ["failed"] * 2
     printed = capsys.readouterr().out
     assert "wild, seed 0 failed: the " in printed
-    assert "Not judged, for want of finished runs: wild." in printed
+    assert "Not compared, because runs are missing: wild." in printed
 
 
 @pytest.mark.parametrize(
@@ -187,11 +187,11 @@ def test_a_variation_that_fails_does_not_stop_the_others(copied, capsys):
         ({"variations": ("mood=--item-features mood",)}, "mood: item feature 'mood' is in none of the tables"),
         ({"variations": ("year=--item-features year --shuffled-features x",)}, "shuffled_features names x"),
         ({"variations": ("sound=--item-features a --feature-files absent.npy",)}, "absent.npy does not exist"),
-        ({"experiment": "sasrek"}, "experiment 'sasrek' is none of sasrec, "),
+        ({"experiment": "sasrek"}, "experiment 'sasrek' is not one of sasrec, "),
     ],
 )
 def test_studies_that_cannot_be_get_one_line(base, tmp_path, changes, said):
-    study = dataclasses.replace(Study(base, (YEAR,), output=tmp_path / "study"), **changes)
+    study = dataclasses.replace(StudyConfig(base, (YEAR,), output=tmp_path / "study"), **changes)
     with pytest.raises(InputError, match=said) as refusal:
         feature_study.main(feature_study.Config(study))
     assert "\n" not in str(refusal.value)
@@ -202,15 +202,15 @@ def test_studies_that_cannot_be_get_one_line(base, tmp_path, changes, said):
     ("changes", "said"),
     [
         ({"variations": ()}, "no variations"),
-        ({"seeds": ()}, "are none or hold one twice"),
-        ({"seeds": (1, 1)}, "are none or hold one twice"),
+        ({"seeds": ()}, "must be one or more different numbers"),
+        ({"seeds": (1, 1)}, "must be one or more different numbers"),
         ({"max_minutes": -1.0}, "max_minutes=-1.0 is below 0"),
         ({"level": 95.0}, r"level=95.0 is not a share in \(0, 1\)"),
     ],
 )
 def test_a_config_that_makes_no_study_is_refused(changes, said):
     with pytest.raises(ValueError, match=said):
-        dataclasses.replace(Study(variations=("wide=--d-model 128",)), **changes)
+        dataclasses.replace(StudyConfig(variations=("wide=--d-model 128",)), **changes)
 
 
 def test_a_directory_of_other_data_is_refused(copied, ratings, tmp_path):
@@ -247,7 +247,7 @@ def test_a_variation_may_name_skips_by_their_text(tmp_path):
     plays.write_text("\n".join(["user_id,item_id,timestamp,kind", *lines]) + "\n")
     flags = ["--dataset events --data-path", str(plays), "--time-unit s --no-mask-seen", *TOY_MODEL]
     head = "head=--skips kind=skip --skip-head 0.1"
-    plan = make_plan(Study("plain=" + " ".join(flags), (head,), output=tmp_path / "study"), TRAINING)
+    plan = make_plan(StudyConfig("plain=" + " ".join(flags), (head,), output=tmp_path / "study"), TRAINING)
     # A bilinear form of the state and the item, a vector for each, and a bias.
     d_model = plan.arms[0].config.model.d_model
     assert plan.n_parameters["head"] - plan.n_parameters["plain"] == d_model**2 + 2 * d_model + 1

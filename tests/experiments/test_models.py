@@ -19,7 +19,7 @@ from seqrec.encoders.transformer import TransformerConfig
 from seqrec.evaluation import evaluate, make_eval_step
 from seqrec.report.continuations import continuation_figures
 from seqrec.report.figures import baseline_figures, figures
-from seqrec.report.results_page import condensed, page
+from seqrec.report.results_page import condense_run, page
 from seqrec.run.data import DataConfig, make_task
 from seqrec.training import init_state, make_optimizer, make_train_step
 from seqrec.types import InputError
@@ -90,7 +90,7 @@ def test_figures_of_a_model_that_knows_when_the_answer_came_are_labelled(
     assert found["protocol"]["times"] == times
     assert found["protocol"]["time_aware"] == (times == "query")
     assert ("time-aware" in capsys.readouterr().out) == (times == "query")
-    kept = condensed(tmp_path / "run")
+    kept = condense_run(tmp_path / "run")
     assert ("(time-aware)" in page({"toy-seed-0": kept}, {}, defaults={name: script.Config()})) == (times == "query")
 
 

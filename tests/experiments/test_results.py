@@ -11,7 +11,7 @@ from seqrec.data.engagement import EngagementConfig
 from seqrec.data.store import open_store
 from seqrec.files import read_json
 from seqrec.report.figures import baseline_figures
-from seqrec.report.results_page import command, condensed, page
+from seqrec.report.results_page import command, condense_run, page
 from seqrec.run import TrainingConfig
 from seqrec.run.data import DataConfig, make_task, prepare_store
 from seqrec.run.results import protocol
@@ -20,7 +20,7 @@ from seqrec.types import InputError
 
 
 def test_the_documents_show_what_the_kept_runs_hold():
-    for file, text in results_script.written().items():
+    for file, text in results_script.pages().items():
         assert file.read_text() == text, f"{file.name} is out of date; run python experiments/results.py"
 
 
@@ -34,14 +34,14 @@ def test_the_readme_shows_a_run_on_the_data_that_the_demo_reads(tmp_path):
 
 
 def test_what_is_kept_does_not_say_where_files_lay(finished):
-    kept = condensed(finished.directory)
+    kept = condense_run(finished.directory)
     assert kept["test"] == finished.results["test"]
     assert kept["config"]["training"]["data"]["data_path"] == "ratings.csv"
     assert str(finished.directory.parent) not in str(kept)
 
 
 def test_the_command_on_the_page_repeats_the_run(finished):
-    config = condensed(finished.directory)["config"]
+    config = condense_run(finished.directory)["config"]
     _, script, *flags = command("sasrec.py", config, sasrec.Config()).split()
     assert script == "sasrec.py"
     assert to_json(runtime.parse(sasrec.Config, flags)) == config
@@ -56,7 +56,7 @@ def test_the_command_names_a_mesh_by_its_own_flags():
 
 def test_seeds_are_averaged_on_the_page(finished, toy, tmp_path):
     other = train(*toy, "--seed", "1", "--max-epochs", "1", "--output", tmp_path / "other")
-    kept = {"toy-seed-0": condensed(finished.directory), "toy-seed-1": condensed(tmp_path / "other")}
+    kept = {"toy-seed-0": condense_run(finished.directory), "toy-seed-1": condense_run(tmp_path / "other")}
     text = page(kept, {}, defaults=results_script.DEFAULTS)
     mean = (finished.results["test"]["ndcg@10"] + other["test"]["ndcg@10"]) / 2
     [row] = [line for line in text.splitlines() if "mean of 2 seeds" in line]
@@ -65,7 +65,7 @@ def test_seeds_are_averaged_on_the_page(finished, toy, tmp_path):
 
 def test_sessions_are_shown_by_recall_and_mrr_at_20(finished):
     of_session = {"recall@20": 0.25, "mrr@20": 0.125}
-    kept = condensed(finished.directory) | {"baselines": {"Markov": of_session}}
+    kept = condense_run(finished.directory) | {"baselines": {"Markov": of_session}}
     kept["test"] = kept["test"] | of_session
     lines = page({"toy-seed-0": kept}, {}, defaults=results_script.DEFAULTS).splitlines()
     assert "| run | Recall@20 | MRR@20 | best epoch | minutes |" in lines
@@ -74,9 +74,9 @@ def test_sessions_are_shown_by_recall_and_mrr_at_20(finished):
 
 
 def test_an_ablation_names_the_flags_that_differ_and_what_they_gained(finished, toy, tmp_path):
-    kept = {"toy-ablation-base-seed-0": condensed(finished.directory)}
+    kept = {"toy-ablation-base-seed-0": condense_run(finished.directory)}
     changed = train(*toy, "--learning-rate", "1e-4", "--no-norm-first", "--output", tmp_path / "changed")
-    kept["toy-ablation-slow-seed-0"] = condensed(tmp_path / "changed")
+    kept["toy-ablation-slow-seed-0"] = condense_run(tmp_path / "changed")
     text = page(kept, {}, defaults=results_script.DEFAULTS)
     gained = changed["test"]["ndcg@10"] - finished.results["test"]["ndcg@10"]
     [row] = [line for line in text.splitlines() if line.startswith("| --learning-rate 0.0001 --no-norm-first | 0 |")]
@@ -86,7 +86,7 @@ def test_an_ablation_names_the_flags_that_differ_and_what_they_gained(finished, 
 
 
 def test_an_ablation_without_its_base_is_refused(finished):
-    kept = condensed(finished.directory)
+    kept = condense_run(finished.directory)
     with pytest.raises(InputError, match="no run is named ablation-base"):
         page({"toy-ablation-slow-seed-0": kept}, {}, defaults=results_script.DEFAULTS)
     config = kept["config"]

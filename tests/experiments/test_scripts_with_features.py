@@ -15,7 +15,7 @@ from seqrec.data.store import open_store
 from seqrec.model import Model
 from seqrec.repeats import RepeatHead
 from seqrec.run.data import DataConfig, make_task, prepare_store
-from seqrec.study.plan import Study, make_plan
+from seqrec.study.plan import StudyConfig, make_plan
 from seqrec.types import InputError
 
 READING = ("sasrec", "gsasrec", "esasrec", "gru4rec", "hstu", "hawk")
@@ -136,7 +136,7 @@ def test_a_script_without_flags_has_none_of_the_features(name, timed):
 
 @pytest.mark.parametrize("name", READING)
 def test_a_study_prepares_its_data_with_what_any_variation_reads(name, toy, tmp_path):
-    study = Study(
+    study = StudyConfig(
         base=f"base={' '.join(toy[:4])} --max-length 8",
         variations=("gap=--event-features gap", "rating=--event-features rating"),
         experiment=name,

@@ -20,7 +20,7 @@ from scripts import TRAINING
 from seqrec import runs, runtime
 from seqrec.config import to_json, with_values
 from seqrec.files import read_json
-from seqrec.report.studies_page import MARK, condensed_search, studies_page
+from seqrec.report.studies_page import MARK, condense_search, studies_page
 from seqrec.tuning.training import make_courses
 from seqrec.types import InputError
 
@@ -88,7 +88,7 @@ def test_a_study_leaves_its_figures_and_one_page_that_links_nothing(study):
 
 def test_a_kept_search_stands_beside_the_study_of_its_name_and_says_what_it_cost(study):
     flags, found, _ = study
-    kept = condensed_search(flags[flags.index("--output") + 1])
+    kept = condense_search(flags[flags.index("--output") + 1])
     assert str(flags[flags.index("--output") + 1].parent) not in str(kept)
     assert str(flags[flags.index("--data-path") + 1]) not in str(kept)
     name, other = "toy-tuning", "another"

@@ -18,7 +18,7 @@ from seqrec.losses.sampled import (
     scalable_cross_entropy_loss,
 )
 from seqrec.losses.softmax import softmax_loss
-from seqrec.negatives import Negatives, in_batch, per_row, popular, popularity, uniform
+from seqrec.negatives import Negatives, in_batch, per_row, popular, popularity_distribution, uniform
 from seqrec.types import InputError
 
 N_ITEMS, D_MODEL = 20, 6
@@ -204,7 +204,9 @@ def test_padding_costs_nothing_and_has_no_gradient():
 
 SAMPLERS = {
     "popular": lambda n: (
-        lambda key, targets: popular(key, popularity(np.arange(N_ITEMS + 1), uniform_share=0.2), n_negatives=n)
+        lambda key, targets: popular(
+            key, popularity_distribution(np.arange(N_ITEMS + 1), uniform_share=0.2), n_negatives=n
+        )
     ),
     "a list a row": lambda n: per_row(lambda key, targets: uniform(key, n_negatives=n, n_items=N_ITEMS)),
 }
@@ -234,7 +236,7 @@ def test_targets_of_the_batch_are_draws_by_popularity_when_the_batch_is_drawn_by
     targets = jnp.asarray(random.choice(N_ITEMS + 1, (200, 300), p=counts / counts.sum()), jnp.int32)
     n_uniform = round(uniform_share * 40_000)
     draws = in_batch(
-        jax.random.key(0), targets, popularity(counts), n_negatives=40_000 - n_uniform, n_uniform=n_uniform
+        jax.random.key(0), targets, popularity_distribution(counts), n_negatives=40_000 - n_uniform, n_uniform=n_uniform
     )
     share = np.bincount(np.asarray(draws.ids), minlength=N_ITEMS + 1) / 40_000
     expected = (1 - uniform_share) * counts / counts.sum()

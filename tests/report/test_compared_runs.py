@@ -62,7 +62,7 @@ def test_other_candidates_are_noted():
     [note] = protocol_notes({"a": like, "b": {}})
     assert "how b was tested" in note
     [note] = protocol_notes({"a": {**like, "time_aware": False}, "b": {**like, "time_aware": True}})
-    assert note == "b is time-aware: it knew when each answer came."
+    assert note == "b is time-aware: it read the time of each target."
 
 
 def test_protocols_and_configs_are_read_beside_the_ranks(tmp_path):

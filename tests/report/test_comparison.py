@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from seqrec.report.comparison import chosen_metrics, compare, compared_metrics
+from seqrec.report.comparison import compare, compared_metrics, select_metrics
 from seqrec.report.rank_tables import RankTableFile
 from seqrec.report.slices import value_slices
 from seqrec.stats.bootstrap import bootstrap_intervals
@@ -35,10 +35,10 @@ def test_a_list_shorter_than_all_cut_offs_is_compared_at_its_length():
 
 
 def test_metrics_are_chosen_in_their_own_order():
-    assert chosen_metrics(["a", "b", "c"], ["c", "a"]) == ["a", "c"]
-    assert chosen_metrics(["a", "b"], []) == ["a", "b"]
+    assert select_metrics(["a", "b", "c"], ["c", "a"]) == ["a", "c"]
+    assert select_metrics(["a", "b"], []) == ["a", "b"]
     with pytest.raises(InputError, match="metric 'd' is not among a, b"):
-        chosen_metrics(["a", "b"], ["d"])
+        select_metrics(["a", "b"], ["d"])
 
 
 def test_each_run_is_compared_with_the_first():

@@ -23,14 +23,14 @@ histories_strategy = st.lists(st.lists(st.integers(1, 5), max_size=8), min_size=
 @given(values_strategy, values_strategy, st.sampled_from([np.int64, np.float64]))
 def test_the_kolmogorov_smirnov_distance_is_that_of_scipy(reference, observed, dtype):
     found = profiles.kolmogorov_smirnov(
-        *(profiles.counted(np.array(values, dtype)) for values in (reference, observed))
+        *(profiles.value_counts(np.array(values, dtype)) for values in (reference, observed))
     )
     assert found == pytest.approx(stats.ks_2samp(reference, observed).statistic)
 
 
 @given(values_strategy, values_strategy, st.integers(1, 6))
 def test_the_stability_index_is_its_sum_over_the_bins(reference, observed, n_bins):
-    edges = profiles.quantile_bins(profiles.counted(np.array(reference)), n_bins).tolist()
+    edges = profiles.quantile_bins(profiles.value_counts(np.array(reference)), n_bins).tolist()
     assert edges == sorted(set(edges))
     assert len(edges) < n_bins
     counts = [[0.5] * (len(edges) + 1) for _ in range(2)]
@@ -43,19 +43,21 @@ def test_the_stability_index_is_its_sum_over_the_bins(reference, observed, n_bin
     for r, o in zip(*counts, strict=True):
         r, o = r / sum(counts[0]), o / sum(counts[1])
         total += (o - r) * math.log(o / r)
-    found = profiles.drift(*(profiles.counted(np.array(values)) for values in (reference, observed)), n_bins=n_bins)
+    found = profiles.drift(
+        *(profiles.value_counts(np.array(values)) for values in (reference, observed)), n_bins=n_bins
+    )
     assert found["psi"] == pytest.approx(total)
 
 
 def test_bins_of_a_spread_reference_are_equal():
-    reference = profiles.counted(np.random.default_rng(0).permutation(1000))
+    reference = profiles.value_counts(np.random.default_rng(0).permutation(1000))
     assert profiles.quantile_bins(reference, 10).tolist() == list(range(100, 1000, 100))
 
 
 def test_equal_windows_do_not_drift_and_missing_values_are_left_out():
-    one, two = (profiles.counted(np.array(values)) for values in ([1.0, np.nan, 2.0], [np.nan, 2.0, 1.0]))
+    one, two = (profiles.value_counts(np.array(values)) for values in ([1.0, np.nan, 2.0], [np.nan, 2.0, 1.0]))
     assert profiles.drift(one, two) == {"psi": 0.0, "ks": 0.0}
-    assert profiles.drift(one, profiles.counted(np.array([np.nan]))) is None
+    assert profiles.drift(one, profiles.value_counts(np.array([np.nan]))) is None
 
 
 @given(histories_strategy, st.integers(1, 9))

@@ -76,7 +76,11 @@ def test_what_is_no_parquet_file_is_refused(tmp_path):
         read_rank_table(tmp_path)
     with pytest.raises(InputError, match="no file"):
         read_rank_table(tmp_path / "nothing")
-    for content, message in ((b"", "is empty"), (b"user,item", "no Parquet"), (b"PAR1 cut short", "cannot be read")):
+    for content, message in (
+        (b"", "is empty"),
+        (b"user,item", "not a Parquet file"),
+        (b"PAR1 cut short", "cannot be read"),
+    ):
         (tmp_path / "ranks.parquet").write_bytes(content)
         with pytest.raises(InputError, match=message):
             read_rank_table(tmp_path)

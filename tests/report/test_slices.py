@@ -8,9 +8,9 @@ import pytest
 from seqrec.report.rank_tables import RankTableFile
 from seqrec.report.slices import (
     Slicing,
-    chosen_slicings,
     joined_slicings,
     quantile_slices,
+    select_slicings,
     slice_figures,
     standard_slicings,
     value_slices,
@@ -144,10 +144,10 @@ def test_slicings_are_chosen_by_column():
     a, b = (value_slices(["x", "y"], name=name, column=name) for name in ("aa", "bb"))
     titles = value_slices([str(n) for n in range(200)], name="title", column="title")
     # Nearly all of the titles are "other", which is shown on request only.
-    assert chosen_slicings([a, b, titles], []) == [a, b]
-    assert chosen_slicings([a, b, titles], ["title"]) == [titles]
+    assert select_slicings([a, b, titles], []) == [a, b]
+    assert select_slicings([a, b, titles], ["title"]) == [titles]
     with pytest.raises(InputError, match=r"cannot slice by 'ab'; did you mean .* there are aa, bb"):
-        chosen_slicings([a, b], ["ab"])
+        select_slicings([a, b], ["ab"])
 
 
 # Figures

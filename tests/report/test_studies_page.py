@@ -4,7 +4,7 @@ import pytest
 from study_runs import runs_of_a_study
 
 from seqrec.files import write_json
-from seqrec.report.studies_page import MARK, condensed_study, studies_page
+from seqrec.report.studies_page import MARK, condense_study, studies_page
 from seqrec.report.study_figures import study_figures
 from seqrec.types import InputError
 
@@ -28,14 +28,14 @@ def a_study(directory, state="done"):
 
 def test_a_kept_study_does_not_say_where_files_lay(tmp_path):
     a_study(tmp_path)
-    kept = condensed_study(tmp_path)
+    kept = condense_study(tmp_path)
     assert str(tmp_path) not in str(kept)
     assert kept["arms"]["ids"] == "--data-path plays.csv --d-model 8"
 
 
 def test_the_page_shows_the_verdicts_and_the_command(tmp_path):
     found = a_study(tmp_path)
-    text = studies_page(EMPTY, {"toy-genres": condensed_study(tmp_path)}, {}, defaults={})
+    text = studies_page(EMPTY, {"toy-genres": condense_study(tmp_path)}, {}, defaults={})
     assert text.startswith("before\n")
     assert text.endswith("after\n")
     rows = {line.split(" | ")[0].strip("| *"): line for line in text.splitlines() if line.startswith("|")}
@@ -48,12 +48,12 @@ def test_the_page_shows_the_verdicts_and_the_command(tmp_path):
     assert rows["genres"].endswith(f"| 1,100 | 0.0 MB | 2.00 x | {minutes['genres']} |")
     assert '--base "ids=--data-path plays.csv --d-model 8"' in text
     assert '--variations "genres=--item-features attributes"' in text
-    assert studies_page(text, {"toy-genres": condensed_study(tmp_path)}, {}, defaults={}) == text
+    assert studies_page(text, {"toy-genres": condense_study(tmp_path)}, {}, defaults={}) == text
 
 
 def test_the_page_has_the_users_that_are_hardest_to_serve(tmp_path):
     found = a_study(tmp_path)
-    text = studies_page(EMPTY, {"toy-genres": condensed_study(tmp_path)}, {}, defaults={})
+    text = studies_page(EMPTY, {"toy-genres": condense_study(tmp_path)}, {}, defaults={})
     hard = [each["slices"][0] for each in found["slices"] if each["column"] in ("target_events", "history_length")]
     assert hard
     for first in hard:
@@ -63,4 +63,4 @@ def test_the_page_has_the_users_that_are_hardest_to_serve(tmp_path):
 def test_an_unfinished_study_is_not_kept(tmp_path):
     a_study(tmp_path, state="left")
     with pytest.raises(InputError, match="genres, seed 2 is not done; let the study finish first"):
-        condensed_study(tmp_path)
+        condense_study(tmp_path)

@@ -72,7 +72,7 @@ def test_a_variation_without_runs_is_named_and_does_not_hide_the_others():
     found = study_figures(NAMES, (0, 1, 2), runs)
     assert list(found["variations"]) == ["genres"]
     assert found["seeds"] == [0, 1, 2]
-    assert found["notes"][0] == "Not judged, for want of finished runs: shuffled."
+    assert found["notes"][0] == "Not compared, because runs are missing: shuffled."
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ def pairs(tmp_path):
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["train.py"])
-    return runs.open_run(tmp_path / "run", {}, experiment="toy", resume=False)
+    return runs.prepare_run_directory(tmp_path / "run", {}, experiment="toy", resume=False)
 
 
 def test_a_resumed_run_reads_its_own_store_and_not_the_file_again(pairs, run):

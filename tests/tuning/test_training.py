@@ -76,5 +76,5 @@ def test_a_trial_has_no_test(task):
 
 def test_data_without_validation_targets_cannot_tell_trials_apart(task):
     empty = {name: getattr(task.valid, name)[:0] for name in ("users", "target_positions", "row_groups")}
-    with pytest.raises(InputError, match="no user has a validation target; trials could not be told apart"):
+    with pytest.raises(InputError, match="no user has a validation target; trials cannot be compared"):
         without_test(task._replace(valid=task.valid._replace(**empty)))

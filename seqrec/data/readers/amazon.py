@@ -5,7 +5,6 @@ import json
 import logging
 import re
 from pathlib import Path
-from typing import Any
 
 from seqrec.data.event_tables import (
     NO_ITEMS,
@@ -21,6 +20,7 @@ from seqrec.data.paths import check_file, data_files
 from seqrec.data.tables.delimited import TextFile, fields_of, first_line_of, shown_names
 from seqrec.data.tables.json_lines import json_keys, json_lines
 from seqrec.data.tables.user_table import json_table
+from seqrec.files import JsonObject
 from seqrec.types import InputError
 
 ASIN = re.compile("B[0-9A-Z]{9}|[0-9]{9}[0-9X]")
@@ -70,13 +70,13 @@ def read_amazon(path: Path, request: Request) -> Source:
 
 
 def _layout(path: Path, names: list[str]) -> Columns:
-    found = next((columns for columns in LAYOUTS if {*columns} <= set(names)), None)
-    if found is None:
+    layout = next((columns for columns in LAYOUTS if {*columns} <= set(names)), None)
+    if layout is None:
         raise InputError(
             f"{path} has {shown_names(names)}; reviews have {' or '.join(', '.join(c) for c in LAYOUTS)}; "
             "name such a file, or read yours as events"
         )
-    return found
+    return layout
 
 
 def _users_stand_first(path: Path) -> bool:
@@ -99,7 +99,7 @@ def _products(path: Path, key: str) -> Items:
     categories: dict[str, list[str]] = {}
     for number, line in json_lines(path_of_meta):
         try:
-            product: dict[str, Any] = json.loads(line)
+            product: JsonObject = json.loads(line)
             item = str(product[key])
             titles[item] = str(product.get("title") or "")
             categories[item] = [str(name) for name in product.get("categories") or product.get("category") or []]

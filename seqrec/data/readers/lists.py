@@ -55,8 +55,10 @@ def _items_beside(path: Path) -> Items:
         header = []
     key = next((name for name in ("sas_item", "item_id", "item") if name in header), None)
     if key is None or "title" not in header:
-        shown = shown_names(header)
-        logger.warning("%s is not used: it has columns %s, titles need sas_item or item_id and title", path, shown)
+        header_names = shown_names(header)
+        logger.warning(
+            "%s is not used: it has columns %s, titles need sas_item or item_id and title", path, header_names
+        )
         return NO_ITEMS
     titles, genres = {}, {}
     for place, (item, title, names) in text.records((key, "title", "genres" if "genres" in header else "title")):
@@ -119,8 +121,8 @@ def read_sessions(path: Path, request: Request) -> Source:
     files = [path]
     if path.is_dir():
         names = [f"{part}_sessions.txt" for part in PARTS]
-        found = [first_file(path, (name,)) for name in names]
-        files = [file for file in found if file is not None]
+        candidates = [first_file(path, (name,)) for name in names]
+        files = [file for file in candidates if file is not None]
         if len(files) != len(names):
             raise InputError(f"{path} does not hold {' and '.join(names)}; name a file of sessions")
     lengths, items, parts = [], [], []

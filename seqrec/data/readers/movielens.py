@@ -31,12 +31,12 @@ def read_movielens(path: Path, request: Request) -> Source:
     Titles and genres come from u.item and u.genre, or movies.*, beside it.
     """
     if path.is_dir():
-        found = first_file(path, RATINGS)
-        if found is None:
+        ratings = first_file(path, RATINGS)
+        if ratings is None:
             raise InputError(
                 f"{path} holds none of {', '.join(RATINGS)}, with or without .gz; name the directory that does"
             )
-        path = found
+        path = ratings
     check_file(path)
     line = first_line_of(path)
     columns = Columns("userId", "movieId", "timestamp")

@@ -21,10 +21,10 @@ def read_lastfm_1k(path: Path, request: Request) -> Source:
     user_id, timestamp, artist_id, artist, track_id, track.
     """
     if path.is_dir():
-        found = first_file(path, (LASTFM_FILE,))
-        if found is None:
+        plays = first_file(path, (LASTFM_FILE,))
+        if plays is None:
             raise InputError(f"{path} does not hold {LASTFM_FILE}; name the directory that does")
-        path = found
+        path = plays
     columns, names = Columns("user_id", "track_id", "timestamp"), {"artist": "artist", "track": "track"}
     rows = load_text_events(
         [path], request, LASTFM_COLUMNS, columns, delimiter="\t", quote="", header=False, further=names
@@ -60,24 +60,24 @@ def read_yambda(path: Path, request: Request) -> Source:
     names = table.columns
     plural = {name: f"{name}s" for name in ("item_id", "timestamp") if name not in names and f"{name}s" in names}
     columns = Columns("uid", plural.get("item_id", "item_id"), plural.get("timestamp", "timestamp"))
-    return typed_source("yambda", _unnested(load_events(table, request, columns)), request, time_unit="s")
+    return typed_source("yambda", _unnest(load_events(table, request, columns)), request, time_unit="s")
 
 
-def _unnested(rows: RawRows) -> RawRows:
+def _unnest(rows: RawRows) -> RawRows:
     """An event a row, where each row has been a user with lists."""
     connection, view = rows.connection, rows.view
-    described = connection.execute(f"DESCRIBE {view}").fetchall()
-    lists = [name for name, kind, *_ in described if kind.endswith("[]")]
+    column_types = connection.execute(f"DESCRIBE {view}").fetchall()
+    lists = [name for name, kind, *_ in column_types if kind.endswith("[]")]
     if "item_id" not in lists:
         return rows
     lengths = " AND ".join(f"len({name}) IS NOT DISTINCT FROM len(item_id)" for name in lists)
     [(bad,)] = connection.execute(f"SELECT min(event_index) FROM {view} WHERE NOT ({lengths})").fetchall()
     if bad is not None:
         raise InputError(f"{rows.place(bad)}: its lists {', '.join(lists)} are of different lengths; correct the row")
-    chosen = ", ".join(f"unnest({name}) AS {name}" if name in lists else name for name, *_ in described[1:])
-    connection.execute(f"CREATE TABLE {view}_table AS SELECT event_index AS user_row, {chosen} FROM {view}")
+    expressions = ", ".join(f"unnest({name}) AS {name}" if name in lists else name for name, *_ in column_types[1:])
+    connection.execute(f"CREATE TABLE {view}_table AS SELECT event_index AS user_row, {expressions} FROM {view}")
     connection.execute(f"DROP VIEW {view}")
-    names = ", ".join(quoted(name) for name, *_ in described[1:])
+    names = ", ".join(quoted(name) for name, *_ in column_types[1:])
     connection.execute(f"CREATE TEMP VIEW {view} AS SELECT rowid AS event_index, {names} FROM {view}_table")
 
     def place(row: int) -> str:

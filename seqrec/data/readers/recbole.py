@@ -75,8 +75,8 @@ def _names(path: Path) -> list[str]:
 def _items_beside(path: Path, item: str) -> Items:
     stem = path.name[: path.name.index(".inter")] if ".inter" in path.name else path.stem
     stem = stem.removesuffix(".train")
-    found = [path.with_name(f"{stem}.item{suffix}") for suffix in ("", ".gz", ".zst")]
-    path_of_items = next((file for file in found if file.is_file()), None)
+    candidates = [path.with_name(f"{stem}.item{suffix}") for suffix in ("", ".gz", ".zst")]
+    path_of_items = next((file for file in candidates if file.is_file()), None)
     if path_of_items is None:
         return NO_ITEMS
     check_file(path_of_items)

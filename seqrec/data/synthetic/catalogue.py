@@ -48,10 +48,10 @@ def catalogue(config: ListeningConfig) -> Catalogue:
     """
     item, artists = np.arange(config.n_items), np.arange(config.n_artists)
     # Squared, a uniform number leans to 0: the first of 100 artists has 10 times as many tracks as the mean one.
-    drawn = config.n_artists * uniforms(config.seed, Stream.ITEM_ARTIST, item) ** 2
-    artist = np.where(item < config.n_artists, item, drawn.astype(np.int64))
-    drawn = config.n_genres * uniforms(config.seed, Stream.ARTIST_GENRE, artists)
-    genre = np.where(artists < config.n_genres, artists, drawn.astype(np.int64))[artist]
+    numbers = config.n_artists * uniforms(config.seed, Stream.ITEM_ARTIST, item) ** 2
+    artist = np.where(item < config.n_artists, item, numbers.astype(np.int64))
+    numbers = config.n_genres * uniforms(config.seed, Stream.ARTIST_GENRE, artists)
+    genre = np.where(artists < config.n_genres, artists, numbers.astype(np.int64))[artist]
     rank = np.empty(config.n_items, np.int64)
     rank[np.argsort(uniforms(config.seed, Stream.ITEM_RANK, item), kind="stable")] = item + 1
     weight = rank**-config.zipf_exponent
@@ -82,11 +82,11 @@ def catalogue(config: ListeningConfig) -> Catalogue:
     )
 
 
-def popularity(config: ListeningConfig, day: int) -> Float[np.ndarray, " n_items"]:
+def daily_popularity(config: ListeningConfig, day: int) -> Float[np.ndarray, " n_items"]:
     """Weight of each track on a day: 0 before its release, raised while it is new; not divided by the sum.
 
     >>> world = ListeningConfig(n_items=3, n_artists=1, n_genres=1, release_share=0.0, zipf_exponent=1.0)
-    >>> (6 * np.sort(popularity(world, 100))).tolist()
+    >>> (6 * np.sort(daily_popularity(world, 100))).tolist()
     [2.0, 3.0, 6.0]
     """
     tracks = catalogue(config)

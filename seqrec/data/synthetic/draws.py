@@ -45,9 +45,9 @@ def uniforms(seed: int, stream: Stream, *counters: int | Int[np.ndarray, "..."])
     """
     # splitmix64 (Steele, Lea and Flood, 2014), one round for each counter; it wraps round on purpose.
     with np.errstate(over="ignore"):
-        state = _mixed(np.uint64(seed), np.uint64(int(stream)))
+        state = _mix(np.uint64(seed), np.uint64(int(stream)))
         for counter in counters:
-            state = _mixed(state, np.asarray(counter).astype(np.uint64))
+            state = _mix(state, np.asarray(counter).astype(np.uint64))
     # 52 bits and a half, so that neither 0 nor 1 comes out of the rounding.
     return np.asarray(((state >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52)
 
@@ -65,7 +65,7 @@ def geometric(u: Float[np.ndarray, " n"], mean: float) -> Int[np.ndarray, " n"]:
     return 1 + np.floor(np.log(u) / np.log1p(-1.0 / mean)).astype(np.int64)
 
 
-def _mixed(state: Shaped[np.ndarray, "..."] | np.uint64, counter: Shaped[np.ndarray, "..."] | np.uint64) -> np.ndarray:
+def _mix(state: Shaped[np.ndarray, "..."] | np.uint64, counter: Shaped[np.ndarray, "..."] | np.uint64) -> np.ndarray:
     word = (state ^ counter * _GOLDEN) + _GOLDEN
     word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -37,7 +37,7 @@ def taste(
     moving += fraction * _drawn_taste(config, Stream.MOVING_TASTE, user_ids, knot + 1)
     home = _drawn_taste(config, Stream.HOME_TASTE, user_ids, np.zeros_like(knot))
     liked = (1 - config.drift_share) * home + config.drift_share * moving
-    return _normalised(liked * _hour_weights(config)[since_start // HOUR_US % 24])
+    return _normalise(liked * _hour_weights(config)[since_start // HOUR_US % 24])
 
 
 def skip_probability(
@@ -85,10 +85,10 @@ def _drawn_taste(
     genres = np.arange(1, config.n_genres + 1)
     u = uniforms(config.seed, stream, user_ids[:, None], knot[:, None], genres)
     # Weight E ** -sharpness of an exponential E: heavy-tailed, so that a few genres hold most of a taste.
-    return _normalised(genres**-0.5 * (-np.log(u)) ** -config.taste_sharpness)
+    return _normalise(genres**-0.5 * (-np.log(u)) ** -config.taste_sharpness)
 
 
-def _normalised(weights: Shaped[np.ndarray, "n n_genres"]) -> Float[np.ndarray, "n n_genres"]:
+def _normalise(weights: Shaped[np.ndarray, "n n_genres"]) -> Float[np.ndarray, "n n_genres"]:
     # A running sum adds in one order, whatever the number of rows; so a listener's numbers do not depend on the block.
     return weights / np.cumsum(weights, axis=1)[:, -1:]
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int, Int64
 
-from seqrec.data.synthetic.catalogue import catalogue, popularity
+from seqrec.data.synthetic.catalogue import catalogue, daily_popularity
 from seqrec.data.synthetic.config import ListeningConfig
 from seqrec.data.synthetic.listeners import DAY_US, check_ids, taste
 from seqrec.data.synthetic.simulation import simulate_events
@@ -107,11 +107,11 @@ def best_possible_ndcg(
     config: ListeningConfig, *, k: int = 10, users: range | Int[np.ndarray, " n_users"] | None = None
 ) -> BestPossible:
     """Mean NDCG@k of ranking by the truth on the last plays of listeners; see `held_out_plays` for what it costs."""
-    found = held_out_plays(config, k=k, users=users)
-    if found.rank.size == 0:
+    held_out = held_out_plays(config, k=k, users=users)
+    if held_out.rank.size == 0:
         raise InputError(f"no listener has {MIN_EVENTS} plays; name more users or more sessions_per_user")
-    ndcg = np.where(found.rank <= k, 1 / np.log2(found.rank + 1), 0.0)
-    return BestPossible(float(ndcg.mean()), float(found.expected_ndcg.mean()), found.rank.size)
+    ndcg = np.where(held_out.rank <= k, 1 / np.log2(held_out.rank + 1), 0.0)
+    return BestPossible(float(ndcg.mean()), float(held_out.expected_ndcg.mean()), held_out.rank.size)
 
 
 class _Charts(NamedTuple):
@@ -123,7 +123,7 @@ class _Charts(NamedTuple):
 
     @classmethod
     def of(cls, config: ListeningConfig, day: int) -> "_Charts":
-        weight, genre = popularity(config, day), catalogue(config).genre
+        weight, genre = daily_popularity(config, day), catalogue(config).genre
         return cls(weight / weight.sum(), weight / np.bincount(genre, weight)[genre])
 
 

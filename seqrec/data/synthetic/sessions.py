@@ -11,9 +11,9 @@ from seqrec.data.synthetic.config import DAY_SECONDS, MAX_TRACK_SECONDS, PAUSE_S
 from seqrec.data.synthetic.draws import Stream, geometric, uniforms
 
 _HOUR_WEIGHTS = np.array([2, 1, 1, 1, 1, 2, 4, 7, 8, 6, 5, 5, 6, 6, 5, 5, 6, 8, 9, 9, 8, 7, 5, 3], np.float64)
-"""Of starts of sessions, from midnight on: people listen on the way to work and in the evening."""
+"""Weights of the hours at which sessions start: people listen on the way to work and in the evening."""
 _WEEKDAY_WEIGHTS = np.array([1, 1, 1, 1, 1.3, 1.2, 0.9])
-"""From Monday on."""
+"""Weights of the days of the week, from Monday."""
 _MONDAY = 4
 """1970-01-05."""
 

@@ -147,8 +147,8 @@ def _choose_items(
     parent[back] -= _lags(u_lag, n_earlier[back], config.repeat_memory_plays) - 1
     waiting = np.flatnonzero(source < _CHART)
     while waiting.size:
-        known = items[parent[waiting]] > 0
-        ready, waiting = waiting[known], waiting[~known]
+        is_known = items[parent[waiting]] > 0
+        ready, waiting = waiting[is_known], waiting[~is_known]
         old = items[parent[ready]]
         is_return = source[ready] == _RETURN
         items[ready[is_return]] = old[is_return]

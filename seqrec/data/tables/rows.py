@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import duckdb
 import numpy as np
@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from seqrec.config import check_at_least, check_fields
 from seqrec.data.paths import first_line
+from seqrec.files import JsonObject
 from seqrec.types import InputError
 
 BadRows = Literal["refuse", "drop"]
@@ -113,7 +114,7 @@ def connect(limits: Limits = NO_LIMITS) -> duckdb.DuckDBPyConnection:
     return connection
 
 
-def settings_of(limits: Limits) -> dict[str, Any]:
+def settings_of(limits: Limits) -> JsonObject:
     """DuckDB's names for what is limited, and their values."""
     # What exceeds its memory limit is spilt, by default into the current directory. DuckDB removes the files.
     parent = Path(tempfile.gettempdir()) if limits.spill_directory is None else limits.spill_directory.absolute()

@@ -1,10 +1,10 @@
 """A table that the user gives, in any form: opening it reads its columns' names, loading it reads its rows."""
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import narwhals as nw
 import pyarrow as pa
@@ -18,12 +18,20 @@ from seqrec.data.tables.rows import NO_LIMITS, Destination, Limits, RawRows, loa
 from seqrec.types import InputError
 
 
+@runtime_checkable
+class TableLoader(Protocol):
+    """Reads the rows of one table."""
+
+    def __call__(self, *, take: Mapping[str, str], to: Destination, **options: Any) -> RawRows:
+        """`take` has our name -> the table's column; `options` is `as_json`, of JSON lines."""
+
+
 class UserTable(NamedTuple):
     """A table whose columns are known and whose rows are not read yet."""
 
     name: Path | str
     columns: tuple[str, ...]
-    loader: Callable[..., RawRows]
+    loader: TableLoader
     kind: Literal["text", "json", "parquet", "database", "frame"] = "text"
 
     def find(self, names: Sequence[str]) -> str | None:
@@ -76,7 +84,7 @@ def open_table(
     path = Path(source)
     if table is not None or query is not None:
         columns = database_columns(path, table=table, query=query, limits=limits)
-        loader: Callable[..., RawRows] = partial(load_database, path, table_name=table, query=query, limits=limits)
+        loader: TableLoader = partial(load_database, path, table_name=table, query=query, limits=limits)
         return UserTable(path, tuple(columns), loader, "database")
     files = data_files(path)
     head = check_file(files[0])
@@ -119,7 +127,7 @@ def _frame_table(frame: Any, name: str) -> UserTable:
         raise InputError(f"{name} is {type(frame).__name__}; give a table of pandas, Polars or Arrow") from error
     columns = tuple(str(column) for column in given.collect_schema().names())
 
-    def load(*, take: Mapping[str, str], to: Destination) -> RawRows:
+    def load(*, take: Mapping[str, str], to: Destination, **options: Any) -> RawRows:
         chosen = given.select(*dict.fromkeys(take.values()))
         try:
             table = chosen.collect("pyarrow").to_native() if isinstance(chosen, nw.LazyFrame) else chosen.to_arrow()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from seqrec.data.batches import EventFields, Share, Windows, make_queries, training_batches
-from seqrec.data.behaviour import BehaviourConfig, event_features, features_at
+from seqrec.data.event_features import EventFeatureConfig, event_features, features_at
 from seqrec.data.splits import leave_last_out
 from seqrec.data.store import sequence_store
 from seqrec.types import InputError
@@ -31,7 +31,7 @@ def a_store(*, times=True):
 def values(name, **options):
     """What each event of the store has."""
     store, split = a_store()
-    features = event_features(BehaviourConfig(event_features=(name,), **options), store, split)
+    features = event_features(EventFeatureConfig(event_features=(name,), **options), store, split)
     [(found, read)] = features_at(features, store, np.arange(store.n_events)).items()
     assert found == f"event {name.partition(':')[0]}"
     assert read.dtype == (np.int32 if features[0].form == "categories" else np.float32)
@@ -56,7 +56,7 @@ def test_hours_and_weekdays_are_of_utc_and_count_from_midnight_and_monday():
     assert values("weekday")[1].tolist() == [1] * 12
     store, split = a_store()
     later = store._replace(columns={"timestamp_us": store.columns["timestamp_us"] + 13 * HOUR})
-    features = event_features(BehaviourConfig(event_features=("hour", "weekday")), later, split)
+    features = event_features(EventFeatureConfig(event_features=("hour", "weekday")), later, split)
     found = features_at(features, later, np.array([0]))
     assert [found["event hour"].item(), found["event weekday"].item()] == [2, 2]
 
@@ -93,7 +93,7 @@ def test_shuffled_features_are_as_frequent_and_tell_nothing_new_twice():
     np.testing.assert_array_equal(shuffled, values("share", shuffled_event_features=("share",))[1])
 
 
-FEATURES = BehaviourConfig(event_features=("device", "share", "gap", "session"))
+FEATURES = EventFeatureConfig(event_features=("device", "share", "gap", "session"))
 
 
 @pytest.mark.parametrize("windows", [Windows(), Windows(whole=True), Windows(whole=True, random=True)])
@@ -147,7 +147,7 @@ def test_without_features_a_batch_is_as_it_was():
     store, split = a_store()
     batch = training_batches(store, split, max_length=3, batch_size=2, seed=0).batch(0)
     assert batch.event_features is None
-    assert event_features(BehaviourConfig(), store, split) == ()
+    assert event_features(EventFeatureConfig(), store, split) == ()
 
 
 @pytest.mark.parametrize(
@@ -157,37 +157,39 @@ def test_without_features_a_batch_is_as_it_was():
             "devise",
             "'devise' is neither a column of the store's events (device, liked, share, timestamp_us) nor one of",
         ),
-        ("share:vector", "'vector' is none of categories, number, buckets, waves; write share:number"),
-        ("hour:number", "hour:number is made of times and has categories alone; write hour"),
+        ("share:vector", "'vector' is not one of categories, number, buckets, waves; write share:number"),
+        ("hour:number", "hour:number is computed from times and has only categories; write hour"),
     ],
 )
 def test_a_feature_that_cannot_be_read_is_refused(name, complaint):
     with pytest.raises(InputError) as refusal:
-        event_features(BehaviourConfig(event_features=(name,)), *a_store())
+        event_features(EventFeatureConfig(event_features=(name,)), *a_store())
     assert complaint in str(refusal.value)
 
 
 def test_a_feature_without_its_data_is_refused():
     for name in ("gap", "hour:categories"):
-        with pytest.raises(InputError, match="made of times, but the store has no timestamp_us; prepare it with times"):
-            event_features(BehaviourConfig(event_features=(name,)), *a_store(times=False))
+        with pytest.raises(
+            InputError, match="computed from times, but the store has no timestamp_us; prepare it with times"
+        ):
+            event_features(EventFeatureConfig(event_features=(name,)), *a_store(times=False))
     store, split = a_store()
     store = store._replace(columns={"share": np.full(12, np.nan), "loud": np.where(LIKED, np.inf, 0.0)})
     for name in ("share", "share:buckets"):
-        with pytest.raises(InputError, match="no event that is trained on has a share; leave the event feature out"):
-            event_features(BehaviourConfig(event_features=(name,)), store, split)
+        with pytest.raises(InputError, match="no training event has a share; leave the event feature out"):
+            event_features(EventFeatureConfig(event_features=(name,)), store, split)
     with pytest.raises(InputError, match="event loud holds a number that is infinite"):
-        event_features(BehaviourConfig(event_features=("loud",)), store, split)
+        event_features(EventFeatureConfig(event_features=("loud",)), store, split)
 
 
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"event_features": ("gap", "gap:waves")}, "event_features names one twice: gap gap:waves"),
-        ({"shuffled_event_features": ("gap",)}, "shuffled_event_features names gap, which is none of event_features"),
+        ({"event_features": ("gap", "gap:waves")}, "event_features has a name twice: gap gap:waves"),
+        ({"shuffled_event_features": ("gap",)}, "shuffled_event_features names gap, which is not in event_features"),
         ({"session_gap_minutes": 0.0}, "session_gap_minutes=0.0 is not above 0"),
     ],
 )
 def test_a_config_that_names_nothing_to_read_is_refused(options, complaint):
     with pytest.raises(ValueError, match=complaint):
-        BehaviourConfig(**options)
+        EventFeatureConfig(**options)

@@ -1,4 +1,4 @@
-"""What is known of events beside their items, and of users, as codes and numbers for each position of a batch."""
+"""Features of events and users, as codes and numbers for each position of a batch."""
 
 import functools
 import hashlib
@@ -30,11 +30,14 @@ OF_TIMES = ("gap", "hour", "weekday", "session")
 HOUR, DAY = 3_600_000_000, 86_400_000_000
 """In microseconds."""
 
+Numbers = Callable[[SequenceStore, Places], np.ndarray]
+"""`numbers(store, places)`: float64, NaN for unknown."""
+
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class BehaviourConfig:
+class EventFeatureConfig:
     """Features of events and users that the model reads in addition to item ids."""
 
     event_features: tuple[str, ...] = ()
@@ -63,7 +66,7 @@ class BehaviourConfig:
         check_names(self.event_features, self.shuffled_event_features, "event_features")
         check_names(self.user_features, self.shuffled_user_features, "user_features")
         if self.user_feature_files and not self.user_features:
-            raise ValueError("user_feature_files, but no user_features; name the columns that are to be read")
+            raise ValueError("user_feature_files, but no user_features; name the columns to read")
 
     @property
     def is_read(self) -> bool:
@@ -75,42 +78,41 @@ class BehaviourConfig:
 
     @property
     def columns(self) -> dict[str, str]:
-        """The columns of events that are read, and their kinds, "" where none is named."""
+        """The event columns that are read, with the kind that each name gives, or ""."""
         parts = (name.partition(":") for name in self.event_features)
         return {name: kind for name, _, kind in parts if name not in OF_TIMES}
 
 
-def check_names(asked: Sequence[str], shuffled: Sequence[str], field: str) -> None:
-    """Refuses a name that is asked for twice, and one that is shuffled and not asked for."""
-    names = [name.partition(":")[0] for name in asked]
+def check_names(requested: Sequence[str], shuffled: Sequence[str], field: str) -> None:
+    """Refuses a name that is requested twice, and one that is shuffled but not requested."""
+    names = [name.partition(":")[0] for name in requested]
     if len(set(names)) < len(names):
-        raise ValueError(f"{field} names one twice: {' '.join(asked)}; name each once")
+        raise ValueError(f"{field} has a name twice: {' '.join(requested)}; give each once")
     if unknown := sorted(set(shuffled) - set(names)):
         raise ValueError(
-            f"shuffled_{field} names {unknown[0]}, which is none of {field} ({' '.join(names) or 'none is named'}); "
-            "name it there too"
+            f"shuffled_{field} names {unknown[0]}, which is not in {field} ({' '.join(names) or 'empty'}); add it there"
         )
 
 
 def position_features(
-    config: BehaviourConfig, store: SequenceStore, split: Split, *, seed: int = 0
+    config: EventFeatureConfig, store: SequenceStore, split: Split, *, seed: int = 0
 ) -> tuple[PositionFeature, ...]:
-    """What the config names of events, and of users; `seed` deals those that are to be shuffled."""
+    """The features of events and users that the config names; `seed` shuffles the placebos."""
     return (*event_features(config, store, split, seed=seed), *user_features(config, store, split, seed=seed))
 
 
 def user_features(
-    config: BehaviourConfig, store: SequenceStore, split: Split, *, seed: int = 0
+    config: EventFeatureConfig, store: SequenceStore, split: Split, *, seed: int = 0
 ) -> tuple[PositionFeature, ...]:
     """The features of users that the config names, the same at all of a user's events; see `read_user_features`.
 
-    Of a user without a row, as of one that is in another store, nothing is known.
+    For a user without a row, or of another store, the features are unknown.
     """
-    trained = np.append(False, split.train_stop > store.offsets[:-1])
+    is_train_user = np.append(False, split.train_stop > store.offsets[:-1])
     features = []
-    for feature in read_user_features(config.user_features, store, config.user_feature_files, trained=trained):
+    for feature in read_user_features(config.user_features, store, config.user_feature_files, trained=is_train_user):
         if feature.name in config.shuffled_user_features:
-            feature = shuffled_feature(feature, trained=trained, seed=seed)
+            feature = shuffled_feature(feature, trained=is_train_user, seed=seed)
         values, size = feature.values, len(feature.categories)
         if not size:
             values, size = np.where(feature.known[:, None], values, np.float32(np.nan)), values.shape[1]
@@ -121,7 +123,7 @@ def user_features(
 
 
 def features_hash(features: Sequence[PositionFeature], store: SequenceStore) -> str:
-    """sha256 of what the features hold of each user's first event: other files of users have another."""
+    """sha256 of the features of each user's first event, which differs if the user files differ."""
     digest = hashlib.sha256()
     first = np.asarray(store.offsets[:-1])[np.diff(store.offsets) > 0]
     for name, values in features_at(features, store, first).items():
@@ -131,60 +133,62 @@ def features_hash(features: Sequence[PositionFeature], store: SequenceStore) -> 
 
 
 def event_features(
-    config: BehaviourConfig, store: SequenceStore, split: Split, *, seed: int = 0
+    config: EventFeatureConfig, store: SequenceStore, split: Split, *, seed: int = 0
 ) -> tuple[PositionFeature, ...]:
-    """The features that the config names, each a column of the store's events or made of their times.
+    """The event features that the config names: columns of the store's events, or computed from times.
 
-    What a column is says its type: whole numbers of 32 bits, as texts are kept, and truths are categories, all others
-    numbers. A name may say otherwise. A feature is of one event, and of no other but that which came before it, so
-    that it does not change with the batch or the window. Scales, deciles and categories are those of the events that
-    are trained on: a category that none of them has is not known, as are a number that is NaN, a code below 0, and the
-    gap before a user's first event.
+    The type of a column gives its kind: 32-bit integers, in which text is stored, and booleans are categories, all
+    other columns are numbers. The name may give another kind. A feature depends on one event and the event before it
+    only, so it does not change with the batch or the window. Scales, deciles and categories are computed from the
+    training events: a category that none of them has is unknown, as are NaN, a code below 0, and the gap before a
+    user's first event.
 
     Raises:
-      InputError: the store has no such column, or no times; a kind does not fit; or nothing is known of any event.
+      InputError: the store has no such column, or no times; a kind does not fit; or no event has a value.
     """
     if not config.event_features:
         return ()
-    trained = ranges(store.offsets[:-1], split.train_stop - store.offsets[:-1])
+    train_positions = ranges(store.offsets[:-1], split.train_stop - store.offsets[:-1])
     features = []
-    for asked in config.event_features:
-        name, _, kind = asked.partition(":")
+    for flag in config.event_features:
+        name, _, kind = flag.partition(":")
         if kind and kind not in EVENT_KINDS:
             raise InputError(
-                f"event feature {asked!r}: {kind!r} is none of {', '.join(EVENT_KINDS)}; write {name}:number"
+                f"event feature {flag!r}: {kind!r} is not one of {', '.join(EVENT_KINDS)}; write {name}:number"
             )
-        feature = _of_times(name, kind, config, store, trained) if name in OF_TIMES else None
-        feature = feature or _of_column(name, kind, store, trained)
+        feature = _of_times(name, kind, config, store, train_positions) if name in OF_TIMES else None
+        feature = feature or _of_column(name, kind, store, train_positions)
         if name in config.shuffled_event_features:
-            feature = feature._replace(read=functools.partial(_dealt, feature.read, _order(store, seed)))
+            feature = feature._replace(read=functools.partial(_read_shuffled, feature.read, _order(store, seed)))
         what = f"{feature.size:,} categories" if feature.form == "categories" else feature.form
         logger.info("event       %s: %s%s", name, what, ", shuffled" * (name in config.shuffled_event_features))
         features.append(feature)
     return tuple(features)
 
 
-def _of_times(name: str, kind: str, config: BehaviourConfig, store: SequenceStore, trained: Places) -> PositionFeature:
+def _of_times(
+    name: str, kind: str, config: EventFeatureConfig, store: SequenceStore, train_positions: Places
+) -> PositionFeature:
     if "timestamp_us" not in store.columns:
         raise InputError(
-            f"event feature {name!r} is made of times, but the store has no timestamp_us; prepare it with times"
+            f"event feature {name!r} is computed from times, but the store has no timestamp_us; prepare it with times"
         )
     if name == "gap" and kind in ("", "buckets"):
         return PositionFeature("event gap", "categories", N_GAP_BUCKETS, gap_buckets)
     if name == "gap" and kind in ("number", "waves"):
-        return _scaled("event gap", kind, _log_gaps, store, trained)
+        return _scaled_feature("event gap", kind, _log_gaps, store, train_positions)
     if kind not in ("", "categories"):
-        raise InputError(f"event feature {name}:{kind} is made of times and has categories alone; write {name}")
-    found: dict[str, tuple[int, Read]] = {
+        raise InputError(f"event feature {name}:{kind} is computed from times and has only categories; write {name}")
+    readers: dict[str, tuple[int, Read]] = {
         "hour": (24, functools.partial(_clock, unit=HOUR, n=24, first=0)),
         # 1970 began on a Thursday: Monday is 1.
         "weekday": (7, functools.partial(_clock, unit=DAY, n=7, first=3)),
         "session": (2, functools.partial(_opens_session, gap_seconds=60 * config.session_gap_minutes)),
     }
-    return PositionFeature(f"event {name}", "categories", *found[name])
+    return PositionFeature(f"event {name}", "categories", *readers[name])
 
 
-def _of_column(name: str, kind: str, store: SequenceStore, trained: Places) -> PositionFeature:
+def _of_column(name: str, kind: str, store: SequenceStore, train_positions: Places) -> PositionFeature:
     if name not in store.columns:
         raise InputError(
             f"event feature {name!r} is neither a column of the store's events ({', '.join(store.columns) or 'none'}) "
@@ -194,37 +198,37 @@ def _of_column(name: str, kind: str, store: SequenceStore, trained: Places) -> P
     kind = kind or ("categories" if column.dtype in (np.dtype(bool), np.dtype(np.int32)) else "number")
     numbers = functools.partial(_numbers, column=name)
     if kind in ("number", "waves"):
-        return _scaled(f"event {name}", kind, numbers, store, trained)
-    learned = numbers(store, trained)
-    learned = learned[~np.isnan(learned)]
-    if not learned.size:
-        raise InputError(f"no event that is trained on has a {name}; leave the event feature out")
+        return _scaled_feature(f"event {name}", kind, numbers, store, train_positions)
+    train_values = numbers(store, train_positions)
+    train_values = train_values[~np.isnan(train_values)]
+    if not train_values.size:
+        raise InputError(f"no training event has a {name}; leave the event feature out")
     if kind == "buckets":
-        edges = deciles(learned)
+        edges = deciles(train_values)
         read = functools.partial(_buckets, numbers=numbers, edges=edges)
         return PositionFeature(f"event {name}", "categories", len(edges) + 1, read)
-    values = np.unique(learned)
-    if column.dtype == np.int32:  # codes of texts, of which -1 is none
+    values = np.unique(train_values)
+    if column.dtype == np.int32:  # codes of text, -1 for missing
         values = values[values >= 0]
     if len(values) > MAX_CATEGORIES:
         raise InputError(
-            f"event feature {name!r} has {len(values):,} categories, the most are {MAX_CATEGORIES:,}; "
+            f"event feature {name!r} has {len(values):,} categories, more than {MAX_CATEGORIES:,}; "
             f"write {name}:number or {name}:buckets"
         )
     read = functools.partial(_categories, numbers=numbers, values=values)
     return PositionFeature(f"event {name}", "categories", len(values), read)
 
 
-def _scaled(
-    name: str, kind: str, numbers: Callable[..., np.ndarray], store: SequenceStore, trained: Places
+def _scaled_feature(
+    name: str, kind: str, numbers: Numbers, store: SequenceStore, train_positions: Places
 ) -> PositionFeature:
-    learned = numbers(store, trained)
-    learned = learned[~np.isnan(learned)]
-    if not learned.size:
-        raise InputError(f"no event that is trained on has a {name.partition(' ')[2]}; leave the event feature out")
-    if np.isinf(learned).any():
+    train_values = numbers(store, train_positions)
+    train_values = train_values[~np.isnan(train_values)]
+    if not train_values.size:
+        raise InputError(f"no training event has a {name.partition(' ')[2]}; leave the event feature out")
+    if np.isinf(train_values).any():
         raise InputError(f"{name} holds a number that is infinite; correct it or leave it empty")
-    read = functools.partial(_standardised, numbers=numbers, centre=learned.mean(), scale=learned.std() or 1.0)
+    read = functools.partial(_standardise, numbers=numbers, centre=train_values.mean(), scale=train_values.std() or 1.0)
     return PositionFeature(name, "waves" if kind == "waves" else "numbers", 1, read)
 
 
@@ -232,12 +236,12 @@ def _order(store: SequenceStore, seed: int) -> Int[np.ndarray, " n_events"]:
     return np.random.default_rng(seed).permutation(store.n_events)
 
 
-def _dealt(read: Read, order: Int[np.ndarray, " n_events"], store: SequenceStore, places: Places) -> np.ndarray:
-    """What another event has, the same one each time."""
+def _read_shuffled(read: Read, order: Int[np.ndarray, " n_events"], store: SequenceStore, places: Places) -> np.ndarray:
+    """The values of other events: a fixed permutation."""
     return read(store, order[places])
 
 
-# What is read, place by place. Numbers are float64, NaN where they are not known.
+# Values at positions of the store. Numbers are float64, NaN for unknown.
 
 
 def _numbers(store: SequenceStore, places: Places, *, column: str) -> Float[np.ndarray, " n"]:
@@ -250,7 +254,7 @@ def _of_user(
     users = users_at(store, places)
     if store.user_keys is keys:
         return values[1 + users]
-    # Another store's users stand in other rows.
+    # Another store has its users in other rows.
     rows = pc.index_in(pa.array(store.user_keys[users]), value_set=pa.array(keys))
     return values[1 + pc.fill_null(rows, -1).to_numpy()]
 
@@ -260,7 +264,7 @@ def _log_gaps(store: SequenceStore, places: Places) -> Float[np.ndarray, " n"]:
 
 
 def _clock(store: SequenceStore, places: Places, *, unit: int, n: int, first: int) -> Int32[np.ndarray, "n 1"]:
-    """Which of the `n` hours of the day, or days of the week, each event fell in, UTC."""
+    """Hour of the day or day of the week of each event, UTC, from 1 to `n`."""
     return (1 + (store.columns["timestamp_us"][places] // unit + first) % n).astype(np.int32)[:, None]
 
 
@@ -269,22 +273,20 @@ def _opens_session(store: SequenceStore, places: Places, *, gap_seconds: float) 
     return np.where(seconds_since_previous(store, places) <= gap_seconds, 1, 2).astype(np.int32)[:, None]
 
 
-def _buckets(
-    store: SequenceStore, places: Places, *, numbers: Callable[..., np.ndarray], edges: np.ndarray
-) -> Int32[np.ndarray, "n 1"]:
-    found = numbers(store, places)
-    return np.where(np.isnan(found), 0, 1 + np.searchsorted(edges, found, side="right")).astype(np.int32)[:, None]
+def _buckets(store: SequenceStore, places: Places, *, numbers: Numbers, edges: np.ndarray) -> Int32[np.ndarray, "n 1"]:
+    values = numbers(store, places)
+    return np.where(np.isnan(values), 0, 1 + np.searchsorted(edges, values, side="right")).astype(np.int32)[:, None]
 
 
 def _categories(
-    store: SequenceStore, places: Places, *, numbers: Callable[..., np.ndarray], values: np.ndarray
+    store: SequenceStore, places: Places, *, numbers: Numbers, values: np.ndarray
 ) -> Int32[np.ndarray, "n 1"]:
-    found = numbers(store, places)
-    codes = np.minimum(np.searchsorted(values, found), len(values) - 1)
-    return np.where(values[codes] == found, 1 + codes, 0).astype(np.int32)[:, None]
+    column_values = numbers(store, places)
+    codes = np.minimum(np.searchsorted(values, column_values), len(values) - 1)
+    return np.where(values[codes] == column_values, 1 + codes, 0).astype(np.int32)[:, None]
 
 
-def _standardised(
-    store: SequenceStore, places: Places, *, numbers: Callable[..., np.ndarray], centre: float, scale: float
+def _standardise(
+    store: SequenceStore, places: Places, *, numbers: Numbers, centre: float, scale: float
 ) -> Float32[np.ndarray, "n 1"]:
     return ((numbers(store, places) - centre) / scale).astype(np.float32)[:, None]

@@ -1,4 +1,4 @@
-"""The search over trials whose curves are formulas: pruning, repetition, and processes that die or share a study."""
+"""The search over trials whose curves are formulas: pruning, repetition, and processes that die or share a search."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from seqrec.config import Choices, Range
-from seqrec.tuning.study import TuneConfig, open_study, rungs, tune
+from seqrec.tuning.search import TuneConfig, open_search, rungs, tune
 from seqrec.types import InputError
 
 pytest.importorskip("optuna", reason='optuna is an extra: pip install -e ".[tune]"')
@@ -38,7 +38,7 @@ def begin(several, *, on_epoch=lambda epoch, n_members: None):
 def search(directory, *, begin=begin, seed=0, patience=MAX_EPOCHS, configure=dict, **config):
     """Runs trials and returns (state, values, curve) of each."""
     said = []
-    with open_study(directory, SPACE, TuneConfig(**config), first=FIRST, seed=seed, max_epochs=MAX_EPOCHS) as study:
+    with open_search(directory, SPACE, TuneConfig(**config), first=FIRST, seed=seed, max_epochs=MAX_EPOCHS) as study:
         tune(study, configure, begin, max_epochs=MAX_EPOCHS, patience=patience, say=said.append)
         return trials_of(study)
 
@@ -77,7 +77,7 @@ def test_trials_are_drawn_inside_their_ranges_to_four_digits_and_the_weak_are_pr
     assert {len(curve) for curve in pruned} <= {1, 3, 9}
 
 
-def test_a_study_repeats_itself_for_a_seed_and_not_for_another(tmp_path):
+def test_a_search_repeats_itself_for_a_seed_and_not_for_another(tmp_path):
     first, again, other = (
         search(tmp_path / name, n_trials=8, seed=seed) for name, seed in (("a", 1), ("b", 1), ("c", 2))
     )
@@ -85,7 +85,7 @@ def test_a_study_repeats_itself_for_a_seed_and_not_for_another(tmp_path):
     assert first != other
 
 
-def test_a_study_in_two_parts_ends_as_one_in_one_part(tmp_path):
+def test_a_search_in_two_parts_ends_as_one_in_one_part(tmp_path):
     whole = search(tmp_path / "whole", n_trials=8)
     search(tmp_path / "parts", n_trials=3)
     assert search(tmp_path / "parts", n_trials=8) == whole
@@ -95,7 +95,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, {here!r})
-import test_study
+import test_search
 
 epochs = 0
 
@@ -105,12 +105,12 @@ def die(epoch, n_members):
     if epochs == {at}:
         os.kill(os.getpid(), signal.SIGKILL)
 
-test_study.search(Path({directory!r}), begin=lambda several: test_study.begin(several, on_epoch=die), **{config!r})
+test_search.search(Path({directory!r}), begin=lambda several: test_search.begin(several, on_epoch=die), **{config!r})
 """
 
 
 @pytest.mark.parametrize("population", [1, 4])
-def test_a_study_that_is_killed_in_a_trial_ends_as_an_undisturbed_one(tmp_path, population):
+def test_a_search_that_is_killed_in_a_trial_ends_as_an_undisturbed_one(tmp_path, population):
     config = {"n_trials": 8, "population": population}
     whole = search(tmp_path / "whole", **config)
     n_epochs = sum(len(curve) for _, _, curve in whole) // population
@@ -155,7 +155,7 @@ def test_ctrl_c_is_no_reason_to_give_a_trial_up(tmp_path):
     assert state == "COMPLETE"
 
 
-def test_two_processes_share_a_study_without_training_a_trial_twice(tmp_path):
+def test_two_processes_share_a_search_without_training_a_trial_twice(tmp_path):
     config = TuneConfig(n_trials=4)
     options = {"first": FIRST, "seed": 0, "max_epochs": MAX_EPOCHS}
     trained = []
@@ -169,13 +169,13 @@ def test_two_processes_share_a_study_without_training_a_trial_twice(tmp_path):
         trained.extend(several)
         course = begin(several)
         figures = next(course)
-        with open_study(tmp_path, SPACE, TuneConfig(n_trials=2), **options) as other:
+        with open_search(tmp_path, SPACE, TuneConfig(n_trials=2), **options) as other:
             assert other.worker != one.worker
             tune(other, dict, noted, max_epochs=MAX_EPOCHS, patience=9, say=print)
         while True:
             figures = course.send((yield figures))
 
-    with open_study(tmp_path, SPACE, config, **options) as one:
+    with open_search(tmp_path, SPACE, config, **options) as one:
         tune(one, dict, with_another, max_epochs=MAX_EPOCHS, patience=9, say=print)
         found = trials_of(one)
     assert len(found) == len(trained) == 4

@@ -33,7 +33,7 @@ class TuneConfig:
     hold: tuple[str, ...] = ()
     """Flags with a default search range that are not searched and keep their value."""
     n_trials: int = 6
-    """Total number of trials, over all processes that share the study."""
+    """Total number of trials, over all processes that share the search."""
     tuning_minutes: float = 0.0
     """Start no new trial after this time; 0 means no limit."""
     population: int = 1
@@ -50,24 +50,24 @@ class TuneConfig:
 
 
 _MOST_STARTS = 3
-"""Starts of a trial whose process is killed each time, for want of memory perhaps, before it is given up."""
+"""A trial whose process is killed this many times, perhaps by lack of memory, counts as failed."""
 
 
-class Study(NamedTuple):
-    """An open study, and what this process is in it."""
+class Search(NamedTuple):
+    """An open search, as one of its processes sees it."""
 
     journal: Any
     """The `optuna.Study`."""
     directory: Path
     worker: str
-    """Name of this process among those that share the study."""
+    """Name of this process among those that share the search."""
     space: Space
     config: TuneConfig
     seed: int
 
 
 def import_optuna() -> Any:
-    """The library that draws and prunes.
+    """The library that samples and prunes trials.
 
     Raises:
       InputError: it is not installed.
@@ -75,19 +75,19 @@ def import_optuna() -> Any:
     try:
         import optuna
     except ImportError as error:
-        raise InputError('tuning draws its trials with optuna; install it: pip install "seqrec[tune]"') from error
+        raise InputError('tuning samples its trials with optuna; install it: pip install "seqrec[tune]"') from error
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     return optuna
 
 
 @contextlib.contextmanager
-def open_study(
+def open_search(
     directory: Path, space: Space, config: TuneConfig, *, first: Values, seed: int, max_epochs: int
-) -> Iterator[Study]:
-    """The study of the directory, begun there first if need be; other processes may have it open.
+) -> Iterator[Search]:
+    """Opens the search in the directory, or starts one; other processes may have it open.
 
-    It is one file of JSON lines. Inside, the process holds a lock that shows the others that it lives. The first
-    trial of all takes the values of `first` that the space holds.
+    The search is one file of JSON lines. Inside the block the process holds a lock that shows the others that it is
+    alive. The very first trial takes those values of `first` that lie in the space.
 
     Raises:
       InputError: the journal is damaged.
@@ -96,11 +96,11 @@ def open_study(
     workers = directory / "workers"
     workers.mkdir(parents=True, exist_ok=True)
     worker = workers / uuid.uuid4().hex
-    with worker.open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
+    with worker.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         try:
             file = directory / "journal.jsonl"
-            with alone(directory):
+            with exclusive_access(directory):
                 _tidy(file, workers)
                 backend = optuna.storages.journal.JournalFileBackend(str(file))
                 try:
@@ -119,7 +119,7 @@ def open_study(
                         )
                 except (ValueError, KeyError) as error:
                     raise InputError(f"{file} is damaged ({error}); restore it or choose another --output") from error
-            yield Study(journal, directory, worker.name, space, config, seed)
+            yield Search(journal, directory, worker.name, space, config, seed)
         finally:
             worker.unlink()
 
@@ -129,8 +129,8 @@ def _holds(of: Range | Choices, value: Any) -> bool:
 
 
 @contextlib.contextmanager
-def alone(directory: Path) -> Iterator[None]:
-    """Inside, no other process of the study is inside."""
+def exclusive_access(directory: Path) -> Iterator[None]:
+    """While the block runs, no other process of the search is in such a block."""
     with (directory / "study.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
@@ -160,7 +160,7 @@ def _tidy(journal: Path, workers: Path) -> None:
 
 
 def tune(
-    study: Study,
+    search: Search,
     configure: Callable[[Values], Any],
     begin: Callable[[Sequence[Values]], Course],
     *,
@@ -168,80 +168,82 @@ def tune(
     patience: int,
     say: Callable[[str], None],
 ) -> None:
-    """Runs trials until the study has as many as it should.
+    """Runs trials until the search has `config.n_trials`.
 
-    `configure(values)` raises ValueError for values that do not go together, and such a trial fails; `begin(several)`
+    `configure(values)` raises ValueError for values that exclude each other, and such a trial fails; `begin(several)`
     starts to train one model for each. A trial's value is the NDCG@10 of its best epoch; like a run it ends after
     `patience` epochs without a better one.
 
-    A trial whose process was killed is trained again, under its own number and with its own values, by the next
-    process that comes by. As what is drawn depends on the seed and on the trials so far alone, a study of one process
+    A trial whose process was killed is trained again, with the same number and values, by the next
+    process that joins. What is sampled depends only on the seed and on the trials so far, so a search of one process
     that was killed ends as one that was not.
     """
     state = import_optuna().trial.TrialState
     started = runtime.seconds()
-    while batch := _next_batch(study, out_of_time=_is_spent(started, study.config.tuning_minutes)):
-        going = []
+    while batch := _next_batch(search, out_of_time=_is_spent(started, search.config.tuning_minutes)):
+        accepted = []
         for trial, values in batch:
             try:
                 configure(values)
-                going.append((trial, values))
+                accepted.append((trial, values))
             except ValueError as error:
-                study.journal.tell(trial.number, state=state.FAIL)
+                search.journal.tell(trial.number, state=state.FAIL)
                 say(f"trial {trial.number:3d}   refused: {error}")
-        if going:
-            begun = runtime.seconds()
-            trials = [trial for trial, _ in going]
-            course = begin([values for _, values in going])
+        if accepted:
+            batch_started = runtime.seconds()
+            trials = [trial for trial, _ in accepted]
+            course = begin([values for _, values in accepted])
             try:
-                curves, complete = _follow(study, trials, course, max_epochs=max_epochs, patience=patience)
+                curves, complete = _follow(search, trials, course, max_epochs=max_epochs, patience=patience)
             except KeyboardInterrupt:
                 for trial in trials:
                     trial.set_user_attr("starts", 0)
                 raise
-            _tell(study, going, curves, complete, seconds=(runtime.seconds() - begun) / len(going), say=say)
+            _tell(
+                search, accepted, curves, complete, seconds=(runtime.seconds() - batch_started) / len(accepted), say=say
+            )
 
 
 def _is_spent(started: float, minutes: float) -> bool:
     return minutes > 0 and runtime.seconds() - started >= 60 * minutes
 
 
-def _next_batch(study: Study, *, out_of_time: bool) -> list[tuple[Any, Values]]:
-    """Trials to train next: those that a killed process left, or new ones; none where the study has enough."""
+def _next_batch(search: Search, *, out_of_time: bool) -> list[tuple[Any, Values]]:
+    """Trials to train next: those of a killed process, or new ones; none if the search has enough."""
     optuna = import_optuna()
-    with alone(study.directory):
-        waiting = optuna.trial.TrialState.WAITING  # the first trial of all, before it is asked for
-        known = [trial for trial in study.journal.get_trials(deepcopy=False) if trial.state != waiting]
-        running = [trial for trial in known if trial.state == optuna.trial.TrialState.RUNNING]
-        # What was asked for together was trained together, and is again.
+    with exclusive_access(search.directory):
+        waiting = optuna.trial.TrialState.WAITING  # the first trial, before it is started
+        trials = [trial for trial in search.journal.get_trials(deepcopy=False) if trial.state != waiting]
+        running = [trial for trial in trials if trial.state == optuna.trial.TrialState.RUNNING]
+        # Trials of one batch were trained together, and are again.
         for owner in dict.fromkeys(trial.user_attrs.get("worker", "") for trial in running):
-            if not owner or not _lives(study.directory / "workers" / owner):
-                left = [trial for trial in running if trial.user_attrs.get("worker", "") == owner]
-                again = [trial for trial in left if trial.user_attrs.get("starts", 0) < _MOST_STARTS]
-                for trial in left:
-                    if trial not in again:
-                        study.journal.tell(trial.number, state=optuna.trial.TrialState.FAIL)
-                if again:
-                    return [_drawn(study, trial.number, trial) for trial in again]
-        n_wanted = 0 if out_of_time else min(study.config.population, study.config.n_trials - len(known))
-        return [_drawn(study, len(known) + i, None) for i in range(n_wanted)]
+            if not owner or not _lives(search.directory / "workers" / owner):
+                abandoned = [trial for trial in running if trial.user_attrs.get("worker", "") == owner]
+                restarted = [trial for trial in abandoned if trial.user_attrs.get("starts", 0) < _MOST_STARTS]
+                for trial in abandoned:
+                    if trial not in restarted:
+                        search.journal.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+                if restarted:
+                    return [_start_trial(search, trial.number, trial) for trial in restarted]
+        n_wanted = 0 if out_of_time else min(search.config.population, search.config.n_trials - len(trials))
+        return [_start_trial(search, len(trials) + i, None) for i in range(n_wanted)]
 
 
-def _drawn(study: Study, number: int, left: Any) -> tuple[Any, Values]:
-    """A trial of this process and its values; those of a trial that was `left` are what they were."""
+def _start_trial(search: Search, number: int, abandoned: Any) -> tuple[Any, Values]:
+    """A trial of this process and its values; an `abandoned` trial keeps its values."""
     optuna = import_optuna()
-    # A sampler for each trial, so that what it draws depends on the seed and the trials so far, not on the process.
-    seed = int(np.random.SeedSequence((study.seed, number)).generate_state(1)[0])
-    study.journal.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=5, constant_liar=True)
-    trial = study.journal.ask() if left is None else optuna.trial.Trial(study.journal, left._trial_id)
-    trial.set_user_attr("worker", study.worker)
-    trial.set_user_attr("starts", 1 if left is None else 1 + left.user_attrs.get("starts", 0))
-    values = {name: _suggested(trial, name, of) for name, of in study.space.items()}
+    # A sampler for each trial, so that its samples depend on the seed and the trials so far, not on the process.
+    seed = int(np.random.SeedSequence((search.seed, number)).generate_state(1)[0])
+    search.journal.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=5, constant_liar=True)
+    trial = search.journal.ask() if abandoned is None else optuna.trial.Trial(search.journal, abandoned._trial_id)
+    trial.set_user_attr("worker", search.worker)
+    trial.set_user_attr("starts", 1 if abandoned is None else 1 + abandoned.user_attrs.get("starts", 0))
+    values = {name: _suggest(trial, name, of) for name, of in search.space.items()}
     trial.set_user_attr("values", values)
     return trial, values
 
 
-def _suggested(trial: Any, name: str, of: Range | Choices) -> Any:
+def _suggest(trial: Any, name: str, of: Range | Choices) -> Any:
     if isinstance(of, Choices):
         return trial.suggest_categorical(name, of.values)
     if isinstance(of.low, int):
@@ -252,13 +254,13 @@ def _suggested(trial: Any, name: str, of: Range | Choices) -> Any:
 
 
 def _follow(
-    study: Study, trials: Sequence[Any], course: Course, *, max_epochs: int, patience: int
+    search: Search, trials: Sequence[Any], course: Course, *, max_epochs: int, patience: int
 ) -> tuple[list[list[float]], list[bool]]:
     """The curve of each trial, and whether it came to its end instead of being pruned."""
     curves: list[list[float]] = [[] for _ in trials]
     ended: dict[int, bool] = {}
     lanes = list(range(len(trials)))
-    halving = rungs(max_epochs, study.config.reduction, bracket=trials[0].number // study.config.population)
+    halving = rungs(max_epochs, search.config.reduction, bracket=trials[0].number // search.config.population)
     names = f"trial {trials[0].number}" + (f" to {trials[-1].number}" if len(trials) > 1 else "")
     bar = tqdm(total=max_epochs, unit="epoch", desc=names, leave=False, disable=None)
     with contextlib.closing(course), bar:
@@ -268,27 +270,27 @@ def _follow(
                 if place not in ended:
                     curves[place].append(figure)
                     with warnings.catch_warnings():
-                        # A trial that is trained again reports what it has reported.
+                        # A trial that is trained again reports the same epochs again.
                         warnings.filterwarnings("ignore", message="The reported value is ignored")
                         trials[place].report(figure, epoch)
                     if epoch == max_epochs or epoch - 1 - int(np.argmax(curves[place])) >= patience:
                         ended[place] = True
             bar.update()
             bar.set_postfix_str(f"NDCG@10 {max(curve[-1] for curve in curves):.4f}")
-            left = [place for place in lanes if place not in ended]
+            going = [place for place in lanes if place not in ended]
             if len(trials) == 1:
-                pruned = [place for place in left if trials[place].should_prune()]
+                pruned = [place for place in going if trials[place].should_prune()]
             else:
-                n_kept = -(-len(left) // study.config.reduction) if epoch in halving else len(left)
-                pruned = sorted(left, key=lambda place: -curves[place][-1])[n_kept:]
+                n_kept = -(-len(going) // search.config.reduction) if epoch in halving else len(going)
+                pruned = sorted(going, key=lambda place: -curves[place][-1])[n_kept:]
             ended |= dict.fromkeys(pruned, False)
-            left = [place for place in lanes if place not in ended]
-            if not left:
+            going = [place for place in lanes if place not in ended]
+            if not going:
                 break
-            # Between rungs all go on, also those that have ended: each number of members is compiled anew.
-            kept = left if epoch in halving else lanes
-            figures = course.send([lanes.index(place) for place in kept])
-            lanes = kept
+            # Between rungs all continue, also those that have ended: another number of members would be compiled again.
+            continued = going if epoch in halving else lanes
+            figures = course.send([lanes.index(place) for place in continued])
+            lanes = continued
     return curves, [ended[place] for place in range(len(trials))]
 
 
@@ -308,29 +310,29 @@ def rungs(max_epochs: int, reduction: int, *, bracket: int) -> list[int]:
 
 
 def _tell(
-    study: Study,
-    going: Sequence[tuple[Any, Values]],
+    search: Search,
+    batch: Sequence[tuple[Any, Values]],
     curves: Sequence[Sequence[float]],
     complete: Sequence[bool],
     *,
     seconds: float,
     say: Callable[[str], None],
 ) -> None:
-    """Enters what was found, all at once: a population that was killed is trained again as it was."""
+    """Records all results at once: a population that was killed is trained again as a whole."""
     state = import_optuna().trial.TrialState
-    with alone(study.directory):
-        for (trial, values), curve, whole in zip(going, curves, complete, strict=True):
+    with exclusive_access(search.directory):
+        for (trial, values), curve, whole in zip(batch, curves, complete, strict=True):
             trial.set_user_attr("seconds", seconds)
             if whole:
-                study.journal.tell(trial.number, max(curve), state=state.COMPLETE)
+                search.journal.tell(trial.number, max(curve), state=state.COMPLETE)
             else:
-                study.journal.tell(trial.number, state=state.PRUNED)
+                search.journal.tell(trial.number, state=state.PRUNED)
             say(
                 f"trial {trial.number:3d}   NDCG@10 {max(curve):.4f} in epoch {1 + int(np.argmax(curve))} of "
-                f"{len(curve)}   {'complete' if whole else 'pruned  '}   {described(values)}"
+                f"{len(curve)}   {'complete' if whole else 'pruned  '}   {describe_values(values)}"
             )
 
 
-def described(values: Mapping[str, Any]) -> str:
+def describe_values(values: Mapping[str, Any]) -> str:
     """Values by the flags that set them, in one line."""
     return ", ".join(f"{flag_name(name)} {value}" for name, value in values.items())
