@@ -297,6 +297,8 @@ def parse(config_type: type[Config], arguments: Sequence[str]) -> Config:
         if stop.code in (0, None):
             raise
         raise InputError(_one_line(complaint.getvalue())) from None
+    except ValueError as error:  # of a config without a prefix, which tyro does not catch
+        raise InputError(str(error)) from None
 
 
 def _spelled_out(arguments: Sequence[str]) -> list[str]:
