@@ -50,12 +50,12 @@ def logging_as_before() -> Iterator[None]:
 
 
 def toy_histories(n_users: int = 40, n_items: int = 30) -> list[list[int]]:
-    """Walks around a circle of items, mostly by one step; the first user has two events."""
+    """Walks along a circle of items, mostly by one step and never around it; the first user has two events."""
     random = np.random.default_rng(0)
     lengths = np.append(2, random.integers(4, 14, n_users - 1))
     starts = random.integers(n_items, size=n_users)
     return [
-        (1 + (start + np.cumsum(random.choice([1, 1, 1, 2, 5], length))) % n_items).tolist()
+        (1 + (start + np.cumsum(random.choice([1, 1, 1, 2, 2], length))) % n_items).tolist()
         for start, length in zip(starts, lengths, strict=True)
     ]
 
