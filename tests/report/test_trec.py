@@ -83,8 +83,8 @@ def test_scores_fall_strictly_even_in_single_precision(tmp_path, scores):
         (["a b"], [1.0], "'a b' is empty or contains white space"),
         ([""], [1.0], "empty or contains"),
         (["a", "b"], [1.0, 2.0], r"place 2: score 2.0 is above 1.0"),
-        (["a"], [np.nan], "score nan is no finite"),
-        (["a"], [1e39], "no finite 32-bit float"),
+        (["a"], [np.nan], "score nan is not a finite"),
+        (["a"], [1e39], "not a finite 32-bit float"),
         (["a", "a"], [2.0, 1.0], "item a twice"),
     ],
 )
