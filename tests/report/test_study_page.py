@@ -69,7 +69,7 @@ def test_what_did_not_finish_is_on_the_page_and_in_the_text():
     assert "the loss is nan" in page(found)
     printed = as_text(found)
     assert "shuffled, seed 0 failed: the loss is nan" in printed
-    assert "Not judged" in printed
+    assert "Not compared, because runs are missing: shuffled" in printed
 
 
 @pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)])
