@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
-from seqrec.data.batches import History, history_batch
+from seqrec.data.history import History, history_batch
 from seqrec.model import Model
 from seqrec.params import Params
 from seqrec.sharding import on_host

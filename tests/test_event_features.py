@@ -7,8 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from seqrec.data.batches import EventFields, History, make_queries, training_batches
+from seqrec.data.batches import EventFields, make_queries, training_batches
 from seqrec.data.event_features import EventFeatureConfig, features_at, position_features
+from seqrec.data.history import History
 from seqrec.data.splits import leave_last_out
 from seqrec.data.store import sequence_store
 from seqrec.encoders.gru import GRUConfig, gru

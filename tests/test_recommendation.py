@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from seqrec.data.batches import History
+from seqrec.data.history import History
 from seqrec.heads.softmax import softmax_model
 from seqrec.recommendation import make_recommend
 from seqrec.types import BatchFormat, Encoder, InputError

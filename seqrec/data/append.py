@@ -21,7 +21,7 @@ from seqrec.data.ragged import session_numbers
 from seqrec.data.sources import Source
 from seqrec.data.split_config import split_store, stored_split
 from seqrec.data.store import (
-    History,
+    AppendHistory,
     SequenceStore,
     open_store,
     read_history,
@@ -133,7 +133,7 @@ def _append(source: Source, directory: Path, target: Path, *, report: Callable[[
         grown,
         preparation=_record_append(preparation, appended, source),
         side_tables={"rejected": _with_earlier(directory / "rejected.parquet", rejected)},
-        history=History(versions, came_with[order]),
+        history=AppendHistory(versions, came_with[order]),
     )
     return appended
 

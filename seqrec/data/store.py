@@ -68,7 +68,7 @@ class SequenceStore(NamedTuple):
         return len(self.items)
 
 
-class History(NamedTuple):
+class AppendHistory(NamedTuple):
     """What a store was before each append."""
 
     versions: list[JsonObject]
@@ -268,12 +268,12 @@ def _versions(directory: Path) -> list[JsonObject]:
     return versions
 
 
-def read_history(directory: Path, store: SequenceStore) -> History:
+def read_history(directory: Path, store: SequenceStore) -> AppendHistory:
     """What the store in `directory`, which is `store`, was before each append."""
     versions = _versions(directory)
     if not versions:
-        return History([], np.zeros(store.n_events, np.int32))
-    return History(versions, open_array(directory / VERSIONS_FILE, "<i4", store.n_events))
+        return AppendHistory([], np.zeros(store.n_events, np.int32))
+    return AppendHistory(versions, open_array(directory / VERSIONS_FILE, "<i4", store.n_events))
 
 
 def read_preparation(directory: Path | str, *, as_of: str | None = None) -> JsonObject:
@@ -362,7 +362,7 @@ def write_files(
     *,
     preparation: Mapping[str, Any] | None = None,
     side_tables: Mapping[str, pa.Table] = MappingProxyType({}),
-    history: History | None = None,
+    history: AppendHistory | None = None,
 ) -> None:
     """Writes the files of a store into an empty directory; arrays over events that are already there are kept."""
     files = array_files(directory, store.columns)

@@ -9,10 +9,11 @@ from jaxtyping import Array, Float
 
 from seqrec import runs, runtime
 from seqrec.baselines.popularity import training_counts
-from seqrec.data.batches import History, Queries
+from seqrec.data.batches import Queries
 from seqrec.data.buckets import original
 from seqrec.data.engagement import base_rate_losses
 from seqrec.data.feature_values import features_at
+from seqrec.data.history import History
 from seqrec.evaluation import RankTable, evaluate, make_eval_step, run_queries
 from seqrec.files import JsonObject, write_json
 from seqrec.model import Model
