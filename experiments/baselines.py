@@ -8,16 +8,13 @@ table of that data. Each baseline's ranks are kept too: compare.py MODEL BASELIN
 and compare.py MODEL BASELINES/item-knn against one.
 """
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 from tyro.conf import OmitArgPrefixes
 
 from seqrec import runtime
-from seqrec.baselines import popularity
-from seqrec.baselines.scored import ease, first_order_markov, item_knn, score_ranks
+from seqrec.baselines.fitted import fitted_baselines
 from seqrec.data.store import SequenceStore, open_store
 from seqrec.evaluation import rank_table
 from seqrec.files import JsonObject, make_directory, write_json
@@ -26,10 +23,6 @@ from seqrec.run.config import RunConfig
 from seqrec.run.data import NO_ENGAGEMENT, DataConfig, Task, open_task, prepare_store
 from seqrec.run.experiment import open_run
 from seqrec.run.results import protocol
-from seqrec.types import InputError
-
-Rank = Callable[[np.ndarray, bool], tuple[np.ndarray, np.ndarray]]
-"""`rank(target_positions, mask_seen)` -> ranks, and numbers of candidates."""
 
 
 @dataclass(frozen=True)
@@ -54,37 +47,19 @@ def with_times(config: Config, task: Task, run: Path) -> SequenceStore:
     return open_store(run / "store-with-times")
 
 
-def baselines(config: Config, task: Task, timed: SequenceStore) -> Iterator[tuple[str, Rank]]:
-    """Each baseline with its name; it is fitted when the iterator reaches it."""
-    store, split = task.store, task.split
-    counts = popularity.training_counts(store, split)
-
-    def by_counts(counts, *, personal=False) -> Rank:
-        return lambda targets, mask_seen: popularity.popularity_ranks(
-            store, targets, counts, mask_seen=mask_seen, personal=personal
-        )
-
-    def by_scores(scorer) -> Rank:
-        return lambda targets, mask_seen: score_ranks(store, targets, scorer, mask_seen=mask_seen)
-
-    yield "popularity", by_counts(counts)
-    yield "personal popularity", by_counts(counts, personal=True)
-    if "timestamp_us" in timed.columns:
-        yield "recent popularity", by_counts(popularity.recent_counts(timed, split, days=config.recent_days))
-    yield "first-order Markov", by_scores(first_order_markov(store, split))
-    yield "item-kNN", by_scores(item_knn(store, split, n_neighbours=config.n_neighbours))
-    try:
-        yield "EASE", by_scores(ease(store, split, l2=config.ease_l2))
-    except InputError as error:  # too many items
-        runtime.log.warning("left out    %s", error)
-
-
 def main(config: Config) -> JsonObject:
     """Tests each baseline, writes the figures to the run's directory, and returns what `metrics.json` holds."""
     with open_run(config, config.run, experiment="baselines", dataset=config.data.dataset) as run:
         task = open_task(run, config.data, seed=config.run.seed)
         results: JsonObject = {"baselines": {}, "protocol": protocol(task)}
-        for name, rank in baselines(config, task, with_times(config, task, run)):
+        for name, rank in fitted_baselines(
+            task.store,
+            task.split,
+            timed=with_times(config, task, run),
+            recent_days=config.recent_days,
+            n_neighbours=config.n_neighbours,
+            ease_l2=config.ease_l2,
+        ):
             ranks, n_candidates = rank(task.test.target_positions, task.mask_seen)
             table = rank_table(task.test, ranks, n_candidates)
             results["baselines"][name] = figures.figures(table.rank, users=table.user)
