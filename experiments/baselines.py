@@ -10,6 +10,7 @@ and compare.py MODEL BASELINES/item-knn against one.
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tyro.conf import OmitArgPrefixes
 
@@ -39,23 +40,26 @@ class Config:
     run: OmitArgPrefixes[RunConfig] = field(default_factory=RunConfig)
 
 
-def with_times(config: Config, task: Task, run: Path) -> SequenceStore:
+def with_times(config: Config, task: Task, run: Path, events: Any) -> SequenceStore:
     """The task's store; if that lacks times and the data file has them, another store with times."""
     if "timestamp_us" in task.store.columns or config.data.dataset == "store":
         return task.store
-    prepare_store(run / "store-with-times", (config.data, NO_ENGAGEMENT), keep_times=True)
+    prepare_store(run / "store-with-times", (config.data, NO_ENGAGEMENT), keep_times=True, events=events)
     return open_store(run / "store-with-times")
 
 
-def main(config: Config) -> JsonObject:
-    """Tests each baseline, writes the figures to the run's directory, and returns what `metrics.json` holds."""
+def main(config: Config, *, events: Any = None) -> JsonObject:
+    """Tests each baseline, writes the figures to the run's directory, and returns what `metrics.json` holds.
+
+    `events` is a frame in place of the data path.
+    """
     with open_run(config, config.run, experiment="baselines", dataset=config.data.dataset) as run:
-        task = open_task(run, config.data, seed=config.run.seed)
+        task = open_task(run, config.data, seed=config.run.seed, events=events)
         results: JsonObject = {"baselines": {}, "protocol": protocol(task)}
         for name, rank in fitted_baselines(
             task.store,
             task.split,
-            timed=with_times(config, task, run),
+            timed=with_times(config, task, run, events),
             recent_days=config.recent_days,
             n_neighbours=config.n_neighbours,
             ease_l2=config.ease_l2,

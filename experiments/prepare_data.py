@@ -8,26 +8,23 @@ With --append the events extend the store in --output: ids that it has keep thei
 rejected.parquet (events that cannot be used, with reasons), manifest.json (counts, split, config) and profile.html.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
 
 from tqdm import tqdm
 from tyro.conf import OmitArgPrefixes
 
 from seqrec import runtime
-from seqrec.data.append import append_events
+from seqrec.data.append import append_events, continued
 from seqrec.data.buckets import original, working_copy
 from seqrec.data.engines import EngineName, move
-from seqrec.data.preparation import StepCount, StepsConfig, format_counts, prepare_store, stages
+from seqrec.data.preparation import StepCount, StepsConfig, prepare_store, stages
 from seqrec.data.sources import SourceConfig, open_source
 from seqrec.data.split_config import SplitConfig
 from seqrec.data.store import read_preparation
 from seqrec.data.tables.rows import Limits
 from seqrec.files import JsonObject
 from seqrec.report.data_profile_page import write_profile
-from seqrec.types import InputError
 
 
 @dataclass(frozen=True)
@@ -56,18 +53,18 @@ def main(config: Config) -> JsonObject:
 
         def report(count: StepCount) -> None:
             runtime.check_interrupt()
-            tqdm.write(format_counts([count]))
+            tqdm.write(str(count))
             bar.update()
             bar.set_description(names[bar.n] if bar.n < len(names) else "store")
 
         earlier = read_preparation(directory) if config.append else {}
-        chosen = replace(config.source, ties=_order_of_ties(config, earlier)) if config.append else config.source
-        source = open_source(chosen, known=earlier.get("categories", {}), limits=config.limits)
+        asked = continued(config.source, config.output, earlier) if config.append else config.source
+        source = open_source(asked, known=earlier.get("categories", {}), limits=config.limits)
         with move(source, config.engine, directory=config.limits.spill_directory) as source:
             if config.append:
-                store, *n_new, n_there, _ = append_events(source, directory, report=report)
+                store, *counts, _ = append_events(source, directory, report=report)
                 line = "appended    {:,} events; {:,} users and {:,} items are new; {:,} events were there already"
-                line = line.format(*n_new, n_there)
+                line = line.format(*counts)
             else:
                 store, _, split = prepare_store(source, directory, config.steps, config.split, report=report)
                 line = f"split       {split}"
@@ -77,14 +74,6 @@ def main(config: Config) -> JsonObject:
         print(f"ties        {source.ties}")
     print(line, f"store       {output}: {sizes}", f"profile     {output}/{profile.name}", sep="\n")
     return {name: getattr(store, name) for name in ("n_events", "n_users", "n_items", "content_hash")}
-
-
-def _order_of_ties(config: Config, preparation: Mapping[str, Any]) -> Literal["file", "hash"]:
-    """That of the store, which an append goes on with."""
-    order: Literal["file", "hash"] = "hash" if preparation.get("ties", {}).get("order") == "hash" else "file"
-    if config.source.ties not in ("auto", order):
-        raise InputError(f"{config.output} was prepared with ties={order}; leave ties={config.source.ties} out")
-    return order
 
 
 if __name__ == "__main__":

@@ -50,8 +50,8 @@ def named_script(arguments: list[str]) -> str:
     return arguments[0] if arguments and arguments[0] in TRAINING else "sasrec"
 
 
-def main(config: Any) -> JsonObject:
-    """Runs the trials and returns what `tune.json` holds."""
+def main(config: Any, *, events: Any = None) -> JsonObject:
+    """Runs the trials and returns what `tune.json` holds; `events` is a frame in place of the data path."""
     script = TRAINING[config.script]
     space = search_space(config, given=config.tune.search, hold=config.tune.hold)
     check_population(config, space, population=config.tune.population)
@@ -61,7 +61,7 @@ def main(config: Any) -> JsonObject:
     if jax.process_count() > 1:
         raise InputError("a trial is trained by one process; start others with --resume, and they share the search")
     with open_run(config, training.run, experiment=f"tune-{config.script}", dataset=training.data.dataset) as run:
-        task = open_task(run, training.data, seed=training.run.seed, engagement=training.engagement)
+        task = open_task(run, training.data, seed=training.run.seed, engagement=training.engagement, events=events)
         task = without_test(task)
         options = {"seed": training.run.seed, "max_epochs": training.fit.max_epochs}
         with open_search(run, space, config.tune, first=values_of(config, space), **options) as search:

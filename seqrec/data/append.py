@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -15,10 +15,10 @@ from seqrec.data import steps
 from seqrec.data.directories import replacing_directory
 from seqrec.data.engines import collect, engine_of
 from seqrec.data.events import attributes_of, event_column, titles_of
-from seqrec.data.paths import first_line
+from seqrec.data.paths import as_input_error
 from seqrec.data.preparation import StepCount, StepsConfig, clean_events, seconds_to_us
 from seqrec.data.ragged import session_numbers
-from seqrec.data.sources import Source
+from seqrec.data.sources import Source, SourceConfig
 from seqrec.data.split_config import split_store, stored_split
 from seqrec.data.store import (
     AppendHistory,
@@ -45,6 +45,14 @@ class Appended(NamedTuple):
     counts: list[StepCount]
 
 
+def continued(config: SourceConfig, store: Path, preparation: Mapping[str, Any]) -> SourceConfig:
+    """How to read events that are to be appended to a `store` of this preparation: with ties in its order."""
+    order: Literal["file", "hash"] = "hash" if preparation.get("ties", {}).get("order") == "hash" else "file"
+    if config.ties not in ("auto", order):
+        raise InputError(f"{store} was prepared with ties={order}; leave ties={config.ties} out")
+    return dataclasses.replace(config, ties=order)
+
+
 def append_events(
     source: Source, directory: Path | str, *, report: Callable[[StepCount], None] = lambda count: None
 ) -> Appended:
@@ -69,10 +77,9 @@ def append_events(
 def _append(source: Source, directory: Path, target: Path, *, report: Callable[[StepCount], None]) -> Appended:
     """The store in `directory` with the events of `source`, written to `target`."""
     store, preparation = open_store(directory), read_preparation(directory)
-    try:
+    complaint = f"{directory} was prepared by another version ({{error}}); prepare all events again"
+    with as_input_error(complaint, TypeError, ValueError, AttributeError):
         config = StepsConfig(**preparation.get("steps", {}))
-    except (TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{directory} was prepared by another version ({error}); prepare all events again") from error
     for option in ("collapse_repeats", "sessions_as_users"):
         if getattr(config, option):
             raise InputError(
@@ -81,7 +88,9 @@ def _append(source: Source, directory: Path, target: Path, *, report: Callable[[
     for name, texts in preparation.get("categories", {}).items():
         if list(source.categories.get(name, texts)[: len(texts)]) != texts:
             raise InputError(f"{directory} has other codes for {name!r}; read the events with categories that it knows")
-    fresh, rejected, counts = _clean(source, config, with_times="timestamp_us" in store.columns, report=report)
+    if "timestamp_us" in store.columns and "timestamp_us" not in steps.column_names(source.events):
+        raise InputError(f"{source.name} has no times, which the store has; name the time column")
+    fresh, rejected, counts = _clean(source, config, report)
     derived = {"timestamp_us"} if config.session_gap_seconds is None else {"timestamp_us", "session"}
     for name in store.columns:
         if name not in fresh and name not in derived:
@@ -98,8 +107,9 @@ def _append(source: Source, directory: Path, target: Path, *, report: Callable[[
     times = columns.get("timestamp_us", np.zeros(len(users), np.int64))
     order = np.lexsort((times, users))
     is_new = np.arange(len(users)) >= store.n_events
-    gap_us = _duplicate_gap_us(config) if "timestamp_us" in columns else None
-    if gap_us is not None:
+    gap_seconds = config.duplicate_gap_seconds
+    if "timestamp_us" in columns and (config.drop_duplicates or gap_seconds is not None):
+        gap_us = seconds_to_us(gap_seconds or 0.0)
         order = order[~_is_repeated(users[order], items[order], times[order], is_new[order], gap_us=gap_us)]
     offsets = np.concatenate([[0], np.cumsum(np.bincount(users[order], minlength=len(user_keys)))])
     columns = {name: values[order] for name, values in columns.items()}
@@ -110,11 +120,9 @@ def _append(source: Source, directory: Path, target: Path, *, report: Callable[[
     titles = attributes = None
     new_keys = item_keys[store.n_items :]
     if store.titles is not None:
-        known = np.full(len(new_keys), "", object) if source.titles is None else titles_of(new_keys, source.titles)
-        titles = np.concatenate([store.titles, known])
+        titles = np.concatenate([store.titles, titles_of(new_keys, source.titles)])
     if store.attributes is not None:
-        known = pa.table({"item_id": [], "attributes": []}) if source.attributes is None else source.attributes
-        attributes = pa.concat_arrays([store.attributes, attributes_of(new_keys, known)])
+        attributes = pa.concat_arrays([store.attributes, attributes_of(new_keys, source.attributes)])
     grown = sequence_store(items[order], offsets, item_keys, user_keys, titles, columns, attributes)
     appended = Appended(
         grown,
@@ -153,11 +161,9 @@ def _version_of(store: SequenceStore, config: StepsConfig, preparation: Mapping[
 
 
 def _clean(
-    source: Source, config: StepsConfig, *, with_times: bool, report: Callable[[StepCount], None]
+    source: Source, config: StepsConfig, report: Callable[[StepCount], None]
 ) -> tuple[JsonObject, pa.Table, list[StepCount]]:
     """The columns of the new events, in time order, after the steps that look at one event."""
-    if with_times and "timestamp_us" not in steps.column_names(source.events):
-        raise InputError(f"{source.name} has no times, which the store has; name the time column")
     by_itself = dataclasses.replace(
         config,
         duplicate_gap_seconds=None,
@@ -198,12 +204,6 @@ def _extend(
     return extended.to_numpy(zero_copy_only=False), places
 
 
-def _duplicate_gap_us(config: StepsConfig) -> int | None:
-    if config.duplicate_gap_seconds is not None:
-        return seconds_to_us(config.duplicate_gap_seconds)
-    return 0 if config.drop_duplicates else None
-
-
 def _is_repeated(
     users: Int[np.ndarray, " n"],
     items: Int[np.ndarray, " n"],
@@ -242,21 +242,14 @@ def _record_append(preparation: Mapping[str, Any], appended: Appended, source: S
 def _with_earlier(path: Path, rejected: pa.Table) -> pa.Table:
     if not path.is_file():
         return rejected
-    try:
+    damaged = f"{path} is damaged ({{error}}); remove it, or prepare all again"
+    with as_input_error(damaged, OSError, ValueError, MemoryError, pa.ArrowException):
         earlier = pq.read_table(path)
-    except (OSError, ValueError, MemoryError, pa.ArrowException) as error:
-        raise InputError(f"{path} is damaged ({first_line(error)}); remove it, or prepare all again") from error
     for place, name in enumerate(rejected.column_names):
         # Ids of a day that happen to be integers, beside earlier ones that are text.
-        if (
-            name in ("user_id", "item_id")
-            and name in earlier.column_names
-            and not pa.types.is_integer(earlier[name].type)
-        ):
+        is_id = name in ("user_id", "item_id") and name in earlier.column_names
+        if is_id and not pa.types.is_integer(earlier[name].type):
             rejected = rejected.set_column(place, name, rejected[name].cast(earlier[name].type))
-    try:
+    misfit = f"{path} does not fit the new events ({{error}}); prepare all again"
+    with as_input_error(misfit, pa.ArrowInvalid, pa.ArrowTypeError):
         return pa.concat_tables([earlier, rejected], promote_options="permissive")
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise InputError(
-            f"{path} does not fit the new events ({str(error).splitlines()[0]}); prepare all again"
-        ) from error

@@ -64,11 +64,11 @@ def _lay_out(
     starts: Int[np.ndarray, " segments"],
     lengths: Int[np.ndarray, " segments"],
     *,
-    n_rows: int,
-    length: int,
+    shape: tuple[int, int],
     fields: EventFields,
 ) -> Batch:
     """Stretches of the store side by side in their rows, which count up from 0; rows without any are empty."""
+    n_rows, length = shape
     n_segments = np.bincount(row, minlength=n_rows)
     segment_ids = ranges(np.ones_like(n_segments), n_segments)
     filled = np.arange(length) < np.bincount(row, lengths, minlength=n_rows)[:, None]
@@ -80,7 +80,9 @@ def _lay_out(
     if fields.times != "none":
         timestamps = store.columns["timestamp_us"]
         places = (source, following) if fields.times == "query" else (source,)
-        values += [_seconds(timestamps[place] - timestamps[first]) for place in places]
+        # Whole seconds, of at most 68 years: what an accelerator's integers hold, and more than anybody's history.
+        seconds = ((timestamps[place] - timestamps[first]) // 1_000_000 for place in places)
+        values += [np.clip(each, 0, np.iinfo(np.int32).max) for each in seconds]
     arrays = np.zeros((len(values), n_rows, length), np.int32)
     for array, value in zip(arrays, values, strict=True):
         array[filled] = value  # not arrays[i, filled], which takes ten times as long
@@ -99,23 +101,15 @@ def _lay_out(
     return Batch(*arrays, **extra)
 
 
-def _seconds(microseconds: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
-    """Whole seconds, of at most 68 years: what an accelerator's integers hold, and more than anybody's history."""
-    return np.clip(microseconds // 1_000_000, 0, np.iinfo(np.int32).max)
-
-
-def _check_times(store: SequenceStore, times: Times) -> None:
-    if times != "none" and "timestamp_us" not in store.columns:
-        raise InputError(f"times={times}, but the store has no timestamp_us; prepare it with times, or use times=none")
-
-
 def _part(n: int, share: Share) -> tuple[int, int]:
     """First and size of one process's part of `n` places; parts are equal, so the last may reach beyond `n`."""
     size = -(-n // share.process_count)
     return share.process_index * size, size
 
 
-def _check_process(share: Share) -> None:
+def _check(store: SequenceStore, times: Times, share: Share) -> None:
+    if times != "none" and "timestamp_us" not in store.columns:
+        raise InputError(f"times={times}, but the store has no timestamp_us; prepare it with times, or use times=none")
     if not 0 <= share.process_index < share.process_count:
         raise InputError(
             f"process_index={share.process_index} is outside 0..{share.process_count - 1}; "
@@ -181,15 +175,8 @@ class TrainingBatches(NamedTuple):
             first, n_pairs = self.store.offsets[users], self.rings.n_pairs[users]
             shifts = (turns * n_pairs * (n_pairs > self.packed.length)).astype(np.int64)
             row, starts, lengths = rotate_rings(row, starts, lengths, shifts, first, n_pairs)
-        return _lay_out(
-            self.store,
-            row,
-            starts,
-            lengths,
-            n_rows=n_rows,
-            length=self.packed.length,
-            fields=self.fields,
-        )
+        shape = (n_rows, self.packed.length)
+        return _lay_out(self.store, row, starts, lengths, shape=shape, fields=self.fields)
 
     def users(self, step: int) -> Int[np.ndarray, " users"]:
         """The users in the batch of a 0-based step, over all processes, as rows of the store."""
@@ -227,8 +214,7 @@ def training_batches(
     Raises:
       InputError: the store lacks required times, or no history leaves two events for training.
     """
-    _check_process(share)
-    _check_times(store, fields.times)
+    _check(store, fields.times, share)
     packed = pack_training(store, split, max_length=max_length, whole_histories=windows.whole)
     if packed.n_rows == 0:
         raise InputError(
@@ -292,14 +278,9 @@ class Queries(NamedTuple):
             newest = row * self.packed.length + ends - 1
             first, n_rows = _part(len(group), self.share)
             mine = (first <= row) & (row < first + n_rows)
+            shape = (n_rows, self.packed.length)
             batch = _lay_out(
-                self.store,
-                row[mine] - first,
-                starts[mine],
-                lengths[mine],
-                n_rows=n_rows,
-                length=self.packed.length,
-                fields=self.fields,
+                self.store, row[mine] - first, starts[mine], lengths[mine], shape=shape, fields=self.fields
             )
             # The item after the newest one is the target, so it is hidden.
             batch.next_items.reshape(-1)[newest[mine] - first * self.packed.length] = 0
@@ -374,8 +355,7 @@ def make_queries(
     >>> queries.targets.tolist(), queries.history_lengths.tolist()
     ([5], [4])
     """
-    _check_process(share)
-    _check_times(store, fields.times)
+    _check(store, fields.times, share)
     n_shards = share.n_shards
     positions = target_positions[target_positions >= 0]
     users = rows_at(store.offsets, positions)

@@ -13,7 +13,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from seqrec.data.paths import first_line, is_in_bucket
+from seqrec.data.directories import move_into_place
+from seqrec.data.paths import as_input_error, first_line, is_in_bucket
 from seqrec.files import address_of
 from seqrec.types import InputError
 
@@ -127,18 +128,21 @@ def local_store(directory: Path) -> Path:
         if STORE_MARKER not in sizes:
             raise InputError(f"{bucket.address} holds no {STORE_MARKER}, so no whole store; name the directory of one")
         manifest = bucket.files.cat_file(bucket.place(STORE_MARKER))
-    cached = _cache() / "stores" / _content_hash(manifest, bucket)
+    content_hash = ""
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        content_hash = str(json.loads(manifest)["content_hash"])
+    # It names a directory, so it must be what a hash is.
+    if not re.fullmatch("[0-9a-f]{64}", content_hash):
+        raise InputError(f"{bucket.place(STORE_MARKER)} is not a sequence store's manifest; prepare the data again")
+    cache = Path(os.environ.get("SEQREC_CACHE") or Path.home() / ".cache" / "seqrec")
+    cached = cache / "stores" / content_hash
     if (cached / STORE_MARKER).is_file():
         return cached
     logger.info("fetching    %s into %s", bucket.address, cached)
-    try:
+    with as_input_error(f"{cached.parent} cannot be made ({{error}}); set SEQREC_CACHE to a directory", OSError):
         cached.parent.mkdir(parents=True, exist_ok=True)
         # Beside its place, because a rename is atomic only inside one file system.
         scratch = Path(tempfile.mkdtemp(prefix=".", dir=cached.parent))
-    except OSError as error:
-        raise InputError(
-            f"{cached.parent} cannot be made ({error.strerror}); set SEQREC_CACHE to a directory"
-        ) from error
     try:
         with _as_input_error(bucket):
             _get(bucket, scratch, {name: size for name, size in sizes.items() if "/" not in name})
@@ -146,30 +150,10 @@ def local_store(directory: Path) -> Path:
             manifest_after = bucket.files.cat_file(bucket.place(STORE_MARKER))
         if manifest_after != manifest:
             raise InputError(f"{bucket.address} was replaced while it was read; start again")
-        try:
-            os.rename(scratch, cached)
-        except OSError as error:
-            # Another process that fetched the same store may have come first; its copy is as good as ours.
-            if not (cached / STORE_MARKER).is_file():
-                raise InputError(f"{cached} cannot be written ({error.strerror}); free the path") from error
+        move_into_place(scratch, cached)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return cached
-
-
-def _cache() -> Path:
-    return Path(os.environ.get("SEQREC_CACHE") or Path.home() / ".cache" / "seqrec")
-
-
-def _content_hash(manifest: bytes, bucket: Bucket) -> str:
-    try:
-        content_hash = str(json.loads(manifest)["content_hash"])
-    except (ValueError, KeyError, TypeError):
-        content_hash = ""
-    # It names a directory, so it must be what a hash is.
-    if not re.fullmatch("[0-9a-f]{64}", content_hash):
-        raise InputError(f"{bucket.place(STORE_MARKER)} is not a sequence store's manifest; prepare the data again")
-    return content_hash
 
 
 def _open_bucket(path: Path) -> Bucket:

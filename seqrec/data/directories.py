@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from seqrec.data.paths import is_in_bucket
+from seqrec.data.paths import as_input_error, is_in_bucket
 from seqrec.files import address_of
 from seqrec.types import InputError
 
@@ -24,10 +24,8 @@ def exclusive(directory: Path) -> Iterator[None]:
       InputError: another block holds the directory, or replaced it in this moment.
     """
     in_use = f"{directory} is in use by another process; start again when that has ended"
-    try:
+    with as_input_error(f"{directory} cannot be opened ({{error}}); correct the path or its rights", OSError):
         descriptor = os.open(directory, os.O_RDONLY)
-    except OSError as error:
-        raise InputError(f"{directory} cannot be opened ({error.strerror}); correct the path or its rights") from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -56,25 +54,21 @@ def replacing_directory(directory: Path | str) -> Iterator[Path]:
     settle(directory)
     _refuse_foreign(directory)
     with exclusive(directory) if directory.exists() else contextlib.nullcontext():
-        try:
+        with as_input_error(f"{directory} cannot be made ({{error}}); choose a directory you may write to", OSError):
             directory.parent.mkdir(parents=True, exist_ok=True)
             # Beside the target, because a rename is atomic only inside one file system.
             scratch = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
-        except OSError as error:
-            raise InputError(
-                f"{directory} cannot be made ({error.strerror}); choose a directory you may write to"
-            ) from error
+        remedy = "free space or choose another directory"
         try:
-            with (scratch / "lock").open("wb") as lock:
+            with (
+                as_input_error(f"{directory} cannot be written ({{error}}); {remedy}", OSError),
+                (scratch / "lock").open("wb") as lock,
+            ):
                 # The system lets go of it with the process, however that ends.
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 (scratch / "fresh").mkdir()
                 yield scratch / "fresh"
-                _move_into_place(scratch / "fresh", directory, aside=scratch / "old")
-        except OSError as error:
-            raise InputError(
-                f"{directory} cannot be written ({error.strerror}); free space or choose another directory"
-            ) from error
+                move_into_place(scratch / "fresh", directory, aside=scratch / "old")
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
@@ -88,15 +82,16 @@ def _refuse_foreign(directory: Path) -> None:
         raise InputError(f"{directory} is there and is not a sequence store; choose another directory")
 
 
-def _move_into_place(fresh: Path, directory: Path, *, aside: Path) -> None:
-    if directory.exists():
+def move_into_place(fresh: Path, directory: Path, *, aside: Path | None = None) -> None:
+    """Renames the directory of a store, after what is there has been moved `aside`."""
+    if aside is not None and directory.exists():
         os.rename(directory, aside)
     try:
         os.rename(fresh, directory)
     except OSError as error:
-        # Another process that prepared the same data may have come first; its store is as good as ours.
+        # Another process that made the same store may have come first; its store is as good as ours.
         if not (directory / "manifest.json").is_file():
-            if aside.exists():
+            if aside is not None and aside.exists():
                 os.rename(aside, directory)
             raise InputError(f"{directory} cannot be written ({error.strerror}); free the path") from error
 

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int
 
 from seqrec.config import check_at_least, check_fields
+from seqrec.data.feature_values import Places
 from seqrec.data.gaps import N_GAP_BUCKETS, gap_buckets
 from seqrec.data.ragged import ranges
 from seqrec.data.splits import Split
@@ -17,13 +18,10 @@ from seqrec.data.store import SequenceStore
 from seqrec.types import InputError
 
 NO_CATEGORIES: Mapping[str, Sequence[str]] = MappingProxyType({})
-HEAD_FIELDS = {"skip": ("next_skips", 0), "gap": ("next_gaps", 1)}
-"""Side task -> the field of a batch that holds its labels, and the smallest label."""
+HEADS = {"skip": ("next_skips", 0, 2), "gap": ("next_gaps", 1, N_GAP_BUCKETS)}
+"""Side task -> the field of a batch that holds its labels, the smallest label, and how many there are."""
 _BLOCK = 2**22
 """Events that are checked at a time."""
-
-Places = Int[np.ndarray, " n"]
-"""Places of events in `store.items`."""
 
 
 @dataclass(frozen=True)
@@ -86,50 +84,45 @@ class EngagementConfig:
 class Engagement(NamedTuple):
     """Weights, skips and side tasks' labels of the events to predict."""
 
-    loss_weight: str
-    """The column of weights; "" if all events have the same weight."""
-    weights: dict[float, float]
-    """Weight of each value of the column; empty if the values are weights."""
+    config: EngagementConfig
     skips: tuple[tuple[str, float], ...]
     """Columns and the values that mark a skip there."""
-    head_sizes: dict[str, int]
-    """Number of labels of each side task."""
-    half_life: float = 0.0
-    """Share of the log after which the weight of an event halves; 0 for no decay."""
     moments: Float[np.ndarray, " n_moments"] | None = None
-    """Times that cut the log into parts of equal numbers of events; None without times."""
+    """Times that cut the log into parts of equal numbers of events; None without times or decay."""
+
+    @property
+    def head_sizes(self) -> dict[str, int]:
+        """Number of labels of each side task."""
+        return {name: HEADS[name][2] for name in self.config.heads}
 
     def fields_at(self, store: SequenceStore, places: Places) -> dict[str, np.ndarray]:
         """The fields of a batch that describe these next events."""
-        fields = {}
-        if self.loss_weight:
+        fields, half_life = {}, self.config.half_life
+        if self.config.loss_weight:
             fields["next_weights"] = self.weights_at(store, places)
-        if self.half_life:
-            of_age = np.exp2(-self.ages_at(store, places) / self.half_life)
+        if half_life:
+            # The share of the log that is as old as each of these events, or older.
+            older = (
+                np.interp(store.columns["timestamp_us"][places], self.moments, np.linspace(0, 1, len(self.moments)))
+                if self.moments is not None
+                else (places + 1) / store.n_events
+            )
+            of_age = np.exp2(-(1.0 - older) / half_life)
             fields["next_weights"] = (fields.get("next_weights", 1.0) * of_age).astype(np.float32)
         if self.skips:
             fields["next_skips"] = self.skips_at(store, places)
-        if "gap" in self.head_sizes:
+        if self.config.gap_head:
             fields["next_gaps"] = gap_buckets(store, places)[:, 0]
         return fields
 
     def weights_at(self, store: SequenceStore, places: Places) -> Float32[np.ndarray, " n"]:
         """The weight of each of these events as a target."""
-        values = np.asarray(store.columns[self.loss_weight][places], np.float64)
-        if not self.weights:
+        values = np.asarray(store.columns[self.config.loss_weight][places], np.float64)
+        if not self.config.weights:
             return values.astype(np.float32)
-        categories = np.array(sorted(self.weights))
+        categories, weights = (np.array(column) for column in zip(*sorted(self.config.weights.items()), strict=True))
         rows = np.minimum(np.searchsorted(categories, values), len(categories) - 1)
-        weights = np.array([self.weights[value] for value in categories.tolist()])[rows]
-        return np.where(categories[rows] == values, weights, np.nan).astype(np.float32)
-
-    def ages_at(self, store: SequenceStore, places: Places) -> Float[np.ndarray, " n"]:
-        """The share of the log that is newer than each of these events, 0 to 1."""
-        if self.moments is None:
-            return 1.0 - (places + 1) / store.n_events
-        return 1.0 - np.interp(
-            store.columns["timestamp_us"][places], self.moments, np.linspace(0, 1, len(self.moments))
-        )
+        return np.where(categories[rows] == values, weights[rows], np.nan).astype(np.float32)
 
     def skips_at(self, store: SequenceStore, places: Places) -> Bool[np.ndarray, " n"]:
         """Which of these events are skips."""
@@ -145,48 +138,43 @@ def engagement(
     """
     if not config.columns and not config.heads and not config.half_life:
         return None
-    n_answers = {"skip": 2, "gap": N_GAP_BUCKETS}
-    head_sizes = {name: n_answers[name] for name in config.heads}
     for column in config.columns:
         if column not in store.columns:
             columns = ", ".join(sorted(store.columns)) or "none"
             raise InputError(f"the store's events have no column {column!r}, but {columns}; prepare the data with it")
     skips = tuple((column, _mark(column, value, categories)) for column, value in _pairs("skips", config.skips))
-    moments = _moments(store) if config.half_life else None
-    plan = Engagement(config.loss_weight, config.weights, skips, head_sizes, config.half_life, moments)
+    moments = None
+    if config.half_life and "timestamp_us" in store.columns:
+        # A log may not fit into memory; an even sample of this size gives the shares to a thousandth.
+        sample = store.columns["timestamp_us"][:: max(1, store.n_events // _BLOCK)]
+        moments = np.quantile(np.asarray(sample), np.linspace(0, 1, 1 + 1000))
+    plan = Engagement(config, skips, moments)
     if config.gap_head and "timestamp_us" not in store.columns:
         raise InputError("gap_head predicts times, but the store has no timestamp_us; prepare it with times")
     if config.loss_weight:
         _check_weights(plan, store)
-    if config.skips and not any(np.any(~plan.skips_at(store, places)) for places in _blocks(store)):
+    n_skips = sum(int(plan.skips_at(store, places).sum()) for places in _blocks(store)) if config.skips else None
+    if n_skips == store.n_events:
         raise InputError(
             f"skips={' '.join(config.skips)} leaves no target, because every event is a skip; name other values"
         )
-    if config.skips and not any(np.any(plan.skips_at(store, places)) for places in _blocks(store)):
+    if n_skips == 0:
         raise InputError(f"skips={' '.join(config.skips)}: no event of the store is a skip; check the values")
     return plan
 
 
-def _moments(store: SequenceStore) -> Float[np.ndarray, " n_moments"] | None:
-    times = store.columns.get("timestamp_us")
-    if times is None:
-        return None
-    # A log may not fit into memory; an even sample of this size gives the shares to a thousandth.
-    sample = np.asarray(times[:: max(1, store.n_events // _BLOCK)])
-    return np.quantile(sample, np.linspace(0, 1, 1 + 1000))
-
-
 def _check_weights(engagement: Engagement, store: SequenceStore) -> None:
-    column, highest = engagement.loss_weight, 0.0
+    column, highest = engagement.config.loss_weight, 0.0
+    is_named = bool(engagement.config.weights)
     for places in _blocks(store):
         values, weights = store.columns[column][places], engagement.weights_at(store, places)
         bad = ~(np.isfinite(weights) & (weights >= 0))
         if np.any(bad):
             value = values[bad][0].item()
-            reason = "has no weight among loss_weight_values" if engagement.weights else "is not a weight of 0 or above"
+            reason = "has no weight among loss_weight_values" if is_named else "is not a weight of 0 or above"
             raise InputError(
                 f"event column {column!r}: {value} of event {places[bad][0]} {reason}; "
-                + ("name one for it" if engagement.weights else "prepare other values, or give loss_weight_values")
+                + ("name one for it" if is_named else "prepare other values, or give loss_weight_values")
             )
         highest = max(highest, float(weights.max(initial=0.0)))
     if highest == 0:
@@ -264,8 +252,5 @@ def base_rate_losses(
 def _answers(engagement: Engagement, store: SequenceStore, places: Places) -> dict[str, Int[np.ndarray, " n"]]:
     """The label of each side task for these events, counted from 0."""
     fields = engagement.fields_at(store, places)
-    labels = {}
-    for name in engagement.head_sizes:
-        field, first = HEAD_FIELDS[name]
-        labels[name] = fields[field].astype(np.int64) - first
-    return labels
+    heads = {name: HEADS[name] for name in engagement.head_sizes}
+    return {name: fields[field].astype(np.int64) - first for name, (field, first, _) in heads.items()}

@@ -12,6 +12,7 @@ import narwhals as nw
 import pyarrow as pa
 
 from seqrec.data.event_tables import Source
+from seqrec.data.paths import as_input_error
 from seqrec.data.tables.rows import quoted, without_nan
 from seqrec.types import InputError
 
@@ -133,21 +134,14 @@ def move(source: Source, engine: EngineName, *, spark: Any = None, directory: Pa
     with tempfile.TemporaryDirectory(prefix="seqrec-events-", dir=directory) as folder:
         path = Path(folder) / "events.parquet"
         source.events.sink_parquet(path)
-        try:
-            events = _polars_scan(path) if engine == "polars" else _spark_scan(path, spark)
-        except ImportError as error:
-            raise InputError(f"{engine} is not installed; run pip install {engine}, or take duckdb") from error
+        with as_input_error(f"{engine} is not installed; run pip install {engine}, or take duckdb", ImportError):
+            if engine == "polars":
+                import polars
+
+                events: Any = polars.scan_parquet(path, glob=False)
+            else:
+                from pyspark.sql import SparkSession
+
+                session = spark or SparkSession.builder.config("spark.sql.session.timeZone", "UTC").getOrCreate()
+                events = session.read.parquet(str(path))
         yield source._replace(events=nw.from_native(events), connection=None)
-
-
-def _polars_scan(path: Path) -> Any:
-    import polars
-
-    return polars.scan_parquet(path, glob=False)
-
-
-def _spark_scan(path: Path, session: Any) -> Any:
-    from pyspark.sql import SparkSession
-
-    session = session or SparkSession.builder.config("spark.sql.session.timeZone", "UTC").getOrCreate()
-    return session.read.parquet(str(path))

@@ -1,6 +1,5 @@
 """Features of events and users, as codes and numbers for each position of a batch."""
 
-import functools
 import hashlib
 import logging
 from collections.abc import Callable, Sequence
@@ -11,13 +10,13 @@ from typing import Literal, get_args
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from jaxtyping import Float, Float32, Int, Int32
+from jaxtyping import Float, Float32, Int32
 
 from seqrec.config import check_above, check_fields
-from seqrec.data.feature_values import Form, Places, PositionFeature, Read, features_at
+from seqrec.data.feature_values import Form, Places, PositionFeature, Read, features_at, name_and_kind
 from seqrec.data.features import deciles, read_user_features, shuffled_feature
-from seqrec.data.gaps import N_GAP_BUCKETS, gap_buckets, seconds_since_previous, users_at
-from seqrec.data.ragged import ranges
+from seqrec.data.gaps import N_GAP_BUCKETS, gap_buckets, seconds_since_previous
+from seqrec.data.ragged import ranges, rows_at
 from seqrec.data.splits import Split
 from seqrec.data.store import SequenceStore
 from seqrec.data.tables.columns import MAX_CATEGORIES
@@ -113,13 +112,26 @@ def user_features(
     for feature in read_user_features(config.user_features, store, config.user_feature_files, trained=is_train_user):
         if feature.name in config.shuffled_user_features:
             feature = shuffled_feature(feature, trained=is_train_user, seed=seed)
+        form: Form = "categories" if feature.categories else "numbers"
         values, size = feature.values, len(feature.categories)
         if not size:
             values, size = np.where(feature.known[:, None], values, np.float32(np.nan)), values.shape[1]
-        read = functools.partial(_of_user, keys=store.user_keys, values=values)
-        form: Form = "categories" if feature.categories else "numbers"
-        features.append(PositionFeature(f"user {feature.name}", form, size, read))
+        features.append(PositionFeature(f"user {feature.name}", form, size, _of_users(store.user_keys, values)))
     return tuple(features)
+
+
+def _of_users(keys: np.ndarray, values: Int32[np.ndarray, "n width"] | Float32[np.ndarray, "n width"]) -> Read:
+    """Reads what the user of each event has: row i + 1 of `values` is that of `keys[i]`, row 0 that of other users."""
+
+    def read(store: SequenceStore, places: Places) -> np.ndarray:
+        users = rows_at(store.offsets, places)
+        if store.user_keys is keys:
+            return values[1 + users]
+        # Another store has its users in other rows.
+        rows = pc.index_in(pa.array(store.user_keys[users]), value_set=pa.array(keys))
+        return values[1 + pc.fill_null(rows, -1).to_numpy()]
+
+    return read
 
 
 def features_hash(features: Sequence[PositionFeature], store: SequenceStore) -> str:
@@ -151,19 +163,21 @@ def event_features(
     train_positions = ranges(store.offsets[:-1], split.train_stop - store.offsets[:-1])
     features = []
     for flag in config.event_features:
-        name, _, kind = flag.partition(":")
-        if kind and kind not in EVENT_KINDS:
-            raise InputError(
-                f"event feature {flag!r}: {kind!r} is not one of {', '.join(EVENT_KINDS)}; write {name}:number"
-            )
-        feature = _of_times(name, kind, config, store, train_positions) if name in OF_TIMES else None
-        feature = feature or _of_column(name, kind, store, train_positions)
+        name, kind = name_and_kind(flag, EVENT_KINDS, "event", likely="number")
+        make = _of_times if name in OF_TIMES else _of_column
+        feature = make(name, kind, config, store, train_positions)
         if name in config.shuffled_event_features:
-            feature = feature._replace(read=functools.partial(_read_shuffled, feature.read, _order(store, seed)))
+            feature = feature._replace(read=_shuffled(feature.read, store.n_events, seed))
         what = f"{feature.size:,} categories" if feature.form == "categories" else feature.form
         logger.info("event       %s: %s%s", name, what, ", shuffled" * (name in config.shuffled_event_features))
         features.append(feature)
     return tuple(features)
+
+
+def _shuffled(read: Read, n_events: int, seed: int) -> Read:
+    """Reads the values of other events, by a fixed permutation."""
+    order = np.random.default_rng(seed).permutation(n_events)
+    return lambda store, places: read(store, order[places])
 
 
 def _of_times(
@@ -176,117 +190,91 @@ def _of_times(
     if name == "gap" and kind in ("", "buckets"):
         return PositionFeature("event gap", "categories", N_GAP_BUCKETS, gap_buckets)
     if name == "gap" and kind in ("number", "waves"):
-        return _scaled_feature("event gap", kind, _log_gaps, store, train_positions)
+        return _scaled("event gap", kind, _log_gaps, store, train_positions)
     if kind not in ("", "categories"):
         raise InputError(f"event feature {name}:{kind} is computed from times and has only categories; write {name}")
-    readers: dict[str, tuple[int, Read]] = {
-        "hour": (24, functools.partial(_clock, unit=HOUR, n=24, first=0)),
-        # 1970 began on a Thursday: Monday is 1.
-        "weekday": (7, functools.partial(_clock, unit=DAY, n=7, first=3)),
-        "session": (2, functools.partial(_opens_session, gap_seconds=60 * config.session_gap_minutes)),
-    }
-    return PositionFeature(f"event {name}", "categories", *readers[name])
+    if name == "session":
 
+        def opens_session(store: SequenceStore, places: Places) -> Int32[np.ndarray, "n 1"]:
+            """2 where an event opens a session, as a user's first one does, else 1."""
+            gaps = seconds_since_previous(store, places)
+            return np.where(gaps <= 60 * config.session_gap_minutes, 1, 2).astype(np.int32)[:, None]
 
-def _of_column(name: str, kind: str, store: SequenceStore, train_positions: Places) -> PositionFeature:
-    if name not in store.columns:
-        raise InputError(
-            f"event feature {name!r} is neither a column of the store's events ({', '.join(store.columns) or 'none'}) "
-            f"nor one of {', '.join(OF_TIMES)}; name one of these, or prepare a store with it"
-        )
-    column = store.columns[name]
-    kind = kind or ("categories" if column.dtype in (np.dtype(bool), np.dtype(np.int32)) else "number")
-    numbers = functools.partial(_numbers, column=name)
-    if kind in ("number", "waves"):
-        return _scaled_feature(f"event {name}", kind, numbers, store, train_positions)
-    train_values = numbers(store, train_positions)
-    train_values = train_values[~np.isnan(train_values)]
-    if not train_values.size:
-        raise InputError(f"no training event has a {name}; leave the event feature out")
-    if kind == "buckets":
-        edges = deciles(train_values)
-        read = functools.partial(_buckets, numbers=numbers, edges=edges)
-        return PositionFeature(f"event {name}", "categories", len(edges) + 1, read)
-    values = np.unique(train_values)
-    if column.dtype == np.int32:  # codes of text, -1 for missing
-        values = values[values >= 0]
-    if len(values) > MAX_CATEGORIES:
-        raise InputError(
-            f"event feature {name!r} has {len(values):,} categories, more than {MAX_CATEGORIES:,}; "
-            f"write {name}:number or {name}:buckets"
-        )
-    read = functools.partial(_categories, numbers=numbers, values=values)
-    return PositionFeature(f"event {name}", "categories", len(values), read)
+        return PositionFeature("event session", "categories", 2, opens_session)
+    # 1970 began on a Thursday: Monday is 1.
+    unit, n, first = (HOUR, 24, 0) if name == "hour" else (DAY, 7, 3)
 
+    def clock(store: SequenceStore, places: Places) -> Int32[np.ndarray, "n 1"]:
+        """Hour of the day or day of the week of each event, UTC, from 1 to `n`."""
+        return (1 + (store.columns["timestamp_us"][places] // unit + first) % n).astype(np.int32)[:, None]
 
-def _scaled_feature(
-    name: str, kind: str, numbers: Numbers, store: SequenceStore, train_positions: Places
-) -> PositionFeature:
-    train_values = numbers(store, train_positions)
-    train_values = train_values[~np.isnan(train_values)]
-    if not train_values.size:
-        raise InputError(f"no training event has a {name.partition(' ')[2]}; leave the event feature out")
-    if np.isinf(train_values).any():
-        raise InputError(f"{name} holds a number that is infinite; correct it or leave it empty")
-    read = functools.partial(_standardise, numbers=numbers, centre=train_values.mean(), scale=train_values.std() or 1.0)
-    return PositionFeature(name, "waves" if kind == "waves" else "numbers", 1, read)
-
-
-def _order(store: SequenceStore, seed: int) -> Int[np.ndarray, " n_events"]:
-    return np.random.default_rng(seed).permutation(store.n_events)
-
-
-def _read_shuffled(read: Read, order: Int[np.ndarray, " n_events"], store: SequenceStore, places: Places) -> np.ndarray:
-    """The values of other events: a fixed permutation."""
-    return read(store, order[places])
-
-
-# Values at positions of the store. Numbers are float64, NaN for unknown.
-
-
-def _numbers(store: SequenceStore, places: Places, *, column: str) -> Float[np.ndarray, " n"]:
-    return store.columns[column][places].astype(np.float64)
-
-
-def _of_user(
-    store: SequenceStore, places: Places, *, keys: np.ndarray, values: np.ndarray
-) -> Int32[np.ndarray, "n width"] | Float32[np.ndarray, "n width"]:
-    users = users_at(store, places)
-    if store.user_keys is keys:
-        return values[1 + users]
-    # Another store has its users in other rows.
-    rows = pc.index_in(pa.array(store.user_keys[users]), value_set=pa.array(keys))
-    return values[1 + pc.fill_null(rows, -1).to_numpy()]
+    return PositionFeature(f"event {name}", "categories", n, clock)
 
 
 def _log_gaps(store: SequenceStore, places: Places) -> Float[np.ndarray, " n"]:
     return np.log1p(seconds_since_previous(store, places))
 
 
-def _clock(store: SequenceStore, places: Places, *, unit: int, n: int, first: int) -> Int32[np.ndarray, "n 1"]:
-    """Hour of the day or day of the week of each event, UTC, from 1 to `n`."""
-    return (1 + (store.columns["timestamp_us"][places] // unit + first) % n).astype(np.int32)[:, None]
+def _of_column(
+    name: str, kind: str, config: EventFeatureConfig, store: SequenceStore, train_positions: Places
+) -> PositionFeature:
+    if name not in store.columns:
+        raise InputError(
+            f"event feature {name!r} is neither a column of the store's events ({', '.join(store.columns) or 'none'}) "
+            f"nor one of {', '.join(OF_TIMES)}; name one of these, or prepare a store with it"
+        )
+
+    def numbers(store: SequenceStore, places: Places) -> Float[np.ndarray, " n"]:
+        return store.columns[name][places].astype(np.float64)
+
+    dtype = store.columns[name].dtype
+    kind = kind or ("categories" if dtype in (np.dtype(bool), np.dtype(np.int32)) else "number")
+    if kind in ("number", "waves"):
+        return _scaled(f"event {name}", kind, numbers, store, train_positions)
+    train_values = _known(f"event {name}", numbers, store, train_positions)
+    if kind == "buckets":
+        edges = deciles(train_values)
+        size = len(edges) + 1
+
+        def codes(values: Float[np.ndarray, " n"]) -> np.ndarray:
+            return np.where(np.isnan(values), 0, 1 + np.searchsorted(edges, values, side="right"))
+
+    else:
+        categories = np.unique(train_values)
+        if dtype == np.int32:  # codes of text, -1 for missing
+            categories = categories[categories >= 0]
+        size = len(categories)
+        if size > MAX_CATEGORIES:
+            raise InputError(
+                f"event feature {name!r} has {size:,} categories, more than {MAX_CATEGORIES:,}; "
+                f"write {name}:number or {name}:buckets"
+            )
+
+        def codes(values: Float[np.ndarray, " n"]) -> np.ndarray:
+            rows = np.minimum(np.searchsorted(categories, values), size - 1)
+            return np.where(categories[rows] == values, 1 + rows, 0)
+
+    def read(store: SequenceStore, places: Places) -> Int32[np.ndarray, "n 1"]:
+        return codes(numbers(store, places)).astype(np.int32)[:, None]
+
+    return PositionFeature(f"event {name}", "categories", size, read)
 
 
-def _opens_session(store: SequenceStore, places: Places, *, gap_seconds: float) -> Int32[np.ndarray, "n 1"]:
-    """2 where an event opens a session, as a user's first one does, else 1."""
-    return np.where(seconds_since_previous(store, places) <= gap_seconds, 1, 2).astype(np.int32)[:, None]
-
-
-def _buckets(store: SequenceStore, places: Places, *, numbers: Numbers, edges: np.ndarray) -> Int32[np.ndarray, "n 1"]:
+def _known(name: str, numbers: Numbers, store: SequenceStore, places: Places) -> Float[np.ndarray, " n_known"]:
     values = numbers(store, places)
-    return np.where(np.isnan(values), 0, 1 + np.searchsorted(edges, values, side="right")).astype(np.int32)[:, None]
+    values = values[~np.isnan(values)]
+    if not values.size:
+        raise InputError(f"no training event has a {name.removeprefix('event ')}; leave the event feature out")
+    return values
 
 
-def _categories(
-    store: SequenceStore, places: Places, *, numbers: Numbers, values: np.ndarray
-) -> Int32[np.ndarray, "n 1"]:
-    column_values = numbers(store, places)
-    codes = np.minimum(np.searchsorted(values, column_values), len(values) - 1)
-    return np.where(values[codes] == column_values, 1 + codes, 0).astype(np.int32)[:, None]
+def _scaled(name: str, kind: str, numbers: Numbers, store: SequenceStore, train_positions: Places) -> PositionFeature:
+    train_values = _known(name, numbers, store, train_positions)
+    if np.isinf(train_values).any():
+        raise InputError(f"{name} holds a number that is infinite; correct it or leave it empty")
+    centre, scale = train_values.mean(), train_values.std() or 1.0
 
+    def read(store: SequenceStore, places: Places) -> Float32[np.ndarray, "n 1"]:
+        return ((numbers(store, places) - centre) / scale).astype(np.float32)[:, None]
 
-def _standardise(
-    store: SequenceStore, places: Places, *, numbers: Numbers, centre: float, scale: float
-) -> Float32[np.ndarray, "n 1"]:
-    return ((numbers(store, places) - centre) / scale).astype(np.float32)[:, None]
+    return PositionFeature(name, "waves" if kind == "waves" else "numbers", 1, read)

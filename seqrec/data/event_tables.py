@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
@@ -10,19 +9,10 @@ import duckdb
 import narwhals as nw
 import pyarrow as pa
 
-from seqrec.data.paths import first_line
+from seqrec.data.paths import as_input_error
 from seqrec.data.tables.columns import category, free_id, microseconds, number
-from seqrec.data.tables.rows import (
-    MISSING_VALUES,
-    NO_LIMITS,
-    BadRows,
-    Destination,
-    Limits,
-    RawRows,
-    connect,
-    quoted,
-)
-from seqrec.data.tables.user_table import UserTable, text_table
+from seqrec.data.tables.rows import MISSING_VALUES, NO_LIMITS, BadRows, Destination, Limits, RawRows, connect, quoted
+from seqrec.data.tables.user_table import UserTable
 from seqrec.types import InputError
 
 Ties = Literal["auto", "file", "hash"]
@@ -145,26 +135,15 @@ def has_times(columns: Columns) -> bool:
     return columns.time.lower() not in ("", "none")
 
 
+def unit_of(request: Request, columns: Columns) -> str | None:
+    """The unit of the times, None where there are none."""
+    return request.time_unit if has_times(columns) else None
+
+
 def refuse_further(name: str, request: Request) -> None:
     """Refuses what is asked of a data set that has users and items alone."""
     for column in (*request.extra, *request.categories):
         raise InputError(f"{name} has no columns beside user and item, got {column!r}; leave it out")
-
-
-def load_text_events(
-    files: Sequence[Path],
-    request: Request,
-    names: Sequence[str],
-    columns: Columns,
-    *,
-    delimiter: str,
-    quote: str = '"',
-    header: bool = True,
-    further: Mapping[str, str] | None = None,
-) -> RawRows:
-    """As `load_events`, of files of text whose layout is known."""
-    table = text_table(files, names, delimiter=delimiter, quote=quote, header=header)
-    return load_events(table, request, columns, further=further)
 
 
 def typed_source(
@@ -177,12 +156,9 @@ def typed_source(
     items: Items = NO_ITEMS,
 ) -> Source:
     """The source of loaded rows; `time_unit` is None where they have no column `time`."""
-    try:
+    complaint = f"{rows.place(0)} and on: the values cannot be read ({{error}}); correct them, or free memory"
+    with as_input_error(complaint, duckdb.Error):
         categories = _type_events(rows, request, ids=ids, time_unit=time_unit)
-    except duckdb.Error as error:
-        raise InputError(
-            f"{rows.place(0)} and on: the values cannot be read ({first_line(error)}); correct them, or free memory"
-        ) from error
     events = nw.from_native(rows.connection.table("events"))
     source = Source(name, events, None, rows.connection, categories=categories, unreadable=rows.unreadable)
     return with_items(source, items)
@@ -232,15 +208,13 @@ def with_items(source: Source, items: Items) -> Source:
             by_id: dict[Any, Any] = {key: value for key, value in numbers.items() if key is not None}
         else:
             by_id = {str(key): value for key, value in values.items()}
-        try:
+        # JSON can write halves of characters.
+        complaint = (
+            f"{source.name}: {name} of an item hold what is no text ({{error}}); correct the file beside the events"
+        )
+        with as_input_error(complaint, UnicodeEncodeError):
             keys = pa.array(list(by_id), pa.int64() if is_integer else pa.large_string())
             return pa.table({"item_id": keys, name: pa.array(list(by_id.values()), kind)})
-        except UnicodeEncodeError as error:
-            # JSON can write halves of characters.
-            raise InputError(
-                f"{source.name}: {name} of an item hold {error.object[error.start : error.end]!a}, which is no "
-                "character; correct the file beside the events"
-            ) from error
 
     return source._replace(
         titles=table(items.titles, "title", pa.large_string()),

@@ -12,32 +12,16 @@ import pyarrow as pa
 
 from seqrec.data.directories import replacing_directory
 from seqrec.data.engines import Engine, collect, engine_of
+from seqrec.data.paths import as_input_error
 from seqrec.data.sources import Source
 from seqrec.data.steps import ItemOrder, column_names, n_rows, number_items, ordered_events, require_times
-from seqrec.data.store import (
-    ATTRIBUTES_TYPE,
-    SequenceStore,
-    column_dtype,
-    open_store,
-    sequence_store,
-    write_files,
-)
+from seqrec.data.store import ATTRIBUTES_TYPE, SequenceStore, column_dtype, open_store, sequence_store, write_files
 from seqrec.data.store_files import array_files
 from seqrec.types import InputError
 
 NO_KEYS: Mapping[str, nw.LazyFrame] = MappingProxyType({})
 
 logger = logging.getLogger(__name__)
-
-
-def complete_events(events: nw.LazyFrame) -> nw.LazyFrame:
-    """The events that lack neither user nor item nor, where times are known, their time."""
-    return events.drop_nulls([name for name in ("user_id", "item_id", "timestamp_us") if name in column_names(events)])
-
-
-def history_lengths(events: nw.LazyFrame) -> nw.LazyFrame:
-    """Columns user_id and n_events, sorted by user."""
-    return events.group_by("user_id").agg(n_events=nw.len()).sort("user_id")
 
 
 def sequences(
@@ -51,7 +35,8 @@ def sequences(
     if keep_times:
         require_times(source.events, "a temporal split or a model that reads times")
     n_found = n_rows(source.events)
-    events = complete_events(source.events)
+    required = [name for name in ("user_id", "item_id", "timestamp_us") if name in column_names(source.events)]
+    events = source.events.drop_nulls(required)
     n_complete = n_rows(events)
     if n_complete == 0:
         raise InputError(f"{source.name}: each of {n_found:,} events lacks user, item or time; check the columns")
@@ -78,8 +63,8 @@ def gathered_store(
     """
     item_numbers = engine.keep(number_items(events, item_order))
     item_keys = collect(with_keys(item_numbers, "item_id", keys).sort("item"))["item_id"].to_numpy()
-    lengths = engine.keep(history_lengths(events))
-    users = collect(with_keys(lengths, "user_id", keys, sorted_by_number=True))
+    lengths = events.group_by("user_id").agg(n_events=nw.len())
+    users = collect(with_keys(lengths, "user_id", keys).sort("user_id"))
     offsets = np.zeros(users.num_rows + 1, np.int64)
     np.cumsum(users["n_events"].to_numpy(), out=offsets[1:])
     missing = _with_missing(events, columns)
@@ -90,11 +75,15 @@ def gathered_store(
         for name in batch.schema.names:
             values = event_column(name, pa.chunked_array([batch[name]]), has_missing=name in missing)
             if start == 0:
-                arrays[name] = _new_array(files.get(name), column_dtype(name, values.dtype), int(offsets[-1]))
+                shape, dtype = (int(offsets[-1]),), column_dtype(name, values.dtype)
+                arrays[name] = (
+                    np.lib.format.open_memmap(files[name], mode="w+", dtype=dtype, shape=shape)
+                    if name in files
+                    else np.empty(shape, dtype)
+                )
             arrays[name][start : start + len(values)] = values
         start += batch.num_rows
     engine.forget(item_numbers)
-    engine.forget(lengths)
     items = arrays.pop("item")
     return sequence_store(
         items,
@@ -107,16 +96,12 @@ def gathered_store(
     )
 
 
-def with_keys(
-    table: nw.LazyFrame, column: str, keys: Mapping[str, nw.LazyFrame], *, sorted_by_number: bool = False
-) -> nw.LazyFrame:
+def with_keys(table: nw.LazyFrame, column: str, keys: Mapping[str, nw.LazyFrame]) -> nw.LazyFrame:
     """The table with the data's own names in `column`, where it has numbers of them (`column` and `key` of `keys`)."""
     if column not in keys:
         return table
     names = column_names(table)
     named = table.join(keys[column], on=column, how="inner")
-    if sorted_by_number:
-        named = named.sort(column)
     return named.drop(column).rename({"key": column}).select(names)
 
 
@@ -129,25 +114,28 @@ def event_column(name: str, values: pa.ChunkedArray, *, has_missing: bool = Fals
             raise InputError(f"event column {name!r} is {values.type}, a store holds numbers; leave the column out")
         if pa.types.is_boolean(values.type):
             values = values.cast(pa.int8())
-        try:
+        with as_input_error(
+            f"event column {name!r} has missing values and integers beyond 2^53; fill in what is missing",
+            pa.ArrowInvalid,
+        ):
             return values.cast(pa.float64()).to_numpy()
-        except pa.ArrowInvalid as error:
-            raise InputError(
-                f"event column {name!r} has missing values and integers beyond 2^53; fill in what is missing"
-            ) from error
     return values.to_numpy()
 
 
-def titles_of(item_keys: np.ndarray, titles: pa.Table) -> np.ndarray:
+def titles_of(item_keys: np.ndarray, titles: pa.Table | None) -> np.ndarray:
     """The title of each item, "" where `titles` has none."""
-    known = dict(zip(titles["item_id"].to_pylist(), titles["title"].to_pylist(), strict=True))
+    known = _by_item(titles, "title")
     return np.array([known.get(key) or "" for key in item_keys.tolist()], dtype=object)
 
 
-def attributes_of(item_keys: np.ndarray, attributes: pa.Table) -> pa.Array:
+def attributes_of(item_keys: np.ndarray, attributes: pa.Table | None) -> pa.Array:
     """The attributes of each item, an empty list where `attributes` has none."""
-    known = dict(zip(attributes["item_id"].to_pylist(), attributes["attributes"].to_pylist(), strict=True))
+    known = _by_item(attributes, "attributes")
     return pa.array([known.get(key) or [] for key in item_keys.tolist()], ATTRIBUTES_TYPE)
+
+
+def _by_item(table: pa.Table | None, name: str) -> dict[Any, Any]:
+    return {} if table is None else dict(zip(table["item_id"].to_pylist(), table[name].to_pylist(), strict=True))
 
 
 def prepare(
@@ -172,9 +160,3 @@ def _with_missing(events: nw.LazyFrame, columns: Sequence[str]) -> set[str]:
         return set()
     counts = collect(events.select(*(nw.col(name).is_null().cast(nw.Int64).sum().alias(name) for name in columns)))
     return {name for name in columns if counts[name][0].as_py()}
-
-
-def _new_array(file: Path | None, dtype: str, length: int) -> np.ndarray:
-    if file is None:
-        return np.empty(length, dtype)
-    return np.lib.format.open_memmap(file, mode="w+", dtype=dtype, shape=(length,))

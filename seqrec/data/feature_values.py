@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int, Int32
 
 from seqrec.data.store import SequenceStore
+from seqrec.types import InputError
 
 Form = Literal["categories", "numbers", "waves"]
 
@@ -41,3 +42,11 @@ class PositionFeature(NamedTuple):
 def features_at(features: Sequence[PositionFeature], store: SequenceStore, places: Places) -> dict[str, np.ndarray]:
     """The features' values at these events of the store, by the features' names."""
     return {feature.name: feature.read(store, places) for feature in features}
+
+
+def name_and_kind(flag: str, kinds: Sequence[str], noun: str, *, likely: str) -> tuple[str, str]:
+    """The name of a feature and the kind that is asked of it, "" where none is: name:kind, or the name alone."""
+    name, _, kind = flag.partition(":")
+    if kind and kind not in kinds:
+        raise InputError(f"{noun} feature {flag!r}: {kind!r} is not one of {', '.join(kinds)}; write {name}:{likely}")
+    return name, kind

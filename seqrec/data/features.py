@@ -11,9 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Bool, Float
 
-from seqrec.data.feature_values import Feature
-from seqrec.data.paths import check_file
+from seqrec.data.feature_values import Feature, name_and_kind
+from seqrec.data.paths import as_input_error, check_file
 from seqrec.data.store import SequenceStore
+from seqrec.data.store_files import key_column
 from seqrec.data.tables.columns import number, present_text, required_id
 from seqrec.data.tables.json_lines import json_value
 from seqrec.data.tables.rows import Destination, RawRows, connect
@@ -30,14 +31,7 @@ MOST_VALUES = 256
 logger = logging.getLogger(__name__)
 
 
-class _Entities(NamedTuple):
-    """The items, or the users, of a store."""
-
-    noun: Literal["item", "user"]
-    keys: np.ndarray
-    """Keys in the data, in the store's order."""
-    flag: str
-    """The flag that names files of features."""
+Noun = Literal["item", "user"]
 
 
 class FeatureTable(NamedTuple):
@@ -77,9 +71,13 @@ def read_item_features(
       InputError: no table, or more than one, has a column; keys repeat or meet no item; vectors are not of one
         length, or hold a number that is not finite.
     """
-    own = _own_columns(store)
+    own = {} if store.attributes is None else {"attributes": store.attributes}
+    if store.titles is not None:
+        years = pc.struct_field(pc.extract_regex(pa.array(store.titles, pa.large_string()), YEAR_IN_TITLE), "year")
+        if years.null_count < len(years):
+            own["year"] = years.cast(pa.int64())
     tables = [FeatureTable(Path("the store"), tuple(own), None, own)] if own else []
-    return _read_features(names, _Entities("item", store.item_keys, "--feature-files"), files, tables, trained)
+    return _read_features(names, "item", store.item_keys, files, tables, trained)
 
 
 def read_user_features(
@@ -93,38 +91,34 @@ def read_user_features(
 
     As `read_item_features`, of tables with a column `user` or `user_id`; a store has none of its own.
     """
-    entities = _Entities("user", store.user_keys, "--user-feature-files")
-    return _read_features(names, entities, files, [], trained)
+    return _read_features(names, "user", store.user_keys, files, [], trained)
 
 
 def _read_features(
     names: Sequence[str],
-    entities: _Entities,
+    noun: Noun,
+    keys: np.ndarray,
     files: Sequence[Path],
     own_tables: Sequence[FeatureTable],
     trained: Bool[np.ndarray, " n_plus_1"] | None,
 ) -> list[Feature]:
     if trained is None:
-        trained = np.arange(len(entities.keys) + 1) > 0
-    noun = entities.noun
+        trained = np.arange(len(keys) + 1) > 0
     columns = {name.partition(":")[0] for name in names}
+    flag_of_files = "--feature-files" if noun == "item" else "--user-feature-files"
     tables = [*(_read_table(Path(file), noun, columns) for file in files), *own_tables]
     features = []
     for flag in names:
-        name, _, kind = flag.partition(":")
-        if kind and kind not in KINDS:
-            raise InputError(
-                f"{noun} feature {flag!r}: {kind!r} is not one of {', '.join(KINDS)}; write {name}:categories"
-            )
+        name, kind = name_and_kind(flag, KINDS, noun, likely="categories")
         holders = [table for table in tables if name in table.names]
         if len(holders) != 1:
             there = sorted({column for table in tables for column in table.names})
             raise InputError(
                 f"{noun} feature {name!r} is in {len(holders) or 'none'} of the tables, which have "
-                f"{', '.join(there) or 'no columns'}; name one of these or add a file to {entities.flag}"
+                f"{', '.join(there) or 'no columns'}; name one of these or add a file to {flag_of_files}"
             )
         [table] = holders
-        feature = _feature(name, kind, table, _rows(table, entities), trained, noun)
+        feature = _feature(name, kind, table, _rows(table, noun, keys), trained, noun)
         n_known = int(feature.known[trained].sum())
         if not n_known:
             raise InputError(f"{table.path}: no {noun} that is trained on has a {name}; leave the feature out")
@@ -133,7 +127,7 @@ def _read_features(
             name,
             *(f"{count:,}" for count in (n_known, trained.sum())),
             noun,
-            *(f"{count:,}" for count in (feature.known.sum() - n_known, len(entities.keys) - trained.sum())),
+            *(f"{count:,}" for count in (feature.known.sum() - n_known, len(keys) - trained.sum())),
             f"{len(feature.categories):,} categories" if feature.categories else f"{feature.values.shape[1]} numbers",
         )
         features.append(feature)
@@ -152,21 +146,17 @@ def shuffled_feature(feature: Feature, *, trained: Bool[np.ndarray, " n_plus_1"]
     return feature._replace(values=feature.values[rows], known=feature.known[rows])
 
 
-def _own_columns(store: SequenceStore) -> dict[str, pa.Array]:
-    columns = {}
-    if store.attributes is not None:
-        columns["attributes"] = store.attributes
-    if store.titles is not None:
-        years = pc.struct_field(pc.extract_regex(pa.array(store.titles, pa.large_string()), YEAR_IN_TITLE), "year")
-        if years.null_count < len(years):
-            columns["year"] = years.cast(pa.int64())
-    return columns
-
-
 def _read_table(path: Path, noun: str, names: Collection[str]) -> FeatureTable:
     """The columns `names` of a file, as far as it has them."""
     if path.suffix == ".npy":
-        return FeatureTable(path, (path.stem,), None, {path.stem: _read_vectors(path, noun)})
+        check_file(path)
+        with as_input_error(f"{path} cannot be read ({{error}}); write it again", OSError, ValueError):
+            vectors = np.load(path, mmap_mode="r", allow_pickle=False)
+        if vectors.ndim != 2 or vectors.dtype.kind not in "fiu":
+            raise InputError(
+                f"{path} holds {vectors.shape} of {vectors.dtype}; vectors are a matrix, a row for each {noun}"
+            )
+        return FeatureTable(path, (path.stem,), None, {path.stem: vectors})
     table = open_table(path)
     key = table.required(noun, f"{noun}_id", any_case=True, remedy=f"add the column {noun}")
     features = tuple(name for name in table.columns if name != key)
@@ -182,19 +172,6 @@ def _read_table(path: Path, noun: str, names: Collection[str]) -> FeatureTable:
     return FeatureTable(path, features, arrow["key"].combine_chunks(), columns)
 
 
-def _read_vectors(path: Path, noun: str) -> np.ndarray:
-    check_file(path)
-    try:
-        vectors = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({str(error).splitlines()[0]}); write it again") from error
-    if vectors.ndim != 2 or vectors.dtype.kind not in "fiu":
-        raise InputError(
-            f"{path} holds {vectors.shape} of {vectors.dtype}; vectors are a matrix, a row for each {noun}"
-        )
-    return vectors
-
-
 def _typed_expression(rows: RawRows, column: str, name: str) -> str:
     """The SQL expression of a column of a file without types: a number if all values are numbers."""
     if rows.type_of(column) == "JSON":
@@ -204,9 +181,8 @@ def _typed_expression(rows: RawRows, column: str, name: str) -> str:
     return number(rows, column, name, booleans=False) if n_values == n_numbers > 0 else text
 
 
-def _rows(table: FeatureTable, entities: _Entities) -> np.ndarray:
+def _rows(table: FeatureTable, noun: Noun, own_keys: np.ndarray) -> np.ndarray:
     """The table's row of each item, or user, in the store's order; -1 if there is none."""
-    noun, own_keys = entities.noun, entities.keys
     if table.keys is None:
         n_rows = {len(column) for column in table.columns.values()}
         if n_rows != {len(own_keys)}:
@@ -215,14 +191,10 @@ def _rows(table: FeatureTable, entities: _Entities) -> np.ndarray:
                 f"give one for each of the store's {noun}s, in their order, or a table with a column {noun}"
             )
         return np.arange(len(own_keys))
-    own = pa.array(own_keys, pa.int64() if own_keys.dtype.kind in "iu" else pa.large_string())
-    try:
+    own, example = key_column(own_keys), table.keys[0].as_py()
+    misfit = f"{table.path} has {noun}s such as {example!r}, the data has integers; write the data's own keys"
+    with as_input_error(misfit, pa.ArrowInvalid):
         keys = table.keys.cast(own.type)
-    except pa.ArrowInvalid as error:
-        raise InputError(
-            f"{table.path} has {noun}s such as {table.keys[0].as_py()!r}, the data has integers such as "
-            f"{own_keys[0]}; write the data's own keys"
-        ) from error
     counts = pc.value_counts(keys)
     if len(counts) < len(keys):
         twice = next(count["values"] for count in counts.to_pylist() if count["counts"] > 1)
@@ -230,7 +202,7 @@ def _rows(table: FeatureTable, entities: _Entities) -> np.ndarray:
     rows = pc.fill_null(pc.index_in(own, value_set=keys), -1).to_numpy()
     if np.all(rows < 0):
         raise InputError(
-            f"{table.path} has {noun}s such as {table.keys[0].as_py()!r}, none of which is in the data, "
+            f"{table.path} has {noun}s such as {example!r}, none of which is in the data, "
             f"which has {own[0].as_py()!r}; write the data's own keys"
         )
     return rows
@@ -275,16 +247,14 @@ def _feature(name: str, kind: str, table: FeatureTable, rows: np.ndarray, traine
         raise InputError(f"{place} holds a number that is infinite; correct it or leave it empty")
     train_values = numbers[is_known & trained[1:]]
     if kind == "number":
-        centre, scale = (
-            (float(train_values.mean()), float(train_values.std()) or 1.0) if len(train_values) else (0.0, 1.0)
-        )
+        centre, scale = (train_values.mean(), train_values.std() or 1.0) if len(train_values) else (0.0, 1.0)
         values = np.where(is_known, (np.nan_to_num(numbers) - centre) / scale, 0.0)[:, None]
-        return Feature(name, _with_padding_row(values.astype(np.float32)), _with_padding_row(is_known))
+        return _padded(name, values.astype(np.float32), is_known)
     edges = deciles(train_values)
     codes = np.where(is_known, 1 + np.searchsorted(edges, numbers, side="right"), 0)
     bounds = ["-inf", *(f"{edge:g}" for edge in edges), "inf"]
     names = tuple(f"{low} to {high}" for low, high in itertools.pairwise(bounds))
-    return Feature(name, _with_padding_row(codes[:, None].astype(np.int32)), _with_padding_row(is_known), names)
+    return _padded(name, codes[:, None].astype(np.int32), is_known, names)
 
 
 def deciles(numbers: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n_edges"]:
@@ -303,7 +273,7 @@ def _vector(name: str, place: str, values: np.ndarray, is_known: np.ndarray, tra
     centre = train_values.mean(axis=0) if len(train_values) else 0.0
     scale = np.sqrt(np.mean(np.square(train_values - centre))) or 1.0 if len(train_values) else 1.0
     scaled = np.where(is_known[:, None], (values - centre) / scale, 0.0)
-    return Feature(name, _with_padding_row(scaled.astype(np.float32)), _with_padding_row(is_known))
+    return _padded(name, scaled.astype(np.float32), is_known)
 
 
 def _categories(name: str, place: str, column: pa.Array, is_list: bool, trained: np.ndarray, noun: str) -> Feature:
@@ -338,6 +308,7 @@ def _numbers(column: pa.Array) -> np.ndarray:
     return column.cast(pa.float64()).to_numpy(zero_copy_only=False)
 
 
-def _with_padding_row(values: np.ndarray) -> np.ndarray:
-    """With an empty row 0 for padding."""
-    return np.concatenate([np.zeros_like(values[:1]), values])
+def _padded(name: str, values: np.ndarray, is_known: np.ndarray, categories: tuple[str, ...] = ()) -> Feature:
+    """The feature with an empty row 0 for padding."""
+    values, known = (np.concatenate([np.zeros_like(rows[:1]), rows]) for rows in (values, is_known))
+    return Feature(name, values, known, categories)

@@ -1,23 +1,19 @@
 """Time between one event of a user and the next."""
 
 import numpy as np
-from jaxtyping import Float, Int, Int32
+from jaxtyping import Float, Int32
 
 from seqrec.data.feature_values import Places
+from seqrec.data.ragged import rows_at
 from seqrec.data.store import SequenceStore
 
 N_GAP_BUCKETS = 32
 
 
-def users_at(store: SequenceStore, places: Places) -> Int[np.ndarray, " n"]:
-    """The user of each of these events, as a row of the store."""
-    return np.searchsorted(store.offsets, places, side="right") - 1
-
-
 def seconds_since_previous(store: SequenceStore, places: Places) -> Float[np.ndarray, " n"]:
     """Seconds since the previous event of the same user; NaN for a user's first event."""
     times = store.columns["timestamp_us"]
-    is_first = store.offsets[users_at(store, places)] == places
+    is_first = store.offsets[rows_at(store.offsets, places)] == places
     gaps = np.maximum(times[places] - times[np.maximum(places - 1, 0)], 0) / 1_000_000
     return np.where(is_first, np.nan, gaps)
 

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from seqrec.data.paths import as_input_error
+
 
 def moment_us(moment: str) -> int:
     """Microseconds since 1970 of an ISO date or time, in UTC.
@@ -9,12 +11,10 @@ def moment_us(moment: str) -> int:
     >>> moment_us("1970-01-02")
     86400000000
     """
-    try:
+    with as_input_error(
+        f"{moment!r} is not an ISO date or time; write it as 2024-05-31 or 2024-05-31T12:00", ValueError
+    ):
         return int(np.datetime64(moment.removesuffix("Z"), "us").astype(np.int64))
-    except ValueError as error:
-        raise ValueError(
-            f"{moment!r} is not an ISO date or time; write it as 2024-05-31 or 2024-05-31T12:00"
-        ) from error
 
 
 def iso_moment(timestamp_us: int | np.int64) -> str:

@@ -6,7 +6,7 @@ import gzip
 import logging
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -150,3 +150,23 @@ def _refuse_bucket(path: Path) -> None:
 def first_line(error: Exception) -> str:
     """What an error says, in one line."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+@contextlib.contextmanager
+def as_input_error(message: str | Callable[[], str], *kinds: type[Exception]) -> Iterator[None]:
+    """Inside, an error of these kinds is an `InputError` with this message, {error} in it being what the error says.
+
+    One that is an `InputError` already stays as it is, unless `kinds` names that.
+
+    >>> with as_input_error("noon is no time ({error}); write a number", ValueError):
+    ...     float("noon")
+    Traceback (most recent call last):
+    seqrec.types.InputError: noon is no time (could not convert string to float: 'noon'); write a number
+    """
+    try:
+        yield
+    except kinds as error:
+        if isinstance(error, InputError) and InputError not in kinds:
+            raise
+        said = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
+        raise InputError((message if isinstance(message, str) else message()).replace("{error}", said)) from error

@@ -1,8 +1,7 @@
 """From raw events to a sequence store by the steps that a config names, with what is left counted after each."""
 
 import dataclasses
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -22,7 +21,6 @@ from seqrec.data.sources import Source
 from seqrec.data.split_config import SplitConfig, choose_split, split_store
 from seqrec.data.store import SequenceStore, open_store, write_files
 from seqrec.data.ties import TIE_HASH
-from seqrec.files import JsonObject
 from seqrec.types import InputError
 
 
@@ -77,7 +75,11 @@ class StepsConfig:
 
 
 class StepCount(NamedTuple):
-    """What a step left."""
+    """What a step left.
+
+    >>> print(StepCount("duplicates", 1000, 30, 40, 200))
+    duplicates                   1,000 events       30 users       40 items  (200 events removed)
+    """
 
     step: str
     n_events: int
@@ -85,6 +87,10 @@ class StepCount(NamedTuple):
     n_items: int
     n_removed: int
     """Events that were there before the step and are not after it."""
+
+    def __str__(self) -> str:
+        left = f"{self.step:<24}{self.n_events:>10,} events {self.n_users:>8,} users {self.n_items:>8,} items"
+        return f"{left}  ({self.n_removed:,} events removed)" if self.n_removed else left
 
 
 class Cleaned(NamedTuple):
@@ -107,6 +113,12 @@ class Cleaned(NamedTuple):
             events = with_keys(events, column, self.keys)
         return events
 
+    @property
+    def columns(self) -> list[str]:
+        """All columns but the ids and those of the order in the file."""
+        ours = ("user_id", "item_id", "event_index", TIE_HASH)
+        return [name for name in steps.column_names(self.numbered) if name not in ours]
+
 
 class Prepared(NamedTuple):
     """A store as it lies on disk, and how it came about."""
@@ -118,13 +130,12 @@ class Prepared(NamedTuple):
 
 class _Step(NamedTuple):
     name: str
-    apply: Callable[..., nw.LazyFrame]
+    apply: Callable[[nw.LazyFrame, Engine], nw.LazyFrame]
     remedy: str
     is_held: bool = False
     """Whether what it returns is computed once and held, because it sorts all events."""
     makes_users: bool = False
     """Whether each session that it numbers becomes a user."""
-    needs_engine: bool = False
 
 
 def clean_events(
@@ -156,12 +167,14 @@ def clean_events(
     # A step that filters by itself, or by a small table, is left to what comes after it; one that sorts is computed,
     # and `held` is then the only table of all events that there is.
     is_timed = "timestamp_us" in steps.column_names(events)
-    found = [_Step("valid", lambda _: valid, _valid_remedy(config)), *_steps_of(config, is_timed=is_timed)]
+    bounds = [f"{name}={getattr(config, name)}" for name in ("earliest", "latest") if getattr(config, name) is not None]
+    remedy = " or ".join(["check the columns of user, item and time", *(f"change {bound}" for bound in bounds)])
+    found = [_Step("valid", lambda *_: valid, remedy), *_steps_of(config, is_timed=is_timed)]
     keys: dict[str, nw.LazyFrame] = {}
     kept, held = events, None
     for place, step in enumerate(found):
         before = kept
-        kept = step.apply(kept, **({"engine": engine} if step.needs_engine else {}))
+        kept = step.apply(kept, engine)
         if step.makes_users:
             kept = steps.sessions_as_users(with_keys(kept, "user_id", keys))
         is_numbered = False
@@ -197,88 +210,70 @@ def _numbered(events: nw.LazyFrame, keys: dict[str, nw.LazyFrame], engine: Engin
     return events, bool(texts)
 
 
-def _valid_remedy(config: StepsConfig) -> str:
-    bounds = [f"{name}={getattr(config, name)}" for name in ("earliest", "latest") if getattr(config, name) is not None]
-    return " or ".join(["check the columns of user, item and time", *(f"change {bound}" for bound in bounds)])
-
-
-def _steps_of(config: StepsConfig, *, is_timed: bool) -> list[_Step]:
-    found = []
-    gap = config.duplicate_gap_seconds
+def _steps_of(config: StepsConfig, *, is_timed: bool) -> Iterator[_Step]:
+    gap, per_day = config.duplicate_gap_seconds, config.max_events_per_day
+    column, least = config.min_column, config.min_value
     if config.drop_duplicates:
-        first = functools.partial(_first_of_duplicates, keep_times=gap is not None)
-        found.append(_Step("duplicates", first, "set drop_duplicates=False", is_held=is_timed))
+        yield _Step(
+            "duplicates",
+            lambda events, _: steps.drop_duplicates(events, keep_times=gap is not None),
+            "set drop_duplicates=False",
+            is_held=is_timed,
+        )
     if gap is not None:
-        near = functools.partial(_apart, gap_us=seconds_to_us(gap))
-        remedy = f"give a gap below duplicate_gap_seconds={gap:g}"
-        found.append(_Step("near duplicates", near, remedy, is_held=not config.drop_duplicates))
-    if config.max_events_per_day is not None:
-        users = functools.partial(steps.drop_implausible_users, max_events_per_day=config.max_events_per_day)
-        remedy = f"allow more than max_events_per_day={config.max_events_per_day}"
-        found.append(_Step("implausible users", users, remedy, needs_engine=True))
-    if config.min_column is not None and config.min_value is not None:
-        enough = functools.partial(
-            steps.keep_at_least, column=config.min_column, minimum=config.min_value, share_of=config.min_share_of
+        yield _Step(
+            "near duplicates",
+            lambda events, _: steps.drop_near_duplicates(events, gap_us=seconds_to_us(gap)),
+            f"give a gap below duplicate_gap_seconds={gap:g}",
+            is_held=not config.drop_duplicates,
         )
+    if per_day is not None:
+        yield _Step(
+            "implausible users",
+            lambda events, engine: steps.drop_implausible_users(events, max_events_per_day=per_day, engine=engine),
+            f"allow more than max_events_per_day={per_day}",
+        )
+    if column is not None and least is not None:
         whole = "" if config.min_share_of is None else f" of {config.min_share_of}"
-        remedy = f"lower min_value={config.min_value:g} of {config.min_column}{whole}"
-        found.append(_Step(f"{config.min_column} at least {config.min_value:g}{whole}", enough, remedy))
-    if config.collapse_repeats:
-        found.append(_Step("immediate repeats", steps.collapse_repeats, "set collapse_repeats=False", is_held=True))
-    sessions = []
-    if config.session_gap_seconds is not None:
-        number = functools.partial(steps.number_sessions, gap_us=seconds_to_us(config.session_gap_seconds))
-        sessions.append(_Step("sessions", number, "", is_held=True, makes_users=config.sessions_as_users))
-    if config.sessions_as_users:
-        found += sessions
-    if config.min_user_events > 1 or config.min_item_events > 1:
-        core = functools.partial(
-            steps.k_core,
-            min_user_events=config.min_user_events,
-            min_item_events=config.min_item_events,
+        yield _Step(
+            f"{column} at least {least:g}{whole}",
+            lambda events, _: steps.keep_at_least(events, column, least, share_of=config.min_share_of),
+            f"lower min_value={least:g} of {column}{whole}",
         )
-        remedy = f"lower min_user_events={config.min_user_events} or min_item_events={config.min_item_events}"
-        found.append(_Step(f"{config.min_user_events}-{config.min_item_events}-core", core, remedy, needs_engine=True))
+    if config.collapse_repeats:
+        yield _Step(
+            "immediate repeats",
+            lambda events, _: steps.collapse_repeats(events),
+            "set collapse_repeats=False",
+            is_held=True,
+        )
+    sessions = []
+    if (pause := config.session_gap_seconds) is not None:
+        sessions += [
+            _Step(
+                "sessions",
+                lambda events, _: steps.number_sessions(events, gap_us=seconds_to_us(pause)),
+                "",
+                is_held=True,
+                makes_users=config.sessions_as_users,
+            )
+        ]
+    if config.sessions_as_users:
+        yield from sessions
+    minima = {name: getattr(config, name) for name in ("min_user_events", "min_item_events")}
+    if max(minima.values()) > 1:
+        yield _Step(
+            "-".join(map(str, [*minima.values(), "core"])),
+            lambda events, engine: steps.k_core(events, **minima, engine=engine),
+            "lower " + " or ".join(f"{name}={least}" for name, least in minima.items()),
+        )
     if not config.sessions_as_users:
-        found += sessions
-    return found
+        yield from sessions
 
 
 def stages(config: StepsConfig) -> list[str]:
     """What `prepare_store` goes through: what it reports, in that order, and the writing of the store."""
     return ["found", "valid", *(step.name for step in _steps_of(config, is_timed=True)), "store"]
-
-
-def _first_of_duplicates(events: nw.LazyFrame, *, keep_times: bool) -> nw.LazyFrame:
-    """`drop_duplicates` that may leave the times it found, for `_apart`: to find them sorts all events."""
-    if "timestamp_us" not in steps.column_names(events):
-        return events
-    firsts = steps.with_previous_time(events).filter(steps.is_apart(0))
-    return firsts if keep_times else firsts.drop("_previous_us")
-
-
-def _apart(events: nw.LazyFrame, *, gap_us: int) -> nw.LazyFrame:
-    """`drop_near_duplicates`, by the times of the step before where it left them."""
-    if "_previous_us" not in steps.column_names(events):
-        return steps.drop_near_duplicates(events, gap_us=gap_us)
-    return events.filter(steps.is_apart(gap_us)).drop("_previous_us")
-
-
-def store_of(cleaned: Cleaned, config: StepsConfig, engine: Engine, source: Source, directory: Path) -> SequenceStore:
-    """Cleaned events as a store whose arrays are written to `directory`; see `gathered_store`.
-
-    All columns but the ids and those of the order in the file stand beside the items.
-    """
-    names = steps.column_names(cleaned.numbered)
-    return gathered_store(
-        cleaned.numbered,
-        engine,
-        source,
-        columns=[name for name in names if name not in ("user_id", "item_id", "event_index", TIE_HASH)],
-        item_order=config.item_order,
-        keys=cleaned.keys,
-        directory=directory,
-    )
 
 
 def prepare_store(
@@ -288,17 +283,24 @@ def prepare_store(
     split: SplitConfig,
     *,
     report: Callable[[StepCount], None] = lambda count: None,
-    facts: JsonObject | None = None,
 ) -> Prepared:
     """The store of `source` after the steps of `config`, written to `directory` and opened there, whole or not at all.
 
-    The manifest's `preparation` says what each step left, the configs, the split's hash, how ties in time are ordered,
-    and `facts`; events that are not valid are in rejected.parquet, each with its reason.
+    The manifest's `preparation` says what each step left, the configs, the split's hash, how ties in time are ordered;
+    events that are not valid are in rejected.parquet, each with its reason.
     """
     engine, split = engine_of(source), choose_split(split).config
     with replacing_directory(directory) as fresh:
         cleaned = clean_events(source.events, config, engine, report=report)
-        store = store_of(cleaned, config, engine, source, fresh)
+        store = gathered_store(
+            cleaned.numbered,
+            engine,
+            source,
+            columns=cleaned.columns,
+            item_order=config.item_order,
+            keys=cleaned.keys,
+            directory=fresh,
+        )
         found = split_store(store, split)
         preparation = {
             "source": source.name,
@@ -306,25 +308,10 @@ def prepare_store(
             "counts": [count._asdict() for count in cleaned.counts],
             "split": {**dataclasses.asdict(split), "description": found.description, "hash": found.content_hash},
             **source_facts(source),
-            **(facts or {}),
         }
         rejected = collect(cleaned.rejected.sort("event_index"))
         write_files(fresh, store, preparation=preparation, side_tables={"rejected": rejected})
     return Prepared(open_store(directory), cleaned.counts, found.description)
-
-
-def format_counts(counts: Sequence[StepCount]) -> str:
-    """One line a step.
-
-    >>> print(format_counts([StepCount("found", 1200, 30, 40, 0), StepCount("duplicates", 1000, 30, 40, 200)]))
-    found                        1,200 events       30 users       40 items
-    duplicates                   1,000 events       30 users       40 items  (200 events removed)
-    """
-    return "\n".join(
-        f"{count.step:<24}{count.n_events:>10,} events {count.n_users:>8,} users {count.n_items:>8,} items"
-        + (f"  ({count.n_removed:,} events removed)" if count.n_removed else "")
-        for count in counts
-    )
 
 
 def _count(step: str, events: nw.LazyFrame, before: StepCount | None) -> StepCount:

@@ -12,7 +12,6 @@ from jaxtyping import Bool, Int
 
 from seqrec.data.ragged import blocks, ranges, rows_at
 from seqrec.data.store import SequenceStore
-from seqrec.types import InputError
 
 MaskSeen = Literal["auto", "yes", "no"]
 RepeatedTargets = Literal["exclude", "miss"]
@@ -60,16 +59,3 @@ def choose_masking(config: MaskSeen, valid_seen: Bool[np.ndarray, " n_valid"]) -
     if config == "yes" and share > LARGE_SHARE:
         return Masking(True, f"{percent}; consider --no-mask-seen, which ranks seen items too")
     return Masking(config != "no", "")
-
-
-def check_some_are_left(n_left: int, n_targets: int, *, part: str) -> None:
-    """Refuses a part of the split in which every target was seen before.
-
-    Raises:
-      InputError: none is left of the targets.
-    """
-    if n_targets and not n_left:
-        raise InputError(
-            f"all {n_targets} {part} targets are items that their users had seen before, and seen items are masked; "
-            "use --no-mask-seen"
-        )

@@ -1,35 +1,26 @@
 """Named data sets and the user's own files, read into one table of events."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from seqrec.config import check_fields
-from seqrec.data.event_tables import NO_CATEGORIES, Columns, Request, Source, Ties
+from seqrec.data.event_tables import NO_CATEGORIES, Columns, Request, Source, Ties, load_events, typed_source, unit_of
 from seqrec.data.readers.amazon import read_amazon
 from seqrec.data.readers.clicks import read_yoochoose
 from seqrec.data.readers.lists import read_lists, read_pairs, read_sessions
 from seqrec.data.readers.movielens import read_movielens, read_movielens_demo
 from seqrec.data.readers.music import read_lastfm_1k, read_yambda
-from seqrec.data.readers.own import read_events
 from seqrec.data.readers.recbole import read_recbole
 from seqrec.data.tables.columns import TIME_UNITS, TimeUnit
 from seqrec.data.tables.rows import MISSING_VALUES, NO_LIMITS, BadRows, Limits
+from seqrec.data.tables.user_table import open_table
 from seqrec.data.ties import order_ties
 from seqrec.types import InputError
 
-__all__ = [
-    "DATASETS",
-    "Columns",
-    "Dataset",
-    "Source",
-    "SourceConfig",
-    "Ties",
-    "TimeUnit",
-    "open_source",
-    "read_source",
-]
+__all__ = ["Columns", "Dataset", "Source", "SourceConfig", "Ties", "TimeUnit", "open_source", "read_source"]
 
 Dataset = Literal[
     "movielens-demo",
@@ -131,7 +122,8 @@ def read_source(
 ) -> Source:
     """The events of a data set, read from `path` where it does not come from a package.
 
-    For `events`, `path` may also be a pandas, Polars or Arrow table in memory. `columns` and `time_unit` (of numbers in
+    For `events`, `path` may also be a pandas, Polars or Arrow table in memory. Ids of text are int64 where every one is
+    written as int64 writes it, else text ("007" stays "007"). `columns` and `time_unit` (of numbers in
     the time column) are for `events` and `recbole` alone; "auto" takes the unit that gives plausible years, and logs
     it. `extra` names further columns of numbers, such as rating. `categories` names columns of text, such as a device,
     to be kept as int32 codes: each with the texts whose codes, 0, 1, ..., are known from before, or none. `table` or
@@ -148,55 +140,6 @@ def read_source(
     """
     if dataset not in DATASETS:
         raise InputError(f"dataset {dataset!r} is unknown; choose from {', '.join(DATASETS)}")
-    request = _request(columns, time_unit, extra, categories, bad_rows, missing_values, limits)
-    source = _read(dataset, path, request, table=table, query=query)
-    events, found = order_ties(source.name, source.events, ties)
-    return source._replace(events=events, ties=found)
-
-
-def _read(dataset: str, path: Any, request: Request, *, table: str | None, query: str | None) -> Source:
-    """The events in the order of their files."""
-    if dataset == "movielens-demo":
-        if path is not None:
-            raise InputError(
-                f"movielens-demo comes from a package and reads no file, got {path}; "
-                "leave the data path out, or name the data set that the file holds"
-            )
-        return read_movielens_demo(request)
-    if path is None:
-        raise InputError(f"{dataset} is read from a file; give its data path")
-    if isinstance(path, str | Path):
-        path = Path(path).expanduser()
-    elif dataset != "events":
-        raise InputError(f"{dataset} is read from files, got a {type(path).__name__}; take the data set events")
-    if dataset == "events":
-        return read_events(path, request, table=table, query=query)
-    if table is not None or query is not None:
-        raise InputError(f"{dataset} is read from files, not from a table or query; take the data set events")
-    if dataset in ("ml-1m", "sasrec"):
-        return read_pairs(path, request, name=dataset)
-    readers = {
-        "s3rec": read_lists,
-        "movielens": read_movielens,
-        "recbole": read_recbole,
-        "amazon": read_amazon,
-        "lastfm-1k": read_lastfm_1k,
-        "yoochoose": read_yoochoose,
-        "yambda": read_yambda,
-        "sessions": read_sessions,
-    }
-    return readers[dataset](path, request)
-
-
-def _request(
-    columns: Columns,
-    time_unit: str,
-    extra: Sequence[str],
-    categories: Mapping[str, Sequence[str]],
-    bad_rows: BadRows,
-    missing_values: Sequence[str],
-    limits: Limits,
-) -> Request:
     if time_unit not in TIME_UNITS:
         raise InputError(f"time_unit {time_unit!r} is unknown; choose from {', '.join(TIME_UNITS)}")
     # Case does not tell columns apart in DuckDB and in Spark.
@@ -207,4 +150,44 @@ def _request(
             f"the extra column {ours[0]!r} is given twice, begins with _ or is one of {', '.join(OUR_COLUMNS)}; "
             "rename it in the file"
         )
-    return Request(columns, time_unit, extra, categories, bad_rows, limits, tuple(missing_values))
+    request = Request(columns, time_unit, extra, categories, bad_rows, limits, tuple(missing_values))
+    source = _read(dataset, path, request, table=table, query=query)
+    events, found = order_ties(source.name, source.events, ties)
+    return source._replace(events=events, ties=found)
+
+
+def _read(dataset: str, path: Any, request: Request, *, table: str | None, query: str | None) -> Source:
+    """The events in the order of their files."""
+    if dataset == "movielens-demo" and path is not None:
+        raise InputError(
+            f"movielens-demo comes from a package and reads no file, got {str(path)[:80]}; "
+            "leave the data path out, or name the data set that the file holds"
+        )
+    if dataset == "movielens-demo":
+        return read_movielens_demo(request)
+    if path is None:
+        raise InputError(f"{dataset} is read from a file; give its data path{' or a frame' * (dataset == 'events')}")
+    if isinstance(path, str | Path):
+        path = Path(path).expanduser()
+    elif dataset != "events":
+        raise InputError(f"{dataset} is read from files, got a {type(path).__name__}; take the data set events")
+    if dataset == "events":
+        # By the names of their columns, in the order of the files and of the rows in them.
+        opened = open_table(path, likely=request.columns, table=table, query=query, limits=request.limits)
+        rows = load_events(opened, request, request.columns)
+        return typed_source("events", rows, request, time_unit=unit_of(request, request.columns))
+    if table is not None or query is not None:
+        raise InputError(f"{dataset} is read from files, not from a table or query; take the data set events")
+    readers = {
+        "ml-1m": functools.partial(read_pairs, name="ml-1m"),
+        "sasrec": read_pairs,
+        "s3rec": read_lists,
+        "movielens": read_movielens,
+        "recbole": read_recbole,
+        "amazon": read_amazon,
+        "lastfm-1k": read_lastfm_1k,
+        "yoochoose": read_yoochoose,
+        "yambda": read_yambda,
+        "sessions": read_sessions,
+    }
+    return readers[dataset](path, request)

@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from seqrec.config import check_at_least, check_fields, check_share
 from seqrec.data.moments import moment_us
+from seqrec.data.paths import as_input_error
 from seqrec.data.splits import (
     Split,
     TargetChoice,
@@ -20,7 +21,6 @@ from seqrec.data.splits import (
     window_starts,
 )
 from seqrec.data.store import SequenceStore
-from seqrec.types import InputError
 
 WindowTarget = Literal[TargetChoice, "every"]
 
@@ -106,10 +106,8 @@ def choose_split(given: SplitConfig, stored: SplitConfig | None = None) -> Chose
         note = "" if stored in (None, given) else f"by the flags; the store was prepared with {_shown(stored)}"
         return ChosenSplit(given, note)
     changed = {name: value for name, value in _changed(given).items() if name != "split"}
-    try:
+    with as_input_error("{error}", ValueError):
         config = dataclasses.replace(stored or LEAVE_LAST_OUT, **changed)
-    except ValueError as error:
-        raise InputError(str(error)) from error
     if stored is None:
         return ChosenSplit(config)
     differs = f", but {_shown(given)}" if config != stored else ""
@@ -125,10 +123,9 @@ def stored_split(preparation: Mapping[str, Any]) -> SplitConfig | None:
     if "split" not in preparation:
         return None
     known = {field.name for field in dataclasses.fields(SplitConfig)}
-    try:
+    complaint = "the store's split cannot be read ({error}); prepare all events again"
+    with as_input_error(complaint, TypeError, ValueError, AttributeError):
         return SplitConfig(**{name: value for name, value in preparation["split"].items() if name in known})
-    except (TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"the store's split cannot be read ({error}); prepare all events again") from error
 
 
 def _changed(config: SplitConfig) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Splits: which events are for training, for validation and for the test."""
 
 import hashlib
+import itertools
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -80,37 +81,34 @@ def leave_last_n_out(store: SequenceStore, n_out: int, *, target: TargetChoice =
     >>> split.train_stop.tolist(), split.valid.tolist(), split.test.tolist()
     ([1, 8], [2, -1], [4, -1])
     """
-    if n_out < 1:
-        raise InputError(f"n_out={n_out} is below 1; hold out at least one event")
-    stop = np.asarray(store.offsets[1:])
-    n_user_events = np.diff(store.offsets)
-    n_needed = 2 * n_out + 1
-    evaluated = n_user_events >= n_needed
-    n_evaluated = int(evaluated.sum())
-    if n_evaluated == 0:
-        raise InputError(
-            f"no user has {n_needed} events (the longest history has {n_user_events.max(initial=0)}), so none can be "
-            f"evaluated by leaving the last {'one' if n_out == 1 else n_out} out; give longer histories"
-        )
-    train_stop = np.where(evaluated, stop - 2 * n_out, stop)
-    n_after, place = (n_out, f"first of the last {n_out}") if target == "first" else (1, "last one")
-    valid = np.where(evaluated, stop - n_out - n_after, -1)
-    test = np.where(evaluated, stop - n_after, -1)
-    n_others = store.n_users - n_evaluated
+    stops, n_needed = np.asarray(store.offsets[1:]), 2 * n_out + 1
+    evaluated = _have_enough(np.diff(store.offsets), n_out, "events", "give longer histories")
     if n_out == 1:
-        description = (
-            f"leave last out: {n_evaluated:,} users with 3 or more events are tested on the last one, "
-            "validated on the last but one and trained on the rest; "
-            f"{n_others:,} users with fewer are trained on whole and not evaluated"
-        )
+        name, tested, validated, trained = "", "last one", "last but one", "the rest"
     else:
-        description = (
-            f"leave last {n_out} out: {n_evaluated:,} users with {n_needed} or more events are tested on the {place}, "
-            f"validated on the one {n_out} before it and trained on all but the last {2 * n_out}; "
-            f"{n_others:,} users with fewer are trained on whole and not evaluated"
+        tested = f"first of the last {n_out}" if target == "first" else "last one"
+        name, validated, trained = f"{n_out} ", f"one {n_out} before it", f"all but the last {2 * n_out}"
+    description = (
+        f"leave last {name}out: {np.sum(evaluated):,} users with {n_needed} or more events are tested on the {tested}, "
+        f"validated on the {validated} and trained on {trained}; "
+        f"{np.sum(~evaluated):,} users with fewer are trained on whole and not evaluated"
+    )
+    valid_start, test_start = (np.where(evaluated, stops - n_held_out, stops) for n_held_out in (2 * n_out, n_out))
+    return _split(store, valid_start, test_start, description, target)
+
+
+def _have_enough(
+    n_own: Int64[np.ndarray, " n_users"], n_out: int, unit: str, remedy: str
+) -> Bool[np.ndarray, " n_users"]:
+    """Which users have `n_out` for validation, as many for the test, and one before; at least one user has."""
+    if n_out < 1:
+        raise InputError(f"n_out={n_out} is below 1; hold out at least one of the {unit}")
+    if n_own.max(initial=0) < 2 * n_out + 1:
+        raise InputError(
+            f"no user has {2 * n_out + 1} {unit} (the most are {n_own.max(initial=0)}), so none can be evaluated by "
+            f"leaving the last {'one' if n_out == 1 else n_out} out; {remedy}"
         )
-    test_start = np.where(evaluated, stop - n_out, stop)
-    return Split(train_stop, valid, test, _content_hash(store, train_stop, valid, test), description, test_start)
+    return n_own >= 2 * n_out + 1
 
 
 def leave_last_sessions_out(store: SequenceStore, n_out: int, *, target: TargetChoice = "last") -> Split:
@@ -126,8 +124,6 @@ def leave_last_sessions_out(store: SequenceStore, n_out: int, *, target: TargetC
     >>> split.train_stop.tolist(), split.valid.tolist(), split.test.tolist()
     ([2, 6], [2, -1], [4, -1])
     """
-    if n_out < 1:
-        raise InputError(f"n_out={n_out} is below 1; hold out at least one session")
     if "session" not in store.columns:
         raise InputError(
             "the store holds no column session, which a split by sessions is made of; "
@@ -138,24 +134,18 @@ def leave_last_sessions_out(store: SequenceStore, n_out: int, *, target: TargetC
     last = np.full(store.n_users, -1, np.int64)
     last[stops > starts] = sessions[stops[stops > starts] - 1]
     n_needed = 2 * n_out + 1
-    evaluated = last + 1 >= n_needed
-    if not np.any(evaluated):
-        raise InputError(
-            f"no user has {n_needed} sessions (the most are {last.max(initial=-1) + 1}), so none can be evaluated by "
-            f"leaving the last {n_out} out; give longer histories or a shorter session_gap_seconds"
-        )
+    remedy = "give longer histories or a shorter session_gap_seconds"
+    evaluated = _have_enough(last + 1, n_out, "sessions", remedy)
     valid_start, test_start = (
         first_places(sessions, offsets, np.where(evaluated, last - n_before, last + 1))
         for n_before in (n_needed - 2, n_out - 1)
     )
-    ends = ((valid_start, test_start), (test_start, stops))
-    valid, test = (np.where(evaluated, start if target == "first" else stop - 1, -1) for start, stop in ends)
     description = (
         f"leave last {n_out} sessions out: {np.sum(evaluated):,} users with {n_needed} or more sessions are tested on "
         f"the {target} event of the last {n_out}, validated on that of the {n_out} before and trained on the rest; "
         f"{np.sum(~evaluated):,} users with fewer are trained on whole and not evaluated"
     )
-    return Split(valid_start, valid, test, _content_hash(store, valid_start, valid, test), description, test_start)
+    return _split(store, valid_start, test_start, description, target)
 
 
 def window_starts(store: SequenceStore, valid_share: float, test_share: float) -> tuple[int, int]:
@@ -198,38 +188,32 @@ def temporal(store: SequenceStore, valid_start: int, test_start: int, *, window_
         )
     times = _times(store)
     offsets = np.asarray(store.offsets)
-    train_stop, valid_stop = (
+    valid_first, test_first = (
         first_places(times, offsets, np.full(store.n_users, moment)) for moment in (valid_start, test_start)
     )
-    targets, n_first = [], []
-    for start, stop in ((train_stop, valid_stop), (valid_stop, offsets[1:])):
-        position = start if window_target == "first" else stop - 1
-        in_window = stop > start
-        asked = in_window & (position > offsets[:-1])
-        n_first.append(int(np.sum(in_window & ~asked)))
-        targets.append(np.where(asked, position, -1))
-    counts = np.array([train_stop.sum() - offsets[:-1].sum(), (valid_stop - train_stop).sum(), len(times)])
-    counts[2] -= counts[:2].sum()
-    for window, count in zip(("training", "validation", "the test"), counts.tolist(), strict=True):
+    bounds = [offsets[:-1], valid_first, test_first, offsets[1:]]
+    counts = [int(np.sum(end - start)) for start, end in itertools.pairwise(bounds)]
+    for window, count in zip(("training", "validation", "the test"), counts, strict=True):
         if count == 0:
             raise InputError(
                 f"no event is left for {window} with windows from {iso_moment(valid_start)} and "
                 f"{iso_moment(test_start)}, the events are of {iso_moment(times.min())} to {iso_moment(times.max())}; "
                 "name moments between these"
             )
-    valid, test = targets
-    if part := _part_of_nobody(valid, test):
+    split = _split(store, valid_first, test_first, "", window_target)
+    if part := _part_of_nobody(split):
         raise InputError(
             f"no user has an event in the {part} window and another before it; "
             f"name moments other than {iso_moment(valid_start)} and {iso_moment(test_start)}"
         )
-    description = (
-        f"temporal: {counts[0]:,} events before {iso_moment(valid_start)} train, {counts[1]:,} before "
+    n_asked = [int(np.sum(targets >= 0)) for targets in (split.valid, split.test)]
+    n_there = [int(np.sum(end > start)) for start, end in itertools.pairwise(bounds[1:])]
+    return split._replace(
+        description=f"temporal: {counts[0]:,} events before {iso_moment(valid_start)} train, {counts[1]:,} before "
         f"{iso_moment(test_start)} validate, {counts[2]:,} from then on test; the {window_target} event of a user in a "
-        f"window is the target: {np.sum(valid >= 0):,} users are validated on and {np.sum(test >= 0):,} tested "
-        f"({n_first[0]:,} and {n_first[1]:,} have none before it and are not)"
+        f"window is the target: {n_asked[0]:,} users are validated on and {n_asked[1]:,} tested "
+        f"({n_there[0] - n_asked[0]:,} and {n_there[1] - n_asked[1]:,} have none before it and are not)"
     )
-    return Split(train_stop, valid, test, _content_hash(store, train_stop, valid, test), description, valid_stop)
 
 
 def users_held_out(store: SequenceStore, valid_share: float, test_share: float, *, seed: int) -> Split:
@@ -274,33 +258,52 @@ def marked_users_held_out(store: SequenceStore, valid_share: float, *, seed: int
 
 
 def _draws(store: SequenceStore, seed: int) -> Float64[np.ndarray, " n_users"]:
-    return np.array([_uniform(key, seed) for key in store.user_keys.tolist()])
+    """For each user a draw from [0, 1) that depends on the user's key and the seed alone."""
+    texts = (f"{seed} {type(key).__name__} {key}" for key in store.user_keys.tolist())
+    digests = [hashlib.blake2b(text.encode(), digest_size=8).digest() for text in texts]
+    return np.array([int.from_bytes(digest, "little") / 2**64 for digest in digests])
 
 
 def _hold_out(
     store: SequenceStore, is_valid: Bool[np.ndarray, " n_users"], is_test: Bool[np.ndarray, " n_users"], *, name: str
 ) -> Split:
     starts, stops = np.asarray(store.offsets[:-1]), np.asarray(store.offsets[1:])
-    asked = stops - starts >= 2
-    train_stop = np.where(is_test | is_valid, starts, stops)
-    valid, test = (np.where(held & asked, stops - 1, -1) for held in (is_valid, is_test))
-    if part := _part_of_nobody(valid, test):
-        share = part.removesuffix("ation")
-        raise InputError(
-            f"no user of two or more events is held out for {part} out of {store.n_users:,}; give a larger "
-            f"{share}_share or more users"
-        )
     description = (
         f"{name}: {np.sum(is_valid):,} users validate and {np.sum(is_test):,} test, on their "
         f"last event where they have two; the other {np.sum(~is_valid & ~is_test):,} are trained on whole"
     )
-    test_start = np.where(is_test, starts, stops)
-    return Split(train_stop, valid, test, _content_hash(store, train_stop, valid, test), description, test_start)
+    split = _split(store, np.where(is_test | is_valid, starts, stops), np.where(is_test, starts, stops), description)
+    if part := _part_of_nobody(split):
+        raise InputError(
+            f"no user of two or more events is held out for {part} out of {store.n_users:,}; give a larger "
+            f"{part.removesuffix('ation')}_share or more users"
+        )
+    return split
 
 
-def _part_of_nobody(valid: np.ndarray, test: np.ndarray) -> str | None:
+def _split(
+    store: SequenceStore,
+    valid_start: Int64[np.ndarray, " n_users"],
+    test_start: Int64[np.ndarray, " n_users"],
+    description: str,
+    target: TargetChoice = "last",
+) -> Split:
+    """The split at these places of each user's events; the target of a part is its first or last event.
+
+    A part that is empty, or whose target has no event before it, has no target.
+    """
+    starts, stops = np.asarray(store.offsets[:-1]), np.asarray(store.offsets[1:])
+    targets = []
+    for begin, end in ((valid_start, test_start), (test_start, stops)):
+        position = begin if target == "first" else end - 1
+        targets.append(np.where((begin < end) & (position > starts), position, -1))
+    return Split(valid_start, *targets, _content_hash(store, valid_start, *targets), description, test_start)
+
+
+def _part_of_nobody(split: Split) -> str | None:
     """The part, validation or test, in which nobody has a target; None if both have targets."""
-    return next((part for part, targets in (("validation", valid), ("test", test)) if not np.any(targets >= 0)), None)
+    parts = (("validation", split.valid), ("test", split.test))
+    return next((part for part, targets in parts if not np.any(targets >= 0)), None)
 
 
 def check_no_leakage(store: SequenceStore, split: Split, *, is_temporal: bool) -> None:
@@ -309,59 +312,52 @@ def check_no_leakage(store: SequenceStore, split: Split, *, is_temporal: bool) -
     Raises:
       InputError: the first user whose events leak, and why.
     """
-    offsets = np.asarray(store.offsets)
-    foreign = (split.train_stop < offsets[:-1]) | (split.train_stop > offsets[1:])
-    if np.any(foreign):
-        user = int(np.argmax(foreign))
-        raise InputError(
-            f"leakage: user {store.user_keys[user]} would train up to event {split.train_stop[user]}, the user's own "
-            f"are {offsets[user]} to {offsets[user + 1] - 1}; split the store that the split was made for"
-        )
-    for part, targets in (("validation", split.valid), ("test", split.test)):
-        asked = targets >= 0
-        trained = asked & ((targets < split.train_stop) | (targets >= offsets[1:]))
-        if np.any(trained):
-            user = int(np.argmax(trained))
-            raise InputError(
-                f"leakage: the {part} event {targets[user]} of user {store.user_keys[user]} is not among the held-out "
-                f"events {split.train_stop[user]} to {offsets[user + 1] - 1} ({int(trained.sum()):,} users); "
-                "let train_stop end before every target"
-            )
-    backwards = (split.valid >= 0) & (split.test >= 0) & (split.valid >= split.test)
-    if np.any(backwards):
-        user = int(np.argmax(backwards))
-        raise InputError(
-            f"leakage: user {store.user_keys[user]} is validated on event {split.valid[user]}, not before the test "
-            f"event {split.test[user]}; validate on earlier events"
-        )
+    starts, stops, train_stop = np.asarray(store.offsets[:-1]), np.asarray(store.offsets[1:]), split.train_stop
+    parts = {"validation": split.valid, "test": split.test}
+    is_trained = {
+        part: (targets >= 0) & ((targets < train_stop) | (targets >= stops)) for part, targets in parts.items()
+    }
+    not_held_out = (
+        "of user {key} is not among the held-out events {train_stop} to {last} ({n:,} users); "
+        "let train_stop end before every target"
+    )
+    leaks = {
+        "user {key} would train up to event {train_stop}, the user's own are {first} to {last}; "
+        "split the store that the split was made for": (train_stop < starts) | (train_stop > stops),
+        "the validation event {valid} " + not_held_out: is_trained["validation"],
+        "the test event {test} " + not_held_out: is_trained["test"],
+        "user {key} is validated on event {valid}, not before the test event {test}; validate on earlier events": (
+            (split.valid >= 0) & (split.test >= 0) & (split.valid >= split.test)
+        ),
+    }
+    for message, is_leak in leaks.items():
+        if np.any(is_leak):
+            user = int(np.argmax(is_leak))
+            places = {"first": starts[user], "last": stops[user] - 1, "train_stop": train_stop[user]}
+            places |= {"key": store.user_keys[user], "valid": split.valid[user], "test": split.test[user]}
+            raise InputError(f"leakage: {message.format(**places, n=int(is_leak.sum()))}")
     if not is_temporal:
         return
     times = _times(store)
     backwards = np.diff(times) < 0
-    backwards[offsets[1:-1][(offsets[1:-1] > 0) & (offsets[1:-1] < len(times))] - 1] = False
+    backwards[stops[:-1][(stops[:-1] > 0) & (stops[:-1] < len(times))] - 1] = False
     if np.any(backwards):
         raise InputError(
             f"leakage: event {int(np.argmax(backwards)) + 1} is earlier than the one before it of the same user; "
             "prepare the data again, which sorts it"
         )
-    trained_on = split.train_stop > offsets[:-1]
-    last_trained = times[split.train_stop[trained_on] - 1].max(initial=np.iinfo(np.int64).min)
-    parts = {"validation": split.valid, "test": split.test}
-    first_target = {
-        part: times[targets[targets >= 0]].min(initial=np.iinfo(np.int64).max) for part, targets in parts.items()
-    }
-    for part, first in first_target.items():
-        if last_trained >= first:
+    found = {"training": times[train_stop[train_stop > starts] - 1]}
+    found |= {part: times[targets[targets >= 0]] for part, targets in parts.items()}
+    for earlier, later in itertools.combinations(found, 2):
+        if (
+            found[earlier].size
+            and found[later].size
+            and (last := found[earlier].max()) >= (first := found[later].min())
+        ):
             raise InputError(
-                f"leakage: training goes up to {iso_moment(last_trained)}, a {part} event is of {iso_moment(first)}; "
-                "train on nothing from the first target's moment on"
+                f"leakage: {earlier} goes up to {iso_moment(last)}, a {later} event is of {iso_moment(first)}; "
+                f"leave nothing to {earlier} from the first {later} event's moment on"
             )
-    last_valid = times[split.valid[split.valid >= 0]].max(initial=np.iinfo(np.int64).min)
-    if last_valid >= first_target["test"]:
-        raise InputError(
-            f"leakage: validation goes up to {iso_moment(last_valid)}, a test event is of "
-            f"{iso_moment(first_target['test'])}; validate on nothing from the first test event's moment on"
-        )
 
 
 def _times(store: SequenceStore) -> np.ndarray:
@@ -372,12 +368,6 @@ def _times(store: SequenceStore) -> np.ndarray:
     if store.n_events == 0:
         raise InputError("the store holds no events to split by time; prepare it from a log that does")
     return np.asarray(store.columns["timestamp_us"])
-
-
-def _uniform(key: int | str, seed: int) -> float:
-    """A draw from [0, 1) that depends on the key and the seed alone."""
-    digest = hashlib.blake2b(f"{seed} {type(key).__name__} {key}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") / 2**64
 
 
 def _content_hash(store: SequenceStore, *arrays: np.ndarray) -> str:

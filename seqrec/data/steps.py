@@ -67,30 +67,26 @@ def with_reason(events: nw.LazyFrame, *, earliest_us: int | None = None, latest_
     return events.with_columns(reason=reason)
 
 
-def with_previous_time(events: nw.LazyFrame) -> nw.LazyFrame:
-    """The events with `_previous_us`, the time of the same user's previous event of that item, null for the first."""
-    previous = nw.col("timestamp_us").shift(1).over("user_id", "item_id", order_by=time_order(events))
-    return events.with_columns(_previous_us=previous)
-
-
-def is_apart(gap_us: int) -> nw.Expr:
-    """Whether an event `with_previous_time` is more than `gap_us` after that one, or has none."""
-    previous = nw.col("_previous_us")
-    return previous.is_null() | ((nw.col("timestamp_us") - previous) > gap_us)
-
-
-def drop_duplicates(events: nw.LazyFrame) -> nw.LazyFrame:
+def drop_duplicates(events: nw.LazyFrame, *, keep_times: bool = False) -> nw.LazyFrame:
     """Of the events of one user, item and moment the first in `time_order`; without times nothing is a duplicate."""
-    return drop_near_duplicates(events, gap_us=0) if "timestamp_us" in column_names(events) else events
+    is_timed = "timestamp_us" in column_names(events)
+    return drop_near_duplicates(events, gap_us=0, keep_times=keep_times) if is_timed else events
 
 
-def drop_near_duplicates(events: nw.LazyFrame, *, gap_us: int) -> nw.LazyFrame:
+def drop_near_duplicates(events: nw.LazyFrame, *, gap_us: int, keep_times: bool = False) -> nw.LazyFrame:
     """The events but those at most `gap_us` after the same user's previous event of that item.
 
-    The previous one counts whether or not it is dropped itself, so a chain of such gaps leaves its first event.
+    The previous one counts whether or not it is dropped itself, so a chain of such gaps leaves its first event. To find
+    the times of the previous events sorts all events; with `keep_times` they stay, as `_previous_us`, and events that
+    have them are judged by them.
     """
     require_times(events, "duplicate gap")
-    return with_previous_time(events).filter(is_apart(gap_us)).drop("_previous_us")
+    if "_previous_us" not in column_names(events):
+        previous = nw.col("timestamp_us").shift(1).over("user_id", "item_id", order_by=time_order(events))
+        events = events.with_columns(_previous_us=previous)
+    gap = nw.col("timestamp_us") - nw.col("_previous_us")
+    apart = events.filter(nw.col("_previous_us").is_null() | (gap > gap_us))
+    return apart if keep_times else apart.drop("_previous_us")
 
 
 def drop_implausible_users(events: nw.LazyFrame, *, max_events_per_day: int, engine: Engine) -> nw.LazyFrame:

@@ -14,7 +14,7 @@ from jaxtyping import Int, Int32, Int64
 
 from seqrec.data.buckets import local_store
 from seqrec.data.directories import replacing_directory, settle
-from seqrec.data.paths import first_line
+from seqrec.data.paths import as_input_error
 from seqrec.data.ragged import session_numbers
 from seqrec.data.store_files import REMEDY, array_files, key_column, keys_of, open_array, open_table
 from seqrec.files import JsonObject
@@ -109,11 +109,10 @@ def sequence_store(
                 f"item id {low if low < 1 else high} is outside 1..n_items={len(item_keys)}; "
                 "0 is padding, number items from 1"
             )
-    items = np.ascontiguousarray(items, dtype=np.int32)
-    offsets = np.ascontiguousarray(offsets, dtype=np.int64)
     columns = {name: _event_column(name, values, len(items)) for name, values in sorted(columns.items())}
-    content_hash = _content_hash(items, offsets, item_keys, user_keys, titles, columns, attributes)
-    return SequenceStore(items, offsets, item_keys, user_keys, titles, content_hash, columns, attributes)
+    items, offsets = np.ascontiguousarray(items, np.int32), np.ascontiguousarray(offsets, np.int64)
+    store = SequenceStore(items, offsets, item_keys, user_keys, titles, "", columns, attributes)
+    return store._replace(content_hash=_content_hash(store))
 
 
 def _event_column(name: str, values: np.ndarray, n_events: int) -> np.ndarray:
@@ -182,41 +181,41 @@ def open_store(directory: Path | str, *, as_of: str | None = None, verify: bool 
     """
     directory = local_store(Path(directory))
     manifest = _read_manifest(directory)
-    try:
-        counts = {name: int(manifest[name]) for name in ("n_users", "n_items", "n_events")}
+    with as_input_error(_no_manifest(directory), ValueError, KeyError, TypeError, OverflowError):
+        n_users, n_items, n_events = (int(manifest[name]) for name in ("n_users", "n_items", "n_events"))
         content_hash, has_titles = str(manifest["content_hash"]), bool(manifest["has_titles"])
         described = [(str(c["name"]), str(c["dtype"])) for c in manifest.get("event_columns", [])]
-    except (ValueError, KeyError, TypeError, OverflowError) as error:
-        raise InputError(f"{directory / 'manifest.json'} is not a sequence store's manifest; {REMEDY}") from error
-    items = open_array(directory / "items.npy", "<i4", counts["n_events"])
-    offsets = open_array(directory / "offsets.npy", "<i8", counts["n_users"] + 1)
+    items = open_array(directory / "items.npy", "<i4", n_events)
+    offsets = open_array(directory / "offsets.npy", "<i8", n_users + 1)
     # A wrong offset gives a user events of another user.
     if offsets[0] != 0 or offsets[-1] != len(items) or np.any(np.diff(offsets) < 0):
         raise InputError(f"{directory / 'offsets.npy'} does not rise from 0 to n_events={len(items)}; {REMEDY}")
-    item_table = open_table(directory / "items.parquet", counts["n_items"])
-    user_table = open_table(directory / "users.parquet", counts["n_users"])
-    if len(items) and (items.min() < 1 or items.max() > counts["n_items"]):
-        raise InputError(f"{directory / 'items.npy'} holds ids outside 1..n_items={counts['n_items']}; {REMEDY}")
-    try:
+    item_table = open_table(directory / "items.parquet", n_items)
+    user_table = open_table(directory / "users.parquet", n_users)
+    if len(items) and (items.min() < 1 or items.max() > n_items):
+        raise InputError(f"{directory / 'items.npy'} holds ids outside 1..n_items={n_items}; {REMEDY}")
+    unreadable = f"{directory} holds tables that cannot be read ({{error}}); {REMEDY}"
+    with as_input_error(unreadable, KeyError, ValueError, pa.ArrowException):
         item_keys, user_keys = keys_of(item_table["key"]), keys_of(user_table["key"])
         titles = keys_of(item_table["title"]) if has_titles else None
         attributes = item_table["attributes"].combine_chunks() if manifest.get("has_attributes") else None
-    except KeyError as error:
-        raise InputError(f"{directory} lacks the column {error.args[0]} in its tables; {REMEDY}") from error
-    except (ValueError, pa.ArrowException) as error:
-        raise InputError(f"{directory} holds tables that cannot be read ({first_line(error)}); {REMEDY}") from error
     columns = {}
     files = array_files(directory, [name for name, _ in described])
     for name, dtype in described:
         if dtype not in COLUMN_DTYPES:
             raise InputError(f"{directory / 'manifest.json'} has the type {dtype!r} for {name!r}; {REMEDY}")
-        columns[name] = open_array(files[name], dtype, counts["n_events"])
+        columns[name] = open_array(files[name], dtype, n_events)
     store = SequenceStore(items, offsets, item_keys, user_keys, titles, content_hash, columns, attributes)
     if as_of not in (None, content_hash):
         return _as_of(store, directory, str(as_of))
-    if verify and _content_hash(items, offsets, item_keys, user_keys, titles, columns, attributes) != content_hash:
-        raise InputError(f"{directory} is damaged: its arrays do not have its content hash {content_hash}; {REMEDY}")
+    if verify:
+        _check_hash(directory, _content_hash(store), content_hash)
     return store
+
+
+def _check_hash(directory: Path, found: str, due: str) -> None:
+    if found != due:
+        raise InputError(f"{directory} is damaged: its arrays do not have its content hash {due}; {REMEDY}")
 
 
 def _as_of(store: SequenceStore, directory: Path, content_hash: str) -> SequenceStore:
@@ -227,7 +226,8 @@ def _as_of(store: SequenceStore, directory: Path, content_hash: str) -> Sequence
     number, version = _version(directory, content_hash)
     is_earlier = read_history(directory, store).came_with <= number
     users = np.repeat(np.arange(store.n_users), np.diff(store.offsets))[is_earlier]
-    try:
+    complaint = f"{directory}: the events before appends cannot be told ({{error}}); {REMEDY}"
+    with as_input_error(complaint, InputError, ValueError, KeyError, TypeError, AttributeError):
         n_users, n_items = int(version["n_users"]), int(version["n_items"])
         columns = {name: store.columns[name][is_earlier].astype(dtype) for name, dtype in version["columns"].items()}
         offsets = np.concatenate([[0], np.cumsum(np.bincount(users, minlength=n_users))])
@@ -243,10 +243,7 @@ def _as_of(store: SequenceStore, directory: Path, content_hash: str) -> Sequence
             columns,
             None if store.attributes is None else store.attributes[:n_items],
         )
-    except (InputError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{directory}: the events before appends cannot be told ({error}); {REMEDY}") from error
-    if earlier.content_hash != content_hash:
-        raise InputError(f"{directory} is damaged: its arrays do not have its content hash {content_hash}; {REMEDY}")
+    _check_hash(directory, earlier.content_hash, content_hash)
     return earlier
 
 
@@ -304,55 +301,43 @@ def _read_manifest(directory: Path) -> JsonObject:
         raise InputError(f"{directory} does not exist; prepare the data first or correct the path")
     if not (directory / "manifest.json").is_file():
         raise InputError(f"{directory} is not a sequence store (it has no manifest.json); name the directory of one")
-    try:
+    with as_input_error(_no_manifest(directory), ValueError, KeyError, TypeError, OSError):
         manifest = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))
         version = manifest["format_version"]
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise InputError(f"{directory / 'manifest.json'} is not a sequence store's manifest; {REMEDY}") from error
     if version != FORMAT_VERSION:
         raise InputError(f"{directory} has format version {version}; this seqrec reads {FORMAT_VERSION}; {REMEDY}")
     return manifest
 
 
-def _content_hash(
-    items: np.ndarray,
-    offsets: np.ndarray,
-    item_keys: np.ndarray,
-    user_keys: np.ndarray,
-    titles: np.ndarray | None,
-    columns: Mapping[str, np.ndarray],
-    attributes: pa.Array | None,
-) -> str:
+def _no_manifest(directory: Path) -> str:
+    return f"{directory / 'manifest.json'} is not a sequence store's manifest; {REMEDY}"
+
+
+def _content_hash(store: SequenceStore) -> str:
     digest = hashlib.sha256(b"seqrec sequence store 1\n")
-    fields: dict[str, np.ndarray | None] = {
-        "items": items.astype("<i4", copy=False),
-        "offsets": offsets.astype("<i8", copy=False),
-        "item_keys": item_keys,
-        "user_keys": user_keys,
-        "titles": titles,
-    }
-    for name, values in fields.items():
+    for name in ("items", "offsets", "item_keys", "user_keys", "titles"):
+        values = getattr(store, name)
         if values is None:
             continue
-        if values.dtype.kind in "iu":
-            parts: list[Any] = [values if name in ("items", "offsets") else values.astype("<i8", copy=False)]
+        kind = "int" if values.dtype.kind in "iu" else "str"
+        if kind == "int":
+            parts = [values.astype("<i4" if name == "items" else "<i8", copy=False)]
         else:
             # Arrow's own layout, ends and characters apart: "ab", "c" and "a", "bc" must differ.
             column = pa.array(values, pa.large_string())
             ends = np.frombuffer(column.buffers()[1], dtype="<i8", count=len(column) + 1)
             parts = [ends, np.frombuffer(column.buffers()[2] or b"", dtype=np.uint8, count=int(ends[-1]))]
-        kind = "int" if values.dtype.kind in "iu" else "str"
         digest.update(f"{name} {kind} {len(values)}\n".encode())
         for part in parts:
             digest.update(np.ascontiguousarray(part).data)
     # After all else and only where there are any: a store without them hashes as it did before there were any.
-    for name, values in sorted(columns.items()):
+    for name, values in sorted(store.columns.items()):
         # The name's length first, so that no name can pass for another name and what follows it.
         digest.update(f"event column {len(name)} {name} {values.dtype.str} {len(values)}\n".encode())
         digest.update(np.ascontiguousarray(values).view(np.uint8).data)
-    if attributes is not None:
-        lists = json.dumps(attributes.to_pylist(), ensure_ascii=False, separators=(",", ":"))
-        digest.update(f"attributes {len(attributes)}\n{lists}".encode())
+    if store.attributes is not None:
+        lists = json.dumps(store.attributes.to_pylist(), ensure_ascii=False, separators=(",", ":"))
+        digest.update(f"attributes {len(store.attributes)}\n{lists}".encode())
     return digest.hexdigest()
 
 
@@ -383,21 +368,17 @@ def write_files(
         pq.write_table(pa.table(columns), directory / f"{name}.parquet", write_page_checksum=True)
     for name, table in side_tables.items():
         pq.write_table(table, directory / f"{name}.parquet")
-    described = [{"name": name, "dtype": values.dtype.str} for name, values in sorted(store.columns.items())]
     manifest: JsonObject = {
         "format_version": FORMAT_VERSION,
-        "n_users": store.n_users,
-        "n_items": store.n_items,
-        "n_events": store.n_events,
+        **{name: getattr(store, name) for name in ("n_users", "n_items", "n_events")},
         "has_titles": store.titles is not None,
         "content_hash": store.content_hash,
     }
-    if store.attributes is not None:
-        manifest["has_attributes"] = True
-    if described:
-        manifest["event_columns"] = described
-    if history is not None:
-        manifest["versions"] = history.versions
-    if preparation is not None:
-        manifest["preparation"] = dict(preparation)
+    further = {
+        "has_attributes": store.attributes is not None,
+        "event_columns": [{"name": name, "dtype": values.dtype.str} for name, values in sorted(store.columns.items())],
+        "versions": None if history is None else history.versions,
+        "preparation": None if preparation is None else dict(preparation),
+    }
+    manifest |= {name: value for name, value in further.items() if value}
     (directory / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")

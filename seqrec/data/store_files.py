@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from seqrec.data.paths import as_input_error
 from seqrec.types import InputError
 
 REMEDY = "prepare the data again"
@@ -21,10 +22,8 @@ def array_files(directory: Path, columns: Iterable[str]) -> dict[str, Path]:
 
 def open_array(path: Path, dtype: str, length: int) -> np.ndarray:
     """The memory-mapped array in a .npy file, after checking its type and length."""
-    try:
+    with as_input_error(f"{path} is missing or damaged; {REMEDY}", Exception):  # whatever NumPy raises of its header
         values = np.load(path, mmap_mode="r", allow_pickle=False)
-    except Exception as error:  # whatever NumPy raises of a header that is damaged
-        raise InputError(f"{path} is missing or damaged; {REMEDY}") from error
     if values.dtype != np.dtype(dtype) or values.shape != (length,):
         raise InputError(
             f"{path} holds {values.shape} of {values.dtype}, "
@@ -35,10 +34,9 @@ def open_array(path: Path, dtype: str, length: int) -> np.ndarray:
 
 def open_table(path: Path, length: int) -> pa.Table:
     """The table in a Parquet file, after checking its length."""
-    try:
+    kinds = (OSError, ValueError, MemoryError, pa.ArrowException)
+    with as_input_error(f"{path} is missing or damaged; {REMEDY}", *kinds):
         table = pq.read_table(path, page_checksum_verification=True)
-    except (OSError, ValueError, MemoryError, pa.ArrowException) as error:
-        raise InputError(f"{path} is missing or damaged; {REMEDY}") from error
     if table.num_rows != length:
         raise InputError(f"{path} holds {table.num_rows} rows, the manifest says {length}; {REMEDY}")
     return table

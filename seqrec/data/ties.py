@@ -1,6 +1,6 @@
 """The order of one user's events at equal times: that of the file, or where it only follows item ids, one by hash."""
 
-from typing import Any, Literal
+from typing import Literal
 
 import narwhals as nw
 
@@ -33,7 +33,7 @@ def count_ties(events: nw.LazyFrame) -> TieOrder:
     moments = complete.group_by("user_id", "timestamp_us").agg(n=nw.len().cast(nw.Int64))
     users = moments.group_by("user_id").agg(n=nw.col("n").sum(), n_moments=nw.len().cast(nw.Int64))
     sums = users.select(nw.col("n").sum(), nw.col("n_moments").sum(), n_users=nw.len())
-    n_events, n_moments, n_users = (int(value or 0) for value in _only_row(sums))
+    n_events, n_moments, n_users = (int(value or 0) for value in collect(sums).to_pylist()[0].values())
     n_distinct = n_rising = 0
     if n_moments < n_events:
         tied = complete.join(moments.filter(nw.col("n") > 1), on=["user_id", "timestamp_us"], how="semi")
@@ -43,14 +43,9 @@ def count_ties(events: nw.LazyFrame) -> TieOrder:
             n_distinct=(nw.col("item_id") != nw.col("_previous")).cast(nw.Int64).sum(),
             n_rising=(nw.col("item_id") > nw.col("_previous")).cast(nw.Int64).sum(),
         )
-        n_distinct, n_rising = map(int, _only_row(counts))
+        n_distinct, n_rising = map(int, collect(counts).to_pylist()[0].values())
     order: Literal["file", "hash"] = "hash" if follow_ids(n_rising, n_distinct) else "file"
     return TieOrder(order, n_events - n_users, n_events - n_moments, n_distinct, n_rising)
-
-
-def _only_row(table: nw.LazyFrame) -> tuple[Any, ...]:
-    [row] = collect(table).to_pylist()
-    return tuple(row.values())
 
 
 def order_ties(name: str, events: nw.LazyFrame, ties: Ties) -> tuple[nw.LazyFrame, TieOrder | None]:

@@ -17,13 +17,8 @@ from seqrec.data.engagement import EngagementConfig
 from seqrec.data.engagement import engagement as read_engagement
 from seqrec.data.event_features import EventFeatureConfig, features_hash, position_features
 from seqrec.data.events import prepare
-from seqrec.data.repeated_targets import (
-    MaskSeen,
-    RepeatedTargets,
-    check_some_are_left,
-    choose_masking,
-    seen_before,
-)
+from seqrec.data.paths import as_input_error
+from seqrec.data.repeated_targets import MaskSeen, RepeatedTargets, choose_masking, seen_before
 from seqrec.data.sources import Columns, Dataset, Ties, TimeUnit, read_source
 from seqrec.data.split_config import SplitConfig, choose_split, split_store, stored_split
 from seqrec.data.splits import Split, asked_events
@@ -125,19 +120,26 @@ class Task(NamedTuple):
         return self.config.split.n_out if self.config.split.holds_continuations else None
 
 
-def open_task(run: Path, config: DataConfig, *, seed: int, engagement: EngagementConfig = NO_ENGAGEMENT) -> Task:
+def open_task(
+    run: Path, config: DataConfig, *, seed: int, engagement: EngagementConfig = NO_ENGAGEMENT, events: Any = None
+) -> Task:
     """The data in the run's own store, prepared there first unless an earlier start has; says what it read.
 
-    A store that was prepared beforehand is read where it is.
+    A store that was prepared beforehand is read where it is. `events` is a pandas, Polars or Arrow frame in place of
+    the data path. It too is read only once, so a run is resumed and evaluated without it.
     """
+
+    def prepare_once() -> None:
+        if not (run / "store").exists():
+            prepare_store(run / "store", (config, engagement), events=events)
+
     if config.dataset == "store":
-        if config.data_path is None:
-            raise InputError("store is read from a directory; give its data path")
+        if config.data_path is None or events is not None:
+            raise InputError("store is read from a directory; give its data path, and no frame")
         directory = config.data_path
     else:
-        runtime.on_first(functools.partial(_prepare_once, run, config, engagement))
-        if not (run / "store").exists():  # of a run in a bucket, each process has a copy of its own
-            _prepare_once(run, config, engagement)
+        runtime.on_first(prepare_once)
+        prepare_once()  # of a run in a bucket, each process has a copy of its own
         directory = run / "store"
     runtime.check_interrupt()
     as_of = runtime.on_first(lambda: runs.started_with(run).get("data", {}).get("content_hash"))
@@ -175,10 +177,8 @@ def make_task(
     chosen = choose_split(config.split, stored_split(preparation) if config.dataset == "store" else None)
     if chosen.note:
         log.info("split       %s", chosen.note)
-    try:
+    with as_input_error("{error}", ValueError):  # the store's split does not go with other flags
         config = replace(config, split=chosen.config)
-    except ValueError as error:  # the store's split does not go with other flags
-        raise InputError(str(error)) from error
     split = split_store(store, config.split)
     categories = preparation.get("categories", {})
     part = row_share()
@@ -199,10 +199,13 @@ def make_task(
         if masking.mask_seen and config.repeated_targets == "miss":
             miss = seen[part]
         elif masking.mask_seen and np.any(seen[part]):
-            check_some_are_left(int(np.sum(~seen[part])), len(positions), part=part)
-            log.info(
-                "left out    %s of %s %s targets, seen before", f"{seen[part].sum():,}", f"{len(positions):,}", part
-            )
+            n_seen = int(seen[part].sum())
+            if n_seen == len(positions):
+                raise InputError(
+                    f"all {n_seen} {part} targets are items that their users had seen before, and seen items are "
+                    "masked; use --no-mask-seen"
+                )
+            log.info("left out    %s of %s %s targets, seen before", f"{n_seen:,}", f"{len(positions):,}", part)
             positions = positions[~seen[part]]
         return make_queries(
             store,
@@ -230,17 +233,20 @@ def make_task(
     return Task(config, store, split, train, valid, test, masking.mask_seen, int(seen["test"].sum()))
 
 
-def _prepare_once(run: Path, config: DataConfig, engagement: EngagementConfig) -> None:
-    if not (run / "store").exists():
-        prepare_store(run / "store", (config, engagement))
-
-
-def prepare_store(directory: Path, *readers: tuple[DataConfig, EngagementConfig], keep_times: bool = False) -> None:
+def prepare_store(
+    directory: Path, *readers: tuple[DataConfig, EngagementConfig], keep_times: bool = False, events: Any = None
+) -> None:
     """Reads the events that the first config names and leaves them as a store, with what any of the readers needs.
 
-    Times are kept where a reader needs them, or with `keep_times` where there are any.
+    Times are kept where a reader needs them, or with `keep_times` where there are any. A frame of `events` is read in
+    place of the data path.
     """
     config = readers[0][0]
+    if events is not None and (config.dataset, config.data_path) != ("events", None):
+        raise InputError(
+            f"a frame of events, and dataset={config.dataset} with data_path={config.data_path}; "
+            "take dataset=events without a data path"
+        )
     kinds = {name: kind for each, _ in readers for name, kind in each.behaviour.columns.items()}
     texts: dict[str, Sequence[str]] = {name: () for name, kind in kinds.items() if kind == "categories"}
     texts |= {name: () for _, engagement in readers for name in engagement.texts}
@@ -250,7 +256,7 @@ def prepare_store(directory: Path, *readers: tuple[DataConfig, EngagementConfig]
     numbers = sorted((kinds.keys() | engaged) - texts.keys())
     source = read_source(
         config.dataset,
-        config.data_path,
+        config.data_path if events is None else events,
         columns=Columns(*config.columns),
         time_unit=config.time_unit,
         extra=numbers,

@@ -49,8 +49,11 @@ class Build(Protocol):
 class Main(Protocol):
     """Runs a script's experiment."""
 
-    def __call__(self, config: Any) -> JsonObject:
-        """Trains, tests, and leaves everything in the run's directory; returns what `metrics.json` holds."""
+    def __call__(self, config: Any, *, events: Any = None) -> JsonObject:
+        """Trains, tests, and leaves everything in the run's directory; returns what `metrics.json` holds.
+
+        `events` is a frame in place of the data path.
+        """
 
 
 @runtime_checkable
@@ -116,15 +119,15 @@ def open_run(config: Any, run: RunConfig, *, experiment: str, dataset: str) -> I
                 raise runtime.Interrupted(message, stop.signal_number) from None
 
 
-def run_experiment(config: ScriptConfig, build: Build, *, name: str) -> JsonObject:
+def run_experiment(config: ScriptConfig, build: Build, *, name: str, events: Any = None) -> JsonObject:
     """Trains the model that `build(config, task)` makes, tests it, and returns what `metrics.json` holds.
 
-    Everything is left in the run's directory.
+    Everything is left in the run's directory. `events` is a pandas, Polars or Arrow frame in place of the data path.
     """
     training = config.training
     runtime.start(training.mesh, training.processes)
     with open_run(config, training.run, experiment=name.lower(), dataset=training.data.dataset) as run:
-        task = open_task(run, training.data, seed=training.run.seed, engagement=training.engagement)
+        task = open_task(run, training.data, seed=training.run.seed, engagement=training.engagement, events=events)
         runtime.check_interrupt()
         model = _built(run, config, build, task)
         runtime.check_interrupt()

@@ -6,7 +6,8 @@ import pytest
 
 from seqrec.data import steps
 from seqrec.data.engines import collect, engine_of, move
-from seqrec.data.preparation import StepsConfig, clean_events, store_of
+from seqrec.data.events import gathered_store
+from seqrec.data.preparation import StepsConfig, clean_events
 from seqrec.data.sources import Columns, read_source
 from seqrec.types import InputError
 
@@ -77,7 +78,15 @@ def outcome(source, config, directory):
         "counts": cleaned.counts,
         "events": collect(cleaned.events.sort("event_index")).select(columns).to_pydict(),
         "rejected": collect(cleaned.rejected.sort("event_index")).to_pydict(),
-        "store": store_of(cleaned, config, engine, source, directory).content_hash,
+        "store": gathered_store(
+            cleaned.numbered,
+            engine,
+            source,
+            columns=cleaned.columns,
+            item_order=config.item_order,
+            keys=cleaned.keys,
+            directory=directory,
+        ).content_hash,
     }
 
 

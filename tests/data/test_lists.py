@@ -107,7 +107,7 @@ NO_OBJECTS = ('{"2": [5', "[1]", '{"2": 5}', "null", "[" * 100_000, b"\xff")
     [
         *((text, "is no JSON object of items") for text in NO_OBJECTS),
         ('{"x": [5]}', "item 'x' is not an integer from 1"),
-        ('{"2": ["\\ud800"]}', "which is no character"),
+        ('{"2": ["\\ud800"]}', "hold what is no text"),
     ],
 )
 def test_attributes_that_are_none_are_refused(write, content, message):

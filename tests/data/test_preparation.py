@@ -70,10 +70,9 @@ def test_a_log_becomes_a_store_with_its_counts_and_its_rejected_events(log, tmp_
 
 def test_the_manifest_says_how_the_store_was_made(log, tmp_path):
     config, split = StepsConfig(min_user_events=2, item_order="count"), SplitConfig()
-    prepare_store(source_of(log), tmp_path / "store", config, split, facts={"engine": "duckdb"})
+    prepare_store(source_of(log), tmp_path / "store", config, split)
     preparation = read_preparation(tmp_path / "store")
     assert preparation["steps"] == dataclasses.asdict(config)
-    assert preparation["engine"] == "duckdb"
     assert preparation["counts"][-1] == {"step": "2-1-core", "n_events": 7, "n_users": 2, "n_items": 3, "n_removed": 0}
     assert preparation["split"]["hash"] == leave_last_out(open_store(tmp_path / "store")).content_hash
     assert "split" in json.loads((tmp_path / "store" / "manifest.json").read_text())["preparation"]

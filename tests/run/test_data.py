@@ -1,6 +1,10 @@
 """The data of a run is prepared once, opened again as it was, and made into batches and queries."""
 
+from dataclasses import replace
+
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from seqrec import runs
@@ -64,6 +68,49 @@ def test_data_that_nothing_can_be_learned_from_is_refused(pairs, run):
 def test_a_store_needs_a_path(run):
     with pytest.raises(InputError, match="store is read from a directory; give its data path"):
         open_task(run, DataConfig("store"), seed=0)
+
+
+PLAYS = pa.table(
+    {
+        "listener": [f"listener {user}" for user in (1, 2, 3) for _ in range(5)],
+        "song": [1 + (user + place) % 5 for user in (1, 2, 3) for place in range(5)],
+        "at": [10**9 + place for _ in (1, 2, 3) for place in range(5)],
+        "liked": [float(place) for _ in (1, 2, 3) for place in range(5)],
+    }
+)
+OF_A_FRAME = DataConfig("events", columns=("listener", "song", "at"), max_length=4)
+
+
+@pytest.mark.parametrize("kind", ["pandas", "polars", "arrow"])
+def test_a_frame_is_read_as_the_file_of_it_and_its_run_opened_again_without_it(run, tmp_path, kind):
+    frame = PLAYS
+    if kind != "arrow":
+        pytest.importorskip(kind)
+        frame = PLAYS.to_pandas() if kind == "pandas" else pytest.importorskip("polars").from_arrow(PLAYS)
+    pq.write_table(PLAYS, tmp_path / "plays.parquet")
+    weights = EngagementConfig(loss_weight="liked")
+    prepare_store(tmp_path / "of the file", (replace(OF_A_FRAME, data_path=tmp_path / "plays.parquet"), weights))
+    task = open_task(run, OF_A_FRAME, seed=0, engagement=weights, events=frame)
+    assert task.store.content_hash == open_store(tmp_path / "of the file").content_hash
+    assert read_json(run / "config.json")["data"]["content_hash"] == task.store.content_hash
+    again = open_task(run, OF_A_FRAME, seed=0, engagement=weights)
+    assert again.split.content_hash == task.split.content_hash
+    # Nor is another frame read in its place.
+    other = open_task(run, OF_A_FRAME, seed=0, engagement=weights, events=PLAYS.slice(5))
+    assert other.store.content_hash == task.store.content_hash
+
+
+def test_a_frame_goes_with_events_and_nothing_else(run, pairs):
+    with pytest.raises(InputError, match="dataset=movielens-demo with data_path=None; take dataset=events"):
+        open_task(run, DataConfig(), seed=0, events=PLAYS)
+    with pytest.raises(InputError, match=r"data_path=.*pairs.txt; take dataset=events without a data path"):
+        open_task(run, replace(OF_A_FRAME, data_path=pairs), seed=0, events=PLAYS)
+    with pytest.raises(InputError, match="give its data path, and no frame"):
+        open_task(run, DataConfig("store", pairs.parent), seed=0, events=PLAYS)
+    with pytest.raises(InputError, match="events is read from a file; give its data path or a frame"):
+        open_task(run, OF_A_FRAME, seed=0)
+    with pytest.raises(InputError, match="frame has no column 'listener'"):
+        open_task(run, OF_A_FRAME, seed=0, events=PLAYS.drop_columns("listener"))
 
 
 @pytest.fixture

@@ -6,20 +6,11 @@ import logging
 import re
 from pathlib import Path
 
-from seqrec.data.event_tables import (
-    NO_ITEMS,
-    Columns,
-    Items,
-    Request,
-    Source,
-    load_events,
-    load_text_events,
-    typed_source,
-)
-from seqrec.data.paths import check_file, data_files
+from seqrec.data.event_tables import NO_ITEMS, Columns, Items, Request, Source, load_events, typed_source
+from seqrec.data.paths import as_input_error, check_file, data_files, first_file
 from seqrec.data.tables.delimited import TextFile, fields_of, first_line_of, shown_names
 from seqrec.data.tables.json_lines import json_keys, json_lines
-from seqrec.data.tables.user_table import json_table
+from seqrec.data.tables.user_table import json_table, text_table
 from seqrec.files import JsonObject
 from seqrec.types import InputError
 
@@ -52,14 +43,13 @@ def read_amazon(path: Path, request: Request) -> Source:
         names = fields_of(line, ",", files[0])
         if {"rating", "timestamp"} <= set(names):
             columns = _layout(files[0], names)
-            rows = load_text_events(files, request, names, columns, delimiter=",")
+            rows = load_events(text_table(files, names, delimiter=","), request, columns)
         elif len(names) == 4:
             columns = Columns("user", "item", "timestamp")
             order = ("user", "item") if _users_stand_first(files[0]) else ("item", "user")
             logger.info("%s is read as %s, %s, rating, timestamp", files[0], *order)
-            rows = load_text_events(
-                files, request, (*order, "rating", "timestamp"), columns, delimiter=",", header=False
-            )
+            table = text_table(files, (*order, "rating", "timestamp"), delimiter=",", header=False)
+            rows = load_events(table, request, columns)
         else:
             raise InputError(
                 f"{files[0]}:1: {line[:60]!r} begins neither JSON lines nor a csv of user, item, rating, timestamp; "
@@ -89,8 +79,7 @@ def _users_stand_first(path: Path) -> bool:
 def _products(path: Path, key: str) -> Items:
     """Titles and categories from the meta file, JSON lines, beside the reviews: meta_Books.jsonl of Books.jsonl."""
     stem = re.sub(r"(_5|_10)?\.(csv|jsonl?)(\.gz|\.zst)?$", "", path.name).removeprefix("reviews_")
-    names = [f"meta_{stem}.{kind}{packed}" for kind in ("jsonl", "json") for packed in ("", ".gz", ".zst")]
-    path_of_meta = next((path.parent / name for name in names if (path.parent / name).is_file()), None)
+    path_of_meta = first_file(path.parent, (f"meta_{stem}.jsonl", f"meta_{stem}.json"))
     if path_of_meta is None:
         return NO_ITEMS
     check_file(path_of_meta)
@@ -98,14 +87,11 @@ def _products(path: Path, key: str) -> Items:
     titles: dict[str, str] = {}
     categories: dict[str, list[str]] = {}
     for number, line in json_lines(path_of_meta):
-        try:
+        # The first ones, of 2014, are Python's own notation, which only running it as code would read.
+        complaint = f"{path_of_meta}:{number}: the line is no JSON object with {key}; correct the file or move it away"
+        with as_input_error(complaint, ValueError, TypeError, KeyError, AttributeError, RecursionError):
             product: JsonObject = json.loads(line)
             item = str(product[key])
             titles[item] = str(product.get("title") or "")
             categories[item] = [str(name) for name in product.get("categories") or product.get("category") or []]
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            # The first ones, of 2014, are Python's own notation, which only running it as code would read.
-            raise InputError(
-                f"{path_of_meta}:{number}: the line is no JSON object with {key}; correct the file or move it away"
-            ) from error
     return Items(titles, categories)

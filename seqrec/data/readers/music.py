@@ -3,10 +3,10 @@
 import dataclasses
 from pathlib import Path
 
-from seqrec.data.event_tables import Columns, Items, Request, Source, load_events, load_text_events, typed_source
+from seqrec.data.event_tables import Columns, Items, Request, Source, load_events, typed_source
 from seqrec.data.paths import check_file, data_files, first_file
 from seqrec.data.tables.rows import RawRows, quoted
-from seqrec.data.tables.user_table import open_table
+from seqrec.data.tables.user_table import open_table, text_table
 from seqrec.types import InputError
 
 LASTFM_COLUMNS = ("user_id", "timestamp", "artist_id", "artist", "track_id", "track")
@@ -26,9 +26,8 @@ def read_lastfm_1k(path: Path, request: Request) -> Source:
             raise InputError(f"{path} does not hold {LASTFM_FILE}; name the directory that does")
         path = plays
     columns, names = Columns("user_id", "track_id", "timestamp"), {"artist": "artist", "track": "track"}
-    rows = load_text_events(
-        [path], request, LASTFM_COLUMNS, columns, delimiter="\t", quote="", header=False, further=names
-    )
+    table = text_table([path], LASTFM_COLUMNS, delimiter="\t", quote="", header=False)
+    rows = load_events(table, request, columns, further=names)
     title = "coalesce(artist, '') || ' - ' || coalesce(track, '')"
     rows.connection.execute(
         f"""

@@ -2,18 +2,10 @@
 
 from pathlib import Path
 
-from seqrec.data.event_tables import (
-    NO_ITEMS,
-    Columns,
-    Items,
-    Request,
-    Source,
-    has_times,
-    load_text_events,
-    typed_source,
-)
-from seqrec.data.paths import check_file, data_files
-from seqrec.data.tables.delimited import TextFile, fields_of, first_line_of, refuse_bad_bytes, shown_names
+from seqrec.data.event_tables import NO_ITEMS, Columns, Items, Request, Source, load_events, typed_source, unit_of
+from seqrec.data.paths import check_file, data_files, first_file
+from seqrec.data.tables.delimited import TextFile, fields_of, first_line_of, shown_names
+from seqrec.data.tables.user_table import text_table
 from seqrec.types import InputError
 
 TYPES = ("token", "token_seq", "float", "float_seq")
@@ -43,9 +35,10 @@ def read_recbole(path: Path, request: Request) -> Source:
         )
     if columns == Columns() and "timestamp" not in names:
         columns = columns._replace(time="none")
-    rows = load_text_events(files, request, names, columns, delimiter="\t", quote="")
-    unit = request.time_unit if has_times(columns) else None
-    return typed_source("recbole", rows, request, time_unit=unit, items=_items_beside(path, columns.item))
+    rows = load_events(text_table(files, names, delimiter="\t", quote=""), request, columns)
+    return typed_source(
+        "recbole", rows, request, time_unit=unit_of(request, columns), items=_items_beside(path, columns.item)
+    )
 
 
 def _files_in(directory: Path) -> list[Path]:
@@ -75,31 +68,20 @@ def _names(path: Path) -> list[str]:
 def _items_beside(path: Path, item: str) -> Items:
     stem = path.name[: path.name.index(".inter")] if ".inter" in path.name else path.stem
     stem = stem.removesuffix(".train")
-    candidates = [path.with_name(f"{stem}.item{suffix}") for suffix in ("", ".gz", ".zst")]
-    path_of_items = next((file for file in candidates if file.is_file()), None)
+    path_of_items = first_file(path.parent, (f"{stem}.item",))
     if path_of_items is None:
         return NO_ITEMS
     check_file(path_of_items)
-    names = _names(path_of_items)
-    types = [field.rpartition(":")[2] for field in first_line_of(path_of_items).split("\t")]
+    names, header = _names(path_of_items), first_line_of(path_of_items).split("\t")
     if item not in names:
         raise InputError(f"{path_of_items} has no column {item!r}; it has {shown_names(names)}; rename it")
     key = names.index(item)
     title = next((i for i, name in enumerate(names) if i != key and any(t in name for t in TITLE_NAMES)), None)
-    sequences = [i for i, kind in enumerate(types) if kind == "token_seq" and i not in (key, title)]
+    sequences = [i for i, field in enumerate(header) if field.endswith(":token_seq") and i not in (key, title)]
     titles, attributes = {}, {}
-    rows = TextFile(path_of_items, "\t", "", header=True).rows()
-    next(rows)
-    for line, fields in rows:
-        place = f"{path_of_items}:{line}"
-        if len(fields) != len(names):
-            raise InputError(f"{place}: {len(fields)} fields, {len(names)} are due; correct or remove the line")
-        refuse_bad_bytes(fields, place)
+    for _, fields in TextFile(path_of_items, "\t", "", header=True).records(header):
         if title is not None:
             titles[fields[key]] = fields[title]
-        attributes[fields[key]] = [word for i in sequences for word in _words(fields[i])]
+        words = (word for i in sequences for word in fields[i].split("," if "," in fields[i] else " "))
+        attributes[fields[key]] = [word.strip() for word in words if word.strip()]
     return Items(titles if title is not None else None, attributes if sequences else None)
-
-
-def _words(text: str) -> list[str]:
-    return [word.strip() for word in text.split("," if "," in text else " ") if word.strip()]

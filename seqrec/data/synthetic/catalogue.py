@@ -95,10 +95,7 @@ def daily_popularity(config: ListeningConfig, day: int) -> Float[np.ndarray, " n
 
 
 def pick_items(
-    config: ListeningConfig,
-    group: Int[np.ndarray, " n"],
-    day: Int[np.ndarray, " n"],
-    u: Float[np.ndarray, " n"],
+    config: ListeningConfig, group: Int[np.ndarray, " n"], day: Int[np.ndarray, " n"], u: Float[np.ndarray, " n"]
 ) -> Int32[np.ndarray, " n"]:
     """A track of each group, by the popularity of the day, from uniform `u`; the group must have one by then."""
     tracks = catalogue(config)

@@ -12,28 +12,12 @@ from jaxtyping import Float, Int, Shaped
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
-class Stream(enum.IntEnum):
-    """What a number is for; numbers of two streams are independent."""
-
-    ITEM_RANK = 1
-    ITEM_ARTIST = 2
-    ITEM_IS_NEW = 3
-    ITEM_RELEASE = 4
-    ITEM_SECONDS = 5
-    ARTIST_GENRE = 6
-    GENRE_HOUR = 7
-    HOME_TASTE = 8
-    MOVING_TASTE = 9
-    ARTIST_FIT = 10
-    N_SESSIONS = 11
-    SESSION_START = 12
-    SESSION_TRACKS = 13
-    PLAY_SOURCE = 14
-    PLAY_GENRE = 15
-    PLAY_ITEM = 16
-    PLAY_LAG = 17
-    SKIP = 18
-    PLAYED_SHARE = 19
+Stream = enum.IntEnum(
+    "Stream",
+    "ITEM_RANK ITEM_ARTIST ITEM_IS_NEW ITEM_RELEASE ITEM_SECONDS ARTIST_GENRE GENRE_HOUR HOME_TASTE MOVING_TASTE "
+    "ARTIST_FIT N_SESSIONS SESSION_START SESSION_TRACKS PLAY_SOURCE PLAY_GENRE PLAY_ITEM PLAY_LAG SKIP PLAYED_SHARE",
+)
+"""What a number is for; numbers of two streams are independent."""
 
 
 def uniforms(seed: int, stream: Stream, *counters: int | Int[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:

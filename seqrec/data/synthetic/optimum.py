@@ -81,7 +81,7 @@ def next_item_distribution(
         )
     liked = taste(config, np.array([user_id]), np.array([session_start_us]))[0]
     day = session_start_us // DAY_US - config.start_day
-    return _distribution(config, liked, history, _Charts.of(config, day), opens_session=opens_session)
+    return _distribution(config, liked, history, _charts(config, day), opens_session=opens_session)
 
 
 def held_out_plays(
@@ -114,28 +114,21 @@ def best_possible_ndcg(
     return BestPossible(float(ndcg.mean()), float(held_out.expected_ndcg.mean()), held_out.rank.size)
 
 
-class _Charts(NamedTuple):
-    """Popularity on one day, normalised in two ways."""
-
-    overall: Float[np.ndarray, " n_items"]
-    in_genre: Float[np.ndarray, " n_items"]
-    """Sums to 1 over each genre."""
-
-    @classmethod
-    def of(cls, config: ListeningConfig, day: int) -> "_Charts":
-        weight, genre = daily_popularity(config, day), catalogue(config).genre
-        return cls(weight / weight.sum(), weight / np.bincount(genre, weight)[genre])
+def _charts(config: ListeningConfig, day: int) -> tuple[Float[np.ndarray, " n_items"], Float[np.ndarray, " n_items"]]:
+    """Popularity on a day, which sums to 1 over all tracks, and over the tracks of each genre."""
+    weight, genre = daily_popularity(config, day), catalogue(config).genre
+    return weight / weight.sum(), weight / np.bincount(genre, weight)[genre]
 
 
 def _distribution(
     config: ListeningConfig,
     liked: Float[np.ndarray, " n_genres"],
     history: Int[np.ndarray, " n_earlier"],
-    charts: _Charts,
+    charts: tuple[Float[np.ndarray, " n_items"], Float[np.ndarray, " n_items"]],
     *,
     opens_session: bool,
 ) -> Float[np.ndarray, " n_items"]:
-    tracks = catalogue(config)
+    tracks, (overall, in_genre) = catalogue(config), charts
     genre_share = config.taste_share * liked
     if opens_session:
         genre_share = genre_share + (config.artist_share + config.genre_share) * liked
@@ -143,11 +136,11 @@ def _distribution(
         genre_share[tracks.genre[history[-1] - 1] - 1] += config.genre_share
     if history.size == 0:
         genre_share = genre_share + config.repeat_share * liked
-    probability = charts.in_genre * genre_share[tracks.genre - 1]
-    probability += config.chart_share * charts.overall
+    probability = in_genre * genre_share[tracks.genre - 1]
+    probability += config.chart_share * overall
     if not opens_session:
         same_artist = np.flatnonzero(tracks.artist == tracks.artist[history[-1] - 1])
-        of_artist = charts.overall[same_artist]
+        of_artist = overall[same_artist]
         probability[same_artist] += config.artist_share * of_artist / of_artist.sum()
     if history.size:
         keep = 1 - 1 / config.repeat_memory_plays
@@ -175,7 +168,7 @@ def _last_distributions(
         # Day by day, because a day's charts cost more than a listener's distribution.
         for place in np.argsort(days, kind="stable"):
             if charts is None or days[place] != charts_day:
-                charts, charts_day = _Charts.of(config, int(days[place])), days[place]
+                charts, charts_day = _charts(config, int(days[place])), days[place]
             start, last = starts[place], stops[place] - 1
             probability = _distribution(
                 config,

@@ -38,7 +38,10 @@ def sessions(config: ListeningConfig, user_ids: Int[np.ndarray, " n_users"]) -> 
     counts = geometric(uniforms(config.seed, Stream.N_SESSIONS, user_ids), config.sessions_per_user)
     owner = np.repeat(np.arange(counts.size), counts)
     place = ranges(np.zeros_like(counts), counts)
-    wanted = _start_seconds(config, uniforms(config.seed, Stream.SESSION_START, user_ids[owner], place))
+    u, cumulative = uniforms(config.seed, Stream.SESSION_START, user_ids[owner], place), _cumulative_hours(config)
+    hour = np.searchsorted(cumulative, u, side="right") - 1
+    within = (u - cumulative[hour]) / (cumulative[hour + 1] - cumulative[hour])
+    wanted = 3600 * hour + (3600 * within).astype(np.int64)
     wanted = wanted[np.lexsort((wanted, owner))]
     u = uniforms(config.seed, Stream.SESSION_TRACKS, user_ids[owner], place)
     n_tracks = geometric(u, config.tracks_per_session)
@@ -52,13 +55,6 @@ def sessions(config: ListeningConfig, user_ids: Int[np.ndarray, " n_users"]) -> 
     lift = owner * (slack.max(initial=0) - slack.min(initial=0) + 1)
     start = np.maximum.accumulate(slack + lift) - lift + before
     return Sessions(owner, place + 1, (start + config.start_day * DAY_SECONDS) * 1_000_000, n_tracks)
-
-
-def _start_seconds(config: ListeningConfig, u: Float[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
-    cumulative = _cumulative_hours(config)
-    hour = np.searchsorted(cumulative, u, side="right") - 1
-    within = (u - cumulative[hour]) / (cumulative[hour + 1] - cumulative[hour])
-    return 3600 * hour + (3600 * within).astype(np.int64)
 
 
 @functools.lru_cache(maxsize=2)

@@ -35,23 +35,18 @@ MAX_CATEGORIES = 10_000
 logger = logging.getLogger(__name__)
 
 
-def _not_an_id(place: str, column: str, value: str) -> str:
-    return f"{place}: {column} {value[:40]!r} is not an integer from 1 to 2^63 - 1; correct the line"
-
-
 def positive_integer(value: str, column: str, place: str) -> int:
     # int() alone would also take "1_000" and digits of other scripts.
     if not re.fullmatch("[0-9]{1,19}", value) or not 0 < int(value) < 2**63:
-        raise InputError(_not_an_id(place, column, value))
+        raise InputError(f"{place}: {column} {value[:40]!r} is not an integer from 1 to 2^63 - 1; correct the line")
     return int(value)
 
 
 def positive_id(rows: RawRows, column: str) -> str:
     """The SQL expression of a column of text of ids that must all be positive integers."""
     value = f"CASE WHEN regexp_full_match({column}, '[0-9]{{1,19}}') THEN nullif(TRY_CAST({column} AS BIGINT), 0) END"
-    bad = rows.first_bad(column, f"{value} IS NULL")
-    if bad:
-        raise InputError(_not_an_id(bad[0], column, bad[1]))
+    if bad := rows.first_bad(column, f"{value} IS NULL"):
+        positive_integer(bad[1], column, bad[0])  # refuses it
     return value
 
 
@@ -96,8 +91,7 @@ def free_id(rows: RawRows, column: str, name: str | None = None) -> str:
     if exact_bits is not None:
         # What pandas writes for integers with gaps. An integer beyond these bits may have been rounded to another.
         whole = f"({column} = floor({column}) AND abs(CAST({column} AS DOUBLE)) < {2**exact_bits})"
-        bad = rows.first_bad(column, f"NOT {whole}")
-        if bad:
+        if bad := rows.first_bad(column, f"NOT {whole}"):
             raise InputError(
                 f"{bad[0]}: {name} {bad[1]} is a {kind} that is no integer below 2^{exact_bits}; "
                 "write ids as integers or text"
@@ -116,8 +110,7 @@ def free_id(rows: RawRows, column: str, name: str | None = None) -> str:
 def required_id(rows: RawRows, column: str, name: str | None = None) -> str:
     """As `free_id`, of a column in which no id may be missing."""
     expression = free_id(rows, column, name)
-    bad = rows.first_bad(column, f"{expression} IS NULL")
-    if bad:
+    if bad := rows.first_bad(column, f"{expression} IS NULL"):
         raise InputError(f"{bad[0]}: the {name or column} is missing; fill it in or remove the line")
     return expression
 
@@ -238,8 +231,7 @@ def microseconds(rows: RawRows, unit: str) -> str:
     if first_value is None:
         return "CAST(NULL AS BIGINT)"
     value, due = (number, "a number") if is_number else (moment, "an ISO date and time")
-    bad = rows.first_bad("time", f"{text} IS NOT NULL AND {value} IS NULL")
-    if bad:
+    if bad := rows.first_bad("time", f"{text} IS NOT NULL AND {value} IS NULL"):
         raise InputError(
             f"{bad[0]}: time {bad[1][:40]!r} is not {due}"
             + (f" as the first time, {first_value!r}, is" if bad[1] != first_value else " nor a number")
@@ -281,8 +273,7 @@ def _within(rows: RawRows, given: str, expression: str, years: tuple[int, int], 
     """`expression`, once it is found to be within the years; null where it is not and bad rows are dropped."""
     low, high = _starts(years)
     within = f"coalesce({expression} >= {low} AND {expression} < {high}, false)"
-    bad = rows.first_bad("time", f"{given} IS NOT NULL AND NOT {within}")
-    if bad:
+    if bad := rows.first_bad("time", f"{given} IS NOT NULL AND NOT {within}"):
         raise InputError(
             f"{bad[0]}: time {bad[1][:40]!r}{f' in {unit}' if unit else ''} is outside the years {years[0]} to "
             f"{years[1]}; give time_unit as s, ms, us or ns, which allows {POSSIBLE_YEARS[0]} to {POSSIBLE_YEARS[1]}, "

@@ -6,7 +6,7 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
-from seqrec.data.paths import check_file, first_line
+from seqrec.data.paths import as_input_error, check_file, first_line
 from seqrec.data.tables.rows import (
     NO_LIMITS,
     Destination,
@@ -30,11 +30,9 @@ def _open_database(path: Path, limits: Limits = NO_LIMITS) -> duckdb.DuckDBPyCon
     """A DuckDB file to read from: nothing in it can be changed, nor any other file be touched."""
     if check_file(path)[8:12] != DUCKDB_MAGIC:
         raise InputError(f"{path} is no DuckDB database; name one, or leave table and query out")
-    try:
+    with as_input_error(unreadable(path), duckdb.Error):
         connection = duckdb.connect(str(path), read_only=True, config=settings_of(limits))
         connection.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false; SET enable_external_access = false")
-    except duckdb.Error as error:
-        raise InputError(unreadable(path, error)) from error
     return connection
 
 
@@ -51,23 +49,20 @@ def _table_query(database: duckdb.DuckDBPyConnection, path: Path, table: str) ->
     return f"SELECT * FROM {quoted(matches[0][0])}.{quoted(matches[0][1])}"
 
 
-def _query_columns(database: duckdb.DuckDBPyConnection, path: Path, query: str) -> list[str]:
-    """The names of the columns of a query, which must be one SELECT."""
-    try:
+def database_columns(path: Path, *, table: str | None, query: str | None, limits: Limits = NO_LIMITS) -> list[str]:
+    """The names of the columns of a table, or of a query, which must be one SELECT."""
+    if table is not None and query is not None:
+        raise InputError(f"both table {table!r} and a query are given; give one")
+    with _open_database(path, limits) as database, as_input_error(_failed(path), duckdb.Error):
+        query = query or _table_query(database, path, str(table))
         statements = database.extract_statements(query)
         if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
             raise InputError(f"{path}: the query {query[:60]!r} is not one SELECT; give one")
         return database.sql(query).columns
-    except duckdb.Error as error:
-        raise InputError(f"{path}: the query fails ({first_line(error)}); correct it") from error
 
 
-def database_columns(path: Path, *, table: str | None, query: str | None, limits: Limits = NO_LIMITS) -> list[str]:
-    """The names of the columns of a table, or of a query."""
-    if table is not None and query is not None:
-        raise InputError(f"both table {table!r} and a query are given; give one")
-    with _open_database(path, limits) as database:
-        return _query_columns(database, path, query or _table_query(database, path, str(table)))
+def _failed(path: Path) -> str:
+    return f"{path}: the query fails ({{error}}); correct it"
 
 
 def load_database(
@@ -84,15 +79,13 @@ def load_database(
     A query runs where nothing can be written.
     """
     given = f"{to.view}_given"
-    with _open_database(path, limits) as database:
+    kinds = (duckdb.Error, pa.ArrowException, OSError)
+    with _open_database(path, limits) as database, as_input_error(_failed(path), *kinds):
         sql = query or _table_query(database, path, str(table_name))
-        try:
-            to.connection.register(given, pa.RecordBatchReader.from_stream(database.sql(sql)))
-            chosen = columns_without_nan(to.connection, take, given)
-            to.connection.execute(f"CREATE TABLE {to.view}_table AS SELECT {chosen} FROM {given}")
-            to.connection.unregister(given)
-        except (duckdb.Error, pa.ArrowException, OSError) as error:
-            raise InputError(f"{path}: the query fails ({first_line(error)}); correct it") from error
+        to.connection.register(given, pa.RecordBatchReader.from_stream(database.sql(sql)))
+        chosen = columns_without_nan(to.connection, take, given)
+        to.connection.execute(f"CREATE TABLE {to.view}_table AS SELECT {chosen} FROM {given}")
+        to.connection.unregister(given)
     return rows_of_table(to, path, lambda row: f"{path}, row {row + 1}")
 
 
@@ -129,10 +122,12 @@ def _attached(name: str) -> str:
 
 def attached_columns(connection: duckdb.DuckDBPyConnection, name: str) -> list[str]:
     """The names of the columns of a table of the database that is attached, named alone or with its schema."""
-    try:
+    with as_input_error(_no_table(name), duckdb.Error):
         return [row[0] for row in connection.execute(f"DESCRIBE SELECT * FROM {_attached(name)}").fetchall()]
-    except duckdb.Error as error:
-        raise InputError(f"table {name} cannot be read ({first_line(error)}); name a table of the database") from error
+
+
+def _no_table(name: str) -> str:
+    return f"table {name} cannot be read ({{error}}); name a table of the database"
 
 
 def load_attached(name: str, *, copied: bool, take: Mapping[str, str], to: Destination) -> RawRows:
@@ -142,7 +137,7 @@ def load_attached(name: str, *, copied: bool, take: Mapping[str, str], to: Desti
         return f"{name}, row {row + 1}"
 
     source = _attached(name)
-    try:
+    with as_input_error(_no_table(name), duckdb.Error):
         chosen = columns_without_nan(to.connection, take, source)
         if copied:
             to.connection.execute(f"CREATE TABLE {to.view}_table AS SELECT {chosen} FROM {source}")
@@ -150,5 +145,3 @@ def load_attached(name: str, *, copied: bool, take: Mapping[str, str], to: Desti
         rows = f"SELECT row_number() OVER () - 1 AS event_index, {chosen} FROM {source}"
         to.connection.execute(f"CREATE TEMP VIEW {to.view} AS {rows}")
         return not_empty(RawRows(to.connection, to.view, place, to.bad_rows), name)
-    except duckdb.Error as error:
-        raise InputError(f"table {name} cannot be read ({first_line(error)}); name a table of the database") from error

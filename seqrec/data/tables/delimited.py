@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import duckdb
 
-from seqrec.data.paths import LONG_LINE, check_file, compression_of, has_long_line, open_bytes
+from seqrec.data.paths import LONG_LINE, as_input_error, check_file, compression_of, has_long_line, open_bytes
 from seqrec.data.tables.rows import BadRows, Destination, RawRows, literal_path, rows_of_table, unreadable
 from seqrec.types import InputError
 
@@ -59,7 +59,7 @@ class TextFile(NamedTuple):
         places = [header.index(name) for name in names]
         for line, fields in rows:
             place = f"{self.path}:{line}"
-            if len(fields) <= max(places):
+            if len(fields) != len(header):
                 raise InputError(f"{place}: {len(fields)} fields, {len(header)} are due; correct or remove the line")
             refuse_bad_bytes(fields, place)
             yield place, [fields[index] for index in places]
@@ -126,7 +126,7 @@ def load_text(texts: Sequence[TextFile], names: Sequence[str], *, take: Mapping[
     chosen = ", ".join(f"c{list(names).index(name)} AS {key}" for key, name in take.items())
     connection.execute(f"CREATE TABLE {table} ({', '.join(f'{key} VARCHAR' for key in take)})")
     first = texts[0]
-    try:
+    with as_input_error(lambda: bad_row(texts, n_fields) or unreadable(first.path), duckdb.Error):
         # Into a table and by its rowid: numbering rows by a window would read on one thread.
         _each_csv(connection, texts, n_fields, to.bad_rows, f"INSERT INTO {table} SELECT {chosen} FROM ")
         rejects = connection.execute(
@@ -135,8 +135,6 @@ def load_text(texts: Sequence[TextFile], names: Sequence[str], *, take: Mapping[
         ).fetchall()
         # Another file may be loaded into the same database.
         connection.execute("DROP TABLE reject_errors; DROP TABLE reject_scans")
-    except duckdb.Error as error:
-        raise InputError(bad_row(texts, n_fields) or unreadable(first.path, error)) from error
     if rejects and to.bad_rows == "refuse":
         path, line, kind, message = rejects[0]
         # DuckDB's own line numbers count a quoted line end as none, so they are the second choice.
@@ -219,10 +217,10 @@ def fields_of(line: str, delimiter: str, path: Path, *, quote: str = '"') -> lis
     """The fields of a file's first line."""
     if not quote:
         return line.split(delimiter)
-    try:
+    with as_input_error(
+        f"{path}:1: the first line is no header ({{error}}); give a file of text or Parquet", csv.Error
+    ):
         return next(csv.reader([line], delimiter=delimiter, quotechar=quote))
-    except csv.Error as error:
-        raise InputError(f"{path}:1: the first line is no header ({error}); give a file of text or Parquet") from error
 
 
 def same_header(files: Sequence[Path], line: str) -> None:

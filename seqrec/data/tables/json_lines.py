@@ -8,16 +8,8 @@ from pathlib import Path
 
 import duckdb
 
-from seqrec.data.paths import check_file, compression_of, first_line, open_bytes
-from seqrec.data.tables.rows import (
-    Destination,
-    RawRows,
-    literal_path,
-    quoted,
-    rows_of_table,
-    text_literal,
-    unreadable,
-)
+from seqrec.data.paths import as_input_error, check_file, compression_of, first_line, open_bytes
+from seqrec.data.tables.rows import Destination, RawRows, literal_path, quoted, rows_of_table, text_literal, unreadable
 from seqrec.types import InputError
 
 NO_OBJECT = (ValueError, TypeError, RecursionError)
@@ -48,7 +40,7 @@ def load_json_lines(
     flat = [quoted(name) for key, name in take.items() if key not in as_json]
     nested = " OR ".join(f"coalesce(json_type({key}) IN ('OBJECT', 'ARRAY'), false)" for key in flat) or "false"
     connection.execute(f"CREATE TABLE {table} ({', '.join(f'{key} {kinds[key]}' for key in take)}, nested BOOLEAN)")
-    try:
+    with as_input_error(lambda: _bad_json(files) or unreadable(files[0]), duckdb.Error):
         for compression, group in itertools.groupby(files, compression_of):
             name = "uncompressed" if compression == "none" else compression
             connection.execute(
@@ -56,16 +48,13 @@ def load_json_lines(
                 f"format = 'newline_delimited', compression = '{name}', ignore_errors = {to.bad_rows == 'drop'})",
                 {"paths": [literal_path(path) for path in group]},
             )
-    except duckdb.Error as error:
-        raise InputError(_bad_json(files) or unreadable(files[0], error)) from error
 
     def place(row: int) -> str:
         lines = (f"{path}:{number}" for path in files for number, line in json_lines(path))
         return next(itertools.islice(lines, row, None), str(files[0]))
 
     rows = rows_of_table(to, files[0], place)
-    bad = rows.first_bad("event_index", "nested")
-    if bad:
+    if bad := rows.first_bad("event_index", "nested"):
         raise InputError(f"{bad[0]}: one of {', '.join(keys)} is an object or a list; give text or numbers")
     if to.bad_rows == "drop":
         connection.execute(f"UPDATE {table} SET {', '.join(f'{key} = NULL' for key in take)} WHERE nested")

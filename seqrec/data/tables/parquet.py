@@ -9,6 +9,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from seqrec.data.paths import as_input_error
 from seqrec.data.tables.rows import (
     Destination,
     RawRows,
@@ -29,15 +30,13 @@ PARQUET_PLACES = ("file_row_number", "file_index")
 
 def parquet_columns(files: Sequence[Path]) -> list[str]:
     """The names of the columns of Parquet files, and of the key=value directories that they lie in."""
-    try:
+    with as_input_error(unreadable(files[0]), duckdb.Error, pa.ArrowException, OSError):
         names = pq.read_schema(files[0]).names
         # DuckDB may refuse what Arrow reads.
         with connect() as connection:
             described = connection.execute(
                 f"DESCRIBE SELECT * FROM {_parquet(files)}", {"paths": [literal_path(path) for path in files]}
             ).fetchall()
-    except (duckdb.Error, pa.ArrowException, OSError) as error:
-        raise InputError(unreadable(files[0], error)) from error
     partitions = [name for name, *_ in described[len(names) :]]
     return [*names, *(name for name in partitions if name not in names)]
 
@@ -126,10 +125,8 @@ def load_parquet(files: Sequence[Path], *, take: Mapping[str, str], to: Destinat
     """
     lengths, schemas = [], []
     for path in files:
-        try:
+        with as_input_error(unreadable(path), pa.ArrowException, OSError):
             metadata = pq.read_metadata(path)
-        except (pa.ArrowException, OSError) as error:
-            raise InputError(unreadable(path, error)) from error
         schemas.append(metadata.schema.to_arrow_schema())
         lengths.append(metadata.num_rows)
         ours = [name.lower() for name in schemas[-1].names]
@@ -142,15 +139,13 @@ def load_parquet(files: Sequence[Path], *, take: Mapping[str, str], to: Destinat
     starts = list(itertools.accumulate([0, *lengths[:-1]]))
     paths = f"[{', '.join(text_literal(literal_path(path)) for path in files)}]"
     start = "" if len(files) == 1 else f" + CAST({starts} AS BIGINT[])[CAST(file_index AS BIGINT) + 1]"
-    try:
+    with as_input_error(unreadable(files[0] if len(files) == 1 else files[0].parent), duckdb.Error):
         table = _parquet(files, paths, widen=not _have_one_type(files, schemas, list(take.values())))
         chosen = columns_without_nan(to.connection, take, table)
         to.connection.execute(
             f"CREATE TEMP VIEW {to.view} AS SELECT file_row_number{start} AS event_index, {chosen} FROM {table}"
         )
         to.connection.execute(f"SELECT bit_xor(hash({', '.join(take)})) FROM {to.view}")
-    except duckdb.Error as error:
-        raise InputError(unreadable(files[0] if len(files) == 1 else files[0].parent, error)) from error
 
     def place(row: int) -> str:
         index = max(index for index, start in enumerate(starts) if start <= row)

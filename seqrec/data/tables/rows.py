@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from seqrec.config import check_at_least, check_fields
-from seqrec.data.paths import first_line
+from seqrec.data.paths import as_input_error
 from seqrec.files import JsonObject
 from seqrec.types import InputError
 
@@ -118,12 +118,10 @@ def settings_of(limits: Limits) -> JsonObject:
     """DuckDB's names for what is limited, and their values."""
     # What exceeds its memory limit is spilt, by default into the current directory. DuckDB removes the files.
     parent = Path(tempfile.gettempdir()) if limits.spill_directory is None else limits.spill_directory.absolute()
-    try:
+    with as_input_error(
+        f"spill_directory {parent} cannot be made ({{error}}); name a directory you may write to", OSError
+    ):
         parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"spill_directory {parent} cannot be made ({error.strerror}); name a directory you may write to"
-        ) from error
     settings = {
         "temp_directory": str(parent / f"seqrec-duckdb-{uuid.uuid4().hex}"),
         "memory_limit": limits.memory_limit,
@@ -182,19 +180,17 @@ def load_arrow(table: pa.Table, *, name: str, take: Mapping[str, str], to: Desti
     """The rows of a table in memory; `take` gives its name of each column of ours."""
     columns = {key: table[table.column_names.index(column)] for key, column in take.items()}
     given = f"{to.view}_given"
-    try:
+    with as_input_error(f"{name} cannot be read ({{error}}); cast its columns", duckdb.Error, pa.ArrowException):
         to.connection.register(given, pa.table({"event_index": np.arange(table.num_rows), **columns}))
         chosen = columns_without_nan(to.connection, {key: key for key in take}, given)
         to.connection.execute(f"CREATE TEMP VIEW {to.view} AS SELECT event_index, {chosen} FROM {given}")
         to.connection.execute(f"SELECT bit_xor(hash({', '.join(take)})) FROM {to.view}")
-    except (duckdb.Error, pa.ArrowException) as error:
-        raise InputError(f"{name} cannot be read ({first_line(error)}); cast its columns") from error
     return not_empty(RawRows(to.connection, to.view, lambda row: f"{name}, row {row + 1}", to.bad_rows), name)
 
 
-def unreadable(path: Path, error: Exception) -> str:
-    """The complaint about a file that its reader cannot read."""
+def unreadable(path: Path) -> str:
+    """The complaint about a file that its reader cannot read, for `as_input_error`."""
     return (
-        f"{path} cannot be read ({first_line(error)}); "
+        f"{path} cannot be read ({{error}}); "
         "check that it is whole, of one kind of line end, and CSV, TSV, JSON lines or Parquet"
     )

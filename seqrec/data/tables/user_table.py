@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 import narwhals as nw
 import pyarrow as pa
 
-from seqrec.data.paths import check_file, data_files, first_line
+from seqrec.data.paths import as_input_error, check_file, data_files
 from seqrec.data.tables.databases import DUCKDB_MAGIC, database_columns, load_database
 from seqrec.data.tables.delimited import TextFile, fields_of, first_line_of, load_text, same_header, shown_names
 from seqrec.data.tables.json_lines import json_keys, load_json_lines
@@ -121,18 +121,17 @@ def text_table(
 
 
 def _frame_table(frame: Any, name: str) -> UserTable:
-    try:
+    with as_input_error(
+        f"{name} is {type(frame).__name__}; give a table of pandas, Polars or Arrow", TypeError, ValueError
+    ):
         given = nw.from_native(frame)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{name} is {type(frame).__name__}; give a table of pandas, Polars or Arrow") from error
     columns = tuple(str(column) for column in given.collect_schema().names())
 
     def load(*, take: Mapping[str, str], to: Destination, **options: Any) -> RawRows:
         chosen = given.select(*dict.fromkeys(take.values()))
-        try:
+        mixed = f"{name} has a column of mixed types ({{error}}); give each one type"
+        with as_input_error(mixed, pa.ArrowException, TypeError):
             table = chosen.collect("pyarrow").to_native() if isinstance(chosen, nw.LazyFrame) else chosen.to_arrow()
-        except (pa.ArrowException, TypeError) as error:
-            raise InputError(f"{name} has a column of mixed types ({first_line(error)}); give each one type") from error
         return load_arrow(table, name=name, take=take, to=to)
 
     return UserTable(name, columns, load, "frame")
