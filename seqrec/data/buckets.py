@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import functools
 import json
 import logging
 import os
@@ -10,6 +11,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -123,7 +125,7 @@ def local_store(directory: Path) -> Path:
     if not is_in_bucket(directory):
         return directory
     bucket = _open_bucket(directory)
-    with _as_input_error(bucket):
+    with _explained(bucket.address):
         sizes = bucket.sizes()
         if STORE_MARKER not in sizes:
             raise InputError(f"{bucket.address} holds no {STORE_MARKER}, so no whole store; name the directory of one")
@@ -144,7 +146,7 @@ def local_store(directory: Path) -> Path:
         # Beside its place, because a rename is atomic only inside one file system.
         scratch = Path(tempfile.mkdtemp(prefix=".", dir=cached.parent))
     try:
-        with _as_input_error(bucket):
+        with _explained(bucket.address):
             _get(bucket, scratch, {name: size for name, size in sizes.items() if "/" not in name})
             # Who replaces a store takes its manifest away first.
             manifest_after = bucket.files.cat_file(bucket.place(STORE_MARKER))
@@ -166,25 +168,17 @@ def _open_bucket(path: Path) -> Bucket:
     package, extra = PACKAGES[protocol]
     # What it would log is in the error, in one line.
     logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
-    try:
+    needs = f'{address} needs the package {package}; pip install "seqrec[{extra}]"'
+    # Its own libraries may refuse credentials as soon as it starts.
+    with _explained(address), as_input_error(needs, ImportError):
         import fsspec
 
         return Bucket(address, fsspec.filesystem(protocol))
-    except ImportError as error:
-        raise InputError(f'{address} needs the package {package}; pip install "seqrec[{extra}]"') from error
-    except Exception as error:  # credentials that the package's own libraries refuse as soon as it starts
-        raise InputError(_message_of(address, error)) from error
 
 
-@contextlib.contextmanager
-def _as_input_error(bucket: Bucket) -> Iterator[None]:
+def _explained(address: str) -> AbstractContextManager[None]:
     """Inside, an error of any library below is an `InputError` of one line."""
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:
-        raise InputError(_message_of(bucket.address, error)) from error
+    return as_input_error(functools.partial(_message_of, address), Exception)
 
 
 def _message_of(address: str, error: Exception) -> str:
@@ -210,7 +204,7 @@ def _message_of(address: str, error: Exception) -> str:
 
 def _fetch(bucket: Bucket, copy: Path, prefix: str | tuple[str, ...]) -> dict[str, Stamp | None]:
     """Fetches the complete files that begin with `prefix`; returns each file's stamp, None for incomplete ones."""
-    with _as_input_error(bucket):
+    with _explained(bucket.address):
         sizes = {name: size for name, size in bucket.sizes().items() if name.startswith(prefix)}
         whole = {name: size for name, size in sizes.items() if not _is_remains(name, sizes)}
         _get(bucket, copy, whole)
@@ -256,7 +250,7 @@ def _write_back(bucket: Bucket, copy: Path, synced: dict[str, Stamp | None]) -> 
     The bucket is complete at every moment: new files are written before the marker of their directory, and a
     checkpoint is removed only once the one that replaces it is there.
     """
-    with _as_input_error(bucket):
+    with _explained(bucket.address):
         stamps = _stamps(copy)
         changed = {name for name, stamp in stamps.items() if synced.get(name) != stamp}
         rewritten = {marker for marker in synced if _is_marker(marker) and _in_directory_of(marker, changed)}

@@ -153,7 +153,7 @@ def first_line(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def as_input_error(message: str | Callable[[], str], *kinds: type[Exception]) -> Iterator[None]:
+def as_input_error(message: str | Callable[[Exception], str], *kinds: type[Exception]) -> Iterator[None]:
     """Inside, an error of these kinds is an `InputError` with this message, {error} in it being what the error says.
 
     One that is an `InputError` already stays as it is, unless `kinds` names that.
@@ -169,4 +169,4 @@ def as_input_error(message: str | Callable[[], str], *kinds: type[Exception]) ->
         if isinstance(error, InputError) and InputError not in kinds:
             raise
         said = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
-        raise InputError((message if isinstance(message, str) else message()).replace("{error}", said)) from error
+        raise InputError((message if isinstance(message, str) else message(error)).replace("{error}", said)) from error

@@ -126,7 +126,7 @@ def load_text(texts: Sequence[TextFile], names: Sequence[str], *, take: Mapping[
     chosen = ", ".join(f"c{list(names).index(name)} AS {key}" for key, name in take.items())
     connection.execute(f"CREATE TABLE {table} ({', '.join(f'{key} VARCHAR' for key in take)})")
     first = texts[0]
-    with as_input_error(lambda: bad_row(texts, n_fields) or unreadable(first.path), duckdb.Error):
+    with as_input_error(lambda _: bad_row(texts, n_fields) or unreadable(first.path), duckdb.Error):
         # Into a table and by its rowid: numbering rows by a window would read on one thread.
         _each_csv(connection, texts, n_fields, to.bad_rows, f"INSERT INTO {table} SELECT {chosen} FROM ")
         rejects = connection.execute(

@@ -40,7 +40,7 @@ def load_json_lines(
     flat = [quoted(name) for key, name in take.items() if key not in as_json]
     nested = " OR ".join(f"coalesce(json_type({key}) IN ('OBJECT', 'ARRAY'), false)" for key in flat) or "false"
     connection.execute(f"CREATE TABLE {table} ({', '.join(f'{key} {kinds[key]}' for key in take)}, nested BOOLEAN)")
-    with as_input_error(lambda: _bad_json(files) or unreadable(files[0]), duckdb.Error):
+    with as_input_error(lambda _: _bad_json(files) or unreadable(files[0]), duckdb.Error):
         for compression, group in itertools.groupby(files, compression_of):
             name = "uncompressed" if compression == "none" else compression
             connection.execute(
