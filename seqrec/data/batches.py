@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int, Int32
 
 from seqrec.data.engagement import Engagement
 from seqrec.data.feature_values import PositionFeature, features_at
-from seqrec.data.packing import PackedRows, Rings, pack, pack_training, rotate_rings
+from seqrec.data.packing import PackedRows, pack, pack_training, rotate_rings
 from seqrec.data.ragged import ranges, rows_at
 from seqrec.data.repeated_targets import seen_before
 from seqrec.data.splits import Split
@@ -150,8 +150,8 @@ class TrainingBatches(NamedTuple):
     seed: int
     share: Share = ALL_ROWS
     fields: EventFields = ITEMS_ALONE
-    rings: Rings | None = None
-    """Where each epoch cuts windows at positions of its own."""
+    rings: Int[np.ndarray, " users"] | None = None
+    """Where each epoch cuts windows at positions of its own: pairs of an item and the next in each training history."""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -170,9 +170,9 @@ class TrainingBatches(NamedTuple):
         segments, row = _segments(self.packed, rows)
         starts, lengths = self.packed.starts[segments], self.packed.lengths[segments]
         if self.rings is not None:
-            users = self.rings.users[segments]
+            users = rows_at(self.store.offsets, starts)
             turns = _by_epoch(lambda epoch: _turns(self.seed, epoch, self.store.n_users), epochs[row], users)
-            first, n_pairs = self.store.offsets[users], self.rings.n_pairs[users]
+            first, n_pairs = self.store.offsets[users], self.rings[users]
             shifts = (turns * n_pairs * (n_pairs > self.packed.length)).astype(np.int64)
             row, starts, lengths = rotate_rings(row, starts, lengths, shifts, first, n_pairs)
         shape = (n_rows, self.packed.length)
@@ -222,10 +222,7 @@ def training_batches(
             "nothing to learn from; give longer histories, or hold out less"
         )
     n_rows = min(packed.n_rows, max(1, round(batch_size * packed.n_rows / len(packed.lengths))))
-    rings = None
-    if windows.random:
-        users = rows_at(store.offsets, packed.starts)
-        rings = Rings(users, split.train_stop - store.offsets[:-1] - 1)
+    rings = split.train_stop - store.offsets[:-1] - 1 if windows.random else None
     return TrainingBatches(store, packed, n_rows, seed, share, fields, rings)
 
 

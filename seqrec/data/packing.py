@@ -97,18 +97,6 @@ def pack_training(store: SequenceStore, split: Split, *, max_length: int, whole_
     return pack(split.train_stop[users] - 1 - n_later - lengths, lengths, max_length)
 
 
-class Rings(NamedTuple):
-    """Histories as rings: rotated before they are cut, they give other windows of the same lengths.
-
-    So the packing stays from epoch to epoch, and each pair is as likely as any other of its history.
-    """
-
-    users: Int[np.ndarray, " segments"]
-    """The user of each packed segment, as a row of the store."""
-    n_pairs: Int[np.ndarray, " users"]
-    """Pairs of an item and the next in each training history."""
-
-
 def rotate_rings(
     row: Int[np.ndarray, " segments"],
     starts: Int[np.ndarray, " segments"],
@@ -119,6 +107,8 @@ def rotate_rings(
 ) -> tuple[Int[np.ndarray, " pieces"], ...]:
     """Row, start and length of each segment after rotating the ring that begins at `first` by `shifts`.
 
+    A ring is a history of `n_pairs` pairs of an item and the next. Rotated before it is cut, it gives other windows of
+    the same lengths, so that the packing stays from epoch to epoch, and each pair is as likely as any other.
     A segment that then runs over the end of its history becomes two, since its two parts are not neighbours in time.
     """
     begins = (starts - first + shifts) % n_pairs

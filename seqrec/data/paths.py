@@ -81,7 +81,13 @@ def compression_of(path: Path) -> Compression:
 @contextlib.contextmanager
 def open_bytes(path: Path) -> Iterator[Any]:
     """The file's content, unpacked: a stream of bytes, which says so where it is cut off."""
-    try:
+
+    def complaint(error: Exception) -> str:
+        if isinstance(error, OSError) and error.strerror:  # not Arrow's of zstd, nor gzip's
+            return f"{path} cannot be read ({{error}}); change its permissions"
+        return f"{path} is cut short or damaged ({{error}}); fetch it again"
+
+    with as_input_error(complaint, EOFError, zlib.error, OSError):
         compression = compression_of(path)
         if compression == "zstd":
             stream: Any = pa.CompressedInputStream(str(path), "zstd")
@@ -89,12 +95,6 @@ def open_bytes(path: Path) -> Iterator[Any]:
             stream = gzip.GzipFile(path) if compression == "gzip" else path.open("rb")
         with stream:
             yield stream
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise InputError(f"{path} is cut short or damaged ({error}); fetch it again") from error
-    except OSError as error:
-        if error.strerror is None:  # Arrow's, of zstd.
-            raise InputError(f"{path} is cut short or damaged ({first_line(error)}); fetch it again") from error
-        raise InputError(f"{path} cannot be read ({error.strerror}); change its permissions") from error
 
 
 def check_file(path: Path) -> bytes:
