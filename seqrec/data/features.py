@@ -192,8 +192,8 @@ def _rows(table: FeatureTable, noun: Noun, own_keys: np.ndarray) -> np.ndarray:
             )
         return np.arange(len(own_keys))
     own, example = key_column(own_keys), table.keys[0].as_py()
-    misfit = f"{table.path} has {noun}s such as {example!r}, the data has integers; write the data's own keys"
-    with as_input_error(misfit, pa.ArrowInvalid):
+    misfit = f"{table.path} has {noun}s such as {example!r}, the data has integers such as "
+    with as_input_error(lambda _: f"{misfit}{own_keys[0]}; write the data's own keys", pa.ArrowInvalid):
         keys = table.keys.cast(own.type)
     counts = pc.value_counts(keys)
     if len(counts) < len(keys):
