@@ -35,7 +35,7 @@ def sequences(
     if keep_times:
         require_times(source.events, "a temporal split or a model that reads times")
     n_found = n_rows(source.events)
-    required = [name for name in ("user_id", "item_id", "timestamp_us") if name in column_names(source.events)]
+    required = [name for name in column_names(source.events) if name in ("user_id", "item_id", "timestamp_us")]
     events = source.events.drop_nulls(required)
     n_complete = n_rows(events)
     if n_complete == 0:

@@ -1,7 +1,7 @@
 """Named data sets and the user's own files, read into one table of events."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -178,7 +178,7 @@ def _read(dataset: str, path: Any, request: Request, *, table: str | None, query
         return typed_source("events", rows, request, time_unit=unit_of(request, request.columns))
     if table is not None or query is not None:
         raise InputError(f"{dataset} is read from files, not from a table or query; take the data set events")
-    readers = {
+    readers: dict[str, Callable[[Path, Request], Source]] = {
         "ml-1m": functools.partial(read_pairs, name="ml-1m"),
         "sasrec": read_pairs,
         "s3rec": read_lists,

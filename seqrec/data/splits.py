@@ -293,11 +293,12 @@ def _split(
     A part that is empty, or whose target has no event before it, has no target.
     """
     starts, stops = np.asarray(store.offsets[:-1]), np.asarray(store.offsets[1:])
-    targets = []
-    for begin, end in ((valid_start, test_start), (test_start, stops)):
-        position = begin if target == "first" else end - 1
-        targets.append(np.where((begin < end) & (position > starts), position, -1))
-    return Split(valid_start, *targets, _content_hash(store, valid_start, *targets), description, test_start)
+    parts = (
+        (begin < end, begin if target == "first" else end - 1)
+        for begin, end in ((valid_start, test_start), (test_start, stops))
+    )
+    valid, test = (np.where(is_there & (place > starts), place, -1) for is_there, place in parts)
+    return Split(valid_start, valid, test, _content_hash(store, valid_start, valid, test), description, test_start)
 
 
 def _part_of_nobody(split: Split) -> str | None:
