@@ -293,11 +293,12 @@ def _split(
     A part that is empty, or whose target has no event before it, has no target.
     """
     starts, stops = np.asarray(store.offsets[:-1]), np.asarray(store.offsets[1:])
-    parts = (
-        (begin < end, begin if target == "first" else end - 1)
-        for begin, end in ((valid_start, test_start), (test_start, stops))
-    )
-    valid, test = (np.where(is_there & (place > starts), place, -1) for is_there, place in parts)
+
+    def targets(begin: np.ndarray, end: np.ndarray) -> np.ndarray:
+        position = begin if target == "first" else end - 1
+        return np.where((begin < end) & (position > starts), position, -1)
+
+    valid, test = targets(valid_start, test_start), targets(test_start, stops)
     return Split(valid_start, valid, test, _content_hash(store, valid_start, valid, test), description, test_start)
 
 
