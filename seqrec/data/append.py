@@ -29,6 +29,7 @@ from seqrec.data.store import (
     sequence_store,
     write_files,
 )
+from seqrec.data.store_files import key_column
 from seqrec.files import JsonObject
 from seqrec.types import InputError
 
@@ -185,18 +186,14 @@ def _extend(
     stored: np.ndarray, keys: pa.ChunkedArray, what: str
 ) -> tuple[np.ndarray, Int[np.ndarray, " n_new_events"]]:
     """The stored keys followed by the new ones, and the 0-based place in them of each of `keys`."""
-    if stored.dtype.kind in "iu":
-        if not pa.types.is_integer(keys.type):
-            raise InputError(
-                f"{what} are integers in the store and text such as {keys[0].as_py()!r} in the new events; "
-                "correct them, or prepare all events again"
-            )
-        kind = pa.int64()
-    else:
-        # A day whose ids all happen to be integers, in a store whose ids are text.
-        kind = pa.large_string()
-    keys = keys.cast(kind).combine_chunks()
-    known = pa.array(stored, kind)
+    known = key_column(stored)
+    if known.type == pa.int64() and not pa.types.is_integer(keys.type):
+        raise InputError(
+            f"{what} are integers in the store and text such as {keys[0].as_py()!r} in the new events; "
+            "correct them, or prepare all events again"
+        )
+    # A day whose ids all happen to be integers may meet a store whose ids are text.
+    keys = keys.cast(known.type).combine_chunks()
     distinct = pc.unique(keys)
     new = distinct.filter(pc.invert(pc.is_in(distinct, value_set=known)))
     extended = pa.concat_arrays([known, new])
