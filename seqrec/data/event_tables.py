@@ -9,9 +9,10 @@ import duckdb
 import narwhals as nw
 import pyarrow as pa
 
+from seqrec.data.event_values import MISSING_VALUES
 from seqrec.data.paths import as_input_error
 from seqrec.data.tables.columns import category, free_id, microseconds, number
-from seqrec.data.tables.rows import MISSING_VALUES, NO_LIMITS, BadRows, Destination, Limits, RawRows, connect, quoted
+from seqrec.data.tables.rows import NO_LIMITS, BadRows, Destination, Limits, RawRows, connect, quoted
 from seqrec.data.tables.user_table import UserTable
 from seqrec.types import InputError
 

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 from seqrec.config import check_fields
 from seqrec.data.event_tables import NO_CATEGORIES, Columns, Request, Source, Ties, load_events, typed_source, unit_of
+from seqrec.data.event_values import MISSING_VALUES
 from seqrec.data.readers.amazon import read_amazon
 from seqrec.data.readers.clicks import read_yoochoose
 from seqrec.data.readers.lists import read_lists, read_pairs, read_sessions
@@ -15,7 +16,7 @@ from seqrec.data.readers.movielens import read_movielens, read_movielens_demo
 from seqrec.data.readers.music import read_lastfm_1k, read_yambda
 from seqrec.data.readers.recbole import read_recbole
 from seqrec.data.tables.columns import TIME_UNITS, TimeUnit
-from seqrec.data.tables.rows import MISSING_VALUES, NO_LIMITS, BadRows, Limits
+from seqrec.data.tables.rows import NO_LIMITS, BadRows, Limits
 from seqrec.data.tables.user_table import open_table
 from seqrec.data.ties import order_ties
 from seqrec.types import InputError

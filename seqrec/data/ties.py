@@ -6,25 +6,11 @@ import narwhals as nw
 
 from seqrec.data.engines import collect
 from seqrec.data.event_tables import TieOrder, Ties
+from seqrec.data.event_values import follow_ids
 from seqrec.types import InputError
 
 TIE_HASH = "_tie_hash"
 """Column of events that are ordered by hash where times tie."""
-MIN_RISING_SHARE = 0.6
-MIN_DEVIATIONS = 4.0
-
-
-def follow_ids(n_rising: int, n_distinct: int) -> bool:
-    """Whether ties are in the order of item ids clearly more often than by chance.
-
-    That is for at least three fifths of them, and for four standard deviations of a fair coin more than a half. In an
-    order drawn by lot the number of rising pairs varies at most as much as that of heads, so that chance alone exceeds
-    this for one file in 30,000.
-
-    >>> follow_ids(17, 17), follow_ids(15, 15), follow_ids(560_000, 1_000_000)
-    (True, False, False)
-    """
-    return n_rising >= MIN_RISING_SHARE * n_distinct and 2 * n_rising - n_distinct > MIN_DEVIATIONS * n_distinct**0.5
 
 
 def count_ties(events: nw.LazyFrame) -> TieOrder:

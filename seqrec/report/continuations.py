@@ -31,7 +31,8 @@ def continuation_figures(
     A model with a decoder generates by `config`. Any model has "iterated", whose next item, chosen by `config` too,
     joins the history before it predicts again, and "top n at once", its `n` best next items; "popularity" lists the
     items of highest `counts`. All exclude the same items, those of the history or none, and none lists an item twice
-    if `config` does not. A true item that is excluded is missed by all. Ties go to the lower id.
+    if `config` does not. A true item that is excluded does not count, or where repeated targets are misses, all miss
+    it. Ties go to the lower id.
     """
     lists = {}
     ways = {} if model.decoder is None else {config.method: model}

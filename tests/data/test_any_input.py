@@ -14,9 +14,9 @@ from found_events import NO_TIMES, rows_of
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from seqrec.data.event_values import MISSING_VALUES
 from seqrec.data.paths import first_file
 from seqrec.data.sources import DATASETS, read_source
-from seqrec.data.tables.rows import MISSING_VALUES
 from seqrec.types import InputError
 
 FILE_DATASETS = [name for name in DATASETS if name != "movielens-demo"]

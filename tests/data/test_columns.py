@@ -7,8 +7,8 @@ import pyarrow as pa
 import pytest
 from found_events import NO_TIMES, refusal, rows_of
 
+from seqrec.data.event_values import MISSING_VALUES
 from seqrec.data.sources import read_source
-from seqrec.data.tables.rows import MISSING_VALUES
 from seqrec.types import InputError
 
 

@@ -9,12 +9,12 @@ from found_events import NO_TIMES
 
 from seqrec.data.append import append_events
 from seqrec.data.engines import move
+from seqrec.data.event_values import follow_ids
 from seqrec.data.events import prepare, sequences
 from seqrec.data.preparation import StepsConfig, prepare_store
 from seqrec.data.sources import SourceConfig, open_source, read_source
 from seqrec.data.split_config import SplitConfig
 from seqrec.data.store import read_preparation
-from seqrec.data.ties import follow_ids
 from seqrec.types import InputError
 
 N_EVENTS = 900
@@ -81,6 +81,13 @@ def test_a_file_sorted_by_user_and_item_is_found_and_gives_the_store_of_any_orde
     assert sequences(source).content_hash == sequences(read(shuffled(table, 1), "hash")).content_hash
 
 
+def test_a_file_that_ends_with_what_another_begins_with_is_no_more_in_the_order_of_events():
+    table = by_user_and_item(a_log())
+    source = read(table.take(np.arange(N_EVENTS)[::-1]))
+    assert (source.ties.order, source.ties.share_rising) == ("hash", 0.0)
+    assert sequences(source).content_hash == sequences(read(table)).content_hash
+
+
 def test_ties_are_counted_in_the_order_of_the_rows():
     rows = [(1, 5, 0), (1, 7, 0), (1, 7, 0), (1, 6, 0), (2, 9, 0), (1, 1, 60), (2, 3, 60), (1, 2, 60), (3, 4, 0)]
     rows += [(None, 1, 0), (1, None, 0)]
@@ -107,13 +114,17 @@ def test_ties_in_an_order_drawn_by_lot_keep_the_order_of_the_file():
     assert histories(sequences(source)) == expected
 
 
-@pytest.mark.parametrize(("n_rising", "n_distinct"), [(0, 0), (15, 15), (50, 100), (69, 100), (599_999, 1_000_000)])
+@pytest.mark.parametrize(
+    ("n_rising", "n_distinct"), [(0, 0), (15, 15), (0, 15), (50, 100), (69, 100), (31, 100), (599_999, 1_000_000)]
+)
 def test_a_share_near_a_half_or_of_few_ties_is_chance(n_rising, n_distinct):
     # 16 heads of 16 are four deviations of two heads above eight, not more.
     assert not follow_ids(n_rising, n_distinct)
 
 
-@pytest.mark.parametrize(("n_rising", "n_distinct"), [(17, 17), (71, 100), (600_000, 1_000_000)])
+@pytest.mark.parametrize(
+    ("n_rising", "n_distinct"), [(17, 17), (0, 17), (71, 100), (29, 100), (600_000, 1_000_000), (400_000, 1_000_000)]
+)
 def test_a_share_that_chance_does_not_give_follows_the_ids(n_rising, n_distinct):
     assert follow_ids(n_rising, n_distinct)
 

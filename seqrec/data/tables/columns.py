@@ -11,16 +11,13 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from seqrec.data.event_values import PLAUSIBLE_YEARS, POSSIBLE_YEARS, years_us
 from seqrec.data.tables.rows import RawRows, text_literal
 from seqrec.types import InputError
 
 TimeUnit = Literal["auto", "s", "ms", "us", "ns"]
 TIME_UNITS: tuple[str, ...] = get_args(TimeUnit)
 MICROSECONDS_PER_UNIT = {"s": "1000000", "ms": "1000", "us": "1", "ns": "0.001"}
-PLAUSIBLE_YEARS = (1980, 2100)
-"""Where times whose unit nobody named must fall."""
-POSSIBLE_YEARS = (1900, 2200)
-"""Where times must fall whose unit is named."""
 EXACT_BITS = {"FLOAT": 24, "DOUBLE": 53, "DECIMAL": 63}
 """Below 2 to which power each integer is itself in a type of numbers with fractions."""
 SPACES = "' ' || chr(9) || chr(10) || chr(13)"
@@ -262,7 +259,7 @@ def _number_microseconds(rows: RawRows, given: str, number: str, unit: str, *, a
     if are_integers and unit != "ns":
         # Compared and multiplied as they are: ten million take seconds by way of decimals. What overflows is null.
         per_unit = int(MICROSECONDS_PER_UNIT[unit])
-        low, high = (start // per_unit for start in _starts(years))
+        low, high = (start // per_unit for start in years_us(years))
         expression = f"CASE WHEN {number} >= {low} AND {number} < {high} THEN {number} * {per_unit} END"
     else:
         expression = f"TRY_CAST(round(CAST({number} AS DECIMAL(28, 9)) * {MICROSECONDS_PER_UNIT[unit]}) AS BIGINT)"
@@ -271,7 +268,7 @@ def _number_microseconds(rows: RawRows, given: str, number: str, unit: str, *, a
 
 def _within(rows: RawRows, given: str, expression: str, years: tuple[int, int], unit: str | None) -> str:
     """`expression`, once it is found to be within the years; null where it is not and bad rows are dropped."""
-    low, high = _starts(years)
+    low, high = years_us(years)
     within = f"coalesce({expression} >= {low} AND {expression} < {high}, false)"
     if bad := rows.first_bad("time", f"{given} IS NOT NULL AND NOT {within}"):
         raise InputError(
@@ -280,9 +277,3 @@ def _within(rows: RawRows, given: str, expression: str, years: tuple[int, int], 
             "or correct the line"
         )
     return expression if rows.bad_rows == "refuse" else f"CASE WHEN {within} THEN {expression} END"
-
-
-def _starts(years: tuple[int, int]) -> tuple[int, int]:
-    """Microseconds since 1970 at which these years begin."""
-    low, high = (int(np.datetime64(f"{year}-01-01", "us").astype(np.int64)) for year in years)
-    return low, high

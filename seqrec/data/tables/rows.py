@@ -13,13 +13,12 @@ import numpy as np
 import pyarrow as pa
 
 from seqrec.config import check_at_least, check_fields
+from seqrec.data.event_values import MISSING_VALUES
 from seqrec.data.paths import as_input_error
 from seqrec.files import JsonObject
 from seqrec.types import InputError
 
 BadRows = Literal["refuse", "drop"]
-MISSING_VALUES = ("nan", "NaN", "NULL", "null", "None", "NA", "N/A", "<NA>", "\\N")
-"""What pandas, R, SQL and Hive write into text where there is no value."""
 
 
 @dataclass(frozen=True)
