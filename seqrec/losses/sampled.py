@@ -129,6 +129,7 @@ def sampled_loss(score_loss: ScoreLoss, sampler: Sampler, *, temperature: Scalar
     ) -> tuple[Float[Array, ""], Shaped[Array, ""]]:
         refuse_probabilities("a sampled loss", unwanted=unwanted)
         check_item_table(item_table, n_items)
+        targets = targets.astype(jnp.int32)  # int8 holds no n_items
         negatives = sampler(key, targets)
         losses = position_losses(hidden / temperature, item_table, targets, negatives, score_loss=score_loss)
         if mixture is not None:
@@ -191,6 +192,7 @@ def scalable_cross_entropy_loss(
     refuse_probabilities("scalable_cross_entropy_loss", mixture=mixture, unwanted=unwanted)
     chex.assert_rank([hidden, item_table, targets], [3, 2, 2])
     check_item_table(item_table, n_items)
+    targets = targets.astype(jnp.int32)  # int8 holds no n_items
     states, labels = (hidden / temperature).reshape(-1, hidden.shape[-1]), targets.reshape(-1)
     valid, ids = labels > 0, jnp.arange(item_table.shape[0])
     of_states = jax.random.normal(key, (n_buckets, len(states))) * valid

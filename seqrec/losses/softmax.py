@@ -95,7 +95,7 @@ def softmax_loss(
 ) -> tuple[Float[Array, ""], Shaped[Array, ""]]:
     """Sum of cross-entropies against the whole catalogue, in nats, and the number of targets; target 0 is skipped.
 
-    A target above `n_items` makes the sum NaN.
+    A target, or unwanted item, above `n_items` makes the sum NaN.
 
     With `weights`, which are constants, each target counts as much as its own. Scores are divided by `temperature`.
     With `label_smoothing` the label keeps the rest of that share, which all items divide evenly (Szegedy et al. 2016,
@@ -119,6 +119,7 @@ def softmax_loss(
     (5.0, 1)
     """
     _check_shapes(hidden, item_table, targets, n_items)
+    targets = targets.astype(jnp.int32)  # int8 holds no n_items
     weights = None if weights is None else jax.lax.stop_gradient(weights)
     hidden = hidden / temperature
     if mixture is not None:
@@ -147,7 +148,7 @@ def softmax_loss(
         weighed = hidden if weights is None else hidden * weights[..., None]
         sum_of_states = jnp.sum(weighed, axis=(0, 1), where=(targets > 0)[..., None], dtype=jnp.float32)
         total -= label_smoothing * jnp.dot(sum_of_states, mean_item)
-    return nan_if_outside(total, targets, n_items), count_targets(targets, weights)
+    return nan_if_outside(total, labels, n_items), count_targets(targets, weights)
 
 
 def nan_if_outside(total: Float[Array, ""], targets: Int[Array, "*shape"], n_items: int) -> Float[Array, ""]:

@@ -85,6 +85,30 @@ def test_a_weight_counts_a_target_as_often(name, in_tiles):
         assert float(count) == np.sum(times, where=np.asarray(targets) > 0)
 
 
+@pytest.mark.parametrize("name", ["softmax", "bce", "sce"])  # one of each kind
+def test_a_target_beyond_the_catalogue_makes_a_loss_nan(name):
+    hidden, table, targets = a_case(rows=2, length=5, n_items=37, n_rows=64)
+    total = jax.jit(lambda targets: loss_of(name)(hidden, table, targets, n_items=37, key=jax.random.key(0))[0])
+    assert np.isfinite(total(targets))
+    for beyond in (38, 63, 64):  # two rows of padding, and none
+        assert np.isnan(total(targets.at[0, 0].set(beyond)))
+
+
+def test_an_unwanted_item_beyond_the_catalogue_makes_the_loss_nan():
+    hidden, table, targets = a_case(rows=2, length=5, n_items=37, n_rows=64)
+    total = jax.jit(lambda unwanted: softmax_loss(hidden, table, targets, n_items=37, unwanted=unwanted)[0])
+    assert np.isfinite(total(jnp.where(targets == 0, 37, 0)))
+    assert np.isnan(total(jnp.where(targets == 0, 38, 0)))
+
+
+@pytest.mark.parametrize("name", ["softmax", "bce", "sce"])
+def test_targets_of_a_type_that_holds_no_catalogue_are_the_same_targets(name):
+    n_items = 300  # beyond int8
+    hidden, table, targets = a_case(rows=2, length=5, n_items=100, n_rows=304)
+    loss = jax.jit(functools.partial(loss_of(name, n_items), n_items=n_items, key=jax.random.key(0)))
+    assert loss(hidden, table, targets) == loss(hidden, table, targets.astype(jnp.int8))
+
+
 def oracle(hidden, table, targets, *, n_items, temperature, label_smoothing, z_loss):
     """The definition in float64, one position after another: the loss, and its gradients by hand."""
     hidden, table = np.asarray(hidden, np.float64), np.asarray(table, np.float64)
