@@ -2,6 +2,7 @@
 
 import logging
 from datetime import date, datetime
+from decimal import Decimal
 
 import duckdb
 import narwhals as nw
@@ -40,6 +41,7 @@ def write_parts(directory, name, *parts):
         ([pa.array([3.0]), pa.array([2**53 - 1])], [3, 2**53 - 1]),
         ([pa.array(["a"]), pa.array(["b"], pa.large_string()), pa.array(["a"]).dictionary_encode()], ["a", "b", "a"]),
         ([pa.array([None], pa.null()), pa.array([7])], [None, 7]),
+        ([pa.array([1]).cast(pa.decimal128(38, 19)), pa.array([10**18]).cast(pa.decimal128(19, 0))], [1, 10**18]),
     ],
 )
 def test_ids_of_types_that_fit_into_one_keep_their_values(tmp_path, parts, expected):
@@ -97,6 +99,11 @@ def test_integers_and_floats_of_an_extra_column_keep_their_fractions(tmp_path):
         ([pa.array([2**53]), pa.array([1.0])], ("int64 with values from 9,007,199,254,740,992 on", "double")),
         ([pa.array([1.0]), pa.array([2.0**24], pa.float32())], ("float with values from 16,777,216 on", "double")),
         ([pa.array([1]), pa.array([date(2020, 1, 1)])], ("int64", "date32[day]")),
+        # A type with all digits of both would have 48.
+        (
+            [pa.array([Decimal("1.5")], pa.decimal128(20, 10)), pa.array([Decimal(1)], pa.decimal128(38, 0))],
+            ("decimal128(20, 10)", "decimal128(38, 0)"),
+        ),
     ],
 )
 def test_types_that_no_common_type_holds_are_refused_with_files_column_and_types(tmp_path, parts, types):

@@ -26,6 +26,8 @@ from seqrec.types import InputError
 
 PARQUET_PLACES = ("file_row_number", "file_index")
 """Names that DuckDB gives to the place of a row in Parquet files."""
+DECIMAL_DIGITS = 38
+"""Digits of DuckDB's longest decimal."""
 
 
 def parquet_columns(files: Sequence[Path]) -> list[str]:
@@ -75,6 +77,14 @@ def _refuse_lossy(files: Sequence[Path], types: Sequence[pa.DataType], name: str
     for kind, family in zip(kinds, families, strict=True):
         if not family & families[0]:
             raise _other_type(name, examples[kinds[0]], kinds[0], examples[kind], kind)
+    if pa.types.is_decimal(kinds[0]):
+        finest, longest = (
+            max(kinds, key=lambda kind: kind.scale),
+            max(kinds, key=lambda kind: kind.precision - kind.scale),
+        )
+        # DuckDB would round the digits that do not fit.
+        if longest.precision - longest.scale + finest.scale > DECIMAL_DIGITS:
+            raise _other_type(name, examples[finest], finest, examples[longest], longest)
     for path, kind in zip(files, types, strict=True):
         # An integer beyond 2^24 may have been rounded already when it was stored as a float32.
         bound = 2**24 if pa.types.is_float32(kind) else 2**53 if pa.types.is_integer(kind) else None
