@@ -45,8 +45,10 @@ def test_words_for_missing_values_stand_in_every_kind_of_column(write):
 @pytest.mark.parametrize(
     ("items", "words"),
     [
-        (["7", " 7", "7 "], "item_id: 2 ids have spaces or line ends around them, such as ' 7'"),
-        (["7", '"7\n"'], "item_id: 1 ids have spaces or line ends around them"),
+        (["7", " 7", "7 "], "item_id: 2 ids have spaces around or line ends in them, such as ' 7'"),
+        (["7", '"7\n"'], "item_id: 1 ids have spaces around or line ends in them"),
+        # Two quotes without their others make one id of two rows.
+        (["7", '"8\n1,9"'], "item_id: 1 ids have spaces around or line ends in them, such as '8\\n1,9'"),
         (["1.0", "2.0", "1"], "item_id: 2 ids are written such as '1.0'"),
     ],
 )
@@ -73,6 +75,11 @@ def test_float32_ids_are_exact_below_two_to_the_24th_and_refused_from_there(bad_
         return
     with pytest.raises(InputError, match=r"row 2: item_id 16777216\.0 is a FLOAT that is no integer below 2\^24"):
         read_source("events", frame, columns=NO_TIMES)
+
+
+def test_booleans_are_no_ids():
+    with pytest.raises(InputError, match="row 1: item_id is a BOOLEAN, an id is an integer or text"):
+        read_source("events", pa.table({"user_id": [1], "item_id": [True]}), columns=NO_TIMES)
 
 
 def test_decimal_ids_are_exact_up_to_the_largest_integer():

@@ -64,6 +64,14 @@ def test_rows_that_an_unclosed_quote_swallows_are_counted_line_by_line(tmp_path,
     assert f"3 rows cannot be read and are dropped, such as {tmp_path / 'file'}" in caplog.text
 
 
+def test_rows_between_two_quotes_that_lack_their_others_are_counted_line_by_line(tmp_path, caplog):
+    (tmp_path / "file").write_text('id,text\n1,x\n"2,y\n3,z\n4,x\n5,y"\n6,z\n')
+    text = TextFile(tmp_path / "file", delimiter=",", quote='"', header=True)
+    table = load_text([text], ["id", "text"], take={"id": "id"}, to=Destination(connect(), bad_rows="drop"))
+    assert table.connection.execute("SELECT id FROM raw_rows").fetchall() == [("1",), ("6",), *[(None,)] * 4]
+    assert f"4 rows cannot be read and are dropped, such as {tmp_path / 'file'}:3" in caplog.text
+
+
 def test_no_row_of_a_file_of_many_buffers_is_lost_to_an_unclosed_quote_without_being_counted(tmp_path):
     n_before, n_behind = 1000, 2_500_000
     row = b"1,2,1600000000\n"

@@ -90,6 +90,20 @@ def test_json_lines_are_events_too(write):
     assert rows_of(read_source("events", path, extra=["n"]), "n") == expected
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('{"user_id": 1, "it', "the line is no JSON object"),
+        ('{"user_id": [1], "item_id": 2}', "is an object or a list"),
+    ],
+)
+def test_lines_of_json_that_are_dropped_are_counted_and_named(write, caplog, line, said):
+    path = write(f'{{"user_id": 1, "item_id": 2}}\n{line}\n{line}\n', "events.jsonl")
+    assert rows_of(read_source("events", path, columns=NO_TIMES, bad_rows="drop")) == [(1, 2), *[(None, None)] * 2]
+    assert f"2 rows cannot be read and are dropped, such as {path}:2" in caplog.text
+    assert said in caplog.text
+
+
 # Databases
 
 

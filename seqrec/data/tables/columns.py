@@ -94,7 +94,7 @@ def free_id(rows: RawRows, column: str, name: str | None = None) -> str:
                 "write ids as integers or text"
             )
         return f"CASE WHEN {whole} THEN TRY_CAST({column} AS BIGINT) END"
-    if kind.endswith("]") or kind.startswith(("STRUCT", "MAP", "UNION")) or kind == "BLOB":
+    if kind.endswith("]") or kind.startswith(("STRUCT", "MAP", "UNION")) or kind in ("BLOB", "BOOLEAN"):
         raise InputError(f"{rows.place(0)}: {name} is a {kind}, an id is an integer or text; cast the column")
     text = present_text(rows, column, name)
     # "007" or "+7" read as integers would merge with "7"; what exceeds 2^63 - 1 fits text alone.
@@ -113,13 +113,17 @@ def required_id(rows: RawRows, column: str, name: str | None = None) -> str:
 
 
 def _warn_of_similar_ids(rows: RawRows, column: str, name: str, text: str) -> None:
-    """Logs what makes two ids of one: spaces around it, and 1.0 in one place where 1 is in another."""
-    spaced, fraction = _is_spaced(text), f"contains({text}, '.0') AND regexp_full_match({text}, '-?[0-9]+[.]0+')"
+    """Logs what makes two ids of one: spaces around it, and 1.0 in one place where 1 is in another; and line ends.
+
+    An id with a line end in it probably is many rows, between two quotes of which each lacks its other one.
+    """
+    spaced = f"({_is_spaced(text)} OR contains({text}, chr(10)))"
+    fraction = f"contains({text}, '.0') AND regexp_full_match({text}, '-?[0-9]+[.]0+')"
     n_spaced, n_fractions = rows.one(f"count(*) FILTER ({spaced}), count(*) FILTER ({fraction})")
     if n_spaced:
         _, place, example = rows.count(column, spaced)
         logger.warning(
-            "%s: %s ids have spaces or line ends around them, such as %r at %s; without them they would be other ids",
+            "%s: %s ids have spaces around or line ends in them, such as %r at %s; without them they are other ids",
             *(name, f"{n_spaced:,}", example[:40], place),
         )
     integer = f"regexp_full_match({text}, '-?[0-9]+')"

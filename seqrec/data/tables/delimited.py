@@ -144,8 +144,8 @@ def load_text(texts: Sequence[TextFile], names: Sequence[str], *, take: Mapping[
         )
     n_bad = len({(path, line) for path, line, _, _ in rejects})
     example = f"{rejects[0][0]}:{rejects[0][1]} ({rejects[0][3].splitlines()[0]})" if rejects else ""
-    # The rows that an unclosed quote swallows, and lines that do not fit DuckDB's buffer, are not among its rejects.
-    if any(is_long) or any(kind == "UNQUOTED VALUE" for _, _, kind, _ in rejects):
+    # A reject may be of many rows, which a quote has swallowed, and lines that do not fit DuckDB's buffer are none.
+    if any(is_long) or rejects:
         n_bad = max(n_bad, _n_lost(connection, texts, n_fields))
         example = example or _long_line(texts[is_long.index(True)].path)
     if n_bad:

@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -18,6 +19,8 @@ JSON_ROOT = "'$'"
 JSON_NUMBERS = {"BIGINT", "UBIGINT", "DOUBLE"}
 N_LINES_FOR_KEYS = 100
 """Lines of a file in which its keys are looked for."""
+
+logger = logging.getLogger(__name__)
 
 
 def load_json_lines(
@@ -54,10 +57,17 @@ def load_json_lines(
         return next(itertools.islice(lines, row, None), str(files[0]))
 
     rows = rows_of_table(to, files[0], place)
-    if bad := rows.first_bad("event_index", "nested"):
-        raise InputError(f"{bad[0]}: one of {', '.join(keys)} is an object or a list; give text or numbers")
-    if to.bad_rows == "drop":
+    n_nested, nested_place, _ = rows.count("event_index", "nested")
+    complaint = f"{nested_place}: one of {', '.join(keys)} is an object or a list; give text or numbers"
+    if n_nested and to.bad_rows == "refuse":
+        raise InputError(complaint)
+    if n_nested:
         connection.execute(f"UPDATE {table} SET {', '.join(f'{key} = NULL' for key in take)} WHERE nested")
+    if to.bad_rows == "drop":
+        values = ", ".join(f"CAST({key} AS VARCHAR)" for key in take)
+        (n_empty,) = rows.one(f"count(*) FILTER (coalesce({values}) IS NULL)")
+        if n_empty and (example := _bad_json(files) or (complaint if n_nested else None)):
+            logger.warning("%s rows cannot be read and are dropped, such as %s", f"{n_empty:,}", example)
     return rows
 
 
