@@ -60,7 +60,8 @@ def main(config: Any, *, events: Any = None) -> JsonObject:
     runtime.start(training.mesh, training.processes)
     if jax.process_count() > 1:
         raise InputError("a trial is trained by one process; start others with --resume, and they share the search")
-    with open_run(config, training.run, experiment=f"tune-{config.script}", dataset=training.data.dataset) as run:
+    names = {"experiment": f"tune-{config.script}", "dataset": training.data.dataset}
+    with open_run(config, training.run, **names, is_shared=True) as run:
         task = open_task(run, training.data, seed=training.run.seed, engagement=training.engagement, events=events)
         task = without_test(task)
         options = {"seed": training.run.seed, "max_epochs": training.fit.max_epochs}

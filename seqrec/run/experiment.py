@@ -85,9 +85,10 @@ class Trained(NamedTuple):
 
 
 @contextlib.contextmanager
-def open_run(config: Any, run: RunConfig, *, experiment: str, dataset: str) -> Iterator[Path]:
+def open_run(config: Any, run: RunConfig, *, experiment: str, dataset: str, is_shared: bool = False) -> Iterator[Path]:
     """The directory of a new run, or of the one that `run.resume` continues.
 
+    Only one process goes on with a run at a time, unless it `is_shared`, as a search of several processes is.
     Inside, Ctrl-C and SIGTERM end with the command that resumes, and input that cannot be read leaves no directory.
     """
     if run.resume and run.output is None:
@@ -104,7 +105,7 @@ def open_run(config: Any, run: RunConfig, *, experiment: str, dataset: str) -> I
             lambda: str(runs.prepare_run_directory(directory, config, experiment=experiment, resume=run.resume))
         )
         log.info("run         %s", original(directory))
-        with runtime.held(directory):
+        with contextlib.nullcontext() if is_shared else runtime.held(directory):
             try:
                 with runtime.interruptible():
                     yield directory

@@ -21,6 +21,7 @@ from seqrec import runs, runtime
 from seqrec.config import to_json, with_values
 from seqrec.files import read_json
 from seqrec.report.studies_page import MARK, condense_search, studies_page
+from seqrec.run.experiment import open_run
 from seqrec.tuning.training import make_courses
 from seqrec.types import InputError
 
@@ -116,6 +117,18 @@ def test_a_study_goes_on_where_it_stopped_and_refuses_another_config(study):
         search(*flags, "--n-blocks", "2", "--resume")
     with pytest.raises(ValueError, match="add --resume"):
         search(*flags)
+
+
+def test_a_study_is_joined_while_another_process_is_at_it(study):
+    flags, before, _ = study
+    output = flags[flags.index("--output") + 1]
+    joined = tune.config_type("sasrec"), ["sasrec", *map(str, flags), "--n-trials", "3", "--resume"]
+    config = runtime.parse(*joined)
+    names = {"experiment": "tune-sasrec", "dataset": config.training.data.dataset}
+    with open_run(config, config.training.run, **names, is_shared=True) as first:
+        assert first == output
+        found, _ = search(*flags, "--n-trials", "3", "--resume")
+    assert found["trials"][:3] == before["trials"]
 
 
 def test_a_population_is_one_study_like_any_other(toy, tmp_path):

@@ -26,8 +26,9 @@ class Config:
 def begin(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["train.py"])
     config = Config(RunConfig(output=tmp_path / "run"))
-    return lambda **changes: open_run(
-        config, RunConfig(output=tmp_path / "run", **changes), experiment="toy", dataset="none"
+    names = {"experiment": "toy", "dataset": "none"}
+    return lambda is_shared=False, **changes: open_run(
+        config, RunConfig(output=tmp_path / "run", **changes), **names, is_shared=is_shared
     )
 
 
@@ -64,6 +65,13 @@ def test_a_run_is_begun_once_and_resumed_on_request(begin):
         pass
     with begin(resume=True) as run:
         assert run.exists()
+
+
+def test_only_one_process_goes_on_with_a_run_unless_it_is_shared(begin):
+    with begin(), pytest.raises(InputError, match="is in use by another process"), begin(resume=True):
+        pass
+    with begin(resume=True, is_shared=True) as first, begin(resume=True, is_shared=True) as second:
+        assert first == second
 
 
 def test_a_new_run_is_named_by_what_is_trained_and_on_which_data(tmp_path, monkeypatch):
