@@ -4,9 +4,10 @@
     python experiments/results.py runs/feature-study --name lastfm-tags      # a study
     python experiments/results.py                                            # write
 
-Each run is kept as one small JSON file under experiments/results/: figures, config, versions, wall time, hashes of data
-and split. Its folders hold continuations (docs/seq2seq.md), studies (docs/studies.md) and searches, each search under
-the name of the study that tests it. The run that the README shows also keeps its learning curve, in docs/pictures/.
+Runs are kept under experiments/results/, in one JSON file for each data set and experiment with a line for each run:
+figures, config, versions, wall time, hashes of data and split. Its folders hold continuations (docs/seq2seq.md),
+studies (docs/studies.md) and searches, each search under the name of the study that tests it. The run that the README
+shows also keeps its learning curve, in docs/pictures/.
 """
 
 import shutil
@@ -20,9 +21,11 @@ from scripts import TRAINING
 from tyro.conf import Positional
 
 from seqrec import runtime
-from seqrec.files import read_json, write_json, write_text
-from seqrec.report.results_page import condense_run, continuations_page, page, readme
-from seqrec.report.studies_page import condense_search, condense_study, studies_page
+from seqrec.config import check_fields
+from seqrec.files import write_text
+from seqrec.report.kept_results import keep, read_results
+from seqrec.report.results_page import continuations_page, page, readme
+from seqrec.report.studies_page import studies_page
 from seqrec.types import InputError
 
 ROOT = Path(__file__).parent.parent
@@ -43,12 +46,13 @@ class Arguments:
     name: str = ""
     """Name to keep it under, such as ml-1m-modern-seed-0."""
 
+    __post_init__ = check_fields
+
 
 def pages() -> dict[Path, str]:
     """The text of each page that shows kept runs."""
     runs, continuation_runs, study_runs, search_runs = (
-        {file.stem: read_json(file) for file in folder.glob("*.json")}
-        for folder in (KEPT, KEPT / "continuations", KEPT / "studies", KEPT / "searches")
+        read_results(KEPT / folder) for folder in ("", "continuations", "studies", "searches")
     )
     continuations, studies = ROOT / "docs" / "seq2seq.md", ROOT / "docs" / "studies.md"
     return {
@@ -64,12 +68,7 @@ def main(arguments: Arguments) -> None:
     if arguments.run is not None:
         if not arguments.name:
             raise InputError(f"{arguments.run} needs a --name to be kept under, such as --name ml-1m-modern-seed-0")
-        kinds = {"study.json": ("studies", condense_study), "tune.json": ("searches", condense_search)}
-        of_file = next((kinds[file] for file in kinds if (arguments.run / file).exists()), ("", condense_run))
-        content = of_file[1](arguments.run)
-        folder = KEPT / ("continuations" if "continuations" in content else of_file[0])
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / f"{arguments.name}.json", content)
+        print(f"kept     {keep(arguments.run, KEPT, arguments.name)}")
         if arguments.name == DEMO:
             shutil.copy(arguments.run / "learning_curve.png", ROOT / "docs" / "pictures" / f"{DEMO}.png")
     for file, text in pages().items():

@@ -7,46 +7,18 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from seqrec.config import changed_flags, leaves, to_json
-from seqrec.files import JsonObject, read_object
+from seqrec.config import changed_flags, to_json
+from seqrec.files import JsonObject
 from seqrec.report import figures
-from seqrec.runs import started_with
+from seqrec.report.kept_results import ABLATION, training_config
 from seqrec.types import InputError
 
-ABLATION = "-ablation-"
 _SHOWN = {"HR@10": "recall@10", "NDCG@10": "ndcg@10", "MRR": "mrr"}
 _ABLATION_SHOWN = {"NDCG@10": "ndcg@10", "HR@10": "recall@10"}
 _SHOWN_OF_SESSIONS = {"Recall@20": "recall@20", "MRR@20": "mrr@20"}
 
 Published = dict[str, tuple[tuple[str, float, float, str], ...]]
 """By data set: model, its first two figures as published under the same protocol, and the source."""
-
-
-def condense_run(run: Path) -> JsonObject:
-    """What is kept of a finished run: figures, config and versions, without paths."""
-    if not (run / "metrics.json").exists():
-        raise InputError(f"{run} holds no metrics.json; let the run finish first")
-    return {**condense_config(run), **read_object(run / "metrics.json", baselines=dict, protocol=dict)}
-
-
-def condense_config(run: Path) -> JsonObject:
-    """The content of config.json, without paths."""
-    started = started_with(run)
-    config = _training_config(started)
-    values = dict(leaves(config))
-    if values.get("data.data_path"):
-        # Only the name: the path is private, and the hash identifies the file.
-        config["data"]["data_path"] = Path(str(values["data.data_path"])).name
-    if "run.output" in values:
-        config["run"]["output"] = None
-    del started["command"]  # as it was typed; `command` derives the command that repeats the run from its config
-    return started
-
-
-def _training_config(run: JsonObject) -> JsonObject:
-    """The part of a config that all training scripts share; the baselines' config is not nested."""
-    config: JsonObject = run["config"]
-    return config.get("training", config)
 
 
 def command(script: str, config: JsonObject, defaults: Any) -> str:
@@ -63,7 +35,7 @@ def readme(text: str, demo: JsonObject) -> str:
 def continuations_page(text: str, runs: dict[str, JsonObject]) -> str:
     """The page's text, with a table between the two marks of each data set.
 
-    `kept` has runs on splits that hold continuations out, by names such as DATA-MODEL-seed-0; the marks name DATA.
+    `runs` are on splits that hold continuations out, by names such as DATA-MODEL-seed-0; the marks name DATA.
     """
     for data in sorted({name.partition("-")[0] for name in runs}):
         of_data = {name: run for name, run in sorted(runs.items()) if name.partition("-")[0] == data}
@@ -78,7 +50,7 @@ def continuations_page(text: str, runs: dict[str, JsonObject]) -> str:
                     lines.append(f"| {'' if way == 'popularity' else name} | {way} | {' | '.join(cells)} |")
         lines.append("")
         for name, run in of_data.items():
-            minutes, n_epochs = run["train_seconds"] / 60, _training_config(run)["fit"]["max_epochs"]
+            minutes, n_epochs = run["train_seconds"] / 60, training_config(run)["fit"]["max_epochs"]
             lines.append(
                 f"- `{name}`: epoch {run['best_epoch']} of {n_epochs}, {minutes:.1f} minutes with validations; "
                 f"jax {run['versions']['jax']}, {run['versions']['device']}; split `{run['data']['split_hash'][:12]}`"
@@ -113,7 +85,7 @@ def page(kept: dict[str, JsonObject], published: Published, *, defaults: Mapping
     for name, result in sorted(kept.items()):
         setting, _, _ = name.partition("-seed-")
         protocol = result["protocol"]
-        source = _training_config(result)["data"]
+        source = training_config(result)["data"]
         data = data_name(source["data_path"], source["dataset"])
         section = data, protocol["split"], protocol["candidates"], result["data"]["split_hash"]
         sections[section][setting][name] = result
@@ -160,7 +132,7 @@ def _table(settings: Settings, published: tuple[tuple[str, float, float, str], .
         lines.append(f"| {label} | {' | '.join(cells)} {course}")
 
     def add_trained(label: str, runs: list[JsonObject]) -> None:
-        time_aware = any(run["protocol"].get("time_aware") for run in runs)
+        time_aware = any(run["protocol"]["time_aware"] for run in runs)
         epochs, minutes = (str(run["best_epoch"]) for run in runs), max(run["train_seconds"] for run in runs) / 60
         label += " (time-aware)" if time_aware else ""
         add(label, [run["test"] for run in runs], f"| {', '.join(epochs)} | {minutes:.1f} |")
@@ -185,7 +157,7 @@ def _ablation(settings: Settings) -> list[str]:
     if "base" not in by_name:
         raise InputError(f"{', '.join(sorted(settings))}: no run is named {ABLATION.strip('-')}-base to compare with")
     seeds = {
-        name: {_training_config(each)["run"]["seed"]: each for each in runs.values()} for name, runs in by_name.items()
+        name: {training_config(each)["run"]["seed"]: each for each in runs.values()} for name, runs in by_name.items()
     }
     columns = _figures_shown(seeds["base"].values(), _ABLATION_SHOWN)
     lines = [
@@ -215,16 +187,13 @@ def _ablation(settings: Settings) -> list[str]:
 def _changed_flags(base: JsonObject, run: JsonObject) -> str:
     """The flags by which a run differs from the base, in words of a command line."""
     words = changed_flags(run["config"], base["config"])
-    script = run.get("experiment", "sasrec")
-    return shlex.join([*([] if script == base.get("experiment", "sasrec") else [f"{script}.py"]), *words])
+    return shlex.join([*([] if run["experiment"] == base["experiment"] else [f"{run['experiment']}.py"]), *words])
 
 
 def _commands(settings: Settings, defaults: Mapping[str, Any]) -> list[str]:
     lines = []
     for name, result in (item for by_seed in settings.values() for item in by_seed.items()):
-        versions = result["versions"]
-        # Runs of the first version do not say what was trained: there was one script.
-        experiment = result.get("experiment", "sasrec")
+        versions, experiment = result["versions"], result["experiment"]
         lines += [
             f"- `{name}`: {_course(result)}"
             f"jax {versions['jax']}, Python {versions['python']}, {versions['device']}; "

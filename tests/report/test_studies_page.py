@@ -4,7 +4,8 @@ import pytest
 from study_runs import runs_of_a_study
 
 from seqrec.files import write_json
-from seqrec.report.studies_page import MARK, condense_study, studies_page
+from seqrec.report.kept_results import condense_study
+from seqrec.report.studies_page import MARK, studies_page
 from seqrec.report.study_figures import study_figures
 from seqrec.types import InputError
 

@@ -1,0 +1,104 @@
+"""What the project keeps of finished runs, studies and searches: one file of JSON for each data set and experiment."""
+
+import json
+import shlex
+from pathlib import Path
+
+from seqrec.config import leaves
+from seqrec.files import JsonObject, make_directory, read_json, read_object, write_text
+from seqrec.runs import started_with
+from seqrec.types import InputError
+
+ABLATION = "-ablation-"
+"""Stands in the names of runs that change one thing about a base."""
+
+
+def keep(directory: Path, folder: Path, name: str) -> Path:
+    """Adds what is kept of a run, study or search to the file of its experiment, and returns that file.
+
+    `folder` holds runs; its folders hold continuations, studies and searches.
+    """
+    kinds = {"study.json": ("studies", condense_study), "tune.json": ("searches", condense_search)}
+    kind, condense = next((kinds[file] for file in kinds if (directory / file).exists()), ("", condense_run))
+    content = condense(directory)
+    file = folder / ("continuations" if "continuations" in content else kind) / f"{experiment_of(name)}.json"
+    kept = {**(read_json(file) if file.exists() else {}), name: content}
+    make_directory(file.parent)
+    # A line for each, so that a new run is a new line of a change.
+    lines = (f"{json.dumps(each)}: {json.dumps(kept[each], separators=(',', ':'))}" for each in sorted(kept))
+    write_text(file, "{\n" + ",\n".join(lines) + "\n}\n")
+    return file
+
+
+def read_results(folder: Path) -> dict[str, JsonObject]:
+    """All that is kept in the files of a folder, by name."""
+    return {name: each for file in sorted(folder.glob("*.json")) for name, each in read_json(file).items()}
+
+
+def experiment_of(name: str) -> str:
+    """The experiment of a run DATA-SETTING-seed-N or DATA-ablation-CHANGE-seed-N.
+
+    >>> experiment_of("ml-1m-best-seed-0"), experiment_of("ml-1m-ablation-wide-seed-0")
+    ('ml-1m-best', 'ml-1m-ablation')
+    """
+    data, ablation, _ = name.partition(ABLATION)
+    return f"{data}-ablation" if ablation else name.partition("-seed-")[0]
+
+
+def condense_run(run: Path) -> JsonObject:
+    """What is kept of a finished run: figures, config and versions, without paths."""
+    if not (run / "metrics.json").exists():
+        raise InputError(f"{run} holds no metrics.json; let the run finish first")
+    return {**condense_config(run), **read_object(run / "metrics.json", baselines=dict, protocol=dict)}
+
+
+def condense_config(run: Path) -> JsonObject:
+    """The content of config.json, without paths."""
+    started = started_with(run)
+    config = training_config(started)
+    values = dict(leaves(config))
+    if values.get("data.data_path"):
+        # Only the name: the path is private, and the hash identifies the file.
+        config["data"]["data_path"] = Path(str(values["data.data_path"])).name
+    if "run.output" in values:
+        config["run"]["output"] = None
+    del started["command"]  # as it was typed; `command` derives the command that repeats the run from its config
+    return started
+
+
+def training_config(run: JsonObject) -> JsonObject:
+    """The part of a config that all training scripts share; the baselines' config is not nested."""
+    config: JsonObject = run["config"]
+    return config.get("training", config)
+
+
+def condense_study(directory: Path) -> JsonObject:
+    """What is kept of a finished study: what study.json holds, without runs, curves and paths."""
+    study = read_json(directory / "study.json")
+    if unfinished := [f"{run['name']}, seed {run['seed']}" for run in study["runs"] if run["state"] != "done"]:
+        raise InputError(f"{directory}: {unfinished[0]} is not done; let the study finish first")
+    for field in ("runs", "curves"):
+        del study[field]
+    arms = {name: shlex.join(map(_without_folders, shlex.split(flags))) for name, flags in study["arms"].items()}
+    fields = ("experiment", "minutes", "level")
+    return {**study, "arms": arms, "study": {name: study["study"][name] for name in fields}}
+
+
+def _without_folders(word: str) -> str:
+    return Path(word).name if "/" in word else word
+
+
+def condense_search(directory: Path) -> JsonObject:
+    """What is kept of a search by tune.py: its space, its best trial, the cost of all trials, and its config."""
+    search, started = read_json(directory / "tune.json"), condense_config(directory)
+    trials = search.pop("trials")
+    del search["best"]["command"]  # it holds paths
+    return {
+        **search,
+        "config": started["config"],
+        "n_trials": len(trials),
+        "n_pruned": sum(trial["state"] == "pruned" for trial in trials),
+        "first": max(trials[0]["curve"]),
+        "n_epochs": sum(len(trial["curve"]) for trial in trials),
+        "minutes": sum(trial["seconds"] or 0.0 for trial in trials) / 60,
+    }
