@@ -7,19 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from seqrec.pages.plots import (
-    BAD,
-    COLOURS,
-    GOOD,
-    NEUTRAL,
-    Series,
-    draw_intervals,
-    draw_zero,
-    finish,
-    new_figure,
-    row_height,
-    whole_numbers,
-)
+from seqrec.pages import plots
 
 
 class Bar(NamedTuple):
@@ -38,23 +26,22 @@ def plot_relative(bars: Sequence[Bar], *, x: str, more_is_better: bool = True) -
 
     A margin is a dashed mark.
     """
-    figure = new_figure(row_height(len(bars), 1))
-    axes = figure.subplots()
+    figure, axes = plots.new_axes(plots.row_height(len(bars), 1))
     sign = 1 if more_is_better else -1
-    sides = {GOOD: sign, BAD: -sign, COLOURS[0]: 0}
+    sides = {plots.GOOD: sign, plots.BAD: -sign, plots.COLOURS[0]: 0}
     series = [
-        Series([bar[1:4] if _side(bar) == side else (None, None, None) for bar in bars], colour)
+        plots.Series([bar[1:4] if _side(bar) == side else (None, None, None) for bar in bars], colour)
         for colour, side in sides.items()
     ]
-    draw_intervals(axes, [_short(bar.label) for bar in bars], series, side_by_side=False)
-    draw_zero(axes)
+    plots.draw_intervals(axes, [_short(bar.label) for bar in bars], series, side_by_side=False)
+    plots.draw_zero(axes)
     for row, bar in enumerate(bars):
         if bar.limit is not None:
-            axes.plot([bar.limit] * 2, [row - 0.3, row + 0.3], color=BAD, linestyle="--", linewidth=1.4)
+            axes.plot([bar.limit] * 2, [row - 0.3, row + 0.3], color=plots.BAD, linestyle="--", linewidth=1.4)
         if _side(bar) is None:
             axes.annotate("not known", (0.0, row), xytext=(6, 0), textcoords="offset points", va="center")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:+.3g}%" if share else "0%"))
-    finish(axes, x=x, grid="x")
+    plots.finish(axes, x=x, grid="x")
     return figure
 
 
@@ -78,22 +65,20 @@ def plot_days(days: Sequence[Mapping[str, Any]]) -> Figure | None:
     if not days_with_effect:
         return None
     names = ("day", "difference", "lower", "upper", "fixed_lower", "fixed_upper")
-    day, difference, lower, upper, *fixed = (
-        np.array([each[name] for each in days_with_effect], float) for name in names
-    )
-    figure = new_figure(3.2)
-    axes = figure.subplots()
-    axes.fill_between(day, lower, upper, color=COLOURS[0], alpha=0.18, linewidth=0)
+    columns = np.array([[each[name] for name in names] for each in days_with_effect], float).T
+    day, difference, lower, upper, *fixed = columns
+    figure, axes = plots.new_axes(3.2)
+    axes.fill_between(day, lower, upper, color=plots.COLOURS[0], alpha=0.18, linewidth=0)
     for ends in fixed:
-        axes.plot(day, ends, color=NEUTRAL, linestyle="--", linewidth=1.2)
-    axes.plot(day, difference, color=COLOURS[0], linewidth=2.2, marker="." if len(days_with_effect) < 3 else "")
-    axes.axhline(0.0, color=NEUTRAL, linewidth=1)
+        axes.plot(day, ends, color=plots.NEUTRAL, linestyle="--", linewidth=1.2)
+    axes.plot(day, difference, color=plots.COLOURS[0], linewidth=2.2, marker="." if len(days_with_effect) < 3 else "")
+    axes.axhline(0.0, color=plots.NEUTRAL, linewidth=1)
     # The first days' intervals are so wide that the rest would look like a line: the scale is that of the later days.
     later = slice(len(days_with_effect) // 4, None)
     low, high = min(0.0, *lower[later]), max(0.0, *upper[later])
     margin = 0.06 * (high - low) or 0.01
     axes.set_ylim(low - margin, high + margin)
     axes.set_xlim(1, max(2, days[-1]["day"]))
-    whole_numbers(axes)
-    finish(axes, x="day", y="difference", grid="y")
+    plots.whole_numbers(axes)
+    plots.finish(axes, x="day", y="difference", grid="y")
     return figure

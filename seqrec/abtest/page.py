@@ -5,25 +5,16 @@ from typing import Any
 
 from seqrec.abtest.effect_plots import Bar, plot_days, plot_relative
 from seqrec.abtest.tables import STEPS, sql_text
-from seqrec.abtest.verdict import signed, unsigned
-from seqrec.pages.document import (
-    DASH,
-    bullets,
-    document,
-    faint,
-    folded,
-    interval_cell,
-    picture,
-    table,
-    text,
-    verdict_box,
-)
+from seqrec.abtest.trust import p_text
+from seqrec.abtest.verdict import signed_percent, unsigned_percent
+from seqrec.pages import html
 
 _KINDS = {
     **dict.fromkeys(("ship", "passed", "safe"), "good"),
     **dict.fromkeys(("stop", "blocked", "hold", "failed", "harmed", "unclear", "unknown"), "bad"),
 }
 """Whether a decision or a state is good or bad news; others are neither."""
+_ABSOLUTE = ("difference", "lower", "upper")
 _RELATIVE = ("relative", "relative_lower", "relative_upper")
 
 
@@ -33,26 +24,26 @@ def page(result: Mapping[str, Any]) -> str:
     n_users = sum(result["n_users"].values())
     days = f"{result['n_days']} of {plan['n_days']} days"
     parts = [
-        faint(f"{n_users:,} users analysed, {days} from {text(plan['start'])}; plan {text(plan['hash'])}"),
+        html.faint(f"{n_users:,} users analysed, {days} from {plan['start']}; plan {plan['hash']}"),
         *_verdicts(result["verdicts"]),
-        "<h2>Can it be trusted?</h2>",
-        table(
+        html.heading("Can it be trusted?"),
+        html.table(
             [],
-            [[_state(check["status"]), text(check["name"]), text(check["finding"])] for check in result["checks"]],
+            [[_state(check["status"]), check["name"], check["finding"]] for check in result["checks"]],
             words=(1, 2),
         ),
     ]
     if result["effects"]:
         parts += [*_primary(result), *_guardrails(result), *_quantiles(result), *_segments(result), *_days(result)]
     parts += [*_offline(result), *_method(result)]
-    return document(plan["name"], parts)
+    return html.document(plan["name"], parts)
 
 
 def _verdicts(verdicts: Mapping[str, Any]) -> list[str]:
     # A blocked experiment is blocked for all its arms, which is said once.
     different = dict.fromkeys(tuple(each.values()) for each in verdicts.values())
     return [
-        verdict_box(headline, action, title=decision.capitalize(), kind=_KINDS.get(decision, ""))
+        html.verdict_box(headline, action, title=decision.capitalize(), kind=_KINDS.get(decision, ""))
         for decision, headline, action in different
     ]
 
@@ -62,13 +53,13 @@ def _primary(result: Mapping[str, Any]) -> list[str]:
     effects = {arm: effect["primary"] for arm, effect in result["effects"].items()}
     rows = [
         [
-            text(arm),
+            arm,
             _number(each["control"]),
             _number(each["treatment"]),
-            interval_cell([each["difference"], each["lower"], each["upper"]], _number),
-            interval_cell([each[name] for name in _RELATIVE], signed),
-            _p(each["p_value"]),
-            DASH if each["detectable"] is None else unsigned(each["detectable"]),
+            _absolute_cell(each),
+            _relative_cell(each),
+            html.number(each["p_value"], p_text),
+            html.number(each["detectable"], unsigned_percent),
         ]
         for arm, each in effects.items()
     ]
@@ -78,13 +69,13 @@ def _primary(result: Mapping[str, Any]) -> list[str]:
     better = f"{'more' if more_is_better else 'less'} is better"
     plot = plot_relative(bars, x=f"relative difference; {better}", more_is_better=more_is_better)
     return [
-        f"<h2>Primary metric: {text(plan['primary']['name'])}</h2>",
-        faint(
-            f"Relative difference from {text(plan['arms'][0])}; {better}."
+        html.heading(f"Primary metric: {plan['primary']['name']}"),
+        html.faint(
+            f"Relative difference from {plan['arms'][0]}; {better}."
             + (f" Covariates from before the start removed {100 * saved:.0f}% of the variance." if saved > 0 else "")
         ),
-        picture(plot, "relative difference of the primary metric with its interval"),
-        table(["", plan["arms"][0], "arm", "difference", "relative", "p", "detectable"], rows),
+        html.picture(plot, "relative difference of the primary metric with its interval"),
+        html.table(["", plan["arms"][0], "arm", "difference", "relative", "p", "detectable"], rows),
     ]
 
 
@@ -95,42 +86,35 @@ def _guardrails(result: Mapping[str, Any]) -> list[str]:
             continue
         bars, rows = [], []
         for each in arm_effects["guardrails"]:
-            metric, effect = each["metric"], each.get("effect")
-            ends = [effect[name] for name in _RELATIVE] if effect else [None] * 3
+            metric, effect = each["metric"], each.get("effect", {})
             sign = 1 if metric["more_is_better"] else -1
-            value, *limits = (None if end is None else sign * end for end in ends)
+            value, *limits = (effect[name] and sign * effect[name] for name in _RELATIVE) if effect else [None] * 3
             lower, upper = limits[::sign]
             bars.append(Bar(metric["name"], value, lower, upper, limit=-metric["margin"]))
-            rows.append(
-                [
-                    _state(each["state"]),
-                    text(metric["name"]),
-                    interval_cell(ends, signed),
-                    f"{unsigned(metric['margin'])} {'less' if sign == 1 else 'more'}",
-                    text(each.get("reason", "")),
-                ]
-            )
+            acceptable = f"{unsigned_percent(metric['margin'])} {'less' if sign == 1 else 'more'}"
+            state = _state(each["state"])
+            rows.append([state, metric["name"], _relative_cell(effect), acceptable, each.get("reason", "")])
         plot = plot_relative(bars, x="relative difference; right is better")
         parts += [
-            f"<h3>{text(arm)}</h3>",
-            picture(plot, f"guardrails of {arm}; right is better"),
-            table(["", "metric", "relative", "acceptable", ""], rows, words=(4,)),
+            html.heading(arm, level=3),
+            html.picture(plot, f"guardrails of {arm}; right is better"),
+            html.table(["", "metric", "relative", "acceptable", ""], rows, words=(4,)),
         ]
-    head = "<h2>Guardrails</h2>" + faint(
+    note = html.faint(
         "In the plot right is better for every metric, and a dashed mark is the margin. Safe: the interval excludes a "
         "loss beyond the margin. Unclear: it does not."
     )
-    return [head, *parts] if parts else []
+    return [html.heading("Guardrails"), note, *parts] if parts else []
 
 
 def _quantiles(result: Mapping[str, Any]) -> list[str]:
     rows = [
         [
-            text(arm),
-            text(each["quantile"]["name"]),
+            arm,
+            each["quantile"]["name"],
             _number(each["effect"]["control"]),
             _number(each["effect"]["treatment"]),
-            interval_cell([each["effect"][name] for name in ("difference", "lower", "upper")], _number),
+            _absolute_cell(each["effect"]),
         ]
         for arm, effects in result["effects"].items()
         for each in effects["quantiles"]
@@ -138,21 +122,21 @@ def _quantiles(result: Mapping[str, Any]) -> list[str]:
     if not rows:
         return []
     return [
-        "<h2>Quantiles</h2>",
-        faint(
+        html.heading("Quantiles"),
+        html.faint(
             "Differences with bootstrap intervals over users, to be read at the planned end. They show where in the "
             "distribution an effect lies, and do not decide."
         ),
-        table(["", "quantile", result["plan"]["arms"][0], "arm", "difference"], rows, words=(1,)),
+        html.table(["", "quantile", result["plan"]["arms"][0], "arm", "difference"], rows, words=(1,)),
     ]
 
 
 def _segments(result: Mapping[str, Any]) -> list[str]:
     if not result["segments"]:
         return []
-    parts = [
-        "<h2>Segments</h2>",
-        faint(
+    parts: list[str] = [
+        html.heading("Segments"),
+        html.faint(
             "Exploratory: where to look next, not a second verdict. P-values are adjusted for the number of rows "
             "(Benjamini and Hochberg), intervals are not. Only the interaction test shows that segments differ."
         ),
@@ -161,102 +145,95 @@ def _segments(result: Mapping[str, Any]) -> list[str]:
     groups = dict.fromkeys((row["segment"], row["arm"]) for row in result["segments"])
     for segment, arm in groups:
         rows = [row for row in result["segments"] if (row["segment"], row["arm"]) == (segment, arm)]
-        ends = [[(row["effect"] or {}).get(name) for name in _RELATIVE] for row in rows]
-        plot = plot_relative(
-            [Bar(row["value"], *each) for row, each in zip(rows, ends, strict=True)],
-            x="relative difference",
-            more_is_better=plan["primary"]["more_is_better"],
-        )
-        lines = [
-            [text(row["value"]), f"{row['n_users']:,}", interval_cell(each, signed), _p(row["p_adjusted"])]
-            for row, each in zip(rows, ends, strict=True)
+        effects = [row["effect"] or {} for row in rows]
+        bars = [
+            Bar(row["value"], *(effect.get(name) for name in _RELATIVE))
+            for row, effect in zip(rows, effects, strict=True)
         ]
+        plot = plot_relative(bars, x="relative difference", more_is_better=plan["primary"]["more_is_better"])
+        lines = [
+            [row["value"], f"{row['n_users']:,}", _relative_cell(effect), html.number(row["p_adjusted"], p_text)]
+            for row, effect in zip(rows, effects, strict=True)
+        ]
+        p_interaction = html.number(rows[0]["p_interaction"], p_text)
         parts += [
-            f"<h3>By {text(f'{segment}, {arm}' if len(plan['arms']) > 2 else segment)}</h3>",
-            faint(f"Do they differ? p {_p(rows[0]['p_interaction'])} (interaction test, Holm)"),
-            picture(plot, f"relative difference by {segment}"),
-            folded("the numbers", table(["", "users", "relative", "p"], lines, words=(0,))),
+            html.heading(f"By {f'{segment}, {arm}' if len(plan['arms']) > 2 else segment}", level=3),
+            html.faint(f"Do they differ? p {p_interaction} (interaction test, Holm)"),
+            html.picture(plot, f"relative difference by {segment}"),
+            html.details("the numbers", html.table(["", "users", "relative", "p"], lines, words=(0,))),
         ]
     return parts
 
 
 def _days(result: Mapping[str, Any]) -> list[str]:
-    parts = [
-        "<h2>Effect to date, by day</h2>",
-        faint(
-            f"Difference in {text(result['plan']['primary']['name'])}. The confidence sequence (band) may be read on "
-            "any day, the fixed interval (dashes) only on the planned last day. Totals grow with the days, and so may "
-            "the difference."
+    parts: list[str] = [
+        html.heading("Effect to date, by day"),
+        html.faint(
+            f"Difference in {result['plan']['primary']['name']}. The confidence sequence (band) may be read on any "
+            "day, the fixed interval (dashes) only on the planned last day. Totals grow with the days, and so may the "
+            "difference."
         ),
     ]
     for arm, days in result["days"].items():
         rows = [
-            [
-                str(day["day"]),
-                f"{day['n_users']:,}",
-                interval_cell([day["difference"], day["lower"], day["upper"]], _number),
-                _p(day["p_value"]),
-            ]
+            [day["day"], f"{day['n_users']:,}", _absolute_cell(day), html.number(day["p_value"], p_text)]
             for day in days
         ]
         plot = plot_days(days)
         parts += [
-            f"<h3>{text(arm)}</h3>" if len(result["days"]) > 1 else "",
-            "" if plot is None else picture(plot, f"difference of {arm} to date by day"),
-            folded("the numbers", table(["day", "users", "difference [always valid]", "p"], rows)),
+            html.heading(arm, level=3) if len(result["days"]) > 1 else "",
+            "" if plot is None else html.picture(plot, f"difference of {arm} to date by day"),
+            html.details("the numbers", html.table(["day", "users", "difference [always valid]", "p"], rows)),
         ]
     return parts
 
 
 def _offline(result: Mapping[str, Any]) -> list[str]:
-    head = "<h2>Offline against online</h2>"
+    head = html.heading("Offline against online")
     if "offline" not in result:
-        return [head, faint("No offline comparison of these arms was given (--offline).")]
-    parts = [
-        head,
-        faint(
-            "The offline difference of the same recommenders, from rank tables, and the relative difference of the "
-            "primary metric online."
-        ),
-    ]
-    rows = []
-    for arm, metrics in result["offline"].items():
-        online = result["effects"].get(arm, {}).get("primary", {})
-        rows += [
-            [
-                text(arm),
-                text(metric),
-                interval_cell([each[name] for name in ("difference", "lower", "upper")], _number),
-                interval_cell([online.get(name) for name in _RELATIVE], signed),
-            ]
-            for metric, each in metrics.items()
+        return [head, html.faint("No offline comparison of these arms was given (--offline).")]
+    rows = [
+        [
+            arm,
+            metric,
+            _absolute_cell(each),
+            _relative_cell(result["effects"].get(arm, {}).get("primary", {})),
         ]
-    parts.append(table(["", "offline metric", "offline difference", "online, relative"], rows))
+        for arm, metrics in result["offline"].items()
+        for metric, each in metrics.items()
+    ]
     agreement = result["offline_online"]
     lines = [
         [
-            text(metric),
-            str(each["n_experiments"]),
-            interval_cell([each[f"sign_{name}"] for name in ("agreement", "lower", "upper")], "{:.0%}".format),
-            interval_cell([each[f"rank_{name}"] for name in ("correlation", "lower", "upper")], _number),
+            metric,
+            each["n_experiments"],
+            html.interval_cell([each[f"sign_{name}"] for name in ("agreement", "lower", "upper")], "{:.0%}".format),
+            html.interval_cell([each[f"rank_{name}"] for name in ("correlation", "lower", "upper")], _number),
         ]
         for metric, each in agreement["agreements"].items()
     ]
+    parts: list[str] = [
+        head,
+        html.faint(
+            "The offline difference of the same recommenders, from rank tables, and the relative difference of the "
+            "primary metric online."
+        ),
+        html.table(["", "offline metric", "offline difference", "online, relative"], rows),
+    ]
     if lines:
-        parts.append(
-            faint(
+        parts += [
+            html.faint(
                 "Over this and past experiments: how often both differences had the same sign, and the correlation of "
                 "their orders. The experiments are a selected sample and each is measured with noise, so the "
                 "agreement is less certain than these numbers look."
-            )
-        )
-        parts.append(table(["offline metric", "experiments", "same sign", "rank correlation"], lines))
+            ),
+            html.table(["offline metric", "experiments", "same sign", "rank correlation"], lines),
+        ]
     else:
-        parts.append(
-            faint("It takes at least two experiments (--past) to say how well offline metrics predict online ones.")
-        )
+        words = "It takes at least two experiments (--past) to say how well offline metrics predict online ones."
+        parts.append(html.faint(words))
     if agreement["n_blocked"]:
-        parts.append(faint(f"Left out because their verdicts are blocked: {agreement['n_blocked']}."))
+        parts.append(html.faint(f"Left out because their verdicts are blocked: {agreement['n_blocked']}."))
     return parts
 
 
@@ -296,19 +273,21 @@ def _method(result: Mapping[str, Any]) -> list[str]:
     names += ["moments", "segment_moments", "new_users_by_day", "increments_by_day"]
     names += ["user_values"] if plan["quantiles"] else []
     names += ["check_arms", "check_days", "check_segments", "check_logging", "check_repeated", "check_left_out"]
-    sql = (folded(f"{name}.sql", f"<pre>{text(sql_text(name))}</pre>") for name in names)
-    return ["<h2>Method</h2>", bullets(sentences), "<h2>SQL</h2>", *sql]
+    sql = (html.details(f"{name}.sql", html.Html(f"<pre>{html.text(sql_text(name))}</pre>")) for name in names)
+    return [html.heading("Method"), html.bullets(sentences), html.heading("SQL"), *sql]
 
 
 def _state(state: str) -> str:
-    return f'<b class="{_KINDS.get(state, "faint")}">{text(state)}</b>'
+    return html.bold(state, _KINDS.get(state, "faint"))
+
+
+def _absolute_cell(effect: Mapping[str, Any]) -> str:
+    return html.interval_cell([effect.get(name) for name in _ABSOLUTE], _number)
+
+
+def _relative_cell(effect: Mapping[str, Any]) -> str:
+    return html.interval_cell([effect.get(name) for name in _RELATIVE], signed_percent)
 
 
 def _number(value: float | None) -> str:
-    return DASH if value is None else f"{value:.4g}"
-
-
-def _p(value: float | None) -> str:
-    if value is None:
-        return DASH
-    return f"{value:.1e}" if value < 0.0005 else f"{value:.3f}"
+    return html.number(value, "{:.4g}".format)

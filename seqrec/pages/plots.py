@@ -39,6 +39,17 @@ def new_figure(height: float, *, width: float = 6.4) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
+def new_axes(height: float, *, width: float = 6.4) -> tuple[Figure, Axes]:
+    """`new_figure` and the only plot in it."""
+    figure = new_figure(height, width=width)
+    return figure, figure.subplots()
+
+
+def look(place: int) -> tuple[str, str]:
+    """Colour and marker of the series at this place among all series of a page."""
+    return COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)]
+
+
 def row_height(n_rows: int, n_series: int) -> float:
     """Inches that `draw_intervals` takes for this many rows and series."""
     return 1.1 + n_rows * (0.2 + 0.13 * n_series)

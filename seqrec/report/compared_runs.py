@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from seqrec.config import leaves
 from seqrec.data.buckets import working_copy
-from seqrec.files import JsonObject, make_directory, read_object, write_json, write_text
+from seqrec.files import JsonObject, read_object
 from seqrec.report.rank_tables import RankTableFile, read_rank_table, read_top_k
 from seqrec.report.slices import Slicing, joined_slicings, select_slicings, standard_slicings
 from seqrec.types import InputError
@@ -87,11 +87,7 @@ def parse_join(argument: str) -> tuple[Path, Literal["user", "item"] | None]:
     (PosixPath('movies.csv'), 'item')
     """
     kind, equals, path = argument.partition("=")
-    if equals and kind == "user":
-        return Path(path), "user"
-    if equals and kind == "item":
-        return Path(path), "item"
-    return Path(argument), None
+    return (Path(path), kind) if equals and kind in ("user", "item") else (Path(argument), None)  # type: ignore[return-value]
 
 
 def run_names(paths: Sequence[Path]) -> list[str]:
@@ -121,28 +117,25 @@ def protocol_notes(protocols: Mapping[str, Mapping[str, Any]]) -> list[str]:
       InputError: two runs are on different splits.
     """
     with_protocol = {run: protocol for run, protocol in protocols.items() if protocol.get("split_hash")}
+    first = next(iter(with_protocol), "")
     notes = []
-    if with_protocol:
-        first, *others = with_protocol
+    for run, theirs in list(with_protocol.items())[1:]:
         ours = with_protocol[first]
-        for run in others:
-            theirs = with_protocol[run]
-            if theirs["split_hash"] != ours["split_hash"]:
-                raise InputError(
-                    f"{first} and {run} are on different splits (split_hash {str(ours['split_hash'])[:12]} and "
-                    f"{str(theirs['split_hash'])[:12]}); compare runs on one split of the same data"
-                )
-            for name in ("candidates", "ties", "fitted_on_validation_items", "repeated_targets", "n_repeated_targets"):
-                one, other = ours.get(name), theirs.get(name)
-                if one != other:
-                    notes.append(f"{first} and {run} were not tested alike: {name} is {one!r} and {other!r}.")
+        if theirs["split_hash"] != ours["split_hash"]:
+            raise InputError(
+                f"{first} and {run} are on different splits (split_hash {str(ours['split_hash'])[:12]} and "
+                f"{str(theirs['split_hash'])[:12]}); compare runs on one split of the same data"
+            )
+        for name in ("candidates", "ties", "fitted_on_validation_items", "repeated_targets", "n_repeated_targets"):
+            one, other = ours.get(name), theirs.get(name)
+            if one != other:
+                notes.append(f"{first} and {run} were not tested alike: {name} is {one!r} and {other!r}.")
     notes += [
         f"{run} is time-aware: it read the time of each target."
         for run, protocol in with_protocol.items()
         if protocol.get("time_aware")
     ]
-    without_protocol = [run for run in protocols if run not in with_protocol]
-    if without_protocol:
+    if without_protocol := [run for run in protocols if run not in with_protocol]:
         names = " and ".join(without_protocol)
         notes.append(f"No metrics.json says how {names} was tested; users and held-out items are the same.")
     return notes
@@ -177,24 +170,12 @@ def table_notes(tables: Mapping[str, RankTableFile], n_dropped: Mapping[str, int
     """Sentences on the users that are missing from a table."""
     notes = []
     for name, table in tables.items():
-        if n_dropped.get(name):
-            notes.append(f"{n_dropped[name]:,} users of {name} are left out: not every run has them.")
-        if table.n_without_list:
-            notes.append(f"{table.n_without_list:,} users have no list of {name}; there it scores 0.")
-        if table.n_unknown:
-            notes.append(f"Lists of {name} for {table.n_unknown:,} users outside the test set are ignored.")
-        if table.list_length is not None:
-            notes.append(
-                f"{name} has lists of up to {table.list_length} items, so no cut-off beyond "
-                f"{table.list_length} is compared."
-            )
+        n, length = n_dropped.get(name, 0), table.list_length
+        sentences = {
+            f"{n:,} users of {name} are left out: not every run has them.": n,
+            f"{table.n_without_list:,} users have no list of {name}; there it scores 0.": table.n_without_list,
+            f"Lists of {name} for {table.n_unknown:,} users outside the test set are ignored.": table.n_unknown,
+            f"{name} has lists of up to {length} items, so no cut-off beyond {length} is compared.": length is not None,
+        }
+        notes += [sentence for sentence, is_due in sentences.items() if is_due]
     return notes
-
-
-def write_comparison(directory: Path, comparison: Mapping[str, Any], page: str) -> list[Path]:
-    """Writes comparison.json and comparison.html, each whole or not at all, in place of earlier ones."""
-    files = [directory / "comparison.json", directory / "comparison.html"]
-    make_directory(directory)
-    write_json(files[0], comparison)
-    write_text(files[1], page)
-    return files

@@ -35,16 +35,13 @@ def verdict(run: str, metric: str, difference: Mapping[str, Any], *, level: floa
     >>> verdict("B", "ndcg@10", {**shown, "p_holm": 0.2, "p": 0.1}, level=0.95)
     'B: no difference shown on NDCG@10 (.0123 [.0051, .0194]); this test set could have shown .0101'
     """
-    label = metric_label(metric)
+    label, ends = metric_label(metric), difference_ends(difference)
     if difference["difference"] is None:
         return f"{run}: {label} is not known for every user, so nothing is compared"
     if difference["p_holm"] <= 1.0 - level:
-        better = difference["difference"] > 0
-        low, high = difference["interval"] if better else [-end for end in reversed(difference["interval"])]
-        by = f"{decimal(abs(difference['difference']))} [{decimal(low)}, {decimal(high)}]"
-        return f"{run} is {'better' if better else 'worse'} on {label} by {by}"
-    low, high = difference["interval"]
-    by = f"{decimal(difference['difference'])} [{decimal(low)}, {decimal(high)}]"
+        is_better = difference["difference"] > 0
+        by = interval_text(ends, sign=1 if is_better else -1)
+        return f"{run} is {'better' if is_better else 'worse'} on {label} by {by}"
     corrected = ""
     if decided_by_correction(difference, level=level):
         corrected = (
@@ -53,7 +50,23 @@ def verdict(run: str, metric: str, difference: Mapping[str, Any], *, level: floa
         )
     detectable = difference["detectable"]
     could = "" if detectable is None else f"; this test set could have shown {decimal(detectable)}"
-    return f"{run}: no difference shown on {label} ({by}{corrected}){could}"
+    return f"{run}: no difference shown on {label} ({interval_text(ends)}{corrected}){could}"
+
+
+def difference_ends(difference: Mapping[str, Any]) -> list[float | None]:
+    """[value, lower, upper] of a difference."""
+    return [difference["difference"], *difference["interval"]]
+
+
+def interval_text(ends: Sequence[Any], *, sign: int = 1) -> str:
+    """[value, lower, upper] in words; with `sign` -1 those of minus the value.
+
+    >>> interval_text([0.0123, -0.002, 0.0194]), interval_text([-0.02, -0.03, -0.01], sign=-1)
+    ('.0123 [-.0020, .0194]', '.0200 [.0100, .0300]')
+    """
+    value, *limits = (decimal(sign * end) for end in ends)
+    lower, upper = limits[::sign]
+    return f"{value} [{lower}, {upper}]"
 
 
 def decided_by_correction(difference: Mapping[str, Any], *, level: float) -> bool:
@@ -103,11 +116,20 @@ def _slice_lines(figures: Mapping[str, Any], metric: str) -> list[str]:
     rows = [["", "users", *runs, *(f"{run}, difference" for run in others)]]
     for each in figures["slices"]:
         means = [decimal(each["runs"][run][metric][0]) for run in runs]
-        gains = ["{} [{}, {}]".format(*map(decimal, each["differences"][run][metric])) for run in others]
+        gains = [interval_text(each["differences"][run][metric]) for run in others]
         rows.append([each["label"][:40], f"{each['n_users']:,}", *means, *gains])
+    return [f"  {line}" for line in text_table(rows)]
+
+
+def text_table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """A line for each row: its first cell flush left, the others flush right.
+
+    >>> text_table([["", "users"], ["all", "7"]])
+    ['     users', 'all      7']
+    """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
-    for label, *cells in rows:
+    for first, *cells in rows:
         padded = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
-        lines.append("  ".join(["", label.ljust(widths[0]), *padded]))
+        lines.append("  ".join([first.ljust(widths[0]), *padded]))
     return lines

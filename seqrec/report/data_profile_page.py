@@ -12,8 +12,7 @@ from seqrec.data.moments import iso_moment
 from seqrec.data.split_config import SplitConfig, split_store, stored_split
 from seqrec.data.store import open_store, read_preparation
 from seqrec.files import write_text
-from seqrec.pages.document import DASH, document, faint, picture, table, text
-from seqrec.pages.plots import COLOURS, finish, new_figure
+from seqrec.pages import html, plots
 from seqrec.report.data_profile import data_profile
 
 
@@ -35,8 +34,8 @@ def write_profile(directory: Path) -> Path:
 def page(profile: Mapping[str, Any]) -> str:
     """The page of a profile, as `data_profile` returns it."""
     parts = [
-        faint(f"{profile['n_events']:,} events of {profile['n_users']:,} users and {profile['n_items']:,} items."),
-        table(
+        html.faint(f"{profile['n_events']:,} events of {profile['n_users']:,} users and {profile['n_items']:,} items."),
+        html.table(
             [],
             [
                 ["median history", f"{profile['median_history_length']:,.1f} events"],
@@ -48,18 +47,18 @@ def page(profile: Mapping[str, Any]) -> str:
             words=(0,),
         ),
         _steps(profile["steps"]),
-        "<h2>Histories and popularity</h2>",
-        picture(_doubling_plot(profile["history_lengths"], "events per user", "users"), "history lengths"),
-        picture(_doubling_plot(profile["popularity"], "events per item", "items"), "popularity of items"),
+        html.heading("Histories and popularity"),
+        html.picture(_doubling_plot(profile["history_lengths"], "events per user", "users"), "history lengths"),
+        html.picture(_doubling_plot(profile["popularity"], "events per item", "items"), "popularity of items"),
         _curve(profile["popularity_curve"]),
         _over_time(profile),
-        "<h2>Split</h2>",
-        f"<p>{text(profile['split'])}</p>",
+        html.heading("Split"),
+        html.paragraph(profile["split"]),
         _parts(profile["parts"]),
-        "<h2>Drift from training</h2>",
+        html.heading("Drift from training"),
         _drift(profile["drift"]),
     ]
-    return document(f"Profile of {profile['name'] or 'a store'}", parts)
+    return html.document(f"Profile of {profile['name'] or 'a store'}", parts)
 
 
 def _ties(ties: Mapping[str, Any]) -> list[list[str]]:
@@ -75,21 +74,19 @@ def _ties(ties: Mapping[str, Any]) -> list[list[str]]:
 def _steps(steps: Sequence[Mapping[str, Any]]) -> str:
     if not steps:
         return ""
-    rows = [
-        [
-            text(step["step"]),
-            *(f"{step[name]:,}" for name in ("n_events", "n_users", "n_items")),
-            f"{step['n_removed']:,}" if step["n_removed"] else DASH,
-            _percent(step["n_removed"] / (step["n_events"] + step["n_removed"]), 2) if step["n_removed"] else DASH,
-        ]
-        for step in steps
-    ]
-    return "<h2>Steps</h2>" + table(["", "events", "users", "items", "events removed", ""], rows, words=(0,))
+    rows = []
+    for step in steps:
+        removed: list[str | None] = [None, None]
+        if n := step["n_removed"]:
+            removed = [f"{n:,}", _percent(n / (step["n_events"] + n), 2)]
+        rows.append([step["step"], *(f"{step[name]:,}" for name in ("n_events", "n_users", "n_items")), *removed])
+    heads = ["", "events", "users", "items", "events removed", ""]
+    return html.heading("Steps") + html.table(heads, rows, words=(0,))
 
 
 def _curve(curve: Sequence[Mapping[str, float]]) -> str:
     rows = [[_percent(each["share_of_items"]), _percent(each["share_of_events"])] for each in curve]
-    return table(["most popular items", "share of events"], rows) if rows else ""
+    return html.table(["most popular items", "share of events"], rows) if rows else ""
 
 
 def _over_time(profile: Mapping[str, Any]) -> str:
@@ -99,33 +96,32 @@ def _over_time(profile: Mapping[str, Any]) -> str:
     last = counts["start_us"] + len(counts["counts"]) * counts["span_us"]
     hours = counts["span_us"] // 3_600_000_000
     number, unit = (hours, "hour") if hours < 24 else (hours // 24, "day")
-    caption = faint(
+    caption = (
         f"{iso_moment(counts['start_us'])} to {iso_moment(last)}; each bar is {number} {unit}{'s' * (number > 1)}."
     )
-    return f"<h2>Events over time</h2>{picture(_time_plot(counts), 'events over time')}{caption}"
+    plot = html.picture(_time_plot(counts), "events over time")
+    return html.heading("Events over time") + plot + html.faint(caption)
 
 
 def _parts(parts: Sequence[Mapping[str, Any]]) -> str:
+    counts = ("n_events", "n_items", "n_targets")
     shares = ("repeat_share", "cold_item_share", "cold_event_share", "cold_target_share")
     rows = [
-        [
-            text(part["part"]),
-            *(f"{part[name]:,}" for name in ("n_events", "n_items", "n_targets")),
-            *(_percent(part[name]) for name in shares),
-        ]
+        [part["part"], *(f"{part[name]:,}" for name in counts), *(_percent(part[name]) for name in shares)]
         for part in parts
     ]
     heads = ["", "events", "items", "targets", "repeats", "cold items", "events on cold items", "cold targets"]
-    return table(heads, rows) + faint("A cold item has no event in training: a model of ids alone cannot know it.")
+    note = "A cold item has no event in training: a model of ids alone cannot know it."
+    return html.table(heads, rows) + html.faint(note)
 
 
 def _drift(drifts: Sequence[Mapping[str, Any]]) -> str:
-    rows = [
-        [text(each["variable"]), *(cell for part in ("validation", "test") for cell in _drift_cells(each[part]))]
-        for each in drifts
-    ]
+    rows = []
+    for each in drifts:
+        measures = ((each[part] or {}).get(name) for part in ("validation", "test") for name in ("psi", "ks"))
+        rows.append([each["variable"], *(html.number(measure, "{:.3f}".format) for measure in measures)])
     heads = ["", "PSI, validation", "KS, validation", "PSI, test", "KS, test"]
-    return table(heads, rows, words=(0,)) + faint(
+    return html.table(heads, rows, words=(0,)) + html.faint(
         "Each variable has one value per event. PSI, the population stability index, compares shares in up to ten "
         "bins of about equal counts in training; as a rule of thumb, below .1 is little and above .25 is a large "
         "shift. KS is the largest distance between the two cumulative distributions, 0 to 1. Events of the item are "
@@ -134,33 +130,27 @@ def _drift(drifts: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def _drift_cells(drift: Mapping[str, float] | None) -> list[str]:
-    return [DASH, DASH] if drift is None else [f"{drift['psi']:.3f}", f"{drift['ks']:.3f}"]
-
-
 def _doubling_plot(histogram: Sequence[Mapping[str, int]], values: str, counts: str) -> Figure:
     """A bar for each doubling, on a logarithmic scale of counts."""
-    figure = new_figure(2.8)
-    axes = figure.subplots()
+    figure, axes = plots.new_axes(2.8)
     labels = [_span(each["low"], each["high"]) for each in histogram]
-    axes.bar(range(len(histogram)), [each["n"] for each in histogram], width=0.85, color=COLOURS[0])
+    axes.bar(range(len(histogram)), [each["n"] for each in histogram], width=0.85, color=plots.COLOURS[0])
     axes.set_xticks(range(len(labels)), labels, rotation=35, ha="right", rotation_mode="anchor", fontsize=8)
     axes.set_yscale("log")
     axes.set_ylim(bottom=0.7)
-    finish(axes, x=values, y=f"number of {counts}", grid="y")
+    plots.finish(axes, x=values, y=f"number of {counts}", grid="y")
     return figure
 
 
 def _time_plot(over_time: Mapping[str, Any]) -> Figure:
-    figure = new_figure(2.8)
-    axes = figure.subplots()
+    figure, axes = plots.new_axes(2.8)
     starts = over_time["start_us"] + np.arange(len(over_time["counts"])) * over_time["span_us"]
     span = np.timedelta64(over_time["span_us"], "us")
-    axes.bar(starts.astype("datetime64[us]"), over_time["counts"], width=span, align="edge", color=COLOURS[0])
+    axes.bar(starts.astype("datetime64[us]"), over_time["counts"], width=span, align="edge", color=plots.COLOURS[0])
     locator = AutoDateLocator(maxticks=7)
     axes.xaxis.set_major_locator(locator)
     axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
-    finish(axes, y="events", grid="y")
+    plots.finish(axes, y="events", grid="y")
     return figure
 
 
@@ -172,4 +162,4 @@ def _span(low: int, high: int) -> str:
 
 
 def _percent(share: float | None, n_digits: int = 1) -> str:
-    return DASH if share is None else f"{100 * share:.{n_digits}f}%"
+    return html.number(share, lambda known: f"{100 * known:.{n_digits}f}%")

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from seqrec.files import read_json_lines, replacing
-from seqrec.pages.plots import add_legend, new_figure, whole_numbers
+from seqrec.pages import plots
 
 
 def plot_learning_curve(metrics_file: Path, picture: Path, *, best_epoch: int) -> None:
@@ -11,32 +11,22 @@ def plot_learning_curve(metrics_file: Path, picture: Path, *, best_epoch: int) -
     lines = read_json_lines(metrics_file)
     losses = [(line["epoch"], line["loss"]) for line in lines if "loss" in line]
     validations = [(line["epoch"], line["valid"]["ndcg@10"]) for line in lines if "valid" in line]
-    figure = new_figure(4.2, width=7.0)
-    left = figure.subplots()
+    figure, left = plots.new_axes(4.2, width=7.0)
     right = left.twinx()
     # A line through a single point would not show.
-    left.plot(
-        *zip(*losses, strict=True), color="tab:gray", marker="." if len(losses) < 30 else "", label="training loss"
-    )
+    marker = "." if len(losses) < 30 else ""
+    left.plot(*zip(*losses, strict=True), color="tab:gray", marker=marker, label="training loss")
     right.plot(*zip(*validations, strict=True), color="tab:blue", marker="o", markersize=4, label="validation NDCG@10")
     best = dict(validations)[best_epoch]
-    right.plot(
-        [best_epoch],
-        [best],
-        color="tab:blue",
-        linestyle="none",
-        marker="o",
-        markersize=11,
-        fillstyle="none",
-        label=f"best: {best:.4f} in epoch {best_epoch}",
-    )
+    label = f"best: {best:.4f} in epoch {best_epoch}"
+    right.plot([best_epoch], [best], "o", color="tab:blue", markersize=11, fillstyle="none", label=label)
     left.set_xlabel("epoch")
-    whole_numbers(left)
+    plots.whole_numbers(left)
     left.set_xlim(0, validations[-1][0] * 1.03)
     left.set_ylabel("training loss (nats per event)")
     right.set_ylabel("validation NDCG@10", color="tab:blue")
     right.set_ylim(0, 1.1 * max(value for _, value in validations) or 1.0)
     left.grid(alpha=0.3)
-    add_legend(figure)
+    plots.add_legend(figure)
     with replacing(picture) as partial:
         figure.savefig(partial, format="png", dpi=120)

@@ -15,6 +15,7 @@ from seqrec.data.splits import Split
 from seqrec.data.store import SequenceStore
 from seqrec.files import replacing
 from seqrec.metrics import catalogue_coverage, gini, novelty, personal_repeat_share, popularity_bias
+from seqrec.report.comparison_text import text_table
 
 _USERS_PER_BLOCK = 1024
 
@@ -63,7 +64,6 @@ def list_figures(
 
 def format_list_figures(columns: dict[str, dict[str, float]]) -> str:
     """A table as text: one line per figure, one column per kind of list."""
-    lines = ["".ljust(24) + "".join(name.rjust(18) for name in columns)]
-    for name in next(iter(columns.values())):
-        lines.append(name.ljust(24) + "".join(f"{figures[name]:18,.4f}" for figures in columns.values()))
-    return "\n".join(lines)
+    names = next(iter(columns.values()))
+    rows = [[name, *(f"{figures[name]:,.4f}" for figures in columns.values())] for name in names]
+    return "\n".join(text_table([["", *columns], *rows]))

@@ -8,7 +8,7 @@ from typing import Any
 from scipy import stats
 
 from seqrec.files import JsonObject
-from seqrec.report.comparison_text import decimal
+from seqrec.report.comparison_text import decimal, difference_ends, interval_text
 
 _SHUFFLING = ("--shuffled-features", "--shuffled-event-features")
 
@@ -84,7 +84,7 @@ def placebo_sentences(study: Mapping[str, Any]) -> list[str]:
         low, high = contrast["interval"]
         if low is None:
             continue
-        by = f"{decimal(contrast['difference'])} [{decimal(low)}, {decimal(high)}]"
+        by = interval_text(difference_ends(contrast))
         by += "" if contrast["exact"] else " by the widest interval that the kept figures allow"
         if low <= 0.0 <= high:
             outcome = f"no difference shown ({by})" if contrast["exact"] else f"not decided ({by})"

@@ -2,7 +2,7 @@
 
 import shlex
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -41,22 +41,32 @@ def continuations_page(text: str, runs: dict[str, JsonObject]) -> str:
         of_data = {name: run for name, run in sorted(runs.items()) if name.partition("-")[0] == data}
         first = next(iter(of_data.values()))
         metrics = [metric for metric in first["continuations"]["iterated"]["intervals"] if metric != "mrr"]
+        rows = [
+            [
+                "" if way == "popularity" else name,
+                way,
+                *("{:.4f} [{:.4f}, {:.4f}]".format(result[m], *result["intervals"][m]) for m in metrics),
+            ]
+            for name, run in of_data.items()
+            for way, result in run["continuations"].items()
+            if way != "popularity" or run is first
+        ]
         lines = [f"{first['protocol']['split']}. Items that may be listed: {first['protocol']['candidates']}.", ""]
-        lines += [f"| run | list | {' | '.join(metrics)} |", "| --- " * (2 + len(metrics)) + "|"]
-        for name, run in of_data.items():
-            for way, result in run["continuations"].items():
-                if way != "popularity" or run is first:
-                    cells = ["{:.4f} [{:.4f}, {:.4f}]".format(result[m], *result["intervals"][m]) for m in metrics]
-                    lines.append(f"| {'' if way == 'popularity' else name} | {way} | {' | '.join(cells)} |")
-        lines.append("")
-        for name, run in of_data.items():
-            minutes, n_epochs = run["train_seconds"] / 60, training_config(run)["fit"]["max_epochs"]
-            lines.append(
-                f"- `{name}`: epoch {run['best_epoch']} of {n_epochs}, {minutes:.1f} minutes with validations; "
-                f"jax {run['versions']['jax']}, {run['versions']['device']}; split `{run['data']['split_hash'][:12]}`"
-            )
+        lines += markdown_table(["run", "list", *metrics], rows)
+        lines += [
+            f"- `{name}`: epoch {run['best_epoch']} of {training_config(run)['fit']['max_epochs']}, "
+            f"{run['train_seconds'] / 60:.1f} minutes with validations; "
+            f"jax {run['versions']['jax']}, {run['versions']['device']}; split `{run['data']['split_hash'][:12]}`"
+            for name, run in of_data.items()
+        ]
         text = between_marks(text, data, "\n".join(lines))
     return text
+
+
+def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """The lines of a table, the last of them empty."""
+    lines = [heads, ["---"] * len(heads), *rows]
+    return [*("|".join(["", *(f" {cell} " if cell else " " for cell in line), ""]) for line in lines), ""]
 
 
 def between_marks(text: str, name: str, content: str) -> str:
@@ -125,30 +135,25 @@ def _table(settings: Settings, published: tuple[tuple[str, float, float, str], .
     results = [result for by_seed in settings.values() for result in by_seed.values()]
     baselines: JsonObject = {name: baseline for result in results for name, baseline in result["baselines"].items()}
     columns = _figures_shown(results, _SHOWN)
-    lines = [f"| run | {' | '.join(columns)} | best epoch | minutes |", "| --- " * (3 + len(columns)) + "|"]
 
-    def add(label: str, figures: list[dict[str, float]], course: str = "| | |") -> None:
-        cells = [f"{mean(each[metric] for each in figures):.4f}" for metric in columns.values()]
-        lines.append(f"| {label} | {' | '.join(cells)} {course}")
-
-    def add_trained(label: str, runs: list[JsonObject]) -> None:
-        time_aware = any(run["protocol"]["time_aware"] for run in runs)
+    def trained_row(label: str, runs: Sequence[JsonObject]) -> list[str]:
+        label += " (time-aware)" * any(run["protocol"]["time_aware"] for run in runs)
+        means = (mean(run["test"][metric] for run in runs) for metric in columns.values())
         epochs, minutes = (str(run["best_epoch"]) for run in runs), max(run["train_seconds"] for run in runs) / 60
-        label += " (time-aware)" if time_aware else ""
-        add(label, [run["test"] for run in runs], f"| {', '.join(epochs)} | {minutes:.1f} |")
+        return [label, *map("{:.4f}".format, means), ", ".join(epochs), f"{minutes:.1f}"]
 
+    rows = []
     for setting, by_seed in settings.items():
-        trained = {name: result for name, result in by_seed.items() if "test" in result}
-        if len(trained) > 1:
-            add_trained(f"**{setting}, mean of {len(trained)} seeds**", list(trained.values()))
-        for name, result in trained.items():
-            add_trained(name, [result])
-    for name, baseline in baselines.items():
-        add(name, [baseline])
-    for model, *values, source in published:
-        cells = " | ".join(f"{value:.4f}" for value in values)
-        lines.append(f"| published: {model} ({source}) | {cells} |{' |' * (len(columns) - len(values) + 2)}")
-    return [*lines, ""]
+        runs = {name: result for name, result in by_seed.items() if "test" in result}
+        if len(runs) > 1:
+            rows.append(trained_row(f"**{setting}, mean of {len(runs)} seeds**", list(runs.values())))
+        rows += [trained_row(name, [result]) for name, result in runs.items()]
+    others = {name: [baseline[metric] for metric in columns.values()] for name, baseline in baselines.items()}
+    others |= {f"published: {model} ({source})": values for model, *values, source in published}
+    heads = ["run", *columns, "best epoch", "minutes"]
+    for name, values in others.items():
+        rows.append([name, *map("{:.4f}".format, values), *[""] * (len(heads) - 1 - len(values))])
+    return markdown_table(heads, rows)
 
 
 def _ablation(settings: Settings) -> list[str]:
@@ -160,28 +165,23 @@ def _ablation(settings: Settings) -> list[str]:
         name: {training_config(each)["run"]["seed"]: each for each in runs.values()} for name, runs in by_name.items()
     }
     columns = _figures_shown(seeds["base"].values(), _ABLATION_SHOWN)
-    lines = [
-        f"| change to the base | seeds | validation NDCG@10 | {' | '.join(columns)} | gain in {next(iter(columns))} |",
-        "| --- " * (4 + len(columns)) + "|",
-    ]
 
     def means_of(runs: list[JsonObject]) -> list[float]:
         of_test = (mean(run["test"][metric] for run in runs) for metric in columns.values())
         return [mean(run["valid"]["ndcg@10"] for run in runs), *of_test]
 
-    def row(name: str) -> tuple[str, list[float], float]:
-        shared = sorted(seeds[name].keys() & seeds["base"].keys())
+    rows = []
+    for name, own in seeds.items():
+        shared = sorted(own.keys() & seeds["base"].keys())
         if not shared:
             raise InputError(f"{name} shares no seed with the base; run it with one of {sorted(seeds['base'])}")
-        mine, base = ([seeds[each][seed] for seed in shared] for each in (name, "base"))
+        mine, base = [own[seed] for seed in shared], [seeds["base"][seed] for seed in shared]
         means = means_of(mine)
-        gain = means[1] - means_of(base)[1]
-        flags = _changed_flags(base[0], mine[0])
-        return f"| {flags or 'the base itself'} | {', '.join(map(str, shared))}", means, gain
-
-    rows = sorted((row(name) for name in by_name), key=lambda each: each[2])
-    lines += [f"{head} | {' | '.join(f'{each:.4f}' for each in means)} | {gain:+.4f} |" for head, means, gain in rows]
-    return [*lines, ""]
+        flags = _changed_flags(base[0], mine[0]) or "the base itself"
+        rows.append((means[1] - means_of(base)[1], [flags, ", ".join(map(str, shared)), *map("{:.4f}".format, means)]))
+    rows.sort(key=lambda row: row[0])
+    heads = ["change to the base", "seeds", "validation NDCG@10", *columns, f"gain in {next(iter(columns))}"]
+    return markdown_table(heads, ([*cells, f"{gain:+.4f}"] for gain, cells in rows))
 
 
 def _changed_flags(base: JsonObject, run: JsonObject) -> str:

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from seqrec.report.comparison_text import decimal, metric_label
+from seqrec.report.comparison_text import decimal, difference_ends, interval_text, metric_label
 from seqrec.report.placebos import placebo_sentences
-from seqrec.report.results_page import between_marks, command
+from seqrec.report.results_page import between_marks, command, markdown_table
 from seqrec.report.study_page import correction
 from seqrec.types import InputError
 
@@ -58,57 +58,52 @@ def _section(name: str, study: Mapping[str, Any]) -> list[str]:
     base, primary, data, versions = study["base"], study["primary"], study["data"], study["versions"]
     label, seeds = metric_label(primary), ", ".join(map(str, study["seeds"]))
     others = "" if len(study["variations"]) == 1 else f", after Holm's correction for {len(study['variations'])}"
-    lines = [
-        f"### {name}",
-        "",
-        f"{label} on {study['n_users']:,} users, means of seeds {seeds}; verdicts at "
-        f"{100 * study['level']:g}%{others}. {data['split']}.",
-        "",
-        f"| | {label} | difference | verdict | parameters | training state | step time | minutes per training |",
-        "| --- " * 8 + "|",
-    ]
+    rows = []
     for arm in study["arms"]:
-        mean, low, high = study["systems"][arm]["metrics"][primary]
-        cost, share = study["costs"][arm], study["costs"][arm]["of_base"]
-        cells = [arm if arm != base else f"**{arm}**", f"{decimal(mean)} [{decimal(low)}, {decimal(high)}]"]
+        cost, seconds = study["costs"][arm], study["costs"][arm]["of_base"]["step_seconds"]
+        cells = [arm if arm != base else f"**{arm}**", interval_text(study["systems"][arm]["metrics"][primary])]
         if arm == base:
             cells += ["", ""]
         else:
             each, verdict = study["variations"][arm][primary], study["variations"][arm]["verdict"]
             what = "no difference larger than" if verdict["kind"] == "none" else f"**{verdict['kind']}** by"
-            ends = f"[{decimal(each['interval'][0])}, {decimal(each['interval'][1])}]"
-            corrected = correction(arm, study)
-            cells += [
-                f"{decimal(each['difference'])} {ends}",
-                f"{what} {decimal(verdict['size'])}{f' ({corrected})' if corrected else ''}",
-            ]
+            corrected = f" ({change})" if (change := correction(arm, study)) else ""
+            cells += [interval_text(difference_ends(each)), f"{what} {decimal(verdict['size'])}{corrected}"]
         cells += [f"{cost['n_parameters']:,}", f"{cost['state_bytes'] / 1e6:,.1f} MB"]
-        cells += [f"{share['step_seconds']:.2f} x" if share["step_seconds"] else "", f"{cost['train_minutes']:.1f}"]
-        lines.append(f"| {' | '.join(cells)} |")
-    if sentences := placebo_sentences(study):
-        lines += ["", *(f"- {each}" for each in sentences)]
-    lines += ["", *_hard_slices(study), "```", *_command(study), "```", ""]
-    lines.append(
+        rows.append([*cells, f"{seconds:.2f} x" if seconds else "", f"{cost['train_minutes']:.1f}"])
+    heads = ["", label, "difference", "verdict", "parameters", "training state", "step time", "minutes per training"]
+    sentences = [f"- {each}" for each in placebo_sentences(study)]
+    return [
+        f"### {name}",
+        "",
+        f"{label} on {study['n_users']:,} users, means of seeds {seeds}; verdicts at "
+        f"{100 * study['level']:g}%{others}. {data['split']}.",
+        "",
+        *markdown_table(heads, rows),
+        *([*sentences, ""] if sentences else []),
+        *_hard_slices(study),
+        "```",
+        *_command(study),
+        "```",
+        "",
         f"{study['study']['minutes']:.0f} minutes of training, with other work on the machine; jax {versions['jax']}, "
-        f"{versions['device']}; data `{data['content_hash'][:12]}`, split `{data['split_hash'][:12]}`."
-    )
-    return [*lines, ""]
+        f"{versions['device']}; data `{data['content_hash'][:12]}`, split `{data['split_hash'][:12]}`.",
+        "",
+    ]
 
 
 def _hard_slices(study: Mapping[str, Any]) -> list[str]:
     """A table of the slices that are hardest to serve."""
-    primary, others = study["primary"], list(study["variations"])
-    lines = [f"| users | {study['base']} | {' | '.join(others)} |", "| --- " * (2 + len(others)) + "|"]
+    primary, base, others = study["primary"], study["base"], list(study["variations"])
+    rows = []
     for slicing in study["slices"]:
         first = slicing["slices"][0]
-        if slicing["column"] in _HARD and None not in first["runs"][study["base"]][primary]:
-            cells = [f"{slicing['name']}: {first['label']} ({first['n_users']:,})"]
-            cells.append(decimal(first["runs"][study["base"]][primary][0]))
-            for other in others:
-                difference, low, high = first["differences"][other][primary]
-                cells.append(f"{'+' * (difference > 0)}{decimal(difference)} [{decimal(low)}, {decimal(high)}]")
-            lines.append(f"| {' | '.join(cells)} |")
-    return [*lines, ""]
+        if slicing["column"] in _HARD and None not in first["runs"][base][primary]:
+            users = f"{slicing['name']}: {first['label']} ({first['n_users']:,})"
+            gains = (first["differences"][other][primary] for other in others)
+            texts = ("+" * (ends[0] > 0) + interval_text(ends) for ends in gains)
+            rows.append([users, decimal(first["runs"][base][primary][0]), *texts])
+    return markdown_table(["users", base, *others], rows)
 
 
 def _command(study: Mapping[str, Any]) -> list[str]:

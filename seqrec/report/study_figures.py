@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from seqrec.files import JsonObject
 from seqrec.report.comparison import compared_metrics
+from seqrec.report.comparison_text import difference_ends
 from seqrec.report.rank_tables import RankTableFile, align
 from seqrec.report.slices import Slicing, standard_slicings
 from seqrec.stats.seeds_and_users import (
@@ -36,7 +37,7 @@ class StudyRun(NamedTuple):
     """What metrics.jsonl holds."""
 
 
-class Compared(NamedTuple):
+class ComparedRuns(NamedTuple):
     """The runs that are compared: each system with each seed."""
 
     names: list[str]
@@ -44,7 +45,7 @@ class Compared(NamedTuple):
     seeds: list[int]
 
 
-def compared_runs(names: Sequence[str], seeds: Sequence[int], runs: Sequence[StudyRun]) -> Compared:
+def compared_runs(names: Sequence[str], seeds: Sequence[int], runs: Sequence[StudyRun]) -> ComparedRuns:
     """The seeds that all systems have; without one, the systems that share a seed with the base.
 
     Raises:
@@ -53,17 +54,15 @@ def compared_runs(names: Sequence[str], seeds: Sequence[int], runs: Sequence[Stu
     done = {(run.name, run.seed) for run in runs}
     whole = [seed for seed in seeds if all((name, seed) in done for name in names)]
     if whole:
-        return Compared(list(names), whole)
+        return ComparedRuns(list(names), whole)
     base = names[0]
     # A variation that failed, or did not fit into the time, must not hide the others.
     shared = {seed: [name for name in names if (name, seed) in done] for seed in seeds if (base, seed) in done}
-    most = max((run_names for run_names in shared.values()), key=len, default=[])
+    most = max(shared.values(), key=len, default=[])
     if len(most) < 2:
-        missing = f"{base} has no finished run" if not shared else f"no variation has finished a seed that {base} has"
-        raise InputError(
-            f"{missing}, so nothing can be compared; give the study more --max-minutes or mend what failed"
-        )
-    return Compared(most, [seed for seed, run_names in shared.items() if set(most) <= set(run_names)])
+        missing = f"no variation has finished a seed that {base} has" if shared else f"{base} has no finished run"
+        raise InputError(f"{missing}, so nothing can be compared; give the study more time or mend what failed")
+    return ComparedRuns(most, [seed for seed, run_names in shared.items() if set(most) <= set(run_names)])
 
 
 def study_figures(
@@ -90,10 +89,10 @@ def study_figures(
     by_run = {place: compared_metrics(table.rank) for place, table in tables.items()}
     metrics = list(by_run[compared.names[0], compared.seeds[0]])
 
-    def values_of(metric: str) -> Float[np.ndarray, "n_systems n_seeds n_users"]:
-        return np.array([[by_run[name, seed][metric] for seed in compared.seeds] for name in compared.names])
-
-    values = {metric: values_of(metric) for metric in metrics}
+    values: dict[str, Float[np.ndarray, "n_systems n_seeds n_users"]] = {
+        metric: np.array([[by_run[name, seed][metric] for seed in compared.seeds] for name in compared.names])
+        for metric in metrics
+    }
     means, variations = _contrasts(compared.names, values, level=level)
     for name, by_metric in variations.items():
         variations[name] = {**by_metric, "verdict": verdict(by_metric[PRIMARY], level=level)}
@@ -142,11 +141,7 @@ def _contrasts(
 
 
 def _against_placebos(
-    names: Sequence[str],
-    values: Float[np.ndarray, "n_systems n_seeds n_users"],
-    placebos: Mapping[str, str],
-    *,
-    level: float,
+    names: Sequence[str], values: np.ndarray, placebos: Mapping[str, str], *, level: float
 ) -> dict[str, JsonObject]:
     summary, ones = seed_user_summary(values), dict(zip(names, np.eye(len(names)), strict=True))
     return {
@@ -198,10 +193,7 @@ def _slices(slicing: Slicing, names: Sequence[str], values: dict[str, np.ndarray
     for place, label in enumerate(slicing.labels):
         rows = slicing.slice_of_user == place
         means, differences = _contrasts(names, {PRIMARY: values[PRIMARY][:, :, rows]}, level=level)
-        gains = {
-            name: {PRIMARY: [by_metric[PRIMARY]["difference"], *by_metric[PRIMARY]["interval"]]}
-            for name, by_metric in differences.items()
-        }
+        gains = {name: {PRIMARY: difference_ends(each[PRIMARY])} for name, each in differences.items()}
         slices.append({"label": label, "n_users": int(rows.sum()), "runs": means, "differences": gains})
     return {"name": slicing.name, "column": slicing.column, "slices": slices}
 
@@ -236,7 +228,9 @@ def _curves(runs: Sequence[StudyRun]) -> dict[str, dict[str, list]]:
     return curves
 
 
-def _notes(names: Sequence[str], compared: Compared, runs: Sequence[StudyRun], n_dropped: dict[str, int]) -> list[str]:
+def _notes(
+    names: Sequence[str], compared: ComparedRuns, runs: Sequence[StudyRun], n_dropped: dict[str, int]
+) -> list[str]:
     """What to know before trusting the verdicts, in sentences."""
     notes = []
     if len(compared.seeds) == 1:

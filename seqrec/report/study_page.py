@@ -6,42 +6,21 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from seqrec.pages.document import (
-    DASH,
-    bullets,
-    code,
-    document,
-    faint,
-    folded,
-    picture,
-    table,
-    text,
-    verdict_box,
+from seqrec.pages import html, plots
+from seqrec.report.comparison_page import figure_cell, slice_sections
+from seqrec.report.comparison_text import (
+    decided_by_correction,
+    decimal,
+    difference_ends,
+    interval_text,
+    metric_label,
 )
-from seqrec.pages.plots import (
-    BAD,
-    COLOURS,
-    GOOD,
-    MARKERS,
-    NEUTRAL,
-    Series,
-    add_legend,
-    draw_intervals,
-    draw_zero,
-    finish,
-    new_figure,
-    plain,
-    row_height,
-    whole_numbers,
-)
-from seqrec.report.comparison_page import decimal_cell, figure_cell, slice_section
-from seqrec.report.comparison_text import decided_by_correction, decimal, metric_label
 from seqrec.report.placebos import placebo_sentences
 
 _LOOKS = {
-    "helps": (GOOD, "^", "helps"),
-    "hurts": (BAD, "v", "hurts"),
-    "none": (NEUTRAL, "o", "no difference shown"),
+    "helps": (plots.GOOD, "^", "helps"),
+    "hurts": (plots.BAD, "v", "hurts"),
+    "none": (plots.NEUTRAL, "o", "no difference shown"),
 }
 """Colour, marker and name in the legend of each kind of verdict."""
 _BOXES = {"helps": "good", "hurts": "bad", "none": ""}
@@ -61,22 +40,17 @@ def sentence(name: str, study: Mapping[str, Any]) -> str:
     'year: no difference larger than .0091 (.0049 [.0007, .0091]; p = .022 alone, .088 corrected for 2)'
     """
     variation, primary = study["variations"][name], study["primary"]
-    difference, verdict = variation[primary], variation["verdict"]
+    ends, verdict = difference_ends(variation[primary]), variation["verdict"]
     if verdict["size"] is None:
         return f"{name}: a single user is too few for a verdict"
-    low, high = difference["interval"]
     these = " in these very runs" if len(study["seeds"]) == 1 else ""
     if verdict["kind"] == "none":
-        corrected = correction(name, study)
-        ends = f"{decimal(difference['difference'])} [{decimal(low)}, {decimal(high)}]"
-        return (
-            f"{name}: no difference larger than {decimal(verdict['size'])}{these} "
-            f"({ends}{f'; {corrected}' if corrected else ''})"
-        )
+        corrected = f"; {change}" if (change := correction(name, study)) else ""
+        return f"{name}: no difference larger than {decimal(verdict['size'])}{these} ({interval_text(ends)}{corrected})"
     base = study["systems"][study["base"]]["metrics"][primary][0]
-    low, high = (low, high) if verdict["kind"] == "helps" else (-high, -low)
     share = f" ({100 * verdict['size'] / base:.0f}% of {decimal(base)})" if base else ""
-    return f"{name} {verdict['kind']} by {decimal(verdict['size'])} [{decimal(low)}, {decimal(high)}]{these}{share}"
+    by = interval_text(ends, sign=1 if verdict["kind"] == "helps" else -1)
+    return f"{name} {verdict['kind']} by {by}{these}{share}"
 
 
 def correction(name: str, study: Mapping[str, Any]) -> str:
@@ -101,40 +75,39 @@ def as_text(study: Mapping[str, Any]) -> str:
 def page(study: Mapping[str, Any]) -> str:
     """The page of a study, as study.json has it."""
     label, data = metric_label(study["primary"]), study["data"]
-    others = list(study["variations"])
+    base, variations = study["base"], study["variations"]
     parts = [
-        faint(
-            f"{label} on {study['n_users']:,} users, {text(_seeds(study))}; against {text(study['base'])}, with "
+        html.faint(
+            f"{label} on {study['n_users']:,} users, {_seeds(study)}; against {base}, with "
             f"{100 * study['level']:g}% intervals for other users{' and other seeds' * (len(study['seeds']) > 1)}."
         ),
         *(
-            verdict_box(f"{sentence(name, study)}.", kind=_BOXES[variation["verdict"]["kind"]])
-            for name, variation in study["variations"].items()
+            html.verdict_box(f"{sentence(name, study)}.", kind=_BOXES[variation["verdict"]["kind"]])
+            for name, variation in variations.items()
         ),
-        bullets([*placebo_sentences(study), *study["notes"]]),
-        picture(plot_variations(study), f"differences in {label} from {study['base']}"),
+        html.bullets([*placebo_sentences(study), *study["notes"]]),
+        html.picture(plot_variations(study), f"differences in {label} from {base}"),
         _arms(study),
-        "<h2>Costs</h2>",
+        html.heading("Costs"),
         _costs(study),
-        f"<h2>{label} by slices of the users</h2>",
-        faint(
-            "Left: each system. Right: its difference from "
-            f"{text(study['base'])}. Intervals include users and seeds, and are not adjusted for the number of slices: "
-            "of twenty slices without a difference, about one will seem to show one."
+        *slice_sections(
+            study["slices"],
+            study["primary"],
+            list(variations),
+            note=f"Left: each system. Right: its difference from {base}. Intervals include users and seeds, and",
         ),
-        *(slice_section(slices, study["primary"], others) for slices in study["slices"]),
-        "<h2>All metrics</h2>",
+        html.heading("All metrics"),
         _metrics(study),
-        "<h2>Trainings</h2>",
-        picture(plot_curves(study), f"{label} on validation by epoch"),
+        html.heading("Trainings"),
+        html.picture(plot_curves(study), f"{label} on validation by epoch"),
         _runs(study),
-        _unfinished([run for run in study["runs"] if run["state"] != "done"]),
-        folded(
-            "Commands that repeat each training", "".join(f"<p>{code(run['command'])}</p>" for run in study["runs"])
+        html.details(
+            "Commands that repeat each training",
+            html.Html("".join(html.paragraph(html.code(run["command"])) for run in study["runs"])),
         ),
         _how_to_read(study),
     ]
-    return document(f"What helps {study['study']['experiment']} on {data.get('name') or data['dataset']}?", parts)
+    return html.document(f"What helps {study['study']['experiment']} on {data.get('name') or data['dataset']}?", parts)
 
 
 def _seeds(study: Mapping[str, Any]) -> str:
@@ -144,117 +117,91 @@ def _seeds(study: Mapping[str, Any]) -> str:
 
 def plot_variations(study: Mapping[str, Any]) -> Figure:
     """A row for each variation: its difference; the thick bar is for other users, the thin one for other seeds too."""
-    variations = study["variations"]
-    figure = new_figure(row_height(len(variations), 1))
-    axes = figure.subplots()
+    differences = [each[study["primary"]] for each in study["variations"].values()]
+    kinds = [each["verdict"]["kind"] for each in study["variations"].values()]
+    figure, axes = plots.new_axes(plots.row_height(len(kinds), 1))
     series = []
     for kind, look in _LOOKS.items():
         ends = [
-            [each[study["primary"]]["difference"], *each[study["primary"]]["interval"]]
-            if each["verdict"]["kind"] == kind
-            else [None] * 3
-            for each in variations.values()
+            difference_ends(each) if of == kind else [None] * 3 for each, of in zip(differences, kinds, strict=True)
         ]
         if any(value is not None for value, *_ in ends):
-            series.append(Series(ends, *look))
-    draw_intervals(axes, list(variations), series, side_by_side=False)
-    for row, variation in enumerate(variations.values()):
-        each = variation[study["primary"]]
+            series.append(plots.Series(ends, *look))
+    plots.draw_intervals(axes, list(study["variations"]), series, side_by_side=False)
+    for row, (each, kind) in enumerate(zip(differences, kinds, strict=True)):
         if each["seeds_error"] is not None and each["users_error"]:
             low, high = each["interval"]
             half = (high - low) / 2 * each["users_error"] / np.hypot(each["users_error"], each["seeds_error"])
-            axes.plot(
-                [each["difference"] - half, each["difference"] + half],
-                [row, row],
-                color=_LOOKS[variation["verdict"]["kind"]][0],
-                linewidth=7,
-                alpha=0.4,
-                solid_capstyle="butt",
-            )
-    draw_zero(axes)
-    finish(axes, x=f"difference in {metric_label(study['primary'])}; right of 0 is better", grid="x")
-    add_legend(figure)
+            bar = [each["difference"] - half, each["difference"] + half]
+            axes.plot(bar, [row, row], color=_LOOKS[kind][0], linewidth=7, alpha=0.4, solid_capstyle="butt")
+    plots.draw_zero(axes)
+    plots.finish(axes, x=f"difference in {metric_label(study['primary'])}; right of 0 is better", grid="x")
+    plots.add_legend(figure)
     return figure
 
 
 def plot_curves(study: Mapping[str, Any]) -> Figure:
     """The primary metric on validation by epoch: a line for each training, a colour for each system."""
-    figure = new_figure(4.0)
-    axes = figure.subplots()
+    figure, axes = plots.new_axes(4.0)
     for number, (name, by_seed) in enumerate(study["curves"].items()):
+        colour, marker = plots.look(number)
         for place, values in enumerate(by_seed.values()):
-            axes.plot(
-                range(1, len(values) + 1),
-                values,
-                color=COLOURS[number % len(COLOURS)],
-                marker=MARKERS[number % len(MARKERS)],
-                markersize=3.5,
-                linewidth=1,
-                alpha=0.75,
-                label=None if place else plain(name),
-            )
-    whole_numbers(axes)
-    finish(axes, x="epoch", y=f"{metric_label(study['primary'])} on validation")
-    add_legend(figure)
+            label = None if place else plots.plain(name)
+            epochs = range(1, len(values) + 1)
+            axes.plot(epochs, values, f"-{marker}", color=colour, markersize=3.5, linewidth=1, alpha=0.75, label=label)
+    plots.whole_numbers(axes)
+    plots.finish(axes, x="epoch", y=f"{metric_label(study['primary'])} on validation")
+    plots.add_legend(figure)
     return figure
 
 
 def _arms(study: Mapping[str, Any]) -> str:
     primary = study["primary"]
     rows = []
-    for name, flags in study["arms"].items():
-        if name not in study["systems"]:
-            continue
+    for name, system in study["systems"].items():
         each = study["variations"].get(name, {}).get(primary)
-        differs = ["", "", ""]
-        if each:
-            p_values = [each["p"], each["p_holm"]]
-            differs = [figure_cell([each["difference"], *each["interval"]]), *map(_p_value, p_values)]
-        system = study["systems"][name]
-        rows.append([text(name), figure_cell(system["metrics"][primary]), *differs, code(flags)])
+        differs = (
+            [figure_cell(difference_ends(each)), *(_p_value(each[p]) for p in ("p", "p_holm"))] if each else [""] * 3
+        )
+        rows.append([name, figure_cell(system["metrics"][primary]), *differs, html.code(study["arms"][name])])
     heads = ["", metric_label(primary), "difference", "p", "p (Holm)", "flags, in addition to those of the base"]
-    return table(heads, rows, words=(5,))
+    return html.table(heads, rows, words=(5,))
 
 
 def _costs(study: Mapping[str, Any]) -> str:
-    rows = []
-    for name, cost in study["costs"].items():
-        share = cost["of_base"]
-        seconds = cost["step_seconds"]
-        rows.append(
-            [
-                text(name),
-                f"{cost['n_parameters']:,} {_times(share['n_parameters'])}",
-                f"{cost['state_bytes'] / 1e6:,.1f} MB {_times(share['state_bytes'])}",
-                DASH if seconds is None else f"{1000 * seconds:,.1f} ms {_times(share['step_seconds'])}",
-                f"{cost['train_minutes']:.1f}",
-            ]
-        )
-    return table(["", "parameters", "training state", "step time", "minutes per training"], rows) + faint(
+    def cell(cost: Mapping[str, Any], name: str, write: str, scale: float | int = 1) -> str:
+        value, share = cost[name], cost["of_base"][name]
+        times = "" if share is None else f" <small>({share:.2f})</small>"
+        return html.Html(html.number(value, lambda number: write.format(scale * number) + times))
+
+    rows = [
+        [
+            name,
+            cell(cost, "n_parameters", "{:,}"),
+            cell(cost, "state_bytes", "{:,.1f} MB", 1e-6),
+            cell(cost, "step_seconds", "{:,.1f} ms", 1000),
+            f"{cost['train_minutes']:.1f}",
+        ]
+        for name, cost in study["costs"].items()
+    ]
+    return html.table(["", "parameters", "training state", "step time", "minutes per training"], rows) + html.faint(
         "In brackets: relative to the base. The training state is what a step keeps: parameters, the optimizer's "
         "moments, averaged weights and the tables that features are read from. A step's time is the median over "
-        f"intervals of all trainings, on {text(study['versions']['device'])}; other work on the machine changes it."
+        f"intervals of all trainings, on {study['versions']['device']}; other work on the machine changes it."
     )
-
-
-def _times(share: float | None) -> str:
-    return "" if share is None else f"<small>({share:.2f})</small>"
 
 
 def _metrics(study: Mapping[str, Any]) -> str:
     rows = [
         [
-            text(metric_label(metric)),
+            metric_label(metric),
             figure_cell(study["systems"][study["base"]]["metrics"][metric]),
-            *(
-                figure_cell([each[metric]["difference"], *each[metric]["interval"]])
-                for each in study["variations"].values()
-            ),
+            *(figure_cell(difference_ends(each[metric])) for each in study["variations"].values()),
         ]
         for metric in study["metrics"]
     ]
     heads = ["", study["base"], *(f"{name}, difference" for name in study["variations"])]
-    return table(heads, rows) + faint(
+    return html.table(heads, rows) + html.faint(
         f"Verdicts are about {metric_label(study['primary'])} alone; these intervals are not adjusted for the number "
         "of metrics."
     )
@@ -263,42 +210,41 @@ def _metrics(study: Mapping[str, Any]) -> str:
 def _runs(study: Mapping[str, Any]) -> str:
     rows = [
         [
-            text(name),
-            *(decimal(value) for value in system["values"]),
-            decimal_cell(system["seeds_sd"]),
+            name,
+            *map(decimal, system["values"]),
+            html.number(system["seeds_sd"], decimal),
             ", ".join(map(str, study["costs"][name]["best_epochs"])),
         ]
         for name, system in study["systems"].items()
     ]
     heads = ["", *(f"seed {seed}" for seed in study["seeds"]), "standard deviation over seeds", "best epochs"]
-    return table(heads, rows)
-
-
-def _unfinished(runs: list[Mapping[str, Any]]) -> str:
-    if not runs:
-        return ""
-    rows = [[text(run["name"]), str(run["seed"]), text(run["failure"] or "not run: no time was left")] for run in runs]
-    return "<h3>Not finished</h3>" + table(["", "seed", ""], rows, words=(2,))
+    unfinished = [
+        [run["name"], run["seed"], run["failure"] or "not run: no time was left"]
+        for run in study["runs"]
+        if run["state"] != "done"
+    ]
+    missing = html.heading("Not finished", level=3) + html.table(["", "seed", ""], unfinished, words=(2,))
+    return html.table(heads, rows) + (missing if unfinished else "")
 
 
 def _how_to_read(study: Mapping[str, Any]) -> str:
     n = len(study["variations"])
     family = "" if n == 1 else f", corrected for the {n} variations (Holm)"
-    return folded(
+    return html.details(
         "How to read this",
-        "<p>All systems rank the same held-out items of the same users. A difference is the mean over users and seeds "
-        "of the variation's value minus the base's. Its variance has two parts: other users could have been tested, "
-        "and other seeds trained; the seeds' part is pooled over all systems. In the plot the thick bar is the users' "
-        f"part and the thin one both. A variation helps or hurts if the p-value of its difference{family} is at most "
-        f"{decimal(1 - study['level'], 2)}. Otherwise no difference is shown, and the end of the interval that is "
-        "farther from 0 says how large one may still be. Intervals are not corrected, so that one may leave out 0 "
-        "where no difference is shown. If shuffling a feature keeps its gain, the gain is not due to what the feature "
-        "says.</p>",
+        html.paragraph(
+            "All systems rank the same held-out items of the same users. A difference is the mean over users and seeds "
+            "of the variation's value minus the base's. Its variance has two parts: other users could have been "
+            "tested, and other seeds trained; the seeds' part is pooled over all systems. In the plot the thick bar is "
+            "the users' part and the thin one both. A variation helps or hurts if the p-value of its "
+            f"difference{family} is at most {decimal(1 - study['level'], 2)}. Otherwise no difference is shown, and "
+            "the end of the interval that is farther from 0 says how large one may still be. Intervals are not "
+            "corrected, so that one may leave out 0 where no difference is shown. If shuffling a feature keeps its "
+            "gain, the gain is not due to what the feature says."
+        ),
         is_open=True,
     )
 
 
-def _p_value(value: float | None) -> str:
-    if value is None:
-        return DASH
-    return "&lt; .0001" if value < 0.0001 else decimal(value)
+def _p_value(value: float | None) -> str | None:
+    return "< .0001" if value is not None and value < 0.0001 else html.number(value, decimal)

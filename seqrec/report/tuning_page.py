@@ -7,11 +7,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
-from seqrec.pages.document import DASH, code, document, faint, folded, picture, table, text, verdict_box
-from seqrec.pages.plots import COLOURS, NEUTRAL, add_legend, finish, new_figure, plain, whole_numbers
+from seqrec.pages import html, plots
 
-_COMPLETE, _BEST = COLOURS[:2]
-_PRUNED = NEUTRAL
+_COMPLETE, _BEST = plots.COLOURS[:2]
 
 
 def page(search: Mapping[str, Any]) -> str:
@@ -22,32 +20,33 @@ def page(search: Mapping[str, Any]) -> str:
     minutes = sum(trial["seconds"] or 0 for trial in trials) / 60
     begun = [trial for trial in trials if trial["curve"]]
     parts = [
-        faint(
+        html.faint(
             f"{len(trials)} trials: {counts}; {minutes:.1f} minutes of training; seed {search['seed']}. Values are "
             "NDCG@10 on the validation items, ranked among the whole catalogue. No trial has used the test items."
         ),
-        verdict_box(_verdict(search)),
-        "<h2>Best config</h2>",
-        table(
+        html.verdict_box(_verdict(search)),
+        html.heading("Best config"),
+        html.table(
             ["", "searched", "as given", "best"],
             [
-                [text(name), text(values), text(search["base"][name]), f"<b>{text(best['values'][name])}</b>"]
+                [name, values, search["base"][name], html.bold(best["values"][name])]
                 for name, values in search["space"].items()
             ],
         ),
-        f"<p>This command trains and tests it:</p><p>{code(best['command'])}</p>",
-        "<h2>Learning curves</h2>",
-        picture(plot_curves(begun, best["number"]), "validation NDCG@10 of each trial by epoch"),
-        "<h2>Which fields mattered</h2>",
+        html.paragraph("This command trains and tests it:"),
+        html.paragraph(html.code(best["command"])),
+        html.heading("Learning curves"),
+        html.picture(plot_curves(begun, best["number"]), "validation NDCG@10 of each trial by epoch"),
+        html.heading("Which fields mattered"),
         _importances(search["importances"]),
-        picture(
+        html.picture(
             plot_values(begun, best["number"], search["space"]), "NDCG@10 of each trial by the value of each field"
         ),
-        "<h2>All trials</h2>",
+        html.heading("All trials"),
         _trials(search),
         _how_to_read(search),
     ]
-    return document(f"Tuning {search['script']} on {search.get('name') or search['dataset']}", parts)
+    return html.document(f"Tuning {search['script']} on {search.get('name') or search['dataset']}", parts)
 
 
 def _verdict(search: Mapping[str, Any]) -> str:
@@ -64,8 +63,7 @@ def _verdict(search: Mapping[str, Any]) -> str:
 
 def plot_curves(trials: Sequence[Mapping[str, Any]], best: int) -> Figure:
     """NDCG@10 by epoch: the best trial, other complete trials, and pruned trials, which end in a cross."""
-    figure = new_figure(4.2)
-    axes = figure.subplots()
+    figure, axes = plots.new_axes(4.2)
     named = set()
     for trial in sorted(trials, key=lambda trial: (trial["number"] == best, trial["state"] != "pruned")):
         kind, colour, width = _look(trial, best)
@@ -76,9 +74,9 @@ def plot_curves(trials: Sequence[Mapping[str, Any]], best: int) -> Figure:
         if trial["state"] == "pruned":
             axes.plot(epochs[-1:], trial["curve"][-1:], color=colour, marker="x", markersize=7, markeredgewidth=2)
     axes.set_ylim(bottom=0)
-    whole_numbers(axes)
-    finish(axes, x="epoch", y="validation NDCG@10")
-    add_legend(figure)
+    plots.whole_numbers(axes)
+    plots.finish(axes, x="epoch", y="validation NDCG@10")
+    plots.add_legend(figure)
     return figure
 
 
@@ -86,7 +84,7 @@ def plot_values(trials: Sequence[Mapping[str, Any]], best: int, space: Mapping[s
     """A plot for each field: the best NDCG@10 of each trial by its value."""
     columns = min(3, len(space))
     rows = -(-len(space) // columns)
-    figure = new_figure(2.4 * rows)
+    figure = plots.new_figure(2.4 * rows)
     grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
     for axes, (name, searched) in zip(grid.flat, space.items(), strict=False):
         for trial in trials:
@@ -107,7 +105,7 @@ def plot_values(trials: Sequence[Mapping[str, Any]], best: int, space: Mapping[s
             axes.xaxis.set_minor_formatter(NullFormatter())
         elif all(isinstance(trial["values"][name], int | float) for trial in trials):
             axes.xaxis.set_major_locator(MaxNLocator(nbins=4))
-        finish(axes, x=plain(name))
+        plots.finish(axes, x=plots.plain(name))
     for axes in grid.flat[len(space) :]:
         axes.set_visible(False)
     for axes in grid[:, 0]:
@@ -119,38 +117,32 @@ def _look(trial: Mapping[str, Any], best: int) -> tuple[str, str, float]:
     """A trial's name in the legend, its colour and the width of its line."""
     if trial["number"] == best:
         return f"best: trial {best}", _BEST, 2.5
-    return ("pruned, ends in x", _PRUNED, 1.0) if trial["state"] == "pruned" else ("complete", _COMPLETE, 1.4)
+    return ("pruned, ends in x", plots.NEUTRAL, 1.0) if trial["state"] == "pruned" else ("complete", _COMPLETE, 1.4)
 
 
 def _importances(shares: Mapping[str, float]) -> str:
     if not shares:
-        return faint("Too few trials, or fields, to say which mattered most.")
-    bars = [
-        [
-            text(name),
-            f'<div style="width:{12 * share:.2f}rem;height:.8rem;margin-top:.35rem;background:{_COMPLETE}"></div>',
-            f"{share:.0%}",
-        ]
-        for name, share in shares.items()
-    ]
-    return table(["", "importance", ""], bars)
+        return html.faint("Too few trials, or fields, to say which mattered most.")
+    bar = '<div style="width:{:.2f}rem;height:.8rem;margin-top:.35rem;background:{}"></div>'
+    rows = [[name, html.Html(bar.format(12 * share, _COMPLETE)), f"{share:.0%}"] for name, share in shares.items()]
+    return html.table(["", "importance", ""], rows)
 
 
 def _trials(search: Mapping[str, Any]) -> str:
     rows = []
     for trial in sorted(search["trials"], key=lambda trial: -max(trial["curve"], default=-1.0)):
         curve = trial["curve"]
-        is_best = trial["number"] == search["best"]["number"]
+        number, is_best = trial["number"], trial["number"] == search["best"]["number"]
         rows.append(
             [
-                f"<b>{trial['number']}</b>" if is_best else str(trial["number"]),
-                f"{max(curve):.4f}" if curve else DASH,
+                html.bold(number) if is_best else number,
+                f"{max(curve):.4f}" if curve else None,
                 trial["state"] + (f" in epoch {len(curve)}" if trial["state"] == "pruned" else ""),
-                *(text(trial["values"][name]) for name in search["space"]),
-                DASH if trial["seconds"] is None else f"{trial['seconds']:.0f}",
+                *(trial["values"][name] for name in search["space"]),
+                html.number(trial["seconds"], "{:.0f}".format),
             ]
         )
-    return table(["trial", "NDCG@10", "state", *search["space"], "seconds"], rows)
+    return html.table(["trial", "NDCG@10", "state", *search["space"], "seconds"], rows)
 
 
 def _how_to_read(search: Mapping[str, Any]) -> str:
@@ -161,13 +153,14 @@ def _how_to_read(search: Mapping[str, Any]) -> str:
         else f"Hyperband pruned trials at rungs that lie a factor of {eta} apart, each against those of its bracket "
         "that reached the rung before it"
     )
-    return folded(
+    return html.details(
         "How to read this",
-        "<p>The first trial is the config as given, clipped to the search ranges; a tree-structured Parzen estimator "
-        "chose the others, the first few at random. "
-        f"{pruning}; a pruned trial might have ended higher than where it stopped. "
-        "A trial is judged by its best epoch. The best of many trials on the same validation users looks better than "
-        "it is: compare the test result of the command above with that of the config as given. "
-        "Importance is how far a field separates the best quarter of the trials from the rest (PED-ANOVA, Watanabe et "
-        "al. 2023): a rough guide if there are few trials.</p>",
+        html.paragraph(
+            "The first trial is the config as given, clipped to the search ranges; a tree-structured Parzen estimator "
+            f"chose the others, the first few at random. {pruning}; a pruned trial might have ended higher than where "
+            "it stopped. A trial is judged by its best epoch. The best of many trials on the same validation users "
+            "looks better than it is: compare the test result of the command above with that of the config as given. "
+            "Importance is how far a field separates the best quarter of the trials from the rest (PED-ANOVA, Watanabe "
+            "et al. 2023): a rough guide if there are few trials."
+        ),
     )

@@ -17,6 +17,7 @@ from seqrec.data.paths import data_files
 from seqrec.data.store import SequenceStore, open_store, read_preparation
 from seqrec.files import JsonObject, read_object
 from seqrec.params import count_params
+from seqrec.report.comparison_text import text_table
 from seqrec.report.results_page import data_name
 from seqrec.run.config import RunConfig, TrainingConfig
 from seqrec.run.data import make_task, prepare_store
@@ -287,22 +288,19 @@ def plan_text(plan: Plan) -> str:
         f"split       {data['split']}",
         "",
     ]
-    heads = ["", *(f"seed {seed}" for seed in plan.study.seeds), "parameters", "steps, at most", "minutes each"]
-    rows = [heads]
+    rows = [["", *(f"seed {seed}" for seed in plan.study.seeds), "parameters", "steps, at most", "minutes each"]]
     for arm in plan.arms:
         minutes, basis = expected_minutes(plan, arm)
-        states = [run for run in plan.runs if run.arm == arm]
         rows.append(
             [
                 arm.name,
-                *("done" if run.is_done else "left" for run in states),
+                *("done" if run.is_done else "left" for run in plan.runs if run.arm == arm),
                 f"{plan.n_parameters[arm.name]:,}",
                 f"{plan.n_steps[arm.name]:,}",
                 "?" if minutes is None else f"{minutes:.1f} ({basis})",
             ]
         )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines += text_table(rows)
     minutes_left = left_minutes(plan)
     if minutes_left is None:
         lines += ["", "Minutes are not known before the first run of the study is done: they depend on this machine."]

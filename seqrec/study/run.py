@@ -89,11 +89,8 @@ def results(plan: Plan, failed: Mapping[str, str]) -> JsonObject:
     """
     done = [
         StudyRun(
-            run.arm.name,
-            run.seed,
-            read_rank_table(run.directory),
-            read_json(run.directory / "metrics.json"),
-            read_json_lines(run.directory / "metrics.jsonl"),
+            *(run.arm.name, run.seed, read_rank_table(run.directory)),
+            *(read_json(run.directory / "metrics.json"), read_json_lines(run.directory / "metrics.jsonl")),
         )
         for run in plan.runs
         if run.is_done

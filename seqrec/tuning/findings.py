@@ -6,7 +6,8 @@ from typing import Any
 
 from seqrec import runtime
 from seqrec.config import flag_name, to_json, values_of, with_values
-from seqrec.files import JsonObject, write_json, write_text
+from seqrec.files import JsonObject
+from seqrec.pages.html import write_report
 from seqrec.report.results_page import command, data_name
 from seqrec.report.tuning_page import page
 from seqrec.tuning.search import Search, exclusive_access, import_optuna
@@ -90,12 +91,11 @@ def write_findings(search: Search, config: Any, *, script: str, defaults: Any) -
     Without a finished trial, nothing is written.
     """
     content = findings(search, config, script=script, defaults=defaults)
-    best, json_file, html_file = content["best"], search.directory / "tune.json", search.directory / "tune.html"
-    if best:
-        with exclusive_access(search.directory):
-            write_json(json_file, content)
-            write_text(html_file, page(content))
+    if best := content["best"]:
         values = "\n".join(f"  {name:20} {value}" for name, value in best["values"].items())
         print(f"\nbest of {len(content['trials'])} trials: {best['number']}, validation NDCG@10 {best['ndcg@10']:.4f}")
-        print(f"{values}\n\nnumbers  {json_file}\npage     {html_file}\ntrain and test it with\n  {best['command']}")
+        print(values)
+        with exclusive_access(search.directory):
+            write_report(search.directory / "tune.json", content, page(content))
+        print(f"train and test it with\n  {best['command']}")
     return content

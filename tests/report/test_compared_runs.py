@@ -13,7 +13,6 @@ from seqrec.report.compared_runs import (
     protocol_of,
     run_names,
     table_notes,
-    write_comparison,
 )
 from seqrec.report.rank_tables import RankTableFile
 from seqrec.types import InputError
@@ -86,21 +85,6 @@ def test_missing_users_are_told_of():
     assert [note.split()[0] for note in notes] == ["2", "1", "Lists", "b"]
     assert "1,200" in notes[2]
     assert "no cut-off beyond 7" in notes[3]
-
-
-def test_files_are_written_whole_in_place_of_earlier_ones(tmp_path):
-    for text in ("first", "second"):
-        files = write_comparison(tmp_path / "new" / "place", {"text": text}, text)
-    assert [file.name for file in files] == ["comparison.json", "comparison.html"]
-    assert json.loads(files[0].read_text()) == {"text": "second"}
-    assert files[1].read_text() == "second"
-    assert len(list((tmp_path / "new" / "place").iterdir())) == 2
-
-
-def test_a_place_that_cannot_be_written_to_is_refused(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match=r"file cannot be written \(File exists"):
-        write_comparison(tmp_path / "file", {}, "")
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", "null", '{"protocol": 3}', "{"])

@@ -1,10 +1,28 @@
 """Pages are whole and offline, and show what people wrote as text."""
 
+import json
+
 import pytest
 from page_reader import PageReader
 
-from seqrec.pages.document import bullets, code, document, folded, interval_cell, picture, table, text, verdict_box
+from seqrec.pages.html import (
+    Html,
+    bold,
+    bullets,
+    code,
+    details,
+    document,
+    faint,
+    heading,
+    interval_cell,
+    picture,
+    table,
+    text,
+    verdict_box,
+    write_report,
+)
 from seqrec.pages.plots import new_figure
+from seqrec.types import InputError
 
 HOSTILE = '<script>alert("x")</script> & co'
 
@@ -29,9 +47,14 @@ def test_a_document_is_whole_and_stands_alone():
         text(HOSTILE),
         verdict_box(HOSTILE, title=HOSTILE, kind="good"),
         bullets([HOSTILE]),
-        folded(HOSTILE, ""),
+        details(HOSTILE, ""),
+        details("", HOSTILE),
         code(HOSTILE),
+        heading(HOSTILE),
+        faint(HOSTILE),
+        bold(HOSTILE),
         table([HOSTILE], []),
+        table([], [[HOSTILE]]),
     ],
 )
 def test_text_is_shown_and_not_obeyed(part):
@@ -41,7 +64,7 @@ def test_text_is_shown_and_not_obeyed(part):
 
 
 def test_a_table_has_its_heads_and_cells_in_order():
-    reader = PageReader(table(["", "a"], [["<b>x</b>", "1"], ["y", "2"]], words=(1,)))
+    reader = PageReader(table(["", "a"], [[Html("<b>x</b>"), "1"], ["y", 2]], words=(1,)))
     assert reader.text == "a x 1 y 2"
     assert [tag for tag in reader.tags if tag in ("th", "td", "b")] == ["th", "th", "td", "b", "td", "td", "td"]
     # A row of empty heads would be a blank line on the page.
@@ -59,5 +82,21 @@ def test_a_command_may_break_between_its_words_only():
 
 def test_nothing_is_shown_of_what_is_empty_or_unknown():
     assert bullets([]) == ""
-    assert interval_cell([None, 0.1, 0.2], str) == "\N{EN DASH}"
+    assert interval_cell([None, 0.1, 0.2], str) == text(None) == "\N{EN DASH}"
     assert PageReader(interval_cell([0.5, 0.25, 0.75], "{:.2f}".format)).text == "0.50 [0.25, 0.75]"
+
+
+def test_a_result_and_its_page_are_written_whole_in_place_of_earlier_ones(tmp_path, capsys):
+    directory = tmp_path / "new" / "place"
+    for words in ("first", "second"):
+        write_report(directory / "numbers.json", {"text": words}, words)
+    assert json.loads((directory / "numbers.json").read_text()) == {"text": "second"}
+    assert (directory / "numbers.html").read_text() == "second"
+    assert len(list(directory.iterdir())) == 2
+    assert str(directory / "numbers.html") in capsys.readouterr().out
+
+
+def test_a_place_that_cannot_be_written_to_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"file cannot be written \(File exists"):
+        write_report(tmp_path / "file" / "numbers.json", {}, "")
