@@ -8,7 +8,7 @@ from jaxtyping import Float
 from seqrec.files import JsonObject
 from seqrec.metrics import metric_values
 from seqrec.report.rank_tables import RankTableFile
-from seqrec.report.slices import Slicing, slice_figures
+from seqrec.report.slices import Slicing, mean_figures, slice_figures
 from seqrec.stats import bootstrap_intervals, holm, paired_comparison
 from seqrec.types import InputError
 
@@ -95,15 +95,13 @@ def compare(
         "power": power,
         "n_resamples": n_resamples,
         "seed": seed,
-        "runs": {run: _figures(array, names, level=level, seed=seed) for run, array in arrays.items()},
+        "runs": {
+            run: mean_figures(names, array, bootstrap_intervals(array, level=level, seed=seed))
+            for run, array in arrays.items()
+        },
         "comparisons": comparisons,
         "slices": [slice_figures(slicing, values, level=level, seed=seed) for slicing in slicings],
     }
-
-
-def _figures(values: np.ndarray, names: Sequence[str], *, level: float, seed: int) -> dict[str, list[float]]:
-    ends = bootstrap_intervals(values, level=level, seed=seed)
-    return dict(zip(names, np.stack([values.mean(axis=0), *ends], axis=1).tolist(), strict=True))
 
 
 def _number(value: float) -> float | None:

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +15,7 @@ from jaxtyping import Float, Int
 from seqrec.baselines.numpy_ranks import ranks_of_counts
 from seqrec.data.paths import check_file
 from seqrec.data.tables.columns import number, required_id
-from seqrec.data.tables.rows import Destination, connect
+from seqrec.data.tables.rows import Destination, RawRows, connect
 from seqrec.data.tables.user_table import open_table
 from seqrec.types import InputError
 
@@ -34,7 +35,7 @@ class RankTableFile:
     item: np.ndarray
     """Key of the held-out item."""
     rank: Float[np.ndarray, " n_users"]
-    """1-based, perhaps fractional; NaN where the item was not ranked."""
+    """1-based, perhaps fractional; NaN where another system's list lacks the item, which scores 0 in every metric."""
     columns: dict[str, np.ndarray] = field(default_factory=dict)
     """Further columns of the file, one value a user, such as history_length."""
     list_length: int | None = None
@@ -59,7 +60,9 @@ class RankTableFile:
 def read_rank_table(path: Path) -> RankTableFile:
     """The rank table of a run: `path` is its directory, or the ranks.parquet in it.
 
-    The rank is a number from 1 on. A missing rank is NaN: the item was not ranked, and scores 0 in every metric.
+    Raises:
+      InputError: a column is missing or of another type, a user occurs twice, or a rank is missing, NaN, infinite or
+        below 1. A target that is not ranked has no row in the file: a run leaves it out and counts it.
     """
     path = Path(path)
     file = path / "ranks.parquet" if path.is_dir() else path
@@ -80,9 +83,10 @@ def read_rank_table(path: Path) -> RankTableFile:
     if table.num_rows == 0:
         raise InputError(f"{file} holds no rows; a rank table has one row a user")
     user, item = (_keys(table[name], f"{file}: {name}") for name in ("user", "item"))
-    repeated = _first_repeated(user)
-    if repeated is not None:
-        raise InputError(f"{file}, row {repeated + 1}: user {user[repeated]} occurs twice; give one row a user")
+    _, first = np.unique(user, return_index=True)
+    if len(first) < len(user):
+        row = np.setdiff1d(np.arange(len(user)), first)[0]
+        raise InputError(f"{file}, row {row + 1}: user {user[row]} occurs twice; give one row a user")
     others = [name for name in table.column_names if name not in ("user", "item", "rank")]
     columns = {name: table[name].to_numpy() for name in others}
     return RankTableFile(user, item, _ranks(table["rank"], file), columns)
@@ -120,62 +124,40 @@ def read_top_k(
     take = {key: table.required(*names, any_case=True, remedy=remedy) for key, names in columns.items()}
     rows = table.load(take, Destination(connect()))
     connection = rows.connection
-    keys = {name: required_id(rows, name) for name in ("user", "item")}
-    value = f"CAST({number(rows, 'value', kind, booleans=False)} AS DOUBLE)"
-    types = {
-        name: connection.execute(f"SELECT any_value(typeof({expression})) FROM {rows.view}").fetchall()[0][0]
-        for name, expression in keys.items()
-    }
-    text = {name: types[name] != "BIGINT" or is_text(getattr(like, name)) for name in keys}
-    typed_keys = {name: f"CAST({keys[name]} AS {'VARCHAR' if text[name] else 'BIGINT'})" for name in keys}
+    keys = {name: comparable_keys(rows, required_id(rows, name), getattr(like, name)) for name in ("user", "item")}
+    value = number(rows, "value", kind, booleans=False)
     connection.execute(
-        f"CREATE TABLE lists AS SELECT event_index, {typed_keys['user']} AS user, {typed_keys['item']} AS item, "
-        f"{value} AS value FROM {rows.view}"
+        f"CREATE TABLE lists AS SELECT event_index, {keys['user'].theirs} AS user, {keys['item'].theirs} AS item, "
+        f"CAST({value} AS DOUBLE) AS value FROM {rows.view}"
     )
     rows.drop()
-    queries = pa.table(
-        {
-            "place": pa.array(range(like.n_users), pa.int64()),
-            "user": arrow_keys(like.user, text=text["user"]),
-            "item": arrow_keys(like.item, text=text["item"]),
-        }
-    )
-    connection.register("queries", queries)
-    try:
-        _check_lists(connection, rows.place, by_rank=by_rank)
-        n_known, n_unknown = connection.execute(
-            "SELECT count(*) FILTER (user IN (SELECT user FROM queries)), "
-            "count(*) FILTER (user NOT IN (SELECT user FROM queries)) FROM (SELECT DISTINCT user FROM lists)"
-        ).fetchall()[0]
-        if n_known == 0:
-            [(theirs,)] = connection.execute("SELECT user FROM lists ORDER BY event_index LIMIT 1").fetchall()
-            raise InputError(
-                f"{path}: none of its {n_unknown:,} users, such as {theirs!r}, is in the test set, which has users "
-                f"such as {like.user.tolist()[0]!r}; write the keys of the data's own file"
-            )
-        n_without = like.n_users - n_known
-        ranks = np.full(like.n_users, np.nan)
-        rows_with_rank = connection.execute(_RANKS_AS_GIVEN if by_rank else _COUNTS_BY_SCORE).fetchnumpy()
-        listed = {name: np.asarray(column) for name, column in rows_with_rank.items()}
-        ranks[listed["place"]] = listed["rank"] if by_rank else ranks_of_counts(listed["n_above"], listed["n_tied"])
-        [(list_length,)] = connection.execute(
-            "SELECT max(n) FROM (SELECT greatest(count(*), "
-            + ("max(floor(value))" if by_rank else "0")
-            + ") AS n FROM lists WHERE user IN (SELECT user FROM queries) GROUP BY user)"
-        ).fetchall()
-        if not len(rows_with_rank["place"]):
-            theirs, ours = _example_items(connection, like)
-            logger.warning(
-                "%s: no list holds its user's held-out item; its items are such as %r, the held-out ones such as %r",
-                *(path, theirs, ours),
-            )
-    finally:
-        connection.unregister("queries")
+    _check_lists(connection, rows.place, by_rank=by_rank)
+    queries = {"place": np.arange(like.n_users), "user": keys["user"].ours, "item": keys["item"].ours}
+    connection.register("queries", pa.table(queries))
+    [(n_known, n_unknown, list_length)] = connection.execute(
+        "SELECT count(*) FILTER (is_known), count(*) FILTER (NOT is_known), max(length) FILTER (is_known) FROM ("
+        f"SELECT user IN (SELECT user FROM queries) AS is_known, greatest(count(*), {_LAST_RANK if by_rank else '0'}) "
+        "AS length FROM lists GROUP BY user)"
+    ).fetchall()
+    [(their_user, their_item)] = connection.execute(
+        "SELECT arg_min(user, event_index), arg_min(item, event_index) FROM lists"
+    ).fetchall()
+    if n_known == 0:
+        raise no_common_key(path, "user", their_user, like.user)
+    ranks = np.full(like.n_users, np.nan)
+    listed = connection.execute(_RANKS_AS_GIVEN if by_rank else _COUNTS_BY_SCORE).fetchnumpy()
+    if not len(listed["place"]):
+        logger.warning(
+            "%s: no list holds its user's held-out item; its items are such as %r, the held-out ones such as %r",
+            *(path, their_item, like.item.tolist()[0]),
+        )
+    ranks[listed["place"]] = listed["rank"] if by_rank else ranks_of_counts(listed["n_above"], listed["n_tied"])
     return dataclasses.replace(
-        like, rank=ranks, list_length=int(list_length), n_without_list=n_without, n_unknown=n_unknown
+        like, rank=ranks, list_length=int(list_length), n_without_list=like.n_users - n_known, n_unknown=n_unknown
     )
 
 
+_LAST_RANK = "max(floor(value))"
 # A row of `queries` joins at most one row of `lists`, which have no duplicates.
 _RANKS_AS_GIVEN = "SELECT place, value AS rank FROM queries JOIN lists USING (user, item)"
 _COUNTS_BY_SCORE = """
@@ -220,13 +202,8 @@ def _check_lists(connection, place, *, by_rank: bool) -> None:
         )
 
 
-def _example_items(connection, like: RankTableFile) -> tuple[object, object]:
-    [(theirs,)] = connection.execute("SELECT item FROM lists ORDER BY event_index LIMIT 1").fetchall()
-    return theirs, like.item.tolist()[0]
-
-
 @dataclass(frozen=True, eq=False)
-class Aligned:
+class AlignedTables:
     """Rank tables over the same users, in the same order."""
 
     tables: dict[str, RankTableFile]
@@ -234,7 +211,7 @@ class Aligned:
     """Per table, users who are not in all the others."""
 
 
-def align(tables: Mapping[str, RankTableFile]) -> Aligned:
+def align(tables: Mapping[str, RankTableFile]) -> AlignedTables:
     """The rows of the users that all tables have, sorted by user.
 
     Raises:
@@ -252,12 +229,14 @@ def align(tables: Mapping[str, RankTableFile]) -> Aligned:
     if not len(common):
         users = ", ".join(f"{table.user.tolist()[0]!r} in {name}" for name, table in tables.items())
         raise InputError(f"no user is in all of {', '.join(tables)} (such as {users}); compare runs on the same data")
-    rows = {name: _rows_of(np.sort(common), each["user"]) for name, each in keys.items()}
+    common = np.sort(common)
+    order = {name: np.argsort(each["user"], kind="stable") for name, each in keys.items()}
+    rows = {name: order[name][np.searchsorted(each["user"], common, sorter=order[name])] for name, each in keys.items()}
     targets = {name: keys[name]["item"][rows[name]] for name in tables}
     for name in others:
         differing = np.flatnonzero(targets[name] != targets[first])
         if len(differing):
-            user, ours, theirs = (a.tolist()[differing[0]] for a in (np.sort(common), targets[first], targets[name]))
+            user, ours, theirs = (a.tolist()[differing[0]] for a in (common, targets[first], targets[name]))
             raise InputError(
                 f"{first} and {name} hold out different items for {len(differing):,} of {len(common):,} users (user "
                 f"{user}: {ours} and {theirs}), so their splits differ; compare runs on one split"
@@ -266,7 +245,7 @@ def align(tables: Mapping[str, RankTableFile]) -> Aligned:
         name: dataclasses.replace(table.take(rows[name]), user=keys[name]["user"][rows[name]], item=targets[name])
         for name, table in tables.items()
     }
-    return Aligned(aligned, {name: table.n_users - len(common) for name, table in tables.items()})
+    return AlignedTables(aligned, {name: table.n_users - len(common) for name, table in tables.items()})
 
 
 def is_text(keys: np.ndarray) -> bool:
@@ -283,23 +262,27 @@ def as_text(keys: np.ndarray) -> np.ndarray:
     return np.array([str(key) for key in keys.tolist()], dtype=object)
 
 
-def arrow_keys(keys: np.ndarray, *, text: bool) -> pa.Array:
-    """Keys as an arrow column that joins to a file's."""
-    return pa.array(as_text(keys).tolist() if text else keys.tolist(), pa.string() if text else pa.int64())
+class ComparableKeys(NamedTuple):
+    """Keys of a file and of a rank table, both as int64 or both as text."""
+
+    theirs: str
+    """The SQL expression of the file's."""
+    ours: pa.Array
 
 
-def _rows_of(selected: np.ndarray, keys: np.ndarray) -> np.ndarray:
-    order = np.argsort(keys, kind="stable")
-    return order[np.searchsorted(keys[order], selected)]
+def comparable_keys(rows: RawRows, expression: str, keys: np.ndarray) -> ComparableKeys:
+    """The keys of a file's rows and those of a rank table; integers if both are."""
+    if rows.one(f"any_value(typeof({expression}))")[0] == "BIGINT" and not is_text(keys):
+        return ComparableKeys(expression, pa.array(keys.tolist(), pa.int64()))
+    return ComparableKeys(f"CAST({expression} AS VARCHAR)", pa.array(as_text(keys).tolist(), pa.string()))
 
 
-def _first_repeated(keys: np.ndarray) -> int | None:
-    distinct, first = np.unique(keys, return_index=True)
-    if len(distinct) == len(keys):
-        return None
-    seconds = np.ones(len(keys), bool)
-    seconds[first] = False
-    return int(np.flatnonzero(seconds)[0])
+def no_common_key(path: Path, kind: str, theirs: object, keys: np.ndarray) -> InputError:
+    """What to tell somebody whose file has none of a rank table's keys."""
+    return InputError(
+        f"{path}: none of its {kind}s, such as {theirs!r}, is in the test set, which has {kind}s such as "
+        f"{keys.tolist()[0]!r}; write the keys of the data's own file"
+    )
 
 
 def _keys(column: pa.ChunkedArray, what: str) -> np.ndarray:
@@ -322,9 +305,12 @@ def _ranks(column: pa.ChunkedArray, file: Path) -> Float[np.ndarray, " n_users"]
     ):
         raise InputError(f"{file}: rank is a {kind}, but must be an integer or a float; cast the column")
     ranks = column.cast(pa.float64()).to_numpy()
-    below = np.flatnonzero(ranks < 1.0)
-    if len(below):
+    bad = np.flatnonzero(~(np.isfinite(ranks) & (ranks >= 1.0)))
+    if len(bad):
+        rank = ranks[bad[0]]
+        is_below, remedy = rank < 1.0, "leave out targets that were not ranked, or rank them behind all candidates"
         raise InputError(
-            f"{file}, row {below[0] + 1}: rank {ranks[below[0]]:g} is below 1; add 1 to ranks that count from 0"
+            f"{file}, row {bad[0] + 1}: rank {rank:g} is {'below 1' if is_below else 'not finite'}; "
+            + ("add 1 to ranks that count from 0" if is_below else remedy)
         )
     return ranks

@@ -1,9 +1,9 @@
 """Metrics by slices of the users."""
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +13,7 @@ from seqrec.data.tables.columns import present_text, required_id
 from seqrec.data.tables.rows import Destination, connect
 from seqrec.data.tables.user_table import open_table
 from seqrec.files import JsonObject
-from seqrec.report.rank_tables import ITEM_NAMES, USER_NAMES, RankTableFile, arrow_keys, is_text
+from seqrec.report.rank_tables import ITEM_NAMES, USER_NAMES, RankTableFile, comparable_keys, no_common_key
 from seqrec.stats.bootstrap import bootstrap_intervals
 from seqrec.stats.paired import difference_intervals
 from seqrec.types import InputError
@@ -146,35 +146,26 @@ def joined_slicings(
         raise InputError(f"{path} has no column but {key_name!r}; add a column to slice by")
     take = {kind: key_name, **{f"value_{i}": name for i, name in enumerate(names)}}
     rows = file.load(take, Destination(connect()))
-    connection, expression = rows.connection, required_id(rows, kind)
+    expression = required_id(rows, kind)
     repeated = rows.first_bad(
         kind, f"event_index IN (SELECT max(event_index) FROM {rows.view} GROUP BY {expression} HAVING count(*) > 1)"
     )
     if repeated:
         raise InputError(f"{repeated[0]}: the {kind} occurs a second time; give one row for each {kind}")
-    keys = {"user": table.user, "item": table.item}[kind]
-    [(type_in_file,)] = connection.execute(f"SELECT any_value(typeof({expression})) FROM {rows.view}").fetchall()
-    text = type_in_file != "BIGINT" or is_text(keys)
-    keys_of_rows = pa.table({"place": pa.array(range(len(keys)), pa.int64()), "key": arrow_keys(keys, text=text)})
-    connection.register("keys_of_rows", keys_of_rows)
+    values = {name: f"trim({present_text(rows, f'value_{i}', name)})" for i, name in enumerate(names)}
+    own_keys = {"user": table.user, "item": table.item}[kind]
+    keys = comparable_keys(rows, expression, own_keys)
+    rows.connection.register("own", pa.table({"place": np.arange(len(own_keys)), "key": keys.ours}))
+    joined = rows.connection.execute(
+        f"SELECT place, {', '.join(values.values())} FROM own JOIN {rows.view} ON key = {keys.theirs}"
+    ).fetchall()
+    if not joined:
+        raise no_common_key(path, kind, rows.one(f"arg_min({expression}, event_index)")[0], own_keys)
+    places, *columns = zip(*joined, strict=True)
     slicings = []
-    try:
-        join = f"keys_of_rows JOIN {rows.view} ON key = CAST({expression} AS {'VARCHAR' if text else 'BIGINT'})"
-        [(n_met,)] = connection.execute(f"SELECT count(*) FROM {join}").fetchall()
-        if n_met == 0:
-            (theirs,) = rows.one(f"arg_min({expression}, event_index)")
-            raise InputError(
-                f"{path}: none of its {kind}s, such as {theirs!r}, is in the test set, which has {kind}s such as "
-                f"{keys.tolist()[0]!r}; write the keys of the data's own file"
-            )
-        for number, name in enumerate(names):
-            value = f"trim({present_text(rows, f'value_{number}', name)})"
-            values: list[str | None] = [None] * len(keys)
-            for place, text_there in connection.execute(f"SELECT place, {value} FROM {join}").fetchall():
-                values[place] = text_there
-            slicings.append(_slicing_of(values, name=name, n_bins=n_bins))
-    finally:
-        connection.unregister("keys_of_rows")
+    for name, column in zip(names, columns, strict=True):
+        of_user = dict(zip(places, column, strict=True))
+        slicings.append(_slicing_of([of_user.get(place) for place in range(len(own_keys))], name=name, n_bins=n_bins))
     return [slicing for slicing in slicings if len(slicing.labels) > 1]
 
 
@@ -206,6 +197,15 @@ def _share_of_other(slicing: Slicing) -> float:
     return float(np.isin(slicing.slice_of_user, others).mean())
 
 
+def mean_figures(
+    names: Sequence[str],
+    values: Float[np.ndarray, "n_users n_metrics"],
+    ends: tuple[Float[np.ndarray, " n_metrics"], Float[np.ndarray, " n_metrics"]],
+) -> dict[str, list[float]]:
+    """[mean, lower, upper] by metric, from the ends of the intervals."""
+    return dict(zip(names, np.stack([values.mean(axis=0), *ends], axis=1).tolist(), strict=True))
+
+
 def slice_figures(
     slicing: Slicing,
     values: Mapping[str, Mapping[str, Float[np.ndarray, " n_users"]]],
@@ -220,23 +220,21 @@ def slice_figures(
     user by user, for each run but the first. Intervals are not adjusted for the number of slices.
     """
     first, *others = values
-
-    def figures(by_metric: Mapping[str, np.ndarray], intervals: Callable) -> dict[str, list[float]]:
-        inside = np.stack(list(by_metric.values()), axis=1)
-        ends = intervals(inside, level=level, n_resamples=n_resamples, seed=seed)
-        return dict(zip(by_metric, np.stack([inside.mean(axis=0), *ends], axis=1).tolist(), strict=True))
-
+    names = list(values[first])
+    options: dict[str, Any] = {"level": level, "n_resamples": n_resamples, "seed": seed}
+    tables = {run: np.stack([each[name] for name in names], axis=1) for run, each in values.items()}
     slices = []
     for place, label in enumerate(slicing.labels):
-        rows = slicing.slice_of_user == place
-        inside = {run: {name: value[rows] for name, value in each.items()} for run, each in values.items()}
-        gains = {run: {name: inside[run][name] - inside[first][name] for name in inside[run]} for run in others}
+        inside = {run: table[slicing.slice_of_user == place] for run, table in tables.items()}
+        gains = {run: inside[run] - inside[first] for run in others}
         slices.append(
             {
                 "label": label,
-                "n_users": int(rows.sum()),
-                "runs": {run: figures(each, bootstrap_intervals) for run, each in inside.items()},
-                "differences": {run: figures(each, difference_intervals) for run, each in gains.items()},
+                "n_users": len(inside[first]),
+                "runs": {run: mean_figures(names, v, bootstrap_intervals(v, **options)) for run, v in inside.items()},
+                "differences": {
+                    run: mean_figures(names, v, difference_intervals(v, **options)) for run, v in gains.items()
+                },
             }
         )
     return {"name": slicing.name, "column": slicing.column, "slices": slices}
