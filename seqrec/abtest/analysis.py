@@ -1,7 +1,8 @@
 """Logs and a plan -> the result: verdicts, checks, effects, segments and days, as one dict for JSON."""
 
+import contextlib
 import math
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import duckdb
@@ -9,14 +10,14 @@ import numpy as np
 
 from seqrec.abtest.aggregates import Aggregates, aggregate
 from seqrec.abtest.judgement import Judgement, guardrail_state, judge
-from seqrec.abtest.means import Estimate, cuped_estimates, effect, interaction_p_value, ratio_estimate
+from seqrec.abtest.means import Effect, Estimate, cuped_estimates, effect, interaction_p_value, ratio_estimate
 from seqrec.abtest.plan import ExperimentPlan, Metric, Quantile
-from seqrec.abtest.quantiles import QuantileDifference, quantile_difference
+from seqrec.abtest.quantiles import quantile_difference
 from seqrec.abtest.sample_moments import SampleMoments
 from seqrec.abtest.sequential import sequential_effect
 from seqrec.abtest.trust import Check, balance_check, trust_checks, variation_check
-from seqrec.abtest.verdict import Verdict, blocked_verdict, decide
-from seqrec.files import JsonObject, make_directory, write_json, write_text
+from seqrec.abtest.verdict import blocked_verdict, decide
+from seqrec.files import JsonObject
 from seqrec.stats import benjamini_hochberg, holm
 from seqrec.types import InputError
 
@@ -32,8 +33,10 @@ def conclude(sums: Aggregates, plan: ExperimentPlan) -> JsonObject:
     due = plan.stopping == "always-valid" or sums.look > 0
     checks = trust_checks(sums.trust, plan, n_days=sums.n_days)
     arms = sums.primary
+    fields = {**vars(plan), "start": plan.start.isoformat(), "hash": plan.content_hash}
+    del fields["guardrails"]  # they stand with their effects
     result: JsonObject = {
-        "plan": _plan_record(plan),
+        "plan": fields,
         "n_days": sums.n_days,
         "complete": complete,
         "look": sums.look if plan.n_looks > 1 else None,
@@ -48,10 +51,14 @@ def conclude(sums: Aggregates, plan: ExperimentPlan) -> JsonObject:
         checks += balance_check(plan, sums.before)
         checks += _effects(sums, plan, result)
     result["checks"] = [check._asdict() for check in checks]
-    result["verdicts"] = {
-        arm: (blocked_verdict(checks) or _verdict(plan, arm, result, complete=complete, due=due))._asdict()
-        for arm in plan.arms[1:]
-    }
+    result["verdicts"] = {}
+    for arm in plan.arms[1:]:
+        verdict = blocked_verdict(checks)
+        if verdict is None:
+            effects = result["effects"][arm]
+            states = {each["metric"]: each["state"] for each in effects["guardrails"]}
+            verdict = decide(plan, arm, effects["primary"], states, complete=complete, due=due)
+        result["verdicts"][arm] = verdict._asdict()
     return _json_ready(result)
 
 
@@ -64,20 +71,20 @@ def _effects(sums: Aggregates, plan: ExperimentPlan, result: JsonObject) -> list
         return [Check("primary metric", "failed", f"{plan.primary.name} cannot be computed: {error}")]
     result["variance_saved"] = saved
     control = estimates[plan.arms[0]]
-    effects: dict[str, JsonObject] = {
-        arm: {
+    level = 1.0 - plan.alpha / (len(plan.arms) - 1)
+    effects: dict[str, JsonObject] = {}
+    for arm in plan.arms[1:]:
+        quantiles: list[JsonObject] = []
+        for of, values in zip(plan.quantiles, sums.quantiles, strict=True):
+            difference = quantile_difference(values[plan.arms[0]], values[arm], quantile=of.quantile, level=level)
+            quantiles.append({"quantile": of, "effect": difference})
+        effects[arm] = {
             "primary": judge(control, estimates[arm], plan, look=look),
             "guardrails": [],
-            "quantiles": [
-                {"quantile": quantile, "effect": _quantile_effect(values, quantile, plan, arm)}
-                for quantile, values in zip(plan.quantiles, sums.quantiles, strict=True)
-            ],
+            "quantiles": quantiles,
         }
-        for arm in plan.arms[1:]
-    }
-    result["effects"] = effects
-    result["segments"] = _segments(sums.segments, plan)
-    result["days"] = {arm: _daily(sums.days, plan, arm) for arm in plan.arms[1:]}
+        result["days"][arm] = _daily(sums.days, plan, arm)
+    result |= {"effects": effects, "segments": _segments(sums.segments, plan)}
     for metric, arms in zip(plan.guardrails, sums.guardrails, strict=True):
         try:
             guarded, _ = _estimates(arms, plan)
@@ -86,9 +93,9 @@ def _effects(sums: Aggregates, plan: ExperimentPlan, result: JsonObject) -> list
                 each["guardrails"].append({"metric": metric, "state": "unknown", "reason": str(error)})
             continue
         for arm, each in effects.items():
-            judged = judge(guarded[plan.arms[0]], guarded[arm], plan, look=look)
-            state = guardrail_state(judged, metric)
-            each["guardrails"].append({"metric": metric, "state": state, "effect": judged})
+            judgement = judge(guarded[plan.arms[0]], guarded[arm], plan, look=look)
+            state = guardrail_state(judgement, metric)
+            each["guardrails"].append({"metric": metric, "state": state, "effect": judgement})
     return []
 
 
@@ -100,47 +107,32 @@ def _estimates(arms: dict[str, SampleMoments], plan: ExperimentPlan) -> tuple[di
     return dict(zip(arms, estimates, strict=True)), saved
 
 
-def _quantile_effect(
-    values: dict[str, np.ndarray], quantile: Quantile, plan: ExperimentPlan, arm: str
-) -> QuantileDifference:
-    level = 1.0 - plan.alpha / (len(plan.arms) - 1)
-    return quantile_difference(values[plan.arms[0]], values[arm], quantile=quantile.quantile, level=level)
-
-
-def _verdict(plan: ExperimentPlan, arm: str, result: JsonObject, *, complete: bool, due: bool) -> Verdict:
-    effects = result["effects"][arm]
-    states = {each["metric"]: each["state"] for each in effects["guardrails"]}
-    return decide(plan, arm, effects["primary"], states, complete=complete, due=due)
-
-
 def _segments(segments: dict[tuple[str, str], dict[str, SampleMoments]], plan: ExperimentPlan) -> list[JsonObject]:
     """The primary effect by segment: fixed intervals, p-values adjusted (Benjamini and Hochberg) over all values of
     all segments, and for each segment a test that its effects differ (Holm over segments)."""
-    rows = []
+    rows: list[JsonObject] = []
     for (segment, value), arms in segments.items():
         for arm in plan.arms[1:]:
             pair = {name: arms[name] for name in (plan.arms[0], arm) if name in arms}
-            row: JsonObject = {"segment": segment, "value": value, "arm": arm}
-            row["n_users"] = sum(each.n_users for each in pair.values())
             try:
                 estimates, _ = _estimates(pair, plan)
-                row["effect"] = effect(estimates[plan.arms[0]], estimates[arm], alpha=plan.alpha)
+                of_pair = effect(estimates[plan.arms[0]], estimates[arm], alpha=plan.alpha)
             except (InputError, KeyError):
-                row["effect"] = None
-            rows.append(row)
+                of_pair = None
+            n_users = sum(each.n_users for each in pair.values())
+            rows.append({"segment": segment, "value": value, "arm": arm, "n_users": n_users, "effect": of_pair})
     adjusted = benjamini_hochberg(np.array([row["effect"].p_value if row["effect"] else math.nan for row in rows]))
+    effects: dict[tuple[str, str], list[Effect]] = {}
     for row, p_value in zip(rows, adjusted, strict=True):
         row["p_adjusted"] = float(p_value)
-    groups = list(dict.fromkeys((row["segment"], row["arm"]) for row in rows))
-    interactions = []
-    for group in groups:
-        effects = [row["effect"] for row in rows if (row["segment"], row["arm"]) == group and row["effect"]]
-        interactions.append(
-            interaction_p_value(
-                np.array([each.difference for each in effects]), np.array([each.standard_error for each in effects])
-            )
+        effects.setdefault((row["segment"], row["arm"]), []).extend([row["effect"]] if row["effect"] else [])
+    interactions = [
+        interaction_p_value(
+            np.array([each.difference for each in of_group]), np.array([each.standard_error for each in of_group])
         )
-    by_group = dict(zip(groups, holm(np.array(interactions, float)), strict=True))
+        for of_group in effects.values()
+    ]
+    by_group = dict(zip(effects, holm(np.array(interactions, float)), strict=True))
     for row in rows:
         row["p_interaction"] = float(by_group[row["segment"], row["arm"]])
     return rows
@@ -148,30 +140,22 @@ def _segments(segments: dict[tuple[str, str], dict[str, SampleMoments]], plan: E
 
 def _daily(by_day: dict[str, list[SampleMoments | None]], plan: ExperimentPlan, arm: str) -> list[JsonObject]:
     """The effect to date at the end of each day, with its confidence sequence."""
-    rows = []
+    names = ("difference", "lower", "upper", "fixed_lower", "fixed_upper", "p_value")
     alpha = plan.alpha / (len(plan.arms) - 1)
-    for day, pair in enumerate(zip(by_day[plan.arms[0]], by_day[arm], strict=True), start=1):
-        row: JsonObject = {"day": day, "n_users": sum(each.n_users for each in pair if each)}
-        try:
-            if pair[0] is None or pair[1] is None:
-                raise InputError("an arm has no users yet; wait for the first")
-            estimates, _ = _estimates({"control": pair[0], "treatment": pair[1]}, plan)
-            control, treatment = estimates["control"], estimates["treatment"]
-            sequential = sequential_effect(control, treatment, tuning=plan.expected_users, alpha=alpha)
-            fixed = effect(control, treatment, alpha=alpha)
-        except InputError:
-            # Too few users so far, or a denominator of 0.
-            row |= dict.fromkeys(("difference", "lower", "upper", "fixed_lower", "fixed_upper", "p_value"), math.nan)
-        else:
-            row |= {"difference": sequential.value, "lower": sequential.lower, "upper": sequential.upper}
-            row |= {"fixed_lower": fixed.lower, "fixed_upper": fixed.upper, "p_value": sequential.p_value}
-        rows.append(row)
+    rows = []
+    for day, (control, treatment) in enumerate(zip(by_day[plan.arms[0]], by_day[arm], strict=True), start=1):
+        samples = {name: each for name, each in (("control", control), ("treatment", treatment)) if each}
+        figures: Sequence[float] = [math.nan] * len(names)
+        # Too few users so far, or a denominator of 0.
+        with contextlib.suppress(InputError, KeyError):
+            estimates, _ = _estimates(samples, plan)
+            pair = estimates["control"], estimates["treatment"]
+            sequential = sequential_effect(*pair, tuning=plan.expected_users, alpha=alpha)
+            fixed = effect(*pair, alpha=alpha)
+            figures = (sequential.value, *sequential[2:4], fixed.lower, fixed.upper, sequential.p_value)
+        n_users = sum(each.n_users for each in samples.values())
+        rows.append({"day": day, "n_users": n_users, **dict(zip(names, figures, strict=True))})
     return rows
-
-
-def _plan_record(plan: ExperimentPlan) -> JsonObject:
-    fields = {name: value for name, value in vars(plan).items() if name not in ("primary", "guardrails", "start")}
-    return {**fields, "primary": plan.primary, "start": plan.start.isoformat(), "hash": plan.content_hash}
 
 
 def _json_ready(value: Any) -> Any:
@@ -191,12 +175,3 @@ def _json_ready(value: Any) -> Any:
     if isinstance(value, float | np.floating):
         return float(value) if math.isfinite(value) else None
     return int(value) if isinstance(value, np.integer) else value
-
-
-def write_result(output: Path, result: JsonObject, page: str) -> tuple[Path, Path]:
-    """Writes ab_result.json and ab_report.html and returns their paths."""
-    files = output / "ab_result.json", output / "ab_report.html"
-    make_directory(output)
-    write_json(files[0], result)
-    write_text(files[1], page)
-    return files

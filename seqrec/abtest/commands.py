@@ -1,23 +1,23 @@
 """The commands of experiments/ab_test.py: their flags, and what they do."""
 
 from dataclasses import dataclass, field
-from datetime import date
 from pathlib import Path
 
 import numpy as np
 from tyro.conf import OmitArgPrefixes, Positional
 
-from seqrec.abtest.analysis import analyze, write_result
+from seqrec.abtest.analysis import analyze
 from seqrec.abtest.logs import Logs, load_logs
 from seqrec.abtest.offline_online import read_offline, with_offline
 from seqrec.abtest.page import page
-from seqrec.abtest.plan import Adjustment, ExperimentPlan, Stopping, metric_of, quantile_of, read_plan, write_plan
+from seqrec.abtest.plan import ExperimentPlan, read_plan, write_plan
 from seqrec.abtest.power import required_days, users_per_arm
 from seqrec.abtest.simulate import Simulation, log_blocks, true_lifts, write_logs
-from seqrec.abtest.verdict import signed
-from seqrec.config import check_between, check_fields
+from seqrec.abtest.verdict import signed_percent
+from seqrec.config import check_at_least, check_between, check_fields
 from seqrec.data.tables.rows import Limits
 from seqrec.files import JsonObject
+from seqrec.pages.html import write_report
 from seqrec.types import InputError
 
 
@@ -28,13 +28,14 @@ class Sizing:
     mean: float | None = None
     """Mean of the primary metric over users, such as last month's; without it no sample size is computed."""
     standard_deviation: float | None = None
-    """Standard deviation of the primary metric over users."""
+    """Standard deviation of the primary metric over users, such as last month's."""
     saved: float = 0.0
-    """Share of the variance that covariates remove."""
+    """Expected share of the variance that covariates remove: the squared correlation of the metric with them, such as
+    0.3."""
     users_per_day: float | None = None
     """New users per day in all arms; without it no duration is computed."""
     lift: float = 0.02
-    """The smallest relative effect that matters."""
+    """Relative effect to detect, for which the number of users is computed; 0.02 is 2%."""
 
     def __post_init__(self):
         check_fields(self)
@@ -49,43 +50,15 @@ class Sizing:
 
 @dataclass(frozen=True)
 class PlanFlags:
-    """Writes the plan of an experiment, before its data are seen, and computes the sample size. Fields of the plan
-    without a flag are edited in the file."""
+    """Writes the plan of an experiment, before its data are seen, and computes the sample size."""
 
     file: Positional[Path]
     """TOML file to write; it must not exist."""
-    name: str
-    """Name of the experiment."""
-    start: date
-    """First day, from 0:00 UTC, such as 2026-03-02."""
-    n_days: int = 28
-    """Planned duration in days."""
-    primary: str = "plays"
-    """The metric that decides, as [-]numerator[/denominator]; a minus sign means that less is better."""
-    guardrails: tuple[str, ...] = ("-skips/plays:0.02",)
-    """Metrics that must not get worse, as [-]numerator[/denominator]:margin; the margin is the largest acceptable
-    relative loss."""
-    quantiles: tuple[str, ...] = ()
-    """Quantiles over users to report, such as plays@0.9."""
-    arms: tuple[str, ...] = ("control", "treatment")
-    """Names of the arms in the logs, the control first."""
-    shares: tuple[float, ...] = (0.5, 0.5)
-    """Planned share of users in each arm; they add up to 1."""
-    unit: str = "user_id"
-    """Column of the logs with the randomised unit, such as user_id or account_id."""
-    segments: tuple[str, ...] = ()
-    """Columns of the assignments; the effect is reported for each of their values."""
-    adjustment: Adjustment = "cuped"
-    """Covariates that reduce the variance. cuped: the metric before the start. cupac: a prediction from all measures
-    before the start. none."""
-    stopping: Stopping = "fixed"
-    """When the result may be read. fixed: once, at the end; pocock, obrien-fleming: at --n-looks evenly spaced looks;
-    always-valid: at any time."""
-    n_looks: int = 1
-    """Number of looks with pocock and obrien-fleming."""
-    expected_users: int = 100_000
-    """Expected users in all arms at the end."""
+    plan: OmitArgPrefixes[ExperimentPlan]
     sizing: OmitArgPrefixes[Sizing] = field(default_factory=Sizing)
+
+    def __post_init__(self):
+        check_fields(self)
 
 
 @dataclass(frozen=True)
@@ -93,10 +66,13 @@ class SimulateFlags:
     """Simulates logs of a planned experiment, with a known effect and, on request, faults."""
 
     plan: Positional[Path]
-    """TOML file of the plan."""
+    """TOML file of the plan, which the plan command wrote."""
     output: Path = Path("logs")
     """Directory for assignments.parquet, exposures.parquet and events.parquet."""
     simulation: Simulation = field(default_factory=Simulation)
+
+    def __post_init__(self):
+        check_fields(self)
 
 
 @dataclass(frozen=True)
@@ -104,34 +80,32 @@ class AnalyzeFlags:
     """Analyses the logs of a planned experiment and writes a report."""
 
     plan: Positional[Path]
-    """TOML file of the plan."""
+    """TOML file of the plan, which the plan command wrote."""
     logs: Logs
     n_days: int | None = None
-    """Number of days to analyse; by default all that are logged."""
+    """Number of days to analyse, from the start; by default all that are logged."""
     offline: Path | None = None
-    """comparison.json of the same recommenders, which experiments/compare.py writes with the control as reference."""
+    """comparison.json of the same recommenders, which experiments/compare.py writes with the control as reference; the
+    report then shows the offline differences beside the online ones."""
     past: tuple[Path, ...] = ()
-    """ab_result.json files of past experiments that were analysed with --offline."""
+    """ab_result.json files of past experiments that were analysed with --offline; with them the report says how often
+    offline and online differences agreed."""
     output: Path = Path("ab_result")
     """Directory for ab_result.json and ab_report.html."""
     limits: OmitArgPrefixes[Limits] = field(default_factory=Limits)
 
-
-def plan_of(flags: PlanFlags) -> ExperimentPlan:
-    """The plan that the flags describe."""
-    fields = {name: value for name, value in vars(flags).items() if name not in ("file", "sizing")}
-    fields["primary"] = metric_of(flags.primary)
-    fields["guardrails"] = tuple(map(metric_of, flags.guardrails))
-    fields["quantiles"] = tuple(map(quantile_of, flags.quantiles))
-    return ExperimentPlan(**fields)
+    def __post_init__(self):
+        check_fields(self)
+        check_at_least(self, 1, "n_days")
+        if self.past and self.offline is None:
+            raise InputError("--past needs the offline comparison of this experiment; give --offline too")
 
 
 def run_plan(flags: PlanFlags) -> JsonObject:
     """Writes the plan, and prints the smallest detectable effect and the sample size."""
-    plan = plan_of(flags)
-    write_plan(plan, flags.file)
+    write_plan(flags.plan, flags.file)
     print(f"plan     {flags.file}")
-    return {"plan": flags.file, **_print_sizes(plan, flags.sizing)}
+    return {"plan": flags.file, **_print_sizes(flags.plan, flags.sizing)}
 
 
 def _print_sizes(plan: ExperimentPlan, sizing: Sizing) -> dict[str, float]:
@@ -158,21 +132,20 @@ def run_simulate(flags: SimulateFlags) -> JsonObject:
     files = write_logs(log_blocks(plan, flags.simulation), flags.output)
     lifts = true_lifts(plan, flags.simulation)
     print("\n".join(f"{name:12} {file}" for name, file in files.items()))
-    print("truth        " + ", ".join(f"{name.replace('_', ' ')} {signed(lift)}" for name, lift in lifts.items()))
+    print(
+        "truth        " + ", ".join(f"{name.replace('_', ' ')} {signed_percent(lift)}" for name, lift in lifts.items())
+    )
     return {**files, "lifts": lifts}
 
 
 def run_analyze(flags: AnalyzeFlags) -> JsonObject:
     """Writes the result and its page, and prints the verdicts."""
     plan = read_plan(flags.plan)
-    if flags.past and flags.offline is None:
-        raise InputError("--past needs the offline comparison of this experiment; give --offline too")
     offline = read_offline(flags.offline, plan.arms) if flags.offline else None
     result = analyze(load_logs(flags.logs, plan, limits=flags.limits), plan, n_days=flags.n_days)
     if offline is not None:
         result = with_offline(result, offline, flags.past)
     for arm, verdict in result["verdicts"].items():
         print(f"{arm}: {verdict['decision']}. {verdict['headline']} {verdict['action']}")
-    json_file, html_file = write_result(flags.output, result, page(result))
-    print(f"\nnumbers  {json_file}\npage     {html_file}")
+    write_report(flags.output / "ab_result.json", result, page(result), page_name="ab_report.html")
     return result

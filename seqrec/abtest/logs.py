@@ -8,6 +8,7 @@ from pathlib import Path
 import duckdb
 
 from seqrec.abtest.plan import MICROSECONDS_PER_DAY, ExperimentPlan
+from seqrec.config import check_fields
 from seqrec.data.paths import first_line
 from seqrec.data.tables.columns import number, required_id
 from seqrec.data.tables.databases import attach, attached_columns, is_postgres, load_attached
@@ -37,19 +38,22 @@ class Logs:
     times in microseconds since 1970 as whole numbers. The plan's `unit` names the column of ids, by default user_id."""
 
     assignments: Path
-    """Columns user_id, arm, timestamp_us, and any for segments."""
+    """Log of assignments: columns user_id, arm and timestamp_us, and one for each segment of the plan."""
     events: Path
-    """Columns user_id, timestamp_us and seconds (listened), skipped and liked (0 or 1); optionally sequence, the
-    client's number of the event, which reveals lost events. Events before the start serve as covariates."""
+    """Log of plays: columns user_id, timestamp_us, seconds (listened), skipped and liked (0 or 1); optionally sequence,
+    the client's number of the event, which reveals lost events. Events before the start serve as covariates."""
     exposures: Path | None = None
-    """Columns user_id and timestamp_us: when the user was exposed to the change, or would have been in the control.
-    By default all users are exposed when they are assigned."""
+    """Log of exposures: columns user_id and timestamp_us, when the user was exposed to the change, or would have been
+    in the control. By default all users are exposed when they are assigned."""
     database: str | None = None
-    """A DuckDB file, or postgresql://... if DuckDB's postgres extension is installed. The three flags above then
-    name its tables, such as events or logs.events."""
+    """A DuckDB file, or postgresql://... if DuckDB's postgres extension is installed. The flags of assignments, events
+    and exposures then name its tables, such as events or logs.events."""
     drop_repeated: bool = False
     """Count repeated events once: events of a user with the same sequence number, or without such numbers, equal rows.
     By default they block the verdict."""
+
+    def __post_init__(self):
+        check_fields(self)
 
 
 def load_logs(logs: Logs, plan: ExperimentPlan, *, limits: Limits = NO_LIMITS) -> duckdb.DuckDBPyConnection:

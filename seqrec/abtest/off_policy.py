@@ -15,6 +15,9 @@ from scipy import stats
 from seqrec.abtest.means import check_share
 from seqrec.types import InputError
 
+Rows = Float[np.ndarray, " n"]
+"""A value for each row of the logs."""
+
 
 class PolicyValue(NamedTuple):
     """A policy's mean reward, with a normal interval."""
@@ -32,13 +35,7 @@ class PolicyValue(NamedTuple):
     """Share of rows whose weight was clipped to the maximum."""
 
 
-def ips(
-    rewards: Float[np.ndarray, " n"],
-    weights: Float[np.ndarray, " n"],
-    *,
-    max_weight: float = math.inf,
-    level: float = 0.95,
-) -> PolicyValue:
+def ips(rewards: Rows, weights: Rows, *, max_weight: float = math.inf, level: float = 0.95) -> PolicyValue:
     """Inverse propensity scoring: the mean of weight times reward (Horvitz and Thompson, 1952). A row's weight is the
     new policy's probability of the logged action divided by the old one's. Unbiased unless clipped by `max_weight`.
 
@@ -49,13 +46,7 @@ def ips(
     return _with_interval(clipped * rewards, clipped, share, level)
 
 
-def snips(
-    rewards: Float[np.ndarray, " n"],
-    weights: Float[np.ndarray, " n"],
-    *,
-    max_weight: float = math.inf,
-    level: float = 0.95,
-) -> PolicyValue:
+def snips(rewards: Rows, weights: Rows, *, max_weight: float = math.inf, level: float = 0.95) -> PolicyValue:
     """Self-normalised inverse propensity scoring: the weighted mean of rewards (Swaminathan and Joachims, 2015). It is
     slightly biased, less variable, and inside the range of the rewards. The standard error is by the delta method.
 
@@ -72,10 +63,10 @@ def snips(
 
 
 def doubly_robust(
-    rewards: Float[np.ndarray, " n"],
-    weights: Float[np.ndarray, " n"],
-    predicted_logged: Float[np.ndarray, " n"],
-    predicted_policy: Float[np.ndarray, " n"],
+    rewards: Rows,
+    weights: Rows,
+    predicted_logged: Rows,
+    predicted_policy: Rows,
     *,
     max_weight: float = math.inf,
     level: float = 0.95,
@@ -98,9 +89,7 @@ def doubly_robust(
     return _with_interval(predicted_policy + clipped * (rewards - predicted_logged), clipped, share, level)
 
 
-def importance_weights(
-    policy_chances: Float[np.ndarray, " n"], logged_chances: Float[np.ndarray, " n"]
-) -> Float[np.ndarray, " n"]:
+def importance_weights(policy_chances: Rows, logged_chances: Rows) -> Rows:
     """The new policy's probability of each logged action divided by the old one's, which must be above 0.
 
     >>> importance_weights(np.array([0.5]), np.array([0.25])).tolist()
@@ -120,9 +109,7 @@ def importance_weights(
     return policy_chances / logged_chances
 
 
-def _clip(
-    weights: Float[np.ndarray, " n"], rewards: Float[np.ndarray, " n"], max_weight: float
-) -> tuple[Float[np.ndarray, " n"], float]:
+def _clip(weights: Rows, rewards: Rows, max_weight: float) -> tuple[Rows, float]:
     if weights.shape != rewards.shape or len(weights) < 2:
         raise InputError(
             f"{rewards.size} rewards and {weights.size} weights; give one of each per row, at least 2 rows"
@@ -134,9 +121,7 @@ def _clip(
     return np.minimum(weights, max_weight), float(np.mean(weights > max_weight))
 
 
-def _with_interval(
-    terms: Float[np.ndarray, " n"], weights: Float[np.ndarray, " n"], share_clipped: float, level: float
-) -> PolicyValue:
+def _with_interval(terms: Rows, weights: Rows, share_clipped: float, level: float) -> PolicyValue:
     check_share(level=level)
     value, error = float(terms.mean()), float(terms.std(ddof=1)) / math.sqrt(len(terms))
     reach = float(stats.norm.isf((1 - level) / 2)) * error

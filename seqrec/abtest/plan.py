@@ -4,10 +4,13 @@ import hashlib
 import json
 import re
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
+
+from tyro.constructors import PrimitiveConstructorSpec
 
 from seqrec.abtest.power import detectable_difference
 from seqrec.config import check_between, check_fields, check_share, from_json, to_json
@@ -67,16 +70,8 @@ def metric_of(text: str) -> Metric:
         match = None
     if not match:
         raise InputError(f"metric {text!r} is not [-]numerator[/denominator][:margin]; write such as -skips/plays:0.02")
-    return from_json(
-        Metric,
-        {
-            "numerator": match[2],
-            "denominator": match[3] or "users",
-            "more_is_better": not match[1],
-            "margin": margin,
-        },
-        name="metric",
-    )
+    fields = {"numerator": match[2], "denominator": match[3] or "users", "more_is_better": not match[1]}
+    return from_json(Metric, {**fields, "margin": margin}, name="metric")
 
 
 @dataclass(frozen=True)
@@ -113,6 +108,18 @@ def quantile_of(text: str) -> Quantile:
     return from_json(Quantile, fields, name="quantile")
 
 
+def _in_words(parse: Callable[[list[str]], Any], form: str, nargs: Literal[1, "*"] = "*") -> PrimitiveConstructorSpec:
+    """How the words of a flag give a metric, or several, or quantiles; no field has any by default."""
+    return PrimitiveConstructorSpec(
+        nargs=nargs, metavar=form, instance_from_str=parse, is_instance=lambda _: True, str_from_instance=lambda _: []
+    )
+
+
+_PRIMARY = _in_words(lambda words: metric_of(words[0]), "[-]NUMERATOR[/DENOMINATOR]", nargs=1)
+_GUARDRAILS = _in_words(lambda words: tuple(map(metric_of, words)), "[-]NUMERATOR[/DENOMINATOR]:MARGIN ...")
+_QUANTILES = _in_words(lambda words: tuple(map(quantile_of, words)), "MEASURE@QUANTILE ...")
+
+
 @dataclass(frozen=True)
 class ExperimentPlan:
     """The experiment and how its result is to be read."""
@@ -122,49 +129,54 @@ class ExperimentPlan:
     start: date
     """First day, from 0:00 UTC."""
     n_days: int
-    """Days until the planned end."""
-    primary: Metric
-    """The one metric that decides."""
-    guardrails: tuple[Metric, ...] = ()
-    """Metrics that must not lose more than their margins."""
+    """Planned duration in days."""
+    primary: Annotated[Metric, _PRIMARY]
+    """The metric that decides, such as plays or -skips/plays: a sum over each user's events, per user or per another
+    such sum; a minus sign means that less is better. Sums are of plays, seconds_listened, skips, likes, active_days and
+    sessions."""
+    guardrails: Annotated[tuple[Metric, ...], _GUARDRAILS] = ()
+    """Metrics that must not get worse, each with the largest acceptable relative loss, such as -skips/plays:0.02."""
     arms: tuple[str, ...] = ("control", "treatment")
     """Names of the arms in the logs, the control first."""
     shares: tuple[float, ...] = (0.5, 0.5)
-    """Share of users in each arm; they add up to 1."""
+    """Planned share of users in each arm; they add up to 1."""
     unit: str = "user_id"
-    """Column of all logs with the id of the randomised unit; the analysis has one row per unit."""
+    """Column of all logs with the id of the randomised unit, such as user_id or account_id."""
     segments: tuple[str, ...] = ()
-    """Columns of the assignments, known before the experiment, to show the effect by."""
-    quantiles: tuple[Quantile, ...] = ()
-    """Quantiles to report with the metrics, with intervals at `alpha`; read them at the planned end."""
+    """Columns of the assignments, known before the experiment; the effect is reported for each of their values."""
+    quantiles: Annotated[tuple[Quantile, ...], _QUANTILES] = ()
+    """Quantiles over users to report, such as plays@0.9; read them at the planned end."""
     alpha: float = 0.05
-    """Probability of reporting an effect where there is none, over all looks and arms."""
+    """Significance level: probability of reporting an effect where there is none, over all looks and arms."""
     power: float = 0.8
-    """Power at which the detectable effect is computed."""
+    """Probability of detecting the effect that the sample size is computed for."""
     stopping: Stopping = "fixed"
-    """When the result may be read. fixed: once, at the end. pocock, obrien-fleming: at `n_looks` evenly spaced looks.
-    always-valid: at any time."""
+    """When the result may be read. fixed: once, at the end; pocock, obrien-fleming: at --n-looks evenly spaced
+    looks; always-valid: at any time."""
     n_looks: int = 1
-    """Planned looks, evenly spaced, the last at the end."""
+    """Number of looks with pocock and obrien-fleming, the last at the end."""
     expected_users: int = 100_000
     """Expected number of users in all arms at the end; an always-valid interval is tightest there."""
     days_before: int = 14
     """Days before the start whose events give the covariates; 0 for none."""
     adjustment: Adjustment = "cuped"
-    """Covariates that reduce the variance. cuped: the metric before the start. cupac: a prediction from all measures
-    before the start, by a regression that is fitted on one half of the users and applied to the other. none."""
+    """Covariates that reduce the variance. cuped: the metric before the start; cupac: a prediction of it from all
+    measures before the start, by a regression that is fitted on one half of the users and applied to the other; none:
+    no covariates."""
     session_gap_minutes: float = 30.0
-    """A pause longer than this ends a session."""
+    """Minutes without an event after which a user's next event begins another session."""
     max_plays_per_day: int = 1000
     """Users with more plays on any day count as bots: they are left out of all arms, and reported."""
     max_two_arm_share: float = 0.0
-    """Users in two arms are left out; a larger share of them than this blocks the verdict."""
+    """Largest acceptable share of users who are logged in two arms; more of them block the verdict. They are left out
+    in any case."""
     max_lost_share: float = 0.05
-    """A larger share of lost events (gaps in the numbers of `sequence`) than this blocks the verdict."""
+    """Largest acceptable share of lost events (gaps in the numbers of the column sequence); more block the verdict."""
     max_repeated_share: float = 0.001
-    """A larger share of events that are logged more than once than this blocks the verdict."""
+    """Largest acceptable share of events that are logged more than once; more block the verdict."""
     trust_alpha: float = 0.001
-    """Significance level of each data quality check; low because there are many."""
+    """Significance level of each data quality check; low because there are many. A check that fails blocks the
+    verdict."""
 
     def __post_init__(self):
         check_fields(self)

@@ -78,10 +78,7 @@ def event_quantile_difference(
     _check(quantile=quantile, level=level, n_resamples=n_resamples)
     rng = np.random.default_rng(seed)
     points, draws = [], []
-    for name, values, users in (
-        ("control", control, control_users),
-        ("treatment", treatment, treatment_users),
-    ):
+    for name, values, users in (("control", control, control_users), ("treatment", treatment, treatment_users)):
         if len(values) != len(users) or not len(values) or not np.isfinite(values).all():
             raise InputError(
                 f"{name} has {len(values)} values of {len(users)} users' events; give finite values with a user each"
@@ -114,9 +111,7 @@ def _index(n: int, quantile: float) -> int:
 def _difference(points: list[float], draws: list[np.ndarray], level: float) -> QuantileDifference:
     tail = (1.0 - level) / 2.0
     lower, upper = np.quantile(draws[1] - draws[0], [tail, 1.0 - tail])
-    return QuantileDifference(
-        float(points[1] - points[0]), float(lower), float(upper), float(points[0]), float(points[1])
-    )
+    return QuantileDifference(*map(float, (points[1] - points[0], lower, upper, *points)))
 
 
 def _check(*, quantile: float, level: float, n_resamples: int) -> None:

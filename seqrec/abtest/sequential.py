@@ -121,10 +121,16 @@ def crossing_probability(bounds: Sequence[float], information: Sequence[float] |
     >>> round(crossing_probability([1.959964] * 5), 3)  # five looks at a test of 5%
     0.142
     """
-    edges = _checked_bounds(bounds, information)
+    times = [k / len(bounds) for k in range(1, len(bounds) + 1)] if information is None else list(information)
+    if len(times) != len(bounds) or not bounds:
+        raise InputError(f"{len(bounds)} bounds and {len(times)} looks; give one of each per look, at least one")
+    if not all(late > early for early, late in zip([0.0, *times], times, strict=False)):
+        raise InputError(f"information {times} does not rise from above 0; sort the looks by time")
+    if any(not bound > 0 for bound in bounds):
+        raise InputError(f"bounds {list(bounds)} must be above 0; give those of |z|")
     grid, density, stopped = None, None, 0.0
     time_before = 0.0
-    for bound, time in edges:
+    for bound, time in zip(bounds, times, strict=True):
         step = math.sqrt(time - time_before)
         # In units of the sum; a bound of 8 standard errors is practically infinite.
         half = min(bound, 8.0) * math.sqrt(time)
@@ -142,17 +148,6 @@ def crossing_probability(bounds: Sequence[float], information: Sequence[float] |
     return float(stopped)
 
 
-def _checked_bounds(bounds: Sequence[float], information: Sequence[float] | None) -> list[tuple[float, float]]:
-    times = [k / len(bounds) for k in range(1, len(bounds) + 1)] if information is None else list(information)
-    if len(times) != len(bounds) or not bounds:
-        raise InputError(f"{len(bounds)} bounds and {len(times)} looks; give one of each per look, at least one")
-    if not all(late > early for early, late in zip([0.0, *times], times, strict=False)):
-        raise InputError(f"information {times} does not rise from above 0; sort the looks by time")
-    if any(not bound > 0 for bound in bounds):
-        raise InputError(f"bounds {list(bounds)} must be above 0; give those of |z|")
-    return list(zip(bounds, times, strict=True))
-
-
 def _simpson_weights(points: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
     weights = np.full(len(points), 2.0)
     weights[1::2] = 4.0
@@ -166,7 +161,7 @@ def pocock_bounds(n_looks: int, *, alpha: float = 0.05) -> Float[np.ndarray, " n
     >>> pocock_bounds(2).round(3).tolist()
     [2.178, 2.178]
     """
-    return _bounds(np.ones(_checked_looks(n_looks)), alpha)
+    return _bounds(n_looks, 0.0, alpha)
 
 
 def obrien_fleming_bounds(n_looks: int, *, alpha: float = 0.05) -> Float[np.ndarray, " n_looks"]:
@@ -176,8 +171,7 @@ def obrien_fleming_bounds(n_looks: int, *, alpha: float = 0.05) -> Float[np.ndar
     >>> obrien_fleming_bounds(2).round(3).tolist()
     [2.797, 1.977]
     """
-    looks = np.arange(1, _checked_looks(n_looks) + 1)
-    return _bounds(np.sqrt(n_looks / looks), alpha)
+    return _bounds(n_looks, 0.5, alpha)
 
 
 def spending_bounds(
@@ -208,13 +202,11 @@ def spending_bounds(
     return np.array(bounds)
 
 
-def _checked_looks(n_looks: int) -> int:
+def _bounds(n_looks: int, exponent: float, alpha: float) -> Float[np.ndarray, " n_looks"]:
+    """Bounds that fall as (K / k)^exponent."""
+    check_share(alpha=alpha)
     if not 1 <= n_looks <= 100:
         raise InputError(f"n_looks={n_looks} is outside 1..100; for a look at any time use a confidence sequence")
-    return n_looks
-
-
-def _bounds(shape: Float[np.ndarray, " n_looks"], alpha: float) -> Float[np.ndarray, " n_looks"]:
-    check_share(alpha=alpha)
+    shape = (n_looks / np.arange(1, n_looks + 1)) ** exponent
     scale = optimize.brentq(lambda c: crossing_probability(list(c * shape)) - alpha, _LEAST_BOUND, 8.0, xtol=1e-7)
     return scale * shape

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -32,14 +33,14 @@ _NEVER = np.iinfo(np.int64).max
 
 @dataclass(frozen=True)
 class Simulation:
-    """Listeners, the two recommenders, planted effects and planted faults.
+    """The simulated listeners, two recommenders, the effects of the treatment and faults of the logs.
 
     The control's recommender serves every listener before the exposure. Tracks that fit a listener better lead to fewer
-    skips, more seconds and likes, and more plays where `leave_share` is above 0.
+    skips, more seconds and likes, and more plays where leave_share is above 0.
     """
 
     n_users: int = 10_000
-    """Users in all arms; they arrive over the first half of the days."""
+    """Number of users in all arms; they arrive over the first half of the planned days."""
     sessions_per_day: float = 0.5
     """Mean sessions per user and day; a few users have most of them."""
     tracks_per_session: float = 8.0
@@ -49,21 +50,22 @@ class Simulation:
     control_taste_share: float = 0.3
     """Share of tracks that the control's recommender chooses by the listener's taste, not from the charts."""
     treatment_taste_share: float = 0.4
-    """As `control_taste_share`, for the recommender of every treatment arm."""
+    """Share of tracks that the recommender of every treatment arm chooses by the listener's taste."""
     leave_share: float = 0.0
     """Share of skips after which the listener ends the session."""
     lift: float = 0.05
-    """Planted relative increase in plays in every treatment arm, in addition to the effect of its recommender."""
+    """Relative increase in plays in every treatment arm, in addition to the effect of its recommender; 0.05 is 5%."""
     novelty: float = 0.0
-    """A further relative increase in plays at the exposure, which decays with `novelty_half_life_days`."""
+    """Further relative increase in plays at the exposure, which then fades; novelty_half_life_days says how fast."""
     novelty_half_life_days: float = 3.0
     """Days in which the novelty effect halves."""
     skip_lift: float = 0.0
-    """Planted relative increase in the probability of a skip in every treatment arm."""
+    """Relative increase in the probability of a skip in every treatment arm."""
     exposed_share: float = 0.9
     """Share of assigned users who are exposed to the change, in their first session after the assignment."""
     bot_share: float = 0.0
-    """Fault: share of users who play four times the plan's `max_plays_per_day` within half a day of their exposure."""
+    """Fault: share of users who are bots: they play four times the plan's max_plays_per_day within half a day of their
+    exposure."""
     lost_share: float = 0.0
     """Fault: share of events that are never logged, in all arms."""
     treatment_lost_share: float = 0.0
@@ -90,8 +92,7 @@ class Simulation:
             )
 
 
-@dataclass(frozen=True)
-class SimulatedLogs:
+class SimulatedLogs(NamedTuple):
     """The three tables of an experiment."""
 
     assignments: pa.Table
@@ -99,23 +100,31 @@ class SimulatedLogs:
     events: pa.Table
 
 
-@dataclass(frozen=True)
-class _Listeners:
-    """Some listeners and their sessions, independent of what is played."""
+class _Block(NamedTuple):
+    """Some users of an experiment and what is drawn for them."""
 
+    plan: ExperimentPlan
+    simulation: Simulation
+    world: ListeningConfig
     ids: Int[np.ndarray, " n_users"]
+    rng: np.random.Generator
+
+
+class _Listeners(NamedTuple):
+    """The listeners of a block and their sessions, independent of what is played."""
+
     visits: Sessions
     liked: Float[np.ndarray, "n_sessions n_genres"]
     """Taste at each session's start."""
+    arms: Int[np.ndarray, " n_users"]
+    assigned_us: Int[np.ndarray, " n_users"]
     exposed_us: Int[np.ndarray, " n_users"]
     """`_NEVER` for users who are not exposed."""
 
 
 def simulate(plan: ExperimentPlan, simulation: Simulation) -> SimulatedLogs:
     """Logs of the plan's whole duration and of the days before; a pure function of both arguments."""
-    blocks = list(log_blocks(plan, simulation))
-    names = ("assignments", "exposures", "events")
-    return SimulatedLogs(*(pa.concat_tables([getattr(block, name) for block in blocks]) for name in names))
+    return SimulatedLogs(*map(pa.concat_tables, zip(*log_blocks(plan, simulation), strict=True)))
 
 
 def log_blocks(plan: ExperimentPlan, simulation: Simulation) -> Iterator[SimulatedLogs]:
@@ -124,9 +133,7 @@ def log_blocks(plan: ExperimentPlan, simulation: Simulation) -> Iterator[Simulat
     Events get their sequence numbers before any is lost. Segment columns that the plan names in addition to country and
     platform are drawn from two values.
     """
-    world = _world(plan, simulation)
-    for ids, rng in _user_blocks(simulation):
-        yield _logs(plan, simulation, world, ids, rng)
+    return map(_logs, _blocks(plan, simulation))
 
 
 def true_lifts(plan: ExperimentPlan, simulation: Simulation) -> dict[str, float]:
@@ -135,13 +142,12 @@ def true_lifts(plan: ExperimentPlan, simulation: Simulation) -> dict[str, float]
     Each exposed user is served by both recommenders. NaN where the control has none. Intervals at level 1 - alpha must
     contain these in at least that share of experiments.
     """
-    world = _world(plan, simulation)
     totals = np.zeros((2, 4))
-    for ids, rng in _user_blocks(simulation):
-        _, _, people = _assign(plan, simulation, world, ids, rng)
+    for block in _blocks(plan, simulation):
+        people = _listeners(block)
         is_exposed_session = people.visits.start_us >= people.exposed_us[people.visits.owner]
         for arm in range(2):
-            plays = _play(simulation, world, people, treated=is_exposed_session & (arm == 1))
+            plays = _play(block, people, treated=is_exposed_session & (arm == 1))
             is_counted = is_exposed_session[plays["session"]] & (plays["timestamp_us"] < plan.end_us)
             of_events = (np.ones(is_counted.size), plays["seconds"], plays["skipped"], plays["liked"])
             totals[arm] += [values[is_counted].sum() for values in of_events]
@@ -150,15 +156,9 @@ def true_lifts(plan: ExperimentPlan, simulation: Simulation) -> dict[str, float]
     return dict(zip(("plays", "seconds_listened", "skips", "likes"), lifts.tolist(), strict=True))
 
 
-def _user_blocks(simulation: Simulation) -> Iterator[tuple[Int[np.ndarray, " n_users"], np.random.Generator]]:
-    for block, first in enumerate(range(1, simulation.n_users + 1, _USERS_PER_BLOCK)):
-        ids = np.arange(first, min(first + _USERS_PER_BLOCK, simulation.n_users + 1))
-        yield ids, np.random.default_rng([simulation.seed, block])
-
-
-def _world(plan: ExperimentPlan, simulation: Simulation) -> ListeningConfig:
+def _blocks(plan: ExperimentPlan, simulation: Simulation) -> Iterator[_Block]:
     n_days = plan.days_before + plan.n_days
-    return ListeningConfig(
+    world = ListeningConfig(
         n_users=simulation.n_users,
         n_days=n_days,
         sessions_per_user=max(simulation.sessions_per_day * n_days, 1.0),
@@ -166,16 +166,13 @@ def _world(plan: ExperimentPlan, simulation: Simulation) -> ListeningConfig:
         start_day=(plan.start - date(1970, 1, 1)).days - plan.days_before,
         seed=simulation.seed,
     )
+    for block, first in enumerate(range(1, simulation.n_users + 1, _USERS_PER_BLOCK)):
+        ids = np.arange(first, min(first + _USERS_PER_BLOCK, simulation.n_users + 1))
+        yield _Block(plan, simulation, world, ids, np.random.default_rng([simulation.seed, block]))
 
 
-def _assign(
-    plan: ExperimentPlan,
-    simulation: Simulation,
-    world: ListeningConfig,
-    ids: Int[np.ndarray, " n_users"],
-    rng: np.random.Generator,
-) -> tuple[Int[np.ndarray, " n_users"], Int[np.ndarray, " n_users"], _Listeners]:
-    """Each user's arm and time of the assignment, and the listeners with their exposures."""
+def _listeners(block: _Block) -> _Listeners:
+    plan, simulation, world, ids, rng = block
     n = ids.size
     arms = rng.choice(len(plan.arms), size=n, p=np.array(plan.shares))
     half = max(1, plan.n_days // 2)
@@ -186,24 +183,20 @@ def _assign(
     np.minimum.at(exposed_us, visits.owner, later)
     is_exposed = (rng.random(n) < simulation.exposed_share) & (exposed_us < plan.end_us)
     liked = taste(world, ids[visits.owner], visits.start_us)
-    return arms, assigned_us, _Listeners(ids, visits, liked, np.where(is_exposed, exposed_us, _NEVER))
+    return _Listeners(visits, liked, arms, assigned_us, np.where(is_exposed, exposed_us, _NEVER))
 
 
-def _logs(
-    plan: ExperimentPlan,
-    simulation: Simulation,
-    world: ListeningConfig,
-    ids: Int[np.ndarray, " n_users"],
-    rng: np.random.Generator,
-) -> SimulatedLogs:
-    arms, assigned_us, people = _assign(plan, simulation, world, ids, rng)
-    assignments = _assignments(plan, simulation, rng, ids, arms, assigned_us)
-    owner = people.visits.owner
+def _logs(block: _Block) -> SimulatedLogs:
+    plan, simulation, _, ids, rng = block
+    people = _listeners(block)
+    assignments = _assignments(block, people)
+    arms, owner = people.arms, people.visits.owner
     treated = (arms > 0)[owner] & (people.visits.start_us >= people.exposed_us[owner])
-    plays = _play(simulation, world, people, treated=treated)
+    plays = _play(block, people, treated=treated)
     plays["place"] = owner[plays.pop("session")]
     bots = np.flatnonzero((rng.random(ids.size) < simulation.bot_share) & (people.exposed_us < _NEVER))
-    plays = _with_bots(plays, bots, people.exposed_us[bots], 4 * plan.max_plays_per_day)
+    of_bots = _bot_plays(bots, people.exposed_us[bots], 4 * plan.max_plays_per_day)
+    plays = {name: np.concatenate([plays[name], values]) for name, values in of_bots.items()}
 
     order = np.lexsort((plays["timestamp_us"], plays["place"]))
     plays = {name: values[order] for name, values in plays.items()}
@@ -229,16 +222,15 @@ def _logs(
     return SimulatedLogs(assignments, pa.table(exposures), pa.table(events))
 
 
-def _play(
-    simulation: Simulation, world: ListeningConfig, people: _Listeners, *, treated: Bool[np.ndarray, " n_sessions"]
-) -> dict[str, np.ndarray]:
+def _play(block: _Block, people: _Listeners, *, treated: Bool[np.ndarray, " n_sessions"]) -> dict[str, np.ndarray]:
     """The plays of these listeners, from the treatment's recommender in `treated` sessions, else from the control's.
 
     The reaction to a track depends only on the listener, the track and the position in the session: a listener who is
     served twice reacts alike to the same tracks.
     """
+    _, simulation, world, ids, _ = block
     visits = people.visits
-    user, number = people.ids[visits.owner], visits.number
+    user, number = ids[visits.owner], visits.number
     age = (visits.start_us - people.exposed_us[visits.owner]) / MICROSECONDS_PER_DAY
     novelty = simulation.novelty * 0.5 ** (np.where(treated, age, 0.0) / simulation.novelty_half_life_days)
     # The third counter makes these draws independent of those of the session.
@@ -281,33 +273,23 @@ def _play(
     return {name: values[still_there] for name, values in plays.items()}
 
 
-def _with_bots(
-    plays: dict[str, np.ndarray],
-    bots: Int[np.ndarray, " n_bots"],
-    exposed_us: Int[np.ndarray, " n_bots"],
-    n_plays: int,
+def _bot_plays(
+    bots: Int[np.ndarray, " n_bots"], exposed_us: Int[np.ndarray, " n_bots"], n_plays: int
 ) -> dict[str, np.ndarray]:
     step_us = MICROSECONDS_PER_DAY // 2 // n_plays
     n = bots.size * n_plays
-    of_bots = {
+    return {
         "place": np.repeat(bots, n_plays),
         "timestamp_us": np.repeat(exposed_us, n_plays) + np.tile(step_us * np.arange(n_plays), bots.size),
         "seconds": np.full(n, 30.0),
         "skipped": np.zeros(n, bool),
         "liked": np.zeros(n, bool),
     }
-    return {name: np.concatenate([plays[name], values]) for name, values in of_bots.items()}
 
 
-def _assignments(
-    plan: ExperimentPlan,
-    simulation: Simulation,
-    rng: np.random.Generator,
-    ids: Int[np.ndarray, " n_users"],
-    arms: Int[np.ndarray, " n_users"],
-    assigned_us: Int[np.ndarray, " n_users"],
-) -> pa.Table:
-    n = ids.size
+def _assignments(block: _Block, people: _Listeners) -> pa.Table:
+    plan, simulation, _, ids, rng = block
+    n, arms, assigned_us = ids.size, people.arms, people.assigned_us
     logged = np.flatnonzero(~((arms > 0) & (rng.random(n) < simulation.missing_share)))
     again = np.flatnonzero(rng.random(n) < simulation.two_arm_share)
     rows = np.concatenate([logged, again])
@@ -325,14 +307,13 @@ def _assignments(
 
 def write_logs(blocks: Iterable[SimulatedLogs], directory: Path) -> dict[str, Path]:
     """Writes assignments.parquet, exposures.parquet and events.parquet block by block, replacing earlier files."""
-    files = {name: directory / f"{name}.parquet" for name in ("assignments", "exposures", "events")}
+    files = {name: directory / f"{name}.parquet" for name in SimulatedLogs._fields}
     writers: dict[str, pq.ParquetWriter] = {}
     make_directory(directory)
     with contextlib.ExitStack() as stack:
         partial = {name: stack.enter_context(replacing(file)) for name, file in files.items()}
         for block in blocks:
-            for name in files:
-                table = getattr(block, name)
+            for name, table in block._asdict().items():
                 if name not in writers:
                     writers[name] = stack.enter_context(pq.ParquetWriter(partial[name], table.schema))
                 writers[name].write_table(table)

@@ -56,9 +56,9 @@ def build_tables(connection: duckdb.DuckDBPyConnection) -> None:
         connection.execute(f"CREATE OR REPLACE {kind} {name} AS {sql_text(name)}")
 
 
-def rows(connection: duckdb.DuckDBPyConnection, name: str) -> list[JsonObject]:
-    """The rows of the SQL statement with this name."""
-    cursor = connection.execute(sql_text(name))
+def rows(connection: duckdb.DuckDBPyConnection, name: str, metric: Metric | Quantile | None = None) -> list[JsonObject]:
+    """The rows of the SQL statement with this name, of a metric where the statement takes one."""
+    cursor = connection.execute(sql_text(name) if metric is None else _statement(name, metric))
     names = [column[0] for column in cursor.description]
     return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
@@ -77,43 +77,41 @@ def trust_counts(connection: duckdb.DuckDBPyConnection) -> TrustCounts:
 
 def choose_metric(connection: duckdb.DuckDBPyConnection, metric: Metric) -> None:
     """Creates the table `metric_values` of this metric; its covariates are the metric itself before the start."""
-    connection.execute(f"CREATE OR REPLACE TABLE metric_values AS {_fill_in('metric_values', metric)}")
+    connection.execute(f"CREATE OR REPLACE TABLE metric_values AS {_statement('metric_values', metric)}")
 
 
 def predict_metric(connection: duckdb.DuckDBPyConnection, metric: Metric) -> None:
     """Creates the table `metric_values` of this metric; its covariate is a prediction (CUPAC) from all measures before
     the start, with weights fitted on the other half of the users."""
     connection.execute(f"CREATE OR REPLACE TABLE user_folds AS {sql_text('user_folds')}")
-    connection.execute(f"CREATE OR REPLACE TABLE cupac_values AS {_fill_in('cupac_values', metric)}")
+    connection.execute(f"CREATE OR REPLACE TABLE cupac_values AS {_statement('cupac_values', metric)}")
     folds: list[list[SampleMoments]] = [[], []]
     for row in rows(connection, "cupac_moments"):
         folds[row["fold"]].append(_moments(row, _CUPAC_COLUMNS))
     weights = cross_fitted_weights(folds, range(2, len(_CUPAC_COLUMNS)), numerator=0, denominator=1)
     columns = ", ".join(f"{name} DOUBLE" for name in _CUPAC_COLUMNS[2:])
     connection.execute(f"CREATE OR REPLACE TABLE cupac_weights (fold BIGINT, {columns})")
-    for fold, of_fold in enumerate(weights):
-        connection.execute(
-            f"INSERT INTO cupac_weights VALUES ({', '.join('?' * (1 + len(of_fold)))})", [fold, *of_fold.tolist()]
-        )
+    places = ", ".join("?" * (len(_CUPAC_COLUMNS) - 1))
+    connection.executemany(
+        f"INSERT INTO cupac_weights VALUES ({places})", [[i, *w.tolist()] for i, w in enumerate(weights)]
+    )
     connection.execute(f"CREATE OR REPLACE TABLE metric_values AS {sql_text('cupac_predictions')}")
 
 
-def _fill_in(name: str, metric: Metric) -> str:
-    return _with_words(name, numerator=metric.numerator, denominator=metric.denominator)
-
-
-def _with_words(name: str, **words: str) -> str:
-    # `Metric` and `Quantile` refuse other words; no other place puts a word into a statement.
-    assert set(words.values()) <= {"users", *MEASURES}
+def _statement(name: str, metric: Metric | Quantile) -> str:
+    words = {"numerator": metric.measure} if isinstance(metric, Quantile) else vars(metric)
     text = sql_text(name)
-    for word, value in words.items():
-        text = text.replace(f"{{{word}}}", value)
+    for word in ("numerator", "denominator"):
+        if word in words:
+            # `Metric` and `Quantile` refuse other words; no other place puts a word into a statement.
+            assert words[word] in ("users", *MEASURES)
+            text = text.replace(f"{{{word}}}", words[word])
     return text
 
 
 def user_values(connection: duckdb.DuckDBPyConnection, quantile: Quantile) -> dict[str, Float[np.ndarray, " n_users"]]:
     """The measure of every analysed user, by arm, sorted."""
-    columns = connection.execute(_with_words("user_values", numerator=quantile.measure)).fetchnumpy()
+    columns = connection.execute(_statement("user_values", quantile)).fetchnumpy()
     arms = np.asarray(columns["arm"], str)
     return {str(arm): np.asarray(columns["y"], float)[arms == arm] for arm in np.unique(arms)}
 
@@ -136,12 +134,9 @@ def _moments(row: JsonObject, columns: tuple[str, ...] = _COLUMNS) -> SampleMome
     sums = np.array([row[name] for name in columns], float)
     # Some statements compute sums of products about 0.
     centre = np.array([row.get(f"centre_{name}", 0.0) for name in columns], float)
-    return sample_moments_of_sums(int(row["n_users"]), sums, _products(row, columns), centre=centre)
-
-
-def _products(row: JsonObject, columns: tuple[str, ...] = _COLUMNS) -> np.ndarray:
     places = range(len(columns))
-    return np.array([[row[columns[min(i, j)] + columns[max(i, j)]] for j in places] for i in places], float)
+    products = [[row[columns[min(i, j)] + columns[max(i, j)]] for j in places] for i in places]
+    return sample_moments_of_sums(int(row["n_users"]), sums, np.array(products, float), centre=centre)
 
 
 def moments_by_day(
@@ -151,14 +146,8 @@ def moments_by_day(
     far."""
     pairs = ("yy", "yz", "yv", "yw", "zz", "zv", "zw", "vv", "vw", "ww")
     totals = {arm: {name: np.zeros(n_days) for name in ("n_users", *_COLUMNS, *pairs)} for arm in plan.arms}
-    for row in rows(connection, "new_users_by_day"):
-        for name in ("n_users", "v", "w", "vv", "vw", "ww"):
-            totals[row["arm"]][name][row["day"]] += row[name]
-    increments = connection.execute(_fill_in("increments_by_day", metric))
-    names = [column[0] for column in increments.description]
-    for values in increments.fetchall():
-        row = dict(zip(names, values, strict=True))
-        for name in names[2:]:
+    for row in [*rows(connection, "new_users_by_day"), *rows(connection, "increments_by_day", metric)]:
+        for name in row.keys() - {"arm", "day"}:
             totals[row["arm"]][name][row["day"]] += row[name]
     by_arm: dict[str, list[SampleMoments | None]] = {}
     for arm, by_name in totals.items():

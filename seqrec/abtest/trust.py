@@ -25,6 +25,11 @@ class Check(NamedTuple):
     finding: str
     """The counts and p-values behind the status, as a sentence without a full stop."""
 
+    @classmethod
+    def of(cls, name: str, finding: str, *, failed: bool | np.bool) -> "Check":
+        """A check that either failed or passed."""
+        return cls(name, "failed" if failed else "passed", finding)
+
 
 def trust_checks(logged: TrustCounts, plan: ExperimentPlan, *, n_days: int) -> list[Check]:
     """Checks of users in two arms, sample ratios, exposure, bots, lost and repeated events, and counts of omitted rows.
@@ -36,7 +41,7 @@ def trust_checks(logged: TrustCounts, plan: ExperimentPlan, *, n_days: int) -> l
         name: np.array([int(counts[arm][name]) if arm in counts else 0 for arm in plan.arms])
         for name in ("n_assigned", "n_in_two_arms", "n_exposed", "n_bots")
     }
-    checks = [
+    return [
         _users(plan, by_arm["n_exposed"]),
         _two_arms(plan, by_arm),
         _sample_ratio(plan, "sample ratio, assigned", by_arm["n_assigned"]),
@@ -50,7 +55,6 @@ def trust_checks(logged: TrustCounts, plan: ExperimentPlan, *, n_days: int) -> l
         *_repeated_events(logged, plan),
         *_left_out(logged.check_left_out),
     ]
-    return checks
 
 
 def balance_check(plan: ExperimentPlan, arms: dict[str, SampleMoments]) -> list[Check]:
@@ -65,24 +69,17 @@ def balance_check(plan: ExperimentPlan, arms: dict[str, SampleMoments]) -> list[
         return nothing
     if all(each.value == 0.0 for each in (control, *others)):
         return nothing
-    p_values = holm(np.array([effect(control, other).p_value for other in others]))
-    status: Literal["passed", "failed"] = "failed" if p_values.min() < plan.trust_alpha else "passed"
-    words = "differed" if status == "failed" else "did not differ"
-    return [
-        Check(
-            name, status, f"{plan.primary.name} {words} in the {plan.days_before} days before (p {_p(p_values.min())})"
-        )
-    ]
+    p_value = holm(np.array([effect(control, other).p_value for other in others])).min()
+    failed = p_value < plan.trust_alpha
+    words = f"{'differed' if failed else 'did not differ'} in the {plan.days_before} days before"
+    return [Check.of(name, f"{plan.primary.name} {words} (p {p_text(p_value)})", failed=failed)]
 
 
 def variation_check(metric_name: str, arms: dict[str, SampleMoments]) -> list[Check]:
     """Fails where the metric is the same for every user of an arm: a fault in the logs and not an effect."""
     constant = [arm for arm, sample in arms.items() if not sample.covariance[0, 0] > 0.0]
-    if not constant:
-        return []
-    return [
-        Check("variation", "failed", f"{metric_name} has the same value for every user of {' and '.join(constant)}")
-    ]
+    finding = f"{metric_name} has the same value for every user of {' and '.join(constant)}"
+    return [Check("variation", "failed", finding)] if constant else []
 
 
 def _users(plan: ExperimentPlan, n_exposed: np.ndarray) -> Check:
@@ -102,8 +99,8 @@ def _two_arms(plan: ExperimentPlan, by_arm: dict[str, np.ndarray]) -> Check:
 
 def _sample_ratio(plan: ExperimentPlan, name: str, n_users: np.ndarray) -> Check:
     p_value = srm_p_value(n_users, plan.shares)
-    finding = f"{_counts(plan, n_users)}, planned {_shares(plan)} (p {_p(p_value)})"
-    return Check(name, "failed" if p_value < plan.trust_alpha else "passed", finding)
+    finding = f"{_counts(plan, n_users)}, planned {_shares(plan)} (p {p_text(p_value)})"
+    return Check.of(name, finding, failed=p_value < plan.trust_alpha)
 
 
 def _daily_sample_ratio(rows: list[JsonObject], plan: ExperimentPlan, n_days: int) -> Check:
@@ -115,9 +112,8 @@ def _daily_sample_ratio(rows: list[JsonObject], plan: ExperimentPlan, n_days: in
         return Check("sample ratio by day", "noted", "no user was assigned in the period")
     by_one = holm(np.array([srm_p_value(row, plan.shares) for row in some])).min()
     running = srm_sequential_p_values(np.cumsum(some, axis=0), plan.shares).min()
-    failed = min(by_one, running) < plan.trust_alpha
-    finding = f"worst of {len(some)} days p {_p(by_one)} (Holm), running totals p {_p(running)} (always valid)"
-    return Check("sample ratio by day", "failed" if failed else "passed", finding)
+    finding = f"worst of {len(some)} days p {p_text(by_one)} (Holm), running totals p {p_text(running)} (always valid)"
+    return Check.of("sample ratio by day", finding, failed=min(by_one, running) < plan.trust_alpha)
 
 
 def _segment_sample_ratio(rows: list[JsonObject], plan: ExperimentPlan) -> list[Check]:
@@ -128,11 +124,10 @@ def _segment_sample_ratio(rows: list[JsonObject], plan: ExperimentPlan) -> list[
     if not by_value:
         return []
     p_values = holm(np.array([srm_p_value(counts, plan.shares) for counts in by_value.values()]))
-    worst = int(p_values.argmin())
+    p_value, worst = p_values.min(), int(p_values.argmin())
     (segment, value), counts = list(by_value.items())[worst]
-    finding = f"worst of {len(by_value)}: {segment} = {value}, {_counts(plan, counts)} (p {_p(p_values[worst])}, Holm)"
-    status: Literal["passed", "failed"] = "failed" if p_values[worst] < plan.trust_alpha else "passed"
-    return [Check("sample ratio by segment", status, finding)]
+    finding = f"worst of {len(by_value)}: {segment} = {value}, {_counts(plan, counts)} (p {p_text(p_value)}, Holm)"
+    return [Check.of("sample ratio by segment", finding, failed=p_value < plan.trust_alpha)]
 
 
 def _share(plan: ExperimentPlan, name: str, verb: str, n_some: np.ndarray, n_all: np.ndarray) -> Check:
@@ -145,7 +140,7 @@ def _share(plan: ExperimentPlan, name: str, verb: str, n_some: np.ndarray, n_all
     shares = " and ".join(
         f"{_percent(some / of)} of {arm}" for arm, some, of in zip(plan.arms, n_some, n_all, strict=True) if of
     )
-    return Check(name, "failed" if p_value < plan.trust_alpha else "passed", f"{verb}: {shares} (p {_p(p_value)})")
+    return Check.of(name, f"{verb}: {shares} (p {p_text(p_value)})", failed=p_value < plan.trust_alpha)
 
 
 def _lost_events(lost: dict[str, SampleMoments], plan: ExperimentPlan) -> list[Check]:
@@ -153,7 +148,7 @@ def _lost_events(lost: dict[str, SampleMoments], plan: ExperimentPlan) -> list[C
         return [Check("events lost", "noted", "events have no sequence numbers, so losses cannot be detected")]
     most, p_value, shares = _event_shares(lost, plan)
     failed = p_value < plan.trust_alpha or most > plan.max_lost_share
-    return [Check("events lost", "failed" if failed else "passed", f"{shares} never arrived (p {_p(p_value)})")]
+    return [Check.of("events lost", f"{shares} never arrived (p {p_text(p_value)})", failed=failed)]
 
 
 def _no_events(logged: TrustCounts) -> list[Check]:
@@ -174,7 +169,7 @@ def _repeated_events(logged: TrustCounts, plan: ExperimentPlan) -> list[Check]:
     most, p_value, shares = _event_shares(logged.repeated, plan)
     if most == 0.0:
         return [Check(name, "passed", "none")]
-    finding = f"{shares} repeat an earlier one (p {_p(p_value)})"
+    finding = f"{shares} repeat an earlier one (p {p_text(p_value)})"
     if p_value < plan.trust_alpha or most > plan.max_repeated_share:
         return [Check(name, "failed", f"{finding}; count each once with --logs.drop-repeated")]
     return [Check(name, "noted", finding)]
@@ -201,7 +196,12 @@ def _left_out(rows: list[JsonObject]) -> list[Check]:
     return [Check("left out", "noted", f"{int(row['n']):,} {words[row['what']]}") for row in rows if row["n"]]
 
 
-def _p(value: float) -> str:
+def p_text(value: float) -> str:
+    """A p-value in words.
+
+    >>> p_text(0.0421), p_text(0.00001), p_text(float("nan"))
+    ('0.042', '1.0e-05', 'unknown')
+    """
     if math.isnan(value):
         return "unknown"
     return f"{value:.1e}" if value < 0.0005 else f"{value:.3f}"

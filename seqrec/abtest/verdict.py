@@ -53,47 +53,43 @@ def decide(
     - otherwise: at the end "no effect shown" with the smallest detectable effect, before the end continue
     """
     gain = primary.shown if plan.primary.more_is_better else -primary.shown
-    interval = f"[{signed(primary.effect.relative_lower)}, {signed(primary.effect.relative_upper)}]"
-    figures = f"{plan.primary.name} {signed(primary.effect.relative)} {interval}"
+    interval = f"[{signed_percent(primary.effect.relative_lower)}, {signed_percent(primary.effect.relative_upper)}]"
+    figures = f"{plan.primary.name} {signed_percent(primary.effect.relative)} {interval}"
     harmed = [metric.name for metric, state in guardrails.items() if state == "harmed"]
     open_ = [metric.name for metric, state in guardrails.items() if state in ("unclear", "unknown")]
-    may_stop = complete or (plan.stopping != "fixed" and due)
-    if not may_stop:
-        return Verdict(
+    none_shown = f"{figures}; the smallest detectable effect is {unsigned_percent(primary.detectable)}."
+    at_risk = " and ".join(open_)
+    rules = (
+        (
+            not complete and (plan.stopping == "fixed" or not due),
             "continue",
             f"Too early to judge {arm}: the plan allows no look yet.",
             "Let it run; a test that is planned for the end has far more false alarms when it is read earlier.",
-        )
-    if harmed:
-        return Verdict(
-            "stop", f"{arm} harms {' and '.join(harmed)} beyond the margin ({figures}).", f"Do not ship {arm}."
-        )
-    if gain < 0:
-        return Verdict("stop", f"{arm} is worse: {figures}.", f"Do not ship {arm}.")
-    if gain > 0:
-        if not open_:
-            return Verdict("ship", f"{arm} is better: {figures}, and no guardrail is at risk.", f"Ship {arm}.")
-        return Verdict(
+        ),
+        (harmed, "stop", f"{arm} harms {' and '.join(harmed)} beyond the margin ({figures}).", f"Do not ship {arm}."),
+        (gain < 0, "stop", f"{arm} is worse: {figures}.", f"Do not ship {arm}."),
+        (gain > 0 and not open_, "ship", f"{arm} is better: {figures}, and no guardrail is at risk.", f"Ship {arm}."),
+        (
+            gain > 0,
             "hold",
-            f"{arm} is better ({figures}), but a loss beyond the margin is not ruled out for {' and '.join(open_)}.",
+            f"{arm} is better ({figures}), but a loss beyond the margin is not ruled out for {at_risk}.",
             "Collect more users, or accept the risk explicitly; do not ship on this result alone.",
-        )
-    detectable = f"the smallest detectable effect is {unsigned(primary.detectable)}"
-    if not complete:
-        return Verdict(
-            "continue", f"No effect of {arm} shown so far: {figures}; {detectable}.", "Let it run as planned."
-        )
-    return Verdict(
-        "no effect shown",
-        f"No effect of {arm} shown: {figures}; {detectable}.",
-        "Keep the control. A smaller effect may exist: to detect one half as large takes four times the users.",
+        ),
+        (not complete, "continue", f"No effect of {arm} shown so far: {none_shown}", "Let it run as planned."),
+        (
+            True,
+            "no effect shown",
+            f"No effect of {arm} shown: {none_shown}",
+            "Keep the control. A smaller effect may exist: to detect one half as large takes four times the users.",
+        ),
     )
+    return next(Verdict(*words) for holds, *words in rules if holds)
 
 
-def signed(share: float) -> str:
+def signed_percent(share: float) -> str:
     """A relative difference as a percentage with its sign.
 
-    >>> signed(0.0123), signed(-0.5), signed(float("nan"))
+    >>> signed_percent(0.0123), signed_percent(-0.5), signed_percent(float("nan"))
     ('+1.23%', '-50.0%', 'unknown')
     """
     if math.isnan(share):
@@ -101,10 +97,10 @@ def signed(share: float) -> str:
     return f"{100 * share:+.2f}%" if abs(share) < 0.1 else f"{100 * share:+.1f}%"
 
 
-def unsigned(share: float) -> str:
+def unsigned_percent(share: float) -> str:
     """A relative size as a percentage.
 
-    >>> unsigned(0.0123)
+    >>> unsigned_percent(0.0123)
     '1.23%'
     """
-    return signed(abs(share)).lstrip("+")
+    return signed_percent(abs(share)).lstrip("+")

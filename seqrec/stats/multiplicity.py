@@ -16,7 +16,7 @@ def holm(p_values: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
     >>> [round(p, 3) for p in holm(np.array([0.01, 0.04, 0.03])).tolist()]
     [0.03, 0.06, 0.06]
     """
-    return _adjusted(p_values, lambda p, rank: np.maximum.accumulate((len(p) + 1 - rank) * p))
+    return _adjust(p_values, lambda p, rank: np.maximum.accumulate((len(p) + 1 - rank) * p))
 
 
 def benjamini_hochberg(p_values: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
@@ -29,10 +29,10 @@ def benjamini_hochberg(p_values: Float[np.ndarray, "*shape"]) -> Float[np.ndarra
     >>> benjamini_hochberg(np.array([0.01, 0.04, 0.03])).round(3).tolist()
     [0.03, 0.04, 0.04]
     """
-    return _adjusted(p_values, lambda p, rank: np.minimum.accumulate((p * len(p) / rank)[::-1])[::-1])
+    return _adjust(p_values, lambda p, rank: np.minimum.accumulate((p * len(p) / rank)[::-1])[::-1])
 
 
-def _adjusted(
+def _adjust(
     p_values: Float[np.ndarray, "*shape"], adjust: Callable[[np.ndarray, np.ndarray], np.ndarray]
 ) -> Float[np.ndarray, "*shape"]:
     """`adjust(p, rank)` of the known p-values in rising order, at most 1, back in their places."""

@@ -24,7 +24,8 @@ def run_script(monkeypatch, flags: str) -> int:
     return stop.value.code
 
 
-PLAN = 'plan plan.toml --name try --start 2026-03-02 --n-days 4 --guardrails="-skips/plays:0.3" --segments country'
+BRIEF = "--name try --start 2026-03-02 --n-days 4 --primary plays"
+PLAN = f'plan plan.toml {BRIEF} --guardrails="-skips/plays:0.3" --segments country'
 FILES = " ".join(f"--logs.{name} logs/{name}.parquet" for name in ("assignments", "exposures", "events"))
 
 
@@ -78,8 +79,10 @@ def test_an_offline_comparison_and_a_past_result_stand_beside_the_effect(tmp_pat
         ("analyze plan.toml --logs.assignments a.csv --logs.events b.csv", "a.csv does not exist"),
         (f"analyze plan.toml {FILES} --past x.json", "give --offline too"),
         (f"analyze plan.toml {FILES} --offline x.json", "x.json cannot be read"),
-        ("plan b.toml --name b --start 2026-03-02 --mean 3", "give both or neither"),
-        ("plan b.toml --name b --start 2026-03-02 --quantiles plays", "'plays' is not measure@quantile"),
+        (f"plan b.toml {BRIEF} --mean 3", "give both or neither"),
+        (f"plan b.toml {BRIEF} --quantiles plays", "'plays' is not measure@quantile"),
+        (f"plan b.toml {BRIEF} --alpha 5", "alpha=5.0 is outside"),
+        (f"plan b.toml {BRIEF.replace('--primary plays', '')}", "--primary"),
         ("analyse plan.toml", "analyse"),
     ],
 )

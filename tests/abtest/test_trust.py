@@ -49,7 +49,7 @@ def with_treatment_events_twice(logs: SimulatedLogs, *, numbered: bool) -> Simul
     is_treated = np.array([arms[user] == "treatment" for user in logs.events["user_id"].to_pylist()])
     again = logs.events.filter(is_treated & (logs.events["timestamp_us"].to_numpy() >= PLAN.start_us))
     events = pa.concat_tables([logs.events, again])
-    return dataclasses.replace(logs, events=events if numbered else events.drop_columns(["sequence"]))
+    return logs._replace(events=events if numbered else events.drop_columns(["sequence"]))
 
 
 @pytest.mark.parametrize("numbered", [True, False])
@@ -80,9 +80,7 @@ def test_a_repeat_with_another_time_is_seen_by_its_sequence_and_the_first_counts
     again = once.events.slice(0, 100)
     later = pa.array(again["timestamp_us"].to_numpy() + 5_000_000)
     again = again.set_column(again.column_names.index("timestamp_us"), "timestamp_us", later)
-    logs = written(
-        tmp_path, dataclasses.replace(once, events=pa.concat_tables([again, once.events])), drop_repeated=True
-    )
+    logs = written(tmp_path, once._replace(events=pa.concat_tables([again, once.events])), drop_repeated=True)
     connection = load_logs(logs, PLAN)
     assert connection.execute("SELECT n_events FROM dropped_events").fetchall() == [(100,)]
     columns = ["user_id", "sequence", "timestamp_us"]
@@ -92,7 +90,7 @@ def test_a_repeat_with_another_time_is_seen_by_its_sequence_and_the_first_counts
 
 def test_a_few_repeats_in_both_arms_are_noted_and_more_than_the_plan_allows_are_not(tmp_path, once):
     every_2000th = once.events.take(np.arange(0, len(once.events), 2000))
-    logs = dataclasses.replace(once, events=pa.concat_tables([once.events, every_2000th]))
+    logs = once._replace(events=pa.concat_tables([once.events, every_2000th]))
     assert check(analysed(tmp_path, logs), "events repeated")["status"] == "noted"
     strict = dataclasses.replace(PLAN, max_repeated_share=0.0)
     assert check(analysed(tmp_path, logs, plan=strict), "events repeated")["status"] == "failed"
@@ -101,7 +99,7 @@ def test_a_few_repeats_in_both_arms_are_noted_and_more_than_the_plan_allows_are_
 def test_repeated_events_are_counted_by_user(tmp_path, once):
     random = np.random.default_rng(0)
     again = once.events.take(random.integers(len(once.events), size=500))
-    logs = dataclasses.replace(once, events=pa.concat_tables([once.events, again]))
+    logs = once._replace(events=pa.concat_tables([once.events, again]))
     connection = load_logs(written(tmp_path, logs), PLAN)
     set_period(connection, PLAN, n_days=PLAN.n_days)
     build_tables(connection)
@@ -135,7 +133,7 @@ def test_shares_that_differ_by_arm_are_tested_over_users(tmp_path, once):
 
 def test_events_of_nobody_who_was_assigned_are_named_as_such(tmp_path, once):
     others = pa.array(once.events["user_id"].to_numpy() + 1_000_000)
-    logs = dataclasses.replace(once, events=once.events.set_column(0, "user_id", others))
+    logs = once._replace(events=once.events.set_column(0, "user_id", others))
     result = analysed(tmp_path, logs)
     headline = result["verdicts"]["treatment"]["headline"]
     assert "no event is of an analysed user" in headline
@@ -150,7 +148,7 @@ def test_repeats_of_one_user_an_arm_still_fail_the_check(tmp_path, once):
         for name in PLAN.arms
     }
     kept = once.events.filter([user in users.values() for user in once.events["user_id"].to_pylist()])
-    logs = dataclasses.replace(once, events=pa.concat_tables([kept, kept]))
+    logs = once._replace(events=pa.concat_tables([kept, kept]))
     found = check(analysed(tmp_path, logs), "events repeated")
     assert found["status"] == "failed"
     assert "(p unknown)" in found["finding"]
