@@ -19,6 +19,7 @@ from tyro.conf import arg, subcommand
 
 from seqrec import runtime
 from seqrec.abtest.commands import AnalyzeFlags, PlanFlags, SimulateFlags, run_analyze, run_plan, run_simulate
+from seqrec.config import check_fields
 from seqrec.files import JsonObject
 
 
@@ -32,6 +33,9 @@ class Arguments:
         | Annotated[AnalyzeFlags, subcommand("analyze", prefix_name=False)],
         arg(name=""),
     ]
+
+    def __post_init__(self):
+        check_fields(self)
 
 
 def main(arguments: Arguments) -> JsonObject:

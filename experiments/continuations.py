@@ -15,7 +15,7 @@ from tyro.conf import OmitArgPrefixes, Positional
 
 from seqrec import runtime
 from seqrec.baselines.popularity import training_counts
-from seqrec.config import to_json
+from seqrec.config import check_fields, to_json
 from seqrec.files import JsonObject, write_json
 from seqrec.generation import DecodingConfig
 from seqrec.report.continuations import continuation_figures
@@ -31,8 +31,11 @@ class Arguments:
     run: Positional[Path]
     """Directory of the run, as the training script printed it."""
     json: Path | None = None
-    """File for the figures."""
+    """JSON file to write the figures to."""
     decoding: OmitArgPrefixes[DecodingConfig] = field(default_factory=DecodingConfig)
+
+    def __post_init__(self):
+        check_fields(self)
 
 
 def main(arguments: Arguments) -> JsonObject:

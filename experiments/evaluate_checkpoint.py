@@ -13,6 +13,7 @@ from scripts import TRAINING
 from tyro.conf import Positional
 
 from seqrec import runtime
+from seqrec.config import check_fields
 from seqrec.data.buckets import working_copy
 from seqrec.files import JsonObject, address_of, read_object
 from seqrec.run.experiment import open_trained
@@ -25,6 +26,9 @@ class Arguments:
 
     run: Positional[Path]
     """Directory of the run, as the training script printed it."""
+
+    def __post_init__(self):
+        check_fields(self)
 
 
 def main(arguments: Arguments) -> JsonObject:

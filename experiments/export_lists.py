@@ -14,6 +14,7 @@ from scripts import TRAINING
 from tyro.conf import Positional
 
 from seqrec import runtime
+from seqrec.config import check_at_least, check_fields
 from seqrec.data.buckets import working_copy
 from seqrec.evaluation import make_top_step, top_items
 from seqrec.files import JsonObject, address_of
@@ -30,7 +31,11 @@ class Arguments:
     run: Positional[Path]
     """Directory of the run, as the training script printed it."""
     k: int = 100
-    """Length of a list."""
+    """Number of items in a list."""
+
+    def __post_init__(self):
+        check_fields(self)
+        check_at_least(self, 1, "k")
 
 
 def main(arguments: Arguments) -> JsonObject:
@@ -43,8 +48,8 @@ def export(run: Path, arguments: Arguments) -> JsonObject:
     """The same, of the run in `run`."""
     task, model, params = open_trained(run, TRAINING)
     store = task.store
-    if not 1 <= arguments.k <= store.n_items:
-        raise InputError(f"--k {arguments.k} is not in 1..{store.n_items}, the number of items; try --k 10")
+    if arguments.k > store.n_items:
+        raise InputError(f"--k {arguments.k} is above {store.n_items}, the number of items; try --k 10")
     if len(set(task.test.users.tolist())) < len(task.test.users):
         raise InputError(f"{run} asks several times of a user, and a list is one of a user; test the last target alone")
     best = top_items(make_top_step(model, k=arguments.k), params, task.test)

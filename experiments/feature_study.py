@@ -16,7 +16,9 @@ from scripts import TRAINING
 from tyro.conf import OmitArgPrefixes
 
 from seqrec import runtime
-from seqrec.files import JsonObject, write_text
+from seqrec.config import check_fields
+from seqrec.files import JsonObject
+from seqrec.pages.html import write_report
 from seqrec.report.study_page import as_text, page
 from seqrec.study.plan import StudyConfig, make_plan, plan_text
 from seqrec.study.run import run_study
@@ -38,6 +40,9 @@ class Config:
 
     study: OmitArgPrefixes[StudyConfig] = field(default_factory=lambda: DEMO)
 
+    def __post_init__(self):
+        check_fields(self)
+
 
 def main(config: Config) -> JsonObject | None:
     """Prints the verdicts, writes the study's files and returns what study.json holds; of a dry run only the plan."""
@@ -45,9 +50,8 @@ def main(config: Config) -> JsonObject | None:
         print(plan_text(make_plan(config.study, TRAINING)))
         return None
     results = run_study(config.study, TRAINING)
-    html_file = config.study.output / "study.html"
-    write_text(html_file, page(results))
-    print(f"\n{as_text(results)}\n\nnumbers  {config.study.output / 'study.json'}\npage     {html_file}")
+    print(f"\n{as_text(results)}")
+    write_report(config.study.output / "study.json", results, page(results))
     return results
 
 

@@ -46,14 +46,16 @@ class Arguments:
     name: str = ""
     """Name to keep it under, such as ml-1m-modern-seed-0."""
 
-    __post_init__ = check_fields
+    def __post_init__(self):
+        check_fields(self)
+        if self.run is not None and not self.name:
+            raise InputError(f"{self.run} needs a --name to be kept under, such as --name ml-1m-modern-seed-0")
 
 
 def pages() -> dict[Path, str]:
     """The text of each page that shows kept runs."""
-    runs, continuation_runs, study_runs, search_runs = (
-        read_results(KEPT / folder) for folder in ("", "continuations", "studies", "searches")
-    )
+    folders = ("", "continuations", "studies", "searches")
+    runs, continuation_runs, study_runs, search_runs = (read_results(KEPT / folder) for folder in folders)
     continuations, studies = ROOT / "docs" / "seq2seq.md", ROOT / "docs" / "studies.md"
     return {
         studies: studies_page(studies.read_text(), study_runs, search_runs, defaults=TUNING),
@@ -66,8 +68,6 @@ def pages() -> dict[Path, str]:
 def main(arguments: Arguments) -> None:
     """Keeps the run, study or search, if one is named, and writes the pages."""
     if arguments.run is not None:
-        if not arguments.name:
-            raise InputError(f"{arguments.run} needs a --name to be kept under, such as --name ml-1m-modern-seed-0")
         print(f"kept     {keep(arguments.run, KEPT, arguments.name)}")
         if arguments.name == DEMO:
             shutil.copy(arguments.run / "learning_curve.png", ROOT / "docs" / "pictures" / f"{DEMO}.png")

@@ -17,7 +17,7 @@ from scripts import TRAINING
 from tyro.conf import OmitArgPrefixes, Positional
 
 from seqrec import runtime
-from seqrec.config import values_of, with_values
+from seqrec.config import check_fields, values_of, with_values
 from seqrec.files import JsonObject
 from seqrec.run.data import open_task
 from seqrec.run.experiment import open_run
@@ -36,13 +36,9 @@ def config_type(name: str) -> type:
         ("tune", OmitArgPrefixes[TuneConfig], dataclasses.field(default_factory=TuneConfig)),
     ]
     doc = "Searches for the best values of a training script's flags; those that are not searched are as given."
-    return dataclasses.make_dataclass(
-        "Config",
-        fields,
-        bases=(TRAINING[name].Config,),
-        frozen=True,
-        namespace={"__doc__": doc, "__module__": __name__},
-    )
+    namespace = {"__doc__": doc, "__module__": __name__, "__post_init__": check_fields}
+    bases = (TRAINING[name].Config,)
+    return dataclasses.make_dataclass("Config", fields, bases=bases, frozen=True, namespace=namespace)
 
 
 def named_script(arguments: list[str]) -> str:
@@ -76,8 +72,7 @@ def main(config: Any, *, events: Any = None) -> JsonObject:
                     say=runtime.log.info,
                 )
             finally:  # after Ctrl-C too
-                path = script_path(script.__file__)
-                results = write_findings(search, config, script=path, defaults=script.Config())
+                results = write_findings(search, config, script=script_path(script.__file__), defaults=script.Config())
     return results
 
 

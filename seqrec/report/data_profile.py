@@ -168,30 +168,27 @@ def data_profile(
 
     `steps` are the counts of its preparation, `ties` what it says of events at equal times.
     """
-    parts = part_of_events(store, split)
-    items = np.asarray(store.items)
-    repeats = is_repeat(store)
+    parts, repeats = part_of_events(store, split), is_repeat(store)
+    n_events, n_pairs = store.n_events, int(store.n_events - repeats.sum())
     lengths = np.diff(store.offsets)
-    popularity = np.bincount(items, minlength=store.n_items + 1)[1:]
+    popularity = np.bincount(store.items, minlength=store.n_items + 1)[1:]
     profile = {
         "name": name,
         "steps": [dict(step) for step in steps],
         "ties": dict(ties),
         "split": split.description,
-        "n_events": store.n_events,
-        "n_users": store.n_users,
-        "n_items": store.n_items,
-        "n_pairs": int(store.n_events - repeats.sum()),
-        "sparsity": 1.0 - (store.n_events - int(repeats.sum())) / max(1, store.n_users * store.n_items),
-        "repeat_share": float(repeats.mean()) if store.n_events else 0.0,
+        **{size: getattr(store, size) for size in ("n_events", "n_users", "n_items")},
+        "n_pairs": n_pairs,
+        "sparsity": 1.0 - n_pairs / max(1, store.n_users * store.n_items),
+        "repeat_share": float(repeats.mean()) if n_events else 0.0,
         "history_lengths": doubling_histogram(lengths),
         "median_history_length": float(np.median(lengths)) if store.n_users else 0.0,
         "popularity": doubling_histogram(popularity),
-        "popularity_curve": popularity_curve(popularity) if store.n_events else [],
+        "popularity_curve": popularity_curve(popularity) if n_events else [],
         "parts": _parts(store, split, parts, repeats),
         "drift": _drifts(store, parts),
     }
-    if "timestamp_us" in store.columns and store.n_events:
+    if "timestamp_us" in store.columns and n_events:
         profile["over_time"] = events_over_time(np.asarray(store.columns["timestamp_us"]))
     return profile
 
@@ -199,25 +196,26 @@ def data_profile(
 def _parts(
     store: SequenceStore, split: Split, parts: Int8[np.ndarray, " n_events"], repeats: Bool[np.ndarray, " n_events"]
 ) -> list[JsonObject]:
+    def share(of: np.ndarray) -> float | None:
+        return float(of.mean()) if len(of) else None
+
     items = np.asarray(store.items)
-    is_known = np.bincount(items[parts == 0], minlength=store.n_items + 1) > 0
+    is_cold = np.bincount(items[parts == 0], minlength=store.n_items + 1) == 0
+    targets = (np.zeros(0, np.int64), *asked_events(store, split))
     rows = []
     for number, name in enumerate(PARTS):
         in_part = parts == number
-        is_present = np.bincount(items[in_part], minlength=store.n_items + 1) > 0
-        targets = (np.zeros(0, np.int64), *asked_events(store, split))[number]
-        n_events, n_items = int(in_part.sum()), int(is_present.sum())
-        cold_events = int(np.sum(in_part & ~is_known[items]))
+        present = np.flatnonzero(np.bincount(items[in_part], minlength=store.n_items + 1))
         rows.append(
             {
                 "part": name,
-                "n_events": n_events,
-                "n_items": n_items,
-                "n_targets": len(targets),
-                "repeat_share": float(np.sum(repeats & in_part) / n_events) if n_events else None,
-                "cold_item_share": float(np.sum(is_present & ~is_known) / n_items) if n_items else None,
-                "cold_event_share": cold_events / n_events if n_events else None,
-                "cold_target_share": float(np.mean(~is_known[items[targets]])) if len(targets) else None,
+                "n_events": int(in_part.sum()),
+                "n_items": len(present),
+                "n_targets": len(targets[number]),
+                "repeat_share": share(repeats[in_part]),
+                "cold_item_share": share(is_cold[present]),
+                "cold_event_share": share(is_cold[items[in_part]]),
+                "cold_target_share": share(is_cold[items[targets[number]]]),
             }
         )
     return rows
@@ -227,13 +225,9 @@ def _drifts(store: SequenceStore, parts: Int8[np.ndarray, " n_events"]) -> list[
     """The drift of each variable from training, for each part."""
     rows = []
     for variable, values in _variables(store, parts):
-        windows = [value_counts(values[parts == number]) for number in range(3)]
-        rows.append(
-            {
-                "variable": variable,
-                **{name: drift(windows[0], windows[number]) for number, name in enumerate(PARTS) if number},
-            }
-        )
+        training, *others = (value_counts(values[parts == number]) for number in range(3))
+        drifts = {name: drift(training, other) for name, other in zip(PARTS[1:], others, strict=True)}
+        rows.append({"variable": variable, **drifts})
     return rows
 
 

@@ -11,14 +11,12 @@ from jaxtyping import Bool, Float, Int
 
 from seqrec.baselines.popularity import popularity_ranks, training_counts
 from seqrec.data.batches import Queries
-from seqrec.data.repeated_targets import RepeatedTargets
 from seqrec.data.splits import Split
 from seqrec.data.store import SequenceStore
 from seqrec.evaluation import RankTable
 from seqrec.files import JsonObject, replacing
 from seqrec.metrics import metric_values
 from seqrec.stats.bootstrap import bootstrap_intervals
-from seqrec.types import Times
 
 
 def figures(
@@ -88,37 +86,6 @@ def baseline_figures(store: SequenceStore, split: Split, queries: Queries, *, ma
     }
 
 
-def protocol(
-    store: SequenceStore,
-    split: Split,
-    *,
-    max_length: int,
-    mask_seen: bool,
-    times: Times = "none",
-    repeated_targets: RepeatedTargets = "exclude",
-    n_repeated_targets: int = 0,
-) -> JsonObject:
-    """What the figures mean; figures compare only under the same protocol.
-
-    `n_repeated_targets` test targets were seen before by their user, and with `mask_seen` are excluded, or misses.
-    """
-    return {
-        "split": split.description,
-        "split_hash": split.content_hash,
-        "data_hash": store.content_hash,
-        "candidates": f"all {store.n_items} items" + (" less the user's whole history" if mask_seen else ""),
-        "mask_seen": mask_seen,
-        "repeated_targets": repeated_targets if mask_seen else "rank",
-        "n_repeated_targets": n_repeated_targets,
-        "max_length": max_length,
-        "times": times,
-        "time_aware": times == "query",
-        "ties": "mean",
-        "fitted_on_validation_items": False,
-        "intervals": "95%, percentile bootstrap over users",
-    }
-
-
 def format_table(columns: dict[str, JsonObject], *, title: str = "test") -> str:
     """One line for each metric, one column for each model; each figure with its interval."""
     metrics = list(next(iter(columns.values()))["intervals"])
@@ -138,10 +105,10 @@ def format_example(store: SequenceStore, history: Sequence[int], recommended: Se
         title = "" if store.titles is None else store.titles[item - 1]
         return title or f"item {store.item_keys[item - 1]}"
 
-    def listed(items: Sequence[int]) -> str:
+    def lines(items: Sequence[int]) -> str:
         return "\n".join(f"    {place:2d}. {name(item)}" for place, item in enumerate(items, start=1))
 
-    return f"user {store.user_keys[user]}, latest last\n{listed(history[-5:])}\n  recommended\n{listed(recommended)}"
+    return f"user {store.user_keys[user]}, latest last\n{lines(history[-5:])}\n  recommended\n{lines(recommended)}"
 
 
 def write_ranks(file: Path, ranks: RankTable, store: SequenceStore, split: Split) -> None:

@@ -29,17 +29,24 @@ from seqrec.types import QueryBatch
 
 
 def protocol(task: Task) -> JsonObject:
-    """What figures of the task mean, as `metrics.json` has it."""
-    config = task.config
-    return figures.protocol(
-        task.store,
-        task.split,
-        max_length=config.max_length,
-        mask_seen=task.mask_seen,
-        times=config.times,
-        repeated_targets=config.repeated_targets,
-        n_repeated_targets=task.n_repeated_targets,
-    )
+    """What figures of the task mean, as `metrics.json` has it; figures compare only under the same protocol."""
+    config, store, split = task.config, task.store, task.split
+    return {
+        "split": split.description,
+        "split_hash": split.content_hash,
+        "data_hash": store.content_hash,
+        "candidates": f"all {store.n_items} items" + (" less the user's whole history" if task.mask_seen else ""),
+        "mask_seen": task.mask_seen,
+        # With seen items masked, targets that were seen before are excluded, or misses.
+        "repeated_targets": config.repeated_targets if task.mask_seen else "rank",
+        "n_repeated_targets": task.n_repeated_targets,
+        "max_length": config.max_length,
+        "times": config.times,
+        "time_aware": config.times == "query",
+        "ties": "mean",
+        "fitted_on_validation_items": False,
+        "intervals": "95%, percentile bootstrap over users",
+    }
 
 
 def test(task: Task, model: Model, params: Params) -> tuple[RankTable, JsonObject]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import math
 import os
 import uuid
 import warnings
@@ -179,8 +180,8 @@ def tune(
     that was killed ends as one that was not.
     """
     state = import_optuna().trial.TrialState
-    started = runtime.seconds()
-    while batch := _next_batch(search, out_of_time=_is_spent(started, search.config.tuning_minutes)):
+    started, limit = runtime.seconds(), 60 * search.config.tuning_minutes or math.inf
+    while batch := _next_batch(search, out_of_time=runtime.seconds() - started >= limit):
         accepted = []
         for trial, values in batch:
             try:
@@ -199,13 +200,17 @@ def tune(
                 for trial in trials:
                     trial.set_user_attr("starts", 0)
                 raise
-            _tell(
-                search, accepted, curves, complete, seconds=(runtime.seconds() - batch_started) / len(accepted), say=say
-            )
-
-
-def _is_spent(started: float, minutes: float) -> bool:
-    return minutes > 0 and runtime.seconds() - started >= 60 * minutes
+            seconds = (runtime.seconds() - batch_started) / len(accepted)
+            # All results at once: a population that was killed is trained again as a whole.
+            with exclusive_access(search.directory):
+                for (trial, values), curve, whole in zip(accepted, curves, complete, strict=True):
+                    trial.set_user_attr("seconds", seconds)
+                    result = (max(curve), state.COMPLETE) if whole else (None, state.PRUNED)
+                    search.journal.tell(trial.number, *result)
+                    say(
+                        f"trial {trial.number:3d}   NDCG@10 {max(curve):.4f} in epoch {1 + int(np.argmax(curve))} of "
+                        f"{len(curve)}   {'complete' if whole else 'pruned  '}   {describe_values(values)}"
+                    )
 
 
 def _next_batch(search: Search, *, out_of_time: bool) -> list[tuple[Any, Values]]:
@@ -307,30 +312,6 @@ def rungs(max_epochs: int, reduction: int, *, bracket: int) -> list[int]:
     while powers[-1] * reduction < max_epochs:
         powers.append(powers[-1] * reduction)
     return powers[bracket % len(powers) :]
-
-
-def _tell(
-    search: Search,
-    batch: Sequence[tuple[Any, Values]],
-    curves: Sequence[Sequence[float]],
-    complete: Sequence[bool],
-    *,
-    seconds: float,
-    say: Callable[[str], None],
-) -> None:
-    """Records all results at once: a population that was killed is trained again as a whole."""
-    state = import_optuna().trial.TrialState
-    with exclusive_access(search.directory):
-        for (trial, values), curve, whole in zip(batch, curves, complete, strict=True):
-            trial.set_user_attr("seconds", seconds)
-            if whole:
-                search.journal.tell(trial.number, max(curve), state=state.COMPLETE)
-            else:
-                search.journal.tell(trial.number, state=state.PRUNED)
-            say(
-                f"trial {trial.number:3d}   NDCG@10 {max(curve):.4f} in epoch {1 + int(np.argmax(curve))} of "
-                f"{len(curve)}   {'complete' if whole else 'pruned  '}   {describe_values(values)}"
-            )
 
 
 def describe_values(values: Mapping[str, Any]) -> str:

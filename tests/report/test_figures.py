@@ -47,16 +47,6 @@ def test_popularity_ranks_the_only_unseen_item_first():
     assert found["popularity"]["mrr"] == pytest.approx((1 + 1 / 2) / 2)
 
 
-def test_the_protocol_names_split_data_and_candidates():
-    store = store_from_sequences([[1, 2, 3, 4]])
-    split = leave_last_out(store)
-    found = figures.protocol(store, split, max_length=5, mask_seen=True)
-    assert found["data_hash"] == store.content_hash
-    assert found["split_hash"] == split.content_hash
-    assert found["candidates"] == "all 4 items less the user's whole history"
-    assert figures.protocol(store, split, max_length=5, mask_seen=False)["candidates"] == "all 4 items"
-
-
 def test_a_table_has_a_line_a_metric_and_columns_in_line():
     found = figures.figures(np.array([1.0, 2.0]), users=np.arange(2))
     lines = figures.format_table(

@@ -50,6 +50,9 @@ def test_the_protocol_says_of_which_data_and_candidates_the_figures_are(built, t
     assert results["protocol"] == run_results.protocol(task)
     assert results["protocol"]["data_hash"] == task.store.content_hash
     assert results["protocol"]["split"] == task.split.description
+    assert results["protocol"]["split_hash"] == task.split.content_hash
+    candidates = [run_results.protocol(task._replace(mask_seen=masked))["candidates"] for masked in (True, False)]
+    assert candidates == ["all 7 items less the user's whole history", "all 7 items"]
     assert not results["protocol"]["time_aware"]
 
 
