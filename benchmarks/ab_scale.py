@@ -34,18 +34,20 @@ NAMES = ("assignments", "events", "exposures")
 
 @dataclass(frozen=True)
 class Config:
-    """Times the analysis of simulated logs."""
+    """Times the analysis of simulated logs of an A/B test."""
 
     n_users: tuple[int, ...] = (1_000, 10_000, 100_000)
-    """Sizes, each in all arms."""
+    """Numbers of users to time, over all arms together."""
     n_days: int = 14
-    """Days of the experiment, and before it."""
+    """Days of the experiment, and days of history before it."""
     sessions_per_day: float = 0.0714
-    """Mean; with 10 tracks a session and 28 days that is 20 events a user."""
+    """Mean number of sessions per user and day; the default gives 20 events per user in 28 days of 10 tracks per
+    session."""
     logs: Path | None = None
-    """Directory for the logs, some 25 bytes an event; by default a temporary one for each size."""
+    """Directory to keep the logs in and to reuse them from, about 25 bytes per event; by default a temporary directory
+    for each size."""
     json: Path | None = None
-    """File for the figures."""
+    """JSON file to write the figures to."""
     limits: OmitArgPrefixes[Limits] = field(default_factory=lambda: Limits(memory_limit="4GB", n_threads=2))
 
 
@@ -60,7 +62,7 @@ def main(config: Config) -> list[dict[str, Any]]:
         guardrails=(metric_of("-skips/plays:0.02"), metric_of("likes/plays:0.05")),
         segments=("country", "platform"),
     )
-    found = []
+    rows = []
     print(f"{'users':>11} {'events':>14} {'check s':>7} {'sums s':>7} {'conclude s':>10} {'cpu s':>7} {'peak MB':>8}")
     for n_users in config.n_users:
         with tempfile.TemporaryDirectory() as directory:
@@ -73,7 +75,7 @@ def main(config: Config) -> list[dict[str, Any]]:
             # A new process, so that the simulation's memory does not count.
             with multiprocessing.get_context("spawn").Pool(1) as pool:
                 row = {"n_users": n_users, **pool.apply(timed, (folder, plan, config.limits))}
-        found.append(row)
+        rows.append(row)
         print(
             f"{n_users:11,} {row['n_events']:14,} {row['check_seconds']:7.2f} {row['aggregate_seconds']:7.2f} "
             f"{row['conclude_seconds']:10.3f} {row['cpu_seconds']:7.1f} {row['peak_megabytes']:8,.0f}"
@@ -81,8 +83,8 @@ def main(config: Config) -> list[dict[str, Any]]:
     if config.json:
         versions = {"duckdb": duckdb.__version__}
         limits = {"memory_limit": config.limits.memory_limit, "n_threads": config.limits.n_threads}
-        config.json.write_text(json.dumps({"limits": limits, "versions": versions, "sizes": found}, indent=2) + "\n")
-    return found
+        config.json.write_text(json.dumps({"limits": limits, "versions": versions, "sizes": rows}, indent=2) + "\n")
+    return rows
 
 
 def timed(folder: Path, plan: ExperimentPlan, limits: Limits) -> dict[str, Any]:

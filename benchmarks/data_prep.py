@@ -56,22 +56,22 @@ def all_kinds_of_steps() -> StepsConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """Times the preparation of drawn events."""
+    """Times the preparation of randomly drawn events."""
 
     events: float = 1e6
-    """Events to draw."""
+    """Number of events to draw."""
     engine: EngineName = "duckdb"
-    """What runs the steps."""
+    """Engine that runs the preparation steps."""
     json: Path | None = None
-    """File for the figures."""
+    """JSON file to write the figures to."""
     rectools_python: str | None = None
-    """Interpreter of an environment with RecTools, to time what it takes to load the same events."""
+    """Python interpreter of an environment with RecTools; it is then timed on loading the same events."""
     recbole_python: str | None = None
-    """The same of RecBole."""
+    """Python interpreter of an environment with RecBole; it is then timed on loading the same events."""
     peer_minutes: float = 30.0
-    """A peer that takes longer is stopped."""
+    """Minutes after which RecTools or RecBole is stopped."""
     peer_gigabytes: float = 16.0
-    """Address space that a peer may take."""
+    """Limit on the address space of RecTools or RecBole, in GB."""
     limits: OmitArgPrefixes[Limits] = field(default_factory=Limits)
     steps: OmitArgPrefixes[StepsConfig] = field(default_factory=all_kinds_of_steps)
 
@@ -102,7 +102,7 @@ def draw(n_events: int, path: Path) -> None:
         writer.close()
 
 
-def measure(config: Config, path: Path, directory: Path, found: Any) -> None:
+def measure(config: Config, path: Path, directory: Path, queue: Any) -> None:
     """Prepares the events of `path` and sends the figures of this process."""
     started = time.perf_counter()
     ends: list[tuple[StepCount, float]] = []
@@ -121,7 +121,7 @@ def measure(config: Config, path: Path, directory: Path, found: Any) -> None:
     # Kilobytes on Linux, bytes on macOS.
     unit = 1 if sys.platform == "darwin" else 1024
     usage = resource.getrusage(resource.RUSAGE_SELF)
-    found.put(
+    queue.put(
         {
             "engine": config.engine,
             "n_found": ends[0][0].n_events,
@@ -183,9 +183,9 @@ def main(config: Config) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="seqrec-bench-", dir=config.limits.spill_directory) as folder:
         path = Path(folder) / "events.parquet"
         _in_a_process(draw, int(config.events), path)
-        found = multiprocessing.get_context("spawn").SimpleQueue()
-        _in_a_process(measure, config, path, Path(folder) / "store", found)
-        result = found.get()
+        queue = multiprocessing.get_context("spawn").SimpleQueue()
+        _in_a_process(measure, config, path, Path(folder) / "store", queue)
+        result = queue.get()
         pythons = {"rectools": config.rectools_python, "recbole": config.recbole_python}
         text = Path(folder) / "events" / "events.inter"
         if any(pythons.values()):

@@ -50,9 +50,9 @@ def load_recbole(path: Path):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("peer", choices=["rectools", "recbole"])
-    parser.add_argument("path", type=Path)
-    parser.add_argument("--gigabytes", type=float, default=16.0)
+    parser.add_argument("peer", choices=["rectools", "recbole"], help="library to time")
+    parser.add_argument("path", type=Path, help="text file of events that data_prep.py wrote")
+    parser.add_argument("--gigabytes", type=float, default=16.0, help="limit on the address space, in GB")
     arguments = parser.parse_args()
     n_bytes = int(arguments.gigabytes * 1e9)
     resource.setrlimit(resource.RLIMIT_AS, (n_bytes, n_bytes))
@@ -64,14 +64,14 @@ def main() -> None:
     usage = resource.getrusage(resource.RUSAGE_SELF)
     # Kilobytes on Linux, bytes on macOS.
     unit = 1 if sys.platform == "darwin" else 1024
-    found = {
+    figures = {
         "version": version(arguments.peer),
         "n_events": n_events,
         "seconds": seconds,
         "cpu_seconds": usage.ru_utime + usage.ru_stime,
         "peak_bytes": usage.ru_maxrss * unit,
     }
-    print(json.dumps(found))
+    print(json.dumps(figures))
 
 
 if __name__ == "__main__":

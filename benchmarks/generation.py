@@ -31,20 +31,20 @@ from seqrec.types import HistoryBatch
 
 @dataclass(frozen=True)
 class Config:
-    """Times generation with and without a cache."""
+    """Times the generation of continuations with and without a cache of keys and values."""
 
     n_histories: int = 64
-    """Rows of a batch."""
+    """Number of histories in a batch."""
     history_length: int = 50
-    """Items of each history."""
+    """Number of items in each history."""
     n_generated: int = 20
-    """Items generated for each."""
+    """Number of items to generate for each history."""
     n_items: int = 10_000
-    """Catalogue."""
+    """Number of items in the catalogue."""
     n_rounds: int = 9
-    """Timed rounds; medians are reported."""
+    """Number of timed rounds; medians are reported."""
     json: Path | None = None
-    """File for the figures."""
+    """JSON file to write the figures to."""
     model: OmitArgPrefixes[Seq2SeqConfig] = field(default_factory=Seq2SeqConfig)
     decoding: OmitArgPrefixes[DecodingConfig] = field(default_factory=DecodingConfig)
 
@@ -70,7 +70,7 @@ def main(config: Config) -> dict[str, Any]:
         for name, each in (("cached", model), ("anew", recomputed(model, as_history=False)))
     }
     key = jax.random.key(2)
-    found = {name: np.asarray(program(params, rows, key=key).items) for name, program in programs.items()}
+    items = {name: np.asarray(program(params, rows, key=key).items) for name, program in programs.items()}
     seconds: dict[str, list[float]] = {name: [] for name in programs}
     cpu_seconds: dict[str, list[float]] = {name: [] for name in programs}
     for _ in range(config.n_rounds):
@@ -85,7 +85,7 @@ def main(config: Config) -> dict[str, Any]:
         "items_per_cpu_second": {name: n_items / float(np.median(each)) for name, each in cpu_seconds.items()},
         "time_ratio": float(np.median(np.divide(seconds["anew"], seconds["cached"]))),
         "cpu_time_ratio": float(np.median(np.divide(cpu_seconds["anew"], cpu_seconds["cached"]))),
-        "equal_items": float(np.mean(found["cached"] == found["anew"])),
+        "equal_items": float(np.mean(items["cached"] == items["anew"])),
         **{name: value for name, value in to_json(config).items() if name != "json"},
         "versions": runtime.versions(),
     }

@@ -46,24 +46,24 @@ from seqrec.types import Batch
 
 @dataclass(frozen=True)
 class Config:
-    """Times batches and the step that they feed."""
+    """Times the making of training batches, and the training step that uses them."""
 
     data_path: Path | None = None
-    """File of `user item` lines; by default listeners are simulated."""
+    """File with one line `user item` per event; by default listening histories are simulated."""
     n_users: int = 2000
-    """Listeners to simulate."""
+    """Number of users to simulate."""
     batch_size: int = 128
-    """Histories a step, on average."""
+    """Average number of histories in a batch."""
     max_length: int = 200
-    """Positions in a row."""
+    """Length of a packed row."""
     n_batches: int = 100
-    """Batches of each pipeline in a round."""
+    """Number of batches that each pipeline makes in a round."""
     n_steps: int = 4
-    """Training steps in a round."""
+    """Number of training steps in a round."""
     n_rounds: int = 7
-    """Timed rounds; medians are reported."""
+    """Number of timed rounds; medians are reported."""
     json: Path | None = None
-    """File for the figures."""
+    """JSON file to write the figures to."""
     model: OmitArgPrefixes[TransformerConfig] = field(default_factory=published)
 
     def __post_init__(self):
@@ -166,9 +166,9 @@ def main(config: Config) -> dict[str, Any]:
     )
     with tempfile.TemporaryDirectory(prefix="seqrec-bench-") as folder:
         result = measure(config, write_store(Path(folder) / "store", drawn))
-    for name, found in result["pipelines"].items():
-        line = f"{name:32} {found['ms']:10.3f} ms   CPU {found['cpu_ms']:10.3f} ms   {1e3 / found['ms']:10,.1f} /s"
-        print(line + (f"   filled {found['filled']:.4f}" if "filled" in found else ""))
+    for name, each in result["pipelines"].items():
+        line = f"{name:32} {each['ms']:10.3f} ms   CPU {each['cpu_ms']:10.3f} ms   {1e3 / each['ms']:10,.1f} /s"
+        print(line + (f"   filled {each['filled']:.4f}" if "filled" in each else ""))
     for name in ("ratio_to_grain", "cpu_ratio_to_grain", "share_of_step", "prefetched_to_step"):
         if name in result:
             print(f"{name:32} {result[name]:10.4f}")

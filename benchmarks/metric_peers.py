@@ -66,12 +66,12 @@ def metrax() -> Peer:
 
     def metrics(scores, targets):
         labels = jax.nn.one_hot(targets, scores.shape[1])
-        found = {
+        by_cutoff = {
             name: np.asarray(kind.from_model_output(jnp.asarray(scores), labels, ks).compute())
             for name, kind in names.items()
         }
-        values = {f"{name}@{k}": float(found[name][i]) for name in ("recall", "ndcg") for i, k in enumerate(KS)}
-        return values | {f"mrr@{KS[-1]}": float(found["mrr"][-1])}
+        values = {f"{name}@{k}": float(by_cutoff[name][i]) for name in ("recall", "ndcg") for i, k in enumerate(KS)}
+        return values | {f"mrr@{KS[-1]}": float(by_cutoff["mrr"][-1])}
 
     return metrics
 
@@ -126,11 +126,11 @@ def keras_rs() -> Peer:
         kinds = {f"recall@{k}": keras_rs.metrics.RecallAtK(k=k) for k in KS}
         kinds |= {f"ndcg@{k}": keras_rs.metrics.NDCG(k=k) for k in KS}
         kinds |= {f"mrr@{KS[-1]}": keras_rs.metrics.MeanReciprocalRank(k=KS[-1])}
-        found = {}
+        values = {}
         for name, kind in kinds.items():
             kind.update_state(labels, scores)
-            found[name] = float(kind.result())
-        return found
+            values[name] = float(kind.result())
+        return values
 
     return metrics
 

@@ -42,22 +42,23 @@ SLOW_SECONDS = 8.0
 
 @dataclass(frozen=True)
 class Config:
-    """Times metrics of held-out items, here and elsewhere."""
+    """Times recall, NDCG and MRR of held-out items, computed by this library and by others."""
 
     sizes: tuple[str, ...] = ("4096x20000", "1024x100000", "256x1000000")
-    """Users x items."""
+    """Sizes to time, each as USERSxITEMS."""
     peers: tuple[str, ...] = tuple(metric_peers.PEERS)
-    """Libraries to compare with; none after the flag leaves them all out."""
+    """Libraries to compare with; give the flag without a value to compare with none."""
     n_rounds: int = 9
-    """Timed rounds; medians are reported."""
+    """Number of timed rounds; medians are reported."""
     data_path: Path | None = None
-    """File of `user item` lines whose users' evaluation is timed too."""
+    """File with one line `user item` per event; the evaluation of all its users is timed too."""
     json: Path | None = None
-    """File for the figures."""
+    """JSON file to write the figures to."""
     chart: Path | None = None
     """PNG file for a chart of the first size."""
     memory_of: str = ""
-    """Prints what ranking one size from vectors adds to the process's peak memory, in MB, and ends."""
+    """Only print by how many MB ranking from vectors at this size (USERSxITEMS) raises the peak memory of the process.
+    """
 
     def __post_init__(self):
         for size in (*self.sizes, *filter(None, [self.memory_of])):
@@ -113,13 +114,13 @@ def medians(functions: dict[str, Callable[[], Any]], n_rounds: int) -> dict[str,
 
 def time_peers(names, scores: np.ndarray, targets: np.ndarray, expected: dict[str, float]) -> dict[str, Any]:
     """Per peer: seconds for all users, how many were timed, and the largest difference from the right values."""
-    found: dict[str, Any] = {}
+    peers: dict[str, Any] = {}
     for name in names:
         try:
             peer = metric_peers.PEERS[name]()
         except ImportError as error:
             print(f"{name:24} skipped: {error}")
-            found[name] = {"skipped": str(error)}
+            peers[name] = {"skipped": str(error)}
             continue
         n_users = min(2, len(scores))
         while True:
@@ -136,12 +137,12 @@ def time_peers(names, scores: np.ndarray, targets: np.ndarray, expected: dict[st
         if n_users == len(scores) and seconds < 2.0:
             times = [medians({name: lambda peer=peer, some=some: peer(*some)}, 5)[name]]
         reference = expected if n_users == len(scores) else metric_peers.from_ranks(exact_ranks(*some))
-        found[name] = {
+        peers[name] = {
             "seconds": times[0] * len(scores) / n_users,
             "n_users_timed": n_users,
             "largest_difference": max(abs(values[metric] - reference[metric]) for metric in reference),
         }
-    return found
+    return peers
 
 
 def exact_ranks(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -170,8 +171,8 @@ def time_size(size: str, config: Config) -> dict[str, Any]:
     )
     expected = metric_peers.from_ranks(exact_ranks(on_host, targets))
     for sums in (metrics_of_scores(scores, ids), metrics_of_vectors(hidden, table, ids)):
-        found = {name: float(total) / len(users) for name, total in sums.totals.items()}
-        largest_difference = max(abs(found[name] - expected[name]) for name in expected)
+        metrics = {name: float(total) / len(users) for name, total in sums.totals.items()}
+        largest_difference = max(abs(metrics[name] - expected[name]) for name in expected)
         # Products of a block may round otherwise than those of the whole, and swap two neighbours.
         if largest_difference > 1e-4:
             raise InputError(f"{size}: seqrec's metrics are off by {largest_difference:.2g}; this is a bug")
@@ -232,37 +233,37 @@ def time_evaluation(path: Path, n_rounds: int) -> dict[str, Any]:
     return {"n_users": int(np.sum(batch.targets > 0)), "n_items": store.n_items, "seconds": seconds["evaluation"]}
 
 
-def print_size(size: str, found: dict[str, Any]) -> None:
+def print_size(size: str, figures: dict[str, Any]) -> None:
     """A table with one line a way; the ratio is to the faster row sum."""
-    reading = min(seconds for name, seconds in found["seconds"].items() if name.startswith("row sum"))
+    reading = min(seconds for name, seconds in figures["seconds"].items() if name.startswith("row sum"))
     print(f"\n{size:28} {'ms':>12} {'x row sum':>12}")
-    for name, seconds in lines_of(found).items():
-        peer, note = found["peers"].get(name), ""
+    for name, seconds in lines_of(figures).items():
+        peer, note = figures["peers"].get(name), ""
         if peer is not None:
             if peer["n_users_timed"] < parse_size(size)[0]:
                 note = f"  {peer['n_users_timed']:,} users timed,"
             note += f"  values differ by {peer['largest_difference']:.1e}"
         print(f"{name:28} {1e3 * seconds:12,.1f} {seconds / reading:12,.2f}{note}")
-    print(f"from scores / row sum {found['scores_to_row_sum']:.2f}", end="; ")
-    print(f"from vectors / matrix product {found['vectors_to_product']:.2f}", end="")
-    print("" if found["vectors_peak_mb"] is None else f"; peak memory +{found['vectors_peak_mb']:.0f} MB")
+    print(f"from scores / row sum {figures['scores_to_row_sum']:.2f}", end="; ")
+    print(f"from vectors / matrix product {figures['vectors_to_product']:.2f}", end="")
+    print("" if figures["vectors_peak_mb"] is None else f"; peak memory +{figures['vectors_peak_mb']:.0f} MB")
 
 
-def lines_of(found: dict[str, Any]) -> dict[str, float]:
+def lines_of(figures: dict[str, Any]) -> dict[str, float]:
     """Seconds by name, ours and the peers' that were timed."""
-    return found["seconds"] | {name: peer["seconds"] for name, peer in found["peers"].items() if "seconds" in peer}
+    return figures["seconds"] | {name: peer["seconds"] for name, peer in figures["peers"].items() if "seconds" in peer}
 
 
-def plot(size: str, found: dict[str, Any], device: str, chart: Path) -> None:
+def plot(size: str, figures: dict[str, Any], device: str, chart: Path) -> None:
     """Milliseconds on a logarithmic axis, the fastest on top; ours in a colour of its own."""
-    lines = sorted(lines_of(found).items(), key=lambda line: -line[1])
+    lines = sorted(lines_of(figures).items(), key=lambda line: -line[1])
     users, items = parse_size(size)
-    reading = min(found["seconds"]["row sum, jax"], found["seconds"]["row sum, NumPy"])
+    reading = min(figures["seconds"]["row sum, jax"], figures["seconds"]["row sum, NumPy"])
     figure = Figure(figsize=(8, 0.36 * len(lines) + 1.5), layout="constrained")
     axes = figure.subplots()
     colors = ["tab:blue" if name.startswith("seqrec") else "lightgray" for name, _ in lines]
     bars = axes.barh([name for name, _ in lines], [1e3 * seconds for _, seconds in lines], color=colors)
-    scaled = {name for name, peer in found["peers"].items() if peer.get("n_users_timed", users) < users}
+    scaled = {name for name, peer in figures["peers"].items() if peer.get("n_users_timed", users) < users}
     labels = [
         f"{1e3 * seconds:,.0f} ms, {seconds / reading:,.1f}x" + (" (from fewer users)" if name in scaled else "")
         for name, seconds in lines

@@ -34,22 +34,22 @@ WAYS = ("alone", *TOGETHER)
 
 @dataclass(frozen=True)
 class Config:
-    """Times populations against single runs."""
+    """Times populations, models that one compiled step trains together, against single runs."""
 
     data_path: Path | None = None
-    """File of `user item` lines; by default histories are drawn."""
+    """File with one line `user item` per event; by default histories are drawn at random."""
     batch_size: int = 32
-    """Histories a step, on average, of a file; packed rows a step where histories are drawn."""
+    """Average number of histories in a batch of --data-path; otherwise number of packed rows in a batch."""
     max_length: int = 100
-    """Positions in a row."""
+    """Length of a packed row."""
     n_items: int = 3416
-    """Catalogue where histories are drawn."""
+    """Number of items in the catalogue, if histories are drawn at random."""
     sizes: tuple[int, ...] = (1, 2, 4, 8)
-    """Members of the populations."""
+    """Numbers of models in a population."""
     n_rounds: int = 9
-    """Timed rounds; medians are reported."""
+    """Number of timed rounds; medians are reported."""
     json: Path | None = None
-    """File for the figures."""
+    """JSON file to write the figures to."""
     model: OmitArgPrefixes[TransformerConfig] = field(default_factory=TransformerConfig)
 
     def __post_init__(self):
@@ -115,19 +115,19 @@ def main(config: Config) -> dict[str, Any]:
         return populations[way, size]
 
     for number in range(config.n_rounds + 1):
-        for size, found in seconds.items():
+        for size, rounds in seconds.items():
             for way in WAYS:
                 batch, started = batches.batch(number), runtime.seconds()
                 jax.block_until_ready(alone(size, batch) if way == "alone" else together(way, size, batch))
                 if number:  # the first round compiles
-                    found[way].append(runtime.seconds() - started)
+                    rounds[way].append(runtime.seconds() - started)
     result: dict[str, Any] = {
         "sizes": {
             str(size): {
-                **{f"{way}_ms": 1e3 * float(np.median(found[way])) for way in WAYS},
-                "times_as_fast": {way: float(np.median(np.divide(found["alone"], found[way]))) for way in TOGETHER},
+                **{f"{way}_ms": 1e3 * float(np.median(rounds[way])) for way in WAYS},
+                "times_as_fast": {way: float(np.median(np.divide(rounds["alone"], rounds[way]))) for way in TOGETHER},
             }
-            for size, found in seconds.items()
+            for size, rounds in seconds.items()
         },
         "n_rounds": config.n_rounds,
         "rows_per_step": batches.n_rows,
@@ -137,9 +137,9 @@ def main(config: Config) -> dict[str, Any]:
         "versions": runtime.versions(),
     }
     print("members   runs one after another   side by side   times as fast   in turn   times as fast")
-    for size, found in result["sizes"].items():
-        cells = (f"{found[f'{way}_ms']:9,.1f} ms   {found['times_as_fast'][way]:13.2f}" for way in TOGETHER)
-        print(f"{size:>7}   {found['alone_ms']:19,.1f} ms   {'   '.join(cells)}")
+    for size, figures in result["sizes"].items():
+        cells = (f"{figures[f'{way}_ms']:9,.1f} ms   {figures['times_as_fast'][way]:13.2f}" for way in TOGETHER)
+        print(f"{size:>7}   {figures['alone_ms']:19,.1f} ms   {'   '.join(cells)}")
     if config.json:
         write_json(config.json, result)
     return result

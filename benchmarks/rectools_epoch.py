@@ -144,12 +144,14 @@ def measure(path: Path, *, n_epochs: int, max_users: int | None, seed: int) -> d
 def parse_arguments() -> argparse.Namespace:
     """The command line; argparse, because this environment has no tyro."""
     parser = argparse.ArgumentParser(description="Seconds an epoch of RecTools' SASRecModel takes.")
-    parser.add_argument("--data-path", type=Path, required=True, help="file of lines 'user item', may be .gz")
-    parser.add_argument("--json", type=Path, help="file to write the result to")
-    parser.add_argument("--epochs", type=int, default=4, help="epochs to run; the first is a warm-up")
-    parser.add_argument("--threads", type=int, help="torch's threads; by default torch chooses")
-    parser.add_argument("--max-users", type=int, help="keep only the file's first users, to try the script")
-    parser.add_argument("--seed", type=int, default=0, help="seed of parameters, order and dropout")
+    parser.add_argument(
+        "--data-path", type=Path, required=True, help="file with one line 'user item' per event; may be .gz"
+    )
+    parser.add_argument("--json", type=Path, help="JSON file to write the figures to")
+    parser.add_argument("--epochs", type=int, default=4, help="number of epochs, the first of which is a warm-up")
+    parser.add_argument("--threads", type=int, help="number of torch's threads; by default torch chooses")
+    parser.add_argument("--max-users", type=int, help="read only this many users of the file, to try the script")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights, batches and dropout")
     arguments = parser.parse_args()
     if not arguments.data_path.is_file():
         parser.error(f"--data-path {arguments.data_path} is not a file")

@@ -68,10 +68,12 @@ class ShowVectors(pytorch_lightning.Callback):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Trains RecTools' SASRecModel and shows its vectors every epoch.")
-    parser.add_argument("--data-path", type=Path, required=True, help="file of lines 'user item', may be .gz")
-    parser.add_argument("--directory", type=Path, required=True, help="where to write the vectors")
-    parser.add_argument("--epochs", type=int, default=200, help="epochs at most")
-    parser.add_argument("--seed", type=int, default=0, help="seed of parameters, order and dropout")
+    parser.add_argument(
+        "--data-path", type=Path, required=True, help="file with one line 'user item' per event; may be .gz"
+    )
+    parser.add_argument("--directory", type=Path, required=True, help="directory to write the vectors to")
+    parser.add_argument("--epochs", type=int, default=200, help="largest number of epochs")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights, batches and dropout")
     arguments = parser.parse_args()
     stopwatch = Stopwatch()
     pytorch_lightning.seed_everything(arguments.seed, verbose=False)

@@ -88,30 +88,32 @@ def run(checkout: Path, command: str) -> str:
 
 def figures_of(directory: Path) -> dict[str, Any]:
     """All that the files of a run, a study or a search say in numbers."""
-    found: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
     if (directory / "metrics.json").is_file():
-        found["metrics"] = without_clocks(json.loads((directory / "metrics.json").read_text()))
+        figures["metrics"] = without_clocks(json.loads((directory / "metrics.json").read_text()))
         lines = (directory / "metrics.jsonl").read_text().splitlines()
-        found["curve"] = [without_clocks(json.loads(line)) for line in lines]
-        found["ranks"] = column_hash(directory / "ranks.parquet", "rank")
+        figures["curve"] = [without_clocks(json.loads(line)) for line in lines]
+        figures["ranks"] = column_hash(directory / "ranks.parquet", "rank")
     if (directory / "top_items.parquet").is_file():
-        found["lists"] = column_hash(directory / "top_items.parquet", "score")
+        figures["lists"] = column_hash(directory / "top_items.parquet", "score")
     if (directory / "study.json").is_file():
         study = json.loads((directory / "study.json").read_text())
-        found["study"] = without_clocks({name: study[name] for name in study if name not in ("study", "runs", "data")})
+        figures["study"] = without_clocks(
+            {name: study[name] for name in study if name not in ("study", "runs", "data")}
+        )
     if (directory / "tune.json").is_file():
         trials = json.loads((directory / "tune.json").read_text())["trials"]
-        found["trials"] = [without_clocks(trial) for trial in trials]
-    return found
+        figures["trials"] = [without_clocks(trial) for trial in trials]
+    return figures
 
 
 def collect(checkout: Path, only: list[str], file: Path) -> dict[str, Any]:
     """The figures of each run, by its name; the file has those so far."""
-    found: dict[str, Any] = {}
+    all_figures: dict[str, Any] = {}
 
     def keep(name: str, figures: dict[str, Any]) -> None:
-        found[name] = figures
-        file.write_text(json.dumps(found, indent=1) + "\n")
+        all_figures[name] = figures
+        file.write_text(json.dumps(all_figures, indent=1) + "\n")
         print(f"{name}: {len(json.dumps(figures)):,} characters of figures", flush=True)
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -128,7 +130,7 @@ def collect(checkout: Path, only: list[str], file: Path) -> dict[str, Any]:
                 examples = [line for line in printed.splitlines() if line.startswith("  ")]
                 keep(name, {**figures_of(directories[name]), "examples": examples})
         for name, (before, command) in AFTER_A_RUN.items():
-            if before in found:
+            if before in all_figures:
                 printed = run(checkout, command.format(run=directories[before]))
                 left = [line for line in printed.splitlines() if str(directories[before]) not in line]
                 keep(name, {"printed": left, **figures_of(directories[before])})
@@ -136,7 +138,7 @@ def collect(checkout: Path, only: list[str], file: Path) -> dict[str, Any]:
             if wanted(name):
                 run(checkout, command.format(run=directories[name]))
                 keep(name, figures_of(directories[name]))
-    return found
+    return all_figures
 
 
 def differences(before: Any, after: Any, path: str = "") -> list[str]:
@@ -158,15 +160,17 @@ def differences(before: Any, after: Any, path: str = "") -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkout", type=Path, help="directory of the checkout whose experiments are run")
-    parser.add_argument("--json", type=Path, required=True, help="file for its figures")
-    parser.add_argument("--only", nargs="*", default=[], help="names of runs; by default all")
-    parser.add_argument("--against", type=Path, help="figures of another checkout to compare with")
+    parser.add_argument("--json", type=Path, required=True, help="JSON file to write its figures to")
+    parser.add_argument(
+        "--only", nargs="*", default=[], help="names of the runs to make, such as 'seen items'; by default all"
+    )
+    parser.add_argument("--against", type=Path, help="JSON file of another checkout's figures, to compare with")
     arguments = parser.parse_args()
-    found = collect(arguments.checkout.resolve(), arguments.only, arguments.json)
+    all_figures = collect(arguments.checkout.resolve(), arguments.only, arguments.json)
     if arguments.against:
         before = json.loads(arguments.against.read_text())
-        names = [name for name in before if name in found]
-        lines = differences({name: before[name] for name in names}, {name: found[name] for name in names})
+        names = [name for name in before if name in all_figures]
+        lines = differences({name: before[name] for name in names}, {name: all_figures[name] for name in names})
         print("\n".join(lines) or f"{len(names)} runs: all figures are equal to the last digit")
         sys.exit(1 if lines else 0)
 

@@ -27,16 +27,16 @@ SCRIPT = Path(__file__).parents[1] / "experiments" / "sasrec.py"
 
 @dataclass(frozen=True)
 class Config:
-    """Kills a run at random moments and goes on."""
+    """Kills a training run at random moments, resumes it, and compares its results with those of an undisturbed run."""
 
     n_kills: int = 20
-    """Times that the run is killed (SIGKILL) before it may end."""
+    """Number of times to kill the run (SIGKILL) before it may finish."""
     seed: int = 0
-    """Seed of the moments."""
+    """Seed of the moments at which the run is killed."""
     flags: tuple[str, ...] = ("--d-model", "16", "--n-blocks", "1", "--max-epochs", "3", "--save-every-steps", "1")
     """Flags of the training script."""
     json: Path | None = None
-    """File for the findings."""
+    """JSON file to write the figures to."""
 
     def __post_init__(self):
         if self.n_kills < 1:

@@ -45,26 +45,27 @@ PEER = Path(__file__).with_name("rectools_quality.py")
 
 @dataclass(frozen=True)
 class Config:
-    """Times ours, and RecTools' where its interpreter is named, until a validation NDCG@10."""
+    """Times training until a validation NDCG@10 is reached, with this library and with RecTools if its interpreter is
+    given."""
 
     data_path: Path
-    """File of `user item` lines, in time order."""
+    """File with one line `user item` per event, in time order."""
     bar: float = 0.165
     """Validation NDCG@10 to reach."""
     rectools_python: Path | None = None
-    """Interpreter that has RecTools; without, ours alone is timed."""
+    """Python interpreter of an environment with RecTools; without it only this library is timed."""
     max_epochs: int = 12
-    """Passes of ours; its step size falls to 0 with the last."""
+    """Largest number of epochs with this library; its learning rate reaches 0 at the end of the last."""
     rectools_max_epochs: int = 150
-    """Epochs after which RecTools is given up."""
+    """Largest number of epochs with RecTools."""
     batch_size: int = 64
-    """Histories a step of ours, on average; RecTools' model is that of rectools_epoch.py."""
+    """Average number of histories in a batch with this library; RecTools has the settings of rectools_epoch.py."""
     max_length: int = 200
-    """Latest items of a history that both read."""
+    """Number of latest events of a history that both read."""
     seed: int = 0
-    """Seed of both."""
+    """Seed of both libraries."""
     json: Path | None = None
-    """File for the figures."""
+    """JSON file to write the figures to."""
     model: OmitArgPrefixes[TransformerConfig] = field(default_factory=lambda: TransformerConfig(dropout=0.2))
     optimizer: OmitArgPrefixes[OptimizerConfig] = field(default_factory=OptimizerConfig)
 
@@ -173,14 +174,14 @@ def ranks_by_vectors(queries: Queries, vectors: Any) -> np.ndarray:
     rank = jax.jit(functools.partial(rank_targets, n_items=store.n_items))
     ranks = []
     for batch in queries.batches():
-        asked = batch.query[batch.query >= 0]
-        found, _ = rank(
+        query = batch.query[batch.query >= 0]
+        batch_ranks, _ = rank(
             jnp.asarray(of_users[queries.users[np.maximum(batch.query, 0)]]),
             jnp.asarray(table),
             batch.targets,
             exclude=batch.excluded,
         )
-        ranks.append(np.asarray(found)[: len(asked)])
+        ranks.append(np.asarray(batch_ranks)[: len(query)])
     return np.concatenate(ranks)
 
 

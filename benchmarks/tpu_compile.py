@@ -27,8 +27,9 @@ from seqrec.config import to_json
 from seqrec.encoders.transformer import TransformerConfig, transformer
 from seqrec.files import read_json, write_json
 from seqrec.heads.softmax import softmax_model
-from seqrec.sharding import MESH_AXES, MeshConfig, make_mesh
-from seqrec.training import OptimizerConfig, init_shapes, make_optimizer, make_train_step
+from seqrec.params import init_params
+from seqrec.sharding import MESH_AXES, MeshConfig, abstract_state, make_mesh
+from seqrec.training import OptimizerConfig, TrainState, make_optimizer, make_train_step
 from seqrec.types import Batch, InputError
 
 ENVIRONMENT = {
@@ -52,20 +53,20 @@ MARKERS = ("<!-- compiled table -->", "<!-- end of compiled table -->")
 
 @dataclass(frozen=True)
 class Config:
-    """Compiles training steps for TPU slices."""
+    """Compiles training steps for TPU slices, without a TPU, and reports memory and communication per chip."""
 
     slices: tuple[str, ...] = ("v5e-8", "v5e-64", "v5e-256", "v5p-16")
-    """Kinds and numbers of chips."""
+    """TPU slices to compile for."""
     catalogues: tuple[float, ...] = (1e6, 1e7, 4e8)
-    """Items."""
+    """Numbers of items in the catalogue."""
     max_length: int = 200
-    """Positions in a row."""
+    """Length of a packed row."""
     rows_per_group: int = 32
-    """Packed rows that each group of devices works on in a step."""
+    """Number of packed rows in a step for each group of chips that holds one copy of the item table."""
     json: Path | None = None
-    """File for the figures."""
+    """JSON file to write the figures to."""
     page: Path | None = None
-    """Compile nothing; write the table of --json into this page."""
+    """Compile nothing; write the table of the figures in --json into this Markdown page."""
     model: OmitArgPrefixes[TransformerConfig] = field(
         default_factory=lambda: TransformerConfig(compute_dtype="bfloat16")
     )
@@ -92,7 +93,7 @@ def collectives(program: str) -> dict[str, dict[str, float]]:
     clones share their channel. Outside, different ones may share it.
     """
     sizes = {"f32": 4, "s32": 4, "u32": 4, "bf16": 2, "pred": 1, "s8": 1, "u8": 1}
-    found: dict[str, dict[str, float]] = {}
+    kinds: dict[str, dict[str, float]] = {}
     seen: set[str] = set()
     pattern = r"= (.*?) (all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)(?:-start)?\((.*)"
     for shapes, kind, rest in re.findall(pattern, program):
@@ -100,11 +101,11 @@ def collectives(program: str) -> dict[str, dict[str, float]]:
             if clone[1] in seen:
                 continue
             seen.add(clone[1])
-        entry = found.setdefault(kind, {"count": 0, "megabytes": 0.0})
+        entry = kinds.setdefault(kind, {"count": 0, "megabytes": 0.0})
         entry["count"] += 1
         for dtype, shape in re.findall(r"(\w+)\[([\d,]*)\]", shapes):
             entry["megabytes"] += sizes.get(dtype, 4) * math.prod(int(n) for n in shape.split(",") if n) / 1e6
-    return found
+    return kinds
 
 
 def compile_step(config: Config, name: str, n_items: int) -> dict[str, Any]:
@@ -114,15 +115,17 @@ def compile_step(config: Config, name: str, n_items: int) -> dict[str, Any]:
     n_model = group_size(n_items, config.model.d_model, n_chips=len(devices), chip_bytes=chip_bytes)
     mesh = make_mesh(MeshConfig(model=n_model), devices)
     n_groups = len(devices) // n_model
-    found: dict[str, Any] = {"slice": name, "n_items": n_items, "chips": len(devices), "data": n_groups}
-    found |= {"model": n_model, "chip_gib": chip_bytes / 2**30}
+    figures: dict[str, Any] = {"slice": name, "n_items": n_items, "chips": len(devices), "data": n_groups}
+    figures |= {"model": n_model, "chip_gib": chip_bytes / 2**30}
     model = softmax_model(transformer(config.model, n_items=n_items, max_length=config.max_length))
     optimizer = make_optimizer(OptimizerConfig(second_moments="rows"), model.specs, n_steps=10_000)
     step = make_train_step(model, optimizer, seed=0, average_decay=0.99)
     shape = (config.rows_per_group * n_groups, config.max_length)
     layout = NamedSharding(mesh, PartitionSpec(MESH_AXES["batch"]))
     batch = Batch(*(jax.ShapeDtypeStruct(shape, np.int32, sharding=layout) for _ in range(4)))
-    state = init_shapes(model, optimizer, mesh)
+    params = jax.eval_shape(lambda: init_params(model.specs, jax.random.key(0)))
+    shapes = TrainState(jax.ShapeDtypeStruct((), np.int32), params, jax.eval_shape(optimizer.init, params), params)
+    state = abstract_state(shapes, model.specs, mesh)
     # The abstract mesh alone: on the other, jax would also try to compute the step's constants.
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         lowered = step.lower(state, batch)
@@ -132,14 +135,14 @@ def compile_step(config: Config, name: str, n_items: int) -> dict[str, Any]:
         used = re.search(r"total memory required.*?exceeds available HBM \([^)]*\)", str(error))
         if used is None:
             raise
-        return found | {"fits": False, "refused": used[0]}
+        return figures | {"fits": False, "refused": used[0]}
     memory = compiled.memory_analysis()
     # The state's memory is given over to the new state: results count only where they alias nothing.
     held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
-    found["state_gib"] = held / 2**30
-    found["temporary_gib"] = memory.temp_size_in_bytes / 2**30
+    figures["state_gib"] = held / 2**30
+    figures["temporary_gib"] = memory.temp_size_in_bytes / 2**30
     # The compiler lays out all of a chip's memory before it accepts a program.
-    return found | {"fits": True} | {"collectives": collectives(compiled.as_text())}
+    return figures | {"fits": True} | {"collectives": collectives(compiled.as_text())}
 
 
 def main(config: Config) -> dict[str, Any]:
@@ -164,23 +167,22 @@ def main(config: Config) -> dict[str, Any]:
     for n_items in map(int, config.catalogues):
         for name in config.slices:
             started = runtime.seconds()
-            found = compile_step(config, name, n_items) | {"compile_seconds": runtime.seconds() - started}
-            result["programs"].append(found)
-            print(describe(found), flush=True)
+            figures = compile_step(config, name, n_items) | {"compile_seconds": runtime.seconds() - started}
+            result["programs"].append(figures)
+            print(describe(figures), flush=True)
             if config.json:  # after each, since all take half an hour
                 write_json(config.json, result)
     return result
 
 
-def describe(found: dict[str, Any]) -> str:
+def describe(program: dict[str, Any]) -> str:
     """One line about a program."""
-    said = found.get("refused") or (
-        f"state {found['state_gib']:.2f} + temporary {found['temporary_gib']:.2f} "
-        f"of {found['chip_gib']:.2f} GiB, "
-        + ", ".join(f"{each['count']} {kind} {each['megabytes']:.1f} MB" for kind, each in found["collectives"].items())
-    )
-    fits = "fits" if found["fits"] else "does not fit"
-    return f"{found['slice']:8} {found['n_items']:>12,} items {found['data']:>4} x {found['model']:<3} {fits}: {said}"
+    name = f"{program['slice']:8} {program['n_items']:>12,} items {program['data']:>4} x {program['model']:<3}"
+    if not program["fits"]:
+        return f"{name} does not fit: {program['refused']}"
+    sent = (f"{each['count']} {kind} {each['megabytes']:.1f} MB" for kind, each in program["collectives"].items())
+    memory = f"state {program['state_gib']:.2f} + temporary {program['temporary_gib']:.2f}"
+    return f"{name} fits: {memory} of {program['chip_gib']:.2f} GiB, {', '.join(sent)}"
 
 
 def table(result: dict[str, Any]) -> str:
@@ -189,17 +191,17 @@ def table(result: dict[str, Any]) -> str:
         "| catalogue | slice | chips as data x model | state a chip | temporary a chip | sent a step and chip | fits |",
         "| ---: | --- | --- | ---: | ---: | --- | --- |",
     ]
-    for found in result["programs"]:
-        state, temporary, sent = "", "", found.get("refused", "")
-        if found["fits"]:
-            state, temporary = (f"{found[name]:.2f} GiB" for name in ("state_gib", "temporary_gib"))
-            each = found["collectives"].items()
+    for program in result["programs"]:
+        state, temporary, sent = "", "", program.get("refused", "")
+        if program["fits"]:
+            state, temporary = (f"{program[name]:.2f} GiB" for name in ("state_gib", "temporary_gib"))
+            each = program["collectives"].items()
             sent = ", ".join(f"{kind} {entry['megabytes']:,.1f} MB in {entry['count']}" for kind, entry in each)
         cells = (
-            f"{found['n_items']:,}",
-            found["slice"],
-            f"{found['data']} x {found['model']}",
-            *(state, temporary, sent, "yes" if found["fits"] else "no"),
+            f"{program['n_items']:,}",
+            program["slice"],
+            f"{program['data']} x {program['model']}",
+            *(state, temporary, sent, "yes" if program["fits"] else "no"),
         )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

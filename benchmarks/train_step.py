@@ -65,19 +65,19 @@ class Config:
     """Times a training step and its matrix products."""
 
     data_path: Path | None = None
-    """File of `user item` lines; by default histories are drawn."""
+    """File with one line `user item` per event; by default histories are drawn at random."""
     batch_size: int = 128
-    """Histories a step, on average, of a file; packed rows a step where histories are drawn."""
+    """Average number of histories in a batch of --data-path; otherwise number of packed rows in a batch."""
     max_length: int = 200
-    """Positions in a row."""
+    """Length of a packed row."""
     n_items: int = 3416
-    """Catalogue where histories are drawn."""
+    """Number of items in the catalogue, if histories are drawn at random."""
     n_rounds: int = 15
-    """Timed rounds; medians are reported."""
+    """Number of timed rounds; medians are reported."""
     json: Path | None = None
-    """File for the figures."""
+    """JSON file to write the figures to."""
     profile: Path | None = None
-    """Directory for a trace of three steps more, which XProf and Perfetto open."""
+    """Directory for a profiler trace of three more steps, which XProf and Perfetto open."""
     model: OmitArgPrefixes[TransformerConfig] = field(default_factory=published)
 
 
@@ -186,10 +186,10 @@ def make_parts(
         return x
 
     def attend(batch, key, blocks, x):
-        mask, turn = causal_mask(batch.segment_ids), None
+        mask, angles = causal_mask(batch.segment_ids), None
         if model.positions == "rotary":
-            turn = rotation(batch.positions, n_pairs=model.d_model // model.n_heads // 2, max_length=max_length)
-        kept = {"mask": mask, "turn": turn, "n_heads": model.n_heads, "dropout_rate": model.attention_dropout}
+            angles = rotation(batch.positions, n_pairs=model.d_model // model.n_heads // 2, max_length=max_length)
+        kept = {"mask": mask, "angles": angles, "n_heads": model.n_heads, "dropout_rate": model.attention_dropout}
         return add(functools.partial(attention, **kept), key, blocks, x)
 
     def feed(batch, key, blocks, x):

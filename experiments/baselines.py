@@ -28,12 +28,12 @@ from seqrec.run.results import protocol
 
 @dataclass(frozen=True)
 class Config:
-    """Tests the baselines on each user's last item."""
+    """Tests the baselines that a model has to beat on each user's held-out items."""
 
     recent_days: float = 30.0
-    """Recent popularity counts events of this many days before the newest training event; needs times."""
+    """Recent popularity: number of days before the newest training event whose events count; needs times."""
     n_neighbours: int = 100
-    """Item-kNN: number of most similar items that each item contributes to."""
+    """item-kNN: number of most similar items that are kept for each item."""
     ease_l2: float = 500.0
     """EASE: strength of the L2 regularisation."""
     data: OmitArgPrefixes[DataConfig] = field(default_factory=DataConfig)
@@ -59,7 +59,7 @@ def main(config: Config, *, events: Any = None) -> JsonObject:
         for name, rank in fitted_baselines(
             task.store,
             task.split,
-            timed=with_times(config, task, run, events),
+            store_with_times=with_times(config, task, run, events),
             recent_days=config.recent_days,
             n_neighbours=config.n_neighbours,
             ease_l2=config.ease_l2,

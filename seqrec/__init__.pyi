@@ -1,4 +1,4 @@
-"""The public names, for editors and type checkers; `__init__.py` says from where each is imported."""
+"""The public names, and from where `__init__.py` imports each when it is first used."""
 
 from seqrec.baselines.popularity import popularity_ranks as popularity_ranks
 from seqrec.baselines.popularity import training_counts as training_counts

@@ -24,7 +24,7 @@ from seqrec.data.buckets import is_copy
 from seqrec.data.paths import first_line
 from seqrec.files import JsonObject
 from seqrec.loss_spikes import RunningLoss
-from seqrec.sharding import broadcast_bytes, from_first, on_host
+from seqrec.sharding import from_first, on_first, on_host
 from seqrec.training import TrainState
 from seqrec.types import InputError
 
@@ -74,7 +74,7 @@ def open_checkpoints(directory: Path, *, read_only: bool = False) -> ocp.Checkpo
     run, which no other process sees, the first process saves and reads for all.
     """
     processes = ocp.options.MultiprocessingOptions()
-    if is_alone := _is_alone(directory):
+    if is_private := _is_private(directory):
         number = jax.process_index()
         processes = ocp.options.MultiprocessingOptions(
             primary_host=number, active_processes={number}, barrier_sync_key_prefix=f"process-{number}"
@@ -102,7 +102,7 @@ def open_checkpoints(directory: Path, *, read_only: bool = False) -> ocp.Checkpo
             async_options=ocp.AsyncOptions(post_finalization_callback=lambda: _write_digests(directory)),
             cleanup_tmp_directories=not read_only,
             read_only=read_only,
-            create=not is_alone,
+            create=not is_private,
             multiprocessing_options=processes,
         ),
     )
@@ -157,7 +157,7 @@ def _remove_damaged(directory: Path) -> None:
             shutil.rmtree(checkpoint, ignore_errors=True)
 
 
-def _is_alone(directory: Path) -> bool:
+def _is_private(directory: Path) -> bool:
     """Whether there are other processes that do not see this run's directory."""
     return jax.process_count() > 1 and is_copy(directory.parent)
 
@@ -169,7 +169,7 @@ def save(manager: ocp.CheckpointManager, state: TrainState, progress: Progress) 
       InputError: this save or the one before it cannot be written; the last good checkpoint stays.
     """
     arrays = _by_name(state)
-    if _is_alone(Path(manager.directory)):
+    if _is_private(Path(manager.directory)):
         arrays = jax.tree.map(on_host, arrays)
         if jax.process_index() != 0:
             return
@@ -328,28 +328,22 @@ def _read(
     constants of `like` are kept.
     """
     constants, like = like.constants, dataclasses.replace(like, constants=None)
-    if not _is_alone(Path(manager.directory)):
+    if not _is_private(Path(manager.directory)):
         restored = read(like)
         return restored and (dataclasses.replace(restored[0], constants=constants), restored[1])
     form = jax.tree.map(lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), like)
-    restored, failure = None, None
-    if jax.process_index() == 0:
-        try:
-            restored = read(form)
-        except BaseException as error:
-            failure = error
-    outcome = {"failed": failure is not None, "progress": restored and dataclasses.asdict(restored[1])}
-    received = json.loads(broadcast_bytes(json.dumps(outcome).encode()))
-    if failure is not None:
-        raise failure
-    if received["failed"]:
-        raise InputError("the first process could not read the checkpoint; see its message")
-    if received["progress"] is None:
+
+    def read_progress() -> JsonObject | None:
+        nonlocal form
+        if (restored := read(form)) is None:
+            return None
+        form, progress = restored
+        return dataclasses.asdict(progress)
+
+    if (progress := on_first(read_progress)) is None:
         return None
-    state = jax.tree.map(
-        lambda array, leaf: from_first(np.asarray(array), leaf), restored[0] if restored else form, like
-    )
-    return dataclasses.replace(state, constants=constants), _progress(received["progress"])
+    state = jax.tree.map(lambda array, leaf: from_first(np.asarray(array), leaf), form, like)
+    return dataclasses.replace(state, constants=constants), _progress(progress)
 
 
 def _restore_progress(manager: ocp.CheckpointManager, step: int) -> Progress:
@@ -380,8 +374,8 @@ def _by_name(state: TrainState) -> JsonObject:
 def _array_forms(tree: Any) -> dict[str, str]:
     """Name of each array -> its dtype and shape."""
 
-    def name(path) -> str:
-        return ".".join(str(getattr(key, "name", getattr(key, "key", getattr(key, "idx", key)))) for key in path)
-
-    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {name(path): f"{leaf.dtype}{tuple(leaf.shape)}" for path, leaf in leaves if hasattr(leaf, "shape")}
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="."): f"{leaf.dtype}{tuple(leaf.shape)}"
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        if hasattr(leaf, "shape")
+    }

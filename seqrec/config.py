@@ -34,7 +34,7 @@ def check_fields(config: Any) -> None:
     kind: Any = type(config)
     for name, hint in _hints(kind).items():
         if wrong := _misfit(hint, getattr(config, name)):
-            raise InputError(f"{name}={_shown(getattr(config, name))} {wrong}")
+            raise InputError(f"{name}={_short_repr(getattr(config, name))} {wrong}")
 
 
 def check_at_least(config: Any, low: float | int, *names: str) -> None:
@@ -129,20 +129,15 @@ def _misfit(hint: Any, value: Any) -> str | None:
         kinds = inner[:1] * len(value) if inner[1:] == (...,) else inner
         if len(value) != len(kinds):
             return f"has {len(value)} values, not {len(kinds)}"
-        return next((f"holds {_shown(each)}, which {wrong}" for each, wrong in _misfits(kinds, value)), None)
+        complaints = ((each, _misfit(of, each)) for of, each in zip(kinds, value, strict=True))
+        return next((f"holds {_short_repr(each)}, which {wrong}" for each, wrong in complaints if wrong), None)
     if kind in _SIMPLE:
         fits, wrong = _SIMPLE[kind]
         return None if fits(value) else wrong
     return None if not isinstance(kind, type) or isinstance(value, kind) else f"is not a {kind.__name__}"
 
 
-def _misfits(kinds: Iterable[Any], values: Iterable[Any]) -> Iterator[tuple[Any, str]]:
-    for kind, value in zip(kinds, values, strict=True):
-        if wrong := _misfit(kind, value):
-            yield value, wrong
-
-
-def _shown(value: Any) -> str:
+def _short_repr(value: Any) -> str:
     """The value on one line, and no longer than a name of a file."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
@@ -172,11 +167,11 @@ def from_json(kind: Any, value: Any, *, name: str = "") -> Any:
     if not dataclasses.is_dataclass(kind):
         parsed = _of_json(kind, value, name)
         if wrong := _misfit(kind, parsed):
-            raise InputError(f"{name}={_shown(value)} {wrong}")
+            raise InputError(f"{name}={_short_repr(value)} {wrong}")
         return parsed
     assert isinstance(kind, type)
     if not isinstance(value, dict):
-        raise InputError(f"{name or 'the config'} is {_shown(value)}; give its fields by their names")
+        raise InputError(f"{name or 'the config'} is {_short_repr(value)}; give its fields by their names")
     prefix = f"{name}." if name else ""
     if unknown := sorted(value.keys() - _hints(kind).keys()):
         raise InputError(
@@ -277,11 +272,7 @@ class Choices:
         return ",".join(map(str, self.values))
 
 
-class _Traced:
-    """What `TRACED` is."""
-
-
-TRACED = _Traced()
+TRACED = object()
 """Marks a number that no shape depends on: a traced array may stand in its place, so that one program serves all."""
 
 Values = dict[str, Any]

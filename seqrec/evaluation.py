@@ -1,6 +1,7 @@
 """From parameters and queries to one rank a user, from which every figure downstream is computed, or to lists."""
 
-from typing import NamedTuple, Protocol, runtime_checkable
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ from jaxtyping import Array, Float, Int
 from seqrec.data.batches import Queries
 from seqrec.generation import GREEDY, DecodingConfig, Generated, generate
 from seqrec.metrics import list_ranks, means, metric_sums
-from seqrec.model import Model, composed
+from seqrec.model import Model, composed_params
 from seqrec.params import Params
 from seqrec.sharding import on_host, split_rows
 from seqrec.types import HistoryBatch, InputError, QueryBatch
@@ -40,42 +41,25 @@ class TopItems(NamedTuple):
     scores: Float[np.ndarray, "queries k"]
 
 
-@runtime_checkable
-class GenerateStep(Protocol):
-    """Continues a batch of histories."""
+QueryStep = Callable[[Params, QueryBatch], tuple[Array, ...]]
+"""`step(params, queries)` -> arrays with one entry, or row, a query; `params` are composed ones."""
 
-    def __call__(self, params: Params, histories: HistoryBatch) -> Generated:
-        """`params` are composed ones."""
+GenerateStep = Callable[[Params, HistoryBatch], Generated]
+"""`step(params, histories)` -> the continuations of a batch of histories; `params` are composed ones."""
 
-
-@runtime_checkable
-class QueryStep(Protocol):
-    """Answers a batch of queries."""
-
-    def __call__(self, params: Params, queries: QueryBatch) -> tuple[Array, ...]:
-        """Arrays with one entry, or row, a query; `params` are composed ones."""
-
-
-@runtime_checkable
-class Validate(Protocol):
-    """Metrics of trained parameters on the validation queries."""
-
-    def __call__(self, params: Params) -> dict[str, float]:
-        """Means over the queries, by the metric's name; `params` are those that are trained."""
+Validate = Callable[[Params], dict[str, float]]
+"""`validate(params)` -> means over the validation queries, by the metric's name; `params` are the trained ones."""
 
 
 def make_eval_step(model: Model) -> QueryStep:
     """A jitted step from (params, queries) to (ranks, n_candidates).
 
-    >>> from seqrec.data.batches import make_queries
-    >>> from seqrec.data.splits import leave_last_out
-    >>> from seqrec.data.store import store_from_sequences
-    >>> from seqrec.encoders.gru import GRUConfig, gru
-    >>> from seqrec.heads.softmax import softmax_model
+    >>> import seqrec
     >>> from seqrec.params import init_params
-    >>> model = softmax_model(gru(GRUConfig(d_model=4), n_items=5, max_length=4))
-    >>> store = store_from_sequences([[1, 2, 3, 4], [3, 4, 5]])
-    >>> queries = make_queries(store, leave_last_out(store).test, max_length=4, batch_size=2, mask_seen=True)
+    >>> model = seqrec.softmax_model(seqrec.gru(seqrec.GRUConfig(d_model=4), n_items=5, max_length=4))
+    >>> store = seqrec.store_from_sequences([[1, 2, 3, 4], [3, 4, 5]])
+    >>> test = seqrec.leave_last_out(store).test
+    >>> queries = seqrec.make_queries(store, test, max_length=4, batch_size=2, mask_seen=True)
     >>> params = init_params(model.specs, jax.random.key(0))
     >>> ranks, n_candidates = make_eval_step(model)(params, next(queries.batches()))
     >>> sorted(n_candidates[:2].tolist())  # the catalogue of 5 less what each user has seen
@@ -84,8 +68,8 @@ def make_eval_step(model: Model) -> QueryStep:
 
     @jax.jit
     def step(params: Params, queries: QueryBatch) -> tuple[Array, Array]:
-        asked = model.queries(params, queries.batch, queries.last)
-        return model.head.rank(params, asked, queries.targets, exclude=queries.excluded)
+        vectors = model.queries(params, queries.batch, queries.last)
+        return model.head.rank(params, vectors, queries.targets, exclude=queries.excluded)
 
     return step
 
@@ -93,15 +77,12 @@ def make_eval_step(model: Model) -> QueryStep:
 def evaluate(eval_step: QueryStep, params: Params, queries: Queries) -> RankTable:
     """The rank of each query's held-out item.
 
-    >>> from seqrec.data.batches import make_queries
-    >>> from seqrec.data.splits import leave_last_out
-    >>> from seqrec.data.store import store_from_sequences
-    >>> from seqrec.encoders.gru import GRUConfig, gru
-    >>> from seqrec.heads.softmax import softmax_model
+    >>> import seqrec
     >>> from seqrec.params import init_params
-    >>> model = softmax_model(gru(GRUConfig(d_model=4), n_items=5, max_length=4))
-    >>> store = store_from_sequences([[1, 2, 3, 4], [3, 4, 5]])
-    >>> queries = make_queries(store, leave_last_out(store).test, max_length=4, batch_size=2, mask_seen=True)
+    >>> model = seqrec.softmax_model(seqrec.gru(seqrec.GRUConfig(d_model=4), n_items=5, max_length=4))
+    >>> store = seqrec.store_from_sequences([[1, 2, 3, 4], [3, 4, 5]])
+    >>> test = seqrec.leave_last_out(store).test
+    >>> queries = seqrec.make_queries(store, test, max_length=4, batch_size=2, mask_seen=True)
     >>> params = init_params(model.specs, jax.random.key(0))
     >>> table = evaluate(make_eval_step(model), params, queries)
     >>> table.target.tolist(), table.n_candidates.tolist(), table.history_length.tolist()
@@ -129,8 +110,8 @@ def make_top_step(model: Model, *, k: int) -> QueryStep:
 
     @jax.jit
     def step(params: Params, queries: QueryBatch) -> tuple[Array, Array]:
-        asked = model.queries(params, queries.batch, queries.last)
-        return model.head.top_k(params, asked, k=k, exclude=queries.excluded)
+        vectors = model.queries(params, queries.batch, queries.last)
+        return model.head.top_k(params, vectors, k=k, exclude=queries.excluded)
 
     return step
 
@@ -177,12 +158,12 @@ def make_validate(model: Model, queries: Queries, *, n_generated: int | None = N
     """
     if model.decoder is None or n_generated is None:
         eval_step = make_eval_step(model)
-        return lambda params: means(metric_sums(evaluate(eval_step, composed(model, params), queries).rank))
+        return lambda params: means(metric_sums(evaluate(eval_step, composed_params(model, params), queries).rank))
     n, truth = n_generated, queries.continuations(n_generated)
     step = make_generate_step(model, n=n)
 
     def validate(params: Params) -> dict[str, float]:
-        lists = generate_lists(step, composed(model, params), queries, n=n, max_length=model.reads.max_length)
+        lists = generate_lists(step, composed_params(model, params), queries, n=n, max_length=model.reads.max_length)
         ranks = list_ranks(lists, truth)
         return means(metric_sums(ranks.rank, where=ranks.where))
 

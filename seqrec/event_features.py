@@ -12,7 +12,7 @@ from seqrec.data.feature_values import PositionFeature
 from seqrec.items import category_specs, category_vectors, number_specs, number_vectors
 from seqrec.model import Model
 from seqrec.params import Params, ParamSpec
-from seqrec.types import Batch, InputError
+from seqrec.types import Batch, InputError, States
 
 N_WAVES = 16
 PARAMS = "behaviour"
@@ -27,18 +27,19 @@ def with_event_features(model: Model, features: Sequence[PositionFeature]) -> Mo
     as it is.
 
     Raises:
-      InputError: the model's states know later events than their own; or, from `encode`, a batch lacks a feature.
+      InputError: the model's states know later events than their own, or it reads event features already; or, from
+        `encode`, a batch lacks a feature.
     """
     if not features:
         return model
     names = tuple(feature.name for feature in features)
+    if model.reads.event_features:
+        raise InputError(f"the model reads {model.reads.event_features[0]!r} already; add all event features at once")
     if not model.encoder.causal:
         raise InputError(f"{names[0]!r} needs a causal encoder, whose states know no later event; leave it out")
     encode_items = model.encoder.encode
 
-    def encode(
-        params: Params, batch: Batch, *, key: Array | None = None, added: Array | None = None
-    ) -> Float[Array, "rows length d_model"]:
+    def encode(params: Params, batch: Batch, *, key: Array | None = None, added: States | None = None) -> States:
         in_batch = batch.event_features or {}
         if missing := [name for name in names if name not in in_batch]:
             raise InputError(f"the batch does not hold {missing[0]!r}; make it with the features of the model")
@@ -50,13 +51,10 @@ def with_event_features(model: Model, features: Sequence[PositionFeature]) -> Mo
         return encode_items(others, batch, key=key, added=sum(vectors[1:], start=vectors[0]))
 
     specs = {feature.name: _specs(feature, model.d_model) for feature in features}
-    return dataclasses.replace(
-        model,
-        specs={**model.specs, PARAMS: specs},
-        encoder=dataclasses.replace(model.encoder, encode=encode),
-        reads=dataclasses.replace(model.reads, event_features=model.reads.event_features + names),
-        decoder=None,  # which would read no features
-    )
+    reads = dataclasses.replace(model.reads, event_features=names)
+    # Without a decoder, which would read no features.
+    encoder = dataclasses.replace(model.encoder, encode=encode, reads=reads, decoder=None)
+    return dataclasses.replace(model, specs={**model.specs, PARAMS: specs}, encoder=encoder)
 
 
 def _specs(feature: PositionFeature, d_model: int) -> Params:
@@ -69,9 +67,7 @@ def _specs(feature: PositionFeature, d_model: int) -> Params:
     return {**waves, **number_specs(N_WAVES, d_model)}
 
 
-def _vectors(
-    feature: PositionFeature, params: Params, values: Shaped[Array, "rows length width"]
-) -> Float[Array, "rows length d_model"]:
+def _vectors(feature: PositionFeature, params: Params, values: Shaped[Array, "rows length width"]) -> States:
     flat = values.reshape(-1, values.shape[-1])
     if feature.form == "categories":
         n_each = jnp.maximum(jnp.sum(flat > 0, axis=1), 1).astype(jnp.float32)

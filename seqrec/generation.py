@@ -66,10 +66,9 @@ def generate(
     needs a `key`, and draws a continuation a row. `params` are composed ones. To be jitted whole: a `lax.scan` over the
     steps, of fixed shapes.
 
-    >>> from seqrec.encoders.gru import GRUConfig, gru
-    >>> from seqrec.heads.softmax import softmax_model
+    >>> import seqrec
     >>> from seqrec.params import init_params
-    >>> model = softmax_model(gru(GRUConfig(d_model=4), n_items=5, max_length=4))
+    >>> model = seqrec.softmax_model(seqrec.gru(seqrec.GRUConfig(d_model=4), n_items=5, max_length=4))
     >>> params = init_params(model.specs, jax.random.key(0))
     >>> histories = HistoryBatch(jnp.array([[1, 2]]), lengths=jnp.array([2]), excluded=jnp.array([[1, 2]]))
     >>> sorted(generate(recomputed(model), params, histories, n=3).items[0].tolist())  # only these are left
@@ -152,9 +151,8 @@ def recomputed(model: Model, *, as_history: bool = True) -> Model:
     `as_history` off an encoder-decoder reads what is generated in its decoder, as it was trained to, which gives the
     same as its own cached decoder, and slower.
 
-    >>> from seqrec.encoders.gru import GRUConfig, gru
-    >>> from seqrec.heads.softmax import softmax_model
-    >>> model = softmax_model(gru(GRUConfig(d_model=4), n_items=5, max_length=4))
+    >>> import seqrec
+    >>> model = seqrec.softmax_model(seqrec.gru(seqrec.GRUConfig(d_model=4), n_items=5, max_length=4))
     >>> model.decoder is None, recomputed(model).decoder is None
     (True, False)
 
@@ -193,4 +191,4 @@ def recomputed(model: Model, *, as_history: bool = True) -> Model:
         states = encode(params, batch)
         return jnp.take_along_axis(states, newest[:, None, None], axis=1)[:, 0], cache
 
-    return dataclasses.replace(model, decoder=Decoder(start, step))
+    return dataclasses.replace(model, encoder=dataclasses.replace(model.encoder, decoder=Decoder(start, step)))

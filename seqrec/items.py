@@ -2,10 +2,10 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +15,9 @@ from jaxtyping import Array, Bool, Float, Int
 from seqrec.config import check_at_least, check_fields, check_share
 from seqrec.data.feature_values import Feature
 from seqrec.layers import item_table_rows, item_table_spec, silu
-from seqrec.model import Model
+from seqrec.model import Model, keep_params
 from seqrec.params import Params, ParamSpec
+from seqrec.types import InputError, ItemTable
 
 _STD = 0.02
 """Standard deviation of initial vectors."""
@@ -74,20 +75,8 @@ class ItemConfig:
             )
 
 
-@runtime_checkable
-class MakeVectors(Protocol):
-    """Vectors of all items, made of one thing."""
-
-    def __call__(self, params: Params, constants: Any) -> Float[Array, "n_rows d_model"]:
-        """A row for each row of the item table."""
-
-
-@runtime_checkable
-class Combine(Protocol):
-    """One vector an item, made of several."""
-
-    def __call__(self, params: Any, vectors: dict[str, Array]) -> Float[Array, "n_rows d_model"]:
-        """`vectors` has those of each part, of which `ids` may be one."""
+Combine = Callable[[Any, dict[str, Array]], ItemTable]
+"""One vector an item, of its parameters and the vectors of each part by name, of which `ids` may be one."""
 
 
 class Part(NamedTuple):
@@ -96,7 +85,8 @@ class Part(NamedTuple):
     specs: Params
     constants: Any
     """Arrays with a row for each row of the item table."""
-    vectors: MakeVectors
+    vectors: Callable[[Params, Any], ItemTable]
+    """Vectors of all items, of its parameters and constants."""
 
 
 def with_items(
@@ -111,9 +101,14 @@ def with_items(
     `counts` says how often each id occurs in training, as `training_counts` returns it. Where there are features, an
     item that never occurs has no id vector: it is read and scored by its features alone. With ids alone in a table
     of their own the model is returned as it is.
+
+    Raises:
+      InputError: the model composes its parameters already.
     """
     if config.ids == "table" and not features:
         return model
+    if model.compose is not keep_params:
+        raise InputError("the model composes its parameters already; make its item vectors once, and first")
     d_model, n_items = model.d_model, model.n_items
     n_rows = item_table_rows(n_items)
     parts = {f"feature {feature.name}": _feature_part(feature, config, n_rows, d_model) for feature in features}
@@ -169,11 +164,7 @@ def _feature_part(feature: Feature, config: ItemConfig, n_rows: int, d_model: in
 
         return Part(specs, {"values": values, "known": known}, project)
 
-    def as_read(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
-        del key
-        return jnp.asarray(values, dtype).reshape(shape)
-
-    specs["vectors"] = ParamSpec((n_rows, width), ("items", None), as_read)
+    specs["vectors"] = ParamSpec((n_rows, width), ("items", None), jax.nn.initializers.constant(values))
 
     def fine_tune(params: Params, constants: Any) -> Array:
         return number_vectors(params, params["vectors"], constants["known"])

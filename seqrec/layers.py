@@ -213,15 +213,15 @@ def attention(
     x: Float[Array, "rows length d_model"],
     *,
     mask: Bool[Array, "rows length length"],
-    turn: Rotation | None,
+    angles: Rotation | None,
     n_heads: int,
     dropout_rate: Scalar,
     key: Array | None,
 ) -> Float[Array, "rows length d_model"]:
-    """Multi-head attention over the keys that `mask` allows; with `turn`, queries and keys are rotated by position."""
+    """Multi-head attention over the keys that `mask` allows; with `angles`, queries and keys are rotated."""
     q, k, v = split_heads(dense(x, params["qkv"]), n_parts=3, n_heads=n_heads)
-    if turn is not None:
-        q, k = rotate(q, turn), rotate(k, turn)
+    if angles is not None:
+        q, k = rotate(q, angles), rotate(k, angles)
     return dense(mix_values(q, k, v, mask=mask, dropout_rate=dropout_rate, key=key), params["out"])
 
 

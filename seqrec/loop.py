@@ -4,7 +4,7 @@ import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,11 +18,11 @@ from seqrec.checkpoint import Progress
 from seqrec.config import check_at_least, check_fields
 from seqrec.data.batches import TrainingBatches
 from seqrec.data.prefetch import prefetched
+from seqrec.evaluation import Validate
 from seqrec.files import JsonObject
 from seqrec.loss_spikes import Spike, describe_spike, find_spike
-from seqrec.params import Params
 from seqrec.sharding import agree_on_highest, split_rows
-from seqrec.training import StepMetrics, TrainState
+from seqrec.training import StepMetrics, TrainState, TrainStep
 from seqrec.types import Batch, InputError
 
 
@@ -61,9 +61,9 @@ class FitConfig:
 def fit(
     state: TrainState,
     *,
-    train_step: Callable[[TrainState, Any], tuple[TrainState, StepMetrics]],
+    train_step: TrainStep,
     batches: TrainingBatches,
-    validate: Callable[[Params], dict[str, float]],
+    validate: Validate,
     checkpoints: ocp.CheckpointManager,
     record: Callable[[JsonObject], None],
     rewind: Callable[[int], None],
@@ -105,39 +105,36 @@ def fit(
         constants = state.constants
         return state, metrics
 
+    training = _Training(step_with_constants, batches, validate, checkpoints, record, config)
     while True:
         rewind(progress.step)
         try:
-            return _train(
-                state,
-                progress,
-                train_step=step_with_constants,
-                batches=batches,
-                validate=validate,
-                checkpoints=checkpoints,
-                record=record,
-                config=config,
-            )
+            return _train(training, state, progress)
         except Spike as spike:
             checkpoint.finish(checkpoints)
             # Without the traceback, whose frames would keep the old state in memory.
-            state, progress = _roll_back(spike.with_traceback(None), progress, batches, checkpoints, like, config)
+            state, progress = _roll_back(training, spike.with_traceback(None), progress, like)
             state = replace(state, constants=constants)
 
 
-def _roll_back(
-    spike: Spike,
-    progress: Progress,
-    batches: TrainingBatches,
-    checkpoints: ocp.CheckpointManager,
-    like: TrainState,
-    config: FitConfig,
-) -> tuple[TrainState, Progress]:
+class _Training(NamedTuple):
+    """What stays as it is while states and progress go on and back."""
+
+    train_step: TrainStep
+    batches: TrainingBatches
+    validate: Validate
+    checkpoints: ocp.CheckpointManager
+    record: Callable[[JsonObject], None]
+    config: FitConfig
+
+
+def _roll_back(training: _Training, spike: Spike, progress: Progress, like: TrainState) -> tuple[TrainState, Progress]:
     """The latest checkpoint, with two batches skipped from now on: that of the spike, and the one before it.
 
     Raises:
       InputError: the config says to stop, or there is no checkpoint.
     """
+    _, batches, _, checkpoints, _, config = training
     finding = describe_spike(spike, batches, progress.position(spike.step))
     n_before = len(progress.skipped)
     if config.on_spike == "stop" or n_before == config.max_roll_backs:
@@ -165,22 +162,13 @@ def _roll_back(
     return state, replace(kept, skipped=(*progress.skipped, skipped))
 
 
-def _train(
-    state: TrainState,
-    progress: Progress,
-    *,
-    train_step: Callable[[TrainState, Any], tuple[TrainState, StepMetrics]],
-    batches: TrainingBatches,
-    validate: Callable[[Params], dict[str, float]],
-    checkpoints: ocp.CheckpointManager,
-    record: Callable[[JsonObject], None],
-    config: FitConfig,
-) -> tuple[TrainState, Progress, str]:
+def _train(training: _Training, state: TrainState, progress: Progress) -> tuple[TrainState, Progress, str]:
     """As `fit`, up to the first spike.
 
     Raises:
       Spike: nothing was saved after it.
     """
+    train_step, batches, validate, checkpoints, record, config = training
     per_epoch = batches.steps_per_epoch
     earlier_seconds, started = progress.train_seconds, runtime.seconds()
     interval: list[StepMetrics] = []
@@ -247,7 +235,7 @@ def _train(
         first = progress.step + 1
         for step in range(first, config.max_epochs * per_epoch + 1):
             if (step - 1) % per_epoch == 0 or step == first:
-                if spent := _spent(progress, config, per_epoch):
+                if spent := _reason_to_stop(progress, config, per_epoch):
                     reason = spent
                     break
                 bar.reset()
@@ -293,7 +281,7 @@ def _is_finite(state: TrainState) -> Array:
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()
 
 
-def _spent(progress: Progress, config: FitConfig, per_epoch: int) -> str:
+def _reason_to_stop(progress: Progress, config: FitConfig, per_epoch: int) -> str:
     """Why no further epoch begins, or ""; checked before the first step too, so that a finished run stays finished."""
     values = [value for _, value in progress.validations]
     if values and len(values) - 1 - int(np.argmax(values)) >= config.patience:

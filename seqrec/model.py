@@ -5,30 +5,28 @@ both; functions `with_x(model, …) -> model`, each in a module of its own, add 
 cannot wrap.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import jax
-from jaxtyping import Array, Float, Int, Key, Shaped
+from jaxtyping import Array, Float, Int, Key
 
 from seqrec.params import Params
 from seqrec.questions import next_item
 from seqrec.sharding import split_items
-from seqrec.types import Ask, Batch, BatchFormat, Compose, Decoder, Encoder, Head
+from seqrec.types import Ask, Batch, BatchFormat, Compose, Decoder, Encoder, Head, LossSum, States
 
 
-def unchanged(params: Params, constants: Any, *, key: Array | None = None) -> Params:
+def keep_params(params: Params, constants: Any, *, key: Array | None = None) -> Params:
     """The parameters as they are: the `Compose` of a model that makes none out of others."""
     del constants, key
     return params
 
 
-@runtime_checkable
-class AuxiliaryLoss(Protocol):
-    """What states predict beside the next item, trained jointly with it."""
-
-    def __call__(self, params: Params, states: Float[Array, "rows length d_model"], batch: Batch) -> Float[Array, ""]:
-        """A weighted sum over the positions whose next item is known, in nats."""
+AuxiliaryLoss = Callable[[Params, States, Batch], Float[Array, ""]]
+"""What states predict beside the next item, trained jointly with it: a weighted sum of losses over the positions whose
+next item is known, in nats."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,16 +37,13 @@ class Model:
     """Nested dict of `params.ParamSpec` of all that is trained; parameters have the same structure."""
     encoder: Encoder
     head: Head
-    reads: BatchFormat
     ask: Ask = next_item
     """What a training step asks about a batch."""
-    compose: Compose = unchanged
+    compose: Compose = keep_params
     """From trained parameters to those that encoder and head read."""
     constants: Any = None
     """Arrays that `compose` reads and no step changes, with a row for each row of the item table."""
     auxiliary_loss: AuxiliaryLoss | None = None
-    decoder: Decoder | None = None
-    """How it continues histories item by item; see `generation.recomputed` for models without one."""
 
     @property
     def n_items(self) -> int:
@@ -60,9 +55,17 @@ class Model:
         """Width of item vectors and states."""
         return self.encoder.d_model
 
-    def loss(
-        self, params: Params, constants: Any, batch: Batch, *, keys: Key[Array, "4"]
-    ) -> tuple[Float[Array, ""], Shaped[Array, ""]]:
+    @property
+    def reads(self) -> BatchFormat:
+        """What it reads of a batch."""
+        return self.encoder.reads
+
+    @property
+    def decoder(self) -> Decoder | None:
+        """How it continues histories item by item; see `generation.recomputed` for models without one."""
+        return self.encoder.decoder
+
+    def loss(self, params: Params, constants: Any, batch: Batch, *, keys: Key[Array, "4"]) -> LossSum:
         """Sum of the losses of a batch's targets, in nats, and their number; `keys` are those of `loss_keys`."""
         params = self.compose(params, constants, key=keys[3])
         question = self.ask(batch, key=keys[2])
@@ -82,7 +85,7 @@ def loss_keys(key: Array) -> Key[Array, "4"]:
     return jax.random.split(key, 4)
 
 
-def composed(model: Model, params: Params) -> Params:
+def composed_params(model: Model, params: Params) -> Params:
     """The parameters that encoder and head read, made once for an evaluation."""
     if model.constants is None:
         return params

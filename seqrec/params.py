@@ -2,24 +2,15 @@
 
 import math
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from seqrec.types import Params
-
-__all__ = ["ParamSpec", "Params", "count_params", "decay_mask", "init_params"]
-
-
-@runtime_checkable
-class Initialise(Protocol):
-    """Initial values, as `jax.nn.initializers` make them."""
-
-    def __call__(self, key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
-        """Values of this shape and type."""
+from seqrec.types import Params as Params
 
 
 @dataclass(frozen=True)
@@ -28,7 +19,8 @@ class ParamSpec:
 
     shape: tuple[int, ...]
     axes: tuple[str | None, ...]
-    init: Initialise
+    init: Callable[[Array, tuple[int, ...], Any], Array]
+    """`init(key, shape, dtype)`, such as those of `jax.nn.initializers`."""
     decay: bool = True
 
     def __post_init__(self) -> None:

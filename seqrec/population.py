@@ -1,6 +1,7 @@
 """Models that differ in numbers alone, trained together by one compiled step."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -8,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from seqrec.training import StepMetrics, TrainState
+from seqrec.training import StepMetrics, TrainState, TrainStep
 from seqrec.types import Batch
 
 Scalars = dict[str, Float[Any, "*members"]]
 """Dotted name of a config's field -> its value, or one for each member."""
 
-MakeStep = Callable[[Scalars], Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]]
+MakeStep = Callable[[Scalars], TrainStep]
 """Traced values of one member -> its `step(state, batch)`."""
 
 
@@ -32,22 +33,20 @@ def members(first: TrainState, scalars: Scalars, *, n_members: int) -> Members:
     # Copied, since a step takes the memory of what it is given.
     scalars = jax.tree.map(jnp.copy, scalars)
     spread = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], n_members, axis=0), _parts(first))
-    return Members(
-        TrainState(jnp.copy(first.step), **spread, constants=jax.tree.map(jnp.copy, first.constants)), scalars
-    )
+    constants = jax.tree.map(jnp.copy, first.constants)
+    return Members(replace(first, step=jnp.copy(first.step), **spread, constants=constants), scalars)
 
 
 def member(population: Members, place: int) -> TrainState:
     """The state of one member, as if it had been trained alone."""
-    state = population.state
-    return TrainState(state.step, **jax.tree.map(lambda leaf: leaf[place], _parts(state)), constants=state.constants)
+    return replace(population.state, **jax.tree.map(lambda leaf: leaf[place], _parts(population.state)))
 
 
 def keep(population: Members, places: Sequence[int]) -> Members:
     """A smaller population of the members at these places."""
-    chosen, state = np.asarray(places), population.state
-    parts, scalars = jax.tree.map(lambda leaf: leaf[chosen], (_parts(state), population.scalars))
-    return Members(TrainState(state.step, **parts, constants=state.constants), scalars)
+    chosen = np.asarray(places)
+    parts, scalars = jax.tree.map(lambda leaf: leaf[chosen], (_parts(population.state), population.scalars))
+    return Members(replace(population.state, **parts), scalars)
 
 
 def _parts(state: TrainState) -> dict[str, Any]:
@@ -68,7 +67,7 @@ def make_population_step(
         before = population.state
 
         def one(parts, scalars):
-            after, metrics = make_step(scalars)(TrainState(before.step, **parts, constants=before.constants), batch)
+            after, metrics = make_step(scalars)(replace(before, **parts), batch)
             return _parts(after), metrics
 
         of_all = _parts(before), population.scalars
@@ -77,6 +76,6 @@ def make_population_step(
             after, metrics = jax.vmap(one)(*of_all)
         else:
             after, metrics = jax.lax.map(lambda each: one(*each), of_all)
-        return Members(TrainState(before.step + 1, **after, constants=before.constants), population.scalars), metrics
+        return Members(replace(before, step=before.step + 1, **after), population.scalars), metrics
 
     return jax.jit(step, donate_argnums=0)

@@ -14,19 +14,15 @@ from seqrec.params import Params
 from seqrec.sharding import on_host
 from seqrec.types import Batch, InputError
 
+Ids = list[int] | Int[np.ndarray, " _"]
+
 
 @runtime_checkable
 class Recommend(Protocol):
     """The best next items for a history of item ids."""
 
     def __call__(
-        self,
-        params: Params,
-        history: History | list[int] | Int[np.ndarray, " n"],
-        k: int,
-        *,
-        mask_seen: bool = True,
-        allow: list[int] | Int[np.ndarray, " n_allowed"] | None = None,
+        self, params: Params, history: History | Ids, k: int, *, mask_seen: bool = True, allow: Ids | None = None
     ) -> list[int]:
         """Ids of the `k` best items, best first; fewer where fewer are left.
 
@@ -40,10 +36,9 @@ def make_recommend(model: Model) -> Recommend:
     A model of item ids alone takes a list of ids; one that reads times or features of events takes a `History`.
     `params` are composed ones.
 
-    >>> from seqrec.encoders.gru import GRUConfig, gru
-    >>> from seqrec.heads.softmax import softmax_model
+    >>> import seqrec
     >>> from seqrec.params import init_params
-    >>> model = softmax_model(gru(GRUConfig(d_model=4), n_items=5, max_length=4))
+    >>> model = seqrec.softmax_model(seqrec.gru(seqrec.GRUConfig(d_model=4), n_items=5, max_length=4))
     >>> recommend, params = make_recommend(model), init_params(model.specs, jax.random.key(0))
     >>> sorted(recommend(params, [1, 2], 3)), recommend(params, [1, 2], 3, allow=[2, 4])
     ([3, 4, 5], [4])
@@ -58,19 +53,14 @@ def make_recommend(model: Model) -> Recommend:
         return model.head.top_k(params, queries, k=k, exclude=excluded, allow=allowed)[0]
 
     def recommend(
-        params: Params,
-        history: History | list[int] | Int[np.ndarray, " n"],
-        k: int,
-        *,
-        mask_seen: bool = True,
-        allow: list[int] | Int[np.ndarray, " n_allowed"] | None = None,
+        params: Params, history: History | Ids, k: int, *, mask_seen: bool = True, allow: Ids | None = None
     ) -> list[int]:
         history = history if isinstance(history, History) else History(history)
         items = _checked_ids(history.items, model.n_items, name="history")
         batch = history_batch(history._replace(items=items), model.reads)
         last = jnp.int32(min(len(items), model.reads.max_length) - 1)
-        excluded = _padded(np.unique(items) if mask_seen else items[:0])
-        allowed = None if allow is None else _padded(_checked_ids(allow, model.n_items, name="allow"))
+        excluded = _padded_row(np.unique(items) if mask_seen else items[:0])
+        allowed = None if allow is None else _padded_row(_checked_ids(allow, model.n_items, name="allow"))
         best = top(params, batch, last, excluded, allowed, k=k)
         return [int(item) for item in on_host(best)[0] if item]
 
@@ -89,7 +79,7 @@ def _checked_ids(ids: object, n_items: int, *, name: str) -> Int[np.ndarray, " n
     return array
 
 
-def _padded(ids: Int[np.ndarray, " n"]) -> Int[Array, "1 width"]:
+def _padded_row(ids: Int[np.ndarray, " n"]) -> Int[Array, "1 width"]:
     """One row whose length is a power of two, filled with 0: so one compiled function serves many histories."""
     row = np.zeros((1, 1 << int(len(ids) - 1).bit_length() if len(ids) else 0), np.int32)
     row[0, : len(ids)] = ids

@@ -6,15 +6,15 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Shaped
+from jaxtyping import Array, Float, Int
 
 from seqrec.heads.softmax import SoftmaxHead
 from seqrec.layers import causal_mask
 from seqrec.losses.blocks import Mixture
 from seqrec.model import Model
 from seqrec.params import Params, ParamSpec
-from seqrec.retrieval import Boosts
-from seqrec.types import Batch, InputError, Question
+from seqrec.retrieval import BoostedVectors
+from seqrec.types import Allow, Batch, BestItems, Exclude, InputError, LossSum, Question, States, TargetRanks, Targets
 
 
 class Repeats(NamedTuple):
@@ -26,22 +26,16 @@ class Repeats(NamedTuple):
     """Log-probability [row, state, position] that it is this position that is copied; -inf outside the history."""
 
 
-class RepeatQueries(NamedTuple):
-    """States, and how much they raise the items of their histories."""
-
-    states: Float[Array, "queries d_model"]
-    boosts: Boosts
-
-
 @dataclass(frozen=True, eq=False)
 class RepeatHead:
-    """A `types.Head`: a softmax over the item table mixed with a distribution over the history's own items."""
+    """A `types.Head`: a softmax over the item table mixed with a distribution over the history's own items.
+
+    Its queries are states with the items of their histories, whose scores are those of the mixture.
+    """
 
     softmax: SoftmaxHead
 
-    def loss(
-        self, params: Params, states: Float[Array, "rows length d_model"], question: Question, *, key: Array
-    ) -> tuple[Float[Array, ""], Shaped[Array, ""]]:
+    def loss(self, params: Params, states: States, question: Question, *, key: Array) -> LossSum:
         """The softmax head's loss, of the mixture's probabilities.
 
         Raises:
@@ -56,40 +50,21 @@ class RepeatHead:
         mixture = mixture_of(repeats, question.inputs.items, labels)
         return self.softmax.loss(params, states, question, mixture=mixture, key=key)
 
-    def queries(
-        self,
-        params: Params,
-        states: Float[Array, "rows length d_model"],
-        batch: Batch,
-        last: Int[Array, " queries"],
-    ) -> RepeatQueries:
-        """States at the positions `last`, and the boosts of their histories' items."""
-        boosts = boosts_of(repeat_probabilities(params, states, batch), batch.items, last)
-        return RepeatQueries(self.softmax.queries(params, states, batch, last), boosts)
+    def queries(self, params: Params, states: States, batch: Batch, last: Int[Array, " queries"]) -> BoostedVectors:
+        """The states at the positions `last`, and how much they raise the items of their histories."""
+        return boosted_states(states, repeat_probabilities(params, states, batch), batch.items, last)
 
     def rank(
-        self,
-        params: Params,
-        queries: RepeatQueries,
-        targets: Int[Array, "queries *n_targets"],
-        *,
-        exclude: Int[Array, "queries n_excluded"] | None = None,
-        allow: Int[Array, "#queries n_allowed"] | None = None,
-    ) -> tuple[Float[Array, "queries *n_targets"], Int[Array, " queries"]]:
+        self, params: Params, queries: BoostedVectors, targets: Targets, *, exclude: Exclude = None, allow: Allow = None
+    ) -> TargetRanks:
         """Ranks by the mixture's probability."""
-        return self.softmax.rank(params, queries.states, targets, exclude=exclude, allow=allow, boosts=queries.boosts)
+        return self.softmax.rank(params, queries, targets, exclude=exclude, allow=allow)
 
     def top_k(
-        self,
-        params: Params,
-        queries: RepeatQueries,
-        *,
-        k: int,
-        exclude: Int[Array, "queries n_excluded"] | None = None,
-        allow: Int[Array, "#queries n_allowed"] | None = None,
-    ) -> tuple[Int[Array, "queries k"], Float[Array, "queries k"]]:
+        self, params: Params, queries: BoostedVectors, *, k: int, exclude: Exclude = None, allow: Allow = None
+    ) -> BestItems:
         """The items of highest probability under the mixture."""
-        return self.softmax.top_k(params, queries.states, k=k, exclude=exclude, allow=allow, boosts=queries.boosts)
+        return self.softmax.top_k(params, queries, k=k, exclude=exclude, allow=allow)
 
 
 def with_repeats(model: Model) -> Model:
@@ -99,9 +74,8 @@ def with_repeats(model: Model) -> Model:
     catalogue, which may pick an item of the history too (after RepeatNet: Ren et al. 2019, eq. 1, whose explore mode
     may not). Positions are weighed by scaled products of states and a slope over the logarithm of their age.
 
-    >>> from seqrec.encoders.gru import GRUConfig, gru
-    >>> from seqrec.heads.softmax import softmax_model
-    >>> model = with_repeats(softmax_model(gru(GRUConfig(d_model=8), n_items=5, max_length=4)))
+    >>> import seqrec
+    >>> model = with_repeats(seqrec.softmax_model(seqrec.gru(seqrec.GRUConfig(d_model=8), n_items=5, max_length=4)))
     >>> type(model.head).__name__, sorted(model.specs["repeats"])
     ('RepeatHead', ['age', 'key', 'query', 'share', 'share_bias'])
 
@@ -124,7 +98,7 @@ def with_repeats(model: Model) -> Model:
     return dataclasses.replace(model, specs={**model.specs, "repeats": specs}, head=RepeatHead(model.head))
 
 
-def repeat_probabilities(params: Params, states: Float[Array, "rows length d_model"], batch: Batch) -> Repeats:
+def repeat_probabilities(params: Params, states: States, batch: Batch) -> Repeats:
     """What each state of a batch predicts of its history's items."""
     own, states = params["repeats"], states.astype(jnp.float32)
     products = jnp.einsum("rqd,rkd->rqk", states @ own["query"], states @ own["key"]) / states.shape[-1] ** 0.5
@@ -145,12 +119,14 @@ def mixture_of(repeats: Repeats, items: Int[Array, "rows length"], targets: Int[
     return Mixture(jax.nn.log_sigmoid(-repeats.log_odds), jax.nn.log_sigmoid(repeats.log_odds) + log_history)
 
 
-def boosts_of(repeats: Repeats, items: Int[Array, "rows length"], last: Int[Array, " queries"]) -> Boosts:
-    """The items of each query's history, by the state at the position `last` of the flattened [rows x length] batch."""
+def boosted_states(
+    states: States, repeats: Repeats, items: Int[Array, "rows length"], last: Int[Array, " queries"]
+) -> BoostedVectors:
+    """The states at the positions `last` of the flattened batch, and the items of their histories."""
     length = items.shape[1]
     own, log_attention = items[last // length], repeats.log_attention.reshape(-1, length)[last]
     held = (own > 0) & (log_attention != -jnp.inf)
     same = (own[:, :, None] == own[:, None, :]) & held[:, None, :]
     log_sum = jax.nn.logsumexp(jnp.where(same, log_attention[:, None, :], -jnp.inf), axis=-1)
     log_odds = repeats.log_odds.reshape(-1)[last][:, None] + log_sum
-    return Boosts(jnp.where(held, own, 0), log_odds)
+    return BoostedVectors(states.reshape(-1, states.shape[-1])[last], jnp.where(held, own, 0), log_odds)

@@ -1,6 +1,5 @@
 """Ranks and top items from user vectors and the item table, in blocks of users: never [users, n_items]."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import chex
@@ -10,31 +9,37 @@ from jaxtyping import Array, Bool, Float, Int
 
 from seqrec.losses.softmax import check_item_table
 from seqrec.metrics.ranks import Ties, candidates, count, half_places_lost, own_half_places, take
-from seqrec.sharding import CatalogueShard, map_catalogue
-from seqrec.types import InputError
+from seqrec.sharding import CatalogueShard, ShardFunction, map_catalogue
+from seqrec.types import Allow, BestItems, Exclude, InputError, ItemTable, TargetRanks, Targets
 
 
-class Boosts(NamedTuple):
-    """Items whose probability is above the softmax's: it has a share from elsewhere, such as the user's own history."""
+class BoostedVectors(NamedTuple):
+    """Vectors of users, and the items that have a share of their probability from elsewhere, such as from a history.
 
-    items: Int[Array, "users n_boosted"]
+    Scores are raised such that the softmax over them is the probability of the mixture.
+    """
+
+    vectors: Float[Array, "queries d_model"]
+    items: Int[Array, "queries n_boosted"]
     """0 where there is none; an item may stand there several times, each time with the same odds."""
-    log_odds: Float[Array, "users n_boosted"]
+    log_odds: Float[Array, "queries n_boosted"]
     """Log of the item's probability from elsewhere against the probability that the softmax shares out."""
 
 
+Vectors = Float[Array, "queries d_model"] | BoostedVectors
+
+
 def rank_targets(
-    hidden: Float[Array, "users d_model"],
-    item_table: Float[Array, "n_rows d_model"],
-    targets: Int[Array, "users *n_targets"],
+    hidden: Vectors,
+    item_table: ItemTable,
+    targets: Targets,
     *,
     n_items: int,
-    exclude: Int[Array, "users n_excluded"] | None = None,
-    allow: Int[Array, "#users n_allowed"] | None = None,
-    boosts: Boosts | None = None,
+    exclude: Exclude = None,
+    allow: Allow = None,
     ties: Ties = "mean",
     block_users: int | None = None,
-) -> tuple[Float[Array, "users *n_targets"], Int[Array, " users"]]:
+) -> TargetRanks:
     """1-based rank of each user's target, or of each of several, and the user's number of candidates.
 
     As `metrics.target_ranks`, from vectors instead of scores: candidates are the items 1..n_items, or those of them
@@ -42,48 +47,45 @@ def rank_targets(
     duplicates; one row of `allow` may serve all users. A target that is 0, beyond n_items or not allowed has
     no rank, which is NaN. Products are taken in float32 at full precision on every device, `block_users` users at a
     time; by default as many as keep the scores in a CPU's cache. Where a mesh splits the item table, each device scores
-    its own items, and only the targets' scores and counts travel. With `boosts`, scores are raised such that the
-    softmax over them is the probability of the mixture.
+    its own items, and only the targets' scores and counts travel.
 
     >>> users, table = jnp.array([[1.0, 0.0]]), jnp.array([[0.0, 0.0], [3.0, 0.0], [2.0, 0.0], [1.0, 0.0]])
     >>> ranks, n_candidates = rank_targets(users, table, jnp.array([3]), n_items=3, exclude=jnp.array([[1]]))
     >>> ranks.tolist(), n_candidates.tolist()
     ([2.0], [2])
     """
-    chex.assert_rank([hidden, item_table, targets], [2, 2, {1, 2}])
+    chex.assert_rank(targets, {1, 2})
     chex.assert_type(targets, int)
-    chex.assert_equal_shape_prefix([hidden, targets], 1)
 
-    def rank(hidden, targets, exclude, allow, boosts, shard):
-        scores = _boosted(_scores(hidden, shard), boosts, shard, n_items)
+    def rank(exclude, allow, hidden, targets, shard):
+        scores = _scores(hidden, shard, n_items)
         valid = _valid(shard, n_items, exclude, allow, targets)
         # The same product gives the target's score: a dot product of its own would round differently.
         target_scores = shard.total(take(scores, targets - shard.first, fill=0.0))
         lost = shard.total(half_places_lost(scores, target_scores, valid, ties=ties))
         ranks = 1.0 + 0.5 * (lost - own_half_places(target_scores, ties=ties))
-        n_candidates = jnp.broadcast_to(shard.total(count(valid.astype(jnp.int8))), len(hidden))
+        n_candidates = jnp.broadcast_to(shard.total(count(valid.astype(jnp.int8))), len(targets))
         ranked = (targets >= 1) & (targets <= n_items)
         if allow is not None:
             ranked &= jnp.any(targets[:, :, None] == allow[:, None, :], axis=-1)
         return jnp.where(ranked, ranks, jnp.nan), n_candidates
 
     each = (targets if targets.ndim == 2 else targets[:, None]).astype(jnp.int32)  # int8 holds no n_items
-    rows = (hidden, each, *_item_lists(hidden, exclude, allow), boosts)
+    rows = (*_item_lists(hidden, exclude, allow), hidden, each)
     ranks, n_candidates = _over_user_blocks(rank, rows, item_table, n_items=n_items, block_users=block_users)
     return ranks.reshape(targets.shape), n_candidates
 
 
 def top_k_items(
-    hidden: Float[Array, "users d_model"],
-    item_table: Float[Array, "n_rows d_model"],
+    hidden: Vectors,
+    item_table: ItemTable,
     *,
     k: int,
     n_items: int,
-    exclude: Int[Array, "users n_excluded"] | None = None,
-    allow: Int[Array, "#users n_allowed"] | None = None,
-    boosts: Boosts | None = None,
+    exclude: Exclude = None,
+    allow: Allow = None,
     block_users: int | None = None,
-) -> tuple[Int[Array, "users k"], Float[Array, "users k"]]:
+) -> BestItems:
     """Ids of each user's `k` best candidates, best first, and their scores; of tied items the lower id comes first.
 
     Candidates, blocks and scores are those of `rank_targets`, except that targets have no part in them. Where fewer
@@ -96,61 +98,52 @@ def top_k_items(
     ([[2, 3]], [[2.0, 1.0]])
     """
     _check_k(k, n_items)
-    chex.assert_rank([hidden, item_table], 2)
 
-    def top(hidden, exclude, allow, boosts, shard):
-        scores = _boosted(_scores(hidden, shard), boosts, shard, n_items)
+    def top(exclude, allow, hidden, shard):
+        scores = _scores(hidden, shard, n_items)
         return _best(_candidate_scores(scores, shard, n_items, exclude, allow), shard, k)
 
-    rows = (hidden, *_item_lists(hidden, exclude, allow), boosts)
+    rows = (*_item_lists(hidden, exclude, allow), hidden)
     return _over_user_blocks(top, rows, item_table, n_items=n_items, block_users=block_users)
 
 
 def top_k_log_probabilities(
-    hidden: Float[Array, "users d_model"],
-    item_table: Float[Array, "n_rows d_model"],
-    *,
-    k: int,
-    n_items: int,
-    exclude: Int[Array, "users n_excluded"] | None = None,
-) -> tuple[Int[Array, "users k"], Float[Array, "users k"]]:
+    hidden: Float[Array, "queries d_model"], item_table: ItemTable, *, k: int, n_items: int, exclude: Exclude = None
+) -> BestItems:
     """As `top_k_items`, with the natural logarithm of each item's probability in place of its score.
 
     Probabilities are the softmax over all items, those that are excluded too.
     """
     _check_k(k, n_items)
-    chex.assert_rank([hidden, item_table], 2)
 
-    def top(hidden, exclude, shard):
-        scores = _scores(hidden, shard)
-        ids, best = _best(_candidate_scores(scores, shard, n_items, exclude), shard, k)
+    def top(exclude, allow, hidden, shard):
+        scores = _scores(hidden, shard, n_items)
+        ids, best = _best(_candidate_scores(scores, shard, n_items, exclude, allow), shard, k)
         return ids, best - _log_normalisers(scores, shard, n_items)[:, None]
 
-    rows = (hidden, _item_lists(hidden, exclude)[0])
-    return _over_user_blocks(top, rows, item_table, n_items=n_items, block_users=None)
+    return _over_user_blocks(top, (*_item_lists(hidden, exclude), hidden), item_table, n_items=n_items)
 
 
 def draw_items(
-    hidden: Float[Array, "users d_model"],
-    item_table: Float[Array, "n_rows d_model"],
+    hidden: Float[Array, "queries d_model"],
+    item_table: ItemTable,
     *,
     n_items: int,
     temperature: float = 1.0,
     top_k: int = 0,
-    exclude: Int[Array, "users n_excluded"] | None = None,
+    exclude: Exclude = None,
     key: Array,
-) -> tuple[Int[Array, " users"], Float[Array, " users"]]:
+) -> tuple[Int[Array, " queries"], Float[Array, " queries"]]:
     """One item a user, drawn by the softmax of the candidates' scores over `temperature`, and its log-probability.
 
     With `top_k` only the k best candidates are drawn, and what ties with the last of them. The log-probability is that
     of `top_k_log_probabilities`. A user without a candidate gets id 0. Drawn as the largest of the scores with Gumbel
     noise (Gumbel 1954; Maddison et al. 2014, section 2), so that blocks and shards of the catalogue need no sum.
     """
-    chex.assert_rank([hidden, item_table], 2)
 
-    def draw(hidden, exclude, seeds, shard):
-        scores = _scores(hidden, shard)
-        candidate_scores = _candidate_scores(scores, shard, n_items, exclude)
+    def draw(exclude, allow, hidden, seeds, shard):
+        scores = _scores(hidden, shard, n_items)
+        candidate_scores = _candidate_scores(scores, shard, n_items, exclude, allow)
         if top_k:
             _, best = _best(candidate_scores, shard, min(top_k, n_items))
             candidate_scores = jnp.where(candidate_scores >= best[:, -1:], candidate_scores, -jnp.inf)
@@ -162,8 +155,7 @@ def draw_items(
         return chosen[:, 0], jnp.where(chosen[:, 0] > 0, log_probability, -jnp.inf)
 
     seeds = jax.random.key_data(jax.random.split(key, len(hidden)))
-    rows = (hidden, _item_lists(hidden, exclude)[0], seeds)
-    return _over_user_blocks(draw, rows, item_table, n_items=n_items, block_users=None)
+    return _over_user_blocks(draw, (*_item_lists(hidden, exclude), hidden, seeds), item_table, n_items=n_items)
 
 
 def _check_k(k: int, n_items: int) -> None:
@@ -172,53 +164,49 @@ def _check_k(k: int, n_items: int) -> None:
 
 
 def _item_lists(
-    hidden: Array, exclude: Int[Array, "users n_excluded"] | None, allow: Int[Array, "#users n_allowed"] | None = None
-) -> tuple[Int[Array, "users n_excluded"], Int[Array, "users n_allowed"] | None]:
+    hidden: Vectors, exclude: Exclude, allow: Allow = None
+) -> tuple[Int[Array, "queries n_excluded"], Int[Array, "queries n_allowed"] | None]:
     """Both lists with a row a user, once they are found to be lists of ids; without `allow` all items are allowed."""
+    vectors = jax.tree.leaves(hidden)
+    chex.assert_rank(vectors, 2)
+    n_users = len(vectors[0])
+    for ids in (exclude, allow):
+        if ids is not None:
+            chex.assert_rank(ids, 2)
+            chex.assert_type(ids, int)
     if allow is not None:
-        chex.assert_rank(allow, 2)
-        chex.assert_type(allow, int)
-        allow = jnp.broadcast_to(allow, (len(hidden), allow.shape[1])).astype(jnp.int32)
-    if exclude is None:
-        return jnp.zeros((len(hidden), 0), jnp.int32), allow
-    chex.assert_rank(exclude, 2)
-    chex.assert_type(exclude, int)
-    chex.assert_equal_shape_prefix([hidden, exclude], 1)
-    return exclude.astype(jnp.int32), allow
+        allow = jnp.broadcast_to(allow, (n_users, allow.shape[1])).astype(jnp.int32)
+    return jnp.zeros((n_users, 0), jnp.int32) if exclude is None else exclude.astype(jnp.int32), allow
 
 
-def _scores(hidden: Float[Array, "users d_model"], shard: CatalogueShard) -> Float[Array, "users n_rows"]:
+def _scores(hidden: Vectors, shard: CatalogueShard, n_items: int) -> Float[Array, "queries n_rows"]:
+    vectors = hidden.vectors if isinstance(hidden, BoostedVectors) else hidden
     # By default a TPU multiplies in bfloat16 and a GPU in TF32, which moves ranks.
-    return jnp.matmul(hidden, shard.table.T, precision=jax.lax.Precision.HIGHEST, preferred_element_type=jnp.float32)
-
-
-def _boosted(
-    scores: Float[Array, "users n_rows"], boosts: Boosts | None, shard: CatalogueShard, n_items: int
-) -> Float[Array, "users n_rows"]:
-    if boosts is None:
+    scores = jnp.matmul(vectors, shard.table.T, precision=jax.lax.Precision.HIGHEST, preferred_element_type=jnp.float32)
+    if not isinstance(hidden, BoostedVectors):
         return scores
-    places = boosts.items - shard.first
-    places = jnp.where((boosts.items > 0) & (places >= 0), places, scores.shape[1])
-    added = _log_normalisers(scores, shard, n_items)[:, None] + boosts.log_odds
+    places = hidden.items - shard.first
+    places = jnp.where((hidden.items > 0) & (places >= 0), places, scores.shape[1])
+    added = _log_normalisers(scores, shard, n_items)[:, None] + hidden.log_odds
     own = jnp.logaddexp(take(scores, places, fill=0.0), added)
     return scores.at[jnp.arange(len(scores))[:, None], places].set(own, mode="drop")
 
 
 def _candidate_scores(
-    scores: Float[Array, "users n_rows"],
+    scores: Float[Array, "queries n_rows"],
     shard: CatalogueShard,
     n_items: int,
-    exclude: Int[Array, "users n_excluded"],
-    allow: Int[Array, "users n_allowed"] | None = None,
-) -> Float[Array, "users n_rows"]:
+    exclude: Int[Array, "queries n_excluded"],
+    allow: Int[Array, "queries n_allowed"] | None = None,
+) -> Float[Array, "queries n_rows"]:
     """The scores of the candidates, -inf for other items and for scores that are NaN."""
     valid = _valid(shard, n_items, exclude, allow, jnp.zeros((len(scores), 0), jnp.int32))
     return jnp.where(valid & ~jnp.isnan(scores), scores, -jnp.inf)
 
 
 def _best(
-    scores: Float[Array, "users n_rows"], shard: CatalogueShard, k: int
-) -> tuple[Int[Array, "users k"], Float[Array, "users k"]]:
+    scores: Float[Array, "queries n_rows"], shard: CatalogueShard, k: int
+) -> tuple[Int[Array, "queries k"], Float[Array, "queries k"]]:
     """Ids and scores of the `k` highest over all shards; id 0 where they are -inf."""
     best, ids = jax.lax.top_k(scores, min(k, scores.shape[1]))
     best, ids = shard.gather(best), shard.gather(ids + shard.first)
@@ -229,8 +217,8 @@ def _best(
 
 
 def _log_normalisers(
-    scores: Float[Array, "users n_rows"], shard: CatalogueShard, n_items: int
-) -> Float[Array, " users"]:
+    scores: Float[Array, "queries n_rows"], shard: CatalogueShard, n_items: int
+) -> Float[Array, " queries"]:
     """Log of the sum of exp(score) over all items of all shards."""
     scores = _candidate_scores(scores, shard, n_items, jnp.zeros((len(scores), 0), jnp.int32))
     highest = shard.highest(jnp.max(scores, axis=1))
@@ -240,10 +228,10 @@ def _log_normalisers(
 def _valid(
     shard: CatalogueShard,
     n_items: int,
-    exclude: Int[Array, "users n_excluded"],
-    allow: Int[Array, "users n_allowed"] | None,
-    targets: Int[Array, "users n_targets"],
-) -> Bool[Array, "#users n_rows"]:
+    exclude: Int[Array, "queries n_excluded"],
+    allow: Int[Array, "queries n_allowed"] | None,
+    targets: Int[Array, "queries n_targets"],
+) -> Bool[Array, "#queries n_rows"]:
     """Which of a shard's rows are each user's candidates; one line for all users where they have the same."""
     ids = shard.first + jnp.arange(shard.table.shape[0])
     items = ((ids >= 1) & (ids <= n_items))[None]
@@ -266,9 +254,15 @@ def users_per_block(n_users: int, n_rows: int) -> int:
 
 
 def _over_user_blocks(
-    function: Callable[..., Any], rows: tuple[Any, ...], item_table: Array, *, n_items: int, block_users: int | None
+    function: ShardFunction,
+    rows: tuple[Any, ...],
+    item_table: ItemTable,
+    *,
+    n_items: int,
+    block_users: int | None = None,
 ) -> Any:
     """`function(*block, shard)` for blocks of users, each device over its own users and items."""
+    chex.assert_equal_shape_prefix(jax.tree.leaves(rows), 1)
     check_item_table(item_table, n_items)
 
     def local(*arguments):

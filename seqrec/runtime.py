@@ -5,7 +5,6 @@ import errno
 import importlib.metadata
 import io
 import itertools
-import json
 import logging
 import os
 import platform
@@ -29,7 +28,7 @@ except ModuleNotFoundError as error:
 from seqrec.config import check_at_least, check_fields
 from seqrec.data.directories import exclusive
 from seqrec.files import unwritable
-from seqrec.sharding import MeshConfig, broadcast_bytes, make_mesh
+from seqrec.sharding import MeshConfig, is_first, make_mesh, on_first
 from seqrec.types import InputError
 
 log = logging.getLogger("seqrec")
@@ -50,7 +49,8 @@ class DistributedConfig:
     """Which other processes take part in the run."""
 
     distributed: Literal["auto", "on", "off"] = "auto"
-    """Join other processes: if the environment describes them (auto), always (on) or never (off)."""
+    """Whether to join the other processes of a run. auto: if the environment describes them, as by
+    JAX_COORDINATOR_ADDRESS. on: always. off: never."""
     n_processes: int = 0
     """Expected number of processes; the run stops if there are more or fewer. 0 accepts any number."""
 
@@ -109,33 +109,6 @@ def _join(config: DistributedConfig) -> None:
         )
 
 
-def is_first() -> bool:
-    """True in the process that writes files and prints."""
-    return jax.process_index() == 0
-
-
-def on_first(function: Callable[[], Any]) -> Any:
-    """What `function` returns in the first process, sent to the others as JSON.
-
-    Raises:
-      InputError: in the other processes, if `function` raises in the first one.
-    """
-    if jax.process_count() == 1:
-        return function()
-    sent, failure = {}, None
-    if is_first():
-        try:
-            sent = {"result": function()}
-        except BaseException as error:
-            failure = error
-    received = broadcast_bytes(json.dumps(sent).encode())
-    if failure is not None:
-        raise failure
-    if not received.startswith(b'{"result"'):
-        raise InputError("the first process stopped; see its message")
-    return json.loads(received)["result"]
-
-
 def device_name() -> str:
     """Such as `1 x cpu (cpu)` or `8 x tpu (TPU v5 lite)`."""
     device = jax.devices()[0]
@@ -171,7 +144,7 @@ def new_run_directory(name: str) -> Path:
 
 
 @contextlib.contextmanager
-def held(run: Path) -> Iterator[None]:
+def lock_run(run: Path) -> Iterator[None]:
     """Inside, no other start of this run goes on, on this machine.
 
     Raises:

@@ -1,5 +1,6 @@
 """The only file that knows what a mesh is: logical axes in, layouts out."""
 
+import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -102,16 +103,11 @@ def split_rows(batch: Any) -> Any:
     mesh = jax.sharding.get_mesh()
     if mesh.empty:
         return batch
-    layout, share = NamedSharding(mesh, _ROWS), row_share()
+    layout, n_parts = NamedSharding(mesh, _ROWS), row_share().n_parts
 
     def split(leaf: np.ndarray) -> Array:
-        n_rows, first = len(leaf) * share.n_parts, len(leaf) * share.part
-
-        def local(index: Any) -> np.ndarray:
-            start, stop, _ = index[0].indices(n_rows)
-            return leaf[(slice(start - first, stop - first), *index[1:])]
-
-        return jax.make_array_from_callback((n_rows, *leaf.shape[1:]), layout, local)
+        whole = (len(leaf) * n_parts, *leaf.shape[1:])
+        return jax.make_array_from_process_local_data(layout, leaf, whole)
 
     return jax.tree.map(split, batch)
 
@@ -122,17 +118,7 @@ def split_items(arrays: Any) -> Any:
     if mesh.empty:
         return jax.tree.map(jnp.array, arrays)
     layout = NamedSharding(mesh, P(MESH_AXES["items"]))
-
-    def split(leaf: np.ndarray) -> Array:
-        return jax.make_array_from_callback(leaf.shape, layout, lambda index: leaf[index])
-
-    return jax.tree.map(split, arrays)
-
-
-def abstract_items(arrays: Any, mesh: Mesh) -> Any:
-    """The shapes that `split_items` makes of these arrays on a mesh, to compile with."""
-    sharding = NamedSharding(mesh, P(MESH_AXES["items"]))
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), arrays)
+    return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(layout, leaf, leaf.shape), arrays)
 
 
 def deal_rows(batch: Any, n_parts: int) -> Any:
@@ -161,11 +147,33 @@ def agree_on_highest(number: int) -> int:
     return number if jax.process_count() == 1 else int(multihost_utils.process_allgather(np.int32(number)).max())
 
 
-def broadcast_bytes(message: bytes) -> bytes:
-    """The first process's message, in all processes; all must ask at once."""
+def is_first() -> bool:
+    """True in the process that writes files and prints."""
+    return jax.process_index() == 0
+
+
+def on_first(function: Callable[[], Any]) -> Any:
+    """What `function` returns in the first process, sent to the others as JSON; all must ask at once.
+
+    Raises:
+      InputError: in the other processes, if `function` raises in the first one.
+    """
+    if jax.process_count() == 1:
+        return function()
+    message, failure = b"{}", None
+    if is_first():
+        try:
+            message = json.dumps({"result": function()}).encode()
+        except BaseException as error:
+            failure = error
     length = int(multihost_utils.broadcast_one_to_all(np.int32(len(message))))
     padded = np.frombuffer(message[:length].ljust(length, b" "), np.uint8)
-    return np.asarray(multihost_utils.broadcast_one_to_all(padded)).astype(np.uint8).tobytes()
+    received = np.asarray(multihost_utils.broadcast_one_to_all(padded)).astype(np.uint8).tobytes()
+    if failure is not None:
+        raise failure
+    if "result" not in (answer := json.loads(received)):
+        raise InputError("the first process stopped; see its message")
+    return answer["result"]
 
 
 def from_first(array: np.ndarray, like: Array) -> Array:

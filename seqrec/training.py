@@ -1,8 +1,8 @@
 """State in, state out: the optimizer and the jitted training step."""
 
-import functools
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Protocol, runtime_checkable
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -13,15 +13,7 @@ from jaxtyping import Array, Float, Shaped
 from seqrec.config import TRACED, Range, check_above, check_at_least, check_fields, check_share
 from seqrec.model import Model, loss_keys
 from seqrec.params import Params, ParamSpec, decay_mask, init_params
-from seqrec.sharding import (
-    Mesh,
-    abstract_items,
-    abstract_state,
-    constrain_params,
-    constrain_state,
-    deal_rows,
-    split_items,
-)
+from seqrec.sharding import constrain_params, constrain_state, deal_rows, split_items
 from seqrec.types import Batch
 
 
@@ -148,38 +140,26 @@ def scale_by_row_wise_adam(
 def init_state(model: Model, optimizer: optax.GradientTransformation, *, seed: int) -> TrainState:
     """The state before the first step.
 
-    >>> from seqrec.encoders.gru import GRUConfig, gru
-    >>> from seqrec.heads.softmax import softmax_model
-    >>> model = softmax_model(gru(GRUConfig(d_model=4), n_items=5, max_length=4))
+    >>> import seqrec
+    >>> model = seqrec.softmax_model(seqrec.gru(seqrec.GRUConfig(d_model=4), n_items=5, max_length=4))
     >>> state = init_state(model, optax.sgd(0.1), seed=0)
     >>> int(state.step), state.params["item_table"].shape[1]
     (0, 4)
     """
-    state = jax.jit(functools.partial(_first_state, model, optimizer))(jax.random.key(seed))
-    # Not made inside: what a compiled function encloses is written into its program.
-    return state.replace(constants=split_items(model.constants))
+
+    @jax.jit
+    def first_state(key: Array) -> TrainState:
+        params = init_params(model.specs, key)
+        averaged = jax.tree.map(jnp.copy, params)
+        state = TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), averaged)
+        return constrain_state(state, model.specs)
+
+    # Constants are not made inside: what a compiled function encloses is written into its program.
+    return first_state(jax.random.key(seed)).replace(constants=split_items(model.constants))
 
 
-def init_shapes(model: Model, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
-    """The shapes, types and layouts of `init_state` on a mesh, for which nothing is allocated: to compile with."""
-    shapes = jax.eval_shape(functools.partial(_first_state, model, optimizer), jax.random.key(0))
-    shapes = abstract_state(shapes, model.specs, mesh)
-    return shapes.replace(constants=abstract_items(model.constants, mesh))
-
-
-def _first_state(model: Model, optimizer: optax.GradientTransformation, key: Array) -> TrainState:
-    params = init_params(model.specs, key)
-    averaged = jax.tree.map(jnp.copy, params)
-    state = TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), averaged)
-    return constrain_state(state, model.specs)
-
-
-@runtime_checkable
-class TrainStep(Protocol):
-    """One step of training."""
-
-    def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
-        """The state after the step; it takes the memory of the state that it is given."""
+TrainStep = Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]
+"""`step(state, batch)` -> the state after the step; it takes the memory of the state that it is given."""
 
 
 def make_train_step(
@@ -196,9 +176,8 @@ def make_train_step(
     the moving average of the weights, `state.averaged`; with 0 it is the weights themselves. With `accumulation_steps`
     the batch is split into as many parts that run one after another, whose gradients add up to the whole batch's.
 
-    >>> from seqrec.encoders.gru import GRUConfig, gru
-    >>> from seqrec.heads.softmax import softmax_model
-    >>> model = softmax_model(gru(GRUConfig(d_model=4), n_items=5, max_length=4))
+    >>> import seqrec
+    >>> model = seqrec.softmax_model(seqrec.gru(seqrec.GRUConfig(d_model=4), n_items=5, max_length=4))
     >>> step = make_train_step(model, optax.sgd(0.1), seed=0)
     >>> row = jnp.array([[4, 2, 3, 0]])
     >>> batch = Batch(row, jnp.array([[2, 3, 0, 0]]), (row > 0).astype(int), jnp.arange(4)[None])
@@ -207,21 +186,18 @@ def make_train_step(
     (1, 2, 5)
     """
 
-    def total_loss(params: Params, batch: Batch, keys: Array, constants: Any) -> tuple[Array, Array]:
-        return model.loss(params, constants, batch, keys=keys)
-
-    def mean_loss(params: Params, batch: Batch, keys: Array, constants: Any) -> tuple[Array, Array]:
-        total, count = total_loss(params, batch, keys, constants)
+    def mean_loss(params: Params, constants: Any, batch: Batch, *, keys: Array) -> tuple[Array, Array]:
+        total, count = model.loss(params, constants, batch, keys=keys)
         return total / jnp.maximum(count, 1), count
 
-    def gradients_in_parts(params: Params, batch: Batch, keys: Array, constants: Any) -> Any:
+    def gradients_in_parts(params: Params, constants: Any, batch: Batch, *, keys: Array) -> Any:
         def add(totals: Any, part: Any) -> tuple[Any, None]:
             number, batch = part
             part_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, number)
-            part_totals = jax.value_and_grad(total_loss, has_aux=True)(params, batch, part_keys, constants)
+            part_totals = jax.value_and_grad(model.loss, has_aux=True)(params, constants, batch, keys=part_keys)
             return jax.tree.map(jnp.add, totals, part_totals), None
 
-        shapes = jax.eval_shape(total_loss, params, batch, keys, constants), params
+        shapes = jax.eval_shape(model.loss, params, constants, batch, keys=keys), params
         nothing = jax.tree.map(jnp.zeros_like, shapes)
         parts = (jnp.arange(accumulation_steps), deal_rows(batch, accumulation_steps))
         ((total, count), gradients), _ = jax.lax.scan(add, nothing, parts)
@@ -230,11 +206,8 @@ def make_train_step(
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
         keys = loss_keys(jax.random.fold_in(jax.random.key(seed), state.step))
-        arguments = state.params, batch, keys, state.constants
-        if accumulation_steps > 1:
-            (mean, count), gradients = gradients_in_parts(*arguments)
-        else:
-            (mean, count), gradients = jax.value_and_grad(mean_loss, has_aux=True)(*arguments)
+        gradients_of = gradients_in_parts if accumulation_steps > 1 else jax.value_and_grad(mean_loss, has_aux=True)
+        (mean, count), gradients = gradients_of(state.params, state.constants, batch, keys=keys)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = constrain_params(optax.apply_updates(state.params, updates), model.specs)
         averaged = optax.incremental_update(params, state.averaged, 1.0 - average_decay)

@@ -1,5 +1,6 @@
 """Records and function types that cross rooms, without jax, so that data preparation need not import it either."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -13,6 +14,30 @@ Times = Literal["none", "history", "query"]
 
 Params = dict[str, Any]
 """Nested dicts and lists of arrays, with the structure of the `params.ParamSpec`s that they were made from."""
+
+States = Float[Any, "rows length d_model"]
+"""One vector a position of packed rows; a causal encoder's says what follows it."""
+
+ItemTable = Float[Any, "n_rows d_model"]
+"""One vector an item, by id; row 0 is padding, and so are rows beyond the catalogue."""
+
+LossSum = tuple[Float[Any, ""], Shaped[Any, ""]]
+"""Sum of the losses of targets, in nats, and their number; of weighted targets, the sum of their weights."""
+
+Targets = Int[Any, "queries *n_targets"]
+"""The held-out item of each query, or several of them."""
+
+Exclude = Int[Any, "queries n_excluded"] | None
+"""Items that are no candidates, a list a query; 0 and repeats are ignored, and None excludes none."""
+
+Allow = Int[Any, "#queries n_allowed"] | None
+"""The only items that are candidates, a list a query or one for all; 0 and repeats are ignored, and None allows all."""
+
+TargetRanks = tuple[Float[Any, "queries *n_targets"], Int[Any, " queries"]]
+"""1-based ranks of the targets among the candidates, and the number of candidates."""
+
+BestItems = tuple[Int[Any, "queries k"], Float[Any, "queries k"]]
+"""Ids of the best candidates, best first, and their scores; id 0 where candidates run out."""
 
 
 class InputError(ValueError):
@@ -111,9 +136,7 @@ class BatchFormat:
 class Encode(Protocol):
     """From packed histories to one state a position."""
 
-    def __call__(
-        self, params: Params, batch: Batch, *, key: Any = None, added: Float[Any, "rows length d_model"] | None = None
-    ) -> Float[Any, "rows length d_model"]:
+    def __call__(self, params: Params, batch: Batch, *, key: Any = None, added: States | None = None) -> States:
         """States of a batch; without a key nothing is dropped out. Causal encoders add `added` to item vectors."""
 
 
@@ -137,37 +160,19 @@ class Compose(Protocol):
 class Head(Protocol):
     """How states choose among the items of the catalogue."""
 
-    def loss(
-        self, params: Params, states: Float[Any, "rows length d_model"], question: Question, *, key: Any
-    ) -> tuple[Float[Any, ""], Shaped[Any, ""]]:
-        """Sum of the losses of a question's targets, in nats, and their number (or the sum of their weights)."""
+    def loss(self, params: Params, states: States, question: Question, *, key: Any) -> LossSum:
+        """The loss of a question's targets."""
 
-    def queries(
-        self, params: Params, states: Float[Any, "rows length d_model"], batch: Batch, last: Int[Any, " queries"]
-    ) -> Any:
+    def queries(self, params: Params, states: States, batch: Batch, last: Int[Any, " queries"]) -> Any:
         """What `rank` and `top_k` read of the positions `last` of the flattened batch: arrays with a row a query."""
 
     def rank(
-        self,
-        params: Params,
-        queries: Any,
-        targets: Int[Any, "queries *n_targets"],
-        *,
-        exclude: Int[Any, "queries n_excluded"] | None = None,
-        allow: Int[Any, "queries n_allowed"] | None = None,
-    ) -> tuple[Float[Any, "queries *n_targets"], Int[Any, " queries"]]:
-        """1-based ranks of the targets among the candidates, and the number of candidates."""
+        self, params: Params, queries: Any, targets: Targets, *, exclude: Exclude = None, allow: Allow = None
+    ) -> TargetRanks:
+        """Ranks of the targets among the candidates."""
 
-    def top_k(
-        self,
-        params: Params,
-        queries: Any,
-        *,
-        k: int,
-        exclude: Int[Any, "queries n_excluded"] | None = None,
-        allow: Int[Any, "queries n_allowed"] | None = None,
-    ) -> tuple[Int[Any, "queries k"], Float[Any, "queries k"]]:
-        """Ids of the best candidates, best first, and their scores; id 0 where candidates run out."""
+    def top_k(self, params: Params, queries: Any, *, k: int, exclude: Exclude = None, allow: Allow = None) -> BestItems:
+        """The `k` best candidates."""
 
 
 @runtime_checkable
@@ -175,26 +180,21 @@ class NextItemHead(Protocol):
     """What generation needs of a head: the distribution of the next item, given a state alone."""
 
     def top_k_log_probabilities(
-        self,
-        params: Params,
-        states: Float[Any, "rows d_model"],
-        *,
-        k: int,
-        exclude: Int[Any, "rows n_excluded"] | None = None,
-    ) -> tuple[Int[Any, "rows k"], Float[Any, "rows k"]]:
+        self, params: Params, states: Float[Any, "queries d_model"], *, k: int, exclude: Exclude = None
+    ) -> BestItems:
         """As `Head.top_k`, with each item's log-probability under the softmax over all items."""
 
     def draw(
         self,
         params: Params,
-        states: Float[Any, "rows d_model"],
+        states: Float[Any, "queries d_model"],
         *,
         temperature: float,
         top_k: int,
-        exclude: Int[Any, "rows n_excluded"] | None = None,
+        exclude: Exclude = None,
         key: Any,
-    ) -> tuple[Int[Any, " rows"], Float[Any, " rows"]]:
-        """One item a row, drawn at a temperature among the `top_k` best (0: all), and its log-probability."""
+    ) -> tuple[Int[Any, " queries"], Float[Any, " queries"]]:
+        """One item a query, drawn at a temperature among the `top_k` best (0: all), and its log-probability."""
 
 
 @runtime_checkable
@@ -207,15 +207,9 @@ class StartDecoding(Protocol):
         """(memory, cache) for rows as in `HistoryBatch` and `n` steps: memory stays, the cache changes each step."""
 
 
-@runtime_checkable
-class StepDecoding(Protocol):
-    """Reads one more item a row."""
-
-    def __call__(
-        self, params: Params, memory: Any, cache: Any, items: Int[Any, " rows"], place: Int[Any, ""]
-    ) -> tuple[Float[Any, "rows d_model"], Any]:
-        """(states, cache): reads the newest item of the history at place 0 and the n-th of its continuation at place n;
-        a state predicts what follows."""
+StepDecoding = Callable[[Params, Any, Any, Int[Any, " rows"], Int[Any, ""]], tuple[Float[Any, "rows d_model"], Any]]
+"""`step(params, memory, cache, items, place)` -> (states, cache): reads one more item a row, the newest of the history
+at place 0 and the n-th of its continuation at place n; a state predicts what follows."""
 
 
 @dataclass(frozen=True, eq=False)

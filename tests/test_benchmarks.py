@@ -122,10 +122,10 @@ def test_throughput_is_measured_on_equal_values(tmp_path, capsys):
     config = metrics_throughput.Config(
         sizes=("30x64",), peers=("rax",), n_rounds=1, json=tmp_path / "out.json", chart=tmp_path / "out.png"
     )
-    found = metrics_throughput.main(config)["sizes"]["30x64"]
-    assert found["peers"]["rax"]["largest_difference"] < 1e-5
-    assert 0 < found["peers"]["rax"]["n_users_timed"] <= 30
-    assert {"row sum, jax", "seqrec, from scores", "seqrec, from vectors"} <= found["seconds"].keys()
+    figures = metrics_throughput.main(config)["sizes"]["30x64"]
+    assert figures["peers"]["rax"]["largest_difference"] < 1e-5
+    assert 0 < figures["peers"]["rax"]["n_users_timed"] <= 30
+    assert {"row sum, jax", "seqrec, from scores", "seqrec, from vectors"} <= figures["seconds"].keys()
     assert (tmp_path / "out.json").exists()
     assert (tmp_path / "out.png").stat().st_size > 1000
     assert "rax" in capsys.readouterr().out
@@ -137,8 +137,8 @@ def test_a_library_that_is_missing_is_named_and_skipped(monkeypatch, capsys):
 
     monkeypatch.setitem(metric_peers.PEERS, "rax", missing)
     scores = np.random.default_rng(0).random((4, 30), np.float32)
-    found = metrics_throughput.time_peers(["rax"], scores, np.zeros(4, np.int32), {})
-    assert found == {"rax": {"skipped": "No module named 'rax'"}}
+    peers = metrics_throughput.time_peers(["rax"], scores, np.zeros(4, np.int32), {})
+    assert peers == {"rax": {"skipped": "No module named 'rax'"}}
     assert "skipped" in capsys.readouterr().out
 
 
@@ -161,7 +161,7 @@ def test_populations_are_timed_beside_as_many_runs(tmp_path):
     )
     result = population.main(config)
     assert list(result["sizes"]) == ["1", "2"]
-    assert all(found[f"{way}_ms"] > 0 for found in result["sizes"].values() for way in population.WAYS)
+    assert all(figures[f"{way}_ms"] > 0 for figures in result["sizes"].values() for way in population.WAYS)
     assert read_json(config.json) == result
     with pytest.raises(ValueError, match="try sizes"):
         population.Config(sizes=(0,))
@@ -194,10 +194,10 @@ def test_a_peer_that_fails_is_named_with_its_reason(tmp_path):
     assert len(lines) == 1 + 1000
     config = data_prep.Config()
     # The tests' own environment has no RecBole.
-    found = data_prep.time_peer("recbole", sys.executable, tmp_path / "events.inter", config)
-    assert "No module named 'recbole'" in found["skipped"]
-    found = data_prep.time_peer("rectools", str(tmp_path / "python"), tmp_path / "events.inter", config)
-    assert "cannot be run (No such file or directory)" in found["skipped"]
+    figures = data_prep.time_peer("recbole", sys.executable, tmp_path / "events.inter", config)
+    assert "No module named 'recbole'" in figures["skipped"]
+    figures = data_prep.time_peer("rectools", str(tmp_path / "python"), tmp_path / "events.inter", config)
+    assert "cannot be run (No such file or directory)" in figures["skipped"]
 
 
 def test_blocks_of_drawn_events_differ_and_add_up(tmp_path, monkeypatch):
@@ -218,14 +218,14 @@ def test_grains_records_are_what_our_batches_are_made_of(simulated):
     store, split = simulated
     batches = training_batches(store, split, max_length=30, batch_size=8, seed=0)
     records = input_pipeline.LatestPairs(store, split, 30)
-    found = sorted(
+    listed = sorted(
         (r["items"].tolist(), r["next_items"].tolist()) for r in map(records.__getitem__, range(len(records)))
     )
     expected = sorted(
         (store.items[start : start + n].tolist(), store.items[start + 1 : start + 1 + n].tolist())
         for start, n in zip(batches.packed.starts, batches.packed.lengths, strict=True)
     )
-    assert found == expected
+    assert listed == expected
 
 
 def test_pipelines_of_grain_give_rows_of_our_form(simulated):

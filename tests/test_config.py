@@ -198,7 +198,7 @@ def test_whatever_stands_in_a_field_is_taken_as_it_is_or_refused(name, value):
 
 def configs() -> list[type]:
     """All configs of the package whose fields all have defaults."""
-    found = set()
+    kinds = set()
     for module in pkgutil.walk_packages(seqrec.__path__, "seqrec."):
         for value in vars(importlib.import_module(module.name)).values():
             if isinstance(value, type) and dataclasses.is_dataclass(value) and value.__module__.startswith("seqrec."):
@@ -207,8 +207,8 @@ def configs() -> list[type]:
                     each.default is not dataclasses.MISSING or each.default_factory is not dataclasses.MISSING
                     for each in dataclasses.fields(value)
                 ):
-                    found.add(value)
-    return sorted(found, key=lambda kind: kind.__qualname__)
+                    kinds.add(value)
+    return sorted(kinds, key=lambda kind: kind.__qualname__)
 
 
 @pytest.mark.parametrize("kind", configs(), ids=lambda kind: kind.__name__)

@@ -262,6 +262,8 @@ def test_what_cannot_read_features_is_refused(user_file):
         model.encoder.encode(params, batch)
     with pytest.raises(InputError, match="a model that reads 'event device' cannot continue from item ids alone"):
         recomputed(model)
+    with pytest.raises(InputError, match="the model reads 'event device' already; add all event features at once"):
+        with_event_features(model, features)
     bidirectional = transformer(TransformerConfig(d_model=D_MODEL, causal=False), n_items=N_ITEMS, max_length=LENGTH)
     with pytest.raises(InputError, match="'event device' needs a causal encoder, whose states know no later event"):
         with_event_features(softmax_model(bidirectional), features)

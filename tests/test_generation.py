@@ -106,7 +106,7 @@ def test_a_cache_generates_the_same_as_reading_everything_again(config):
 
 def test_greedy_takes_the_likeliest_item_each_time_and_is_a_beam_of_one():
     model, params = a_model()
-    found = continued(model, params, HISTORIES, n=4)
+    ours = continued(model, params, HISTORIES, n=4)
     for row, length in enumerate(HISTORIES.lengths.tolist()):
         history, generated, total = HISTORIES.items[row, :length].tolist(), [], 0.0
         for _ in range(4):
@@ -114,10 +114,10 @@ def test_greedy_takes_the_likeliest_item_each_time_and_is_a_beam_of_one():
             best = max((item for item in logs if item not in generated), key=logs.get)
             generated.append(best)
             total += logs[best]
-        assert found.items[row].tolist() == generated
-        assert float(found.log_probability[row]) == pytest.approx(total, rel=1e-4)
+        assert ours.items[row].tolist() == generated
+        assert float(ours.log_probability[row]) == pytest.approx(total, rel=1e-4)
     beam = continued(model, params, HISTORIES, n=4, config=DecodingConfig("beam", beam_width=1))
-    jax.tree.map(np.testing.assert_array_equal, beam, found)
+    jax.tree.map(np.testing.assert_array_equal, beam, ours)
 
 
 @pytest.mark.parametrize("no_repeat", [True, False])
@@ -138,12 +138,12 @@ def test_a_beam_as_wide_as_the_catalogue_finds_the_likeliest_pair(no_repeat):
             if not (no_repeat and one == two)
         }
         best = max(total, key=total.get)
-        found, greedy = (
+        ours, greedy = (
             continued(model, params, histories_of(history), n=2, config=config)
             for config in (wide, DecodingConfig(no_repeat=no_repeat))
         )
-        assert tuple(found.items[0].tolist()) == best
-        assert float(found.log_probability[0]) == pytest.approx(total[best], rel=1e-4)
+        assert tuple(ours.items[0].tolist()) == best
+        assert float(ours.log_probability[0]) == pytest.approx(total[best], rel=1e-4)
         n_greedy_misses += tuple(greedy.items[0].tolist()) != best
     assert 0 < n_greedy_misses < 10
 
@@ -155,7 +155,7 @@ def test_pairs_are_sampled_by_their_probabilities(options):
     history, n_draws = [3, 1], 4000
     histories = histories_of(*[history] * n_draws, width=2)
     config = DecodingConfig("sample", **options)
-    found = continued(model, params, histories, n=2, config=config, key=jax.random.key(3))
+    ours = continued(model, params, histories, n=2, config=config, key=jax.random.key(3))
 
     def chances(generated):
         logs = log_probabilities(model, params, history, generated)
@@ -165,7 +165,7 @@ def test_pairs_are_sampled_by_their_probabilities(options):
         return dict(zip(left, weights / weights.sum(), strict=True))
 
     expected = {(one, two): p * q for one, p in chances([]).items() for two, q in chances([one]).items()}
-    drawn = [tuple(pair) for pair in found.items.tolist()]
+    drawn = [tuple(pair) for pair in ours.items.tolist()]
     assert set(drawn) <= set(expected)
     counts = np.array([drawn.count(pair) for pair in expected])
     often = np.array(list(expected.values())) * n_draws
@@ -176,7 +176,7 @@ def test_pairs_are_sampled_by_their_probabilities(options):
     assert stats.chisquare(counts[kept], often[kept] * counts.sum() / often[kept].sum()).pvalue > 0.001
     one, two = drawn[0]
     first, second = (log_probabilities(model, params, history, before) for before in ([], [one]))
-    assert float(found.log_probability[0]) == pytest.approx(first[one] + second[two], rel=1e-3)
+    assert float(ours.log_probability[0]) == pytest.approx(first[one] + second[two], rel=1e-3)
 
 
 @settings(max_examples=20, deadline=None)
@@ -200,32 +200,30 @@ def test_no_item_is_repeated_or_excluded(rows, excluded, method, seed):
 def test_a_list_ends_where_no_item_is_left(method):
     model, params = a_model(n_items=5)
     config = DecodingConfig(method, beam_width=2)
-    found = continued(
-        model, params, histories_of([1, 2], excluded=[1, 2, 0]), n=4, config=config, key=jax.random.key(0)
-    )
-    assert sorted(found.items[0, :3].tolist()) == [3, 4, 5]
-    assert found.items[0, 3] == 0
-    assert found.log_probability[0] == -np.inf
+    ours = continued(model, params, histories_of([1, 2], excluded=[1, 2, 0]), n=4, config=config, key=jax.random.key(0))
+    assert sorted(ours.items[0, :3].tolist()) == [3, 4, 5]
+    assert ours.items[0, 3] == 0
+    assert ours.log_probability[0] == -np.inf
 
 
 def test_items_repeat_where_they_may():
     model, params = a_model()
     certain = params["item_table"].at[7].multiply(100.0)
     config = DecodingConfig("sample", temperature=0.01, no_repeat=False)
-    found = continued(model, params | {"item_table": certain}, HISTORIES, n=5, config=config, key=jax.random.key(0))
-    assert any(len(set(row)) < 5 for row in found.items.tolist())
+    ours = continued(model, params | {"item_table": certain}, HISTORIES, n=5, config=config, key=jax.random.key(0))
+    assert any(len(set(row)) < 5 for row in ours.items.tolist())
 
 
 def test_a_next_item_model_continues_by_adding_its_best_item_to_the_history():
     model = softmax_model(transformer(TransformerConfig(**SIZES), n_items=N_ITEMS, max_length=MAX_LENGTH))
     params = enlarged(model)
-    found = continued(recomputed(model), params, HISTORIES, n=4)
+    ours = continued(recomputed(model), params, HISTORIES, n=4)
     for row, length in enumerate(HISTORIES.lengths.tolist()):
         history, generated = HISTORIES.items[row, :length].tolist(), []
         for _ in range(4):
             logs = log_probabilities(model, params, history + generated, [])
             generated.append(max((item for item in logs if item not in generated), key=logs.get))
-        assert found.items[row].tolist() == generated
+        assert ours.items[row].tolist() == generated
 
 
 def test_generation_lowers_for_every_platform_in_one_trace():

@@ -12,9 +12,10 @@ from seqrec.data.store import store_from_sequences
 from seqrec.encoders.transformer import TransformerConfig, transformer
 from seqrec.heads.softmax import softmax_model
 from seqrec.items import ItemConfig, with_items
-from seqrec.model import composed
+from seqrec.model import composed_params
 from seqrec.params import count_params, init_params
 from seqrec.training import OptimizerConfig, init_state, make_optimizer, make_train_step
+from seqrec.types import InputError
 
 N_ITEMS, D_MODEL = 6, 4
 TAGS = Feature(
@@ -90,7 +91,13 @@ def test_vectors_are_those_of_the_formulas(combine, fine_tune):
 def test_without_features_the_model_is_returned_as_it_is():
     plain = a_plain_model()
     assert with_items(plain, ItemConfig(), counts=COUNTS) is plain
-    assert composed(plain, {"item_table": 1}) == {"item_table": 1}
+    assert composed_params(plain, {"item_table": 1}) == {"item_table": 1}
+
+
+def test_item_vectors_are_made_once():
+    model = a_model(ItemConfig(ids="multi-hash"), [])
+    with pytest.raises(InputError, match="the model composes its parameters already; make its item vectors once"):
+        with_items(model, an_item_config(TAGS), [TAGS], counts=COUNTS)
 
 
 def test_training_drops_its_share_of_ids_and_evaluation_none():
@@ -173,7 +180,7 @@ def share_of_new_items_before_the_target(*, informative):
     step = make_train_step(model, optimizer, seed=0, average_decay=0.9)
     for number in range(120):
         state, _ = step(state, batches.batch(number))
-    params = composed(model, state.averaged)
+    params = composed_params(model, state.averaged)
     states = jax.jit(encoder.encode)(params, rows_of(*[[history] for history in histories.tolist()], length=8))[:, -1]
     scores = np.asarray(states @ params["item_table"][: n_items + 1].T)
     lead = scores[:, is_new] - scores[np.arange(400), targets][:, None]

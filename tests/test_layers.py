@@ -90,7 +90,7 @@ def test_attention_within_one_history_is_that_of_jax(n_heads):
     q, k, v = (part.reshape(heads) for part in jnp.split(x @ params["qkv"], 3, axis=-1))
     expected = jax.nn.dot_product_attention(q, k, v, is_causal=True).reshape(x.shape) @ params["out"]
     mask = causal_mask(jnp.ones((rows, length), jnp.int32))
-    out = attention(params, x, mask=mask, turn=None, n_heads=n_heads, dropout_rate=0.0, key=None)
+    out = attention(params, x, mask=mask, angles=None, n_heads=n_heads, dropout_rate=0.0, key=None)
     np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -104,7 +104,7 @@ def test_attention_is_that_of_flax():
         projection.kernel[...] = weight
     oracle.out.kernel[...] = params["out"].reshape(n_heads, D_MODEL // n_heads, D_MODEL)
     mask = causal_mask(jnp.ones((2, length), jnp.int32))
-    out = attention(params, x, mask=mask, turn=None, n_heads=n_heads, dropout_rate=0.0, key=None)
+    out = attention(params, x, mask=mask, angles=None, n_heads=n_heads, dropout_rate=0.0, key=None)
     np.testing.assert_allclose(out, oracle(x, mask=mask[:, None]), rtol=1e-4, atol=1e-5)
 
 

@@ -51,9 +51,9 @@ def test_a_spike_among_the_first_losses_is_above_twice_their_mean():
 def test_a_loss_that_grows_by_half_each_step_is_a_spike_before_long():
     losses = np.append(np.full(N_LOSSES, 6.0), 6.0 * 1.5 ** np.arange(20))
     for begin in (0, N_LOSSES - 5):
-        with pytest.raises(Spike) as found:
+        with pytest.raises(Spike) as error:
             find_spike(RunningLoss(), losses[begin:], np.ones(len(losses) - begin), first_step=1, deviations=10.0)
-        assert N_LOSSES < begin + found.value.step <= N_LOSSES + 5
+        assert N_LOSSES < begin + error.value.step <= N_LOSSES + 5
 
 
 def over_batches(positions):

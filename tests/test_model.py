@@ -18,7 +18,7 @@ from seqrec.encoders.transformer import TransformerConfig, transformer
 from seqrec.event_features import with_event_features
 from seqrec.heads.softmax import softmax_model
 from seqrec.items import ItemConfig, with_items
-from seqrec.model import composed, loss_keys
+from seqrec.model import composed_params, loss_keys
 from seqrec.params import init_params
 from seqrec.questions import masked_item, next_item
 from seqrec.repeats import with_repeats
@@ -105,10 +105,10 @@ def test_each_part_of_the_loss_has_a_key_of_its_own():
 def test_composed_parameters_are_those_that_encoder_and_head_read():
     plain = a_model()
     params = init_params(plain.specs, jax.random.key(0))
-    assert composed(plain, params) is params
+    assert composed_params(plain, params) is params
     model = a_model(items)
     params = init_params(model.specs, jax.random.key(0))
-    made = composed(model, params)
+    made = composed_params(model, params)
     assert "items" not in made
     own = params["items"]
     codes = GENRE.values[:, 0]

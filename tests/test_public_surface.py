@@ -64,7 +64,7 @@ def test_editors_see_the_names_that_there_are():
         for name in statement.names
         if name.name == name.asname
     }
-    assert imported == {f"seqrec.{module}.{name}" for name, module in seqrec._MODULES.items()}
+    assert imported == {f"{module}.{name}" for name, module in seqrec._MODULES.items()}
 
 
 def test_an_unknown_name_is_an_attribute_error():

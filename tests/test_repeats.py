@@ -23,13 +23,13 @@ from seqrec.items import ItemConfig, with_items
 from seqrec.losses import softmax as losses
 from seqrec.losses.config import LossConfig
 from seqrec.losses.sampled import binary_cross_entropy, sampled_loss, sampled_softmax
-from seqrec.losses.softmax import softmax_loss
+from seqrec.losses.softmax import LossContext, SoftmaxSettings, softmax_loss
 from seqrec.metrics import means, metric_sums
 from seqrec.negatives import Negatives
 from seqrec.params import init_params
 from seqrec.questions import continuation, masked_item, next_item
 from seqrec.recommendation import make_recommend
-from seqrec.repeats import Repeats, boosts_of, mixture_of, repeat_probabilities, with_repeats
+from seqrec.repeats import Repeats, boosted_states, mixture_of, repeat_probabilities, with_repeats
 from seqrec.retrieval import rank_targets, top_k_items
 from seqrec.training import OptimizerConfig, init_state, make_optimizer, make_train_step
 from seqrec.types import HistoryBatch, InputError
@@ -127,20 +127,19 @@ def test_the_loss_and_its_gradients_are_those_of_the_dense_mixture(way, monkeypa
 def test_ranks_and_lists_are_those_of_the_dense_mixture():
     params, hidden, _ = a_case()
     last = jnp.asarray([4, 7, 19, 21])  # the newest position of each history
-    boosts = boosts_of(repeat_probabilities(params, hidden, BATCH), BATCH.items, last)
-    states = hidden.reshape(-1, D_MODEL)[last]
+    vectors = boosted_states(hidden, repeat_probabilities(params, hidden, BATCH), BATCH.items, last)
     with jax.enable_x64(True):
         wide = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf, np.float64)), (params, hidden))
         dense = np.asarray(dense_log_probabilities(*wide, BATCH)).reshape(-1, N_ITEMS)[np.asarray(last)]
     targets = jnp.broadcast_to(jnp.arange(1, N_ITEMS + 1), (4, N_ITEMS))
-    ranks, _ = rank_targets(states, params["item_table"], targets, n_items=N_ITEMS, boosts=boosts, block_users=3)
+    ranks, _ = rank_targets(vectors, params["item_table"], targets, n_items=N_ITEMS, block_users=3)
     order = np.argsort(-dense, axis=1)
     np.testing.assert_array_equal(ranks, 1 + np.argsort(order, axis=1))
-    items, scores = top_k_items(states, params["item_table"], k=N_ITEMS, n_items=N_ITEMS, boosts=boosts)
+    items, scores = top_k_items(vectors, params["item_table"], k=N_ITEMS, n_items=N_ITEMS)
     np.testing.assert_array_equal(items, 1 + order)
     # Scores are log-probabilities but for one number a query.
     np.testing.assert_allclose(np.ptp(scores - np.take_along_axis(dense, order, axis=1), axis=1), 0, atol=1e-4)
-    plain, _ = top_k_items(states, params["item_table"], k=N_ITEMS, n_items=N_ITEMS)
+    plain, _ = top_k_items(hidden.reshape(-1, D_MODEL)[last], params["item_table"], k=N_ITEMS, n_items=N_ITEMS)
     assert np.any(items != plain)  # so the history has an effect
 
 
@@ -161,7 +160,7 @@ def test_a_history_means_the_same_wherever_it_is_packed():
     @jax.jit
     def of(batch, last):
         hidden = model.encoder.encode(params, batch)
-        options = {"n_items": N_ITEMS, "mixture": a_mixture(params, hidden, batch)}
+        options = {"n_items": N_ITEMS, "context": LossContext(mixture=a_mixture(params, hidden, batch))}
         loss = softmax_loss(hidden, params["item_table"], batch.next_items, **options)[0]
         return loss, model.head.top_k(params, model.queries(params, batch, last), k=N_ITEMS)
 
@@ -200,12 +199,11 @@ def test_a_chance_that_no_item_comes_back_leaves_the_softmax():
     params, hidden, _ = a_case()
     repeats = repeat_probabilities(params, hidden, BATCH)
     never = Repeats(jnp.full_like(repeats.log_odds, -80.0), repeats.log_attention)
-    mixture = mixture_of(never, BATCH.items, BATCH.next_items)
+    context = LossContext(mixture=mixture_of(never, BATCH.items, BATCH.next_items))
     table, targets = params["item_table"], BATCH.next_items
     plain, _ = softmax_loss(hidden, table, targets, n_items=N_ITEMS)
-    np.testing.assert_allclose(
-        softmax_loss(hidden, table, targets, n_items=N_ITEMS, mixture=mixture)[0], plain, rtol=1e-6
-    )
+    mixed, _ = softmax_loss(hidden, table, targets, n_items=N_ITEMS, context=context)
+    np.testing.assert_allclose(mixed, plain, rtol=1e-6)
 
 
 # A planted truth
@@ -253,19 +251,17 @@ def test_a_mixture_needs_a_plain_softmax(bad):
         LossConfig(repeat_mixture=True, **bad)
     if "loss" not in bad:
         params, hidden, _ = a_case()
-        mixture = a_mixture(params, hidden)
+        options = {"context": LossContext(BATCH, a_mixture(params, hidden)), "settings": SoftmaxSettings(**bad)}
         with pytest.raises(InputError, match=f"leave {next(iter(bad))} at"):
-            softmax_loss(
-                hidden, params["item_table"], BATCH.next_items, n_items=N_ITEMS, mixture=mixture, history=BATCH, **bad
-            )
+            softmax_loss(hidden, params["item_table"], BATCH.next_items, n_items=N_ITEMS, **options)
 
 
 def test_a_loss_without_probabilities_is_refused():
     params, hidden, _ = a_case()
-    mixture = a_mixture(params, hidden)
+    options = {"context": LossContext(mixture=a_mixture(params, hidden)), "key": jax.random.key(0)}
     loss = sampled_loss(binary_cross_entropy, each_item_once)
     with pytest.raises(InputError, match="mixture needs probabilities; use sampled_softmax or softmax_loss"):
-        loss(hidden, params["item_table"], BATCH.next_items, n_items=N_ITEMS, mixture=mixture, key=jax.random.key(0))
+        loss(hidden, params["item_table"], BATCH.next_items, n_items=N_ITEMS, **options)
 
 
 @pytest.mark.parametrize("ask", [masked_item, functools.partial(continuation, target_share=1.0)])

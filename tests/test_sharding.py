@@ -27,7 +27,7 @@ from seqrec.heads.softmax import softmax_model
 from seqrec.layers import random_bytes
 from seqrec.losses import softmax as losses
 from seqrec.losses.sampled import sampled_loss, sampled_softmax
-from seqrec.losses.softmax import softmax_loss
+from seqrec.losses.softmax import LossContext, SoftmaxSettings, softmax_loss
 from seqrec.metrics import metric_sums
 from seqrec.negatives import uniform
 from seqrec.params import init_params
@@ -107,8 +107,8 @@ def test_the_gradient_of_a_look_up_is_summed_for_each_item():
 
 
 def mesh_axes(logical):
-    found = MESH_AXES[logical]
-    return (found,) if isinstance(found, str) else found or ()
+    axes = MESH_AXES[logical]
+    return (axes,) if isinstance(axes, str) else axes or ()
 
 
 def test_every_axis_that_a_model_names_is_in_the_table():
@@ -150,9 +150,9 @@ def runs(tmp_path_factory):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     with np.load(path) as arrays:
-        found = {name: arrays[name] for name in arrays.files}
+        numbers = {name: arrays[name] for name in arrays.files}
     return {
-        mesh: {name.partition("/")[2]: value for name, value in found.items() if name.startswith(mesh)}
+        mesh: {name.partition("/")[2]: value for name, value in numbers.items() if name.startswith(mesh)}
         for mesh in ("none", *MESHES)
     }
 
@@ -228,8 +228,8 @@ def messages(program) -> list[str]:
     collective = r"= (.*?) (all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)(?:-start)?\("
     return [
         " ".join([kind, *shape.split(",")])
-        for found, kind in re.findall(collective, program.as_text())
-        for shape in re.findall(r"\w+\[([\d,]*)\]", found)
+        for shapes, kind in re.findall(collective, program.as_text())
+        for shape in re.findall(r"\w+\[([\d,]*)\]", shapes)
     ]
 
 
@@ -258,16 +258,16 @@ def measure() -> dict[str, np.ndarray]:
     model = softmax_model(encoder)
     optimizer = make_optimizer(OptimizerConfig(schedule="constant", warmup_steps=1), model.specs, n_steps=100)
     state = init_state(model, optimizer, seed=0)
-    found = {"n_data_shards": share.n_shards, "table_on_a_device": tables_on_a_device(state)}
+    numbers = {"n_data_shards": share.n_shards, "table_on_a_device": tables_on_a_device(state)}
 
     row_wise = make_optimizer(OptimizerConfig(second_moments="rows"), encoder.specs, n_steps=100)
     first_moments = jax.jit(lambda params: constrain_state(row_wise.init(params), encoder.specs))
     (moments,) = (leaf for leaf in jax.tree.leaves(first_moments(state.params)) if leaf.shape == (TABLE_ROWS, 1))
-    found["row_moments_on_a_device"] = moments.addressable_shards[0].data.shape
+    numbers["row_moments_on_a_device"] = moments.addressable_shards[0].data.shape
 
     def loss_of(params, batch, loss):
         hidden = encoder.encode(params, batch, key=jax.random.key(3))
-        options = {"n_items": N_ITEMS, "history": batch, "key": jax.random.key(4)}
+        options = {"n_items": N_ITEMS, "context": LossContext(batch), "key": jax.random.key(4)}
         return loss(hidden, params["item_table"], batch.next_items, **options)[0]
 
     first = split_rows(batches.batch(0))
@@ -281,8 +281,8 @@ def measure() -> dict[str, np.ndarray]:
 
     def gradients_of(name, loss):
         program = compiled(functools.partial(value_and_gradients, loss=loss), state.params, first)
-        found[f"messages_of_{name}"] = messages(program)
-        found[f"{name}_loss"], gradients = program(state.params, first)
+        numbers[f"messages_of_{name}"] = messages(program)
+        numbers[f"{name}_loss"], gradients = program(state.params, first)
         return gradients
 
     def sampler(key, targets):
@@ -290,7 +290,7 @@ def measure() -> dict[str, np.ndarray]:
 
     trees = {
         "softmax": gradients_of("softmax", softmax_loss),
-        "seen": gradients_of("seen", functools.partial(softmax_loss, seen_weight=0.1)),
+        "seen": gradients_of("seen", functools.partial(softmax_loss, settings=SoftmaxSettings(seen_weight=0.1))),
         "sampled": gradients_of("sampled", sampled_loss(sampled_softmax, sampler)),
     }
     with pytest.MonkeyPatch.context() as patch:
@@ -298,18 +298,19 @@ def measure() -> dict[str, np.ndarray]:
         trees["in_chunks"] = gradients_of("in_chunks", softmax_loss)
     step = make_train_step(model, optimizer, seed=0, average_decay=0.9)
     step = compiled(step, state, first)
-    found["messages_of_train_step"] = messages(step)
+    numbers["messages_of_train_step"] = messages(step)
     for number in range(N_STEPS):
         state, metrics = step(state, split_rows(batches.batch(number)))
-    found["loss_of_the_last_step"] = metrics.loss
+    numbers["loss_of_the_last_step"] = metrics.loss
     trees |= {"params": state.params, "averaged": state.averaged}
     for name, tree in trees.items():
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-            found[name + jax.tree_util.keystr(path)] = leaf
+            numbers[name + jax.tree_util.keystr(path)] = leaf
     eval_step = compiled(make_eval_step(model), state.params, split_rows(next(queries.batches())))
-    found["ranks"] = evaluate(eval_step, state.params, queries).rank
-    found["messages_of_eval_step"] = messages(eval_step)
-    repeating = with_repeats(softmax_model(encoder, functools.partial(softmax_loss, unwanted_weight=0.5)))
+    numbers["ranks"] = evaluate(eval_step, state.params, queries).rank
+    numbers["messages_of_eval_step"] = messages(eval_step)
+    unwanted = functools.partial(softmax_loss, settings=SoftmaxSettings(unwanted_weight=0.5))
+    repeating = with_repeats(softmax_model(encoder, unwanted))
     own = init_params(repeating.specs, jax.random.key(1))
     own = jax.jit(lambda: constrain_params(jax.tree.map(lambda leaf: 3 * leaf, own), repeating.specs))()
 
@@ -323,23 +324,23 @@ def measure() -> dict[str, np.ndarray]:
         return value, constrain_params(gradients, repeating.specs)
 
     program = compiled(mixture_gradients, own, first)
-    found["messages_of_mixture"] = messages(program)
-    found["mixture_loss"], gradients = program(own, first)
-    found |= {f"mixture{jax.tree_util.keystr(path)}": x for path, x in jax.tree_util.tree_leaves_with_path(gradients)}
-    found["mixture_ranks"] = evaluate(make_eval_step(repeating), own, queries._replace(n_excluded=0)).rank
+    numbers["messages_of_mixture"] = messages(program)
+    numbers["mixture_loss"], gradients = program(own, first)
+    numbers |= {f"mixture{jax.tree_util.keystr(path)}": x for path, x in jax.tree_util.tree_leaves_with_path(gradients)}
+    numbers["mixture_ranks"] = evaluate(make_eval_step(repeating), own, queries._replace(n_excluded=0)).rank
     # Far from the start, where scores are small and close to each other.
     table = 50 * state.params["item_table"]
     users = split_rows(generator.normal(size=(24, 8)).astype(np.float32))
     excluded = split_rows(generator.integers(0, N_ITEMS + 1, (24, 5)).astype(np.int32))
     targets = split_rows(generator.integers(1, N_ITEMS + 1, (24, 2)).astype(np.int32))
     top = compiled(lambda *rows: top_k_items(*rows[:2], k=5, n_items=N_ITEMS, exclude=rows[2]), users, table, excluded)
-    found["top"] = top(users, table, excluded)[0]
-    found["sent_by_top_k_items"] = largest_message(top)
+    numbers["top"] = top(users, table, excluded)[0]
+    numbers["sent_by_top_k_items"] = largest_message(top)
     rank = compiled(
         lambda *rows: rank_targets(*rows[:3], n_items=N_ITEMS, exclude=rows[3]), users, table, targets, excluded
     )
-    found["ranks_of_several"] = rank(users, table, targets, excluded)[0]
-    found["sent_by_rank_targets"] = largest_message(rank)
+    numbers["ranks_of_several"] = rank(users, table, targets, excluded)[0]
+    numbers["sent_by_rank_targets"] = largest_message(rank)
     # One row of allowed items for all users, of which most shards hold none.
     allowed = jnp.array([[7, 30, 31, 390, 0]])
     some_targets = split_rows(np.tile(np.array([30, 8], np.int32), (24, 1)))
@@ -350,28 +351,28 @@ def measure() -> dict[str, np.ndarray]:
         ranks, n_candidates = rank_targets(users, table, targets, **options)
         return ranks, n_candidates, top_k_items(users, table, k=4, **options)[0]
 
-    ranks, found["allowed_n_candidates"], found["top_of_allowed"] = among_allowed(
+    ranks, numbers["allowed_n_candidates"], numbers["top_of_allowed"] = among_allowed(
         users, table, some_targets, excluded, allowed
     )
-    found["allowed_ranks"] = jnp.where(jnp.isnan(ranks), -1.0, ranks)
+    numbers["allowed_ranks"] = jnp.where(jnp.isnan(ranks), -1.0, ranks)
     rows = split_rows(np.zeros((16, 5, 9), np.float32))
-    found["bytes"] = jax.jit(lambda x: jnp.where(x == 0, random_bytes(jax.random.key(5), x.shape), 0))(rows)
-    sums = jax.jit(metric_sums)(split_rows(found["ranks"].astype(np.float32)[:56]))
-    found["metrics"] = [*sums.totals.values(), sums.n_users]
-    found["table_on_a_device"] += tables_on_a_device(state)
+    numbers["bytes"] = jax.jit(lambda x: jnp.where(x == 0, random_bytes(jax.random.key(5), x.shape), 0))(rows)
+    sums = jax.jit(metric_sums)(split_rows(numbers["ranks"].astype(np.float32)[:56]))
+    numbers["metrics"] = [*sums.totals.values(), sums.n_users]
+    numbers["table_on_a_device"] += tables_on_a_device(state)
     items = jnp.asarray(first.items)
-    found["batch_rows"] = [items.shape[0], items.addressable_shards[0].data.shape[0]]
-    chex.assert_tree_all_finite({name: value for name, value in found.items() if not name.startswith(("b", "mess"))})
-    return {name: np.asarray(value) for name, value in found.items()}
+    numbers["batch_rows"] = [items.shape[0], items.addressable_shards[0].data.shape[0]]
+    chex.assert_tree_all_finite({name: value for name, value in numbers.items() if not name.startswith(("b", "mess"))})
+    return {name: np.asarray(value) for name, value in numbers.items()}
 
 
 def main(path: str) -> None:
     assert jax.device_count() == 8
-    found = {}
+    numbers = {}
     for mesh in ("none", *MESHES):
         with jax.set_mesh(make_mesh(MESHES[mesh])) if mesh in MESHES else contextlib.nullcontext():
-            found |= {f"{mesh}/{name}": value for name, value in measure().items()}
-    np.savez(path, **found)
+            numbers |= {f"{mesh}/{name}": value for name, value in measure().items()}
+    np.savez(path, **numbers)
 
 
 if __name__ == "__main__":

@@ -21,14 +21,14 @@ def fitted_baselines(
     store: SequenceStore,
     split: Split,
     *,
-    timed: SequenceStore,
+    store_with_times: SequenceStore,
     recent_days: float = 30.0,
     n_neighbours: int = 100,
     ease_l2: float = 500.0,
 ) -> Iterator[tuple[str, Rank]]:
     """Each baseline with its name; it is fitted when the iterator reaches it.
 
-    `timed` is the same store with times, if there are any: recent popularity needs them.
+    `store_with_times` is the same store with times, if there are any: recent popularity needs them.
     """
     counts = popularity.training_counts(store, split)
 
@@ -42,8 +42,8 @@ def fitted_baselines(
 
     yield "popularity", by_counts(counts)
     yield "personal popularity", by_counts(counts, personal=True)
-    if "timestamp_us" in timed.columns:
-        yield "recent popularity", by_counts(popularity.recent_counts(timed, split, days=recent_days))
+    if "timestamp_us" in store_with_times.columns:
+        yield "recent popularity", by_counts(popularity.recent_counts(store_with_times, split, days=recent_days))
     yield "first-order Markov", by_scores(first_order_markov(store, split))
     yield "item-kNN", by_scores(item_knn(store, split, n_neighbours=n_neighbours))
     try:

@@ -81,7 +81,7 @@ def popularity_ranks(
     >>> [array.tolist() for array in popularity_ranks(store, tests, counts, mask_seen=False, personal=True)]
     [[3.0, 2.5], [3, 3]]
     """
-    _check_positions(target_positions, store.n_events)
+    check_positions(target_positions, store.n_events)
     if counts.shape != (store.n_items + 1,):
         raise InputError(
             f"counts has shape {counts.shape}, the store has {store.n_items} items; "
@@ -124,7 +124,8 @@ def popularity_ranks(
     return ranks, n_candidates
 
 
-def _check_positions(target_positions: np.ndarray, n_events: int) -> None:
+def check_positions(target_positions: Int[np.ndarray, " n_queries"], n_events: int) -> None:
+    """Refuses positions that hold no event, such as the -1 of users without a target."""
     if target_positions.size and (target_positions.min() < 0 or target_positions.max() >= n_events):
         raise InputError(
             f"target_positions go from {target_positions.min()} to {target_positions.max()}, "

@@ -12,7 +12,7 @@ import scipy.sparse as sp
 from jaxtyping import Float, Int
 
 from seqrec.baselines.numpy_ranks import target_ranks
-from seqrec.baselines.popularity import training_counts
+from seqrec.baselines.popularity import check_positions, training_counts
 from seqrec.data.ragged import ranges, rows_at
 from seqrec.data.splits import Split
 from seqrec.data.store import SequenceStore
@@ -31,7 +31,11 @@ def score_ranks(
     """Ranks of the items at `target_positions` by their scores, as in `target_ranks`, and each one's candidates.
 
     With `mask_seen` the distinct items of the query's history are no candidates, except the target.
+
+    Raises:
+      InputError: a position holds no event, such as the -1 of a user without a target.
     """
+    check_positions(target_positions, store.n_events)
     ranks = np.empty(len(target_positions))
     n_candidates = np.empty(len(target_positions), np.int64)
     per_block = max(1, _SCORES_PER_BLOCK // (store.n_items + 1))

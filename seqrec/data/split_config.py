@@ -30,13 +30,13 @@ class SplitConfig:
     """Which events are for training, for validation and for the test."""
 
     split: Literal["auto", "leave-last-out", "temporal", "users", "marked-users", "sessions"] = "auto"
-    """What is held out. auto: the split that a store was prepared with, with those of the other flags that are given,
-    and leave-last-out for other data. leave-last-out: each user's last n-out events. temporal: all events after two
+    """What is held out. auto: for a store, the split that it was prepared with, changed by the other split flags that
+    are given; otherwise leave-last-out. leave-last-out: each user's last n-out events. temporal: all events after two
     points in time. users: all events of randomly drawn users. marked-users: all events of the users that the data's
     column part marks as test. sessions: each user's last n-out sessions."""
     n_out: int = 1
-    """For leave-last-out and sessions: events or sessions of each user for the test, and as many before them for
-    validation."""
+    """For leave-last-out and sessions: number of each user's events or sessions for the test, and of those before them
+    for validation."""
     valid_share: float = 0.1
     """Share for validation: of events (temporal) or of users (users, marked-users)."""
     test_share: float = 0.1

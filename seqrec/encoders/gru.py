@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float
 from seqrec.config import TRACED, Range, check_at_least, check_fields, check_share
 from seqrec.layers import dense, dropout, item_table_spec, item_vectors
 from seqrec.params import Params, ParamSpec
-from seqrec.types import Batch, BatchFormat, Encoder
+from seqrec.types import Batch, BatchFormat, Encoder, States
 
 _glorot = jax.nn.initializers.glorot_uniform()
 
@@ -52,13 +52,7 @@ def gru(config: GRUConfig, *, n_items: int, max_length: int) -> Encoder:
         "out": ParamSpec((config.d_hidden, config.d_model), ("ff", "embed"), _glorot),
     }
 
-    def encode(
-        params: Params,
-        batch: Batch,
-        *,
-        key: Array | None = None,
-        added: Float[Array, "rows length d_model"] | None = None,
-    ) -> Float[Array, "rows length d_model"]:
+    def encode(params: Params, batch: Batch, *, key: Array | None = None, added: States | None = None) -> States:
         keys = [None] * (1 + config.n_layers) if key is None else list(jax.random.split(key, 1 + config.n_layers))
         x = item_vectors(params["item_table"], batch.items, added=added)
         x = dropout(x, rate=config.embedding_dropout, key=keys.pop())

@@ -20,7 +20,7 @@ from seqrec.layers import (
     norm_specs,
 )
 from seqrec.params import Params, ParamSpec
-from seqrec.types import Batch, BatchFormat, Encoder
+from seqrec.types import Batch, BatchFormat, Encoder, States
 
 _normal = jax.nn.initializers.normal(0.02)
 _zeros = jax.nn.initializers.zeros
@@ -71,13 +71,7 @@ def hawk(config: HawkConfig, *, n_items: int, max_length: int) -> Encoder:
         "final_norm": norm_specs("rms", config.d_model),
     }
 
-    def encode(
-        params: Params,
-        batch: Batch,
-        *,
-        key: Array | None = None,
-        added: Float[Array, "rows length d_model"] | None = None,
-    ) -> Float[Array, "rows length d_model"]:
+    def encode(params: Params, batch: Batch, *, key: Array | None = None, added: States | None = None) -> States:
         n_keys = 1 + 3 * config.n_blocks
         keys = [None] * n_keys if key is None else list(jax.random.split(key, n_keys))
         x = item_vectors(params["item_table"], batch.items, added=added)
@@ -113,9 +107,7 @@ def _memories(key: Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32
     return jnp.log(jnp.expm1(-jnp.log(kept) / SHARPNESS))
 
 
-def recurrence(
-    params: Params, x: Float[Array, "rows length d_model"], *, batch: Batch
-) -> Float[Array, "rows length d_model"]:
+def recurrence(params: Params, x: States, *, batch: Batch) -> States:
     """What a recurrent block adds at each position (De et al. 2024, section 2.4 and eq. 1 to 4)."""
     starts = batch.positions == 0
     branch, inputs = jnp.split(dense(x, params["in"]), 2, axis=-1)
@@ -127,21 +119,21 @@ def recurrence(
     memory_gate, input_gate = jnp.split(
         jax.nn.sigmoid(dense(mixed, params["gates"]) + params["gates_bias"]), 2, axis=-1
     )
-    log_kept = -SHARPNESS * jax.nn.softplus(params["memory"]) * memory_gate
+    log_decay = -SHARPNESS * jax.nn.softplus(params["memory"]) * memory_gate
     # What enters is scaled so that states keep the size of their inputs, however long they last.
-    scale = jnp.sqrt(jnp.maximum(-jnp.expm1(2.0 * log_kept), 1e-12))  # at 0 the root has no slope
-    entering = scale * input_gate * mixed
-    kept = jnp.where(starts[..., None], 0.0, jnp.exp(log_kept))
-    return dense(jax.nn.gelu(branch) * linear_recurrence(kept, entering), params["out"])
+    scale = jnp.sqrt(jnp.maximum(-jnp.expm1(2.0 * log_decay), 1e-12))  # at 0 the root has no slope
+    decay = jnp.where(starts[..., None], 0.0, jnp.exp(log_decay))
+    states = linear_recurrence(decay, scale * input_gate * mixed)
+    return dense(jax.nn.gelu(branch) * states, params["out"])
 
 
 def linear_recurrence(
-    kept: Float[Array, "rows length d"], entering: Float[Array, "rows length d"]
+    decay: Float[Array, "rows length d"], inputs: Float[Array, "rows length d"]
 ) -> Float[Array, "rows length d"]:
-    """States h[t] = kept[t] * h[t - 1] + entering[t], from h[-1] = 0, in about 2 log2(length) steps."""
+    """States h[t] = decay[t] * h[t - 1] + inputs[t], from h[-1] = 0, in about 2 log2(length) steps."""
 
     def then(earlier: tuple[Array, Array], later: tuple[Array, Array]) -> tuple[Array, Array]:
         return later[0] * earlier[0], later[0] * earlier[1] + later[1]
 
     # On 2 CPU cores a loop over 200 positions takes half the time, of a fiftieth of a training step.
-    return jax.lax.associative_scan(then, (kept, entering), axis=1)[1]
+    return jax.lax.associative_scan(then, (decay, inputs), axis=1)[1]

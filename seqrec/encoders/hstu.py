@@ -6,7 +6,7 @@ from typing import Annotated
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Int
 
 from seqrec.config import TRACED, Range, check_at_least, check_fields, check_share
 from seqrec.layers import (
@@ -19,9 +19,10 @@ from seqrec.layers import (
     norm,
     norm_specs,
     silu,
+    split_heads,
 )
 from seqrec.params import Params, ParamSpec
-from seqrec.types import Batch, BatchFormat, Encoder, InputError, Times
+from seqrec.types import Batch, BatchFormat, Encoder, InputError, States, Times
 
 _normal = jax.nn.initializers.normal(0.02)
 
@@ -87,13 +88,7 @@ def hstu(config: HSTUConfig, *, n_items: int, max_length: int, times: Times = "n
     if config.learned_positions:
         specs["position_table"] = ParamSpec((max_length, config.d_model), ("positions", "embed"), _normal)
 
-    def encode(
-        params: Params,
-        batch: Batch,
-        *,
-        key: Array | None = None,
-        added: Float[Array, "rows length d_model"] | None = None,
-    ) -> Float[Array, "rows length d_model"]:
+    def encode(params: Params, batch: Batch, *, key: Array | None = None, added: States | None = None) -> States:
         keys = [None] * (1 + config.n_blocks) if key is None else list(jax.random.split(key, 1 + config.n_blocks))
         x = item_vectors(params["item_table"], batch.items, added=added)
         if config.learned_positions:
@@ -102,10 +97,10 @@ def hstu(config: HSTUConfig, *, n_items: int, max_length: int, times: Times = "n
         mask = causal_mask(batch.segment_ids)
         spans = None
         if times != "none":
-            asked = batch.next_times if times == "query" else batch.times
-            if batch.times is None or asked is None:
+            query_times = batch.next_times if times == "query" else batch.times
+            if batch.times is None or query_times is None:
                 raise InputError(f"the batch does not hold what the encoder reads; make it with times={times}")
-            spans = time_buckets(batch.times, asked=asked)
+            spans = time_buckets(batch.times, query_times=query_times)
         for block in params["blocks"]:
             unit = hstu_unit(block, x, mask=mask, n_heads=config.n_heads, max_length=max_length, spans=spans)
             x = x + dropout(unit, rate=config.dropout, key=keys.pop())
@@ -116,22 +111,22 @@ def hstu(config: HSTUConfig, *, n_items: int, max_length: int, times: Times = "n
 
 
 def time_buckets(
-    times: Int[Array, "rows length"], *, asked: Int[Array, "rows length"]
+    times: Int[Array, "rows length"], *, query_times: Int[Array, "rows length"]
 ) -> Int[Array, "rows length length"]:
     """[row, query, key]: the bucket of the seconds from the key's time to the query's (Zhai et al. 2024, section 3)."""
-    seconds = jnp.maximum(asked[:, :, None] - times[:, None, :], 1)
+    seconds = jnp.maximum(query_times[:, :, None] - times[:, None, :], 1)
     return (jnp.log(seconds.astype(jnp.float32)) / 0.301).astype(jnp.int32)
 
 
 def hstu_unit(
     params: Params,
-    x: Float[Array, "rows length d_model"],
+    x: States,
     *,
     mask: Bool[Array, "rows length length"],
     n_heads: int,
     max_length: int,
     spans: Int[Array, "rows length length"] | None = None,
-) -> Float[Array, "rows length d_model"]:
+) -> States:
     """One unit without its residual (Zhai et al. 2024, eq. 1 to 3).
 
     Weights are silu(score) / max_length, not a softmax: their sum grows with the number of alike items in a history,
@@ -140,7 +135,7 @@ def hstu_unit(
     rows, length, d_model = x.shape
     uvqk = silu(dense(norm(params["norm"], x, kind="layer"), params["uvqk"]))
     u, vqk = uvqk[..., :d_model], uvqk[..., d_model:]
-    v, q, k = vqk.reshape(rows, length, 3, n_heads, d_model // n_heads).transpose(2, 0, 3, 1, 4)
+    v, q, k = split_heads(vqk, n_parts=3, n_heads=n_heads)
     scores = jnp.einsum("rhqd,rhkd->rhqk", q, k)
     if "distance_bias" in params:
         # Inside a history positions differ as places in the row do, so one table of distances serves all rows.

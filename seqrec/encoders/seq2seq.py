@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from seqrec.config import check_at_least, check_fields
-from seqrec.encoders.transformer import TransformerConfig, apply_parts, block_specs, embed, transformer, turn_by
+from seqrec.encoders.transformer import TransformerConfig, apply_parts, block_specs, embed, rotary_angles, transformer
 from seqrec.layers import (
     Rotation,
     attention_specs,
@@ -27,7 +27,7 @@ from seqrec.layers import (
     split_heads,
 )
 from seqrec.params import Params
-from seqrec.types import Batch, BatchFormat, Decoder, Encoder, InputError
+from seqrec.types import Batch, BatchFormat, Decoder, Encoder, InputError, States
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def seq2seq(config: Seq2SeqConfig, *, n_items: int, max_length: int) -> Encoder:
     if sizes.norm_first:
         decoder_specs["final_norm"] = norm_specs(sizes.norm, sizes.d_model)
 
-    def remember(
+    def encode_history(
         params: Params,
         items: Int[Array, "rows length"],
         segment_ids: Int[Array, "rows length"],
@@ -85,65 +85,59 @@ def seq2seq(config: Seq2SeqConfig, *, n_items: int, max_length: int) -> Encoder:
     ) -> list[KeysAndValues]:
         """Keys and values of the histories' states for each block of the decoder."""
         states = reader.encode(params, Batch(items, items, segment_ids, positions), key=key)
-        turn = turn_by(sizes, positions, max_length=max_length)
+        angles = rotary_angles(sizes, positions, max_length=max_length)
         memories = []
         for block in params["decoder"]["blocks"]:
             product = dense(states, block["cross_attention"]["kv"].astype(states.dtype))
             k, v = split_heads(product, n_parts=2, n_heads=sizes.n_heads)
-            memories.append((k if turn is None else rotate(k, turn), v))
+            memories.append((k if angles is None else rotate(k, angles), v))
         return memories
 
     def decode(
         params: Params,
-        x: Float[Array, "rows length d_model"],
+        x: States,
         memory: Memory,
         *,
         mask: Bool[Array, "rows length n_keys"],
-        turn: Rotation | None,
+        angles: Rotation | None,
         caches: list[KeysAndValues] | None = None,
         place: Int[Array, ""] | int = 0,
         key: Array | None = None,
-    ) -> tuple[Float[Array, "rows length d_model"], list[KeysAndValues]]:
+    ) -> tuple[States, list[KeysAndValues]]:
         """States, and each block's own keys and values: put into `caches` at `place`, if there are any."""
         keys = None if key is None else jax.random.split(key, (config.n_decoder_blocks, 6))
         dtype = x.dtype
-        attended: list[KeysAndValues] = []
+        new_caches: list[KeysAndValues] = []
         for index, (block, history) in enumerate(zip(params["decoder"]["blocks"], memory.blocks, strict=True)):
             block = jax.tree.map(lambda leaf: leaf.astype(dtype), block)
-            weights_key, recall_key = (None, None) if keys is None else keys[index, :2]
-            dropped = {"dropout_rate": sizes.attention_dropout}
+            weights_key, cross_key = (None, None) if keys is None else keys[index, :2]
+            dropout_options = {"dropout_rate": sizes.attention_dropout}
 
-            def attend(x, block=block, index=index, key=weights_key, dropped=dropped):
+            def attend(x, block=block, index=index, key=weights_key, dropout_options=dropout_options):
                 q, k, v = split_heads(dense(x, block["attention"]["qkv"]), n_parts=3, n_heads=sizes.n_heads)
-                if turn is not None:
-                    q, k = rotate(q, turn), rotate(k, turn)
+                if angles is not None:
+                    q, k = rotate(q, angles), rotate(k, angles)
                 if caches is not None:
                     k, v = (
                         jax.lax.dynamic_update_slice_in_dim(cache, new, place, axis=2)
                         for cache, new in zip(caches[index], (k, v), strict=True)
                     )
-                attended.append((k, v))
-                return dense(mix_values(q, k, v, mask=mask, key=key, **dropped), block["attention"]["out"])
+                new_caches.append((k, v))
+                return dense(mix_values(q, k, v, mask=mask, key=key, **dropout_options), block["attention"]["out"])
 
-            def recall(x, block=block, history=history, key=recall_key, dropped=dropped):
+            def cross_attend(x, block=block, history=history, key=cross_key, dropout_options=dropout_options):
                 q = split_heads(dense(x, block["cross_attention"]["q"]), n_parts=1, n_heads=sizes.n_heads)[0]
-                q = q if turn is None else rotate(q, turn)
-                mixed = mix_values(q, *history, mask=memory.mask, key=key, **dropped)
+                q = q if angles is None else rotate(q, angles)
+                mixed = mix_values(q, *history, mask=memory.mask, key=key, **dropout_options)
                 return dense(mixed, block["cross_attention"]["out"])
 
-            parts = {"attention": attend, "cross_attention": recall}
+            parts = {"attention": attend, "cross_attention": cross_attend}
             x = apply_parts(sizes, block, x, parts, keys=None if keys is None else keys[index, 2:])
         if sizes.norm_first:
             x = norm(params["decoder"]["final_norm"], x, kind=sizes.norm)
-        return x, attended
+        return x, new_caches
 
-    def encode(
-        params: Params,
-        batch: Batch,
-        *,
-        key: Array | None = None,
-        added: Float[Array, "rows length d_model"] | None = None,
-    ) -> Float[Array, "rows length d_model"]:
+    def encode(params: Params, batch: Batch, *, key: Array | None = None, added: States | None = None) -> States:
         if added is not None:
             raise InputError("an encoder-decoder reads item ids alone; use a causal encoder")
         read_key, embed_key, decode_key = (None,) * 3 if key is None else jax.random.split(key, 3)
@@ -151,7 +145,7 @@ def seq2seq(config: Seq2SeqConfig, *, n_items: int, max_length: int) -> Encoder:
         is_decoded = batch.next_items == 0
         after_decoded = jnp.pad(is_decoded, ((0, 0), (1, 0)))[:, :-1]
         history = jnp.where((positions == 0) | ~after_decoded, segments, 0)
-        blocks = remember(params, items, history, positions, key=read_key)
+        blocks = encode_history(params, items, history, positions, key=read_key)
         # Every position sees itself: those of which nothing is asked must see something.
         own = jnp.eye(items.shape[1], dtype=bool)
         states, _ = decode(
@@ -159,7 +153,7 @@ def seq2seq(config: Seq2SeqConfig, *, n_items: int, max_length: int) -> Encoder:
             embed(sizes, params, items, positions, key=embed_key),
             Memory(blocks, segments[:, :, None] == history[:, None, :]),
             mask=causal_mask(segments) & (is_decoded[:, None, :] | own),
-            turn=turn_by(sizes, positions, max_length=max_length),
+            angles=rotary_angles(sizes, positions, max_length=max_length),
             key=decode_key,
         )
         return states
@@ -168,7 +162,7 @@ def seq2seq(config: Seq2SeqConfig, *, n_items: int, max_length: int) -> Encoder:
         rows, length = items.shape
         positions = jnp.broadcast_to(jnp.arange(length), (rows, length))
         is_read = positions < lengths[:, None]
-        blocks = remember(params, items, is_read.astype(jnp.int32), positions)
+        blocks = encode_history(params, items, is_read.astype(jnp.int32), positions)
         shape = (rows, sizes.n_heads, n, sizes.d_model // sizes.n_heads)
         empty = jnp.zeros(shape, jnp.dtype(sizes.compute_dtype))
         return (blocks, is_read, lengths), [(empty, empty)] * config.n_decoder_blocks
@@ -182,7 +176,7 @@ def seq2seq(config: Seq2SeqConfig, *, n_items: int, max_length: int) -> Encoder:
             embed(sizes, params, items[:, None], positions),
             Memory(blocks, is_read[:, None, :]),
             mask=jnp.broadcast_to(jnp.arange(n) <= place, (rows, 1, n)),
-            turn=turn_by(sizes, positions, max_length=max_length),
+            angles=rotary_angles(sizes, positions, max_length=max_length),
             caches=cache,
             place=place,
         )

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
 
 from seqrec.config import TRACED, Range, check_at_least, check_fields, check_share
 from seqrec.layers import (
@@ -30,7 +30,7 @@ from seqrec.layers import (
     time_rotation,
 )
 from seqrec.params import Params, ParamSpec
-from seqrec.types import Batch, BatchFormat, Encoder, InputError, Times
+from seqrec.types import Batch, BatchFormat, Encoder, InputError, States, Times
 
 
 @dataclass(frozen=True)
@@ -95,11 +95,11 @@ def block_specs(config: TransformerConfig, parts: Params) -> Params:
 def apply_parts(
     config: TransformerConfig,
     block: Params,
-    x: Float[Array, "rows length d_model"],
+    x: States,
     parts: Mapping[str, Callable[[Array], Array]],
     *,
     keys: Array | None,
-) -> Float[Array, "rows length d_model"]:
+) -> States:
     """`x` and what each of the `parts`, by name, and last the block's feed-forward add to it, one after another.
 
     `keys` has one for what each part adds, then two for the feed-forward: hidden units, and what it adds.
@@ -129,9 +129,9 @@ def embed(
     items: Int[Array, "rows length"],
     positions: Int[Array, "rows length"],
     *,
-    added: Float[Array, "rows length d_model"] | None = None,
+    added: States | None = None,
     key: Array | None = None,
-) -> Float[Array, "rows length d_model"]:
+) -> States:
     """The vectors that the first block reads."""
     x = item_vectors(params["item_table"], items, added=added)
     if config.positions == "learned":
@@ -139,7 +139,7 @@ def embed(
     return dropout(x.astype(jnp.dtype(config.compute_dtype)), rate=config.dropout, key=key)
 
 
-def turn_by(
+def rotary_angles(
     config: TransformerConfig,
     positions: Int[Array, "rows length"],
     *,
@@ -188,13 +188,7 @@ def transformer(config: TransformerConfig, *, n_items: int, max_length: int, tim
         normal = jax.nn.initializers.normal(0.02)
         specs["position_table"] = ParamSpec((max_length, config.d_model), ("positions", "embed"), normal)
 
-    def encode(
-        params: Params,
-        batch: Batch,
-        *,
-        key: Array | None = None,
-        added: Float[Array, "rows length d_model"] | None = None,
-    ) -> Float[Array, "rows length d_model"]:
+    def encode(params: Params, batch: Batch, *, key: Array | None = None, added: States | None = None) -> States:
         if added is not None and not config.causal:
             raise InputError("a bidirectional encoder would see the features of hidden items; use a causal one")
         n_keys = 1 + 4 * config.n_blocks
@@ -206,7 +200,7 @@ def transformer(config: TransformerConfig, *, n_items: int, max_length: int, tim
         if times != "none" and batch.times is None:
             raise InputError("the batch does not hold what the encoder reads; make it with times=history")
         seconds = None if times == "none" else batch.times
-        turn = turn_by(config, batch.positions, max_length=max_length, seconds=seconds)
+        angles = rotary_angles(config, batch.positions, max_length=max_length, seconds=seconds)
 
         def apply_block(x, block_and_keys):
             block, keys = block_and_keys
@@ -217,7 +211,7 @@ def transformer(config: TransformerConfig, *, n_items: int, max_length: int, tim
                     block["attention"],
                     x,
                     mask=mask,
-                    turn=turn,
+                    angles=angles,
                     n_heads=config.n_heads,
                     dropout_rate=config.attention_dropout,
                     key=None if keys is None else keys[0],

@@ -19,7 +19,7 @@ from seqrec.losses.sampled import (
     sampled_softmax,
     scalable_cross_entropy_loss,
 )
-from seqrec.losses.softmax import CatalogueLoss, softmax_loss
+from seqrec.losses.softmax import CatalogueLoss, SoftmaxSettings, softmax_loss
 from seqrec.negatives import Sampler
 
 
@@ -60,8 +60,8 @@ class LossConfig:
     """Weight of a penalty on the squared log of the softmax denominator, which keeps scores from drifting; softmax
     only."""
     seen_weight: float = 1.0
-    """Weight of already-seen items in the softmax denominator, .001 to 1; 1 treats them as all other items, .01 nearly
-    leaves them out, as evaluation does with --mask-seen; softmax only."""
+    """Weight of already-seen items in the softmax denominator, 0.001 to 1; 1 treats them as all other items, 0.01
+    nearly leaves them out, as evaluation does with --mask-seen; softmax only."""
     repeat_mixture: bool = False
     """Mix the softmax over all items with a distribution over the items of the user's history, with a learned weight,
     for data in which users return to items. Needs --no-mask-seen and the loss softmax or sampled-softmax."""
@@ -98,17 +98,12 @@ def make_loss(config: LossConfig, *, counts: Int[np.ndarray, " n_items_plus_1"])
     `counts` says how often each id 0..n_items occurs in training, as `training_counts` returns it.
     """
     if config.loss == "softmax":
-        return functools.partial(
-            softmax_loss,
-            temperature=config.temperature,
-            label_smoothing=config.label_smoothing,
-            z_loss=config.z_loss,
-            seen_weight=config.seen_weight,
-            unwanted_weight=config.skip_weight,
+        settings = SoftmaxSettings(
+            config.temperature, config.label_smoothing, config.z_loss, config.seen_weight, config.skip_weight
         )
+        return functools.partial(softmax_loss, settings=settings)
     if config.loss == "sce":
-        return functools.partial(
-            scalable_cross_entropy_loss,
+        return scalable_cross_entropy_loss(
             n_buckets=config.n_buckets,
             bucket_positions=config.bucket_positions,
             bucket_items=config.bucket_items,

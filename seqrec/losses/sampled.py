@@ -6,12 +6,18 @@ from typing import Protocol, runtime_checkable
 import chex
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Shaped
+from jaxtyping import Array, Bool, Float, Int
 
-from seqrec.losses.blocks import Mixture
-from seqrec.losses.softmax import CatalogueLoss, check_item_table, count_targets, nan_if_outside, refuse_probabilities
+from seqrec.losses.softmax import (
+    NO_CONTEXT,
+    CatalogueLoss,
+    LossContext,
+    check_item_table,
+    count_targets,
+    nan_if_outside,
+)
 from seqrec.negatives import Negatives, Sampler
-from seqrec.types import Batch, InputError, Scalar
+from seqrec.types import InputError, ItemTable, LossSum, Scalar, States
 
 Losses = Float[Array, "*shape"]
 Scores = Float[Array, "*shape"]
@@ -104,7 +110,7 @@ def bpr_max(
 def sampled_loss(score_loss: ScoreLoss, sampler: Sampler, *, temperature: Scalar = 1.0) -> CatalogueLoss:
     """The loss that draws negatives by `sampler` at every call and sums `score_loss` over the targets.
 
-    Scores are divided by `temperature`. With `mixture`, which needs `sampled_softmax`, a target's
+    Scores are divided by `temperature`. With a mixture, which needs `sampled_softmax`, a target's
     probability is that of the mixture, whose softmax is estimated.
 
     >>> from seqrec.negatives import uniform
@@ -116,26 +122,24 @@ def sampled_loss(score_loss: ScoreLoss, sampler: Sampler, *, temperature: Scalar
     """
 
     def loss(
-        hidden: Float[Array, "rows length d_model"],
-        item_table: Float[Array, "n_rows d_model"],
+        hidden: States,
+        item_table: ItemTable,
         targets: Int[Array, "rows length"],
         *,
         n_items: int,
         weights: Float[Array, "rows length"] | None = None,
-        history: Batch | None = None,
-        mixture: Mixture | None = None,
-        unwanted: Int[Array, "rows length"] | None = None,
+        context: LossContext = NO_CONTEXT,
         key: Array,
-    ) -> tuple[Float[Array, ""], Shaped[Array, ""]]:
-        refuse_probabilities("a sampled loss", unwanted=unwanted)
+    ) -> LossSum:
+        context.refuse("unwanted", loss="a sampled loss")
         check_item_table(item_table, n_items)
         targets = targets.astype(jnp.int32)  # int8 holds no n_items
         negatives = sampler(key, targets)
         losses = position_losses(hidden / temperature, item_table, targets, negatives, score_loss=score_loss)
-        if mixture is not None:
+        if context.mixture is not None:
             if score_loss is not sampled_softmax:
                 raise InputError("mixture needs probabilities; use sampled_softmax or softmax_loss")
-            losses = -jnp.logaddexp(mixture.log_share - losses, mixture.log_mass)
+            losses = -jnp.logaddexp(context.mixture.log_share - losses, context.mixture.log_mass)
         losses = losses if weights is None else losses * jax.lax.stop_gradient(weights)
         total = nan_if_outside(jnp.sum(losses, where=targets > 0), targets, n_items)
         return total, count_targets(targets, weights)
@@ -144,8 +148,8 @@ def sampled_loss(score_loss: ScoreLoss, sampler: Sampler, *, temperature: Scalar
 
 
 def position_losses(
-    hidden: Float[Array, "rows length d_model"],
-    item_table: Float[Array, "n_rows d_model"],
+    hidden: States,
+    item_table: ItemTable,
     targets: Int[Array, "rows length"],
     negatives: Negatives,
     *,
@@ -168,50 +172,50 @@ def position_losses(
 
 
 def scalable_cross_entropy_loss(
-    hidden: Float[Array, "rows length d_model"],
-    item_table: Float[Array, "n_rows d_model"],
-    targets: Int[Array, "rows length"],
-    *,
-    n_items: int,
-    weights: Float[Array, "rows length"] | None = None,
-    history: Batch | None = None,
-    mixture: Mixture | None = None,
-    unwanted: Int[Array, "rows length"] | None = None,
-    key: Array,
-    n_buckets: int,
-    bucket_positions: int,
-    bucket_items: int,
-    temperature: Scalar = 1.0,
-) -> tuple[Float[Array, ""], Shaped[Array, ""]]:
+    *, n_buckets: int, bucket_positions: int, bucket_items: int, temperature: Scalar = 1.0
+) -> CatalogueLoss:
     """Cross-entropy of each position against the items nearest to it, found by buckets (SCE: Mezentsev et al. 2024).
 
     A bucket is a random mixture of the states, with the `bucket_positions` states and `bucket_items` items that have
     the largest products with it. A position in several buckets costs its largest loss there; one in none is not
-    counted. With one bucket of everything it is the full cross-entropy.
+    counted. With one bucket of everything it is the full cross-entropy. Scores are divided by `temperature`.
     """
-    refuse_probabilities("scalable_cross_entropy_loss", mixture=mixture, unwanted=unwanted)
-    chex.assert_rank([hidden, item_table, targets], [3, 2, 2])
-    check_item_table(item_table, n_items)
-    targets = targets.astype(jnp.int32)  # int8 holds no n_items
-    states, labels = (hidden / temperature).reshape(-1, hidden.shape[-1]), targets.reshape(-1)
-    valid, ids = labels > 0, jnp.arange(item_table.shape[0])
-    of_states = jax.random.normal(key, (n_buckets, len(states))) * valid
-    # The content of a bucket is a selection, through which no gradient flows.
-    centres = jax.lax.stop_gradient(of_states @ states)
-    near_states = jnp.where(valid, centres @ jax.lax.stop_gradient(states).T, -jnp.inf)
-    items = (ids >= 1) & (ids <= n_items)
-    near_items = jnp.where(items, centres @ jax.lax.stop_gradient(item_table).T, -jnp.inf)
-    places = jax.lax.top_k(near_states, min(bucket_positions, len(states)))[1]
-    candidates = jax.lax.top_k(near_items, min(bucket_items, n_items))[1]
-    target_scores = jnp.sum(states * item_table[labels], axis=-1)[places]
-    scores = jnp.einsum("bpd,bid->bpi", states[places], item_table[candidates])
-    others = jnp.where(candidates[:, None] == labels[places][..., None], -jnp.inf, scores)
-    losses = jax.nn.logsumexp(jnp.concatenate([target_scores[..., None], others], axis=-1), axis=-1) - target_scores
-    losses = jnp.where(valid[places], losses, -jnp.inf)
-    largest = jnp.full(len(states), -jnp.inf).at[places].max(losses)
-    counted_targets = jnp.where(largest > -jnp.inf, labels, 0)
-    if weights is not None:
-        weights = jax.lax.stop_gradient(weights.reshape(-1))
-        largest = largest * weights
-    total = nan_if_outside(jnp.sum(largest, where=counted_targets > 0), targets, n_items)
-    return total, count_targets(counted_targets, weights)
+
+    def loss(
+        hidden: States,
+        item_table: ItemTable,
+        targets: Int[Array, "rows length"],
+        *,
+        n_items: int,
+        weights: Float[Array, "rows length"] | None = None,
+        context: LossContext = NO_CONTEXT,
+        key: Array,
+    ) -> LossSum:
+        context.refuse("mixture", "unwanted", loss="scalable_cross_entropy_loss")
+        chex.assert_rank([hidden, item_table, targets], [3, 2, 2])
+        check_item_table(item_table, n_items)
+        targets = targets.astype(jnp.int32)  # int8 holds no n_items
+        states, labels = (hidden / temperature).reshape(-1, hidden.shape[-1]), targets.reshape(-1)
+        valid, ids = labels > 0, jnp.arange(item_table.shape[0])
+        of_states = jax.random.normal(key, (n_buckets, len(states))) * valid
+        # The content of a bucket is a selection, through which no gradient flows.
+        centres = jax.lax.stop_gradient(of_states @ states)
+        near_states = jnp.where(valid, centres @ jax.lax.stop_gradient(states).T, -jnp.inf)
+        items = (ids >= 1) & (ids <= n_items)
+        near_items = jnp.where(items, centres @ jax.lax.stop_gradient(item_table).T, -jnp.inf)
+        places = jax.lax.top_k(near_states, min(bucket_positions, len(states)))[1]
+        candidates = jax.lax.top_k(near_items, min(bucket_items, n_items))[1]
+        target_scores = jnp.sum(states * item_table[labels], axis=-1)[places]
+        scores = jnp.einsum("bpd,bid->bpi", states[places], item_table[candidates])
+        others = jnp.where(candidates[:, None] == labels[places][..., None], -jnp.inf, scores)
+        of_all = jnp.concatenate([target_scores[..., None], others], axis=-1)
+        losses = jnp.where(valid[places], jax.nn.logsumexp(of_all, axis=-1) - target_scores, -jnp.inf)
+        largest = jnp.full(len(states), -jnp.inf).at[places].max(losses)
+        labels_in_buckets = jnp.where(largest > -jnp.inf, labels, 0)
+        if weights is not None:
+            weights = jax.lax.stop_gradient(weights.reshape(-1))
+            largest = largest * weights
+        total = nan_if_outside(jnp.sum(largest, where=labels_in_buckets > 0), targets, n_items)
+        return total, count_targets(labels_in_buckets, weights)
+
+    return loss

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from seqrec.losses.blocks import Mixture, Positions, Sums, by_blocks, by_chunks
 from seqrec.sharding import CatalogueShard, Output, map_catalogue
-from seqrec.types import Batch, InputError, Scalar
+from seqrec.types import Batch, InputError, ItemTable, LossSum, Scalar, States
 
 BLOCK_ELEMENTS = 2**21
 """Scores held at a time: 8 MB of float32. On 2 CPU cores blocks of 1 to 4 MB and 16 MB took 1.0 to 1.3x the time."""
@@ -25,28 +25,62 @@ MOST_PROBABILITY = 1.0 - 1e-4
 """A higher probability of an unwanted item costs no more, because the slope of log(1 - p) has no bound."""
 
 
+class LossContext(NamedTuple):
+    """What a loss may know of each position beside its target; a loss without probabilities refuses the last two."""
+
+    history: Batch | None = None
+    """The batch whose items up to each position are known there."""
+    mixture: Mixture | None = None
+    """A second source of the target's probability."""
+    unwanted: Int[Array, "rows length"] | None = None
+    """Item that is to become less likely, where there is no target; 0 where there is none."""
+
+    def refuse(self, *names: str, loss: str) -> None:
+        """Refuses, for a loss without probabilities, what needs them."""
+        for name in names:
+            if getattr(self, name) is not None:
+                raise InputError(f"{name} needs probabilities, which {loss} does not have; use softmax_loss")
+
+
+NO_CONTEXT = LossContext()
+
+
 @runtime_checkable
 class CatalogueLoss(Protocol):
     """A loss over states, the item table that they are scored against, and a target for each state."""
 
     def __call__(
         self,
-        hidden: Float[Array, "rows length d_model"],
-        item_table: Float[Array, "n_rows d_model"],
+        hidden: States,
+        item_table: ItemTable,
         targets: Int[Array, "rows length"],
         *,
         n_items: int,
         weights: Float[Array, "rows length"] | None = None,
-        history: Batch | None = None,
-        mixture: Mixture | None = None,
-        unwanted: Int[Array, "rows length"] | None = None,
+        context: LossContext = NO_CONTEXT,
         key: Array,
-    ) -> tuple[Float[Array, ""], Shaped[Array, ""]]:
-        """(sum over the targets above 0, their number), or with `weights` the weighted sum and the sum of weights.
+    ) -> LossSum:
+        """(sum over the targets above 0, their number), or with `weights` the weighted sum and the sum of weights."""
 
-        `history` is the batch whose items up to each position are known there. `mixture` and `unwanted` are those of
-        `softmax_loss`; a loss without probabilities refuses them.
-        """
+
+class SoftmaxSettings(NamedTuple):
+    """How `softmax_loss` departs from the plain cross-entropy."""
+
+    temperature: Scalar = 1.0
+    """Scores are divided by it."""
+    label_smoothing: Scalar = 0.0
+    """Share of the label that all items divide evenly (Szegedy et al. 2016, section 7)."""
+    z_loss: float = 0.0
+    """Weight of the squared log of the normaliser, which is added (Chowdhery et al. 2022, section 5)."""
+    seen_weight: float = 1.0
+    """Weight, in the normaliser, of the items that a position's history holds up to there, but for its target: where
+    evaluation leaves out what was seen, a model need not learn to. Above 0 their scores stay bounded; without that the
+    sum of the others would be lost in rounding."""
+    unwanted_weight: float = 1.0
+    """Weight of the loss of unwanted items."""
+
+
+PLAIN = SoftmaxSettings()
 
 
 def tile_sizes(n_positions: int, n_rows: int, *, budget: int = BLOCK_ELEMENTS) -> tuple[int, int]:
@@ -61,7 +95,7 @@ def tile_sizes(n_positions: int, n_rows: int, *, budget: int = BLOCK_ELEMENTS) -
     return block, min(n_rows, budget // block)
 
 
-def check_item_table(item_table: Float[Array, "n_rows d_model"], n_items: int) -> None:
+def check_item_table(item_table: ItemTable, n_items: int) -> None:
     """Refuses a table without a row for padding and for each item: ids of the last items would be clamped."""
     if item_table.shape[0] <= n_items:
         raise InputError(
@@ -70,45 +104,26 @@ def check_item_table(item_table: Float[Array, "n_rows d_model"], n_items: int) -
         )
 
 
-def catalogue_bias(n_rows: int, n_items: int) -> Float[Array, " n_rows"]:
-    """0 for items, -inf for the padding row 0 and the rows beyond `n_items`."""
-    ids = jnp.arange(n_rows)
-    return jnp.where((ids >= 1) & (ids <= n_items), 0.0, -jnp.inf)
-
-
 def softmax_loss(
-    hidden: Float[Array, "rows length d_model"],
-    item_table: Float[Array, "n_rows d_model"],
+    hidden: States,
+    item_table: ItemTable,
     targets: Int[Array, "rows length"],
     *,
     n_items: int,
     weights: Float[Array, "rows length"] | None = None,
-    temperature: Scalar = 1.0,
-    label_smoothing: Scalar = 0.0,
-    z_loss: float = 0.0,
-    seen_weight: float = 1.0,
-    history: Batch | None = None,
-    mixture: Mixture | None = None,
-    unwanted: Int[Array, "rows length"] | None = None,
-    unwanted_weight: float = 1.0,
+    context: LossContext = NO_CONTEXT,
+    settings: SoftmaxSettings = PLAIN,
     key: Array | None = None,
-) -> tuple[Float[Array, ""], Shaped[Array, ""]]:
+) -> LossSum:
     """Sum of cross-entropies against the whole catalogue, in nats, and the number of targets; target 0 is skipped.
 
-    A target, or unwanted item, above `n_items` makes the sum NaN.
+    A target, or unwanted item, above `n_items` makes the sum NaN. With `weights`, which are constants, each target
+    counts as much as its own. Products are taken in the type of `hidden` and summed in float32. Nothing is drawn, so
+    `key` is not used.
 
-    With `weights`, which are constants, each target counts as much as its own. Scores are divided by `temperature`.
-    With `label_smoothing` the label keeps the rest of that share, which all items divide evenly (Szegedy et al. 2016,
-    section 7). `z_loss` times the squared log of the normaliser is added (Chowdhery et al. 2022, section 5). Products
-    are taken in the type of `hidden` and summed in float32. Nothing is drawn, so `key` is not used.
-
-    With a `seen_weight` below 1 the items that a position's `history` holds up to there, but for its target, enter the
-    normaliser by that weight alone: where evaluation leaves out what was seen, a model need not learn to. Above 0
-    their scores stay bounded; without that the sum of the others would be lost in rounding.
-
-    With `mixture` a target's probability is exactly that of the mixture. An `unwanted` item, where there is no target,
-    adds `unwanted_weight` times -log(1 - its probability) to the sum alone (unlikelihood: Welleck et al. 2020, eq. 4),
-    as if no probability were above 1 - 1e-4.
+    With a mixture as `context` a target's probability is exactly that of the mixture. An unwanted item adds its weight
+    times -log(1 - its probability) to the sum alone (unlikelihood: Welleck et al. 2020, eq. 4), as if no probability
+    were above 1 - 1e-4.
 
     Nothing of size positions x items exists, and where a mesh splits the item table, each device scores its own
     items: only maxima, sums and hidden states travel.
@@ -118,32 +133,38 @@ def softmax_loss(
     >>> round(float(jnp.exp(total)), 4), int(count)
     (5.0, 1)
     """
-    _check_shapes(hidden, item_table, targets, n_items)
+    chex.assert_rank([hidden, item_table, targets], [3, 2, 2])
+    chex.assert_type(targets, int)
+    chex.assert_equal_shape_prefix([hidden, targets], 2)
+    check_item_table(item_table, n_items)
     targets = targets.astype(jnp.int32)  # int8 holds no n_items
     weights = None if weights is None else jax.lax.stop_gradient(weights)
-    hidden = hidden / temperature
-    if mixture is not None:
-        _check_plain("a mixture", temperature=(temperature, 1.0), seen_weight=(seen_weight, 1.0))
+    hidden, label_smoothing = hidden / settings.temperature, settings.label_smoothing
+    if context.mixture is not None:
+        _check_plain(settings, "a mixture", "temperature", "seen_weight")
     labels, label_weights, skips = targets, weights, None
-    if mixture is not None or unwanted is not None:
-        _check_plain("a mixture or an unwanted item", label_smoothing=(label_smoothing, 0.0))
-    if unwanted is not None:
-        skips = (unwanted > 0) & (targets == 0)
-        labels = jnp.where(skips, unwanted, targets)
-        label_weights = jnp.where(skips, unwanted_weight, 1.0 if weights is None else weights)
+    if context.mixture is not None or context.unwanted is not None:
+        _check_plain(settings, "a mixture or an unwanted item", "label_smoothing")
+    if context.unwanted is not None:
+        skips = (context.unwanted > 0) & (targets == 0)
+        labels = jnp.where(skips, context.unwanted, targets)
+        label_weights = jnp.where(skips, settings.unwanted_weight, 1.0 if weights is None else weights)
     seen = None
-    if seen_weight < 1.0:
-        if history is None:
+    if settings.seen_weight < 1.0:
+        if context.history is None:
             raise InputError(
-                f"seen_weight={seen_weight:g} needs the history before each target, which this objective does not "
-                "give; use seen_weight=1"
+                f"seen_weight={settings.seen_weight:g} needs the history before each target, which this objective "
+                "does not give; use seen_weight=1"
             )
-        seen = (history.items, history.segment_ids)
-    labelled = _Labelled(labels, label_weights, seen, mixture, skips)
-    total = _softmax_loss(hidden, item_table, labelled, 1.0 - label_smoothing, n_items, z_loss, seen_weight)
+        seen = (context.history.items, context.history.segment_ids)
+    inputs = _LossInputs(labels, label_weights, seen, context.mixture, skips)
+    total = _softmax_loss(
+        hidden, item_table, inputs, 1.0 - label_smoothing, n_items, settings.z_loss, settings.seen_weight
+    )
     if isinstance(label_smoothing, Array) or label_smoothing:
         # The mean score over all items is a product of two sums, which need no block.
-        is_item = jnp.isfinite(catalogue_bias(item_table.shape[0], n_items))[:, None]
+        ids = jnp.arange(item_table.shape[0])[:, None]
+        is_item = (ids >= 1) & (ids <= n_items)
         mean_item = jnp.sum(item_table, axis=0, where=is_item, dtype=jnp.float32) / n_items
         weighed = hidden if weights is None else hidden * weights[..., None]
         sum_of_states = jnp.sum(weighed, axis=(0, 1), where=(targets > 0)[..., None], dtype=jnp.float32)
@@ -161,28 +182,15 @@ def count_targets(targets: Int[Array, "*shape"], weights: Float[Array, "*shape"]
     return jnp.sum(targets > 0) if weights is None else jnp.sum(weights, where=targets > 0)
 
 
-def _check_shapes(hidden: Array, item_table: Array, targets: Array, n_items: int) -> None:
-    chex.assert_rank([hidden, item_table, targets], [3, 2, 2])
-    chex.assert_type(targets, int)
-    chex.assert_equal_shape_prefix([hidden, targets], 2)
-    check_item_table(item_table, n_items)
+def _check_plain(settings: SoftmaxSettings, what: str, *names: str) -> None:
+    """Refuses settings that are not those of the plain softmax."""
+    for name in names:
+        value, plain = getattr(settings, name), getattr(PLAIN, name)
+        if isinstance(value, Array) or value != plain:
+            raise InputError(f"{what} needs the plain softmax; leave {name} at {plain:g}")
 
 
-def refuse_probabilities(loss: str, *, mixture: Mixture | None = None, unwanted: Array | None = None) -> None:
-    """Refuses, for a loss without probabilities, what needs them."""
-    for name, value in (("mixture", mixture), ("unwanted", unwanted)):
-        if value is not None:
-            raise InputError(f"{name} needs probabilities, which {loss} does not have; use softmax_loss")
-
-
-def _check_plain(what: str, **options: tuple[Scalar, float]) -> None:
-    """Refuses options whose value is not the expected one."""
-    for name, (value, expected) in options.items():
-        if isinstance(value, Array) or value != expected:
-            raise InputError(f"{what} needs the plain softmax; leave {name} at {expected:g}")
-
-
-class _Labelled(NamedTuple):
+class _LossInputs(NamedTuple):
     """What each position is to predict, and how its loss is counted."""
 
     labels: Int[Array, "rows length"] | None
@@ -213,7 +221,7 @@ def _backward(n_items, z_loss, seen_weight, gradients, cotangent):
     d_hidden, d_table, *d_mixture = gradients
     changes = (cotangent * d_hidden).astype(d_hidden.dtype), (cotangent * d_table).astype(d_table.dtype)
     scaled = Mixture(*(cotangent * each for each in d_mixture)) if d_mixture else None
-    return *changes, _Labelled(None, None, None, scaled, None), None
+    return *changes, _LossInputs(None, None, None, scaled, None), None
 
 
 _softmax_loss.defvjp(_forward, _backward)
@@ -243,7 +251,7 @@ def _seen_scores(hidden: Array, targets: Array, items: Array, segment_ids: Array
 def _sums(
     hidden: Array,
     item_table: Array,
-    labelled: _Labelled,
+    inputs: _LossInputs,
     target_share: Scalar,
     n_items: int,
     z_loss: float,
@@ -253,8 +261,8 @@ def _sums(
 ) -> tuple[Array, ...]:
     """The loss and optionally its gradients (d_hidden, d_table, d_mixture), computed in the same pass over scores."""
 
-    def local(hidden, labelled, shard):
-        targets, weights, seen, mixture, unwanted = labelled
+    def local(hidden, inputs, shard):
+        targets, weights, seen, mixture, unwanted = inputs
         n_positions, d_model = targets.size, hidden.shape[-1]
         block, chunk = tile_sizes(n_positions, len(shard.table))
         padding = -n_positions % block
@@ -303,8 +311,8 @@ def _sums(
 
     outputs: tuple[Output, ...] = ("sum",)
     if with_gradients:
-        outputs = ("sum", "rows", "items") if labelled.mixture is None else ("sum", "rows", "items", "rows", "rows")
-    return map_catalogue(local, (hidden, labelled), item_table, outputs=outputs)
+        outputs = ("sum", "rows", "items") if inputs.mixture is None else ("sum", "rows", "items", "rows", "rows")
+    return map_catalogue(local, (hidden, inputs), item_table, outputs=outputs)
 
 
 def _weigh(values: Array, labels: Array, weights: Array | None) -> Array:

@@ -53,7 +53,7 @@ def recall_at_k(ranks: Ranks, *, k: int, where: Where = None) -> Float[Array, ""
     >>> float(recall_at_k(jnp.array([1.0, 4.0, 30.0, 2.0]), k=5))
     0.75
     """
-    return jnp.sum(_places(ranks, where) <= k) / _at_least_one(_n_relevant(ranks, where))
+    return jnp.sum(_places(ranks, where) <= k) / _n_relevant(ranks, where)
 
 
 def precision_at_k(ranks: Ranks, *, k: int, where: Where = None) -> Float[Array, ""]:
@@ -77,7 +77,7 @@ def ndcg_at_k(ranks: Ranks, *, k: int, where: Where = None) -> Float[Array, ""]:
     places = _places(ranks, where)
     gains = jnp.where(places <= k, 1.0 / jnp.log2(1.0 + places), 0.0)
     best = np.cumsum(1.0 / np.log2(np.arange(2, k + 2)), dtype=np.float64)
-    n_relevant = _at_least_one(_n_relevant(ranks, where))
+    n_relevant = _n_relevant(ranks, where)
     return jnp.sum(gains) / jnp.asarray(best, jnp.float32)[jnp.minimum(n_relevant, k) - 1]
 
 
@@ -92,7 +92,7 @@ def average_precision_at_k(ranks: Ranks, *, k: int, where: Where = None) -> Floa
     """
     places = _places(ranks, where)
     precisions = jnp.where(places <= k, jnp.arange(1, places.size + 1) / places, 0.0)
-    return jnp.sum(precisions) / _at_least_one(_n_relevant(ranks, where))
+    return jnp.sum(precisions) / _n_relevant(ranks, where)
 
 
 def reciprocal_rank(ranks: Ranks, *, k: int | float = np.inf, where: Where = None) -> Float[Array, ""]:
@@ -111,7 +111,7 @@ def mean_rank(ranks: Ranks, *, where: Where = None) -> Float[Array, ""]:
     >>> float(mean_rank(jnp.array([9.0, 4.0])))
     6.5
     """
-    return jnp.sum(_as_ranks(ranks), where=where) / _at_least_one(_n_relevant(ranks, where))
+    return jnp.sum(_as_ranks(ranks), where=where) / _n_relevant(ranks, where)
 
 
 def _as_ranks(ranks: Array | np.ndarray) -> Float[Array, "..."]:
@@ -141,11 +141,8 @@ def _places(ranks: Ranks, where: Where) -> Float[Array, " n"]:
 
 
 def _n_relevant(ranks: Ranks, where: Where) -> Int[Array, ""]:
-    return jnp.int32(ranks.size) if where is None else jnp.sum(where, dtype=jnp.int32)
-
-
-def _at_least_one(n: Int[Array, ""]) -> Int[Array, ""]:
-    return jnp.maximum(n, 1)
+    """Number of relevant items, at least 1, since it divides."""
+    return jnp.maximum(jnp.int32(ranks.size) if where is None else jnp.sum(where, dtype=jnp.int32), 1)
 
 
 @runtime_checkable

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Integer
 
-from seqrec.metrics.ranks import comparable
+from seqrec.metrics.ranks import as_comparable
 from seqrec.types import InputError
 
 Lists = Integer[Array | np.ndarray, "users k"]
@@ -125,7 +125,7 @@ def intra_list_diversity(
     """
 
     def of_list(items: Int[Array, " k"]) -> Float[Array, ""]:
-        filled = _filled(items, vectors.shape[0])
+        filled = _is_filled(items, vectors.shape[0])
         chosen = jnp.where(filled[:, None], vectors[jnp.where(filled, items, 0)], 0.0).astype(jnp.float32)
         largest = jnp.max(jnp.abs(chosen), axis=1, keepdims=True)
         chosen = chosen / jnp.where(largest == 0.0, 1.0, largest)  # squares of large entries exceed float32
@@ -156,7 +156,7 @@ def intra_list_diversity_of_attributes(
     """
 
     def of_list(items: Int[Array, " k"]) -> Float[Array, ""]:
-        filled = _filled(items, table.shape[0])
+        filled = _is_filled(items, table.shape[0])
         chosen = (table[jnp.where(filled, items, 0)] & filled[:, None]).astype(jnp.float32)
         common = chosen @ chosen.T
         n_each = jnp.sum(chosen, axis=1)
@@ -194,14 +194,14 @@ def personal_repeat_share(lists: Lists, histories: Integer[Array | np.ndarray, "
 def _of_items(counts: Integer[Array | np.ndarray, " n_items_plus_1"]) -> Integer[Array, " n_items"]:
     if counts.ndim != 1 or counts.shape[0] < 2:
         raise InputError(f"counts has shape {counts.shape}; pass one count per id 0..n_items, n_items at least 1")
-    return comparable(counts, "counts")[1:]
+    return as_comparable(counts, "counts")[1:]
 
 
 def _ids(ids: Array | np.ndarray, name: str) -> Integer[Array, "..."]:
     """Ids in a type that holds the size of any catalogue."""
     if not jnp.issubdtype(ids.dtype, jnp.integer):
         raise InputError(f"{name} are {ids.dtype}; give integers, item ids and 0 for an empty place")
-    ids = comparable(ids, name)
+    ids = as_comparable(ids, name)
     return ids.astype(jnp.promote_types(ids.dtype, jnp.int32))
 
 
@@ -210,7 +210,7 @@ def _as_float32(counts: ItemCounts) -> Float[Array, " n_items_plus_1"]:
     return jnp.asarray(np.asarray(counts, np.float32) if isinstance(counts, np.ndarray) else counts, jnp.float32)
 
 
-def _filled(items: Int[Array, "*shape"], n_rows: int) -> Bool[Array, "*shape"]:
+def _is_filled(items: Int[Array, "*shape"], n_rows: int) -> Bool[Array, "*shape"]:
     return (items >= 1) & (items < n_rows)
 
 
@@ -218,7 +218,7 @@ def _mean_over_places(lists: Lists, of_item: Array) -> Float[Array, " users"]:
     """Mean of a table's entries over the filled places of each list."""
 
     def of_list(items: Int[Array, " k"]) -> Float[Array, ""]:
-        filled = _filled(items, of_item.size)
+        filled = _is_filled(items, of_item.size)
         return jnp.sum(of_item[jnp.where(filled, items, 0)], where=filled) / jnp.sum(filled)
 
     return jax.vmap(of_list)(_ids(lists, "lists"))

@@ -30,7 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Real
 
-from seqrec.metrics.ranks import comparable
+from seqrec.metrics.ranks import as_comparable
 from seqrec.types import InputError
 
 Scores = Real[Array | np.ndarray, "*lists n_items"] | Bool[Array | np.ndarray, "*lists n_items"]
@@ -99,7 +99,7 @@ def dcg_metric(
 
 def _dcg(ranking: "_Ranking", topn: int | None, gain_fn: ArrayFn, discount_fn: ArrayFn) -> "_Value":
     gains = _gains(ranking, gain_fn)
-    return _discounted(ranking, gains, topn, discount_fn), ranking.n_relevant > 0
+    return _discounted_gain(ranking, gains, topn, discount_fn), ranking.n_relevant > 0
 
 
 def ndcg_metric(
@@ -135,7 +135,7 @@ def _ndcg(ranking: "_Ranking", topn: int | None, gain_fn: ArrayFn, discount_fn: 
     n_places = gains.size if topn is None else min(topn, gains.size)
     best, _ = jax.lax.top_k(gains, n_places)
     ideal = jnp.sum(best * discount_fn(ranking.places[:n_places]))
-    value = _discounted(ranking, gains, topn, discount_fn) / jnp.where(ideal == 0.0, 1.0, ideal)
+    value = _discounted_gain(ranking, gains, topn, discount_fn) / jnp.where(ideal == 0.0, 1.0, ideal)
     return value, (ranking.n_relevant > 0) & (ideal != 0.0)
 
 
@@ -341,7 +341,7 @@ def _gains(ranking: _Ranking, gain_fn: ArrayFn) -> Float[Array, " n_items"]:
     return jnp.where(ranking.kept, gain_fn(ranking.labels), 0.0)
 
 
-def _discounted(
+def _discounted_gain(
     ranking: _Ranking, gains: Float[Array, " n_items"], topn: int | None, discount_fn: ArrayFn
 ) -> Float[Array, ""]:
     mean_gains = _group_sums(gains, ranking.groups)[ranking.groups] / ranking.n_tied
@@ -370,7 +370,7 @@ def _over_lists(
     topn = options[0]
     if topn is not None and topn < 1:
         raise InputError(f"topn={topn} is below 1; a list has at least one place, and None is no cut-off")
-    scores, labels = comparable(scores, "scores"), comparable(labels, "labels")
+    scores, labels = as_comparable(scores, "scores"), as_comparable(labels, "labels")
     where = jnp.ones(scores.shape, bool) if where is None else jnp.asarray(where)
     if not scores.shape == labels.shape == where.shape:
         raise InputError(

@@ -55,7 +55,7 @@ def target_ranks(
     Raises:
       InputError: an array has another shape or type than these.
     """
-    scores = comparable(scores, "scores")
+    scores = as_comparable(scores, "scores")
     if scores.ndim != 2:
         raise InputError(f"scores has shape {scores.shape}; give [users, n_items], one row a user")
     targets = _columns(targets, "targets")
@@ -176,10 +176,10 @@ def candidates(
     return items.at[users, exclude].set(False, mode="drop").at[users, targets].set(kept, mode="drop")
 
 
-def comparable(values: Array | np.ndarray, name: str) -> Array:
+def as_comparable(values: Array | np.ndarray, name: str) -> Array:
     """`values` as a jax array of numbers in the same order; booleans become 0 and 1.
 
-    >>> comparable(np.array([False, True]), "scores").tolist()
+    >>> as_comparable(np.array([False, True]), "scores").tolist()
     [0, 1]
 
     Raises:
@@ -202,7 +202,7 @@ def comparable(values: Array | np.ndarray, name: str) -> Array:
 def _columns(ids: Array | np.ndarray, name: str) -> Integer[Array, "..."]:
     if not jnp.issubdtype(ids.dtype, jnp.integer):
         raise InputError(f"{name} are {ids.dtype}; give integers, the columns of items")
-    return comparable(ids, name)
+    return as_comparable(ids, name)
 
 
 def _inside(columns: Integer[Array, "*shape"], n_columns: int) -> Int[Array, "*shape"]:

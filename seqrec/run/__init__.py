@@ -10,25 +10,15 @@ try:
 except ModuleNotFoundError as error:
     raise ImportError(f'{error.name} is missing; run pip install "seqrec[run]"') from error
 
-from seqrec.model import Model
-from seqrec.run.building import build_model
-from seqrec.run.config import RunConfig, TrainingConfig
-from seqrec.run.data import DataConfig, Task
-from seqrec.run.experiment import make_main
-from seqrec.runtime import run_script
+from seqrec.model import Model as Model
+from seqrec.run.building import build_model as build_model
+from seqrec.run.config import RunConfig as RunConfig
+from seqrec.run.config import TrainingConfig as TrainingConfig
+from seqrec.run.data import DataConfig as DataConfig
+from seqrec.run.data import Task as Task
+from seqrec.run.experiment import make_main as make_main
+from seqrec.runtime import run_script as run_script
 
 _Config = TypeVar("_Config")
 Flat = Annotated[_Config, arg(name="")]
 """A config whose flags have no prefix of its own on the command line."""
-
-__all__ = [
-    "DataConfig",
-    "Flat",
-    "Model",
-    "RunConfig",
-    "Task",
-    "TrainingConfig",
-    "build_model",
-    "make_main",
-    "run_script",
-]

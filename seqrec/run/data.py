@@ -42,14 +42,14 @@ class DataConfig:
     data_path: Path | None = None
     """File of events (may be compressed with gzip), or directory of a store, which may be an s3:// or gs:// address."""
     columns: tuple[str, str, str] = Columns()
-    """Names of the user, item and time columns of an events file; write none for the time if there is none, and the
-    order of the file is used."""
+    """Names of the user, item and time columns of an events file. Give none as the third if there is no time: events
+    then have the order of the file."""
     time_unit: TimeUnit = "auto"
     """Unit of a numeric time column; auto chooses the unit that gives dates from 1980 to 2100."""
     ties: Ties = "auto"
-    """Order of one user's events at equal times, unless a store has it already: that of the file; by a hash of user,
-    time and item, which is as good as random; or auto: hash if these events are in the order of item ids far more often
-    than by chance, as in files that were sorted by user and item."""
+    """Order of a user's events at equal times. file: as in the file. hash: by a hash of user, time and item, which is
+    as good as random. auto: hash if such events are in the order of item ids far more often than by chance, as in a
+    file sorted by user and item; otherwise file. Has no effect on a store, whose events are ordered already."""
     split: OmitArgPrefixes[SplitConfig] = field(default_factory=SplitConfig)
     max_length: int = 200
     """Number of latest events of a history that the model reads."""
@@ -61,8 +61,8 @@ class DataConfig:
     """Whether items that the user has seen are excluded from the ranking. auto excludes them unless more than a fifth
     of the validation targets were seen before, as where tracks are played again; --no-mask-seen is short for no."""
     repeated_targets: RepeatedTargets = "exclude"
-    """What becomes of targets that the user has seen before, where seen items are masked: left out of all figures, or
-    counted as misses."""
+    """How to treat targets that the user has seen before, where seen items are masked: leave them out of all figures
+    (exclude), or count them as misses (miss)."""
     times: Times = "none"
     """Timestamps that the model reads: none; those of the history; or also the time of the predicted event (query),
     which makes results time-aware and not comparable to others."""
@@ -263,7 +263,7 @@ def prepare_store(
         categories=texts,
         ties=config.ties,
     )
-    if source.ties is not None:
+    if source.ties is not None and not keep_times:  # the store that is read beside this one has said it
         log.info("ties        %s", source.ties)
     has_times = "timestamp_us" in column_names(source.events)
     keep_times = (keep_times and has_times) or any(

@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -17,7 +17,7 @@ from seqrec.data.buckets import original, working_copy
 from seqrec.evaluation import make_validate
 from seqrec.files import JsonObject
 from seqrec.loop import FitConfig, fit
-from seqrec.model import Model, composed
+from seqrec.model import Model, composed_params
 from seqrec.params import Params, count_params
 from seqrec.run.config import RunConfig, TrainingConfig
 from seqrec.run.data import Task, open_task
@@ -37,12 +37,8 @@ class ScriptConfig(Protocol):
         """What every script takes."""
 
 
-@runtime_checkable
-class Build(Protocol):
-    """Makes a script's model."""
-
-    def __call__(self, config: Any, task: Task) -> Model:
-        """The model that the script's config describes, for the task's catalogue."""
+Build = Callable[[Any, Task], Model]
+"""`build(config, task)` -> the model that a script's config describes, for the task's catalogue."""
 
 
 @runtime_checkable
@@ -75,7 +71,7 @@ class Script(Protocol):
         """Runs its experiment."""
 
 
-class Trained(NamedTuple):
+class TrainingResult(NamedTuple):
     """A model after training: the state of the epoch that validation chose, and how it came about."""
 
     state: TrainState
@@ -105,7 +101,7 @@ def open_run(config: Any, run: RunConfig, *, experiment: str, dataset: str, is_s
             lambda: str(runs.prepare_run_directory(directory, config, experiment=experiment, resume=run.resume))
         )
         log.info("run         %s", original(directory))
-        with contextlib.nullcontext() if is_shared else runtime.held(directory):
+        with contextlib.nullcontext() if is_shared else runtime.lock_run(directory):
             try:
                 with runtime.interruptible():
                     yield directory
@@ -151,7 +147,7 @@ def run_experiment(config: ScriptConfig, build: Build, *, name: str, events: Any
             "cost": costs(model, trained.state, steps_per_epoch=per_epoch),
             "n_roll_backs": len(trained.progress.skipped),
         }
-        return publish(run, task, model, composed(model, trained.state.averaged), facts, name=name)
+        return publish(run, task, model, composed_params(model, trained.state.averaged), facts, name=name)
 
 
 def make_main(build: Build, *, name: str) -> Main:
@@ -176,7 +172,7 @@ def open_trained(run: Path, scripts: Mapping[str, Script]) -> tuple[Task, Model,
     # The schedule's length does not enter the state; only its form is needed, to read the checkpoint into.
     optimizer = make_optimizer(training.optimizer, model.specs, n_steps=1)
     best = load_best(run, init_state(model, optimizer, seed=training.run.seed))
-    return task, model, composed(model, best.averaged)
+    return task, model, composed_params(model, best.averaged)
 
 
 def _built(run: Path, config: Any, build: Build, task: Task) -> Model:
@@ -191,7 +187,9 @@ def _built(run: Path, config: Any, build: Build, task: Task) -> Model:
     return model
 
 
-def train(run: Path, task: Task, model: Model, state: TrainState, train_step: TrainStep, config: FitConfig) -> Trained:
+def train(
+    run: Path, task: Task, model: Model, state: TrainState, train_step: TrainStep, config: FitConfig
+) -> TrainingResult:
     """Trains from `state`, or from the run's latest checkpoint if it has one, and returns the best epoch's state."""
     batches = task.train
     log.info(
@@ -219,7 +217,7 @@ def train(run: Path, task: Task, model: Model, state: TrainState, train_step: Tr
         )
         state, _ = restore(checkpoints, state, progress.best[0])
     log.info("stopped     %s", reason)
-    return Trained(state, progress, reason)
+    return TrainingResult(state, progress, reason)
 
 
 def load_best(run: Path, like: TrainState) -> TrainState:

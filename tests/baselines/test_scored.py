@@ -113,3 +113,11 @@ def test_a_catalogue_too_large_for_ease_is_refused_with_its_memory():
     store = store_from_sequences([[1, 2, 3]], n_items=40_000)
     with pytest.raises(InputError, match=r"EASE on 40,000 items needs 13 GB; it takes up to 30,000"):
         ease(store, leave_last_out(store))
+
+
+@pytest.mark.parametrize("position", [-1, 3])
+def test_a_position_without_an_event_is_refused(position):
+    store = store_from_sequences([[1, 2, 3]])
+    scorer = first_order_markov(store, leave_last_out(store))
+    with pytest.raises(InputError, match="drop users without a target"):
+        score_ranks(store, np.array([1, position]), scorer, mask_seen=True)

@@ -56,7 +56,9 @@ def test_the_unit_is_its_published_formula(times):
     x = random.normal(size=(7, 8))
     batch = rows_of([[1, 2, 3, 4, 5, 6, 7]], length=7)
     seconds = None if times == "none" else np.array([0, 0, 7, 100, 5000, 10**6, 10**8])
-    spans = None if seconds is None else time_buckets(jnp.asarray(seconds)[None], asked=jnp.asarray(seconds)[None])
+    spans = (
+        None if seconds is None else time_buckets(jnp.asarray(seconds)[None], query_times=jnp.asarray(seconds)[None])
+    )
     ours = hstu_unit(
         params,
         jnp.asarray(x, jnp.float32)[None],
@@ -111,8 +113,8 @@ def test_a_batch_without_the_times_that_are_read_is_refused():
 
 def test_every_span_of_time_has_a_bucket():
     longest = jnp.array([[0, 2**31 - 1]], jnp.int32)
-    assert int(time_buckets(longest, asked=longest).max()) == N_TIME_BUCKETS - 1
-    assert int(time_buckets(longest, asked=longest).min()) == 0
+    assert int(time_buckets(longest, query_times=longest).max()) == N_TIME_BUCKETS - 1
+    assert int(time_buckets(longest, query_times=longest).min()) == 0
 
 
 @pytest.mark.parametrize(

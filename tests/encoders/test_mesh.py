@@ -26,9 +26,9 @@ HISTORIES = np.random.default_rng(0).integers(1, 31, (8, LENGTH)).tolist()
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
+def numbers(tmp_path_factory):
     """What `measure` returns for each encoder, without a mesh and with one."""
-    path = tmp_path_factory.mktemp("mesh") / "found.npz"
+    path = tmp_path_factory.mktemp("mesh") / "numbers.npz"
     here = Path(__file__).parent
     environment = os.environ | {
         "JAX_NUM_CPU_DEVICES": "8",
@@ -45,11 +45,11 @@ def found(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_eight_devices_compute_the_states_and_gradients_of_one(found, name):
-    names = [each for each in found if each.startswith(f"one/{name}/")]
+def test_eight_devices_compute_the_states_and_gradients_of_one(numbers, name):
+    names = [each for each in numbers if each.startswith(f"one/{name}/")]
     assert len(names) > 2
     for each in names:
-        np.testing.assert_allclose(found[each.replace("one", "eight", 1)], found[each], rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(numbers[each.replace("one", "eight", 1)], numbers[each], rtol=1e-3, atol=1e-4)
 
 
 def measure(name: str) -> dict[str, np.ndarray]:
@@ -102,12 +102,12 @@ def a_model_with_side_tasks():
 
 def main(path: str) -> None:
     assert jax.device_count() == 8
-    found = {}
+    numbers = {}
     for name in NAMES:
-        found |= {f"one/{name}/{key}": value for key, value in measure(name).items()}
+        numbers |= {f"one/{name}/{key}": value for key, value in measure(name).items()}
         with jax.set_mesh(make_mesh(MeshConfig(data=4, model=2))):
-            found |= {f"eight/{name}/{key}": value for key, value in measure(name).items()}
-    np.savez(path, **{name: np.asarray(value) for name, value in found.items()})
+            numbers |= {f"eight/{name}/{key}": value for key, value in measure(name).items()}
+    np.savez(path, **{name: np.asarray(value) for name, value in numbers.items()})
 
 
 if __name__ == "__main__":

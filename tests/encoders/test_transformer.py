@@ -71,7 +71,7 @@ def test_pre_norm_and_post_norm_are_their_formulas():
         (block,) = params["blocks"]
 
         def attend(x, block=block):
-            return attention(block["attention"], x, mask=mask, turn=None, n_heads=2, dropout_rate=0.0, key=None)
+            return attention(block["attention"], x, mask=mask, angles=None, n_heads=2, dropout_rate=0.0, key=None)
 
         def feed(x, block=block):
             return feed_forward(block["feed_forward"], x, kind="gelu", dropout_rate=0.0, key=None)

@@ -15,7 +15,7 @@ from conftest import EXPERIMENTS, learn_chain
 import seqrec
 from seqrec.evaluation import make_top_step
 from seqrec.metrics import target_ranks
-from seqrec.model import composed
+from seqrec.model import composed_params
 from seqrec.params import init_params
 from seqrec.repeats import with_repeats
 from seqrec.types import HistoryBatch, InputError
@@ -58,7 +58,7 @@ def scaled(feature, plain):
         table = np.asarray(params["item_table"], np.float64)[: N_ITEMS + 1]
         return np.asarray(states, np.float64) @ table.T + 0.7 * np.log1p(COUNTS)
 
-    return model, composed(model, params), params, scores
+    return model, composed_params(model, params), params, scores
 
 
 @pytest.fixture(scope="module")
@@ -121,11 +121,11 @@ def test_one_number_learns_popularity_and_moves_ranks(feature, plain, store, que
     state = seqrec.init_state(model, optimizer, seed=0)
     step = seqrec.make_train_step(model, optimizer, seed=0, average_decay=0.0)
     eval_step = seqrec.make_eval_step(model)
-    before = seqrec.evaluate(eval_step, composed(model, state.params), queries).rank
+    before = seqrec.evaluate(eval_step, composed_params(model, state.params), queries).rank
     batches = seqrec.training_batches(store, seqrec.leave_last_out(store), max_length=LENGTH, batch_size=200, seed=0)
     for number in range(40):
         state, _ = step(state, batches.batch(number))
-    after = seqrec.evaluate(eval_step, composed(model, state.params), queries).rank
+    after = seqrec.evaluate(eval_step, composed_params(model, state.params), queries).rank
     assert 0.5 < state.params["popularity_scale"] < 1.5  # log p is log count, and a constant
     assert after.mean() < before.mean() - 1
 

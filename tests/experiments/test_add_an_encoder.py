@@ -21,7 +21,7 @@ import test_every_encoder  # noqa: E402
 @pytest.fixture(scope="module")
 def modules(tmp_path_factory):
     """The page's model and script, imported under the names that the page gives them."""
-    directory, found = tmp_path_factory.mktemp("example"), []
+    directory, modules = tmp_path_factory.mktemp("example"), []
     with pytest.MonkeyPatch.context() as patch:
         for path, code in BLOCKS:
             file = directory / f"{path.replace('/', '_')}.py"
@@ -31,8 +31,8 @@ def modules(tmp_path_factory):
             module = importlib.util.module_from_spec(spec)
             patch.setitem(sys.modules, name, module)
             spec.loader.exec_module(module)
-            found.append(module)
-        yield found
+            modules.append(module)
+        yield modules
 
 
 def test_the_page_has_a_model_and_a_script_of_under_a_hundred_lines():

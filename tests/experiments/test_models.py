@@ -87,9 +87,9 @@ def test_figures_of_a_model_that_knows_when_the_answer_came_are_labelled(
     script = TRAINING[name]
     flags = [*toy, "--max-epochs", "1", "--times", times, "--output", str(tmp_path / "run")]
     monkeypatch.setattr("sys.argv", [f"experiments/{name}.py", *flags])
-    found = script.main(runtime.parse(script.Config, flags))
-    assert found["protocol"]["times"] == times
-    assert found["protocol"]["time_aware"] == (times == "query")
+    results = script.main(runtime.parse(script.Config, flags))
+    assert results["protocol"]["times"] == times
+    assert results["protocol"]["time_aware"] == (times == "query")
     assert ("time-aware" in capsys.readouterr().out) == (times == "query")
     kept = condense_run(tmp_path / "run")
     assert ("(time-aware)" in page({"toy-seed-0": kept}, {}, defaults={name: script.Config()})) == (times == "query")

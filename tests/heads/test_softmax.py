@@ -107,8 +107,8 @@ def test_the_loss_at_chosen_positions_is_that_of_their_states():
 
 
 def test_only_a_question_about_every_position_gives_the_loss_a_history():
-    def loss(hidden, item_table, targets, *, history, **others):
-        return jnp.zeros(()), jnp.asarray(0 if history is None else 1)
+    def loss(hidden, item_table, targets, *, context, **others):
+        return jnp.zeros(()), jnp.asarray(0 if context.history is None else 1)
 
     head = SoftmaxHead(N_ITEMS, loss)
     batch = rows_of([[1, 2, 3]], length=4)

@@ -284,13 +284,12 @@ def test_one_bucket_of_everything_is_the_full_cross_entropy():
     hidden, table, targets = a_small_case()
     sizes = {"n_buckets": 1, "bucket_positions": targets.size, "bucket_items": N_ITEMS}
 
-    def by(loss, **options):
+    def by(loss):
         return jax.value_and_grad(
-            lambda hidden, table: loss(hidden, table, targets, n_items=N_ITEMS, key=jax.random.key(0), **options)[0],
-            (0, 1),
+            lambda hidden, table: loss(hidden, table, targets, n_items=N_ITEMS, key=jax.random.key(0))[0], (0, 1)
         )(hidden, table)
 
-    (value, gradients), (expected, expected_gradients) = by(scalable_cross_entropy_loss, **sizes), by(softmax_loss)
+    (value, gradients), (expected, expected_gradients) = by(scalable_cross_entropy_loss(**sizes)), by(softmax_loss)
     assert float(value) == pytest.approx(float(expected), rel=1e-5)
     for ours, theirs in zip(gradients, expected_gradients, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
@@ -298,8 +297,8 @@ def test_one_bucket_of_everything_is_the_full_cross_entropy():
 
 def test_a_bucketed_loss_is_below_the_full_one_and_counts_each_position_once():
     hidden, table, targets = a_small_case(rows=4, length=8)
-    sizes = {"n_buckets": 5, "bucket_positions": 6, "bucket_items": 4}
-    total, count = scalable_cross_entropy_loss(hidden, table, targets, n_items=N_ITEMS, key=jax.random.key(0), **sizes)
+    loss = scalable_cross_entropy_loss(n_buckets=5, bucket_positions=6, bucket_items=4)
+    total, count = loss(hidden, table, targets, n_items=N_ITEMS, key=jax.random.key(0))
     full, n_targets = softmax_loss(hidden, table, targets, n_items=N_ITEMS)
     assert 6 <= int(count) <= int(n_targets)
     assert 0 < float(total) < float(full)

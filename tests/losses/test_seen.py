@@ -8,7 +8,7 @@ from packed_rows import rows_of
 
 from seqrec.losses import softmax as losses
 from seqrec.losses.config import LossConfig, make_loss
-from seqrec.losses.softmax import softmax_loss
+from seqrec.losses.softmax import LossContext, SoftmaxSettings, softmax_loss
 from seqrec.types import InputError
 
 N_ITEMS, D_MODEL, LENGTH = 37, 6, 10
@@ -57,7 +57,8 @@ def test_seen_items_weigh_less_in_the_normaliser(seen_weight, z_loss, in_tiles):
     hidden, table = arrays()
 
     def loss(hidden, table):
-        options = {"n_items": N_ITEMS, "z_loss": z_loss, "seen_weight": seen_weight, "history": BATCH}
+        settings = SoftmaxSettings(z_loss=z_loss, seen_weight=seen_weight)
+        options = {"n_items": N_ITEMS, "settings": settings, "context": LossContext(history=BATCH)}
         return softmax_loss(hidden, table, BATCH.next_items, **options)[0]
 
     total, gradients = jax.jit(jax.value_and_grad(loss, (0, 1)))(hidden, table)
@@ -71,7 +72,8 @@ def test_seen_items_weigh_less_in_the_normaliser(seen_weight, z_loss, in_tiles):
 def test_a_weight_of_one_is_the_plain_softmax():
     hidden, table = arrays()
     plain = softmax_loss(hidden, table, BATCH.next_items, n_items=N_ITEMS)
-    same = softmax_loss(hidden, table, BATCH.next_items, n_items=N_ITEMS, seen_weight=1.0, history=BATCH)
+    options = {"settings": SoftmaxSettings(seen_weight=1.0), "context": LossContext(history=BATCH)}
+    same = softmax_loss(hidden, table, BATCH.next_items, n_items=N_ITEMS, **options)
     assert [float(each) for each in plain] == [float(each) for each in same]
 
 
@@ -80,7 +82,8 @@ def test_seen_items_that_score_far_above_all_others_leave_a_finite_loss():
     table = table.at[BATCH.items[0, 0]].set(hidden[0, 4])  # its own score is in the thousands
 
     def loss(hidden):
-        return softmax_loss(hidden, table, BATCH.next_items, n_items=N_ITEMS, seen_weight=0.01, history=BATCH)[0]
+        options = {"settings": SoftmaxSettings(seen_weight=0.01), "context": LossContext(history=BATCH)}
+        return softmax_loss(hidden, table, BATCH.next_items, n_items=N_ITEMS, **options)[0]
 
     total, gradient = jax.value_and_grad(loss)(hidden)
     np.testing.assert_allclose(total, oracle(hidden, table, seen_weight=0.01)[0], rtol=1e-3)

@@ -9,7 +9,7 @@ from naive_softmax import a_case
 from seqrec.losses import softmax as losses
 from seqrec.losses.blocks import Mixture
 from seqrec.losses.config import LossConfig
-from seqrec.losses.softmax import softmax_loss
+from seqrec.losses.softmax import LossContext, SoftmaxSettings, softmax_loss
 from seqrec.types import InputError
 
 N_ITEMS, SKIP_WEIGHT = 37, 0.3
@@ -46,8 +46,9 @@ def test_the_loss_and_its_gradients_are_those_of_all_probabilities_at_once(tiles
     mixture = mixture if with_mixture else None
 
     def loss(hidden, table, mixture):
-        options = {"weights": weights, "mixture": mixture, "unwanted": unwanted, "unwanted_weight": SKIP_WEIGHT}
-        return softmax_loss(hidden, table, targets, n_items=N_ITEMS, **options)
+        options = {"weights": weights, "context": LossContext(mixture=mixture, unwanted=unwanted)}
+        settings = SoftmaxSettings(unwanted_weight=SKIP_WEIGHT)
+        return softmax_loss(hidden, table, targets, n_items=N_ITEMS, settings=settings, **options)
 
     (total, count), gradients = jax.jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))(hidden, table, mixture)
     with jax.enable_x64(True):
@@ -66,7 +67,7 @@ def test_an_unwanted_item_of_probability_one_leaves_a_finite_loss():
     hidden, nothing, unwanted = jnp.ones((1, 1, 2)), jnp.zeros((1, 1), int), jnp.full((1, 1), 5)
 
     def loss(hidden):
-        return softmax_loss(hidden, table, nothing, n_items=N_ITEMS, unwanted=unwanted)[0]
+        return softmax_loss(hidden, table, nothing, n_items=N_ITEMS, context=LossContext(unwanted=unwanted))[0]
 
     total, gradient = jax.value_and_grad(loss)(hidden)
     np.testing.assert_allclose(total, -np.log(1e-4), rtol=1e-2)  # of float32, 1 - 1e-4 has but three digits
@@ -76,14 +77,16 @@ def test_an_unwanted_item_of_probability_one_leaves_a_finite_loss():
 def test_unwanted_items_of_0_change_nothing():
     hidden, table, targets, *_ = a_case_with_skips()
     plain = softmax_loss(hidden, table, targets, n_items=N_ITEMS)
-    same = softmax_loss(hidden, table, targets, n_items=N_ITEMS, unwanted=jnp.zeros_like(targets))
+    nothing = LossContext(unwanted=jnp.zeros_like(targets))
+    same = softmax_loss(hidden, table, targets, n_items=N_ITEMS, context=nothing)
     np.testing.assert_allclose(plain, same, rtol=1e-6)
 
 
 def test_a_loss_without_plain_probabilities_is_refused():
     hidden, table, targets, unwanted, *_ = a_case_with_skips()
+    options = {"context": LossContext(unwanted=unwanted), "settings": SoftmaxSettings(label_smoothing=0.1)}
     with pytest.raises(InputError, match="leave label_smoothing at 0"):
-        softmax_loss(hidden, table, targets, n_items=N_ITEMS, unwanted=unwanted, label_smoothing=0.1)
+        softmax_loss(hidden, table, targets, n_items=N_ITEMS, **options)
     for bad in ({"loss": "gbce"}, {"label_smoothing": 0.1}):
         with pytest.raises(ValueError, match="skip_weight needs probabilities; use loss=softmax"):
             LossConfig(skip_weight=1.0, **bad)

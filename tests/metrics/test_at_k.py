@@ -69,9 +69,9 @@ def test_values_and_sums_are_float32_whatever_type_the_ranks_have(dtype):
     typed = jnp.asarray(ranks, dtype) if dtype == "bfloat16" else ranks.astype(dtype)
     values = metric_values(typed[:2], ks=(3,), at_k=tuple(AT_K), without_k=("mrr", "mean_rank"))
     assert {str(value.dtype) for value in values.values()} == {"float32"}
-    found = means(metric_sums(typed, ks=(3,), without_k=("mrr", "mean_rank")))
+    values = means(metric_sums(typed, ks=(3,), without_k=("mrr", "mean_rank")))
     np.testing.assert_allclose(
-        [found[name] for name in ("recall@3", "ndcg@3", "mrr", "mean_rank")], [1, 3 / 4, 2 / 3, 2], rtol=1e-5
+        [values[name] for name in ("recall@3", "ndcg@3", "mrr", "mean_rank")], [1, 3 / 4, 2 / 3, 2], rtol=1e-5
     )
     np.testing.assert_allclose(mean_rank(jnp.asarray(typed)), 2, rtol=1e-5)
 

@@ -67,14 +67,14 @@ def test_figures_of_a_user_are_those_of_slow_loops(lists):
         "cosine": [mean_or_nan(1 - slow_cosine(*pair) for pair in row) for row in pairs],
         "jaccard": [mean_or_nan(1 - slow_jaccard(*pair) for pair in row) for row in pairs],
     }
-    found = {
+    figures = {
         "popularity": popularity_bias(lists, COUNTS),
         "novelty": novelty(lists, COUNTS, n_users=20),
         "cosine": intra_list_diversity(lists, VECTORS),
         "jaccard": intra_list_diversity_of_attributes(lists, ATTRIBUTES),
     }
     for name, values in expected.items():
-        np.testing.assert_allclose(found[name], values, rtol=1e-5, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(figures[name], values, rtol=1e-5, atol=1e-6, err_msg=name)
 
 
 @quick

@@ -269,8 +269,8 @@ def test_labels_of_every_type_are_the_same_relevance():
     scores, labels = jnp.arange(6.0), np.array([1, 0, 0, 1, 1, 0])
     expected = all_metrics(scores, labels, jnp.ones(6, bool), topn=4)
     for dtype in (bool, np.uint8, np.int8, np.int64, np.float16, np.float64):
-        found = all_metrics(scores, labels.astype(dtype), jnp.ones(6, bool), topn=4)
-        for name, value in found.items():
+        metrics = all_metrics(scores, labels.astype(dtype), jnp.ones(6, bool), topn=4)
+        for name, value in metrics.items():
             np.testing.assert_array_equal(value, expected[name], name)
 
 

@@ -202,8 +202,8 @@ def test_the_recall_of_a_perfect_list_is_one_however_often_an_item_is_bought():
 @quick
 @given(st.lists(st.integers(0, 9), min_size=5, max_size=5), target_lists)
 def test_ranks_in_lists_are_the_first_places_of_the_targets(items, targets):
-    found = list_ranks(np.array([items]), np.array([targets]))
+    places = list_ranks(np.array([items]), np.array([targets]))
     for column, target in enumerate(targets):
         is_listed = target > 0 and target in items
-        assert found.rank[0, column] == (1 + items.index(target) if is_listed else math.inf)
-        assert found.where[0, column] == (target > 0 and target not in targets[:column])
+        assert places.rank[0, column] == (1 + items.index(target) if is_listed else math.inf)
+        assert places.where[0, column] == (target > 0 and target not in targets[:column])

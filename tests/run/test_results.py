@@ -9,7 +9,7 @@ import pytest
 
 from seqrec.data.store import store_from_sequences
 from seqrec.encoders.transformer import TransformerConfig, transformer
-from seqrec.model import composed
+from seqrec.model import composed_params
 from seqrec.params import ParamSpec
 from seqrec.run import results as run_results
 from seqrec.run.building import build_model
@@ -34,7 +34,7 @@ def built():
 @pytest.fixture(scope="module")
 def tested(built):
     task, model, state = built
-    return run_results.test(task, model, composed(model, state.params))
+    return run_results.test(task, model, composed_params(model, state.params))
 
 
 def test_the_test_figures_are_means_over_the_ranks(tested):
@@ -72,9 +72,9 @@ def test_costs_count_the_arrays_of_a_state(built):
     _, model, state = built
     specs = jax.tree.leaves(model.specs, is_leaf=lambda part: isinstance(part, ParamSpec))
     n_parameters = sum(np.prod(spec.shape) for spec in specs)
-    found = run_results.costs(model, state, steps_per_epoch=3)
-    assert found["n_parameters"] == n_parameters
-    assert found["steps_per_epoch"] == 3
+    costs = run_results.costs(model, state, steps_per_epoch=3)
+    assert costs["n_parameters"] == n_parameters
+    assert costs["steps_per_epoch"] == 3
     # Weights, their averages and two moments in float32, and three counters of steps.
     assert all(leaf.dtype in (jnp.float32, jnp.int32) for leaf in jax.tree.leaves(state))
-    assert found["state_bytes"] == 4 * 4 * n_parameters + 3 * 4
+    assert costs["state_bytes"] == 4 * 4 * n_parameters + 3 * 4

@@ -49,8 +49,8 @@ def test_a_95_percent_interval_covers_the_true_difference_in_95_percent_of_data_
     random = np.random.default_rng(1)
     a, b = (ndcg(random.geometric(chance, (n_data_sets, n_users)), k=4) for chance in (0.20, 0.25))
     truth = mean_ndcg(0.25, k=4) - mean_ndcg(0.20, k=4)
-    found = [compared(x, y, n_resamples=300, seed=i) for i, (x, y) in enumerate(zip(a, b, strict=True))]
-    coverage = np.mean([f.lower[0] <= truth <= f.upper[0] for f in found])
+    comparisons = [compared(x, y, n_resamples=300, seed=i) for i, (x, y) in enumerate(zip(a, b, strict=True))]
+    coverage = np.mean([f.lower[0] <= truth <= f.upper[0] for f in comparisons])
     assert 0.93 <= coverage <= 0.97
 
 
@@ -60,9 +60,9 @@ def test_a_true_difference_of_the_detectable_size_is_found_four_times_in_five():
     # (1.96 + 0.84) standard errors, by the tables of the normal distribution.
     size = (1.96 + 0.8416) * sd / math.sqrt(n_users)
     b = random.normal(size, sd, (n_data_sets, n_users))
-    found = [compared(np.zeros(n_users), x, n_resamples=199, seed=i) for i, x in enumerate(b)]
-    assert np.mean([f.detectable[0] for f in found]) == pytest.approx(size, rel=0.01)
-    shown = np.mean([f.p_value[0] <= 0.05 for f in found])
+    comparisons = [compared(np.zeros(n_users), x, n_resamples=199, seed=i) for i, x in enumerate(b)]
+    assert np.mean([f.detectable[0] for f in comparisons]) == pytest.approx(size, rel=0.01)
+    shown = np.mean([f.p_value[0] <= 0.05 for f in comparisons])
     # Five standard errors; 199 resamples cost about a point of power.
     assert abs(shown - 0.8) <= 5 * math.sqrt(0.8 * 0.2 / n_data_sets) + 0.01
 
@@ -73,8 +73,8 @@ def test_the_p_value_is_near_that_of_all_choices_of_signs(n_users):
     b = random.integers(-3, 6, n_users) / 8
     exact = enumerated_p_value(b)
     n_resamples = 20_000
-    found = compared(np.zeros(n_users), b, n_resamples=n_resamples).p_value[0]
-    assert abs(found - exact) <= 4 * math.sqrt(exact * (1 - exact) / n_resamples) + 1 / n_resamples
+    p_value = compared(np.zeros(n_users), b, n_resamples=n_resamples).p_value[0]
+    assert abs(p_value - exact) <= 4 * math.sqrt(exact * (1 - exact) / n_resamples) + 1 / n_resamples
 
 
 @pytest.mark.slow
@@ -84,8 +84,8 @@ def test_the_p_value_is_that_of_all_choices_of_signs_on_many_small_data_sets():
         n_users = int(random.integers(1, 11))
         b = random.normal(0.2, 1, n_users).round(int(random.integers(0, 4)))
         exact = enumerated_p_value(b)
-        found = compared(np.zeros(n_users), b, n_resamples=100_000, seed=seed).p_value[0]
-        assert abs(found - exact) <= 4.5 * math.sqrt(exact * (1 - exact) / 100_000) + 1e-5
+        p_value = compared(np.zeros(n_users), b, n_resamples=100_000, seed=seed).p_value[0]
+        assert abs(p_value - exact) <= 4.5 * math.sqrt(exact * (1 - exact) / 100_000) + 1e-5
 
 
 def test_the_p_value_is_near_scipys():
@@ -109,11 +109,11 @@ def test_the_p_value_is_near_scipys():
 
 def test_a_system_does_not_differ_from_itself():
     values = np.random.default_rng(5).random((50, 3))
-    found = paired_comparison(values, values)
-    for field in (found.difference, found.lower, found.upper, found.detectable):
+    comparison = paired_comparison(values, values)
+    for field in (comparison.difference, comparison.lower, comparison.upper, comparison.detectable):
         assert field.tolist() == [0.0] * 3
-    assert found.p_value.tolist() == [1.0] * 3
-    assert found.n_users == 50
+    assert comparison.p_value.tolist() == [1.0] * 3
+    assert comparison.n_users == 50
 
 
 def test_swapping_the_systems_turns_the_sign_and_nothing_else():
@@ -148,11 +148,11 @@ def test_one_metric_needs_no_axis_of_metrics():
 
 
 def test_a_constant_gain_is_certain():
-    found = compared(np.zeros(30), np.full(30, 0.1), n_resamples=999)
-    assert found.lower[0] == found.upper[0] == pytest.approx(0.1)
-    assert found.detectable[0] == 0.0
+    comparison = compared(np.zeros(30), np.full(30, 0.1), n_resamples=999)
+    assert comparison.lower[0] == comparison.upper[0] == pytest.approx(0.1)
+    assert comparison.detectable[0] == 0.0
     # Only all signs kept or all turned are as far: 2 of 2^30 choices, so none of 999 draws.
-    assert found.p_value[0] == 1 / 1000
+    assert comparison.p_value[0] == 1 / 1000
 
 
 def test_many_distinct_differences_give_the_same_results_in_bins(monkeypatch):
@@ -194,16 +194,16 @@ def test_blocks_bound_memory_and_change_nothing(monkeypatch):
 def test_a_nan_shows_in_its_own_metric_only():
     a = np.zeros((3, 2))
     b = np.array([[1.0, math.nan], [2.0, 0.0], [3.0, 1.0]])
-    found = paired_comparison(a, b)
-    for field in found[:5]:
+    comparison = paired_comparison(a, b)
+    for field in comparison[:5]:
         assert math.isnan(field[1])
         assert math.isfinite(field[0])
 
 
 def test_one_user_shows_nothing():
-    found = compared(np.array([0.0]), np.array([1.0]))
-    assert found.p_value[0] == 1.0
-    assert math.isnan(found.detectable[0])
+    comparison = compared(np.array([0.0]), np.array([1.0]))
+    assert comparison.p_value[0] == 1.0
+    assert math.isnan(comparison.detectable[0])
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ def test_the_variance_is_that_of_its_parts():
     rng = np.random.default_rng(0)
     values = simulated(rng, n_systems=3, n_seeds=4, n_users=7, of_seeds=1.0)
     weights = np.array([-1.0, 0.0, 1.0])
-    found = contrast_over_seeds_and_users(values, weights)
+    contrast = contrast_over_seeds_and_users(values, weights)
     # By loops, from the definitions.
     of_users = [np.mean([values[2, s, u] - values[0, s, u] for s in range(4)]) for u in range(7)]
     users = np.var(of_users, ddof=1) / 7
@@ -35,24 +35,24 @@ def test_the_variance_is_that_of_its_parts():
                 expected = values[i, :, u].mean() + values[i, s].mean() - values[i].mean()
                 rest += (values[i, s, u] - expected) ** 2
     both = 2 * rest / (3 * 3 * 6) / (4 * 7)
-    assert found.estimate == pytest.approx(np.mean(of_users))
-    assert found.users_variance == pytest.approx(users)
-    assert found.seeds_variance == pytest.approx(seeds - both)
+    assert contrast.estimate == pytest.approx(np.mean(of_users))
+    assert contrast.users_variance == pytest.approx(users)
+    assert contrast.seeds_variance == pytest.approx(seeds - both)
     degrees = (users + seeds - both) ** 2 / (users**2 / 6 + seeds**2 / (3 * 3))
     assert degrees > 6  # else it is the least that the formula's parts allow
-    assert found.degrees_of_freedom == pytest.approx(degrees)
+    assert contrast.degrees_of_freedom == pytest.approx(degrees)
     margin = stats.t.ppf(0.975, degrees) * np.sqrt(users + seeds - both)
-    assert (found.lower, found.upper) == pytest.approx((found.estimate - margin, found.estimate + margin))
+    assert (contrast.lower, contrast.upper) == pytest.approx((contrast.estimate - margin, contrast.estimate + margin))
 
 
 def test_one_seed_is_the_paired_t_test():
     values = simulated(np.random.default_rng(1), n_systems=2, n_seeds=1)
-    [(found, adjusted)] = compare_over_seeds_and_users(values)
+    [(contrast, adjusted)] = compare_over_seeds_and_users(values)
     oracle = stats.ttest_rel(values[1, 0], values[0, 0])
     interval = oracle.confidence_interval(0.95)
-    assert (found.lower, found.upper) == pytest.approx((interval.low, interval.high))
-    assert found.p_value == adjusted == pytest.approx(oracle.pvalue)
-    assert np.isnan(found.seeds_variance)
+    assert (contrast.lower, contrast.upper) == pytest.approx((interval.low, interval.high))
+    assert contrast.p_value == adjusted == pytest.approx(oracle.pvalue)
+    assert np.isnan(contrast.seeds_variance)
 
 
 def test_seeds_without_an_effect_cost_nothing_more_than_the_users():
@@ -66,12 +66,12 @@ def test_a_system_that_is_0_for_every_user_gets_an_interval_of_the_others_size()
     values = simulated(np.random.default_rng(5), n_systems=3, n_users=40, of_seeds=0.001)
     values[0] = 0.0  # as of targets that it never finds
     of_pool = seed_user_summary(values)
-    found = contrast_over_seeds_and_users(of_pool, np.array([1.0, 0.0, 0.0]))
-    assert found.users_variance == 0.0
+    contrast = contrast_over_seeds_and_users(of_pool, np.array([1.0, 0.0, 0.0]))
+    assert contrast.users_variance == 0.0
     # Its seeds' part is what the others' spread says, with the 3 x 2 degrees of freedom of that.
     margin = stats.t.ppf(0.975, 6) * np.sqrt(max(of_pool.between_seeds - of_pool.within_run, 0.0) / 3)
     assert 0 < margin < 0.1
-    assert (found.lower, found.upper) == pytest.approx((-margin, margin))
+    assert (contrast.lower, contrast.upper) == pytest.approx((-margin, margin))
 
 
 def test_a_single_user_and_equal_systems():
@@ -95,12 +95,12 @@ def test_intervals_hold_and_false_verdicts_are_rare_whatever_the_seeds_do(of_see
     n_covered = n_covered_by_users = n_false = 0
     for _ in range(N_STUDIES):
         values = seed_user_summary(simulated(rng, of_seeds=of_seeds))
-        found = compare_over_seeds_and_users(values)
+        comparisons = compare_over_seeds_and_users(values)
         # The first of four null variations; users alone would have given this interval.
-        first = found[0][0]
+        first = comparisons[0][0]
         n_covered += first.lower <= 0 <= first.upper
         n_covered_by_users += abs(first.estimate) <= stats.t.ppf(0.975, 149) * np.sqrt(first.users_variance)
-        n_false += min(adjusted for _, adjusted in found) <= 0.05
+        n_false += min(adjusted for _, adjusted in comparisons) <= 0.05
     assert n_covered / N_STUDIES > 0.95 - SLACK
     assert n_false / N_STUDIES < 0.05 + SLACK
     if of_seeds == 0.06:
