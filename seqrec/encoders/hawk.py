@@ -123,6 +123,8 @@ def recurrence(params: Params, x: States, *, batch: Batch) -> States:
     # What enters is scaled so that states keep the size of their inputs, however long they last.
     scale = jnp.sqrt(jnp.maximum(-jnp.expm1(2.0 * log_decay), 1e-12))  # at 0 the root has no slope
     decay = jnp.where(starts[..., None], 0.0, jnp.exp(log_decay))
+    # A history's first input enters whole, as in the authors' code: there is no state beside it.
+    scale = jnp.where(starts[..., None], 1.0, scale)
     states = linear_recurrence(decay, scale * input_gate * mixed)
     return dense(jax.nn.gelu(branch) * states, params["out"])
 

@@ -26,8 +26,8 @@ def slow_block(params, x):
         gates = sigmoid(u @ params["gates"] + params["gates_bias"])
         r, i = gates[:d], gates[d:]
         a = np.exp(-SHARPNESS * np.log1p(np.exp(params["memory"])) * r)
-        entering = np.sqrt(1 - a**2) * (i * u)
-        state = entering if t == 0 else a * state + entering
+        # The first input of a history is taken whole: there is no state beside which to weigh it.
+        state = i * u if t == 0 else a * state + np.sqrt(1 - a**2) * (i * u)
         gelu = 0.5 * branch[t] * (1 + np.tanh(np.sqrt(2 / np.pi) * (branch[t] + 0.044715 * branch[t] ** 3)))
         added.append((gelu * state) @ params["out"])
     return np.array(added)
