@@ -1,6 +1,7 @@
 """Eight devices compute what one does. The runs on fake devices are in a process of their own, started by this file."""
 
 import contextlib
+import dataclasses
 import functools
 import math
 import os
@@ -24,7 +25,7 @@ from seqrec.data.store import store_from_sequences
 from seqrec.encoders.transformer import TransformerConfig, transformer
 from seqrec.evaluation import evaluate, make_eval_step
 from seqrec.heads.softmax import softmax_model
-from seqrec.layers import random_bytes
+from seqrec.layers import item_vectors, random_bytes
 from seqrec.losses import softmax as losses
 from seqrec.losses.sampled import sampled_loss, sampled_softmax
 from seqrec.losses.softmax import LossContext, SoftmaxSettings, softmax_loss
@@ -46,6 +47,7 @@ from seqrec.sharding import (
     split_rows,
 )
 from seqrec.training import OptimizerConfig, init_state, make_optimizer, make_train_step
+from seqrec.types import Encoder
 
 MESHES = {
     "8x1": MeshConfig(data=8, model=1),
@@ -244,6 +246,15 @@ def tables_on_a_device(state) -> list[tuple[int, ...]]:
     return [table.addressable_shards[0].data.shape for table in tables]
 
 
+def without_blocks(encoder: Encoder) -> Encoder:
+    """Whose states are its items' vectors: of losses and heads, what blocks compute changes nothing."""
+
+    def encode(params, batch, *, key=None):
+        return 20 * item_vectors(params["item_table"], batch.items)
+
+    return dataclasses.replace(encoder, specs={"item_table": encoder.specs["item_table"]}, encode=encode)
+
+
 def measure() -> dict[str, np.ndarray]:
     """A short training run and its evaluation under the current mesh, if there is one."""
     generator = np.random.default_rng(0)
@@ -265,8 +276,11 @@ def measure() -> dict[str, np.ndarray]:
     (moments,) = (leaf for leaf in jax.tree.leaves(first_moments(state.params)) if leaf.shape == (TABLE_ROWS, 1))
     numbers["row_moments_on_a_device"] = moments.addressable_shards[0].data.shape
 
+    items_alone = without_blocks(encoder)
+    start = {"item_table": state.params["item_table"]}
+
     def loss_of(params, batch, loss):
-        hidden = encoder.encode(params, batch, key=jax.random.key(3))
+        hidden = items_alone.encode(params, batch)
         options = {"n_items": N_ITEMS, "context": LossContext(batch), "key": jax.random.key(4)}
         return loss(hidden, params["item_table"], batch.next_items, **options)[0]
 
@@ -276,13 +290,13 @@ def measure() -> dict[str, np.ndarray]:
     def value_and_gradients(params, batch, loss):
         """Means over the targets: one figure for each of them, as a step's loss has it."""
         value, gradients = jax.value_and_grad(loss_of)(params, batch, loss)
-        gradients = constrain_params(gradients, encoder.specs)  # as a training step lays them out
+        gradients = constrain_params(gradients, items_alone.specs)  # as a training step lays them out
         return jax.tree.map(lambda leaf: leaf / n_targets, (value, gradients))
 
     def gradients_of(name, loss):
-        program = compiled(functools.partial(value_and_gradients, loss=loss), state.params, first)
+        program = compiled(functools.partial(value_and_gradients, loss=loss), start, first)
         numbers[f"messages_of_{name}"] = messages(program)
-        numbers[f"{name}_loss"], gradients = program(state.params, first)
+        numbers[f"{name}_loss"], gradients = program(start, first)
         return gradients
 
     def sampler(key, targets):
@@ -310,7 +324,7 @@ def measure() -> dict[str, np.ndarray]:
     numbers["ranks"] = evaluate(eval_step, state.params, queries).rank
     numbers["messages_of_eval_step"] = messages(eval_step)
     unwanted = functools.partial(softmax_loss, settings=SoftmaxSettings(unwanted_weight=0.5))
-    repeating = with_repeats(softmax_model(encoder, unwanted))
+    repeating = with_repeats(softmax_model(items_alone, unwanted))
     own = init_params(repeating.specs, jax.random.key(1))
     own = jax.jit(lambda: constrain_params(jax.tree.map(lambda leaf: 3 * leaf, own), repeating.specs))()
 

@@ -14,12 +14,14 @@ from seqrec.encoders.transformer import TransformerConfig, transformer
 from seqrec.params import init_params
 
 N_ITEMS = 30
-SIZES = {"d_model": 8, "n_blocks": 2, "n_heads": 2, "dropout": 0.0}
+SIZES = {"d_model": 8, "n_blocks": 1, "n_heads": 2, "dropout": 0.0}
+DEEP = SIZES | {"n_blocks": 2}
 
-# Of the Transformer every kind of norm, its place, positions and feed-forward, and every pair of these kinds.
+# Of the Transformer every kind of norm, its place, positions and feed-forward, and every pair of these kinds; two
+# blocks, which take twice as long to compile, once for each way of stacking them.
 TRANSFORMERS = {
-    "rms, first, rotary, swiglu": {},
-    "layer, after, learned, swiglu": {"norm": "layer", "norm_first": False, "positions": "learned"},
+    "rms, first, rotary, swiglu": {"n_blocks": 2},
+    "layer, after, learned, swiglu": {"norm": "layer", "norm_first": False, "positions": "learned", "n_blocks": 2},
     "rms, after, learned, gelu": {"norm_first": False, "positions": "learned", "feed_forward": "gelu"},
     "layer, first, rotary, gelu": {"norm": "layer", "feed_forward": "gelu"},
     "rms, after, rotary, relu": {"norm_first": False, "feed_forward": "relu"},
@@ -30,7 +32,7 @@ TRANSFORMERS = {
 }
 ENCODERS = {
     **{
-        f"transformer: {name}": (transformer, TransformerConfig(**SIZES, **options))
+        f"transformer: {name}": (transformer, TransformerConfig(**SIZES | options))
         for name, options in TRANSFORMERS.items()
     },
     "transformer: times of the history": (functools.partial(transformer, times="history"), TransformerConfig(**SIZES)),
@@ -39,13 +41,13 @@ ENCODERS = {
         gru,
         GRUConfig(d_model=8, d_hidden=12, n_layers=2, embedding_dropout=0.0, dropout=0.0),
     ),
-    "encoder-decoder": (seq2seq, Seq2SeqConfig(TransformerConfig(causal=False, **SIZES))),
+    "encoder-decoder": (seq2seq, Seq2SeqConfig(TransformerConfig(causal=False, **DEEP))),
     "encoder-decoder, learned, gated": (
         seq2seq,
-        Seq2SeqConfig(TransformerConfig(causal=False, gated=True, positions="learned", **SIZES)),
+        Seq2SeqConfig(TransformerConfig(causal=False, gated=True, positions="learned", **SIZES), n_decoder_blocks=1),
     ),
     "hawk": (hawk, HawkConfig(d_model=8, d_recurrent=12, dropout=0.0)),
-    "hstu": (hstu, HSTUConfig(**SIZES)),
+    "hstu": (hstu, HSTUConfig(**DEEP)),
     "hstu without positions": (
         hstu,
         HSTUConfig(**SIZES, learned_positions=False, relative_positions=False),
@@ -55,6 +57,7 @@ ENCODERS = {
 }
 
 
+@functools.cache
 def an_encoder(name: str):
     """With weights of a trained model's size: at the start, blocks hardly change what passes through them."""
     make, config = ENCODERS[name]

@@ -1,5 +1,7 @@
 """What holds for every encoder: which items states depend on, and that packing and padding change nothing."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,19 @@ from seqrec.sharding import MESH_AXES
 from seqrec.types import Batch
 
 every_encoder = pytest.mark.parametrize("name", ENCODERS)
+
+
+@functools.cache
+def a_program(name: str):
+    """Encodes batches of two rows, for all tests in one program; parameters, times, and a note of each trace."""
+    encoder, params = an_encoder(name)
+    traces = []
+
+    def encode(params, batch):
+        traces.append(batch.items.shape)
+        return encoder.encode(params, batch)
+
+    return jax.jit(encode), params, encoder.reads.times, traces
 
 
 def visible_items(name: str, batch: Batch, state: int) -> set[int]:
@@ -41,12 +56,11 @@ def test_a_causal_state_depends_on_its_history_so_far_and_a_bidirectional_one_on
 
 @every_encoder
 def test_states_do_not_depend_on_the_other_histories_of_the_row_nor_on_row_or_offset(name):
-    encoder, params = an_encoder(name)
-    encode = jax.jit(encoder.encode)
+    encode, params, times, _ = a_program(name)
     a, b, c, d = [3, 1, 4, 1, 5], [9, 2], [6, 5, 3], [7, 7, 7, 7, 7, 7, 7]
-    alone = {tuple(h): encode(params, rows_of([h], [], times=encoder.reads.times))[0, : len(h)] for h in (a, b, c, d)}
+    alone = {tuple(h): encode(params, rows_of([h], [], times=times))[0, : len(h)] for h in (a, b, c, d)}
     for rows in ([[a, b, c], [d]], [[c, d], [b, a]], [[], [b, c, a]]):
-        packed = encode(params, rows_of(*rows, times=encoder.reads.times))
+        packed = encode(params, rows_of(*rows, times=times))
         for r, histories in enumerate(rows):
             start = 0
             for history in histories:
@@ -57,35 +71,33 @@ def test_states_do_not_depend_on_the_other_histories_of_the_row_nor_on_row_or_of
 
 @every_encoder
 def test_values_in_padding_change_no_state(name):
-    encoder, params = an_encoder(name)
-    batch = rows_of([[1, 2, 3]], times=encoder.reads.times)
+    encode, params, times, _ = a_program(name)
+    batch = rows_of([[1, 2, 3]], [], times=times)
     padding = batch.segment_ids == 0
-    other = jax.tree.map(lambda field: np.where(padding, 9, field), batch)._replace(segment_ids=batch.segment_ids)
-    states, others = (jax.jit(encoder.encode)(params, given) for given in (batch, other))
-    np.testing.assert_array_equal(states[0, :3], others[0, :3])
+    other = jax.tree.map(lambda field: jnp.where(padding, 9, field), batch)._replace(segment_ids=batch.segment_ids)
+    np.testing.assert_array_equal(encode(params, batch)[0, :3], encode(params, other)[0, :3])
 
 
 @every_encoder
 def test_a_row_of_padding_is_finite(name):
-    encoder, params = an_encoder(name)
+    encode, params, times, _ = a_program(name)
     # Item 0 is an ordinary row of the table, which nothing ever scores; zeros are the hardest case for a norm.
-    params["item_table"] = params["item_table"].at[0].set(0.0)
-    assert np.isfinite(encoder.encode(params, rows_of([], times=encoder.reads.times))).all()
+    params = params | {"item_table": params["item_table"].at[0].set(0.0)}
+    assert np.isfinite(encode(params, rows_of([], [], times=times))).all()
 
 
 @every_encoder
 def test_one_trace_serves_all_batches_of_a_shape(name):
-    encoder, params = an_encoder(name)
-    chex.clear_trace_counter()
-    encode = jax.jit(chex.assert_max_traces(encoder.encode, n=1))
+    encode, params, times, traces = a_program(name)
     for history in ([1, 2, 3], [4], [5, 6, 7, 8, 9, 10]):
-        encode(params, rows_of([history], times=encoder.reads.times))
+        encode(params, rows_of([history], [], times=times))
+    assert traces == [(2, LENGTH)]
 
 
 @every_encoder
 def test_states_keep_their_precision_and_shape(name):
-    encoder, params = an_encoder(name)
-    states = encoder.encode(params, rows_of([[1, 2]], [[3]], times=encoder.reads.times))
+    encode, params, times, _ = a_program(name)
+    states = encode(params, rows_of([[1, 2]], [[3]], times=times))
     chex.assert_shape(states, (2, LENGTH, 8))
     assert states.dtype == jnp.float32
 

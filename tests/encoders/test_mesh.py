@@ -52,14 +52,17 @@ def test_eight_devices_compute_the_states_and_gradients_of_one(numbers, name):
         np.testing.assert_allclose(numbers[each.replace("one", "eight", 1)], numbers[each], rtol=1e-3, atol=1e-4)
 
 
-def measure(name: str) -> dict[str, np.ndarray]:
-    """States and gradients under the current mesh, if there is one."""
+def a_case(name: str):
+    """A model, its parameters and the features of HISTORIES' events that it reads."""
     special = {FEATURED: a_model_of_features, WITH_SIDE_TASKS: a_model_with_side_tasks}
     if name in special:
-        model, params, known = special[name]()
-    else:
-        encoder, params = an_encoder(name)
-        model, known = softmax_model(encoder), None
+        return special[name]()
+    encoder, params = an_encoder(name)
+    return softmax_model(encoder), params, None
+
+
+def measure(model, params, known) -> dict[str, np.ndarray]:
+    """States and gradients under the current mesh, if there is one."""
     batch = rows_of(*([each] for each in HISTORIES), times=model.reads.times)._replace(event_features=known)
     batch = split_rows(jax.tree.map(np.asarray, batch))
     params = constrain_params(params, model.specs)
@@ -104,9 +107,10 @@ def main(path: str) -> None:
     assert jax.device_count() == 8
     numbers = {}
     for name in NAMES:
-        numbers |= {f"one/{name}/{key}": value for key, value in measure(name).items()}
+        case = a_case(name)
+        numbers |= {f"one/{name}/{key}": value for key, value in measure(*case).items()}
         with jax.set_mesh(make_mesh(MeshConfig(data=4, model=2))):
-            numbers |= {f"eight/{name}/{key}": value for key, value in measure(name).items()}
+            numbers |= {f"eight/{name}/{key}": value for key, value in measure(*case).items()}
     np.savez(path, **{name: np.asarray(value) for name, value in numbers.items()})
 
 

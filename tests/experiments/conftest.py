@@ -86,17 +86,6 @@ def chain(tmp_path_factory) -> Path:
     return path
 
 
-def learn_chain(script: Any, chain: Path, output: Path, *flags: str) -> dict[str, Any]:
-    """Runs a training script on the chain and returns its figures, once they are found to beat popularity's."""
-    flags = ("--dataset", "s3rec", "--data-path", str(chain), *CHAIN_FLAGS, *flags, "--output", str(output))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", [script.__file__, *flags])
-        results = script.main(runtime.parse(script.Config, list(flags)))
-    best_of_popularity = results["baselines"]["popularity"]["intervals"]["ndcg@10"][1]
-    assert results["test"]["intervals"]["ndcg@10"][0] > best_of_popularity
-    return results
-
-
 @pytest.fixture(scope="session")
 def toy(ratings) -> tuple[str, ...]:
     """Flags of a run of 4 epochs of 6 steps."""

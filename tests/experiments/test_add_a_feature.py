@@ -10,20 +10,24 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import EXPERIMENTS, learn_chain
+import sasrec
+from conftest import CHAIN_FLAGS, EXPERIMENTS
 
 import seqrec
+from seqrec import runtime
 from seqrec.evaluation import make_top_step
 from seqrec.metrics import target_ranks
 from seqrec.model import composed_params
-from seqrec.params import init_params
+from seqrec.params import count_params, init_params
 from seqrec.repeats import with_repeats
+from seqrec.run.data import make_task
 from seqrec.types import HistoryBatch, InputError
 
 PAGE = (Path(__file__).parents[2] / "docs" / "add_a_feature.md").read_text()
 CODE, LINE, IMPORTS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 REPLACED = "    return build_model(encoder, config.training, task)\n"
 N_ITEMS, LENGTH = 12, 6
+STORE = seqrec.store_from_sequences([[1, 2, 3, 4]] * 3)
 COUNTS = np.array([0, 90, 40, 20, 10, 5, 5, 3, 2, 1, 1, 0, 0])
 
 
@@ -140,4 +144,11 @@ def test_the_script_needs_one_line(feature, chain, tmp_path, monkeypatch):
     assert script.count(REPLACED) == 1
     first, rest = script.replace(REPLACED, LINE).split("from seqrec", 1)
     module = imported("sasrec_popular", f"{first}{IMPORTS}from seqrec{rest}", tmp_path, monkeypatch)
-    learn_chain(module, chain, tmp_path / "run", "--max-epochs", "6", "--n-blocks", "1")
+    flags = ("--dataset", "s3rec", "--data-path", str(chain), *CHAIN_FLAGS, "--max-epochs", "1", "--n-blocks", "1")
+    config = runtime.parse(module.Config, [*flags, "--output", str(tmp_path / "run")])
+    n_parameters = {
+        script: count_params(script.build(config, make_task(config.training.data, STORE, seed=0)).specs)
+        for script in (sasrec, module)
+    }
+    assert n_parameters[module] == n_parameters[sasrec] + 1
+    assert module.main(config)["test"]["n_users"] == 300

@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import learn_chain
+from conftest import CHAIN_FLAGS
+
+from seqrec import runtime
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "add_an_encoder.md").read_text()
@@ -51,4 +53,7 @@ def test_the_example_passes_what_every_encoder_must(name, modules, monkeypatch):
 
 def test_the_example_learns_a_chain(modules, chain, tmp_path):
     _, script = modules
-    learn_chain(script, chain, tmp_path / "run", "--max-epochs", "8")
+    flags = ("--dataset", "s3rec", "--data-path", str(chain), *CHAIN_FLAGS, "--max-epochs", "8")
+    results = script.main(runtime.parse(script.Config, [*flags, "--output", str(tmp_path / "run")]))
+    best_of_popularity = results["baselines"]["popularity"]["intervals"]["ndcg@10"][1]
+    assert results["test"]["intervals"]["ndcg@10"][0] > best_of_popularity

@@ -1,6 +1,7 @@
 """Any run's lists in place of the last items, by any way of decoding."""
 
 import continuations
+import evaluate_checkpoint
 import pytest
 import sasrec
 import seq2seq
@@ -18,7 +19,7 @@ SPLIT = ("--n-out", "2", "--window-target", "first", "--no-mask-seen")
 def trained(request, ratings, tmp_path_factory):
     """A run on such a split, and the results that it left."""
     run, script = tmp_path_factory.mktemp("runs") / "run", request.param
-    flags = ("--dataset", "movielens", "--data-path", str(ratings), *TOY_MODEL, *SPLIT, "--max-epochs", "2")
+    flags = ("--dataset", "movielens", "--data-path", str(ratings), *TOY_MODEL, *SPLIT, "--max-epochs", "1")
     return run, script.main(runtime.parse(script.Config, [*flags, "--output", str(run)]))
 
 
@@ -32,6 +33,14 @@ def test_a_run_leaves_the_figures_of_its_continuations(trained, tmp_path, capsys
     assert {figures["n_users"] for figures in found["figures"].values()} == {n_users}
     assert read_json(tmp_path / "found.json")["figures"].keys() == found["figures"].keys()
     assert "recall@2" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("trained", [seq2seq], indirect=True, ids=["seq2seq"])
+def test_a_checkpoint_gives_the_figures_of_its_run_again(trained):
+    run, results = trained
+    again = evaluate_checkpoint.main(evaluate_checkpoint.Arguments(run))
+    assert again == {part: results[part] for part in again}
+    assert again.keys() == {"test", "valid", "baselines", "protocol", "continuations"}
 
 
 def test_other_ways_of_decoding_change_what_is_generated_and_nothing_else(trained):

@@ -6,12 +6,15 @@ import evaluate_checkpoint
 import numpy as np
 import prepare_data
 import pytest
+import sasrec
 from conftest import TOY_MODEL, train
 
 from seqrec import runtime
 from seqrec.data.directories import exclusive
 from seqrec.data.store import open_store
 from seqrec.files import read_json
+from seqrec.run.data import open_task
+from seqrec.run.experiment import open_run
 from seqrec.types import InputError
 
 
@@ -44,7 +47,7 @@ def events_file(path, days, *, n_users=30, n_items=20):
 def test_a_run_is_evaluated_and_resumed_on_the_events_that_it_saw_after_more_are_appended(tmp_path):
     store = tmp_path / "store"
     prepare(events_file(tmp_path / "first.csv", [0, 1]), store)
-    flags = ("--dataset", "store", "--data-path", store, *TOY_MODEL, "--max-epochs", "2", "--output", tmp_path / "run")
+    flags = ("--dataset", "store", "--data-path", store, *TOY_MODEL, "--max-epochs", "1", "--output", tmp_path / "run")
     results = train(*flags)
     before = open_store(store).n_items
     prepare(events_file(tmp_path / "next.csv", [5]), store, "--append")
@@ -54,8 +57,10 @@ def test_a_run_is_evaluated_and_resumed_on_the_events_that_it_saw_after_more_are
     assert again == {name: results[name] for name in again}
     assert train(*flags, "--resume")["test"] == results["test"]
     # A new run reads all that the store holds now.
-    other = train(*flags[:-1], tmp_path / "other")
-    assert other["protocol"]["data_hash"] == open_store(store).content_hash != results["protocol"]["data_hash"]
+    config = runtime.parse(sasrec.Config, [*map(str, flags[:-1]), str(tmp_path / "other")])
+    with open_run(config, config.training.run, experiment="sasrec", dataset="store") as other:
+        read = open_task(other, config.training.data, seed=0).store
+    assert read.content_hash == open_store(store).content_hash != results["protocol"]["data_hash"]
     # Data that are prepared anew are other data.
     prepare(events_file(tmp_path / "anew.csv", [0, 1, 2]), store)
     with pytest.raises(InputError, match="never held the events with the content hash"):

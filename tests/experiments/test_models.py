@@ -1,9 +1,10 @@
-"""Each training script on a chain of items: its steps beat popularity, its checkpoint gives its figures again."""
+"""Each training script on a chain of items: its steps beat popularity, and its checkpoint gives its ranks again."""
 
 import dataclasses
 
 import evaluate_checkpoint
 import jax
+import numpy as np
 import pytest
 import seq2seq
 from conftest import CHAIN_FLAGS
@@ -11,17 +12,20 @@ from scripts import TRAINING
 
 from seqrec import runtime
 from seqrec.baselines.popularity import training_counts
-from seqrec.data.events import sequences
+from seqrec.checkpoint import Progress, finish, open_checkpoints, save
+from seqrec.data.events import prepare
 from seqrec.data.sources import read_source
 from seqrec.data.split_config import SplitConfig
-from seqrec.data.store import store_from_sequences
+from seqrec.data.store import open_store, store_from_sequences
 from seqrec.encoders.transformer import TransformerConfig
 from seqrec.evaluation import evaluate, make_eval_step
 from seqrec.report.continuations import continuation_figures
 from seqrec.report.figures import baseline_figures, figures
 from seqrec.report.kept_results import condense_run
 from seqrec.report.results_page import page
-from seqrec.run.data import DataConfig, make_task
+from seqrec.run.data import DataConfig, make_task, open_task
+from seqrec.run.experiment import open_run, open_trained
+from seqrec.run.results import protocol
 from seqrec.training import init_state, make_optimizer, make_train_step
 from seqrec.types import InputError
 
@@ -29,16 +33,23 @@ LONG = store_from_sequences([list(range(1, 1001))] * 20)
 EPOCHS = {"bert4rec": 25}  # it learns from a share of the positions at a time
 
 
-def chain_config(script, chain, *flags):
-    """The config of a script on the chain."""
-    return runtime.parse(script.Config, ["--dataset", "s3rec", "--data-path", str(chain), *CHAIN_FLAGS, *flags])
+@pytest.fixture(scope="module")
+def chain_flags(chain, tmp_path_factory):
+    """Flags of a run on the chain, which is prepared once."""
+    directory = tmp_path_factory.mktemp("chain") / "store"
+    prepare(read_source("s3rec", chain), directory)
+    return ("--dataset", "store", "--data-path", str(directory), *CHAIN_FLAGS)
 
 
 @pytest.mark.parametrize("name", TRAINING)
-def test_steps_on_a_chain_lead_beyond_popularity(name, chain):
-    config = chain_config(TRAINING[name], chain, "--max-epochs", str(EPOCHS.get(name, 8)))
+def test_steps_on_a_chain_lead_beyond_popularity_and_what_is_kept_of_them_to_the_same_ranks(
+    name, chain_flags, tmp_path
+):
+    flags = ("--max-epochs", str(EPOCHS.get(name, 8)), "--output", str(tmp_path / "run"))
+    config = runtime.parse(TRAINING[name].Config, [*chain_flags, *flags])
     training = config.training
-    task = make_task(training.data, sequences(read_source("s3rec", chain)), seed=0)
+    with open_run(config, training.run, experiment=name, dataset="chain") as run:
+        task = open_task(run, training.data, seed=0)
     model = TRAINING[name].build(config, task)
     n_steps = training.fit.max_epochs * task.train.steps_per_epoch
     optimizer = make_optimizer(training.optimizer, model.specs, n_steps=n_steps)
@@ -53,17 +64,22 @@ def test_steps_on_a_chain_lead_beyond_popularity(name, chain):
         counts = training_counts(task.store, task.split)
         lists = continuation_figures(model, state.averaged, task.test, n=task.n_generated, counts=counts)
         assert lists["greedy"]["intervals"]["recall@5"][0] > lists["popularity"]["intervals"]["recall@5"][1]
+    with open_checkpoints(run / "checkpoints") as checkpoints:
+        save(checkpoints, state, Progress(seed=0, step=n_steps, validations=((n_steps, 1.0),)))
+        finish(checkpoints)
+    opened, again, params = open_trained(run, TRAINING)
+    np.testing.assert_array_equal(evaluate(make_eval_step(again), params, opened.test).rank, rank)
 
 
-@pytest.mark.parametrize("name", [name for name in TRAINING if name != "sasrec"])
-def test_a_checkpoint_gives_the_figures_of_its_run_again(name, chain, tmp_path, monkeypatch):
-    script, output = TRAINING[name], str(tmp_path / "run")
-    monkeypatch.setattr("sys.argv", [script.__file__])
-    results = script.main(chain_config(script, chain, "--max-epochs", "1", "--output", output))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in TRAINING if name not in ("sasrec", "seq2seq")])
+def test_a_checkpoint_gives_the_figures_of_its_run_again(name, chain_flags, tmp_path):
+    script = TRAINING[name]
+    flags = [*chain_flags, "--max-epochs", "1", "--output", str(tmp_path / "run")]
+    results = script.main(runtime.parse(script.Config, flags))
     again = evaluate_checkpoint.main(evaluate_checkpoint.Arguments(tmp_path / "run"))
     assert again == {part: results[part] for part in again}
-    assert again.keys() >= {"test", "valid", "baselines", "protocol"}
-    assert ("continuations" in again) == (name == "seq2seq")
+    assert again.keys() == {"test", "valid", "baselines", "protocol"}
 
 
 @pytest.mark.parametrize(
@@ -80,19 +96,19 @@ def test_a_split_that_holds_no_continuation_out_is_refused(split, message):
         seq2seq.build(seq2seq.Config(), task)
 
 
-@pytest.mark.parametrize(("name", "times"), [("hstu", "history"), ("hstu", "query"), ("sasrec", "history")])
-def test_figures_of_a_model_that_knows_when_the_answer_came_are_labelled(
-    name, times, toy, tmp_path, monkeypatch, capsys
-):
-    script = TRAINING[name]
-    flags = [*toy, "--max-epochs", "1", "--times", times, "--output", str(tmp_path / "run")]
-    monkeypatch.setattr("sys.argv", [f"experiments/{name}.py", *flags])
-    results = script.main(runtime.parse(script.Config, flags))
-    assert results["protocol"]["times"] == times
-    assert results["protocol"]["time_aware"] == (times == "query")
-    assert ("time-aware" in capsys.readouterr().out) == (times == "query")
-    kept = condense_run(tmp_path / "run")
-    assert ("(time-aware)" in page({"toy-seed-0": kept}, {}, defaults={name: script.Config()})) == (times == "query")
+def test_figures_of_a_model_that_knows_when_the_answer_came_are_labelled(toy, tmp_path, monkeypatch, capsys):
+    script = TRAINING["hstu"]
+    flags = [*toy, "--max-epochs", "1", "--n-blocks", "1", "--times", "query", "--output", str(tmp_path / "run")]
+    monkeypatch.setattr("sys.argv", ["experiments/hstu.py", *flags])
+    found = script.main(runtime.parse(script.Config, flags))
+    assert (found["protocol"]["times"], found["protocol"]["time_aware"]) == ("query", True)
+    assert "time-aware" in capsys.readouterr().out
+    kept, defaults = condense_run(tmp_path / "run"), {"hstu": script.Config()}
+    assert "(time-aware)" in page({"toy-seed-0": kept}, {}, defaults=defaults)
+    of_history = protocol(make_task(DataConfig(times="history"), open_store(tmp_path / "run" / "store"), seed=0))
+    assert (of_history["times"], of_history["time_aware"]) == ("history", False)
+    kept = {**kept, "protocol": {**kept["protocol"], **of_history}}
+    assert "(time-aware)" not in page({"toy-seed-0": kept}, {}, defaults=defaults)
 
 
 def test_a_model_that_reads_no_times_is_not_labelled_as_if_it_did(toy, tmp_path):

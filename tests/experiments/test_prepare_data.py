@@ -5,16 +5,21 @@ import runpy
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import prepare_data
 import pyarrow.parquet as pq
 import pytest
+import sasrec
 from conftest import EXPERIMENTS, TOY_MODEL, train
 
 from seqrec import runtime
 from seqrec.data.split_config import SplitConfig, split_store
 from seqrec.data.splits import check_no_leakage
 from seqrec.data.store import open_store, read_preparation
+from seqrec.run.data import open_task
+from seqrec.run.experiment import open_run
+from seqrec.run.results import protocol
 from seqrec.types import InputError
 
 
@@ -62,14 +67,28 @@ def test_a_model_is_trained_and_tested_on_a_temporal_split_of_the_store(prepared
     assert not (tmp_path / "run" / "store").exists()
 
 
+def task_of(*flags: str | Path):
+    """What a run with these flags is trained and tested on."""
+    config = runtime.parse(sasrec.Config, [str(flag) for flag in flags])
+    with open_run(config, config.training.run, experiment="sasrec", dataset="toy") as run:
+        return open_task(run, config.training.data, seed=0)
+
+
 def test_a_temporal_split_of_a_file_and_of_its_store_are_the_same_evaluation(ratings, tmp_path):
     flags = ("--split", "temporal", "--valid-share", "0.2", "--test-share", "0.2")
     prepare("--dataset", "movielens", "--data-path", ratings, *flags, "--output", tmp_path / "store")
-    model = (*flags, *TOY_MODEL, "--max-epochs", "1")
-    direct = train("--dataset", "movielens", "--data-path", ratings, *model, "--output", tmp_path / "direct")
-    stored = train("--dataset", "store", "--data-path", tmp_path / "store", *model, "--output", tmp_path / "stored")
-    assert direct["protocol"]["split_hash"] == stored["protocol"]["split_hash"]
-    assert direct["test"] == stored["test"]
+    model = (*flags, *TOY_MODEL)
+    direct = task_of("--dataset", "movielens", "--data-path", ratings, *model, "--output", tmp_path / "direct")
+    stored = task_of("--dataset", "store", "--data-path", tmp_path / "store", *model, "--output", tmp_path / "stored")
+    assert protocol(direct) == protocol(stored)
+    assert direct.split.content_hash == stored.split.content_hash
+    assert direct.train.steps_per_epoch > 1
+    for ours, theirs in zip(
+        [*direct.valid.batches(), *direct.test.batches(), *map(direct.train.batch, range(3))],
+        [*stored.valid.batches(), *stored.test.batches(), *map(stored.train.batch, range(3))],
+        strict=True,
+    ):
+        jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 
 
 def test_more_events_extend_the_store(prepared, tmp_path, capsys):

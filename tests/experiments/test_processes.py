@@ -12,6 +12,7 @@ import pytest
 from conftest import train
 
 from seqrec.files import read_json
+from seqrec.types import InputError
 
 
 def start_processes(start_script, n_processes, *flags, **environment):
@@ -92,8 +93,8 @@ def losses_of(run):
 
 
 @pytest.mark.parametrize("n_devices", [pytest.param(4, marks=pytest.mark.slow), 8])
-def test_what_two_processes_saved_goes_on_with_the_same_losses_on_any_devices(
-    flags, on_one_device, copied, start_script, n_devices
+def test_what_two_processes_saved_goes_on_with_the_same_losses_and_figures_on_any_devices(
+    flags, finished, on_one_device, copied, start_script, n_devices
 ):
     ((status, _, errors),) = outcomes(
         [start_script("sasrec.py", *flags, "--resume", "--output", copied, JAX_NUM_CPU_DEVICES=str(n_devices))]
@@ -101,6 +102,7 @@ def test_what_two_processes_saved_goes_on_with_the_same_losses_on_any_devices(
     assert status == 0, errors
     assert f"{n_devices} x cpu" in errors
     assert_same_losses(copied, on_one_device)
+    assert_figures_of_one(copied, finished)
 
 
 def assert_same_losses(run, expected):
@@ -112,9 +114,11 @@ def assert_same_losses(run, expected):
 def assert_figures_of_one(run, finished):
     found = read_json(run / "metrics.json")
     for part in ("test", "valid"):
-        for name, value in finished.results[part].items():
-            if name != "intervals":
-                assert found[part][name] == pytest.approx(value, abs=1e-5)
+        expected = dict(finished.results[part])
+        for name, interval in expected.pop("intervals").items():
+            assert found[part]["intervals"][name] == pytest.approx(interval, abs=1e-5)
+        for name, value in expected.items():
+            assert found[part][name] == pytest.approx(value, abs=1e-5)
     losses = [losses_of(each) for each in (run, finished.directory)]
     # Each line is the mean of an interval; the last of each epoch's three is compared with the epoch's own mean.
     assert set(losses[1]) <= set(losses[0])
@@ -122,10 +126,7 @@ def assert_figures_of_one(run, finished):
     np.testing.assert_allclose(epochs, list(losses[1].values()), atol=0.02)
 
 
-def test_a_process_that_expected_others_stops(toy, tmp_path, start_script):
-    ((status, _, errors),) = outcomes(
-        [start_script("sasrec.py", *toy, "--n-processes", "2", "--output", tmp_path / "run")]
-    )
-    assert status == 2
-    assert "1 processes take part, not n_processes=2" in errors
+def test_a_process_that_expected_others_stops(toy, tmp_path):
+    with pytest.raises(InputError, match="1 processes take part, not n_processes=2"):
+        train(*toy, "--n-processes", "2", "--output", tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -3,10 +3,9 @@
 import pytest
 import results as results_script
 import sasrec
-from conftest import train
 
 from seqrec import runtime
-from seqrec.config import to_json
+from seqrec.config import from_json, to_json, with_values
 from seqrec.data.engagement import EngagementConfig
 from seqrec.data.store import open_store
 from seqrec.report.figures import baseline_figures
@@ -69,11 +68,17 @@ def test_the_command_names_a_mesh_by_its_own_flags():
     assert runtime.parse(sasrec.Config, flags) == config
 
 
-def test_seeds_are_averaged_on_the_page(finished, toy, tmp_path):
-    other = train(*toy, "--seed", "1", "--max-epochs", "1", "--output", tmp_path / "other")
-    kept = {"toy-seed-0": condense_run(finished.directory), "toy-seed-1": condense_run(tmp_path / "other")}
+def another(run, changes, **test):
+    """What would be kept of a run with other values in its config and other test figures."""
+    changed = with_values(from_json(sasrec.Config, run["config"]), changes)
+    return {**run, "config": to_json(changed), "test": {**run["test"], **test}}
+
+
+def test_seeds_are_averaged_on_the_page(finished):
+    first = condense_run(finished.directory)
+    kept = {"toy-seed-0": first, "toy-seed-1": another(first, {"training.run.seed": 1}, **{"ndcg@10": 0.25})}
     text = page(kept, {}, defaults=results_script.DEFAULTS)
-    mean = (finished.results["test"]["ndcg@10"] + other["test"]["ndcg@10"]) / 2
+    mean = (finished.results["test"]["ndcg@10"] + 0.25) / 2
     [row] = [line for line in text.splitlines() if "mean of 2 seeds" in line]
     assert f"| {mean:.4f} |" in row
 
@@ -88,14 +93,14 @@ def test_sessions_are_shown_by_recall_and_mrr_at_20(finished):
     assert any(line.startswith("| toy-seed-0 | 0.2500 | 0.1250 | ") for line in lines)
 
 
-def test_an_ablation_names_the_flags_that_differ_and_what_they_gained(finished, toy, tmp_path):
-    kept = {"toy-ablation-base-seed-0": condense_run(finished.directory)}
-    changed = train(*toy, "--learning-rate", "1e-4", "--no-norm-first", "--output", tmp_path / "changed")
-    kept["toy-ablation-slow-seed-0"] = condense_run(tmp_path / "changed")
+def test_an_ablation_names_the_flags_that_differ_and_what_they_gained(finished):
+    base = condense_run(finished.directory)
+    changes = {"training.optimizer.learning_rate": 1e-4, "model.norm_first": False}
+    slow = another(base, changes, **{"ndcg@10": 0.25, "recall@10": 0.5})
+    kept = {"toy-ablation-base-seed-0": base, "toy-ablation-slow-seed-0": slow}
     text = page(kept, {}, defaults=results_script.DEFAULTS)
-    gained = changed["test"]["ndcg@10"] - finished.results["test"]["ndcg@10"]
     [row] = [line for line in text.splitlines() if line.startswith("| --learning-rate 0.0001 --no-norm-first | 0 |")]
-    assert row.endswith(f"| {changed['test']['recall@10']:.4f} | {gained:+.4f} |")
+    assert row.endswith(f"| 0.5000 | {0.25 - base['test']['ndcg@10']:+.4f} |")
     [row] = [line for line in text.splitlines() if line.startswith("| the base itself | 0 |")]
     assert row.endswith("| +0.0000 |")
 

@@ -3,16 +3,21 @@
 import os
 import re
 import signal
+import tempfile
 import time
 from pathlib import Path
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+import prepare_data
 import pytest
-from conftest import Finished
+from conftest import Finished, train
+from test_evaluate_checkpoint import evaluate
 from test_processes import assert_figures_of_one, outcomes, start_processes
+from test_refusals import refusal
 
+from seqrec import runtime
 from seqrec.data.buckets import working_copy
 from seqrec.data.store import open_store, write_store
 from seqrec.files import read_json
@@ -75,7 +80,7 @@ import time
 from seqrec import loop
 as_fast_as_it_can = loop.split_rows
 def slowly(batch):
-    time.sleep(1)
+    time.sleep(0.4)
     return as_fast_as_it_can(batch)
 loop.split_rows = slowly
 """
@@ -83,7 +88,7 @@ loop.split_rows = slowly
 
 
 def test_a_run_whose_machine_is_gone_goes_on_from_the_bucket_and_ends_as_one_undisturbed(
-    stored, files, finished: Finished, start_script, tmp_path
+    stored, files, finished: Finished, start_script, tmp_path, monkeypatch, capsys
 ):
     flags = (*stored, "--output", "s3://toys/runs/one")
     run = start_script("sasrec.py", *flags, code=SLOW_STEPS)
@@ -96,9 +101,10 @@ def test_a_run_whose_machine_is_gone_goes_on_from_the_bucket_and_ends_as_one_und
     # Nothing of what the first left on its machine is seen by the second.
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    there = {"SEQREC_CACHE": str(elsewhere / "cache"), "TMPDIR": str(elsewhere)}
-    ((status, printed, errors),) = outcomes([start_script("sasrec.py", *flags, "--resume", **there)])
-    assert status == 0, errors
+    monkeypatch.setenv("SEQREC_CACHE", str(elsewhere / "cache"))
+    monkeypatch.setattr(tempfile, "tempdir", str(elsewhere))
+    train(*flags, "--resume")
+    printed, errors = capsys.readouterr()
     assert "resumed     from the checkpoint of step" in errors
     assert "run directory  s3://toys/runs/one" in printed
     assert [file.name for file in elsewhere.iterdir()] == ["cache"]
@@ -111,11 +117,12 @@ def test_a_run_whose_machine_is_gone_goes_on_from_the_bucket_and_ends_as_one_und
         assert (copy / "ranks.parquet").read_bytes() == (finished.directory / "ranks.parquet").read_bytes()
         assert read_json(copy / "config.json")["config"]["training"]["run"]["output"] == "s3://toys/runs/one"
 
-    ((status, printed, errors),) = outcomes([start_script("evaluate_checkpoint.py", "s3://toys/runs/one", **there)])
-    assert status == 0, errors
+    assert evaluate(monkeypatch, "s3://toys/runs/one") == 0
+    printed, _ = capsys.readouterr()
     assert "equal to s3://toys/runs/one/metrics.json, to the last digit" in printed
 
 
+@pytest.mark.slow
 def test_two_processes_keep_one_run_in_a_bucket_and_go_on_where_they_stopped(toy, finished, files, start_script):
     flags = (*toy, "--log-every-steps", "2", "--n-processes", "2", "--output", "s3://toys/runs/two")
     processes = start_processes(start_script, 2, *flags, code=SLOW_STEPS)
@@ -134,15 +141,13 @@ def test_two_processes_keep_one_run_in_a_bucket_and_go_on_where_they_stopped(toy
     assert status in (0, 1)
 
 
-def test_a_store_is_prepared_into_a_bucket_and_extended_there(ratings, files, start_script):
+def test_a_store_is_prepared_into_a_bucket_and_extended_there(ratings, files, capsys):
     flags = ("--dataset", "movielens", "--data-path", str(ratings), "--output", "s3://toys/prepared")
-    ((status, printed, errors),) = outcomes([start_script("prepare_data.py", *flags)])
-    assert status == 0, errors
-    assert "profile     s3://toys/prepared/profile.html" in printed
+    prepare_data.main(runtime.parse(prepare_data.Config, flags))
+    assert "profile     s3://toys/prepared/profile.html" in capsys.readouterr().out
     before = open_store("s3://toys/prepared")
-    ((status, printed, errors),) = outcomes([start_script("prepare_data.py", *flags, "--append")])
-    assert status == 0, errors
-    assert "appended    0 events" in printed
+    prepare_data.main(runtime.parse(prepare_data.Config, [*flags, "--append"]))
+    assert "appended    0 events" in capsys.readouterr().out
     assert open_store("s3://toys/prepared").content_hash == before.content_hash
 
 
@@ -164,10 +169,10 @@ def test_a_store_is_prepared_into_a_bucket_and_extended_there(ratings, files, st
     ids=["no bucket", "no credentials", "refused"],
 )
 def test_a_bucket_that_cannot_be_used_is_named_in_one_line(
-    toy, files, start_script, tmp_path, output, environment, said
+    toy, files, monkeypatch, tmp_path, capsys, output, environment, said
 ):
     quiet = {"AWS_EC2_METADATA_DISABLED": "true", "HOME": str(tmp_path)}
-    ((status, _, errors),) = outcomes([start_script("sasrec.py", *toy, "--output", output, **quiet, **environment)])
-    assert status == 2
-    assert "Traceback" not in errors
-    assert re.search(said, errors.splitlines()[-1]), errors
+    for name, value in {**quiet, **environment}.items():
+        monkeypatch.setenv(name, value)
+    type(files).clear_instance_cache()
+    assert re.search(said, refusal(monkeypatch, capsys, *toy, "--output", output))

@@ -3,9 +3,11 @@
 import json
 import os
 import re
+import resource
 import shlex
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -161,23 +163,21 @@ def interrupt_at(monkeypatch, step: int, number: signal.Signals) -> None:
     monkeypatch.setattr(runs, "append_json_line", append_and_signal)
 
 
-@pytest.mark.parametrize(
-    ("step", "number"),
-    [(8, signal.SIGINT), (12, signal.SIGTERM)],
-    ids=["Ctrl-C inside an epoch", "SIGTERM at an epoch's end"],
-)
-def test_a_resumed_run_equals_one_that_was_not_interrupted(toy, finished, tmp_path, monkeypatch, step, number):
-    run = tmp_path / "run"
+def test_a_resumed_run_equals_one_that_was_not_interrupted(toy, finished, tmp_path, monkeypatch):
+    """Ctrl-C inside an epoch, and SIGTERM at the end of the one in which it goes on."""
+    run, resume = tmp_path / "run", ()
     often = ("--log-every-steps", "1", "--output", run)
-    with monkeypatch.context() as patch:
-        interrupt_at(patch, step, number)
-        with pytest.raises(
-            runtime.Interrupted, match=f"stopped at step {step}; the state is saved; go on with"
-        ) as stop:
-            train(*toy, *often)
-    assert stop.value.signal_number == number
-    assert not (run / "metrics.json").exists()
-    train(*toy, *often, "--resume")
+    for step, number in ((8, signal.SIGINT), (12, signal.SIGTERM)):
+        with monkeypatch.context() as patch:
+            interrupt_at(patch, step, number)
+            with pytest.raises(
+                runtime.Interrupted, match=f"stopped at step {step}; the state is saved; go on with"
+            ) as stop:
+                train(*toy, *often, *resume)
+        assert stop.value.signal_number == number
+        assert not (run / "metrics.json").exists()
+        resume = ("--resume",)
+    train(*toy, *often, *resume)
     assert_same_outcome(run, finished.directory)
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "loss" in line] == list(range(1, 25))
@@ -203,23 +203,30 @@ checkpoint.save = save_and_die
     assert_same_outcome(tmp_path / "run", finished.directory)
 
 
-def test_a_run_that_finds_the_disk_full_goes_on_from_the_last_good_checkpoint(toy, finished, tmp_path, start_script):
+def test_a_run_that_finds_the_disk_full_goes_on_from_the_last_good_checkpoint(
+    toy, finished, tmp_path, monkeypatch, capsys
+):
     # The system refuses to make files of more than 8 kB, as it refuses any on a full disk.
-    full_in_a_save = """
-import resource
-from seqrec import checkpoint
-save = checkpoint.save
-def save_on_a_full_disk(manager, state, progress):
-    if progress.step == 15:
-        manager.wait_until_finished()
-        resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))
-    save(manager, state, progress)
-checkpoint.save = save_on_a_full_disk
-"""
-    flags = (*toy, "--save-every-steps", "3", "--output", tmp_path / "run")
-    full = start_script("sasrec.py", *flags, code=full_in_a_save)
-    _, errors = full.communicate(timeout=300)
-    assert full.returncode == 2
+    save, limits = checkpoint.save, resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def save_on_a_full_disk(manager, state, progress):
+        if progress.step == 15:
+            manager.wait_until_finished()
+            resource.setrlimit(resource.RLIMIT_FSIZE, (8192, limits[1]))
+        save(manager, state, progress)
+
+    flags = (*toy, "--save-every-steps", "3", "--output", str(tmp_path / "run"))
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "argv", ["sasrec.py", *flags])
+        patch.setattr(sys, "unraisablehook", sys.unraisablehook)
+        patch.setattr(checkpoint, "save", save_on_a_full_disk)
+        try:
+            with pytest.raises(SystemExit) as stop:
+                runtime.run_script(sasrec.main, sasrec.Config)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert stop.value.code == 2
+    errors = capsys.readouterr().err
     assert "Traceback" not in errors
     line = errors.splitlines()[-1]
     assert re.search(r"sasrec.py: .*checkpoints: .* \(File too large\); the one of step 12 is intact; .*--resume", line)
@@ -248,6 +255,7 @@ def test_a_run_killed_at_any_moment_goes_on(toy, finished, tmp_path, start_scrip
         assert_same_outcome(run, finished.directory)
 
 
+@pytest.mark.slow
 def test_eight_devices_give_the_figures_of_one(toy, finished, tmp_path, start_script):
     process = start_script("sasrec.py", *toy, "--output", tmp_path / "run", JAX_NUM_CPU_DEVICES="8")
     _, errors = process.communicate(timeout=600)

@@ -37,7 +37,7 @@ def flags(users, tmp_path):
 
 
 def test_a_run_with_features_is_resumed_and_evaluated_again_and_knows_its_files(toy, flags, users, tmp_path, capsys):
-    toy = (*toy[:-1], "2")
+    toy = (*toy[:-1], "1")
     results = train(*toy, *flags)
     store = open_store(tmp_path / "run" / "store")
     assert sorted(store.columns) == ["rating", "timestamp_us"]

@@ -22,7 +22,7 @@ def plays(tmp_path):
 
 
 def test_side_tasks_are_judged_beside_the_base_rates_of_their_labels(plays, tmp_path, capsys):
-    flags = ("--skips", "kind=skip", "--skip-head", "0.5", "--gap-head", "0.5", "--max-epochs", "2")
+    flags = ("--skips", "kind=skip", "--skip-head", "0.5", "--gap-head", "0.5", "--max-epochs", "1")
     found = train(*plays, *flags, "--output", tmp_path / "run")
     assert found["side_tasks"].keys() == {"skip", "gap"}
     for each in found["side_tasks"].values():

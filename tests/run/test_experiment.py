@@ -5,12 +5,16 @@ import os
 import signal
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 
+import fsspec
 import jax.numpy as jnp
 import pytest
 
 from seqrec import runs, runtime
+from seqrec.data.buckets import working_copy
+from seqrec.data.store import open_store, store_from_sequences, write_store
 from seqrec.run.config import RunConfig
 from seqrec.run.experiment import load_best, open_run, open_trained
 from seqrec.training import TrainState
@@ -93,6 +97,24 @@ def test_resuming_needs_to_know_where():
 def test_a_config_file_holds_plain_values(begin):
     with begin() as run:
         assert json.loads((run / "config.json").read_text())["config"]["run"]["output"] == str(run)
+
+
+def test_a_process_that_is_not_the_first_has_the_store_of_a_run_in_a_bucket_and_writes_nothing(monkeypatch):
+    files = fsspec.filesystem("memory")
+    monkeypatch.setattr(type(files), "store", {})
+    monkeypatch.setattr(type(files), "pseudo_dirs", [""])
+    output = Path("memory://b/run")
+    with working_copy(output) as copy:
+        write_store(copy / "store", store_from_sequences([[1, 2, 3]]))
+        (copy / "config.json").write_text("the first's")
+    before = {name: files.cat_file(name) for name in files.find("/b")}
+    monkeypatch.setattr(runtime, "is_first", lambda: False)
+    monkeypatch.setattr(runtime, "on_first", lambda function: None)
+    with open_run(Config(), RunConfig(output=output), experiment="toy", dataset="none") as run:
+        assert [path.name for path in run.iterdir()] == ["store"]
+        assert open_store(run / "store").n_events == 3
+        (run / "config.json").write_text("another's")
+    assert {name: files.cat_file(name) for name in files.find("/b")} == before
 
 
 def no_model(config, task=None):
