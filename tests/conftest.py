@@ -21,6 +21,14 @@ import pytest  # noqa: E402
 ROOT = Path(__file__).parents[1]
 
 
+SLOW_FILES = ("tests/experiments/", "tests/test_sharding.py", "tests/data/test_engines.py", "tests/encoders/test_mesh.py")
+
+
+def pytest_collection_modifyitems(items):
+    """Puts the files that take longest first: of what comes last one process may be left with all."""
+    items.sort(key=lambda item: not item.nodeid.startswith(SLOW_FILES))
+
+
 def pytest_unconfigure():
     """Removes the compiled programs; of several processes the one that made the folder does."""
     if COMPILED is not None:
@@ -77,6 +85,8 @@ def spark():
         # Of so few rows, compiling and planning anew would take most of the time.
         .config("spark.sql.codegen.wholeStage", "false")
         .config("spark.sql.adaptive.enabled", "false")
+        .config("spark.sql.codegen.factoryMode", "NO_CODEGEN")
+        .config("spark.driver.extraJavaOptions", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
         .config("spark.sql.session.timeZone", "America/New_York")
         .getOrCreate()
     )

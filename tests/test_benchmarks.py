@@ -21,7 +21,9 @@ import time_to_quality
 import tpu_compile
 import train_step
 
-from seqrec.data.batches import training_batches
+from seqrec.data.batches import make_queries, training_batches
+from seqrec.data.events import sequences
+from seqrec.data.sources import read_source
 from seqrec.data.splits import leave_last_out
 from seqrec.encoders.seq2seq import Seq2SeqConfig
 from seqrec.encoders.transformer import TransformerConfig
@@ -293,6 +295,12 @@ def quality_config(walks, **options):
     return time_to_quality.Config(walks, **sizes | options)
 
 
+def validation_queries(walks):
+    """Those of `time_ours`, without its training."""
+    store = sequences(read_source("ml-1m", walks))
+    return make_queries(store, leave_last_out(store).valid, max_length=5, batch_size=8, mask_seen=True)
+
+
 def test_both_are_timed_to_the_first_epoch_that_reaches_the_bar(walks, tmp_path):
     peer = tmp_path / "python"
     peer.write_text(FAKE_PEER.format(python=sys.executable))
@@ -302,7 +310,7 @@ def test_both_are_timed_to_the_first_epoch_that_reaches_the_bar(walks, tmp_path)
     assert len(result["seqrec"]["epochs"]) == 1  # a bar that anything reaches
     assert result["ratio"] == pytest.approx(result["rectools"]["seconds"] / result["seqrec"]["seconds"])
     assert read_json(config.json) == result
-    _, queries = time_to_quality.time_ours(config)
+    queries = validation_queries(walks)
     course = time_to_quality.time_rectools(quality_config(walks, bar=0.6), peer, queries)
     # Of two events held out the first is validated: the fourth of five, 1 + (user + 3) % 20.
     assert course["epochs"][0]["ndcg@10"] < 0.6
@@ -311,11 +319,11 @@ def test_both_are_timed_to_the_first_epoch_that_reaches_the_bar(walks, tmp_path)
 
 
 def test_a_peer_that_cannot_run_is_said(walks):
-    config = quality_config(walks, bar=0.9)
+    config = quality_config(walks, bar=0.9, max_epochs=1)
     result = time_to_quality.main(config)
     assert result["seqrec"]["seconds"] is None
     assert "ratio" not in result
-    _, queries = time_to_quality.time_ours(config)
+    queries = validation_queries(walks)
     with pytest.raises(InputError, match=r"cannot be run \(No such file or directory\); name an interpreter"):
         time_to_quality.time_rectools(config, walks.with_name("nowhere"), queries)
     with pytest.raises(InputError, match="RecTools ended with status 1 after 0 epochs"):

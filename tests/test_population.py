@@ -1,5 +1,7 @@
 """Members of a population equal single runs, with numbers of their own and compiled once."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -101,11 +103,22 @@ def survivors(batches, request):
     return population, metrics
 
 
+@pytest.fixture(scope="module")
+def one_alone(batches):
+    """The run of one of the three members by itself, made once for both ways to train together."""
+
+    @functools.cache
+    def run(number):
+        config = Parts(TransformerConfig(d_model=8, n_blocks=1))
+        return alone(config, {name: values[number] for name, values in TRANSFORMER.items()}, batches)
+
+    return run
+
+
 @pytest.mark.parametrize(("place", "before"), [(0, 2), (1, 0)])
-def test_each_member_ends_as_the_same_run_alone_whichever_was_dropped(batches, survivors, place, before):
+def test_each_member_ends_as_the_same_run_alone_whichever_was_dropped(one_alone, survivors, place, before):
     population, metrics = survivors
-    config = Parts(TransformerConfig(d_model=8, n_blocks=1))
-    expected, last = alone(config, {name: values[before] for name, values in TRANSFORMER.items()}, batches)
+    expected, last = one_alone(before)
     chex.assert_trees_all_close(member(population, place), expected, atol=1e-5)
     np.testing.assert_allclose(metrics.loss[place], last.loss, rtol=1e-5)
     assert metrics.loss[0] != metrics.loss[1]

@@ -3,15 +3,18 @@
 import numpy as np
 import pyarrow as pa
 import pytest
+from test_ties import DEFAULTS, RUNS, a_log, by_user_and_item, shuffled
+from test_ties import read as read_log
 
 from seqrec.data import steps
 from seqrec.data.engines import collect, engine_of, move
 from seqrec.data.events import gathered_store
-from seqrec.data.preparation import StepsConfig, clean_events
+from seqrec.data.preparation import StepsConfig, clean_events, prepare_store
 from seqrec.data.sources import Columns, read_source
+from seqrec.data.split_config import SplitConfig
 from seqrec.types import InputError
 
-ENGINES = ("duckdb", "polars", "pyspark")
+ENGINES = ("polars", "pyspark")  # beside DuckDB
 USERS = ["Zoë", "zoë", "Zoe", "日本", "😀", "007", "7", "a'b", 'a"b', " a", "\u00e9", "e\u0301"]
 """Such that orders by locale, by case and by UTF-16 differ from that by code point, and two look alike."""
 
@@ -64,8 +67,14 @@ CONFIGS = {
         min_user_events=2,
         min_item_events=5,
     ),
-    "near duplicates alone": StepsConfig(drop_duplicates=False, duplicate_gap_seconds=3600.0),
-    "a share": StepsConfig(min_column="rating", min_value=1.0, min_share_of="rating", session_gap_seconds=0.000001),
+    "near duplicates alone, and a share": StepsConfig(
+        drop_duplicates=False,
+        duplicate_gap_seconds=3600.0,
+        min_column="rating",
+        min_value=1.0,
+        min_share_of="rating",
+        session_gap_seconds=0.000001,
+    ),
 }
 
 
@@ -96,7 +105,7 @@ def same(left, right):
 
 
 @pytest.mark.parametrize("config", CONFIGS)
-@pytest.mark.parametrize("engine", ENGINES[1:])
+@pytest.mark.parametrize("engine", ENGINES)
 def test_engines_give_exactly_equal_tables(engine, config, log, request, tmp_path):
     pytest.importorskip(engine)
     spark = request.getfixturevalue("spark") if engine == "pyspark" else None
@@ -108,6 +117,17 @@ def test_engines_give_exactly_equal_tables(engine, config, log, request, tmp_pat
         found = outcome(source, CONFIGS[config], tmp_path / "found")
     for name in expected:
         assert same(found[name], expected[name]), name
+
+
+@pytest.mark.parametrize("config", [DEFAULTS, RUNS], ids=["defaults", "runs"])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_engines_order_ties_alike(engine, config, request, tmp_path):
+    pytest.importorskip(engine)
+    spark = request.getfixturevalue("spark") if engine == "pyspark" else None
+    expected = prepare_store(read_log(by_user_and_item(a_log(text=True))), tmp_path / "duckdb", config, SplitConfig())
+    with move(read_log(shuffled(a_log(text=True), 1), "hash"), engine, spark=spark) as source:
+        found = prepare_store(source, tmp_path / engine, config, SplitConfig())
+    assert found.store.content_hash == expected.store.content_hash
 
 
 def test_every_step_of_the_comparison_removes_something(log):

@@ -8,7 +8,6 @@ import pytest
 from found_events import NO_TIMES
 
 from seqrec.data.append import append_events
-from seqrec.data.engines import move
 from seqrec.data.event_values import follow_ids
 from seqrec.data.events import prepare, sequences
 from seqrec.data.preparation import StepsConfig, prepare_store
@@ -150,17 +149,6 @@ def test_without_times_rows_keep_their_order():
     ]
     with pytest.raises(InputError, match="has no times, so that nothing ties"):
         read_source("events", table, columns=NO_TIMES, ties="hash")
-
-
-@pytest.mark.parametrize("config", [DEFAULTS, RUNS], ids=["defaults", "runs"])
-@pytest.mark.parametrize("engine", ["polars", "pyspark"])
-def test_other_engines_give_the_same_store(engine, config, request, tmp_path):
-    pytest.importorskip(engine)
-    spark = request.getfixturevalue("spark") if engine == "pyspark" else None
-    expected = prepare_store(read(by_user_and_item(a_log(text=True))), tmp_path / "duckdb", config, SplitConfig())
-    with move(read(shuffled(a_log(text=True), 1), "hash"), engine, spark=spark) as source:
-        found = prepare_store(source, tmp_path / engine, config, SplitConfig())
-    assert found.store.content_hash == expected.store.content_hash
 
 
 def test_a_store_says_how_its_ties_are_ordered(tmp_path):

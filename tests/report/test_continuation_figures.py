@@ -1,7 +1,8 @@
 """What ways to continue histories are compared by, each list made again by a slow loop."""
 
+import functools
+
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -19,6 +20,7 @@ from seqrec.report.continuations import continuation_figures
 from seqrec.types import HistoryBatch
 
 N, N_ITEMS, MAX_LENGTH = 3, 20, 8
+WIDTH = MAX_LENGTH + 1 - N
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +35,19 @@ def case():
     counts = random.permutation(N_ITEMS + 1)
     counts[0] = 0
     return histories, store, model, params, counts
+
+
+@functools.cache
+def generating(model):
+    return jax.jit(functools.partial(generate, model, n=N))
+
+
+def alone(model, params, history, excluded):
+    """What is generated for one history; padded, so that all are of one shape."""
+    items, left_out = np.zeros((1, WIDTH), np.int32), np.zeros((1, N_ITEMS), np.int32)
+    items[0, : len(history)] = history
+    left_out[0, : len(excluded)] = sorted(excluded)
+    return generating(model)(params, HistoryBatch(items, np.array([len(history)]), left_out)).items[0].tolist()
 
 
 def ndcg(lists, truths):
@@ -61,11 +76,7 @@ def test_figures_are_those_of_lists_made_one_by_one(case, mask_seen):
         truths.append([item for item in history[-N:] if item not in seen])
         left = [item for item in range(1, N_ITEMS + 1) if item not in seen]
         popular.append(sorted(left, key=lambda item: -counts[item])[:N])
-        latest = read[-(MAX_LENGTH + 1 - N) :]
-        alone = HistoryBatch(
-            jnp.asarray([latest]), jnp.asarray([len(latest)]), jnp.asarray([sorted(seen)], jnp.int32).reshape(1, -1)
-        )
-        generated.append(generate(model, params, alone, n=N).items[0].tolist())
+        generated.append(alone(model, params, read[-WIDTH:], seen))
     assert figures["popularity"]["ndcg@3"] == pytest.approx(ndcg(popular, truths), abs=1e-6)
     assert figures["greedy"]["ndcg@3"] == pytest.approx(ndcg(generated, truths), abs=1e-6)
     hits = [len(set(items) & set(true)) / len(set(true)) for items, true in zip(generated, truths, strict=True)]
