@@ -21,7 +21,12 @@ import pytest  # noqa: E402
 ROOT = Path(__file__).parents[1]
 
 
-SLOW_FILES = ("tests/experiments/", "tests/test_sharding.py", "tests/data/test_engines.py", "tests/encoders/test_mesh.py")
+SLOW_FILES = (
+    "tests/experiments/",
+    "tests/test_sharding.py",
+    "tests/data/test_engines.py",
+    "tests/encoders/test_mesh.py",
+)
 
 
 def pytest_collection_modifyitems(items):

@@ -39,7 +39,8 @@ def test_the_block_is_its_published_formula_in_each_of_two_histories_of_a_row():
     params = {name: rng.normal(size=spec.shape) for name, spec in specs.items()}
     batch = rows_of([[1, 2, 3, 4, 5], [6, 7, 8]])
     x = rng.normal(size=(1, batch.items.shape[1], 4))
-    ours = recurrence(*jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), (params, x)), batch=batch)[0]
+    single = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), (params, x))
+    ours = jax.jit(recurrence)(*single, batch=batch)[0]
     expected = np.concatenate([slow_block(params, x[0, :5]), slow_block(params, x[0, 5:8])])
     np.testing.assert_allclose(ours[:8], expected, rtol=1e-4, atol=1e-5)
 
@@ -52,7 +53,7 @@ def test_states_are_those_of_a_loop(length):
     for t in range(length):
         state = kept[:, t] * state + entering[:, t]
         expected.append(state)
-    ours = linear_recurrence(*(jnp.asarray(each, jnp.float32) for each in (kept, entering)))
+    ours = jax.jit(linear_recurrence)(*(jnp.asarray(each, jnp.float32) for each in (kept, entering)))
     np.testing.assert_allclose(ours, np.stack(expected, axis=1), rtol=1e-5, atol=1e-5)
 
 
@@ -69,7 +70,7 @@ def test_a_memory_that_forgets_nothing_has_a_gradient():
     # Gates shut so tightly that in float32 nothing is forgotten and nothing enters.
     params["gates_bias"] = jnp.full_like(params["gates_bias"], -200.0)
     x = jax.random.normal(jax.random.key(1), (1, 10, 4))
-    gradients = jax.grad(lambda p: jnp.sum(recurrence(p, x, batch=rows_of([[1, 2, 3]]))))(params)
+    gradients = jax.jit(jax.grad(lambda p: jnp.sum(recurrence(p, x, batch=rows_of([[1, 2, 3]])))))(params)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
 
 

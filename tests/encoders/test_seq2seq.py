@@ -1,5 +1,7 @@
 """The decoder's states depend on the history and on earlier decoded items, and on nothing else."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +15,7 @@ from seqrec.params import init_params
 SIZES = TransformerConfig(d_model=8, causal=False, dropout=0.0)
 
 
+@functools.cache
 def an_encoder(sizes=SIZES, **options):
     encoder = seq2seq(Seq2SeqConfig(sizes, **options), n_items=30, max_length=LENGTH)
     params = init_params(encoder.specs, jax.random.key(1))
@@ -45,15 +48,16 @@ def test_a_state_depends_on_the_whole_history_and_what_was_decoded_so_far():
 def test_the_same_items_mean_another_state_as_history_and_as_continuation():
     encoder, params = an_encoder()
     batch = rows_of([[1, 2, 3, 4, 5]])
-    early, late = (encoder.encode(params, cut(batch, place))[0, 4] for place in (1, 4))
+    early, late = (jax.jit(encoder.encode)(params, cut(batch, place))[0, 4] for place in (1, 4))
     assert np.abs(early - late).max() > 1e-2
 
 
 def test_continuations_in_one_row_are_independent():
     encoder, params = an_encoder()
-    together = encoder.encode(params, cut(rows_of([[1, 2, 3, 4], [5, 6, 7, 8, 9]]), 1, 6))[0]
-    first = encoder.encode(params, cut(rows_of([[1, 2, 3, 4]]), 1))[0]
-    second = encoder.encode(params, cut(rows_of([[5, 6, 7, 8, 9]]), 2))[0]
+    encode = jax.jit(encoder.encode)
+    together = encode(params, cut(rows_of([[1, 2, 3, 4], [5, 6, 7, 8, 9]]), 1, 6))[0]
+    first = encode(params, cut(rows_of([[1, 2, 3, 4]]), 1))[0]
+    second = encode(params, cut(rows_of([[5, 6, 7, 8, 9]]), 2))[0]
     np.testing.assert_allclose(together[1:4], first[1:4], rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(together[6:9], second[2:5], rtol=1e-5, atol=1e-5)
 
@@ -73,10 +77,11 @@ def test_dropout_is_a_function_of_the_key_and_off_without_one():
     encoder, params = an_encoder(sizes)
     plain, _ = an_encoder()
     batch = cut(rows_of([[1, 2, 3, 4, 5]]), 2)
-    one, again, other = (encoder.encode(params, batch, key=jax.random.key(seed)) for seed in (0, 0, 1))
+    encode = jax.jit(encoder.encode)
+    one, again, other = (encode(params, batch, key=jax.random.key(seed)) for seed in (0, 0, 1))
     np.testing.assert_array_equal(one, again)
     assert np.abs(one - other).max() > 1e-2
-    np.testing.assert_array_equal(encoder.encode(params, batch), plain.encode(params, batch))
+    np.testing.assert_array_equal(encode(params, batch), jax.jit(plain.encode)(params, batch))
 
 
 @pytest.mark.parametrize("way", [{"compute_dtype": "bfloat16"}, {"rematerialise": True}, {"scan_blocks": True}])
@@ -84,7 +89,7 @@ def test_other_ways_of_computing_give_about_the_same_states(way):
     encoder, params = an_encoder()
     other, _ = an_encoder(TransformerConfig(d_model=8, causal=False, dropout=0.0, **way))
     batch = cut(rows_of([[1, 2, 3, 4, 5]]), 2)
-    states, others = (np.asarray(each.encode(params, batch)[0, 2:5], np.float32) for each in (encoder, other))
+    states, others = (np.asarray(jax.jit(each.encode)(params, batch)[0, 2:5], np.float32) for each in (encoder, other))
     # bfloat16 keeps 8 bits, which two dozen roundings one after another make about 4.
     tolerance = 2**-4 * np.abs(states).max() if "compute_dtype" in way else 1e-5
     np.testing.assert_allclose(others, states, atol=tolerance)

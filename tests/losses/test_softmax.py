@@ -74,12 +74,13 @@ def test_a_weight_counts_a_target_as_often(name, in_tiles):
         return jnp.dot(jax.vmap(lambda weights: weighed(hidden, table, weights)[0])(one), times.reshape(-1))
 
     weights = jnp.asarray(times, jnp.float32)
-    (total, count), gradients = jax.value_and_grad(weighed, (0, 1), has_aux=True)(hidden, table, weights)
-    expected, expected_gradients = jax.value_and_grad(by_hand, (0, 1))(hidden, table)
+    (total, count), gradients = jax.jit(jax.value_and_grad(weighed, (0, 1), has_aux=True))(hidden, table, weights)
+    expected, expected_gradients = jax.jit(jax.value_and_grad(by_hand, (0, 1)))(hidden, table)
     np.testing.assert_allclose(total, expected, rtol=1e-5)
     for ours, theirs in zip(gradients, expected_gradients, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
-    plain, evenly = loss_of(name)(hidden, table, targets, **options), weighed(hidden, table, jnp.ones(targets.shape))
+    plain = jax.jit(lambda *given: loss_of(name)(*given, targets, **options))(hidden, table)
+    evenly = jax.jit(weighed)(hidden, table, jnp.ones(targets.shape))
     assert [float(each) for each in plain] == pytest.approx([float(each) for each in evenly], rel=1e-6)
     if name != "sce":  # which leaves positions out
         assert float(count) == np.sum(times, where=np.asarray(targets) > 0)
