@@ -65,9 +65,9 @@ def measure(model, params, known) -> dict[str, np.ndarray]:
     """States and gradients under the current mesh, if there is one."""
     batch = rows_of(*([each] for each in HISTORIES), times=model.reads.times)._replace(event_features=known)
     batch = split_rows(jax.tree.map(np.asarray, batch))
-    params = constrain_params(params, model.specs)
 
     def total(params):
+        params = constrain_params(params, model.specs)
         states = model.encoder.encode(params, batch)
         if model.auxiliary_loss is None:
             return jnp.sum(jnp.sin(states)), states
