@@ -68,14 +68,12 @@ def dense_log_probabilities(params, hidden, batch):
     p = jax.nn.sigmoid(hidden @ own["share"] + own["share_bias"])[..., None]
     length = batch.items.shape[1]
     place = np.arange(length)
-    visible = (place[None, :] <= place[:, None]) & (
-        np.asarray(batch.segment_ids)[:, :, None] == np.asarray(batch.segment_ids)[:, None, :]
-    )
+    visible = (place[None, :] <= place[:, None]) & (batch.segment_ids[:, :, None] == batch.segment_ids[:, None, :])
     scores = (hidden @ own["query"]) @ jnp.swapaxes(hidden @ own["key"], 1, 2) / np.sqrt(hidden.shape[-1])
     scores -= own["age"] * np.log1p(np.maximum(place[:, None] - place[None, :], 0))
     weights = jnp.where(visible, jnp.exp(scores - scores.max()), 0.0)
     weights /= weights.sum(-1, keepdims=True)
-    one_hot = (np.asarray(batch.items)[..., None] == np.arange(1, N_ITEMS + 1)).astype(float)
+    one_hot = (batch.items[..., None] == np.arange(1, N_ITEMS + 1)).astype(hidden.dtype)
     return jnp.log(p * (weights @ one_hot) + (1 - p) * explore)
 
 
@@ -84,6 +82,14 @@ def dense_loss(params, hidden, weights):
     targets = np.asarray(BATCH.next_items)
     of_targets = jnp.take_along_axis(logs, jnp.maximum(targets - 1, 0)[..., None], axis=-1)[..., 0]
     return -jnp.sum(jnp.where(targets > 0, weights * of_targets, 0.0))
+
+
+@functools.cache
+def dense_value_and_gradients():
+    """Of `a_case`, in float64."""
+    with jax.enable_x64(True):
+        wide = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf, np.float64)), a_case())
+        return jax.tree.map(np.asarray, jax.jit(jax.value_and_grad(dense_loss, (0, 1)))(*wide))
 
 
 def a_case():
@@ -114,10 +120,7 @@ def test_the_loss_and_its_gradients_are_those_of_the_dense_mixture(way, monkeypa
         return model.head.loss(params, hidden, question, key=jax.random.key(0))[0]
 
     total, gradients = jax.jit(jax.value_and_grad(loss, (0, 1)))(params, hidden)
-    with jax.enable_x64(True):
-        wide = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf, np.float64)), (params, hidden, weights))
-        expected, expected_gradients = jax.value_and_grad(dense_loss, (0, 1))(*wide)
-        expected_gradients = jax.tree.map(np.asarray, expected_gradients)
+    expected, expected_gradients = dense_value_and_gradients()
     np.testing.assert_allclose(total, expected, rtol=1e-5)
     np.testing.assert_allclose(jax.jit(loss)(params, hidden), expected, rtol=1e-5)
     for ours, theirs in zip(*map(jax.tree.leaves, (gradients, expected_gradients)), strict=True):
@@ -130,9 +133,10 @@ def test_ranks_and_lists_are_those_of_the_dense_mixture():
     vectors = boosted_states(hidden, repeat_probabilities(params, hidden, BATCH), BATCH.items, last)
     with jax.enable_x64(True):
         wide = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf, np.float64)), (params, hidden))
-        dense = np.asarray(dense_log_probabilities(*wide, BATCH)).reshape(-1, N_ITEMS)[np.asarray(last)]
+        dense = np.asarray(jax.jit(dense_log_probabilities)(*wide, BATCH)).reshape(-1, N_ITEMS)[np.asarray(last)]
     targets = jnp.broadcast_to(jnp.arange(1, N_ITEMS + 1), (4, N_ITEMS))
-    ranks, _ = rank_targets(vectors, params["item_table"], targets, n_items=N_ITEMS, block_users=3)
+    rank = jax.jit(functools.partial(rank_targets, n_items=N_ITEMS, block_users=3))
+    ranks, _ = rank(vectors, params["item_table"], targets)
     order = np.argsort(-dense, axis=1)
     np.testing.assert_array_equal(ranks, 1 + np.argsort(order, axis=1))
     items, scores = top_k_items(vectors, params["item_table"], k=N_ITEMS, n_items=N_ITEMS)

@@ -68,7 +68,7 @@ rows_strategy = st.lists(
 )
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(rows_strategy, rows_strategy, st.sampled_from([None, 2.0]), st.booleans())
 def test_two_days_are_what_their_log_is(tmp_path_factory, first, second, gap, drop_duplicates):
     tmp_path = tmp_path_factory.mktemp("days")
@@ -225,7 +225,7 @@ def keyed_copy(store):
     return store._replace(items=store.items.copy(), columns={name: each.copy() for name, each in store.columns.items()})
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(rows_strategy, st.lists(rows_strategy, min_size=1, max_size=3), st.sampled_from([None, 2.0]))
 def test_any_history_of_appends_can_be_opened(tmp_path_factory, first, days, gap):
     tmp_path = tmp_path_factory.mktemp("history")

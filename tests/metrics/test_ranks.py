@@ -173,6 +173,12 @@ def test_ids_in_small_integers_find_their_columns_in_a_large_catalogue(dtype):
 target_lists = st.lists(st.integers(0, N_ITEMS - 1), min_size=4, max_size=4)
 
 
+@jax.jit
+def values_of_targets(scores, targets, where):
+    names = {"ks": (2, 5), "at_k": ("recall", "precision", "ndcg", "map"), "without_k": ("mrr", "mean_rank")}
+    return metric_values(target_ranks(scores, targets), where=where, **names)
+
+
 @quick
 @given(st.permutations(range(N_ITEMS)), target_lists)
 def test_a_repeated_target_counts_as_the_one_item_that_it_is(order, targets):
@@ -181,10 +187,8 @@ def test_a_repeated_target_counts_as_the_one_item_that_it_is(order, targets):
     if not distinct:
         return
     scores = jnp.array([order], jnp.float32)
-    names = {"ks": (2, 5), "at_k": ("recall", "precision", "ndcg", "map"), "without_k": ("mrr", "mean_rank")}
-    once = metric_values(target_ranks(scores, jnp.array([distinct])), **names)
-    where = distinct_targets(jnp.array([targets]))
-    repeated = metric_values(target_ranks(scores, jnp.array([targets])), where=where, **names)
+    once = values_of_targets(scores, jnp.array([distinct]), where=jnp.ones((1, len(distinct)), bool))
+    repeated = values_of_targets(scores, jnp.array([targets]), where=distinct_targets(jnp.array([targets])))
     for name, value in once.items():
         np.testing.assert_allclose(repeated[name], value, rtol=1e-6, err_msg=name)
 
