@@ -31,6 +31,7 @@ from seqrec.types import InputError
 
 LONG = store_from_sequences([list(range(1, 1001))] * 20)
 EPOCHS = {"bert4rec": 25}  # it learns from a share of the positions at a time
+ONE_BLOCK = {"gru4rec": (), "seq2seq": ("--n-blocks", "1", "--n-decoder-blocks", "1")}
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +46,8 @@ def chain_flags(chain, tmp_path_factory):
 def test_steps_on_a_chain_lead_beyond_popularity_and_what_is_kept_of_them_to_the_same_ranks(
     name, chain_flags, tmp_path
 ):
-    flags = ("--max-epochs", str(EPOCHS.get(name, 8)), "--output", str(tmp_path / "run"))
-    config = runtime.parse(TRAINING[name].Config, [*chain_flags, *flags])
+    flags = (*ONE_BLOCK.get(name, ("--n-blocks", "1")), "--max-epochs", str(EPOCHS.get(name, 8)))
+    config = runtime.parse(TRAINING[name].Config, [*chain_flags, *flags, "--output", str(tmp_path / "run")])
     training = config.training
     with open_run(config, training.run, experiment=name, dataset="chain") as run:
         task = open_task(run, training.data, seed=0)
