@@ -53,6 +53,7 @@ def let_go_of_compiled_programs():
     """Jax keeps every program of a process: 4 GB over the whole suite. A module's are hardly of use to the next."""
     yield
     jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture
