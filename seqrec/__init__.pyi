@@ -2,6 +2,7 @@
 
 from seqrec.baselines.popularity import popularity_ranks as popularity_ranks
 from seqrec.baselines.popularity import training_counts as training_counts
+from seqrec.bundle.loading import load_bundle as load_bundle
 from seqrec.data.batches import make_queries as make_queries
 from seqrec.data.batches import training_batches as training_batches
 from seqrec.data.event_arrays import store_from_events as store_from_events

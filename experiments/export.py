@@ -1,0 +1,69 @@
+"""Writes what serving needs of a run, its bundle: weights, vocabulary, compiled functions and a model card.
+
+    python experiments/export.py runs/sasrec-movielens-demo-20260101-120000 --output bundle
+    python experiments/export.py --refresh bundle      # compiles it anew, by the jax that is installed here
+
+docs/bundle.md says what is in it, and how to ask it for recommendations.
+"""
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from scripts import TRAINING
+from tyro.conf import Positional, arg
+
+from seqrec import runtime
+from seqrec.bundle.files import ItemTableType
+from seqrec.bundle.of_run import bundle_run, refresh
+from seqrec.data.buckets import working_copy
+from seqrec.files import address_of
+from seqrec.types import InputError
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Exports a run as a bundle for serving, or compiles a bundle anew."""
+
+    run: Annotated[Positional[Path | None], arg(metavar="RUN")] = None
+    """Directory of the run, as the training script printed it."""
+    output: Path | None = None
+    """Directory of the bundle, which may be s3:// or gs://; a bundle that is there is replaced."""
+    item_table: ItemTableType = "float32"
+    """Type in which the item table is stored. bfloat16 halves it and int8 quarters it; both round the scores."""
+    refresh: Path | None = None
+    """Bundle whose compiled functions are made anew from its weights and config, and compared with the old answers."""
+
+    def __post_init__(self):
+        if (self.refresh is None) == (self.run is None) or (self.run is None) != (self.output is None):
+            raise InputError("name a run and its --output, or a bundle to --refresh")
+
+
+def main(arguments: Arguments) -> None:
+    """Writes the bundle and says how to use it."""
+    if arguments.refresh is not None:
+        with working_copy(arguments.refresh) as directory:
+            refresh(directory, TRAINING)
+        print(f"refreshed  {address_of(arguments.refresh)}; its answers are as before")
+        return
+    assert arguments.run is not None
+    assert arguments.output is not None
+    with working_copy(arguments.run, read_only=True) as run, working_copy(arguments.output) as output:
+        bundle_run(run, TRAINING, output, item_table=arguments.item_table)
+    address = address_of(arguments.output)
+    print(f"bundle         {address}\nmodel card     {address}/README.md")
+    command = [
+        "python",
+        "experiments/recommend.py",
+        address,
+        "--histories",
+        "plays.parquet",
+        "--output",
+        "lists.parquet",
+    ]
+    print(f"lists from it  {shlex.join(command)}")
+
+
+if __name__ == "__main__":
+    runtime.run_script(main, Arguments)

@@ -1,0 +1,180 @@
+"""A model card in the form that model hubs read: YAML front matter, then Markdown, from a run's files alone."""
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from seqrec.config import leaves
+from seqrec.files import JsonObject, read_object
+from seqrec.metrics import metric_values
+from seqrec.report.rank_tables import read_rank_table
+from seqrec.report.slices import slice_figures, standard_slicings
+
+SLICED_BY = "ndcg@10"
+
+
+def model_card(run: Path, record: JsonObject, *, item_table: str, mask_seen: bool) -> str:
+    """The text of README.md; `record` is the bundle's config.json.
+
+    A run that has not been tested has a card without figures.
+    """
+    tested = read_object(run / "metrics.json") if (run / "metrics.json").is_file() else None
+    data, training = record["data"], record["config"]["training"]
+    dataset = training["data"]["dataset"]
+    name = f"{record['experiment']} on {dataset}"
+    parts = [
+        _front_matter(name, record, tested),
+        f"# {name}",
+        _what_it_is(record, mask_seen=mask_seen, item_table=item_table),
+        "## Use",
+        _USE,
+        "## Data and split",
+        _table(
+            ("", ""),
+            [
+                (
+                    "data",
+                    f"{dataset}: {data['n_users']:,} users, {data['n_items']:,} items, {data['n_events']:,} events",
+                ),
+                ("content hash of the data", f"`{data.get('content_hash', 'unknown')}`"),
+                ("split", data["split"]),
+                ("hash of the split", f"`{data.get('split_hash', 'unknown')}`"),
+            ],
+        ),
+        "## Test figures",
+        *(["The run has not been tested."] if tested is None else _figures(run, tested)),
+        *([] if tested is None else ["## Costs", _costs(record, tested)]),
+        "## Intended use and limits",
+        _limits(record, tested),
+        "## Config",
+        _config(record),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+_USE = """\
+```python
+import seqrec
+
+bundle = seqrec.load_bundle("path/of/this/directory")
+bundle.recommend([["an item key", "a newer one"]], k=20)
+```
+
+`pip install "seqrec[serve]"` is all that this needs; `python experiments/recommend.py` writes lists for all users of a
+file."""
+
+
+def _front_matter(name: str, record: JsonObject, tested: JsonObject | None) -> str:
+    # JSON is YAML, so whatever a name holds is quoted as it must be.
+    lines = ["---", "library_name: seqrec", f"tags: {json.dumps(['recommender-systems', 'jax', record['experiment']])}"]
+    if tested is not None:
+        metrics = [{"type": metric, "value": tested["test"][metric]} for metric in tested["test"]["intervals"]]
+        result = {
+            "task": {"type": "sequential-recommendation"},
+            "dataset": {
+                "name": record["config"]["training"]["data"]["dataset"],
+                "type": "events",
+                "revision": record["data"].get("content_hash", "unknown"),
+            },
+            "metrics": metrics,
+        }
+        lines.append(f"model-index: {json.dumps([{'name': name, 'results': [result]}])}")
+    return "\n".join([*lines, "---"])
+
+
+def _what_it_is(record: JsonObject, *, mask_seen: bool, item_table: str) -> str:
+    data = record["config"]["training"]["data"]
+    times = {"none": "", "history": " and their times", "query": ", their times and the time of the query"}
+    seen = "are never listed" if mask_seen else "may be listed again"
+    table = "" if item_table == "float32" else f" The item table is stored in {item_table}."
+    return (
+        f"Ranks all {record['data']['n_items']:,} items by how likely each comes next in a user's history. It reads "
+        f"the latest {data['max_length']} items{times[data['times']]}. Items that the user has seen {seen} unless a "
+        f"request says otherwise. Trained by `experiments/{record['experiment']}.py` of seqrec.{table}"
+    )
+
+
+def _figures(run: Path, tested: JsonObject) -> list[str]:
+    columns = {"model": tested["test"], **tested["baselines"]}
+    rows = [
+        (metric, *("{:.4f} [{:.4f}, {:.4f}]".format(c[metric], *c["intervals"][metric]) for c in columns.values()))
+        for metric in tested["test"]["intervals"]
+    ]
+    protocol = tested["protocol"]
+    said = f"{tested['test']['n_users']:,} users; {protocol['candidates']}; in brackets {protocol['intervals']}."
+    if protocol["time_aware"]:
+        said += (
+            " **Time-aware**: the model read the time of the predicted event, so these figures compare with no others."
+        )
+    parts = [_table(("metric", *columns), rows), said]
+    if (run / "ranks.parquet").is_file() and "n_queries" not in tested["test"]:
+        parts += ["### Slices", _slices(run)]
+    if (run / "learning_curve.png").is_file():
+        parts += ["### Learning curve", "![Training loss and validation NDCG@10 by epoch](learning_curve.png)"]
+    return parts
+
+
+def _slices(run: Path) -> str:
+    ranks = read_rank_table(run)
+    values = {"model": {SLICED_BY: metric_values(ranks.rank, ks=(10,))[SLICED_BY]}}
+    rows = [
+        (
+            slicing["name"],
+            each["label"],
+            f"{each['n_users']:,}",
+            "{:.4f} [{:.4f}, {:.4f}]".format(*each["runs"]["model"][SLICED_BY]),
+        )
+        for slicing in (slice_figures(slicing, values) for slicing in standard_slicings(ranks))
+        for each in slicing["slices"]
+    ]
+    return _table(("by", "slice", "users", SLICED_BY), rows)
+
+
+def _costs(record: JsonObject, tested: JsonObject) -> str:
+    cost, versions = tested["cost"], record["trained_with"]
+    return _table(
+        ("", ""),
+        [
+            ("parameters", f"{cost['n_parameters']:,}"),
+            ("memory of parameters and optimizer", f"{cost['state_bytes'] / 1e6:,.1f} MB"),
+            (
+                "training",
+                f"{tested['train_seconds'] / 60:.1f} minutes, validations included; best epoch {tested['best_epoch']}",
+            ),
+            ("device", versions.get("device", "unknown")),
+            (
+                "versions",
+                ", ".join(f"{each} {versions[each]}" for each in ("seqrec", "jax", "python") if each in versions),
+            ),
+        ],
+    )
+
+
+def _limits(record: JsonObject, tested: JsonObject | None) -> str:
+    lines = [
+        "- Meant to propose next items from its own catalogue to users whose history it is given. New items have no "
+        "place in it until it is trained and exported again.",
+        "- It repeats what its log favours: popular items, and whatever earlier recommendations led users to. No part "
+        "of it was tested for fairness to users or to makers of items.",
+        "- Its figures rank logged events of the past. They do not say what users do when shown its lists; an online "
+        "experiment does.",
+    ]
+    if tested is not None:
+        gains = [tested["test"]["ndcg@10"] - each["ndcg@10"] for each in tested["baselines"].values()]
+        if min(gains) <= 0:
+            lines.append("- **On its own test it is not above the best baseline by NDCG@10.**")
+    if record["data"]["n_users"] < 1000:
+        lines.append(f"- Trained on {record['data']['n_users']:,} users alone: its intervals are wide.")
+    return "\n".join(lines)
+
+
+def _config(record: JsonObject) -> str:
+    words: Iterable[tuple[str, Any]] = leaves(record["config"])
+    lines = [f"{name.removeprefix('training.')} = {json.dumps(value)}" for name, value in words]
+    return "<details><summary>All settings</summary>\n\n```\n" + "\n".join(lines) + "\n```\n\n</details>"
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(f"| {' | '.join(str(cell).replace('|', '&#124;') for cell in line)} |" for line in lines)

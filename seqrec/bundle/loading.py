@@ -1,0 +1,277 @@
+"""A bundle as a value: raw item keys in, lists of raw item keys out. Nothing of training is imported."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.export
+import numpy as np
+from jaxtyping import Float, Int32
+
+from seqrec.bundle.files import (
+    ITEMS,
+    MANIFEST,
+    STATES,
+    TOP_K,
+    WEIGHTS,
+    Facts,
+    Vocabulary,
+    most_popular_first,
+    open_directory,
+    read_vocabulary,
+)
+from seqrec.bundle.histories import Ragged, make_histories, unique_ids
+from seqrec.bundle.requests import Ids, ItemKey, Keys, candidate_lists, ids_of, seconds_of, without_unknown
+from seqrec.bundle.weights import ITEM_TABLE, read_weights
+from seqrec.data.paths import first_line
+from seqrec.files import address_of
+from seqrec.types import InputError, Params
+
+MAX_USERS_PER_CALL = 256
+SCORES_PER_CALL, IDS_PER_CALL = 1 << 22, 1 << 24
+"""About how many scores, and at most how many ids of lists, a call has in memory."""
+
+
+class Answers(NamedTuple):
+    """A list for each history that was asked about."""
+
+    items: list[list[ItemKey]]
+    """Item keys, best first; fewer than k where candidates run out."""
+    scores: list[list[float]]
+    """The model's score of each; of popular items, their number of training events."""
+    n_unknown: list[int]
+    """Items of each history that the bundle does not know; they are skipped."""
+    is_popular: list[bool]
+    """Whether no item of the history is known, so that the list has the most popular items."""
+
+
+@dataclass(frozen=True, eq=False)
+class Bundle:
+    """A trained model with its vocabulary; all of its functions are pure."""
+
+    path: str
+    facts: Facts
+    vocabulary: Vocabulary
+    params: Params
+    """The parameters on the device that answers."""
+    ids: Ids
+    programs: Mapping[str, Callable[..., Any]]
+
+    def recommend(
+        self,
+        histories: Sequence[Keys],
+        k: int = 20,
+        *,
+        exclude: Keys | Sequence[Keys] | None = None,
+        allow: Keys | Sequence[Keys] | None = None,
+        times: Sequence[Sequence[float]] | None = None,
+        mask_seen: bool | None = None,
+    ) -> Answers:
+        """The `k` best next items after each history, whose oldest item comes first.
+
+        `allow` names the only candidates and `exclude` items that are none: one list for all histories, or one for
+        each. Items that the bundle does not know are skipped in all three. A history without a known item gets the
+        most popular candidates. `times`, of a bundle whose model reads them, are seconds since 1970 of each item and,
+        where `facts.times` is "query", last, of the query. Of a history that is longer than the model reads the newest
+        items count; with `mask_seen` none of its items is listed, by default as the run was tested.
+
+        Raises:
+          InputError: a list, its length, k or a time cannot be used; the message names it.
+        """
+        n_items, reads = self.facts.n_items, self.facts.times
+        if not 1 <= k <= n_items:
+            raise InputError(f"k={k} is not in 1..{n_items}, the number of items of {self.path}; ask for as many")
+        items, is_known = ids_of(histories, self.ids, name="histories")
+        seconds = seconds_of(times, items, reads=reads, name=self.path)
+        known = items.keep(is_known)
+        allowed = candidate_lists(allow, self.ids, len(histories), name="allow")
+        if allowed is not None and (empty := np.flatnonzero(allowed.lengths == 0)).size:
+            raise InputError(
+                f"allow leaves history {empty[0]} no item that {self.path} knows; name some, or leave allow out"
+            )
+        ids, scores = self.top_ids(
+            known,
+            k,
+            allow=allowed,
+            exclude=candidate_lists(exclude, self.ids, len(histories), name="exclude"),
+            seconds=None if seconds is None else without_unknown(seconds, is_known, items, reads=reads),
+            mask_seen=mask_seen,
+        )
+        return Answers(
+            [self.vocabulary.keys[row[row > 0] - 1].tolist() for row in ids],
+            [row[found > 0].tolist() for row, found in zip(scores, ids, strict=True)],
+            (items.lengths - known.lengths).tolist(),
+            (known.lengths == 0).tolist(),
+        )
+
+    def top_ids(
+        self,
+        items: Ragged,
+        k: int,
+        *,
+        allow: Ragged | None = None,
+        exclude: Ragged | None = None,
+        seconds: Ragged | None = None,
+        mask_seen: bool | None = None,
+    ) -> tuple[Int32[np.ndarray, "users k"], Float[np.ndarray, "users k"]]:
+        """As `recommend`, of known ids and whole seconds in arrays; id 0 with score -inf where candidates run out."""
+        mask_seen = self.facts.mask_seen if mask_seen is None else mask_seen
+        lists = [*[items] * mask_seen, *([] if exclude is None else [exclude])]
+        n_users = len(items.lengths)
+        ids, scores = np.zeros((n_users, k), np.int32), np.full((n_users, k), -np.inf, np.float32)
+        places = np.zeros(min(power_of_two(k), self.facts.n_items), np.int8)
+        under_way: list[tuple[np.ndarray, Any]] = []
+
+        def finish() -> None:
+            rows, found = under_way.pop(0)
+            ids[rows], scores[rows] = (np.asarray(each)[: len(rows), :k] for each in found)
+
+        for rows in self._calls(items, lists, allow):
+            allowed = None if allow is None else allow.take(rows)
+            excluded = unique_ids([each.take(rows) for each in lists], len(rows))
+            given = (
+                self._histories(items, seconds, rows),
+                _list_rows(allowed, len(rows)),
+                _list_rows(excluded, len(rows)),
+            )
+            under_way.append((rows, self.programs[TOP_K](self.params, *given, places)))
+            if len(under_way) > 1:  # while one call runs, the next is made ready
+                finish()
+        while under_way:
+            finish()
+        for row in np.flatnonzero(items.lengths == 0):
+            listed = self._popular(k, None if allow is None else allow.row(row), [each.row(row) for each in lists])
+            ids[row, : len(listed)] = listed
+            scores[row, : len(listed)] = self.vocabulary.n_events[listed - 1]
+        return ids, scores
+
+    def states(self, items: Ragged, *, seconds: Ragged | None = None) -> Float[np.ndarray, "users d_model"]:
+        """The vector of each history, of one known item at least: its product with an item's vector is the score."""
+        found = np.zeros((len(items.lengths), self.facts.d_model), np.float32)
+        for rows in self._calls(items):
+            encoded = self.programs[STATES](self.params, self._histories(items, seconds, rows))
+            found[rows] = np.asarray(encoded)[: len(rows)]
+        return found
+
+    def item_vectors(self) -> Float[np.ndarray, "n_items d_model"]:
+        """The vector of each item, in the order of ids."""
+        return np.asarray(self.params[ITEM_TABLE])[1 : 1 + self.facts.n_items]
+
+    def _calls(self, items: Ragged, lists: Sequence[Ragged] = (), allow: Ragged | None = None) -> Iterator[np.ndarray]:
+        """The users with a history, by as many as share a call; those with short lists together.
+
+        Whom `allow` leaves nothing is not among them.
+        """
+        widths = np.minimum(sum((each.lengths for each in lists), np.zeros_like(items.lengths)), self.facts.n_items)
+        is_asked = items.lengths > 0
+        if allow is not None:
+            widths, is_asked = np.maximum(widths, allow.lengths), is_asked & (allow.lengths > 0)
+        order = np.argsort(widths, kind="stable")
+        order = order[is_asked[order]]
+        most, start = users_per_call(self.facts.n_items), 0
+        while start < len(order):
+            n = most
+            while n > 1 and n * widths[order[min(start + n, len(order)) - 1]] > IDS_PER_CALL:
+                n //= 2
+            yield order[start : start + n]
+            start += n
+
+    def _histories(self, items: Ragged, seconds: Ragged | None, rows: np.ndarray) -> dict[str, np.ndarray]:
+        made = make_histories(
+            items.take(rows),
+            max_length=self.facts.max_length,
+            times=self.facts.times,
+            seconds=None if seconds is None else seconds.take(rows),
+        )
+        return {name: _filled_up(values) for name, values in made.as_dict().items()}
+
+    def _popular(self, k: int, allow: np.ndarray | None, exclude: Sequence[np.ndarray]) -> np.ndarray:
+        listed = most_popular_first(self.vocabulary.n_events)
+        if allow is not None:
+            listed = listed[np.isin(listed, allow)]
+        for ids in exclude:
+            listed = listed[~np.isin(listed, ids)]
+        return listed[:k]
+
+
+def load_bundle(path: Path | str, *, verify: bool = True) -> Bundle:
+    """The bundle in a directory that `experiments/export.py` wrote, which may be s3:// or gs://.
+
+    Its functions take and return the data's own item keys: `load_bundle("bundle").recommend([["track-17"]], k=20)`.
+    With `verify` all files are compared with their checksums first. Programs are compiled when a shape is first asked
+    for; jax keeps them between processes where JAX_COMPILATION_CACHE_DIR names a directory.
+
+    >>> load_bundle("nowhere")
+    Traceback (most recent call last):
+    seqrec.types.InputError: nowhere holds no bundle; name the directory that experiments/export.py wrote
+
+    Raises:
+      InputError: there is no bundle, it is damaged, or its programs are of a version of jax that this one cannot read.
+    """
+    return open_bundle(*open_directory(path, verify=verify), name=address_of(path))
+
+
+def open_bundle(directory: Path, facts: Facts, *, name: str | None = None) -> Bundle:
+    """The bundle in a local directory, whose manifest says these facts; messages call it by `name`."""
+    path = str(directory) if name is None else name
+    vocabulary = read_vocabulary(directory / ITEMS)
+    params = read_weights(directory / WEIGHTS)
+    if len(vocabulary.keys) != facts.n_items:
+        raise InputError(
+            f"{path}: {MANIFEST} says {facts.n_items} items, {ITEMS} has {len(vocabulary.keys)}; export the run again"
+        )
+    programs = {}
+    for name in (TOP_K, STATES):
+        try:
+            exported = jax.export.deserialize(bytearray((directory / name).read_bytes()))
+        except Exception as error:  # of jax's reader, which has no error of its own
+            raise InputError(
+                f"{path}: {name} was made by jax {facts.jax_version} and jax {jax.__version__} cannot read it "
+                f"({first_line(error)}); run experiments/export.py --refresh {path}"
+            ) from error
+        _check_params(path, exported, params)
+        programs[name] = jax.jit(exported.call)
+    return Bundle(path, facts, vocabulary, jax.device_put(params), Ids(vocabulary.keys), programs)
+
+
+def _check_params(path: str, exported: jax.export.Exported, params: Params) -> None:
+    """Refuses weights of other shapes than the program takes."""
+    (expected, *_), _ = jax.tree.unflatten(exported.in_tree, exported.in_avals)
+    same = jax.tree.structure(expected) == jax.tree.structure(params) and all(
+        tuple(spec.shape) == leaf.shape for spec, leaf in zip(*map(jax.tree.leaves, (expected, params)), strict=True)
+    )
+    if not same:
+        raise InputError(f"{path}: {WEIGHTS} does not fit the programs; export the run again")
+
+
+def users_per_call(n_items: int) -> int:
+    """How many users a call answers: a power of two.
+
+    >>> users_per_call(1_000), users_per_call(100_000), users_per_call(10_000_000)
+    (256, 32, 16)
+    """
+    return min(MAX_USERS_PER_CALL, max(16, 1 << int(math.log2(max(1, SCORES_PER_CALL // n_items)))))
+
+
+def power_of_two(n: int) -> int:
+    """The smallest power of two that is not below `n`.
+
+    >>> power_of_two(1), power_of_two(5), power_of_two(8)
+    (1, 8, 8)
+    """
+    return 1 << (n - 1).bit_length() if n > 1 else 1
+
+
+def _filled_up(rows: np.ndarray) -> np.ndarray:
+    """The rows, and the last of them as often as makes a power of two: so that few programs are compiled."""
+    return np.concatenate([rows, np.repeat(rows[-1:], power_of_two(len(rows)) - len(rows), axis=0)])
+
+
+def _list_rows(lists: Ragged | None, n_rows: int) -> np.ndarray:
+    """The lists of a call's users, one a row."""
+    if lists is None:
+        return _filled_up(np.zeros((n_rows, 1), np.int32))
+    return _filled_up(lists.padded(power_of_two(int(lists.lengths.max(initial=1)))))

@@ -1,0 +1,127 @@
+"""A model's functions for serving, compiled for any number of histories on CPUs, NVIDIA GPUs and TPUs alike."""
+
+from typing import Any
+
+import jax
+import jax.export
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from seqrec.bundle.histories import Histories
+from seqrec.model import Model
+from seqrec.params import Params
+from seqrec.types import Batch, InputError
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+def check_servable(model: Model) -> None:
+    """Refuses a model that cannot answer from item ids, and their times, alone.
+
+    Raises:
+      InputError: the model continues histories, or reads more of an event than a request holds.
+    """
+    if model.encoder.decoder is not None:
+        raise InputError(
+            "an encoder-decoder generates continuations, and a bundle ranks the next item alone; export another model"
+        )
+    if model.reads.event_features:
+        raise InputError(
+            f"the model reads {model.reads.event_features[0]!r} of events, which a bundle is not told; train one "
+            "without --event-features and --user-features"
+        )
+
+
+def batch_of(histories: Histories) -> tuple[Batch, Int[Array, " users"]]:
+    """The batch that a model reads, a history a row, and the place of each newest item in the flattened rows."""
+    items = histories.items
+    places = jnp.arange(items.shape[1])[None]
+    is_item = places < histories.lengths[:, None]
+    # The item after the newest one is what is asked for, so it is hidden.
+    following = jnp.pad(items[:, 1:], ((0, 0), (0, 1)))
+    batch = Batch(
+        items=items,
+        next_items=jnp.where(places < histories.lengths[:, None] - 1, following, 0),
+        segment_ids=is_item.astype(jnp.int32),
+        positions=jnp.where(is_item, places, 0).astype(jnp.int32),
+        times=histories.times,
+        next_times=histories.next_times,
+    )
+    return batch, jnp.arange(items.shape[0]) * items.shape[1] + histories.lengths - 1
+
+
+def top_k(
+    model: Model,
+    params: Params,
+    histories: Histories,
+    allow: Int[Array, "users n_allowed"],
+    exclude: Int[Array, "users n_excluded"],
+    *,
+    k: int,
+) -> tuple[Int[Array, "users k"], Float[Array, "users k"]]:
+    """Ids of the best items after each history, best first, and their scores; id 0 where candidates run out.
+
+    `allow` lists the only candidates; where it is 0 throughout, for all users, every item is one. 0 fills both lists.
+    """
+
+    def queries_of(history: Histories) -> Any:
+        batch, last = batch_of(jax.tree.map(lambda leaf: leaf[None], history))
+        return model.queries(params, batch, last)
+
+    def best(queries: Any, exclude: Array, allow: Array | None = None) -> tuple[Array, Array]:
+        allow = None if allow is None else allow[None]
+        ids, scores = model.head.top_k(params, queries, k=k, exclude=exclude[None], allow=allow)
+        return ids[0], scores[0]
+
+    # For one user, and mapped: so the number of users may stay open, which nothing that counts rows in Python can.
+    queries = jax.vmap(queries_of)(histories)
+    return jax.lax.cond(
+        jnp.any(allow > 0),
+        lambda: jax.vmap(best)(queries, exclude, allow),
+        lambda: jax.vmap(best)(queries, exclude),
+    )
+
+
+def states(model: Model, params: Params, histories: Histories) -> Float[Array, "users d_model"]:
+    """The state after each history, whose product with an item's vector is that item's score."""
+
+    def state(history: Histories) -> Array:
+        batch, last = batch_of(jax.tree.map(lambda leaf: leaf[None], history))
+        encoded = model.encoder.encode(params, batch)
+        return encoded.reshape(-1, encoded.shape[-1])[last[0]].astype(jnp.float32)
+
+    return jax.vmap(state)(histories)
+
+
+def export_programs(model: Model) -> tuple[bytes, bytes]:
+    """`top_k(params, histories, allow, exclude, places)` and `states(params, histories)` for all `PLATFORMS`.
+
+    Sizes that stay open: the number of users, the lengths of both lists, and k, which is that of `places`, an array
+    whose values do not count.
+
+    Raises:
+      InputError: see `check_servable`.
+    """
+    check_servable(model)
+    n_items, length = model.n_items, model.reads.max_length
+    users, n_allowed, n_excluded, k = jax.export.symbolic_shape("b, a, e, k", constraints=[f"k <= {n_items}"])
+    params = jax.tree.map(lambda spec: jax.ShapeDtypeStruct(spec.shape, jnp.float32), model.specs)
+    rows, lengths = (jax.ShapeDtypeStruct(shape, jnp.int32) for shape in ((users, length), (users,)))
+    times = rows if model.reads.times != "none" else None
+    histories = Histories(rows, lengths, times, rows if model.reads.times == "query" else None)
+    allow, exclude = (jax.ShapeDtypeStruct((users, width), jnp.int32) for width in (n_allowed, n_excluded))
+
+    def top_k_program(params: Params, histories: Any, allow: Any, exclude: Any, places: Any) -> tuple[Array, Array]:
+        return top_k(model, params, Histories(**histories), allow, exclude, k=places.shape[0])
+
+    def states_program(params: Params, histories: Any) -> Array:
+        return states(model, params, Histories(**histories))
+
+    given = histories.as_dict()
+    # Without the mesh of the machine that exports: a bundle answers on any.
+    with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ())):
+        best = jax.export.export(jax.jit(top_k_program), platforms=PLATFORMS)(
+            params, given, allow, exclude, jax.ShapeDtypeStruct((k,), jnp.int8)
+        )
+        encoded = jax.export.export(jax.jit(states_program), platforms=PLATFORMS)(params, given)
+    return bytes(best.serialize()), bytes(encoded.serialize())

@@ -1,0 +1,109 @@
+"""Weights as safetensors, by the parameters' own names in their tree, with the item table in one of three types."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from jaxtyping import Float, Int8
+
+from seqrec.bundle.files import REMEDY, ItemTableType
+from seqrec.types import InputError, Params
+
+ITEM_TABLE = "item_table"
+SCALE = "item_table.scale"
+"""Name of the factors of int8 rows."""
+
+
+def write_weights(file: Path, params: Params, *, item_table: ItemTableType) -> None:
+    """Writes each parameter in float32, under its path in the tree such as `blocks.0.attention.qkv`.
+
+    Rows of an int8 item table have a scale each, by which they are multiplied when they are read.
+    """
+    arrays = {name: np.ascontiguousarray(leaf, np.float32) for name, leaf in by_name(params).items()}
+    if item_table == "bfloat16":
+        arrays[ITEM_TABLE] = arrays[ITEM_TABLE].astype(ml_dtypes.bfloat16)
+    elif item_table == "int8":
+        arrays[ITEM_TABLE], arrays[SCALE] = quantised(arrays[ITEM_TABLE])
+    _safetensors().numpy.save_file(arrays, file)
+
+
+def read_weights(file: Path) -> Params:
+    """The tree of parameters, all of it in float32.
+
+    Raises:
+      InputError: the file is not as `write_weights` leaves it.
+    """
+    safetensors = _safetensors()
+    try:
+        arrays = safetensors.numpy.load_file(file)
+        scale = arrays.pop(SCALE, None)
+        if scale is not None:
+            arrays[ITEM_TABLE] = arrays[ITEM_TABLE] * scale[:, None]
+        return of_names({name: np.asarray(leaf, np.float32) for name, leaf in arrays.items()})
+    except (safetensors.SafetensorError, KeyError, ValueError, IndexError, AttributeError) as error:
+        raise InputError(f"{file} holds no weights of a bundle; {REMEDY}") from error
+
+
+def _safetensors() -> Any:
+    """The package, which the core install lacks."""
+    try:
+        import safetensors.numpy
+    except ModuleNotFoundError as error:
+        raise ImportError(f'{error.name} is missing; run pip install "seqrec[serve]"') from error
+    return safetensors
+
+
+def quantised(table: Float[np.ndarray, "n d"]) -> tuple[Int8[np.ndarray, "n d"], Float[np.ndarray, " n"]]:
+    """Each row as whole numbers from -127 to 127, and the scale that they are to be multiplied by.
+
+    >>> rows, scale = quantised(np.array([[127.0, -254.0], [0.0, 0.0]], np.float32))
+    >>> rows.tolist(), scale.tolist()
+    ([[64, -127], [0, 0]], [2.0, 1.0])
+    """
+    largest = np.max(np.abs(table), axis=1)
+    scale = np.where(largest > 0, largest / 127, 1.0).astype(np.float32)
+    return np.rint(table / scale[:, None]).astype(np.int8), scale
+
+
+def by_name(params: Params) -> dict[str, Any]:
+    """Path of each leaf in a tree of dicts and lists -> the leaf.
+
+    >>> by_name({"a": [{"w": 1}, {"w": 2}], "b": 3})
+    {'a.0.w': 1, 'a.1.w': 2, 'b': 3}
+    """
+    leaves: dict[str, Any] = {}
+
+    def walk(part: Any, path: str) -> None:
+        if isinstance(part, dict | list):
+            for name, each in part.items() if isinstance(part, dict) else enumerate(part):
+                walk(each, f"{path}.{name}" if path else str(name))
+        else:
+            leaves[path] = part
+
+    walk(params, "")
+    return leaves
+
+
+def of_names(leaves: Mapping[str, Any]) -> Params:
+    """The tree that `by_name` made these of: parts whose names are 0, 1, … are lists.
+
+    >>> of_names({"a.0.w": 1, "a.1.w": 2, "b": 3})
+    {'a': [{'w': 1}, {'w': 2}], 'b': 3}
+    """
+    tree: Params = {}
+    for path, leaf in leaves.items():
+        *outer, last = path.split(".")
+        part = tree
+        for name in outer:
+            part = part.setdefault(name, {})
+        part[last] = leaf
+
+    def with_lists(part: Any) -> Any:
+        if not isinstance(part, dict):
+            return part
+        inner = {name: with_lists(each) for name, each in part.items()}
+        return [inner[str(place)] for place in range(len(inner))] if "0" in inner else inner
+
+    return with_lists(tree)

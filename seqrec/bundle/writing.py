@@ -1,0 +1,133 @@
+"""Bundles written whole or not at all, and their compiled part made anew."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from seqrec.bundle import files
+from seqrec.bundle.files import Facts, ItemTableType, Vocabulary, open_directory
+from seqrec.bundle.histories import Ragged, ragged
+from seqrec.bundle.loading import Bundle, open_bundle
+from seqrec.bundle.programs import check_servable, export_programs
+from seqrec.bundle.weights import write_weights
+from seqrec.data.directories import replacing_directory
+from seqrec.files import JsonObject, read_object, write_json
+from seqrec.model import Model
+from seqrec.params import Params
+from seqrec.types import InputError
+
+N_PROBES = 8
+TOLERANCE = 1e-5
+
+
+def write_bundle(
+    directory: Path | str,
+    model: Model,
+    params: Params,
+    vocabulary: Vocabulary,
+    *,
+    name: str,
+    mask_seen: bool,
+    config: JsonObject,
+    card: str,
+    pictures: tuple[Path, ...] = (),
+    item_table: ItemTableType = "float32",
+) -> None:
+    """Writes the bundle of a model and its composed parameters; one that is there is replaced.
+
+    `name` is that of the script that trains such models, `config` what it was told, and `card` the text of README.md,
+    which may show `pictures`. Answers to a few random histories are kept, to compare with after `refresh_bundle`.
+
+    Raises:
+      InputError: the model cannot be served, or the directory holds something else, or cannot be written.
+    """
+    check_servable(model)
+    facts = Facts(
+        model=name,
+        n_items=model.n_items,
+        max_length=model.reads.max_length,
+        d_model=model.d_model,
+        times=model.reads.times,
+        mask_seen=mask_seen,
+        item_table=item_table,
+        jax_version=jax.__version__,
+    )
+    with _replacing_bundle(Path(directory)) as fresh:
+        kept = {each: params[each] for each in model.specs}
+        write_weights(fresh / files.WEIGHTS, jax.tree.map(np.asarray, kept), item_table=item_table)
+        files.write_vocabulary(fresh / files.ITEMS, vocabulary)
+        write_json(fresh / files.CONFIG, config)
+        (fresh / files.CARD).write_text(card, encoding="utf-8")
+        for picture in pictures:
+            shutil.copyfile(picture, fresh / picture.name)
+        _write_programs(fresh, model)
+        write_json(fresh / files.PROBES, _answered(open_bundle(fresh, facts), probes(facts)))
+        files.write_manifest(fresh, facts)
+
+
+def refresh_bundle(directory: Path, build: Callable[[JsonObject, Facts], Model]) -> None:
+    """Makes the programs of a bundle anew, by this version of jax, from `build(config, facts)`.
+
+    Raises:
+      InputError: the bundle is damaged, or the new programs answer otherwise than the old; then nothing is changed.
+    """
+    _, facts = open_directory(directory)
+    model = build(read_object(directory / files.CONFIG), facts)
+    facts = facts._replace(jax_version=jax.__version__)
+    with _replacing_bundle(directory) as fresh:
+        for file in directory.iterdir():
+            if file.name not in (files.MANIFEST, files.TOP_K, files.STATES):
+                shutil.copyfile(file, fresh / file.name)
+        _write_programs(fresh, model)
+        kept = read_object(fresh / files.PROBES, items=list, k=int, answers=list, scores=list)
+        now = _answered(open_bundle(fresh, facts), kept)
+        for place, (ids, scores) in enumerate(zip(kept["answers"], kept["scores"], strict=True)):
+            if ids != now["answers"][place] or not np.allclose(
+                scores, now["scores"][place], rtol=TOLERANCE, atol=TOLERANCE
+            ):
+                raise InputError(
+                    f"{directory}: probe {place} is answered by {now['answers'][place][:5]}…, not by {ids[:5]}… as at "
+                    f"its export; the bundle is left as it was: use jax {facts.jax_version}, or export the run again"
+                )
+        files.write_manifest(fresh, facts)
+
+
+def _write_programs(directory: Path, model: Model) -> None:
+    for name, program in zip((files.TOP_K, files.STATES), export_programs(model), strict=True):
+        (directory / name).write_bytes(program)
+
+
+def probes(facts: Facts) -> JsonObject:
+    """Histories to ask after, none of them a user's: random items, from one to twice as many as the model reads."""
+    random = np.random.default_rng(0)
+    lengths = np.geomspace(1, 2 * facts.max_length, N_PROBES).astype(int).tolist()
+    items = [random.integers(1, facts.n_items + 1, length).tolist() for length in lengths]
+    seconds = None
+    if facts.times != "none":
+        seconds = [
+            np.cumsum(random.integers(0, 10**6, length + (facts.times == "query"))).tolist() for length in lengths
+        ]
+    return {"items": items, "seconds": seconds, "k": min(20, facts.n_items)}
+
+
+def _answered(bundle: Bundle, asked: JsonObject) -> JsonObject:
+    """Probes with a bundle's answers to them."""
+    seconds: Ragged | None = None if asked.get("seconds") is None else ragged(asked["seconds"], np.int64)
+    ids, scores = bundle.top_ids(ragged(asked["items"], np.int32), asked["k"], seconds=seconds, mask_seen=False)
+    return {**asked, "answers": ids.tolist(), "scores": scores.astype(float).tolist()}
+
+
+@contextmanager
+def _replacing_bundle(directory: Path) -> Iterator[Path]:
+    """As `replacing_directory`, once nothing but a bundle would be replaced."""
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        try:
+            files.read_manifest(directory)
+        except InputError as error:
+            raise InputError(f"{directory} is there and is not a bundle; choose another directory") from error
+    with replacing_directory(directory) as fresh:
+        yield fresh

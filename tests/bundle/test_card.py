@@ -1,0 +1,91 @@
+"""A model card says what the run's files say, in the form that hubs read."""
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from seqrec.bundle.card import model_card
+
+RECORD = {
+    "experiment": "sasrec",
+    "config": {"training": {"data": {"dataset": 'my "events": | a', "max_length": 50, "times": "none"}}},
+    "trained_with": {"seqrec": "0.1", "jax": "0.10", "python": "3.11", "device": "1 x cpu (cpu)"},
+    "data": {
+        "content_hash": "c" * 64,
+        "split_hash": "d" * 64,
+        "split": "leave last 1 out",
+        "n_users": 40,
+        "n_items": 30,
+        "n_events": 400,
+    },
+}
+
+
+def figures(value: float) -> dict:
+    return {"ndcg@10": value, "n_users": 3, "intervals": {"ndcg@10": [value - 0.1, value + 0.1]}}
+
+
+@pytest.fixture
+def run(tmp_path):
+    metrics = {
+        "test": figures(0.5),
+        "baselines": {"popularity": figures(0.25)},
+        "protocol": {"candidates": "all 30 items", "intervals": "95%", "time_aware": False},
+        "cost": {"n_parameters": 1234, "state_bytes": 5_000_000, "steps_per_epoch": 7},
+        "train_seconds": 90.0,
+        "best_epoch": 3,
+    }
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
+    columns = {"user": [1, 2, 3], "item": [4, 5, 6], "rank": [1.0, 3.0, 20.0], "target_events": [0, 5, 9]}
+    pq.write_table(pa.table(columns), tmp_path / "ranks.parquet")
+    return tmp_path
+
+
+def card(run, **changes) -> str:
+    return model_card(run, {**RECORD, **changes}, item_table="float32", mask_seen=True)
+
+
+def test_the_front_matter_holds_the_test_figures(run):
+    yaml = pytest.importorskip("yaml")
+    _, front, _ = card(run).split("---\n", 2)
+    said = yaml.safe_load(front)
+    assert said["library_name"] == "seqrec"
+    [result] = said["model-index"][0]["results"]
+    assert result["dataset"]["name"] == 'my "events": | a'
+    assert result["metrics"] == [{"type": "ndcg@10", "value": 0.5}]
+
+
+def test_figures_stand_beside_the_baselines_with_intervals(run):
+    text = card(run)
+    assert "| metric | model | popularity |" in text
+    assert "| ndcg@10 | 0.5000 [0.4000, 0.6000] | 0.2500 [0.1500, 0.3500] |" in text
+    assert "c" * 64 in text
+    assert "d" * 64 in text
+    assert "| parameters | 1,234 |" in text
+    assert "not above the best baseline" not in text
+
+
+def test_slices_are_those_of_the_rank_table(run):
+    # The one cold target has rank 1, whose NDCG is 1; the two warm ones have ranks 3 and 20: 1 / log2(4) and 0.
+    text = card(run)
+    assert "| cold targets | cold: not in training | 1 | 1.0000 [1.0000, 1.0000] |" in text
+    assert "| cold targets | warm | 2 | 0.2500 [0.0000, 0.5000] |" in text
+
+
+def test_a_model_that_is_no_better_than_popularity_says_so(run):
+    metrics = json.loads((run / "metrics.json").read_text())
+    (run / "metrics.json").write_text(json.dumps({**metrics, "baselines": {"popularity": figures(0.5)}}))
+    assert "**On its own test it is not above the best baseline by NDCG@10.**" in card(run)
+
+
+def test_figures_of_a_time_aware_model_are_labelled(run):
+    metrics = json.loads((run / "metrics.json").read_text())
+    metrics["protocol"]["time_aware"] = True
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    assert "**Time-aware**" in card(run)
+
+
+def test_a_run_without_test_has_a_card_that_says_so(tmp_path):
+    assert "The run has not been tested." in card(tmp_path)

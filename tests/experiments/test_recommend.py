@@ -1,0 +1,82 @@
+"""Lists for all users, by the script: killed and started again, with flags for what may be listed."""
+
+import signal
+import sys
+import time
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import recommend
+from conftest import EXPERIMENTS
+
+from seqrec import runtime
+from seqrec.types import InputError
+
+sys.path.insert(0, str(EXPERIMENTS.parent / "tests" / "bundle"))
+
+from small_bundles import KEYS, kept
+
+
+@pytest.fixture(scope="module")
+def plays(tmp_path_factory):
+    """Of 400 users 4 plays each."""
+    path = tmp_path_factory.mktemp("plays") / "plays.parquet"
+    tracks = KEYS[np.random.default_rng(0).integers(30, size=1600)].tolist()
+    times = 1_600_000_000 + np.arange(1600)
+    pq.write_table(pa.table({"user": np.repeat(np.arange(400), 4), "track": tracks, "at": times}), path)
+    return path
+
+
+def flags(plays, output, *more):
+    return [str(kept()), "--histories", str(plays), "--columns", "user", "track", "at", "--output", str(output), *more]
+
+
+def test_the_script_writes_a_list_for_each_user(plays, tmp_path, capsys):
+    arguments = flags(plays, tmp_path / "lists.parquet", "--k", "3", "--item-vectors", str(tmp_path / "items"))
+    summary = recommend.main(runtime.parse(recommend.Arguments, arguments))
+    table = pq.read_table(tmp_path / "lists.parquet")
+    assert table.column_names == ["user", "item", "rank", "score", "popular"]
+    assert table.num_rows == summary.n_rows == 3 * 400
+    assert np.load(tmp_path / "items" / "vectors.npy").shape == (30, 8)
+    assert "1,200 rows for 400 users" in capsys.readouterr().out
+
+
+SLOW_PARTS = """
+import time
+from seqrec.bundle import lists_file
+lists_file.USERS_PER_PART = 50
+write_part = lists_file._write_part
+def slowly(*given, **options):
+    write_part(*given, **options)
+    time.sleep(0.5)
+lists_file._write_part = slowly
+"""
+
+
+def test_a_script_that_is_killed_and_started_again_leaves_the_same_file(plays, tmp_path, start_script):
+    output = tmp_path / "lists.parquet"
+    killed = start_script("recommend.py", *flags(plays, output), code=SLOW_PARTS)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "lists.parquet.parts" / "000001.json").is_file() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    assert not output.exists()
+    again = start_script("recommend.py", *flags(plays, output), code=SLOW_PARTS.replace("0.5", "0"))
+    _, said = again.communicate()
+    assert again.returncode == 0, said
+    assert "goes on     after" in said
+    assert (
+        start_script(
+            "recommend.py", *flags(plays, tmp_path / "whole.parquet"), code=SLOW_PARTS.replace("0.5", "0")
+        ).wait()
+        == 0
+    )
+    assert output.read_bytes() == (tmp_path / "whole.parquet").read_bytes()
+
+
+def test_something_must_be_asked_for(plays):
+    with pytest.raises(InputError, match="nothing is to be written; give an --output, --item-vectors or"):
+        runtime.parse(recommend.Arguments, [str(kept()), "--histories", str(plays)])
