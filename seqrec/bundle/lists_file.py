@@ -136,7 +136,9 @@ def _begin(
     asked = [bundle.facts.content_hash, histories.fingerprint, list(options), users_per_part, has_vectors]
     request = {"request": hashlib.sha256(json.dumps(asked).encode()).hexdigest()}
     file = kept / "request.json"
-    if kept.is_dir() and (not file.is_file() or read_object(file) != request):
+    if kept.exists() and not file.is_file() and (not kept.is_dir() or any(kept.iterdir())):
+        raise InputError(f"{kept} is there and has no parts of lists; move it away, for parts are kept there")
+    if file.is_file() and read_object(file) != request:
         log.info("removed     %s: parts of lists for other histories or options", kept)
         shutil.rmtree(kept)
     make_directory(kept)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.export
 import numpy as np
-from jaxtyping import Float, Int32
+from jaxtyping import Float, Int, Int32, Int64
 
 from seqrec.bundle.files import (
     ITEMS,
@@ -58,6 +58,8 @@ class Bundle:
     params: Params
     """The parameters on the device that answers."""
     ids: Ids
+    by_popularity: Int64[np.ndarray, " n_items"]
+    """All ids, the most frequent in training first."""
     programs: Mapping[str, Callable[..., Any]]
 
     def recommend(
@@ -143,7 +145,8 @@ class Bundle:
         while under_way:
             finish()
         for row in np.flatnonzero(items.lengths == 0):
-            listed = self._popular(k, None if allow is None else allow.row(row), [each.row(row) for each in lists])
+            candidates = None if allow is None else allow.row(row)
+            listed = popular_items(self.by_popularity, k, allow=candidates, exclude=[each.row(row) for each in lists])
             ids[row, : len(listed)] = listed
             scores[row, : len(listed)] = self.vocabulary.n_events[listed - 1]
         return ids, scores
@@ -188,14 +191,6 @@ class Bundle:
         )
         return {name: _filled_up(values) for name, values in made.as_dict().items()}
 
-    def _popular(self, k: int, allow: np.ndarray | None, exclude: Sequence[np.ndarray]) -> np.ndarray:
-        listed = most_popular_first(self.vocabulary.n_events)
-        if allow is not None:
-            listed = listed[np.isin(listed, allow)]
-        for ids in exclude:
-            listed = listed[~np.isin(listed, ids)]
-        return listed[:k]
-
 
 def load_bundle(path: Path | str, *, verify: bool = True) -> Bundle:
     """The bundle in a directory that `experiments/export.py` wrote, which may be s3:// or gs://.
@@ -234,7 +229,15 @@ def open_bundle(directory: Path, facts: Facts, *, name: str | None = None) -> Bu
             ) from error
         _check_params(path, exported, params)
         programs[name] = jax.jit(exported.call)
-    return Bundle(path, facts, vocabulary, jax.device_put(params), Ids(vocabulary.keys), programs)
+    return Bundle(
+        path,
+        facts,
+        vocabulary,
+        jax.device_put(params),
+        Ids(vocabulary.keys),
+        most_popular_first(vocabulary.n_events),
+        programs,
+    )
 
 
 def _check_params(path: str, exported: jax.export.Exported, params: Params) -> None:
@@ -245,6 +248,26 @@ def _check_params(path: str, exported: jax.export.Exported, params: Params) -> N
     )
     if not same:
         raise InputError(f"{path}: {WEIGHTS} does not fit the programs; export the run again")
+
+
+def popular_items(
+    by_popularity: Int[np.ndarray, " n_items"],
+    k: int,
+    *,
+    allow: Int[np.ndarray, " n_allowed"] | None = None,
+    exclude: Sequence[Int[np.ndarray, " n_excluded"]] = (),
+) -> Int[np.ndarray, " n_listed"]:
+    """The first `k` candidates, by arrays of ids.
+
+    >>> popular_items(np.array([3, 1, 2, 4]), 2, exclude=[np.array([3])]).tolist()
+    [1, 2]
+    >>> popular_items(np.array([3, 1, 2, 4]), 2, allow=np.array([4, 2, 2])).tolist()
+    [2, 4]
+    """
+    excluded = np.concatenate([np.zeros(0, np.int64), *exclude])
+    # Only as many as can be needed are looked at: there may be many such users, and many items.
+    listed = by_popularity[: k + len(excluded)] if allow is None else by_popularity[np.isin(by_popularity, allow)]
+    return listed[~np.isin(listed, excluded)][:k]
 
 
 def users_per_call(n_items: int) -> int:

@@ -103,13 +103,13 @@ def export_programs(model: Model) -> tuple[bytes, bytes]:
       InputError: see `check_servable`.
     """
     check_servable(model)
-    n_items, length = model.n_items, model.reads.max_length
-    users, n_allowed, n_excluded, k = jax.export.symbolic_shape("b, a, e, k", constraints=[f"k <= {n_items}"])
     params = jax.tree.map(lambda spec: jax.ShapeDtypeStruct(spec.shape, jnp.float32), model.specs)
-    rows, lengths = (jax.ShapeDtypeStruct(shape, jnp.int32) for shape in ((users, length), (users,)))
-    times = rows if model.reads.times != "none" else None
-    histories = Histories(rows, lengths, times, rows if model.reads.times == "query" else None)
-    allow, exclude = (jax.ShapeDtypeStruct((users, width), jnp.int32) for width in (n_allowed, n_excluded))
+
+    def histories(users: Any) -> dict[str, Any]:
+        rows = jax.ShapeDtypeStruct((users, model.reads.max_length), jnp.int32)
+        times = rows if model.reads.times != "none" else None
+        next_times = rows if model.reads.times == "query" else None
+        return Histories(rows, jax.ShapeDtypeStruct((users,), jnp.int32), times, next_times).as_dict()
 
     def top_k_program(params: Params, histories: Any, allow: Any, exclude: Any, places: Any) -> tuple[Array, Array]:
         return top_k(model, params, Histories(**histories), allow, exclude, k=places.shape[0])
@@ -117,11 +117,12 @@ def export_programs(model: Model) -> tuple[bytes, bytes]:
     def states_program(params: Params, histories: Any) -> Array:
         return states(model, params, Histories(**histories))
 
-    given = histories.as_dict()
+    def export(program: Any, *given: Any) -> bytes:
+        return bytes(jax.export.export(jax.jit(program), platforms=PLATFORMS)(params, *given).serialize())
+
+    users, *widths, k = jax.export.symbolic_shape("b, a, e, k", constraints=[f"k <= {model.n_items}"])
+    lists = [jax.ShapeDtypeStruct((users, width), jnp.int32) for width in widths]
     # Without the mesh of the machine that exports: a bundle answers on any.
     with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ())):
-        best = jax.export.export(jax.jit(top_k_program), platforms=PLATFORMS)(
-            params, given, allow, exclude, jax.ShapeDtypeStruct((k,), jnp.int8)
-        )
-        encoded = jax.export.export(jax.jit(states_program), platforms=PLATFORMS)(params, given)
-    return bytes(best.serialize()), bytes(encoded.serialize())
+        best = export(top_k_program, histories(users), *lists, jax.ShapeDtypeStruct((k,), jnp.int8))
+        return best, export(states_program, histories(*jax.export.symbolic_shape("b")))

@@ -26,7 +26,7 @@ def write_weights(file: Path, params: Params, *, item_table: ItemTableType) -> N
         arrays[ITEM_TABLE] = arrays[ITEM_TABLE].astype(ml_dtypes.bfloat16)
     elif item_table == "int8":
         arrays[ITEM_TABLE], arrays[SCALE] = quantised(arrays[ITEM_TABLE])
-    _safetensors().numpy.save_file(arrays, file)
+    file.write_bytes(_safetensors().numpy.save(arrays))
 
 
 def read_weights(file: Path) -> Params:

@@ -46,7 +46,7 @@ def test_the_script_writes_a_list_for_each_user(plays, tmp_path, capsys):
 SLOW_PARTS = """
 import time
 from seqrec.bundle import lists_file
-lists_file.USERS_PER_PART = 50
+lists_file.write_lists.__kwdefaults__["users_per_part"] = 50
 write_part = lists_file._write_part
 def slowly(*given, **options):
     write_part(*given, **options)
