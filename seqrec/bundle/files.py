@@ -1,13 +1,13 @@
 """The files of a bundle: their names, their hashes, and the manifest that says what the bundle is."""
 
 import hashlib
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from jaxtyping import Int
 
 from seqrec.data.buckets import local_store
 from seqrec.data.store_files import key_column, keys_of
@@ -155,10 +155,10 @@ def read_vocabulary(file: Path) -> Vocabulary:
     return Vocabulary(keys, n_events, titles, table["attributes"].combine_chunks() if "attributes" in names else None)
 
 
-def most_popular_first(n_events: Iterable[int]) -> np.ndarray:
+def most_popular_first(n_events: Int[np.ndarray, " n_items"]) -> Int[np.ndarray, " n_items"]:
     """Item ids by falling count; of equal ones the lower comes first.
 
-    >>> most_popular_first([3, 9, 3]).tolist()
+    >>> most_popular_first(np.array([3, 9, 3])).tolist()
     [2, 1, 3]
     """
-    return 1 + np.argsort(-np.asarray(n_events), kind="stable")
+    return 1 + np.argsort(-n_events, kind="stable")

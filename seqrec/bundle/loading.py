@@ -69,7 +69,7 @@ class Bundle:
         *,
         exclude: Keys | Sequence[Keys] | None = None,
         allow: Keys | Sequence[Keys] | None = None,
-        times: Sequence[Sequence[float]] | None = None,
+        times: Sequence[Sequence[int | float]] | None = None,
         mask_seen: bool | None = None,
     ) -> Answers:
         """The `k` best next items after each history, whose oldest item comes first.
@@ -144,9 +144,10 @@ class Bundle:
                 finish()
         while under_way:
             finish()
-        for row in np.flatnonzero(items.lengths == 0):
+        for row in np.flatnonzero(items.lengths == 0).tolist():
             candidates = None if allow is None else allow.row(row)
-            listed = popular_items(self.by_popularity, k, allow=candidates, exclude=[each.row(row) for each in lists])
+            excluded = np.concatenate([np.zeros(0, np.int32), *(each.row(row) for each in lists)])
+            listed = popular_items(self.by_popularity, k, allow=candidates, exclude=excluded)
             ids[row, : len(listed)] = listed
             scores[row, : len(listed)] = self.vocabulary.n_events[listed - 1]
         return ids, scores
@@ -255,19 +256,18 @@ def popular_items(
     k: int,
     *,
     allow: Int[np.ndarray, " n_allowed"] | None = None,
-    exclude: Sequence[Int[np.ndarray, " n_excluded"]] = (),
+    exclude: Int[np.ndarray, " n_excluded"],
 ) -> Int[np.ndarray, " n_listed"]:
     """The first `k` candidates, by arrays of ids.
 
-    >>> popular_items(np.array([3, 1, 2, 4]), 2, exclude=[np.array([3])]).tolist()
+    >>> popular_items(np.array([3, 1, 2, 4]), 2, exclude=np.array([3])).tolist()
     [1, 2]
-    >>> popular_items(np.array([3, 1, 2, 4]), 2, allow=np.array([4, 2, 2])).tolist()
+    >>> popular_items(np.array([3, 1, 2, 4]), 2, allow=np.array([4, 2, 2]), exclude=np.zeros(0, int)).tolist()
     [2, 4]
     """
-    excluded = np.concatenate([np.zeros(0, np.int64), *exclude])
     # Only as many as can be needed are looked at: there may be many such users, and many items.
-    listed = by_popularity[: k + len(excluded)] if allow is None else by_popularity[np.isin(by_popularity, allow)]
-    return listed[~np.isin(listed, excluded)][:k]
+    listed = by_popularity[: k + len(exclude)] if allow is None else by_popularity[np.isin(by_popularity, allow)]
+    return listed[~np.isin(listed, exclude)][:k]
 
 
 def users_per_call(n_items: int) -> int:

@@ -1,5 +1,7 @@
 """A model's functions for serving, compiled for any number of histories on CPUs, NVIDIA GPUs and TPUs alike."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -122,7 +124,19 @@ def export_programs(model: Model) -> tuple[bytes, bytes]:
 
     users, *widths, k = jax.export.symbolic_shape("b, a, e, k", constraints=[f"k <= {model.n_items}"])
     lists = [jax.ShapeDtypeStruct((users, width), jnp.int32) for width in widths]
-    # Without the mesh of the machine that exports: a bundle answers on any.
-    with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ())):
+    # Without the mesh and the paths of the machine that exports: a bundle answers on any, and tells of none.
+    with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ())), _without_source_lines():
         best = export(top_k_program, histories(users), *lists, jax.ShapeDtypeStruct((k,), jnp.int8))
         return best, export(states_program, histories(*jax.export.symbolic_shape("b")))
+
+
+@contextmanager
+def _without_source_lines() -> Iterator[None]:
+    """Inside, what is compiled does not say which lines of which files made it."""
+    name = "jax_traceback_in_locations_limit"
+    limit = getattr(jax.config, name)
+    jax.config.update(name, 0)
+    try:
+        yield
+    finally:
+        jax.config.update(name, limit)

@@ -16,19 +16,8 @@ from seqrec.data.history import History
 from seqrec.types import InputError
 
 ROOT = Path(__file__).parents[2]
-NOT_OF_SERVING = {
-    "duckdb",
-    "narwhals",
-    "orbax",
-    "tyro",
-    "optax",
-    "flax",
-    "chex",
-    "scipy",
-    "tqdm",
-    "matplotlib",
-    "pandas",
-}
+# Not pandas and scipy: pyarrow and jax import them where they are installed.
+NOT_OF_SERVING = {"duckdb", "narwhals", "orbax", "tyro", "optax", "flax", "chex", "tqdm", "matplotlib", "fsspec"}
 NOT_IMPORTED = ("seqrec.training", "seqrec.loop", "seqrec.run", "seqrec.model", "seqrec.encoders", "seqrec.losses")
 
 
@@ -98,7 +87,7 @@ def test_each_of_many_histories_gets_its_own_answer(monkeypatch):
     monkeypatch.setattr("seqrec.bundle.loading.IDS_PER_CALL", 16)
     by_twos = bundle.top_ids(items, 4)
     np.testing.assert_array_equal(by_twos[0], at_once[0])
-    np.testing.assert_allclose(by_twos[1], at_once[1], rtol=1e-6)
+    np.testing.assert_allclose(by_twos[1], at_once[1], rtol=1e-5, atol=1e-5)
 
 
 def test_the_product_of_a_state_and_an_items_vector_is_its_score():
@@ -130,8 +119,7 @@ def test_a_program_that_this_jax_cannot_read_says_how_to_make_it_anew(tmp_path):
 def test_serving_imports_nothing_of_training():
     loaded()
     program = f"""
-import sys, time
-start = time.perf_counter()
+import sys
 import seqrec
 seqrec.load_bundle({loaded().path!r}).recommend([["track-3"]], k=4)
 print(*sys.modules)
@@ -141,6 +129,13 @@ print(*sys.modules)
     modules = set(done.stdout.split())
     assert not {name.partition(".")[0] for name in modules} & NOT_OF_SERVING
     assert not [name for name in modules if name.startswith(NOT_IMPORTED)]
-    assert "pickle" not in "".join(
-        Path(sys.modules[name].__file__).read_text() for name in sys.modules if name.startswith("seqrec.bundle.")
-    )
+
+
+def test_no_code_is_read_from_a_bundle():
+    """What could run code as it reads a file is named nowhere in the room."""
+    sources = [file.read_text() for file in (ROOT / "seqrec" / "bundle").glob("*.py")]
+    assert not [
+        word
+        for word in ("pickle", "eval(", "exec(", "marshal", "allow_pickle=True")
+        if any(word in source.replace("allow_pickle=False", "") for source in sources)
+    ]

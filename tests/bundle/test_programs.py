@@ -29,7 +29,7 @@ def test_the_functions_can_be_called_without_seqrec(n_users):
     assert states.shape == (n_users, 8)
 
 
-def test_a_mesh_of_the_machine_that_exports_is_no_part_of_a_program():
+def test_the_mesh_and_the_paths_of_the_machine_that_exports_are_no_part_of_a_program():
     mesh = jax.make_mesh((1, 1, 1), ("data", "fsdp", "model"), axis_types=(jax.sharding.AxisType.Auto,) * 3)
     with sizes_unchecked(), jax.set_mesh(mesh):
         programs = export_programs(a_model())
@@ -37,6 +37,7 @@ def test_a_mesh_of_the_machine_that_exports_is_no_part_of_a_program():
     text = jax.export.deserialize(bytearray(programs[0])).mlir_module()
     assert "sharding" not in text
     assert "manual" not in text
+    assert ".py" not in text
 
 
 def test_an_encoder_decoder_is_refused():

@@ -31,7 +31,7 @@ def test_keys_of_numbers_are_known_by_their_texts_too():
         ({"times": [[1, 2], [3]]}, "reads no times; leave times out"),
     ],
 )
-def test_what_no_list_can_be_made_of_is_refused(options, message):
+def test_what_no_list_can_be_made_of_is_refused(options, message, unchecked):
     with pytest.raises(InputError, match=message):
         loaded().recommend(HISTORIES, **options)
 
@@ -45,7 +45,7 @@ def test_what_no_list_can_be_made_of_is_refused(options, message):
         ([["track-1"], 7], r"histories\[1\] is 7; give a list of item keys"),
     ],
 )
-def test_what_is_no_list_of_histories_is_refused(histories, message):
+def test_what_is_no_list_of_histories_is_refused(histories, message, unchecked):
     with pytest.raises(InputError, match=message):
         loaded().recommend(histories)
 
@@ -63,6 +63,6 @@ def test_what_is_no_list_of_histories_is_refused(histories, message):
         ([[1, 2, 3], ["now", 4]], r"times\[1\] is \['now', 4\]; give a list of numbers"),
     ],
 )
-def test_times_that_cannot_be_are_refused(times, message):
+def test_times_that_cannot_be_are_refused(times, message, unchecked):
     with pytest.raises(InputError, match=message):
         loaded("query").recommend(HISTORIES, times=times)
