@@ -5,6 +5,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from seqrec.config import leaves
 from seqrec.files import JsonObject, read_object
 from seqrec.metrics import metric_values
@@ -117,7 +119,7 @@ def _figures(run: Path, tested: JsonObject) -> list[str]:
 
 def _slices(run: Path) -> str:
     ranks = read_rank_table(run)
-    values = {"model": {SLICED_BY: metric_values(ranks.rank, ks=(10,))[SLICED_BY]}}
+    values = {"model": {SLICED_BY: np.asarray(metric_values(ranks.rank, ks=(10,))[SLICED_BY], np.float64)}}
     rows = [
         (
             slicing["name"],

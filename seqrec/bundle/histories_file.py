@@ -95,8 +95,8 @@ class HistoriesFile:
             found = keys.execute(
                 "SELECT user_id FROM asked_users WHERE number > ? AND number <= ? ORDER BY number",
                 [start, start + users_per_part],
-            ).fetch_arrow_table()
-            return self._part(rows, found["user_id"].combine_chunks(), start)
+            ).fetchnumpy()
+            return self._part(rows, key_column(found["user_id"]), start)
 
         for batch in self._rows(start):
             rows, numbers = pa.Table.from_batches([batch]), batch["number"].to_numpy()
