@@ -21,7 +21,7 @@ def write_weights(file: Path, params: Params, *, item_table: ItemTableType) -> N
 
     Rows of an int8 item table have a scale each, by which they are multiplied when they are read.
     """
-    arrays = {name: np.ascontiguousarray(leaf, np.float32) for name, leaf in by_name(params).items()}
+    arrays = {name: np.array(leaf, np.float32, order="C") for name, leaf in by_name(params).items()}
     if item_table == "bfloat16":
         arrays[ITEM_TABLE] = arrays[ITEM_TABLE].astype(ml_dtypes.bfloat16)
     elif item_table == "int8":

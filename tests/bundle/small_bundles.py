@@ -49,7 +49,7 @@ def a_model(n_items: int = N_ITEMS, *, times: str = "none") -> Model:
 
 def random_params(model: Model, *, seed: int = 0) -> Params:
     """Parameters large enough that no two items score alike."""
-    return jax.tree.map(lambda leaf: 20 * leaf, init_params(model.specs, jax.random.key(seed)))
+    return jax.tree.map(lambda leaf: 5 * leaf, init_params(model.specs, jax.random.key(seed)))
 
 
 def write(directory: Path, model: Model, params: Params, *, keys: np.ndarray = KEYS, **options) -> None:

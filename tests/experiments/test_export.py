@@ -50,7 +50,7 @@ def task_of(config):
 def test_the_bundle_of_each_scripts_model_answers_as_the_model(name, flags, tmp_path):
     config = config_of(name, *flags)
     model = TRAINING[name].build(config, task_of(config))
-    params = jax.tree.map(lambda leaf: 10 * leaf, init_params(model.specs, jax.random.key(1)))
+    params = jax.tree.map(lambda leaf: 5 * leaf, init_params(model.specs, jax.random.key(1)))
     served = served_model(TRAINING[name], {"config": to_json(config)}, N_ITEMS)
     keys = np.arange(101, 101 + N_ITEMS)
     write(tmp_path / "bundle", served, params, keys=keys, name=name, mask_seen=False)
