@@ -52,13 +52,15 @@ class Summary(NamedTuple):
         """One line.
 
         >>> print(Summary(n_users=400, n_rows=1200, n_popular=3))
-        1,200 rows for 400 users; 3 users of no known item have popular ones, 0 events of unknown items were skipped
+        1,200 rows for 400 users; popular items for 3 users of no known item
         """
-        without = f"; {self.n_without:,} users have no list" if self.n_without else ""
-        return (
-            f"{self.n_rows:,} rows for {self.n_users:,} users; {self.n_popular:,} users of no known item have popular "
-            f"ones, {self.n_unknown:,} events of unknown items were skipped{without}"
-        )
+        more = {
+            "popular items for {:,} users of no known item": self.n_popular,
+            "{:,} events of unknown items skipped": self.n_unknown,
+            "{:,} users without a list": self.n_without,
+        }
+        said = [text.format(n) for text, n in more.items() if n]
+        return "; ".join([f"{self.n_rows:,} rows for {self.n_users:,} users", *said])
 
 
 def write_lists(

@@ -30,11 +30,24 @@ def plays(tmp_path_factory):
 
 
 def flags(plays, output, *more):
-    return [str(kept()), "--histories", str(plays), "--columns", "user", "track", "at", "--output", str(output), *more]
+    return [
+        str(kept()),
+        "--histories",
+        str(plays),
+        "--columns",
+        "user",
+        "track",
+        "at",
+        "--output",
+        str(output),
+        "--k",
+        "3",
+        *more,
+    ]
 
 
 def test_the_script_writes_a_list_for_each_user(plays, tmp_path, capsys):
-    arguments = flags(plays, tmp_path / "lists.parquet", "--k", "3", "--item-vectors", str(tmp_path / "items"))
+    arguments = flags(plays, tmp_path / "lists.parquet", "--item-vectors", str(tmp_path / "items"))
     summary = recommend.main(runtime.parse(recommend.Arguments, arguments))
     table = pq.read_table(tmp_path / "lists.parquet")
     assert table.column_names == ["user", "item", "rank", "score", "popular"]
@@ -61,6 +74,7 @@ def test_a_script_that_is_killed_and_started_again_leaves_the_same_file(plays, t
     deadline = time.monotonic() + 120
     while not (tmp_path / "lists.parquet.parts" / "000001.json").is_file() and time.monotonic() < deadline:
         time.sleep(0.05)
+    assert killed.poll() is None
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
     assert not output.exists()
