@@ -120,7 +120,8 @@ def _facts(file: Path, manifest: JsonObject) -> Facts:
     kinds = {"n_items": int, "max_length": int, "d_model": int}
     texts = {"model": str, "times": str, "item_table": str, "jax_version": str, "content_hash": str}
     read_object(file, **kinds, **texts)
-    facts = Facts(**{name: manifest.get(name) for name in Facts._fields})
+    values: JsonObject = {name: manifest.get(name) for name in Facts._fields}
+    facts = Facts(**values)
     known = facts.times in get_args(Times) and facts.item_table in get_args(ItemTableType)
     if not known or not isinstance(facts.mask_seen, bool) or min(facts.n_items, facts.max_length, facts.d_model) < 1:
         raise InputError(f"{file} has values that no export writes; {REMEDY}")

@@ -146,8 +146,8 @@ class Bundle:
             finish()
         for row in np.flatnonzero(items.lengths == 0).tolist():
             candidates = None if allow is None else allow.row(row)
-            excluded = np.concatenate([np.zeros(0, np.int32), *(each.row(row) for each in lists)])
-            listed = popular_items(self.by_popularity, k, allow=candidates, exclude=excluded)
+            others = np.concatenate([np.zeros(0, np.int32), *(each.row(row) for each in lists)])
+            listed = popular_items(self.by_popularity, k, allow=candidates, exclude=others)
             ids[row, : len(listed)] = listed
             scores[row, : len(listed)] = self.vocabulary.n_events[listed - 1]
         return ids, scores
@@ -244,7 +244,8 @@ def open_bundle(directory: Path, facts: Facts, *, name: str | None = None) -> Bu
 def _check_params(path: str, exported: jax.export.Exported, params: Params) -> None:
     """Refuses weights of other shapes than the program takes."""
     (expected, *_), _ = jax.tree.unflatten(exported.in_tree, exported.in_avals)
-    same = jax.tree.structure(expected) == jax.tree.structure(params) and all(
+    structures: list[Any] = [jax.tree.structure(each) for each in (expected, params)]
+    same = structures[0] == structures[1] and all(
         tuple(spec.shape) == leaf.shape for spec, leaf in zip(*map(jax.tree.leaves, (expected, params)), strict=True)
     )
     if not same:
