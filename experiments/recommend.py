@@ -29,13 +29,11 @@ class Arguments:
     """Directory of the bundle, which may be s3:// or gs://."""
     source: OmitArgPrefixes[HistoriesConfig] = field(default_factory=HistoriesConfig)
     output: Path | None = None
-    """File of the lists, .parquet or .csv: user, item, rank, score, and whether the list is of popular items because
-    none of the user's is known."""
+    """File of the lists, .parquet or .csv."""
     k: int = 50
     """Length of a list."""
     mask_seen: MaskSeen = "auto"
-    """Whether items of the user's history are left out; auto does as the run was tested. --no-mask-seen is short for
-    no."""
+    """Whether items of the user's history are left out; auto does as the run was tested."""
     at: str | None = None
     """Moment that the lists are for, such as 2026-01-31; for a model that reads the time of the query."""
     item_vectors: Path | None = None
@@ -72,10 +70,7 @@ def main(arguments: Arguments) -> Summary | None:
         summary = write_lists(
             bundle, histories, options, output=arguments.output, user_vectors=arguments.user_vectors, report=report
         )
-    for path in (arguments.output, arguments.user_vectors):
-        if path is not None:
-            print(f"written  {path}")
-    print(summary)
+    print(f"written  {arguments.output or arguments.user_vectors}: {summary}")
     return summary
 
 

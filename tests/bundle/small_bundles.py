@@ -23,8 +23,8 @@ from seqrec.params import Params, init_params
 
 N_ITEMS, MAX_LENGTH = 30, 6
 KEYS = np.array([f"track-{number}" for number in range(1, N_ITEMS + 1)], object)
-COUNTS = np.arange(N_ITEMS)[::-1] % 7
-"""Popularity: the first of the most popular items is item 6 of 30."""
+COUNTS = np.array([9 if item == 6 else 5 if item == 4 else 1 for item in range(1, N_ITEMS + 1)])
+"""Popularity: item 6 before item 4 before all others, which tie."""
 
 
 @contextlib.contextmanager
