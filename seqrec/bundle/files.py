@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Int
 
 from seqrec.data.buckets import local_store
+from seqrec.data.paths import as_input_error
 from seqrec.data.store_files import key_column, keys_of
 from seqrec.files import JsonObject, address_of, read_object, write_json
 from seqrec.types import InputError, Times
@@ -144,13 +145,12 @@ def read_vocabulary(file: Path) -> Vocabulary:
     Raises:
       InputError: the file is no vocabulary, or gives two items one key.
     """
-    try:
+    kinds = (KeyError, ValueError, OSError, pa.ArrowException)
+    with as_input_error(f"{file} is not the vocabulary of a bundle; {REMEDY}", *kinds):
         table = pq.read_table(file)
         names = table.column_names
         keys, n_events = keys_of(table["key"]), table["n_events"].to_numpy()
         titles = keys_of(table["title"]) if "title" in names else None
-    except (KeyError, ValueError, OSError, pa.ArrowException) as error:
-        raise InputError(f"{file} is not the vocabulary of a bundle; {REMEDY}") from error
     if len(set(keys.tolist())) < len(keys):
         raise InputError(f"{file} has a key twice; {REMEDY}")
     return Vocabulary(keys, n_events, titles, table["attributes"].combine_chunks() if "attributes" in names else None)

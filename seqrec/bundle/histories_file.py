@@ -13,7 +13,6 @@ from tyro.conf import OmitArgPrefixes
 from seqrec.bundle.histories import Ragged, in_a_row
 from seqrec.config import check_fields
 from seqrec.data.event_tables import Columns, Source, Ties
-from seqrec.data.events import complete_events
 from seqrec.data.sources import Dataset, TimeUnit, read_source
 from seqrec.data.steps import MICROSECONDS_PER_SECOND, column_names, time_order
 from seqrec.data.store_files import key_column
@@ -161,8 +160,9 @@ def read_histories(
       InputError: the source is empty, or a file of lists cannot be read or allows nothing.
     """
     assert source.connection is not None
-    connection, events = source.connection, complete_events(source.events)
-    names, schema = column_names(events), events.collect_schema()
+    connection, names = source.connection, column_names(source.events)
+    events = source.events.drop_nulls([name for name in ("user_id", "item_id", "timestamp_us") if name in names])
+    schema = events.collect_schema()
     both_integer = schema["item_id"].is_integer() and item_keys.dtype.kind in "iu"
     keys = item_keys if both_integer else np.array([str(key) for key in item_keys.tolist()], object)
     events.to_native().create_view("complete_events", replace=True)

@@ -26,7 +26,7 @@ from seqrec.bundle.files import (
 from seqrec.bundle.histories import Ragged, make_histories, unique_ids
 from seqrec.bundle.requests import Ids, ItemKey, Keys, candidate_lists, ids_of, seconds_of, without_unknown
 from seqrec.bundle.weights import ITEM_TABLE, read_weights
-from seqrec.data.paths import first_line
+from seqrec.data.paths import as_input_error
 from seqrec.files import address_of
 from seqrec.types import InputError, Params
 
@@ -221,13 +221,12 @@ def open_bundle(directory: Path, facts: Facts, *, name: str | None = None) -> Bu
         )
     programs = {}
     for name in (TOP_K, STATES):
-        try:
+        complaint = (
+            f"{path}: {name} was made by jax {facts.jax_version} and jax {jax.__version__} cannot read it "
+            f"({{error}}); run experiments/export.py --refresh {path}"
+        )
+        with as_input_error(complaint, Exception):  # jax's reader has no error of its own
             exported = jax.export.deserialize(bytearray((directory / name).read_bytes()))
-        except Exception as error:  # of jax's reader, which has no error of its own
-            raise InputError(
-                f"{path}: {name} was made by jax {facts.jax_version} and jax {jax.__version__} cannot read it "
-                f"({first_line(error)}); run experiments/export.py --refresh {path}"
-            ) from error
         _check_params(path, exported, params)
         programs[name] = jax.jit(exported.call)
     return Bundle(

@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Float, Int8
 
 from seqrec.bundle.files import REMEDY, ItemTableType
-from seqrec.types import InputError, Params
+from seqrec.data.paths import as_input_error
+from seqrec.types import Params
 
 ITEM_TABLE = "item_table"
 SCALE = "item_table.scale"
@@ -36,14 +37,13 @@ def read_weights(file: Path) -> Params:
       InputError: the file is not as `write_weights` leaves it.
     """
     safetensors = _safetensors()
-    try:
+    kinds = (safetensors.SafetensorError, KeyError, ValueError, IndexError, AttributeError)
+    with as_input_error(f"{file} holds no weights of a bundle; {REMEDY}", *kinds):
         arrays = safetensors.numpy.load_file(file)
         scale = arrays.pop(SCALE, None)
         if scale is not None:
             arrays[ITEM_TABLE] = arrays[ITEM_TABLE] * scale[:, None]
         return of_names({name: np.asarray(leaf, np.float32) for name, leaf in arrays.items()})
-    except (safetensors.SafetensorError, KeyError, ValueError, IndexError, AttributeError) as error:
-        raise InputError(f"{file} holds no weights of a bundle; {REMEDY}") from error
 
 
 def _safetensors() -> Any:

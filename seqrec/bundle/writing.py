@@ -15,6 +15,7 @@ from seqrec.bundle.loading import Bundle, open_bundle
 from seqrec.bundle.programs import check_servable, export_programs
 from seqrec.bundle.weights import write_weights
 from seqrec.data.directories import replacing_directory
+from seqrec.data.paths import as_input_error
 from seqrec.files import JsonObject, read_object, write_json
 from seqrec.model import Model
 from seqrec.params import Params
@@ -125,9 +126,7 @@ def _answered(bundle: Bundle, asked: JsonObject) -> JsonObject:
 def _replacing_bundle(directory: Path) -> Iterator[Path]:
     """As `replacing_directory`, once nothing but a bundle would be replaced."""
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        try:
+        with as_input_error(f"{directory} is there and is not a bundle; choose another directory", InputError):
             files.read_manifest(directory)
-        except InputError as error:
-            raise InputError(f"{directory} is there and is not a bundle; choose another directory") from error
     with replacing_directory(directory) as fresh:
         yield fresh
