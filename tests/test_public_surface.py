@@ -12,7 +12,7 @@ import seqrec
 
 ROOT = Path(__file__).parents[1]
 NAMES = [name for name in dir(seqrec) if name != "__version__"]
-OF_EXTRAS = {"duckdb", "narwhals", "tyro", "orbax", "tqdm", "matplotlib", "pandas", "safetensors", "flatbuffers"}
+OF_EXTRAS = {"duckdb", "narwhals", "tyro", "orbax", "tqdm", "matplotlib", "pandas", "safetensors"}
 
 
 def modules_after(code: str, *, missing: tuple[str, ...] = ()) -> set[str]:

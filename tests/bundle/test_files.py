@@ -7,8 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from small_bundles import KEYS, copy_of, kept
 
+from bundle.small_bundles import KEYS, copy_of, kept
 from seqrec.bundle import files
 from seqrec.bundle.files import Vocabulary, open_directory, read_vocabulary, write_vocabulary
 from seqrec.bundle.loading import load_bundle

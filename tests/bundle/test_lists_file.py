@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from small_bundles import COUNTS, KEYS, loaded
 
+from bundle.small_bundles import COUNTS, KEYS, loaded
 from seqrec.bundle.histories_file import read_histories
 from seqrec.bundle.lists_file import ListOptions, write_item_vectors, write_lists
 from seqrec.data.sources import read_source

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_bundles import KEYS, MAX_LENGTH, a_model, answers_of, copy_of, loaded, random_params, replace_facts
 
+from bundle.small_bundles import KEYS, MAX_LENGTH, a_model, answers_of, copy_of, loaded, random_params, replace_facts
 from seqrec.bundle import files
 from seqrec.bundle.histories import ragged
 from seqrec.bundle.loading import load_bundle

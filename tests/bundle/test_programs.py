@@ -3,8 +3,8 @@
 import jax
 import numpy as np
 import pytest
-from small_bundles import MAX_LENGTH, a_model, kept, loaded, sizes_unchecked
 
+from bundle.small_bundles import MAX_LENGTH, a_model, kept, loaded, sizes_unchecked
 from seqrec.bundle import files
 from seqrec.bundle.programs import check_servable, export_programs
 from seqrec.data.feature_values import PositionFeature

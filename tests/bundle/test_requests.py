@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from small_bundles import loaded
 
+from bundle.small_bundles import loaded
 from seqrec.bundle.requests import Ids
 from seqrec.types import InputError
 

@@ -4,8 +4,8 @@ import json
 
 import numpy as np
 import pytest
-from small_bundles import a_model, copy_of, kept, random_params, sizes_unchecked, write
 
+from bundle.small_bundles import a_model, copy_of, kept, random_params, sizes_unchecked, write
 from seqrec.bundle import files
 from seqrec.bundle.files import open_directory
 from seqrec.bundle.loading import load_bundle

@@ -2,13 +2,12 @@
 
 import json
 import shutil
-import sys
 
 import export
 import jax
 import numpy as np
 import pytest
-from conftest import EXPERIMENTS
+from bundle.small_bundles import answers_of, sizes_unchecked, write
 from scripts import TRAINING
 
 import seqrec
@@ -24,10 +23,6 @@ from seqrec.recommendation import make_recommend
 from seqrec.run.data import make_task
 from seqrec.run.experiment import open_trained
 from seqrec.types import InputError
-
-sys.path.insert(0, str(EXPERIMENTS.parent / "tests" / "bundle"))
-
-from small_bundles import answers_of, sizes_unchecked, write
 
 N_ITEMS = 30
 SMALL = ("--d-model", "8", "--max-length", "8", "--no-mask-seen")

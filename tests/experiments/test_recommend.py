@@ -1,7 +1,6 @@
 """Lists for all users, by the script: killed and started again, with flags for what may be listed."""
 
 import signal
-import sys
 import time
 
 import numpy as np
@@ -9,14 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import recommend
-from conftest import EXPERIMENTS
+from bundle.small_bundles import KEYS, kept
 
 from seqrec import runtime
 from seqrec.types import InputError
-
-sys.path.insert(0, str(EXPERIMENTS.parent / "tests" / "bundle"))
-
-from small_bundles import KEYS, kept
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,1 @@
+"""A package, since other folders have tests of the same names."""
