@@ -17,7 +17,7 @@ from seqrec.bundle.of_run import served_model
 from seqrec.config import to_json
 from seqrec.data.history import History
 from seqrec.data.store import store_from_sequences
-from seqrec.model import composed
+from seqrec.model import composed_params
 from seqrec.params import init_params
 from seqrec.recommendation import make_recommend
 from seqrec.run.data import make_task
@@ -62,7 +62,7 @@ def test_item_features_need_not_travel():
     model = TRAINING["sasrec"].build(config, task_of(config))
     params = init_params(model.specs, jax.random.key(0))
     served = served_model(TRAINING["sasrec"], {"config": to_json(config)}, N_ITEMS)
-    whole = jax.tree.map(lambda leaf: leaf.shape, composed(model, params))
+    whole = jax.tree.map(lambda leaf: leaf.shape, composed_params(model, params))
     assert jax.tree.map(lambda spec: spec.shape, served.specs) == whole
 
 
