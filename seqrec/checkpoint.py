@@ -238,6 +238,21 @@ def restore_best(manager: ocp.CheckpointManager, like: TrainState) -> tuple[Trai
     return _read(manager, like, lambda form: _restore_best(manager, form))
 
 
+def read_best(directory: Path) -> tuple[TrainState, Progress] | None:
+    """As `restore_best`, of a run whose model is not known: NumPy arrays, which each process reads by itself."""
+    with open_checkpoints(directory, read_only=True) as manager:
+        for step in sorted(manager.all_steps(), reverse=True):
+            if (saved := _unless_damaged(manager, step, lambda m, step: m.item_metadata(step)["state"])) is not None:
+                form = jax.tree.map(lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), saved)
+                return _restore_best(manager, TrainState(**form))
+    return None
+
+
+def has_checkpoint(directory: Path) -> bool:
+    """Whether a run has a checkpoint to go on from, none of whose files is damaged."""
+    return any(_damage(checkpoint) is None for checkpoint in directory.glob("[0-9]*") if checkpoint.name.isdigit())
+
+
 def _restore_best(manager: ocp.CheckpointManager, like: TrainState) -> tuple[TrainState, Progress] | None:
     kept = sorted(manager.all_steps(), reverse=True)
     values: dict[int, float] = {}

@@ -9,7 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from seqrec.checkpoint import Progress, open_checkpoints, restore, restore_best, restore_latest, save
+from seqrec.checkpoint import (
+    Progress,
+    has_checkpoint,
+    open_checkpoints,
+    read_best,
+    restore,
+    restore_best,
+    restore_latest,
+    save,
+)
 from seqrec.loss_spikes import RunningLoss
 from seqrec.training import TrainState
 from seqrec.types import InputError
@@ -178,6 +187,26 @@ def test_of_a_damaged_run_the_best_checkpoint_that_is_intact_is_evaluated(
     assert f"the checkpoint of step {damaged} cannot be read" in caplog.text
     assert ("validation chose step 1" in caplog.text) == (damaged == 1)
     assert (tmp_path / "c" / str(damaged)).is_dir()
+
+
+@pytest.mark.parametrize(("damaged", "chosen"), [((), 1), ((2,), 1), ((1,), 2), ((1, 2), None)])
+def test_the_best_checkpoint_is_read_without_knowing_its_model(saved, tmp_path, damaged, chosen):
+    shutil.copytree(saved, tmp_path / "c")
+    for step in damaged:
+        DAMAGE["arrays with a byte changed"](tmp_path / "c" / str(step))
+    assert has_checkpoint(tmp_path / "c") == (chosen is not None)
+    read = read_best(tmp_path / "c")
+    if chosen is None:
+        assert read is None
+        return
+    assert read is not None
+    assert isinstance(read[0].averaged["table"], np.ndarray)
+    np.testing.assert_array_equal(read[0].averaged["table"], state_at(chosen).averaged["table"])
+    assert read[1].step == chosen
+
+
+def test_a_run_without_checkpoints_has_none(tmp_path):
+    assert not has_checkpoint(tmp_path / "c")
 
 
 def test_without_digests_damage_is_what_the_formats_find(saved, tmp_path):

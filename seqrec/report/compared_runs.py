@@ -12,6 +12,9 @@ from seqrec.report.rank_tables import RankTableFile, read_rank_table, read_top_k
 from seqrec.report.slices import Slicing, joined_slicings, select_slicings, standard_slicings
 from seqrec.types import InputError
 
+TESTED_ALIKE = ("candidates", "ties", "fitted_on_validation_items", "repeated_targets", "n_repeated_targets")
+"""Fields of a protocol that bear on what a rank means, beside the split."""
+
 
 class NamedPaths(NamedTuple):
     """What is compared, by the names under which it is shown."""
@@ -126,7 +129,7 @@ def protocol_notes(protocols: Mapping[str, Mapping[str, Any]]) -> list[str]:
                 f"{first} and {run} are on different splits (split_hash {str(ours['split_hash'])[:12]} and "
                 f"{str(theirs['split_hash'])[:12]}); compare runs on one split of the same data"
             )
-        for name in ("candidates", "ties", "fitted_on_validation_items", "repeated_targets", "n_repeated_targets"):
+        for name in TESTED_ALIKE:
             one, other = ours.get(name), theirs.get(name)
             if one != other:
                 notes.append(f"{first} and {run} were not tested alike: {name} is {one!r} and {other!r}.")

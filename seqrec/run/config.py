@@ -11,6 +11,7 @@ from seqrec.items import ItemConfig
 from seqrec.loop import FitConfig
 from seqrec.losses.config import LossConfig
 from seqrec.run.data import DataConfig
+from seqrec.run.start_from import StartConfig
 from seqrec.runtime import DistributedConfig
 from seqrec.sharding import MeshConfig
 from seqrec.training import OptimizerConfig
@@ -18,7 +19,7 @@ from seqrec.training import OptimizerConfig
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Where a run is kept, and what it starts from."""
+    """Where a run is kept, and its seed."""
 
     output: Path | None = None
     """Directory of the run, which may be s3:// or gs://; by default a new one under runs/."""
@@ -37,6 +38,7 @@ class TrainingConfig:
 
     data: OmitArgPrefixes[DataConfig] = field(default_factory=DataConfig)
     run: OmitArgPrefixes[RunConfig] = field(default_factory=RunConfig)
+    start: OmitArgPrefixes[StartConfig] = field(default_factory=StartConfig)
     items: OmitArgPrefixes[ItemConfig] = field(default_factory=ItemConfig)
     engagement: OmitArgPrefixes[EngagementConfig] = field(default_factory=EngagementConfig)
     loss: OmitArgPrefixes[LossConfig] = field(default_factory=LossConfig)

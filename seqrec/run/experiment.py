@@ -10,18 +10,20 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
+import optax
 
 from seqrec import runs, runtime
-from seqrec.checkpoint import Progress, open_checkpoints, restore, restore_best
+from seqrec.checkpoint import Progress, has_checkpoint, open_checkpoints, restore, restore_best
 from seqrec.data.buckets import original, working_copy
 from seqrec.evaluation import make_validate
-from seqrec.files import JsonObject
+from seqrec.files import JsonObject, make_directory
 from seqrec.loop import FitConfig, fit
 from seqrec.model import Model, composed_params
 from seqrec.params import Params, count_params
 from seqrec.run.config import RunConfig, TrainingConfig
 from seqrec.run.data import Task, open_task
-from seqrec.run.results import costs, publish
+from seqrec.run.results import costs, publish, test, write_test
+from seqrec.run.start_from import Opened, noted, start_from
 from seqrec.runtime import log
 from seqrec.sharding import MeshConfig
 from seqrec.training import TrainState, TrainStep, init_state, make_optimizer, make_train_step
@@ -137,7 +139,7 @@ def run_experiment(config: ScriptConfig, build: Build, *, name: str, events: Any
             average_decay=training.optimizer.average_decay,
             accumulation_steps=training.optimizer.accumulation_steps,
         )
-        state = init_state(model, optimizer, seed=training.run.seed)
+        state = _first_state(run, config, build, task, model, optimizer)
         trained = train(run, task, model, state, train_step, training.fit)
         per_epoch = trained.progress.validations[0][0]
         facts = {
@@ -146,8 +148,43 @@ def run_experiment(config: ScriptConfig, build: Build, *, name: str, events: Any
             "stopped": trained.reason,
             "cost": costs(model, trained.state, steps_per_epoch=per_epoch),
             "n_roll_backs": len(trained.progress.skipped),
+            **runtime.on_first(functools.partial(noted, run)),
         }
         return publish(run, task, model, composed_params(model, trained.state.averaged), facts, name=name)
+
+
+def _first_state(
+    run: Path, config: ScriptConfig, build: Build, task: Task, model: Model, optimizer: optax.GradientTransformation
+) -> TrainState:
+    """The state before the first step: random weights, or those of the run that the config names.
+
+    What these weights are worth on the new data, before any training, is left in the run's directory `start`.
+    """
+    state = init_state(model, optimizer, seed=config.training.run.seed)
+    source = config.training.start.start_from
+    if source is None or runtime.on_first(functools.partial(has_checkpoint, run / "checkpoints")):
+        return state
+    with working_copy(source, read_only=True) as earlier:
+
+        def reopen() -> Opened:
+            ours, theirs = runtime.on_first(lambda: runs.experiment_of(run)), runs.experiment_of(earlier)
+            if ours != theirs:
+                raise InputError(f"it holds a model {theirs}, not {ours}")
+            return Opened(*_opened(earlier, runs.read_config(type(config), earlier), build))
+
+        state = start_from(earlier, run, config, task, model, state, reopen=reopen)
+    ranks, results = test(task, model, composed_params(model, state.averaged))
+    log.info("start-from  test NDCG@10 %.4f before training", results["test"]["ndcg@10"])
+    if runtime.is_first():
+        write_test(make_directory(run / "start"), task, ranks, results)
+    return state
+
+
+def _opened(run: Path, config: Any, build: Build) -> tuple[Task, Model]:
+    """The task and the model of a trained run."""
+    training = config.training
+    task = open_task(run, training.data, seed=training.run.seed, engagement=training.engagement)
+    return task, _built(run, config, build, task)
 
 
 def make_main(build: Build, *, name: str) -> Main:
@@ -167,8 +204,7 @@ def open_trained(run: Path, scripts: Mapping[str, Script]) -> tuple[Task, Model,
     training = config.training
     # By however many processes it is read: only in training would each go its own way.
     runtime.start(MeshConfig(), replace(training.processes, n_processes=0))
-    task = open_task(run, training.data, seed=training.run.seed, engagement=training.engagement)
-    model = _built(run, config, scripts[name].build, task)
+    task, model = _opened(run, config, scripts[name].build)
     # The schedule's length does not enter the state; only its form is needed, to read the checkpoint into.
     optimizer = make_optimizer(training.optimizer, model.specs, n_steps=1)
     best = load_best(run, init_state(model, optimizer, seed=training.run.seed))

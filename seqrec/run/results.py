@@ -135,16 +135,20 @@ def publish(run: Path, task: Task, model: Model, params: Params, facts: JsonObje
     results |= facts
     examples = _examples(task, model, params)
     if runtime.is_first():
-        figures.write_ranks(run / "ranks.parquet", ranks, task.store, task.split)
         plot_learning_curve(run / "metrics.jsonl", run / "learning_curve.png", best_epoch=results["best_epoch"])
-        # The last of its files: a run that has it has finished.
-        write_json(run / "metrics.json", results)
+        write_test(run, task, ranks, results)
         print_test(results, name=name)
         for example in examples:
             print("\n" + example)
         print(f"\nrun directory  {original(run)}\nevaluate it    {runs.evaluate_command(run)}")
         print(f"resume it      {runs.resume_command(run)}")
     return results
+
+
+def write_test(directory: Path, task: Task, ranks: RankTable, results: JsonObject) -> None:
+    """Leaves what `test` returns in a directory; the figures come last, so that what has them is complete."""
+    figures.write_ranks(directory / "ranks.parquet", ranks, task.store, task.split)
+    write_json(directory / "metrics.json", results)
 
 
 def _examples(task: Task, model: Model, params: Params) -> list[str]:

@@ -7,6 +7,8 @@ from seqrec.stats.bootstrap import bootstrap_intervals as bootstrap_intervals
 from seqrec.stats.multiplicity import benjamini_hochberg as benjamini_hochberg
 from seqrec.stats.multiplicity import bonferroni as bonferroni
 from seqrec.stats.multiplicity import holm as holm
+from seqrec.stats.non_inferiority import NonInferiority as NonInferiority
+from seqrec.stats.non_inferiority import non_inferiority as non_inferiority
 from seqrec.stats.paired import PairedComparison as PairedComparison
 from seqrec.stats.paired import difference_intervals as difference_intervals
 from seqrec.stats.paired import paired_comparison as paired_comparison

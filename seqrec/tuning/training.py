@@ -35,7 +35,12 @@ def without_test(task: Task) -> Task:
 
 
 def check_population(config: Any, space: Space, *, population: int) -> None:
-    """Refuses to train together what differs in a field that a shape, or the program, depends on."""
+    """Refuses to train together what differs in a field that a shape, or the program, depends on.
+
+    Also refuses to start trials from a trained run.
+    """
+    if config.training.start.start_from is not None:
+        raise InputError("trials start from random weights; leave --start-from out")
     fields = tunable_fields(config)
     shaping = [name for name in space if not fields[name].traced]
     if population > 1 and shaping:

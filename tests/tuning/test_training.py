@@ -1,6 +1,7 @@
 """A trial is judged as a run is, and by the validation alone."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,8 +19,9 @@ from seqrec.run.building import build_model
 from seqrec.run.config import TrainingConfig
 from seqrec.run.data import DataConfig, Task, make_task
 from seqrec.run.experiment import train
+from seqrec.run.start_from import StartConfig
 from seqrec.training import init_state, make_optimizer, make_train_step
-from seqrec.tuning.training import make_courses, without_test
+from seqrec.tuning.training import check_population, make_courses, without_test
 from seqrec.types import InputError
 
 DATA = DataConfig(
@@ -78,3 +80,9 @@ def test_data_without_validation_targets_cannot_tell_trials_apart(task):
     empty = {name: getattr(task.valid, name)[:0] for name in ("users", "target_positions", "row_groups")}
     with pytest.raises(InputError, match="no user has a validation target; trials cannot be compared"):
         without_test(task._replace(valid=task.valid._replace(**empty)))
+
+
+def test_trials_start_from_random_weights():
+    config = Config(training=TrainingConfig(start=StartConfig(Path("runs/old"))))
+    with pytest.raises(InputError, match="leave --start-from out"):
+        check_population(config, {}, population=1)
