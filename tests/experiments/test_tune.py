@@ -20,7 +20,7 @@ from scripts import TRAINING
 from seqrec import runs, runtime
 from seqrec.config import to_json, with_values
 from seqrec.files import read_json
-from seqrec.report.kept_results import condense_search
+from seqrec.report.kept_results import condense_search, read_results
 from seqrec.report.studies_page import MARK, studies_page
 from seqrec.run.experiment import open_run
 from seqrec.tuning.training import make_courses
@@ -94,7 +94,8 @@ def test_a_kept_search_stands_beside_the_study_of_its_name_and_says_what_it_cost
     assert str(flags[flags.index("--output") + 1].parent) not in str(kept)
     assert str(flags[flags.index("--data-path") + 1]) not in str(kept)
     name, other = "toy-tuning", "another"
-    test_of_it = {name: read_json(EXPERIMENTS / "results" / "studies" / "yoochoose-behaviour.json")}
+    studies = read_results(EXPERIMENTS / "results" / "studies")
+    test_of_it = {name: studies["yoochoose-behaviour"]}
     empty = f"<!-- {MARK} -->\n<!-- end of {MARK} -->\n"
     defaults = {"sasrec": tune.config_type("sasrec")()}
     text = studies_page(empty, test_of_it, {name: kept}, defaults=defaults)
