@@ -49,7 +49,7 @@ def export(run: Path, arguments: Arguments) -> JsonObject:
     task, model, params = open_trained(run, TRAINING)
     store = task.store
     if arguments.k > store.n_items:
-        raise InputError(f"--k {arguments.k} is above {store.n_items}, the number of items; try --k 10")
+        raise InputError(f"--k {arguments.k} is above {store.n_items}, the number of items; try --k {store.n_items}")
     if len(set(task.test.users.tolist())) < len(task.test.users):
         raise InputError(f"{run} asks several times of a user, and a list is one of a user; test the last target alone")
     best = top_items(make_top_step(model, k=arguments.k), params, task.test)
