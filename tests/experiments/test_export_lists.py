@@ -68,7 +68,11 @@ def test_seen_items_are_on_no_list_of_a_run_that_masks_them(finished, tmp_path):
     assert np.isfinite(list(figures["lists of 5"].values())).all()
 
 
-@pytest.mark.parametrize("k", [0, 31])
-def test_a_list_cannot_be_longer_than_the_catalogue(finished, k):
-    with pytest.raises(InputError, match=rf"--k {k} is not in 1\.\.30"):
-        export_lists.main(export_lists.Arguments(finished.directory, k=k))
+def test_a_list_cannot_be_longer_than_the_catalogue(finished):
+    with pytest.raises(InputError, match="--k 31 is above 30, the number of items; try --k 30"):
+        export_lists.main(export_lists.Arguments(finished.directory, k=31))
+
+
+def test_a_list_holds_at_least_one_item(finished):
+    with pytest.raises(ValueError, match="k=0 is below 1; try k=100"):
+        export_lists.Arguments(finished.directory, k=0)
