@@ -76,9 +76,9 @@ def refresh_bundle(directory: Path, build: Callable[[JsonObject, Facts], Model])
     Raises:
       InputError: the bundle is damaged, or the new programs answer otherwise than the old; then nothing is changed.
     """
-    _, facts = open_directory(directory)
-    model = build(read_object(directory / files.CONFIG), facts)
-    facts = facts._replace(jax_version=jax.__version__)
+    _, old = open_directory(directory)
+    model = build(read_object(directory / files.CONFIG), old)
+    facts = old._replace(jax_version=jax.__version__)
     with _replacing_bundle(directory) as fresh:
         for file in directory.iterdir():
             if file.name not in (files.MANIFEST, files.TOP_K, files.STATES):
@@ -92,7 +92,7 @@ def refresh_bundle(directory: Path, build: Callable[[JsonObject, Facts], Model])
             ):
                 raise InputError(
                     f"{directory}: probe {place} is answered by {now['answers'][place][:5]}…, not by {ids[:5]}… as at "
-                    f"its export; the bundle is left as it was: use jax {facts.jax_version}, or export the run again"
+                    f"its export; the bundle is left as it was: use jax {old.jax_version}, or export the run again"
                 )
         files.write_manifest(fresh, facts)
 

@@ -49,9 +49,10 @@ def test_a_refresh_that_would_change_answers_is_refused_and_changes_nothing(tmp_
     (bundle / files.PROBES).write_text(json.dumps(probes))
     content = json.loads(manifest)
     content["files"][files.PROBES] = files.sha256_of(bundle / files.PROBES)
+    content["jax_version"] = "0.1"
     (bundle / files.MANIFEST).write_text(json.dumps(content))
     programs = (bundle / files.TOP_K).read_bytes()
-    with pytest.raises(InputError, match=r"probe 1 is answered by .*; the bundle is left as it was"):
+    with pytest.raises(InputError, match=r"probe 1 is answered by .*; the bundle is left as it was: use jax 0\.1,"):
         refresh(bundle, a_model())
     assert (bundle / files.TOP_K).read_bytes() == programs
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
