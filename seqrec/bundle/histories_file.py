@@ -77,6 +77,8 @@ class HistoriesFile:
     fingerprint: str
     """Differs between other events or lists."""
     has_times: bool
+    last_seconds: int
+    """Time of the newest event; 0 without times."""
     order: tuple[str, ...]
     shared: dict[int, np.ndarray]
     """Ids that a file allows, or excludes, for all users."""
@@ -136,6 +138,8 @@ class HistoriesFile:
 
 def open_histories(config: HistoriesConfig, item_keys: np.ndarray) -> HistoriesFile:
     """The histories and lists that a config names; see `read_histories`."""
+    if config.dataset == "events" and config.histories is None:
+        raise InputError("no histories are given; name their file, as in --histories plays.parquet")
     source = read_source(
         config.dataset,
         config.histories,
@@ -207,8 +211,9 @@ def read_histories(
     [(n_users,)] = connection.execute("SELECT count(*) FROM asked_users").fetchall()
     ordering = ", ".join(map(quoted, order))
     # A sum, so that the order of rows in a file does not count.
-    [(n_events, digest)] = connection.execute(
-        f"SELECT count(*) FILTER (kind = {EVENT}), sum(hash(number, kind, id, {ordering})::HUGEINT) FROM asked_rows"
+    [(n_events, digest, last)] = connection.execute(
+        f"SELECT count(*) FILTER (kind = {EVENT}), sum(hash(number, kind, id, {ordering})::HUGEINT), max(seconds) "
+        "FROM asked_rows"
     ).fetchall()
     [(users_digest,)] = connection.execute("SELECT sum(hash(user_id, number)::HUGEINT) FROM asked_users").fetchall()
     if not n_users:
@@ -216,7 +221,9 @@ def read_histories(
     fingerprint = (
         f"{duckdb.__version__} {digest} {users_digest} {[(kind, ids.tolist()) for kind, ids in shared.items()]}"
     )
-    return HistoriesFile(connection, n_users, n_events, fingerprint, has_times, tuple(order), shared, tuple(own))
+    return HistoriesFile(
+        connection, n_users, n_events, fingerprint, has_times, last or 0, tuple(order), shared, tuple(own)
+    )
 
 
 def _read_lists(connection: duckdb.DuckDBPyConnection, path: Path, name: str) -> bool:

@@ -41,26 +41,32 @@ class Summary(NamedTuple):
 
     n_users: int = 0
     n_rows: int = 0
+    """Of the file of lists."""
     n_popular: int = 0
     """Users none of whose items is known, who get the most popular ones."""
     n_unknown: int = 0
     """Events whose item is not known."""
     n_without: int = 0
     """Users who get no list, since no candidate is left."""
+    n_vectors: int = 0
+    """Users whose vector was written."""
 
     def __str__(self) -> str:
         """One line.
 
         >>> print(Summary(n_users=400, n_rows=1200, n_popular=3))
         1,200 rows for 400 users; popular items for 3 users of no known item
+        >>> print(Summary(n_users=400, n_vectors=397))
+        397 vectors for 400 users
         """
+        written = {"{:,} rows": self.n_rows, "{:,} vectors": self.n_vectors}
         more = {
             "popular items for {:,} users of no known item": self.n_popular,
             "{:,} events of unknown items skipped": self.n_unknown,
             "{:,} users without a list": self.n_without,
         }
-        said = [text.format(n) for text, n in more.items() if n]
-        return "; ".join([f"{self.n_rows:,} rows for {self.n_users:,} users", *said])
+        what, said = ([text.format(n) for text, n in each.items() if n] for each in (written, more))
+        return "; ".join([f"{' and '.join(what) or 'nothing'} for {self.n_users:,} users", *said])
 
 
 def write_lists(
@@ -116,8 +122,12 @@ def _check(
         raise InputError(f"k={options.k} is not in 1..{facts.n_items}, the number of items of {bundle.path}; lower k")
     if facts.times != "none" and not histories.has_times:
         raise InputError(f"{bundle.path} reads times, and the histories have none; name their time column")
-    if facts.times == "query" and options.at_seconds is None:
-        raise InputError(f"{bundle.path} reads the time of the query; give it by --at, such as --at 2026-01-31")
+    if facts.times == "query":
+        if options.at_seconds is None:
+            raise InputError(f"{bundle.path} reads the time of the query; give it by --at, such as --at 2026-01-31")
+        if options.at_seconds < histories.last_seconds:
+            at, last = (np.datetime64(each, "s") for each in (options.at_seconds, histories.last_seconds))
+            raise InputError(f"--at {at} is before the newest event, of {last}; give a later moment, or fewer events")
     for path in (output, user_vectors):
         if path is not None and is_in_bucket(path):
             raise InputError(f"{address_of(path)} is in a bucket; write to a local path and copy it there")
@@ -166,11 +176,11 @@ def _write_part(
     has_history = items.lengths > 0
     said: dict[str, Any] = {
         "n_users": len(part.users),
-        "n_popular": int(np.sum(~has_history)),
-        "n_unknown": int(np.sum(~is_known)),
         "n_rows": 0,
+        "n_popular": int(np.sum(~has_history)) * lists,
+        "n_unknown": int(np.sum(~is_known)),
         "n_without": 0,
-        "n_vectors": int(np.sum(has_history)),
+        "n_vectors": int(np.sum(has_history)) * vectors,
     }
     if lists:
         ids, scores = bundle.top_ids(

@@ -49,7 +49,7 @@ def test_each_users_list_is_that_of_the_history_alone(tmp_path):
     assert {row["user"] for row in rows if row["popular"]} == {
         user for user, popular in zip(HISTORIES, answers.is_popular, strict=True) if popular
     }
-    assert summary == (24, 4 * 24, sum(answers.is_popular), sum(answers.n_unknown), 0)
+    assert summary == (24, 4 * 24, sum(answers.is_popular), sum(answers.n_unknown), 0, 0)
     assert [path.name for path in tmp_path.iterdir()] == ["lists.parquet"]
 
 
@@ -111,7 +111,7 @@ def test_parts_of_other_options_are_not_taken_over(tmp_path):
 
 
 def test_vectors_multiply_to_scores(tmp_path):
-    written(None, user_vectors=tmp_path / "users")
+    summary = written(None, user_vectors=tmp_path / "users")
     write_item_vectors(loaded(), tmp_path / "items")
     users, items = (np.load(tmp_path / name / "vectors.npy") for name in ("users", "items"))
     user_keys, item_keys = (
@@ -119,6 +119,8 @@ def test_vectors_multiply_to_scores(tmp_path):
     )
     assert item_keys == KEYS.tolist()
     assert user_keys == [user for user, row in HISTORIES.items() if set(row) & set(KEYS)]
+    assert str(summary).startswith(f"{len(user_keys)} vectors for 24 users; ")
+    assert "popular" not in str(summary)
     answers = loaded().recommend([HISTORIES[user] for user in user_keys], 1, mask_seen=False)
     places = (users @ items.T).argmax(axis=1)
     assert [item_keys[place] for place in places] == [best for [best] in answers.items]
@@ -157,6 +159,8 @@ def test_a_model_that_reads_the_querys_time_must_be_told_it(tmp_path):
     with pytest.raises(InputError, match="reads the time of the query; give it by --at, such as"):
         write_lists(loaded("query"), histories(), ListOptions(k=3), output=tmp_path / "lists.csv")
     write_lists(loaded("query"), histories(), ListOptions(k=3, at_seconds=1_700_000_000), output=tmp_path / "lists.csv")
+    with pytest.raises(InputError, match="--at 2001-09-09T01:46:40 is before the newest event, of 2020-09-13T"):
+        write_lists(loaded("query"), histories(), ListOptions(k=3, at_seconds=10**9), output=tmp_path / "lists.csv")
     at = [1_700_000_000]
     first = next(iter(HISTORIES))
     seconds = [*range(1_600_000_000, 1_600_000_000 + len(HISTORIES[first])), *at]
