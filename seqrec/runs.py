@@ -17,6 +17,8 @@ from seqrec.types import InputError
 
 Config = TypeVar("Config")
 
+START = "start"
+"""Directory in a run that started from another: what the weights were worth before training, in the form of a run."""
 _FREE_FIELDS = (
     *("run.output", "run.resume", "data.verify_data", "fit.patience", "fit.max_minutes"),
     *("fit.on_spike", "fit.spike_deviations", "fit.max_roll_backs"),

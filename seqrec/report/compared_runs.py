@@ -10,6 +10,7 @@ from seqrec.data.buckets import working_copy
 from seqrec.files import JsonObject, read_object
 from seqrec.report.rank_tables import RankTableFile, read_rank_table, read_top_k
 from seqrec.report.slices import Slicing, joined_slicings, select_slicings, standard_slicings
+from seqrec.runs import START
 from seqrec.types import InputError
 
 TESTED_ALIKE = ("candidates", "ties", "fitted_on_validation_items", "repeated_targets", "n_repeated_targets")
@@ -62,10 +63,14 @@ def local_paths(runs: Sequence[Path], top_k: Sequence[str]) -> Iterator[NamedPat
 
 
 def with_ranks(run: Path) -> list[Path]:
-    """The run itself, or the directories inside it that hold ranks, such as those of several baselines."""
+    """The run itself, or the directories inside it that hold ranks, such as those of several baselines.
+
+    The weights that a run started from do not stand for the run, as where its training has not ended.
+    """
     if not run.is_dir() or (run / "ranks.parquet").is_file():
         return [run]
-    return sorted(file.parent for file in run.glob("*/ranks.parquet")) or [run]
+    inside = sorted(file.parent for file in run.glob("*/ranks.parquet"))
+    return [each for each in inside if each.name != START] or [run]
 
 
 def read_tables(paths: NamedPaths) -> dict[str, RankTableFile]:

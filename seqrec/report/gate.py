@@ -54,12 +54,12 @@ def metric_of_users(metric: str, ranks: Float[np.ndarray, " n_users"]) -> Float[
     """
     name, at, k = metric.partition("@")
     if metric == "mrr":
-        values = metric_values(ranks, ks=(), without_k=("mrr",))
+        [values] = metric_values(ranks, ks=(), without_k=("mrr",)).values()
     elif at and name in AT_K and k.isdecimal() and 0 < int(k) < 2**31:
-        values = metric_values(ranks, ks=(int(k),), at_k=(name,), without_k=())
+        [values] = metric_values(ranks, ks=(int(k),), at_k=(name,), without_k=()).values()
     else:
         raise InputError(f"metric {metric!r} is unknown; write {', '.join(f'{name}@10' for name in AT_K)} or mrr")
-    return np.asarray(values[metric], np.float64)
+    return np.asarray(values, np.float64)
 
 
 def users_in_slices(slicings: Sequence[Slicing], names: Sequence[str]) -> dict[str, Bool[np.ndarray, " n_users"]]:

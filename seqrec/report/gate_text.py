@@ -19,7 +19,7 @@ def headline(gate: Mapping[str, Any]) -> str:
     """The verdict in one sentence."""
     n, level = len(gate["tests"]), f"{100 * gate['level']:g}%"
     found = {
-        "pass": "no drop is beyond its margin",
+        "pass": "every drop is within its margin",
         "fail": "a drop is beyond its margin",
         "cannot tell": "these users cannot tell whether a drop is beyond its margin",
     }[gate["verdict"]]

@@ -158,7 +158,7 @@ def _first_state(
 ) -> TrainState:
     """The state before the first step: random weights, or those of the run that the config names.
 
-    What these weights are worth on the new data, before any training, is left in the run's directory `start`.
+    What these weights are worth on the new data, before any training, is left in the run's directory `runs.START`.
     """
     state = init_state(model, optimizer, seed=config.training.run.seed)
     source = config.training.start.start_from
@@ -176,7 +176,7 @@ def _first_state(
     ranks, results = test(task, model, composed_params(model, state.averaged))
     log.info("start-from  test NDCG@10 %.4f before training", results["test"]["ndcg@10"])
     if runtime.is_first():
-        write_test(make_directory(run / "start"), task, ranks, results)
+        write_test(make_directory(run / runs.START), task, ranks, results)
     return state
 
 

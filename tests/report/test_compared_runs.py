@@ -13,6 +13,7 @@ from seqrec.report.compared_runs import (
     protocol_of,
     run_names,
     table_notes,
+    with_ranks,
 )
 from seqrec.report.rank_tables import RankTableFile
 from seqrec.types import InputError
@@ -24,6 +25,16 @@ def test_names_are_the_shortest_ends_that_differ(tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     assert run_names([Path(), Path("../there")]) == ["here", "there"]
+
+
+def test_the_weights_that_an_unfinished_run_started_from_do_not_stand_for_it(tmp_path):
+    for name in ("start", "popularity"):
+        (tmp_path / "run" / name).mkdir(parents=True)
+    (tmp_path / "run" / "start" / "ranks.parquet").touch()
+    assert with_ranks(tmp_path / "run") == [tmp_path / "run"]
+    (tmp_path / "run" / "popularity" / "ranks.parquet").touch()
+    assert with_ranks(tmp_path / "run") == [tmp_path / "run" / "popularity"]
+    assert with_ranks(tmp_path / "run" / "start") == [tmp_path / "run" / "start"]
 
 
 @pytest.mark.parametrize(

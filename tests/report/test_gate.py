@@ -95,7 +95,8 @@ def test_ranks_without_a_protocol_are_noted(pair):
 
 def test_metrics_have_any_cut_off():
     ranks = np.array([1.0, 3.0, np.nan])
-    assert metric_of_users("ndcg@3", ranks).tolist() == [1.0, 0.5, 0.0]
+    for metric in ("ndcg@3", "ndcg@03"):
+        assert metric_of_users(metric, ranks).tolist() == [1.0, 0.5, 0.0]
     assert metric_of_users("mrr@2", ranks).tolist() == [1.0, 0.0, 0.0]
     assert metric_of_users("mrr", ranks) == pytest.approx([1.0, 1 / 3, 0.0])
 
