@@ -16,7 +16,7 @@ ABLATION = "-ablation-"
 def keep(directory: Path, folder: Path, name: str) -> Path:
     """Adds what is kept of a run, study or search to the file of its experiment, and returns that file.
 
-    `folder` holds runs; its folders hold continuations, studies and searches.
+    Runs lie in `folder` itself; continuations, studies and searches in its folders of these names.
     """
     kinds = {"study.json": ("studies", condense_study), "tune.json": ("searches", condense_search)}
     kind, condense = next((kinds[file] for file in kinds if (directory / file).exists()), ("", condense_run))
@@ -49,7 +49,9 @@ def condense_run(run: Path) -> JsonObject:
     """What is kept of a finished run: figures, config and versions, without paths."""
     if not (run / "metrics.json").exists():
         raise InputError(f"{run} holds no metrics.json; let the run finish first")
-    return {**condense_config(run), **read_object(run / "metrics.json", baselines=dict, protocol=dict)}
+    results = read_object(run / "metrics.json", baselines=dict, protocol=dict)
+    _name_start(results)
+    return {**condense_config(run), **results}
 
 
 def condense_config(run: Path) -> JsonObject:
@@ -57,13 +59,22 @@ def condense_config(run: Path) -> JsonObject:
     started = started_with(run)
     config = training_config(started)
     values = dict(leaves(config))
+    # Only names: paths are private, and hashes identify the files.
     if values.get("data.data_path"):
-        # Only the name: the path is private, and the hash identifies the file.
         config["data"]["data_path"] = Path(str(values["data.data_path"])).name
+    if values.get("start.start_from"):
+        config["start"]["start_from"] = Path(str(values["start.start_from"])).name
+    _name_start(started.get("data", {}))
     if "run.output" in values:
         config["run"]["output"] = None
     del started["command"]  # as it was typed; `command` derives the command that repeats the run from its config
     return started
+
+
+def _name_start(record: JsonObject) -> None:
+    """Leaves the name alone of the run that training started from, if it did."""
+    if "start_from" in record:
+        record["start_from"]["run"] = Path(record["start_from"]["run"]).name
 
 
 def training_config(run: JsonObject) -> JsonObject:

@@ -13,6 +13,7 @@ from seqrec.data.preparation import StepsConfig, prepare_store
 from seqrec.data.sources import read_source
 from seqrec.data.split_config import SplitConfig
 from seqrec.files import read_json
+from seqrec.report.kept_results import condense_run
 from seqrec.run import experiment
 from seqrec.types import InputError
 
@@ -104,6 +105,9 @@ def test_a_store_that_has_grown_keeps_its_items_and_goes_on_from_its_own_checkpo
     assert (record["run"], record["optimizer"]) == (str(tmp_path / "old"), "fresh")
     assert re.fullmatch("[0-9a-f]{64}", record["weights_hash"])
     assert record == read_json(tmp_path / "new" / "config.json")["data"]["start_from"]
+    kept = condense_run(tmp_path / "new")
+    assert kept["start_from"] == kept["data"]["start_from"] == {**record, "run": "old"}
+    assert str(tmp_path) not in str(kept)
     shutil.rmtree(tmp_path / "old")
     resumed = train(*begin, "--max-epochs", "1", "--resume")
     assert resumed["start_from"] == record
