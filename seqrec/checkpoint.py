@@ -24,6 +24,7 @@ from seqrec.data.buckets import is_copy
 from seqrec.data.paths import first_line
 from seqrec.files import JsonObject
 from seqrec.loss_spikes import RunningLoss
+from seqrec.params import leaves_by_name
 from seqrec.sharding import from_first, on_first, on_host
 from seqrec.training import TrainState
 from seqrec.types import InputError
@@ -388,9 +389,5 @@ def _by_name(state: TrainState) -> JsonObject:
 
 def _array_forms(tree: Any) -> dict[str, str]:
     """Name of each array -> its dtype and shape."""
-
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="."): f"{leaf.dtype}{tuple(leaf.shape)}"
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-        if hasattr(leaf, "shape")
-    }
+    arrays = {name: leaf for name, leaf in leaves_by_name(tree).items() if hasattr(leaf, "shape")}
+    return {name: f"{leaf.dtype}{tuple(leaf.shape)}" for name, leaf in arrays.items()}

@@ -43,6 +43,16 @@ def decay_mask(specs: Params) -> Params:
     return jax.tree.map(lambda spec: spec.decay, specs)
 
 
+def leaves_by_name(tree: Any) -> dict[str, Any]:
+    """The leaves of a tree by their paths in it.
+
+    >>> leaves_by_name({"blocks": [{"scale": 1}, {"scale": 2}], "bias": 3})
+    {'bias': 3, 'blocks.0.scale': 1, 'blocks.1.scale': 2}
+    """
+    paths = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in paths}
+
+
 def count_params(specs: Params) -> int:
     """Number of trainable scalars."""
     return sum(math.prod(spec.shape) for spec in jax.tree.leaves(specs))

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int8
 
 from seqrec.bundle.files import REMEDY, ItemTableType
 from seqrec.data.paths import as_input_error
-from seqrec.types import Params
+from seqrec.params import Params, leaves_by_name
 
 ITEM_TABLE = "item_table"
 SCALE = "item_table.scale"
@@ -22,7 +22,7 @@ def write_weights(file: Path, params: Params, *, item_table: ItemTableType) -> N
 
     Rows of an int8 item table have a scale each, by which they are multiplied when they are read.
     """
-    arrays = {name: np.array(leaf, np.float32, order="C") for name, leaf in by_name(params).items()}
+    arrays = {name: np.array(leaf, np.float32, order="C") for name, leaf in leaves_by_name(params).items()}
     if item_table == "bfloat16":
         arrays[ITEM_TABLE] = arrays[ITEM_TABLE].astype(ml_dtypes.bfloat16)
     elif item_table == "int8":
@@ -67,27 +67,8 @@ def quantised(table: Float[np.ndarray, "n d"]) -> tuple[Int8[np.ndarray, "n d"],
     return np.rint(table / scale[:, None]).astype(np.int8), scale
 
 
-def by_name(params: Params) -> dict[str, Any]:
-    """Path of each leaf in a tree of dicts and lists -> the leaf.
-
-    >>> by_name({"a": [{"w": 1}, {"w": 2}], "b": 3})
-    {'a.0.w': 1, 'a.1.w': 2, 'b': 3}
-    """
-    leaves: dict[str, Any] = {}
-
-    def walk(part: Any, path: str) -> None:
-        if isinstance(part, dict | list):
-            for name, each in part.items() if isinstance(part, dict) else enumerate(part):
-                walk(each, f"{path}.{name}" if path else str(name))
-        else:
-            leaves[path] = part
-
-    walk(params, "")
-    return leaves
-
-
 def of_names(leaves: Mapping[str, Any]) -> Params:
-    """The tree that `by_name` made these of: parts whose names are 0, 1, … are lists.
+    """The tree that `params.leaves_by_name` made these of: parts whose names are 0, 1, … are lists.
 
     >>> of_names({"a.0.w": 1, "a.1.w": 2, "b": 3})
     {'a': [{'w': 1}, {'w': 2}], 'b': 3}

@@ -26,7 +26,7 @@ from seqrec.data.splits import Split
 from seqrec.data.store import SequenceStore, open_store, read_preparation
 from seqrec.files import JsonObject
 from seqrec.model import Model
-from seqrec.params import Params
+from seqrec.params import Params, leaves_by_name
 from seqrec.run.data import DataConfig, Task
 from seqrec.sharding import from_first, on_host
 from seqrec.training import TrainState
@@ -79,7 +79,7 @@ def start_from(
     best = read_best(source / "checkpoints") if (source / "checkpoints").is_dir() else None
     if best is None:
         raise InputError(f"{name} holds no checkpoint to start from; let its training reach the end of an epoch first")
-    saved = by_name(best[0].averaged)
+    saved = leaves_by_name(best[0].averaged)
     check_form(model.specs, saved, run=name)
     _check_flags(config, source, run=name)
     store = _store(source)
@@ -117,19 +117,9 @@ def start_from(
     return TrainState(state.step, started, state.opt_state, jax.tree.map(jnp.copy, started), state.constants)
 
 
-def by_name(tree: Any) -> dict[str, Any]:
-    """The leaves of a tree by their dotted names.
-
-    >>> by_name({"layers": [{"bias": 0.0}]})
-    {'layers.0.bias': 0.0}
-    """
-    paths = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in paths}
-
-
 def check_form(specs: Params, saved: Arrays, *, run: str) -> None:
     """Refuses saved parameters that are not those of the specs, but for the number of items."""
-    own = by_name(specs)
+    own = leaves_by_name(specs)
     for name in sorted(own.keys() | saved.keys()):
         axes = own[name].axes if name in own else ()
         here = _form(own[name].shape, axes) if name in own else "missing"
@@ -227,7 +217,7 @@ def carried_over(
     Where that is -1 it has row i of `new_rows(saved rows)`, or without that function its own of `fresh`, as rows beyond
     the catalogue have.
     """
-    own = by_name(specs)
+    own = leaves_by_name(specs)
 
     def carry(path: Any, start: np.ndarray) -> np.ndarray:
         name = jax.tree_util.keystr(path, simple=True, separator=".")
@@ -263,10 +253,10 @@ def moved_code(then: Int[np.ndarray, "n ..."], now: Int[np.ndarray, "n ..."]) ->
 def _check_codes(now: Opened, then: Opened, rows: Int[np.ndarray, " n_items_plus_1"], *, run: str) -> None:
     """Refuses where codes of items' or events' features have changed: a code is a row of a table of parameters."""
     kept = np.flatnonzero(rows > 0)
-    earlier = by_name(then.model.constants)
+    earlier = leaves_by_name(then.model.constants)
     pairs = {
         f"items' {name}": (earlier[name][rows[kept]], values[kept])
-        for name, values in by_name(now.model.constants).items()
+        for name, values in leaves_by_name(now.model.constants).items()
         if values.dtype.kind in "iu"
     }
     store = now.task.store

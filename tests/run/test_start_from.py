@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from seqrec.params import ParamSpec
-from seqrec.run.start_from import by_name, carried_over, check_form, mean_rows, moved_code, rare_items, rows_by_key
+from seqrec.params import ParamSpec, leaves_by_name
+from seqrec.run.start_from import carried_over, check_form, mean_rows, moved_code, rare_items, rows_by_key
 from seqrec.types import InputError
 
 ZEROS = jax.nn.initializers.zeros
@@ -88,4 +88,4 @@ def test_codes_that_most_have_kept_have_not_moved():
 
 
 def test_parameters_are_named_as_in_messages():
-    assert list(by_name(SPECS)) == ["item_table", "layers.0.kernel", "scores"]
+    assert list(leaves_by_name(SPECS)) == ["item_table", "layers.0.kernel", "scores"]
