@@ -1,4 +1,4 @@
-"""Records and function types that cross rooms, without jax, so that data preparation need not import it either."""
+"""Records and function types that packages share, without jax, so that data preparation need not import it either."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
