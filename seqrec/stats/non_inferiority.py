@@ -64,7 +64,7 @@ def non_inferiority(
     'fail'
 
     Raises:
-      InputError: a margin is not from 0 to below 1, a test has no users or a value that is no number, or `level` is
+      InputError: a margin is not from 0 to below 1, a test has no users, or a drop is NaN or infinite, or `level` is
         outside (0, 1).
     """
     if not 0.0 < level < 1.0:
@@ -72,8 +72,10 @@ def non_inferiority(
     for users, margin in zip(drops, margins, strict=True):
         if not 0.0 <= margin < 1.0:
             raise InputError(f"a margin of {margin:g} is outside [0, 1); metrics are from 0 to 1, try 0.002")
-        if not len(users) or not np.isfinite(users).all():
-            raise InputError(f"{len(users)} users with a drop, or some without; leave out slices without users")
+        if not len(users):
+            raise InputError("a test has no users; leave out slices without users")
+        if n_bad := int(np.sum(~np.isfinite(users))):
+            raise InputError(f"{n_bad} of {len(users)} drops are NaN or infinite; give each user a number")
     upper, p_within = _upper_bounds(drops, margins, level=level)
     lower, p_beyond = _upper_bounds([-users for users in drops], [-margin for margin in margins], level=level)
     tests = []

@@ -110,8 +110,8 @@ def test_systems_that_lose_or_gain_everything_are_decided():
         ([0.0], np.nan, 0.95, "margin of nan"),
         ([0.0], 1.0, 0.95, "margin of 1"),
         ([0.0], 0.1, 95.0, "level=95.0 is outside"),
-        ([], 0.1, 0.95, "0 users"),
-        ([0.0, np.nan], 0.1, 0.95, "2 users with a drop, or some without"),
+        ([], 0.1, 0.95, "a test has no users"),
+        ([0.0, np.nan], 0.1, 0.95, "1 of 2 drops are NaN or infinite"),
     ],
 )
 def test_what_cannot_be_tested_is_refused(drops, margin, level, said):
