@@ -1,7 +1,7 @@
-"""Writes what serving needs of a run, its bundle: weights, vocabulary, compiled functions and a model card.
+"""Writes what serving needs of a run, its bundle: weights, vocabulary, exported functions and a model card.
 
     python experiments/export.py runs/sasrec-movielens-demo-20260101-120000 --output bundle
-    python experiments/export.py --refresh bundle      # compiles it anew, by the jax that is installed here
+    python experiments/export.py --refresh bundle      # exports its functions anew, by the jax that is installed here
 
 docs/bundle.md says what is in it, and how to ask it for recommendations.
 """
@@ -24,7 +24,7 @@ from seqrec.types import InputError
 
 @dataclass(frozen=True)
 class Arguments:
-    """Exports a run as a bundle for serving, or compiles a bundle anew."""
+    """Exports a run as a bundle for serving, or the functions of a bundle anew."""
 
     run: Annotated[Positional[Path | None], arg(metavar="RUN")] = None
     """Directory of the run, as the training script printed it."""
@@ -33,7 +33,7 @@ class Arguments:
     item_table: ItemTableType = "float32"
     """Type in which the item table is stored. bfloat16 halves it and int8 quarters it; both round the scores."""
     refresh: Path | None = None
-    """Bundle whose compiled functions are made anew from its weights and config, and compared with the old answers."""
+    """Bundle whose functions are exported anew from its config, by the installed jax, and must answer as before."""
 
     def __post_init__(self):
         if (self.refresh is None) == (self.run is None) or (self.run is None) != (self.output is None):

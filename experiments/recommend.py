@@ -35,11 +35,12 @@ class Arguments:
     mask_seen: MaskSeen = "auto"
     """Whether items of the user's history are left out; auto does as the run was tested."""
     at: str | None = None
-    """Moment that the lists are for, such as 2026-01-31; for a model that reads the time of the query."""
+    """Moment that the lists are for, such as 2026-01-31, after all events; for a model that reads the query's time."""
     item_vectors: Path | None = None
     """Directory to write the vectors of all items to: vectors.npy, and keys.parquet with the item of each row."""
     user_vectors: Path | None = None
-    """The same of the users; the product of a user's and an item's vector is the item's score."""
+    """The same of the users; the product of a user's and an item's vector is the item's score, but for items of the
+    history under --repeat-mixture."""
 
     def __post_init__(self):
         if self.output is None and self.item_vectors is None and self.user_vectors is None:

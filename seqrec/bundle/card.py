@@ -63,8 +63,8 @@ bundle = seqrec.load_bundle("path/of/this/directory")
 bundle.recommend([["an item key", "a newer one"]], k=20)
 ```
 
-`pip install "seqrec[serve]"` is all that this needs; `python experiments/recommend.py` writes lists for all users of a
-file."""
+This needs `pip install "seqrec[serve]"` alone. With `seqrec[run,serve]`, `python experiments/recommend.py` writes lists
+for all users of a file."""
 
 
 def _front_matter(name: str, record: JsonObject, tested: JsonObject | None) -> str:

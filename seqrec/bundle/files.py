@@ -40,7 +40,7 @@ class Facts(NamedTuple):
     item_table: ItemTableType
     """In which type the item table is stored."""
     jax_version: str
-    """Version that compiled the programs; older ones may not read them."""
+    """Version that exported the programs; older ones may not read them."""
     content_hash: str = ""
     """sha256 over the hashes of all files; a bundle that is being written has none yet."""
 
@@ -90,7 +90,7 @@ def open_directory(path: Path | str, *, verify: bool = True) -> tuple[Path, Fact
     version = manifest["bundle_version"]
     if version != FORMAT_VERSION:
         raise InputError(
-            f"{path} is a bundle of version {version}, and this seqrec reads version {FORMAT_VERSION}; "
+            f"{address_of(path)} is a bundle of version {version}, and this seqrec reads version {FORMAT_VERSION}; "
             f"{'install a newer seqrec' if version > FORMAT_VERSION else REMEDY}"
         )
     hashes = manifest["files"]

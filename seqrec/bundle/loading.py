@@ -74,11 +74,11 @@ class Bundle:
     ) -> Answers:
         """The `k` best next items after each history, whose oldest item comes first.
 
-        `allow` names the only candidates and `exclude` items that are none: one list for all histories, or one for
-        each. Items that the bundle does not know are skipped in all three. A history without a known item gets the
-        most popular candidates. `times`, of a bundle whose model reads them, are seconds since 1970 of each item and,
-        where `facts.times` is "query", last, of the query. Of a history that is longer than the model reads the newest
-        items count; with `mask_seen` none of its items is listed, by default as the run was tested.
+        `allow` names the only candidates and `exclude` items that are no candidates: one list for all histories, or
+        one for each. Items that the bundle does not know are skipped in all three. A history without a known item gets
+        the most popular candidates. `times`, of a bundle whose model reads them, are seconds since 1970 of each item
+        and, where `facts.times` is "query", last, of the query. Of a history that is longer than the model reads the
+        newest items count; with `mask_seen` none of its items is listed, by default as the run was tested.
 
         Raises:
           InputError: a list, its length, k or a time cannot be used; the message names it.
@@ -153,7 +153,11 @@ class Bundle:
         return ids, scores
 
     def states(self, items: Ragged, *, seconds: Ragged | None = None) -> Float[np.ndarray, "users d_model"]:
-        """The vector of each history, of one known item at least: its product with an item's vector is the score."""
+        """The vector of each history, of one known item at least.
+
+        Its product with an item's vector is the item's score, except under a repeat mixture, where the items of the
+        history score higher than that.
+        """
         found = np.zeros((len(items.lengths), self.facts.d_model), np.float32)
         for rows in self._calls(items):
             encoded = self.programs[STATES](self.params, self._histories(items, seconds, rows))

@@ -73,7 +73,7 @@ def bundle_run(
 
 
 def refresh(directory: Path, scripts: Mapping[str, Script]) -> None:
-    """Makes the compiled part of a bundle anew from its weights and config.
+    """Exports the programs of a bundle anew from its weights and config.
 
     Raises:
       InputError: see `refresh_bundle`; or `scripts` have none by the name of the bundle's.

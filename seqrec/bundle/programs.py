@@ -1,4 +1,4 @@
-"""A model's functions for serving, compiled for any number of histories on CPUs, NVIDIA GPUs and TPUs alike."""
+"""A model's functions for serving, exported for any number of histories on CPUs, NVIDIA GPUs and TPUs alike."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -85,7 +85,7 @@ def top_k(
 
 
 def states(model: Model, params: Params, histories: Histories) -> Float[Array, "users d_model"]:
-    """The state after each history, whose product with an item's vector is that item's score."""
+    """The state after each history: its product with an item's vector is the softmax's score of the item."""
 
     def state(history: Histories) -> Array:
         batch, last = batch_of(jax.tree.map(lambda leaf: leaf[None], history))
@@ -132,7 +132,7 @@ def export_programs(model: Model) -> tuple[bytes, bytes]:
 
 @contextmanager
 def _without_source_lines() -> Iterator[None]:
-    """Inside, what is compiled does not say which lines of which files made it."""
+    """Inside, what is exported does not say which lines of which files made it."""
     name = "jax_traceback_in_locations_limit"
     limit = getattr(jax.config, name)
     jax.config.update(name, 0)

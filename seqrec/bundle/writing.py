@@ -1,4 +1,4 @@
-"""Bundles written whole or not at all, and their compiled part made anew."""
+"""Bundles written whole or not at all, and their programs exported anew."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -71,7 +71,7 @@ def write_bundle(
 
 
 def refresh_bundle(directory: Path, build: Callable[[JsonObject, Facts], Model]) -> None:
-    """Makes the programs of a bundle anew, by this version of jax, from `build(config, facts)`.
+    """Exports the programs of a bundle anew, by this version of jax, from `build(config, facts)`.
 
     Raises:
       InputError: the bundle is damaged, or the new programs answer otherwise than the old; then nothing is changed.
