@@ -44,8 +44,8 @@ def popularity_distribution(
 ) -> Popularity:
     """Chances in proportion to count ** power, mixed with a share of uniform ones (Yang et al. 2020, section 3.3).
 
-    `counts` has one entry an id, 0..n_items, as `baselines.training_counts` returns; entry 0, padding, is not used.
-    Without a uniform share an item that has no events is never drawn, so nothing ever pushes it down.
+    `counts` has one entry an id, 0..n_items, as `baselines.popularity.training_counts` returns; entry 0, padding, is
+    not used. Without a uniform share an item that has no events is never drawn, so nothing ever pushes it down.
 
     >>> chances = np.exp(popularity_distribution(np.array([0, 3, 1, 0]), uniform_share=0.5).log_q)
     >>> [round(float(chance), 4) for chance in chances]

@@ -153,7 +153,7 @@ def softmax_loss(
     if settings.seen_weight < 1.0:
         if context.history is None:
             raise InputError(
-                f"seen_weight={settings.seen_weight:g} needs the history before each target, which this objective "
+                f"seen_weight={settings.seen_weight:g} needs the history before each target, which this question "
                 "does not give; use seen_weight=1"
             )
         seen = (context.history.items, context.history.segment_ids)
