@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import functools
-import hashlib
 import itertools
 import json
 import logging
@@ -22,7 +21,7 @@ from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, L
 
 from seqrec.data.buckets import is_copy
 from seqrec.data.paths import first_line
-from seqrec.files import JsonObject
+from seqrec.files import JsonObject, sha256_of
 from seqrec.loss_spikes import RunningLoss
 from seqrec.params import leaves_by_name
 from seqrec.sharding import from_first, on_first, on_host
@@ -121,8 +120,7 @@ def _digests(checkpoint: Path) -> dict[str, str]:
     for path in sorted(checkpoint.rglob("*")):
         # orbax writes the others later, and reads nothing from them.
         if path.is_file() and path.name not in (DIGESTS, "commit_success.txt", "_CHECKPOINT_METADATA"):
-            with path.open("rb") as file:
-                digests[path.relative_to(checkpoint).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+            digests[path.relative_to(checkpoint).as_posix()] = sha256_of(path)
     return digests
 
 

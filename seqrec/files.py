@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import hashlib
 import json
 import re
 from collections.abc import Iterator
@@ -106,6 +107,12 @@ def read_object(file: Path, **kinds: type) -> JsonObject:
         if not (is_number if kind is float else isinstance(value, kind)):
             raise InputError(f"{file}: {name} is {_kind(value)}, not {_KINDS[kind]}; restore the file")
     return content
+
+
+def sha256_of(file: Path) -> str:
+    """The hash of a file's content, as hexadecimal digits."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _kind(value: Any) -> str:

@@ -12,7 +12,7 @@ from jaxtyping import Int
 from seqrec.data.buckets import local_store
 from seqrec.data.paths import as_input_error
 from seqrec.data.store_files import key_column, keys_of
-from seqrec.files import JsonObject, address_of, read_object, write_json
+from seqrec.files import JsonObject, address_of, read_object, sha256_of, write_json
 from seqrec.types import InputError, Times
 
 FORMAT_VERSION = 1
@@ -54,12 +54,6 @@ class Vocabulary(NamedTuple):
     """How often each occurs in training."""
     titles: np.ndarray | None = None
     attributes: pa.Array | None = None
-
-
-def sha256_of(file: Path) -> str:
-    """The hash of a file's content, as hexadecimal digits."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def write_manifest(directory: Path, facts: Facts) -> None:

@@ -15,7 +15,7 @@ from seqrec import runtime
 from seqrec.config import check_at_least, check_fields, check_share, to_json, with_values
 from seqrec.data.paths import data_files
 from seqrec.data.store import SequenceStore, open_store, read_preparation
-from seqrec.files import JsonObject, read_object
+from seqrec.files import JsonObject, read_object, sha256_of
 from seqrec.params import count_params
 from seqrec.report.comparison_text import text_table
 from seqrec.report.results_page import data_name
@@ -164,8 +164,7 @@ def _digest(path: Path, *, digests: dict[Path, str]) -> str:
         manifest = path / "manifest.json"
         total = hashlib.sha256()
         for file in [manifest] if manifest.is_file() else data_files(path):
-            with file.open("rb") as stream:
-                total.update(f"{file.name} {hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+            total.update(f"{file.name} {sha256_of(file)}\n".encode())
         digests[path] = total.hexdigest()
     return digests[path]
 
