@@ -42,6 +42,11 @@ def test_each_users_events_come_in_time_order_with_0_for_unknown_items(events, u
     assert (histories.n_users, histories.n_events) == (4, 8)
 
 
+def test_histories_must_be_named():
+    with pytest.raises(InputError, match=r"no histories are given; name their file, as in --histories plays\.parquet"):
+        open_histories(HistoriesConfig(), KEYS)
+
+
 def test_later_parts_can_be_read_alone(events):
     histories = open_histories(HistoriesConfig(events, time_unit="s"), KEYS)
     assert rows(histories, users_per_part=2, first_part=1)[1] == [[3, 10]]
