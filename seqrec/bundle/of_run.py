@@ -22,6 +22,7 @@ from seqrec.files import JsonObject
 from seqrec.items import ItemConfig
 from seqrec.losses.config import LossConfig
 from seqrec.model import Model
+from seqrec.report.kept_results import condense_config
 from seqrec.run.data import make_task
 from seqrec.run.experiment import Script, open_trained
 from seqrec.types import InputError
@@ -41,7 +42,7 @@ def bundle_run(
     """
     task, model, params = open_trained(run, scripts)
     check_servable(model)
-    name, started = runs.experiment_of(run), runs.started_with(run)
+    name, started = runs.experiment_of(run), condense_config(run)
     store = task.store
     counts = training_counts(store, task.split)[1:]
     record = {

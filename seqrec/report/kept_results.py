@@ -9,6 +9,8 @@ from seqrec.files import JsonObject, make_directory, read_json, read_object, wri
 from seqrec.runs import started_with
 from seqrec.types import InputError
 
+PATHS = ("data.data_path", "data.behaviour.user_feature_files", "items.feature_files", "start.start_from")
+"""Fields of a training config that name files."""
 ABLATION = "-ablation-"
 """Stands in the names of runs that change one thing about a base."""
 
@@ -55,15 +57,18 @@ def condense_run(run: Path) -> JsonObject:
 
 
 def condense_config(run: Path) -> JsonObject:
-    """The content of config.json, without paths."""
+    """The content of config.json, with names in place of the paths of files."""
     started = started_with(run)
     config = training_config(started)
     values = dict(leaves(config))
     # Only names: paths are private, and hashes identify the files.
-    if values.get("data.data_path"):
-        config["data"]["data_path"] = Path(str(values["data.data_path"])).name
-    if values.get("start.start_from"):
-        config["start"]["start_from"] = Path(str(values["start.start_from"])).name
+    for name in PATHS:
+        if value := values.get(name):
+            *outer, last = name.split(".")
+            part = config
+            for each in outer:
+                part = part[each]
+            part[last] = [Path(file).name for file in value] if isinstance(value, list) else Path(value).name
     _name_start(started.get("data", {}))
     if "run.output" in values:
         config["run"]["output"] = None

@@ -94,6 +94,9 @@ def test_the_bundle_has_the_runs_data_figures_and_curve(finished, bundle):
     assert record["data"]["split_hash"] == protocol["split_hash"]
     assert record["exported_with"]["jax"] == jax.__version__
     card = (bundle / files.CARD).read_text()
+    # A bundle is given away: it does not say where files lay.
+    assert record["config"]["training"]["data"]["data_path"] == "ratings.csv"
+    assert not any(str(finished.directory.parent) in text for text in (str(record), card))
     assert (
         "{:.4f} [{:.4f}, {:.4f}]".format(
             *(finished.results["test"]["ndcg@10"], *finished.results["test"]["intervals"]["ndcg@10"])
