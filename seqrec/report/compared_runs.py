@@ -70,7 +70,7 @@ def with_ranks(run: Path) -> list[Path]:
     if not run.is_dir() or (run / "ranks.parquet").is_file():
         return [run]
     inside = sorted(file.parent for file in run.glob("*/ranks.parquet"))
-    return [each for each in inside if each.name != START] or [run]
+    return [each for each in inside if each.name != START or (each / "config.json").is_file()] or [run]
 
 
 def read_tables(paths: NamedPaths) -> dict[str, RankTableFile]:

@@ -35,6 +35,9 @@ def test_the_weights_that_an_unfinished_run_started_from_do_not_stand_for_it(tmp
     (tmp_path / "run" / "popularity" / "ranks.parquet").touch()
     assert with_ranks(tmp_path / "run") == [tmp_path / "run" / "popularity"]
     assert with_ranks(tmp_path / "run" / "start") == [tmp_path / "run" / "start"]
+    # A folder of runs may hold one of that name.
+    (tmp_path / "run" / "start" / "config.json").touch()
+    assert len(with_ranks(tmp_path / "run")) == 2
 
 
 @pytest.mark.parametrize(
