@@ -31,6 +31,7 @@ from pyarrow import csv
 from tyro.conf import OmitArgPrefixes
 
 from seqrec.data.engines import EngineName, move
+from seqrec.data.event_tables import ReadOptions
 from seqrec.data.preparation import StepCount, StepsConfig, prepare_store
 from seqrec.data.sources import read_source
 from seqrec.data.split_config import SplitConfig
@@ -106,7 +107,7 @@ def measure(config: Config, path: Path, directory: Path, queue: Any) -> None:
     """Prepares the events of `path` and sends the figures of this process."""
     started = time.perf_counter()
     ends: list[tuple[StepCount, float]] = []
-    source = read_source("events", path, time_unit="ms", extra=("rating",), limits=config.limits)
+    source = read_source("events", path, time_unit="ms", extra=("rating",), options=ReadOptions(limits=config.limits))
     with move(source, config.engine, directory=config.limits.spill_directory) as source:
         prepared = prepare_store(
             source,

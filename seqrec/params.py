@@ -43,7 +43,7 @@ def decay_mask(specs: Params) -> Params:
     return jax.tree.map(lambda spec: spec.decay, specs)
 
 
-def leaves_by_name(tree: Any) -> dict[str, Any]:
+def leaves_by_name(tree: Any) -> Params:
     """The leaves of a tree by their paths in it.
 
     >>> leaves_by_name({"blocks": [{"scale": 1}, {"scale": 2}], "bias": 3})

@@ -22,7 +22,7 @@ class Histories(NamedTuple):
     next_times: Int[Any, "*users length"] | None = None
     """The same of each following item and, behind the newest, of the query; None unless the model reads it."""
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Int[Any, "..."]]:
         """The fields that there are, by name: what a program takes."""
         return {name: value for name, value in self._asdict().items() if value is not None}
 

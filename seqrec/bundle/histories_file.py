@@ -12,7 +12,7 @@ from tyro.conf import OmitArgPrefixes
 
 from seqrec.bundle.histories import Ragged, in_a_row
 from seqrec.config import check_fields
-from seqrec.data.event_tables import Columns, Source, Ties
+from seqrec.data.event_tables import Columns, ReadOptions, Source, Ties
 from seqrec.data.sources import Dataset, TimeUnit, read_source
 from seqrec.data.steps import MICROSECONDS_PER_SECOND, column_names, time_order
 from seqrec.data.store_files import key_column
@@ -145,9 +145,8 @@ def open_histories(config: HistoriesConfig, item_keys: np.ndarray) -> HistoriesF
         config.histories,
         columns=Columns(*config.columns),
         time_unit=config.time_unit,
-        bad_rows=config.bad_rows,
-        limits=config.limits,
         ties=config.ties,
+        options=ReadOptions(bad_rows=config.bad_rows, limits=config.limits),
     )
     return read_histories(source, item_keys, allow=config.allow, exclude=config.exclude)
 

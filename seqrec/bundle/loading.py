@@ -1,10 +1,10 @@
 """A bundle as a value: raw item keys in, lists of raw item keys out. Nothing of training is imported."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.export
@@ -48,6 +48,14 @@ class Answers(NamedTuple):
     """Whether no item of the history is known, so that the list has the most popular items."""
 
 
+@runtime_checkable
+class Program(Protocol):
+    """An exported function of a bundle."""
+
+    def __call__(self, params: Params, histories: Mapping[str, Any], *lists: Any) -> Any:
+        """`histories` is that of `Histories.as_dict`; `top_k` also takes `allow`, `exclude` and `places`."""
+
+
 @dataclass(frozen=True, eq=False)
 class Bundle:
     """A trained model with its vocabulary; all of its functions are pure."""
@@ -60,7 +68,7 @@ class Bundle:
     ids: Ids
     by_popularity: Int64[np.ndarray, " n_items"]
     """All ids, the most frequent in training first."""
-    programs: Mapping[str, Callable[..., Any]]
+    programs: Mapping[str, Program]
 
     def recommend(
         self,

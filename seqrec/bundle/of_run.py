@@ -12,7 +12,7 @@ from seqrec.baselines.popularity import training_counts
 from seqrec.bundle.card import model_card
 from seqrec.bundle.files import Facts, ItemTableType, Vocabulary
 from seqrec.bundle.programs import check_servable
-from seqrec.bundle.writing import refresh_bundle, write_bundle
+from seqrec.bundle.writing import Description, refresh_bundle, write_bundle
 from seqrec.config import from_json
 from seqrec.data.engagement import EngagementConfig
 from seqrec.data.event_features import EventFeatureConfig
@@ -64,11 +64,13 @@ def bundle_run(
         served,
         params,
         Vocabulary(store.item_keys, counts, store.titles, store.attributes),
-        name=name,
+        Description(
+            name,
+            record,
+            model_card(run, record, item_table=item_table, mask_seen=task.mask_seen),
+            pictures=tuple(each for each in (run / PICTURE,) if each.is_file()),
+        ),
         mask_seen=task.mask_seen,
-        config=record,
-        card=model_card(run, record, item_table=item_table, mask_seen=task.mask_seen),
-        pictures=tuple(each for each in (run / PICTURE,) if each.is_file()),
         item_table=item_table,
     )
 

@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -25,30 +26,40 @@ N_PROBES = 8
 TOLERANCE = 1e-5
 
 
+class Description(NamedTuple):
+    """What a bundle says of its model."""
+
+    name: str
+    """Of the script that trains such models."""
+    config: JsonObject
+    """What that script was told."""
+    card: str
+    """Text of README.md."""
+    pictures: tuple[Path, ...] = ()
+    """Files that the card shows."""
+
+
 def write_bundle(
     directory: Path | str,
     model: Model,
     params: Params,
     vocabulary: Vocabulary,
+    description: Description,
     *,
-    name: str,
     mask_seen: bool,
-    config: JsonObject,
-    card: str,
-    pictures: tuple[Path, ...] = (),
     item_table: ItemTableType = "float32",
 ) -> None:
     """Writes the bundle of a model and its composed parameters; one that is there is replaced.
 
-    `name` is that of the script that trains such models, `config` what it was told, and `card` the text of README.md,
-    which may show `pictures`. Answers to a few random histories are kept, to compare with after `refresh_bundle`.
+    Lists leave seen items out where `mask_seen`, unless a request says otherwise. Answers to a few random histories are
+    kept, to compare with after `refresh_bundle`.
 
     Raises:
       InputError: the model cannot be served, or the directory holds something else, or cannot be written.
     """
     check_servable(model)
     facts = Facts(
-        model=name,
+        model=description.name,
         n_items=model.n_items,
         max_length=model.reads.max_length,
         d_model=model.d_model,
@@ -61,9 +72,9 @@ def write_bundle(
         kept = {each: params[each] for each in model.specs}
         write_weights(fresh / files.WEIGHTS, jax.tree.map(np.asarray, kept), item_table=item_table)
         files.write_vocabulary(fresh / files.ITEMS, vocabulary)
-        write_json(fresh / files.CONFIG, config)
-        (fresh / files.CARD).write_text(card, encoding="utf-8")
-        for picture in pictures:
+        write_json(fresh / files.CONFIG, description.config)
+        (fresh / files.CARD).write_text(description.card, encoding="utf-8")
+        for picture in description.pictures:
             shutil.copyfile(picture, fresh / picture.name)
         _write_programs(fresh, model)
         write_json(fresh / files.PROBES, _answered(open_bundle(fresh, facts), probes(facts)))

@@ -14,6 +14,7 @@ from seqrec.data.paths import as_input_error
 from seqrec.data.tables.columns import category, free_id, microseconds, number
 from seqrec.data.tables.rows import NO_LIMITS, BadRows, Destination, Limits, RawRows, connect, quoted
 from seqrec.data.tables.user_table import UserTable
+from seqrec.files import JsonObject
 from seqrec.types import InputError
 
 Ties = Literal["auto", "file", "hash"]
@@ -63,7 +64,7 @@ class TieOrder(NamedTuple):
             found += f", of these {100 * self.share_rising:.1f}% in the order of item ids (chance: 50%)"
         return f"{found}; ordered by {self.order}"
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """What a store's manifest holds."""
         return {**self._asdict(), "share_tied": self.share_tied, "share_rising": self.share_rising}
 
@@ -90,6 +91,21 @@ class Source(NamedTuple):
     """How ties in time are ordered; None where there are no times, or nobody has looked."""
 
 
+class ReadOptions(NamedTuple):
+    """What of a file is read, and what becomes of rows and values that cannot be read."""
+
+    bad_rows: BadRows = "refuse"
+    """Whether a row or value that cannot be read is refused with its file and line, or is missing, so that the first
+    step of a preparation drops and counts it."""
+    missing_values: tuple[str, ...] = MISSING_VALUES
+    """Texts that stand for no value, beside blank ones; how often each occurs is logged."""
+    table: str | None = None
+    """Table of a DuckDB file."""
+    query: str | None = None
+    """SQL that only reads, of a DuckDB file."""
+    limits: Limits = NO_LIMITS
+
+
 class Request(NamedTuple):
     """What a reader is asked for beside users, items and times."""
 
@@ -99,10 +115,7 @@ class Request(NamedTuple):
     """Columns of numbers."""
     categories: Mapping[str, Sequence[str]] = NO_CATEGORIES
     """Columns of text to be coded, each with the texts whose codes are known already."""
-    bad_rows: BadRows = "refuse"
-    limits: Limits = NO_LIMITS
-    missing_values: tuple[str, ...] = MISSING_VALUES
-    """Texts that stand for no value, beside the empty one."""
+    options: ReadOptions = ReadOptions()
 
 
 class Items(NamedTuple):
@@ -127,9 +140,9 @@ def load_events(
     others = {f"extra_{place}": name for place, name in enumerate(request.extra)}
     others |= {f"category_{place}": name for place, name in enumerate(request.categories)}
     wanted |= {key: table.required(name, remedy="name further columns that it has") for key, name in others.items()}
-    to = Destination(connect(request.limits), bad_rows=request.bad_rows)
+    to = Destination(connect(request.options.limits), bad_rows=request.options.bad_rows)
     rows = table.load(wanted | dict(further or {}), to)
-    return dataclasses.replace(rows, missing_values=request.missing_values)
+    return dataclasses.replace(rows, missing_values=request.options.missing_values)
 
 
 def has_times(columns: Columns) -> bool:
@@ -192,7 +205,7 @@ def _type_events(
 
 def arrow_source(name: str, events: pa.Table, request: Request, items: Items = NO_ITEMS) -> Source:
     """The source of a table of typed events in memory."""
-    connection = connect(request.limits)
+    connection = connect(request.options.limits)
     return with_items(Source(name, nw.from_native(connection.from_arrow(events)), None, connection), items)
 
 

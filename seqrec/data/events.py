@@ -17,6 +17,7 @@ from seqrec.data.sources import Source
 from seqrec.data.steps import ItemOrder, column_names, n_rows, number_items, ordered_events, require_times
 from seqrec.data.store import ATTRIBUTES_TYPE, SequenceStore, column_dtype, open_store, sequence_store, write_files
 from seqrec.data.store_files import array_files
+from seqrec.files import JsonObject
 from seqrec.types import InputError
 
 NO_KEYS: Mapping[str, nw.LazyFrame] = MappingProxyType({})
@@ -148,7 +149,7 @@ def prepare(
     return open_store(directory)
 
 
-def source_facts(source: Source) -> dict[str, Any]:
+def source_facts(source: Source) -> JsonObject:
     """What a store's `preparation` keeps of its source: the texts of codes, and how ties in time are ordered."""
     categories = {"categories": dict(source.categories)} if source.categories else {}
     return categories | ({} if source.ties is None else {"ties": source.ties.to_json()})

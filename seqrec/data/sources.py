@@ -7,7 +7,17 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from seqrec.config import check_fields
-from seqrec.data.event_tables import NO_CATEGORIES, Columns, Request, Source, Ties, load_events, typed_source, unit_of
+from seqrec.data.event_tables import (
+    NO_CATEGORIES,
+    Columns,
+    ReadOptions,
+    Request,
+    Source,
+    Ties,
+    load_events,
+    typed_source,
+    unit_of,
+)
 from seqrec.data.event_values import MISSING_VALUES
 from seqrec.data.readers.amazon import read_amazon
 from seqrec.data.readers.clicks import read_yoochoose
@@ -97,12 +107,8 @@ def open_source(
         time_unit=config.time_unit,
         extra=config.extra,
         categories={name: known.get(name, ()) for name in config.categories},
-        bad_rows=config.bad_rows,
-        missing_values=config.missing_values,
-        table=config.table,
-        query=config.query,
-        limits=limits,
         ties=config.ties,
+        options=ReadOptions(config.bad_rows, config.missing_values, config.table, config.query, limits),
     )
 
 
@@ -114,12 +120,8 @@ def read_source(
     time_unit: str = "auto",
     extra: Sequence[str] = (),
     categories: Mapping[str, Sequence[str]] = NO_CATEGORIES,
-    bad_rows: BadRows = "refuse",
-    missing_values: Sequence[str] = MISSING_VALUES,
-    table: str | None = None,
-    query: str | None = None,
-    limits: Limits = NO_LIMITS,
     ties: Ties = "auto",
+    options: ReadOptions = ReadOptions(),  # noqa: B008 (likewise)
 ) -> Source:
     """The events of a data set, read from `path` where it does not come from a package.
 
@@ -127,11 +129,8 @@ def read_source(
     written as int64 writes it, else text ("007" stays "007"). `columns` and `time_unit` (of numbers in
     the time column) are for `events` and `recbole` alone; "auto" takes the unit that gives plausible years, and logs
     it. `extra` names further columns of numbers, such as rating. `categories` names columns of text, such as a device,
-    to be kept as int32 codes: each with the texts whose codes, 0, 1, ..., are known from before, or none. `table` or
-    `query` (SQL that only reads) say what to take from a DuckDB file. Where `bad_rows` are dropped, a row or value that
-    cannot be read is missing, so that the first step of a preparation drops and counts it; otherwise it is refused with
-    its file and line. A text that is one of `missing_values`, or blank, is no value; how often each occurs is logged.
-    Where the times of a user tie, `ties` says which order the events have.
+    to be kept as int32 codes: each with the texts whose codes, 0, 1, ..., are known from before, or none. Where the
+    times of a user tie, `ties` says which order the events have.
 
     >>> import pyarrow as pa
     >>> frame = pa.table({"user": ["ann", "ann"], "track": [7, 9], "at": [1_600_000_000, 1_600_000_060]})
@@ -151,14 +150,14 @@ def read_source(
             f"the extra column {ours[0]!r} is given twice, begins with _ or is one of {', '.join(OUR_COLUMNS)}; "
             "rename it in the file"
         )
-    request = Request(columns, time_unit, extra, categories, bad_rows, limits, tuple(missing_values))
-    source = _read(dataset, path, request, table=table, query=query)
+    source = _read(dataset, path, Request(columns, time_unit, extra, categories, options))
     events, found = order_ties(source.name, source.events, ties)
     return source._replace(events=events, ties=found)
 
 
-def _read(dataset: str, path: Any, request: Request, *, table: str | None, query: str | None) -> Source:
+def _read(dataset: str, path: Any, request: Request) -> Source:
     """The events in the order of their files."""
+    options = request.options
     if dataset == "movielens-demo" and path is not None:
         raise InputError(
             f"movielens-demo comes from a package and reads no file, got {str(path)[:80]}; "
@@ -174,10 +173,12 @@ def _read(dataset: str, path: Any, request: Request, *, table: str | None, query
         raise InputError(f"{dataset} is read from files, got a {type(path).__name__}; take the data set events")
     if dataset == "events":
         # By the names of their columns, in the order of the files and of the rows in them.
-        opened = open_table(path, likely=request.columns, table=table, query=query, limits=request.limits)
+        opened = open_table(
+            path, likely=request.columns, table=options.table, query=options.query, limits=options.limits
+        )
         rows = load_events(opened, request, request.columns)
         return typed_source("events", rows, request, time_unit=unit_of(request, request.columns))
-    if table is not None or query is not None:
+    if options.table is not None or options.query is not None:
         raise InputError(f"{dataset} is read from files, not from a table or query; take the data set events")
     readers: dict[str, Callable[[Path, Request], Source]] = {
         "ml-1m": functools.partial(read_pairs, name="ml-1m"),

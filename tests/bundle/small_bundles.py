@@ -13,7 +13,7 @@ import numpy as np
 
 from seqrec.bundle.files import Vocabulary
 from seqrec.bundle.loading import Bundle, load_bundle
-from seqrec.bundle.writing import write_bundle
+from seqrec.bundle.writing import Description, write_bundle
 from seqrec.data.history import History, history_batch
 from seqrec.encoders.hstu import HSTUConfig, hstu
 from seqrec.encoders.transformer import TransformerConfig, transformer
@@ -52,11 +52,20 @@ def random_params(model: Model, *, seed: int = 0) -> Params:
     return jax.tree.map(lambda leaf: 5 * leaf, init_params(model.specs, jax.random.key(seed)))
 
 
-def write(directory: Path, model: Model, params: Params, *, keys: np.ndarray = KEYS, **options) -> None:
+def write(
+    directory: Path, model: Model, params: Params, *, keys: np.ndarray = KEYS, name: str = "sasrec", **options
+) -> None:
     """Writes a bundle of this model."""
-    given = {"name": "sasrec", "mask_seen": True, "config": {}, "card": "a card\n", **options}
+    description = Description(name, {}, "a card\n")
     with sizes_unchecked():
-        write_bundle(directory, model, params, Vocabulary(keys, COUNTS[: len(keys)]), **given)
+        write_bundle(
+            directory,
+            model,
+            params,
+            Vocabulary(keys, COUNTS[: len(keys)]),
+            description,
+            **{"mask_seen": True, **options},
+        )
 
 
 @functools.cache

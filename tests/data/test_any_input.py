@@ -14,6 +14,7 @@ from found_events import NO_TIMES, rows_of
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from seqrec.data.event_tables import ReadOptions
 from seqrec.data.event_values import MISSING_VALUES
 from seqrec.data.paths import first_file
 from seqrec.data.sources import DATASETS, read_source
@@ -72,7 +73,7 @@ def test_any_bytes_are_events_or_refused_in_one_line(content, dataset, bad_rows)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "file"
         path.write_bytes(content)
-        complaint = complaint_of(lambda: rows_of(read_source(dataset, path, bad_rows=bad_rows)))
+        complaint = complaint_of(lambda: rows_of(read_source(dataset, path, options=ReadOptions(bad_rows))))
         assert complaint is None or ("\n" not in complaint and ";" in complaint)
 
 

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from seqrec.data.event_tables import ReadOptions
 from seqrec.data.preparation import StepsConfig, prepare_store
 from seqrec.data.sources import Columns, read_source
 from seqrec.data.split_config import SplitConfig
@@ -23,7 +24,7 @@ from seqrec.types import InputError
 HEADER = "user_id,item_id,timestamp\n"
 GOOD = "1,2,1600000000\n"
 NO_TIMES = {"columns": Columns("user_id", "item_id", "none")}
-DROP = {"bad_rows": "drop"}
+DROP = {"options": ReadOptions(bad_rows="drop")}
 
 
 def packed(content: bytes) -> bytes:
@@ -171,9 +172,10 @@ REFUSED = [
     Refused("a directory for a file", {"log.txt/x": b"1 2\n"}, ("log.txt is a directory",), {}, "sasrec", "log.txt"),
     Refused("no such file", {"log.csv": HEADER}, ("gone.csv does not exist",), path="gone.csv"),
     # Databases
-    Refused("no database", {"log.duckdb": HEADER + GOOD}, ("log.duckdb is no DuckDB database",), {"table": "t"}),
+    Refused("no database", {"log.duckdb": HEADER + GOOD}, ("log.duckdb is no DuckDB database",),
+            {"options": ReadOptions(table="t")}),
     Refused("damaged database", {"log.duckdb": b"\0" * 8 + b"DUCK" + b"\x40" * 9000}, ("log.duckdb cannot be read",),
-            {"table": "t"}),
+            {"options": ReadOptions(table="t")}),
     # Names from users
     text_case("column name of SQL", HEADER + GOOD, "log.csv has no column 'x\"; DROP TABLE found; --'",
               columns=Columns('x"; DROP TABLE found; --', "item_id", "timestamp")),
@@ -285,7 +287,7 @@ def test_what_may_be_missing_is_dropped_and_counted_with_its_reason(case, tmp_pa
         (
             "words that are kept",
             HEADER + "1,NULL,1600000000\n1,3,1600000000\n",
-            {"missing_values": ()},
+            {"options": ReadOptions(missing_values=())},
             [(1, "NULL"), (1, "3")],
         ),
         (
@@ -360,7 +362,7 @@ def test_a_locked_database_is_refused(tmp_path):
     with duckdb.connect(str(path)) as connection:
         connection.execute("CREATE TABLE t AS SELECT 1 AS user_id, 2 AS item_id")
         with pytest.raises(InputError, match=r"log\.duckdb cannot be read"):
-            read_source("events", path, table="t", **NO_TIMES)
+            read_source("events", path, options=ReadOptions(table="t"), **NO_TIMES)
 
 
 def test_the_corpus_is_large_enough():

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 from found_events import NO_TIMES, refusal, rows_of
 
+from seqrec.data.event_tables import ReadOptions
 from seqrec.data.event_values import MISSING_VALUES
 from seqrec.data.sources import read_source
 from seqrec.types import InputError
@@ -25,8 +26,8 @@ def test_a_word_for_a_missing_value_is_no_id_and_leaves_the_others_integers(writ
 
 def test_the_words_for_missing_values_can_be_named(write):
     path = write("user_id,item_id\n1,NA\n1,-1\n1,\n")
-    assert items_of(path, missing_values=("-1",)) == ["NA", None, None]
-    assert items_of(path, missing_values=()) == ["NA", "-1", None]
+    assert items_of(path, options=ReadOptions(missing_values=("-1",))) == ["NA", None, None]
+    assert items_of(path, options=ReadOptions(missing_values=())) == ["NA", "-1", None]
 
 
 def test_words_for_missing_values_stand_in_every_kind_of_column(write):
@@ -71,7 +72,8 @@ def test_float32_ids_are_exact_below_two_to_the_24th_and_refused_from_there(bad_
     frame = pa.table({"user_id": [1, 1], "item_id": pa.array([2**24 - 1, 2**24], pa.float32())})
     assert rows_of(read_source("events", frame[:1], columns=NO_TIMES)) == [(1, 2**24 - 1)]
     if bad_rows == "drop":
-        assert rows_of(read_source("events", frame, columns=NO_TIMES, bad_rows="drop")) == [(1, 2**24 - 1), (1, None)]
+        source = read_source("events", frame, columns=NO_TIMES, options=ReadOptions("drop"))
+        assert rows_of(source) == [(1, 2**24 - 1), (1, None)]
         return
     with pytest.raises(InputError, match=r"row 2: item_id 16777216\.0 is a FLOAT that is no integer below 2\^24"):
         read_source("events", frame, columns=NO_TIMES)
@@ -112,7 +114,7 @@ def test_values_of_an_extra_column_that_cannot_be_read_are_counted_and_named(wri
     path = write("user_id,item_id,seconds\n1,2,30\n1,3,half\n1,4,\n1,5,ten\n")
     options = {"columns": NO_TIMES, "extra": ["seconds"]}
     assert ":3: seconds 'half' is not a number" in refusal("events", path, **options)
-    source = read_source("events", path, bad_rows="drop", **options)
+    source = read_source("events", path, options=ReadOptions("drop"), **options)
     assert rows_of(source, "seconds") == [(1, 2, 30), (1, 3, None), (1, 4, None), (1, 5, None)]
     assert source.unreadable == {"seconds": 2}
     assert f"seconds: 2 values are not numbers, such as 'half' at {path}:3" in caplog.text

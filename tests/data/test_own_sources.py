@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from found_events import NO_TIMES, microseconds, refusal, rows_of
 
+from seqrec.data.event_tables import ReadOptions
 from seqrec.data.sources import Columns, read_source
 from seqrec.data.tables.rows import Limits
 from seqrec.types import InputError
@@ -46,7 +47,9 @@ def test_parquet_parts_keep_their_order_and_say_their_rows(tmp_path):
         )
         start += size
     for n_threads in (1, 4):
-        source = read_source("events", tmp_path, columns=NO_TIMES, limits=Limits(n_threads=n_threads))
+        source = read_source(
+            "events", tmp_path, columns=NO_TIMES, options=ReadOptions(limits=Limits(n_threads=n_threads))
+        )
         table = source.events.sort("event_index").collect("pyarrow").to_native()
         np.testing.assert_array_equal(table["user_id"], np.arange(start))
         np.testing.assert_array_equal(table["event_index"], np.arange(start))
@@ -75,7 +78,7 @@ def test_text_parts_packed_or_not_keep_their_order_on_many_threads(tmp_path):
     for part in range(3):
         content = b"user_id,item_id\n" + b"".join(lines[part * n_rows // 3 : (part + 1) * n_rows // 3])
         (tmp_path / f"{part}.csv").write_bytes(zstd(content) if part == 1 else content)
-    source = read_source("events", tmp_path, columns=NO_TIMES, limits=Limits(n_threads=4))
+    source = read_source("events", tmp_path, columns=NO_TIMES, options=ReadOptions(limits=Limits(n_threads=4)))
     table = source.events.sort("event_index").collect("pyarrow").to_native()
     np.testing.assert_array_equal(table["user_id"], np.arange(n_rows))
 
@@ -99,7 +102,8 @@ def test_json_lines_are_events_too(write):
 )
 def test_lines_of_json_that_are_dropped_are_counted_and_named(write, caplog, line, said):
     path = write(f'{{"user_id": 1, "item_id": 2}}\n{line}\n{line}\n', "events.jsonl")
-    assert rows_of(read_source("events", path, columns=NO_TIMES, bad_rows="drop")) == [(1, 2), *[(None, None)] * 2]
+    source = read_source("events", path, columns=NO_TIMES, options=ReadOptions("drop"))
+    assert rows_of(source) == [(1, 2), *[(None, None)] * 2]
     assert f"2 rows cannot be read and are dropped, such as {path}:2" in caplog.text
     assert said in caplog.text
 
@@ -123,14 +127,16 @@ def database(tmp_path):
 def test_a_table_of_a_database_is_read_by_any_name(database):
     columns = Columns("user_id", "the item", "moment")
     expected = [(1, "a", microseconds(2020, 1, 2)), (3, None, None)]
-    assert rows_of(read_source("events", database, columns=columns, table='odd "name"; --')) == expected
+    options = ReadOptions(table='odd "name"; --')
+    assert rows_of(read_source("events", database, columns=columns, options=options)) == expected
     for table in ("plays", "s.plays"):
-        assert rows_of(read_source("events", database, columns=NO_TIMES, table=table)) == [(5, "z")]
+        source = read_source("events", database, columns=NO_TIMES, options=ReadOptions(table=table))
+        assert rows_of(source) == [(5, "z")]
 
 
 def test_a_query_gives_its_rows_in_its_order(database):
     query = "SELECT range AS user_id, range % 7 AS item_id FROM range(300000) ORDER BY range DESC"
-    source = read_source("events", database, columns=NO_TIMES, query=query)
+    source = read_source("events", database, columns=NO_TIMES, options=ReadOptions(query=query))
     assert rows_of(source) == [(number, number % 7) for number in range(299_999, -1, -1)]
 
 
@@ -159,8 +165,8 @@ def test_queries_only_read(database, options, message):
 def test_what_is_no_database_is_refused(write):
     for content in ("user_id,item_id\n1,2\n", b"12345678DUCK" + bytes(5000)):
         path = write(content)
-        assert str(path) in refusal("events", path, columns=NO_TIMES, table="plays")
-    assert "is read from files" in refusal("movielens", path, table="plays")
+        assert str(path) in refusal("events", path, columns=NO_TIMES, options=ReadOptions(table="plays"))
+    assert "is read from files" in refusal("movielens", path, options=ReadOptions(table="plays"))
 
 
 # Frames

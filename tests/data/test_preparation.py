@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from seqrec.data.event_tables import ReadOptions
 from seqrec.data.events import event_column
 from seqrec.data.preparation import StepsConfig, prepare_store
 from seqrec.data.sources import Columns, read_source
@@ -151,7 +152,7 @@ def test_further_columns_that_cannot_be_told_apart_are_refused(log, extra, messa
 
 def test_a_memory_limit_and_a_directory_to_spill_to_reach_the_database(log, tmp_path):
     limits = Limits(memory_limit="100MB", spill_directory=tmp_path / "spill", n_threads=1)
-    source = source_of(log, limits=limits)
+    source = source_of(log, options=ReadOptions(limits=limits))
     settings = "current_setting('memory_limit'), current_setting('threads'), current_setting('temp_directory')"
     memory, threads, directory = source.connection.execute(f"SELECT {settings}").fetchall()[0]
     assert (memory, threads) == ("95.3 MiB", 1)
@@ -177,7 +178,7 @@ def test_more_events_than_the_memory_limit_are_spilt_and_come_out_the_same(tmp_p
     pq.write_table(table, tmp_path / "log.parquet")
     hashes = [
         prepare_store(
-            read_source("events", tmp_path / "log.parquet", limits=limits),
+            read_source("events", tmp_path / "log.parquet", options=ReadOptions(limits=limits)),
             tmp_path / "store",
             StepsConfig(min_user_events=5, min_item_events=5),
             SplitConfig(),
