@@ -113,7 +113,11 @@ def start_script() -> Callable[..., subprocess.Popen]:
 
     def start(script: str, *flags: str | Path, code: str | None = None, **environment: str) -> subprocess.Popen:
         path = EXPERIMENTS / script
-        prelude = f"import runpy, sys; sys.argv = sys.argv[1:]; sys.path.insert(0, {str(EXPERIMENTS)!r})\n{code}\n"
+        # A shell without job control lets what it starts with & ignore Ctrl-C; here it does what it does for a user.
+        prelude = (
+            "import runpy, signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+            f"sys.argv = sys.argv[1:]; sys.path.insert(0, {str(EXPERIMENTS)!r})\n{code}\n"
+        )
         command = [str(path)] if code is None else ["-c", prelude + "runpy.run_path(sys.argv[0], run_name='__main__')"]
         command += [] if code is None else [str(path)]
         return subprocess.Popen(
