@@ -1,5 +1,6 @@
 """One table says a parameter's shape, layout, start and decay; parameters themselves are plain pytrees."""
 
+import hashlib
 import math
 import zlib
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from seqrec.types import Params as Params
@@ -51,6 +53,19 @@ def leaves_by_name(tree: Any) -> Params:
     """
     paths = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in paths}
+
+
+def hash_of(tree: Any) -> str:
+    """SHA-256, in hex, of a tree's arrays with their paths, types and shapes.
+
+    >>> hash_of({"a": np.zeros(2)}) == hash_of({"a": np.zeros(2)}) != hash_of({"a": np.zeros(2, np.int32)})
+    True
+    """
+    digest = hashlib.sha256()
+    for path, values in jax.tree_util.tree_leaves_with_path(tree):
+        digest.update(f"{jax.tree_util.keystr(path)} {values.dtype.str} {values.shape}\n".encode())
+        digest.update(np.ascontiguousarray(values).data)
+    return digest.hexdigest()
 
 
 def count_params(specs: Params) -> int:

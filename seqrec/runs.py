@@ -17,6 +17,9 @@ from seqrec.types import InputError
 
 Config = TypeVar("Config")
 
+LEARNING_CURVE = "learning_curve.png"
+"""The plot of training losses and validation figures in a run's directory."""
+
 START = "start"
 """Directory in a run that started from another: what the weights were worth before training, in the form of a run."""
 _FREE_FIELDS = (

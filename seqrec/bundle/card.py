@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from seqrec import runs
 from seqrec.config import leaves
 from seqrec.files import JsonObject, read_object
 from seqrec.metrics import metric_values
+from seqrec.report.comparison_text import markdown_table
 from seqrec.report.rank_tables import read_rank_table
 from seqrec.report.slices import slice_figures, standard_slicings
 
@@ -112,8 +114,8 @@ def _figures(run: Path, tested: JsonObject) -> list[str]:
     parts = [_table(("metric", *columns), rows), said]
     if (run / "ranks.parquet").is_file() and "n_queries" not in tested["test"]:
         parts += ["### Slices", _slices(run)]
-    if (run / "learning_curve.png").is_file():
-        parts += ["### Learning curve", "![Training loss and validation NDCG@10 by epoch](learning_curve.png)"]
+    if (run / runs.LEARNING_CURVE).is_file():
+        parts += ["### Learning curve", f"![Training loss and validation NDCG@10 by epoch]({runs.LEARNING_CURVE})"]
     return parts
 
 
@@ -178,5 +180,5 @@ def _config(record: JsonObject) -> str:
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(f"| {' | '.join(str(cell).replace('|', '&#124;') for cell in line)} |" for line in lines)
+    cells = ([str(cell).replace("|", "&#124;") for cell in line] for line in (heads, *rows))
+    return "\n".join(markdown_table(next(cells), cells)[:-1])

@@ -27,8 +27,6 @@ from seqrec.run.data import make_task
 from seqrec.run.experiment import Script, open_trained
 from seqrec.types import InputError
 
-PICTURE = "learning_curve.png"
-
 
 def bundle_run(
     run: Path, scripts: Mapping[str, Script], output: Path, *, item_table: ItemTableType = "float32"
@@ -68,7 +66,7 @@ def bundle_run(
             name,
             record,
             model_card(run, record, item_table=item_table, mask_seen=task.mask_seen),
-            pictures=tuple(each for each in (run / PICTURE,) if each.is_file()),
+            pictures=tuple(each for each in (run / runs.LEARNING_CURVE,) if each.is_file()),
         ),
         mask_seen=task.mask_seen,
         item_table=item_table,

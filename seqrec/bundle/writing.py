@@ -13,7 +13,7 @@ from seqrec.bundle import files
 from seqrec.bundle.files import Facts, ItemTableType, Vocabulary, open_directory
 from seqrec.bundle.histories import Ragged, ragged
 from seqrec.bundle.loading import Bundle, open_bundle
-from seqrec.bundle.programs import check_servable, export_programs
+from seqrec.bundle.programs import export_programs
 from seqrec.bundle.weights import write_weights
 from seqrec.data.directories import replacing_directory
 from seqrec.data.paths import as_input_error
@@ -57,7 +57,6 @@ def write_bundle(
     Raises:
       InputError: the model cannot be served, or the directory holds something else, or cannot be written.
     """
-    check_servable(model)
     facts = Facts(
         model=description.name,
         n_items=model.n_items,

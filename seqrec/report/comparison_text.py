@@ -1,6 +1,6 @@
 """A comparison in words: verdicts, printed tables, and how metrics and numbers are written."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from seqrec.report.figures import format_table
@@ -119,6 +119,18 @@ def _slice_lines(figures: Mapping[str, Any], metric: str) -> list[str]:
         gains = [interval_text(each["differences"][run][metric]) for run in others]
         rows.append([each["label"][:40], f"{each['n_users']:,}", *means, *gains])
     return [f"  {line}" for line in text_table(rows)]
+
+
+def markdown_table(
+    heads: Sequence[str], rows: Iterable[Sequence[str]], *, alignment: Sequence[str] | None = None
+) -> list[str]:
+    """The lines of a Markdown table, the last of them empty; `alignment` is that of each column, such as ---:.
+
+    >>> markdown_table(["", "users"], [["all", "7"]])
+    ['| | users |', '| --- | --- |', '| all | 7 |', '']
+    """
+    lines = [heads, alignment or ["---"] * len(heads), *rows]
+    return [*("|".join(["", *(f" {cell} " if cell else " " for cell in line), ""]) for line in lines), ""]
 
 
 def text_table(rows: Sequence[Sequence[str]]) -> list[str]:

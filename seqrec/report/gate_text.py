@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from seqrec.report.comparison_text import decimal, metric_label, text_table
+from seqrec.report.comparison_text import decimal, markdown_table, metric_label, text_table
 from seqrec.report.gate import ALL_USERS
 
 _HEADS = ("metric", "users in", "users", "incumbent", "candidate", "drop", "at least", "at most", "margin", "verdict")
@@ -56,10 +56,10 @@ def as_json(gate: Mapping[str, Any]) -> str:
 
 def as_markdown(gate: Mapping[str, Any]) -> str:
     """A summary for a pull request: the verdict, a table and the notes."""
-    rows = [_HEADS, ("---", "---", *["---:"] * 7, "---"), *map(_cells, gate["tests"])]
-    table = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    rows = ([cell.replace("|", "\\|") for cell in _cells(test)] for test in gate["tests"])
+    table = markdown_table(_HEADS, rows, alignment=("---", "---", *["---:"] * 7, "---"))
     notes = [f"- {note}" for note in gate["notes"]]
-    return "\n".join([f"**{headline(gate)}**", "", *table, *[""][: len(notes)], *notes, ""])
+    return "\n".join([f"**{headline(gate)}**", "", *table[:-1], *[""][: len(notes)], *notes, ""])
 
 
 def as_junit(gate: Mapping[str, Any]) -> str:

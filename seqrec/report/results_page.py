@@ -10,6 +10,7 @@ from typing import Any
 from seqrec.config import changed_flags, to_json
 from seqrec.files import JsonObject
 from seqrec.report import figures
+from seqrec.report.comparison_text import markdown_table
 from seqrec.report.kept_results import ABLATION, training_config
 from seqrec.types import InputError
 
@@ -61,12 +62,6 @@ def continuations_page(text: str, runs: dict[str, JsonObject]) -> str:
         ]
         text = between_marks(text, data, "\n".join(lines))
     return text
-
-
-def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """The lines of a table, the last of them empty."""
-    lines = [heads, ["---"] * len(heads), *rows]
-    return [*("|".join(["", *(f" {cell} " if cell else " " for cell in line), ""]) for line in lines), ""]
 
 
 def between_marks(text: str, name: str, content: str) -> str:

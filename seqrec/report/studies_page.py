@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from seqrec.report.comparison_text import decimal, difference_ends, interval_text, metric_label
+from seqrec.report.comparison_text import decimal, difference_ends, interval_text, markdown_table, metric_label
 from seqrec.report.placebos import placebo_sentences
-from seqrec.report.results_page import between_marks, command, markdown_table
+from seqrec.report.results_page import between_marks, command
 from seqrec.report.study_page import correction
 from seqrec.types import InputError
 

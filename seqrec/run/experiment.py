@@ -2,14 +2,11 @@
 
 import contextlib
 import functools
-import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-import jax
-import numpy as np
 import optax
 
 from seqrec import runs, runtime
@@ -19,11 +16,11 @@ from seqrec.evaluation import make_validate
 from seqrec.files import JsonObject, make_directory
 from seqrec.loop import FitConfig, fit
 from seqrec.model import Model, composed_params
-from seqrec.params import Params, count_params
+from seqrec.params import Params, count_params, hash_of
 from seqrec.run.config import RunConfig, TrainingConfig
 from seqrec.run.data import Task, open_task
 from seqrec.run.results import costs, publish, test, write_test
-from seqrec.run.start_from import Opened, noted, start_from
+from seqrec.run.start_from import Opened, start_from, start_record
 from seqrec.runtime import log
 from seqrec.sharding import MeshConfig
 from seqrec.training import TrainState, TrainStep, init_state, make_optimizer, make_train_step
@@ -148,7 +145,7 @@ def run_experiment(config: ScriptConfig, build: Build, *, name: str, events: Any
             "stopped": trained.reason,
             "cost": costs(model, trained.state, steps_per_epoch=per_epoch),
             "n_roll_backs": len(trained.progress.skipped),
-            **runtime.on_first(functools.partial(noted, run)),
+            **runtime.on_first(functools.partial(start_record, run)),
         }
         return publish(run, task, model, composed_params(model, trained.state.averaged), facts, name=name)
 
@@ -215,11 +212,7 @@ def _built(run: Path, config: Any, build: Build, task: Task) -> Model:
     """The model that `build` makes; what it reads beside the store must be what the run was started with."""
     model = build(config, task)
     if model.constants is not None:
-        digest = hashlib.sha256()
-        for path, values in jax.tree_util.tree_leaves_with_path(model.constants):
-            digest.update(f"{jax.tree_util.keystr(path)} {values.dtype.str} {values.shape}\n".encode())
-            digest.update(np.ascontiguousarray(values).data)
-        runtime.on_first(functools.partial(runs.note_data, run, features_hash=digest.hexdigest()))
+        runtime.on_first(functools.partial(runs.note_data, run, features_hash=hash_of(model.constants)))
     return model
 
 

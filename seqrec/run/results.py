@@ -135,7 +135,7 @@ def publish(run: Path, task: Task, model: Model, params: Params, facts: JsonObje
     results |= facts
     examples = _examples(task, model, params)
     if runtime.is_first():
-        plot_learning_curve(run / "metrics.jsonl", run / "learning_curve.png", best_epoch=results["best_epoch"])
+        plot_learning_curve(run / "metrics.jsonl", run / runs.LEARNING_CURVE, best_epoch=results["best_epoch"])
         write_test(run, task, ranks, results)
         print_test(results, name=name)
         for example in examples:

@@ -1,7 +1,6 @@
 """Training that starts from a trained run: its weights, by the items' own keys, on data that may have grown."""
 
 import functools
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,7 @@ from seqrec.data.splits import Split
 from seqrec.data.store import SequenceStore, open_store, read_preparation
 from seqrec.files import JsonObject
 from seqrec.model import Model
-from seqrec.params import Params, leaves_by_name
+from seqrec.params import Params, hash_of, leaves_by_name
 from seqrec.run.data import DataConfig, Task
 from seqrec.sharding import from_first, on_host
 from seqrec.training import TrainState
@@ -103,7 +102,7 @@ def start_from(
     record = {
         "run": name,
         "step": best[1].step,
-        "weights_hash": _hash(saved),
+        "weights_hash": hash_of(saved),
         "n_items_kept": n_kept,
         "n_items_new": task.n_items - n_kept,
         "n_items_dropped": store.n_items - n_kept,
@@ -235,10 +234,10 @@ def carried_over(
     return jax.tree_util.tree_map_with_path(carry, fresh)
 
 
-def moved_code(then: Int[np.ndarray, "n ..."], now: Int[np.ndarray, "n ..."]) -> int | None:
+def changed_code(then: Int[np.ndarray, "n ..."], now: Int[np.ndarray, "n ..."]) -> int | None:
     """The lowest code above 0 that most of those that had it have no longer in its place; None where all stay.
 
-    >>> moved_code(np.array([1, 1, 2, 2]), np.array([1, 1, 2, 1])), moved_code(np.array([1, 2]), np.array([2, 1]))
+    >>> changed_code(np.array([1, 1, 2, 2]), np.array([1, 1, 2, 1])), changed_code(np.array([1, 2]), np.array([2, 1]))
     (None, 1)
     """
     codes = [each.reshape(len(each), -1) for each in (then, now)]
@@ -265,7 +264,7 @@ def _check_codes(now: Opened, then: Opened, rows: Int[np.ndarray, " n_items_plus
     read = [features_at(each.task.train.fields.features, store, places) for each in (then, now)]
     pairs |= {name: (read[0][name], values) for name, values in read[1].items() if values.dtype.kind in "iu"}
     for name, (before, after) in pairs.items():
-        if (code := moved_code(before, after)) is not None:
+        if (code := changed_code(before, after)) is not None:
             raise InputError(
                 f"{run}: {name} has given code {code} another meaning since, so the rows of its table would be mixed "
                 "up; train from random weights"
@@ -315,15 +314,7 @@ def _store(run: Path) -> SequenceStore:
         raise InputError(f"{original(run)}: its items cannot be told ({error})") from error
 
 
-def _hash(saved: Arrays) -> str:
-    digest = hashlib.sha256()
-    for name, values in sorted(saved.items()):
-        digest.update(f"{name} {values.dtype.str} {values.shape}\n".encode())
-        digest.update(np.ascontiguousarray(values).data)
-    return digest.hexdigest()
-
-
-def noted(run: Path) -> JsonObject:
+def start_record(run: Path) -> JsonObject:
     """`start_from` as `metrics.json` has it, of a run that was started from another; else nothing."""
     record = runs.started_with(run).get("data", {}).get("start_from")
     return {} if record is None else {"start_from": record}

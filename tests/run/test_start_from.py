@@ -8,7 +8,7 @@ import pytest
 from scipy import sparse
 
 from seqrec.params import ParamSpec, leaves_by_name
-from seqrec.run.start_from import carried_over, check_form, mean_rows, moved_code, rare_items, rows_by_key
+from seqrec.run.start_from import carried_over, changed_code, check_form, mean_rows, rare_items, rows_by_key
 from seqrec.types import InputError
 
 ZEROS = jax.nn.initializers.zeros
@@ -80,11 +80,11 @@ def test_another_architecture_is_refused_by_its_first_parameter(change, said):
 
 def test_codes_that_most_have_kept_have_not_moved():
     codes = np.array([[1, 2], [1, 0], [3, 0], [3, 0], [3, 0]])
-    assert moved_code(codes, codes) is None
+    assert changed_code(codes, codes) is None
     # One of three leaves the third category, and an item gets a further one: the table's rows mean what they did.
-    assert moved_code(codes, np.array([[1, 2, 4], [1, 2, 0], [3, 0, 0], [3, 0, 0], [1, 0, 0]])) is None
-    assert moved_code(codes, np.array([[1, 2], [1, 0], [2, 0], [2, 0], [3, 0]])) == 3
-    assert moved_code(np.array([5, 0]), np.array([4, 1])) == 5
+    assert changed_code(codes, np.array([[1, 2, 4], [1, 2, 0], [3, 0, 0], [3, 0, 0], [1, 0, 0]])) is None
+    assert changed_code(codes, np.array([[1, 2], [1, 0], [2, 0], [2, 0], [3, 0]])) == 3
+    assert changed_code(np.array([5, 0]), np.array([4, 1])) == 5
 
 
 def test_parameters_are_named_as_in_messages():
