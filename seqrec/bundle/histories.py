@@ -73,10 +73,10 @@ class Ragged(NamedTuple):
 def ragged(rows: Sequence[Any], dtype: Any) -> Ragged:
     """Rows of any lengths in one array."""
     values = np.concatenate([np.zeros(0, dtype), *(np.asarray(row, dtype) for row in rows)])
-    return in_a_row(values, np.array([len(row) for row in rows], np.int64))
+    return consecutive_rows(values, np.array([len(row) for row in rows], np.int64))
 
 
-def in_a_row(values: np.ndarray, lengths: Int[np.ndarray, " n_rows"]) -> Ragged:
+def consecutive_rows(values: np.ndarray, lengths: Int[np.ndarray, " n_rows"]) -> Ragged:
     """Rows that lie one after another in `values`."""
     return Ragged(values, np.cumsum(lengths) - lengths, lengths)
 
@@ -91,7 +91,7 @@ def unique_ids(lists: Sequence[Ragged], n_rows: int) -> Ragged:
     for each in lists:
         pairs.append(np.repeat(np.arange(n_rows, dtype=np.int64) << 32, each.lengths) | each.flat())
     unique = np.unique(np.concatenate(pairs))
-    return in_a_row((unique & 0xFFFFFFFF).astype(np.int32), np.bincount(unique >> 32, minlength=n_rows))
+    return consecutive_rows((unique & 0xFFFFFFFF).astype(np.int32), np.bincount(unique >> 32, minlength=n_rows))
 
 
 def make_histories(items: Ragged, *, max_length: int, times: Times, seconds: Ragged | None = None) -> Histories:

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from tyro.conf import OmitArgPrefixes
 
-from seqrec.bundle.histories import Ragged, in_a_row
+from seqrec.bundle.histories import Ragged, consecutive_rows
 from seqrec.config import check_fields
 from seqrec.data.event_tables import Columns, ReadOptions, Source, Ties
 from seqrec.data.sources import Dataset, TimeUnit, read_source
@@ -124,7 +124,7 @@ class HistoriesFile:
 
         def of_kind(wanted: int, values: np.ndarray) -> Ragged:
             chosen = kind == wanted
-            return in_a_row(values[chosen], np.bincount(number[chosen] - start - 1, minlength=len(users)))
+            return consecutive_rows(values[chosen], np.bincount(number[chosen] - start - 1, minlength=len(users)))
 
         lists: dict[int, Ragged | None] = {}
         for each in (EXCLUDED, ALLOWED):

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.csv as pc
 import pyarrow.parquet as pq
 
-from seqrec.bundle.histories import in_a_row
+from seqrec.bundle.histories import consecutive_rows
 from seqrec.bundle.histories_file import HistoriesFile, UserPart
 from seqrec.bundle.loading import Bundle
 from seqrec.data.paths import is_in_bucket
@@ -172,7 +172,7 @@ def _write_part(
     if seconds is not None and bundle.facts.times == "query":
         assert options.at_seconds is not None
         ends = np.cumsum(seconds.lengths)
-        seconds = in_a_row(np.insert(seconds.values, ends, options.at_seconds), seconds.lengths + 1)
+        seconds = consecutive_rows(np.insert(seconds.values, ends, options.at_seconds), seconds.lengths + 1)
     has_history = items.lengths > 0
     said: dict[str, Any] = {
         "n_users": len(part.users),

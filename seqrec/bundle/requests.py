@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
-from seqrec.bundle.histories import Ragged, in_a_row, ragged
+from seqrec.bundle.histories import Ragged, consecutive_rows, ragged
 from seqrec.types import InputError, Times
 
 ItemKey = int | str
@@ -53,7 +53,7 @@ def ids_of(lists: Any, ids: Ids, *, name: str) -> tuple[Ragged, Bool[np.ndarray,
         values = np.array([ids[key] for keys in lists for key in keys], np.int32)
     except TypeError as error:  # a key that is a list itself
         raise InputError(f"{name} holds what is no item key ({error}); give texts or whole numbers") from None
-    return in_a_row(values, np.array([len(keys) for keys in lists], np.int64)), values > 0
+    return consecutive_rows(values, np.array([len(keys) for keys in lists], np.int64)), values > 0
 
 
 def candidate_lists(lists: Any, ids: Ids, n_histories: int, *, name: str) -> Ragged | None:

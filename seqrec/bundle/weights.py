@@ -26,7 +26,7 @@ def write_weights(file: Path, params: Params, *, item_table: ItemTableType) -> N
     if item_table == "bfloat16":
         arrays[ITEM_TABLE] = arrays[ITEM_TABLE].astype(ml_dtypes.bfloat16)
     elif item_table == "int8":
-        arrays[ITEM_TABLE], arrays[SCALE] = quantised(arrays[ITEM_TABLE])
+        arrays[ITEM_TABLE], arrays[SCALE] = quantise_rows(arrays[ITEM_TABLE])
     file.write_bytes(_safetensors().numpy.save(arrays))
 
 
@@ -43,7 +43,7 @@ def read_weights(file: Path) -> Params:
         scale = arrays.pop(SCALE, None)
         if scale is not None:
             arrays[ITEM_TABLE] = arrays[ITEM_TABLE] * scale[:, None]
-        return of_names({name: np.asarray(leaf, np.float32) for name, leaf in arrays.items()})
+        return tree_from_names({name: np.asarray(leaf, np.float32) for name, leaf in arrays.items()})
 
 
 def _safetensors() -> Any:
@@ -55,10 +55,10 @@ def _safetensors() -> Any:
     return safetensors
 
 
-def quantised(table: Float[np.ndarray, "n d"]) -> tuple[Int8[np.ndarray, "n d"], Float[np.ndarray, " n"]]:
+def quantise_rows(table: Float[np.ndarray, "n d"]) -> tuple[Int8[np.ndarray, "n d"], Float[np.ndarray, " n"]]:
     """Each row as whole numbers from -127 to 127, and the scale that they are to be multiplied by.
 
-    >>> rows, scale = quantised(np.array([[127.0, -254.0], [0.0, 0.0]], np.float32))
+    >>> rows, scale = quantise_rows(np.array([[127.0, -254.0], [0.0, 0.0]], np.float32))
     >>> rows.tolist(), scale.tolist()
     ([[64, -127], [0, 0]], [2.0, 1.0])
     """
@@ -67,10 +67,10 @@ def quantised(table: Float[np.ndarray, "n d"]) -> tuple[Int8[np.ndarray, "n d"],
     return np.rint(table / scale[:, None]).astype(np.int8), scale
 
 
-def of_names(leaves: Mapping[str, Any]) -> Params:
+def tree_from_names(leaves: Mapping[str, Any]) -> Params:
     """The tree that `params.leaves_by_name` made these of: parts whose names are 0, 1, … are lists.
 
-    >>> of_names({"a.0.w": 1, "a.1.w": 2, "b": 3})
+    >>> tree_from_names({"a.0.w": 1, "a.1.w": 2, "b": 3})
     {'a': [{'w': 1}, {'w': 2}], 'b': 3}
     """
     tree: Params = {}

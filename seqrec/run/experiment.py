@@ -20,7 +20,7 @@ from seqrec.params import Params, count_params, hash_of
 from seqrec.run.config import RunConfig, TrainingConfig
 from seqrec.run.data import Task, open_task
 from seqrec.run.results import costs, publish, test, write_test
-from seqrec.run.start_from import Opened, start_from, start_record
+from seqrec.run.start_from import TaskAndModel, start_from, start_record
 from seqrec.runtime import log
 from seqrec.sharding import MeshConfig
 from seqrec.training import TrainState, TrainStep, init_state, make_optimizer, make_train_step
@@ -163,11 +163,11 @@ def _first_state(
         return state
     with working_copy(source, read_only=True) as earlier:
 
-        def reopen() -> Opened:
+        def reopen() -> TaskAndModel:
             ours, theirs = runtime.on_first(lambda: runs.experiment_of(run)), runs.experiment_of(earlier)
             if ours != theirs:
                 raise InputError(f"it holds a model {theirs}, not {ours}")
-            return Opened(*_opened(earlier, runs.read_config(type(config), earlier), build))
+            return TaskAndModel(*_opened(earlier, runs.read_config(type(config), earlier), build))
 
         state = start_from(earlier, run, config, task, model, state, reopen=reopen)
     ranks, results = test(task, model, composed_params(model, state.averaged))

@@ -53,7 +53,7 @@ class StartConfig:
         check_fields(self)
 
 
-class Opened(NamedTuple):
+class TaskAndModel(NamedTuple):
     """A trained run as its script opens it again."""
 
     task: Task
@@ -61,7 +61,14 @@ class Opened(NamedTuple):
 
 
 def start_from(
-    source: Path, run: Path, config: Any, task: Task, model: Model, state: TrainState, *, reopen: Callable[[], Opened]
+    source: Path,
+    run: Path,
+    config: Any,
+    task: Task,
+    model: Model,
+    state: TrainState,
+    *,
+    reopen: Callable[[], TaskAndModel],
 ) -> TrainState:
     """`state` with the weights of the best epoch of the run `source`; says and notes in `run` where they come from.
 
@@ -79,7 +86,7 @@ def start_from(
     if best is None:
         raise InputError(f"{name} holds no checkpoint to start from; let its training reach the end of an epoch first")
     saved = leaves_by_name(best[0].averaged)
-    check_form(model.specs, saved, run=name)
+    check_architecture(model.specs, saved, run=name)
     _check_flags(config, source, run=name)
     store = _store(source)
     rows = rows_by_key(task.store.item_keys, store.item_keys)
@@ -96,9 +103,9 @@ def start_from(
             opened = reopen()
         except InputError as error:
             raise InputError(f"{name}: what its codes of features mean cannot be told ({error})") from error
-        _check_codes(Opened(task, model), opened, rows, run=name)
+        _check_codes(TaskAndModel(task, model), opened, rows, run=name)
         runtime.on_first(functools.partial(_check_texts, task, run, source))
-    params = carried_over(model.specs, jax.tree.map(on_host, state.params), saved, rows, new_rows=new_rows)
+    params = start_params(model.specs, jax.tree.map(on_host, state.params), saved, rows, new_rows=new_rows)
     record = {
         "run": name,
         "step": best[1].step,
@@ -116,7 +123,7 @@ def start_from(
     return TrainState(state.step, started, state.opt_state, jax.tree.map(jnp.copy, started), state.constants)
 
 
-def check_form(specs: Params, saved: Arrays, *, run: str) -> None:
+def check_architecture(specs: Params, saved: Arrays, *, run: str) -> None:
     """Refuses saved parameters that are not those of the specs, but for the number of items."""
     own = leaves_by_name(specs)
     for name in sorted(own.keys() | saved.keys()):
@@ -203,7 +210,7 @@ def mean_rows(
     )
 
 
-def carried_over(
+def start_params(
     specs: Params,
     fresh: Params,
     saved: Arrays,
@@ -249,7 +256,7 @@ def changed_code(then: Int[np.ndarray, "n ..."], now: Int[np.ndarray, "n ..."]) 
     return int(moved[0]) if len(moved) else None
 
 
-def _check_codes(now: Opened, then: Opened, rows: Int[np.ndarray, " n_items_plus_1"], *, run: str) -> None:
+def _check_codes(now: TaskAndModel, then: TaskAndModel, rows: Int[np.ndarray, " n_items_plus_1"], *, run: str) -> None:
     """Refuses where codes of items' or events' features have changed: a code is a row of a table of parameters."""
     kept = np.flatnonzero(rows > 0)
     earlier = leaves_by_name(then.model.constants)

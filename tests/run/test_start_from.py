@@ -8,7 +8,7 @@ import pytest
 from scipy import sparse
 
 from seqrec.params import ParamSpec, leaves_by_name
-from seqrec.run.start_from import carried_over, changed_code, check_form, mean_rows, rare_items, rows_by_key
+from seqrec.run.start_from import changed_code, check_architecture, mean_rows, rare_items, rows_by_key, start_params
 from seqrec.types import InputError
 
 ZEROS = jax.nn.initializers.zeros
@@ -40,7 +40,7 @@ def test_items_keep_their_rows_and_new_ones_start_by_the_rule(with_rule):
     counts = np.zeros((5, 4), int)
     counts[2, 1:3] = 2, 1
     rule = functools.partial(mean_rows, neighbours=sparse.csr_matrix(counts), rare=np.array([2, 3]))
-    carried = carried_over(SPECS, FRESH, SAVED, ROWS, new_rows=rule if with_rule else None)
+    carried = start_params(SPECS, FRESH, SAVED, ROWS, new_rows=rule if with_rule else None)
     new, newer = ([4 / 3, 11 / 6], [2.5, 3.0]) if with_rule else ([-1.0, -1.0], [-1.0, -1.0])
     expected = [[0.0, 0.5], [3.0, 3.5], new, [1.0, 1.5], newer, *[[-1.0, -1.0]] * 3]
     np.testing.assert_allclose(carried["item_table"], expected)
@@ -58,7 +58,7 @@ def test_rare_items_have_the_fewest_training_events_but_some():
 
 
 def test_the_same_form_with_other_numbers_of_items_is_taken():
-    check_form(SPECS, SAVED, run="runs/old")
+    check_architecture(SPECS, SAVED, run="runs/old")
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_the_same_form_with_other_numbers_of_items_is_taken():
 def test_another_architecture_is_refused_by_its_first_parameter(change, said):
     saved = {name: values for name, values in {**SAVED, **change}.items() if values is not None}
     with pytest.raises(InputError, match=f"runs/old has another architecture: {said}") as refusal:
-        check_form(SPECS, saved, run="runs/old")
+        check_architecture(SPECS, saved, run="runs/old")
     assert "\n" not in str(refusal.value)
 
 
