@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, UInt32
 
 from seqrec.types import InputError
 
@@ -30,13 +30,32 @@ def uniform(key: Array, *, n_negatives: int, n_items: int) -> Negatives:
     return Negatives(ids, jnp.full((n_negatives,), -jnp.log(n_items)))
 
 
-class Popularity(NamedTuple):
-    """A distribution over the items, for `popular` and `in_batch`."""
+BLOCK = 64
+WHOLE = 1 << 31
+"""Chances are whole numbers out of this many."""
 
-    cumulative: Float[Array, " n_items"]
-    """Chance of an id up to this one, from id 1; the last is 1."""
-    log_q: Float[Array, " n_items"]
-    """Log-chance of each id, from id 1."""
+
+class Popularity(NamedTuple):
+    """A distribution over the items, for `popular` and `in_batch`.
+
+    An item is drawn in two steps, first its block of `BLOCK` ids, then the item in its block. Both steps compare a
+    whole random number with whole bounds, so items of tiny chance are drawn as often as `log_chance` says: a sum of
+    float32 chances cannot tell neighbours apart from some millions of items on.
+    """
+
+    blocks: UInt32[Array, " n_blocks_plus_1"]
+    """Where each block's numbers begin; the last entry is `WHOLE`."""
+    items: UInt32[Array, "n_blocks block_plus_1"]
+    """Where each item's numbers begin among those of its block; the last entry of a row is `WHOLE`."""
+
+    def log_chance(self, ids: Int[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """Log of the chance that one draw is this item, exactly as `popular` draws."""
+        block, place = jnp.divmod(ids - 1, BLOCK)
+        of_block = self.blocks[block + 1] - self.blocks[block]
+        of_item = self.items[block, place + 1] - self.items[block, place]
+        return jnp.log(of_block.astype(jnp.float32) / float(WHOLE)) + jnp.log(
+            of_item.astype(jnp.float32) / float(WHOLE)
+        )
 
 
 def popularity_distribution(
@@ -47,9 +66,12 @@ def popularity_distribution(
     `counts` has one entry an id, 0..n_items, as `baselines.popularity.training_counts` returns; entry 0, padding, is
     not used. Without a uniform share an item that has no events is never drawn, so nothing ever pushes it down.
 
-    >>> chances = np.exp(popularity_distribution(np.array([0, 3, 1, 0]), uniform_share=0.5).log_q)
-    >>> [round(float(chance), 4) for chance in chances]
+    >>> of = popularity_distribution(np.array([0, 3, 1, 0]), uniform_share=0.5)
+    >>> [round(float(chance), 4) for chance in jnp.exp(of.log_chance(jnp.array([1, 2, 3])))]
     [0.5417, 0.2917, 0.1667]
+
+    Raises:
+      InputError: the share is none, or there is no event.
     """
     if not 0 <= uniform_share <= 1:
         raise InputError(f"uniform_share={uniform_share} is not a share in [0, 1]; try uniform_share=0.5")
@@ -57,20 +79,39 @@ def popularity_distribution(
     if not weights.sum() > 0:
         raise InputError("counts hold no event; give the counts of the training part")
     chances = (1 - uniform_share) * weights / weights.sum() + uniform_share / len(weights)
-    with np.errstate(divide="ignore"):
-        return Popularity(jnp.asarray(np.cumsum(chances), jnp.float32), jnp.asarray(np.log(chances), jnp.float32))
+    of_items = np.pad(chances, (0, -len(chances) % BLOCK)).reshape(-1, BLOCK)
+    return Popularity(jnp.asarray(_bounds(of_items.sum(axis=1)[None])[0]), jnp.asarray(_bounds(of_items)))
+
+
+def _bounds(weights: Float[np.ndarray, "rows n"]) -> UInt32[np.ndarray, "rows n_plus_1"]:
+    """Each row's share of the whole numbers below `WHOLE`, by their bounds; a weight above 0 has at least one."""
+    totals = weights.sum(axis=1, keepdims=True)
+    # A row of nothing is never drawn, but its bounds must end as those of the others do.
+    weights = np.where(totals > 0, weights, 1.0)
+    at_least_one = np.cumsum(weights > 0, axis=1)
+    cumulative = np.cumsum(weights, axis=1)
+    rest = WHOLE - at_least_one[:, -1:]
+    upper = at_least_one + np.rint(cumulative / cumulative[:, -1:] * rest).astype(np.int64)
+    return np.pad(upper, ((0, 0), (1, 0))).astype(np.uint32)
 
 
 def popular(key: Array, of: Popularity, *, n_negatives: int) -> Negatives:
-    """Items by their chance, found by inverting the cumulative chances."""
-    draws = jax.random.uniform(key, (n_negatives,)) * of.cumulative[-1]
-    places = jnp.searchsorted(of.cumulative, draws, side="right")
-    places = jnp.minimum(places, len(of.log_q) - 1)
-    return Negatives(places + 1, of.log_q[places])
+    """Items by their chance."""
+    block_draw, item_draw = jax.random.bits(key, (2, n_negatives), jnp.uint32) >> 1
+    block = jnp.searchsorted(of.blocks, block_draw, side="right") - 1
+    place = jnp.sum(of.items[block] <= item_draw[:, None], axis=1) - 1
+    ids = (block * BLOCK + place + 1).astype(jnp.int32)
+    return Negatives(ids, of.log_chance(ids))
 
 
 def in_batch(
-    key: Array, targets: Int[Array, "rows length"], of: Popularity, *, n_negatives: int, n_uniform: int = 0
+    key: Array,
+    targets: Int[Array, "rows length"],
+    of: Popularity,
+    *,
+    n_items: int,
+    n_negatives: int,
+    n_uniform: int = 0,
 ) -> Negatives:
     """Targets drawn from the batch, and `n_uniform` items from the whole catalogue behind them.
 
@@ -84,11 +125,10 @@ def in_batch(
     ids = jax.random.choice(batch_key, flat, (n_negatives,), p=valid / jnp.maximum(jnp.sum(valid), 1))
     # In a batch without targets nothing is scored, but ids must exist.
     ids = jnp.maximum(ids, 1)
-    n_items = len(of.log_q)
     if n_uniform:
         ids = jnp.concatenate([ids, uniform(uniform_key, n_negatives=n_uniform, n_items=n_items).ids])
     share = n_uniform / (n_negatives + n_uniform)
-    return Negatives(ids, jnp.log((1 - share) * jnp.exp(of.log_q[ids - 1]) + share / n_items))
+    return Negatives(ids, jnp.log((1 - share) * jnp.exp(of.log_chance(ids)) + share / n_items))
 
 
 def per_row(sampler: Sampler) -> Sampler:

@@ -59,16 +59,53 @@ def test_popular_items_are_drawn_by_their_counts_and_padding_never():
     np.testing.assert_allclose(np.exp(log_q), np.array([0, 0.5, 0, 0.1, 0.4])[np.asarray(ids)], rtol=1e-5)
 
 
+def chances_of(of, n_items):
+    return np.exp(np.asarray(of.log_chance(jnp.arange(1, n_items + 1)), np.float64))
+
+
 def test_a_power_of_half_takes_the_root_and_a_uniform_share_reaches_unpopular_items():
     counts = np.array([0, 9, 4, 0])
-    np.testing.assert_allclose(np.exp(popularity_distribution(counts, power=0.5).log_q), [0.6, 0.4, 0.0], rtol=1e-6)
-    chances = np.exp(popularity_distribution(counts, power=0.5, uniform_share=0.3).log_q)
+    np.testing.assert_allclose(chances_of(popularity_distribution(counts, power=0.5), 3), [0.6, 0.4, 0.0], rtol=1e-6)
+    chances = chances_of(popularity_distribution(counts, power=0.5, uniform_share=0.3), 3)
     np.testing.assert_allclose(chances, [0.7 * 0.6 + 0.1, 0.7 * 0.4 + 0.1, 0.1], rtol=1e-6)
+
+
+def test_at_20_million_items_each_can_be_drawn_and_chances_are_those_asked_for():
+    # Half of the items have no event.
+    n_items, share = 20_000_000, 0.5
+    counts = np.zeros(n_items + 1, np.int64)
+    counts[1:] = 10**7 // np.arange(1, n_items + 1)
+    of = popularity_distribution(counts, uniform_share=share)
+    asked = (1 - share) * counts[1:] / counts.sum() + share / n_items
+    # Of whole numbers: no rounding of logarithms.
+    widths = [np.diff(np.asarray(bounds).astype(np.int64), axis=-1) / 2**31 for bounds in of]
+    drawn = (widths[0][:, None] * widths[1]).reshape(-1)
+    assert drawn[:n_items].min() > 0
+    assert drawn[n_items:].sum() == 0
+    np.testing.assert_allclose(drawn.sum(), 1, rtol=1e-12)
+    assert np.abs(drawn[:n_items] - asked).sum() / 2 < 1e-3
+    ids = np.random.default_rng(0).integers(1, n_items + 1, 1000)
+    np.testing.assert_allclose(of.log_chance(jnp.asarray(ids)), np.log(drawn[ids - 1]), rtol=1e-6)
+
+
+def test_draws_follow_the_chances_across_blocks():
+    # Three blocks, the second of them empty.
+    counts = np.zeros(1 + 150, np.int64)
+    counts[[1, 60, 64, 129, 150]] = [1, 2, 3, 4, 6]
+    ids, log_q = popular(KEY, popularity_distribution(counts), n_negatives=50_000)
+    share = np.bincount(np.asarray(ids), minlength=151) / 50_000
+    np.testing.assert_allclose(share, counts / 16, atol=5 * math.sqrt(0.25 / 50_000))
+    np.testing.assert_allclose(np.exp(log_q), counts[np.asarray(ids)] / 16, rtol=1e-5)
 
 
 def test_a_batch_without_targets_still_has_ids():
     draws = in_batch(
-        KEY, jnp.zeros((2, 3), jnp.int32), popularity_distribution(np.array([0, 1, 1])), n_negatives=4, n_uniform=2
+        KEY,
+        jnp.zeros((2, 3), jnp.int32),
+        popularity_distribution(np.array([0, 1, 1])),
+        n_items=2,
+        n_negatives=4,
+        n_uniform=2,
     )
     assert draws.ids.shape == (6,)
     assert set(np.asarray(draws.ids).tolist()) <= {1, 2}

@@ -129,8 +129,9 @@ def make_loss(config: LossConfig, *, counts: Int[np.ndarray, " n_items_plus_1"])
 
 
 def _sampler(config: LossConfig, counts: Int[np.ndarray, " n_items_plus_1"]) -> Sampler:
+    n_items = len(counts) - 1
     if config.negatives == "uniform":
-        return lambda key, targets: negatives.uniform(key, n_negatives=config.n_negatives, n_items=len(counts) - 1)
+        return lambda key, targets: negatives.uniform(key, n_negatives=config.n_negatives, n_items=n_items)
     if config.negatives == "popular":
         of = negatives.popularity_distribution(
             counts, power=config.popularity_power, uniform_share=config.uniform_share
@@ -139,5 +140,5 @@ def _sampler(config: LossConfig, counts: Int[np.ndarray, " n_items_plus_1"]) -> 
     of = negatives.popularity_distribution(counts)
     n_uniform = round(config.uniform_share * config.n_negatives)
     return lambda key, targets: negatives.in_batch(
-        key, targets, of, n_negatives=config.n_negatives - n_uniform, n_uniform=n_uniform
+        key, targets, of, n_items=n_items, n_negatives=config.n_negatives - n_uniform, n_uniform=n_uniform
     )

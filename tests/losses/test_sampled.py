@@ -235,8 +235,9 @@ def test_targets_of_the_batch_are_draws_by_popularity_when_the_batch_is_drawn_by
     counts = np.concatenate([[0], random.integers(1, 50, N_ITEMS)])
     targets = jnp.asarray(random.choice(N_ITEMS + 1, (200, 300), p=counts / counts.sum()), jnp.int32)
     n_uniform = round(uniform_share * 40_000)
+    of = popularity_distribution(counts)
     draws = in_batch(
-        jax.random.key(0), targets, popularity_distribution(counts), n_negatives=40_000 - n_uniform, n_uniform=n_uniform
+        jax.random.key(0), targets, of, n_items=N_ITEMS, n_negatives=40_000 - n_uniform, n_uniform=n_uniform
     )
     share = np.bincount(np.asarray(draws.ids), minlength=N_ITEMS + 1) / 40_000
     expected = (1 - uniform_share) * counts / counts.sum()
