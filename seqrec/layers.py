@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt
 
 from seqrec.params import Params, ParamSpec
 from seqrec.sharding import look_up
-from seqrec.types import Scalar
+from seqrec.types import ItemTable, Scalar
 
 Norm = Literal["rms", "layer"]
 FeedForward = Literal["swiglu", "gelu", "relu"]
@@ -45,7 +45,7 @@ def item_table_spec(n_items: int, d_model: int) -> ParamSpec:
 
 
 def item_vectors(
-    item_table: Float[Array, "n_rows d_model"],
+    item_table: ItemTable,
     items: Int[Array, "*shape"],
     *,
     added: Float[Array, "*shape d_model"] | None = None,

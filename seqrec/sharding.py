@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from seqrec.config import check_fields
 from seqrec.params import Params, ParamSpec
-from seqrec.types import InputError
+from seqrec.types import InputError, ItemTable
 
 MESH_AXES: dict[str, str | tuple[str, ...] | None] = {
     "batch": ("data", "fsdp"),
@@ -200,6 +200,13 @@ def constrain_params(params: Params, specs: Params) -> Params:
     )
 
 
+def constrain_items(arrays: Any) -> Any:
+    """Asks for the layout of the item table where a mesh is set, for arrays with a row for each of its rows."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return arrays
+    return jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, P(MESH_AXES["items"])), arrays)
+
+
 def constrain_state(state: Any, specs: Params) -> Any:
     """As `constrain_params`, for whatever in a state has the structure of the parameters."""
     return _map_params(lambda params: constrain_params(params, specs), state, specs)
@@ -322,8 +329,13 @@ def map_catalogue(
     return tuple(each[:n_rows] if kind == "items" else each for each, kind in zip(combined, outputs, strict=True))
 
 
+def look_up(item_table: ItemTable, ids: Int[Array, "*shape"]) -> Float[Array, "*shape d_model"]:
+    """`item_table[ids]` of an array, or of what stands for one."""
+    return _look_up(item_table, ids) if isinstance(item_table, Array) else item_table[ids]
+
+
 @jax.custom_vjp
-def look_up(item_table: Float[Array, "n_rows d_model"], ids: Int[Array, "*shape"]) -> Float[Array, "*shape d_model"]:
+def _look_up(item_table: Float[Array, "n_rows d_model"], ids: Int[Array, "*shape"]) -> Float[Array, "*shape d_model"]:
     """`item_table[ids]`, whose gradient takes the cheaper way over a mesh that splits the rows of `ids`.
 
     Either each group of devices adds its rows up into a table and the tables are added up, or the rows are gathered
@@ -348,4 +360,4 @@ def _look_up_backward(kept, cotangent):
     return jnp.zeros_like(item_table).at[ids].add(cotangent, mode="drop"), None
 
 
-look_up.defvjp(_look_up_forward, _look_up_backward)
+_look_up.defvjp(_look_up_forward, _look_up_backward)

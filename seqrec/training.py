@@ -35,6 +35,10 @@ class OptimizerConfig:
     second_moments: Literal["full", "rows"] = "full"
     """Adam's second moments of the item table: one per number (full), or one per item (rows), which halves the
     optimizer's memory of large tables."""
+    item_updates: Literal["auto", "dense", "sparse"] = "auto"
+    """Which rows of the item table a step updates. dense: all. sparse: those that it reads, for sampled losses; a step
+    then costs the same however many items there are. auto: sparse where the loss is sampled and there are 100,000
+    items or more."""
     accumulation_steps: int = 1
     """Split each batch into this many parts and add up their gradients before the update, to save memory."""
     clip_norm: float = 0.0
@@ -83,14 +87,7 @@ def make_optimizer(config: OptimizerConfig, specs: Params, *, n_steps: int) -> o
     >>> sorted(optimizer._fields)
     ['init', 'update']
     """
-    warmup = min(config.warmup_steps, n_steps)
-    if config.schedule == "cosine":
-        # As optax.warmup_cosine_decay_schedule, which would ask whether a traced rate is 0.
-        rise = optax.schedules.linear_schedule(0.0, config.learning_rate, warmup)
-        fall = optax.schedules.cosine_decay_schedule(config.learning_rate, max(n_steps - warmup, 1))
-        rate = optax.schedules.join_schedules([rise, fall], [warmup])
-    else:
-        rate = optax.schedules.linear_schedule(0.0, config.learning_rate, warmup) if warmup else config.learning_rate
+    rate = learning_rate(config, n_steps=n_steps)
     decay = {"weight_decay": config.weight_decay, "mask": decay_mask(specs)}
     if config.second_moments == "full":
         adamw = optax.adamw(rate, b2=config.b2, **decay)
@@ -101,6 +98,24 @@ def make_optimizer(config: OptimizerConfig, specs: Params, *, n_steps: int) -> o
             optax.scale_by_learning_rate(rate),
         )
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw) if config.clip_norm else adamw
+
+
+def learning_rate(config: OptimizerConfig, *, n_steps: int) -> optax.Schedule:
+    """The rate of the step after each number of steps, in a run of `n_steps`.
+
+    >>> rate = learning_rate(OptimizerConfig(learning_rate=0.1, warmup_steps=10), n_steps=100)
+    >>> round(float(rate(5)), 3), round(float(rate(55)), 3)  # half of the rise, half of the cosine
+    (0.05, 0.05)
+    """
+    warmup = min(config.warmup_steps, n_steps)
+    if config.schedule == "cosine":
+        # As optax.warmup_cosine_decay_schedule, which would ask whether a traced rate is 0.
+        rise = optax.schedules.linear_schedule(0.0, config.learning_rate, warmup)
+        fall = optax.schedules.cosine_decay_schedule(config.learning_rate, max(n_steps - warmup, 1))
+        return optax.schedules.join_schedules([rise, fall], [warmup])
+    if warmup:
+        return optax.schedules.linear_schedule(0.0, config.learning_rate, warmup)
+    return optax.schedules.constant_schedule(config.learning_rate)
 
 
 def scale_by_row_wise_adam(

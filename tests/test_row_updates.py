@@ -1,0 +1,127 @@
+"""Sparse steps equal dense ones where every row is read; else decay and average are those of the missed steps."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from seqrec.encoders.gru import GRUConfig, gru
+from seqrec.heads.softmax import softmax_model
+from seqrec.losses.sampled import sampled_loss, sampled_softmax
+from seqrec.losses.softmax import softmax_loss
+from seqrec.negatives import uniform
+from seqrec.row_updates import caught_up, init_sparse_state, make_sparse_step
+from seqrec.training import OptimizerConfig, init_state, learning_rate, make_optimizer, make_train_step
+from seqrec.types import Batch, InputError
+
+N_STEPS = 12
+CONFIG = OptimizerConfig(
+    learning_rate=0.05, warmup_steps=3, weight_decay=0.4, average_decay=0.7, second_moments="rows", clip_norm=0.5
+)
+
+
+def model_of(n_items, n_negatives=64):
+    loss = sampled_loss(sampled_softmax, lambda key, _: uniform(key, n_negatives=n_negatives, n_items=n_items))
+    return softmax_model(gru(GRUConfig(d_model=4, d_hidden=4), n_items=n_items, max_length=6), loss)
+
+
+def batch_of(items):
+    items = jnp.asarray(items, jnp.int32)
+    is_item = items > 0
+    following = jnp.pad(items[:, 1:], ((0, 0), (0, 1)))
+    return Batch(items, following, is_item.astype(jnp.int32), jnp.where(is_item, jnp.arange(items.shape[1]), 0))
+
+
+def dense_states(model, config, batches):
+    optimizer = make_optimizer(config, model.specs, n_steps=N_STEPS)
+    step = make_train_step(model, optimizer, seed=0, average_decay=config.average_decay)
+    state = init_state(model, optimizer, seed=0)
+    for batch in batches:
+        state, metrics = step(state, batch)
+    return state, metrics
+
+
+def sparse_states(model, config, batches):
+    step = make_sparse_step(model, config, n_steps=N_STEPS, seed=0)
+    state = init_sparse_state(model, config, n_steps=N_STEPS, seed=0)
+    for batch in batches:
+        state, metrics = step(state, batch)
+    return state, metrics
+
+
+def test_where_every_row_is_read_states_are_those_of_dense_steps():
+    model = model_of(5)  # 64 draws of 5 items: each is among them
+    batches = [
+        batch_of(np.random.default_rng(i).integers(1, 6, (2, 6)) * [[1] * 6, [1] * 4 + [0] * 2]) for i in range(9)
+    ]
+    dense, dense_metrics = dense_states(model, CONFIG, batches)
+    sparse, metrics = sparse_states(model, CONFIG, batches)
+    chex.assert_trees_all_close(metrics, dense_metrics, rtol=1e-5)
+    # Rows behind the catalogue are never read: their decay is made up for.
+    sparse = caught_up(sparse)
+    chex.assert_trees_all_close(sparse.params, dense.params, rtol=1e-4, atol=1e-6)
+    chex.assert_trees_all_close(sparse.averaged, dense.averaged, rtol=1e-4, atol=1e-6)
+
+
+def test_a_row_that_is_not_read_decays_and_is_averaged_as_in_dense_steps():
+    # Ten times the catalogue, items 1 to 5 alone in the batch, 1 draw a step.
+    model, config = (
+        model_of(50, n_negatives=1),
+        OptimizerConfig(learning_rate=0.05, schedule="constant", warmup_steps=0, weight_decay=0.4, average_decay=0.7),
+    )
+    state = init_sparse_state(model, config, n_steps=N_STEPS, seed=0)
+    first = np.asarray(state.params["item_table"])
+    n_rows = len(first)
+    step = make_sparse_step(model, config, n_steps=N_STEPS, seed=0)
+    for _ in range(8):
+        state, _ = step(state, batch_of([[1, 2, 3, 4, 5, 1]]))
+    unread = np.flatnonzero(np.asarray(state.opt_state.table.n_updates) == 0)
+    assert 30 < len(unread) < n_rows - 5
+    np.testing.assert_array_equal(state.params["item_table"][unread], first[unread])
+    weights, average = first[unread], first[unread]
+    for place in range(8):
+        weights = weights * (1 - float(learning_rate(config, n_steps=N_STEPS)(place)) * 0.4)
+        average = 0.7 * average + 0.3 * weights
+    now = caught_up(state)
+    np.testing.assert_allclose(now.params["item_table"][unread], weights, rtol=1e-5)
+    np.testing.assert_allclose(now.averaged["item_table"][unread], average, rtol=1e-5)
+    again = caught_up(now)
+    chex.assert_trees_all_equal(again, now)
+    # What a row missed is made up for when it is read again, too: the same whether or not it was before.
+    late = batch_of([[9, 10, 11, 9, 10, 11]])
+    evaluated, _ = step(jax.tree.map(jnp.copy, now), late)
+    undisturbed, _ = step(state, late)
+    chex.assert_trees_all_close(caught_up(evaluated), caught_up(undisturbed), rtol=1e-5, atol=1e-7)
+
+
+def test_adam_corrects_a_rows_moments_by_its_own_updates():
+    # A row that is first read late moves by the learning rate, as one that is read in the first step does.
+    model = model_of(50, n_negatives=1)
+    config = OptimizerConfig(
+        learning_rate=0.01, schedule="constant", warmup_steps=0, weight_decay=0.0, average_decay=0.0
+    )
+    step = make_sparse_step(model, config, n_steps=N_STEPS, seed=0)
+    state = init_sparse_state(model, config, n_steps=N_STEPS, seed=0)
+    for _ in range(6):
+        state, _ = step(state, batch_of([[1, 2, 3, 1, 2, 3]]))
+    before = np.asarray(state.params["item_table"])
+    unread = int(np.flatnonzero(np.asarray(state.opt_state.table.n_updates)[:51] == 0)[-1])
+    after, _ = step(state, batch_of([[unread, 1, unread, 1, unread, 1]]))
+    moved = np.asarray(after.params["item_table"])[unread] - before[unread]
+    np.testing.assert_allclose(np.sqrt(np.mean(moved**2)), 0.01, rtol=1e-4)
+
+
+def test_a_step_writes_no_array_of_the_tables_size():
+    # In a million rows: what is allocated beside the state is small, since its memory is taken over.
+    model = model_of(1_000_000)
+    state = init_sparse_state(model, CONFIG, n_steps=N_STEPS, seed=0)
+    step = make_sparse_step(model, CONFIG, n_steps=N_STEPS, seed=0)
+    compiled = step.lower(state, batch_of(np.ones((2, 6)))).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 1_000_000 < state.params["item_table"].nbytes
+
+
+def test_a_loss_over_the_whole_table_is_refused():
+    model = softmax_model(gru(GRUConfig(d_model=4, d_hidden=4), n_items=5, max_length=6), softmax_loss)
+    with pytest.raises(InputError, match=r"reads the whole item table.*--loss sampled-softmax"):
+        sparse_states(model, CONFIG, [batch_of([[1, 2, 3, 4, 5, 1]])])
