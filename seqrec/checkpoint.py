@@ -24,6 +24,7 @@ from seqrec.data.paths import first_line
 from seqrec.files import JsonObject, sha256_of
 from seqrec.loss_spikes import RunningLoss
 from seqrec.params import leaves_by_name
+from seqrec.row_updates import caught_up
 from seqrec.sharding import from_first, on_first, on_host
 from seqrec.training import TrainState
 from seqrec.types import InputError
@@ -238,12 +239,16 @@ def restore_best(manager: ocp.CheckpointManager, like: TrainState) -> tuple[Trai
 
 
 def read_best(directory: Path) -> tuple[TrainState, Progress] | None:
-    """As `restore_best`, of a run whose model is not known: NumPy arrays, which each process reads by itself."""
+    """As `restore_best`, to evaluate, of a run whose model is not known.
+
+    Arrays are NumPy's, and each process reads them by itself.
+    """
     with open_checkpoints(directory, read_only=True) as manager:
         for step in sorted(manager.all_steps(), reverse=True):
             if (saved := _unless_damaged(manager, step, lambda m, step: m.item_metadata(step)["state"])) is not None:
                 form = jax.tree.map(lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), saved)
-                return _restore_best(manager, TrainState(**form))
+                best = _restore_best(manager, TrainState(**form))
+                return best and (jax.tree.map(np.asarray, caught_up(best[0])), best[1])
     return None
 
 

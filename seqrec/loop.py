@@ -21,6 +21,7 @@ from seqrec.data.prefetch import prefetched
 from seqrec.evaluation import Validate
 from seqrec.files import JsonObject
 from seqrec.loss_spikes import Spike, describe_spike, find_spike
+from seqrec.row_updates import caught_up
 from seqrec.sharding import agree_on_highest, split_rows
 from seqrec.training import StepMetrics, TrainState, TrainStep
 from seqrec.types import Batch, InputError
@@ -248,9 +249,11 @@ def _train(training: _Training, state: TrainState, progress: Progress) -> tuple[
                 flush(step)
             if step % per_epoch == 0:
                 best_before = progress.best[1]
-                figures = validate(state.averaged)
+                evaluated = caught_up(state)
+                figures = validate(evaluated.averaged)
                 # Before the save: a run that is killed in between drops the line when it goes on, and writes it again.
-                raw = {"valid_raw": validate(state.params)} if config.validate_raw else {}
+                raw = {"valid_raw": validate(evaluated.params)} if config.validate_raw else {}
+                del evaluated  # a second table, where steps are sparse
                 note({"step": step, "epoch": step // per_epoch, "valid": figures, **raw})
                 save(step, validations=(*progress.validations, (step, figures["ndcg@10"])))
                 say(

@@ -27,26 +27,30 @@ B1, EPS = 0.9, 1e-8
 
 @struct.dataclass
 class RowState:
-    """What the optimizer keeps of each row of the item table, and of all."""
+    """What the optimizer keeps of each row of the item table, and of all.
 
-    first: Float[Any, "n_rows d_model"]
-    """Adam's first moment; it stands still while the row is not read (lazy Adam)."""
-    second: Float[Any, " n_rows"]
-    """Its second moment, one number a row as in `training.scale_by_row_wise_adam`."""
-    n_updates: Int[Any, " n_rows"]
-    """How often the row was updated, which Adam's bias correction goes by."""
-    step: Int[Any, " n_rows"]
-    """Steps taken when it was last updated."""
-    log_decay: Float[Any, " n_rows"]
-    """`total_log_decay` at that time."""
-    past: Float[Any, " n_rows"]
-    """`total_past` at that time."""
-    total_log_decay: Float[Any, ""]
-    """Log of the product of all steps' weight decays, 1 - rate x decay."""
-    total_past: Float[Any, ""]
-    """What the steps so far would have added up to in the moving average of a row of ones, with nothing but the decays:
-    the sum over steps j of average_decay ** (step - j) / (decays after step j)."""
-    average_decay: Float[Any, ""]
+    Fields are unchecked, since trees of shapes, of layouts and of nothing have this form too.
+    """
+
+    first: Any
+    """Float[Array, "n_rows d_model"]. Adam's first moment; it stands still while the row is not read (lazy Adam)."""
+    second: Any
+    """Float[Array, " n_rows"]. Its second moment, one number a row as in `training.scale_by_row_wise_adam`."""
+    n_updates: Any
+    """Int[Array, " n_rows"]. How often the row was updated, which Adam's bias correction goes by."""
+    step: Any
+    """Int[Array, " n_rows"]. Steps taken when it was last updated."""
+    log_decay: Any
+    """Float[Array, " n_rows"]. `total_log_decay` at that time."""
+    past: Any
+    """Float[Array, " n_rows"]. `total_past` at that time."""
+    total_log_decay: Any
+    """Float[Array, ""]. Log of the product of all steps' weight decays, 1 - rate x decay."""
+    total_past: Any
+    """Float[Array, ""]. The sum over the steps j so far of average_decay ** (step - j) / (product of the decays after
+    step j): what a row that is 1 now, and was but decayed, has gathered for its average."""
+    average_decay: Any
+    """Float[Array, ""]. Decay of the moving average."""
 
 
 @struct.dataclass
@@ -88,19 +92,19 @@ class _ReadRows:
     __jax_array__ = property(lambda self: self.__getattr__("__jax_array__"))
 
 
-def check_rows_are_read(model: Model) -> None:
-    """Refuses a model whose steps read more of the item table than rows by their ids.
+def reads_rows_alone(model: Model) -> bool:
+    """Whether the model has an item table that no step makes anew; its loss may yet read the whole of it."""
+    return model.compose is keep_params and TABLE in model.specs
 
-    Raises:
-      InputError: its item vectors are made of other parameters.
-    """
-    if model.compose is not keep_params or TABLE not in model.specs:
+
+def _check(model: Model) -> None:
+    if not reads_rows_alone(model):
         raise InputError("item vectors that are made of features are all made anew each step; use --item-updates dense")
 
 
 def init_sparse_state(model: Model, config: OptimizerConfig, *, n_steps: int, seed: int) -> TrainState:
-    """The state before the first step of `make_sparse_step`."""
-    check_rows_are_read(model)
+    """The state before the first step of `make_sparse_step`, which raises the same errors."""
+    _check(model)
     specs = _without_table(model.specs)
     optimizer = make_optimizer(replace(config, clip_norm=0.0), specs, n_steps=n_steps)
 
@@ -135,9 +139,9 @@ def make_sparse_step(model: Model, config: OptimizerConfig, *, n_steps: int, see
     averaged in each. So where every row is read each step, states equal those of the dense step.
 
     Raises:
-      InputError: the loss reads the whole table; or parts of a batch are asked for.
+      InputError: item vectors are made of features, the loss reads the whole table, or batches are split in parts.
     """
-    check_rows_are_read(model)
+    _check(model)
     if config.accumulation_steps > 1:
         raise InputError(
             f"accumulation_steps={config.accumulation_steps} adds up gradients of whole parameters; use 1, or "
@@ -222,8 +226,8 @@ def _update_rows(
     past = 1 + rows.average_decay / (1 - rate * decay) * rows.total_past
     # By way of all that was read: what could be written earlier XLA copies first, whole.
     is_number = ~jnp.isnan(averages[:, 0])
-    now = [jnp.where(is_number, each, 0) for each in (step + 1, total, past)]
-    new = RowState(first, second, n_updates, *now, total, past, old.average_decay)
+    when, log_decay, own_past = (jnp.where(is_number, each, 0) for each in (step + 1, total, past))
+    new = RowState(first, second, n_updates, when, log_decay, own_past, total, past, old.average_decay)
 
     def put(leaf: Array, values: Array) -> Array:
         return leaf.at[touched].set(values, mode="drop", indices_are_sorted=True) if leaf.ndim else values
@@ -245,22 +249,32 @@ def _caught_up(weights: Array, averages: Array, rows: RowState, step: Array) -> 
     return decayed[:, None] * weights, kept[:, None] * averages + added[:, None] * weights
 
 
-@jax.jit
 def caught_up(state: TrainState) -> TrainState:
-    """The state whose rows have made up for all missed steps, to evaluate; training goes on from the one given."""
-    if not isinstance(state.opt_state, SparseState):
-        return state
+    """The state whose rows have made up for all missed steps, to evaluate; training goes on from the one given.
+
+    A state of dense steps misses none.
+    """
+    opt_state: Any = state.opt_state
+    if isinstance(opt_state, dict) and opt_state.keys() == {"others", "table"}:  # as a checkpoint has it
+        opt_state = SparseState(opt_state["others"], RowState(**opt_state["table"]))
+    return _caught_up_state(replace(state, opt_state=opt_state)) if isinstance(opt_state, SparseState) else state
+
+
+@jax.jit
+def _caught_up_state(state: TrainState) -> TrainState:
     rows = state.opt_state.table
     table, average = _caught_up(state.params[TABLE], state.averaged[TABLE], rows, state.step)
-    rows = rows.replace(
+    rows = replace(
+        rows,
         step=jnp.full_like(rows.step, state.step),
         log_decay=jnp.full_like(rows.log_decay, rows.total_log_decay),
         past=jnp.full_like(rows.past, rows.total_past),
     )
-    return state.replace(
+    return replace(
+        state,
         params={**state.params, TABLE: table},
         averaged={**state.averaged, TABLE: average},
-        opt_state=state.opt_state.replace(table=rows),
+        opt_state=replace(state.opt_state, table=rows),
     )
 
 

@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import data_prep
 import generation
 import input_pipeline
+import item_updates
 import loss_memory
 import metric_peers
 import metrics_throughput
@@ -149,6 +150,15 @@ def test_the_slow_twin_of_the_benchmark_is_on_paper():
     assert values["recall@5"] == pytest.approx(2 / 3)
     assert values["ndcg@5"] == pytest.approx((1 + 1 / 2) / 3)
     assert values["mrr@20"] == pytest.approx((1 + 1 / 3) / 3)
+
+
+def test_dense_and_sparse_updates_are_timed_beside_one_another():
+    model = TransformerConfig(d_model=8, n_blocks=1)
+    config = item_updates.Config(n_items=(20, 400), rows=2, max_length=4, n_negatives=3, n_rounds=1, model=model)
+    small, large = item_updates.main(config)["n_items"].values()
+    # Adam's second moments are one number a row.
+    assert all(each["sparse_state_bytes"] < each["dense_state_bytes"] for each in (small, large))
+    assert all(each[f"{kind}_cpu_ms"] > 0 for each in (small, large) for kind in ("dense", "sparse"))
 
 
 def test_populations_are_timed_beside_as_many_runs(tmp_path):

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from seqrec.checkpoint import Progress, open_checkpoints, read_best, restore_latest, save
 from seqrec.encoders.gru import GRUConfig, gru
 from seqrec.heads.softmax import softmax_model
 from seqrec.losses.sampled import sampled_loss, sampled_softmax
@@ -125,3 +126,16 @@ def test_a_loss_over_the_whole_table_is_refused():
     model = softmax_model(gru(GRUConfig(d_model=4, d_hidden=4), n_items=5, max_length=6), softmax_loss)
     with pytest.raises(InputError, match=r"reads the whole item table.*--loss sampled-softmax"):
         sparse_states(model, CONFIG, [batch_of([[1, 2, 3, 4, 5, 1]])])
+
+
+def test_a_restored_state_takes_the_same_step_to_the_bit(tmp_path):
+    model, batch = model_of(50, n_negatives=1), batch_of([[1, 2, 3, 4, 5, 1]])
+    state, _ = sparse_states(model, CONFIG, [batch] * 2)
+    with open_checkpoints(tmp_path) as manager:
+        save(manager, state, Progress(seed=0, step=2, validations=((2, 0.5),)))
+    with open_checkpoints(tmp_path) as manager:
+        restored = restore_latest(manager, init_sparse_state(model, CONFIG, n_steps=N_STEPS, seed=0))[0]
+    # Read without the model, it has made up for what its rows missed.
+    chex.assert_trees_all_equal(read_best(tmp_path)[0].averaged, caught_up(state).averaged)
+    step = make_sparse_step(model, CONFIG, n_steps=N_STEPS, seed=0)
+    chex.assert_trees_all_equal(step(restored, batch)[0], step(state, batch)[0])

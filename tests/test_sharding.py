@@ -35,6 +35,7 @@ from seqrec.params import init_params
 from seqrec.questions import next_item
 from seqrec.repeats import with_repeats
 from seqrec.retrieval import rank_targets, top_k_items
+from seqrec.row_updates import caught_up, init_sparse_state, make_sparse_step
 from seqrec.sharding import (
     MESH_AXES,
     MeshConfig,
@@ -162,7 +163,20 @@ def runs(tmp_path_factory):
 @pytest.mark.parametrize("mesh", MESHES)
 @pytest.mark.parametrize(
     "what",
-    ["loss", "softmax", "seen", "in_chunks", "sampled", "params", "averaged", "ranks", "metrics", "mixture", "allowed"],
+    [
+        "loss",
+        "softmax",
+        "seen",
+        "in_chunks",
+        "sampled",
+        "params",
+        "averaged",
+        "sparse",
+        "ranks",
+        "metrics",
+        "mixture",
+        "allowed",
+    ],
 )
 def test_eight_devices_compute_what_one_does(runs, mesh, what):
     names = [name for name in runs["none"] if name.startswith(what)]
@@ -317,6 +331,13 @@ def measure() -> dict[str, np.ndarray]:
         state, metrics = step(state, split_rows(batches.batch(number)))
     numbers["loss_of_the_last_step"] = metrics.loss
     trees |= {"params": state.params, "averaged": state.averaged}
+    sampled_model = softmax_model(items_alone, sampled_loss(sampled_softmax, sampler))
+    sparse = init_sparse_state(sampled_model, OptimizerConfig(warmup_steps=1), n_steps=100, seed=0)
+    sparse_step = make_sparse_step(sampled_model, OptimizerConfig(warmup_steps=1), n_steps=100, seed=0)
+    for number in range(N_STEPS):
+        sparse, _ = sparse_step(sparse, split_rows(batches.batch(number)))
+    assert tables_on_a_device(sparse) == tables_on_a_device(state)[:3]  # one moment a row is no table
+    trees["sparse"] = caught_up(sparse).averaged
     for name, tree in trees.items():
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
             numbers[name + jax.tree_util.keystr(path)] = leaf

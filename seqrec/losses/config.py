@@ -69,6 +69,11 @@ class LossConfig:
     """Weight of a loss term that lowers the probability of items the user skipped, as named by --skips; softmax only.
     """
 
+    @property
+    def is_sampled(self) -> bool:
+        """Whether targets are scored against sampled negatives."""
+        return self.loss not in ("softmax", "sce")
+
     def __post_init__(self) -> None:
         check_fields(self)
         check_at_least(self, 1, "n_negatives", "n_buckets", "bucket_positions", "bucket_items")

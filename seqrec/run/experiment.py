@@ -7,8 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-import optax
-
 from seqrec import runs, runtime
 from seqrec.checkpoint import Progress, has_checkpoint, open_checkpoints, restore, restore_best
 from seqrec.data.buckets import original, working_copy
@@ -17,13 +15,15 @@ from seqrec.files import JsonObject, make_directory
 from seqrec.loop import FitConfig, fit
 from seqrec.model import Model, composed_params
 from seqrec.params import Params, count_params, hash_of
+from seqrec.row_updates import caught_up
 from seqrec.run.config import RunConfig, TrainingConfig
 from seqrec.run.data import Task, open_task
 from seqrec.run.results import costs, publish, test, write_test
 from seqrec.run.start_from import TaskAndModel, start_from, start_record
+from seqrec.run.training import make_training, updates_rows
 from seqrec.runtime import log
 from seqrec.sharding import MeshConfig
-from seqrec.training import TrainState, TrainStep, init_state, make_optimizer, make_train_step
+from seqrec.training import TrainState, TrainStep
 from seqrec.types import InputError
 
 
@@ -71,7 +71,7 @@ class Script(Protocol):
 
 
 class TrainingResult(NamedTuple):
-    """A model after training: the state of the epoch that validation chose, and how it came about."""
+    """A model after training: the state of the epoch that validation chose, to evaluate, and how it came about."""
 
     state: TrainState
     progress: Progress
@@ -128,16 +128,11 @@ def run_experiment(config: ScriptConfig, build: Build, *, name: str, events: Any
         model = _built(run, config, build, task)
         runtime.check_interrupt()
         n_steps = training.fit.max_epochs * task.train.steps_per_epoch
-        optimizer = make_optimizer(training.optimizer, model.specs, n_steps=n_steps)
-        train_step = make_train_step(
-            model,
-            optimizer,
-            seed=training.run.seed,
-            average_decay=training.optimizer.average_decay,
-            accumulation_steps=training.optimizer.accumulation_steps,
-        )
-        state = _first_state(run, config, build, task, model, optimizer)
-        trained = train(run, task, model, state, train_step, training.fit)
+        init, make_step = make_training(model, training, n_steps=n_steps)
+        if updates_rows(model, training):
+            log.info("updates     only the rows of the item table that a step reads; see --item-updates")
+        state = _first_state(run, config, build, task, model, init)
+        trained = train(run, task, model, state, make_step(), training.fit)
         per_epoch = trained.progress.validations[0][0]
         facts = {
             "best_epoch": trained.progress.best[0] // per_epoch,
@@ -151,13 +146,13 @@ def run_experiment(config: ScriptConfig, build: Build, *, name: str, events: Any
 
 
 def _first_state(
-    run: Path, config: ScriptConfig, build: Build, task: Task, model: Model, optimizer: optax.GradientTransformation
+    run: Path, config: ScriptConfig, build: Build, task: Task, model: Model, init: Callable[[], TrainState]
 ) -> TrainState:
     """The state before the first step: random weights, or those of the run that the config names.
 
     What these weights are worth on the new data, before any training, is left in the run's directory `runs.START`.
     """
-    state = init_state(model, optimizer, seed=config.training.run.seed)
+    state = init()
     source = config.training.start.start_from
     if source is None or runtime.on_first(functools.partial(has_checkpoint, run / "checkpoints")):
         return state
@@ -203,8 +198,7 @@ def open_trained(run: Path, scripts: Mapping[str, Script]) -> tuple[Task, Model,
     runtime.start(MeshConfig(), replace(training.processes, n_processes=0))
     task, model = _opened(run, config, scripts[name].build)
     # The schedule's length does not enter the state; only its form is needed, to read the checkpoint into.
-    optimizer = make_optimizer(training.optimizer, model.specs, n_steps=1)
-    best = load_best(run, init_state(model, optimizer, seed=training.run.seed))
+    best = load_best(run, make_training(model, training, n_steps=1).init())
     return task, model, composed_params(model, best.averaged)
 
 
@@ -246,11 +240,11 @@ def train(
         )
         state, _ = restore(checkpoints, state, progress.best[0])
     log.info("stopped     %s", reason)
-    return TrainingResult(state, progress, reason)
+    return TrainingResult(caught_up(state), progress, reason)
 
 
 def load_best(run: Path, like: TrainState) -> TrainState:
-    """The state of the epoch that validation chose."""
+    """The state of the epoch that validation chose, to evaluate."""
     if not (run / "checkpoints").is_dir():
         raise InputError(f"{run} holds no checkpoints; let its training reach the end of an epoch first")
     with open_checkpoints(run / "checkpoints", read_only=True) as checkpoints:
@@ -259,4 +253,4 @@ def load_best(run: Path, like: TrainState) -> TrainState:
             raise InputError(
                 f"{run} holds no validated checkpoint that can be read; let its training reach the end of an epoch"
             )
-        return best[0]
+        return caught_up(best[0])

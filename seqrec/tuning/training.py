@@ -12,10 +12,11 @@ from seqrec.config import Values, flag_name, tunable_fields, with_traced, with_v
 from seqrec.data.prefetch import prefetched
 from seqrec.evaluation import make_validate
 from seqrec.population import keep, make_population_step, member, members
+from seqrec.row_updates import caught_up
 from seqrec.run.data import Task
 from seqrec.run.experiment import Build
+from seqrec.run.training import make_training
 from seqrec.sharding import split_rows
-from seqrec.training import init_state, make_optimizer, make_train_step
 from seqrec.tuning.search import Course
 from seqrec.tuning.space import Space
 from seqrec.types import InputError
@@ -56,7 +57,7 @@ def make_courses(config: Any, build: Build, task: Task) -> Callable[[Sequence[Va
     Values of fields that may be traced are, so that all trials that agree in the others share one compiled step; a
     population agrees in them, as `check_population` sees to.
     """
-    fields, seed = tunable_fields(config), config.training.run.seed
+    fields = tunable_fields(config)
 
     @functools.lru_cache(maxsize=4)
     def programs(fixed_values: tuple[tuple[str, Any], ...]):
@@ -66,17 +67,9 @@ def make_courses(config: Any, build: Build, task: Task) -> Callable[[Sequence[Va
 
         def make_step(scalars):
             own = with_traced(fixed, scalars)
-            optimizer = own.training.optimizer
-            return make_train_step(
-                build(own, task),
-                make_optimizer(optimizer, model.specs, n_steps=n_steps),
-                seed=seed,
-                average_decay=optimizer.average_decay,
-                accumulation_steps=optimizer.accumulation_steps,
-            )
+            return make_training(build(own, task), own.training, n_steps=n_steps).make_step()
 
-        optimizer = make_optimizer(fixed.training.optimizer, model.specs, n_steps=n_steps)
-        first = init_state(model, optimizer, seed=seed)
+        first = make_training(model, fixed.training, n_steps=n_steps).init()
         step = make_population_step(make_step, side_by_side=runtime.trains_side_by_side())
         return step, make_validate(model, task.valid, n_generated=task.n_generated), first
 
@@ -94,7 +87,7 @@ def make_courses(config: Any, build: Build, task: Task) -> Callable[[Sequence[Va
                 for place in range(task.train.steps_per_epoch):
                     runtime.check_interrupt()
                     population, _ = step(population, split_rows(batch(epoch * task.train.steps_per_epoch + place)))
-                averaged = [member(population, place).averaged for place in range(n_members)]
+                averaged = [caught_up(member(population, place)).averaged for place in range(n_members)]
                 places = yield [validate(params)["ndcg@10"] for params in averaged]
                 epoch += 1
                 if len(places) < n_members:
