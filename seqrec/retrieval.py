@@ -12,6 +12,11 @@ from seqrec.metrics.ranks import Ties, candidates, count, half_places_lost, own_
 from seqrec.sharding import CatalogueShard, ShardFunction, map_catalogue
 from seqrec.types import Allow, BestItems, Exclude, InputError, ItemTable, TargetRanks, Targets
 
+TWO_STAGES_FROM, BLOCK_ROWS = 1 << 16, 64
+"""Rows of a shard from which its best items are looked for in blocks, of this size. On a CPU, of a million scores the
+20 best took a third to a seventh of the time of `jax.lax.top_k`; of 20,000, as long. Padding to whole blocks would copy
+all scores and take longer than either."""
+
 
 class BoostedVectors(NamedTuple):
     """Vectors of users, and the items that have a share of their probability from elsewhere, such as from a history.
@@ -208,12 +213,34 @@ def _best(
     scores: Float[Array, "queries n_rows"], shard: CatalogueShard, k: int
 ) -> tuple[Int[Array, "queries k"], Float[Array, "queries k"]]:
     """Ids and scores of the `k` highest over all shards; id 0 where they are -inf."""
-    best, ids = jax.lax.top_k(scores, min(k, scores.shape[1]))
+    best, ids = _top_k(scores, min(k, scores.shape[1]))
     best, ids = shard.gather(best), shard.gather(ids + shard.first)
     # Shards lie in the order of their ids, so a tie still goes to the lower one.
     best, places = jax.lax.top_k(best, k)
     ids = jnp.take_along_axis(ids, places, axis=1)
     return jnp.where(best > -jnp.inf, ids, 0), best
+
+
+def _top_k(scores: Float[Array, "queries n_rows"], k: int) -> tuple[Float[Array, "queries k"], Int[Array, "queries k"]]:
+    """As `jax.lax.top_k`, of tied scores the first too; of a large catalogue in two stages.
+
+    The k best scores lie in the k blocks with the highest maxima, of tied blocks the first: each of these blocks has
+    a score that comes before whatever lies in another block.
+    """
+    n_rows = scores.shape[1]
+    if n_rows < TWO_STAGES_FROM:
+        best, rows = jax.lax.top_k(scores, k)
+        return best, rows
+    n_blocks = n_rows // BLOCK_ROWS
+    in_blocks = n_blocks * BLOCK_ROWS
+    maxima = jnp.max(scores[:, :in_blocks].reshape(-1, n_blocks, BLOCK_ROWS), axis=2)
+    _, blocks = jax.lax.top_k(maxima, jax.core.min_dim(k, n_blocks))  # k is open where this is exported
+    # In their order in the catalogue, and the rows behind the last whole block after them: so ties keep theirs.
+    rows = jnp.sort(blocks, axis=1)[:, :, None] * BLOCK_ROWS + jnp.arange(BLOCK_ROWS)
+    behind = jnp.broadcast_to(jnp.arange(in_blocks, n_rows), (len(scores), n_rows - in_blocks))
+    rows = jnp.concatenate([rows.reshape(len(scores), -1), behind], axis=1)
+    best, places = jax.lax.top_k(jnp.take_along_axis(scores, rows, axis=1), k)
+    return best, jnp.take_along_axis(rows, places, axis=1)
 
 
 def _log_normalisers(

@@ -245,6 +245,21 @@ def test_of_tied_items_the_lower_id_comes_first():
     assert ids.tolist() == [[2, 3, 4]]
 
 
+@pytest.mark.parametrize("k", [5, 1500])
+def test_the_best_of_a_large_catalogue_are_those_of_a_stable_sort(k):
+    """Of tied items the lower id first, across the blocks that the best are looked for in; k may exceed their number."""
+    n_items = retrieval.TWO_STAGES_FROM + 70
+    scores = np.random.default_rng(0).integers(0, 400, (2, n_items)).astype(np.float32)
+    scores[0, -3:] = 1000  # behind the last whole block
+    users, table = table_of_scores(scores)
+    excluded = 1 + np.argsort(-scores, axis=1, kind="stable")[:, :2]
+    ids, best = top_k_items(users, table, k=k, n_items=n_items, exclude=jnp.array(excluded))
+    np.put_along_axis(scores, excluded - 1, -1, axis=1)
+    expected = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    np.testing.assert_array_equal(ids, 1 + expected)
+    np.testing.assert_array_equal(best, np.take_along_axis(scores, expected, axis=1))
+
+
 def test_no_users_have_no_ranks():
     _, table = table_of_scores([range(N_ITEMS)])
     ranks, n_candidates = rank_targets(jnp.zeros((0, 1)), table, jnp.zeros(0, jnp.int32), n_items=N_ITEMS)
