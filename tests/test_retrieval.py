@@ -247,7 +247,7 @@ def test_of_tied_items_the_lower_id_comes_first():
 
 @pytest.mark.parametrize("k", [5, 1500])
 def test_the_best_of_a_large_catalogue_are_those_of_a_stable_sort(k):
-    """Of tied items the lower id first, across the blocks that the best are looked for in; k may exceed their number."""
+    """Of tied items the lower id first, across the blocks that the best are looked for in, which k may exceed."""
     n_items = retrieval.TWO_STAGES_FROM + 70
     scores = np.random.default_rng(0).integers(0, 400, (2, n_items)).astype(np.float32)
     scores[0, -3:] = 1000  # behind the last whole block

@@ -19,9 +19,14 @@ FORMAT_VERSION = 1
 MANIFEST, WEIGHTS, ITEMS, CONFIG = "manifest.json", "weights.safetensors", "items.parquet", "config.json"
 TOP_K, STATES, PROBES, CARD = "top_k.stablehlo", "states.stablehlo", "probes.json", "README.md"
 NEEDED = (WEIGHTS, ITEMS, CONFIG, TOP_K, STATES, PROBES, CARD)
+INDEX = "index.usearch"
+"""Of the bundles that have one."""
 REMEDY = "export the run again"
 
 ItemTableType = Literal["float32", "bfloat16", "int8"]
+Search = Literal["exact", "int8", "ann"]
+"""How the best items are found: by the scores of all; or by the exact scores of candidates, which int8 rows or an
+approximate nearest-neighbour index propose."""
 
 
 class Facts(NamedTuple):
@@ -41,6 +46,8 @@ class Facts(NamedTuple):
     """In which type the item table is stored."""
     jax_version: str
     """Version that exported the programs; older ones may not read them."""
+    recall: JsonObject | None = None
+    """Recall of the searches that are not exact, against exact search, by their names; None where it was not measured."""
     content_hash: str = ""
     """sha256 over the hashes of all files; a bundle that is being written has none yet."""
 
@@ -115,7 +122,7 @@ def _facts(file: Path, manifest: JsonObject) -> Facts:
     kinds = {"n_items": int, "max_length": int, "d_model": int}
     texts = {"model": str, "times": str, "item_table": str, "jax_version": str, "content_hash": str}
     read_object(file, **kinds, **texts)
-    values: JsonObject = {name: manifest.get(name) for name in Facts._fields}
+    values: JsonObject = {name: manifest.get(name, Facts._field_defaults.get(name)) for name in Facts._fields}
     facts = Facts(**values)
     known = facts.times in get_args(Times) and facts.item_table in get_args(ItemTableType)
     if not known or not isinstance(facts.mask_seen, bool) or min(facts.n_items, facts.max_length, facts.d_model) < 1:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, get_args, runtime_checkable
 
 import jax
 import jax.export
@@ -18,6 +18,7 @@ from seqrec.bundle.files import (
     TOP_K,
     WEIGHTS,
     Facts,
+    Search,
     Vocabulary,
     most_popular_first,
     open_directory,
@@ -25,6 +26,7 @@ from seqrec.bundle.files import (
 )
 from seqrec.bundle.histories import Ragged, make_histories, unique_ids
 from seqrec.bundle.requests import Ids, ItemKey, Keys, candidate_lists, ids_of, seconds_of, without_unknown
+from seqrec.bundle.search import Searcher, open_searcher
 from seqrec.bundle.weights import ITEM_TABLE, read_weights
 from seqrec.data.paths import as_input_error
 from seqrec.files import address_of
@@ -64,11 +66,14 @@ class Bundle:
     facts: Facts
     vocabulary: Vocabulary
     params: Params
-    """The parameters on the device that answers."""
+    """The parameters on the device that answers; without the item table where there is a `searcher`."""
     ids: Ids
     by_popularity: Int64[np.ndarray, " n_items"]
     """All ids, the most frequent in training first."""
     programs: Mapping[str, Program]
+    search: Search = "exact"
+    searcher: Searcher | None = None
+    """Finds the best items where search is not exact."""
 
     def recommend(
         self,
@@ -142,6 +147,11 @@ class Bundle:
         for rows in self._calls(items, lists, allow):
             allowed = None if allow is None else allow.take(rows)
             excluded = unique_ids([each.take(rows) for each in lists], len(rows))
+            if self.searcher is not None:
+                own = self.states(items.take(rows), seconds=None if seconds is None else seconds.take(rows))
+                under_way.append((rows, self.searcher.best(own, k, allow=allowed, exclude=excluded)))
+                finish()
+                continue
             given = (
                 self._histories(items, seconds, rows),
                 _list_rows(allowed, len(rows)),
@@ -168,13 +178,17 @@ class Bundle:
         """
         found = np.zeros((len(items.lengths), self.facts.d_model), np.float32)
         for rows in self._calls(items):
-            encoded = self.programs[STATES](self.params, self._histories(items, seconds, rows))
+            histories, params = self._histories(items, seconds, rows), self.params
+            if self.searcher is not None:
+                params, histories = self.searcher.with_own_rows(params, histories)
+            encoded = self.programs[STATES](params, histories)
             found[rows] = np.asarray(encoded)[: len(rows)]
         return found
 
     def item_vectors(self) -> Float[np.ndarray, "n_items d_model"]:
         """The vector of each item, in the order of ids."""
-        return np.asarray(self.params[ITEM_TABLE])[1 : 1 + self.facts.n_items]
+        items = slice(1, 1 + self.facts.n_items)
+        return np.asarray(self.params[ITEM_TABLE])[items] if self.searcher is None else self.searcher.rows.read(items)
 
     def _calls(self, items: Ragged, lists: Sequence[Ragged] = (), allow: Ragged | None = None) -> Iterator[np.ndarray]:
         """The users with a history, by as many as share a call; those with short lists together.
@@ -205,11 +219,13 @@ class Bundle:
         return {name: _filled_up(values) for name, values in made.as_dict().items()}
 
 
-def load_bundle(path: Path | str, *, verify: bool = True) -> Bundle:
+def load_bundle(path: Path | str, *, verify: bool = True, search: Search = "exact") -> Bundle:
     """The bundle in a directory that `experiments/export.py` wrote, which may be s3:// or gs://.
 
     Its functions take and return the data's own item keys: `load_bundle("bundle").recommend([["track-17"]], k=20)`.
-    With `verify` all files are compared with their checksums first. Programs are compiled when a shape is first asked
+    With `verify` all files are compared with their checksums first. `search` says how the best items are found: among
+    all items by their scores, or, of a large catalogue, among candidates that int8 rows or the bundle's index propose,
+    with less memory and in less time; the scores are exact in each case. Programs are compiled when a shape is first asked
     for; jax keeps them between processes where JAX_COMPILATION_CACHE_DIR names a directory.
 
     >>> load_bundle("nowhere")
@@ -219,27 +235,30 @@ def load_bundle(path: Path | str, *, verify: bool = True) -> Bundle:
     Raises:
       InputError: there is no bundle, it is damaged, or its programs are of a version of jax that this one cannot read.
     """
-    return open_bundle(*open_directory(path, verify=verify), name=address_of(path))
+    if search not in get_args(Search):
+        raise InputError(f"search={search!r} is none of {', '.join(get_args(Search))}; use one of these")
+    return open_bundle(*open_directory(path, verify=verify), name=address_of(path), search=search)
 
 
-def open_bundle(directory: Path, facts: Facts, *, name: str | None = None) -> Bundle:
+def open_bundle(directory: Path, facts: Facts, *, name: str | None = None, search: Search = "exact") -> Bundle:
     """The bundle in a local directory, whose manifest says these facts; messages call it by `name`."""
     path = str(directory) if name is None else name
     vocabulary = read_vocabulary(directory / ITEMS)
-    params = read_weights(directory / WEIGHTS)
+    params = read_weights(directory / WEIGHTS, without=None if search == "exact" else ITEM_TABLE)
+    searcher = open_searcher(directory, facts.n_items, params, search, path=path)
     if len(vocabulary.keys) != facts.n_items:
         raise InputError(
             f"{path}: {MANIFEST} says {facts.n_items} items, {ITEMS} has {len(vocabulary.keys)}; export the run again"
         )
     programs = {}
-    for name in (TOP_K, STATES):
+    for name in (TOP_K, STATES) if searcher is None else (STATES,):
         complaint = (
             f"{path}: {name} was made by jax {facts.jax_version} and jax {jax.__version__} cannot read it "
             f"({{error}}); run experiments/export.py --refresh {path}"
         )
         with as_input_error(complaint, Exception):  # jax's reader has no error of its own
             exported = jax.export.deserialize(bytearray((directory / name).read_bytes()))
-        _check_params(path, exported, params)
+        _check_params(path, exported, params if searcher is None else {**params, ITEM_TABLE: searcher.rows.values})
         programs[name] = jax.jit(exported.call)
     return Bundle(
         path,
@@ -249,6 +268,8 @@ def open_bundle(directory: Path, facts: Facts, *, name: str | None = None) -> Bu
         Ids(vocabulary.keys),
         most_popular_first(vocabulary.n_events),
         programs,
+        search,
+        searcher,
     )
 
 
@@ -257,10 +278,17 @@ def _check_params(path: str, exported: jax.export.Exported, params: Params) -> N
     (expected, *_), _ = jax.tree.unflatten(exported.in_tree, exported.in_avals)
     structures: list[Any] = [jax.tree.structure(each) for each in (expected, params)]
     same = structures[0] == structures[1] and all(
-        tuple(spec.shape) == leaf.shape for spec, leaf in zip(*map(jax.tree.leaves, (expected, params)), strict=True)
+        _fits(spec.shape, leaf.shape) for spec, leaf in zip(*map(jax.tree.leaves, (expected, params)), strict=True)
     )
     if not same:
         raise InputError(f"{path}: {WEIGHTS} does not fit the programs; export the run again")
+
+
+def _fits(expected: Sequence[Any], shape: tuple[int, ...]) -> bool:
+    """Whether an array of this shape is what a program takes, which leaves some sizes open."""
+    return len(expected) == len(shape) and all(
+        jax.export.is_symbolic_dim(size) or size == own for size, own in zip(expected, shape, strict=True)
+    )
 
 
 def popular_items(

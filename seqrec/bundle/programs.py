@@ -99,7 +99,8 @@ def export_programs(model: Model) -> tuple[bytes, bytes]:
     """`top_k(params, histories, allow, exclude, places)` and `states(params, histories)` for all `PLATFORMS`.
 
     Sizes that stay open: the number of users, the lengths of both lists, and k, which is that of `places`, an array
-    whose values do not count.
+    whose values do not count. `states` also takes a table of the histories' items alone, by whose rows these are then
+    called: a search that keeps the table on disk reads no other rows.
 
     Raises:
       InputError: see `check_servable`.
@@ -120,14 +121,16 @@ def export_programs(model: Model) -> tuple[bytes, bytes]:
         return states(model, params, Histories(**histories))
 
     def export(program: Any, *given: Any) -> bytes:
-        return bytes(jax.export.export(jax.jit(program), platforms=PLATFORMS)(params, *given).serialize())
+        return bytes(jax.export.export(jax.jit(program), platforms=PLATFORMS)(*given).serialize())
 
     users, *widths, k = jax.export.symbolic_shape("b, a, e, k", constraints=[f"k <= {model.n_items}"])
     lists = [jax.ShapeDtypeStruct((users, width), jnp.int32) for width in widths]
     # Without the mesh and the paths of the machine that exports: a bundle answers on any, and tells of none.
     with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ())), _without_source_lines():
-        best = export(top_k_program, histories(users), *lists, jax.ShapeDtypeStruct((k,), jnp.int8))
-        return best, export(states_program, histories(*jax.export.symbolic_shape("b")))
+        best = export(top_k_program, params, histories(users), *lists, jax.ShapeDtypeStruct((k,), jnp.int8))
+        users, n_rows = jax.export.symbolic_shape("b, r")
+        table = jax.ShapeDtypeStruct((n_rows, *params["item_table"].shape[1:]), jnp.float32)
+        return best, export(states_program, {**params, "item_table": table}, histories(users))
 
 
 @contextmanager

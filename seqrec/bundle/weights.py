@@ -1,8 +1,9 @@
 """Weights as safetensors, by the parameters' own names in their tree, with the item table in one of three types."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -30,8 +31,44 @@ def write_weights(file: Path, params: Params, *, item_table: ItemTableType) -> N
     file.write_bytes(_safetensors().numpy.save(arrays))
 
 
-def read_weights(file: Path) -> Params:
-    """The tree of parameters, all of it in float32.
+class StoredRows(NamedTuple):
+    """The item table of a file, mapped into memory: a row is read when it is wanted."""
+
+    values: np.ndarray
+    """[rows, d_model] in the type in which it is stored."""
+    scale: Float[np.ndarray, " rows"] | None = None
+    """Multiplies each row of int8."""
+
+    def read(self, rows: slice | np.ndarray) -> Float[np.ndarray, "n d_model"]:
+        """Some rows in float32."""
+        values = np.asarray(self.values[rows], np.float32)
+        return values if self.scale is None else values * self.scale[rows, None]
+
+
+def map_item_table(file: Path) -> StoredRows:
+    """The item table of weights that `write_weights` wrote.
+
+    Raises:
+      InputError: the file is not as `write_weights` leaves it.
+    """
+    kinds = (KeyError, ValueError, TypeError, OSError)
+    with as_input_error(f"{file} holds no weights of a bundle; {REMEDY}", *kinds):
+        with file.open("rb") as stream:
+            start = 8 + int.from_bytes(stream.read(8), "little")
+            if start > file.stat().st_size:
+                raise ValueError("its header ends behind the file")
+            header = json.loads(stream.read(start - 8))
+
+        def mapped(name: str) -> np.ndarray:
+            dtype = {"F32": np.float32, "BF16": ml_dtypes.bfloat16, "I8": np.int8}[header[name]["dtype"]]
+            offset = start + header[name]["data_offsets"][0]
+            return np.memmap(file, dtype, "r", offset, tuple(header[name]["shape"]))
+
+        return StoredRows(mapped(ITEM_TABLE), np.array(mapped(SCALE)) if SCALE in header else None)
+
+
+def read_weights(file: Path, *, without: str | None = None) -> Params:
+    """The tree of parameters, all of it in float32; of the parameter `without` nothing is read.
 
     Raises:
       InputError: the file is not as `write_weights` leaves it.
@@ -39,9 +76,10 @@ def read_weights(file: Path) -> Params:
     safetensors = _safetensors()
     kinds = (safetensors.SafetensorError, KeyError, ValueError, IndexError, AttributeError)
     with as_input_error(f"{file} holds no weights of a bundle; {REMEDY}", *kinds):
-        arrays = safetensors.numpy.load_file(file)
+        with safetensors.safe_open(file, framework="numpy") as opened:
+            arrays = {name: opened.get_tensor(name) for name in opened.keys() if name != without}  # noqa: SIM118
         scale = arrays.pop(SCALE, None)
-        if scale is not None:
+        if scale is not None and ITEM_TABLE in arrays:
             arrays[ITEM_TABLE] = arrays[ITEM_TABLE] * scale[:, None]
         return tree_from_names({name: np.asarray(leaf, np.float32) for name, leaf in arrays.items()})
 
