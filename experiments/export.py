@@ -32,10 +32,16 @@ class Arguments:
     """Directory of the bundle, which may be s3:// or gs://; a bundle that is there is replaced."""
     item_table: ItemTableType = "float32"
     """Type in which the item table is stored. bfloat16 halves it and int8 quarters it; both round the scores."""
+    index: bool = False
+    """Also write an index for approximate search of a large catalogue (extra ann), which --search ann reads."""
     refresh: Path | None = None
     """Bundle whose functions are exported anew from its config, by the installed jax, and must answer as before."""
 
     def __post_init__(self):
+        if self.refresh is not None and self.index:
+            raise InputError(
+                "--refresh keeps the index that the bundle has; leave --index out, or export the run again"
+            )
         if (self.refresh is None) == (self.run is None) or (self.run is None) != (self.output is None):
             raise InputError("name a run and its --output, or a bundle to --refresh")
 
@@ -50,9 +56,14 @@ def main(arguments: Arguments) -> None:
     assert arguments.run is not None
     assert arguments.output is not None
     with working_copy(arguments.run, read_only=True) as run, working_copy(arguments.output) as output:
-        bundle_run(run, TRAINING, output, item_table=arguments.item_table)
+        facts = bundle_run(run, TRAINING, output, item_table=arguments.item_table, index=arguments.index)
     address = address_of(arguments.output)
     print(f"bundle         {address}\nmodel card     {address}/README.md")
+    if facts.recall is not None:
+        found = ", ".join(f"{name} {facts.recall[name]:.4f}" for name in ("int8", "ann") if name in facts.recall)
+        print(
+            f"recall@{facts.recall['k']}      {found}, against exact search for {facts.recall['n_users']:,} test users"
+        )
     command = [
         "python",
         "experiments/recommend.py",

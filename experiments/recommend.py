@@ -12,6 +12,7 @@ from tqdm import tqdm
 from tyro.conf import OmitArgPrefixes, Positional
 
 from seqrec import load_bundle, runtime
+from seqrec.bundle.files import Search
 from seqrec.bundle.histories_file import HistoriesConfig, open_histories
 from seqrec.bundle.lists_file import ListOptions, Summary, write_item_vectors, write_lists
 from seqrec.data.moments import moment_us
@@ -32,6 +33,9 @@ class Arguments:
     """File of the lists, .parquet or .csv."""
     k: int = 50
     """Length of a list."""
+    search: Search = "exact"
+    """How the best items are found: exact scores all items. int8 (which takes less memory) and ann (the index that
+    export.py --index wrote) choose candidates first, whose exact scores are then compared."""
     mask_seen: MaskSeen = "auto"
     """Whether items of the user's history are left out; auto does as the run was tested."""
     at: str | None = None
@@ -50,7 +54,7 @@ class Arguments:
 def main(arguments: Arguments) -> Summary | None:
     """Writes the files and says what is in them."""
     runtime.start(MeshConfig())
-    bundle = load_bundle(arguments.bundle)
+    bundle = load_bundle(arguments.bundle, search=arguments.search)
     if arguments.item_vectors is not None:
         write_item_vectors(bundle, arguments.item_vectors)
         print(f"written  {address_of(arguments.item_vectors)}: {bundle.facts.n_items:,} items")

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from seqrec import runs
+from seqrec.bundle.files import Facts
 from seqrec.config import leaves
 from seqrec.files import JsonObject, read_object
 from seqrec.metrics import metric_values
@@ -18,7 +19,7 @@ from seqrec.report.slices import slice_figures, standard_slicings
 SLICED_BY = "ndcg@10"
 
 
-def model_card(run: Path, record: JsonObject, *, item_table: str, mask_seen: bool) -> str:
+def model_card(run: Path, record: JsonObject, facts: Facts) -> str:
     """The text of README.md; `record` is the bundle's config.json.
 
     A run that has not been tested has a card without figures.
@@ -30,9 +31,10 @@ def model_card(run: Path, record: JsonObject, *, item_table: str, mask_seen: boo
     parts = [
         _front_matter(name, record, tested),
         f"# {name}",
-        _what_it_is(record, mask_seen=mask_seen, item_table=item_table),
+        _what_it_is(record, mask_seen=facts.mask_seen, item_table=facts.item_table),
         "## Use",
         _USE,
+        *([] if facts.recall is None else [_searches(facts.recall)]),
         "## Data and split",
         _table(
             ("", ""),
@@ -67,6 +69,15 @@ bundle.recommend([["an item key", "a newer one"]], k=20)
 
 This needs `pip install "seqrec[serve]"` alone. With `seqrec[run,serve]`, `python experiments/recommend.py` writes lists
 for all users of a file."""
+
+
+def _searches(recall: JsonObject) -> str:
+    rows = [(f'`search="{name}"`', f"{recall[name]:.4f}") for name in ("int8", "ann") if name in recall]
+    return (
+        "Where the catalogue is too large to score all of it, `load_bundle(path, search=...)` ranks some hundred "
+        f"candidates by their exact scores. Of the {recall['k']} best items of exact search it finds, as a mean over "
+        f"{recall['n_users']:,} test users:\n\n" + _table(("search", f"recall@{recall['k']}"), rows)
+    )
 
 
 def _front_matter(name: str, record: JsonObject, tested: JsonObject | None) -> str:

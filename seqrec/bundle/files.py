@@ -47,7 +47,8 @@ class Facts(NamedTuple):
     jax_version: str
     """Version that exported the programs; older ones may not read them."""
     recall: JsonObject | None = None
-    """Recall of the searches that are not exact, against exact search, by their names; None where it was not measured."""
+    """How many of the `k` best items of exact search each other search finds, by its name, as a mean over `n_users`
+    test users; None where it was not measured."""
     content_hash: str = ""
     """sha256 over the hashes of all files; a bundle that is being written has none yet."""
 

@@ -81,6 +81,15 @@ def consecutive_rows(values: np.ndarray, lengths: Int[np.ndarray, " n_rows"]) ->
     return Ragged(values, np.cumsum(lengths) - lengths, lengths)
 
 
+def power_of_two(n: int) -> int:
+    """The smallest power of two that is not below `n`.
+
+    >>> power_of_two(1), power_of_two(5), power_of_two(8)
+    (1, 8, 8)
+    """
+    return 1 << (n - 1).bit_length() if n > 1 else 1
+
+
 def unique_ids(lists: Sequence[Ragged], n_rows: int) -> Ragged:
     """The ids of each row of all `lists` together, each id once and in rising order.
 

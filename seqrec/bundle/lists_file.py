@@ -145,7 +145,14 @@ def _begin(
     has_vectors: bool,
 ) -> int:
     """How many parts of the same request are there; those of another are removed."""
-    asked = [bundle.facts.content_hash, histories.fingerprint, list(options), users_per_part, has_vectors]
+    asked = [
+        bundle.facts.content_hash,
+        bundle.search,
+        histories.fingerprint,
+        list(options),
+        users_per_part,
+        has_vectors,
+    ]
     request = {"request": hashlib.sha256(json.dumps(asked).encode()).hexdigest()}
     file = kept / "request.json"
     if kept.exists() and not file.is_file() and (not kept.is_dir() or any(kept.iterdir())):

@@ -24,7 +24,7 @@ from seqrec.bundle.files import (
     open_directory,
     read_vocabulary,
 )
-from seqrec.bundle.histories import Ragged, make_histories, unique_ids
+from seqrec.bundle.histories import Ragged, make_histories, power_of_two, unique_ids
 from seqrec.bundle.requests import Ids, ItemKey, Keys, candidate_lists, ids_of, seconds_of, without_unknown
 from seqrec.bundle.search import Searcher, open_searcher
 from seqrec.bundle.weights import ITEM_TABLE, read_weights
@@ -224,9 +224,9 @@ def load_bundle(path: Path | str, *, verify: bool = True, search: Search = "exac
 
     Its functions take and return the data's own item keys: `load_bundle("bundle").recommend([["track-17"]], k=20)`.
     With `verify` all files are compared with their checksums first. `search` says how the best items are found: among
-    all items by their scores, or, of a large catalogue, among candidates that int8 rows or the bundle's index propose,
-    with less memory and in less time; the scores are exact in each case. Programs are compiled when a shape is first asked
-    for; jax keeps them between processes where JAX_COMPILATION_CACHE_DIR names a directory.
+    all items, or, of a large catalogue, among candidates that int8 rows or the bundle's index propose; the scores are
+    exact in each case. Programs are compiled when a shape is first asked for; jax keeps them between processes where
+    JAX_COMPILATION_CACHE_DIR names a directory.
 
     >>> load_bundle("nowhere")
     Traceback (most recent call last):
@@ -259,6 +259,11 @@ def open_bundle(directory: Path, facts: Facts, *, name: str | None = None, searc
         with as_input_error(complaint, Exception):  # jax's reader has no error of its own
             exported = jax.export.deserialize(bytearray((directory / name).read_bytes()))
         _check_params(path, exported, params if searcher is None else {**params, ITEM_TABLE: searcher.rows.values})
+        if searcher is not None and not _takes_any_table(exported):
+            raise InputError(
+                f"{path}: {name} is of an older export and needs the whole item table, which search={search!r} leaves "
+                f"on disk; run experiments/export.py --refresh {path}"
+            )
         programs[name] = jax.jit(exported.call)
     return Bundle(
         path,
@@ -282,6 +287,11 @@ def _check_params(path: str, exported: jax.export.Exported, params: Params) -> N
     )
     if not same:
         raise InputError(f"{path}: {WEIGHTS} does not fit the programs; export the run again")
+
+
+def _takes_any_table(exported: jax.export.Exported) -> bool:
+    (expected, *_), _ = jax.tree.unflatten(exported.in_tree, exported.in_avals)
+    return jax.export.is_symbolic_dim(expected[ITEM_TABLE].shape[0])
 
 
 def _fits(expected: Sequence[Any], shape: tuple[int, ...]) -> bool:
@@ -317,15 +327,6 @@ def users_per_call(n_items: int) -> int:
     (256, 32, 16)
     """
     return min(MAX_USERS_PER_CALL, max(16, 1 << int(math.log2(max(1, SCORES_PER_CALL // n_items)))))
-
-
-def power_of_two(n: int) -> int:
-    """The smallest power of two that is not below `n`.
-
-    >>> power_of_two(1), power_of_two(5), power_of_two(8)
-    (1, 8, 8)
-    """
-    return 1 << (n - 1).bit_length() if n > 1 else 1
 
 
 def _filled_up(rows: np.ndarray) -> np.ndarray:

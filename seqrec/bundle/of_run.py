@@ -1,6 +1,7 @@
 """From a run to its bundle: what of the run's config and store goes into it."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ from seqrec import runs, runtime
 from seqrec.baselines.popularity import training_counts
 from seqrec.bundle.card import model_card
 from seqrec.bundle.files import Facts, ItemTableType, Vocabulary
+from seqrec.bundle.histories import Ragged, consecutive_rows
 from seqrec.bundle.programs import check_servable
-from seqrec.bundle.writing import Description, refresh_bundle, write_bundle
+from seqrec.bundle.writing import Description, HeldOut, refresh_bundle, write_bundle
 from seqrec.config import from_json
 from seqrec.data.engagement import EngagementConfig
 from seqrec.data.event_features import EventFeatureConfig
@@ -23,20 +25,29 @@ from seqrec.items import ItemConfig
 from seqrec.losses.config import LossConfig
 from seqrec.model import Model
 from seqrec.report.kept_results import condense_config
-from seqrec.run.data import make_task
+from seqrec.run.data import Task, make_task
 from seqrec.run.experiment import Script, open_trained
 from seqrec.types import InputError
 
+MAX_HELD_OUT = 2000
+"""Test users on whom searches are compared, at most."""
+
 
 def bundle_run(
-    run: Path, scripts: Mapping[str, Script], output: Path, *, item_table: ItemTableType = "float32"
-) -> None:
+    run: Path,
+    scripts: Mapping[str, Script],
+    output: Path,
+    *,
+    item_table: ItemTableType = "float32",
+    index: bool = False,
+) -> Facts:
     """Writes the bundle of a run's best checkpoint; `scripts` are the modules that train, by name.
 
-    Item features do not travel: the item table that they compose is stored in their place.
+    Item features do not travel: the item table that they compose is stored in their place. With `index` there is one
+    for approximate search.
 
     Raises:
-      InputError: the run cannot be read, or its model cannot be served.
+      InputError: the run cannot be read, or its model cannot be served, or has no index.
     """
     task, model, params = open_trained(run, scripts)
     check_servable(model)
@@ -57,7 +68,7 @@ def bundle_run(
         },
     }
     served = served_model(scripts[name], record, store.n_items)
-    write_bundle(
+    return write_bundle(
         output,
         served,
         params,
@@ -65,12 +76,27 @@ def bundle_run(
         Description(
             name,
             record,
-            model_card(run, record, item_table=item_table, mask_seen=task.mask_seen),
+            functools.partial(model_card, run, record),
             pictures=tuple(each for each in (run / runs.LEARNING_CURVE,) if each.is_file()),
         ),
         mask_seen=task.mask_seen,
         item_table=item_table,
+        index=index,
+        held_out=held_out(task),
     )
+
+
+def held_out(task: Task) -> HeldOut:
+    """The histories of some test users, up to their targets."""
+    store, queries = task.store, task.test
+    chosen = np.unique(np.linspace(0, len(queries.users) - 1, MAX_HELD_OUT).astype(int))
+    starts = store.offsets[queries.users[chosen]]
+    lengths = queries.target_positions[chosen] - starts
+    if task.times == "none":
+        return HeldOut(Ragged(store.items, starts, lengths))
+    n_read = lengths + (task.times == "query")
+    seconds = Ragged(store.columns["timestamp_us"], starts, n_read).flat() // 1_000_000
+    return HeldOut(Ragged(store.items, starts, lengths), consecutive_rows(seconds, n_read))
 
 
 def refresh(directory: Path, scripts: Mapping[str, Script]) -> None:

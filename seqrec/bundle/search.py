@@ -14,12 +14,12 @@ import numpy as np
 from jaxtyping import Array, Float, Float32, Int, Int8, Int32
 
 from seqrec.bundle.files import INDEX, REMEDY, WEIGHTS, Search
-from seqrec.bundle.histories import Ragged
+from seqrec.bundle.histories import Ragged, power_of_two
 from seqrec.bundle.weights import ITEM_TABLE, StoredRows, map_item_table, quantise_rows
 from seqrec.data.paths import as_input_error
 from seqrec.types import InputError, Params
 
-MIN_CANDIDATES = 256
+MIN_CANDIDATES = 200
 """Items, at least, whose exact scores are compared, besides those that a request excludes."""
 ROWS_PER_PRODUCT, ROWS_PER_BLOCK = 1 << 14, 32
 """Rows that are scored at a time, which stay in a CPU's cache, and rows of which only the best score is kept."""
@@ -59,12 +59,10 @@ class Searcher(NamedTuple):
         found = None if allow is not None or n >= self.n_items else self.find(states, n)
         for user, state in enumerate(states):
             excluded = exclude.row(user)
-            if allow is not None:
-                listed = self._rank(state, k, np.unique(allow.row(user)), excluded)
-            else:
-                listed = self._rank(state, k, None if found is None else np.unique(found[user]), excluded)
-                if found is not None and len(listed[0]) < k:
-                    listed = self._rank(state, k, None, excluded)
+            candidates = None if found is None else found[user]
+            listed = self._rank(state, k, candidates if allow is None else allow.row(user), excluded)
+            if candidates is not None and len(listed[0]) < k:
+                listed = self._rank(state, k, None, excluded)
             for all_rows, row in zip((ids, scores), listed, strict=True):
                 all_rows[user, : len(row)] = row
         return ids, scores
@@ -72,18 +70,20 @@ class Searcher(NamedTuple):
     def _rank(
         self, state: np.ndarray, k: int, candidates: np.ndarray | None, excluded: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The k best of these candidates, or of all items: their rising ids, 0 aside, less the excluded."""
+        """The k best of these candidates, or of all items, less the excluded ones, whose ids rise."""
         if candidates is None:
-            candidates = np.arange(1, self.n_items + 1)
+            ids = np.arange(1, self.n_items + 1)
             vectors = self.rows.read(slice(1, self.n_items + 1))
         else:
-            candidates = candidates[(candidates > 0) & ~np.isin(candidates, excluded)]
-            vectors = self.rows.read(candidates)
+            ids = np.sort(candidates)  # np.unique and np.isin take longer than all else together
+            ids = ids[np.diff(ids, prepend=0) > 0]
+            vectors = self.rows.read(ids)
         scores = vectors @ state
-        scores[np.isin(candidates, excluded) | np.isnan(scores)] = -np.inf
+        is_excluded = np.append(excluded, 0)[np.searchsorted(excluded, ids)] == ids
+        scores[is_excluded | np.isnan(scores)] = -np.inf
         order = np.argsort(-scores, kind="stable")[:k]
         order = order[scores[order] > -np.inf]
-        return candidates[order], scores[order]
+        return ids[order], scores[order]
 
     def with_own_rows(self, params: Params, histories: Mapping[str, np.ndarray]) -> tuple[Params, dict[str, Any]]:
         """The parameters with an item table of the histories' items alone, and the histories by its rows."""
@@ -109,7 +109,19 @@ def open_searcher(directory: Path, n_items: int, params: Params, search: Search,
     if search == "ann":
         return Searcher(rows, n_items, open_index(directory / INDEX, n_items, path=path))
     table = int8_table(rows, n_items)
-    return Searcher(rows, n_items, lambda states, n: np.asarray(int8_candidates(table, states, n=n, n_items=n_items)))
+
+    def find(states: np.ndarray, n: int) -> np.ndarray:
+        # Powers of two, so that few programs are compiled.
+        padded = np.pad(states, ((0, power_of_two(len(states)) - len(states)), (0, 0)))
+        found = int8_candidates(table, padded, n=min(power_of_two(n), n_items), n_items=n_items)
+        return np.asarray(found)[: len(states)]
+
+    return Searcher(rows, n_items, find)
+
+
+def scores_are_products(params: Mapping[str, Any]) -> bool:
+    """Whether an item's score is the product of its vector with a state, which it is not in a repeat mixture."""
+    return "repeats" not in params
 
 
 def check_products(params: Mapping[str, Any], name: str) -> None:
@@ -118,7 +130,7 @@ def check_products(params: Mapping[str, Any], name: str) -> None:
     Raises:
       InputError: the parameters are those of a repeat mixture.
     """
-    if "repeats" in params:
+    if not scores_are_products(params):
         raise InputError(
             f"{name}: the model is a repeat mixture, whose scores are no products of one state with the items' "
             "vectors; search exactly, or train without --repeat-mixture"
@@ -206,7 +218,11 @@ def open_index(file: Path, n_items: int, *, path: str) -> FindCandidates:
 
     def find(states: np.ndarray, n: int) -> np.ndarray:
         found = index.search(states, n)
-        return np.where(np.arange(n) < found.counts[:, None], found.keys.astype(np.int64), 0)
+        # Of one state the result has a dimension less.
+        keys, n_found = np.atleast_2d(found.keys), np.atleast_1d(found.counts if len(states) > 1 else len(found))
+        ids = np.zeros((len(states), n), np.int64)
+        ids[:, : keys.shape[1]] = keys
+        return np.where(np.arange(n) < n_found[:, None], ids, 0)
 
     return find
 

@@ -1,20 +1,22 @@
 """Bundles written whole or not at all, and their programs exported anew."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import numpy as np
+from jaxtyping import Float, Int
 
 from seqrec.bundle import files
-from seqrec.bundle.files import Facts, ItemTableType, Vocabulary, open_directory
+from seqrec.bundle.files import Facts, ItemTableType, Search, Vocabulary, open_directory
 from seqrec.bundle.histories import Ragged, ragged
 from seqrec.bundle.loading import Bundle, open_bundle
 from seqrec.bundle.programs import export_programs
-from seqrec.bundle.weights import write_weights
+from seqrec.bundle.search import MIN_CANDIDATES, check_products, scores_are_products, write_index
+from seqrec.bundle.weights import map_item_table, write_weights
 from seqrec.data.directories import replacing_directory
 from seqrec.data.paths import as_input_error
 from seqrec.files import JsonObject, read_object, write_json
@@ -24,6 +26,15 @@ from seqrec.types import InputError
 
 N_PROBES = 8
 TOLERANCE = 1e-5
+RECALL_AT = 20
+
+
+class HeldOut(NamedTuple):
+    """Histories of test users, of known ids, which searches are compared on."""
+
+    items: Ragged
+    seconds: Ragged | None = None
+    """Of a model that reads times, as in `Bundle.top_ids`."""
 
 
 class Description(NamedTuple):
@@ -33,8 +44,8 @@ class Description(NamedTuple):
     """Of the script that trains such models."""
     config: JsonObject
     """What that script was told."""
-    card: str
-    """Text of README.md."""
+    card: Callable[[Facts], str]
+    """Text of README.md, which says how the searches did."""
     pictures: tuple[Path, ...] = ()
     """Files that the card shows."""
 
@@ -48,14 +59,19 @@ def write_bundle(
     *,
     mask_seen: bool,
     item_table: ItemTableType = "float32",
-) -> None:
-    """Writes the bundle of a model and its composed parameters; one that is there is replaced.
+    index: bool = False,
+    held_out: HeldOut | None = None,
+) -> Facts:
+    """Writes the bundle of a model and its composed parameters; one that is there is replaced. Returns its facts.
 
     Lists leave seen items out where `mask_seen`, unless a request says otherwise. Answers to a few random histories are
-    kept, to compare with after `refresh_bundle`.
+    kept, to compare with after `refresh_bundle`. With `index` there is one for approximate search. What the searches
+    find of exact search's lists is measured on the histories `held_out`, of a catalogue that has more items than these
+    searches rank.
 
     Raises:
-      InputError: the model cannot be served, or the directory holds something else, or cannot be written.
+      InputError: the model cannot be served or, with `index`, its scores are no products of vectors; or the directory
+        holds something else, or cannot be written.
     """
     facts = Facts(
         model=description.name,
@@ -67,17 +83,25 @@ def write_bundle(
         item_table=item_table,
         jax_version=jax.__version__,
     )
+    if index:
+        check_products(model.specs, "an index")
     with _replacing_bundle(Path(directory)) as fresh:
         kept = {each: params[each] for each in model.specs}
         write_weights(fresh / files.WEIGHTS, jax.tree.map(np.asarray, kept), item_table=item_table)
         files.write_vocabulary(fresh / files.ITEMS, vocabulary)
         write_json(fresh / files.CONFIG, description.config)
-        (fresh / files.CARD).write_text(description.card, encoding="utf-8")
         for picture in description.pictures:
             shutil.copyfile(picture, fresh / picture.name)
         _write_programs(fresh, model)
-        write_json(fresh / files.PROBES, _answered(open_bundle(fresh, facts), probes(facts)))
+        if index:
+            write_index(fresh / files.INDEX, map_item_table(fresh / files.WEIGHTS), facts.n_items)
+        bundle = open_bundle(fresh, facts)
+        write_json(fresh / files.PROBES, _answered(bundle, probes(facts)))
+        if held_out is not None and scores_are_products(model.specs) and facts.n_items > MIN_CANDIDATES:
+            facts = facts._replace(recall=_recall(bundle, fresh, held_out, ("int8", "ann") if index else ("int8",)))
+        (fresh / files.CARD).write_text(description.card(facts), encoding="utf-8")
         files.write_manifest(fresh, facts)
+    return facts
 
 
 def refresh_bundle(directory: Path, build: Callable[[JsonObject, Facts], Model]) -> None:
@@ -130,6 +154,30 @@ def _answered(bundle: Bundle, asked: JsonObject) -> JsonObject:
     seconds: Ragged | None = None if asked.get("seconds") is None else ragged(asked["seconds"], np.int64)
     ids, scores = bundle.top_ids(ragged(asked["items"], np.int32), asked["k"], seconds=seconds, mask_seen=False)
     return {**asked, "answers": ids.tolist(), "scores": scores.astype(float).tolist()}
+
+
+def _recall(exact: Bundle, directory: Path, held_out: HeldOut, searches: Sequence[Search]) -> JsonObject:
+    """What each search finds of the lists of the exact one."""
+    k = min(RECALL_AT, exact.facts.n_items)
+    best, _ = exact.top_ids(held_out.items, k, seconds=held_out.seconds)
+    shares = {}
+    for search in searches:
+        found, _ = open_bundle(directory, exact.facts, search=search).top_ids(
+            held_out.items, k, seconds=held_out.seconds
+        )
+        shares[search] = float(recall_of(found, best).mean())
+    return {"k": k, "n_users": len(best), **shares}
+
+
+def recall_of(found: Int[np.ndarray, "users k"], best: Int[np.ndarray, "users k"]) -> Float[np.ndarray, " users"]:
+    """The share of each user's best items that was found; 0 fills lists, and of no items all are found.
+
+    >>> recall_of(np.array([[3, 1, 0], [4, 5, 6]]), np.array([[1, 2, 0], [6, 5, 4]])).tolist()
+    [0.5, 1.0]
+    """
+    n_common = np.sum((found[:, :, None] == best[:, None, :]) & (best > 0)[:, None, :], axis=(1, 2))
+    n_best = np.sum(best > 0, axis=1)
+    return np.where(n_best > 0, n_common / np.maximum(n_best, 1), 1.0)
 
 
 @contextmanager

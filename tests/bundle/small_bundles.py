@@ -5,13 +5,14 @@ import dataclasses
 import functools
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import jaxtyping
 import numpy as np
 
-from seqrec.bundle.files import Vocabulary
+from seqrec.bundle.files import Facts, Vocabulary
 from seqrec.bundle.loading import Bundle, load_bundle
 from seqrec.bundle.writing import Description, write_bundle
 from seqrec.data.history import History, history_batch
@@ -53,16 +54,24 @@ def random_params(model: Model, *, seed: int = 0) -> Params:
 
 
 def write(
-    directory: Path, model: Model, params: Params, *, keys: np.ndarray = KEYS, name: str = "sasrec", **options
+    directory: Path,
+    model: Model,
+    params: Params,
+    *,
+    keys: np.ndarray = KEYS,
+    counts: np.ndarray = COUNTS,
+    name: str = "sasrec",
+    card: Callable[[Facts], str] = lambda facts: "a card\n",
+    **options,
 ) -> None:
     """Writes a bundle of this model."""
-    description = Description(name, {}, "a card\n")
+    description = Description(name, {}, card)
     with sizes_unchecked():
         write_bundle(
             directory,
             model,
             params,
-            Vocabulary(keys, COUNTS[: len(keys)]),
+            Vocabulary(keys, counts[: len(keys)]),
             description,
             **{"mask_seen": True, **options},
         )

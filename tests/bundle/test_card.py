@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from seqrec.bundle.card import model_card
+from seqrec.bundle.files import Facts
 
 RECORD = {
     "experiment": "sasrec",
@@ -21,6 +22,17 @@ RECORD = {
         "n_events": 400,
     },
 }
+
+FACTS = Facts(
+    model="sasrec",
+    n_items=30,
+    max_length=50,
+    d_model=8,
+    times="none",
+    mask_seen=True,
+    item_table="float32",
+    jax_version="0.10",
+)
 
 
 def figures(value: float) -> dict:
@@ -44,7 +56,7 @@ def run(tmp_path):
 
 
 def card(run, **changes) -> str:
-    return model_card(run, {**RECORD, **changes}, item_table="float32", mask_seen=True)
+    return model_card(run, {**RECORD, **changes}, FACTS)
 
 
 def test_the_front_matter_holds_the_test_figures(run):
@@ -85,6 +97,13 @@ def test_figures_of_a_time_aware_model_are_labelled(run):
     metrics["protocol"]["time_aware"] = True
     (run / "metrics.json").write_text(json.dumps(metrics))
     assert "**Time-aware**" in card(run)
+
+
+def test_recall_of_the_searches_is_on_the_card(run):
+    assert "recall@20" not in card(run)
+    text = model_card(run, RECORD, FACTS._replace(recall={"k": 20, "n_users": 1500, "int8": 0.9999, "ann": 0.9876}))
+    assert "Of the 20 best items of exact search it finds, as a mean over 1,500 test users:" in text
+    assert '| `search="int8"` | 0.9999 |\n| `search="ann"` | 0.9876 |' in text
 
 
 def test_a_run_without_test_has_a_card_that_says_so(tmp_path):

@@ -17,7 +17,19 @@ from seqrec.types import InputError
 
 ROOT = Path(__file__).parents[2]
 # Not pandas and scipy: pyarrow and jax import them where they are installed.
-NOT_OF_SERVING = {"duckdb", "narwhals", "orbax", "tyro", "optax", "flax", "chex", "tqdm", "matplotlib", "fsspec"}
+NOT_OF_SERVING = {
+    "duckdb",
+    "narwhals",
+    "orbax",
+    "tyro",
+    "optax",
+    "flax",
+    "chex",
+    "tqdm",
+    "matplotlib",
+    "fsspec",
+    "usearch",
+}
 NOT_IMPORTED = ("seqrec.training", "seqrec.loop", "seqrec.run", "seqrec.model", "seqrec.encoders", "seqrec.losses")
 
 

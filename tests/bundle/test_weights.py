@@ -6,7 +6,7 @@ import struct
 import numpy as np
 import pytest
 
-from seqrec.bundle.weights import read_weights, write_weights
+from seqrec.bundle.weights import map_item_table, read_weights, write_weights
 from seqrec.types import InputError
 
 RANDOM = np.random.default_rng(0)
@@ -50,5 +50,16 @@ def test_a_bfloat16_table_keeps_eight_bits_of_each_number(tmp_path):
 @pytest.mark.parametrize("content", [b"", b"\x80\x04K\x01.", b"\x10\x00\x00\x00\x00\x00\x00\x00{"])
 def test_what_is_no_safetensors_file_is_refused(content, tmp_path):
     (tmp_path / "w").write_bytes(content)
-    with pytest.raises(InputError, match="w holds no weights of a bundle; export the run again"):
-        read_weights(tmp_path / "w")
+    for read in (read_weights, map_item_table):
+        with pytest.raises(InputError, match="w holds no weights of a bundle; export the run again"):
+            read(tmp_path / "w")
+
+
+@pytest.mark.parametrize("item_table", ["float32", "bfloat16", "int8"])
+def test_a_mapped_table_has_the_rows_that_are_read_with_the_rest(item_table, tmp_path):
+    write_weights(tmp_path / "w", PARAMS, item_table=item_table)
+    whole, wanted = read_weights(tmp_path / "w")["item_table"], np.array([5, 0, 63])
+    mapped = map_item_table(tmp_path / "w")
+    np.testing.assert_array_equal(mapped.read(wanted), whole[wanted])
+    np.testing.assert_array_equal(mapped.read(slice(2, 9)), whole[2:9])
+    assert read_weights(tmp_path / "w", without="item_table").keys() == {"blocks"}

@@ -13,7 +13,7 @@ from scripts import TRAINING
 import seqrec
 from seqrec import runtime
 from seqrec.bundle import files
-from seqrec.bundle.of_run import served_model
+from seqrec.bundle.of_run import held_out, served_model
 from seqrec.config import to_json
 from seqrec.data.history import History
 from seqrec.data.store import store_from_sequences
@@ -71,7 +71,7 @@ def bundle(finished, tmp_path_factory):
     """The bundle of the finished run."""
     directory = tmp_path_factory.mktemp("bundles") / "bundle"
     with sizes_unchecked():
-        export.main(export.Arguments(finished.directory, output=directory))
+        export.main(export.Arguments(finished.directory, output=directory, index=True))
     return directory
 
 
@@ -104,6 +104,7 @@ def test_the_bundle_has_the_runs_data_figures_and_curve(finished, bundle):
         in card
     )
     assert (bundle / "learning_curve.png").read_bytes() == (finished.directory / "learning_curve.png").read_bytes()
+    assert (bundle / files.INDEX).name in json.loads((bundle / files.MANIFEST).read_text())["files"]
     vocabulary = files.read_vocabulary(bundle / files.ITEMS)
     assert vocabulary.titles[0] == "The Film 1 (1971)" or vocabulary.titles[0].startswith("Film 1")
     assert vocabulary.n_events.sum() > 0
@@ -124,6 +125,20 @@ def test_an_encoder_decoder_has_no_bundle():
     )
     with pytest.raises(InputError, match="an encoder-decoder generates continuations"):
         write("nowhere", model, init_params(model.specs, jax.random.key(0)))
+
+
+def test_held_out_histories_end_before_their_targets(finished):
+    task, _, _ = open_trained(finished.directory, TRAINING)
+    store, rows = task.store, held_out(task).items
+    assert len(rows.lengths) == len(task.test.users)
+    for place, (user, target) in enumerate(zip(task.test.users, task.test.targets, strict=True)):
+        whole = store.items[store.offsets[user] : store.offsets[user + 1]].tolist()
+        assert whole[: rows.lengths[place] + 1] == [*rows.row(place).tolist(), target]
+
+
+def test_a_refresh_writes_no_index():
+    with pytest.raises(InputError, match="--refresh keeps the index that the bundle has; leave --index out"):
+        runtime.parse(export.Arguments, ["--refresh", "b", "--index"])
 
 
 @pytest.mark.parametrize("flags", [[], ["run"], ["--output", "b"], ["run", "--output", "b", "--refresh", "c"]])

@@ -51,6 +51,12 @@ def test_the_script_writes_a_list_for_each_user(plays, tmp_path, capsys):
     assert "1,200 rows for 400 users" in capsys.readouterr().out
 
 
+def test_the_search_is_that_of_the_flag(plays, tmp_path):
+    arguments = flags(plays, tmp_path / "lists.parquet", "--search", "ann")
+    with pytest.raises(InputError, match=r"bundle has no index; write one by experiments/export.py RUN --index"):
+        recommend.main(runtime.parse(recommend.Arguments, arguments))
+
+
 SLOW_PARTS = """
 import time
 from seqrec.bundle import lists_file
