@@ -17,6 +17,7 @@ import loss_memory
 import metric_peers
 import metrics_throughput
 import population
+import serving_catalogues
 import soak
 import time_to_quality
 import tpu_compile
@@ -159,6 +160,21 @@ def test_dense_and_sparse_updates_are_timed_beside_one_another():
     # Adam's second moments are one number a row.
     assert all(each["sparse_state_bytes"] < each["dense_state_bytes"] for each in (small, large))
     assert all(each[f"{kind}_cpu_ms"] > 0 for each in (small, large) for kind in ("dense", "sparse"))
+
+
+def test_searches_of_a_catalogue_are_timed_beside_exact_search(tmp_path):
+    config = serving_catalogues.Config(
+        n_items=(1000,), d_model=8, n_queries=8, n_rounds=1, batches=(1,), json=tmp_path / "o"
+    )
+    result = serving_catalogues.main(config)
+    figures = result["catalogues"]["1000"]
+    assert figures.keys() == {"exact", "int8", "ann"}
+    assert figures["exact"]["recall@20"] == 1.0
+    assert min(each["recall@20"] for each in figures.values()) > 0.9
+    assert figures["exact"]["megabytes"] == 1001 * 8 * 4 / 1e6
+    assert read_json(tmp_path / "o") == result
+    with pytest.raises(ValueError, match="give sizes, of catalogues from 200 items on"):
+        serving_catalogues.Config(n_items=(100,))
 
 
 def test_populations_are_timed_beside_as_many_runs(tmp_path):
