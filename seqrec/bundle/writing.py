@@ -160,7 +160,7 @@ def _recall(exact: Bundle, directory: Path, held_out: HeldOut, searches: Sequenc
     """What each search finds of the lists of the exact one."""
     k = min(RECALL_AT, exact.facts.n_items)
     best, _ = exact.top_ids(held_out.items, k, seconds=held_out.seconds)
-    shares = {}
+    shares: JsonObject = {}
     for search in searches:
         found, _ = open_bundle(directory, exact.facts, search=search).top_ids(
             held_out.items, k, seconds=held_out.seconds
