@@ -25,7 +25,7 @@ START = "start"
 _FREE_FIELDS = (
     *("run.output", "run.resume", "data.verify_data", "fit.patience", "fit.max_minutes"),
     *("fit.on_spike", "fit.spike_deviations", "fit.max_roll_backs"),
-    *("tune.n_trials", "tune.tuning_minutes"),
+    *("tune.n_trials", "tune.tuning_minutes", "track"),
 )
 _FREE_CONFIGS = ("mesh.", "processes.")
 """Fields that a resumed run may change: they say where a run is kept, when it ends, what it does about a spike and on

@@ -138,6 +138,11 @@ def seconds() -> float:
     return time.perf_counter()
 
 
+def wall_seconds() -> float:
+    """Seconds since 1970, for records of when something happened."""
+    return time.time()
+
+
 def new_run_directory(name: str) -> Path:
     """A path under `runs/` that says what ran and when."""
     return Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"

@@ -164,8 +164,8 @@ def config_differences(paths: Mapping[str, Path]) -> dict[str, JsonObject]:
             configs[run] = dict(leaves(read_object(file, config=dict)["config"]))
     names = dict.fromkeys(name for config in configs.values() for name in config)
     by_name = {name: {run: config.get(name) for run, config in configs.items()} for name in names}
-    # The directories of a run and of its data do not change its result.
-    ignored = ("run.output", "run.resume", "data.data_path")
+    # The directories of a run and of its data, and who else is told of it, do not change its result.
+    ignored = ("run.output", "run.resume", "data.data_path", "track")
     return {
         name: values
         for name, values in by_name.items()

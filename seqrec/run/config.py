@@ -14,6 +14,7 @@ from seqrec.run.data import DataConfig
 from seqrec.run.start_from import StartConfig
 from seqrec.runtime import DistributedConfig
 from seqrec.sharding import MeshConfig
+from seqrec.tracking.tracker import TrackerName
 from seqrec.training import OptimizerConfig
 
 
@@ -44,6 +45,9 @@ class TrainingConfig:
     loss: OmitArgPrefixes[LossConfig] = field(default_factory=LossConfig)
     optimizer: OmitArgPrefixes[OptimizerConfig] = field(default_factory=OptimizerConfig)
     fit: OmitArgPrefixes[FitConfig] = field(default_factory=FitConfig)
+    track: tuple[TrackerName, ...] = ()
+    """Trackers that receive the run's settings, metrics and figures while it trains: mlflow, tensorboard or wandb.
+    They keep them on this machine, unless variables of their own (MLFLOW_TRACKING_URI, WANDB_MODE) say otherwise."""
     mesh: MeshConfig = field(default_factory=MeshConfig)
     processes: OmitArgPrefixes[DistributedConfig] = field(default_factory=DistributedConfig)
 

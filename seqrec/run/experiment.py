@@ -23,6 +23,8 @@ from seqrec.run.start_from import TaskAndModel, start_from, start_record
 from seqrec.run.training import make_training, updates_rows
 from seqrec.runtime import log
 from seqrec.sharding import MeshConfig
+from seqrec.tracking.exporter import METRICS, Follower, following
+from seqrec.tracking.tracker import check_installed
 from seqrec.training import TrainState, TrainStep
 from seqrec.types import InputError
 
@@ -121,6 +123,8 @@ def run_experiment(config: ScriptConfig, build: Build, *, name: str, events: Any
     Everything is left in the run's directory. `events` is a pandas, Polars or Arrow frame in place of the data path.
     """
     training = config.training
+    for tracker in training.track:
+        check_installed(tracker)
     runtime.start(training.mesh, training.processes)
     with open_run(config, training.run, experiment=name.lower(), dataset=training.data.dataset) as run:
         task = open_task(run, training.data, seed=training.run.seed, engagement=training.engagement, events=events)
@@ -132,17 +136,18 @@ def run_experiment(config: ScriptConfig, build: Build, *, name: str, events: Any
         if updates_rows(model, training):
             log.info("updates     only the rows of the item table that a step reads; see --item-updates")
         state = _first_state(run, config, build, task, model, init)
-        trained = train(run, task, model, state, make_step(), training.fit)
-        per_epoch = trained.progress.validations[0][0]
-        facts = {
-            "best_epoch": trained.progress.best[0] // per_epoch,
-            "train_seconds": trained.progress.train_seconds,
-            "stopped": trained.reason,
-            "cost": costs(model, trained.state, steps_per_epoch=per_epoch),
-            "n_roll_backs": len(trained.progress.skipped),
-            **runtime.on_first(functools.partial(start_record, run)),
-        }
-        return publish(run, task, model, composed_params(model, trained.state.averaged), facts, name=name)
+        with following(run, training.track) as follower:
+            trained = train(run, task, model, state, make_step(), training.fit, follower)
+            per_epoch = trained.progress.validations[0][0]
+            facts = {
+                "best_epoch": trained.progress.best[0] // per_epoch,
+                "train_seconds": trained.progress.train_seconds,
+                "stopped": trained.reason,
+                "cost": costs(model, trained.state, steps_per_epoch=per_epoch),
+                "n_roll_backs": len(trained.progress.skipped),
+                **runtime.on_first(functools.partial(start_record, run)),
+            }
+            return publish(run, task, model, composed_params(model, trained.state.averaged), facts, name=name)
 
 
 def _first_state(
@@ -211,9 +216,18 @@ def _built(run: Path, config: Any, build: Build, task: Task) -> Model:
 
 
 def train(
-    run: Path, task: Task, model: Model, state: TrainState, train_step: TrainStep, config: FitConfig
+    run: Path,
+    task: Task,
+    model: Model,
+    state: TrainState,
+    train_step: TrainStep,
+    config: FitConfig,
+    follower: Follower,
 ) -> TrainingResult:
-    """Trains from `state`, or from the run's latest checkpoint if it has one, and returns the best epoch's state."""
+    """Trains from `state`, or from the run's latest checkpoint if it has one, and returns the best epoch's state.
+
+    `follower` is told of what metrics.jsonl gains.
+    """
     batches = task.train
     log.info(
         "model       %s parameters; %s steps an epoch of %d packed rows, %.1f%% of positions filled",
@@ -222,10 +236,15 @@ def train(
         batches.n_rows,
         100 * batches.packed.fill_share,
     )
-    lines = run / "metrics.jsonl"
+    lines = run / METRICS
+
+    def record(line: JsonObject) -> None:
+        runs.append_json_line(lines, line)
+        follower.record(line)
 
     def rewind(step: int) -> None:
         runtime.on_first(functools.partial(runs.keep_json_lines, lines, up_to_step=step))
+        follower.rewind()
 
     with open_checkpoints(run / "checkpoints") as checkpoints:
         state, progress, reason = fit(
@@ -234,7 +253,7 @@ def train(
             batches=batches,
             validate=make_validate(model, task.valid, n_generated=task.n_generated),
             checkpoints=checkpoints,
-            record=functools.partial(runs.append_json_line, lines),
+            record=record,
             rewind=rewind,
             config=config,
         )

@@ -38,8 +38,10 @@ def without_test(task: Task) -> Task:
 def check_population(config: Any, space: Space, *, population: int) -> None:
     """Refuses to train together what differs in a field that a shape, or the program, depends on.
 
-    Also refuses to start trials from a trained run.
+    Also refuses to start trials from a trained run, and to track them.
     """
+    if config.training.track:
+        raise InputError("trials are not tracked; leave --track out, and train the values that are found with it")
     if config.training.start.start_from is not None:
         raise InputError("trials start from random weights; leave --start-from out")
     fields = tunable_fields(config)
