@@ -34,6 +34,8 @@ class Arguments:
     """Type in which the item table is stored. bfloat16 halves it and int8 quarters it; both round the scores."""
     index: bool = False
     """Also write an index for approximate search of a large catalogue (extra ann), which --search ann reads."""
+    onnx: bool = False
+    """Also write the functions in the ONNX format, and check that onnxruntime answers as the bundle does."""
     refresh: Path | None = None
     """Bundle whose functions are exported anew from its config, by the installed jax, and must answer as before."""
 
@@ -44,6 +46,8 @@ class Arguments:
             )
         if (self.refresh is None) == (self.run is None) or (self.run is None) != (self.output is None):
             raise InputError("name a run and its --output, or a bundle to --refresh")
+        if self.onnx and self.run is None:
+            raise InputError("--refresh leaves ONNX files as they are; export the run again with --onnx")
 
 
 def main(arguments: Arguments) -> None:
@@ -56,7 +60,8 @@ def main(arguments: Arguments) -> None:
     assert arguments.run is not None
     assert arguments.output is not None
     with working_copy(arguments.run, read_only=True) as run, working_copy(arguments.output) as output:
-        facts = bundle_run(run, TRAINING, output, item_table=arguments.item_table, index=arguments.index)
+        options = {"item_table": arguments.item_table, "index": arguments.index, "onnx": arguments.onnx}
+        facts = bundle_run(run, TRAINING, output, **options)
     address = address_of(arguments.output)
     print(f"bundle         {address}\nmodel card     {address}/README.md")
     if facts.recall is not None:

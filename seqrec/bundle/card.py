@@ -19,7 +19,7 @@ from seqrec.report.slices import slice_figures, standard_slicings
 SLICED_BY = "ndcg@10"
 
 
-def model_card(run: Path, record: JsonObject, facts: Facts) -> str:
+def model_card(run: Path, record: JsonObject, facts: Facts, *, onnx: bool = False) -> str:
     """The text of README.md; `record` is the bundle's config.json.
 
     A run that has not been tested has a card without figures.
@@ -33,7 +33,7 @@ def model_card(run: Path, record: JsonObject, facts: Facts) -> str:
         f"# {name}",
         _what_it_is(record, mask_seen=facts.mask_seen, item_table=facts.item_table),
         "## Use",
-        _USE,
+        _USE + _ONNX * onnx,
         *([] if facts.recall is None else [_searches(facts.recall)]),
         "## Data and split",
         _table(
@@ -69,6 +69,10 @@ bundle.recommend([["an item key", "a newer one"]], k=20)
 
 This needs `pip install "seqrec[serve]"` alone. With `seqrec[run,serve]`, `python experiments/recommend.py` writes lists
 for all users of a file."""
+_ONNX = """
+
+`top_k.onnx` and `states.onnx` are the same functions for ONNX runtimes. They take and return item ids: item i is row
+i - 1 of `items.parquet`."""
 
 
 def _searches(recall: JsonObject) -> str:

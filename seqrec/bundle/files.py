@@ -18,6 +18,7 @@ from seqrec.types import InputError, Times
 FORMAT_VERSION = 1
 MANIFEST, WEIGHTS, ITEMS, CONFIG = "manifest.json", "weights.safetensors", "items.parquet", "config.json"
 TOP_K, STATES, PROBES, CARD = "top_k.stablehlo", "states.stablehlo", "probes.json", "README.md"
+ONNX_TOP_K, ONNX_STATES = "top_k.onnx", "states.onnx"
 NEEDED = (WEIGHTS, ITEMS, CONFIG, TOP_K, STATES, PROBES, CARD)
 INDEX = "index.usearch"
 """Of the bundles that have one."""

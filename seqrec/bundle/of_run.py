@@ -40,11 +40,12 @@ def bundle_run(
     *,
     item_table: ItemTableType = "float32",
     index: bool = False,
+    onnx: bool = False,
 ) -> Facts:
     """Writes the bundle of a run's best checkpoint; `scripts` are the modules that train, by name.
 
     Item features do not travel: the item table that they compose is stored in their place. With `index` there is one
-    for approximate search.
+    for approximate search, and with `onnx` its functions are also in that form.
 
     Raises:
       InputError: the run cannot be read, or its model cannot be served, or has no index.
@@ -76,13 +77,14 @@ def bundle_run(
         Description(
             name,
             record,
-            functools.partial(model_card, run, record),
+            functools.partial(model_card, run, record, onnx=onnx),
             pictures=tuple(each for each in (run / runs.LEARNING_CURVE,) if each.is_file()),
         ),
         mask_seen=task.mask_seen,
         item_table=item_table,
         index=index,
         held_out=held_out(task),
+        onnx=onnx,
     )
 
 

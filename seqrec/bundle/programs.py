@@ -40,7 +40,7 @@ def batch_of(histories: Histories) -> tuple[Batch, Int[Array, " users"]]:
     places = jnp.arange(items.shape[1])[None]
     is_item = places < histories.lengths[:, None]
     # The item after the newest one is what is asked for, so it is hidden.
-    following = jnp.pad(items[:, 1:], ((0, 0), (0, 1)))
+    following = jnp.concatenate([items[:, 1:], jnp.zeros_like(items[:, :1])], axis=1)
     batch = Batch(
         items=items,
         next_items=jnp.where(places < histories.lengths[:, None] - 1, following, 0),

@@ -14,6 +14,7 @@ from seqrec.bundle import files
 from seqrec.bundle.files import Facts, ItemTableType, Search, Vocabulary, open_directory
 from seqrec.bundle.histories import Ragged, ragged
 from seqrec.bundle.loading import Bundle, open_bundle
+from seqrec.bundle.onnx import check_convertible, write_onnx
 from seqrec.bundle.programs import export_programs
 from seqrec.bundle.search import MIN_CANDIDATES, check_products, scores_are_products, write_index
 from seqrec.bundle.weights import map_item_table, write_weights
@@ -60,6 +61,7 @@ def write_bundle(
     mask_seen: bool,
     item_table: ItemTableType = "float32",
     index: bool = False,
+    onnx: bool = False,
     held_out: HeldOut | None = None,
 ) -> Facts:
     """Writes the bundle of a model and its composed parameters; one that is there is replaced. Returns its facts.
@@ -67,7 +69,7 @@ def write_bundle(
     Lists leave seen items out where `mask_seen`, unless a request says otherwise. Answers to a few random histories are
     kept, to compare with after `refresh_bundle`. With `index` there is one for approximate search. What the searches
     find of exact search's lists is measured on the histories `held_out`, of a catalogue that has more items than these
-    searches rank.
+    searches rank. With `onnx` its functions are also written in that form.
 
     Raises:
       InputError: the model cannot be served or, with `index`, its scores are no products of vectors; or the directory
@@ -85,6 +87,8 @@ def write_bundle(
     )
     if index:
         check_products(model.specs, "an index")
+    if onnx:
+        check_convertible(model, name=facts.model)
     with _replacing_bundle(Path(directory)) as fresh:
         kept = {each: params[each] for each in model.specs}
         write_weights(fresh / files.WEIGHTS, jax.tree.map(np.asarray, kept), item_table=item_table)
@@ -96,7 +100,10 @@ def write_bundle(
         if index:
             write_index(fresh / files.INDEX, map_item_table(fresh / files.WEIGHTS), facts.n_items)
         bundle = open_bundle(fresh, facts)
-        write_json(fresh / files.PROBES, _answered(bundle, probes(facts)))
+        answered = _answered(bundle, probes(facts))
+        write_json(fresh / files.PROBES, answered)
+        if onnx:
+            write_onnx(fresh, model, bundle, answered)
         if held_out is not None and scores_are_products(model.specs) and facts.n_items > MIN_CANDIDATES:
             facts = facts._replace(recall=_recall(bundle, fresh, held_out, ("int8", "ann") if index else ("int8",)))
         (fresh / files.CARD).write_text(description.card(facts), encoding="utf-8")

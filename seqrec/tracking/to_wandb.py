@@ -37,6 +37,7 @@ def open_tracker(run: Path, identity: str | None) -> "WandbRun":
             disable_code=True,
             disable_git=True,
             x_disable_meta=True,
+            x_save_requirements=False,
             x_disable_stats=True,
             x_disable_machine_info=True,
         ),

@@ -147,6 +147,11 @@ def test_the_script_is_told_a_run_and_an_output_or_a_bundle(flags):
         runtime.parse(export.Arguments, flags)
 
 
+def test_a_refresh_makes_no_onnx_files():
+    with pytest.raises(InputError, match="--refresh leaves ONNX files as they are; export the run again with --onnx"):
+        runtime.parse(export.Arguments, ["--refresh", "b", "--onnx"])
+
+
 def test_a_bundle_of_an_unknown_script_is_not_refreshed(bundle, tmp_path):
     copy = shutil.copytree(bundle, tmp_path / "bundle")
     manifest = json.loads((copy / files.MANIFEST).read_text())
