@@ -42,8 +42,8 @@ def bundle_of(run: Path, path: Path) -> BundleToSend:
       InputError: it is damaged, or of another run.
     """
     directory, facts = open_directory(path)
-    record, started = read_object(directory / CONFIG, config=dict), condense_config(run)
-    if record["config"] != started["config"]:
+    record, started = read_object(directory / CONFIG), condense_config(run)
+    if record.get("config") != started["config"]:
         raise InputError(f"{address_of(path)} is the bundle of another run; export this one, or name that run")
     dataset = started["config"]["training"]["data"]["dataset"]
     return BundleToSend(directory, f"{facts.model}-{dataset}", facts.content_hash)

@@ -168,9 +168,9 @@ def _differing_answers(states: bytes, top_k: bytes, bundle: Bundle, probes: Json
     n_users, n_items, k = len(probes["items"]), bundle.facts.n_items, probes["k"]
     given = _histories(bundle, probes["items"], probes.get("seconds")).as_dict()
     expected = np.asarray(bundle.programs[files.STATES](bundle.params, given))
-    (found,) = _run(states, given)
-    if not np.allclose(found, expected, rtol=TOLERANCE, atol=TOLERANCE):
-        return f"its states by up to {np.abs(found - expected).max():.1e}"
+    (encoded,) = _run(states, given)
+    if not np.allclose(encoded, expected, rtol=TOLERANCE, atol=TOLERANCE):
+        return f"its states by up to {np.abs(encoded - expected).max():.1e}"
     # All of one shape, which is compiled once.
     nothing, best = np.zeros((n_users, k), np.int32), np.asarray(probes["answers"], np.int32)
     alternate = np.zeros_like(nothing) + np.arange(1, 2 * k, 2, dtype=np.int32) % (n_items + 1)

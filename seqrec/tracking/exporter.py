@@ -134,14 +134,13 @@ class Follower:
             self._tell(lambda exporter: _forget_after(exporter, len(lines)))
         else:
             for number, line in enumerate(lines, start=1):
-                self._tell(lambda exporter, number=number, line=line: exporter.send_line(number, line))
+                self._send(number, line)
         self._n_lines = len(lines)
 
     def record(self, line: JsonObject) -> None:
         """Sends a line that metrics.jsonl got."""
         self._n_lines += 1
-        number = self._n_lines
-        self._tell(lambda exporter: exporter.send_line(number, line))
+        self._send(self._n_lines, line)
 
     def close(self, status: Status) -> None:
         """Sends the results if the run has finished, and waits for the trackers, but not for ever."""
@@ -154,6 +153,9 @@ class Follower:
             thread.join(max(0.0, end - runtime.seconds()))
             if thread.is_alive():
                 thread.warn(f"{thread.name} did not take everything within {PATIENCE_SECONDS:g} seconds")
+
+    def _send(self, number: int, line: JsonObject) -> None:
+        self._tell(lambda exporter: exporter.send_line(number, line))
 
     def _tell(self, action: Callable[[Exporter], Any] | None) -> None:
         for thread in self._threads:
@@ -177,12 +179,9 @@ class _Sending(threading.Thread):
         try:
             exporter = Exporter(self._run, self._tracker_name, open=self._open)
             runtime.log.info("tracking    %s", exporter.view)
-            try:
-                while (action := self.actions.get()) is not None:
-                    action(exporter)
-                    if self.actions.empty():
-                        exporter.note()
-            finally:
+            while (action := self.actions.get()) is not None:
+                action(exporter)
+                # At once, so that a killed training has sent at most one line that it will send again.
                 exporter.note()
         except Exception as error:  # whatever a tracker's library raises: the training goes on
             self.warn(f"{self.name} failed ({type(error).__name__}: {first_line(error)})")

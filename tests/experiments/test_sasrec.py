@@ -20,6 +20,7 @@ import pytest
 import sasrec
 from conftest import TOY_MODEL, toy_histories, train
 from results import DEMO, KEPT
+from tracking.event_files import scalars_of
 
 from seqrec import checkpoint, runs, runtime
 from seqrec.files import read_json
@@ -165,9 +166,9 @@ def interrupt_at(monkeypatch, step: int, number: signal.Signals) -> None:
 
 
 def test_a_resumed_run_equals_one_that_was_not_interrupted(toy, finished, tmp_path, monkeypatch):
-    """Ctrl-C inside an epoch, and SIGTERM at the end of the one in which it goes on."""
+    """Ctrl-C inside an epoch, and SIGTERM at the end of the one in which it goes on; a tracker has each line once."""
     run, resume = tmp_path / "run", ()
-    often = ("--log-every-steps", "1", "--output", run)
+    often = ("--log-every-steps", "1", "--output", run, "--track", "tensorboard")
     for step, number in ((8, signal.SIGINT), (12, signal.SIGTERM)):
         with monkeypatch.context() as patch:
             interrupt_at(patch, step, number)
@@ -183,6 +184,9 @@ def test_a_resumed_run_equals_one_that_was_not_interrupted(toy, finished, tmp_pa
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "loss" in line] == list(range(1, 25))
     assert [line["epoch"] for line in lines if "valid" in line] == [1, 2, 3, 4]
+    tracked = scalars_of(run)
+    assert tracked["loss"] == [(line["step"], pytest.approx(line["loss"])) for line in lines if "loss" in line]
+    assert tracked["test.ndcg@10"] == [(24, pytest.approx(finished.results["test"]["ndcg@10"]))]
 
 
 def test_a_run_killed_during_a_save_goes_on_from_the_last_whole_checkpoint(toy, finished, tmp_path, start_script):

@@ -1,48 +1,26 @@
 """What TensorBoard reads of a run, by the format of its files alone."""
 
-import struct
-
 import pytest
 
 from seqrec.tracking.exporter import send_run
 from seqrec.tracking.tracker import Tracker
+from tracking.event_files import events_of, scalars_of, values_of
 from tracking.recording_tracker import PNG, a_run
 
 pytest.importorskip("tensorboardX", reason='needs pip install "seqrec[tensorboard]"')
 
-from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.event_pb2 import SessionLog
 
 from seqrec.tracking.to_tensorboard import TensorBoardRun
-
-
-def events_of(run):
-    """The events of all files, in the order of their names: each is its length, 4 bytes, itself, and 4 bytes."""
-    events = []
-    for file in sorted((run / "tensorboard").iterdir()):
-        content = file.read_bytes()
-        while content:
-            (length,) = struct.unpack("<Q", content[:8])
-            events.append(Event.FromString(content[12 : 12 + length]))
-            content = content[16 + length :]
-    return events
-
-
-def values_of(run, kind):
-    return [
-        (event.step, value.tag, getattr(value, kind))
-        for event in events_of(run)
-        for value in event.summary.value
-        if value.HasField(kind)
-    ]
 
 
 def test_a_run_has_its_curves_under_the_names_of_its_files_and_its_picture(tmp_path):
     run = a_run(tmp_path / "run")
     assert send_run(run, "tensorboard") == f"tensorboard --logdir {run}"
-    scalars = values_of(run, "simple_value")
-    assert [(step, value) for step, tag, value in scalars if tag == "loss"] == [(2, 3.0), (4, 2.0), (6, 1.0)]
-    assert (4, "valid.ndcg@10", 0.25) in scalars
-    assert (6, "test.ndcg@10", 0.5) in scalars
+    scalars = scalars_of(run)
+    assert scalars["loss"] == [(2, 3.0), (4, 2.0), (6, 1.0)]
+    assert scalars["valid.ndcg@10"] == [(4, 0.25)]
+    assert scalars["test.ndcg@10"] == [(6, 0.5)]
     ((_, name, image),) = values_of(run, "image")
     assert (name, image.width, image.height, image.encoded_image_string) == ("learning_curve", 1, 1, PNG)
 

@@ -20,6 +20,7 @@ from seqrec.run.config import TrainingConfig
 from seqrec.run.data import DataConfig, Task, make_task
 from seqrec.run.experiment import train
 from seqrec.run.start_from import StartConfig
+from seqrec.tracking.exporter import Follower
 from seqrec.training import init_state, make_optimizer, make_train_step
 from seqrec.tuning.training import check_population, make_courses, without_test
 from seqrec.types import InputError
@@ -58,7 +59,9 @@ def test_a_trial_of_an_encoder_decoder_is_judged_by_what_it_generates_as_a_run_i
     model = build(config, task)
     optimizer = make_optimizer(optimizer_config, model.specs, n_steps=task.train.steps_per_epoch)
     step = make_train_step(model, optimizer, seed=0, average_decay=optimizer_config.average_decay)
-    trained = train(tmp_path, task, model, init_state(model, optimizer, seed=0), step, config.training.fit)
+    trained = train(
+        tmp_path, task, model, init_state(model, optimizer, seed=0), step, config.training.fit, Follower(tmp_path, ())
+    )
     [of_run] = [line["valid"]["ndcg@10"] for line in read_json_lines(tmp_path / "metrics.jsonl") if "valid" in line]
 
     values = {"training.optimizer.learning_rate": optimizer_config.learning_rate}
@@ -82,7 +85,9 @@ def test_data_without_validation_targets_cannot_tell_trials_apart(task):
         without_test(task._replace(valid=task.valid._replace(**empty)))
 
 
-def test_trials_start_from_random_weights():
-    config = Config(training=TrainingConfig(start=StartConfig(Path("runs/old"))))
-    with pytest.raises(InputError, match="leave --start-from out"):
-        check_population(config, {}, population=1)
+@pytest.mark.parametrize(
+    ("asked", "flag"), [({"start": StartConfig(Path("runs/old"))}, "--start-from"), ({"track": ("wandb",)}, "--track")]
+)
+def test_trials_start_from_random_weights_and_are_not_tracked(asked, flag):
+    with pytest.raises(InputError, match=f"leave {flag} out"):
+        check_population(Config(training=TrainingConfig(**asked)), {}, population=1)
