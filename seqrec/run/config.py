@@ -46,8 +46,8 @@ class TrainingConfig:
     optimizer: OmitArgPrefixes[OptimizerConfig] = field(default_factory=OptimizerConfig)
     fit: OmitArgPrefixes[FitConfig] = field(default_factory=FitConfig)
     track: tuple[TrackerName, ...] = ()
-    """Trackers that receive the run's settings, metrics and figures while it trains: mlflow, tensorboard or wandb.
-    They keep them on this machine, unless variables of their own (MLFLOW_TRACKING_URI, WANDB_MODE) say otherwise."""
+    """Trackers to send settings, metrics and figures to while training: mlflow, tensorboard, wandb or several.
+    Runs stay on this machine unless the environment says otherwise (MLFLOW_TRACKING_URI, WANDB_MODE)."""
     mesh: MeshConfig = field(default_factory=MeshConfig)
     processes: OmitArgPrefixes[DistributedConfig] = field(default_factory=DistributedConfig)
 

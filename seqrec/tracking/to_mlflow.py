@@ -4,13 +4,7 @@ import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
-
-# MLflow tells its makers of its use unless this says otherwise, and reads it when it is imported.
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-
-from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, RunTag
-from mlflow.exceptions import MlflowException
+from typing import Any
 
 from seqrec.files import make_directory
 from seqrec.runtime import wall_seconds
@@ -24,6 +18,10 @@ _PARAMS_PER_CALL, _METRICS_PER_CALL, _LONGEST_PARAM = 100, 1000, 6000
 
 def open_tracker(run: Path, identity: str | None) -> "MlflowRun":
     """The MLflow run of this id, or a new one in the experiment that MLFLOW_EXPERIMENT_NAME names."""
+    # MLflow tells its makers of its use unless this says otherwise, and reads it when it is imported.
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    from mlflow import MlflowClient
+
     address, artifacts = os.environ.get("MLFLOW_TRACKING_URI"), None
     if address is None:
         directory = make_directory(store_directory(run))
@@ -44,11 +42,13 @@ def open_tracker(run: Path, identity: str | None) -> "MlflowRun":
 class MlflowRun:
     """Talks to MLflow by the run's id, and changes none of MLflow's global state."""
 
-    def __init__(self, client: MlflowClient, identity: str, *, view: str):
+    def __init__(self, client: Any, identity: str, *, view: str):
         self._client, self.identity, self.view = client, identity, view
 
     def log_settings(self, settings: Mapping[str, str]) -> None:
         """Adds parameters; MLflow never changes one, so what a resumed run changed becomes a tag of the same name."""
+        from mlflow.entities import Param, RunTag
+
         known = self._client.get_run(self.identity).data.params
         values = {mlflow_name(name): value[:_LONGEST_PARAM] for name, value in settings.items()}
         new = [Param(name, value) for name, value in values.items() if name not in known]
@@ -60,6 +60,8 @@ class MlflowRun:
 
     def log_metrics(self, metrics: Mapping[str, float], *, step: int) -> None:
         """Adds a point to each curve."""
+        from mlflow.entities import Metric
+
         now = int(1000 * wall_seconds())
         points = [Metric(mlflow_name(name), value, now, step) for name, value in metrics.items()]
         for start in range(0, len(points), _METRICS_PER_CALL):
@@ -71,6 +73,8 @@ class MlflowRun:
 
     def log_bundle(self, bundle: Path, *, name: str, content_hash: str) -> None:
         """Adds the bundle to the run's artifacts, and to the model registry unless this content is there."""
+        from mlflow.exceptions import MlflowException
+
         try:
             self._client.create_registered_model(name)
         except MlflowException as error:

@@ -4,11 +4,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-
-# Read when wandb is imported: it would send its own errors to its makers.
-os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-
-import wandb
+from typing import Any
 
 from seqrec.files import make_directory
 from seqrec.tracking.tracker import Status, run_name, store_directory
@@ -21,6 +17,10 @@ def open_tracker(run: Path, identity: str | None) -> "WandbRun":
 
     Offline each start leaves a directory of its own, with one id: `wandb sync --append` makes them one run.
     """
+    # Read when wandb is imported: it would send its own errors to its makers.
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    import wandb
+
     mode = os.environ.get("WANDB_MODE", "offline")
     tracked = wandb.init(
         project=os.environ.get("WANDB_PROJECT", PROJECT),
@@ -49,7 +49,7 @@ def open_tracker(run: Path, identity: str | None) -> "WandbRun":
 class WandbRun:
     """Logs with the files' own steps: wandb's count upwards only, and a roll-back goes back."""
 
-    def __init__(self, tracked: wandb.Run, *, view: str):
+    def __init__(self, tracked: Any, *, view: str):
         self._tracked, self.identity, self.view = tracked, tracked.id, view
         tracked.define_metric("*", step_metric="step")
 
@@ -63,6 +63,8 @@ class WandbRun:
 
     def log_file(self, file: Path) -> None:
         """Adds a picture or a page to the media of the run, and other files to its files."""
+        import wandb
+
         if file.suffix == ".png":
             self._tracked.log({file.stem: wandb.Image(str(file))})
         elif file.suffix == ".html":
@@ -72,6 +74,8 @@ class WandbRun:
 
     def log_bundle(self, bundle: Path, *, name: str, content_hash: str) -> None:
         """Adds a version of a model artifact; wandb itself makes no second one of equal content."""
+        import wandb
+
         artifact = wandb.Artifact(name, type="model", metadata={"content_hash": content_hash})
         artifact.add_dir(str(bundle))
         self._tracked.log_artifact(artifact)

@@ -108,3 +108,9 @@ def test_recall_of_the_searches_is_on_the_card(run):
 
 def test_a_run_without_test_has_a_card_that_says_so(tmp_path):
     assert "The run has not been tested." in card(tmp_path)
+
+
+def test_a_card_names_onnx_files_where_there_are_any(run):
+    with_files = model_card(run, RECORD, item_table="float32", mask_seen=True, onnx=True)
+    assert "`top_k.onnx` and `states.onnx`" in with_files
+    assert ".onnx" not in card(run)
