@@ -40,14 +40,13 @@ class Arguments:
     """Bundle whose functions are exported anew from its config, by the installed jax, and must answer as before."""
 
     def __post_init__(self):
-        if self.refresh is not None and self.index:
-            raise InputError(
-                "--refresh keeps the index that the bundle has; leave --index out, or export the run again"
-            )
+        for flag, files in (("index", "the index"), ("onnx", "ONNX files")):
+            if self.refresh is not None and getattr(self, flag):
+                raise InputError(
+                    f"--refresh keeps {files} that the bundle has; leave --{flag} out, or export the run again"
+                )
         if (self.refresh is None) == (self.run is None) or (self.run is None) != (self.output is None):
             raise InputError("name a run and its --output, or a bundle to --refresh")
-        if self.onnx and self.run is None:
-            raise InputError("--refresh leaves ONNX files as they are; export the run again with --onnx")
 
 
 def main(arguments: Arguments) -> None:

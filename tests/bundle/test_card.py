@@ -111,6 +111,6 @@ def test_a_run_without_test_has_a_card_that_says_so(tmp_path):
 
 
 def test_a_card_names_onnx_files_where_there_are_any(run):
-    with_files = model_card(run, RECORD, item_table="float32", mask_seen=True, onnx=True)
+    with_files = model_card(run, RECORD, FACTS, onnx=True)
     assert "`top_k.onnx` and `states.onnx`" in with_files
     assert ".onnx" not in card(run)

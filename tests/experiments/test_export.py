@@ -148,7 +148,7 @@ def test_the_script_is_told_a_run_and_an_output_or_a_bundle(flags):
 
 
 def test_a_refresh_makes_no_onnx_files():
-    with pytest.raises(InputError, match="--refresh leaves ONNX files as they are; export the run again with --onnx"):
+    with pytest.raises(InputError, match="--refresh keeps ONNX files that the bundle has; leave --onnx out"):
         runtime.parse(export.Arguments, ["--refresh", "b", "--onnx"])
 
 
