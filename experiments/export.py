@@ -42,9 +42,7 @@ class Arguments:
     def __post_init__(self):
         for flag, files in (("index", "the index"), ("onnx", "ONNX files")):
             if self.refresh is not None and getattr(self, flag):
-                raise InputError(
-                    f"--refresh keeps {files} that the bundle has; leave --{flag} out, or export the run again"
-                )
+                raise InputError(f"--refresh keeps {files} that the bundle has; leave --{flag} out, or export the run")
         if (self.refresh is None) == (self.run is None) or (self.run is None) != (self.output is None):
             raise InputError("name a run and its --output, or a bundle to --refresh")
 
@@ -68,16 +66,8 @@ def main(arguments: Arguments) -> None:
         print(
             f"recall@{facts.recall['k']}      {found}, against exact search for {facts.recall['n_users']:,} test users"
         )
-    command = [
-        "python",
-        "experiments/recommend.py",
-        address,
-        "--histories",
-        "plays.parquet",
-        "--output",
-        "lists.parquet",
-    ]
-    print(f"lists from it  {shlex.join(command)}")
+    flags = ["--histories", "plays.parquet", "--output", "lists.parquet"]
+    print(f"lists from it  {shlex.join(['python', 'experiments/recommend.py', address, *flags])}")
 
 
 if __name__ == "__main__":
