@@ -68,7 +68,7 @@ def pages() -> dict[Path, str]:
 def main(arguments: Arguments) -> None:
     """Keeps the run, study or search, if one is named, and writes the pages."""
     if arguments.run is not None:
-        print(f"kept     {keep(arguments.run, KEPT, arguments.name)}")
+        print(f"kept     {keep(arguments.run, KEPT, arguments.name, show=pages)}")
         if arguments.name == DEMO:
             shutil.copy(arguments.run / "learning_curve.png", ROOT / "docs" / "pictures" / f"{DEMO}.png")
     for file, text in pages().items():

@@ -6,12 +6,14 @@ import os
 import shlex
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 from seqrec import runtime
 from seqrec.config import changed_flags, from_json, leaves, to_json
 from seqrec.data.buckets import original
+from seqrec.data.paths import as_input_error, first_line
 from seqrec.files import JsonObject, read_json_lines, read_object, unwritable, write_json, write_text
 from seqrec.types import InputError
 
@@ -171,6 +173,17 @@ def started_with(run: Path) -> JsonObject:
     if not isinstance(record.get("experiment", ""), str) or not isinstance(record.get("data", {}), dict):
         raise InputError(f"{file}: experiment is not a text, or data is not an object; restore the file")
     return record
+
+
+@contextlib.contextmanager
+def reading_records(directory: Path) -> Iterator[None]:
+    """Inside, a value that JSON of a run, study or search lacks, or holds of another type, is an `InputError`."""
+    complaint = f"{directory} holds JSON that lacks what is read of it, or is of another version"
+    kinds = (KeyError, IndexError, TypeError, ValueError, AttributeError)
+    with as_input_error(
+        lambda error: f"{complaint} ({type(error).__name__} {first_line(error)}); restore its files", *kinds
+    ):
+        yield
 
 
 def append_json_line(file: Path, content: Any) -> None:

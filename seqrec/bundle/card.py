@@ -23,7 +23,15 @@ def model_card(run: Path, record: JsonObject, facts: Facts, *, onnx: bool = Fals
     """The text of README.md; `record` is the bundle's config.json.
 
     A run that has not been tested has a card without figures.
+
+    Raises:
+      InputError: its files of JSON lack what is shown of them.
     """
+    with runs.reading_records(run):
+        return _text(run, record, facts)
+
+
+def _text(run: Path, record: JsonObject, facts: Facts) -> str:
     tested = read_object(run / "metrics.json") if (run / "metrics.json").is_file() else None
     data, training = record["data"], record["config"]["training"]
     dataset = training["data"]["dataset"]

@@ -52,8 +52,9 @@ def bundle_run(
     """
     task, model, params = open_trained(run, scripts)
     check_servable(model)
-    name, started = runs.experiment_of(run), condense_config(run)
-    store = task.store
+    name, store = runs.experiment_of(run), task.store
+    with runs.reading_records(run):
+        started = condense_config(run)
     counts = training_counts(store, task.split)[1:]
     record = {
         "experiment": name,

@@ -2,11 +2,13 @@
 
 import json
 import shlex
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from seqrec.config import leaves
 from seqrec.files import JsonObject, make_directory, read_json, read_object, write_text
-from seqrec.runs import started_with
+from seqrec.runs import reading_records, started_with
 from seqrec.types import InputError
 
 PATHS = ("data.data_path", "data.behaviour.user_feature_files", "items.feature_files", "start.start_from")
@@ -15,21 +17,38 @@ ABLATION = "-ablation-"
 """Stands in the names of runs that change one thing about a base."""
 
 
-def keep(directory: Path, folder: Path, name: str) -> Path:
+def keep(directory: Path, folder: Path, name: str, *, show: Callable[[], Any] = lambda: None) -> Path:
     """Adds what is kept of a run, study or search to the file of its experiment, and returns that file.
 
-    Runs lie in `folder` itself; continuations, studies and searches in its folders of these names.
+    Runs lie in `folder` itself; continuations, studies and searches in its folders of these names. `show` makes what is
+    shown of the kept files; where it fails, the file is left as it was.
+
+    Raises:
+      InputError: the JSON of the run, study or search lacks what is kept or shown of it.
     """
     kinds = {"study.json": ("studies", condense_study), "tune.json": ("searches", condense_search)}
     kind, condense = next((kinds[file] for file in kinds if (directory / file).exists()), ("", condense_run))
-    content = condense(directory)
-    file = folder / ("continuations" if "continuations" in content else kind) / f"{experiment_of(name)}.json"
-    kept = {**(read_json(file) if file.exists() else {}), name: content}
+    with reading_records(directory):
+        content = condense(directory)
+        file = folder / ("continuations" if "continuations" in content else kind) / f"{experiment_of(name)}.json"
+        before = read_json(file) if file.exists() else {}
+        _write_results(file, {**before, name: content})
+        try:
+            show()
+        except Exception:
+            _write_results(file, before)
+            raise
+    return file
+
+
+def _write_results(file: Path, kept: Mapping[str, JsonObject]) -> None:
+    if not kept:
+        file.unlink(missing_ok=True)
+        return
     make_directory(file.parent)
     # A line for each, so that a new run is a new line of a change.
     lines = (f"{json.dumps(each)}: {json.dumps(kept[each], separators=(',', ':'))}" for each in sorted(kept))
     write_text(file, "{\n" + ",\n".join(lines) + "\n}\n")
-    return file
 
 
 def read_results(folder: Path) -> dict[str, JsonObject]:

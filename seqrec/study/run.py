@@ -108,19 +108,21 @@ def results(plan: Plan, failed: Mapping[str, str]) -> JsonObject:
                 "command": command(runs.script_path(plan.script.__file__ or ""), to_json(seeded), plan.script.Config()),
             }
         )
+    with runs.reading_records(plan.study.output):
+        found = study_figures(
+            [arm.name for arm in plan.arms],
+            plan.study.seeds,
+            done,
+            placebos=placebos_of({arm.name: arm.flags for arm in plan.arms}),
+            level=plan.study.level,
+        )
     content = {
         "study": {**to_json(plan.study), "minutes": spent_minutes(plan)},
         "data": plan.data,
         "arms": {arm.name: arm.flags.strip() for arm in plan.arms},
         "runs": states,
         "versions": runtime.versions(),
-        **study_figures(
-            [arm.name for arm in plan.arms],
-            plan.study.seeds,
-            done,
-            placebos=placebos_of({arm.name: arm.flags for arm in plan.arms}),
-            level=plan.study.level,
-        ),
+        **found,
     }
     write_json(plan.study.output / "study.json", content)
     return content

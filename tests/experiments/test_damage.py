@@ -3,6 +3,7 @@
 `SEQREC_DAMAGE_EXAMPLES=2000 pytest -m slow tests/experiments/test_damage.py` tries more.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -13,15 +14,21 @@ from typing import Any
 import evaluate_checkpoint
 import numpy as np
 import pytest
+import results as results_script
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from seqrec.bundle.card import model_card
 from seqrec.data.append import append_events
 from seqrec.data.event_tables import Columns
 from seqrec.data.preparation import StepsConfig, prepare_store
 from seqrec.data.sources import read_source
 from seqrec.data.split_config import SplitConfig, split_store
 from seqrec.data.store import SequenceStore, open_store, read_preparation
+from seqrec.report.compared_runs import config_differences, protocol_notes, protocol_of
+from seqrec.report.kept_results import condense_config, keep, read_results
+from seqrec.report.results_page import page
+from seqrec.runs import reading_records
 from seqrec.types import InputError
 
 N_EXAMPLES = int(os.environ.get("SEQREC_DAMAGE_EXAMPLES", "300"))
@@ -199,3 +206,62 @@ def test_a_damaged_run_is_refused_or_has_its_figures(finished, tmp_path, caplog,
 @given(st.data())
 def test_many_damaged_runs_are_refused_or_have_their_figures(finished, tmp_path, caplog, data):
     damaged_run_is_refused_or_the_same(data.draw, finished, tmp_path / "run", caplog)
+
+
+def damaged_records_are_refused_or_shown(draw, finished, directory, *readers) -> None:
+    shutil.rmtree(directory, ignore_errors=True)
+    shutil.copytree(finished.directory, directory / "run")
+    damage(draw, [directory / "run" / "config.json", directory / "run" / "metrics.json"])
+    for reader in readers:
+        try:
+            reader(directory / "run")
+        except InputError as error:
+            refusal(error)
+
+
+def keep_and_show(run: Path) -> None:
+    """Keeps the run; what cannot be shown is not kept."""
+    kept = run.parent / "kept"
+
+    def show() -> str:
+        return page(read_results(kept), {}, defaults=results_script.DEFAULTS)
+
+    try:
+        keep(run, kept, "toy-seed-0", show=show)
+    except InputError:
+        assert not files_under(kept)
+        raise
+    show()
+
+
+def write_card(run: Path) -> None:
+    with reading_records(run):
+        sizes = {name: 1 for name in ("n_users", "n_items", "n_events", "split")}
+        started = condense_config(run)
+        record = {"experiment": "sasrec", "config": started["config"], "trained_with": started["versions"]}
+        model_card(run, {**record, "data": {**started.get("data", {}), **sizes}}, item_table="int8", mask_seen=True)
+
+
+def compare_with_itself(run: Path) -> None:
+    protocol_notes({"one": protocol_of(run), "other": protocol_of(run)})
+    config_differences({"one": run, "other": run})
+
+
+@examples(40, derandomize=True)
+@given(st.data())
+def test_a_run_whose_records_are_damaged_is_refused_or_shown(finished, tmp_path, data):
+    readers = (keep_and_show, write_card, compare_with_itself)
+    damaged_records_are_refused_or_shown(data.draw, finished, tmp_path / "copy", *readers)
+
+
+def evaluate(run: Path) -> None:
+    with contextlib.suppress(SystemExit):  # says whether its figures are those that training left
+        evaluate_checkpoint.compare(evaluate_checkpoint.Arguments(run))
+
+
+@pytest.mark.slow
+@examples(N_EXAMPLES)
+@given(st.data())
+def test_many_runs_whose_records_are_damaged_are_refused_or_shown(finished, tmp_path, data):
+    readers = (keep_and_show, write_card, compare_with_itself, evaluate)
+    damaged_records_are_refused_or_shown(data.draw, finished, tmp_path / "copy", *readers)
