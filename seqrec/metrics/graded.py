@@ -9,7 +9,8 @@ Scores, labels and the mask `where` have the shape [..., n_items]; each list is 
 - Scores may be floats, integers or booleans, and are compared in their own type. NumPy's float64 becomes float32
   unless jax_enable_x64 is set; scores that become equal tie.
 - Masked items take no place.
-- An item is relevant if its label is above 0. A label that is NaN or negative counts as 0.
+- An item is relevant if its label is above 0. A label that is NaN or negative counts as 0. An infinite one makes an
+  infinite DCG, and its NDCG is the limit for a growing label: beside it, finite labels add nothing.
 - A list without a relevant item says nothing about a model. It is left out of the mean, and is NaN where
   `reduce_fn=None` returns one value a list: sum with `jnp.nansum`, count with `~jnp.isnan`. Over no lists at
   all the mean is NaN.
@@ -128,10 +129,13 @@ def ndcg_metric(
 def _ndcg(ranking: "_Ranking", topn: int | None, gain_fn: ArrayFn, discount_fn: ArrayFn) -> "_Value":
     if gain_fn is exponential_gain:
         # Both sums of the ratio are scaled by the same power of two, by 1 up to label 64, so that none overflows.
-        shift = jnp.maximum(jnp.max(ranking.labels) - 64.0, 0.0)
+        largest = jnp.max(ranking.labels, where=jnp.isfinite(ranking.labels), initial=0.0)
+        shift = jnp.maximum(largest - 64.0, 0.0)
         gains = jnp.where(ranking.kept, jnp.exp2(ranking.labels - shift) - jnp.exp2(-shift), 0.0)
     else:
         gains = _gains(ranking, gain_fn)
+    outweighs_all = jnp.isinf(ranking.labels) & jnp.isinf(gains)
+    gains = jnp.where(jnp.any(outweighs_all), outweighs_all, gains)
     n_places = gains.size if topn is None else min(topn, gains.size)
     best, _ = jax.lax.top_k(gains, n_places)
     ideal = jnp.sum(best * discount_fn(ranking.places[:n_places]))

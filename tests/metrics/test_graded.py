@@ -19,6 +19,7 @@ from seqrec.metrics import (
     ndcg_metric,
     recall_metric,
 )
+from seqrec.metrics.graded import exponential_gain
 from seqrec.types import InputError
 
 SHARED_WITH_RAX = [name for name in METRICS if name != "hit"]
@@ -263,6 +264,14 @@ def test_ndcg_of_large_labels_is_finite(label):
     scores, labels = np.array([2.0, 1.0]), np.array([1, label])
     np.testing.assert_allclose(ndcg_metric(scores, labels), by_hand, rtol=1e-6)
     assert math.isinf(dcg_metric(scores, labels)) == (label >= 128)
+
+
+@pytest.mark.parametrize("gain_fn", [exponential_gain, jnp.abs])
+def test_the_ndcg_of_infinite_labels_is_the_limit_for_growing_ones(gain_fn):
+    # Places 2 and 3 have equal gains, beside which the first has none.
+    by_hand = (1 / math.log2(3) + 1 / 2) / (1 + 1 / math.log2(3))
+    labels = np.array([3.0, math.inf, math.inf, -math.inf])
+    np.testing.assert_allclose(ndcg_metric(np.arange(4.0)[::-1], labels, gain_fn=gain_fn), by_hand, rtol=1e-6)
 
 
 def test_labels_of_every_type_are_the_same_relevance():
