@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Int
 
 from seqrec.data.buckets import local_store
+from seqrec.data.directories import Kind
 from seqrec.data.paths import as_input_error
 from seqrec.data.store_files import key_column, keys_of
 from seqrec.files import JsonObject, address_of, read_object, sha256_of, write_json
@@ -23,6 +24,7 @@ NEEDED = (WEIGHTS, ITEMS, CONFIG, TOP_K, STATES, PROBES, CARD)
 INDEX = "index.usearch"
 """Of the bundles that have one."""
 REMEDY = "export the run again"
+BUNDLE = Kind("bundle", (WEIGHTS, TOP_K))
 
 ItemTableType = Literal["float32", "bfloat16", "int8"]
 Search = Literal["exact", "int8", "ann"]

@@ -157,7 +157,7 @@ def _begin(
     file = kept / "request.json"
     if kept.exists() and not file.is_file() and (not kept.is_dir() or any(kept.iterdir())):
         raise InputError(f"{kept} is there and has no parts of lists; move it away, for parts are kept there")
-    if file.is_file() and read_object(file) != request:
+    if file.is_file() and read_object(file, request=str) != request:
         log.info("removed     %s: parts of lists for other histories or options", kept)
         shutil.rmtree(kept)
     make_directory(kept)

@@ -97,7 +97,7 @@ class Bundle:
           InputError: a list, its length, k or a time cannot be used; the message names it.
         """
         n_items, reads = self.facts.n_items, self.facts.times
-        if not 1 <= k <= n_items:
+        if isinstance(k, bool) or not isinstance(k, int | np.integer) or not 1 <= k <= n_items:
             raise InputError(f"k={k} is not in 1..{n_items}, the number of items of {self.path}; ask for as many")
         items, is_known = ids_of(histories, self.ids, name="histories")
         seconds = seconds_of(times, items, reads=reads, name=self.path)

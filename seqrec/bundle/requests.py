@@ -11,7 +11,8 @@ from seqrec.bundle.histories import Ragged, consecutive_rows, ragged
 from seqrec.types import InputError, Times
 
 ItemKey = int | str
-"""An item as the data calls it."""
+"""An item as the data calls it: a text, or a whole number. A whole float is that number, as in the data; true, false,
+null, other floats and lists are no keys."""
 Keys = Sequence[ItemKey]
 
 _WHOLE_NUMBER = re.compile("0|-?[1-9][0-9]*")
@@ -29,13 +30,30 @@ class Ids:
         self._is_number = keys.dtype.kind in "iu"
 
     def __getitem__(self, key: Any) -> int:
-        """The id of a key, 0 for one that is unknown; a number that is written as text is that number."""
+        """The id of a key, 0 for one that is unknown; a number that is written as text is that number.
+
+        Raises:
+          TypeError: it is no key.
+        """
+        if type(key) not in (str, int):
+            key = _item_key(key)
         found = self._ids.get(key)
         if found is None and isinstance(key, str) and self._is_number and _WHOLE_NUMBER.fullmatch(key):
             found = self._ids.get(int(key))
-        elif found is None and isinstance(key, int | np.integer) and not self._is_number:
+        elif found is None and isinstance(key, int) and not self._is_number:
             found = self._ids.get(str(key))
         return found or 0
+
+
+def _item_key(value: Any) -> ItemKey:
+    """The key that a value of another type than text and int stands for."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, np.integer):
+        return int(value)
+    if isinstance(value, float | np.floating) and abs(value) < 2**53 and value == int(value):
+        return int(value)
+    raise TypeError(_shown(value))
 
 
 def ids_of(lists: Any, ids: Ids, *, name: str) -> tuple[Ragged, Bool[np.ndarray, " n"]]:
@@ -51,8 +69,8 @@ def ids_of(lists: Any, ids: Ids, *, name: str) -> tuple[Ragged, Bool[np.ndarray,
             raise InputError(f"{name}[{place}] is {_shown(keys)}; give a list of item keys")
     try:
         values = np.array([ids[key] for keys in lists for key in keys], np.int32)
-    except TypeError as error:  # a key that is a list itself
-        raise InputError(f"{name} holds what is no item key ({error}); give texts or whole numbers") from None
+    except TypeError as error:
+        raise InputError(f"{name} holds {error}, which is no item key; give texts or whole numbers") from None
     return consecutive_rows(values, np.array([len(keys) for keys in lists], np.int64)), values > 0
 
 

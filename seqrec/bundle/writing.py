@@ -1,8 +1,7 @@
 """Bundles written whole or not at all, and their programs exported anew."""
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +18,6 @@ from seqrec.bundle.programs import export_programs
 from seqrec.bundle.search import MIN_CANDIDATES, check_products, scores_are_products, write_index
 from seqrec.bundle.weights import map_item_table, write_weights
 from seqrec.data.directories import replacing_directory
-from seqrec.data.paths import as_input_error
 from seqrec.files import JsonObject, read_object, write_json
 from seqrec.model import Model
 from seqrec.params import Params
@@ -89,7 +87,7 @@ def write_bundle(
         check_products(model.specs, "an index")
     if onnx:
         check_convertible(model, name=facts.model)
-    with _replacing_bundle(Path(directory)) as fresh:
+    with replacing_directory(directory, files.BUNDLE) as fresh:
         kept = {each: params[each] for each in model.specs}
         write_weights(fresh / files.WEIGHTS, jax.tree.map(np.asarray, kept), item_table=item_table)
         files.write_vocabulary(fresh / files.ITEMS, vocabulary)
@@ -120,7 +118,7 @@ def refresh_bundle(directory: Path, build: Callable[[JsonObject, Facts], Model])
     _, old = open_directory(directory)
     model = build(read_object(directory / files.CONFIG), old)
     facts = old._replace(jax_version=jax.__version__)
-    with _replacing_bundle(directory) as fresh:
+    with replacing_directory(directory, files.BUNDLE) as fresh:
         for file in directory.iterdir():
             if file.name not in (files.MANIFEST, files.TOP_K, files.STATES):
                 shutil.copyfile(file, fresh / file.name)
@@ -185,13 +183,3 @@ def recall_of(found: Int[np.ndarray, "users k"], best: Int[np.ndarray, "users k"
     n_common = np.sum((found[:, :, None] == best[:, None, :]) & (best > 0)[:, None, :], axis=(1, 2))
     n_best = np.sum(best > 0, axis=1)
     return np.where(n_best > 0, n_common / np.maximum(n_best, 1), 1.0)
-
-
-@contextmanager
-def _replacing_bundle(directory: Path) -> Iterator[Path]:
-    """As `replacing_directory`, once nothing but a bundle would be replaced."""
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        with as_input_error(f"{directory} is there and is not a bundle; choose another directory", InputError):
-            files.read_manifest(directory)
-    with replacing_directory(directory) as fresh:
-        yield fresh

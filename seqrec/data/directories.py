@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from seqrec.data.paths import as_input_error, is_in_bucket
 from seqrec.files import address_of
@@ -40,19 +41,31 @@ def exclusive(directory: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+class Kind(NamedTuple):
+    """What a directory with a manifest.json holds; only another of its kind may replace it."""
+
+    name: str
+    files: tuple[str, ...]
+    """Files of which others have none. By one of them it is known, so that one that is damaged can be made again."""
+
+
+STORE = Kind("sequence store", ("items.npy", "offsets.npy"))
+
+
 @contextlib.contextmanager
-def replacing_directory(directory: Path | str) -> Iterator[Path]:
+def replacing_directory(directory: Path | str, kind: Kind = STORE) -> Iterator[Path]:
     """An empty directory for the files of a store, which take the place of `directory` when the block ends well.
 
     Whatever else happens, `directory` is left as it was. What a killed process left of its own is cleared away first.
-    A store that is there is `exclusive` to the block, so what is read of it inside is what is replaced.
+    A store that is there is `exclusive` to the block, so what is read of it inside is what is replaced. Directories of
+    another `kind`, such as bundles, are written likewise.
 
     Raises:
       InputError: the directory holds something else, is in use, or cannot be written.
     """
     directory = Path(directory)
     settle(directory)
-    _refuse_foreign(directory)
+    _refuse_foreign(directory, kind)
     with exclusive(directory) if directory.exists() else contextlib.nullcontext():
         with as_input_error(f"{directory} cannot be made ({{error}}); choose a directory you may write to", OSError):
             directory.parent.mkdir(parents=True, exist_ok=True)
@@ -73,13 +86,13 @@ def replacing_directory(directory: Path | str) -> Iterator[Path]:
             shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _refuse_foreign(directory: Path) -> None:
+def _refuse_foreign(directory: Path, kind: Kind) -> None:
     if is_in_bucket(directory):
         raise InputError(f"{address_of(directory)} is in a bucket; write the store to a buckets.working_copy of it")
-    if directory.is_file() or (
-        directory.is_dir() and any(directory.iterdir()) and not (directory / "manifest.json").is_file()
-    ):
-        raise InputError(f"{directory} is there and is not a sequence store; choose another directory")
+    is_empty = directory.is_dir() and not any(directory.iterdir())
+    is_own = (directory / "manifest.json").is_file() and any((directory / name).is_file() for name in kind.files)
+    if directory.exists() and not is_empty and not is_own:
+        raise InputError(f"{directory} is there and is not a {kind.name}; choose another directory")
 
 
 def move_into_place(fresh: Path, directory: Path, *, aside: Path | None = None) -> None:

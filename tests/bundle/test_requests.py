@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bundle.small_bundles import loaded
-from seqrec.bundle.requests import Ids
+from seqrec.bundle.requests import Ids, ids_of
 from seqrec.types import InputError
 
 HISTORIES = [["track-1", "track-2"], ["track-3"]]
@@ -12,9 +12,19 @@ HISTORIES = [["track-1", "track-2"], ["track-3"]]
 
 def test_keys_of_numbers_are_known_by_their_texts_too():
     numbers, texts = Ids(np.array([10, -2])), Ids(np.array(["10", "010"], object))
-    assert [numbers[key] for key in (10, "10", np.int64(-2), "-2")] == [1, 1, 2, 2]
-    assert [numbers[key] for key in ("010", "10.0", " 10", "\u0661\u0660", 11, None)] == [0] * 6
-    assert [texts[key] for key in ("10", 10, "010", 11)] == [1, 1, 2, 0]
+    assert [numbers[key] for key in (10, "10", np.int64(-2), "-2", 10.0)] == [1, 1, 2, 2, 1]
+    assert [numbers[key] for key in ("010", "10.0", " 10", "\u0661\u0660", 11, 1e9)] == [0] * 6
+    assert [texts[key] for key in ("10", 10, np.str_("010"), 11, np.float32(10))] == [1, 1, 2, 0, 1]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [True, np.True_, None, 1.5, float("nan"), float("-inf"), 2.0**53, ["10"], {"a": 1}, b"10", np.array(["10"])],
+)
+def test_what_is_neither_text_nor_whole_number_is_no_key(value):
+    for ids in (Ids(np.array([1, 10])), Ids(np.array(["1", "True", "None"], object))):
+        with pytest.raises(InputError, match=r"histories holds .+, which is no item key; give texts or whole numbers"):
+            ids_of([[10, value]], ids, name="histories")
 
 
 @pytest.mark.parametrize(
@@ -22,6 +32,8 @@ def test_keys_of_numbers_are_known_by_their_texts_too():
     [
         ({"k": 31}, r"k=31 is not in 1\.\.30, the number of items of"),
         ({"k": 0}, r"k=0 is not in 1\.\.30"),
+        ({"k": True}, r"k=True is not in 1\.\.30"),
+        ({"k": 2.0}, r"k=2.0 is not in 1\.\.30"),
         ({"allow": []}, "allow leaves history 0 no item that .* knows; name some, or leave allow out"),
         ({"allow": ["nothing we have"]}, "allow leaves history 0 no item"),
         ({"allow": [["track-1"], []]}, "allow leaves history 1 no item"),
@@ -41,7 +53,7 @@ def test_what_no_list_can_be_made_of_is_refused(options, message, unchecked):
     [
         ("track-1", "histories is 'track-1'; give a list that holds a list of item keys for each user"),
         (["track-1"], r"histories\[0\] is 'track-1'; give a list of item keys"),
-        ([[["track-1"]]], "histories holds what is no item key"),
+        ([[["track-1"]]], "histories holds \\['track-1'\\], which is no item key"),
         ([["track-1"], 7], r"histories\[1\] is 7; give a list of item keys"),
     ],
 )

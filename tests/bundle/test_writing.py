@@ -1,6 +1,7 @@
 """A bundle is written whole or not at all, and its compiled part is made anew without changing its answers."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from seqrec.bundle.files import open_directory
 from seqrec.bundle.loading import load_bundle
 from seqrec.bundle.weights import read_weights
 from seqrec.bundle.writing import refresh_bundle
-from seqrec.data.store import open_store, store_from_sequences, write_store
+from seqrec.data.store import store_from_sequences, write_store
 from seqrec.types import InputError
 
 HISTORY = [["track-3", "track-5"]]
@@ -69,12 +70,20 @@ def test_a_rounded_table_answers_as_the_same_table_in_float32(item_table, tmp_pa
     assert sizes[0] < sizes[1]
 
 
-def test_what_is_no_bundle_is_not_replaced(tmp_path):
+def test_stores_and_bundles_and_others_with_a_manifest_do_not_replace_each_other(tmp_path):
     store = write_store(tmp_path / "store", store_from_sequences([[1, 2, 3]]))
+    shutil.copytree(kept(), tmp_path / "bundle")
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "manifest.json").write_text("{}")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     model = a_model()
-    with pytest.raises(InputError, match="is there and is not a bundle; choose another directory"):
-        write(tmp_path / "store", model, random_params(model))
-    assert open_store(tmp_path / "store").content_hash == store.content_hash
+    for name in ("store", "site"):
+        with pytest.raises(InputError, match=f"{name} is there and is not a bundle; choose another directory"):
+            write(tmp_path / name, model, random_params(model))
+    for name in ("bundle", "site"):
+        with pytest.raises(InputError, match=f"{name} is there and is not a sequence store; choose another directory"):
+            write_store(tmp_path / name, store)
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
 
 def test_probes_are_no_users_histories_and_reach_beyond_what_the_model_reads():

@@ -236,7 +236,7 @@ def keep_and_show(run: Path) -> None:
 
 def write_card(run: Path) -> None:
     with reading_records(run):
-        sizes = {name: 1 for name in ("n_users", "n_items", "n_events", "split")}
+        sizes = dict.fromkeys(("n_users", "n_items", "n_events", "split"), 1)
         started = condense_config(run)
         record = {"experiment": "sasrec", "config": started["config"], "trained_with": started["versions"]}
         model_card(run, {**record, "data": {**started.get("data", {}), **sizes}}, item_table="int8", mask_seen=True)
