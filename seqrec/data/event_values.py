@@ -2,8 +2,14 @@
 
 import numpy as np
 
-MISSING_VALUES = ("nan", "NaN", "NULL", "null", "None", "NA", "N/A", "<NA>", "\\N")
-"""What pandas, R, SQL and Hive write into text where there is no value."""
+MISSING_VALUES = (
+    *("nan", "NaN", "NULL", "null", "None", "NA", "N/A", "n/a", "<NA>", "#N/A", "#N/A N/A", "#NA", "-nan", "-NaN"),
+    *("1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN", "\\N"),
+)
+"""What pandas, R, spreadsheets, SQL and C libraries write into text where there is no value: the words that
+`pandas.read_csv` reads so, in these spellings alone, and Hive's. Others, such as none or Na, may be names."""
+MISSING_TIMES = ("NaT",)
+"""What pandas and NumPy write for a missing time, in addition."""
 PLAUSIBLE_YEARS = (1980, 2100)
 """Where times whose unit nobody named must fall."""
 POSSIBLE_YEARS = (1900, 2200)

@@ -1,9 +1,12 @@
 """Values as files write them: words for missing ones, ids that only look alike, floats that are too short."""
 
+import io
+import json
 import logging
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from found_events import NO_TIMES, refusal, rows_of
 
@@ -22,6 +25,35 @@ def test_a_word_for_a_missing_value_is_no_id_and_leaves_the_others_integers(writ
     path = write(f"user_id,item_id\n1,7\n1,{word}\n1,{word}\n1,8\n")
     assert items_of(path) == [7, None, None, 8]
     assert f"item_id: 2 values {word.strip()!r} are read as missing" in caplog.text
+
+
+@pytest.mark.parametrize("word", ["none", "Null", "na", "Nan", "NONE", "N.A.", "NaT"])
+def test_other_spellings_are_names(write, caplog, word):
+    assert items_of(write(f"user_id,item_id\n1,a\n1,{word}\n")) == ["a", word]
+    assert "missing" not in caplog.text
+
+
+def test_what_pandas_reads_as_missing_is_missing():
+    pandas = pytest.importorskip("pandas")
+    for word in MISSING_VALUES:
+        read = pandas.read_csv(io.StringIO(f"item\n{word}\nx\n"))["item"]
+        assert read.isna().tolist() == [word != "\\N", False], word
+
+
+@pytest.mark.parametrize("missing", ["NaT", " NaT", "", "NA"])
+@pytest.mark.parametrize("time", ["1600000000", "2020-09-13 12:26:40"])
+@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
+def test_a_missing_time_is_missing_whatever_the_file(tmp_path, form, time, missing):
+    path, columns = tmp_path / f"events.{form}", {"user_id": [1, 2], "item_id": [3, 4], "timestamp": [missing, time]}
+    if form == "parquet":
+        pq.write_table(pa.table(columns), path)
+    else:
+        rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        lines = map(json.dumps, rows) if form == "jsonl" else [",".join(map(str, row.values())) for row in rows]
+        path.write_text("\n".join([*[",".join(columns)] * (form == "csv"), *lines]) + "\n")
+    for words in (MISSING_VALUES, ("NA",)):
+        source = read_source("events", path, options=ReadOptions(missing_values=words))
+        assert rows_of(source) == [(1, 3, None), (2, 4, 1_600_000_000_000_000)]
 
 
 def test_the_words_for_missing_values_can_be_named(write):

@@ -11,7 +11,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from seqrec.data.event_values import PLAUSIBLE_YEARS, POSSIBLE_YEARS, years_us
+from seqrec.data.event_values import MISSING_TIMES, PLAUSIBLE_YEARS, POSSIBLE_YEARS, years_us
 from seqrec.data.tables.rows import RawRows, text_literal
 from seqrec.types import InputError
 
@@ -47,14 +47,14 @@ def positive_id(rows: RawRows, column: str) -> str:
     return value
 
 
-def present_text(rows: RawRows, column: str, name: str) -> str:
+def present_text(rows: RawRows, column: str, name: str, *, also: Sequence[str] = ()) -> str:
     """The SQL expression of a column as text, null where it is empty, blank, or a word for a missing value.
 
-    How often which word stands for a missing value is logged.
+    `also` are words that are none in other columns. How often which word stands for a missing value is logged.
     """
     if rows.type_of(column) != "VARCHAR":
         return f"CAST({column} AS VARCHAR)"
-    words = ", ".join(map(text_literal, ("", *rows.missing_values)))
+    words = ", ".join(map(text_literal, ("", *rows.missing_values, *also)))
     trimmed = f"trim({column}, {SPACES})"
     counts = rows.connection.execute(
         f"SELECT {trimmed} AS word, count(*) FROM {rows.view} WHERE {column} <> '' "
@@ -217,7 +217,7 @@ def microseconds(rows: RawRows, unit: str) -> str:
         moment = f"epoch_us(CAST(time AS {'TIMESTAMPTZ' if 'TZ' in kind or 'ZONE' in kind else 'TIMESTAMP'}))"
         return _within(rows, "time", f"CASE WHEN isfinite(time) THEN {moment} END", years, None)
     # By way of text, so that 1.1 is eleven tenths exactly and every other type takes one path.
-    text = present_text(rows, "time", "time")
+    text = present_text(rows, "time", "time", also=MISSING_TIMES)
     if _are_integers(rows, text):
         return _number_microseconds(rows, text, f"TRY_CAST({text} AS BIGINT)", unit, are_integers=True)
     number = f"TRY_CAST({text} AS DECIMAL(28, 9))"
