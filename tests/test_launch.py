@@ -132,7 +132,7 @@ def test_skypilot_runs_a_command_that_the_experiment_accepts():
     assert set(extras.split(",")) <= EXTRAS.keys()
 
 
-@pytest.mark.parametrize("script", sorted(path.name for path in LAUNCH.glob("*.sh")))
+@pytest.mark.parametrize("script", sorted(str(path.relative_to(LAUNCH)) for path in LAUNCH.rglob("*.sh")))
 def test_scripts_are_sound_shell(script):
     assert os.access(LAUNCH / script, os.X_OK)
     assert subprocess.run(["bash", "-n", str(LAUNCH / script)]).returncode == 0
