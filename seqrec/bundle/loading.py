@@ -258,6 +258,8 @@ def open_bundle(directory: Path, facts: Facts, *, name: str | None = None, searc
         )
         with as_input_error(complaint, Exception):  # jax's reader has no error of its own
             exported = jax.export.deserialize(bytearray((directory / name).read_bytes()))
+            if facts.jax_version != jax.__version__:
+                exported.mlir_module()  # else what is too new for this jax would fail in its first call alone
         _check_params(path, exported, params if searcher is None else {**params, ITEM_TABLE: searcher.rows.values})
         if searcher is not None and not _takes_any_table(exported):
             raise InputError(

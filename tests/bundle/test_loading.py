@@ -1,9 +1,12 @@
 """A bundle answers by raw keys what its model answers by ids."""
 
+import dataclasses
+import json
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -118,9 +121,15 @@ def test_weights_of_another_model_are_refused(tmp_path):
         load_bundle(bundle, verify=False)
 
 
-def test_a_program_that_this_jax_cannot_read_says_how_to_make_it_anew(tmp_path):
+@pytest.mark.parametrize("content", [b"of another time", None])
+def test_a_program_that_this_jax_cannot_read_says_how_to_make_it_anew(tmp_path, content):
     bundle = copy_of(tmp_path)
-    (bundle / files.TOP_K).write_bytes(b"of another time")
+    if content is None:  # as a newer jax writes it: its frame can be read, and its operations cannot
+        exported = jax.export.deserialize(bytearray((bundle / files.TOP_K).read_bytes()))
+        content = dataclasses.replace(exported, mlir_module_serialized=b"of another time").serialize()
+        manifest = json.loads((bundle / files.MANIFEST).read_text())
+        (bundle / files.MANIFEST).write_text(json.dumps({**manifest, "jax_version": "99.0"}))
+    (bundle / files.TOP_K).write_bytes(content)
     with pytest.raises(InputError, match=r"top_k.stablehlo was made by jax .* cannot read it .*export.py --refresh "):
         load_bundle(bundle, verify=False)
 
