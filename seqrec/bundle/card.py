@@ -44,17 +44,13 @@ def _text(run: Path, record: JsonObject, facts: Facts) -> str:
         _USE + _ONNX * onnx,
         *([] if facts.recall is None else [_searches(facts.recall)]),
         "## Data and split",
-        _table(
-            ("", ""),
-            [
-                (
-                    "data",
-                    f"{dataset}: {data['n_users']:,} users, {data['n_items']:,} items, {data['n_events']:,} events",
-                ),
-                ("content hash of the data", f"`{data.get('content_hash', 'unknown')}`"),
-                ("split", data["split"]),
-                ("hash of the split", f"`{data.get('split_hash', 'unknown')}`"),
-            ],
+        _facts(
+            {
+                "Data": f"{dataset}: {data['n_users']:,} users, {data['n_items']:,} items, {data['n_events']:,} events",
+                "Content hash of the data": f"`{data.get('content_hash', 'unknown')}`",
+                "Split": data["split"],
+                "Hash of the split": f"`{data.get('split_hash', 'unknown')}`",
+            }
         ),
         "## Test figures",
         *(["The run has not been tested."] if tested is None else _figures(run, tested)),
@@ -160,21 +156,16 @@ def _slices(run: Path) -> str:
 
 def _costs(record: JsonObject, tested: JsonObject) -> str:
     cost, versions = tested["cost"], record["trained_with"]
-    return _table(
-        ("", ""),
-        [
-            ("parameters", f"{cost['n_parameters']:,}"),
-            ("memory of parameters and optimizer", f"{cost['state_bytes'] / 1e6:,.1f} MB"),
-            (
-                "training",
-                f"{tested['train_seconds'] / 60:.1f} minutes, validations included; best epoch {tested['best_epoch']}",
-            ),
-            ("device", versions.get("device", "unknown")),
-            (
-                "versions",
-                ", ".join(f"{each} {versions[each]}" for each in ("seqrec", "jax", "python") if each in versions),
-            ),
-        ],
+    known = ", ".join(f"{each} {versions[each]}" for each in ("seqrec", "jax", "python") if each in versions)
+    minutes = tested["train_seconds"] / 60
+    return _facts(
+        {
+            "Parameters": f"{cost['n_parameters']:,}",
+            "Memory of parameters and optimizer": f"{cost['state_bytes'] / 1e6:,.1f} MB",
+            "Training": f"{minutes:.1f} minutes, validations included; best epoch {tested['best_epoch']}",
+            "Device": versions.get("device", "unknown"),
+            "Versions": known,
+        }
     )
 
 
@@ -200,6 +191,11 @@ def _config(record: JsonObject) -> str:
     words: Iterable[tuple[str, Any]] = leaves(record["config"])
     lines = [f"{name.removeprefix('training.')} = {json.dumps(value)}" for name, value in words]
     return "<details><summary>All settings</summary>\n\n```\n" + "\n".join(lines) + "\n```\n\n</details>"
+
+
+def _facts(facts: JsonObject) -> str:
+    """A list: in a table of names and values the head would be an empty row."""
+    return "\n".join(f"- **{name}**: {value}" for name, value in facts.items())
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -75,7 +75,7 @@ def test_figures_stand_beside_the_baselines_with_intervals(run):
     assert "| ndcg@10 | 0.5000 [0.4000, 0.6000] | 0.2500 [0.1500, 0.3500] |" in text
     assert "c" * 64 in text
     assert "d" * 64 in text
-    assert "| parameters | 1,234 |" in text
+    assert "- **Parameters**: 1,234\n" in text
     assert "not above the best baseline" not in text
 
 
