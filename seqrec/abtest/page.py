@@ -272,7 +272,8 @@ def _method(result: Mapping[str, Any]) -> list[str]:
     names = [*STEPS, "metric_values", *(predicted if plan["adjustment"] == "cupac" else ())]
     names += ["moments", "segment_moments", "new_users_by_day", "increments_by_day"]
     names += ["user_values"] if plan["quantiles"] else []
-    names += ["check_arms", "check_days", "check_segments", "check_logging", "check_repeated", "check_left_out"]
+    names += ["check_arms", "check_days", "check_segments", "check_logging", "check_repeated", "check_resent"]
+    names += ["check_left_out"]
     sql = (html.details(f"{name}.sql", html.Html(f"<pre>{html.text(sql_text(name))}</pre>")) for name in names)
     return [html.heading("Method"), html.bullets(sentences), html.heading("SQL"), *sql]
 

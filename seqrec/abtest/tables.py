@@ -41,6 +41,7 @@ class TrustCounts(NamedTuple):
     """Repeated events and all events per user, by arm; empty where no analysed user has an event."""
     n_dropped: int
     """Repeated events that were dropped when the logs were loaded."""
+    check_resent: list[JsonObject]
 
 
 def sql_text(name: str) -> str:
@@ -72,7 +73,9 @@ def trust_counts(connection: duckdb.DuckDBPyConnection) -> TrustCounts:
     n_dropped = connection.execute("SELECT n_events FROM dropped_events").fetchall()[0][0]
     names = ("check_arms", "check_days", "check_segments", "check_left_out")
     arms, days, segments, left_out = (rows(connection, name) for name in names)
-    return TrustCounts(arms, days, segments, left_out, lost, repeated, n_dropped)
+    # Without sequence numbers these are among the repeated ones.
+    resent = rows(connection, "check_resent") if lost else []
+    return TrustCounts(arms, days, segments, left_out, lost, repeated, n_dropped, resent)
 
 
 def choose_metric(connection: duckdb.DuckDBPyConnection, metric: Metric) -> None:

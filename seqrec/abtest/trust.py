@@ -53,6 +53,7 @@ def trust_checks(logged: TrustCounts, plan: ExperimentPlan, *, n_days: int) -> l
         *_no_events(logged),
         *_lost_events(logged.lost, plan),
         *_repeated_events(logged, plan),
+        *_resent_events(logged, plan),
         *_left_out(logged.check_left_out),
     ]
 
@@ -173,6 +174,20 @@ def _repeated_events(logged: TrustCounts, plan: ExperimentPlan) -> list[Check]:
     if p_value < plan.trust_alpha or most > plan.max_repeated_share:
         return [Check(name, "failed", f"{finding}; count each once with --logs.drop-repeated")]
     return [Check(name, "noted", finding)]
+
+
+def _resent_events(logged: TrustCounts, plan: ExperimentPlan) -> list[Check]:
+    """Notes rows that agree in all but their sequence number, which two devices of one user could log, if rarely."""
+    n_events = {arm: sample.mean[1] * sample.n_users for arm, sample in logged.repeated.items()}
+    shares = {row["arm"]: int(row["n"]) / n_events[row["arm"]] for row in logged.check_resent}
+    if max(shares.values(), default=0.0) <= plan.max_repeated_share:
+        return []
+    words = " and ".join(f"{_percent(share)} of {arm}'s" for arm, share in shares.items())
+    finding = (
+        f"{words} agree with an earlier one of the user in all but the sequence number, as where a client numbers anew "
+        "what it sends again; each counts"
+    )
+    return [Check("events sent again", "noted", finding)]
 
 
 def _event_shares(by_user: dict[str, SampleMoments], plan: ExperimentPlan) -> tuple[float, float, str]:

@@ -26,6 +26,7 @@ FIGURES += (
     "check_segments",
     "check_logging",
     "check_repeated",
+    "check_resent",
     "check_left_out",
 )
 

@@ -96,6 +96,28 @@ def test_a_few_repeats_in_both_arms_are_noted_and_more_than_the_plan_allows_are_
     assert check(analysed(tmp_path, logs, plan=strict), "events repeated")["status"] == "failed"
 
 
+def test_rows_that_agree_in_all_but_their_number_are_noted_and_do_not_block(tmp_path, once):
+    again = with_treatment_events_twice(once, numbered=True).events.slice(len(once.events))
+    index = again.column_names.index("sequence")
+    exposed = dict(zip(*(once.exposures[name].to_pylist() for name in ("user_id", "timestamp_us")), strict=True))
+    users, times = (again[name].to_pylist() for name in ("user_id", "timestamp_us"))
+    again = again.filter(np.array([time >= exposed.get(user, np.inf) for user, time in zip(users, times, strict=True)]))
+    # The numbers follow the user's last, so that none is lost.
+    last = dict(zip(*(once.events[name].to_pylist() for name in ("user_id", "sequence")), strict=True))
+    numbers = []
+    for user in again["user_id"].to_pylist():
+        last[user] += 1
+        numbers.append(last[user])
+    renumbered = again.set_column(index, "sequence", pa.array(numbers, again["sequence"].type))
+    result = analysed(tmp_path, once._replace(events=pa.concat_tables([once.events, renumbered])))
+    found = check(result, "events sent again")
+    assert found["status"] == "noted"
+    assert re.match(r"[\d.]+% of treatment's agree with an earlier one of the user in all but", found["finding"])
+    assert check(result, "events repeated")["finding"] == "none"
+    assert not [each for each in result["checks"] if each["status"] == "failed"]
+    assert "events sent again" not in {each["name"] for each in analysed(tmp_path, once)["checks"]}
+
+
 def test_repeated_events_are_counted_by_user(tmp_path, once):
     random = np.random.default_rng(0)
     again = once.events.take(random.integers(len(once.events), size=500))
