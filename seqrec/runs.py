@@ -43,7 +43,7 @@ def prepare_run_directory(directory: Path, config: Any, *, experiment: str, resu
       InputError: the directory holds a run and `resume` is off, or it was started with another config.
     """
     file = directory / "config.json"
-    if not file.exists():
+    if not file.exists() or (directory / "manifest.json").exists():  # a bundle has a config.json too
         try:
             directory.mkdir(parents=True, exist_ok=True)
             foreign = any(directory.iterdir())

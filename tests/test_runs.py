@@ -57,6 +57,16 @@ def test_a_run_is_not_begun_twice(run):
         runs.prepare_run_directory(run, Config(), experiment="toy", resume=False)
 
 
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_bundle_is_no_run(tmp_path, resume):
+    files = {tmp_path / name: "{}" for name in ("config.json", "manifest.json")}
+    for file, text in files.items():
+        file.write_text(text)
+    with pytest.raises(InputError, match="holds other files and no run; choose a new or empty directory"):
+        runs.prepare_run_directory(tmp_path, Config(), experiment="toy", resume=resume)
+    assert {file: file.read_text() for file in tmp_path.iterdir()} == files
+
+
 def test_a_run_goes_on_wherever_it_lies(run):
     runs.prepare_run_directory(run, Config(run=Where(run, resume=True)), experiment="toy", resume=True)
 
