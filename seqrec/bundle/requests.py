@@ -51,8 +51,8 @@ def _item_key(value: Any) -> ItemKey:
         return value
     if isinstance(value, np.integer):
         return int(value)
-    if isinstance(value, float | np.floating) and abs(value) < 2**53 and value == int(value):
-        return int(value)
+    if isinstance(value, float | np.floating) and abs(number := float(value)) < 2**53 and number.is_integer():
+        return int(number)
     raise TypeError(_shown(value))
 
 
