@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from seqrec.bundle.card import model_card
+from seqrec.bundle.files import Facts
 from seqrec.data.append import append_events
 from seqrec.data.event_tables import Columns
 from seqrec.data.preparation import StepsConfig, prepare_store
@@ -33,6 +34,7 @@ from seqrec.types import InputError
 
 N_EXAMPLES = int(os.environ.get("SEQREC_DAMAGE_EXAMPLES", "300"))
 JSON_NAMES = ("metadata", "metrics", "_METADATA", "_sharding", "_CHECKPOINT_METADATA", "process_0")
+FACTS = Facts("sasrec", 30, 8, 16, "none", True, "int8", "0.10")
 OTHER_VALUES = (None, True, 0, -1, 1.5, 10**30, float("inf"), float("nan"), "", "x", [], [1], {}, {"a": 1})
 
 
@@ -236,10 +238,10 @@ def keep_and_show(run: Path) -> None:
 
 def write_card(run: Path) -> None:
     with reading_records(run):
-        sizes = dict.fromkeys(("n_users", "n_items", "n_events", "split"), 1)
         started = condense_config(run)
-        record = {"experiment": "sasrec", "config": started["config"], "trained_with": started["versions"]}
-        model_card(run, {**record, "data": {**started.get("data", {}), **sizes}}, item_table="int8", mask_seen=True)
+    record = {"experiment": "sasrec", "config": started["config"], "trained_with": started["versions"]}
+    sizes = dict.fromkeys(("n_users", "n_items", "n_events", "split"), 1)
+    model_card(run, {**record, "data": {**started.get("data", {}), **sizes}}, FACTS)
 
 
 def compare_with_itself(run: Path) -> None:
