@@ -28,10 +28,10 @@ def model_card(run: Path, record: JsonObject, facts: Facts, *, onnx: bool = Fals
       InputError: its files of JSON lack what is shown of them.
     """
     with runs.reading_records(run):
-        return _text(run, record, facts)
+        return _text(run, record, facts, onnx=onnx)
 
 
-def _text(run: Path, record: JsonObject, facts: Facts) -> str:
+def _text(run: Path, record: JsonObject, facts: Facts, *, onnx: bool) -> str:
     tested = read_object(run / "metrics.json") if (run / "metrics.json").is_file() else None
     data, training = record["data"], record["config"]["training"]
     dataset = training["data"]["dataset"]
