@@ -1,5 +1,6 @@
 """From parameters and queries to one rank a user, from which every figure downstream is computed, or to lists."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -51,8 +52,11 @@ Validate = Callable[[Params], dict[str, float]]
 """`validate(params)` -> means over the validation queries, by the metric's name; `params` are the trained ones."""
 
 
+@functools.lru_cache(maxsize=1)
 def make_eval_step(model: Model) -> QueryStep:
     """A jitted step from (params, queries) to (ranks, n_candidates).
+
+    That of the latest model is kept: validation and test of a run share one program.
 
     >>> import seqrec
     >>> from seqrec.params import init_params
