@@ -14,7 +14,10 @@ if COMPILED is not None:
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
+# Where in the source each operation was called takes time to write into programs, and no test reads it.
+os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
 
+import examples  # noqa: E402, F401 (sets how many are drawn)
 import jax  # noqa: E402
 import jaxtyping  # noqa: E402
 import pytest  # noqa: E402
@@ -39,7 +42,7 @@ def pytest_collection_finish():
     """Lets Python look for garbage seldom, and not in what was imported: it takes a quarter of the time of a trace."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(20_000, 20, 20)
+    gc.set_threshold(200_000, 20, 20)
 
 
 def pytest_unconfigure():
@@ -50,10 +53,17 @@ def pytest_unconfigure():
 
 @pytest.fixture(autouse=True, scope="module")
 def let_go_of_compiled_programs():
-    """Jax keeps every program of a process: 4 GB over the whole suite. A module's are hardly of use to the next."""
+    """Jax keeps every program of a process: 4 GB over the whole suite. To let go after each module takes minutes."""
     yield
-    jax.clear_caches()
-    gc.collect()
+    if resident_bytes() > 2.5e9:
+        jax.clear_caches()
+        gc.collect()
+
+
+def resident_bytes() -> float:
+    """The memory that this process holds; beyond all bounds where the system does not say so."""
+    statm = Path("/proc/self/statm")
+    return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if statm.exists() else float("inf")
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ from typing import Annotated, Literal
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 import seqrec
@@ -189,7 +190,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(name=st.sampled_from(sorted(to_json(TransformerConfig()))), value=JSON)
 def test_whatever_stands_in_a_field_is_taken_as_it_is_or_refused(name, value):
     with contextlib.suppress(InputError):

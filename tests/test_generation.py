@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -179,7 +180,7 @@ def test_pairs_are_sampled_by_their_probabilities(options):
     assert float(ours.log_probability[0]) == pytest.approx(first[one] + second[two], rel=1e-3)
 
 
-@settings(max_examples=20, deadline=None)
+@examples(20)
 @given(
     st.lists(st.lists(st.integers(1, N_ITEMS), min_size=1, max_size=6), min_size=2, max_size=2),
     st.lists(st.integers(0, N_ITEMS), min_size=3, max_size=3),

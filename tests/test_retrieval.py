@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from programs import array_sizes
 from scipy import stats
@@ -59,7 +60,7 @@ one_user = st.tuples(
     st.lists(st.integers(0, N_ITEMS), min_size=N_EXCLUDED, max_size=N_EXCLUDED),
 )
 three_users = st.lists(one_user, min_size=3, max_size=3)
-quick = settings(max_examples=40, deadline=None)
+quick = examples(40)
 jitted_rank = jax.jit(functools.partial(rank_targets, n_items=N_ITEMS))
 jitted_top = jax.jit(functools.partial(top_k_items, k=N_ITEMS, n_items=N_ITEMS))
 

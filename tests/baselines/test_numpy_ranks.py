@@ -5,7 +5,8 @@ import math
 import jax
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from seqrec import metrics
@@ -15,7 +16,7 @@ N_ITEMS = 6
 jitted_target_ranks = jax.jit(metrics.target_ranks)
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(
     st.lists(st.sampled_from([-1.0, 0.0, 0.5, math.inf, -math.inf, math.nan]), min_size=N_ITEMS, max_size=N_ITEMS),
     st.lists(st.booleans(), min_size=N_ITEMS, max_size=N_ITEMS),

@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from seqrec.baselines.popularity import popularity_ranks, recent_counts, training_counts
@@ -43,7 +44,7 @@ def slow_ranks(
 
 @pytest.mark.parametrize("mask_seen", [False, True])
 @pytest.mark.parametrize("personal", [False, True])
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(histories, global_counts)
 def test_ranks_are_those_of_plain_loops(personal, mask_seen, sequences, counts):
     store = store_from_sequences(sequences, n_items=N_ITEMS)
@@ -69,7 +70,7 @@ def test_blocks_bound_memory_and_change_nothing(monkeypatch, personal, mask_seen
 
 
 @pytest.mark.parametrize("n_events_per_block", [3, 1 << 22])
-@settings(max_examples=50, deadline=None)
+@examples(50)
 @given(histories)
 def test_training_counts_leave_held_out_items_out(n_events_per_block, sequences):
     sequences.append([1, 2, 3])  # one user at least can be evaluated

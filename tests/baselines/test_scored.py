@@ -4,7 +4,8 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from seqrec.baselines import scored
@@ -17,7 +18,7 @@ N_ITEMS = 6
 histories = st.lists(st.lists(st.integers(1, N_ITEMS), min_size=1, max_size=9), min_size=1, max_size=6).map(
     lambda sequences: [*sequences, [1, 2, 3]]  # one user at least is evaluated
 )
-QUICK = settings(max_examples=60, deadline=None)
+QUICK = examples(60)
 
 
 def trained(sequences):

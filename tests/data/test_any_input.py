@@ -10,8 +10,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from examples import examples
 from found_events import NO_TIMES, rows_of
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from seqrec.data.event_tables import ReadOptions
@@ -63,7 +64,7 @@ def spoilt(draw):
     return content[:start] + draw(st.one_of(likely, st.binary(max_size=20))) + content[end:]
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(
     content=st.one_of(st.binary(max_size=200), spoilt()),
     dataset=st.sampled_from(FILE_DATASETS),
@@ -77,7 +78,7 @@ def test_any_bytes_are_events_or_refused_in_one_line(content, dataset, bad_rows)
         assert complaint is None or ("\n" not in complaint and ";" in complaint)
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(
     content=st.one_of(st.binary(max_size=100), spoilt()),
     beside=st.sampled_from(["movies.csv", "movies.dat", "u.item", "u.genre", "items.csv", "item2attributes.json"]),
@@ -133,7 +134,7 @@ odd_ids = st.one_of(
 
 
 @pytest.mark.parametrize("form", ["csv", "tsv", "quoted", "gzip", "json", "parquet", "frame"])
-@settings(max_examples=12, deadline=None)
+@examples(12)
 @given(pairs=st.lists(st.tuples(odd_ids, odd_ids), min_size=1, max_size=6))
 @example(pairs=[("7", ""), ("", "-0"), ("9223372036854775808", "\r\n"), ('"', "\0")])
 def test_ids_come_back_as_they_were_written(form, pairs):

@@ -7,7 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from seqrec.data import store as store_module
@@ -68,7 +69,7 @@ rows_strategy = st.lists(
 )
 
 
-@settings(max_examples=5, deadline=None)
+@examples(5)
 @given(rows_strategy, rows_strategy, st.sampled_from([None, 2.0]), st.booleans())
 def test_two_days_are_what_their_log_is(tmp_path_factory, first, second, gap, drop_duplicates):
     tmp_path = tmp_path_factory.mktemp("days")
@@ -225,7 +226,7 @@ def keyed_copy(store):
     return store._replace(items=store.items.copy(), columns={name: each.copy() for name, each in store.columns.items()})
 
 
-@settings(max_examples=5, deadline=None)
+@examples(5)
 @given(rows_strategy, st.lists(rows_strategy, min_size=1, max_size=3), st.sampled_from([None, 2.0]))
 def test_any_history_of_appends_can_be_opened(tmp_path_factory, first, days, gap):
     tmp_path = tmp_path_factory.mktemp("history")

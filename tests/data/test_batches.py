@@ -5,8 +5,9 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from examples import examples
 from histories import a_store, held, histories_strategy, latest_pairs, random_histories, segments_of, training_part
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from seqrec.data.batches import Share, Windows, make_queries, training_batches
@@ -14,7 +15,7 @@ from seqrec.data.splits import leave_last_out
 from seqrec.data.store import store_from_sequences
 from seqrec.types import Batch, InputError
 
-quick = settings(max_examples=60, deadline=None)
+quick = examples(60)
 counts = st.sampled_from([1, 2, 4, 8])
 
 
@@ -114,7 +115,7 @@ def test_shards_add_empty_rows_and_change_nothing_else():
             assert not np.any(wide_field[plain.n_rows :])
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(histories_strategy, counts, counts, st.booleans(), st.integers(0, 30))
 def test_the_parts_of_any_number_of_processes_are_the_batch_of_one(
     histories, process_count, n_shards, random_crops, step

@@ -5,8 +5,9 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from examples import examples
 from histories import a_store, histories_strategy, latest_pairs, training_part
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from seqrec.data.events import sequences
@@ -15,7 +16,7 @@ from seqrec.data.sources import read_source
 from seqrec.data.splits import leave_last_out
 from seqrec.types import InputError
 
-quick = settings(max_examples=60, deadline=None)
+quick = examples(60)
 
 
 def packed_in_a_loop(lengths, length) -> list[list[int]]:

@@ -1,15 +1,16 @@
 """Histories in rows of their own, and what continues them, against slow loops."""
 
 import numpy as np
+from examples import examples
 from histories import a_store, histories_strategy
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from seqrec.data.batches import Share, make_queries
 from seqrec.data.splits import leave_last_n_out
 from seqrec.data.store import store_from_sequences
 
-quick = settings(max_examples=60, deadline=None)
+quick = examples(60)
 
 
 @quick

@@ -8,7 +8,8 @@ import duckdb
 import narwhals as nw
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from seqrec.data import steps
@@ -27,7 +28,7 @@ SCHEMA = pa.schema(
         ("whole", pa.float64()),
     ]
 )
-some = settings(max_examples=15, deadline=None)
+some = examples(15)
 missing_or = st.one_of(st.none(), st.just(math.nan), st.integers(-1, 5).map(float))
 # Few values of each kind, so that users, items and moments tie.
 events_strategy = st.lists(

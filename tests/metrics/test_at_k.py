@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import rax
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from jaxtyping import TypeCheckError
 
@@ -32,7 +33,7 @@ N_ITEMS = 12
 
 untied_scores = st.permutations(range(N_ITEMS)).map(lambda order: jnp.array(order, jnp.float32))
 item_indices = st.integers(0, N_ITEMS - 1)
-quick = settings(max_examples=30, deadline=None)
+quick = examples(30)
 # One program a shape: without, each of its operations is compiled alone.
 jitted_sums, jitted_values = jax.jit(metric_sums), jax.jit(metric_values)
 

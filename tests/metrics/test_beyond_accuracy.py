@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -31,7 +32,7 @@ N_USERS = 4
 
 # Ids of 0 are short lists, and those of -1 and 8 are no items at all.
 id_lists = arrays.arrays(np.int32, (N_USERS, 3), elements=st.integers(-1, N_ITEMS + 1))
-quick = settings(max_examples=30, deadline=None)
+quick = examples(30)
 rng = np.random.default_rng(0)
 VECTORS = rng.normal(size=(N_ITEMS + 1, 3)).astype(np.float32)
 ATTRIBUTES = rng.random((N_ITEMS + 1, 4)) < 0.4

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import rax
+from examples import examples
 from graded_twins import METRICS, N_ITEMS, all_metrics, metrics_of, slow_metrics
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from seqrec.metrics import (
@@ -29,7 +30,7 @@ masks = st.lists(st.booleans(), min_size=N_ITEMS, max_size=N_ITEMS).map(np.array
 grades = st.lists(st.integers(0, 3), min_size=N_ITEMS, max_size=N_ITEMS).map(
     lambda labels: np.array(labels, np.float32)
 )
-quick = settings(max_examples=40, deadline=None)
+quick = examples(40)
 
 
 @quick

@@ -8,14 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import rax
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from seqrec.metrics import distinct_targets, list_ranks, metric_values, target_ranks
 from seqrec.types import InputError
 
 N_ITEMS = 6
-quick = settings(max_examples=40, deadline=None)
+quick = examples(40)
 
 
 def slow_rank(scores, target: int, items, excluded, relevant, ties: str) -> float:
