@@ -40,7 +40,7 @@ def test_drawn_histories_leave_no_padding(tmp_path):
         n_items=30,
         n_rounds=2,
         json=tmp_path / "out.json",
-        model=TransformerConfig(d_model=8),
+        model=TransformerConfig(d_model=8, n_blocks=1),
     )
     result = train_step.main(config)
     assert result["filled"] == 1.0
@@ -276,7 +276,7 @@ def test_batches_are_timed_beside_the_step_that_uses_them(tmp_path):
         n_steps=1,
         n_rounds=1,
         json=tmp_path / "out.json",
-        model=TransformerConfig(d_model=8),
+        model=TransformerConfig(d_model=8, n_blocks=1),
     )
     result = input_pipeline.main(config)
     ours, step = (result["pipelines"][name]["ms"] for name in ("seqrec, packed", "step"))

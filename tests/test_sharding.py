@@ -57,6 +57,8 @@ MESHES = {
     "1x8": MeshConfig(data=1, model=8),
     "2x2 fsdp 2": MeshConfig(data=2, model=2, fsdp=2),
 }
+SLOW = ("8x1", "1x8")
+"""Of these, what splits the rows alone or the catalogue alone; each axis is split in the others too."""
 # The table has 448 rows, a number that no other array has for a dimension: nor has any the rows of a device.
 N_ITEMS, TABLE_ROWS, D_MODEL, MAX_LENGTH, N_STEPS = 400, 448, 8, 8, 3
 
@@ -141,26 +143,45 @@ def test_a_mesh_uses_all_devices_or_is_refused():
 # With eight
 
 
+def each_mesh(*meshes):
+    """A test for each of these meshes, of which it takes some at night alone."""
+    return pytest.mark.parametrize(
+        "mesh", [pytest.param(mesh, marks=[pytest.mark.slow] * (mesh in SLOW)) for mesh in meshes]
+    )
+
+
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """What `measure` returns without a mesh and with each, on eight fake devices."""
+def runs(tmp_path_factory, request):
+    """What `measure` returns without a mesh and with each that a test asks for, on eight fake devices."""
+    params = (
+        item.callspec.params
+        for item in request.session.items
+        if item.path == request.path and hasattr(item, "callspec")
+    )
+    asked = {each["mesh"] for each in params if "mesh" in each}
+    meshes = [mesh for mesh in MESHES if mesh in asked]
     path = tmp_path_factory.mktemp("runs") / "runs.npz"
     root = Path(__file__).parents[1]
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": "8", "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(root)}
     environment["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # compiles in half the time; what devices send is the same
     done = subprocess.run(
-        [sys.executable, __file__, str(path)], cwd=root, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, __file__, str(path), *meshes],
+        cwd=root,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     with np.load(path) as arrays:
         numbers = {name: arrays[name] for name in arrays.files}
     return {
         mesh: {name.partition("/")[2]: value for name, value in numbers.items() if name.startswith(mesh)}
-        for mesh in ("none", *MESHES)
+        for mesh in ("none", *meshes)
     }
 
 
-@pytest.mark.parametrize("mesh", MESHES)
+@each_mesh(*MESHES)
 @pytest.mark.parametrize(
     "what",
     [
@@ -185,7 +206,7 @@ def test_eight_devices_compute_what_one_does(runs, mesh, what):
         np.testing.assert_allclose(runs[mesh][name], runs["none"][name], rtol=1e-5, atol=1e-5, err_msg=name)
 
 
-@pytest.mark.parametrize("mesh", MESHES)
+@each_mesh(*MESHES)
 def test_dropout_and_recommended_items_are_the_same_to_the_bit(runs, mesh):
     for name in ("bytes", "top", "top_of_allowed"):
         np.testing.assert_array_equal(runs[mesh][name], runs["none"][name])
@@ -200,10 +221,12 @@ def test_the_item_table_and_its_moments_are_split_over_model_and_batches_over_da
         n_rows, on_a_device = run["batch_rows"].tolist()
         assert on_a_device == n_rows // run["n_data_shards"]
         assert run["row_moments_on_a_device"].tolist() == [TABLE_ROWS // parts, 1]
-    assert [int(runs[mesh]["n_data_shards"]) for mesh in ("none", *MESHES)] == [1, 8, 4, 2, 1, 4]
+    expected = {"none": 1, "8x1": 8, "4x2": 4, "2x4": 2, "1x8": 1, "2x2 fsdp 2": 4}
+    assert {mesh: int(run["n_data_shards"]) for mesh, run in runs.items()} == {mesh: expected[mesh] for mesh in runs}
+    assert len(runs) > 1
 
 
-@pytest.mark.parametrize("mesh", ["4x2", "2x4", "1x8"])
+@each_mesh("4x2", "2x4", "1x8")
 @pytest.mark.parametrize("program", ["train_step", "softmax", "seen", "in_chunks", "sampled", "mixture", "eval_step"])
 def test_no_program_sends_the_item_table_or_scores(runs, mesh, program):
     messages = [line.split() for line in runs[mesh][f"messages_of_{program}"].tolist()]
@@ -215,7 +238,7 @@ def test_no_program_sends_the_item_table_or_scores(runs, mesh, program):
         assert str(on_a_device) not in shape or (kind == "all-reduce" and shape == [str(on_a_device), str(D_MODEL)])
 
 
-@pytest.mark.parametrize("mesh", ["8x1", "4x2", "2x4"])
+@each_mesh("8x1", "4x2", "2x4")
 def test_a_step_adds_up_one_table_and_another_where_a_device_holds_fewer_rows_than_are_looked_up(runs, mesh):
     sent = runs[mesh]["messages_of_train_step"].tolist()
     n_rows, on_a_device = int(runs[mesh]["batch_rows"][0]), TABLE_ROWS // MESHES[mesh].model
@@ -225,7 +248,7 @@ def test_a_step_adds_up_one_table_and_another_where_a_device_holds_fewer_rows_th
     assert (f"all-gather {n_rows} {MAX_LENGTH} {D_MODEL}" in sent) == few
 
 
-@pytest.mark.parametrize("mesh", ["4x2", "1x8"])
+@each_mesh("4x2", "1x8")
 def test_ranking_a_split_catalogue_sends_neither_table_nor_scores(runs, mesh):
     n_users, k, n_shards = 24, 5, MESHES[mesh].model
     assert 0 < runs[mesh]["sent_by_rank_targets"] <= 2 * n_users  # per user and target a score and a count
@@ -401,14 +424,14 @@ def measure() -> dict[str, np.ndarray]:
     return {name: np.asarray(value) for name, value in numbers.items()}
 
 
-def main(path: str) -> None:
+def main(path: str, *meshes: str) -> None:
     assert jax.device_count() == 8
     numbers = {}
-    for mesh in ("none", *MESHES):
+    for mesh in ("none", *meshes):
         with jax.set_mesh(make_mesh(MESHES[mesh])) if mesh in MESHES else contextlib.nullcontext():
             numbers |= {f"{mesh}/{name}": value for name, value in measure().items()}
     np.savez(path, **numbers)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

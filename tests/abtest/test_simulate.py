@@ -144,7 +144,7 @@ def check_coverage(directory, n_experiments: int) -> None:
 
 
 def test_the_true_effect_lies_in_the_interval(tmp_path):
-    check_coverage(tmp_path, 12)
+    check_coverage(tmp_path, 6)
 
 
 @pytest.mark.slow

@@ -77,6 +77,8 @@ CONFIGS = {
     ),
 }
 
+ORDERS = {"defaults": DEFAULTS, "runs": RUNS}
+
 
 def outcome(source, config, directory):
     """Everything that preparation finds: counts, tables in their order, and the store's hash."""
@@ -104,8 +106,19 @@ def same(left, right):
     return repr(left) == repr(right)
 
 
-@pytest.mark.parametrize("config", CONFIGS)
-@pytest.mark.parametrize("engine", ENGINES)
+def on_every_engine(configs, on_spark):
+    """Each config on each engine; on Spark, which takes seconds to plan a step, `on_spark` alone in the quick tests."""
+    return pytest.mark.parametrize(
+        ("engine", "config"),
+        [
+            pytest.param(engine, config, marks=[pytest.mark.slow] * (engine == "pyspark" and config != on_spark))
+            for engine in ENGINES
+            for config in configs
+        ],
+    )
+
+
+@on_every_engine(CONFIGS, on_spark="all steps")
 def test_engines_give_exactly_equal_tables(engine, config, log, request, tmp_path):
     pytest.importorskip(engine)
     spark = request.getfixturevalue("spark") if engine == "pyspark" else None
@@ -119,11 +132,11 @@ def test_engines_give_exactly_equal_tables(engine, config, log, request, tmp_pat
         assert same(found[name], expected[name]), name
 
 
-@pytest.mark.parametrize("config", [DEFAULTS, RUNS], ids=["defaults", "runs"])
-@pytest.mark.parametrize("engine", ENGINES)
+@on_every_engine(ORDERS, on_spark="defaults")
 def test_engines_order_ties_alike(engine, config, request, tmp_path):
     pytest.importorskip(engine)
     spark = request.getfixturevalue("spark") if engine == "pyspark" else None
+    config = ORDERS[config]
     expected = prepare_store(read_log(by_user_and_item(a_log(text=True))), tmp_path / "duckdb", config, SplitConfig())
     with move(read_log(shuffled(a_log(text=True), 1), "hash"), engine, spark=spark) as source:
         found = prepare_store(source, tmp_path / engine, config, SplitConfig())

@@ -56,6 +56,16 @@ ENCODERS = {
     "hstu with the query's time": (functools.partial(hstu, times="query"), HSTUConfig(**SIZES)),
 }
 
+VARIANTS = (
+    "transformer: rms, after, learned, gelu",
+    "transformer: layer, first, learned, relu",
+    "transformer: bidirectional, learned",
+    "gru of two layers",
+    "encoder-decoder, learned, gated",
+    "hstu without positions",
+)
+"""Of these, each part stands in another encoder as well: tests that take seconds try them at night alone."""
+
 
 @functools.cache
 def an_encoder(name: str):

@@ -22,12 +22,19 @@ from seqrec.side_tasks import side_task_losses, with_side_tasks
 FEATURED = "transformer with features of events"
 WITH_SIDE_TASKS = "transformer with side tasks"
 NAMES = [*ENCODERS, FEATURED, WITH_SIDE_TASKS]
+QUICK = (
+    *("transformer: rms, first, rotary, swiglu", "transformer: layer, after, learned, swiglu", "gru", "hawk", "hstu"),
+    *("transformer: times of the history", "hstu with times of the history", "encoder-decoder"),
+    *(FEATURED, WITH_SIDE_TASKS),
+)
+"""Of each kind of array that a mesh splits at least one; the others at night."""
 HISTORIES = np.random.default_rng(0).integers(1, 31, (8, LENGTH)).tolist()
 
 
 @pytest.fixture(scope="module")
-def numbers(tmp_path_factory):
-    """What `measure` returns for each encoder, without a mesh and with one."""
+def numbers(tmp_path_factory, request):
+    """What `measure` returns for each encoder that a test asks for, without a mesh and with one."""
+    names = [item.callspec.params["name"] for item in request.session.items if item.path == request.path]
     path = tmp_path_factory.mktemp("mesh") / "numbers.npz"
     here = Path(__file__).parent
     environment = os.environ | {
@@ -37,14 +44,14 @@ def numbers(tmp_path_factory):
         "PYTHONPATH": os.pathsep.join(map(str, (here.parents[1], here.parent, here))),
     }
     done = subprocess.run(
-        [sys.executable, __file__, str(path)], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, __file__, str(path), *names], env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
     with np.load(path) as arrays:
         return {name: arrays[name] for name in arrays.files}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK)) for name in NAMES])
 def test_eight_devices_compute_the_states_and_gradients_of_one(numbers, name):
     names = [each for each in numbers if each.startswith(f"one/{name}/")]
     assert len(names) > 2
@@ -103,10 +110,10 @@ def a_model_with_side_tasks():
     return model, {**params, "side_tasks": own}, None
 
 
-def main(path: str) -> None:
+def main(path: str, *names: str) -> None:
     assert jax.device_count() == 8
     numbers = {}
-    for name in NAMES:
+    for name in names:
         case = a_case(name)
         numbers |= {f"one/{name}/{key}": value for key, value in measure(*case).items()}
         with jax.set_mesh(make_mesh(MeshConfig(data=4, model=2))):
@@ -115,4 +122,4 @@ def main(path: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

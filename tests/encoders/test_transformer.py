@@ -178,7 +178,7 @@ def states_and_gradients(key, **way):
 
 
 @pytest.mark.parametrize("way", [{"rematerialise": True}, {"scan_blocks": True}, {"compute_dtype": "bfloat16"}])
-@pytest.mark.parametrize("key", [None, 3])
+@pytest.mark.parametrize("key", [pytest.param(None, marks=pytest.mark.slow), 3])  # with dropout is more
 def test_other_ways_of_computing_give_the_same_states_and_gradients(way, key):
     plain, other = states_and_gradients(key), states_and_gradients(key, **way)
     half = "compute_dtype" in way

@@ -20,6 +20,7 @@ def trained(request, ratings, tmp_path_factory):
     """A run on such a split, and the results that it left."""
     run, script = tmp_path_factory.mktemp("runs") / "run", request.param
     flags = ("--dataset", "movielens", "--data-path", str(ratings), *TOY_MODEL, *SPLIT, "--max-epochs", "1")
+    flags += ("--n-decoder-blocks", "1") * (script is seq2seq)
     return run, script.main(runtime.parse(script.Config, [*flags, "--output", str(run)]))
 
 

@@ -168,7 +168,7 @@ def damaged_store_is_refused_or_the_same(draw, grown_store, directory) -> None:
         assert grown.n_users >= stores[-1].n_users
 
 
-@examples(25, derandomize=True)
+@examples(12, derandomize=True)
 @given(st.data())
 def test_a_damaged_store_is_refused_or_opens_as_it_was(grown_store, tmp_path, data):
     damaged_store_is_refused_or_the_same(data.draw, grown_store, tmp_path / "copy")
@@ -197,7 +197,7 @@ def damaged_run_is_refused_or_the_same(draw, finished, directory, caplog) -> Non
                 assert results == {name: finished.results[name] for name in results}
 
 
-@examples(6, derandomize=True)
+@examples(4, derandomize=True)
 @given(st.data())
 def test_a_damaged_run_is_refused_or_has_its_figures(finished, tmp_path, caplog, data):
     damaged_run_is_refused_or_the_same(data.draw, finished, tmp_path / "run", caplog)

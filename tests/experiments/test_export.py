@@ -27,6 +27,8 @@ from seqrec.types import InputError
 N_ITEMS = 30
 SMALL = ("--d-model", "8", "--max-length", "8", "--no-mask-seen")
 SCRIPTS = [name for name in TRAINING if name != "seq2seq"]
+OF_OTHER_LOSSES = ("gsasrec", "esasrec")
+"""What differs from sasrec in the loss alone, which no bundle holds."""
 HISTORIES = [[3], [7, 8, 9], list(range(1, 21))]
 
 
@@ -40,7 +42,11 @@ def task_of(config):
 
 @pytest.mark.parametrize(
     ("name", "flags"),
-    [*((name, ()) for name in SCRIPTS), ("sasrec", ("--repeat-mixture",)), ("sasrec", ("--compute-dtype", "bfloat16"))],
+    [
+        *(pytest.param(name, (), marks=[pytest.mark.slow] * (name in OF_OTHER_LOSSES)) for name in SCRIPTS),
+        ("sasrec", ("--repeat-mixture",)),
+        ("sasrec", ("--compute-dtype", "bfloat16")),
+    ],
 )
 def test_the_bundle_of_each_scripts_model_answers_as_the_model(name, flags, tmp_path):
     config = config_of(name, *flags)

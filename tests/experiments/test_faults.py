@@ -67,6 +67,7 @@ def test_a_run_is_evaluated_and_resumed_on_the_events_that_it_saw_after_more_are
         evaluate_checkpoint.main(arguments)
 
 
+@pytest.mark.slow  # that of two processes with two devices each is, in test_processes.py
 def test_a_run_on_several_devices_is_evaluated_on_one(toy, finished, tmp_path, start_script):
     process = start_script(
         "sasrec.py", *toy, "--mesh.model", "2", "--output", tmp_path / "run", JAX_NUM_CPU_DEVICES="2"

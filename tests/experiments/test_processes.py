@@ -92,7 +92,8 @@ def losses_of(run):
     return {line["step"]: line["loss"] for line in map(json.loads, (run / "metrics.jsonl").open()) if "loss" in line}
 
 
-@pytest.mark.parametrize("n_devices", [pytest.param(4, marks=pytest.mark.slow), 8])
+@pytest.mark.slow  # on one device, the losses and figures are compared above
+@pytest.mark.parametrize("n_devices", [4, 8])
 def test_what_two_processes_saved_goes_on_with_the_same_losses_and_figures_on_any_devices(
     flags, finished, on_one_device, copied, start_script, n_devices
 ):

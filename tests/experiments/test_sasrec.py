@@ -357,7 +357,10 @@ def as_parquet(path):
     return ("--dataset", "events", "--data-path", path, "--columns", "who", "what", "when", "--no-norm-first")
 
 
-@pytest.mark.parametrize("form", [as_pairs, as_lists, as_ratings_dat, as_parquet])
+# What each form of data holds is read in tests/data; here are the two that differ most, and the others at night.
+@pytest.mark.parametrize(
+    "form", [as_parquet, as_lists, *(pytest.param(form, marks=pytest.mark.slow) for form in (as_pairs, as_ratings_dat))]
+)
 def test_each_form_of_data_runs_end_to_end(form, tmp_path, capsys):
     results = train(*form(tmp_path / "data"), *TOY_MODEL, "--max-epochs", "1", "--output", tmp_path / "run")
     assert results["test"]["n_users"] == 39

@@ -28,17 +28,22 @@ def read_up_to(stream, beginning: str) -> list[str]:
     raise AssertionError("".join(lines))
 
 
+slow = pytest.mark.slow
+"""What takes a process of its own for a moment that others here, or a run in this process, meet as well."""
+
+
 @pytest.mark.parametrize(
     ("line", "delay", "number", "code"),
     [
-        ("device", 0.3, signal.SIGINT, None),  # libraries are imported and data are read
-        ("split", 0.4, signal.SIGTERM, None),  # arrays are made and programs compiled
-        ("model", 0.5, signal.SIGINT, None),
-        ("epoch   1", 0.0, signal.SIGTERM, None),
-        ("saving", 0.0, signal.SIGINT, SLOW_SAVE),
-        ("stopped", 0.0, signal.SIGTERM, None),  # the model is tested
+        # Libraries are imported and data are read: see also test_sigterm_ends_with_a_command_that_goes_on_when_pasted.
+        pytest.param("device", 0.3, signal.SIGINT, None, id="reading", marks=slow),
+        pytest.param("split", 0.4, signal.SIGTERM, None, id="building", marks=slow),  # arrays are made
+        pytest.param("model", 0.5, signal.SIGINT, None, id="compiling"),
+        # See also test_a_resumed_run_equals_one_that_was_not_interrupted.
+        pytest.param("epoch   1", 0.0, signal.SIGTERM, None, id="training", marks=slow),
+        pytest.param("saving", 0.0, signal.SIGINT, SLOW_SAVE, id="saving", marks=slow),
+        pytest.param("stopped", 0.0, signal.SIGTERM, None, id="testing"),
     ],
-    ids=["reading", "building", "compiling", "training", "saving", "testing"],
 )
 def test_one_signal_ends_a_run_with_its_status_and_the_command_that_goes_on(
     toy, tmp_path, start_script, line, delay, number, code
@@ -56,7 +61,10 @@ def test_one_signal_ends_a_run_with_its_status_and_the_command_that_goes_on(
     assert len(re.findall(r"^epoch   [234]", errors, re.MULTILINE)) <= 1
 
 
-@pytest.mark.parametrize(("number", "delay"), [(signal.SIGINT, 0.3), (signal.SIGINT, 0.7), (signal.SIGTERM, 0.5)])
+@pytest.mark.parametrize(
+    ("number", "delay"),
+    [(signal.SIGINT, 0.3), pytest.param(signal.SIGINT, 0.7, marks=slow), pytest.param(signal.SIGTERM, 0.5, marks=slow)],
+)
 def test_a_signal_while_the_script_is_imported_ends_it_as_the_system_does(toy, tmp_path, start_script, number, delay):
     process = start_script("sasrec.py", *toy, "--output", tmp_path / "run", code="print('importing', flush=True)")
     read_up_to(process.stdout, "importing")

@@ -59,7 +59,14 @@ def loss_of(name, n_items=37):
     return make_loss(config, counts=np.ones(n_items + 1, int))
 
 
-@pytest.mark.parametrize("name", ["softmax", "sampled-softmax", "bce", "gbce", "bpr", "bpr-max", "sce"])
+@pytest.mark.parametrize(
+    ("name", "in_tiles"),
+    [
+        *(("softmax", tiles) for tiles in TILES.values()),
+        *((name, TILES["blocks of positions"]) for name in ("sampled-softmax", "bce", "gbce", "bpr", "bpr-max", "sce")),
+    ],
+    indirect=["in_tiles"],
+)
 def test_a_weight_counts_a_target_as_often(name, in_tiles):
     hidden, table, targets = a_case(rows=3, length=7, n_items=37, n_rows=64)
     times = np.random.default_rng(1).integers(0, 4, targets.shape)

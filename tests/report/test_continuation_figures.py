@@ -28,7 +28,7 @@ def case():
     random = np.random.default_rng(0)
     histories = [random.integers(1, N_ITEMS + 1, random.integers(7, 14)).tolist() for _ in range(20)]
     store = store_from_sequences(histories, n_items=N_ITEMS)
-    config = Seq2SeqConfig(TransformerConfig(d_model=8, causal=False, dropout=0.0))
+    config = Seq2SeqConfig(TransformerConfig(d_model=8, n_blocks=1, causal=False, dropout=0.0), n_decoder_blocks=1)
     model = softmax_model(seq2seq(config, n_items=N_ITEMS, max_length=MAX_LENGTH), ask=continuation)
     params = init_params(model.specs, jax.random.key(0))
     params = jax.tree.map(lambda leaf: 20 * leaf if leaf.ndim == 2 else leaf, params)
