@@ -6,6 +6,7 @@ import chex
 import jax
 import numpy as np
 import pytest
+from examples import at_night
 
 from seqrec.data.batches import EventFields, make_queries, training_batches
 from seqrec.data.event_features import EventFeatureConfig, features_at, position_features
@@ -37,9 +38,7 @@ ENCODERS = {
 every_encoder = pytest.mark.parametrize("name", ENCODERS)
 # What features add to the items' vectors does not know the encoder, which reads the sum; that each does is seen where
 # its states depend on events.
-one_encoder = pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name != "transformer")) for name in ENCODERS]
-)
+one_encoder = pytest.mark.parametrize("name", at_night(ENCODERS, quick=("transformer",)))
 NAMES = ("device", "share", "gap", "share_of_day:waves")
 
 

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from examples import at_night
 
 from seqrec import sharding
 from seqrec.data.batches import Share, make_queries, training_batches
@@ -57,8 +58,8 @@ MESHES = {
     "1x8": MeshConfig(data=1, model=8),
     "2x2 fsdp 2": MeshConfig(data=2, model=2, fsdp=2),
 }
-SLOW = ("8x1", "1x8")
-"""Of these, what splits the rows alone or the catalogue alone; each axis is split in the others too."""
+QUICK = ("4x2", "2x4", "2x2 fsdp 2")
+"""Of these, what splits each axis; the others split the rows alone or the catalogue alone."""
 # The table has 448 rows, a number that no other array has for a dimension: nor has any the rows of a device.
 N_ITEMS, TABLE_ROWS, D_MODEL, MAX_LENGTH, N_STEPS = 400, 448, 8, 8, 3
 
@@ -145,9 +146,7 @@ def test_a_mesh_uses_all_devices_or_is_refused():
 
 def each_mesh(*meshes):
     """A test for each of these meshes, of which it takes some at night alone."""
-    return pytest.mark.parametrize(
-        "mesh", [pytest.param(mesh, marks=[pytest.mark.slow] * (mesh in SLOW)) for mesh in meshes]
-    )
+    return pytest.mark.parametrize("mesh", at_night(meshes, quick=QUICK))
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ from importlib import resources
 
 import numpy as np
 import pytest
+from examples import at_night
 
 from seqrec.abtest import tables
 from seqrec.abtest.logs import Logs, load_logs, set_period
@@ -86,9 +87,7 @@ def test_spark_reads_every_statement_and_gives_the_same_columns(embedded, elsewh
         assert elsewhere.sql(statement(name)).columns == embedded.sql(statement(name)).columns, name
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK)) for name in (*TABLES, *FIGURES)]
-)
+@pytest.mark.parametrize("name", at_night((*TABLES, *FIGURES), quick=QUICK))
 def test_spark_gives_the_same_table(embedded, elsewhere, name):
     found = elsewhere.sql(statement(name))
     expected = embedded.sql(statement(name))

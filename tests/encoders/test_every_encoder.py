@@ -8,15 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from an_encoder import ENCODERS, VARIANTS, an_encoder
+from examples import at_night
 from packed_rows import LENGTH, rows_of
 
 from seqrec.sharding import MESH_AXES
 from seqrec.types import Batch
 
 every_encoder = pytest.mark.parametrize("name", ENCODERS)
-every_encoder_at_night = pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in VARIANTS)) for name in ENCODERS]
-)
+every_encoder_at_night = pytest.mark.parametrize("name", at_night(ENCODERS, quick=set(ENCODERS) - set(VARIANTS)))
 
 
 @functools.cache

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from an_encoder import ENCODERS, an_encoder
+from examples import at_night
 from packed_rows import LENGTH, rows_of
 
 from seqrec.data.event_features import PositionFeature
@@ -51,7 +52,7 @@ def numbers(tmp_path_factory, request):
         return {name: arrays[name] for name in arrays.files}
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK)) for name in NAMES])
+@pytest.mark.parametrize("name", at_night(NAMES, quick=QUICK))
 def test_eight_devices_compute_the_states_and_gradients_of_one(numbers, name):
     names = [each for each in numbers if each.startswith(f"one/{name}/")]
     assert len(names) > 2

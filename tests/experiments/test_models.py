@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import seq2seq
 from conftest import CHAIN_FLAGS
+from examples import at_night
 from scripts import TRAINING
 
 from seqrec import runtime
@@ -118,13 +119,9 @@ def test_a_model_that_reads_no_times_is_not_labelled_as_if_it_did(toy, tmp_path)
         script.main(runtime.parse(script.Config, [*toy, "--times", "query", "--output", str(tmp_path / "run")]))
 
 
-OF_TESTED_PARTS = ("sasrec", "esasrec", "hstu", "hawk")
-"""Whose losses lower in test_lowering.py as well, and whose encoders, with gradients, in test_every_encoder.py."""
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in OF_TESTED_PARTS)) for name in TRAINING]
-)
+# The losses of the others lower in test_lowering.py as well, and their encoders, with gradients, in
+# test_every_encoder.py.
+@pytest.mark.parametrize("name", at_night(TRAINING, quick=("gsasrec", "bert4rec", "gru4rec", "seq2seq")))
 def test_the_steps_of_each_script_lower_for_every_platform(name):
     script = TRAINING[name]
     default = script.Config()

@@ -91,7 +91,7 @@ def test_figures_of_the_catalogue_are_those_of_slow_loops(lists):
     np.testing.assert_allclose(gini(lists, n_items=N_ITEMS), slow_gini, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("n_items", [1, 2, 5, 1000])
+@pytest.mark.parametrize("n_items", [1, 5, 1000])
 def test_uniform_exposure_has_no_inequality_and_one_item_for_all_has_the_most(n_items):
     everybody_another = jnp.arange(1, n_items + 1)[:, None]
     np.testing.assert_allclose(gini(everybody_another, n_items=n_items), 0.0, atol=1e-6)

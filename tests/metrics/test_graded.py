@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import rax
-from examples import examples
+from examples import at_night, examples
 from graded_twins import METRICS, N_ITEMS, all_metrics, metrics_of, slow_metrics
 from hypothesis import given
 from hypothesis import strategies as st
@@ -231,7 +231,13 @@ def test_scores_in_bfloat16_tie_where_they_round_to_the_same_number():
     assert float(ndcg_metric(scores, labels.astype(jnp.bfloat16), topn=1)) == 0.5
 
 
-@pytest.mark.parametrize("dtype", ["bool", "uint8", "int8", "int16", "uint32", "int32", "int64", "float16"])
+@pytest.mark.parametrize(
+    "dtype",
+    at_night(
+        ("bool", "uint8", "int8", "int16", "uint32", "int32", "int64", "float16"),
+        quick=("bool", "int8", "uint32", "float16"),
+    ),
+)
 def test_scores_of_every_type_rank_in_their_own_order(dtype):
     rng = np.random.default_rng(1)
     if dtype in ("bool", "float16"):
@@ -355,6 +361,7 @@ def test_ir_measures_agrees_where_no_scores_are_tied(topn):
         np.testing.assert_allclose(ours[names[measure]], value, rtol=1e-6, err_msg=str(measure))
 
 
+@pytest.mark.slow  # it takes seconds to import; rax and ir_measures agree above
 def test_ranx_agrees_where_no_scores_are_tied(monkeypatch):
     monkeypatch.setenv("NUMBA_DISABLE_JIT", "1")  # compiling takes a minute, these five queries no time
     ranx = pytest.importorskip("ranx")

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import rax
-from examples import examples
+from examples import at_night, examples
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -52,7 +52,7 @@ def test_a_rank_is_a_place_among_the_orders_of_its_ties(scores, items, excluded,
     np.testing.assert_array_equal(ranks[0], expected)
 
 
-@pytest.mark.parametrize("n_items", [1, 31, 32, 33, 64, 100, 1000])
+@pytest.mark.parametrize("n_items", [1, 32, 33, 1000])
 def test_every_item_is_counted_whatever_their_number(n_items):
     scores = jnp.arange(n_items, dtype=jnp.float32)[None]
     assert target_ranks(scores, jnp.array([0])).tolist() == [n_items]
@@ -144,7 +144,13 @@ def test_arrays_of_another_shape_or_type_are_refused(bad, message):
         target_ranks(**arguments)
 
 
-@pytest.mark.parametrize("dtype", ["bool", "uint8", "int8", "int16", "uint32", "int32", "int64", "float16", "float32"])
+@pytest.mark.parametrize(
+    "dtype",
+    at_night(
+        ("bool", "uint8", "int8", "int16", "uint32", "int32", "int64", "float16", "float32"),
+        quick=("bool", "int8", "uint32", "float16"),
+    ),
+)
 def test_scores_of_every_type_rank_in_their_own_order(dtype):
     rng = np.random.default_rng(3)
     if dtype == "bool" or dtype.startswith("float"):
