@@ -31,11 +31,27 @@ SLOW_FILES = (
     "tests/data/test_engines.py",
     "tests/encoders/test_mesh.py",
 )
+SPARK_FILES = ("tests/data/test_engines.py", "tests/abtest/test_spark_sql.py")
 
 
 def pytest_collection_modifyitems(items):
     """Puts the files that take longest first: of what comes last one process may be left with all."""
     items.sort(key=lambda item: not item.nodeid.startswith(SLOW_FILES))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Gives both files that ask Spark to one process, since a Spark takes ten seconds to start."""
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class OneSpark(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            file = super()._split_scope(nodeid)
+            return "spark" if file in SPARK_FILES else file
+
+    return OneSpark(config, log)
 
 
 def pytest_collection_finish():
