@@ -69,7 +69,7 @@ def pytest_unconfigure():
 
 @pytest.fixture(autouse=True, scope="module")
 def let_go_of_compiled_programs():
-    """Jax keeps every program of a process: 4 GB over the whole suite. To let go after each module takes minutes."""
+    """Jax keeps every program of a process: 4 GB over the whole suite. To let go of them takes a second."""
     yield
     if resident_bytes() > 2.5e9:
         jax.clear_caches()
