@@ -31,7 +31,8 @@ def enlarged(model, *, seed=1):
 
 @functools.cache
 def a_model(n_items=N_ITEMS, **options):
-    config = Seq2SeqConfig(TransformerConfig(causal=False, **SIZES, **options))
+    # One block reads the history; of those that generate, each has a cache of its own.
+    config = Seq2SeqConfig(TransformerConfig(causal=False, **{**SIZES, "n_blocks": 1}, **options))
     model = softmax_model(seq2seq(config, n_items=n_items, max_length=MAX_LENGTH))
     return model, enlarged(model)
 
