@@ -19,15 +19,15 @@ from seqrec.report.gate import judge, parse_max_drops
 from seqrec.report.gate_text import as_json, as_junit, as_markdown, as_text
 from seqrec.types import InputError
 
-EXIT_STATUS = {"pass": 0, "fail": 1, "cannot tell": 3}
+EXIT_STATUS = {"pass": 0, "cannot tell": 3, "fail": 4}
 
 
 @dataclass(frozen=True)
 class Arguments:
     """Decides whether a run may replace another: no metric may drop by more than its margin, on the same users.
 
-    Exit status: 0 if every drop is shown to be within its margin; 1 if a drop is shown to be beyond it; 2, with one
-    line, if the runs cannot be compared; 3 if these users cannot tell.
+    Exit status: 0 if every drop is shown to be within its margin; 2, with one line, if the runs cannot be compared; 3
+    if these users cannot tell; 4 if a drop is shown to be beyond its margin. 1 is a crash.
     """
 
     candidate: Positional[Path]
@@ -41,6 +41,9 @@ class Arguments:
     history_length, for all its slices."""
     join: tuple[str, ...] = ()
     """Files with a column user, or a column item, and columns to slice by; or user=FILE, item=FILE: keys come first."""
+    strict: bool = False
+    """Whether a slice that nobody is in, such as cold on a day without new items, counts as "cannot tell"; otherwise a
+    note says that nothing is judged there."""
     level: float = 0.95
     """Confidence level of the verdict, corrected over metrics and slices."""
     json: Path | None = None
@@ -57,7 +60,8 @@ def main(arguments: Arguments) -> JsonObject:
     with local_paths((arguments.against, arguments.candidate), ()) as paths:
         if len(paths.runs) != 2:
             raise InputError(f"the directories hold the runs {', '.join(paths.runs)}; name two of them")
-        gate = judge(paths.runs, max_drops, slices=arguments.slice, joins=arguments.join, level=arguments.level)
+        options = {"level": arguments.level, "strict": arguments.strict}
+        gate = judge(paths.runs, max_drops, slices=arguments.slice, joins=arguments.join, **options)
     print(as_text(gate))
     forms = ((arguments.json, as_json), (arguments.junit, as_junit), (arguments.markdown, as_markdown))
     for file, form in forms:

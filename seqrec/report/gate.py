@@ -12,8 +12,8 @@ from jaxtyping import Bool, Float
 from seqrec.files import JsonObject
 from seqrec.metrics import AT_K, metric_values
 from seqrec.report.compared_runs import TESTED_ALIKE, protocol_notes, protocol_of, slicings_of
-from seqrec.report.rank_tables import align, read_rank_table
-from seqrec.report.slices import Slicing
+from seqrec.report.rank_tables import RankTableFile, align, read_rank_table
+from seqrec.report.slices import Slicing, cold_slicing
 from seqrec.stats import non_inferiority
 from seqrec.types import InputError
 
@@ -103,11 +103,13 @@ def judge(
     slices: Sequence[str] = (),
     joins: Sequence[str] = (),
     level: float = 0.95,
+    strict: bool = False,
 ) -> JsonObject:
     """Whether the second run may replace the first: what the gate's JSON file holds.
 
     `tests` has one test for each metric of `max_drops`, over all users and in each slice; see `non_inferiority`. The
-    `verdict` is fail if any test fails, else pass if all pass, else cannot tell.
+    `verdict` is fail if any test fails, else pass if all pass, else cannot tell. A slice without users, such as cold
+    targets on a day without any, is one of `empty_slices` and has no test; if `strict`, it cannot be told.
 
     Raises:
       InputError: the runs were not tested on the same users, held-out items and protocol, or a metric, slice or margin
@@ -122,7 +124,9 @@ def judge(
         raise InputError(f"{extra} are users whom the other run was not tested on; test both on the same users")
     tables = aligned.tables
     everyone = {ALL_USERS: np.ones(tables[incumbent].n_users, bool)}
-    groups = everyone | (users_in_slices(slicings_of(tables[incumbent], joins, ()), slices) if slices else {})
+    named = users_in_slices(_slicings(tables[incumbent], joins), slices) if slices else {}
+    empty = [name for name, users in named.items() if not users.any()]
+    groups = everyone | {name: users for name, users in named.items() if name not in empty}
     values = {
         metric: {name: metric_of_users(metric, table.rank) for name, table in tables.items()} for metric in max_drops
     }
@@ -147,10 +151,19 @@ def judge(
         }
         for (metric, group, each), test in zip(pairs, found, strict=True)
     ]
-    verdicts = {test.verdict for test in found}
+    verdicts = {test.verdict for test in found} | ({"cannot tell"} if strict and empty else set())
     verdict = "fail" if "fail" in verdicts else "cannot tell" if "cannot tell" in verdicts else "pass"
     heads = {"candidate": candidate, "incumbent": incumbent, "verdict": verdict, "level": level}
-    return heads | {"tests": tests, "notes": protocol_notes(protocols)}
+    notes = [f"No user is in the slice {name}, so nothing is judged there." for name in empty]
+    return heads | {"tests": tests, "empty_slices": empty, "notes": [*notes, *protocol_notes(protocols)]}
+
+
+def _slicings(reference: RankTableFile, joins: Sequence[str]) -> list[Slicing]:
+    """All slicings, and that of cold targets where all or none are: a day without any is no misspelt slice."""
+    slicings = slicings_of(reference, joins, ())
+    if "target_events" in reference.columns and all(slicing.name != "cold targets" for slicing in slicings):
+        slicings.append(cold_slicing(reference.columns["target_events"]))
+    return slicings
 
 
 def _check_alike(protocols: Mapping[str, Mapping[str, Any]]) -> None:

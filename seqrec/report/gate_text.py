@@ -23,6 +23,8 @@ def headline(gate: Mapping[str, Any]) -> str:
         "fail": "a drop is beyond its margin",
         "cannot tell": "these users cannot tell whether a drop is beyond its margin",
     }[gate["verdict"]]
+    if gate["verdict"] == "cannot tell" and all(test["verdict"] == "pass" for test in gate["tests"]):
+        found = "a slice has no users"
     corrected = f", corrected for {n} tests" if n > 1 else ""
     return f"{gate['verdict']}: {gate['candidate']} in place of {gate['incumbent']}: {found} ({level}{corrected})"
 

@@ -115,11 +115,19 @@ def standard_slicings(table: RankTableFile, *, n_bins: int = 4) -> list[Slicing]
         if column in table.columns
     ]
     if "target_events" in table.columns:
-        warm = (table.columns["target_events"] > 0).astype(np.int64)
-        labels, index = np.unique(warm, return_inverse=True)
-        names = tuple(("cold: not in training", "warm")[label] for label in labels)
-        slicings.append(Slicing("cold targets", "target_events", names, index))
+        cold = cold_slicing(table.columns["target_events"])
+        slicings += [cold] if len(np.unique(cold.slice_of_user)) == len(cold.labels) else []
     return [slicing for slicing in slicings if len(slicing.labels) > 1]
+
+
+def cold_slicing(target_events: Real[np.ndarray, " n_users"]) -> Slicing:
+    """By whether the target is in training; unlike in other slicings, one of the two slices may be empty.
+
+    >>> cold_slicing(np.array([0, 3])).slice_of_user.tolist()
+    [0, 1]
+    """
+    labels = ("cold: not in training", "warm")
+    return Slicing("cold targets", "target_events", labels, (target_events > 0).astype(np.int64))
 
 
 def joined_slicings(

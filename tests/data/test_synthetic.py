@@ -202,8 +202,37 @@ def test_tastes_are_distributions_that_drift_and_have_hours():
     np.testing.assert_allclose(tastes(timeless, start + DAY_US // 2), tastes(timeless, start))
 
 
-def test_genres_are_played_as_tastes_say():
-    world = dataclasses.replace(WORLD, repeat_share=0.0, artist_share=0.0, genre_share=0.0, chart_share=0.0)
+def test_fashion_moves_all_tastes_by_the_same_factors_within_its_strength():
+    moving = dataclasses.replace(WORLD, fashion_strength=1.0, fashion_days=10.0)
+    users = np.arange(1, 51)
+
+    def odds(config, day):
+        """Weight of each genre against the first."""
+        liked = taste(config, users, np.full(50, (config.start_day + day) * DAY_US))
+        return liked / liked[:, :1]
+
+    for day in (0, 7, 35):
+        factor = odds(moving, day) / odds(WORLD, day)
+        np.testing.assert_allclose(factor, np.broadcast_to(factor[0], factor.shape))
+        assert np.abs(np.log(factor)).max() <= 2
+    assert np.abs(np.log(odds(moving, 35) / odds(WORLD, 35)) - np.log(odds(moving, 0) / odds(WORLD, 0))).max() > 0.1
+    assert same(simulate_events(dataclasses.replace(WORLD, fashion_days=3.0)), simulate_events(WORLD))
+
+
+def test_so_many_tracks_are_new_each_day():
+    world = dataclasses.replace(WORLD, daily_releases=3)
+    released = item_table(world)["release_time_us"] // DAY_US - world.start_day
+    assert np.bincount(released[released >= 0]).tolist() == [3] * WORLD.n_days
+    assert (released[: -3 * WORLD.n_days] < 0).all()
+    plays = simulate_events(world)
+    assert np.all(item_table(world)["release_time_us"][plays["item_id"] - 1] <= plays["timestamp_us"])
+
+
+@pytest.mark.parametrize("fashion", [0.0, 1.5])
+def test_genres_are_played_as_tastes_say(fashion):
+    world = dataclasses.replace(
+        WORLD, repeat_share=0.0, artist_share=0.0, genre_share=0.0, chart_share=0.0, fashion_strength=fashion
+    )
     plays = simulate_events(world)
     opens = opens_session(plays)
     genre = item_table(world)["genre"][plays["item_id"][opens] - 1]
@@ -295,6 +324,7 @@ def test_memory_is_that_of_a_block():
         ({"repeat_memory_plays": 1.0}, "repeat_memory_plays=1.0 is not above 1"),
         ({"zipf_exponent": float("nan")}, "zipf_exponent=nan is not a finite number"),
         ({"sessions_per_user": 5000.0}, "sessions_per_user=5000 fill more than half of n_days=120; take at most"),
+        ({"daily_releases": 42}, "daily_releases=42 on n_days=120 leave fewer old tracks than n_genres=12; .* most 41"),
     ],
 )
 def test_impossible_worlds_are_refused(changes, message):

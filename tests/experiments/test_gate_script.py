@@ -63,7 +63,7 @@ def test_two_seeds_pass_at_a_wide_margin_and_a_narrow_one_cannot_be_told(runs, m
 
 def test_a_worse_model_fails_and_files_say_so(runs, tmp_path, monkeypatch):
     files = "--json out/gate.json --junit out/gate.xml --markdown out/gate.md"
-    assert exit_status(monkeypatch, f"worse --against seed-0 --max-drop ndcg@10=0.02 mrr=0.02 {files}") == 1
+    assert exit_status(monkeypatch, f"worse --against seed-0 --max-drop ndcg@10=0.02 mrr=0.02 {files}") == 4
     found = json.loads((tmp_path / "out" / "gate.json").read_text())
     assert (found["verdict"], [test["verdict"] for test in found["tests"]]) == ("fail", ["fail", "fail"])
     assert ElementTree.parse(tmp_path / "out" / "gate.xml").getroot().get("failures") == "2"
@@ -98,5 +98,5 @@ def test_what_cannot_be_judged_gets_one_line(runs, monkeypatch, capsys, flags, s
 def test_help_lists_the_exit_statuses():
     done = subprocess.run([sys.executable, EXPERIMENTS / "gate.py", "--help"], capture_output=True, text=True)
     assert done.returncode == 0
-    for status in ("0 if", "1 if", "2, with", "3 if"):
+    for status in ("0 if", "1 is a crash", "2, with", "3 if", "4 if"):
         assert status in " ".join(done.stdout.split())

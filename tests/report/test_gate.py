@@ -60,6 +60,21 @@ def test_a_drop_in_a_slice_fails_the_gate_where_the_mean_passes(pair):
     assert judge({"new": pair["new"], "old": pair["old"]}, {"recall@10": 0.0})["verdict"] == "pass"
 
 
+def test_a_day_without_cold_targets_has_nothing_to_judge_in_that_slice(tmp_path):
+    users = 5 * np.arange(N_USERS) + 1  # every target has an event in training
+    runs = {name: write_run(tmp_path / name, np.full(N_USERS, 2.0), users=users) for name in ("old", "new")}
+    cold = "cold: not in training (cold targets)"
+    gate = judge(runs, {"recall@10": 0.1}, slices=["cold", "warm"])
+    assert (gate["verdict"], gate["empty_slices"]) == ("pass", [cold])
+    assert [test["n_users"] for test in gate["tests"]] == [N_USERS, N_USERS]
+    assert f"note: No user is in the slice {cold}" in as_text(gate)
+    assert judge(runs, {"recall@10": 0.1}, slices=["warm"], strict=True)["verdict"] == "pass"
+    strict = judge(runs, {"recall@10": 0.1}, slices=["cold"], strict=True)
+    assert as_text(strict).splitlines()[-1].startswith("cannot tell: new in place of old: a slice has no users")
+    with pytest.raises(InputError, match="--slice frozen is not among the slices"):
+        judge(runs, {"recall@10": 0.1}, slices=["frozen"])
+
+
 def test_users_need_not_stand_in_one_order(pair, tmp_path):
     table = pq.read_table(pair["new"] / "ranks.parquet")
     pq.write_table(table.take(np.arange(N_USERS)[::-1]), pair["new"] / "ranks.parquet")

@@ -58,7 +58,11 @@ def catalogue(config: ListeningConfig) -> Catalogue:
     # The first track of each genre is old, so that no genre is ever empty.
     is_new = (uniforms(config.seed, Stream.ITEM_IS_NEW, item) < config.release_share) & (item >= config.n_genres)
     u = uniforms(config.seed, Stream.ITEM_RELEASE, item)
-    release_day = np.floor(np.where(is_new, u * config.n_days, -u * _OLDER_DAYS)).astype(np.int64)
+    new_day = u * config.n_days
+    if config.daily_releases:
+        number = item - (config.n_items - config.daily_releases * config.n_days)
+        is_new, new_day = number >= 0, number / config.daily_releases
+    release_day = np.floor(np.where(is_new, new_day, -u * _OLDER_DAYS)).astype(np.int64)
     u = uniforms(config.seed, Stream.ITEM_SECONDS, item)
 
     days = int(release_day.min()), int(release_day.max())

@@ -50,6 +50,11 @@ class ListeningConfig:
     """Part of a listener's taste that moves; the rest stays for good."""
     drift_days: float = 30.0
     """The moving part is a straight line from one draw of a taste to the next, which takes so long."""
+    fashion_strength: float = 0.0
+    """Genres come into fashion for all listeners at once: at most its weight is exp(2 * fashion_strength) times that at
+    least."""
+    fashion_days: float = 20.0
+    """The fashion of a genre is a straight line from one draw to the next, which takes so long."""
     hour_strength: float = 0.5
     """Genres have hours: at its best hour a genre's weight is exp(2 * hour_strength) times that at its worst."""
 
@@ -57,6 +62,9 @@ class ListeningConfig:
     """Popularity of the track of rank r is r ** -zipf_exponent."""
     release_share: float = 0.2
     """Share of tracks released during the simulated days; the others are up to ten years older."""
+    daily_releases: int = 0
+    """Instead of `release_share`: exactly so many tracks, the last ones, are released on each simulated day. 0 draws
+    days at random."""
     new_days: int = 14
     """For so many days after its release a track is `1 + new_boost` times as popular as later."""
     new_boost: float = 4.0
@@ -75,14 +83,21 @@ class ListeningConfig:
         check_between(self, 1, 2**31 - 2, "n_items")  # so that ids fit int32
         check_between(self, 1, self.n_items, "n_artists")
         check_between(self, 1, self.n_artists, "n_genres")
-        check_at_least(self, 0, "seed", "new_days")
-        check_above(self, 0, "session_gap_minutes", "drift_days")
+        check_at_least(self, 0, "seed", "new_days", "daily_releases")
+        check_above(self, 0, "session_gap_minutes", "drift_days", "fashion_days")
         check_above(self, 1, "repeat_memory_plays")
-        check_between(self, 0, 10, "taste_sharpness", "hour_strength", "zipf_exponent", "fit_strength")
+        check_between(
+            self, 0, 10, "taste_sharpness", "fashion_strength", "hour_strength", "zipf_exponent", "fit_strength"
+        )
         check_between(self, 0, 1000, "new_boost")
         shares = ("repeat_share", "artist_share", "genre_share", "chart_share")
         check_share(self, *shares, "drift_share", "release_share")
         check_share(self, "skip_share", zero=False, one=False)
+        if self.daily_releases * self.n_days > self.n_items - self.n_genres:
+            raise InputError(
+                f"daily_releases={self.daily_releases} on n_days={self.n_days} leave fewer old tracks than "
+                f"n_genres={self.n_genres}; take at most {(self.n_items - self.n_genres) // self.n_days}"
+            )
         if self.taste_share < 0:
             total = sum(getattr(self, name) for name in shares)
             raise InputError(

@@ -22,7 +22,7 @@ SKIPPED_BELOW = 0.5
 def taste(
     config: ListeningConfig, user_ids: Int[np.ndarray, " n"], times_us: Int[np.ndarray, " n"]
 ) -> Float[np.ndarray, "n n_genres"]:
-    """Probability of each genre, g at place g - 1, for each listener at a moment: drift and hour of the day included.
+    """Probability of each genre, g at place g - 1, for each listener at a moment: drift, fashion and hour included.
 
     >>> world = ListeningConfig(n_genres=2, taste_sharpness=0.0, hour_strength=0.0)
     >>> taste(world, np.array([5]), np.array([world.start_day * DAY_US])).round(3).tolist()
@@ -31,13 +31,34 @@ def taste(
     Without tastes of their own all listeners follow the world's, in which genre g has weight 1 / sqrt(g).
     """
     since_start = times_us - config.start_day * DAY_US
-    knot, fraction = np.divmod(since_start / (config.drift_days * DAY_US), 1.0)
-    knot, fraction = knot.astype(np.int64), fraction[:, None]
+    knot, fraction = _knots(since_start, config.drift_days)
     moving = (1 - fraction) * _drawn_taste(config, Stream.MOVING_TASTE, user_ids, knot)
     moving += fraction * _drawn_taste(config, Stream.MOVING_TASTE, user_ids, knot + 1)
     home = _drawn_taste(config, Stream.HOME_TASTE, user_ids, np.zeros_like(knot))
     liked = (1 - config.drift_share) * home + config.drift_share * moving
+    if config.fashion_strength:
+        liked = liked * fashion(config, times_us)
     return _normalise(liked * _hour_weights(config)[since_start // HOUR_US % 24])
+
+
+def fashion(config: ListeningConfig, times_us: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n n_genres"]:
+    """Factor of each genre's weight at a moment, the same for all listeners, within exp(-strength) and exp(strength).
+
+    >>> fashion(ListeningConfig(n_genres=2), np.array([0])).tolist()
+    [[1.0, 1.0]]
+    """
+    knot, fraction = _knots(times_us - config.start_day * DAY_US, config.fashion_days)
+    genres = np.arange(1, config.n_genres + 1)
+    now, later = (uniforms(config.seed, Stream.GENRE_FASHION, place[:, None], genres) for place in (knot, knot + 1))
+    return np.exp(config.fashion_strength * (2 * ((1 - fraction) * now + fraction * later) - 1))
+
+
+def _knots(
+    since_start_us: Int[np.ndarray, " n"], days: float
+) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, "n 1"]]:
+    """The draw before each moment, of one every so many days, and the share of the way to the next."""
+    knot, fraction = np.divmod(since_start_us / (days * DAY_US), 1.0)
+    return knot.astype(np.int64), fraction[:, None]
 
 
 def skip_probability(
