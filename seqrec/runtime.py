@@ -143,6 +143,11 @@ def wall_seconds() -> float:
     return time.time()
 
 
+def cpu_seconds() -> float:
+    """Seconds that all cores together have spent on this process, for differences."""
+    return time.process_time()
+
+
 def new_run_directory(name: str) -> Path:
     """A path under `runs/` that says what ran and when."""
     return Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"

@@ -1,0 +1,61 @@
+r"""Replays a log day by day: is a model better refreshed from yesterday's weights, trained anew, or left as it is?
+
+    python experiments/backtest.py --period-days 180        # the MovieLens demo, whose days are sparse, in minutes
+    python experiments/backtest.py gru4rec --dataset events --data-path plays.parquet --columns user track played_at \
+        --period-days 1 --n-periods 14 --max-epochs 10 --refresh-epochs 2 --output runs/backtest
+
+Takes the training script's flags too. Each period's events are predicted by three models, two of which then learn from
+them. Leaves backtest.json and backtest.html in --output; the same command with --resume goes on after a stop.
+docs/daily.md explains it.
+"""
+
+import dataclasses
+import sys
+from typing import Any, Literal
+
+from scripts import TRAINING
+from tyro.conf import OmitArgPrefixes, Positional
+
+from seqrec import runtime
+from seqrec.backtest.periods import BacktestConfig
+from seqrec.backtest.replay import run_backtest
+from seqrec.config import check_fields
+from seqrec.files import JsonObject
+from seqrec.pages.html import write_report
+from seqrec.report.backtest_page import as_text, page
+from seqrec.run.experiment import open_run
+
+
+def config_type(name: str) -> type:
+    """The config of a training script, and that of the backtest."""
+    fields = [
+        ("script", Positional[Literal[tuple(TRAINING)]], name),  # type: ignore[misc]
+        ("backtest", OmitArgPrefixes[BacktestConfig], dataclasses.field(default_factory=BacktestConfig)),
+    ]
+    doc = (
+        "Replays a log period by period: models refreshed warm, trained anew or never, each tested on the next period."
+    )
+    namespace = {"__doc__": doc, "__module__": __name__, "__post_init__": check_fields}
+    bases = (TRAINING[name].Config,)
+    return dataclasses.make_dataclass("Config", fields, bases=bases, frozen=True, namespace=namespace)
+
+
+def named_script(arguments: list[str]) -> str:
+    """The script whose model is replayed, which the command line names first if at all."""
+    return arguments[0] if arguments and arguments[0] in TRAINING else "sasrec"
+
+
+def main(config: Any, *, events: Any = None) -> JsonObject:
+    """Runs the backtest and returns what `backtest.json` holds; `events` is a frame in place of the data path."""
+    training = config.training
+    runtime.start(training.mesh, training.processes)
+    names = {"experiment": f"backtest-{config.script}", "dataset": training.data.dataset}
+    with open_run(config, training.run, **names) as run:
+        results = run_backtest(run, config, TRAINING[config.script].build, events=events)
+        print(f"\n{as_text(results)}")
+        write_report(run / "backtest.json", results, page(results))
+    return results
+
+
+if __name__ == "__main__":
+    runtime.run_script(main, config_type(named_script(sys.argv[1:])))
