@@ -10,7 +10,7 @@ import numpy as np
 
 from seqrec import runs, runtime
 from seqrec.backtest.periods import BacktestConfig, Period, make_periods, period_starts
-from seqrec.backtest.training import Length, Trainer, make_trainer
+from seqrec.backtest.training import Length, Trainer, make_trainer, warm_params
 from seqrec.data.moments import iso_moment
 from seqrec.data.sources import Columns
 from seqrec.data.split_config import SplitConfig
@@ -147,7 +147,15 @@ class Replay(NamedTuple):
             params = trainer.first.params
         else:
             warmup, rate = min(warmup, n_steps // 10), self.config.refresh_learning_rate or rate
-            params = trainer.warm_params(params, period, known_then=self.periods[number - 1].is_known)
+            params = warm_params(
+                params,
+                trainer.first.params,
+                trainer.task.store,
+                period,
+                specs=trainer.model.specs,
+                known_then=self.periods[number - 1].is_known,
+                has_rows_of_its_own=trainer.model.constants is None,
+            )
         # Steps of refreshes go on counting, so that dropout is drawn anew on each day.
         first_step = number * 1_000_000 if is_warm else 0
         trained = trainer.train(params, batches, Length(n_steps, warmup, rate), first_step=first_step)

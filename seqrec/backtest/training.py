@@ -15,6 +15,7 @@ from seqrec.backtest.periods import Period, unknown_ids
 from seqrec.baselines.popularity import training_counts
 from seqrec.data.batches import TrainingBatches, Windows, training_batches
 from seqrec.data.prefetch import prefetched
+from seqrec.data.store import SequenceStore
 from seqrec.evaluation import RankTable, evaluate
 from seqrec.model import Model, composed_params
 from seqrec.params import Params, leaves_by_name
@@ -145,19 +146,6 @@ class Trainer:
             raise InputError("the loss is not finite after training; try a lower --learning-rate, or --clip-norm 1")
         return jax.tree.map(on_host, state.averaged)
 
-    def warm_params(self, params: Params, period: Period, *, known_then: Bool[np.ndarray, " n_items_plus_1"]) -> Params:
-        """`params` with the rows of items that are new since then started as `--start-from` starts them."""
-        rows = np.arange(len(known_then))
-        rows[period.is_known & ~known_then] = -1
-        new_rows = None
-        if self.model.constants is None:
-            kept_rows = np.where(known_then | (rows == 0), rows, -1)
-            rare = rare_items(training_counts(self.task.store, period.split), kept_rows)
-            neighbours = neighbour_counts(self.task.store, period.split, kept_rows)
-            new_rows = functools.partial(mean_rows, neighbours=neighbours, rare=rare)
-        saved = leaves_by_name(params)
-        return start_params(self.model.specs, self.first.params, saved, rows, new_rows=new_rows)
-
     def test(self, params: Params, period: Period, *, is_known: Bool[np.ndarray, " n_items_plus_1"]) -> RankTable:
         """Ranks of the period's targets among the items that are known; a target that is not is a miss."""
         assert period.queries is not None
@@ -170,6 +158,30 @@ class Trainer:
 
         composed = composed_params(self.model, jax.device_put(params))
         return evaluate(step, composed, queries._replace(is_miss=is_miss))
+
+
+def warm_params(
+    params: Params,
+    fresh: Params,
+    store: SequenceStore,
+    period: Period,
+    *,
+    specs: Params,
+    known_then: Bool[np.ndarray, " n_items_plus_1"],
+    has_rows_of_its_own: bool = True,
+) -> Params:
+    """`params` with the rows of items that are new since then started as `--start-from` starts them.
+
+    Unless an item has rows of its own alone, as beside shared vectors, new items have those of `fresh`.
+    """
+    rows = np.arange(len(known_then))
+    rows[period.is_known & ~known_then] = -1
+    new_rows = None
+    if has_rows_of_its_own:
+        kept = np.where(known_then | (rows == 0), rows, -1)
+        rare = kept[rare_items(training_counts(store, period.split), kept)]
+        new_rows = functools.partial(mean_rows, neighbours=neighbour_counts(store, period.split, kept), rare=rare)
+    return start_params(specs, fresh, leaves_by_name(params), rows, new_rows=new_rows)
 
 
 def make_trainer(task: Task, model: Model, config: Any, periods: list[Period]) -> Trainer:
