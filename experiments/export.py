@@ -16,8 +16,8 @@ from tyro.conf import Positional, arg
 
 from seqrec import runtime
 from seqrec.bundle.files import ItemTableType
-from seqrec.bundle.of_run import bundle_run, refresh
 from seqrec.data.buckets import working_copy
+from seqrec.export import bundle_run, refresh
 from seqrec.files import address_of
 from seqrec.types import InputError
 

@@ -96,9 +96,10 @@ def condense_config(run: Path) -> JsonObject:
 
 
 def _name_start(record: JsonObject) -> None:
-    """Leaves the name alone of the run that training started from, if it did."""
-    if "start_from" in record:
-        record["start_from"]["run"] = Path(record["start_from"]["run"]).name
+    """Leaves the name alone of the run or bundle that training started from, if it did."""
+    start = record.get("start_from", {})
+    for kind in start.keys() & {"run", "bundle"}:
+        start[kind] = Path(start[kind]).name
 
 
 def training_config(run: JsonObject) -> JsonObject:

@@ -20,6 +20,7 @@ from seqrec.run.config import RunConfig, TrainingConfig
 from seqrec.run.data import Task, open_task
 from seqrec.run.results import costs, publish, test, write_test
 from seqrec.run.start_from import TaskAndModel, start_from, start_record
+from seqrec.run.trained import keep_item_keys
 from seqrec.run.training import make_training, updates_rows
 from seqrec.runtime import log
 from seqrec.sharding import MeshConfig
@@ -128,6 +129,7 @@ def run_experiment(config: ScriptConfig, build: Build, *, name: str, events: Any
     runtime.start(training.mesh, training.processes)
     with open_run(config, training.run, experiment=name.lower(), dataset=training.data.dataset) as run:
         task = open_task(run, training.data, seed=training.run.seed, engagement=training.engagement, events=events)
+        runtime.on_first(functools.partial(keep_item_keys, run, task))
         runtime.check_interrupt()
         model = _built(run, config, build, task)
         runtime.check_interrupt()
@@ -153,7 +155,7 @@ def run_experiment(config: ScriptConfig, build: Build, *, name: str, events: Any
 def _first_state(
     run: Path, config: ScriptConfig, build: Build, task: Task, model: Model, init: Callable[[], TrainState]
 ) -> TrainState:
-    """The state before the first step: random weights, or those of the run that the config names.
+    """The state before the first step: random weights, or those of the run or bundle that the config names.
 
     What these weights are worth on the new data, before any training, is left in the run's directory `runs.START`.
     """

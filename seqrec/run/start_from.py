@@ -1,7 +1,7 @@
-"""Training that starts from a trained run: its weights, by the items' own keys, on data that may have grown."""
+"""Training that starts from a trained run or a bundle: weights by the items' own keys, on data that may have grown."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,17 +16,18 @@ from scipy import sparse
 
 from seqrec import runs, runtime
 from seqrec.baselines.popularity import training_counts
-from seqrec.checkpoint import read_best
-from seqrec.config import check_fields, from_json, leaves, to_json, tunable_fields
+from seqrec.config import check_fields, leaves, to_json, tunable_fields
 from seqrec.data.buckets import original
 from seqrec.data.feature_values import features_at
 from seqrec.data.ragged import blocks, ranges
 from seqrec.data.splits import Split
-from seqrec.data.store import SequenceStore, open_store, read_preparation
+from seqrec.data.store import SequenceStore, read_preparation
 from seqrec.files import JsonObject
+from seqrec.items import ItemConfig
 from seqrec.model import Model
 from seqrec.params import Params, hash_of, leaves_by_name
-from seqrec.run.data import DataConfig, Task
+from seqrec.run.data import Task
+from seqrec.run.trained import Arrays, Trained, read_trained, store_of
 from seqrec.sharding import from_first, on_host
 from seqrec.training import TrainState
 from seqrec.types import InputError
@@ -36,18 +37,15 @@ RARE_SHARE = 0.1
 _MOST_EVENTS = 100_000
 """Events of which feature codes are compared."""
 
-Arrays = Mapping[str, np.ndarray]
-"""Parameters by their dotted names."""
-
 
 @dataclass(frozen=True)
 class StartConfig:
-    """Which trained run a new one starts from."""
+    """Which trained run or bundle a new run starts from."""
 
     start_from: Path | None = None
-    """Trained run whose best weights training starts from, instead of random ones; may be s3:// or gs://. The data may
-    have grown or been prepared again: items keep their weights by their keys. The model must be the same. The
-    optimizer starts afresh."""
+    """Trained run, or bundle, whose weights training starts from, instead of random ones; of a run those of its best
+    epoch. May be s3:// or gs://. The data may have grown or been prepared again: items keep their weights by their
+    keys. The model must be the same. The optimizer starts afresh."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -70,7 +68,7 @@ def start_from(
     *,
     reopen: Callable[[], TaskAndModel],
 ) -> TrainState:
-    """`state` with the weights of the best epoch of the run `source`; says and notes in `run` where they come from.
+    """`state` with the weights of the run or bundle `source`; says and notes in `run` where they come from.
 
     Items that both have keep their rows. Rows of a new item start as `mean_rows` says; where they are only a part of
     its vector, as beside features, they start as in any training. Optimizer moments are those of `state`. `reopen`
@@ -79,20 +77,17 @@ def start_from(
     Raises:
       InputError: the source cannot be read, its model is another, or it has none of the items.
     """
-    name = original(source)
-    runtime.log.info("start-from  reading %s", name)
-    runs.started_with(source)  # refuses what is no run
-    best = read_best(source / "checkpoints") if (source / "checkpoints").is_dir() else None
-    if best is None:
-        raise InputError(f"{name} holds no checkpoint to start from; let its training reach the end of an epoch first")
-    saved = leaves_by_name(best[0].averaged)
+    runtime.log.info("start-from  reading %s", original(source))
+    trained = read_trained(source)
+    name, saved = trained.name, trained.weights
+    if trained.is_bundle:
+        check_item_vectors(model, trained)
     check_architecture(model.specs, saved, run=name)
-    _check_flags(config, source, run=name)
-    store = _store(source)
-    rows = rows_by_key(task.store.item_keys, store.item_keys)
+    _check_flags(config, trained)
+    rows = rows_by_key(task.store.item_keys, trained.item_keys)
     n_kept = int(np.sum(rows[1:] >= 0))
     if n_kept == 0:
-        ours, theirs = task.store.item_keys.tolist()[0], store.item_keys.tolist()[0]
+        ours, theirs = task.store.item_keys.tolist()[0], trained.item_keys.tolist()[0]
         raise InputError(f"{name} has items such as {theirs!r}, and none of this data's, such as {ours!r}; start anew")
     new_rows = None
     if model.constants is None:
@@ -107,17 +102,17 @@ def start_from(
         runtime.on_first(functools.partial(_check_texts, task, run, source))
     params = start_params(model.specs, jax.tree.map(on_host, state.params), saved, rows, new_rows=new_rows)
     record = {
-        "run": name,
-        "step": best[1].step,
+        **trained.record,
         "weights_hash": hash_of(saved),
         "n_items_kept": n_kept,
         "n_items_new": task.n_items - n_kept,
-        "n_items_dropped": store.n_items - n_kept,
+        "n_items_dropped": len(trained.item_keys) - n_kept,
         "optimizer": "fresh",
     }
     runtime.on_first(functools.partial(runs.note_data, run, start_from=record))
     counts = "items: {n_items_kept:,} kept, {n_items_new:,} new, {n_items_dropped:,} dropped".format(**record)
-    runtime.log.info("start-from  %s, step %d; %s; optimizer moments are fresh", name, best[1].step, counts)
+    of = "a bundle" if trained.is_bundle else f"step {trained.record['step']}"
+    runtime.log.info("start-from  %s, %s; %s; optimizer moments are fresh", name, of, counts)
     started = jax.tree.map(from_first, params, state.params)
     # Copied, since a step takes over the memory of both.
     return TrainState(state.step, started, state.opt_state, jax.tree.map(jnp.copy, started), state.constants)
@@ -280,7 +275,7 @@ def _check_codes(now: TaskAndModel, then: TaskAndModel, rows: Int[np.ndarray, " 
 
 def _check_texts(task: Task, run: Path, source: Path) -> None:
     """Refuses where a column of text that the model reads is numbered in another way."""
-    places = map(_place, (run, source))
+    places = map(store_of, (run, source))
     now, then = (read_preparation(place, as_of=known_as).get("categories", {}) for place, known_as in places)
     for column in task.config.behaviour.columns:
         if now.get(column, [])[: len(then.get(column, []))] != then.get(column, []):
@@ -290,35 +285,32 @@ def _check_texts(task: Task, run: Path, source: Path) -> None:
             )
 
 
-def _check_flags(config: Any, source: Path, *, run: str) -> None:
+def check_item_vectors(model: Model, trained: Trained) -> None:
+    """Refuses a bundle where item vectors are made of anything but a table: it has only what they came to."""
+    items, usual = trained.config.get("training", {}).get("items", {}), ItemConfig().ids
+    there = [
+        *items.get("item_features", ()),
+        *[f"--ids {ids}" for ids in [items.get("ids")] if ids not in (None, usual)],
+    ]
+    if there or model.constants is not None:
+        made_of = f"made of {', '.join(there)}" if there else "and no parameters that --item-features or --ids adds"
+        raise InputError(
+            f"{trained.name} is a bundle, which has a table of item vectors {made_of}; start from the run that it was "
+            "exported from"
+        )
+
+
+def _check_flags(config: Any, trained: Trained) -> None:
     """Refuses where flags differ that change what a model computes, though perhaps not its parameters' shapes."""
-    here, there = (dict(leaves(each)) for each in (to_json(config), runs.started_with(source)["config"]))
+    here, there = (dict(leaves(each)) for each in (to_json(config), trained.config))
     # Numbers such as rates of dropout may differ.
     own = [name for name, field in tunable_fields(config).items() if field.kind is not float]
     for name in [*(name for name in own if not name.startswith("training.")), "training.data.times"]:
         if name in there and there[name] != here[name]:
             raise InputError(
-                f"{run} has another architecture: {name} is {there[name]} there and {here[name]} here; repeat its "
-                "flags, or train from random weights"
+                f"{trained.name} has another architecture: {name} is {there[name]} there and {here[name]} here; "
+                "repeat its flags, or train from random weights"
             )
-
-
-def _place(run: Path) -> tuple[Path, str]:
-    """The directory of a run's store, and the store's content hash when the run was trained."""
-    record = runs.started_with(run)
-    content_hash = record.get("data", {}).get("content_hash")
-    if content_hash is None:
-        raise InputError(f"{original(run)} has read no data yet; start from a run that has finished")
-    data = from_json(DataConfig, record["config"].get("training", {}).get("data", {}))
-    return (data.data_path if data.dataset == "store" and data.data_path else run / "store"), content_hash
-
-
-def _store(run: Path) -> SequenceStore:
-    directory, content_hash = _place(run)
-    try:
-        return open_store(directory, as_of=content_hash)
-    except InputError as error:
-        raise InputError(f"{original(run)}: its items cannot be told ({error})") from error
 
 
 def start_record(run: Path) -> JsonObject:

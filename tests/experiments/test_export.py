@@ -13,10 +13,10 @@ from scripts import TRAINING
 import seqrec
 from seqrec import runtime
 from seqrec.bundle import files
-from seqrec.bundle.of_run import held_out, served_model
 from seqrec.config import to_json
 from seqrec.data.history import History
 from seqrec.data.store import store_from_sequences
+from seqrec.export import held_out, served_model
 from seqrec.model import composed_params
 from seqrec.params import init_params
 from seqrec.recommendation import make_recommend

@@ -6,12 +6,15 @@ import shutil
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from bundle.small_bundles import sizes_unchecked
 from conftest import TOY_MODEL, toy_histories, train
+from scripts import TRAINING
 
 from seqrec.data.append import append_events
 from seqrec.data.preparation import StepsConfig, prepare_store
 from seqrec.data.sources import read_source
 from seqrec.data.split_config import SplitConfig
+from seqrec.export import bundle_run
 from seqrec.files import read_json
 from seqrec.report.kept_results import condense_run
 from seqrec.run import experiment
@@ -56,6 +59,15 @@ def days(tmp_path_factory):
     return directory, events
 
 
+@pytest.fixture(scope="module")
+def bundle(days):
+    """The bundle of that run."""
+    directory, _ = days
+    with sizes_unchecked():
+        bundle_run(directory / "old", TRAINING, directory / "bundle")
+    return directory / "bundle"
+
+
 class Started(Exception):
     """The first step would be next."""
 
@@ -89,6 +101,36 @@ def test_the_same_events_numbered_anew_are_ranked_as_before(days, start_only, tm
     assert (
         f"test NDCG@10 {read_json(directory / 'old' / 'metrics.json')['test']['ndcg@10']:.4f} before training" in said
     )
+
+
+def test_a_bundle_is_as_good_a_start_as_its_run(days, bundle, start_only, tmp_path, capsys):
+    directory, _ = days
+    start_only(*flags(directory / "at-once", "--start-from", bundle, "--output", tmp_path / "new"))
+    before, after = ranks(directory / "old"), ranks(tmp_path / "new" / "start")
+    np.testing.assert_allclose([before[u][1] for u in before], [after[u][1] for u in before])
+    assert f"{bundle}, a bundle; items: 30 kept, 0 new" in capsys.readouterr().err
+    record = read_json(tmp_path / "new" / "config.json")["data"]["start_from"]
+    assert (record["bundle"], record["item_table"]) == (str(bundle), "float32")
+    assert record["content_hash"] == read_json(bundle / "manifest.json")["content_hash"]
+    with pytest.raises(InputError, match=r"bundle has another architecture: model.n_heads is 2 there and 4 here"):
+        train(*flags(directory / "at-once", "--start-from", bundle, "--n-heads", "4", "--output", tmp_path / "other"))
+    shutil.copytree(bundle, tmp_path / "damaged")
+    (tmp_path / "damaged" / "weights.safetensors").write_bytes(b"")
+    with pytest.raises(InputError, match=r"weights.safetensors is damaged: its checksum is not"):
+        train(*flags(directory / "at-once", "--start-from", tmp_path / "damaged", "--output", tmp_path / "third"))
+
+
+def test_a_run_whose_store_is_gone_still_knows_its_items(days, start_only, tmp_path):
+    directory, _ = days
+    shutil.copytree(directory / "old", tmp_path / "old")
+    config = tmp_path / "old" / "config.json"
+    config.write_text(config.read_text().replace(str(directory / "by-day"), str(tmp_path / "gone")))
+    begin = flags(directory / "at-once", "--start-from", tmp_path / "old")
+    start_only(*begin, "--output", tmp_path / "new")
+    assert ranks(tmp_path / "new" / "start").keys() == ranks(directory / "old").keys()
+    (tmp_path / "old" / "items.parquet").unlink()  # as of a run of an earlier version
+    with pytest.raises(InputError, match=r"old: its items cannot be told \(.*gone does not exist"):
+        train(*begin, "--output", tmp_path / "other")
 
 
 def test_a_store_that_has_grown_keeps_its_items_and_goes_on_from_its_own_checkpoint(days, tmp_path):

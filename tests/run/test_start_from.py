@@ -1,14 +1,27 @@
 """Weights of a trained run in the form of a new one: which rows go where, and what is refused."""
 
+import dataclasses
 import functools
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from scipy import sparse
 
+from seqrec.encoders.gru import GRUConfig, gru
+from seqrec.heads.softmax import softmax_model
 from seqrec.params import ParamSpec, leaves_by_name
-from seqrec.run.start_from import changed_code, check_architecture, mean_rows, rare_items, rows_by_key, start_params
+from seqrec.run.start_from import (
+    changed_code,
+    check_architecture,
+    check_item_vectors,
+    mean_rows,
+    rare_items,
+    rows_by_key,
+    start_params,
+)
+from seqrec.run.trained import Trained
 from seqrec.types import InputError
 
 ZEROS = jax.nn.initializers.zeros
@@ -76,6 +89,27 @@ def test_another_architecture_is_refused_by_its_first_parameter(change, said):
     with pytest.raises(InputError, match=f"runs/old has another architecture: {said}") as refusal:
         check_architecture(SPECS, saved, run="runs/old")
     assert "\n" not in str(refusal.value)
+
+
+def test_a_bundle_whose_item_vectors_are_composed_is_refused_by_what_they_are_made_of():
+    model = softmax_model(gru(GRUConfig(d_model=4), n_items=5, max_length=4))
+    composing = dataclasses.replace(model, constants={})
+
+    def bundle(**items):
+        return Trained("old", Path("old"), True, {}, np.arange(5), {"training": {"items": items}}, {})
+
+    check_item_vectors(model, bundle(item_features=[], ids="table"))
+    for own, theirs, said in (
+        (
+            model,
+            bundle(item_features=["genre", "year:buckets"], ids="table"),
+            "item vectors made of genre, year:buckets;",
+        ),
+        (model, bundle(item_features=[], ids="multi-hash"), "item vectors made of --ids multi-hash;"),
+        (composing, bundle(item_features=[], ids="table"), "and no parameters that --item-features or --ids adds;"),
+    ):
+        with pytest.raises(InputError, match=f"old is a bundle, which has a table of .*{said} start from the run"):
+            check_item_vectors(own, theirs)
 
 
 def test_codes_that_most_have_kept_have_not_moved():
