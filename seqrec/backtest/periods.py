@@ -36,8 +36,11 @@ class BacktestConfig:
     log, at midnight if period-days is a whole number."""
     targets: Literal["first", "every"] = "first"
     """Which of a user's events in a period to predict: the first one, or every one, each after all before it."""
-    refresh_epochs: int = 2
-    """Epochs of a warm refresh, over all events so far; training anew takes max-epochs."""
+    refresh_on: Literal["active", "all"] = "active"
+    """What a warm refresh learns from. active: the newest window of each user with an event since the last refresh.
+    all: all events so far."""
+    refresh_epochs: int = 4
+    """Epochs of a warm refresh; training anew takes max-epochs over all events so far."""
     refresh_learning_rate: float = 0.0
     """Learning rate of a warm refresh after its warm-up, which is a tenth of its steps at most; 0 means the learning
     rate of the training."""

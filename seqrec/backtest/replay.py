@@ -139,7 +139,9 @@ class Replay(NamedTuple):
         trainer, period = self.trainer, self.periods[number]
         training, began = trainer.config, (runtime.seconds(), runtime.cpu_seconds())
         is_warm = params is not None
-        batches = trainer.batches(period, seed=training.run.seed + (number if is_warm else 0))
+        active_since = self.periods[number - 1] if is_warm and self.config.refresh_on == "active" else None
+        seed = training.run.seed + (number if is_warm else 0)
+        batches = trainer.batches(period, seed=seed, active_since=active_since)
         epochs = self.config.refresh_epochs if is_warm else training.fit.max_epochs
         n_steps = epochs * batches.steps_per_epoch
         warmup, rate = min(training.optimizer.warmup_steps, n_steps), training.optimizer.learning_rate
@@ -158,7 +160,9 @@ class Replay(NamedTuple):
             )
         # Steps of refreshes go on counting, so that dropout is drawn anew on each day.
         first_step = number * 1_000_000 if is_warm else 0
-        trained = trainer.train(params, batches, Length(n_steps, warmup, rate), first_step=first_step)
+        # An average over the last hundred steps or so would keep a short refresh near its start.
+        length = Length(n_steps, warmup, rate)
+        trained = trainer.train(params, batches, length, first_step=first_step, is_averaged=not is_warm)
         with replacing(self.file(number, name, "npz")) as partial, partial.open("wb") as stream:
             np.savez(stream, allow_pickle=False, **leaves_by_name(trained))
         cost = {

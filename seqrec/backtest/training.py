@@ -101,23 +101,33 @@ class Trainer:
     n_unknown: int
     """Room for items that are no candidates."""
 
-    def batches(self, period: Period, *, seed: int) -> TrainingBatches:
-        """All events before the period, in batches of the same shape for all periods."""
-        data = self.task.config
+    def batches(self, period: Period, *, seed: int, active_since: Period | None = None) -> TrainingBatches:
+        """All events before the period, in batches of the same shape for all periods.
+
+        With `active_since` only the newest window of each user with an event between that period's beginning and this
+        one's.
+        """
+        data, split = self.task.config, period.split
+        if active_since is not None:
+            is_active = split.train_stop > active_since.split.train_stop
+            nothing = np.asarray(self.task.store.offsets[:-1])
+            split = split._replace(train_stop=np.where(is_active, split.train_stop, nothing))
         made = training_batches(
             self.task.store,
-            period.split,
+            split,
             max_length=data.max_length,
             batch_size=data.batch_size,
             seed=seed,
-            windows=Windows(data.whole_histories, data.random_crops),
+            windows=Windows(data.whole_histories and active_since is None, data.random_crops),
             share=self.task.train.share,
             fields=self.task.train.fields,
         )
         return made._replace(n_rows=self.n_rows)
 
-    def train(self, params: Params, batches: TrainingBatches, length: Length, *, first_step: int) -> Params:
-        """The averaged weights after training from `params`, on the host; the optimizer starts afresh.
+    def train(
+        self, params: Params, batches: TrainingBatches, length: Length, *, first_step: int, is_averaged: bool
+    ) -> Params:
+        """The weights after training from `params`, averaged or raw, on the host; the optimizer starts afresh.
 
         `first_step` numbers the first step for the draws of dropout.
 
@@ -144,7 +154,7 @@ class Trainer:
                 state, metrics = self.train_step(state, split_rows(batch(step)))
         if metrics is None or not np.isfinite(float(metrics.loss)):
             raise InputError("the loss is not finite after training; try a lower --learning-rate, or --clip-norm 1")
-        return jax.tree.map(on_host, state.averaged)
+        return jax.tree.map(on_host, state.averaged if is_averaged else state.params)
 
     def test(self, params: Params, period: Period, *, is_known: Bool[np.ndarray, " n_items_plus_1"]) -> RankTable:
         """Ranks of the period's targets among the items that are known; a target that is not is a miss."""

@@ -15,6 +15,7 @@ from seqrec.report.comparison_page import figure_cell
 from seqrec.report.comparison_text import interval_text, metric_label, text_table
 
 PRIMARY = "ndcg@10"
+_LEARNS_FROM = {"active": "the newest windows of users with new events", "all": "all events"}
 NAMES = {WARM: "refreshed warm", ANEW: "trained anew", NEVER: "never refreshed"}
 
 
@@ -84,12 +85,12 @@ def page(backtest: Mapping[str, Any]) -> str:
         html.details(
             "How to read this",
             html.paragraph(
-                "All three models are the same in the first period. Before each later one, two of them learn from all "
-                f"events so far: the one refreshed warm starts from its last weights and takes "
-                f"{config['refresh_epochs']} epochs, the one trained anew starts from random weights and takes "
-                f"{backtest['max_epochs']}. They are then tested on the period's events: {protocol['targets']}. "
-                f"Candidates are {protocol['candidates']}; {protocol['new_targets']}. Intervals are for other users; "
-                "one seed was trained, so that another one may differ by more."
+                "All three models are the same in the first period. Before each later one two of them learn. The one "
+                f"refreshed warm starts from its last weights and takes {config['refresh_epochs']} epochs over "
+                f"{_LEARNS_FROM[config['refresh_on']]}; the one trained anew starts from random weights and takes "
+                f"{backtest['max_epochs']} over all events so far. They are then tested on the period: "
+                f"{protocol['targets']}. Candidates are {protocol['candidates']}; {protocol['new_targets']}. Intervals "
+                "are for other users; one seed was trained, so that another one may differ by more."
             ),
             is_open=True,
         ),

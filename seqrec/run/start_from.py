@@ -287,11 +287,10 @@ def _check_texts(task: Task, run: Path, source: Path) -> None:
 
 def check_item_vectors(model: Model, trained: Trained) -> None:
     """Refuses a bundle where item vectors are made of anything but a table: it has only what they came to."""
-    items, usual = trained.config.get("training", {}).get("items", {}), ItemConfig().ids
-    there = [
-        *items.get("item_features", ()),
-        *[f"--ids {ids}" for ids in [items.get("ids")] if ids not in (None, usual)],
-    ]
+    items = trained.config.get("training", {}).get("items", {})
+    there = [*items.get("item_features", ())]
+    if (ids := items.get("ids", ItemConfig.ids)) != ItemConfig.ids:
+        there.append(f"--ids {ids}")
     if there or model.constants is not None:
         made_of = f"made of {', '.join(there)}" if there else "and no parameters that --item-features or --ids adds"
         raise InputError(

@@ -19,8 +19,8 @@ from seqrec.files import read_json
 from seqrec.types import InputError
 
 FLAGS = (
-    *("--dataset", "events", *TOY_MODEL, "--n-periods", "3", "--max-epochs", "12", "--refresh-epochs", "6"),
-    *("--learning-rate", "0.02", "--targets", "every"),
+    *("--dataset", "events", *TOY_MODEL, "--n-periods", "3", "--max-epochs", "12"),
+    *("--learning-rate", "0.02", "--targets", "every", "--refresh-epochs", "6", "--refresh-on", "all"),
 )
 
 
