@@ -2,7 +2,7 @@ r"""Replays a log day by day: is a model better refreshed from yesterday's weigh
 
     python experiments/backtest.py --period-days 180        # the MovieLens demo, whose days are sparse, in minutes
     python experiments/backtest.py gru4rec --dataset events --data-path plays.parquet --columns user track played_at \
-        --period-days 1 --n-periods 14 --max-epochs 10 --refresh-epochs 2 --output runs/backtest
+        --period-days 1 --n-periods 14 --max-epochs 12 --refresh-epochs 8 --output runs/backtest
 
 Takes the training script's flags too. Each period's events are predicted by three models, two of which then learn from
 them. Leaves backtest.json and backtest.html in --output; the same command with --resume goes on after a stop.

@@ -39,7 +39,7 @@ class BacktestConfig:
     refresh_on: Literal["active", "all"] = "active"
     """What a warm refresh learns from. active: the newest window of each user with an event since the last refresh.
     all: all events so far."""
-    refresh_epochs: int = 4
+    refresh_epochs: int = 8
     """Epochs of a warm refresh; training anew takes max-epochs over all events so far."""
     refresh_learning_rate: float = 0.0
     """Learning rate of a warm refresh after its warm-up, which is a tenth of its steps at most; 0 means the learning
