@@ -52,7 +52,7 @@ def optimizer_of_any_length(config: OptimizerConfig, specs: Params) -> optax.Gra
     )
 
     def init(params: Params) -> AnyLengthState:
-        length = Length(jnp.int32(1), jnp.int32(0), jnp.float32(config.learning_rate))  # type: ignore[arg-type]
+        length = Length(jnp.int32(1), jnp.int32(0), jnp.float32(config.learning_rate))
         return AnyLengthState(inner.init(params), jnp.int32(0), length)
 
     def update(gradients: Params, state: AnyLengthState, params: Params | None = None) -> tuple[Params, AnyLengthState]:
@@ -146,7 +146,7 @@ class Trainer:
         host = TrainState(np.int32(first_step), params, opt_state, params)
         # Copied to the devices even where these share the host's memory, which a step takes over.
         state = jax.tree.map(lambda each, layout: jax.device_put(np.array(each), layout), host, self.layout)
-        state = state.replace(constants=split_items(self.model.constants))
+        state = dataclasses.replace(state, constants=split_items(self.model.constants))
         metrics = None
         with prefetched(lambda step: batches.batch(step - 1)) as batch:
             for step in range(1, length.n_steps + 1):
@@ -212,7 +212,7 @@ def make_trainer(task: Task, model: Model, config: Any, periods: list[Period]) -
         exclude = jnp.concatenate([queries.excluded, shared], axis=1)
         return model.head.rank(params, vectors, queries.targets, exclude=exclude)
 
-    state = init_state(model, optimizer, seed=config.run.seed).replace(constants=None)
+    state = dataclasses.replace(init_state(model, optimizer, seed=config.run.seed), constants=None)
     layout = jax.tree.map(lambda leaf: leaf.sharding, state)
     first = jax.tree.map(on_host, state)
     n_unknown = int(np.sum(~periods[0].is_known[1:]))
