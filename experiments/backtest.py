@@ -1,6 +1,7 @@
 r"""Replays a log day by day: is a model better refreshed from yesterday's weights, trained anew, or left as it is?
 
-    python experiments/backtest.py --period-days 180        # the MovieLens demo, whose days are sparse, in minutes
+    python experiments/backtest.py --period-days 365 --n-periods 4 --targets every --d-model 32 --n-blocks 1 \
+        --max-length 50 --max-epochs 5              # the MovieLens demo, whose days are sparse, in minutes
     python experiments/backtest.py gru4rec --dataset events --data-path plays.parquet --columns user track played_at \
         --period-days 1 --n-periods 14 --max-epochs 12 --refresh-epochs 8 --output runs/backtest
 
