@@ -60,6 +60,8 @@ def check_config(training: Any) -> None:
         raise InputError("a backtest trains its first model from random weights; leave --start-from out")
     if training.data.split != SplitConfig():
         raise InputError("a backtest splits by its periods; leave --split and its flags out, and use --first-period")
+    if training.track:
+        raise InputError("the trainings of a backtest are no runs that a tracker could follow; leave --track out")
     if training.optimizer.item_updates == "sparse":
         raise InputError("a backtest updates all rows of the item table in each step; leave --item-updates out")
     if training.items.item_features or training.items.ids == "frequent":

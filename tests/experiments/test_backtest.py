@@ -134,6 +134,7 @@ def test_a_stopped_backtest_goes_on_and_ends_as_if_undisturbed(undisturbed, tmp_
     [
         ("--split leave-last-out", "splits by its periods"),
         ("--start-from runs/old", "from random weights; leave --start-from out"),
+        ("--track tensorboard", "leave --track out"),
         ("--item-updates sparse", "updates all rows of the item table"),
         ("--item-features year", "codes of item features"),
         ("--n-periods 60", "first tested period would begin"),
