@@ -52,8 +52,8 @@ def with_event_features(model: Model, features: Sequence[PositionFeature]) -> Mo
 
     specs = {feature.name: _specs(feature, model.d_model) for feature in features}
     reads = dataclasses.replace(model.reads, event_features=names)
-    # Without a decoder, which would read no features.
-    encoder = dataclasses.replace(model.encoder, encode=encode, reads=reads, decoder=None)
+    # Without what would read no features.
+    encoder = dataclasses.replace(model.encoder, encode=encode, reads=reads, decoder=None, incremental=None)
     return dataclasses.replace(model, specs={**model.specs, PARAMS: specs}, encoder=encoder)
 
 

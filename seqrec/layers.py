@@ -6,7 +6,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, UInt
+from jaxtyping import Array, Bool, Float, Int, Shaped, UInt
 
 from seqrec.params import Params, ParamSpec
 from seqrec.sharding import look_up
@@ -150,6 +150,32 @@ def rotate(x: Float[Array, "rows heads length d_head"], by: Rotation) -> Float[A
     return jnp.concatenate([first * cos - second * sin, first * sin + second * cos], axis=-1).astype(x.dtype)
 
 
+def history_lengths(segment_ids: Int[Array, "rows length"]) -> Int[Array, " rows"]:
+    """Items of each row, which holds one history from the first column on."""
+    return jnp.sum(segment_ids > 0, axis=1, dtype=jnp.int32)
+
+
+def take_rows(kept: Shaped[Array, "n_rows *shape"], rows: Int[Array, " n"] | None) -> Shaped[Array, "n *shape"]:
+    """These rows of what is kept of histories; all where None are named."""
+    return kept if rows is None else kept[rows]
+
+
+def put_rows(
+    kept: Shaped[Array, "n_rows *shape"], new: Shaped[Array, "n *shape"], rows: Int[Array, " n"] | None
+) -> Shaped[Array, "n_rows *shape"]:
+    """What is kept of histories, with these rows of it new; all where None are named."""
+    return new if rows is None else kept.at[rows].set(new)
+
+
+def newest(
+    values: Float[Array, "rows length d"], lengths: Int[Array, " rows"], *, lag: int = 0
+) -> Float[Array, "rows d"]:
+    """The values at each row's newest item, or `lag` items before it; of a row without that item, zeros."""
+    place = lengths - 1 - lag
+    found = jnp.take_along_axis(values, jnp.maximum(place, 0)[:, None, None], axis=1)[:, 0]
+    return jnp.where(place[:, None] >= 0, found, 0.0)
+
+
 def history_mask(segment_ids: Int[Array, "rows length"]) -> Bool[Array, "rows length length"]:
     """[row, query, key]: True where the key is of the query's history."""
     return segment_ids[:, :, None] == segment_ids[:, None, :]
@@ -176,6 +202,10 @@ def cross_attention_specs(d_model: int) -> Params:
         "kv": ParamSpec((d_model, 2 * d_model), ("embed", "heads"), _normal),
         "out": ParamSpec((d_model, d_model), ("heads", "embed"), _normal),
     }
+
+
+Heads = Float[Array, "_ n_heads _ d_head"]
+"""Of rows and their positions, or of those that are kept."""
 
 
 def split_heads(
@@ -219,10 +249,40 @@ def attention(
     key: Array | None,
 ) -> Float[Array, "rows length d_model"]:
     """Multi-head attention over the keys that `mask` allows; with `angles`, queries and keys are rotated."""
-    q, k, v = split_heads(dense(x, params["qkv"]), n_parts=3, n_heads=n_heads)
-    if angles is not None:
-        q, k = rotate(q, angles), rotate(k, angles)
+    q, k, v = queries_keys_values(params, x, angles=angles, n_heads=n_heads)
     return dense(mix_values(q, k, v, mask=mask, dropout_rate=dropout_rate, key=key), params["out"])
+
+
+def queries_keys_values(
+    params: Params, x: Float[Array, "rows length d_model"], *, angles: Rotation | None, n_heads: int
+) -> tuple[Heads, Heads, Heads]:
+    """What attention with the parameters of `attention_specs` makes of each position."""
+    q, k, v = split_heads(dense(x, params["qkv"]), n_parts=3, n_heads=n_heads)
+    return (q, k, v) if angles is None else (rotate(q, angles), rotate(k, angles), v)
+
+
+KeysAndValues = tuple[Heads, Heads]
+"""Those of one block."""
+
+
+def start_keys_and_values(k: Heads, v: Heads, *, max_length: int) -> KeysAndValues:
+    """Those of the first positions, and room for the others."""
+    room = ((0, 0), (0, 0), (0, max_length - k.shape[2]), (0, 0))
+    return jnp.pad(k, room), jnp.pad(v, room)
+
+
+def append_keys_and_values(
+    kept: KeysAndValues,
+    k: Heads,
+    v: Heads,
+    *,
+    rows: Int[Array, " n"] | None,
+    places: Int[Array, " n"],
+) -> tuple[KeysAndValues, KeysAndValues]:
+    """What is `kept` with one more position in each of the `rows`, by default in all; and these rows of it."""
+    where = jnp.arange(kept[0].shape[0]) if rows is None else rows
+    keys, values = (each.at[where, :, places].set(new[:, :, 0]) for each, new in zip(kept, (k, v), strict=True))
+    return (keys, values), (take_rows(keys, rows), take_rows(values, rows))
 
 
 def feed_forward_specs(kind: FeedForward, d_model: int, d_ff: int) -> Params:
@@ -247,12 +307,12 @@ def silu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 
 def feed_forward(
     params: Params,
-    x: Float[Array, "rows length d_model"],
+    x: Float[Array, "*shape d_model"],
     *,
     kind: FeedForward,
     dropout_rate: Scalar,
     key: Array | None,
-) -> Float[Array, "rows length d_model"]:
+) -> Float[Array, "*shape d_model"]:
     """The position-wise network; `swiglu` is Shazeer 2020, eq. 6; dropout acts on its hidden units."""
     if kind == "swiglu":
         hidden = silu(dense(x, params["gate"])) * dense(x, params["up"])

@@ -220,6 +220,49 @@ class Decoder:
     step: StepDecoding
 
 
+@runtime_checkable
+class StartReading(Protocol):
+    """Reads whole histories, so that later events need no second reading of them."""
+
+    def __call__(self, params: Params, batch: Batch) -> tuple[Float[Any, "rows d_model"], Any]:
+        """(states, cache) of a batch with one history a row, from the first column on, or none.
+
+        A state is that of the newest item; of a row without an item it means nothing.
+        """
+
+
+@runtime_checkable
+class AppendEvents(Protocol):
+    """Reads one more event of some histories."""
+
+    def __call__(
+        self,
+        params: Params,
+        cache: Any,
+        items: Int[Any, " n"],
+        *,
+        rows: Int[Any, " n"] | None = None,
+        times: Int[Any, " n"] | None = None,
+    ) -> tuple[Float[Any, "n d_model"], Any]:
+        """(states, cache) once the histories in these `rows` of the cache, by default in all, have one more item.
+
+        `times` are as in `Batch`. A row holds `max_length` items at most: a history that is full is to be started anew
+        from its newest items, since the oldest one, which no longer counts, has changed the states of all others.
+        """
+
+
+@dataclass(frozen=True, eq=False)
+class Incremental:
+    """A way to read histories event by event: states equal those of `Encoder.encode` on the whole history.
+
+    The cache is a tree of dicts, lists and tuples of arrays, all with a row a history. What a row held before it is
+    started anew does not count.
+    """
+
+    start: StartReading
+    append: AppendEvents
+
+
 @dataclass(frozen=True, eq=False)
 class Encoder:
     """A sequence encoder as a value: a table of its parameters and a pure function over them."""
@@ -236,3 +279,5 @@ class Encoder:
     """Whether the state at each position depends on that item and those before it in the same history alone."""
     decoder: Decoder | None = None
     """How it continues histories without reading them anew, if it is made for that."""
+    incremental: Incremental | None = None
+    """How it reads one more event without reading the whole history, if it can."""

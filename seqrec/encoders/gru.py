@@ -8,9 +8,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from seqrec.config import TRACED, Range, check_at_least, check_fields, check_share
-from seqrec.layers import dense, dropout, item_table_spec, item_vectors
+from seqrec.layers import dense, dropout, history_lengths, item_table_spec, item_vectors, newest, put_rows, take_rows
 from seqrec.params import Params, ParamSpec
-from seqrec.types import Batch, BatchFormat, Encoder, States
+from seqrec.types import Batch, BatchFormat, Encoder, Incremental, States
+
+Cache = dict[str, list[Array]]
+"""The newest state of each layer."""
 
 _glorot = jax.nn.initializers.glorot_uniform()
 
@@ -60,7 +63,32 @@ def gru(config: GRUConfig, *, n_items: int, max_length: int) -> Encoder:
             x = dropout(gru_layer(layer, x, starts=batch.positions == 0), rate=config.dropout, key=keys.pop())
         return dense(x, params["out"])
 
-    return Encoder(specs, encode, n_items=n_items, d_model=config.d_model, reads=BatchFormat(max_length))
+    def start(params: Params, batch: Batch) -> tuple[Array, Cache]:
+        lengths = history_lengths(batch.segment_ids)
+        x, kept = item_vectors(params["item_table"], batch.items), []
+        for layer in params["layers"]:
+            x = gru_layer(layer, x, starts=batch.positions == 0)
+            kept.append(newest(x, lengths))
+        return dense(kept[-1], params["out"]), {"layers": kept}
+
+    def append(
+        params: Params, cache: Cache, items: Array, *, rows: Array | None = None, times: Array | None = None
+    ) -> tuple[Array, Cache]:
+        del times
+        x, kept = item_vectors(params["item_table"], items), []
+        for layer, states in zip(params["layers"], cache["layers"], strict=True):
+            x = gru_step(layer, take_rows(states, rows), _input_gates(layer, x))
+            kept.append(put_rows(states, x, rows))
+        return dense(x, params["out"]), {"layers": kept}
+
+    return Encoder(
+        specs,
+        encode,
+        n_items=n_items,
+        d_model=config.d_model,
+        reads=BatchFormat(max_length),
+        incremental=Incremental(start, append),
+    )
 
 
 def _layer_specs(d_in: int, d_hidden: int) -> Params:
@@ -82,20 +110,30 @@ def gru_layer(
     The candidate state is reset after its product with the recurrent matrix, as cuDNN's form has it, so that one
     product serves all three gates.
     """
-    # Of all positions at once: only the recurrence has to wait.
-    gates = dense(x, params["input"]) + params["input_bias"]
 
     def step(state: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:
         gates, start = inputs
-        state = jnp.where(start[:, None], 0.0, state)
-        from_input = jnp.split(gates, 3, axis=-1)
-        from_state = jnp.split(state @ params["recurrent"] + params["recurrent_bias"], 3, axis=-1)
-        reset = jax.nn.sigmoid(from_input[0] + from_state[0])
-        update = jax.nn.sigmoid(from_input[1] + from_state[1])
-        candidate = jnp.tanh(from_input[2] + reset * from_state[2])
-        state = (1 - update) * candidate + update * state
+        state = gru_step(params, jnp.where(start[:, None], 0.0, state), gates)
         return state, state
 
+    # Of all positions at once: only the recurrence has to wait.
+    gates = _input_gates(params, x)
     start = jnp.zeros((x.shape[0], params["recurrent"].shape[0]), x.dtype)
     _, states = jax.lax.scan(step, start, (gates.swapaxes(0, 1), starts.swapaxes(0, 1)))
     return states.swapaxes(0, 1)
+
+
+def _input_gates(params: Params, x: Float[Array, "*shape d_in"]) -> Float[Array, "*shape d_gates"]:
+    return dense(x, params["input"]) + params["input_bias"]
+
+
+def gru_step(
+    params: Params, state: Float[Array, "rows d_hidden"], gates: Float[Array, "rows d_gates"]
+) -> Float[Array, "rows d_hidden"]:
+    """The state after one more position, whose input gives the three `gates` their part."""
+    from_input = jnp.split(gates, 3, axis=-1)
+    from_state = jnp.split(state @ params["recurrent"] + params["recurrent_bias"], 3, axis=-1)
+    reset = jax.nn.sigmoid(from_input[0] + from_state[0])
+    update = jax.nn.sigmoid(from_input[1] + from_state[1])
+    candidate = jnp.tanh(from_input[2] + reset * from_state[2])
+    return (1 - update) * candidate + update * state

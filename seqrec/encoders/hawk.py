@@ -1,12 +1,13 @@
 """Gated linear recurrences in place of attention: Hawk (De et al. 2024) over packed histories."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from seqrec.config import TRACED, Range, check_at_least, check_fields, check_share
 from seqrec.layers import (
@@ -14,13 +15,21 @@ from seqrec.layers import (
     dropout,
     feed_forward,
     feed_forward_specs,
+    history_lengths,
     item_table_spec,
     item_vectors,
+    newest,
     norm,
     norm_specs,
+    put_rows,
+    take_rows,
 )
 from seqrec.params import Params, ParamSpec
-from seqrec.types import Batch, BatchFormat, Encoder, States
+from seqrec.types import Batch, BatchFormat, Encoder, Incremental, States
+
+Cache = dict[str, Array]
+"""The number of items of each row and, of each block, the inputs that the convolution still reads, newest first, and
+the recurrent state."""
 
 _normal = jax.nn.initializers.normal(0.02)
 _zeros = jax.nn.initializers.zeros
@@ -86,7 +95,59 @@ def hawk(config: HawkConfig, *, n_items: int, max_length: int) -> Encoder:
             x = x + dropout(fed, rate=config.dropout, key=keys.pop())
         return norm(params["final_norm"], x, kind="rms")
 
-    return Encoder(specs, encode, n_items=n_items, d_model=config.d_model, reads=BatchFormat(max_length))
+    def read(params: Params, x: Array, mix: Callable[[int, Params, Array], Array]) -> Array:
+        """As `encode` without dropout; `mix(index, parameters, x)` is what each block's recurrence adds."""
+        for index, block in enumerate(params["blocks"]):
+            x = x + mix(index, block["recurrence"], norm(block["recurrence_norm"], x, kind="rms"))
+            normed = norm(block["feed_forward_norm"], x, kind="rms")
+            x = x + feed_forward(block["feed_forward"], normed, kind="swiglu", dropout_rate=0.0, key=None)
+        return norm(params["final_norm"], x, kind="rms")
+
+    # One array for all that is kept of a row: each array of its own costs a small append a tenth of its time.
+    shape = (config.n_blocks, config.convolution_width, d_recurrent)
+
+    def start(params: Params, batch: Batch) -> tuple[Array, Cache]:
+        lengths = history_lengths(batch.segment_ids)
+        kept: list[Array] = []
+
+        def mix(index: int, own: Params, x: Array) -> Array:
+            del index
+            branch, inputs = jnp.split(dense(x, own["in"]), 2, axis=-1)
+            states = _states(own, inputs, batch)
+            kept.extend(newest(inputs, lengths, lag=lag) for lag in range(config.convolution_width - 1))
+            kept.append(newest(states, lengths))
+            return _output(own, branch, states)
+
+        states = read(params, item_vectors(params["item_table"], batch.items), mix)
+        return newest(states, lengths), {"lengths": lengths, "blocks": jnp.stack(kept, axis=1).reshape(-1, *shape)}
+
+    def append(
+        params: Params, cache: Cache, items: Array, *, rows: Array | None = None, times: Array | None = None
+    ) -> tuple[Array, Cache]:
+        del times
+        places, blocks = take_rows(cache["lengths"], rows), take_rows(cache["blocks"], rows)
+        kept: list[Array] = []
+
+        def mix(index: int, own: Params, x: Array) -> Array:
+            branch, inputs = jnp.split(dense(x, own["in"]), 2, axis=-1)
+            window = jnp.concatenate([inputs[:, None], blocks[:, index, :-1]], axis=1)
+            decay, entering = _gated(own, jnp.sum(window * own["convolution"], axis=1), places == 0)
+            state = decay * blocks[:, index, -1] + entering
+            kept.append(jnp.concatenate([window[:, :-1], state[:, None]], axis=1))
+            return _output(own, branch, state)
+
+        states = read(params, item_vectors(params["item_table"], items), mix)
+        new = {"lengths": places + 1, "blocks": jnp.stack(kept, axis=1)}
+        return states, {name: put_rows(cache[name], each, rows) for name, each in new.items()}
+
+    return Encoder(
+        specs,
+        encode,
+        n_items=n_items,
+        d_model=config.d_model,
+        reads=BatchFormat(max_length),
+        incremental=Incremental(start, append),
+    )
 
 
 def recurrence_specs(d_model: int, d_recurrent: int, *, convolution_width: int) -> Params:
@@ -109,13 +170,23 @@ def _memories(key: Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32
 
 def recurrence(params: Params, x: States, *, batch: Batch) -> States:
     """What a recurrent block adds at each position (De et al. 2024, section 2.4 and eq. 1 to 4)."""
-    starts = batch.positions == 0
     branch, inputs = jnp.split(dense(x, params["in"]), 2, axis=-1)
+    return _output(params, branch, _states(params, inputs, batch))
+
+
+def _states(params: Params, inputs: Array, batch: Batch) -> Array:
     mixed = jnp.zeros_like(inputs)
     for lag, weights in enumerate(params["convolution"]):
         earlier = jnp.pad(inputs, ((0, 0), (lag, 0), (0, 0)))[:, : inputs.shape[1]]
         # Histories share a row: what lies before a history's first position is another's.
         mixed += jnp.where((batch.positions >= lag)[..., None], earlier, 0.0) * weights
+    return linear_recurrence(*_gated(params, mixed, batch.positions == 0))
+
+
+def _gated(
+    params: Params, mixed: Float[Array, "*shape d"], starts: Bool[Array, "*shape"]
+) -> tuple[Float[Array, "*shape d"], Float[Array, "*shape d"]]:
+    """What stays of the earlier state at each position, and what enters."""
     memory_gate, input_gate = jnp.split(
         jax.nn.sigmoid(dense(mixed, params["gates"]) + params["gates_bias"]), 2, axis=-1
     )
@@ -125,7 +196,10 @@ def recurrence(params: Params, x: States, *, batch: Batch) -> States:
     decay = jnp.where(starts[..., None], 0.0, jnp.exp(log_decay))
     # A history's first input enters whole, as in the authors' code: there is no state beside it.
     scale = jnp.where(starts[..., None], 1.0, scale)
-    states = linear_recurrence(decay, scale * input_gate * mixed)
+    return decay, scale * input_gate * mixed
+
+
+def _output(params: Params, branch: Float[Array, "*shape d"], states: Float[Array, "*shape d"]) -> Array:
     return dense(jax.nn.gelu(branch) * states, params["out"])
 
 

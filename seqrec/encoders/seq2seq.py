@@ -10,11 +10,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Int
 
 from seqrec.config import check_at_least, check_fields
 from seqrec.encoders.transformer import TransformerConfig, apply_parts, block_specs, embed, rotary_angles, transformer
 from seqrec.layers import (
+    KeysAndValues,
     Rotation,
     attention_specs,
     causal_mask,
@@ -23,6 +24,7 @@ from seqrec.layers import (
     mix_values,
     norm,
     norm_specs,
+    queries_keys_values,
     rotate,
     split_heads,
 )
@@ -44,9 +46,6 @@ class Seq2SeqConfig:
         check_at_least(self, 1, "n_decoder_blocks")
         if self.encoder.causal:
             raise ValueError("the encoder of an encoder-decoder reads its history both ways; leave --causal out")
-
-
-KeysAndValues = tuple[Float[Array, "rows n_heads _ d_head"], Float[Array, "rows n_heads _ d_head"]]
 
 
 class Memory(NamedTuple):
@@ -114,9 +113,7 @@ def seq2seq(config: Seq2SeqConfig, *, n_items: int, max_length: int) -> Encoder:
             dropout_options = {"dropout_rate": sizes.attention_dropout}
 
             def attend(x, block=block, index=index, key=weights_key, dropout_options=dropout_options):
-                q, k, v = split_heads(dense(x, block["attention"]["qkv"]), n_parts=3, n_heads=sizes.n_heads)
-                if angles is not None:
-                    q, k = rotate(q, angles), rotate(k, angles)
+                q, k, v = queries_keys_values(block["attention"], x, angles=angles, n_heads=sizes.n_heads)
                 if caches is not None:
                     k, v = (
                         jax.lax.dynamic_update_slice_in_dim(cache, new, place, axis=2)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +11,10 @@ from jaxtyping import Array, Int
 from seqrec.config import TRACED, Range, check_at_least, check_fields, check_share
 from seqrec.layers import (
     FeedForward,
+    Heads,
     Norm,
     Rotation,
+    append_keys_and_values,
     attention,
     attention_specs,
     causal_mask,
@@ -21,16 +23,28 @@ from seqrec.layers import (
     dropout,
     feed_forward,
     feed_forward_specs,
+    history_lengths,
     history_mask,
     item_table_spec,
     item_vectors,
+    mix_values,
+    newest,
     norm,
     norm_specs,
+    put_rows,
+    queries_keys_values,
     rotation,
+    start_keys_and_values,
+    take_rows,
     time_rotation,
 )
 from seqrec.params import Params, ParamSpec
-from seqrec.types import Batch, BatchFormat, Encoder, InputError, States, Times
+from seqrec.types import Batch, BatchFormat, Encoder, Incremental, InputError, States, Times
+
+Mix = Callable[[int, Heads, Heads, Heads], Array]
+"""From the number of a block, its queries, keys and values to the mixed values."""
+Cache = dict[str, Any]
+"""The number of items of each row, and the keys and values of each block."""
 
 
 @dataclass(frozen=True)
@@ -188,6 +202,11 @@ def transformer(config: TransformerConfig, *, n_items: int, max_length: int, tim
         normal = jax.nn.initializers.normal(0.02)
         specs["position_table"] = ParamSpec((max_length, config.d_model), ("positions", "embed"), normal)
 
+    def angles_of(positions: Array, seconds: Array | None) -> Rotation | None:
+        if times != "none" and seconds is None:
+            raise InputError("the batch does not hold what the encoder reads; make it with times=history")
+        return rotary_angles(config, positions, max_length=max_length, seconds=None if times == "none" else seconds)
+
     def encode(params: Params, batch: Batch, *, key: Array | None = None, added: States | None = None) -> States:
         if added is not None and not config.causal:
             raise InputError("a bidirectional encoder would see the features of hidden items; use a causal one")
@@ -197,10 +216,7 @@ def transformer(config: TransformerConfig, *, n_items: int, max_length: int, tim
         items = batch.items if config.causal else batch.next_items
         x = embed(config, params, items, batch.positions, added=added, key=None if keys is None else keys[0])
         mask = (causal_mask if config.causal else history_mask)(batch.segment_ids)
-        if times != "none" and batch.times is None:
-            raise InputError("the batch does not hold what the encoder reads; make it with times=history")
-        seconds = None if times == "none" else batch.times
-        angles = rotary_angles(config, batch.positions, max_length=max_length, seconds=seconds)
+        angles = angles_of(batch.positions, batch.times)
 
         def apply_block(x, block_and_keys):
             block, keys = block_and_keys
@@ -230,8 +246,57 @@ def transformer(config: TransformerConfig, *, n_items: int, max_length: int, tim
                 x, _ = apply_block(x, (block, None if block_keys is None else block_keys[index]))
         return norm(params["final_norm"], x, kind=config.norm) if config.norm_first else x
 
-    reads = BatchFormat(max_length, times=times)
-    return Encoder(specs, encode, n_items=n_items, d_model=config.d_model, reads=reads, causal=config.causal)
+    def read(params: Params, x: States, angles: Rotation | None, mix: Mix) -> States:
+        """As `encode` without dropout, block by block; `mix` mixes the values of each block and may keep some."""
+        dtype = x.dtype
+        for index, block in enumerate(params["blocks"]):
+            block = jax.tree.map(lambda leaf: leaf.astype(dtype), block)
+
+            def attend(x: Array, block=block, index=index) -> Array:
+                q, k, v = queries_keys_values(block["attention"], x, angles=angles, n_heads=config.n_heads)
+                return dense(mix(index, q, k, v), block["attention"]["out"])
+
+            x = apply_parts(config, block, x, {"attention": attend}, keys=None)
+        return norm(params["final_norm"], x, kind=config.norm) if config.norm_first else x
+
+    def start(params: Params, batch: Batch) -> tuple[Array, Cache]:
+        kept, mask = [], causal_mask(batch.segment_ids)
+
+        def mix(index: int, q: Heads, k: Heads, v: Heads) -> Array:
+            del index
+            kept.append(start_keys_and_values(k, v, max_length=max_length))
+            return mix_values(q, k, v, mask=mask, dropout_rate=0.0, key=None)
+
+        x = embed(config, params, batch.items, batch.positions)
+        states = read(params, x, angles_of(batch.positions, batch.times), mix)
+        lengths = history_lengths(batch.segment_ids)
+        return newest(states, lengths), {"lengths": lengths, "blocks": kept}
+
+    def append(
+        params: Params, cache: Cache, items: Array, *, rows: Array | None = None, times: Array | None = None
+    ) -> tuple[Array, Cache]:
+        places = take_rows(cache["lengths"], rows)
+        mask = jnp.arange(max_length) <= places[:, None, None]
+        blocks = []
+
+        def mix(index: int, q: Heads, k: Heads, v: Heads) -> Array:
+            kept, own = append_keys_and_values(cache["blocks"][index], k, v, rows=rows, places=places)
+            blocks.append(kept)
+            return mix_values(q, *own, mask=mask, dropout_rate=0.0, key=None)
+
+        x = embed(config, params, items[:, None], places[:, None])
+        states = read(params, x, angles_of(places[:, None], None if times is None else times[:, None]), mix)
+        return states[:, 0], {"lengths": put_rows(cache["lengths"], places + 1, rows), "blocks": blocks}
+
+    return Encoder(
+        specs,
+        encode,
+        n_items=n_items,
+        d_model=config.d_model,
+        reads=BatchFormat(max_length, times=times),
+        causal=config.causal,
+        incremental=Incremental(start, append) if config.causal else None,
+    )
 
 
 def _check_times(config: TransformerConfig, times: Times) -> None:
