@@ -20,6 +20,7 @@ FORMAT_VERSION = 1
 MANIFEST, WEIGHTS, ITEMS, CONFIG = "manifest.json", "weights.safetensors", "items.parquet", "config.json"
 TOP_K, STATES, PROBES, CARD = "top_k.stablehlo", "states.stablehlo", "probes.json", "README.md"
 ONNX_TOP_K, ONNX_STATES = "top_k.onnx", "states.onnx"
+SESSION_PROGRAMS = START, APPEND, STATE_TOP_K = "start.stablehlo", "append.stablehlo", "top_k_of_states.stablehlo"
 NEEDED = (WEIGHTS, ITEMS, CONFIG, TOP_K, STATES, PROBES, CARD)
 INDEX = "index.usearch"
 """Of the bundles that have one."""
@@ -52,6 +53,8 @@ class Facts(NamedTuple):
     recall: JsonObject | None = None
     """How many of the `k` best items of exact search each other search finds, by its name, as a mean over `n_users`
     test users; None where it was not measured."""
+    sessions: bool = False
+    """Whether the model can read one more event without the whole history, so that it has `SESSION_PROGRAMS`."""
     content_hash: str = ""
     """sha256 over the hashes of all files; a bundle that is being written has none yet."""
 
@@ -129,7 +132,8 @@ def _facts(file: Path, manifest: JsonObject) -> Facts:
     values: JsonObject = {name: manifest.get(name, Facts._field_defaults.get(name)) for name in Facts._fields}
     facts = Facts(**values)
     known = facts.times in get_args(Times) and facts.item_table in get_args(ItemTableType)
-    if not known or not isinstance(facts.mask_seen, bool) or min(facts.n_items, facts.max_length, facts.d_model) < 1:
+    known = known and isinstance(facts.mask_seen, bool) and isinstance(facts.sessions, bool)
+    if not known or min(facts.n_items, facts.max_length, facts.d_model) < 1:
         raise InputError(f"{file} has values that no export writes; {REMEDY}")
     return facts
 

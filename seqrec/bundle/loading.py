@@ -1,7 +1,7 @@
 """A bundle as a value: raw item keys in, lists of raw item keys out. Nothing of training is imported."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, get_args, runtime_checkable
@@ -9,11 +9,12 @@ from typing import Any, NamedTuple, Protocol, get_args, runtime_checkable
 import jax
 import jax.export
 import numpy as np
-from jaxtyping import Float, Int, Int32, Int64
+from jaxtyping import Bool, Float, Int, Int32, Int64
 
 from seqrec.bundle.files import (
     ITEMS,
     MANIFEST,
+    SESSION_PROGRAMS,
     STATES,
     TOP_K,
     WEIGHTS,
@@ -54,8 +55,8 @@ class Answers(NamedTuple):
 class Program(Protocol):
     """An exported function of a bundle."""
 
-    def __call__(self, params: Params, histories: Mapping[str, Any], *lists: Any) -> Any:
-        """`histories` is that of `Histories.as_dict`; `top_k` also takes `allow`, `exclude` and `places`."""
+    def __call__(self, params: Params, *given: Any) -> Any:
+        """docs/bundle.md has the arguments of each."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,30 +97,54 @@ class Bundle:
         Raises:
           InputError: a list, its length, k or a time cannot be used; the message names it.
         """
-        n_items, reads = self.facts.n_items, self.facts.times
-        if isinstance(k, bool) or not isinstance(k, int | np.integer) or not 1 <= k <= n_items:
-            raise InputError(f"k={k} is not in 1..{n_items}, the number of items of {self.path}; ask for as many")
+        reads = self.facts.times
+        self.check_k(k)
         items, is_known = ids_of(histories, self.ids, name="histories")
         seconds = seconds_of(times, items, reads=reads, name=self.path)
         known = items.keep(is_known)
-        allowed = candidate_lists(allow, self.ids, len(histories), name="allow")
-        if allowed is not None and (empty := np.flatnonzero(allowed.lengths == 0)).size:
-            raise InputError(
-                f"allow leaves history {empty[0]} no item that {self.path} knows; name some, or leave allow out"
-            )
+        allowed, excluded = self.candidates(len(histories), allow=allow, exclude=exclude)
         ids, scores = self.top_ids(
             known,
             k,
             allow=allowed,
-            exclude=candidate_lists(exclude, self.ids, len(histories), name="exclude"),
+            exclude=excluded,
             seconds=None if seconds is None else without_unknown(seconds, is_known, items, reads=reads),
             mask_seen=mask_seen,
         )
+        return self.answers(ids, scores, n_unknown=items.lengths - known.lengths, is_popular=known.lengths == 0)
+
+    def check_k(self, k: int) -> None:
+        """Refuses a number of items that there are not."""
+        if isinstance(k, bool) or not isinstance(k, int | np.integer) or not 1 <= k <= self.facts.n_items:
+            raise InputError(
+                f"k={k} is not in 1..{self.facts.n_items}, the number of items of {self.path}; ask for as many"
+            )
+
+    def candidates(
+        self, n_histories: int, *, allow: Keys | Sequence[Keys] | None, exclude: Keys | Sequence[Keys] | None
+    ) -> tuple[Ragged | None, Ragged | None]:
+        """The ids of both lists of `recommend`."""
+        allowed = candidate_lists(allow, self.ids, n_histories, name="allow")
+        if allowed is not None and (empty := np.flatnonzero(allowed.lengths == 0)).size:
+            raise InputError(
+                f"allow leaves history {empty[0]} no item that {self.path} knows; name some, or leave allow out"
+            )
+        return allowed, candidate_lists(exclude, self.ids, n_histories, name="exclude")
+
+    def answers(
+        self,
+        ids: Int32[np.ndarray, "users k"],
+        scores: Float[np.ndarray, "users k"],
+        *,
+        n_unknown: Int[np.ndarray, " users"],
+        is_popular: Bool[np.ndarray, " users"],
+    ) -> Answers:
+        """Lists of ids as lists of keys."""
         return Answers(
             [self.vocabulary.keys[row[row > 0] - 1].tolist() for row in ids],
             [row[found > 0].tolist() for row, found in zip(scores, ids, strict=True)],
-            (items.lengths - known.lengths).tolist(),
-            (known.lengths == 0).tolist(),
+            n_unknown.tolist(),
+            is_popular.tolist(),
         )
 
     def top_ids(
@@ -135,40 +160,58 @@ class Bundle:
         """As `recommend`, of known ids and whole seconds in arrays; id 0 with score -inf where candidates run out."""
         mask_seen = self.facts.mask_seen if mask_seen is None else mask_seen
         lists = [*[items] * mask_seen, *([] if exclude is None else [exclude])]
-        n_users = len(items.lengths)
+
+        def ask(rows: np.ndarray, allowed: Ragged | None, excluded: Ragged) -> Any:
+            if self.searcher is not None:
+                own = self.states(items.take(rows), seconds=None if seconds is None else seconds.take(rows))
+                return self.searcher.best(own, k, allow=allowed, exclude=excluded)
+            lists = self.program_lists(k, allowed, excluded)
+            return self.programs[TOP_K](self.params, self._histories(items, seconds, rows), *lists)
+
+        return self.listed(ask, items.lengths > 0, k, allow=allow, exclude=lists)
+
+    def listed(
+        self,
+        ask: Callable[..., Any],
+        has_items: Bool[np.ndarray, " users"],
+        k: int,
+        *,
+        allow: Ragged | None,
+        exclude: Sequence[Ragged],
+    ) -> tuple[Int32[np.ndarray, "users k"], Float[np.ndarray, "users k"]]:
+        """Ids and scores that `ask(users, allow, exclude)` finds for some users; those without items get popular ones.
+
+        What it finds may have more rows and columns.
+        """
+        n_users = len(has_items)
         ids, scores = np.zeros((n_users, k), np.int32), np.full((n_users, k), -np.inf, np.float32)
-        places = np.zeros(min(power_of_two(k), self.facts.n_items), np.int8)
         under_way: list[tuple[np.ndarray, Any]] = []
 
         def finish() -> None:
             rows, found = under_way.pop(0)
             ids[rows], scores[rows] = (np.asarray(each)[: len(rows), :k] for each in found)
 
-        for rows in self._calls(items, lists, allow):
+        for rows in self._calls(has_items, exclude, allow):
             allowed = None if allow is None else allow.take(rows)
-            excluded = unique_ids([each.take(rows) for each in lists], len(rows))
-            if self.searcher is not None:
-                own = self.states(items.take(rows), seconds=None if seconds is None else seconds.take(rows))
-                under_way.append((rows, self.searcher.best(own, k, allow=allowed, exclude=excluded)))
-                finish()
-                continue
-            given = (
-                self._histories(items, seconds, rows),
-                _list_rows(allowed, len(rows)),
-                _list_rows(excluded, len(rows)),
-            )
-            under_way.append((rows, self.programs[TOP_K](self.params, *given, places)))
+            excluded = unique_ids([each.take(rows) for each in exclude], len(rows))
+            under_way.append((rows, ask(rows, allowed, excluded)))
             if len(under_way) > 1:  # while one call runs, the next is made ready
                 finish()
         while under_way:
             finish()
-        for row in np.flatnonzero(items.lengths == 0).tolist():
+        for row in np.flatnonzero(~has_items).tolist():
             candidates = None if allow is None else allow.row(row)
-            others = np.concatenate([np.zeros(0, np.int32), *(each.row(row) for each in lists)])
+            others = np.concatenate([np.zeros(0, np.int32), *(each.row(row) for each in exclude)])
             listed = popular_items(self.by_popularity, k, allow=candidates, exclude=others)
             ids[row, : len(listed)] = listed
             scores[row, : len(listed)] = self.vocabulary.n_events[listed - 1]
         return ids, scores
+
+    def program_lists(self, k: int, allowed: Ragged | None, excluded: Ragged) -> tuple[np.ndarray, ...]:
+        """What programs take of the lists of a call's users, and of k."""
+        n_users = len(excluded.lengths)
+        places = np.zeros(min(power_of_two(k), self.facts.n_items), np.int8)
+        return _list_rows(allowed, n_users), _list_rows(excluded, n_users), places
 
     def states(self, items: Ragged, *, seconds: Ragged | None = None) -> Float[np.ndarray, "users d_model"]:
         """The vector of each history, of one known item at least.
@@ -177,7 +220,7 @@ class Bundle:
         history score higher than that.
         """
         found = np.zeros((len(items.lengths), self.facts.d_model), np.float32)
-        for rows in self._calls(items):
+        for rows in self._calls(items.lengths > 0):
             histories, params = self._histories(items, seconds, rows), self.params
             if self.searcher is not None:
                 params, histories = self.searcher.with_own_rows(params, histories)
@@ -190,13 +233,17 @@ class Bundle:
         items = slice(1, 1 + self.facts.n_items)
         return np.asarray(self.params[ITEM_TABLE])[items] if self.searcher is None else self.searcher.rows.read(items)
 
-    def _calls(self, items: Ragged, lists: Sequence[Ragged] = (), allow: Ragged | None = None) -> Iterator[np.ndarray]:
-        """The users with a history, by as many as share a call; those with short lists together.
+    def _calls(
+        self, has_items: np.ndarray, lists: Sequence[Ragged] = (), allow: Ragged | None = None
+    ) -> Iterator[np.ndarray]:
+        """The users with items, by as many as share a call; those with short lists together.
 
         Whom `allow` leaves nothing is not among them.
         """
-        widths = np.minimum(sum((each.lengths for each in lists), np.zeros_like(items.lengths)), self.facts.n_items)
-        is_asked = items.lengths > 0
+        widths = np.minimum(
+            sum((each.lengths for each in lists), np.zeros(len(has_items), np.int64)), self.facts.n_items
+        )
+        is_asked = has_items
         if allow is not None:
             widths, is_asked = np.maximum(widths, allow.lengths), is_asked & (allow.lengths > 0)
         order = np.argsort(widths, kind="stable")
@@ -216,7 +263,7 @@ class Bundle:
             times=self.facts.times,
             seconds=None if seconds is None else seconds.take(rows),
         )
-        return {name: _filled_up(values) for name, values in made.as_dict().items()}
+        return {name: filled_up(values) for name, values in made.as_dict().items()}
 
 
 def load_bundle(path: Path | str, *, verify: bool = True, search: Search = "exact") -> Bundle:
@@ -251,7 +298,7 @@ def open_bundle(directory: Path, facts: Facts, *, name: str | None = None, searc
             f"{path}: {MANIFEST} says {facts.n_items} items, {ITEMS} has {len(vocabulary.keys)}; export the run again"
         )
     programs = {}
-    for name in (TOP_K, STATES) if searcher is None else (STATES,):
+    for name in (TOP_K, STATES, *SESSION_PROGRAMS * facts.sessions) if searcher is None else (STATES,):
         complaint = (
             f"{path}: {name} was made by jax {facts.jax_version} and jax {jax.__version__} cannot read it "
             f"({{error}}); run experiments/export.py --refresh {path}"
@@ -331,7 +378,7 @@ def users_per_call(n_items: int) -> int:
     return min(MAX_USERS_PER_CALL, max(16, 1 << int(math.log2(max(1, SCORES_PER_CALL // n_items)))))
 
 
-def _filled_up(rows: np.ndarray) -> np.ndarray:
+def filled_up(rows: np.ndarray) -> np.ndarray:
     """The rows, and the last of them as often as makes a power of two: so that few programs are compiled."""
     return np.concatenate([rows, np.repeat(rows[-1:], power_of_two(len(rows)) - len(rows), axis=0)])
 
@@ -339,5 +386,5 @@ def _filled_up(rows: np.ndarray) -> np.ndarray:
 def _list_rows(lists: Ragged | None, n_rows: int) -> np.ndarray:
     """The lists of a call's users, one a row."""
     if lists is None:
-        return _filled_up(np.zeros((n_rows, 1), np.int32))
-    return _filled_up(lists.padded(power_of_two(int(lists.lengths.max(initial=1)))))
+        return filled_up(np.zeros((n_rows, 1), np.int32))
+    return filled_up(lists.padded(power_of_two(int(lists.lengths.max(initial=1)))))

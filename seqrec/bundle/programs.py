@@ -1,6 +1,7 @@
 """A model's functions for serving, exported for any number of histories on CPUs, NVIDIA GPUs and TPUs alike."""
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -9,10 +10,11 @@ import jax.export
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from seqrec.bundle import files
 from seqrec.bundle.histories import Histories
 from seqrec.model import Model
 from seqrec.params import Params
-from seqrec.types import Batch, InputError
+from seqrec.types import Batch, InputError, NextItemHead
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -70,13 +72,20 @@ def top_k(
         batch, last = batch_of(jax.tree.map(lambda leaf: leaf[None], history))
         return model.queries(params, batch, last)
 
+    # For one user, and mapped: so the number of users may stay open, which nothing that counts rows in Python can.
+    return _best(model, params, jax.vmap(queries_of)(histories), allow, exclude, k=k)
+
+
+def _best(
+    model: Model, params: Params, queries: Any, allow: Array, exclude: Array, *, k: int
+) -> tuple[Int[Array, "users k"], Float[Array, "users k"]]:
+    """`top_k` of the queries of each user, which have an axis of one query behind that of users."""
+
     def best(queries: Any, exclude: Array, allow: Array | None = None) -> tuple[Array, Array]:
         allow = None if allow is None else allow[None]
         ids, scores = model.head.top_k(params, queries, k=k, exclude=exclude[None], allow=allow)
         return ids[0], scores[0]
 
-    # For one user, and mapped: so the number of users may stay open, which nothing that counts rows in Python can.
-    queries = jax.vmap(queries_of)(histories)
     return jax.lax.cond(
         jnp.any(allow > 0),
         lambda: jax.vmap(best)(queries, exclude, allow),
@@ -95,24 +104,35 @@ def states(model: Model, params: Params, histories: Histories) -> Float[Array, "
     return jax.vmap(state)(histories)
 
 
-def export_programs(model: Model) -> tuple[bytes, bytes]:
-    """`top_k(params, histories, allow, exclude, places)` and `states(params, histories)` for all `PLATFORMS`.
+def has_sessions(model: Model) -> bool:
+    """Whether the model reads one more event without the whole history, and chooses by the state after it alone."""
+    return model.encoder.incremental is not None and isinstance(model.head, NextItemHead)
 
-    Sizes that stay open: the number of users, the lengths of both lists, and k, which is that of `places`, an array
-    whose values do not count. `states` also takes a table of the histories' items alone, by whose rows these are then
-    called: a search that keeps the table on disk reads no other rows.
+
+def export_programs(model: Model) -> dict[str, bytes]:
+    """The functions for all `PLATFORMS`, by the names of their files; docs/bundle.md has their arguments.
+
+    Sizes that stay open: the number of users, that of sessions, the lengths of both lists, and k, which is that of
+    `places`, an array whose values do not count. `states` also takes a table of the histories' items alone, by whose
+    rows these are then called: a search that keeps the table on disk reads no other rows.
 
     Raises:
       InputError: see `check_servable`.
     """
     check_servable(model)
     params = jax.tree.map(lambda spec: jax.ShapeDtypeStruct(spec.shape, jnp.float32), model.specs)
+    reads_times = model.reads.times != "none"
+    listed, *widths, k = jax.export.symbolic_shape("b, a, e, k", constraints=[f"k <= {model.n_items}"])
+    users, sessions = jax.export.symbolic_shape("b, s")
+    states_users, n_rows = jax.export.symbolic_shape("b, r")
+    table = jax.ShapeDtypeStruct((n_rows, *params["item_table"].shape[1:]), jnp.float32)
+    integers = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.int32)
+    lists = [*(integers((listed, width)) for width in widths), jax.ShapeDtypeStruct((k,), jnp.int8)]
 
     def histories(users: Any) -> dict[str, Any]:
-        rows = jax.ShapeDtypeStruct((users, model.reads.max_length), jnp.int32)
-        times = rows if model.reads.times != "none" else None
+        rows = integers((users, model.reads.max_length))
         next_times = rows if model.reads.times == "query" else None
-        return Histories(rows, jax.ShapeDtypeStruct((users,), jnp.int32), times, next_times).as_dict()
+        return Histories(rows, integers((users,)), rows if reads_times else None, next_times).as_dict()
 
     def top_k_program(params: Params, histories: Any, allow: Any, exclude: Any, places: Any) -> tuple[Array, Array]:
         return top_k(model, params, Histories(**histories), allow, exclude, k=places.shape[0])
@@ -120,17 +140,50 @@ def export_programs(model: Model) -> tuple[bytes, bytes]:
     def states_program(params: Params, histories: Any) -> Array:
         return states(model, params, Histories(**histories))
 
-    def export(program: Any, *given: Any) -> bytes:
-        return bytes(jax.export.export(jax.jit(program), platforms=PLATFORMS)(*given).serialize())
+    def export(program: Any, *given: Any) -> jax.export.Exported:
+        return jax.export.export(jax.jit(program), platforms=PLATFORMS)(*given)
 
-    users, *widths, k = jax.export.symbolic_shape("b, a, e, k", constraints=[f"k <= {model.n_items}"])
-    lists = [jax.ShapeDtypeStruct((users, width), jnp.int32) for width in widths]
     # Without the mesh and the paths of the machine that exports: a bundle answers on any, and tells of none.
     with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ())), _without_source_lines():
-        best = export(top_k_program, params, histories(users), *lists, jax.ShapeDtypeStruct((k,), jnp.int8))
-        users, n_rows = jax.export.symbolic_shape("b, r")
-        table = jax.ShapeDtypeStruct((n_rows, *params["item_table"].shape[1:]), jnp.float32)
-        return best, export(states_program, {**params, "item_table": table}, histories(users))
+        exported = {
+            files.TOP_K: export(top_k_program, params, histories(listed), *lists),
+            files.STATES: export(states_program, {**params, "item_table": table}, histories(states_users)),
+        }
+        if has_sessions(model):
+            start, append, best = _session_programs(model)
+            exported[files.START] = export(start, params, histories(users))
+            _, cache = jax.tree.unflatten(exported[files.START].out_tree, exported[files.START].out_avals)
+            cache = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((sessions, *leaf.shape[1:]), leaf.dtype), cache)
+            each = integers((users,))
+            exported[files.APPEND] = export(
+                append, params, cache, each, {"items": each, "times": each} if reads_times else {"items": each}
+            )
+            vectors = jax.ShapeDtypeStruct((listed, model.d_model), jnp.float32)
+            exported[files.STATE_TOP_K] = export(best, params, vectors, *lists)
+    return {name: bytes(program.serialize()) for name, program in exported.items()}
+
+
+def _session_programs(model: Model) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
+    """`start`, `append` and `top_k_of_states` of a model that has them."""
+    incremental = model.encoder.incremental
+    assert incremental is not None
+
+    def start(params: Params, histories: Any) -> tuple[Array, Any]:
+        def start_one(history: Histories) -> tuple[Array, Any]:
+            batch, _ = batch_of(jax.tree.map(lambda leaf: leaf[None], history))
+            states, cache = incremental.start(params, batch)
+            return jax.tree.map(lambda leaf: leaf[0], (states.astype(jnp.float32), cache))
+
+        return jax.vmap(start_one)(Histories(**histories))
+
+    def append(params: Params, cache: Any, rows: Array, events: Any) -> tuple[Array, Any]:
+        states, cache = incremental.append(params, cache, events["items"], rows=rows, times=events.get("times"))
+        return states.astype(jnp.float32), cache
+
+    def best(params: Params, states: Array, allow: Array, exclude: Array, places: Array) -> tuple[Array, Array]:
+        return _best(model, params, states[:, None], allow, exclude, k=places.shape[0])
+
+    return start, append, best
 
 
 @contextmanager

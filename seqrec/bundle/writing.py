@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -14,8 +14,9 @@ from seqrec.bundle.files import Facts, ItemTableType, Search, Vocabulary, open_d
 from seqrec.bundle.histories import Ragged, ragged
 from seqrec.bundle.loading import Bundle, open_bundle
 from seqrec.bundle.onnx import check_convertible, write_onnx
-from seqrec.bundle.programs import export_programs
+from seqrec.bundle.programs import export_programs, has_sessions
 from seqrec.bundle.search import MIN_CANDIDATES, check_products, scores_are_products, write_index
+from seqrec.bundle.sessions import Sessions
 from seqrec.bundle.weights import map_item_table, write_weights
 from seqrec.data.directories import replacing_directory
 from seqrec.files import JsonObject, read_object, write_json
@@ -82,6 +83,7 @@ def write_bundle(
         mask_seen=mask_seen,
         item_table=item_table,
         jax_version=jax.__version__,
+        sessions=has_sessions(model),
     )
     if index:
         check_products(model.specs, "an index")
@@ -117,27 +119,29 @@ def refresh_bundle(directory: Path, build: Callable[[JsonObject, Facts], Model])
     """
     _, old = open_directory(directory)
     model = build(read_object(directory / files.CONFIG), old)
-    facts = old._replace(jax_version=jax.__version__)
+    facts = old._replace(jax_version=jax.__version__, sessions=has_sessions(model))
     with replacing_directory(directory, files.BUNDLE) as fresh:
         for file in directory.iterdir():
-            if file.name not in (files.MANIFEST, files.TOP_K, files.STATES):
+            if file.name not in (files.MANIFEST, files.TOP_K, files.STATES, *files.SESSION_PROGRAMS):
                 shutil.copyfile(file, fresh / file.name)
         _write_programs(fresh, model)
         kept = read_object(fresh / files.PROBES, items=list, k=int, answers=list, scores=list)
-        now = _answered(open_bundle(fresh, facts), kept)
-        for place, (ids, scores) in enumerate(zip(kept["answers"], kept["scores"], strict=True)):
-            if ids != now["answers"][place] or not np.allclose(
-                scores, now["scores"][place], rtol=TOLERANCE, atol=TOLERANCE
-            ):
-                raise InputError(
-                    f"{directory}: probe {place} is answered by {now['answers'][place][:5]}…, not by {ids[:5]}… as at "
-                    f"its export; the bundle is left as it was: use jax {old.jax_version}, or export the run again"
-                )
+        bundle = open_bundle(fresh, facts)
+        for now in (_answered(bundle, kept), *[_answered_by_sessions(bundle, kept)] * facts.sessions):
+            for place, (ids, scores) in enumerate(zip(kept["answers"], kept["scores"], strict=True)):
+                if ids != now["answers"][place] or not np.allclose(
+                    scores, now["scores"][place], rtol=TOLERANCE, atol=TOLERANCE
+                ):
+                    raise InputError(
+                        f"{directory}: probe {place} is answered by {now['answers'][place][:5]}…, not by {ids[:5]}… as "
+                        f"at its export; the bundle is left as it was: use jax {old.jax_version}, or export the run "
+                        "again"
+                    )
         files.write_manifest(fresh, facts)
 
 
 def _write_programs(directory: Path, model: Model) -> None:
-    for name, program in zip((files.TOP_K, files.STATES), export_programs(model), strict=True):
+    for name, program in export_programs(model).items():
         (directory / name).write_bytes(program)
 
 
@@ -183,3 +187,21 @@ def recall_of(found: Int[np.ndarray, "users k"], best: Int[np.ndarray, "users k"
     n_common = np.sum((found[:, :, None] == best[:, None, :]) & (best > 0)[:, None, :], axis=(1, 2))
     n_best = np.sum(best > 0, axis=1)
     return np.where(n_best > 0, n_common / np.maximum(n_best, 1), 1.0)
+
+
+def _answered_by_sessions(bundle: Bundle, asked: JsonObject) -> JsonObject:
+    """The same by sessions that read all events of a probe but the newest, and then that one."""
+    sessions, users = Sessions(bundle, len(asked["items"])), list(map(str, range(len(asked["items"]))))
+    options: dict[str, Any] = {"k": asked["k"], "mask_seen": False}
+    seconds = asked.get("seconds")
+
+    def newest(rows: Any, part: slice) -> list[list[int]] | None:
+        return None if rows is None else [row[-bundle.facts.max_length :][part] for row in rows]
+
+    keys = [bundle.vocabulary.keys[np.array(row) - 1].tolist() for row in asked["items"]]
+    earlier, last = slice(None, -1), slice(-1, None)
+    sessions.recommend(
+        users, [[]] * len(users), histories=newest(keys, earlier), times=newest(seconds, earlier), **options
+    )
+    answers = sessions.recommend(users, newest(keys, last), times=newest(seconds, last), **options)
+    return {"answers": [[bundle.ids[key] for key in row] for row in answers.items], "scores": answers.scores}
