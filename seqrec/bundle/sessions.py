@@ -91,7 +91,7 @@ class Sessions:
         def top_k(states: Any, params: Params, rows: Any, *lists: Any) -> Any:
             return programs[STATE_TOP_K](params, states[rows], *lists)
 
-        self._start, self._append = jax.jit(start, donate_argnums=0), jax.jit(append, donate_argnums=0)
+        self._start, self.compiled_append = jax.jit(start, donate_argnums=0), jax.jit(append, donate_argnums=0)
         self._top_k = jax.jit(top_k)
 
     def __len__(self) -> int:
@@ -101,7 +101,11 @@ class Sessions:
     def clear(self) -> None:
         """Forgets all sessions."""
         self._kept: OrderedDict[str, _Session] = OrderedDict()  # the one that was asked for longest ago comes first
-        self._store = jax.tree.map(lambda leaf: jnp.zeros((self.n_sessions, *leaf.shape[1:]), leaf.dtype), self._shapes)
+        self._store = self.empty_store()
+
+    def empty_store(self) -> Any:
+        """The arrays of `n_sessions` states, before any history is read."""
+        return jax.tree.map(lambda leaf: jnp.zeros((self.n_sessions, *leaf.shape[1:]), leaf.dtype), self._shapes)
 
     def recommend(
         self,
@@ -264,7 +268,7 @@ class Sessions:
         if self.bundle.facts.times != "none":
             since_first = [session.seconds[column] - session.seconds[0] for session, column in steps]
             events["times"] = filled_up(np.clip(since_first, 0, np.iinfo(np.int32).max).astype(np.int32))
-        self._store = self._append(self._store, self.bundle.params, rows, events)
+        self._store = self.compiled_append(self._store, self.bundle.params, rows, events)
 
 
 def _turns(users: Sequence[str]) -> Iterator[np.ndarray]:
