@@ -2,11 +2,11 @@
 
     python benchmarks/serving_append.py --json serving_append.json
 
-Two things are timed, for each model and number of users: a whole request, by raw item keys (`Sessions.recommend` with one
-event a user against `Bundle.recommend` with the history), which both end in the best k of the whole catalogue; and the
-encoder's part alone (the compiled `append` on the sessions' store against the compiled `states`). Rounds of all
-alternate: read the ratios, which hold between machines, before the milliseconds. CPU time is given too, which other work
-on the machine moves less.
+For each model and number of users two things are timed. A whole request by raw item keys, which ends in the best k of
+the catalogue: `Sessions.recommend` with one event a user, against `Bundle.recommend` with the whole history. And the
+encoder's part alone: the compiled `append` on the store of sessions, against the compiled `states`. Rounds of all
+alternate: read the ratios, which hold between machines, before the milliseconds. CPU time is given too, which other
+work on the machine moves less.
 """
 
 import tempfile
@@ -104,7 +104,7 @@ def _measured(config: Config, sessions: Sessions, n_users: int) -> dict[str, Any
     earlier, newest = histories[:, :-1].tolist(), histories[:, -1:].tolist()
     whole = histories.tolist()
     arrays = make_histories(ragged(whole, np.int32), max_length=config.history_length, times="none").as_dict()
-    # The request's own steps, without lists: what is appended is put into rows that are read by nobody else.
+    # In a store of its own. How many items its rows hold makes no difference to a step's time.
     append, rows = sessions.compiled_append, np.arange(n_users, dtype=np.int32)
     given = {"items": histories[:, -1].copy()}
     store = sessions.empty_store()

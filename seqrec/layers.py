@@ -157,14 +157,19 @@ def history_lengths(segment_ids: Int[Array, "rows length"]) -> Int[Array, " rows
 
 def take_rows(kept: Shaped[Array, "n_rows *shape"], rows: Int[Array, " n"] | None) -> Shaped[Array, "n *shape"]:
     """These rows of what is kept of histories; all where None are named."""
-    return kept if rows is None else kept[rows]
+    return kept if rows is None else kept[_with_one_again(rows)][:-1]
 
 
 def put_rows(
     kept: Shaped[Array, "n_rows *shape"], new: Shaped[Array, "n *shape"], rows: Int[Array, " n"] | None
 ) -> Shaped[Array, "n_rows *shape"]:
     """What is kept of histories, with these rows of it new; all where None are named."""
-    return new if rows is None else kept.at[rows].set(new)
+    return new if rows is None else kept.at[_with_one_again(rows)].set(_with_one_again(new))
+
+
+def _with_one_again(rows: Shaped[Array, "n *shape"]) -> Shaped[Array, "more *shape"]:
+    """With the first a second time: of a single row XLA on CPUs copies all that is kept, of more it changes them."""
+    return jnp.concatenate([rows, rows[:1]])
 
 
 def newest(
@@ -282,7 +287,7 @@ def append_keys_and_values(
     """What is `kept` with one more position in each of the `rows`, by default in all; and these rows of it."""
     where = jnp.arange(kept[0].shape[0]) if rows is None else rows
     keys, values = (each.at[where, :, places].set(new[:, :, 0]) for each, new in zip(kept, (k, v), strict=True))
-    return (keys, values), (take_rows(keys, rows), take_rows(values, rows))
+    return (keys, values), (keys, values) if rows is None else (keys[rows], values[rows])
 
 
 def feed_forward_specs(kind: FeedForward, d_model: int, d_ff: int) -> Params:

@@ -17,11 +17,13 @@ import loss_memory
 import metric_peers
 import metrics_throughput
 import population
+import serving_append
 import serving_catalogues
 import soak
 import time_to_quality
 import tpu_compile
 import train_step
+from bundle.small_bundles import sizes_unchecked
 
 from seqrec.data.batches import make_queries, training_batches
 from seqrec.data.events import sequences
@@ -83,6 +85,17 @@ def test_generation_is_timed_with_and_without_its_cache_on_equal_items(tmp_path)
     result = generation.main(generation.Config(**sizes, model=model, json=tmp_path / "o"))
     assert result["equal_items"] == 1.0
     assert result["items_per_second"].keys() == {"cached", "anew"}
+    assert read_json(tmp_path / "o") == result
+
+
+@pytest.mark.slow
+def test_one_more_event_is_timed_against_reading_anew_on_equal_lists(tmp_path):
+    sizes = {"history_length": 6, "n_items": 40, "d_model": 8, "n_blocks": 1, "k": 5, "n_sessions": 4, "n_rounds": 1}
+    with sizes_unchecked():
+        result = serving_append.main(serving_append.Config(**sizes, users=(2,), json=tmp_path / "o"))
+    for figures in result["figures"].values():
+        assert figures["2 users"]["equal_lists"] == 1.0
+        assert figures["2 users"]["largest_score_difference"] < 1e-5
     assert read_json(tmp_path / "o") == result
 
 

@@ -263,8 +263,6 @@ class Sessions:
 
     def _append_some(self, steps: list[tuple[_Session, int]]) -> None:
         """Appends the items at these columns of sessions."""
-        # Of a single row XLA on CPUs copies the whole store before it changes it; of two it changes it in place.
-        steps = steps * 2 if len(steps) == 1 else steps
         rows = filled_up(np.array([session.row for session, _ in steps], np.int32))
         events = {"items": filled_up(np.array([session.items[column] for session, column in steps], np.int32))}
         if self.bundle.facts.times != "none":

@@ -8,6 +8,8 @@ from bundle.small_bundles import MAX_LENGTH, a_model, kept, loaded, sizes_unchec
 from seqrec.bundle import files
 from seqrec.bundle.programs import check_servable, export_programs
 from seqrec.data.feature_values import PositionFeature
+from seqrec.encoders.gru import GRUConfig, gru
+from seqrec.encoders.hawk import HawkConfig, hawk
 from seqrec.encoders.seq2seq import Seq2SeqConfig, seq2seq
 from seqrec.event_features import with_event_features
 from seqrec.heads.softmax import softmax_model
@@ -33,11 +35,21 @@ def test_the_mesh_and_the_paths_of_the_machine_that_exports_are_no_part_of_a_pro
     mesh = jax.make_mesh((1, 1, 1), ("data", "fsdp", "model"), axis_types=(jax.sharding.AxisType.Auto,) * 3)
     with sizes_unchecked(), jax.set_mesh(mesh):
         programs = export_programs(a_model())
-    assert all(jax.export.deserialize(bytearray(program)).nr_devices == 1 for program in programs)
-    text = jax.export.deserialize(bytearray(programs[0])).mlir_module()
+    assert all(jax.export.deserialize(bytearray(program)).nr_devices == 1 for program in programs.values())
+    text = jax.export.deserialize(bytearray(programs[files.TOP_K])).mlir_module()
     assert "sharding" not in text
     assert "manual" not in text
     assert ".py" not in text
+
+
+@pytest.mark.parametrize("make", [lambda **n: hawk(HawkConfig(d_model=8), **n), lambda **n: gru(GRUConfig(), **n)])
+def test_one_file_appends_to_any_rows_of_any_number_of_sessions(make):
+    with sizes_unchecked():
+        programs = export_programs(softmax_model(make(n_items=30, max_length=8)))
+    exported = jax.export.deserialize(bytearray(programs[files.APPEND]))
+    assert exported.platforms == ("cpu", "cuda", "tpu")
+    assert str(exported.out_avals[0].shape).startswith("(b, ")
+    assert {str(aval.shape[0]) for aval in exported.out_avals[1:]} == {"s"}
 
 
 def test_an_encoder_decoder_is_refused():
