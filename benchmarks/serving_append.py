@@ -86,7 +86,12 @@ def measure(config: Config) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as directory:
             bundle_path = Path(directory) / "bundle"
             write_bundle(
-                bundle_path, model, params, vocabulary, Description(name, {}, "made of noise\n"), mask_seen=True
+                bundle_path,
+                model,
+                params,
+                vocabulary,
+                Description(name, {}, lambda _: "made of noise\n"),
+                mask_seen=True,
             )
             bundle = load_bundle(bundle_path)
         sessions = Sessions(bundle, config.n_sessions)

@@ -59,6 +59,8 @@ class Sessions:
                 f"{bundle.path} has no sessions: it was exported before there were any (renew it by experiments/"
                 "export.py --refresh), or its model reads later events, the query's time or repeats; leave sessions out"
             )
+        if bundle.search != "exact":
+            raise InputError(f"sessions need search=exact, not {bundle.search}, whose item table stays on disk")
         if n_sessions < 1:
             raise InputError(f"n_sessions={n_sessions} is below 1; keep at least as many as users ask at once")
         self.bundle = bundle
@@ -155,8 +157,9 @@ class Sessions:
                     lists.append(ragged([session.seen for session in sessions], np.int32))
                 rows = np.array([session.row for session in sessions], np.int32)
 
-                def ask(places: np.ndarray, *given: np.ndarray, rows: np.ndarray = rows) -> Any:
-                    return self._top_k(self._store["states"], bundle.params, filled_up(rows[places]), *given)
+                def ask(places: np.ndarray, allowed: Any, excluded: Ragged, rows: np.ndarray = rows) -> Any:
+                    lists = bundle.program_lists(k, allowed, excluded)
+                    return self._top_k(self._store["states"], bundle.params, filled_up(rows[places]), *lists)
 
                 has_items = np.array([len(session.items) > 0 for session in sessions])
                 allowed_now = None if allowed is None else allowed.take(turn)

@@ -12,12 +12,14 @@ import jax
 import jaxtyping
 import numpy as np
 
+from seqrec.bundle import files
 from seqrec.bundle.files import Facts, Vocabulary
 from seqrec.bundle.loading import Bundle, load_bundle
 from seqrec.bundle.writing import Description, write_bundle
 from seqrec.data.history import History, history_batch
 from seqrec.encoders.hstu import HSTUConfig, hstu
 from seqrec.encoders.transformer import TransformerConfig, transformer
+from seqrec.files import read_object, write_json
 from seqrec.heads.softmax import softmax_model
 from seqrec.model import Model
 from seqrec.params import Params, init_params
@@ -95,6 +97,17 @@ def loaded(times: str = "none") -> Bundle:
 def copy_of(directory: Path, *, times: str = "none") -> Path:
     """A bundle that a test may damage."""
     return Path(shutil.copytree(kept(times), directory / "bundle"))
+
+
+def without_sessions(bundle: Path) -> Path:
+    """The same as it was written before there were sessions."""
+    manifest = read_object(bundle / files.MANIFEST)
+    del manifest["sessions"]
+    for name in files.SESSION_PROGRAMS:
+        (bundle / name).unlink()
+        del manifest["files"][name]
+    write_json(bundle / files.MANIFEST, manifest)
+    return bundle
 
 
 def answers_of(model: Model, params: Params, histories: list[History], *, k: int, mask_seen: bool = True):

@@ -10,7 +10,17 @@ import jax
 import numpy as np
 import pytest
 
-from bundle.small_bundles import KEYS, MAX_LENGTH, a_model, answers_of, copy_of, loaded, random_params, replace_facts
+from bundle.small_bundles import (
+    KEYS,
+    MAX_LENGTH,
+    a_model,
+    answers_of,
+    copy_of,
+    loaded,
+    random_params,
+    replace_facts,
+    without_sessions,
+)
 from seqrec.bundle import files
 from seqrec.bundle.histories import ragged
 from seqrec.bundle.loading import load_bundle
@@ -132,6 +142,12 @@ def test_a_program_that_this_jax_cannot_read_says_how_to_make_it_anew(tmp_path, 
     (bundle / files.TOP_K).write_bytes(content)
     with pytest.raises(InputError, match=r"top_k.stablehlo was made by jax .* cannot read it .*export.py --refresh "):
         load_bundle(bundle, verify=False)
+
+
+def test_a_bundle_of_before_there_were_sessions_answers_as_ever(tmp_path):
+    older = load_bundle(without_sessions(copy_of(tmp_path)))
+    assert not older.facts.sessions
+    assert older.recommend([keys(3, 4)]) == loaded().recommend([keys(3, 4)])
 
 
 def test_serving_imports_nothing_of_training():
