@@ -191,17 +191,16 @@ def recall_of(found: Int[np.ndarray, "users k"], best: Int[np.ndarray, "users k"
 
 def _answered_by_sessions(bundle: Bundle, asked: JsonObject) -> JsonObject:
     """The same by sessions that read all events of a probe but the newest, and then that one."""
-    sessions, users = Sessions(bundle, len(asked["items"])), list(map(str, range(len(asked["items"]))))
-    options: dict[str, Any] = {"k": asked["k"], "mask_seen": False}
-    seconds = asked.get("seconds")
-
-    def newest(rows: Any, part: slice) -> list[list[int]] | None:
-        return None if rows is None else [row[-bundle.facts.max_length :][part] for row in rows]
-
     keys = [bundle.vocabulary.keys[np.array(row) - 1].tolist() for row in asked["items"]]
-    earlier, last = slice(None, -1), slice(-1, None)
-    sessions.recommend(
-        users, [[]] * len(users), histories=newest(keys, earlier), times=newest(seconds, earlier), **options
-    )
-    answers = sessions.recommend(users, newest(keys, last), times=newest(seconds, last), **options)
+    users, earlier, newest = [str(number) for number in range(len(keys))], slice(None, -1), slice(-1, None)
+
+    def part(rows: list[list[Any]], which: slice) -> list[list[Any]]:
+        return [row[-bundle.facts.max_length :][which] for row in rows]
+
+    def times(which: slice) -> list[list[int]] | None:
+        return None if asked.get("seconds") is None else part(asked["seconds"], which)
+
+    sessions = Sessions(bundle, len(users))
+    sessions.recommend(users, [[]] * len(users), histories=part(keys, earlier), times=times(earlier))
+    answers = sessions.recommend(users, part(keys, newest), asked["k"], times=times(newest), mask_seen=False)
     return {"answers": [[bundle.ids[key] for key in row] for row in answers.items], "scores": answers.scores}

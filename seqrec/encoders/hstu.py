@@ -217,11 +217,10 @@ def _unit_output(
     """From `u` and heads to what the unit adds; `distances` from query to key are by default those of one row."""
     scores = jnp.einsum("rhqd,rhkd->rhqk", q, k)
     if "distance_bias" in params:
-        if distances is None:
-            # Inside a history positions differ as places in the row do, so one table of distances serves all rows.
-            places = np.arange(u.shape[1])
-            distances = places[None, :, None] - places
-        scores = scores + params["distance_bias"][distances.clip(0, max_length - 1)][:, None]
+        # Inside a history positions differ as places in the row do, so one table of distances serves all rows.
+        places = np.arange(u.shape[1])
+        between = places[None, :, None] - places if distances is None else distances
+        scores = scores + params["distance_bias"][between.clip(0, max_length - 1)][:, None]
     if spans is not None:
         scores = scores + params["time_bias"][spans][:, None]
     weights = jnp.where(mask[:, None], silu(scores) * (1 / max_length), 0.0)
