@@ -25,7 +25,7 @@ def rewrite(bundle, **changes):
 
 def test_a_bundle_has_these_files_and_no_code():
     names = {file.name for file in kept().iterdir()}
-    assert names == {*files.NEEDED, files.MANIFEST}
+    assert names == {*files.NEEDED, *files.SESSION_PROGRAMS, files.MANIFEST}
     assert {name.rpartition(".")[2] for name in names} == {"safetensors", "parquet", "json", "stablehlo", "md"}
 
 

@@ -6,13 +6,13 @@ import pytest
 
 from bundle.small_bundles import MAX_LENGTH, a_model, kept, loaded, sizes_unchecked
 from seqrec.bundle import files
-from seqrec.bundle.programs import check_servable, export_programs
+from seqrec.bundle.programs import check_servable, export_programs, has_sessions
 from seqrec.data.feature_values import PositionFeature
-from seqrec.encoders.gru import GRUConfig, gru
 from seqrec.encoders.hawk import HawkConfig, hawk
 from seqrec.encoders.seq2seq import Seq2SeqConfig, seq2seq
 from seqrec.event_features import with_event_features
 from seqrec.heads.softmax import softmax_model
+from seqrec.repeats import with_repeats
 from seqrec.types import InputError
 
 
@@ -42,14 +42,19 @@ def test_the_mesh_and_the_paths_of_the_machine_that_exports_are_no_part_of_a_pro
     assert ".py" not in text
 
 
-@pytest.mark.parametrize("make", [lambda **n: hawk(HawkConfig(d_model=8), **n), lambda **n: gru(GRUConfig(), **n)])
-def test_one_file_appends_to_any_rows_of_any_number_of_sessions(make):
+def test_one_file_appends_to_any_rows_of_any_number_of_sessions():
     with sizes_unchecked():
-        programs = export_programs(softmax_model(make(n_items=30, max_length=8)))
+        programs = export_programs(softmax_model(hawk(HawkConfig(d_model=8, n_blocks=1), n_items=30, max_length=8)))
     exported = jax.export.deserialize(bytearray(programs[files.APPEND]))
     assert exported.platforms == ("cpu", "cuda", "tpu")
     assert str(exported.out_avals[0].shape).startswith("(b, ")
     assert {str(aval.shape[0]) for aval in exported.out_avals[1:]} == {"s"}
+
+
+def test_a_model_that_knows_the_querys_time_or_repeats_has_no_sessions():
+    assert has_sessions(a_model())
+    assert not has_sessions(a_model(times="query"))
+    assert not has_sessions(with_repeats(a_model()))
 
 
 def test_an_encoder_decoder_is_refused():
