@@ -172,3 +172,22 @@ def most_popular_first(n_events: Int[np.ndarray, " n_items"]) -> Int[np.ndarray,
     [2, 1, 3]
     """
     return 1 + np.argsort(-n_events, kind="stable")
+
+
+def popular_items(
+    by_popularity: Int[np.ndarray, " n_items"],
+    k: int,
+    *,
+    allow: Int[np.ndarray, " n_allowed"] | None = None,
+    exclude: Int[np.ndarray, " n_excluded"],
+) -> Int[np.ndarray, " n_listed"]:
+    """The first `k` candidates, by arrays of ids.
+
+    >>> popular_items(np.array([3, 1, 2, 4]), 2, exclude=np.array([3])).tolist()
+    [1, 2]
+    >>> popular_items(np.array([3, 1, 2, 4]), 2, allow=np.array([4, 2, 2]), exclude=np.zeros(0, int)).tolist()
+    [2, 4]
+    """
+    # Only as many as can be needed are looked at: there may be many such users, and many items.
+    listed = by_popularity[: k + len(exclude)] if allow is None else by_popularity[np.isin(by_popularity, allow)]
+    return listed[~np.isin(listed, exclude)][:k]

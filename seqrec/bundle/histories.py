@@ -90,6 +90,20 @@ def power_of_two(n: int) -> int:
     return 1 << (n - 1).bit_length() if n > 1 else 1
 
 
+def joined_rows(parts: Sequence[Ragged]) -> Ragged:
+    """The rows of all parts, one part after another.
+
+    >>> joined_rows([ragged([[1, 2]], np.int32), ragged([[], [3]], np.int32)]).padded(2).tolist()
+    [[1, 2], [0, 0], [3, 0]]
+    """
+    offsets = np.cumsum([0, *(len(part.values) for part in parts[:-1])])
+    return Ragged(
+        np.concatenate([part.values for part in parts]),
+        np.concatenate([part.starts + offset for part, offset in zip(parts, offsets, strict=True)]),
+        np.concatenate([part.lengths for part in parts]),
+    )
+
+
 def unique_ids(lists: Sequence[Ragged], n_rows: int) -> Ragged:
     """The ids of each row of all `lists` together, each id once and in rising order.
 

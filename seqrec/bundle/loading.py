@@ -1,6 +1,5 @@
 """A bundle as a value: raw item keys in, lists of raw item keys out. Nothing of training is imported."""
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import jax.export
 import numpy as np
 from jaxtyping import Bool, Float, Int, Int32, Int64
 
+from seqrec.bundle.calls import IDS_PER_CALL, CallSizes, filled_up, list_rows, sufficient, users_per_call
 from seqrec.bundle.files import (
     ITEMS,
     MANIFEST,
@@ -23,6 +23,7 @@ from seqrec.bundle.files import (
     Vocabulary,
     most_popular_first,
     open_directory,
+    popular_items,
     read_vocabulary,
 )
 from seqrec.bundle.histories import Ragged, make_histories, power_of_two, unique_ids
@@ -32,10 +33,6 @@ from seqrec.bundle.weights import ITEM_TABLE, read_weights
 from seqrec.data.paths import as_input_error
 from seqrec.files import address_of
 from seqrec.types import InputError, Params
-
-MAX_USERS_PER_CALL = 256
-SCORES_PER_CALL, IDS_PER_CALL = 1 << 22, 1 << 24
-"""About how many scores, and at most how many ids of lists, a call has in memory."""
 
 
 class Answers(NamedTuple):
@@ -49,6 +46,21 @@ class Answers(NamedTuple):
     """Items of each history that the bundle does not know; they are skipped."""
     is_popular: list[bool]
     """Whether no item of the history is known, so that the list has the most popular items."""
+
+
+class Request(NamedTuple):
+    """What `Bundle.recommend` is asked, in ids."""
+
+    items: Ragged
+    """The known items of each history, oldest first."""
+    k: int
+    n_unknown: Int64[np.ndarray, " users"]
+    """Items of each history that the bundle does not know."""
+    allow: Ragged | None = None
+    exclude: Ragged | None = None
+    seconds: Ragged | None = None
+    """Whole seconds of what the model reads of times."""
+    mask_seen: bool = True
 
 
 @runtime_checkable
@@ -97,21 +109,52 @@ class Bundle:
         Raises:
           InputError: a list, its length, k or a time cannot be used; the message names it.
         """
+        request = self.request(histories, k, exclude=exclude, allow=allow, times=times, mask_seen=mask_seen)
+        return self.answer(request)
+
+    def request(
+        self,
+        histories: Sequence[Keys],
+        k: int = 20,
+        *,
+        exclude: Keys | Sequence[Keys] | None = None,
+        allow: Keys | Sequence[Keys] | None = None,
+        times: Sequence[Sequence[int | float]] | None = None,
+        mask_seen: bool | None = None,
+    ) -> Request:
+        """What `recommend` is asked, checked, in ids.
+
+        Raises:
+          InputError: see `recommend`.
+        """
         reads = self.facts.times
         self.check_k(k)
         items, is_known = ids_of(histories, self.ids, name="histories")
         seconds = seconds_of(times, items, reads=reads, name=self.path)
-        known = items.keep(is_known)
+        known = items if is_known.all() else items.keep(is_known)
         allowed, excluded = self.candidates(len(histories), allow=allow, exclude=exclude)
-        ids, scores = self.top_ids(
+        return Request(
             known,
             k,
-            allow=allowed,
-            exclude=excluded,
-            seconds=None if seconds is None else without_unknown(seconds, is_known, items, reads=reads),
-            mask_seen=mask_seen,
+            items.lengths - known.lengths,
+            allowed,
+            excluded,
+            None if seconds is None else without_unknown(seconds, is_known, items, reads=reads),
+            self.facts.mask_seen if mask_seen is None else mask_seen,
         )
-        return self.answers(ids, scores, n_unknown=items.lengths - known.lengths, is_popular=known.lengths == 0)
+
+    def answer(self, request: Request, *, sizes: Sequence[CallSizes] = ()) -> Answers:
+        """As `recommend`; `sizes` are those of `top_ids`."""
+        ids, scores = self.top_ids(
+            request.items,
+            request.k,
+            allow=request.allow,
+            exclude=request.exclude,
+            seconds=request.seconds,
+            mask_seen=request.mask_seen,
+            sizes=sizes,
+        )
+        return self.answers(ids, scores, n_unknown=request.n_unknown, is_popular=request.items.lengths == 0)
 
     def check_k(self, k: int) -> None:
         """Refuses a number of items that there are not."""
@@ -140,9 +183,11 @@ class Bundle:
         is_popular: Bool[np.ndarray, " users"],
     ) -> Answers:
         """Lists of ids as lists of keys."""
+        keys = self.vocabulary.keys[np.maximum(ids, 1) - 1].tolist()
+        n_listed = np.count_nonzero(ids, axis=1).tolist()
         return Answers(
-            [self.vocabulary.keys[row[row > 0] - 1].tolist() for row in ids],
-            [row[found > 0].tolist() for row, found in zip(scores, ids, strict=True)],
+            [row[:n] for row, n in zip(keys, n_listed, strict=True)],
+            [row[:n] for row, n in zip(scores.tolist(), n_listed, strict=True)],
             n_unknown.tolist(),
             is_popular.tolist(),
         )
@@ -156,8 +201,12 @@ class Bundle:
         exclude: Ragged | None = None,
         seconds: Ragged | None = None,
         mask_seen: bool | None = None,
+        sizes: Sequence[CallSizes] = (),
     ) -> tuple[Int32[np.ndarray, "users k"], Float[np.ndarray, "users k"]]:
-        """As `recommend`, of known ids and whole seconds in arrays; id 0 with score -inf where candidates run out."""
+        """As `recommend`, of known ids and whole seconds in arrays; id 0 with score -inf where candidates run out.
+
+        The arrays of each call have the first of `sizes` that suffice, or else sizes that are powers of two.
+        """
         mask_seen = self.facts.mask_seen if mask_seen is None else mask_seen
         lists = [*[items] * mask_seen, *([] if exclude is None else [exclude])]
 
@@ -165,10 +214,11 @@ class Bundle:
             if self.searcher is not None:
                 own = self.states(items.take(rows), seconds=None if seconds is None else seconds.take(rows))
                 return self.searcher.best(own, k, allow=allowed, exclude=excluded)
-            lists = self.program_lists(k, allowed, excluded)
-            return self.programs[TOP_K](self.params, self._histories(items, seconds, rows), *lists)
+            size = sufficient(sizes, k, allowed, excluded)
+            histories = self._histories(items, seconds, rows, size.users)
+            return self.programs[TOP_K](self.params, histories, *self.program_lists(size, allowed, excluded))
 
-        return self.listed(ask, items.lengths > 0, k, allow=allow, exclude=lists)
+        return self.listed(ask, items.lengths > 0, k, allow=allow, exclude=lists, sizes=sizes)
 
     def listed(
         self,
@@ -178,6 +228,7 @@ class Bundle:
         *,
         allow: Ragged | None,
         exclude: Sequence[Ragged],
+        sizes: Sequence[CallSizes] = (),
     ) -> tuple[Int32[np.ndarray, "users k"], Float[np.ndarray, "users k"]]:
         """Ids and scores that `ask(users, allow, exclude)` finds for some users; those without items get popular ones.
 
@@ -191,7 +242,8 @@ class Bundle:
             rows, found = under_way.pop(0)
             ids[rows], scores[rows] = (np.asarray(each)[: len(rows), :k] for each in found)
 
-        for rows in self._calls(has_items, exclude, allow):
+        most = max((each.users for each in sizes), default=users_per_call(self.facts.n_items))
+        for rows in self._calls(has_items, exclude, allow, most=most):
             allowed = None if allow is None else allow.take(rows)
             excluded = unique_ids([each.take(rows) for each in exclude], len(rows))
             under_way.append((rows, ask(rows, allowed, excluded)))
@@ -207,11 +259,10 @@ class Bundle:
             scores[row, : len(listed)] = self.vocabulary.n_events[listed - 1]
         return ids, scores
 
-    def program_lists(self, k: int, allowed: Ragged | None, excluded: Ragged) -> tuple[np.ndarray, ...]:
+    def program_lists(self, size: CallSizes, allowed: Ragged | None, excluded: Ragged) -> tuple[np.ndarray, ...]:
         """What programs take of the lists of a call's users, and of k."""
-        n_users = len(excluded.lengths)
-        places = np.zeros(min(power_of_two(k), self.facts.n_items), np.int8)
-        return _list_rows(allowed, n_users), _list_rows(excluded, n_users), places
+        places = np.zeros(min(size.k, self.facts.n_items), np.int8)
+        return list_rows(allowed, size.users, size.allow), list_rows(excluded, size.users, size.exclude), places
 
     def states(self, items: Ragged, *, seconds: Ragged | None = None) -> Float[np.ndarray, "users d_model"]:
         """The vector of each history, of one known item at least.
@@ -220,8 +271,8 @@ class Bundle:
         history score higher than that.
         """
         found = np.zeros((len(items.lengths), self.facts.d_model), np.float32)
-        for rows in self._calls(items.lengths > 0):
-            histories, params = self._histories(items, seconds, rows), self.params
+        for rows in self._calls(items.lengths > 0, most=users_per_call(self.facts.n_items)):
+            histories, params = self._histories(items, seconds, rows, power_of_two(len(rows))), self.params
             if self.searcher is not None:
                 params, histories = self.searcher.with_own_rows(params, histories)
             encoded = self.programs[STATES](params, histories)
@@ -234,9 +285,9 @@ class Bundle:
         return np.asarray(self.params[ITEM_TABLE])[items] if self.searcher is None else self.searcher.rows.read(items)
 
     def _calls(
-        self, has_items: np.ndarray, lists: Sequence[Ragged] = (), allow: Ragged | None = None
+        self, has_items: np.ndarray, lists: Sequence[Ragged] = (), allow: Ragged | None = None, *, most: int
     ) -> Iterator[np.ndarray]:
-        """The users with items, by as many as share a call; those with short lists together.
+        """The users with items, at most `most` of whom share a call; those with short lists together.
 
         Whom `allow` leaves nothing is not among them.
         """
@@ -248,7 +299,7 @@ class Bundle:
             widths, is_asked = np.maximum(widths, allow.lengths), is_asked & (allow.lengths > 0)
         order = np.argsort(widths, kind="stable")
         order = order[is_asked[order]]
-        most, start = users_per_call(self.facts.n_items), 0
+        start = 0
         while start < len(order):
             n = most
             while n > 1 and n * widths[order[min(start + n, len(order)) - 1]] > IDS_PER_CALL:
@@ -256,14 +307,14 @@ class Bundle:
             yield order[start : start + n]
             start += n
 
-    def _histories(self, items: Ragged, seconds: Ragged | None, rows: np.ndarray) -> dict[str, np.ndarray]:
+    def _histories(self, items: Ragged, seconds: Ragged | None, rows: np.ndarray, n_rows: int) -> dict[str, np.ndarray]:
         made = make_histories(
             items.take(rows),
             max_length=self.facts.max_length,
             times=self.facts.times,
             seconds=None if seconds is None else seconds.take(rows),
         )
-        return {name: filled_up(values) for name, values in made.as_dict().items()}
+        return {name: filled_up(values, n_rows) for name, values in made.as_dict().items()}
 
 
 def load_bundle(path: Path | str, *, verify: bool = True, search: Search = "exact") -> Bundle:
@@ -348,43 +399,3 @@ def _fits(expected: Sequence[Any], shape: tuple[int, ...]) -> bool:
     return len(expected) == len(shape) and all(
         jax.export.is_symbolic_dim(size) or size == own for size, own in zip(expected, shape, strict=True)
     )
-
-
-def popular_items(
-    by_popularity: Int[np.ndarray, " n_items"],
-    k: int,
-    *,
-    allow: Int[np.ndarray, " n_allowed"] | None = None,
-    exclude: Int[np.ndarray, " n_excluded"],
-) -> Int[np.ndarray, " n_listed"]:
-    """The first `k` candidates, by arrays of ids.
-
-    >>> popular_items(np.array([3, 1, 2, 4]), 2, exclude=np.array([3])).tolist()
-    [1, 2]
-    >>> popular_items(np.array([3, 1, 2, 4]), 2, allow=np.array([4, 2, 2]), exclude=np.zeros(0, int)).tolist()
-    [2, 4]
-    """
-    # Only as many as can be needed are looked at: there may be many such users, and many items.
-    listed = by_popularity[: k + len(exclude)] if allow is None else by_popularity[np.isin(by_popularity, allow)]
-    return listed[~np.isin(listed, exclude)][:k]
-
-
-def users_per_call(n_items: int) -> int:
-    """How many users a call answers: a power of two.
-
-    >>> users_per_call(1_000), users_per_call(100_000), users_per_call(10_000_000)
-    (256, 32, 16)
-    """
-    return min(MAX_USERS_PER_CALL, max(16, 1 << int(math.log2(max(1, SCORES_PER_CALL // n_items)))))
-
-
-def filled_up(rows: np.ndarray) -> np.ndarray:
-    """The rows, and the last of them as often as makes a power of two: so that few programs are compiled."""
-    return np.concatenate([rows, np.repeat(rows[-1:], power_of_two(len(rows)) - len(rows), axis=0)])
-
-
-def _list_rows(lists: Ragged | None, n_rows: int) -> np.ndarray:
-    """The lists of a call's users, one a row."""
-    if lists is None:
-        return filled_up(np.zeros((n_rows, 1), np.int32))
-    return filled_up(lists.padded(power_of_two(int(lists.lengths.max(initial=1)))))

@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from seqrec.bundle.calls import CallSizes, filled_up, sufficient, users_per_call
 from seqrec.bundle.files import APPEND, START, STATE_TOP_K
 from seqrec.bundle.histories import Ragged, make_histories, ragged
-from seqrec.bundle.loading import Answers, Bundle, filled_up, users_per_call
+from seqrec.bundle.loading import Answers, Bundle
 from seqrec.bundle.requests import Keys, ids_of, seconds_of
 from seqrec.types import InputError, Params
 
@@ -53,7 +54,7 @@ class Sessions:
       InputError: the bundle's model cannot read event by event, or there is to be no session.
     """
 
-    def __init__(self, bundle: Bundle, n_sessions: int):
+    def __init__(self, bundle: Bundle, n_sessions: int, *, sizes: Sequence[CallSizes] = ()):
         if not bundle.facts.sessions:
             raise InputError(
                 f"{bundle.path} has no sessions: it was exported before there were any (renew it by experiments/"
@@ -65,6 +66,7 @@ class Sessions:
             raise InputError(f"n_sessions={n_sessions} is below 1; keep at least as many as users ask at once")
         self.bundle = bundle
         self.n_sessions = n_sessions
+        self._sizes = sizes  # see Bundle.top_ids
         one = ragged([[1]], np.int64)
         example = make_histories(one, max_length=bundle.facts.max_length, times=bundle.facts.times, seconds=one)
         states, cache = jax.eval_shape(bundle.programs[START], bundle.params, example.as_dict())
@@ -158,12 +160,16 @@ class Sessions:
                 rows = np.array([session.row for session in sessions], np.int32)
 
                 def ask(places: np.ndarray, allowed: Any, excluded: Ragged, rows: np.ndarray = rows) -> Any:
-                    lists = bundle.program_lists(k, allowed, excluded)
-                    return self._top_k(self._store["states"], bundle.params, filled_up(rows[places]), *lists)
+                    size = sufficient(self._sizes, k, allowed, excluded)
+                    lists = bundle.program_lists(size, allowed, excluded)
+                    asked = filled_up(rows[places], size.users)
+                    return self._top_k(self._store["states"], bundle.params, asked, *lists)
 
                 has_items = np.array([len(session.items) > 0 for session in sessions])
                 allowed_now = None if allowed is None else allowed.take(turn)
-                ids[turn], scores[turn] = bundle.listed(ask, has_items, k, allow=allowed_now, exclude=lists)
+                ids[turn], scores[turn] = bundle.listed(
+                    ask, has_items, k, allow=allowed_now, exclude=lists, sizes=self._sizes
+                )
                 n_unknown[turn] = [session.n_unknown for session in sessions]
                 is_popular[turn] = ~has_items
         except BaseException:

@@ -105,7 +105,7 @@ def test_each_of_many_histories_gets_its_own_answer(monkeypatch):
     items = ragged([random.integers(1, 31, length) for length in random.permutation(20)], np.int32)
     bundle = loaded()
     at_once = bundle.top_ids(items, 4)
-    monkeypatch.setattr("seqrec.bundle.loading.MAX_USERS_PER_CALL", 2)
+    monkeypatch.setattr("seqrec.bundle.calls.MAX_USERS_PER_CALL", 2)
     monkeypatch.setattr("seqrec.bundle.loading.IDS_PER_CALL", 16)
     by_twos = bundle.top_ids(items, 4)
     np.testing.assert_array_equal(by_twos[0], at_once[0])
