@@ -95,7 +95,7 @@ def write_random_bundle(directory: Path, config: Config, *, seed: int) -> None:
     params = jax.tree.map(lambda leaf: 5 * leaf, init_params(model.specs, jax.random.key(seed)))
     keys = np.array([f"item-{number}" for number in range(1, config.n_items + 1)], object)
     vocabulary = Vocabulary(keys, np.ones(config.n_items, np.int64))
-    write_bundle(directory, model, params, vocabulary, Description("sasrec", {}, "A random model.\n"), mask_seen=True)
+    write_bundle(directory, model, params, vocabulary, Description("sasrec", {}, lambda facts: "A random model.\n"), mask_seen=True)
 
 
 def random_histories(config: Config) -> list[list[str]]:
