@@ -95,7 +95,14 @@ def write_random_bundle(directory: Path, config: Config, *, seed: int) -> None:
     params = jax.tree.map(lambda leaf: 5 * leaf, init_params(model.specs, jax.random.key(seed)))
     keys = np.array([f"item-{number}" for number in range(1, config.n_items + 1)], object)
     vocabulary = Vocabulary(keys, np.ones(config.n_items, np.int64))
-    write_bundle(directory, model, params, vocabulary, Description("sasrec", {}, lambda facts: "A random model.\n"), mask_seen=True)
+    write_bundle(
+        directory,
+        model,
+        params,
+        vocabulary,
+        Description("sasrec", {}, lambda facts: "A random model.\n"),
+        mask_seen=True,
+    )
 
 
 def random_histories(config: Config) -> list[list[str]]:
@@ -200,6 +207,8 @@ def figures(outcome: Outcome, rate: float) -> dict[str, Any]:
         "max_ms": float(latencies.max()),
         "n_answers": len(outcome.seconds),
         "n_failed": outcome.n_failed,
+        "n_lost": outcome.n_lost,
+        "statuses": {str(status): count for status, count in sorted(outcome.statuses.items())},
         "n_refused": outcome.n_refused,
     }
 
@@ -328,7 +337,7 @@ def measure_swaps(bundles: list[Path], config: Config, directory: Path, rate: fl
     )
     statuses.append(running[-1].end())
     result = {**figures(outcome, rate), "exit_statuses": statuses, **compare(outcome, histories, bundles, config)}
-    for name in ("n_answers", "n_failed", "n_refused", "n_wrong", "answers_of", "exit_statuses"):
+    for name in ("n_answers", "n_failed", "n_lost", "statuses", "n_refused", "n_wrong", "answers_of", "exit_statuses"):
         print(f"{name:16}{result[name]}")
     return result
 

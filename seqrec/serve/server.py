@@ -29,8 +29,9 @@ log = logging.getLogger("seqrec")
 
 KEEP_ALIVE_SECONDS = 75
 """A connection without a request is closed after this time: later than load balancers, which close theirs after 60."""
-IDLE_SECONDS = 1.0
-"""While the server ends, a connection without a request is closed after this time."""
+IDLE_SECONDS = 3.0
+"""While the server ends, a connection without a request is closed after this time: one that asks before learns by its
+answer that the connection closes, where one that is closed at once may have sent a request already."""
 SWITCH_SECONDS = 0.0005
 """Turns of Python's threads. In turns of 5 ms, which are usual, a finished call waits for the loop that long."""
 
