@@ -6,7 +6,6 @@
 docs/bundle.md says what is in it, and how to ask it for recommendations.
 """
 
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -19,6 +18,7 @@ from seqrec.bundle.files import ItemTableType
 from seqrec.data.buckets import working_copy
 from seqrec.export import bundle_run, refresh
 from seqrec.files import address_of
+from seqrec.runs import beside
 from seqrec.types import InputError
 
 
@@ -67,7 +67,8 @@ def main(arguments: Arguments) -> None:
             f"recall@{facts.recall['k']}      {found}, against exact search for {facts.recall['n_users']:,} test users"
         )
     flags = ["--histories", "plays.parquet", "--output", "lists.parquet"]
-    print(f"lists from it  {shlex.join(['python', 'experiments/recommend.py', address, *flags])}")
+    print(f"serve it       {beside(__file__, 'serve.py', address)}")
+    print(f"lists from it  {beside(__file__, 'recommend.py', address, *flags)}")
 
 
 if __name__ == "__main__":

@@ -124,8 +124,12 @@ def resume_command(run: Path) -> str:
 
 def evaluate_command(run: Path) -> str:
     """The command line that evaluates the run's checkpoint."""
-    script = Path(started_with(run)["command"][1])
-    return shlex.join([_python(), script_path(script.parent / "evaluate_checkpoint.py"), original(run)])
+    return beside(started_with(run)["command"][1], "evaluate_checkpoint.py", original(run))
+
+
+def beside(script: Path | str, name: str, *flags: str) -> str:
+    """The command line of another script of the same directory."""
+    return shlex.join([_python(), script_path(Path(script).with_name(name)), *flags])
 
 
 def _python() -> str:
