@@ -60,11 +60,9 @@ def main(arguments: Arguments) -> Summary | None:
         print(f"written  {address_of(arguments.item_vectors)}: {bundle.facts.n_items:,} items")
     if arguments.output is None and arguments.user_vectors is None:
         return None
-    options = ListOptions(
-        arguments.k,
-        {"auto": None, "yes": True, "no": False}[arguments.mask_seen],
-        None if arguments.at is None else moment_us(arguments.at) // 1_000_000,
-    )
+    mask_seen = {"auto": None, "yes": True, "no": False}[arguments.mask_seen]
+    moment = None if arguments.at is None else moment_us(arguments.at) // 1_000_000
+    options = ListOptions(arguments.k, mask_seen, moment)
     histories = open_histories(arguments.source, bundle.vocabulary.keys)
     with tqdm(total=histories.n_users, desc="users", disable=None, leave=False) as bar:
 
@@ -72,9 +70,8 @@ def main(arguments: Arguments) -> Summary | None:
             bar.update(n_users)
             runtime.check_interrupt()
 
-        summary = write_lists(
-            bundle, histories, options, output=arguments.output, user_vectors=arguments.user_vectors, report=report
-        )
+        files = {"output": arguments.output, "user_vectors": arguments.user_vectors}
+        summary = write_lists(bundle, histories, options, **files, report=report)
     print(f"written  {arguments.output or arguments.user_vectors}: {summary}")
     return summary
 

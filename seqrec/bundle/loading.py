@@ -109,8 +109,7 @@ class Bundle:
         Raises:
           InputError: a list, its length, k or a time cannot be used; the message names it.
         """
-        request = self.request(histories, k, exclude=exclude, allow=allow, times=times, mask_seen=mask_seen)
-        return self.answer(request)
+        return self.answer(self.request(histories, k, exclude=exclude, allow=allow, times=times, mask_seen=mask_seen))
 
     def request(
         self,
