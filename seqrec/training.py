@@ -87,7 +87,9 @@ def make_optimizer(config: OptimizerConfig, specs: Params, *, n_steps: int) -> o
     >>> sorted(optimizer._fields)
     ['init', 'update']
     """
-    rate = learning_rate(config, n_steps=n_steps)
+    # Where it never changes, optax need not count steps.
+    changes = config.schedule != "constant" or config.warmup_steps
+    rate = learning_rate(config, n_steps=n_steps) if changes else config.learning_rate
     decay = {"weight_decay": config.weight_decay, "mask": decay_mask(specs)}
     if config.second_moments == "full":
         adamw = optax.adamw(rate, b2=config.b2, **decay)
