@@ -1,6 +1,6 @@
 """Times one more event of a session against reading the whole history anew.
 
-    python benchmarks/serving_append.py --json serving_append.json
+    python benchmarks/serving_append.py --json serving-append.json
 
 For each model and number of users two things are timed. A whole request by raw item keys, which ends in the best k of
 the catalogue: `Sessions.recommend` with one event a user, against `Bundle.recommend` with the whole history. And the

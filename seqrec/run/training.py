@@ -9,8 +9,8 @@ from seqrec.run.config import TrainingConfig
 from seqrec.training import TrainState, TrainStep, init_state, make_optimizer, make_train_step
 
 SPARSE_FROM = 100_000
-"""Items from which on `item_updates=auto` updates only the rows that a step reads: there a dense step takes 2.5 times
-the CPU time, at a million items 27 times."""
+"""Items from which on `item_updates=auto` updates only the rows that a step reads: there a dense step takes four
+times the CPU time, and at a million items 24 times (docs/decisions/sparse-updates.md)."""
 
 
 class Training(NamedTuple):
