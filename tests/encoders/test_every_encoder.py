@@ -14,7 +14,6 @@ from packed_rows import LENGTH, rows_of
 from seqrec.sharding import MESH_AXES
 from seqrec.types import Batch
 
-KNOW_LATER_EVENTS = ("bidirectional", "encoder-decoder", "query's time")
 every_encoder = pytest.mark.parametrize("name", ENCODERS)
 every_encoder_at_night = pytest.mark.parametrize("name", at_night(ENCODERS, quick=set(ENCODERS) - set(VARIANTS)))
 
@@ -115,35 +114,6 @@ def test_states_and_gradients_lower_for_every_platform(name):
     batch = rows_of([[1, 2, 3]], times=encoder.reads.times)
     lowered = jax.export.export(jax.jit(jax.grad(total)), platforms=("tpu", "cuda"))(params, batch, jax.random.key(0))
     assert [out.shape for out in lowered.out_avals] == [leaf.shape for leaf in jax.tree.leaves(params)]
-
-
-def test_all_but_those_whose_states_know_later_events_read_event_by_event():
-    able = {name for name in ENCODERS if an_encoder(name)[0].incremental is not None}
-    assert set(ENCODERS) - able == {name for name in ENCODERS if any(map(name.__contains__, KNOW_LATER_EVENTS))}
-
-
-@pytest.mark.parametrize("name", [name for name in ENCODERS if not any(map(name.__contains__, KNOW_LATER_EVENTS))])
-def test_reading_event_by_event_gives_the_states_of_reading_the_whole_history(name):
-    """From an empty history and from one of 4, in rows of a cache that other histories were read into before."""
-    encode, params, times, _ = a_program(name)
-    encoder, _ = an_encoder(name)
-    start, append = jax.jit(encoder.incremental.start), jax.jit(encoder.incremental.append)
-    random = np.random.default_rng(3)
-    histories = random.integers(1, 31, (2, LENGTH)).tolist()
-    whole = rows_of(*([row] for row in histories), times=times)
-    expected = encode(params, whole)
-    first, cache = start(params, rows_of([histories[0][:4]], [], times=times))
-    np.testing.assert_allclose(first[0], expected[0, 3], rtol=1e-5, atol=1e-5)
-    # Kept in rows 2 and 0 of three, whose other values do not count.
-    cache = jax.tree.map(
-        lambda leaf: jnp.full((3, *leaf.shape[1:]), 7, leaf.dtype).at[jnp.array([2, 0])].set(leaf), cache
-    )
-    rows, n_read = jnp.array([2, 0]), np.array([4, 0])
-    for _ in range(LENGTH - 4):
-        items, moments = whole.items[[0, 1], n_read], None if times == "none" else whole.times[[0, 1], n_read]
-        states, cache = append(params, cache, items, rows=rows, times=moments)
-        np.testing.assert_allclose(states, expected[[0, 1], n_read], rtol=1e-5, atol=1e-5)
-        n_read += 1
 
 
 @every_encoder
