@@ -127,15 +127,18 @@ def refresh_bundle(directory: Path, build: Callable[[JsonObject, Facts], Model])
         _write_programs(fresh, model)
         kept = read_object(fresh / files.PROBES, items=list, k=int, answers=list, scores=list)
         bundle = open_bundle(fresh, facts)
-        for now in (_answered(bundle, kept), *[_answered_by_sessions(bundle, kept)] * facts.sessions):
+        ways = [_answered(bundle, kept)]
+        if facts.sessions:
+            ways.append(_answered_by_sessions(bundle, kept))
+        for answered in ways:
             for place, (ids, scores) in enumerate(zip(kept["answers"], kept["scores"], strict=True)):
-                if ids != now["answers"][place] or not np.allclose(
-                    scores, now["scores"][place], rtol=TOLERANCE, atol=TOLERANCE
+                if ids != answered["answers"][place] or not np.allclose(
+                    scores, answered["scores"][place], rtol=TOLERANCE, atol=TOLERANCE
                 ):
                     raise InputError(
-                        f"{directory}: probe {place} is answered by {now['answers'][place][:5]}…, not by {ids[:5]}… as "
-                        f"at its export; the bundle is left as it was: use jax {old.jax_version}, or export the run "
-                        "again"
+                        f"{directory}: probe {place} is answered by {answered['answers'][place][:5]}…, "
+                        f"not by {ids[:5]}… as at its export; the bundle is left as it was: use jax {old.jax_version}, "
+                        "or export the run again"
                     )
         files.write_manifest(fresh, facts)
 
