@@ -1,16 +1,19 @@
 """The files of a sequence store: NumPy arrays over events, Parquet tables of items and users."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from jaxtyping import Int
 
 from seqrec.data.paths import as_input_error
 from seqrec.types import InputError
 
 REMEDY = "prepare the data again"
+COLUMN_DTYPES = ("|b1", "<i4", "<i8", "<f8")
+"""Types of the event columns, each followed by those that can hold it."""
 
 
 def array_files(directory: Path, columns: Iterable[str]) -> dict[str, Path]:
@@ -20,11 +23,39 @@ def array_files(directory: Path, columns: Iterable[str]) -> dict[str, Path]:
     return {"item": directory / "items.npy", **places}
 
 
-def open_array(path: Path, dtype: str, length: int) -> np.ndarray:
-    """The memory-mapped array in a .npy file, after checking its type and length."""
+def write_arrays(
+    directory: Path,
+    items: Int[np.ndarray, " n_events"],
+    offsets: Int[np.ndarray, " n_users_plus_1"],
+    columns: Mapping[str, np.ndarray],
+) -> None:
+    """Writes the arrays of a store or of a shard into its directory; those over events that are there are kept."""
+    if offsets[0] != 0 or offsets[-1] != len(items) or np.any(np.diff(offsets) < 0):
+        raise InputError(f"offsets must rise from 0 to n_events={len(items)}; build them with np.cumsum")
+    files = array_files(directory, columns)
+    for name, values in {"item": items, **columns}.items():
+        if not files[name].exists():
+            dtype = "<i4" if name == "item" else column_dtype(name, values.dtype)
+            np.save(files[name], np.ascontiguousarray(values, dtype), allow_pickle=False)
+    np.save(directory / "offsets.npy", np.ascontiguousarray(offsets, "<i8"), allow_pickle=False)
+
+
+def column_dtype(name: str, dtype: np.dtype) -> str:
+    """The type in which a store holds an event column of this type."""
+    wider = next((wide for wide in COLUMN_DTYPES if np.can_cast(dtype, wide)), None)
+    if wider is None or dtype == np.uint64:
+        raise InputError(f"event column {name!r} is {dtype}, a store holds numbers and booleans; number its values")
+    return wider
+
+
+def open_array(path: Path, dtype: str, length: int, *, narrower: bool = False) -> np.ndarray:
+    """The memory-mapped array in a .npy file, after checking its length, and its type: `dtype`, or a `narrower` one."""
     with as_input_error(f"{path} is missing or damaged; {REMEDY}", Exception):  # whatever NumPy raises of its header
         values = np.load(path, mmap_mode="r", allow_pickle=False)
-    if values.dtype != np.dtype(dtype) or values.shape != (length,):
+    is_of_type = values.dtype == np.dtype(dtype) or (
+        narrower and values.dtype.str in COLUMN_DTYPES and np.can_cast(values.dtype, dtype)
+    )
+    if not is_of_type or values.shape != (length,):
         raise InputError(
             f"{path} holds {values.shape} of {values.dtype}, "
             f"the manifest says ({length},) of {np.dtype(dtype)}; {REMEDY}"
