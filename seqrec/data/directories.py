@@ -46,10 +46,10 @@ class Kind(NamedTuple):
 
     name: str
     files: tuple[str, ...]
-    """Files of which others have none. By one of them it is known, so that one that is damaged can be made again."""
+    """Files or directories of which others have none. By one of them it is known, so that one that is damaged can be made again."""
 
 
-STORE = Kind("sequence store", ("items.npy", "offsets.npy"))
+STORE = Kind("sequence store", ("items.npy", "offsets.npy", "shards"))
 
 
 @contextlib.contextmanager
@@ -90,7 +90,7 @@ def _refuse_foreign(directory: Path, kind: Kind) -> None:
     if is_in_bucket(directory):
         raise InputError(f"{address_of(directory)} is in a bucket; write the store to a buckets.working_copy of it")
     is_empty = directory.is_dir() and not any(directory.iterdir())
-    is_own = (directory / "manifest.json").is_file() and any((directory / name).is_file() for name in kind.files)
+    is_own = (directory / "manifest.json").is_file() and any((directory / name).exists() for name in kind.files)
     if directory.exists() and not is_empty and not is_own:
         raise InputError(f"{directory} is there and is not a {kind.name}; choose another directory")
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Int, Int32, Int64
 
-from seqrec.data.store_files import REMEDY, array_files, key_column, open_array, write_arrays
+from seqrec.data.store_files import REMEDY, array_files, check_offsets, key_column, open_array, rises, write_arrays
 from seqrec.files import sha256_of
 from seqrec.types import InputError
 
@@ -36,6 +36,8 @@ class Shard(NamedTuple):
     n_users: int
     """Users whose histories lie here."""
     n_events: int
+    columns: Mapping[str, str] = MappingProxyType({})
+    """The type of each event column here; in the whole store it is one that holds all of them."""
     sha256: str = ""
     """Over the names and hashes of its files; empty for the root, whose files the store's content hash covers."""
     is_appended: bool = False
@@ -68,8 +70,8 @@ def write_shard(
 ) -> Shard:
     """Writes the shard of this number below the directory of a store: the histories of the next users in its order.
 
-    `offsets` count from 0 in each shard; items have the ids of the whole store, and a column has one type in all
-    shards. It is written whole or not at all, so that a task which is tried again, or twice at once, does no harm.
+    `offsets` count from 0 in each shard, and items have the ids of the whole store. The shard is written whole or not
+    at all, so that a task which is tried again, or twice at once, does no harm.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as store:
@@ -78,11 +80,12 @@ def write_shard(
     ...     )[:3]
     ('shards/000000', 2, 3)
     """
+    check_offsets(offsets, len(items))
     with new_shard(store, number) as fresh:
-        write_arrays(fresh, items, offsets, columns)
+        types = write_arrays(fresh, items, offsets, columns)
         pq.write_table(pa.table({"key": key_column(user_keys)}), fresh / "users.parquet", write_page_checksum=True)
     directory = shard_directory(number)
-    return Shard(directory, len(offsets) - 1, len(items), files_hash(store / directory))
+    return Shard(directory, len(offsets) - 1, len(items), types, files_hash(store / directory))
 
 
 @contextlib.contextmanager
@@ -240,15 +243,16 @@ def open_shards(store: Path, shards: Sequence[Shard], dtypes: Mapping[str, str])
       InputError: a file is missing or damaged.
     """
     places = [store / shard.directory for shard in shards]
-    offsets = [_open_offsets(place, shard) for place, shard in zip(places, shards, strict=True)]
     files = [array_files(place, dtypes) for place in places]
     parts = {
-        name: [
-            open_array(file[name], dtype, shard.n_events, narrower=len(shards) > 1)
+        "item": [open_array(file["item"], "<i4", shard.n_events) for file, shard in zip(files, shards, strict=True)]
+    }
+    for name in dtypes:
+        parts[name] = [
+            open_array(file[name], shard.columns[name], shard.n_events)
             for file, shard in zip(files, shards, strict=True)
         ]
-        for name, dtype in {"item": "<i4", **dtypes}.items()
-    }
+    offsets = [_open_offsets(place, shard) for place, shard in zip(places, shards, strict=True)]
     if len(shards) == 1 and not shards[0].is_appended:
         arrays = {name: part for name, [part] in parts.items()}
         return EventArrays(arrays.pop("item"), offsets[0], arrays)
@@ -263,7 +267,7 @@ def open_shards(store: Path, shards: Sequence[Shard], dtypes: Mapping[str, str])
 def _open_offsets(directory: Path, shard: Shard) -> Int64[np.ndarray, " n_users_plus_1"]:
     offsets = open_array(directory / "offsets.npy", "<i8", shard.n_users + 1)
     # A wrong offset gives a user events of another user.
-    if offsets[0] != 0 or offsets[-1] != shard.n_events or np.any(np.diff(offsets) < 0):
+    if not rises(offsets, shard.n_events):
         raise InputError(f"{directory / 'offsets.npy'} does not rise from 0 to n_events={shard.n_events}; {REMEDY}")
     return offsets
 

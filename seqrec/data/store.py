@@ -1,7 +1,5 @@
 """The sequence store: every user's items in flat arrays with offsets; on disk NumPy, Parquet and JSON."""
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -13,20 +11,29 @@ import pyarrow.parquet as pq
 from jaxtyping import Int, Int32, Int64
 
 from seqrec.data.buckets import local_store
-from seqrec.data.directories import replacing_directory, settle
+from seqrec.data.content_hash import content_hash
+from seqrec.data.directories import replacing_directory
+from seqrec.data.key_tables import KeyTable, write_keys
+from seqrec.data.manifest import (
+    MANIFEST,
+    Contents,
+    contents_of,
+    contents_record,
+    earlier_version,
+    read_manifest,
+    versions_of,
+)
+from seqrec.data.manifest import read_preparation as read_preparation
 from seqrec.data.paths import as_input_error
 from seqrec.data.ragged import session_numbers
-from seqrec.data.store_files import REMEDY, array_files, key_column, keys_of, open_array, open_table
-from seqrec.files import JsonObject
+from seqrec.data.shards import NO_COLUMNS, ROOT, Shard, event_blocks, open_shards
+from seqrec.data.store_files import REMEDY, check_offsets, column_dtype, open_array, write_arrays
+from seqrec.files import JsonObject, write_json
 from seqrec.types import InputError
 
-FORMAT_VERSION = 1
 VERSIONS_FILE = "event_versions.npy"
-COLUMN_DTYPES = ("|b1", "<i4", "<i8", "<f8")
+"""Of a store that grew when appends rewrote it: the number of appends before the one that brought each event."""
 ATTRIBUTES_TYPE = pa.large_list(pa.large_string())
-NO_COLUMNS: Mapping[str, np.ndarray] = MappingProxyType({})
-PREPARATION_TYPES = {"steps": dict, "counts": list, "split": dict, "categories": dict, "ties": dict, "appended": list}
-"""JSON types of what `prepare_store` and `append_events` write into the manifest's `preparation`."""
 
 
 class SequenceStore(NamedTuple):
@@ -40,20 +47,21 @@ class SequenceStore(NamedTuple):
     """
 
     items: Int32[np.ndarray, " n_events"]
-    """Item ids 1..n_items, user by user, each user's in time order."""
+    """Item ids 1..n_items, user by user, each user's in time order; of several shards a `ShardedArray`."""
     offsets: Int64[np.ndarray, " n_users_plus_1"]
-    item_keys: np.ndarray
-    """The keys of the items in the data, int64 or str: that of item id i is `item_keys[i - 1]`."""
-    user_keys: np.ndarray
-    """The keys of the users in the data, int64 or str."""
-    titles: np.ndarray | None
-    """A title for each item, "" if it has none; None if the data has no titles."""
+    item_table: KeyTable
+    """Of each item its `key`, and where the data has them its `title` and `attributes`."""
+    user_table: KeyTable
+    """Of each user the `key`."""
     content_hash: str
-    """sha256 of all other fields; it does not depend on the store's path or the time of writing."""
+    """sha256 of the fields above and the columns; it does not depend on how they lie on disk or when they were written.
+    """
     columns: Mapping[str, np.ndarray] = NO_COLUMNS
     """Further values of each event, such as timestamp_us, rating or session; may be empty."""
-    attributes: pa.Array | None = None
-    """A list of texts for each item, such as its genres; None if the data has none."""
+    shards: tuple[Shard, ...] = ()
+    """The shards on disk, if there are several."""
+    directory: Path | None = None
+    """Where the store lies; None in memory."""
 
     @property
     def n_users(self) -> int:
@@ -61,20 +69,31 @@ class SequenceStore(NamedTuple):
 
     @property
     def n_items(self) -> int:
-        return len(self.item_keys)
+        return len(self.item_table)
 
     @property
     def n_events(self) -> int:
         return len(self.items)
 
+    @property
+    def item_keys(self) -> np.ndarray:
+        """The keys of the items in the data, int64 or str: that of item id i is `item_keys[i - 1]`."""
+        return self.item_table["key"]
 
-class AppendHistory(NamedTuple):
-    """What a store was before each append."""
+    @property
+    def user_keys(self) -> np.ndarray:
+        """The keys of the users in the data, int64 or str."""
+        return self.user_table["key"]
 
-    versions: list[JsonObject]
-    """Its content hash and sizes, and what else tells it from what it has become; oldest first."""
-    came_with: Int32[np.ndarray, " n_events"]
-    """The number of appends before the one that brought an event."""
+    @property
+    def titles(self) -> np.ndarray | None:
+        """A title for each item, "" if it has none; None if the data has no titles."""
+        return self.item_table.get("title")
+
+    @property
+    def attributes(self) -> pa.Array | None:
+        """A list of texts for each item, such as its genres; None if the data has none."""
+        return self.item_table.get("attributes")
 
 
 def sequence_store(
@@ -90,43 +109,75 @@ def sequence_store(
 
     An event column is int64, int32, float64 or bool; other number types are widened if that loses nothing.
     """
-    if not 1 <= len(item_keys) < 2**31 - 1:
-        raise InputError(f"{len(item_keys)} items; a store holds 1 to 2^31 - 2, so that item ids fit int32")
     if len(offsets) != len(user_keys) + 1:
         raise InputError(
             f"{len(offsets)} offsets for {len(user_keys)} users; give one more offset than there are users"
         )
-    if offsets[0] != 0 or offsets[-1] != len(items) or np.any(np.diff(offsets) < 0):
-        raise InputError(f"offsets must rise from 0 to n_events={len(items)}; build them with np.cumsum")
+    check_offsets(offsets, len(items))
+    item_table = _item_table(item_keys, titles, attributes)
+    _check_ids(items, len(item_table), "{what}; 0 is padding, number items from 1")
+    columns = {name: _event_column(name, values, len(items)) for name, values in sorted(columns.items())}
+    items, offsets = np.ascontiguousarray(items, np.int32), np.ascontiguousarray(offsets, np.int64)
+    return _hashed(SequenceStore(items, offsets, item_table, KeyTable({"key": user_keys}), "", columns))
+
+
+def sharded_store(
+    directory: Path,
+    shards: Sequence[Shard],
+    *,
+    item_keys: np.ndarray,
+    titles: np.ndarray | None = None,
+    attributes: pa.Array | None = None,
+) -> SequenceStore:
+    """The store of shards that `write_shard` has written below `directory`, in their order; `write_files` completes it.
+
+    Raises:
+      InputError: the shards do not fit together or do not fit the items.
+    """
+    if not shards or len({frozenset(shard.columns) for shard in shards}) > 1:
+        raise InputError(f"{directory}: there are no shards, or their columns differ; give all the same columns")
+    types = {name: np.result_type(*(shard.columns[name] for shard in shards)) for name in shards[0].columns}
+    arrays = open_shards(directory, shards, {name: column_dtype(name, dtype) for name, dtype in types.items()})
+    item_table = _item_table(item_keys, titles, attributes)
+    _check_ids(arrays.items, len(item_table), f"{directory}: {{what}}; number items before shards are written")
+    users_of = {directory / shard.directory / "users.parquet": shard.n_keys for shard in shards}
+    items, offsets, columns = arrays
+    user_table = KeyTable.of_files(users_of, ["key"])
+    return _hashed(SequenceStore(items, offsets, item_table, user_table, "", columns, tuple(shards), directory))
+
+
+def _item_table(item_keys: np.ndarray, titles: np.ndarray | None, attributes: pa.Array | None) -> KeyTable:
+    if not 1 <= len(item_keys) < 2**31 - 1:
+        raise InputError(f"{len(item_keys)} items; a store holds 1 to 2^31 - 2, so that item ids fit int32")
     if titles is not None and len(titles) != len(item_keys):
         raise InputError(f"{len(titles)} titles for {len(item_keys)} items; give one each, '' where unknown")
     if attributes is not None and len(attributes) != len(item_keys):
         raise InputError(f"{len(attributes)} lists of attributes for {len(item_keys)} items; give one each")
-    if len(items):
-        low, high = int(np.min(items)), int(np.max(items))
-        if low < 1 or high > len(item_keys):
-            raise InputError(
-                f"item id {low if low < 1 else high} is outside 1..n_items={len(item_keys)}; "
-                "0 is padding, number items from 1"
-            )
-    columns = {name: _event_column(name, values, len(items)) for name, values in sorted(columns.items())}
-    items, offsets = np.ascontiguousarray(items, np.int32), np.ascontiguousarray(offsets, np.int64)
-    store = SequenceStore(items, offsets, item_keys, user_keys, titles, "", columns, attributes)
-    return store._replace(content_hash=_content_hash(store))
+    columns = {"key": item_keys, "title": titles, "attributes": attributes}
+    return KeyTable({name: values for name, values in columns.items() if values is not None})
+
+
+def _check_ids(items: Any, n_items: int, complaint: str) -> None:
+    for block in event_blocks(items):
+        low, high = int(block.min()), int(block.max())
+        if low < 1 or high > n_items:
+            what = f"item id {low if low < 1 else high} is outside 1..n_items={n_items}"
+            raise InputError(complaint.format(what=what))
+
+
+def _hashed(store: SequenceStore) -> SequenceStore:
+    return store._replace(content_hash=hash_of(store))
+
+
+def hash_of(store: SequenceStore) -> str:
+    """The content hash of what the store holds now."""
+    return content_hash(store.items, store.offsets, store.item_table, store.user_table, store.columns)
 
 
 def _event_column(name: str, values: np.ndarray, n_events: int) -> np.ndarray:
     if len(values) != n_events:
         raise InputError(f"event column {name!r} has {len(values)} values for {n_events} events; give one each")
     return np.ascontiguousarray(values, dtype=column_dtype(name, values.dtype))
-
-
-def column_dtype(name: str, dtype: np.dtype) -> str:
-    """The type in which a store holds an event column of this type."""
-    wider = next((wide for wide in COLUMN_DTYPES if np.can_cast(dtype, wide)), None)
-    if wider is None or dtype == np.uint64:
-        raise InputError(f"event column {name!r} is {dtype}, a store holds numbers and booleans; number its values")
-    return wider
 
 
 def store_from_sequences(sequences: Sequence[Sequence[int]], *, n_items: int | None = None) -> SequenceStore:
@@ -164,11 +215,51 @@ def write_store(
     return open_store(directory)
 
 
-def open_store(directory: Path | str, *, as_of: str | None = None, verify: bool = False) -> SequenceStore:
-    """The store in `directory`; items and offsets are read from disk as they are touched, a bucket's from a copy.
+def write_files(
+    directory: Path,
+    store: SequenceStore,
+    *,
+    preparation: Mapping[str, Any] | None = None,
+    side_tables: Mapping[str, pa.Table] = MappingProxyType({}),
+) -> None:
+    """Writes the files of a store into a directory, but arrays over events and shards that are already there."""
+    contents = contents_of_store(store)
+    if store.directory != directory or not store.shards:
+        types = write_arrays(directory, store.items, store.offsets, store.columns)
+        write_keys(directory / "users.parquet", store.user_table)
+        contents = contents._replace(shards=(Shard(ROOT, store.n_users, store.n_events, types),))
+    write_keys(directory / "items.parquet", store.item_table, n_events=item_counts(store.items, store.n_items))
+    for name, table in side_tables.items():
+        pq.write_table(table, directory / f"{name}.parquet")
+    record = contents_record(contents) | ({"preparation": dict(preparation)} if preparation else {})
+    write_json(directory / MANIFEST, record)
 
-    Item ids and offsets are checked to be in range; with `verify` all arrays are read and hashed. `as_of` is the
-    content hash that the store had before appends: what was appended since is left out, in memory.
+
+def contents_of_store(store: SequenceStore) -> Contents:
+    """What a manifest says that the store holds."""
+    item_columns = tuple(name for name in ("key", "title", "attributes") if name in store.item_table)
+    columns = {name: values.dtype.str for name, values in store.columns.items()}
+    shards = store.shards or (Shard(ROOT, store.n_users, store.n_events, columns),)
+    sizes = (store.n_users, store.n_items, store.n_events)
+    return Contents(*sizes, store.content_hash, item_columns, columns, shards)
+
+
+def item_counts(items: Any, n_items: int) -> Int64[np.ndarray, " n_items"]:
+    """The number of events of each item."""
+    counts = np.zeros(n_items + 1, np.int64)
+    for block in event_blocks(items):
+        if len(block) < n_items:  # to add up whole catalogues would cost more than the events
+            np.add.at(counts, block, 1)
+        else:
+            counts += np.bincount(block, minlength=len(counts))
+    return counts[1:]
+
+
+def open_store(directory: Path | str, *, as_of: str | None = None, verify: bool = False) -> SequenceStore:
+    """The store in `directory`; arrays and keys are read from disk as they are used, a bucket's from a copy.
+
+    Item ids and offsets are checked to be in range; with `verify` all is read and hashed. `as_of` is the content hash
+    that the store had before appends: what was appended since is left out.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as directory:
@@ -180,37 +271,40 @@ def open_store(directory: Path | str, *, as_of: str | None = None, verify: bool 
       InputError: there is no store, it is damaged, or it never had the content hash `as_of`.
     """
     directory = local_store(Path(directory))
-    manifest = _read_manifest(directory)
-    with as_input_error(_no_manifest(directory), ValueError, KeyError, TypeError, OverflowError):
-        n_users, n_items, n_events = (int(manifest[name]) for name in ("n_users", "n_items", "n_events"))
-        content_hash, has_titles = str(manifest["content_hash"]), bool(manifest["has_titles"])
-        described = [(str(c["name"]), str(c["dtype"])) for c in manifest.get("event_columns", [])]
-    items = open_array(directory / "items.npy", "<i4", n_events)
-    offsets = open_array(directory / "offsets.npy", "<i8", n_users + 1)
-    # A wrong offset gives a user events of another user.
-    if offsets[0] != 0 or offsets[-1] != len(items) or np.any(np.diff(offsets) < 0):
-        raise InputError(f"{directory / 'offsets.npy'} does not rise from 0 to n_events={len(items)}; {REMEDY}")
-    item_table = open_table(directory / "items.parquet", n_items)
-    user_table = open_table(directory / "users.parquet", n_users)
-    if len(items) and (items.min() < 1 or items.max() > n_items):
-        raise InputError(f"{directory / 'items.npy'} holds ids outside 1..n_items={n_items}; {REMEDY}")
-    unreadable = f"{directory} holds tables that cannot be read ({{error}}); {REMEDY}"
-    with as_input_error(unreadable, KeyError, ValueError, pa.ArrowException):
-        item_keys, user_keys = keys_of(item_table["key"]), keys_of(user_table["key"])
-        titles = keys_of(item_table["title"]) if has_titles else None
-        attributes = item_table["attributes"].combine_chunks() if manifest.get("has_attributes") else None
-    columns = {}
-    files = array_files(directory, [name for name, _ in described])
-    for name, dtype in described:
-        if dtype not in COLUMN_DTYPES:
-            raise InputError(f"{directory / 'manifest.json'} has the type {dtype!r} for {name!r}; {REMEDY}")
-        columns[name] = open_array(files[name], dtype, n_events)
-    store = SequenceStore(items, offsets, item_keys, user_keys, titles, content_hash, columns, attributes)
-    if as_of not in (None, content_hash):
-        return _as_of(store, directory, str(as_of))
+    manifest = read_manifest(directory)
+    contents = contents_of(manifest, directory)
+    if as_of not in (None, contents.content_hash):
+        number, version = earlier_version(manifest, directory, str(as_of))
+        if "n_shards" not in version:
+            return _before_appends_in_place(directory, manifest, number, version)
+        contents = _earlier_contents(contents, version, directory)
+    store = open_contents(directory, contents)
     if verify:
-        _check_hash(directory, _content_hash(store), content_hash)
+        _check_hash(directory, hash_of(store), contents.content_hash)
     return store
+
+
+def open_contents(directory: Path, contents: Contents) -> SequenceStore:
+    """The store of these contents, which a manifest lists or will list."""
+    shards = contents.shards
+    arrays = open_shards(directory, shards, contents.columns)
+    n_users, n_items = sum(shard.n_keys for shard in shards), contents.n_items
+    if (n_users, len(arrays.items)) != (contents.n_users, contents.n_events):
+        raise InputError(
+            f"{directory}: the shards hold {n_users} users and {len(arrays.items)} events, the manifest says "
+            f"{contents.n_users} and {contents.n_events}; {REMEDY}"
+        )
+    items_of = {directory / "items.parquet": n_items - sum(shard.n_new_items for shard in shards)}
+    items_of |= {
+        directory / shard.directory / "items.parquet": shard.n_new_items for shard in shards[1:] if shard.is_appended
+    }
+    users_of = {directory / shard.directory / "users.parquet": shard.n_keys for shard in shards}
+    item_table = KeyTable.of_files(items_of, contents.item_columns)
+    user_table = KeyTable.of_files(users_of, ["key"])
+    _check_ids(arrays.items, n_items, f"{directory / 'items.npy'} holds ids outside 1..n_items={n_items}; {REMEDY}")
+    several = shards if len(shards) > 1 else ()
+    items, offsets, columns = arrays
+    return SequenceStore(items, offsets, item_table, user_table, contents.content_hash, columns, several, directory)
 
 
 def _check_hash(directory: Path, found: str, due: str) -> None:
@@ -218,167 +312,38 @@ def _check_hash(directory: Path, found: str, due: str) -> None:
         raise InputError(f"{directory} is damaged: its arrays do not have its content hash {due}; {REMEDY}")
 
 
-def _as_of(store: SequenceStore, directory: Path, content_hash: str) -> SequenceStore:
-    """`store` without what was appended since it had this content hash.
+def _earlier_contents(now: Contents, version: JsonObject, directory: Path) -> Contents:
+    """What a store held before an append: its first shards."""
+    with as_input_error(_unknown(directory), ValueError, KeyError, TypeError, AttributeError):
+        sizes = [int(version[name]) for name in ("n_users", "n_items", "n_events")]
+        shards = now.shards[: int(version["n_shards"])]
+        return Contents(*sizes, str(version["content_hash"]), now.item_columns, dict(version["columns"]), shards)
 
-    Appends give new users and items ids behind the known ones, and never change the order of stored events.
+
+def _before_appends_in_place(directory: Path, manifest: JsonObject, number: int, version: JsonObject) -> SequenceStore:
+    """The store before an append of the time when appends rewrote it, and noted which one each event came with.
+
+    These appends gave new users and items ids behind the known ones, and never changed the order of stored events.
     """
-    number, version = _version(directory, content_hash)
-    is_earlier = read_history(directory, store).came_with <= number
+    contents = contents_of(manifest, directory)
+    in_shards = [each for each in versions_of(manifest, directory) if "n_shards" in each]
+    if in_shards:
+        contents = _earlier_contents(contents, in_shards[0], directory)
+    store = open_contents(directory, contents)
+    is_earlier = open_array(directory / VERSIONS_FILE, "<i4", store.n_events) <= number
     users = np.repeat(np.arange(store.n_users), np.diff(store.offsets))[is_earlier]
-    complaint = f"{directory}: the events before appends cannot be told ({{error}}); {REMEDY}"
-    with as_input_error(complaint, InputError, ValueError, KeyError, TypeError, AttributeError):
+    with as_input_error(_unknown(directory), InputError, ValueError, KeyError, TypeError, AttributeError):
         n_users, n_items = int(version["n_users"]), int(version["n_items"])
         columns = {name: store.columns[name][is_earlier].astype(dtype) for name, dtype in version["columns"].items()}
         offsets = np.concatenate([[0], np.cumsum(np.bincount(users, minlength=n_users))])
         gap_us = version["session_gap_us"]
         if gap_us is not None:
             columns["session"] = session_numbers(columns["timestamp_us"], offsets, gap_us=gap_us)
-        earlier = sequence_store(
-            store.items[is_earlier],
-            offsets,
-            store.item_keys[:n_items],
-            store.user_keys[:n_users],
-            None if store.titles is None else store.titles[:n_items],
-            columns,
-            None if store.attributes is None else store.attributes[:n_items],
-        )
-    _check_hash(directory, earlier.content_hash, content_hash)
+        items, user_table = store.items[is_earlier], store.user_table.first(n_users)
+        earlier = _hashed(SequenceStore(items, offsets, store.item_table.first(n_items), user_table, "", columns))
+    _check_hash(directory, earlier.content_hash, version["content_hash"])
     return earlier
 
 
-def _version(directory: Path, content_hash: str) -> tuple[int, JsonObject]:
-    versions = _versions(directory)
-    for number, version in enumerate(versions):
-        if version.get("content_hash") == content_hash:
-            return number, version
-    raise InputError(
-        f"{directory} never held the events with the content hash {content_hash}; prepare the same data again, or "
-        "start a new run with another --output"
-    )
-
-
-def _versions(directory: Path) -> list[JsonObject]:
-    versions = _read_manifest(directory).get("versions", [])
-    if not isinstance(versions, list) or not all(isinstance(version, dict) for version in versions):
-        raise InputError(f"{directory / 'manifest.json'}: versions are no list of objects; {REMEDY}")
-    return versions
-
-
-def read_history(directory: Path, store: SequenceStore) -> AppendHistory:
-    """What the store in `directory`, which is `store`, was before each append."""
-    versions = _versions(directory)
-    if not versions:
-        return AppendHistory([], np.zeros(store.n_events, np.int32))
-    return AppendHistory(versions, open_array(directory / VERSIONS_FILE, "<i4", store.n_events))
-
-
-def read_preparation(directory: Path | str, *, as_of: str | None = None) -> JsonObject:
-    """The `preparation` that the store in `directory` was written with; empty if there was none.
-
-    With `as_of`, a content hash that the store had before appends, `categories` are those that it had then.
-    """
-    directory = local_store(Path(directory))
-    manifest = _read_manifest(directory)
-    preparation = manifest.get("preparation") or {}
-    if not isinstance(preparation, dict) or any(
-        not isinstance(preparation.get(name, kind()), kind) for name, kind in PREPARATION_TYPES.items()
-    ):
-        raise InputError(f"{directory / 'manifest.json'}: preparation has other types than were written; {REMEDY}")
-    categories = preparation.get("categories", {})
-    if not all(isinstance(texts, list) and all(isinstance(t, str) for t in texts) for texts in categories.values()):
-        raise InputError(f"{directory / 'manifest.json'}: categories are no lists of text; {REMEDY}")
-    if as_of in (None, manifest.get("content_hash")):
-        return preparation
-    sizes = _version(directory, str(as_of))[1].get("n_categories", {})
-    return {**preparation, "categories": {name: categories[name][:n] for name, n in sizes.items()}}
-
-
-def _read_manifest(directory: Path) -> JsonObject:
-    if not directory.exists():
-        settle(directory)
-    if not directory.exists():
-        raise InputError(f"{directory} does not exist; prepare the data first or correct the path")
-    if not (directory / "manifest.json").is_file():
-        raise InputError(f"{directory} is not a sequence store (it has no manifest.json); name the directory of one")
-    with as_input_error(_no_manifest(directory), ValueError, KeyError, TypeError, OSError):
-        manifest = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))
-        version = manifest["format_version"]
-    if version != FORMAT_VERSION:
-        raise InputError(f"{directory} has format version {version}; this seqrec reads {FORMAT_VERSION}; {REMEDY}")
-    return manifest
-
-
-def _no_manifest(directory: Path) -> str:
-    return f"{directory / 'manifest.json'} is not a sequence store's manifest; {REMEDY}"
-
-
-def _content_hash(store: SequenceStore) -> str:
-    digest = hashlib.sha256(b"seqrec sequence store 1\n")
-    for name in ("items", "offsets", "item_keys", "user_keys", "titles"):
-        values = getattr(store, name)
-        if values is None:
-            continue
-        kind = "int" if values.dtype.kind in "iu" else "str"
-        if kind == "int":
-            parts = [values.astype("<i4" if name == "items" else "<i8", copy=False)]
-        else:
-            # Arrow's own layout, ends and characters apart: "ab", "c" and "a", "bc" must differ.
-            column = pa.array(values, pa.large_string())
-            ends = np.frombuffer(column.buffers()[1], dtype="<i8", count=len(column) + 1)
-            parts = [ends, np.frombuffer(column.buffers()[2] or b"", dtype=np.uint8, count=int(ends[-1]))]
-        digest.update(f"{name} {kind} {len(values)}\n".encode())
-        for part in parts:
-            digest.update(np.ascontiguousarray(part).data)
-    # After all else and only where there are any: a store without them hashes as it did before there were any.
-    for name, values in sorted(store.columns.items()):
-        # The name's length first, so that no name can pass for another name and what follows it.
-        digest.update(f"event column {len(name)} {name} {values.dtype.str} {len(values)}\n".encode())
-        digest.update(np.ascontiguousarray(values).view(np.uint8).data)
-    if store.attributes is not None:
-        lists = json.dumps(store.attributes.to_pylist(), ensure_ascii=False, separators=(",", ":"))
-        digest.update(f"attributes {len(store.attributes)}\n{lists}".encode())
-    return digest.hexdigest()
-
-
-def write_files(
-    directory: Path,
-    store: SequenceStore,
-    *,
-    preparation: Mapping[str, Any] | None = None,
-    side_tables: Mapping[str, pa.Table] = MappingProxyType({}),
-    history: AppendHistory | None = None,
-) -> None:
-    """Writes the files of a store into an empty directory; arrays over events that are already there are kept."""
-    files = array_files(directory, store.columns)
-    for name, values in {"item": store.items, **store.columns}.items():
-        if not files[name].exists():
-            np.save(files[name], values, allow_pickle=False)
-    np.save(directory / "offsets.npy", store.offsets.astype("<i8", copy=False), allow_pickle=False)
-    item_columns = {"key": key_column(store.item_keys)}
-    if store.titles is not None:
-        item_columns["title"] = key_column(store.titles)
-    if store.attributes is not None:
-        item_columns["attributes"] = store.attributes
-    item_columns["n_events"] = pa.array(np.bincount(store.items, minlength=store.n_items + 1)[1:])
-    if history is not None:
-        np.save(directory / VERSIONS_FILE, history.came_with, allow_pickle=False)
-    user_columns = {"key": key_column(store.user_keys)}
-    for name, columns in (("items", item_columns), ("users", user_columns)):
-        pq.write_table(pa.table(columns), directory / f"{name}.parquet", write_page_checksum=True)
-    for name, table in side_tables.items():
-        pq.write_table(table, directory / f"{name}.parquet")
-    manifest: JsonObject = {
-        "format_version": FORMAT_VERSION,
-        **{name: getattr(store, name) for name in ("n_users", "n_items", "n_events")},
-        "has_titles": store.titles is not None,
-        "content_hash": store.content_hash,
-    }
-    further = {
-        "has_attributes": store.attributes is not None,
-        "event_columns": [{"name": name, "dtype": values.dtype.str} for name, values in sorted(store.columns.items())],
-        "versions": None if history is None else history.versions,
-        "preparation": None if preparation is None else dict(preparation),
-    }
-    manifest |= {name: value for name, value in further.items() if value}
-    (directory / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+def _unknown(directory: Path) -> str:
+    return f"{directory}: the events before appends cannot be told ({{error}}); {REMEDY}"

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from jaxtyping import Int
 
 from seqrec.data.paths import as_input_error
@@ -23,21 +22,31 @@ def array_files(directory: Path, columns: Iterable[str]) -> dict[str, Path]:
     return {"item": directory / "items.npy", **places}
 
 
+def rises(offsets: Int[np.ndarray, " n_users_plus_1"], n_events: int) -> bool:
+    """Whether these are the offsets of `n_events` events."""
+    return bool(offsets[0] == 0 and offsets[-1] == n_events and np.all(np.diff(offsets) >= 0))
+
+
+def check_offsets(offsets: Int[np.ndarray, " n_users_plus_1"], n_events: int) -> None:
+    """Refuses offsets that are not those of `n_events` events."""
+    if not rises(offsets, n_events):
+        raise InputError(f"offsets must rise from 0 to n_events={n_events}; build them with np.cumsum")
+
+
 def write_arrays(
     directory: Path,
     items: Int[np.ndarray, " n_events"],
     offsets: Int[np.ndarray, " n_users_plus_1"],
     columns: Mapping[str, np.ndarray],
-) -> None:
-    """Writes the arrays of a store or of a shard into its directory; those over events that are there are kept."""
-    if offsets[0] != 0 or offsets[-1] != len(items) or np.any(np.diff(offsets) < 0):
-        raise InputError(f"offsets must rise from 0 to n_events={len(items)}; build them with np.cumsum")
+) -> dict[str, str]:
+    """Writes the arrays of a store or a shard, and returns the columns' types; arrays over events there are kept."""
     files = array_files(directory, columns)
+    types = {name: column_dtype(name, values.dtype) for name, values in columns.items()}
     for name, values in {"item": items, **columns}.items():
         if not files[name].exists():
-            dtype = "<i4" if name == "item" else column_dtype(name, values.dtype)
-            np.save(files[name], np.ascontiguousarray(values, dtype), allow_pickle=False)
-    np.save(directory / "offsets.npy", np.ascontiguousarray(offsets, "<i8"), allow_pickle=False)
+            np.save(files[name], np.asarray(values, types.get(name, "<i4")), allow_pickle=False)
+    np.save(directory / "offsets.npy", np.asarray(offsets, "<i8"), allow_pickle=False)
+    return types
 
 
 def column_dtype(name: str, dtype: np.dtype) -> str:
@@ -48,29 +57,16 @@ def column_dtype(name: str, dtype: np.dtype) -> str:
     return wider
 
 
-def open_array(path: Path, dtype: str, length: int, *, narrower: bool = False) -> np.ndarray:
-    """The memory-mapped array in a .npy file, after checking its length, and its type: `dtype`, or a `narrower` one."""
+def open_array(path: Path, dtype: str, length: int) -> np.ndarray:
+    """The memory-mapped array in a .npy file, after checking its type and length."""
     with as_input_error(f"{path} is missing or damaged; {REMEDY}", Exception):  # whatever NumPy raises of its header
         values = np.load(path, mmap_mode="r", allow_pickle=False)
-    is_of_type = values.dtype == np.dtype(dtype) or (
-        narrower and values.dtype.str in COLUMN_DTYPES and np.can_cast(values.dtype, dtype)
-    )
-    if not is_of_type or values.shape != (length,):
+    if values.dtype != np.dtype(dtype) or values.shape != (length,):
         raise InputError(
             f"{path} holds {values.shape} of {values.dtype}, "
             f"the manifest says ({length},) of {np.dtype(dtype)}; {REMEDY}"
         )
     return values
-
-
-def open_table(path: Path, length: int) -> pa.Table:
-    """The table in a Parquet file, after checking its length."""
-    kinds = (OSError, ValueError, MemoryError, pa.ArrowException)
-    with as_input_error(f"{path} is missing or damaged; {REMEDY}", *kinds):
-        table = pq.read_table(path, page_checksum_verification=True)
-    if table.num_rows != length:
-        raise InputError(f"{path} holds {table.num_rows} rows, the manifest says {length}; {REMEDY}")
-    return table
 
 
 def key_column(values: np.ndarray) -> pa.Array:

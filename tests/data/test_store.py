@@ -191,21 +191,25 @@ def test_changed_content_is_found_by_its_hash(tmp_path, damage):
 def test_each_form_of_a_store_has_the_hash_that_it_was_written_with(tmp_path):
     lists = pa.array([["Zoë", "a,b"], []], store_module.ATTRIBUTES_TYPE)
     plain = a_store()
-    with_attributes = sequence_store(*plain[:5], attributes=lists)
+    with_attributes = sequence_store(
+        plain.items, plain.offsets, plain.item_keys, plain.user_keys, plain.titles, attributes=lists
+    )
     for number, store in enumerate([plain, a_store(titles=None), with_attributes, store_from_sequences([[], [3, 1]])]):
         write_store(tmp_path / str(number), store)
         assert open_store(tmp_path / str(number), verify=True).content_hash == store.content_hash
 
 
-def test_a_flipped_byte_of_a_table_is_found_before_it_is_read(tmp_path):
+def test_a_flipped_byte_of_a_table_is_found_when_it_is_read(tmp_path):
     write_store(tmp_path / "store", a_store())
-    for name in ("items.parquet", "users.parquet"):
+    for name, keys in (("items.parquet", "item_keys"), ("users.parquet", "user_keys")):
         file = tmp_path / "store" / name
         content = bytearray(file.read_bytes())
         content[50] ^= 1  # among the values of the first column
         file.write_bytes(content)
         with pytest.raises(InputError, match=f"{name} is missing or damaged"):
-            open_store(tmp_path / "store")
+            getattr(open_store(tmp_path / "store"), keys)
+        with pytest.raises(InputError, match=f"{name} is missing or damaged"):
+            open_store(tmp_path / "store", verify=True)
         content[50] ^= 1
         file.write_bytes(content)
 
