@@ -11,7 +11,8 @@ from jaxtyping import Float, Int
 from seqrec.baselines.numpy_ranks import ranks_of_counts
 from seqrec.data.ragged import blocks, ranges, rows_at
 from seqrec.data.splits import Split
-from seqrec.data.store import SequenceStore
+from seqrec.data.store import SequenceStore, add_counts
+from seqrec.data.stored_splits import count_training
 from seqrec.types import InputError
 
 
@@ -26,15 +27,16 @@ def training_counts(store: SequenceStore, split: Split, *, repeats: bool = True)
     >>> training_counts(store, leave_last_out(store)).tolist()
     [0, 2, 1, 1]
     """
+    if repeats:
+        return count_training(store, split) if split.training_counts is None else split.training_counts
     starts, stops = np.asarray(store.offsets[:-1]), np.asarray(split.train_stop)
     n_ids = store.n_items + 1
     counts = np.zeros(n_ids, np.int64)
     for block in blocks(stops - starts):
         lengths = stops[block] - starts[block]
         items = store.items[ranges(starts[block], lengths)]
-        if not repeats:
-            items = np.unique(np.repeat(np.arange(lengths.size), lengths) * n_ids + items) % n_ids
-        counts += np.bincount(items, minlength=n_ids)
+        pairs = np.unique(np.repeat(np.arange(lengths.size), lengths) * n_ids + items)
+        add_counts(counts, pairs % n_ids)
     return counts
 
 

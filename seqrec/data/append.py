@@ -1,6 +1,7 @@
 """Adds new events to an existing store: every id keeps its meaning, and new users and items get the next ids."""
 
 import dataclasses
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -12,25 +13,21 @@ import pyarrow.parquet as pq
 from jaxtyping import Bool, Int
 
 from seqrec.data import steps
-from seqrec.data.directories import replacing_directory
+from seqrec.data.directories import extending_directory
 from seqrec.data.engines import collect, engine_of
 from seqrec.data.events import attributes_of, event_column, titles_of
+from seqrec.data.key_tables import KeyTable, write_keys
+from seqrec.data.manifest import MANIFEST, Contents, contents_of, contents_record, read_manifest, versions_of
 from seqrec.data.paths import as_input_error
 from seqrec.data.preparation import StepCount, StepsConfig, clean_events, seconds_to_us
-from seqrec.data.ragged import session_numbers
+from seqrec.data.ragged import ranges, session_numbers
+from seqrec.data.shards import ROWS_FILE, Shard, files_hash, new_shard, shard_directory
 from seqrec.data.sources import Source, SourceConfig
 from seqrec.data.split_config import split_store, stored_split
-from seqrec.data.store import (
-    AppendHistory,
-    SequenceStore,
-    open_store,
-    read_history,
-    read_preparation,
-    sequence_store,
-    write_files,
-)
-from seqrec.data.store_files import key_column
-from seqrec.files import JsonObject
+from seqrec.data.store import SequenceStore, hash_of, item_counts, open_contents, open_store, read_preparation
+from seqrec.data.store_files import column_dtype, write_arrays
+from seqrec.data.stored_splits import remove_other_splits
+from seqrec.files import JsonObject, write_json
 from seqrec.types import InputError
 
 
@@ -63,21 +60,58 @@ def append_events(
     time order, late ones too; at equal times stored events come first. New events go through those steps of the store's
     preparation that look at one event (validity, duplicates, thresholds), and sessions are numbered again. K-core and
     events per day, which look at the whole log, are not applied: prepare the whole log again from time to time.
-    `open_store(directory, as_of=...)` still opens the store as it was.
+
+    What is appended is one more shard, of the whole histories of the users that have new events. Earlier shards stay as
+    they are, and `open_store(directory, as_of=...)` still opens the store as it was.
 
     Raises:
       InputError: the events do not fit the store, or another process is changing it.
     """
     directory = Path(directory)
-    read_preparation(directory)  # before anything is made beside what is no store
-    with replacing_directory(directory) as fresh:
-        appended = _append(source, directory, fresh, report=report)
-    return appended._replace(store=open_store(directory))
+    read_preparation(directory)  # where there is no store, that is what the error says
+    with extending_directory(directory):
+        try:
+            return _append(source, directory, report=report)
+        finally:
+            _remove_remains(directory)
 
 
-def _append(source: Source, directory: Path, target: Path, *, report: Callable[[StepCount], None]) -> Appended:
-    """The store in `directory` with the events of `source`, written to `target`."""
+def _append(source: Source, directory: Path, *, report: Callable[[StepCount], None]) -> Appended:
+    _remove_remains(directory)
     store, preparation = open_store(directory), read_preparation(directory)
+    config = _steps_to_repeat(directory, preparation)
+    _check_fits(source, store, directory, preparation)
+    fresh, rejected, counts = _clean(source, config, report)
+    derived = {"timestamp_us"} if config.session_gap_seconds is None else {"timestamp_us", "session"}
+    for name in store.columns:
+        if name not in fresh and name not in derived:
+            raise InputError(
+                f"{source.name} has no column {name!r}, which {directory} has; name it among the extra columns"
+            )
+    user_keys, users = _numbered(store.user_table, fresh.pop("user_id"), f"{directory}: users")
+    item_keys, items = _numbered(store.item_table, fresh.pop("item_id"), f"{directory}: items")
+    histories = _grown_histories(store, users, items + 1, fresh, config)
+    manifest = read_manifest(directory)
+    contents = contents_of(manifest, directory)
+    versions = versions_of(manifest, directory)
+    if histories.n_new_events or rejected.num_rows:
+        shard = _write_shard(directory, len(contents.shards), store, histories, user_keys, item_keys, source, rejected)
+        earlier = _version_of(contents, preparation)
+        contents = _with_shard(contents, shard, histories)
+        contents = contents._replace(content_hash=hash_of(open_contents(directory, contents)))
+        if contents.content_hash != store.content_hash:
+            versions = [*versions, earlier]
+    grown = open_contents(directory, contents)
+    n_new = (histories.n_new_events, len(user_keys), len(item_keys))
+    appended = Appended(grown, *n_new, len(users) - histories.n_new_events, counts)
+    record = contents_record(contents) | ({"versions": versions} if versions else {})
+    noted = _record_append(preparation, appended, source)
+    write_json(directory / MANIFEST, {**manifest, **record, "preparation": noted})
+    remove_other_splits(directory, contents.content_hash)
+    return appended
+
+
+def _steps_to_repeat(directory: Path, preparation: Mapping[str, Any]) -> StepsConfig:
     complaint = f"{directory} was prepared by another version ({{error}}); prepare all events again"
     with as_input_error(complaint, TypeError, ValueError, AttributeError):
         config = StepsConfig(**preparation.get("steps", {}))
@@ -86,77 +120,121 @@ def _append(source: Source, directory: Path, target: Path, *, report: Callable[[
             raise InputError(
                 f"{directory} was prepared with {option}, which no append can go on with; prepare all events again"
             )
+    return config
+
+
+def _check_fits(source: Source, store: SequenceStore, directory: Path, preparation: Mapping[str, Any]) -> None:
     for name, texts in preparation.get("categories", {}).items():
         if list(source.categories.get(name, texts)[: len(texts)]) != texts:
             raise InputError(f"{directory} has other codes for {name!r}; read the events with categories that it knows")
     if "timestamp_us" in store.columns and "timestamp_us" not in steps.column_names(source.events):
         raise InputError(f"{source.name} has no times, which the store has; name the time column")
-    fresh, rejected, counts = _clean(source, config, report)
-    derived = {"timestamp_us"} if config.session_gap_seconds is None else {"timestamp_us", "session"}
-    for name in store.columns:
-        if name not in fresh and name not in derived:
-            raise InputError(
-                f"{source.name} has no column {name!r}, which {directory} has; name it among the extra columns"
-            )
-    user_keys, users = _extend(store.user_keys, fresh.pop("user_id"), f"{directory}: users")
-    item_keys, items = _extend(store.item_keys, fresh.pop("item_id"), f"{directory}: items")
-    lengths = np.diff(store.offsets)
-    users = np.concatenate([np.repeat(np.arange(store.n_users), lengths), users])
-    items = np.concatenate([store.items, items + 1])
-    columns = {name: np.concatenate([values, fresh[name]]) for name, values in store.columns.items() if name in fresh}
+
+
+class _Histories(NamedTuple):
+    """The histories of all users that have new events, old events and new ones."""
+
+    rows: Int[np.ndarray, " users"]
+    """Places of the users in the store's order; those of new users come behind."""
+    offsets: Int[np.ndarray, " users_plus_1"]
+    items: Int[np.ndarray, " n"]
+    columns: dict[str, np.ndarray]
+    n_new_events: int
+
+
+def _grown_histories(
+    store: SequenceStore,
+    users: Int[np.ndarray, " n_new"],
+    items: Int[np.ndarray, " n_new"],
+    fresh: Mapping[str, np.ndarray],
+    config: StepsConfig,
+) -> _Histories:
+    known = np.unique(users[users < store.n_users])
+    lengths = store.offsets[known + 1] - store.offsets[known]
+    stored = ranges(store.offsets[known], lengths)
+    is_new = np.arange(len(stored) + len(users)) >= len(stored)
+    users = np.concatenate([np.repeat(known, lengths), users])
+    items = np.concatenate([store.items[stored], items])
+    columns = {
+        name: np.concatenate([values[stored], fresh[name]]) for name, values in store.columns.items() if name in fresh
+    }
     # Sorting is stable and the stored events stand first, so what is stored never changes its order.
     times = columns.get("timestamp_us", np.zeros(len(users), np.int64))
     order = np.lexsort((times, users))
-    is_new = np.arange(len(users)) >= store.n_events
     gap_seconds = config.duplicate_gap_seconds
     if "timestamp_us" in columns and (config.drop_duplicates or gap_seconds is not None):
         gap_us = seconds_to_us(gap_seconds or 0.0)
         order = order[~_is_repeated(users[order], items[order], times[order], is_new[order], gap_us=gap_us)]
-    offsets = np.concatenate([[0], np.cumsum(np.bincount(users[order], minlength=len(user_keys)))])
+    # A user all of whose events were there already is left where it lies.
+    rows = np.unique(users[order][is_new[order]])
+    order = order[np.isin(users[order], rows)]
+    offsets = np.searchsorted(users[order], np.append(rows, np.iinfo(np.int64).max))
     columns = {name: values[order] for name, values in columns.items()}
     if "session" in store.columns and config.session_gap_seconds is not None:
         gap_us = seconds_to_us(config.session_gap_seconds)
         columns["session"] = session_numbers(columns["timestamp_us"], offsets, gap_us=gap_us)
-    # Each new key keeps its first event: that cannot be a duplicate, because a duplicate has the same key.
-    titles = attributes = None
-    new_keys = item_keys[store.n_items :]
-    if store.titles is not None:
-        titles = np.concatenate([store.titles, titles_of(new_keys, source.titles)])
-    if store.attributes is not None:
-        attributes = pa.concat_arrays([store.attributes, attributes_of(new_keys, source.attributes)])
-    grown = sequence_store(items[order], offsets, item_keys, user_keys, titles, columns, attributes)
-    appended = Appended(
-        grown,
-        grown.n_events - store.n_events,
-        grown.n_users - store.n_users,
-        grown.n_items - store.n_items,
-        len(users) - len(order),
-        counts,
-    )
-    versions, came_with = read_history(directory, store)
-    if grown.content_hash != store.content_hash:
-        versions = [*versions, _version_of(store, config, preparation)]
-    came_with = np.concatenate([came_with, np.full(len(users) - store.n_events, len(versions), np.int32)])
-    write_files(
-        target,
-        grown,
-        preparation=_record_append(preparation, appended, source),
-        side_tables={"rejected": _with_earlier(directory / "rejected.parquet", rejected)},
-        history=AppendHistory(versions, came_with[order]),
-    )
-    return appended
+    return _Histories(rows, offsets, items[order], columns, int(is_new[order].sum()))
 
 
-def _version_of(store: SequenceStore, config: StepsConfig, preparation: Mapping[str, Any]) -> JsonObject:
+def _write_shard(
+    directory: Path,
+    number: int,
+    store: SequenceStore,
+    histories: _Histories,
+    user_keys: pa.Array,
+    item_keys: pa.Array,
+    source: Source,
+    rejected: pa.Table,
+) -> Shard:
+    """Writes the histories as the shard of this number, with what is new of users and items."""
+    new_items: dict[str, Any] = {"key": item_keys.to_numpy(zero_copy_only=False)}
+    if "title" in store.item_table:
+        new_items["title"] = titles_of(new_items["key"], source.titles)
+    if "attributes" in store.item_table:
+        new_items["attributes"] = attributes_of(new_items["key"], source.attributes)
+    n_events = item_counts(histories.items, store.n_items + len(item_keys))[store.n_items :]
+    with new_shard(directory, number) as fresh:
+        types = write_arrays(fresh, histories.items, histories.offsets, histories.columns)
+        np.save(fresh / ROWS_FILE, histories.rows, allow_pickle=False)
+        write_keys(fresh / "users.parquet", KeyTable({"key": user_keys.to_numpy(zero_copy_only=False)}))
+        write_keys(fresh / "items.parquet", KeyTable(new_items), n_events=n_events)
+        pq.write_table(rejected, fresh / "rejected.parquet")
+    place = shard_directory(number)
+    sizes = (len(histories.rows), len(histories.items))
+    return Shard(place, *sizes, types, files_hash(directory / place), True, len(user_keys), len(item_keys))
+
+
+def _with_shard(contents: Contents, shard: Shard, histories: _Histories) -> Contents:
+    """The contents of the store with one more shard; the content hash is still the earlier one."""
+    return contents._replace(
+        n_users=contents.n_users + shard.n_new_users,
+        n_items=contents.n_items + shard.n_new_items,
+        n_events=contents.n_events + histories.n_new_events,
+        columns={
+            name: column_dtype(name, np.result_type(dtype, shard.columns[name]))
+            for name, dtype in contents.columns.items()
+        },
+        shards=(*contents.shards, shard),
+    )
+
+
+def _remove_remains(directory: Path) -> None:
+    """Removes shards that the manifest does not list, which an append that was killed has left."""
+    shards = {shard.directory for shard in contents_of(read_manifest(directory), directory).shards}
+    for place in (directory / "shards").glob("*"):
+        if f"shards/{place.name}" not in shards:
+            shutil.rmtree(place, ignore_errors=True)
+
+
+def _version_of(contents: Contents, preparation: Mapping[str, Any]) -> JsonObject:
     """What the manifest keeps of a store that grows, so that it can be told from what it has become."""
-    gap_seconds = config.session_gap_seconds if "session" in store.columns else None
     return {
-        "content_hash": store.content_hash,
-        "n_users": store.n_users,
-        "n_items": store.n_items,
-        "n_events": store.n_events,
-        "columns": {name: values.dtype.str for name, values in store.columns.items()},
-        "session_gap_us": None if gap_seconds is None else seconds_to_us(gap_seconds),
+        "content_hash": contents.content_hash,
+        "n_users": contents.n_users,
+        "n_items": contents.n_items,
+        "n_events": contents.n_events,
+        "columns": contents.columns,
+        "n_shards": len(contents.shards),
         "n_categories": {name: len(texts) for name, texts in preparation.get("categories", {}).items()},
     }
 
@@ -182,23 +260,29 @@ def _clean(
     return columns, collect(cleaned.rejected.sort("event_index")), cleaned.counts
 
 
-def _extend(
-    stored: np.ndarray, keys: pa.ChunkedArray, what: str
-) -> tuple[np.ndarray, Int[np.ndarray, " n_new_events"]]:
-    """The stored keys followed by the new ones, and the 0-based place in them of each of `keys`."""
-    known = key_column(stored)
-    if known.type == pa.int64() and not pa.types.is_integer(keys.type):
+def _numbered(stored: KeyTable, keys: pa.ChunkedArray, what: str) -> tuple[pa.Array, Int[np.ndarray, " n_new_events"]]:
+    """The keys that are not stored, in the order of `keys`, and the place of each of `keys` in the stored and these.
+
+    The stored keys are passed through once; what is held is what there is of new ones.
+    """
+    known_type = next(stored.batches("key")).type
+    if known_type == pa.int64() and not pa.types.is_integer(keys.type):
         raise InputError(
             f"{what} are integers in the store and text such as {keys[0].as_py()!r} in the new events; "
             "correct them, or prepare all events again"
         )
     # A day whose ids all happen to be integers may meet a store whose ids are text.
-    keys = keys.cast(known.type).combine_chunks()
+    keys = keys.cast(known_type).combine_chunks()
     distinct = pc.unique(keys)
-    new = distinct.filter(pc.invert(pc.is_in(distinct, value_set=known)))
-    extended = pa.concat_arrays([known, new])
-    places = pc.index_in(keys, value_set=extended).to_numpy(zero_copy_only=False).astype(np.int64)
-    return extended.to_numpy(zero_copy_only=False), places
+    places = np.full(len(distinct), -1, np.int64)
+    n_stored = 0
+    for batch in stored.batches("key"):
+        found = pc.index_in(batch, value_set=distinct)
+        places[found.drop_null().to_numpy()] = n_stored + np.flatnonzero(found.is_valid())
+        n_stored += len(batch)
+    is_new = places < 0
+    places[is_new] = n_stored + np.arange(np.sum(is_new))
+    return distinct.filter(pa.array(is_new)), places[pc.index_in(keys, value_set=distinct).to_numpy()]
 
 
 def _is_repeated(
@@ -234,19 +318,3 @@ def _record_append(preparation: Mapping[str, Any], appended: Appended, source: S
         described = {"description": split.description, "hash": split.content_hash}
         noted["split"] = {**dataclasses.asdict(split_config), **described}
     return noted
-
-
-def _with_earlier(path: Path, rejected: pa.Table) -> pa.Table:
-    if not path.is_file():
-        return rejected
-    damaged = f"{path} is damaged ({{error}}); remove it, or prepare all again"
-    with as_input_error(damaged, OSError, ValueError, MemoryError, pa.ArrowException):
-        earlier = pq.read_table(path)
-    for place, name in enumerate(rejected.column_names):
-        # Ids of a day that happen to be integers, beside earlier ones that are text.
-        is_id = name in ("user_id", "item_id") and name in earlier.column_names
-        if is_id and not pa.types.is_integer(earlier[name].type):
-            rejected = rejected.set_column(place, name, rejected[name].cast(earlier[name].type))
-    misfit = f"{path} does not fit the new events ({{error}}); prepare all again"
-    with as_input_error(misfit, pa.ArrowInvalid, pa.ArrowTypeError):
-        return pa.concat_tables([earlier, rejected], promote_options="permissive")

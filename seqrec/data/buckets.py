@@ -10,7 +10,7 @@ import re
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,6 +32,8 @@ CHECKPOINT_MARKER = "_CHECKPOINT_METADATA"
 CHECKPOINT = re.compile(r"checkpoints/\d+/")
 UNIT = re.compile(rf"{CHECKPOINT.pattern}|store/")
 """Directories of a run that are complete or absent; one is complete while it holds its marker."""
+SHARED = (".npy", ".parquet")
+"""Ends of the names of a store's files that appends leave as they are."""
 COPY_OF = "copy-of"
 """Name of the file beside a copy that says what it is a copy of."""
 SECONDS_BETWEEN_LOOKS = 1.0
@@ -130,11 +132,14 @@ def local_store(directory: Path) -> Path:
         if STORE_MARKER not in sizes:
             raise InputError(f"{bucket.address} holds no {STORE_MARKER}, so no whole store; name the directory of one")
         manifest = bucket.files.cat_file(bucket.place(STORE_MARKER))
-    content_hash = ""
-    with contextlib.suppress(ValueError, KeyError, TypeError):
-        content_hash = str(json.loads(manifest)["content_hash"])
-    # It names a directory, so it must be what a hash is.
-    if not re.fullmatch("[0-9a-f]{64}", content_hash):
+    hashes, directories = [""], {""}
+    with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
+        facts = json.loads(manifest)
+        directories |= {str(shard["directory"]) for shard in facts.get("shards", [])}
+        hashes = [str(each["content_hash"]) for each in (facts, *reversed(facts.get("versions", [])))]
+    # They name directories, so they must be what hashes are.
+    content_hash, *earlier = hashes
+    if not all(re.fullmatch("[0-9a-f]{64}", each) for each in hashes):
         raise InputError(f"{bucket.place(STORE_MARKER)} is not a sequence store's manifest; prepare the data again")
     cache = Path(os.environ.get("SEQREC_CACHE") or Path.home() / ".cache" / "seqrec")
     cached = cache / "stores" / content_hash
@@ -146,9 +151,12 @@ def local_store(directory: Path) -> Path:
         # Beside its place, because a rename is atomic only inside one file system.
         scratch = Path(tempfile.mkdtemp(prefix=".", dir=cached.parent))
     try:
+        # Other files are of an append that has not ended, or splits of what the store was before.
+        directories |= {name.rpartition("/")[0] for name in sizes if name.startswith(f"splits/{content_hash}/")}
+        wanted = {name: size for name, size in sizes.items() if name.rpartition("/")[0] in directories}
         with _explained(bucket.address):
-            _get(bucket, scratch, {name: size for name, size in sizes.items() if "/" not in name})
-            # Who replaces a store takes its manifest away first.
+            _get(bucket, scratch, _not_linked(scratch, wanted, [cached.with_name(each) for each in earlier]))
+            # Who replaces a store takes its manifest away first; who appends to one replaces it last.
             manifest_after = bucket.files.cat_file(bucket.place(STORE_MARKER))
         if manifest_after != manifest:
             raise InputError(f"{bucket.address} was replaced while it was read; start again")
@@ -156,6 +164,20 @@ def local_store(directory: Path) -> Path:
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return cached
+
+
+def _not_linked(fresh: Path, sizes: Mapping[str, int], earlier: Sequence[Path]) -> dict[str, int]:
+    """Links what copies of the store before appends hold, since these leave arrays and tables as they are; the rest."""
+    left = dict(sizes)
+    for name, size in sizes.items():
+        file = next((copy / name for copy in earlier if (copy / name).is_file()), None)
+        if file is None or ".." in name.split("/") or not name.endswith(SHARED) or file.stat().st_size != size:
+            continue
+        (fresh / name).parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(OSError):  # a file system without hard links
+            os.link(file, fresh / name)
+            del left[name]
+    return left
 
 
 def _open_bucket(path: Path) -> Bucket:
@@ -253,7 +275,7 @@ def _write_back(bucket: Bucket, copy: Path, synced: dict[str, Stamp | None]) -> 
     with _explained(bucket.address):
         stamps = _stamps(copy)
         changed = {name for name, stamp in stamps.items() if synced.get(name) != stamp}
-        rewritten = {marker for marker in synced if _is_marker(marker) and _in_directory_of(marker, changed)}
+        rewritten = {marker for marker in synced if _is_marker(marker) and _is_rewritten(marker, changed, synced)}
         _remove(bucket, synced, rewritten)
         changed |= rewritten & stamps.keys()
         markers = {name for name in changed if _is_marker(name)}
@@ -265,6 +287,17 @@ def _write_back(bucket: Bucket, copy: Path, synced: dict[str, Stamp | None]) -> 
         gone = {name for name in synced if name not in current and not _is_going(name, current)}
         _remove(bucket, synced, {name for name in gone if _is_marker(name)})
         _remove(bucket, synced, gone & synced.keys())
+
+
+def _is_rewritten(marker: str, changed: set[str], synced: Mapping[str, Stamp | None]) -> bool:
+    """Whether what the marker calls complete is not so while these files are sent.
+
+    A store to which an append brings new files is complete as it was, until the manifest names them.
+    """
+    names = _in_directory_of(marker, changed)
+    if marker.endswith(STORE_MARKER):
+        names = [name for name in names if name in synced and name != marker and not name.endswith(".html")]
+    return bool(names)
 
 
 def _in_directory_of(marker: str, names: Iterable[str]) -> list[str]:

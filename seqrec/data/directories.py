@@ -46,7 +46,7 @@ class Kind(NamedTuple):
 
     name: str
     files: tuple[str, ...]
-    """Files or directories of which others have none. By one of them it is known, so that one that is damaged can be made again."""
+    """What is in it and in no others. By one of them it is known, so that one that is damaged can be made again."""
 
 
 STORE = Kind("sequence store", ("items.npy", "offsets.npy", "shards"))
@@ -84,6 +84,21 @@ def replacing_directory(directory: Path | str, kind: Kind = STORE) -> Iterator[P
                 move_into_place(scratch / "fresh", directory, aside=scratch / "old")
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def extending_directory(directory: Path | str, kind: Kind = STORE) -> Iterator[None]:
+    """Inside, files may be added to the store that is there, which is `exclusive` to the block.
+
+    Raises:
+      InputError: the directory holds no store, is in use, or cannot be written.
+    """
+    directory = Path(directory)
+    settle(directory)
+    _refuse_foreign(directory, kind)
+    complaint = f"{directory} cannot be written ({{error}}); free space or make it yours to write to"
+    with exclusive(directory), as_input_error(complaint, OSError):
+        yield
 
 
 def _refuse_foreign(directory: Path, kind: Kind) -> None:

@@ -69,6 +69,8 @@ def contents_of(manifest: JsonObject, directory: Path) -> Contents:
         columns = {str(column["name"]): str(column["dtype"]) for column in manifest.get("event_columns", [])}
         shards = [Shard(**record) for record in manifest.get("shards", [])]
         shards = shards or [Shard(ROOT, sizes[0], sizes[2], columns)]
+        if any(shard.columns.keys() != columns.keys() for shard in shards):
+            raise ValueError("a shard has other columns")
         places = [str(shard.directory) for shard in shards]
         types = [*columns.items(), *(column for shard in shards for column in shard.columns.items())]
     if wrong := next((place for place in places if not SHARD_DIRECTORY.fullmatch(place)), None):

@@ -18,17 +18,18 @@ def ranges(starts: Int[np.ndarray, " n"], lengths: Int[np.ndarray, " n"]) -> Int
     return np.arange(lengths.sum()) + np.repeat(starts - np.cumsum(lengths) + lengths, lengths)
 
 
-def blocks(lengths: Int[np.ndarray, " n"]) -> Iterator[slice]:
-    """Slices of rows that hold at most `EVENTS_PER_BLOCK` events together, or one long row alone.
+def blocks(lengths: Int[np.ndarray, " n"], n_events: int | None = None) -> Iterator[slice]:
+    """Slices of rows that hold at most `n_events` together, `EVENTS_PER_BLOCK` if not given, or one long row alone.
 
     >>> list(blocks(np.array([5, 0, 2])))
     [slice(0, 3, None)]
     """
     ends = np.cumsum(lengths + 1)  # plus one, so that empty rows do not make an endless block
+    n_events = EVENTS_PER_BLOCK if n_events is None else n_events
     start = 0
     while start < lengths.size:
         done = ends[start - 1] if start else 0
-        stop = max(start + 1, int(np.searchsorted(ends, done + EVENTS_PER_BLOCK, side="right")))
+        stop = max(start + 1, int(np.searchsorted(ends, done + n_events, side="right")))
         yield slice(start, stop)
         start = stop
 

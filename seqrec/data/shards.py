@@ -273,7 +273,7 @@ def _open_offsets(directory: Path, shard: Shard) -> Int64[np.ndarray, " n_users_
 
 
 def _join(
-    store: Path, shards: Sequence[Shard], offsets: Sequence[Int64[np.ndarray, " n"]]
+    store: Path, shards: Sequence[Shard], offsets: Sequence[np.ndarray]
 ) -> tuple[Pieces, Int64[np.ndarray, " n_users_plus_1"]]:
     """Where the events of each user lie: in the latest shard that has the user."""
     n_users = sum(shard.n_keys for shard in shards)

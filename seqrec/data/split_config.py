@@ -1,6 +1,8 @@
 """The config of a run's split."""
 
+import contextlib
 import dataclasses
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -21,6 +23,7 @@ from seqrec.data.splits import (
     window_starts,
 )
 from seqrec.data.store import SequenceStore
+from seqrec.data.stored_splits import count_training, read_split, split_directory, write_split
 
 WindowTarget = Literal[TargetChoice, "every"]
 
@@ -139,7 +142,22 @@ def _shown(config: SplitConfig) -> str:
 
 
 def split_store(store: SequenceStore, config: SplitConfig) -> Split:
-    """The split that the config describes, once it is found to leak nothing; auto is leave-last-out here."""
+    """The split that the config describes, once it is found to leak nothing; auto is leave-last-out here.
+
+    With a store on disk it is kept, and its training counts with it, so that they are worked out once.
+    """
+    directory = split_directory(store, dataclasses.asdict(config))
+    if directory is not None and (kept := read_split(directory)) is not None:
+        return kept
+    split = _made(store, config)
+    if directory is not None and os.access(directory.parents[2], os.W_OK):
+        split = split._replace(training_counts=count_training(store, split))
+        with contextlib.suppress(OSError):  # without it the next process works the split out again
+            write_split(directory, split)
+    return split
+
+
+def _made(store: SequenceStore, config: SplitConfig) -> Split:
     target: TargetChoice = "first" if config.window_target == "first" else "last"
     if config.split == "temporal":
         if config.valid_start is not None and config.test_start is not None:

@@ -30,6 +30,8 @@ class Split(NamedTuple):
     """User u's events from this position on are for the test; those from `train_stop` to it are for validation."""
     asks_every: bool = False
     """Whether every held-out event that has one before it is a target; `valid` and `test` are the last ones."""
+    training_counts: Int64[np.ndarray, " n_items_plus_1"] | None = None
+    """How often each item id occurs in training, where that is stored with the split."""
 
 
 def asked_events(store: SequenceStore, split: Split) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " m"]]:

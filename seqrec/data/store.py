@@ -248,11 +248,16 @@ def item_counts(items: Any, n_items: int) -> Int64[np.ndarray, " n_items"]:
     """The number of events of each item."""
     counts = np.zeros(n_items + 1, np.int64)
     for block in event_blocks(items):
-        if len(block) < n_items:  # to add up whole catalogues would cost more than the events
-            np.add.at(counts, block, 1)
-        else:
-            counts += np.bincount(block, minlength=len(counts))
+        add_counts(counts, block)
     return counts[1:]
+
+
+def add_counts(counts: Int64[np.ndarray, " n_items_plus_1"], items: Int[np.ndarray, " n"]) -> None:
+    """Adds the number of times that each id is among `items` to `counts`."""
+    if len(items) < len(counts):  # to go through a whole catalogue would cost more than the items
+        np.add.at(counts, items, 1)
+    else:
+        counts += np.bincount(items, minlength=len(counts))
 
 
 def open_store(directory: Path | str, *, as_of: str | None = None, verify: bool = False) -> SequenceStore:

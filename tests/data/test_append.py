@@ -17,7 +17,7 @@ from seqrec.data.preparation import StepsConfig, prepare_store
 from seqrec.data.ragged import session_numbers
 from seqrec.data.sources import Columns, read_source
 from seqrec.data.split_config import SplitConfig, split_store
-from seqrec.data.store import open_store, read_preparation
+from seqrec.data.store import open_store, read_preparation, sequence_store
 from seqrec.types import InputError
 
 FIRST = [("b", "x", 10), ("a", "y", 20), ("b", "y", 30), ("b", "z", 40), ("a", "x", 50), ("a", "z", 60)]
@@ -58,7 +58,9 @@ def test_new_users_and_items_follow_the_old_and_are_counted(tmp_path):
         "c": [("new", 70)],
     }
     assert open_store(tmp_path / "store").content_hash == appended.store.content_hash
-    assert pq.read_table(tmp_path / "store" / "rejected.parquet")["reason"].to_pylist() == ["no user"]
+    assert pq.read_table(tmp_path / "store" / "shards" / "000001" / "rejected.parquet")["reason"].to_pylist() == [
+        "no user"
+    ]
     preparation = read_preparation(tmp_path / "store")
     assert preparation["appended"][0]["n_new_users"] == 1
     assert preparation["split"]["hash"] == split_store(appended.store, SplitConfig()).content_hash
@@ -152,7 +154,7 @@ def test_ids_of_another_kind_are_refused_or_read_as_text(tmp_path):
     assert appended.n_new_items == 0
 
 
-@pytest.mark.parametrize("call", ["save", "write_table", "rename"])
+@pytest.mark.parametrize("call", ["save", "write_table", "rename", "replace"])
 def test_a_run_that_dies_while_it_writes_leaves_the_store_as_it_was(tmp_path, monkeypatch, call):
     before = first_store(tmp_path)
 
@@ -162,7 +164,7 @@ def test_a_run_that_dies_while_it_writes_leaves_the_store_as_it_was(tmp_path, mo
     def die(*args, **kwargs):
         raise KilledError
 
-    module = {"save": store_module.np, "write_table": store_module.pq, "rename": os}[call]
+    module = {"save": store_module.np, "write_table": store_module.pq, "rename": os, "replace": os}[call]
     with monkeypatch.context() as patch:
         patch.setattr(module, call, die)
         with pytest.raises(KilledError):
@@ -237,18 +239,86 @@ def test_any_history_of_appends_can_be_opened(tmp_path_factory, first, days, gap
         assert open_store(tmp_path / "store", as_of=content_hash, verify=True).content_hash == content_hash
 
 
-def test_a_damaged_history_is_refused(tmp_path):
+def files_of(directory):
+    return {
+        path.relative_to(directory).as_posix(): path.read_bytes() for path in directory.rglob("*") if path.is_file()
+    }
+
+
+def test_an_append_is_a_shard_and_touches_nothing_but_the_manifest(tmp_path):
+    store = tmp_path / "store"
+    first_store(tmp_path)
+    before = {name: content for name, content in files_of(store).items() if not name.startswith("splits/")}
+    append_events(source_of(tmp_path, [("b", "x", 80), ("c", "new", 70)]), store)
+    after = files_of(store)
+    changed = {name for name, content in after.items() if before.get(name) != content}
+    assert {name.rpartition("/")[0].partition("/")[0] for name in changed} == {"", "shards", "splits"}
+    assert {name for name in changed if "/" not in name} == {"manifest.json"}
+    assert before.keys() <= after.keys()
+    # In the shard lie the histories of b, whole, and of c.
+    shard = store / "shards" / "000001"
+    assert np.load(shard / "rows.npy").tolist() == [1, 2]
+    assert np.diff(np.load(shard / "offsets.npy")).tolist() == [4, 1]
+    assert pq.read_table(shard / "users.parquet")["key"].to_pylist() == ["c"]
+    assert pq.read_table(shard / "items.parquet").to_pylist() == [{"key": "new", "n_events": 1}]
+
+
+def test_appended_stores_hold_what_the_same_arrays_do_in_one_piece(tmp_path):
+    first_store(tmp_path)
+    for day in ([("b", "x", 80), ("a", "z", 15)], [("c", "new", 70), ("b", "new", 5)], [("a", "x", 99)]):
+        grown = append_events(source_of(tmp_path, day), tmp_path / "store").store
+        arrays = [np.asarray(grown.items), grown.offsets, grown.item_keys, grown.user_keys]
+        columns = {name: np.asarray(values) for name, values in grown.columns.items()}
+        assert sequence_store(*arrays, columns=columns).content_hash == grown.content_hash
+        assert open_store(tmp_path / "store", verify=True).content_hash == grown.content_hash
+
+
+def test_what_a_killed_append_has_left_is_removed_by_the_next(tmp_path):
+    first_store(tmp_path)
+    for name in ("000001", ".000001.abcdefgh"):
+        (tmp_path / "store" / "shards" / name).mkdir(parents=True)
+        (tmp_path / "store" / "shards" / name / "items.npy").write_bytes(b"half of")
+    assert open_store(tmp_path / "store", verify=True).n_events == len(FIRST)
+    append_events(source_of(tmp_path, [("c", "new", 70)]), tmp_path / "store")
+    assert [path.name for path in (tmp_path / "store" / "shards").iterdir()] == ["000001"]
+    assert open_store(tmp_path / "store", verify=True).n_events == len(FIRST) + 1
+
+
+def test_a_damaged_shard_is_refused_and_the_store_before_it_opens(tmp_path):
     before = first_store(tmp_path).content_hash
     append_events(source_of(tmp_path, [("a", "z", 15), ("b", "y", 90)]), tmp_path / "store")
-    file = tmp_path / "store" / "event_versions.npy"
-    np.save(file, np.zeros_like(np.load(file)))
+    file = tmp_path / "store" / "shards" / "000001" / "items.npy"
+    np.save(file, np.ones_like(np.load(file)))
     with pytest.raises(InputError, match="do not have its content hash"):
-        open_store(tmp_path / "store", as_of=before)
-    file.unlink()
+        open_store(tmp_path / "store", verify=True)
+    np.save(file.with_name("rows.npy"), np.array([1, 0]))
+    with pytest.raises(InputError, match=r"rows.npy does not name 2 of 2 users and then new ones"):
+        open_store(tmp_path / "store")
+    assert open_store(tmp_path / "store", as_of=before, verify=True).n_events == len(FIRST)
+
+
+def test_a_store_that_grew_before_there_were_shards_opens_as_it_was(tmp_path):
+    """Appends rewrote all arrays then, and noted which append each event came with."""
+    first = [("a", "u", 10), ("a", "v", 30), ("a", "v", 35), ("b", "u", 10)]
+    day = [("a", "w", 20), ("c", "u", 40)]
+    before, grown = (
+        prepare_store(source_of(tmp_path, rows), tmp_path / name, StepsConfig(), SplitConfig()).store
+        for name, rows in (("store", first), ("grown", [*first, *day]))
+    )
+    # What such an append left: the order of the keys is that of the days, and a's new event lies between old ones.
+    sizes = {name: getattr(before, name) for name in ("content_hash", "n_users", "n_items", "n_events")}
+    version = {**sizes, "columns": {"timestamp_us": "<i8"}, "session_gap_us": None, "n_categories": {}}
+    manifest = json.loads((tmp_path / "grown" / "manifest.json").read_text())
+    (tmp_path / "grown" / "manifest.json").write_text(json.dumps(manifest | {"versions": [version]}))
+    np.save(tmp_path / "grown" / "event_versions.npy", np.array([0, 1, 0, 0, 0, 1], np.int32))
+    hashes = [before.content_hash, grown.content_hash]
+    hashes += [append_events(source_of(tmp_path, [("b", "w", 50)]), tmp_path / "grown").store.content_hash]
+    for content_hash, n_events in zip(hashes, (4, 6, 7), strict=True):
+        opened = open_store(tmp_path / "grown", as_of=content_hash, verify=True)
+        assert (opened.content_hash, opened.n_events) == (content_hash, n_events)
+    (tmp_path / "grown" / "event_versions.npy").unlink()
     with pytest.raises(InputError, match=r"event_versions.npy is missing"):
-        open_store(tmp_path / "store", as_of=before)
-    # What the store holds now does not depend on it.
-    assert open_store(tmp_path / "store", verify=True).n_events == len(FIRST) + 2
+        open_store(tmp_path / "grown", as_of=hashes[0])
 
 
 def test_categories_are_those_that_the_store_had(tmp_path):

@@ -1,0 +1,96 @@
+"""Splits that lie with their store, so that no process works one out twice."""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int64
+
+from seqrec.data.paths import as_input_error
+from seqrec.data.ragged import blocks, ranges
+from seqrec.data.shards import EVENTS_PER_BLOCK, release
+from seqrec.data.splits import Split
+from seqrec.data.store import SequenceStore, add_counts
+from seqrec.files import JsonObject, read_object, sha256_of, write_json
+from seqrec.types import InputError
+
+FORM = 1
+"""Goes into the names of the directories: splits of another form are made anew."""
+ARRAYS = ("train_stop", "valid", "test", "test_start", "training_counts")
+
+
+def split_directory(store: SequenceStore, config: Mapping[str, Any]) -> Path | None:
+    """Where the split of this config lies, or will, below a store on disk; None for one in memory."""
+    if store.directory is None:
+        return None
+    described = json.dumps([FORM, dict(config)], sort_keys=True)
+    return store.directory / "splits" / store.content_hash / hashlib.sha256(described.encode()).hexdigest()[:16]
+
+
+def read_split(directory: Path) -> Split | None:
+    """The split that lies there; None where there is none.
+
+    Raises:
+      InputError: a file is not as it was written.
+    """
+    if not (directory / "split.json").is_file():
+        return None
+    remedy = f"remove {directory}, and it is made again"
+    record = read_object(directory / "split.json", arrays=dict, content_hash=str, description=str, asks_every=bool)
+    arrays = {}
+    for name, expected in record["arrays"].items():
+        file = directory / f"{name}.npy"
+        with as_input_error(f"{file} is missing or damaged; {remedy}", Exception):  # whatever NumPy raises
+            found, arrays[name] = sha256_of(file), np.load(file, allow_pickle=False)
+        if found != expected or name not in ARRAYS:
+            raise InputError(f"{file} is not as it was written; {remedy}")
+        arrays[name].setflags(write=False)
+    facts = {name: record[name] for name in ("content_hash", "description", "asks_every")}
+    with as_input_error(f"{directory} lacks an array ({{error}}); {remedy}", TypeError):
+        return Split(**arrays, **facts)
+
+
+def write_split(directory: Path, split: Split) -> None:
+    """Writes the split whole or not at all; one that another process has written meanwhile is as good."""
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=".", dir=directory.parent))
+    try:
+        fresh = scratch / "fresh"
+        fresh.mkdir()
+        hashes = {}
+        for name in ARRAYS:
+            if getattr(split, name) is not None:
+                np.save(fresh / f"{name}.npy", np.asarray(getattr(split, name), "<i8"), allow_pickle=False)
+                hashes[name] = sha256_of(fresh / f"{name}.npy")
+        record: JsonObject = {name: getattr(split, name) for name in ("content_hash", "description", "asks_every")}
+        write_json(fresh / "split.json", record | {"arrays": hashes})
+        try:
+            os.rename(fresh, directory)
+        except OSError:
+            if not directory.is_dir():
+                raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def remove_other_splits(directory: Path, content_hash: str) -> None:
+    """Removes the splits of what the store in `directory` was before it had this content hash."""
+    for place in (directory / "splits").glob("*"):
+        if place.name != content_hash:
+            shutil.rmtree(place, ignore_errors=True)
+
+
+def count_training(store: SequenceStore, split: Split) -> Int64[np.ndarray, " n_items_plus_1"]:
+    """How often each item id occurs in the training part of the histories; entry 0 (padding) is 0."""
+    starts, stops = np.asarray(store.offsets[:-1]), np.asarray(split.train_stop)
+    counts = np.zeros(store.n_items + 1, np.int64)
+    for block in blocks(stops - starts, EVENTS_PER_BLOCK):
+        add_counts(counts, store.items[ranges(starts[block], stops[block] - starts[block])])
+        release(store.items)
+    return counts
