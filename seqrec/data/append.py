@@ -21,7 +21,7 @@ from seqrec.data.manifest import MANIFEST, Contents, contents_of, contents_recor
 from seqrec.data.paths import as_input_error
 from seqrec.data.preparation import StepCount, StepsConfig, clean_events, seconds_to_us
 from seqrec.data.ragged import ranges, session_numbers
-from seqrec.data.shards import ROWS_FILE, Shard, files_hash, new_shard, shard_directory
+from seqrec.data.shards import ROWS_FILE, Shard, files_hash, new_shard, shard_directory, values_at
 from seqrec.data.sources import Source, SourceConfig
 from seqrec.data.split_config import split_store, stored_split
 from seqrec.data.store import SequenceStore, hash_of, item_counts, open_contents, open_store, read_preparation
@@ -98,12 +98,13 @@ def _append(source: Source, directory: Path, *, report: Callable[[StepCount], No
         shard = _write_shard(directory, len(contents.shards), store, histories, user_keys, item_keys, source, rejected)
         earlier = _version_of(contents, preparation)
         contents = _with_shard(contents, shard, histories)
-        contents = contents._replace(content_hash=hash_of(open_contents(directory, contents)))
+        grown = open_contents(directory, contents)
+        contents = contents._replace(content_hash=hash_of(grown))
         if contents.content_hash != store.content_hash:
             versions = [*versions, earlier]
-    grown = open_contents(directory, contents)
+        store = grown._replace(content_hash=contents.content_hash)
     n_new = (histories.n_new_events, len(user_keys), len(item_keys))
-    appended = Appended(grown, *n_new, len(users) - histories.n_new_events, counts)
+    appended = Appended(store, *n_new, len(users) - histories.n_new_events, counts)
     record = contents_record(contents) | ({"versions": versions} if versions else {})
     noted = _record_append(preparation, appended, source)
     write_json(directory / MANIFEST, {**manifest, **record, "preparation": noted})
@@ -154,9 +155,11 @@ def _grown_histories(
     stored = ranges(store.offsets[known], lengths)
     is_new = np.arange(len(stored) + len(users)) >= len(stored)
     users = np.concatenate([np.repeat(known, lengths), users])
-    items = np.concatenate([store.items[stored], items])
+    items = np.concatenate([values_at(store.items, stored), items])
     columns = {
-        name: np.concatenate([values[stored], fresh[name]]) for name, values in store.columns.items() if name in fresh
+        name: np.concatenate([values_at(values, stored), fresh[name]])
+        for name, values in store.columns.items()
+        if name in fresh
     }
     # Sorting is stable and the stored events stand first, so what is stored never changes its order.
     times = columns.get("timestamp_us", np.zeros(len(users), np.int64))
@@ -294,11 +297,14 @@ def _is_repeated(
     gap_us: int,
 ) -> Bool[np.ndarray, " n"]:
     """Which new events come at most `gap_us` after the same user's previous event with that item."""
+    # Of events with other pairs of user and item than new ones have, none can matter.
+    pairs = users * (items.max(initial=0) + 1) + items
+    new_pairs = np.unique(pairs[is_new])
+    near = np.flatnonzero(new_pairs[np.searchsorted(new_pairs[:-1], pairs)] == pairs) if len(new_pairs) else pairs
     # Stable, so that the events of a user and item stay in time order, stored ones first.
-    order = np.lexsort((items, users))
-    same = (np.diff(users[order]) == 0) & (np.diff(items[order]) == 0)
+    order = near[np.argsort(pairs[near], kind="stable")]
     repeated = np.zeros(len(users), bool)
-    repeated[order[1:]] = same & (np.diff(times[order]) <= gap_us)
+    repeated[order[1:]] = (np.diff(pairs[order]) == 0) & (np.diff(times[order]) <= gap_us)
     return repeated & is_new
 
 

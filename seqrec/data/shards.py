@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Int, Int32, Int64
 
+from seqrec.data.ragged import blocks
 from seqrec.data.store_files import REMEDY, array_files, check_offsets, key_column, open_array, rises, write_arrays
 from seqrec.files import sha256_of
 from seqrec.types import InputError
@@ -25,6 +26,8 @@ ROOT = "."
 ROWS_FILE = "rows.npy"
 EVENTS_PER_BLOCK = 1 << 20
 """Events that are in memory at once where all of a store are passed through."""
+PLACES_PER_BLOCK = 1 << 18
+"""Places that are read at once where they are scattered, each on a page of memory of its own."""
 NO_COLUMNS: Mapping[str, np.ndarray] = MappingProxyType({})
 
 
@@ -136,6 +139,7 @@ class ShardedArray:
 
     def __init__(self, pieces: Pieces, parts: Sequence[np.ndarray], dtype: Any):
         self.pieces, self.parts, self.dtype = pieces, parts, np.dtype(dtype)
+        self._arrays = [np.asarray(part) for part in parts]  # slices of a memmap cost three times as much
 
     def __len__(self) -> int:
         return int(self.pieces.starts[-1])
@@ -169,7 +173,7 @@ class ShardedArray:
         values = np.empty(len(places), self.dtype)
         for shard in np.flatnonzero(np.bincount(shards)):
             is_here = shards == shard
-            values[is_here] = self.parts[shard][places[is_here]]
+            values[is_here] = self._arrays[shard][places[is_here]]
         return values
 
     def _stretch(self, start: int, stop: int) -> np.ndarray:
@@ -183,7 +187,7 @@ class ShardedArray:
         ends = (bounds - start).tolist()
         for number, (shard, begin) in enumerate(zip(shards[first : last + 1].tolist(), begins.tolist(), strict=True)):
             low, high = ends[number], ends[number + 1]
-            values[low:high] = self.parts[shard][begin : begin + high - low]
+            values[low:high] = self._arrays[shard][begin : begin + high - low]
         return values
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
@@ -226,6 +230,23 @@ def event_blocks(array: Any) -> Iterator[np.ndarray]:
     for start in range(0, len(array), EVENTS_PER_BLOCK):
         yield array[start : start + EVENTS_PER_BLOCK]
         release(array)
+
+
+def user_blocks(offsets: Int[np.ndarray, " n_users_plus_1"], *arrays: Any) -> Iterator[tuple[slice, list[np.ndarray]]]:
+    """The users in blocks, each with what arrays over events hold of its users' events; one block is in memory."""
+    for users in blocks(np.diff(offsets), EVENTS_PER_BLOCK):
+        yield users, [array[offsets[users.start] : offsets[users.stop]] for array in arrays]
+        for array in arrays:
+            release(array)
+
+
+def values_at(array: Any, places: Int[np.ndarray, " n"]) -> np.ndarray:
+    """`array[places]`, without a trace in memory of the pages that were read; for many places, in order."""
+    values = np.empty(len(places), array.dtype)
+    for start in range(0, len(places), PLACES_PER_BLOCK):
+        values[start : start + PLACES_PER_BLOCK] = array[places[start : start + PLACES_PER_BLOCK]]
+        release(array)
+    return values
 
 
 class EventArrays(NamedTuple):

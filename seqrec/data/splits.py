@@ -2,13 +2,15 @@
 
 import hashlib
 import itertools
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
 from seqrec.data.moments import iso_moment
+from seqrec.data.order_statistics import order_statistics
 from seqrec.data.ragged import first_places, ranges
+from seqrec.data.shards import user_blocks, values_at
 from seqrec.data.store import SequenceStore
 from seqrec.types import InputError
 
@@ -164,7 +166,7 @@ def window_starts(store: SequenceStore, valid_share: float, test_share: float) -
     times = _times(store)
     shares = (valid_share + test_share, test_share)
     places = [min(round(len(times) * (1 - share)), len(times) - 1) for share in shares]
-    valid_start, test_start = np.partition(times, places)[places].tolist()
+    valid_start, test_start = order_statistics(times, places)
     return valid_start, test_start
 
 
@@ -188,11 +190,12 @@ def temporal(store: SequenceStore, valid_start: int, test_start: int, *, window_
             f"validation would begin at {iso_moment(valid_start)}, not before the test at {iso_moment(test_start)}; "
             "name an earlier valid_start, or larger shares"
         )
-    times = _times(store)
-    offsets = np.asarray(store.offsets)
-    valid_first, test_first = (
-        first_places(times, offsets, np.full(store.n_users, moment)) for moment in (valid_start, test_start)
-    )
+    times, offsets = _times(store), np.asarray(store.offsets)
+    valid_first, test_first = np.empty((2, store.n_users), np.int64)
+    for users, (own_times,) in user_blocks(offsets, times):
+        own_offsets, first = offsets[users.start : users.stop + 1] - offsets[users.start], offsets[users.start]
+        for firsts, moment in ((valid_first, valid_start), (test_first, test_start)):
+            firsts[users] = first + first_places(own_times, own_offsets, np.full(len(own_offsets) - 1, moment))
     bounds = [offsets[:-1], valid_first, test_first, offsets[1:]]
     counts = [int(np.sum(end - start)) for start, end in itertools.pairwise(bounds)]
     for window, count in zip(("training", "validation", "the test"), counts, strict=True):
@@ -343,15 +346,17 @@ def check_no_leakage(store: SequenceStore, split: Split, *, is_temporal: bool) -
     if not is_temporal:
         return
     times = _times(store)
-    backwards = np.diff(times) < 0
-    backwards[stops[:-1][(stops[:-1] > 0) & (stops[:-1] < len(times))] - 1] = False
-    if np.any(backwards):
-        raise InputError(
-            f"leakage: event {int(np.argmax(backwards)) + 1} is earlier than the one before it of the same user; "
-            "prepare the data again, which sorts it"
-        )
-    found = {"training": times[train_stop[train_stop > starts] - 1]}
-    found |= {part: times[targets[targets >= 0]] for part, targets in parts.items()}
+    for users, (own_times,) in user_blocks(np.asarray(store.offsets), times):
+        own_stops = stops[users] - starts[users.start]
+        backwards = np.diff(own_times) < 0
+        backwards[own_stops[(own_stops > 0) & (own_stops < len(own_times))] - 1] = False
+        if np.any(backwards):
+            raise InputError(
+                f"leakage: event {starts[users.start] + int(np.argmax(backwards)) + 1} is earlier than the one before "
+                "it of the same user; prepare the data again, which sorts it"
+            )
+    found = {"training": values_at(times, train_stop[train_stop > starts] - 1)}
+    found |= {part: values_at(times, targets[targets >= 0]) for part, targets in parts.items()}
     for earlier, later in itertools.combinations(found, 2):
         if (
             found[earlier].size
@@ -364,14 +369,14 @@ def check_no_leakage(store: SequenceStore, split: Split, *, is_temporal: bool) -
             )
 
 
-def _times(store: SequenceStore) -> np.ndarray:
+def _times(store: SequenceStore) -> Any:
     if "timestamp_us" not in store.columns:
         raise InputError(
             "the store holds no timestamp_us, which a temporal split is made of; prepare it from data with times"
         )
     if store.n_events == 0:
         raise InputError("the store holds no events to split by time; prepare it from a log that does")
-    return np.asarray(store.columns["timestamp_us"])
+    return store.columns["timestamp_us"]
 
 
 def _content_hash(store: SequenceStore, *arrays: np.ndarray) -> str:

@@ -1,5 +1,6 @@
 """The sequence store: every user's items in flat arrays with offsets; on disk NumPy, Parquet and JSON."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -158,7 +159,7 @@ def _item_table(item_keys: np.ndarray, titles: np.ndarray | None, attributes: pa
 
 
 def _check_ids(items: Any, n_items: int, complaint: str) -> None:
-    for block in event_blocks(items):
+    for block in itertools.chain(*(event_blocks(part) for part in getattr(items, "parts", [items]))):
         low, high = int(block.min()), int(block.max())
         if low < 1 or high > n_items:
             what = f"item id {low if low < 1 else high} is outside 1..n_items={n_items}"

@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Int64
 
 from seqrec.data.paths import as_input_error
-from seqrec.data.ragged import blocks, ranges
-from seqrec.data.shards import EVENTS_PER_BLOCK, release
+from seqrec.data.ragged import ranges
+from seqrec.data.shards import user_blocks
 from seqrec.data.splits import Split
 from seqrec.data.store import SequenceStore, add_counts
 from seqrec.files import JsonObject, read_object, sha256_of, write_json
@@ -88,9 +88,11 @@ def remove_other_splits(directory: Path, content_hash: str) -> None:
 
 def count_training(store: SequenceStore, split: Split) -> Int64[np.ndarray, " n_items_plus_1"]:
     """How often each item id occurs in the training part of the histories; entry 0 (padding) is 0."""
-    starts, stops = np.asarray(store.offsets[:-1]), np.asarray(split.train_stop)
+    offsets, train_stop = np.asarray(store.offsets), np.asarray(split.train_stop)
     counts = np.zeros(store.n_items + 1, np.int64)
-    for block in blocks(stops - starts, EVENTS_PER_BLOCK):
-        add_counts(counts, store.items[ranges(starts[block], stops[block] - starts[block])])
-        release(store.items)
+    for users, (items,) in user_blocks(offsets, store.items):
+        is_trained = np.ones(len(items), bool)
+        stops = train_stop[users]
+        is_trained[ranges(stops - offsets[users.start], offsets[1:][users] - stops)] = False
+        add_counts(counts, items[is_trained])
     return counts

@@ -1,5 +1,6 @@
 """Stores of several shards against the same data in one."""
 
+import itertools
 import json
 import shutil
 
@@ -35,7 +36,7 @@ ATTRIBUTES = pa.array([[str(number)] * (number % 3) for number in range(N_ITEMS)
 def write_sharded(directory, bounds):
     items, offsets, columns = arrays()
     shards = []
-    for number, (first, last) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+    for number, (first, last) in enumerate(itertools.pairwise(bounds)):
         start, stop = offsets[first], offsets[last]
         shards.append(
             write_shard(
