@@ -26,7 +26,7 @@ ROOT = "."
 ROWS_FILE = "rows.npy"
 EVENTS_PER_BLOCK = 1 << 20
 """Events that are in memory at once where all of a store are passed through."""
-PLACES_PER_BLOCK = 1 << 18
+PLACES_PER_BLOCK = 1 << 14
 """Places that are read at once where they are scattered, each on a page of memory of its own."""
 NO_COLUMNS: Mapping[str, np.ndarray] = MappingProxyType({})
 
