@@ -264,9 +264,10 @@ def marked_users_held_out(store: SequenceStore, valid_share: float, *, seed: int
 
 def _draws(store: SequenceStore, seed: int) -> Float64[np.ndarray, " n_users"]:
     """For each user a draw from [0, 1) that depends on the user's key and the seed alone."""
-    texts = (f"{seed} {type(key).__name__} {key}" for key in store.user_keys.tolist())
-    digests = [hashlib.blake2b(text.encode(), digest_size=8).digest() for text in texts]
-    return np.array([int.from_bytes(digest, "little") / 2**64 for digest in digests])
+    keys = itertools.chain.from_iterable(batch.to_pylist() for batch in store.user_table.batches("key"))
+    texts = (f"{seed} {type(key).__name__} {key}" for key in keys)
+    digests = (hashlib.blake2b(text.encode(), digest_size=8).digest() for text in texts)
+    return np.fromiter((int.from_bytes(digest, "little") / 2**64 for digest in digests), np.float64, store.n_users)
 
 
 def _hold_out(

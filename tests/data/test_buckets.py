@@ -6,12 +6,16 @@ import threading
 from pathlib import Path
 
 import fsspec
+import narwhals as nw
 import numpy as np
+import polars as pl
 import pytest
 
 from seqrec.data import buckets
+from seqrec.data.append import append_events
 from seqrec.data.buckets import local_store, original, working_copy
 from seqrec.data.paths import data_files, is_in_bucket
+from seqrec.data.sources import Source
 from seqrec.data.store import open_store, store_from_sequences, write_store
 from seqrec.files import address_of
 from seqrec.types import InputError
@@ -169,6 +173,38 @@ def test_a_store_is_fetched_once_and_kept_by_its_hash(bucket, tmp_path):
     assert (local_store(place) / "mine").exists()
     edit("memory://b/store", lambda copy: write_store(copy, store_from_sequences([[3, 2, 1]])))
     assert open_store(place).items.tolist() == [3, 2, 1]
+
+
+def a_day(*events):
+    users, items, times = zip(*events, strict=True)
+    columns = {"user_id": users, "item_id": items, "timestamp_us": times, "event_index": range(len(users))}
+    return Source("a day", nw.from_native(pl.DataFrame(columns)).lazy(), titles=None)
+
+
+def test_an_append_sends_and_fetches_what_is_new(bucket, monkeypatch):
+    """The store in the bucket is whole all the while, as it was or as it is."""
+    place = Path("memory://b/store")
+    steps = {"preparation": {"steps": {}, "split": {"split": "leave-last-out"}}}
+    edit("memory://b/store", lambda copy: write_store(copy, STORE, **steps))
+    assert open_store(place).n_events == STORE.n_events
+    sent, fetched, put, get = [], [], bucket.put, bucket.get
+
+    def put_and_note(local, remote, **options):
+        sent.extend(name.partition("/store/")[2] for name in remote)
+        assert "manifest.json" in names(bucket, "store")
+        put(local, remote, **options)
+
+    monkeypatch.setattr(bucket, "put", put_and_note)
+    edit("memory://b/store", lambda copy: append_events(a_day((2, 1, 5), (9, 8, 6)), copy))
+    assert {name.split("/")[0] for name in sent} == {"shards", "splits", "manifest.json"}
+    assert sent[-1] == "manifest.json"
+    bucket.pipe_file("memory://b/store/shards/000002/items.npy", b"of an append that goes on")
+    monkeypatch.setattr(bucket, "get", lambda remote, local, **options: (fetched.extend(remote), get(remote, local)))
+    grown = open_store(place, verify=True)
+    assert grown.items.tolist() == [1, 2, 3, 2, 3, 1, 4]
+    kinds = {name.partition("/store/")[2].split("/")[0] for name in fetched}
+    assert kinds == {"shards", "splits", "manifest.json"}
+    assert not any("000002" in name for name in fetched)
 
 
 def test_a_store_that_is_replaced_while_it_is_fetched_is_not_kept(bucket, monkeypatch, tmp_path):

@@ -14,9 +14,11 @@ import sasrec
 from conftest import EXPERIMENTS, TOY_MODEL, train
 
 from seqrec import runtime
+from seqrec.data.shards import write_shard
 from seqrec.data.split_config import SplitConfig, split_store
 from seqrec.data.splits import check_no_leakage
-from seqrec.data.store import open_store, read_preparation
+from seqrec.data.store import open_store, read_preparation, sharded_store, write_files
+from seqrec.report.data_profile_page import write_profile
 from seqrec.run.data import open_task
 from seqrec.run.experiment import open_run
 from seqrec.run.results import protocol
@@ -139,3 +141,32 @@ def test_what_cannot_be_prepared_gets_one_line_and_leaves_nothing(
     assert message in complaint
     assert complaint.count("\n") == 1
     assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.slow
+def test_a_store_of_eight_shards_trains_and_tests_to_the_figures_of_one(prepared, tmp_path):
+    one, several = open_store(prepared[0]), tmp_path / "several" / "store"
+    several.mkdir(parents=True)
+    shards = []
+    for number, users in enumerate(np.array_split(np.arange(one.n_users), 8)):
+        bounds = one.offsets[users[0] : users[-1] + 2]
+        own = slice(bounds[0], bounds[-1])
+        columns = {name: values[own] for name, values in one.columns.items()}
+        keys = one.user_keys[users]
+        shards.append(
+            write_shard(
+                several, number, items=one.items[own], offsets=bounds - bounds[0], user_keys=keys, columns=columns
+            )
+        )
+    store = sharded_store(several, shards, item_keys=one.item_keys, titles=one.titles, attributes=one.attributes)
+    write_files(several, store, preparation=read_preparation(prepared[0]))
+    assert len(open_store(several).shards) == 8
+    assert write_profile(several).read_text() == (prepared[0] / "profile.html").read_text()
+    results = {}
+    for directory in (prepared[0], several):
+        flags = ("--dataset", "store", "--data-path", directory, *TOY_MODEL, "--max-epochs", "1", "--times", "history")
+        results[directory] = train(*flags, "--output", tmp_path / "runs" / directory.parent.name)
+        results[directory]["ranks"] = pq.read_table(tmp_path / "runs" / directory.parent.name / "ranks.parquet")
+    ours, theirs = results.values()
+    assert ours["test"] == theirs["test"]
+    assert ours["ranks"].equals(theirs["ranks"])
