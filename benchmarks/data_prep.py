@@ -2,12 +2,16 @@
 
     python benchmarks/data_prep.py --events 1e6 --json data_prep.json
     python benchmarks/data_prep.py --events 1e7 --memory-limit 2GB --json data_prep.json
+    python benchmarks/data_prep.py --events 1e7 --append 10000 --json data_append.json
     python benchmarks/data_prep.py --events 1e7 --rectools-python rectools-env/bin/python --json data_prep.json
 
 Users' and items' activity is drawn from long-tailed distributions, times from 90 days, and one event in fifty is
 there twice. Drawing and preparing each run in a process of their own, so that the peak is the preparation's alone
 (with its interpreter and libraries; not the pages of files that the system keeps in memory). CPU time, start and
 imports with it, is what to compare between runs of a machine that does other things too.
+
+With --append the events of one more day are appended to the store, in a process of its own, and the time and memory of
+that are compared with those of preparing.
 
 Peers load the same events, from text, into their own data set, without the cleaning steps: RecTools into a `Dataset`,
 RecBole into its `SequentialDataset`. Each lives in an environment of its own; one that is missing or fails is named.
@@ -30,6 +34,7 @@ import pyarrow.parquet as pq
 from pyarrow import csv
 from tyro.conf import OmitArgPrefixes
 
+from seqrec.data.append import append_events
 from seqrec.data.engines import EngineName, move
 from seqrec.data.event_tables import ReadOptions
 from seqrec.data.preparation import StepCount, StepsConfig, prepare_store
@@ -61,6 +66,8 @@ class Config:
 
     events: float = 1e6
     """Number of events to draw."""
+    append: int = 0
+    """Number of events of one more day to append to the store; 0 appends none."""
     engine: EngineName = "duckdb"
     """Engine that runs the preparation steps."""
     json: Path | None = None
@@ -79,6 +86,11 @@ class Config:
     def __post_init__(self):
         if not 1000 <= self.events <= 1e9:
             raise ValueError(f"events={self.events:g} is outside 1e3 to 1e9; try events=1e6")
+        if not 0 <= self.append <= self.events:
+            raise ValueError(f"append={self.append} is outside 0 to events={self.events:g}; try append=10000")
+
+
+DAYS, DAY_MS, FIRST_MS = 90, 24 * 3600 * 1000, 1_700_000_000_000
 
 
 def draw(n_events: int, path: Path) -> None:
@@ -91,7 +103,7 @@ def draw(n_events: int, path: Path) -> None:
         users = (n_users * random.random(n_drawn) ** 2).astype(np.int64)
         # Popularity falls about as a power of the rank, the most popular items get percents of all events.
         items = np.minimum((n_items ** random.random(n_drawn)).astype(np.int64), n_items - 1)
-        times = 1_700_000_000_000 + random.integers(90 * 24 * 3600 * 1000, size=n_drawn)
+        times = FIRST_MS + random.integers(DAYS * DAY_MS, size=n_drawn)
         ratings = random.integers(11, size=n_drawn) / 2
         twice = random.integers(n_drawn, size=n_drawn // 50)
         kept = np.concatenate([np.arange(n_drawn - len(twice)), twice])
@@ -101,6 +113,33 @@ def draw(n_events: int, path: Path) -> None:
         writer.write_table(table)
     if writer:
         writer.close()
+
+
+def draw_day(config: Config, path: Path) -> None:
+    """Writes the events to append, of the day that follows: as a day has them, by the users and items that there are.
+
+    One in a hundred is of a new user, one in a hundred of a new item.
+    """
+    n_users, n_items = (max(20, int(config.events) // share) for share in (50, 100))
+    random = np.random.default_rng(1 << 32)
+    users = (n_users * random.random(config.append) ** 2).astype(np.int64)
+    items = np.minimum((n_items ** random.random(config.append)).astype(np.int64), n_items - 1)
+    times = FIRST_MS + DAYS * DAY_MS + random.integers(DAY_MS, size=config.append)
+    users[::100] += n_users
+    items[50::100] += n_items
+    ratings = random.integers(2, 11, size=config.append) / 2
+    pq.write_table(pa.table({"user_id": users, "item_id": items, "timestamp": times, "rating": ratings}), path)
+
+
+def measure_append(config: Config, path: Path, directory: Path, queue: Any) -> None:
+    """Appends the events of `path` to the store and sends the figures of this process."""
+    started = time.perf_counter()
+    source = read_source("events", path, time_unit="ms", extra=("rating",), options=ReadOptions(limits=config.limits))
+    appended = append_events(source, directory)
+    seconds = time.perf_counter() - started
+    facts = {"n_found": config.append, "n_new_events": appended.n_new_events, "n_new_users": appended.n_new_users}
+    facts |= {"n_events": appended.store.n_events, "content_hash": appended.store.content_hash}
+    queue.put(facts | {"seconds": seconds} | used())
 
 
 def measure(config: Config, path: Path, directory: Path, queue: Any) -> None:
@@ -119,9 +158,6 @@ def measure(config: Config, path: Path, directory: Path, queue: Any) -> None:
     stopped = time.perf_counter()
     seconds = np.diff([started, *(end for _, end in ends), stopped])
     names = [*(count.step for count, _ in ends), "sort, split and write"]
-    # Kilobytes on Linux, bytes on macOS.
-    unit = 1 if sys.platform == "darwin" else 1024
-    usage = resource.getrusage(resource.RUSAGE_SELF)
     queue.put(
         {
             "engine": config.engine,
@@ -132,11 +168,18 @@ def measure(config: Config, path: Path, directory: Path, queue: Any) -> None:
             "content_hash": prepared.store.content_hash,
             "memory_limit": config.limits.memory_limit,
             "seconds": stopped - started,
-            "cpu_seconds": usage.ru_utime + usage.ru_stime,
             "seconds_per_step": dict(zip(names, seconds.tolist(), strict=True)),
-            "peak_bytes": usage.ru_maxrss * unit,
+            **used(),
         }
     )
+
+
+def used() -> dict[str, float]:
+    """CPU seconds and peak memory of this process."""
+    # Kilobytes on Linux, bytes on macOS.
+    unit = 1 if sys.platform == "darwin" else 1024
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return {"cpu_seconds": usage.ru_utime + usage.ru_stime, "peak_bytes": usage.ru_maxrss * unit}
 
 
 def time_peer(name: str, python: str | None, path: Path, config: Config) -> dict[str, Any]:
@@ -187,6 +230,10 @@ def main(config: Config) -> dict[str, Any]:
         queue = multiprocessing.get_context("spawn").SimpleQueue()
         _in_a_process(measure, config, path, Path(folder) / "store", queue)
         result = queue.get()
+        if config.append:
+            _in_a_process(draw_day, config, Path(folder) / "day.parquet")
+            _in_a_process(measure_append, config, Path(folder) / "day.parquet", Path(folder) / "store", queue)
+            result["append"] = queue.get()
         pythons = {"rectools": config.rectools_python, "recbole": config.recbole_python}
         text = Path(folder) / "events" / "events.inter"
         if any(pythons.values()):
@@ -203,6 +250,15 @@ def main(config: Config) -> dict[str, Any]:
         f"{result['n_found']:,} events -> {result['n_events']:,} "
         f"of {result['n_users']:,} users and {result['n_items']:,} items"
     )
+    if config.append:
+        append = result["append"]
+        print(
+            f"{'append':<24}{append['seconds']:8.2f} s   CPU {append['cpu_seconds']:.2f} s   "
+            f"peak {append['peak_bytes'] / 2**20:,.0f} MiB\n"
+            f"{append['n_new_events']:,} of {append['n_found']:,} events appended in "
+            f"{append['seconds'] / result['seconds']:.3f} of the time of preparing all, "
+            f"{append['cpu_seconds'] / result['cpu_seconds']:.3f} of its CPU time"
+        )
     for name, peer in result["peers"].items():
         if "skipped" in peer:
             print(f"{name:<24}skipped: {peer['skipped']}")
