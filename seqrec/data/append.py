@@ -20,7 +20,7 @@ from seqrec.data.key_tables import KeyTable, write_keys
 from seqrec.data.manifest import MANIFEST, Contents, contents_of, contents_record, read_manifest, versions_of
 from seqrec.data.paths import as_input_error
 from seqrec.data.preparation import StepCount, StepsConfig, clean_events, seconds_to_us
-from seqrec.data.ragged import ranges, session_numbers
+from seqrec.data.ragged import first_between, ranges, session_numbers
 from seqrec.data.shards import ROWS_FILE, Shard, files_hash, new_shard, shard_directory, values_at
 from seqrec.data.sources import Source, SourceConfig
 from seqrec.data.split_config import split_store, stored_split
@@ -150,33 +150,42 @@ def _grown_histories(
     fresh: Mapping[str, np.ndarray],
     config: StepsConfig,
 ) -> _Histories:
+    times = fresh.get("timestamp_us", np.zeros(len(users), np.int64))
+    order = np.lexsort((times, users))
+    users, items, times = users[order], items[order], times[order]
     known = np.unique(users[users < store.n_users])
     lengths = store.offsets[known + 1] - store.offsets[known]
+    ends = np.append(0, np.cumsum(lengths))
     stored = ranges(store.offsets[known], lengths)
-    is_new = np.arange(len(stored) + len(users)) >= len(stored)
-    users = np.concatenate([np.repeat(known, lengths), users])
-    items = np.concatenate([values_at(store.items, stored), items])
-    columns = {
-        name: np.concatenate([values_at(values, stored), fresh[name]])
-        for name, values in store.columns.items()
-        if name in fresh
-    }
-    # Sorting is stable and the stored events stand first, so what is stored never changes its order.
-    times = columns.get("timestamp_us", np.zeros(len(users), np.int64))
-    order = np.lexsort((times, users))
+    columns = {name: values_at(values, stored) for name, values in store.columns.items() if name in fresh}
+    # What is stored keeps its order, and comes first at equal times; without times it all comes first.
+    place = np.searchsorted(known, users)
+    low, high = ends[place], ends[np.minimum(place + (users < store.n_users), len(known))]
+    stored_times = columns.get("timestamp_us", np.zeros(len(stored), np.int64))
+    places = first_between(stored_times, low, high, times + 1)
+    is_new = np.insert(np.zeros(len(stored), bool), places, True)
+    items = np.insert(values_at(store.items, stored), places, items)
+    users = np.insert(np.repeat(known, lengths), places, users)
+    columns = {name: _inserted(values, places, fresh[name][order]) for name, values in columns.items()}
     gap_seconds = config.duplicate_gap_seconds
+    kept = np.ones(len(users), bool)
     if "timestamp_us" in columns and (config.drop_duplicates or gap_seconds is not None):
         gap_us = seconds_to_us(gap_seconds or 0.0)
-        order = order[~_is_repeated(users[order], items[order], times[order], is_new[order], gap_us=gap_us)]
+        kept = ~_is_repeated(users, items, columns["timestamp_us"], is_new, gap_us=gap_us)
     # A user all of whose events were there already is left where it lies.
-    rows = np.unique(users[order][is_new[order]])
-    order = order[np.isin(users[order], rows)]
-    offsets = np.searchsorted(users[order], np.append(rows, np.iinfo(np.int64).max))
-    columns = {name: values[order] for name, values in columns.items()}
+    rows = np.unique(users[is_new & kept])
+    kept &= np.isin(users, rows)
+    offsets = np.searchsorted(users[kept], np.append(rows, np.iinfo(np.int64).max))
+    columns = {name: values[kept] for name, values in columns.items()}
     if "session" in store.columns and config.session_gap_seconds is not None:
         gap_us = seconds_to_us(config.session_gap_seconds)
         columns["session"] = session_numbers(columns["timestamp_us"], offsets, gap_us=gap_us)
-    return _Histories(rows, offsets, items[order], columns, int(is_new[order].sum()))
+    return _Histories(rows, offsets, items[kept], columns, int(is_new[kept].sum()))
+
+
+def _inserted(values: np.ndarray, places: Int[np.ndarray, " n_new"], new: np.ndarray) -> np.ndarray:
+    """`values` with the new ones before these places, in a type that holds both."""
+    return np.insert(values.astype(np.result_type(values, new), copy=False), places, new)
 
 
 def _write_shard(

@@ -7,7 +7,8 @@ import numpy as np
 
 from seqrec.data.shards import EVENTS_PER_BLOCK, event_blocks
 
-N_BINS = 1 << 16
+BITS = 16
+"""Values are told apart by so many bits in one pass."""
 
 
 def order_statistics(values: Any, places: Sequence[int], *, n_in_memory: int = EVENTS_PER_BLOCK) -> list[int]:
@@ -22,22 +23,33 @@ def order_statistics(values: Any, places: Sequence[int], *, n_in_memory: int = E
         return np.partition(np.asarray(values), places)[list(places)].tolist()
     extremes = np.array([(block.min(), block.max()) for block in event_blocks(values)])
     low, high = int(extremes[:, 0].min()), int(extremes[:, 1].max())
-    return [_within(values, place, low, high, n_in_memory) for place in places]
+    found = _between(values, np.array(places), low, high, n_in_memory)
+    return [found[place] for place in places]
 
 
-def _within(values: Any, place: int, low: int, high: int, n_in_memory: int) -> int:
-    """The value at `place` among those from `low` to `high`."""
-    while low < high:
-        width = (high - low) // N_BINS + 1
-        counts = np.zeros((high - low) // width + 1, np.int64)
-        for block in event_blocks(values):
-            inside = block[(block >= low) & (block <= high)]
-            counts += np.bincount((inside - low) // width, minlength=len(counts))
-        ends = np.cumsum(counts)
-        bin_ = int(np.searchsorted(ends, place, side="right"))
-        place -= int(ends[bin_] - counts[bin_])
-        low, high = low + bin_ * width, min(high, low + (bin_ + 1) * width - 1)
-        if counts[bin_] <= n_in_memory:
-            found = [block[(block >= low) & (block <= high)] for block in event_blocks(values)]
-            return int(np.partition(np.concatenate(found), place)[place])
-    return low
+def _between(values: Any, places: np.ndarray, low: int, high: int, n_in_memory: int) -> dict[int, int]:
+    """By place, the values at these places among those from `low` to `high`."""
+    if low == high:
+        return dict.fromkeys(places.tolist(), low)
+    shift = max(0, (high - low).bit_length() - BITS)
+    counts = np.zeros(((high - low) >> shift) + 1, np.int64)
+    for block in event_blocks(values):
+        counts += np.bincount((_from_to(block, low, high) - low) >> shift, minlength=len(counts))
+    ends = np.cumsum(counts)
+    bins = np.searchsorted(ends, places, side="right")
+    found = {}
+    for number in np.unique(bins).tolist():
+        n_before = int(ends[number] - counts[number])
+        inside = places[bins == number] - n_before
+        first, last = low + (number << shift), min(high, low + ((number + 1) << shift) - 1)
+        if counts[number] <= n_in_memory:
+            own = np.concatenate([_from_to(block, first, last) for block in event_blocks(values)])
+            at_place = dict(zip(inside.tolist(), np.partition(own, inside)[inside].tolist(), strict=True))
+        else:
+            at_place = _between(values, inside, first, last, n_in_memory)
+        found |= {n_before + place: value for place, value in at_place.items()}
+    return found
+
+
+def _from_to(block: np.ndarray, low: int, high: int) -> np.ndarray:
+    return block[(block >= low) & (block <= high)]

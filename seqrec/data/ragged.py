@@ -56,7 +56,17 @@ def first_places(
     >>> first_places(np.array([1, 5, 5, 7, 2]), np.array([0, 4, 5]), np.array([5, 3])).tolist()
     [1, 5]
     """
-    low, high = offsets[:-1].copy(), offsets[1:].copy()
+    return first_between(values, offsets[:-1], offsets[1:], bounds)
+
+
+def first_between(
+    values: Int[np.ndarray, " n_events"],
+    low: Int64[np.ndarray, " n"],
+    high: Int64[np.ndarray, " n"],
+    bounds: Int64[np.ndarray, " n"],
+) -> Int64[np.ndarray, " n"]:
+    """As `first_places`, of the stretches from `low` up to `high`, which may overlap."""
+    low, high = low.copy(), high.copy()
     while np.any(open_ := low < high):
         middle = (low[open_] + high[open_]) // 2
         below = values[middle] < bounds[open_]
