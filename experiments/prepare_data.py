@@ -4,8 +4,7 @@ r"""Prepares a store of sequences from a file of events, and says what each step
         --min-column rating --min-value 3 --min-user-events 5 --min-item-events 5 --split temporal --output movielens
     python experiments/sasrec.py --dataset store --data-path movielens
 
-With --append the events extend the store in --output: ids that it has keep their meaning. In the store are, too,
-rejected.parquet (events that cannot be used, with reasons), manifest.json (counts, split, config) and profile.html.
+With --append the events extend the store in --output: ids keep their meaning. docs/data.md says what is in a store.
 """
 
 from dataclasses import dataclass, field
@@ -36,6 +35,8 @@ class Config:
     source: OmitArgPrefixes[SourceConfig] = field(default_factory=SourceConfig)
     append: bool = False
     """Extend the store in --output, with the steps that it was prepared with, instead of making one."""
+    profile: bool = True
+    """Write profile.html, which reads all events; without it an append is far quicker, and an earlier page stays."""
     engine: EngineName = "duckdb"
     """What runs the steps; polars keeps all in memory, pyspark takes the running session or a local one."""
     limits: OmitArgPrefixes[Limits] = field(default_factory=Limits)
@@ -68,11 +69,11 @@ def main(config: Config) -> JsonObject:
             else:
                 store, _, split = prepare_store(source, directory, config.steps, config.split, report=report)
                 line = f"split       {split}"
-        output, profile = original(directory), write_profile(directory)
+        output = original(directory)
+        page = [f"profile     {output}/{write_profile(directory).name}"] if config.profile else []
     sizes = f"{store.n_events:,} events, {store.n_users:,} users, {store.n_items:,} items"
-    if source.ties is not None:
-        print(f"ties        {source.ties}")
-    print(line, f"store       {output}: {sizes}", f"profile     {output}/{profile.name}", sep="\n")
+    ties = [] if source.ties is None else [f"ties        {source.ties}"]
+    print(*ties, line, f"store       {output}: {sizes}", *page, sep="\n")
     return {name: getattr(store, name) for name in ("n_events", "n_users", "n_items", "content_hash")}
 
 

@@ -15,8 +15,8 @@ from seqrec.data.engines import Engine, collect, engine_of
 from seqrec.data.paths import as_input_error
 from seqrec.data.sources import Source
 from seqrec.data.steps import ItemOrder, column_names, n_rows, number_items, ordered_events, require_times
-from seqrec.data.store import ATTRIBUTES_TYPE, SequenceStore, column_dtype, open_store, sequence_store, write_files
-from seqrec.data.store_files import array_files
+from seqrec.data.store import ATTRIBUTES_TYPE, SequenceStore, open_store, sequence_store, write_files
+from seqrec.data.store_files import array_files, column_dtype
 from seqrec.files import JsonObject
 from seqrec.types import InputError
 

@@ -64,11 +64,11 @@ def contents_of(manifest: JsonObject, directory: Path) -> Contents:
       InputError: it does not say it, or names what no store has.
     """
     with as_input_error(_no_manifest(directory), ValueError, KeyError, TypeError, AttributeError, OverflowError):
-        sizes = [int(manifest[name]) for name in ("n_users", "n_items", "n_events")]
+        n_users, n_items, n_events = (int(manifest[name]) for name in ("n_users", "n_items", "n_events"))
         has = {"title": manifest["has_titles"], "attributes": manifest.get("has_attributes")}
         columns = {str(column["name"]): str(column["dtype"]) for column in manifest.get("event_columns", [])}
         shards = [Shard(**record) for record in manifest.get("shards", [])]
-        shards = shards or [Shard(ROOT, sizes[0], sizes[2], columns)]
+        shards = shards or [Shard(ROOT, n_users, n_events, columns)]
         if any(shard.columns.keys() != columns.keys() for shard in shards):
             raise ValueError("a shard has other columns")
         places = [str(shard.directory) for shard in shards]
@@ -79,7 +79,8 @@ def contents_of(manifest: JsonObject, directory: Path) -> Contents:
         if dtype not in COLUMN_DTYPES:
             raise InputError(f"{directory / MANIFEST} has the type {dtype!r} for {name!r}; {REMEDY}")
     item_columns = ("key", *(name for name in has if has[name]))
-    return Contents(*sizes, str(manifest["content_hash"]), item_columns, columns, tuple(shards))
+    content_hash = str(manifest["content_hash"])
+    return Contents(n_users, n_items, n_events, content_hash, item_columns, columns, tuple(shards))
 
 
 def contents_record(contents: Contents) -> JsonObject:

@@ -37,7 +37,7 @@ def _between(values: Any, places: np.ndarray, low: int, high: int, n_in_memory: 
         counts += np.bincount((_from_to(block, low, high) - low) >> shift, minlength=len(counts))
     ends = np.cumsum(counts)
     bins = np.searchsorted(ends, places, side="right")
-    found = {}
+    found: dict[int, int] = {}
     for number in np.unique(bins).tolist():
         n_before = int(ends[number] - counts[number])
         inside = places[bins == number] - n_before

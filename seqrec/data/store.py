@@ -241,8 +241,7 @@ def contents_of_store(store: SequenceStore) -> Contents:
     item_columns = tuple(name for name in ("key", "title", "attributes") if name in store.item_table)
     columns = {name: values.dtype.str for name, values in store.columns.items()}
     shards = store.shards or (Shard(ROOT, store.n_users, store.n_events, columns),)
-    sizes = (store.n_users, store.n_items, store.n_events)
-    return Contents(*sizes, store.content_hash, item_columns, columns, shards)
+    return Contents(store.n_users, store.n_items, store.n_events, store.content_hash, item_columns, columns, shards)
 
 
 def item_counts(items: Any, n_items: int) -> Int64[np.ndarray, " n_items"]:
@@ -321,9 +320,14 @@ def _check_hash(directory: Path, found: str, due: str) -> None:
 def _earlier_contents(now: Contents, version: JsonObject, directory: Path) -> Contents:
     """What a store held before an append: its first shards."""
     with as_input_error(_unknown(directory), ValueError, KeyError, TypeError, AttributeError):
-        sizes = [int(version[name]) for name in ("n_users", "n_items", "n_events")]
-        shards = now.shards[: int(version["n_shards"])]
-        return Contents(*sizes, str(version["content_hash"]), now.item_columns, dict(version["columns"]), shards)
+        return now._replace(
+            n_users=int(version["n_users"]),
+            n_items=int(version["n_items"]),
+            n_events=int(version["n_events"]),
+            content_hash=str(version["content_hash"]),
+            columns=dict(version["columns"]),
+            shards=now.shards[: int(version["n_shards"])],
+        )
 
 
 def _before_appends_in_place(directory: Path, manifest: JsonObject, number: int, version: JsonObject) -> SequenceStore:
