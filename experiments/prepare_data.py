@@ -69,11 +69,10 @@ def main(config: Config) -> JsonObject:
             else:
                 store, _, split = prepare_store(source, directory, config.steps, config.split, report=report)
                 line = f"split       {split}"
-        output = original(directory)
-        page = [f"profile     {output}/{write_profile(directory).name}"] if config.profile else []
+        output, pages = original(directory), [write_profile(directory).name] if config.profile else []
     sizes = f"{store.n_events:,} events, {store.n_users:,} users, {store.n_items:,} items"
     ties = [] if source.ties is None else [f"ties        {source.ties}"]
-    print(*ties, line, f"store       {output}: {sizes}", *page, sep="\n")
+    print(*ties, line, f"store       {output}: {sizes}", *(f"profile     {output}/{page}" for page in pages), sep="\n")
     return {name: getattr(store, name) for name in ("n_events", "n_users", "n_items", "content_hash")}
 
 
