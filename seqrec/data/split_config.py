@@ -146,7 +146,8 @@ def split_store(store: SequenceStore, config: SplitConfig) -> Split:
 
     With a store on disk it is kept, and its training counts with it, so that they are worked out once.
     """
-    directory = split_directory(store, dataclasses.asdict(config))
+    is_auto = {"split": LEAVE_LAST_OUT.split} if config.split == "auto" else {}
+    directory = split_directory(store, dataclasses.asdict(config) | is_auto)
     if directory is not None and (kept := read_split(directory)) is not None:
         return kept
     split = _made(store, config)
