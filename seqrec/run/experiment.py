@@ -12,7 +12,7 @@ from seqrec.checkpoint import Progress, has_checkpoint, open_checkpoints, restor
 from seqrec.data.buckets import original, working_copy
 from seqrec.evaluation import make_validate
 from seqrec.files import JsonObject, make_directory
-from seqrec.loop import FitConfig, fit
+from seqrec.loop import FitConfig, epochs_of, fit
 from seqrec.model import Model, composed_params
 from seqrec.params import Params, count_params, hash_of
 from seqrec.row_updates import caught_up
@@ -133,16 +133,18 @@ def run_experiment(config: ScriptConfig, build: Build, *, name: str, events: Any
         runtime.check_interrupt()
         model = _built(run, config, build, task)
         runtime.check_interrupt()
-        n_steps = training.fit.max_epochs * task.train.steps_per_epoch
+        per_epoch = task.train.steps_per_epoch
+        n_steps = training.fit.n_steps(per_epoch)
         init, make_step = make_training(model, training, n_steps=n_steps)
         if updates_rows(model, training):
             log.info("updates     only the rows of the item table that a step reads; see --item-updates")
         state = _first_state(run, config, build, task, model, init)
         with following(run, training.track) as follower:
             trained = train(run, task, model, state, make_step(), training.fit, follower)
-            per_epoch = trained.progress.validations[0][0]
+            best_step = trained.progress.best[0]
             facts = {
-                "best_epoch": trained.progress.best[0] // per_epoch,
+                "best_epoch": epochs_of(best_step, per_epoch),
+                "best_step": best_step,
                 "train_seconds": trained.progress.train_seconds,
                 "stopped": trained.reason,
                 "cost": costs(model, trained.state, steps_per_epoch=per_epoch),

@@ -65,7 +65,7 @@ def make_courses(config: Any, build: Build, task: Task) -> Callable[[Sequence[Va
     def programs(fixed_values: tuple[tuple[str, Any], ...]):
         fixed = with_values(config, dict(fixed_values))
         model = build(fixed, task)
-        n_steps = config.training.fit.max_epochs * task.train.steps_per_epoch
+        n_steps = config.training.fit.n_steps(task.train.steps_per_epoch)
 
         def make_step(scalars):
             own = with_traced(fixed, scalars)
