@@ -289,6 +289,8 @@ def _train(training: _Training, state: TrainState, progress: Progress) -> tuple[
                 jax.block_until_ready(interval[-1])
             interval.append(metrics)
             phase()
+            if step == first:
+                phase.measure_from_here()
             is_due, is_save_due = step % validate_every == 0 or step == n_steps, step % config.save_every_steps == 0
             if len(interval) == config.log_every_steps or step % per_epoch == 0 or is_due or is_save_due:
                 flush(step)

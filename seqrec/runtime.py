@@ -165,11 +165,16 @@ class Phase:
 
     def __init__(self, name: str, total: int | None, unit: str, done: int):
         self.name, self.total, self.unit, self.done, self.note = name, total, unit, done, ""
-        self._first, self._started = done, seconds()
+        self._started = seconds()
+        self._measured_from = self._started, done
         self._bar: Any = None
 
     def __call__(self, n: int = 1) -> None:
         self.done += n
+
+    def measure_from_here(self) -> None:
+        """Estimates the time that is left by what follows alone, as after something that happens once."""
+        self._measured_from = seconds(), self.done
 
     def say(self, line: str) -> None:
         """Prints a line, above the bar if there is one."""
@@ -183,8 +188,9 @@ class Phase:
         if self.total is None:
             return f"{self.name}: {duration(passed)} so far"
         said = f"{self.name}: {self.done:,} of {self.total:,} {self.unit}, {duration(passed)} so far"
-        if self.done > self._first:
-            left = passed / (self.done - self._first) * (self.total - self.done)
+        since, first = self._measured_from
+        if self.done > first:
+            left = (seconds() - since) / (self.done - first) * (self.total - self.done)
             said += f", about {duration(left)} left"
         return said + (f"   {self.note}" if self.note else "")
 

@@ -60,7 +60,9 @@ def test_the_loss_is_the_sum_of_the_head_s_and_the_weighted_losses_of_side_tasks
     model = a_model(tasks)
     params = init_params(model.specs, jax.random.key(0))
     keys = loss_keys(jax.random.key(1))
-    total, count = jax.jit(functools.partial(model.loss, constants=model.step_constants, batch=BATCH, keys=keys))(params)
+    total, count = jax.jit(functools.partial(model.loss, constants=model.step_constants, batch=BATCH, keys=keys))(
+        params
+    )
 
     @jax.jit
     def parts(params):

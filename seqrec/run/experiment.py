@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import numpy as np
+
 from seqrec import runs, runtime
 from seqrec.checkpoint import Progress, has_checkpoint, open_checkpoints, restore, restore_best
 from seqrec.data.buckets import original, working_copy
@@ -80,6 +82,8 @@ class TrainingResult(NamedTuple):
     progress: Progress
     reason: str
     """Why training stopped."""
+    valid_ranks: np.ndarray | None
+    """Ranks of the validation queries in that epoch, if this start of the run has validated it."""
 
 
 @contextlib.contextmanager
@@ -131,7 +135,8 @@ def run_experiment(config: ScriptConfig, build: Build, *, name: str, events: Any
         task = open_task(run, training.data, seed=training.run.seed, engagement=training.engagement, events=events)
         runtime.on_first(functools.partial(keep_item_keys, run, task))
         runtime.check_interrupt()
-        model = _built(run, config, build, task)
+        with runtime.progress("building the model"):
+            model = _built(run, config, build, task)
         runtime.check_interrupt()
         per_epoch = task.train.steps_per_epoch
         n_steps = training.fit.n_steps(per_epoch)
@@ -151,7 +156,8 @@ def run_experiment(config: ScriptConfig, build: Build, *, name: str, events: Any
                 "n_roll_backs": len(trained.progress.skipped),
                 **runtime.on_first(functools.partial(start_record, run)),
             }
-            return publish(run, task, model, composed_params(model, trained.state.averaged), facts, name=name)
+            params = composed_params(model, trained.state.averaged)
+            return publish(run, task, model, params, facts, name=name, valid_ranks=trained.valid_ranks)
 
 
 def _first_state(
@@ -161,7 +167,8 @@ def _first_state(
 
     What these weights are worth on the new data, before any training, is left in the run's directory `runs.START`.
     """
-    state = init()
+    with runtime.progress("initialising the weights"):
+        state = init()
     source = config.training.start.start_from
     if source is None or runtime.on_first(functools.partial(has_checkpoint, run / "checkpoints")):
         return state
@@ -174,7 +181,7 @@ def _first_state(
             return TaskAndModel(*_opened(earlier, runs.read_config(type(config), earlier), build))
 
         state = start_from(earlier, run, config, task, model, state, reopen=reopen)
-    ranks, results = test(task, model, composed_params(model, state.averaged))
+    ranks, results = test(task, model, composed_params(model, state.averaged), valid_ranks=None)
     log.info("start-from  test NDCG@10 %.4f before training", results["test"]["ndcg@10"])
     if runtime.is_first():
         write_test(make_directory(run / runs.START), task, ranks, results)
@@ -246,7 +253,10 @@ def train(
         runs.append_json_line(lines, line)
         follower.record(line)
 
+    validated = _Validated(task, model)
+
     def rewind(step: int) -> None:
+        validated.forget()
         runtime.on_first(functools.partial(runs.keep_json_lines, lines, up_to_step=step))
         follower.rewind()
 
@@ -255,15 +265,48 @@ def train(
             state,
             train_step=train_step,
             batches=batches,
-            validate=make_validate(model, task.valid, n_generated=task.n_generated),
+            validate=validated,
             checkpoints=checkpoints,
             record=record,
             rewind=rewind,
             config=config,
         )
-        state, _ = restore(checkpoints, state, progress.best[0])
-    log.info("stopped     %s", reason)
-    return TrainingResult(caught_up(state), progress, reason)
+        log.info("stopped     %s", reason)
+        with runtime.progress("restoring the best weights"):
+            state, _ = restore(checkpoints, state, progress.best[0])
+    return TrainingResult(caught_up(state), progress, reason, validated.ranks_of(*progress.best))
+
+
+class _Validated:
+    """Validates weights, says how far it is, and keeps the ranks of the best, which are published."""
+
+    def __init__(self, task: Task, model: Model):
+        self._latest: list[np.ndarray] = []
+        self._best: tuple[float, np.ndarray] | None = None
+        self._makes_lists = model.decoder is not None and task.n_generated is not None
+        self._n_queries = None if self._makes_lists else len(task.valid.users)
+        self._validate = make_validate(model, task.valid, n_generated=task.n_generated, keep=self._latest.append)
+
+    def __call__(self, params: Params) -> dict[str, float]:
+        with runtime.progress("validating", self._n_queries, unit="queries") as phase:
+            figures = self._validate(params, report=phase)
+        if self._latest:
+            ranks = self._latest.pop()
+            if self._best is None or figures["ndcg@10"] > self._best[0]:
+                self._best = figures["ndcg@10"], ranks
+        return figures
+
+    def forget(self) -> None:
+        """Forgets the ranks: of validations that follow, some may be made again."""
+        self._best = None
+
+    def ranks_of(self, step: int, ndcg: float) -> np.ndarray | None:
+        """The ranks of the validation with this figure, or None if they were not kept."""
+        if self._best is not None and self._best[0] == ndcg:
+            return self._best[1]
+        why = "validation judged generated lists" if self._makes_lists else "its ranks are of an earlier start"
+        log.info("validating  step %d once more for the published figures: %s", step, why)
+        return None
 
 
 def load_best(run: Path, like: TrainState) -> TrainState:
