@@ -12,7 +12,7 @@ import numpy as np
 from seqrec import runs, runtime
 from seqrec.checkpoint import Progress, has_checkpoint, open_checkpoints, restore, restore_best
 from seqrec.data.buckets import original, working_copy
-from seqrec.evaluation import make_validate
+from seqrec.evaluation import Validate, make_validate
 from seqrec.files import JsonObject, make_directory
 from seqrec.loop import FitConfig, epochs_of, fit
 from seqrec.model import Model, composed_params
@@ -253,7 +253,11 @@ def train(
         runs.append_json_line(lines, line)
         follower.record(line)
 
-    validated = _Validated(task, model)
+    makes_lists = model.decoder is not None and task.n_generated is not None
+    validated = _Validated(
+        functools.partial(make_validate, model, task.valid, n_generated=task.n_generated),
+        None if makes_lists else len(task.valid.users),
+    )
 
     def rewind(step: int) -> None:
         validated.forget()
@@ -280,12 +284,11 @@ def train(
 class _Validated:
     """Validates weights, says how far it is, and keeps the ranks of the best, which are published."""
 
-    def __init__(self, task: Task, model: Model):
+    def __init__(self, make_validate: Callable[..., Validate], n_queries: int | None):
+        """`n_queries` is None where validation judges generated lists, of which no ranks are published."""
         self._latest: list[np.ndarray] = []
         self._best: tuple[float, np.ndarray] | None = None
-        self._makes_lists = model.decoder is not None and task.n_generated is not None
-        self._n_queries = None if self._makes_lists else len(task.valid.users)
-        self._validate = make_validate(model, task.valid, n_generated=task.n_generated, keep=self._latest.append)
+        self._n_queries, self._validate = n_queries, make_validate(keep=self._latest.append)
 
     def __call__(self, params: Params) -> dict[str, float]:
         with runtime.progress("validating", self._n_queries, unit="queries") as phase:
@@ -304,7 +307,7 @@ class _Validated:
         """The ranks of the validation with this figure, or None if they were not kept."""
         if self._best is not None and self._best[0] == ndcg:
             return self._best[1]
-        why = "validation judged generated lists" if self._makes_lists else "its ranks are of an earlier start"
+        why = "validation judged generated lists" if self._n_queries is None else "its ranks are of an earlier start"
         log.info("validating  step %d once more for the published figures: %s", step, why)
         return None
 

@@ -42,6 +42,9 @@ def check_population(config: Any, space: Space, *, population: int) -> None:
     """
     if config.training.track:
         raise InputError("trials are not tracked; leave --track out, and train the values that are found with it")
+    fit = config.training.fit
+    if fit.max_steps or fit.validate_every_steps:
+        raise InputError("trials are validated at the end of epochs; leave --max-steps and --validate-every-steps out")
     if config.training.start.start_from is not None:
         raise InputError("trials start from random weights; leave --start-from out")
     fields = tunable_fields(config)
@@ -65,7 +68,7 @@ def make_courses(config: Any, build: Build, task: Task) -> Callable[[Sequence[Va
     def programs(fixed_values: tuple[tuple[str, Any], ...]):
         fixed = with_values(config, dict(fixed_values))
         model = build(fixed, task)
-        n_steps = config.training.fit.n_steps(task.train.steps_per_epoch)
+        n_steps = config.training.fit.max_epochs * task.train.steps_per_epoch
 
         def make_step(scalars):
             own = with_traced(fixed, scalars)
