@@ -189,7 +189,7 @@ class Phase:
             return f"{self.name}: {duration(passed)} so far"
         said = f"{self.name}: {self.done:,} of {self.total:,} {self.unit}, {duration(passed)} so far"
         since, first = self._measured_from
-        if self.done > first:
+        if first < self.done < self.total:
             left = (seconds() - since) / (self.done - first) * (self.total - self.done)
             said += f", about {duration(left)} left"
         return said + (f"   {self.note}" if self.note else "")

@@ -1,8 +1,7 @@
 """Figures with intervals from ranks, as JSON and as a printed table, and the rank table as a file."""
 
-import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from seqrec.baselines.popularity import popularity_ranks, training_counts
 from seqrec.data.batches import Queries
 from seqrec.data.splits import Split
 from seqrec.data.store import SequenceStore
-from seqrec.evaluation import RankTable
+from seqrec.evaluation import RankTable, Report, no_report
 from seqrec.files import JsonObject, replacing
 from seqrec.metrics import metric_values
 from seqrec.stats.bootstrap import bootstrap_intervals
@@ -80,16 +79,18 @@ def baseline_figures(
     queries: Queries,
     *,
     mask_seen: bool,
-    phase: Callable[[str], AbstractContextManager[Any]] = contextlib.nullcontext,
+    phase: Callable[[str, int], AbstractContextManager[Report]] = lambda name, total: nullcontext(no_report),
 ) -> JsonObject:
     """`figures` of popularity and personal popularity on the same queries; `counts` are those of training.
 
-    Each is made inside `phase(name)`, which may say how long it takes.
+    Each is made inside `phase(name, n_queries)`, which is told of each part that is done.
     """
     found = {}
     for name, personal in (("popularity", False), ("personal popularity", True)):
-        with phase(f"baseline {name}"):
-            ranks = popularity_ranks(store, queries.target_positions, counts, mask_seen=mask_seen, personal=personal)
+        with phase(f"baseline {name}", len(queries.users)) as report:
+            ranks = popularity_ranks(
+                store, queries.target_positions, counts, mask_seen=mask_seen, personal=personal, report=report
+            )
             found[name] = figures(queries.judge(*ranks), users=queries.users)
     return found
 

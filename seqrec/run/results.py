@@ -1,5 +1,6 @@
 """What a run publishes: test figures, ranks, a learning curve and examples."""
 
+import functools
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -71,7 +72,11 @@ def test(
         with runtime.progress(f"bootstrap intervals of {part} figures"):
             results[part] = figures.figures(of_part, users=users)
     results["baselines"] = figures.baseline_figures(
-        task.store, task.counts, task.test, mask_seen=task.mask_seen, phase=runtime.progress
+        task.store,
+        task.counts,
+        task.test,
+        mask_seen=task.mask_seen,
+        phase=functools.partial(runtime.progress, unit="queries"),
     )
     results["protocol"] = protocol(task)
     if model.auxiliary_loss is not None:
