@@ -79,11 +79,12 @@ class Model:
         """How it continues histories item by item; see `generation.recomputed` for models without one."""
         return self.encoder.decoder
 
-    def loss(self, params: Params, constants: StepConstants, batch: Batch, *, keys: Key[Array, "4"]) -> LossSum:
+    def loss(self, params: Params, constants: StepConstants | None, batch: Batch, *, keys: Key[Array, "4"]) -> LossSum:
         """Sum of the losses of a batch's targets, in nats, and their number; `keys` are those of `loss_keys`.
 
-        `constants` are the `step_constants`, as the training state has them.
+        `constants` are the `step_constants`, as the training state has them; None where there are none.
         """
+        constants = constants or StepConstants()
         params = self.compose(params, constants.compose, key=keys[3])
         question = self.ask(batch, key=keys[2])._replace(constants=constants.loss)
         states = self.encoder.encode(params, question.inputs, key=keys[0])
