@@ -18,7 +18,8 @@ def plot_learning_curve(metrics_file: Path, picture: Path, *, best_epoch: int | 
     left.plot(*zip(*losses, strict=True), color="tab:gray", marker=marker, label="training loss")
     right.plot(*zip(*validations, strict=True), color="tab:blue", marker="o", markersize=4, label="validation NDCG@10")
     best = dict(validations)[best_epoch]
-    label = f"best: {best:.4f} in epoch {best_epoch}"
+    when = f"in epoch {best_epoch}" if isinstance(best_epoch, int) else f"after {best_epoch:.2f} epochs"
+    label = f"best: {best:.4f} {when}"
     right.plot([best_epoch], [best], "o", color="tab:blue", markersize=11, fillstyle="none", label=label)
     left.set_xlabel("epoch")
     if validations[-1][0] > 1:
