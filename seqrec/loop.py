@@ -11,7 +11,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jaxtyping import Array
 
-from seqrec import checkpoint, runtime
+from seqrec import checkpoint, phases, runtime
 from seqrec.checkpoint import Progress
 from seqrec.config import check_at_least, check_fields
 from seqrec.data.batches import TrainingBatches
@@ -279,10 +279,10 @@ def _train(training: _Training, state: TrainState, progress: Progress) -> tuple[
     reason = _reason_to_stop(progress, config, per_epoch)
     first = progress.step + 1
     steps = range(first, n_steps + 1) if not reason else range(0)
-    counted = runtime.progress("training", n_steps, unit="steps", done=progress.step)
+    counted = phases.progress("training", n_steps, unit="steps", done=progress.step)
     with counted as phase, runtime.interruptible(), prefetched(batch_of) as batch:
         for step in steps:
-            with runtime.progress("compiling the training step") if step == first else contextlib.nullcontext():
+            with phases.progress("compiling the training step") if step == first else contextlib.nullcontext():
                 state, metrics = train_step(state, split_rows(batch(step)))
             if interval:
                 # No more than one step waits behind the one under way, so that the clock tells how far training is.

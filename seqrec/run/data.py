@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Int
 from tyro.conf import OmitArgPrefixes
 
-from seqrec import runs, runtime
+from seqrec import phases, runs, runtime
 from seqrec.baselines.popularity import training_counts
 from seqrec.config import check_at_least, check_fields
 from seqrec.data.batches import EventFields, Queries, Share, TrainingBatches, Windows, make_queries, training_batches
@@ -146,7 +146,7 @@ def open_task(
 
     def prepare_once() -> None:
         if not (run / "store").exists():
-            with runtime.progress("preparing the data"):
+            with phases.progress("preparing the data"):
                 prepare_store(run / "store", (config, engagement), events=events)
 
     if config.dataset == "store":
@@ -159,12 +159,12 @@ def open_task(
         directory = run / "store"
     runtime.check_interrupt()
     as_of = runtime.on_first(lambda: runs.started_with(run).get("data", {}).get("content_hash"))
-    with runtime.progress("opening the data" + " and checking its hash" * config.verify_data):
+    with phases.progress("opening the data" + " and checking its hash" * config.verify_data):
         store = open_store(directory, as_of=as_of, verify=config.verify_data)
     preparation = read_preparation(directory, as_of=as_of)
     if runtime.on_first(lambda: store.content_hash) != store.content_hash:
         raise InputError(f"{run}: this process read other data than the first; give all of them the same")
-    with runtime.progress("splitting the data and packing histories"):
+    with phases.progress("splitting the data and packing histories"):
         task = make_task(config, store, seed=seed, engagement=engagement, preparation=preparation)
     log.info(
         "data        %s: %s users, %s items, %s events",

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from seqrec import runs, runtime
+from seqrec import phases, runs, runtime
 from seqrec.checkpoint import Progress, has_checkpoint, open_checkpoints, restore, restore_best
 from seqrec.data.buckets import original, working_copy
 from seqrec.evaluation import Validate, make_validate
@@ -135,7 +135,7 @@ def run_experiment(config: ScriptConfig, build: Build, *, name: str, events: Any
         task = open_task(run, training.data, seed=training.run.seed, engagement=training.engagement, events=events)
         runtime.on_first(functools.partial(keep_item_keys, run, task))
         runtime.check_interrupt()
-        with runtime.progress("building the model"):
+        with phases.progress("building the model"):
             model = _built(run, config, build, task)
         runtime.check_interrupt()
         per_epoch = task.train.steps_per_epoch
@@ -167,7 +167,7 @@ def _first_state(
 
     What these weights are worth on the new data, before any training, is left in the run's directory `runs.START`.
     """
-    with runtime.progress("initialising the weights"):
+    with phases.progress("initialising the weights"):
         state = init()
     source = config.training.start.start_from
     if source is None or runtime.on_first(functools.partial(has_checkpoint, run / "checkpoints")):
@@ -276,7 +276,7 @@ def train(
             config=config,
         )
         log.info("stopped     %s", reason)
-        with runtime.progress("restoring the best weights"):
+        with phases.progress("restoring the best weights"):
             state, _ = restore(checkpoints, state, progress.best[0])
     return TrainingResult(caught_up(state), progress, reason, validated.ranks_of(*progress.best))
 
@@ -291,7 +291,7 @@ class _Validated:
         self._n_queries, self._validate = n_queries, make_validate(keep=self._latest.append)
 
     def __call__(self, params: Params) -> dict[str, float]:
-        with runtime.progress("validating", self._n_queries, unit="queries") as phase:
+        with phases.progress("validating", self._n_queries, unit="queries") as phase:
             figures = self._validate(params, report=phase)
         if self._latest:
             ranks = self._latest.pop()

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from seqrec import runs, runtime
+from seqrec import phases, runs, runtime
 from seqrec.data.batches import Queries
 from seqrec.data.buckets import original
 from seqrec.data.engagement import base_rate_losses
@@ -69,14 +69,14 @@ def test(
     runtime.check_interrupt()
     results = {}
     for part, of_part, users in (("test", ranks.rank, ranks.user), ("valid", valid_ranks, task.valid.users)):
-        with runtime.progress(f"bootstrap intervals of {part} figures"):
+        with phases.progress(f"bootstrap intervals of {part} figures"):
             results[part] = figures.figures(of_part, users=users)
     results["baselines"] = figures.baseline_figures(
         task.store,
         task.counts,
         task.test,
         mask_seen=task.mask_seen,
-        phase=functools.partial(runtime.progress, unit="queries"),
+        phase=functools.partial(phases.progress, unit="queries"),
     )
     results["protocol"] = protocol(task)
     if model.auxiliary_loss is not None:
@@ -88,8 +88,8 @@ def test(
     return ranks, results
 
 
-def _progress(name: str, queries: Queries) -> AbstractContextManager[runtime.Phase]:
-    return runtime.progress(name, len(queries.users), unit="queries")
+def _progress(name: str, queries: Queries) -> AbstractContextManager[phases.Phase]:
+    return phases.progress(name, len(queries.users), unit="queries")
 
 
 def query_side_task_losses(model: Model, params: Params, queries: Queries) -> dict[str, Float[np.ndarray, " queries"]]:
@@ -165,10 +165,10 @@ def publish(
     """
     ranks, results = test(task, model, params, valid_ranks=valid_ranks)
     results |= facts
-    with runtime.progress("recommending to three test users"):
+    with phases.progress("recommending to three test users"):
         examples = _examples(task, model, params)
     if runtime.is_first():
-        with runtime.progress("writing ranks and figures"):
+        with phases.progress("writing ranks and figures"):
             plot_learning_curve(run / "metrics.jsonl", run / runs.LEARNING_CURVE, best_epoch=results["best_epoch"])
             write_test(run, task, ranks, results)
         print_test(results, name=name)
