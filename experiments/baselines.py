@@ -68,7 +68,7 @@ def main(config: Config, *, events: Any = None) -> JsonObject:
             table = rank_table(task.test, ranks, n_candidates)
             results["baselines"][name] = figures.figures(table.rank, users=table.user)
             own = make_directory(run / name.lower().replace(" ", "-"))
-            figures.write_ranks(own / "ranks.parquet", table, task.store, task.split)
+            figures.write_ranks(own / "ranks.parquet", table, task.store, task.split, counts=task.counts)
             write_json(own / "metrics.json", {"test": results["baselines"][name], "protocol": results["protocol"]})
         write_json(run / "metrics.json", results)
     print(f"\n{figures.format_table(results['baselines'])}\nrun directory  {run}")

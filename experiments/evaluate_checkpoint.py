@@ -35,7 +35,7 @@ def main(arguments: Arguments) -> JsonObject:
     """Prints the test figures and returns them."""
     with working_copy(arguments.run, read_only=True) as run:
         task, model, params = open_trained(run, TRAINING)
-        _, results = test(task, model, params)
+        _, results = test(task, model, params, valid_ranks=None)
     print_test(results, name="checkpoint")
     return results
 

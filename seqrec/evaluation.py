@@ -45,10 +45,13 @@ class TopItems(NamedTuple):
 QueryStep = Callable[[Params, QueryBatch], tuple[Array, ...]]
 """`step(params, queries)` -> arrays with one entry, or row, a query; `params` are composed ones."""
 
+Report = Callable[[int], None]
+"""`report(n_queries)` is told of each part of the queries when its results are there."""
+
 GenerateStep = Callable[[Params, HistoryBatch], Generated]
 """`step(params, histories)` -> the continuations of a batch of histories; `params` are composed ones."""
 
-Validate = Callable[[Params], dict[str, float]]
+Validate = Callable[..., dict[str, float]]
 """`validate(params)` -> means over the validation queries, by the metric's name; `params` are the trained ones."""
 
 
@@ -78,7 +81,12 @@ def make_eval_step(model: Model) -> QueryStep:
     return step
 
 
-def evaluate(eval_step: QueryStep, params: Params, queries: Queries) -> RankTable:
+def no_report(n_queries: int) -> None:
+    """The `Report` that says nothing."""
+    del n_queries
+
+
+def evaluate(eval_step: QueryStep, params: Params, queries: Queries, *, report: Report = no_report) -> RankTable:
     """The rank of each query's held-out item.
 
     >>> import seqrec
@@ -92,7 +100,7 @@ def evaluate(eval_step: QueryStep, params: Params, queries: Queries) -> RankTabl
     >>> table.target.tolist(), table.n_candidates.tolist(), table.history_length.tolist()
     ([4, 5], [2, 3], [3, 2])
     """
-    return rank_table(queries, *run_queries(eval_step, params, queries))
+    return rank_table(queries, *run_queries(eval_step, params, queries, report=report))
 
 
 def rank_table(
@@ -155,18 +163,33 @@ def generate_lists(
     return np.concatenate([on_host(items)[: queries.n_queries] for items in pending])[: len(queries.users)]
 
 
-def make_validate(model: Model, queries: Queries, *, n_generated: int | None = None) -> Validate:
+def make_validate(
+    model: Model,
+    queries: Queries,
+    *,
+    n_generated: int | None = None,
+    keep: Callable[[Float[np.ndarray, " queries"]], None] | None = None,
+) -> Validate:
     """How well trained parameters answer the validation queries: what epochs and trials are chosen by.
 
-    A model with a decoder is judged by the `n_generated` items that it generates, any other by the target's rank.
+    A model with a decoder is judged by the `n_generated` items that it generates, any other by the target's rank; then
+    `keep` is given the ranks of each validation, and `validate` takes a `report`.
     """
     if model.decoder is None or n_generated is None:
         eval_step = make_eval_step(model)
-        return lambda params: means(metric_sums(evaluate(eval_step, composed_params(model, params), queries).rank))
+
+        def validate_by_ranks(params: Params, *, report: Report = no_report) -> dict[str, float]:
+            ranks = evaluate(eval_step, composed_params(model, params), queries, report=report).rank
+            if keep is not None:
+                keep(ranks)
+            return means(metric_sums(ranks))
+
+        return validate_by_ranks
     n, truth = n_generated, queries.continuations(n_generated)
     step = make_generate_step(model, n=n)
 
-    def validate(params: Params) -> dict[str, float]:
+    def validate(params: Params, *, report: Report = no_report) -> dict[str, float]:
+        del report
         lists = generate_lists(step, composed_params(model, params), queries, n=n, max_length=model.reads.max_length)
         ranks = list_ranks(lists, truth)
         return means(metric_sums(ranks.rank, where=ranks.where))
@@ -174,10 +197,12 @@ def make_validate(model: Model, queries: Queries, *, n_generated: int | None = N
     return validate
 
 
-def run_queries(step: QueryStep, params: Params, queries: Queries) -> list[np.ndarray]:
+def run_queries(step: QueryStep, params: Params, queries: Queries, *, report: Report = no_report) -> list[np.ndarray]:
     """What the step returns for all queries, in their order."""
     # All batches are begun before the first is waited for.
     pending = [(batch.query, step(params, batch)) for batch in map(split_rows, queries.batches())]
+    for query, _ in pending:
+        report(int(np.count_nonzero(on_host(query) >= 0)))
     query = np.concatenate([on_host(query) for query, _ in pending])
     outputs = [np.concatenate([on_host(batch[i]) for _, batch in pending]) for i in range(len(pending[0][1]))]
     places = np.argsort(query, kind="stable")[np.sum(query < 0) :]  # -1 marks what only fills a batch

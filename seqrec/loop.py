@@ -1,7 +1,6 @@
 """The training loop: steps, validations, checkpoints, and when to stop."""
 
-import math
-import sys
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
@@ -11,9 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from jaxtyping import Array
-from tqdm import tqdm
 
-from seqrec import checkpoint, runtime
+from seqrec import checkpoint, phases, runtime
 from seqrec.checkpoint import Progress
 from seqrec.config import check_at_least, check_fields
 from seqrec.data.batches import TrainingBatches
@@ -32,16 +30,21 @@ class FitConfig:
     """How long to train, when to validate and save, and what to do when the loss diverges."""
 
     max_epochs: int = 15
-    """Largest number of epochs; the cosine schedule reaches 0 at the end of the last."""
+    """Largest number of epochs; the cosine schedule reaches 0 at the end of the last, or at max-steps."""
+    max_steps: int = 0
+    """Largest number of steps, inside an epoch too; 0 means no limit but max-epochs."""
+    validate_every_steps: int = 0
+    """Steps between two validations, each followed by a checkpoint; 0 validates at the end of each epoch. The last step
+    is always validated."""
     patience: int = 5
     """Stop after this many validations in a row without a better NDCG@10."""
     max_minutes: float = 0.0
-    """Stop at the end of the epoch in which training time, earlier parts of a resumed run included, passes this; 0
-    means no limit."""
+    """Stop after the step in which training time, earlier parts of a resumed run included, passes this; the state is
+    then validated and saved. 0 means no limit."""
     log_every_steps: int = 20
     """Steps between two lines of metrics.jsonl."""
     save_every_steps: int = 2000
-    """Steps between two checkpoints within an epoch; one is also saved at the end of each epoch."""
+    """Steps between two checkpoints; one is also saved after each validation."""
     validate_raw: bool = False
     """Also validate the raw weights; the averaged weights still choose the best epoch."""
     on_spike: Literal["stop", "roll-back"] = "stop"
@@ -56,7 +59,35 @@ class FitConfig:
     def __post_init__(self):
         check_fields(self)
         check_at_least(self, 1, "max_epochs", "patience", "log_every_steps", "save_every_steps", "max_roll_backs")
-        check_at_least(self, 0, "max_minutes", "spike_deviations")
+        check_at_least(self, 0, "max_steps", "validate_every_steps", "max_minutes", "spike_deviations")
+
+    def n_steps(self, steps_per_epoch: int) -> int:
+        """Steps of a run that nothing stops earlier, which the learning rate's schedule goes by.
+
+        >>> FitConfig(max_epochs=3).n_steps(10), FitConfig(max_epochs=3, max_steps=12).n_steps(10)
+        (30, 12)
+        """
+        of_epochs = self.max_epochs * steps_per_epoch
+        return min(self.max_steps, of_epochs) if self.max_steps else of_epochs
+
+    def limit(self, steps_per_epoch: int) -> str:
+        """In words, what ends such a run."""
+        if self.max_steps == self.n_steps(steps_per_epoch):
+            return f"reached max_steps={self.max_steps}"
+        return f"reached max_epochs={self.max_epochs}"
+
+
+def epochs_of(step: int, steps_per_epoch: int) -> int | float:
+    """The epochs that a number of steps makes, whole where they are.
+
+    >>> epochs_of(20, 10), epochs_of(5, 10)
+    (2, 0.5)
+    """
+    return round(step / steps_per_epoch, 6) if step % steps_per_epoch else step // steps_per_epoch
+
+
+_OUT_OF_TIME = 1
+"""Below the numbers of the signals that ask to stop, so that processes which agree on the highest heed a signal."""
 
 
 def fit(
@@ -73,10 +104,10 @@ def fit(
     """Trains from the latest checkpoint, or from `state` if there is none; returns the last state, the progress and
     why training stopped.
 
-    After each epoch the averaged weights are validated (`validate` returns at least "ndcg@10") and a checkpoint
-    is saved; the best and the latest are kept. `record` receives one dict for each interval and each validation.
-    `rewind(step)` is called where training begins and after each roll-back: what was recorded of later steps will be
-    recorded again.
+    After each epoch, or as often as the config says, and after the last step the averaged weights are validated
+    (`validate` returns at least "ndcg@10") and a checkpoint is saved; the best and the latest are kept. `record`
+    receives one dict for each interval and each validation. `rewind(step)` is called where training begins and after
+    each roll-back: what was recorded of later steps will be recorded again.
 
     Raises:
       InputError: the loss is a spike, or the loss or the state has a number that is not finite, and `config` does not
@@ -171,27 +202,18 @@ def _train(training: _Training, state: TrainState, progress: Progress) -> tuple[
     """
     train_step, batches, validate, checkpoints, record, config = training
     per_epoch = batches.steps_per_epoch
+    n_steps, validate_every = config.n_steps(per_epoch), config.validate_every_steps or per_epoch
     earlier_seconds, started = progress.train_seconds, runtime.seconds()
     interval: list[StepMetrics] = []
     interval_started = started
-    # Without a terminal there is no bar; the line after each epoch serves both.
-    bar = tqdm(
-        total=per_epoch,
-        unit="step",
-        dynamic_ncols=True,
-        leave=False,
-        disable=None if runtime.is_first() else True,
-        desc="compiling",
-    )
     latest: JsonObject = {}
+
+    def seconds_so_far() -> float:
+        return earlier_seconds + runtime.seconds() - started
 
     def note(line: JsonObject) -> None:
         if runtime.is_first():
             record(line)
-
-    def say(line: str) -> None:
-        if runtime.is_first():
-            bar.write(line, file=sys.stderr)
 
     def flush(step: int) -> None:
         nonlocal interval_started, latest, progress
@@ -214,7 +236,7 @@ def _train(training: _Training, state: TrainState, progress: Progress) -> tuple[
             "step_seconds": (now - interval_started) / len(losses),
         }
         note(latest)
-        bar.set_postfix_str(f"loss {latest['loss']:.3f}, {rate:,.0f} events/s")
+        phase.note = f"loss {latest['loss']:.3f}, {rate:,.0f} events/s"
         interval.clear()
         interval_started = now
 
@@ -224,58 +246,70 @@ def _train(training: _Training, state: TrainState, progress: Progress) -> tuple[
         if not _is_finite(state):
             norm = float(metrics.gradient_norm)
             raise Spike(f"the weights after step {step} are not all finite", step=step, gradient_norm=norm)
-        progress = replace(progress, step=step, train_seconds=earlier_seconds + runtime.seconds() - started, **changes)
+        progress = replace(progress, step=step, train_seconds=seconds_so_far(), **changes)
         checkpoint.save(checkpoints, state, progress)
 
-    reason = f"reached max_epochs={config.max_epochs}"
+    def validate_and_save(step: int) -> None:
+        nonlocal interval_started
+        best_before, epoch = progress.best[1], epochs_of(step, per_epoch)
+        evaluated = caught_up(state)
+        figures = validate(evaluated.averaged)
+        # Before the save: a run that is killed in between drops the line when it goes on, and writes it again.
+        raw = {"valid_raw": validate(evaluated.params)} if config.validate_raw else {}
+        del evaluated  # a second table, where steps are sparse
+        note({"step": step, "epoch": epoch, "valid": figures, **raw})
+        save(step, validations=(*progress.validations, (step, figures["ndcg@10"])))
+        if runtime.is_first():
+            phase.say(
+                (f"epoch {epoch:3d}" if isinstance(epoch, int) else f"step {step:6,}")
+                + f"   loss {latest['loss']:.3f}   {latest['events_per_second']:>9,} events/s"
+                + f"   validation NDCG@10 {figures['ndcg@10']:.4f}"
+                + ("   best so far" if figures["ndcg@10"] > best_before else "")
+            )
+        interval_started = runtime.seconds()
+
+    def asked_to_stop() -> int:
+        """The number of the signal that asks any process to stop, `_OUT_OF_TIME`, or 0."""
+        is_late = config.max_minutes > 0 and seconds_so_far() >= 60 * config.max_minutes
+        return agree_on_highest(runtime.requested_stop() or (_OUT_OF_TIME if is_late else 0))
 
     def batch_of(step: int) -> Batch:
         return batches.batch(progress.position(step))
 
-    with bar, runtime.interruptible(), prefetched(batch_of) as batch:
-        first = progress.step + 1
-        for step in range(first, config.max_epochs * per_epoch + 1):
-            if (step - 1) % per_epoch == 0 or step == first:
-                if spent := _reason_to_stop(progress, config, per_epoch):
-                    reason = spent
-                    break
-                bar.reset()
-                bar.update((step - 1) % per_epoch)
-                bar.set_description(f"epoch {(step - 1) // per_epoch + 1}/{config.max_epochs}")
-            state, metrics = train_step(state, split_rows(batch(step)))
+    reason = _reason_to_stop(progress, config, per_epoch)
+    first = progress.step + 1
+    steps = range(first, n_steps + 1) if not reason else range(0)
+    counted = phases.progress("training", n_steps, unit="steps", done=progress.step)
+    with counted as phase, runtime.interruptible(), prefetched(batch_of) as batch:
+        for step in steps:
+            with phases.progress("compiling the training step") if step == first else contextlib.nullcontext():
+                state, metrics = train_step(state, split_rows(batch(step)))
+            if interval:
+                # No more than one step waits behind the one under way, so that the clock tells how far training is.
+                jax.block_until_ready(interval[-1])
             interval.append(metrics)
-            bar.update()
-            if len(interval) == config.log_every_steps or step % per_epoch == 0:
+            phase()
+            if step == first:
+                phase.measure_from_here()
+            is_due, is_save_due = step % validate_every == 0 or step == n_steps, step % config.save_every_steps == 0
+            if len(interval) == config.log_every_steps or step % per_epoch == 0 or is_due or is_save_due:
                 flush(step)
-            if step % per_epoch == 0:
-                best_before = progress.best[1]
-                evaluated = caught_up(state)
-                figures = validate(evaluated.averaged)
-                # Before the save: a run that is killed in between drops the line when it goes on, and writes it again.
-                raw = {"valid_raw": validate(evaluated.params)} if config.validate_raw else {}
-                del evaluated  # a second table, where steps are sparse
-                note({"step": step, "epoch": step // per_epoch, "valid": figures, **raw})
-                save(step, validations=(*progress.validations, (step, figures["ndcg@10"])))
-                say(
-                    f"epoch {step // per_epoch:3d}   loss {latest['loss']:.3f}   "
-                    f"{latest['events_per_second']:>9,} events/s   validation NDCG@10 {figures['ndcg@10']:.4f}"
-                    + ("   best so far" if figures["ndcg@10"] > best_before else "")
-                )
-                interval_started = runtime.seconds()
-            elif step % config.save_every_steps == 0:
-                flush(step)
-                save(step)
             # Processes agree at the end of an interval, where they wait for the step's metrics anyway.
-            if (jax.process_count() == 1 or not interval) and (
-                signal_number := agree_on_highest(runtime.requested_stop() or 0)
-            ):
+            stop = asked_to_stop() if jax.process_count() == 1 or not interval else 0
+            if stop:
                 flush(step)
-                if progress.step != step:
-                    save(step)
+            if is_due or stop == _OUT_OF_TIME:
+                validate_and_save(step)
+                reason = _reason_to_stop(progress, config, per_epoch) if step < n_steps else ""
+            elif is_save_due or stop:
+                save(step)
+            if stop and stop != _OUT_OF_TIME:
                 checkpoint.finish(checkpoints)
-                raise runtime.Interrupted(f"stopped at step {step}; the state is saved", signal_number)
-    checkpoint.finish(checkpoints)
-    return state, progress, reason
+                raise runtime.Interrupted(f"stopped at step {step}; the state is saved", stop)
+            if reason:
+                break
+        checkpoint.finish(checkpoints)
+    return state, progress, reason or config.limit(per_epoch)
 
 
 @jax.jit
@@ -285,12 +319,13 @@ def _is_finite(state: TrainState) -> Array:
 
 
 def _reason_to_stop(progress: Progress, config: FitConfig, per_epoch: int) -> str:
-    """Why no further epoch begins, or ""; checked before the first step too, so that a finished run stays finished."""
+    """Why no further step is taken, or ""; checked before the first step too, so that a finished run stays finished."""
     values = [value for _, value in progress.validations]
     if values and len(values) - 1 - int(np.argmax(values)) >= config.patience:
         step, value = progress.best
-        epoch = math.ceil(step / per_epoch)
-        return f"{config.patience} validations without a better NDCG@10 than {value:.4f} of epoch {epoch}"
+        epoch = epochs_of(step, per_epoch)
+        when = f"epoch {epoch}" if isinstance(epoch, int) else f"step {step}"
+        return f"{config.patience} validations without a better NDCG@10 than {value:.4f} of {when}"
     if values and config.max_minutes and progress.train_seconds >= 60 * config.max_minutes:
         return f"trained for {progress.train_seconds / 60:.1f} minutes, with max_minutes={config.max_minutes:g}"
     return ""

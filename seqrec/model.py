@@ -7,7 +7,7 @@ cannot wrap.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jaxtyping import Array, Float, Int, Key
@@ -29,6 +29,13 @@ AuxiliaryLoss = Callable[[Params, States, Batch], Float[Array, ""]]
 next item is known, in nats."""
 
 
+class StepConstants(NamedTuple):
+    """Arrays that a training step reads and does not change, by what reads them; nested dicts, tuples or None."""
+
+    compose: Any = None
+    loss: Any = None
+
+
 @dataclass(frozen=True, eq=False)
 class Model:
     """A recommender: a table of its parameters and pure functions over them."""
@@ -43,7 +50,14 @@ class Model:
     """From trained parameters to those that encoder and head read."""
     constants: Any = None
     """Arrays that `compose` reads and no step changes, with a row for each row of the item table."""
+    loss_constants: Any = None
+    """Arrays that the loss reads and no step changes, such as a sampler's, which a mesh splits as the item table."""
     auxiliary_loss: AuxiliaryLoss | None = None
+
+    @property
+    def step_constants(self) -> StepConstants:
+        """What a training state holds of both."""
+        return StepConstants(self.constants, self.loss_constants)
 
     @property
     def n_items(self) -> int:
@@ -65,10 +79,14 @@ class Model:
         """How it continues histories item by item; see `generation.recomputed` for models without one."""
         return self.encoder.decoder
 
-    def loss(self, params: Params, constants: Any, batch: Batch, *, keys: Key[Array, "4"]) -> LossSum:
-        """Sum of the losses of a batch's targets, in nats, and their number; `keys` are those of `loss_keys`."""
-        params = self.compose(params, constants, key=keys[3])
-        question = self.ask(batch, key=keys[2])
+    def loss(self, params: Params, constants: StepConstants | None, batch: Batch, *, keys: Key[Array, "4"]) -> LossSum:
+        """Sum of the losses of a batch's targets, in nats, and their number; `keys` are those of `loss_keys`.
+
+        `constants` are the `step_constants`, as the training state has them; None where there are none.
+        """
+        constants = constants or StepConstants()
+        params = self.compose(params, constants.compose, key=keys[3])
+        question = self.ask(batch, key=keys[2])._replace(constants=constants.loss)
         states = self.encoder.encode(params, question.inputs, key=keys[0])
         total, count = self.head.loss(params, states, question, key=keys[1])
         if self.auxiliary_loss is not None:

@@ -1,13 +1,15 @@
 """Samplers of items to score targets against: ids, and the log of each draw's chance."""
 
+import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt32
 
+from seqrec.layers import item_table_rows
 from seqrec.types import InputError
 
 
@@ -20,8 +22,9 @@ class Negatives(NamedTuple):
     """Log of the chance that one draw is this item."""
 
 
-Sampler = Callable[[Array, Int[Array, "rows length"]], Negatives]
-"""`sampler(key, targets)`; only `in_batch` looks at the targets."""
+Sampler = Callable[..., Negatives]
+"""`sampler(key, targets)`, or `sampler(key, targets, tables)` for a loss that is given tables; only `in_batch` looks at
+the targets."""
 
 
 def uniform(key: Array, *, n_negatives: int, n_items: int) -> Negatives:
@@ -41,18 +44,22 @@ class Popularity(NamedTuple):
     An item is drawn in two steps, first its block of `BLOCK` ids, then the item in its block. Both steps compare a
     whole random number with whole bounds, so items of tiny chance are drawn as often as `log_chance` says: a sum of
     float32 chances cannot tell neighbours apart from some millions of items on.
+
+    Both arrays are made on the host, with a row a block: `sharding.split_items` splits them as the item table. Behind
+    the catalogue's blocks are some that are never drawn.
     """
 
-    blocks: UInt32[Array, " n_blocks_plus_1"]
-    """Where each block's numbers begin; the last entry is `WHOLE`."""
-    items: UInt32[Array, "n_blocks block_plus_1"]
+    blocks: UInt32[Any, " n_blocks"]
+    """Where each block's numbers begin; behind the catalogue's blocks `WHOLE`."""
+    items: UInt32[Any, "n_blocks block_plus_1"]
     """Where each item's numbers begin among those of its block; the last entry of a row is `WHOLE`."""
 
     def log_chance(self, ids: Int[Array, "*shape"]) -> Float[Array, "*shape"]:
         """Log of the chance that one draw is this item, exactly as `popular` draws."""
         block, place = jnp.divmod(ids - 1, BLOCK)
-        of_block = self.blocks[block + 1] - self.blocks[block]
-        of_item = self.items[block, place + 1] - self.items[block, place]
+        blocks, items = map(jnp.asarray, self)
+        of_block = blocks[block + 1] - blocks[block]
+        of_item = items[block, place + 1] - items[block, place]
         return jnp.log(of_block.astype(jnp.float32) / float(WHOLE)) + jnp.log(
             of_item.astype(jnp.float32) / float(WHOLE)
         )
@@ -79,8 +86,10 @@ def popularity_distribution(
     if not weights.sum() > 0:
         raise InputError("counts hold no event; give the counts of the training part")
     chances = (1 - uniform_share) * weights / weights.sum() + uniform_share / len(weights)
-    of_items = np.pad(chances, (0, -len(chances) % BLOCK)).reshape(-1, BLOCK)
-    return Popularity(jnp.asarray(_bounds(of_items.sum(axis=1)[None])[0]), jnp.asarray(_bounds(of_items)))
+    # One block more, at which the numbers of the last one end, and as many as a mesh needs to split them evenly.
+    padding = -(len(chances) + BLOCK) % (BLOCK * math.gcd(item_table_rows(len(chances)), 1024)) + BLOCK
+    of_items = np.pad(chances, (0, padding)).reshape(-1, BLOCK)
+    return Popularity(_bounds(of_items.sum(axis=1)[None])[0, :-1], _bounds(of_items))
 
 
 def _bounds(weights: Float[np.ndarray, "rows n"]) -> UInt32[np.ndarray, "rows n_plus_1"]:
@@ -98,8 +107,8 @@ def _bounds(weights: Float[np.ndarray, "rows n"]) -> UInt32[np.ndarray, "rows n_
 def popular(key: Array, of: Popularity, *, n_negatives: int) -> Negatives:
     """Items by their chance."""
     block_draw, item_draw = jax.random.bits(key, (2, n_negatives), jnp.uint32) >> 1
-    block = jnp.searchsorted(of.blocks, block_draw, side="right") - 1
-    place = jnp.sum(of.items[block] <= item_draw[:, None], axis=1) - 1
+    block = jnp.searchsorted(jnp.asarray(of.blocks), block_draw, side="right") - 1
+    place = jnp.sum(jnp.asarray(of.items)[block] <= item_draw[:, None], axis=1) - 1
     ids = (block * BLOCK + place + 1).astype(jnp.int32)
     return Negatives(ids, of.log_chance(ids))
 
@@ -134,8 +143,8 @@ def in_batch(
 def per_row(sampler: Sampler) -> Sampler:
     """A list of its own for each row of the batch: more different items a step, and their vectors gathered for each."""
 
-    def draw(key: Array, targets: Int[Array, "rows length"]) -> Negatives:
+    def draw(key: Array, targets: Int[Array, "rows length"], *tables: Any) -> Negatives:
         keys = jax.random.split(key, targets.shape[0])
-        return jax.vmap(sampler, in_axes=(0, None))(keys, targets)
+        return jax.vmap(lambda key: sampler(key, targets, *tables))(keys)
 
     return draw

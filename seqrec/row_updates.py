@@ -128,7 +128,7 @@ def init_sparse_state(model: Model, config: OptimizerConfig, *, n_steps: int, se
         averaged = jax.tree.map(jnp.copy, params)
         return TrainState(jnp.zeros((), jnp.int32), params, SparseState(others, _laid_out(rows)), averaged)
 
-    return first_state(jax.random.key(seed)).replace(constants=split_items(model.constants))
+    return first_state(jax.random.key(seed)).replace(constants=split_items(model.step_constants))
 
 
 def make_sparse_step(model: Model, config: OptimizerConfig, *, n_steps: int, seed: int) -> TrainStep:

@@ -69,7 +69,8 @@ def prepare_run_directory(directory: Path, config: Any, *, experiment: str, resu
             f"{file}: the run was started with jax {then}, not {jax_version}, and would not "
             "repeat itself; install that version to resume it, or choose another --output"
         )
-    earlier, now = dict(leaves(started["config"])), dict(leaves(to_json(config)))
+    # Read with the defaults of what has come since: a run of an earlier version goes on.
+    earlier, now = (dict(leaves(to_json(each))) for each in (read_config(type(config), directory), config))
     for name in sorted(earlier.keys() | now.keys()):
         own = name.removeprefix("training.")
         if own not in _FREE_FIELDS and not own.startswith(_FREE_CONFIGS) and earlier.get(name) != now.get(name):

@@ -66,7 +66,7 @@ class TrainState:
     averaged: Params
     """Exponential moving average of `params`, which evaluation uses."""
     constants: Any = None
-    """Arrays that the model reads and no step changes; checkpoints leave them out."""
+    """`Model.step_constants`, split over the mesh; checkpoints leave them out."""
 
 
 @struct.dataclass
@@ -172,7 +172,7 @@ def init_state(model: Model, optimizer: optax.GradientTransformation, *, seed: i
         return constrain_state(state, model.specs)
 
     # Constants are not made inside: what a compiled function encloses is written into its program.
-    return first_state(jax.random.key(seed)).replace(constants=split_items(model.constants))
+    return first_state(jax.random.key(seed)).replace(constants=split_items(model.step_constants))
 
 
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]

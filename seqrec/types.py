@@ -112,6 +112,8 @@ class Question(NamedTuple):
     """Weight of each target; None where all weigh the same."""
     unwanted: Int[Any, "rows queried"] | None = None
     """Item id that is to become less likely there, where there is no target; 0 where there is none."""
+    constants: Any = None
+    """`Model.loss_constants` as the step has them."""
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,20 @@
 """Training and evaluation steps lower for TPUs and GPUs on a machine without either."""
 
 import functools
+import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from seqrec.encoders.gru import GRUConfig, gru
 from seqrec.encoders.transformer import TransformerConfig, transformer
 from seqrec.evaluation import make_eval_step, make_top_step
 from seqrec.heads.softmax import softmax_model
 from seqrec.losses.config import LossConfig, make_loss
+from seqrec.losses.sampled import sampled_loss, sampled_softmax
+from seqrec.negatives import popular, popularity_distribution
 from seqrec.questions import next_item
 from seqrec.repeats import with_repeats
 from seqrec.training import OptimizerConfig, init_state, make_optimizer, make_train_step
@@ -71,3 +76,34 @@ def test_a_step_with_weights_and_unwanted_skips_lowers_too():
     batch = Batch(*shapes(ROWS, LENGTH, n=4), next_weights=weights, next_skips=skips)
     trained = jax.export.export(train_step, platforms=PLATFORMS)(init_state(model, optimizer, seed=0), batch)
     assert trained.platforms == PLATFORMS
+
+
+def largest_constant(model) -> int:
+    """Elements of the largest array that is written out in the text of a training step."""
+    optimizer = make_optimizer(OptimizerConfig(), model.specs, n_steps=10)
+    state, batch = init_state(model, optimizer, seed=0), Batch(*shapes(ROWS, LENGTH, n=4))
+    text = make_train_step(model, optimizer, seed=0).lower(state, batch).as_text()
+    # One value for all elements, as of zeros, has neither brackets nor quotes.
+    written = re.findall(r"dense<[\[\"].*?> : tensor<([\dx]*)x\w+>", text)
+    return max((int(np.prod([int(size) for size in each.split("x")])) for each in written), default=0)
+
+
+COUNTS = np.arange(N_ITEMS + 1)
+
+
+@pytest.mark.parametrize("negatives", ["popular", "in-batch"])
+def test_a_samplers_tables_are_no_constants_of_the_step(negatives):
+    config = LossConfig(loss="sampled-softmax", negatives=negatives, n_negatives=8)
+    model = softmax_model(
+        gru(GRUConfig(d_model=4), n_items=N_ITEMS, max_length=LENGTH), make_loss(config, counts=COUNTS)
+    )
+    tables = popularity_distribution(COUNTS)
+    assert [leaf.shape for leaf in jax.tree.leaves(model.step_constants)] == [leaf.shape for leaf in tables]
+    assert largest_constant(model) < N_ITEMS
+
+
+def test_tables_that_a_sampler_closes_over_are_constants_of_the_step():
+    tables = jax.tree.map(jnp.asarray, popularity_distribution(COUNTS))
+    loss = sampled_loss(sampled_softmax, lambda key, targets: popular(key, tables, n_negatives=8))
+    model = softmax_model(gru(GRUConfig(d_model=4), n_items=N_ITEMS, max_length=LENGTH), loss)
+    assert largest_constant(model) >= N_ITEMS

@@ -60,7 +60,9 @@ def test_the_loss_is_the_sum_of_the_head_s_and_the_weighted_losses_of_side_tasks
     model = a_model(tasks)
     params = init_params(model.specs, jax.random.key(0))
     keys = loss_keys(jax.random.key(1))
-    total, count = jax.jit(functools.partial(model.loss, constants=None, batch=BATCH, keys=keys))(params)
+    total, count = jax.jit(functools.partial(model.loss, constants=model.step_constants, batch=BATCH, keys=keys))(
+        params
+    )
 
     @jax.jit
     def parts(params):
@@ -96,7 +98,7 @@ def test_each_part_of_the_loss_has_a_key_of_its_own():
 
     encoder = dataclasses.replace(a_model().encoder, encode=encode)
     model = dataclasses.replace(softmax_model(encoder, catalogue_loss, ask=ask), compose=compose)
-    model.loss({"item_table": jnp.zeros((64, 8))}, None, BATCH, keys=loss_keys(jax.random.key(1)))
+    model.loss({"item_table": jnp.zeros((64, 8))}, model.step_constants, BATCH, keys=loss_keys(jax.random.key(1)))
     bits = {name: tuple(jax.random.key_data(key).tolist()) for name, key in seen.items()}
     assert bits.keys() == {"encoder", "head", "question", "composition"}
     assert len(set(bits.values())) == 4
@@ -137,7 +139,7 @@ def test_wrappers_give_the_same_model_in_either_order(wrappers):
 
     def outputs(model):
         states = model.encoder.encode(composed_of(model, params), BATCH)
-        return states, model.loss(params, model.constants, BATCH, keys=keys)
+        return states, model.loss(params, model.step_constants, BATCH, keys=keys)
 
     jax.tree.map(
         np.testing.assert_array_equal, *(jax.jit(functools.partial(outputs, model))() for model in (one, other))

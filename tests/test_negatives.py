@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from seqrec.layers import item_table_rows
 from seqrec.negatives import in_batch, per_row, popular, popularity_distribution, uniform
 from seqrec.types import InputError
 
@@ -78,8 +79,8 @@ def test_at_20_million_items_each_can_be_drawn_and_chances_are_those_asked_for()
     of = popularity_distribution(counts, uniform_share=share)
     asked = (1 - share) * counts[1:] / counts.sum() + share / n_items
     # Of whole numbers: no rounding of logarithms.
-    widths = [np.diff(np.asarray(bounds).astype(np.int64), axis=-1) / 2**31 for bounds in of]
-    drawn = (widths[0][:, None] * widths[1]).reshape(-1)
+    widths = [np.diff(bounds.astype(np.int64), axis=-1) / 2**31 for bounds in of]
+    drawn = (widths[0][:, None] * widths[1][:-1]).reshape(-1)
     assert drawn[:n_items].min() > 0
     assert drawn[n_items:].sum() == 0
     np.testing.assert_allclose(drawn.sum(), 1, rtol=1e-12)
@@ -96,6 +97,16 @@ def test_draws_follow_the_chances_across_blocks():
     share = np.bincount(np.asarray(ids), minlength=151) / 50_000
     np.testing.assert_allclose(share, counts / 16, atol=5 * math.sqrt(0.25 / 50_000))
     np.testing.assert_allclose(np.exp(log_q), counts[np.asarray(ids)] / 16, rtol=1e-5)
+
+
+@pytest.mark.parametrize("n_items", [1, 64, 200_000])
+def test_tables_split_evenly_wherever_the_item_table_does_and_end_with_a_block_that_is_never_drawn(n_items):
+    of = popularity_distribution(np.ones(n_items + 1, int))
+    n_parts = math.gcd(item_table_rows(n_items), 1024)
+    assert len(of.blocks) == len(of.items) > n_items / 64
+    assert len(of.blocks) % n_parts == 0
+    assert of.blocks[-1] == 2**31
+    np.testing.assert_allclose(chances_of(of, n_items), 1 / n_items, rtol=1e-3)
 
 
 def test_a_batch_without_targets_still_has_ids():

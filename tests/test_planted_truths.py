@@ -68,7 +68,7 @@ def programs():
             return step(state, jax.tree.map(lambda field: field[users], batch))[0], None
 
         state, _ = jax.lax.scan(one, state, orders)
-        params = model.compose(state.averaged, state.constants)
+        params = model.compose(state.averaged, state.constants.compose)
         hidden = encoder.encode(params, batch)[:, -1]
         scores = hidden @ params["item_table"][: N_ITEMS + 1].T
         candidates = jnp.arange(N_ITEMS + 1) > 0
@@ -94,7 +94,8 @@ def values_of(world, features):
     states, orders = [], []
     for of_seed in features:
         for seed, state, feature in zip(SEEDS, begun, of_seed, strict=True):
-            states.append(state.replace(constants={**state.constants, "feature genre": constants_of(feature)}))
+            compose = {**state.constants.compose, "feature genre": constants_of(feature)}
+            states.append(state.replace(constants=state.constants._replace(compose=compose)))
             rng = np.random.default_rng(seed)
             epochs = [rng.permutation(N_USERS).reshape(-1, BATCH_SIZE) for _ in range(N_STEPS * BATCH_SIZE // N_USERS)]
             orders.append(np.concatenate(epochs))

@@ -76,6 +76,15 @@ def test_a_run_does_not_go_on_with_another_config(run):
         runs.prepare_run_directory(run, dataclasses.replace(Config(), model=Model(5)), experiment="toy", resume=True)
 
 
+def test_a_run_of_a_version_without_some_flag_goes_on_with_its_default(run):
+    written = json.loads((run / "config.json").read_text())
+    del written["config"]["model"]["width"]
+    (run / "config.json").write_text(json.dumps(written))
+    runs.prepare_run_directory(run, Config(), experiment="toy", resume=True)
+    with pytest.raises(InputError, match=r"model\.width=4, not 5"):
+        runs.prepare_run_directory(run, dataclasses.replace(Config(), model=Model(5)), experiment="toy", resume=True)
+
+
 def test_a_run_does_not_go_on_under_another_jax(run, monkeypatch):
     monkeypatch.setattr(runtime, "versions", lambda: {"jax": "0.0.1"})
     with pytest.raises(InputError, match=r"started with jax \d.*, not 0\.0\.1, and would not repeat itself"):

@@ -31,7 +31,7 @@ from seqrec.losses import softmax as losses
 from seqrec.losses.sampled import sampled_loss, sampled_softmax
 from seqrec.losses.softmax import LossContext, SoftmaxSettings, softmax_loss
 from seqrec.metrics import metric_sums
-from seqrec.negatives import uniform
+from seqrec.negatives import popular, popularity_distribution, uniform
 from seqrec.params import init_params
 from seqrec.questions import next_item
 from seqrec.repeats import with_repeats
@@ -46,6 +46,7 @@ from seqrec.sharding import (
     make_mesh,
     n_data_shards,
     row_share,
+    split_items,
     split_rows,
 )
 from seqrec.training import OptimizerConfig, init_state, make_optimizer, make_train_step
@@ -62,6 +63,7 @@ QUICK = ("4x2", "2x4", "2x2 fsdp 2")
 """Of these, what splits each axis; the others split the rows alone or the catalogue alone."""
 # The table has 448 rows, a number that no other array has for a dimension: nor has any the rows of a device.
 N_ITEMS, TABLE_ROWS, D_MODEL, MAX_LENGTH, N_STEPS = 400, 448, 8, 8, 3
+N_DRAWS = 6
 
 
 # Without a mesh
@@ -207,7 +209,7 @@ def test_eight_devices_compute_what_one_does(runs, mesh, what):
 
 @each_mesh(*MESHES)
 def test_dropout_and_recommended_items_are_the_same_to_the_bit(runs, mesh):
-    for name in ("bytes", "top", "top_of_allowed"):
+    for name in ("bytes", "top", "top_of_allowed", "draws", "draws_log_q"):
         np.testing.assert_array_equal(runs[mesh][name], runs["none"][name])
 
 
@@ -235,6 +237,13 @@ def test_no_program_sends_the_item_table_or_scores(runs, mesh, program):
         assert str(TABLE_ROWS) not in shape, kind
         # A device's own part of the table's gradient is added up over `data`, and its part of the table stays.
         assert str(on_a_device) not in shape or (kind == "all-reduce" and shape == [str(on_a_device), str(D_MODEL)])
+
+
+@each_mesh("4x2", "2x2 fsdp 2")
+def test_drawing_by_split_tables_sends_a_row_a_draw_and_no_table(runs, mesh):
+    # A row has the bounds of 64 items; together the rows of the draws are shorter than the table.
+    assert 0 < runs[mesh]["sent_by_draws"] <= N_DRAWS * 65 < N_ITEMS
+    assert runs["none"]["sent_by_draws"] == 0
 
 
 @each_mesh("8x1", "4x2", "2x4")
@@ -338,6 +347,10 @@ def measure() -> dict[str, np.ndarray]:
     def sampler(key, targets):
         return uniform(key, n_negatives=32, n_items=N_ITEMS)
 
+    popularity = split_items(popularity_distribution(np.arange(N_ITEMS + 1)))
+    draw = compiled(functools.partial(popular, n_negatives=N_DRAWS), jax.random.key(0), popularity)
+    numbers["draws"], numbers["draws_log_q"] = draw(jax.random.key(0), popularity)
+    numbers["sent_by_draws"] = largest_message(draw)
     trees = {
         "softmax": gradients_of("softmax", softmax_loss),
         "seen": gradients_of("seen", functools.partial(softmax_loss, settings=SoftmaxSettings(seen_weight=0.1))),

@@ -60,6 +60,10 @@ def check_config(training: Any) -> None:
         raise InputError("a backtest trains its first model from random weights; leave --start-from out")
     if training.data.split != SplitConfig():
         raise InputError("a backtest splits by its periods; leave --split and its flags out, and use --first-period")
+    if training.fit.max_steps or training.fit.validate_every_steps:
+        raise InputError("a backtest trains in whole epochs; leave --max-steps and --validate-every-steps out")
+    if training.data.validate_users or training.data.test_users:
+        raise InputError("a backtest asks all users of a period; leave --validate-users and --test-users out")
     if training.track:
         raise InputError("the trainings of a backtest are no runs that a tracker could follow; leave --track out")
     if training.optimizer.item_updates == "sparse":

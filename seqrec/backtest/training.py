@@ -146,7 +146,7 @@ class Trainer:
         host = TrainState(np.int32(first_step), params, opt_state, params)
         # Copied to the devices even where these share the host's memory, which a step takes over.
         state = jax.tree.map(lambda each, layout: jax.device_put(np.array(each), layout), host, self.layout)
-        state = dataclasses.replace(state, constants=split_items(self.model.constants))
+        state = dataclasses.replace(state, constants=split_items(self.model.step_constants))
         metrics = None
         with prefetched(lambda step: batches.batch(step - 1)) as batch:
             for step in range(1, length.n_steps + 1):

@@ -5,6 +5,8 @@ the whole of it. No `[n_queries, n_items]` array is made: a rank is counted in t
 catalogue and then corrected for the few items of the history.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -63,6 +65,7 @@ def popularity_ranks(
     *,
     mask_seen: bool,
     personal: bool = False,
+    report: Callable[[int], None] | None = None,
 ) -> tuple[Float[np.ndarray, " n_queries"], Int[np.ndarray, " n_queries"]]:
     """Ranks of the items at `target_positions` by `counts`, and the number of candidates of each.
 
@@ -123,6 +126,8 @@ def popularity_ranks(
                 n_above += np.bincount(queries[own_above | (own_tied & above)], minlength=positions.size)
                 n_tied += np.bincount(queries[own_tied & tied], minlength=positions.size)
         ranks[block] = ranks_of_counts(n_above, n_tied)
+        if report is not None:
+            report(len(positions))
     return ranks, n_candidates
 
 

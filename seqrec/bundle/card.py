@@ -126,6 +126,8 @@ def _figures(run: Path, tested: JsonObject) -> list[str]:
     ]
     protocol = tested["protocol"]
     said = f"{tested['test']['n_users']:,} users; {protocol['candidates']}; in brackets {protocol['intervals']}."
+    if "test_users" in protocol:
+        said += f" The test asked {protocol['test_users']}, so these figures compare with none of all users."
     if protocol["time_aware"]:
         said += (
             " **Time-aware**: the model read the time of the predicted event, so these figures compare with no others."

@@ -50,7 +50,7 @@ class SoftmaxHead:
             question.targets,
             n_items=self.n_items,
             weights=question.weights,
-            context=LossContext(history, mixture, question.unwanted),
+            context=LossContext(history, mixture, question.unwanted, question.constants),
             key=key,
         )
 
@@ -109,4 +109,6 @@ def softmax_model(encoder: Encoder, loss: CatalogueLoss = softmax_loss, *, ask: 
     >>> model.n_items, model.d_model, model.reads.max_length
     (5, 8, 4)
     """
-    return Model(encoder.specs, encoder, SoftmaxHead(encoder.n_items, loss), ask)
+    # Not every loss has some: a plain function is one too.
+    constants = getattr(loss, "constants", None)
+    return Model(encoder.specs, encoder, SoftmaxHead(encoder.n_items, loss), ask, loss_constants=constants)

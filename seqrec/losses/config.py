@@ -2,7 +2,7 @@
 
 import functools
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from jaxtyping import Int
@@ -127,23 +127,29 @@ def make_loss(config: LossConfig, *, counts: Int[np.ndarray, " n_items_plus_1"])
         "bpr": bayesian_personalised_ranking,
         "bpr-max": bpr_max,
     }
-    sampler = _sampler(config, counts)
+    sampler, tables = _sampler(config, counts)
     if config.negatives_per_row:
         sampler = negatives.per_row(sampler)
-    return sampled_loss(score_losses[config.loss], sampler, temperature=config.temperature)
+    return sampled_loss(score_losses[config.loss], sampler, temperature=config.temperature, tables=tables)
 
 
-def _sampler(config: LossConfig, counts: Int[np.ndarray, " n_items_plus_1"]) -> Sampler:
+def _sampler(config: LossConfig, counts: Int[np.ndarray, " n_items_plus_1"]) -> tuple[Sampler, Any]:
+    """The sampler, and the tables that it reads."""
     n_items = len(counts) - 1
     if config.negatives == "uniform":
-        return lambda key, targets: negatives.uniform(key, n_negatives=config.n_negatives, n_items=n_items)
+        return lambda key, targets: negatives.uniform(key, n_negatives=config.n_negatives, n_items=n_items), None
     if config.negatives == "popular":
-        of = negatives.popularity_distribution(
-            counts, power=config.popularity_power, uniform_share=config.uniform_share
+        return (
+            lambda key, targets, of: negatives.popular(key, of, n_negatives=config.n_negatives),
+            negatives.popularity_distribution(
+                counts, power=config.popularity_power, uniform_share=config.uniform_share
+            ),
         )
-        return lambda key, targets: negatives.popular(key, of, n_negatives=config.n_negatives)
-    of = negatives.popularity_distribution(counts)
     n_uniform = round(config.uniform_share * config.n_negatives)
-    return lambda key, targets: negatives.in_batch(
-        key, targets, of, n_items=n_items, n_negatives=config.n_negatives - n_uniform, n_uniform=n_uniform
+    n_negatives = config.n_negatives - n_uniform
+    return (
+        lambda key, targets, of: negatives.in_batch(
+            key, targets, of, n_items=n_items, n_negatives=n_negatives, n_uniform=n_uniform
+        ),
+        negatives.popularity_distribution(counts),
     )

@@ -1,7 +1,8 @@
 """Losses over a target and sampled items: each a function of one position's scores, made a loss by `sampled_loss`."""
 
 import math
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 import chex
 import jax
@@ -107,21 +108,18 @@ def bpr_max(
     return jnp.where(any_left, loss, 0.0)
 
 
-def sampled_loss(score_loss: ScoreLoss, sampler: Sampler, *, temperature: Scalar = 1.0) -> CatalogueLoss:
-    """The loss that draws negatives by `sampler` at every call and sums `score_loss` over the targets.
+@dataclass(frozen=True, eq=False)
+class SampledLoss:
+    """A `CatalogueLoss` that draws negatives at every call and sums `score_loss` over the targets."""
 
-    Scores are divided by `temperature`. With a mixture, which needs `sampled_softmax`, a target's
-    probability is that of the mixture, whose softmax is estimated.
+    score_loss: ScoreLoss
+    sampler: Sampler
+    temperature: Scalar = 1.0
+    constants: Any = None
+    """The tables that the sampler reads."""
 
-    >>> from seqrec.negatives import uniform
-    >>> loss = sampled_loss(sampled_softmax, lambda key, targets: uniform(key, n_negatives=50, n_items=5))
-    >>> states, table, targets = jnp.zeros((1, 2, 4)), jnp.ones((6, 4)), jnp.array([[3, 0]])
-    >>> total, count = loss(states, table, targets, n_items=5, key=jax.random.key(0))
-    >>> round(float(jnp.exp(total)), 4), int(count)  # equal scores: -log(1/5), as with all items
-    (5.0, 1)
-    """
-
-    def loss(
+    def __call__(
+        self,
         hidden: States,
         item_table: ItemTable,
         targets: Int[Array, "rows length"],
@@ -131,20 +129,40 @@ def sampled_loss(score_loss: ScoreLoss, sampler: Sampler, *, temperature: Scalar
         context: LossContext = NO_CONTEXT,
         key: Array,
     ) -> LossSum:
+        """As `CatalogueLoss`."""
         context.refuse("unwanted", loss="a sampled loss")
         check_item_table(item_table, n_items)
         targets = targets.astype(jnp.int32)  # int8 holds no n_items
-        negatives = sampler(key, targets)
-        losses = position_losses(hidden / temperature, item_table, targets, negatives, score_loss=score_loss)
+        tables = self.constants if context.constants is None else context.constants
+        negatives = self.sampler(key, targets) if tables is None else self.sampler(key, targets, tables)
+        losses = position_losses(hidden / self.temperature, item_table, targets, negatives, score_loss=self.score_loss)
         if context.mixture is not None:
-            if score_loss is not sampled_softmax:
+            if self.score_loss is not sampled_softmax:
                 raise InputError("mixture needs probabilities; use sampled_softmax or softmax_loss")
             losses = -jnp.logaddexp(context.mixture.log_share - losses, context.mixture.log_mass)
         losses = losses if weights is None else losses * jax.lax.stop_gradient(weights)
         total = nan_if_outside(jnp.sum(losses, where=targets > 0), targets, n_items)
         return total, count_targets(targets, weights)
 
-    return loss
+
+def sampled_loss(
+    score_loss: ScoreLoss, sampler: Sampler, *, temperature: Scalar = 1.0, tables: Any = None
+) -> SampledLoss:
+    """The loss that draws negatives by `sampler` at every call and sums `score_loss` over the targets.
+
+    Scores are divided by `temperature`. With a mixture, which needs `sampled_softmax`, a target's
+    probability is that of the mixture, whose softmax is estimated. `tables` are host arrays that the sampler reads,
+    with a row an item or a block of items: as an argument of the training step, split as the item table, they are no
+    constants of its program.
+
+    >>> from seqrec.negatives import uniform
+    >>> loss = sampled_loss(sampled_softmax, lambda key, targets: uniform(key, n_negatives=50, n_items=5))
+    >>> states, table, targets = jnp.zeros((1, 2, 4)), jnp.ones((6, 4)), jnp.array([[3, 0]])
+    >>> total, count = loss(states, table, targets, n_items=5, key=jax.random.key(0))
+    >>> round(float(jnp.exp(total)), 4), int(count)  # equal scores: -log(1/5), as with all items
+    (5.0, 1)
+    """
+    return SampledLoss(score_loss, sampler, temperature, tables)
 
 
 def position_losses(

@@ -26,7 +26,7 @@ MOST_PROBABILITY = 1.0 - 1e-4
 
 
 class LossContext(NamedTuple):
-    """What a loss may know of each position beside its target; a loss without probabilities refuses the last two."""
+    """What a loss may know of each position beside its target; a loss without probabilities refuses what needs them."""
 
     history: Batch | None = None
     """The batch whose items up to each position are known there."""
@@ -34,6 +34,9 @@ class LossContext(NamedTuple):
     """A second source of the target's probability."""
     unwanted: Int[Array, "rows length"] | None = None
     """Item that is to become less likely, where there is no target; 0 where there is none."""
+    constants: Any = None
+    """The loss's own `constants` as the step has them, such as split over a mesh; None where it is to use them as they
+    were made."""
 
     def refuse(self, *names: str, loss: str) -> None:
         """Refuses, for a loss without probabilities, what needs them."""
@@ -47,7 +50,10 @@ NO_CONTEXT = LossContext()
 
 @runtime_checkable
 class CatalogueLoss(Protocol):
-    """A loss over states, the item table that they are scored against, and a target for each state."""
+    """A loss over states, the item table that they are scored against, and a target for each state.
+
+    A loss that reads other arrays as long as the catalogue has them as its attribute `constants`.
+    """
 
     def __call__(
         self,

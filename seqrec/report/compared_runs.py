@@ -13,7 +13,14 @@ from seqrec.report.slices import Slicing, joined_slicings, select_slicings, stan
 from seqrec.runs import START
 from seqrec.types import InputError
 
-TESTED_ALIKE = ("candidates", "ties", "fitted_on_validation_items", "repeated_targets", "n_repeated_targets")
+TESTED_ALIKE = (
+    "candidates",
+    "ties",
+    "fitted_on_validation_items",
+    "repeated_targets",
+    "n_repeated_targets",
+    "test_users",
+)
 """Fields of a protocol that bear on what a rank means, beside the split."""
 
 

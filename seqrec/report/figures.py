@@ -1,6 +1,7 @@
 """Figures with intervals from ranks, as JSON and as a printed table, and the rank table as a file."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from seqrec.baselines.popularity import popularity_ranks, training_counts
 from seqrec.data.batches import Queries
 from seqrec.data.splits import Split
 from seqrec.data.store import SequenceStore
-from seqrec.evaluation import RankTable
+from seqrec.evaluation import RankTable, Report, no_report
 from seqrec.files import JsonObject, replacing
 from seqrec.metrics import metric_values
 from seqrec.stats.bootstrap import bootstrap_intervals
@@ -72,18 +73,26 @@ def format_side_tasks(tasks: Mapping[str, Mapping[str, Any]]) -> str:
     )
 
 
-def baseline_figures(store: SequenceStore, split: Split, queries: Queries, *, mask_seen: bool) -> JsonObject:
-    """`figures` of popularity and personal popularity on the same queries."""
-    counts = training_counts(store, split)
-    return {
-        name: figures(
-            queries.judge(
-                *popularity_ranks(store, queries.target_positions, counts, mask_seen=mask_seen, personal=personal)
-            ),
-            users=queries.users,
-        )
-        for name, personal in (("popularity", False), ("personal popularity", True))
-    }
+def baseline_figures(
+    store: SequenceStore,
+    counts: Int[np.ndarray, " n_items_plus_1"],
+    queries: Queries,
+    *,
+    mask_seen: bool,
+    phase: Callable[[str, int], AbstractContextManager[Report]] = lambda name, total: nullcontext(no_report),
+) -> JsonObject:
+    """`figures` of popularity and personal popularity on the same queries; `counts` are those of training.
+
+    Each is made inside `phase(name, n_queries)`, which is told of each part that is done.
+    """
+    found = {}
+    for name, personal in (("popularity", False), ("personal popularity", True)):
+        with phase(f"baseline {name}", len(queries.users)) as report:
+            ranks = popularity_ranks(
+                store, queries.target_positions, counts, mask_seen=mask_seen, personal=personal, report=report
+            )
+            found[name] = figures(queries.judge(*ranks), users=queries.users)
+    return found
 
 
 def format_table(columns: dict[str, JsonObject], *, title: str = "test") -> str:
@@ -111,11 +120,19 @@ def format_example(store: SequenceStore, history: Sequence[int], recommended: Se
     return f"user {store.user_keys[user]}, latest last\n{lines(history[-5:])}\n  recommended\n{lines(recommended)}"
 
 
-def write_ranks(file: Path, ranks: RankTable, store: SequenceStore, split: Split) -> None:
+def write_ranks(
+    file: Path,
+    ranks: RankTable,
+    store: SequenceStore,
+    split: Split,
+    *,
+    counts: Int[np.ndarray, " n_items_plus_1"] | None = None,
+) -> None:
     """Writes one row for each query: the keys of user and target, the rank, and columns to slice metrics by.
 
-    `history_length` counts the events before the target, `user_events` the training events of the user, and
-    `target_events` the training events of the target: 0 is a cold target.
+    `counts` are the `training_counts` of the split, where they are known already. `history_length` counts the events
+    before the target, `user_events` the training events of the user, and `target_events` the training events of the
+    target: 0 is a cold target.
     """
     columns = {
         "user": pa.array(store.user_keys[ranks.user]),
@@ -124,7 +141,7 @@ def write_ranks(file: Path, ranks: RankTable, store: SequenceStore, split: Split
         "n_candidates": ranks.n_candidates,
         "history_length": ranks.history_length,
         "user_events": (split.train_stop - store.offsets[:-1])[ranks.user],
-        "target_events": training_counts(store, split)[ranks.target],
+        "target_events": (training_counts(store, split) if counts is None else counts)[ranks.target],
     }
     with replacing(file) as partial:
         pq.write_table(pa.table(columns), partial)

@@ -92,7 +92,8 @@ def page(kept: dict[str, JsonObject], published: Published, *, defaults: Mapping
         protocol = result["protocol"]
         source = training_config(result)["data"]
         data = data_name(source["data_path"], source["dataset"])
-        section = data, protocol["split"], protocol["candidates"], result["data"]["split_hash"]
+        candidates = "; ".join([protocol["candidates"], *filter(None, [protocol.get("test_users")])])
+        section = data, protocol["split"], candidates, result["data"]["split_hash"]
         sections[section][setting][name] = result
     lines = ["# Results", "", _HEAD, ""]
     titles = Counter(data for data, *_ in sections)

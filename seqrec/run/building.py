@@ -2,7 +2,6 @@
 
 import functools
 
-from seqrec.baselines.popularity import training_counts
 from seqrec.data.engagement import log_base_rates
 from seqrec.data.features import read_item_features, shuffled_feature
 from seqrec.event_features import with_event_features
@@ -25,7 +24,7 @@ def build_model(encoder: Encoder, config: TrainingConfig, task: Task, *, ask: As
       InputError: the encoder cannot be combined with one of them; the message says which to leave out.
     """
     _check(encoder, task, ask)
-    counts = training_counts(task.store, task.split)
+    counts = task.counts
     if config.loss.skip_weight:
         if ask is not next_item:
             raise InputError("--skip-weight needs a model that predicts the next item of every position; leave it out")

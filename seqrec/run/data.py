@@ -1,6 +1,7 @@
 """The data of a run: prepared, split, and made into training batches and queries."""
 
 import functools
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -8,9 +9,11 @@ from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from jaxtyping import Int
 from tyro.conf import OmitArgPrefixes
 
-from seqrec import runs, runtime
+from seqrec import phases, runs, runtime
+from seqrec.baselines.popularity import training_counts
 from seqrec.config import check_at_least, check_fields
 from seqrec.data.batches import EventFields, Queries, Share, TrainingBatches, Windows, make_queries, training_batches
 from seqrec.data.engagement import EngagementConfig
@@ -18,6 +21,7 @@ from seqrec.data.engagement import engagement as read_engagement
 from seqrec.data.event_features import EventFeatureConfig, features_hash, position_features
 from seqrec.data.events import prepare
 from seqrec.data.paths import as_input_error
+from seqrec.data.ragged import rows_at
 from seqrec.data.repeated_targets import MaskSeen, RepeatedTargets, choose_masking, seen_before
 from seqrec.data.sources import Columns, Dataset, Ties, TimeUnit, read_source
 from seqrec.data.split_config import SplitConfig, choose_split, split_store, stored_split
@@ -30,6 +34,7 @@ from seqrec.types import InputError, Times
 
 NO_ENGAGEMENT = EngagementConfig()
 NO_PREPARATION: Mapping[str, Any] = MappingProxyType({})
+NO_SAMPLES: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -69,12 +74,18 @@ class DataConfig:
     behaviour: OmitArgPrefixes[EventFeatureConfig] = field(default_factory=EventFeatureConfig)
     verify_data: bool = True
     """Compare the store's content with its hash before a run; --no-verify-data saves one pass over a large store."""
+    validate_users: int = 0
+    """Number of users to validate on, the same in every run: those whose keys have the smallest hashes. 0 validates on
+    all. Where it pays: validation of many users after few steps."""
+    test_users: int = 0
+    """Number of users to test on, chosen in the same way; figures are labelled as those of a sample. 0 tests on all."""
     batch_size: int = 32
     """Average number of histories in a batch; short ones are packed into one row."""
 
     def __post_init__(self):
         check_fields(self)
         check_at_least(self, 1, "max_length", "batch_size")
+        check_at_least(self, 0, "validate_users", "test_users")
         if self.dataset != "store":
             choose_split(self.split)
         if self.behaviour.is_read and self.split.holds_continuations:
@@ -98,6 +109,10 @@ class Task(NamedTuple):
     """Whether seen items are no candidates."""
     n_repeated_targets: int
     """Test targets that their user had seen before."""
+    counts: Int[np.ndarray, " n_items_plus_1"]
+    """How often each item occurs in training; see `training_counts`."""
+    samples: Mapping[str, str] = NO_SAMPLES
+    """"validation" and "test" -> which users are asked there, in words, where these are not all."""
 
     @property
     def n_items(self) -> int:
@@ -131,7 +146,8 @@ def open_task(
 
     def prepare_once() -> None:
         if not (run / "store").exists():
-            prepare_store(run / "store", (config, engagement), events=events)
+            with phases.progress("preparing the data"):
+                prepare_store(run / "store", (config, engagement), events=events)
 
     if config.dataset == "store":
         if config.data_path is None or events is not None:
@@ -143,11 +159,13 @@ def open_task(
         directory = run / "store"
     runtime.check_interrupt()
     as_of = runtime.on_first(lambda: runs.started_with(run).get("data", {}).get("content_hash"))
-    store = open_store(directory, as_of=as_of, verify=config.verify_data)
+    with phases.progress("opening the data" + " and checking its hash" * config.verify_data):
+        store = open_store(directory, as_of=as_of, verify=config.verify_data)
     preparation = read_preparation(directory, as_of=as_of)
     if runtime.on_first(lambda: store.content_hash) != store.content_hash:
         raise InputError(f"{run}: this process read other data than the first; give all of them the same")
-    task = make_task(config, store, seed=seed, engagement=engagement, preparation=preparation)
+    with phases.progress("splitting the data and packing histories"):
+        task = make_task(config, store, seed=seed, engagement=engagement, preparation=preparation)
     log.info(
         "data        %s: %s users, %s items, %s events",
         config.dataset,
@@ -194,7 +212,9 @@ def make_task(
     if masking.note:
         log.info("mask-seen   %s", masking.note)
 
-    def queries(part: str) -> Queries:
+    samples = {}
+
+    def queries(part: str, n_users: int) -> Queries:
         positions, miss = targets[part], None
         if masking.mask_seen and config.repeated_targets == "miss":
             miss = seen[part]
@@ -207,6 +227,14 @@ def make_task(
                 )
             log.info("left out    %s of %s %s targets, seen before", f"{n_seen:,}", f"{len(positions):,}", part)
             positions = positions[~seen[part]]
+        if n_users:
+            users = rows_at(store.offsets, positions)
+            chosen, n_all = sampled_users(store, users, n=n_users), len(np.unique(users))
+            if len(chosen) < n_all:
+                is_chosen = np.isin(users, chosen)
+                positions, miss = positions[is_chosen], None if miss is None else miss[is_chosen]
+                samples[part] = f"a sample of {n_users:,} of {n_all:,} users, by a hash of their keys"
+                log.info("%-11s %s", part, samples[part])
         return make_queries(
             store,
             positions,
@@ -219,7 +247,7 @@ def make_task(
             fields=fields if engagement.heads else fields._replace(engagement=None),
         )
 
-    valid, test = queries("validation"), queries("test")
+    valid, test = queries("validation", config.validate_users), queries("test", config.test_users)
     train = training_batches(
         store,
         split,
@@ -230,7 +258,34 @@ def make_task(
         share=share,
         fields=fields,
     )
-    return Task(config, store, split, train, valid, test, masking.mask_seen, int(seen["test"].sum()))
+    counts = training_counts(store, split)
+    n_seen = int(seen["test"].sum())
+    return Task(config, store, split, train, valid, test, masking.mask_seen, n_seen, counts, samples)
+
+
+_USERS_PER_BLOCK = 1 << 20
+
+
+def sampled_users(store: SequenceStore, users: Int[np.ndarray, " n_rows"], *, n: int) -> Int[np.ndarray, " n_chosen"]:
+    """Those of these rows of the store, each once, whose users' keys have the `n` smallest hashes; all if there are
+    fewer.
+
+    It depends on the keys alone: when users join, one leaves the sample only for each that enters it.
+
+    >>> from seqrec.data.store import store_from_sequences
+    >>> store = store_from_sequences([[1, 2]] * 9)
+    >>> len(sampled_users(store, np.array([2, 2, 5, 7, 8]), n=3))
+    3
+    """
+    distinct, hashes = np.unique(users), []
+    if len(distinct) <= n:
+        return distinct
+    for start in range(0, len(distinct), _USERS_PER_BLOCK):
+        keys = store.user_keys[distinct[start : start + _USERS_PER_BLOCK]].tolist()
+        texts = (f"seqrec sample of users {type(key).__name__} {key}" for key in keys)
+        digests = b"".join(hashlib.blake2b(text.encode(), digest_size=8).digest() for text in texts)
+        hashes.append(np.frombuffer(digests, "<u8"))
+    return np.sort(distinct[np.argsort(np.concatenate(hashes), kind="stable")[:n]])
 
 
 def prepare_store(

@@ -7,12 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from seqrec import runs, runtime
+import numpy as np
+
+from seqrec import phases, runs, runtime
 from seqrec.checkpoint import Progress, has_checkpoint, open_checkpoints, restore, restore_best
 from seqrec.data.buckets import original, working_copy
-from seqrec.evaluation import make_validate
+from seqrec.evaluation import Validate, make_validate
 from seqrec.files import JsonObject, make_directory
-from seqrec.loop import FitConfig, fit
+from seqrec.loop import FitConfig, epochs_of, fit
 from seqrec.model import Model, composed_params
 from seqrec.params import Params, count_params, hash_of
 from seqrec.row_updates import caught_up
@@ -80,6 +82,8 @@ class TrainingResult(NamedTuple):
     progress: Progress
     reason: str
     """Why training stopped."""
+    valid_ranks: np.ndarray | None
+    """Ranks of the validation queries in that epoch, if this start of the run has validated it."""
 
 
 @contextlib.contextmanager
@@ -131,25 +135,29 @@ def run_experiment(config: ScriptConfig, build: Build, *, name: str, events: Any
         task = open_task(run, training.data, seed=training.run.seed, engagement=training.engagement, events=events)
         runtime.on_first(functools.partial(keep_item_keys, run, task))
         runtime.check_interrupt()
-        model = _built(run, config, build, task)
+        with phases.progress("building the model"):
+            model = _built(run, config, build, task)
         runtime.check_interrupt()
-        n_steps = training.fit.max_epochs * task.train.steps_per_epoch
+        per_epoch = task.train.steps_per_epoch
+        n_steps = training.fit.n_steps(per_epoch)
         init, make_step = make_training(model, training, n_steps=n_steps)
         if updates_rows(model, training):
             log.info("updates     only the rows of the item table that a step reads; see --item-updates")
         state = _first_state(run, config, build, task, model, init)
         with following(run, training.track) as follower:
             trained = train(run, task, model, state, make_step(), training.fit, follower)
-            per_epoch = trained.progress.validations[0][0]
+            best_step = trained.progress.best[0]
             facts = {
-                "best_epoch": trained.progress.best[0] // per_epoch,
+                "best_epoch": epochs_of(best_step, per_epoch),
+                "best_step": best_step,
                 "train_seconds": trained.progress.train_seconds,
                 "stopped": trained.reason,
                 "cost": costs(model, trained.state, steps_per_epoch=per_epoch),
                 "n_roll_backs": len(trained.progress.skipped),
                 **runtime.on_first(functools.partial(start_record, run)),
             }
-            return publish(run, task, model, composed_params(model, trained.state.averaged), facts, name=name)
+            params = composed_params(model, trained.state.averaged)
+            return publish(run, task, model, params, facts, name=name, valid_ranks=trained.valid_ranks)
 
 
 def _first_state(
@@ -159,7 +167,8 @@ def _first_state(
 
     What these weights are worth on the new data, before any training, is left in the run's directory `runs.START`.
     """
-    state = init()
+    with phases.progress("initialising the weights"):
+        state = init()
     source = config.training.start.start_from
     if source is None or runtime.on_first(functools.partial(has_checkpoint, run / "checkpoints")):
         return state
@@ -172,7 +181,7 @@ def _first_state(
             return TaskAndModel(*_opened(earlier, runs.read_config(type(config), earlier), build))
 
         state = start_from(earlier, run, config, task, model, state, reopen=reopen)
-    ranks, results = test(task, model, composed_params(model, state.averaged))
+    ranks, results = test(task, model, composed_params(model, state.averaged), valid_ranks=None)
     log.info("start-from  test NDCG@10 %.4f before training", results["test"]["ndcg@10"])
     if runtime.is_first():
         write_test(make_directory(run / runs.START), task, ranks, results)
@@ -244,7 +253,14 @@ def train(
         runs.append_json_line(lines, line)
         follower.record(line)
 
+    makes_lists = model.decoder is not None and task.n_generated is not None
+    validated = _Validated(
+        functools.partial(make_validate, model, task.valid, n_generated=task.n_generated),
+        None if makes_lists else len(task.valid.users),
+    )
+
     def rewind(step: int) -> None:
+        validated.forget()
         runtime.on_first(functools.partial(runs.keep_json_lines, lines, up_to_step=step))
         follower.rewind()
 
@@ -253,15 +269,47 @@ def train(
             state,
             train_step=train_step,
             batches=batches,
-            validate=make_validate(model, task.valid, n_generated=task.n_generated),
+            validate=validated,
             checkpoints=checkpoints,
             record=record,
             rewind=rewind,
             config=config,
         )
-        state, _ = restore(checkpoints, state, progress.best[0])
-    log.info("stopped     %s", reason)
-    return TrainingResult(caught_up(state), progress, reason)
+        log.info("stopped     %s", reason)
+        with phases.progress("restoring the best weights"):
+            state, _ = restore(checkpoints, state, progress.best[0])
+    return TrainingResult(caught_up(state), progress, reason, validated.ranks_of(*progress.best))
+
+
+class _Validated:
+    """Validates weights, says how far it is, and keeps the ranks of the best, which are published."""
+
+    def __init__(self, make_validate: Callable[..., Validate], n_queries: int | None):
+        """`n_queries` is None where validation judges generated lists, of which no ranks are published."""
+        self._latest: list[np.ndarray] = []
+        self._best: tuple[float, np.ndarray] | None = None
+        self._n_queries, self._validate = n_queries, make_validate(keep=self._latest.append)
+
+    def __call__(self, params: Params) -> dict[str, float]:
+        with phases.progress("validating", self._n_queries, unit="queries") as phase:
+            figures = self._validate(params, report=phase)
+        if self._latest:
+            ranks = self._latest.pop()
+            if self._best is None or figures["ndcg@10"] > self._best[0]:
+                self._best = figures["ndcg@10"], ranks
+        return figures
+
+    def forget(self) -> None:
+        """Forgets the ranks: of validations that follow, some may be made again."""
+        self._best = None
+
+    def ranks_of(self, step: int, ndcg: float) -> np.ndarray | None:
+        """The ranks of the validation with this figure, or None if they were not kept."""
+        if self._best is not None and self._best[0] == ndcg:
+            return self._best[1]
+        why = "validation judged generated lists" if self._n_queries is None else "its ranks are of an earlier start"
+        log.info("validating  step %d once more for the published figures: %s", step, why)
+        return None
 
 
 def load_best(run: Path, like: TrainState) -> TrainState:

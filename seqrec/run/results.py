@@ -1,5 +1,7 @@
 """What a run publishes: test figures, ranks, a learning curve and examples."""
 
+import functools
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import jax
@@ -7,8 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from seqrec import runs, runtime
-from seqrec.baselines.popularity import training_counts
+from seqrec import phases, runs, runtime
 from seqrec.data.batches import Queries
 from seqrec.data.buckets import original
 from seqrec.data.engagement import base_rate_losses
@@ -32,6 +33,7 @@ def protocol(task: Task) -> JsonObject:
     """What figures of the task mean, as `metrics.json` has it; figures compare only under the same protocol."""
     config, store, split = task.config, task.store, task.split
     return {
+        **{f"{part}_users": sample for part, sample in task.samples.items()},
         "split": split.description,
         "split_hash": split.content_hash,
         "data_hash": store.content_hash,
@@ -49,27 +51,45 @@ def protocol(task: Task) -> JsonObject:
     }
 
 
-def test(task: Task, model: Model, params: Params) -> tuple[RankTable, JsonObject]:
+def test(
+    task: Task, model: Model, params: Params, *, valid_ranks: Float[np.ndarray, " queries"] | None
+) -> tuple[RankTable, JsonObject]:
     """Ranks of the test items, and `test`, `valid`, `baselines` and `protocol` as `metrics.json` has them.
 
-    Where the target is the first of the last n items, also `continuations`: figures of lists of n items in their place.
+    `valid_ranks` are those of the validation queries, or None to rank them here. Where the target is the first of the
+    last n items, also `continuations`: figures of lists of n items in their place.
     """
     eval_step = make_eval_step(model)
-    ranks = evaluate(eval_step, params, task.test)
+    with _progress("testing", task.test) as phase:
+        ranks = evaluate(eval_step, params, task.test, report=phase)
     runtime.check_interrupt()
-    results = {
-        "test": figures.figures(ranks.rank, users=ranks.user),
-        "valid": figures.figures(evaluate(eval_step, params, task.valid).rank, users=task.valid.users),
-        "baselines": figures.baseline_figures(task.store, task.split, task.test, mask_seen=task.mask_seen),
-        "protocol": protocol(task),
-    }
+    if valid_ranks is None:
+        with _progress("validating", task.valid) as phase:
+            valid_ranks = evaluate(eval_step, params, task.valid, report=phase).rank
+    runtime.check_interrupt()
+    results = {}
+    for part, of_part, users in (("test", ranks.rank, ranks.user), ("valid", valid_ranks, task.valid.users)):
+        with phases.progress(f"bootstrap intervals of {part} figures"):
+            results[part] = figures.figures(of_part, users=users)
+    results["baselines"] = figures.baseline_figures(
+        task.store,
+        task.counts,
+        task.test,
+        mask_seen=task.mask_seen,
+        phase=functools.partial(phases.progress, unit="queries"),
+    )
+    results["protocol"] = protocol(task)
     if model.auxiliary_loss is not None:
         results["side_tasks"] = _side_task_figures(task, model, params)
     if task.n_generated is not None:
         results["continuations"] = continuation_figures(
-            model, params, task.test, n=task.n_generated, counts=training_counts(task.store, task.split)
+            model, params, task.test, n=task.n_generated, counts=task.counts
         )
     return ranks, results
+
+
+def _progress(name: str, queries: Queries) -> AbstractContextManager[phases.Phase]:
+    return phases.progress(name, len(queries.users), unit="queries")
 
 
 def query_side_task_losses(model: Model, params: Params, queries: Queries) -> dict[str, Float[np.ndarray, " queries"]]:
@@ -106,6 +126,8 @@ def print_test(results: JsonObject, *, name: str) -> None:
         print(f"\n{figures.format_table(results['continuations'], title='generated lists')}")
     protocol = results["protocol"]
     label = "; time-aware: the model read the time of the predicted event" if protocol["time_aware"] else ""
+    if "test_users" in protocol:
+        label += f"; {protocol['test_users']}, so not comparable with figures of all users"
     counted = f"{results['test']['n_users']:,} users; mean over users"
     if "n_queries" in results["test"]:
         counted += f"' {results['test']['n_queries']:,} targets"
@@ -126,17 +148,29 @@ def costs(model: Model, state: TrainState, *, steps_per_epoch: int) -> dict[str,
     }
 
 
-def publish(run: Path, task: Task, model: Model, params: Params, facts: JsonObject, *, name: str) -> JsonObject:
+def publish(
+    run: Path,
+    task: Task,
+    model: Model,
+    params: Params,
+    facts: JsonObject,
+    *,
+    name: str,
+    valid_ranks: Float[np.ndarray, " queries"] | None = None,
+) -> JsonObject:
     """Tests composed parameters, leaves figures, ranks and the learning curve in the run, and prints them.
 
-    `facts` says how the training went, as `metrics.json` has it; returns what that file holds.
+    `facts` says how the training went, as `metrics.json` has it; returns what that file holds. `valid_ranks` is as in
+    `test`.
     """
-    ranks, results = test(task, model, params)
+    ranks, results = test(task, model, params, valid_ranks=valid_ranks)
     results |= facts
-    examples = _examples(task, model, params)
+    with phases.progress("recommending to three test users"):
+        examples = _examples(task, model, params)
     if runtime.is_first():
-        plot_learning_curve(run / "metrics.jsonl", run / runs.LEARNING_CURVE, best_epoch=results["best_epoch"])
-        write_test(run, task, ranks, results)
+        with phases.progress("writing ranks and figures"):
+            plot_learning_curve(run / "metrics.jsonl", run / runs.LEARNING_CURVE, best_epoch=results["best_epoch"])
+            write_test(run, task, ranks, results)
         print_test(results, name=name)
         for example in examples:
             print("\n" + example)
@@ -147,7 +181,7 @@ def publish(run: Path, task: Task, model: Model, params: Params, facts: JsonObje
 
 def write_test(directory: Path, task: Task, ranks: RankTable, results: JsonObject) -> None:
     """Leaves what `test` returns in a directory; the figures come last, so that what has them is complete."""
-    figures.write_ranks(directory / "ranks.parquet", ranks, task.store, task.split)
+    figures.write_ranks(directory / "ranks.parquet", ranks, task.store, task.split, counts=task.counts)
     write_json(directory / "metrics.json", results)
 
 

@@ -15,7 +15,6 @@ from jaxtyping import Float, Int
 from scipy import sparse
 
 from seqrec import runs, runtime
-from seqrec.baselines.popularity import training_counts
 from seqrec.config import check_fields, leaves, to_json, tunable_fields
 from seqrec.data.buckets import original
 from seqrec.data.feature_values import features_at
@@ -91,7 +90,7 @@ def start_from(
         raise InputError(f"{name} has items such as {theirs!r}, and none of this data's, such as {ours!r}; start anew")
     new_rows = None
     if model.constants is None:
-        rare = rows[rare_items(training_counts(task.store, task.split), rows)]
+        rare = rows[rare_items(task.counts, rows)]
         new_rows = functools.partial(mean_rows, neighbours=neighbour_counts(task.store, task.split, rows), rare=rare)
     if model.constants is not None or model.reads.event_features:
         try:

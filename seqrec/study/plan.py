@@ -244,7 +244,7 @@ def _sizes(script: Script, arm: Arm, store: SequenceStore, preparation: Mapping[
         model = script.build(arm.config, task)
     except ValueError as error:
         raise InputError(f"{arm.name}: {error}") from error
-    n_steps = training.fit.max_epochs * task.train.steps_per_epoch
+    n_steps = training.fit.n_steps(task.train.steps_per_epoch)
     return n_steps, count_params(model.specs), task.split
 
 

@@ -42,6 +42,9 @@ def check_population(config: Any, space: Space, *, population: int) -> None:
     """
     if config.training.track:
         raise InputError("trials are not tracked; leave --track out, and train the values that are found with it")
+    fit = config.training.fit
+    if fit.max_steps or fit.validate_every_steps:
+        raise InputError("trials are validated at the end of epochs; leave --max-steps and --validate-every-steps out")
     if config.training.start.start_from is not None:
         raise InputError("trials start from random weights; leave --start-from out")
     fields = tunable_fields(config)

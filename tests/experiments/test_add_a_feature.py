@@ -89,7 +89,7 @@ def test_loss_is_the_cross_entropy_of_the_formula(scaled, store):
     split = seqrec.leave_last_out(store)
     batches = seqrec.training_batches(store, split, max_length=LENGTH, batch_size=8, seed=0)
     batch = jax.tree.map(jnp.asarray, batches.batch(0))
-    total, count = model.loss(params, model.constants, batch, keys=jax.random.split(jax.random.key(0), 4))
+    total, count = model.loss(params, model.step_constants, batch, keys=jax.random.split(jax.random.key(0), 4))
     states = model.encoder.encode(own, batch, key=jax.random.split(jax.random.key(0), 4)[0])
     logits, targets = scores(states)[..., 1:], np.asarray(batch.next_items)
     log_p = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))

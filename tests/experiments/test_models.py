@@ -60,7 +60,7 @@ def test_steps_on_a_chain_lead_beyond_popularity_and_what_is_kept_of_them_to_the
     for number in range(n_steps):
         state, _ = step(state, task.train.batch(number))
     rank = evaluate(make_eval_step(model), state.averaged, task.test).rank
-    popularity = baseline_figures(task.store, task.split, task.test, mask_seen=False)["popularity"]
+    popularity = baseline_figures(task.store, task.counts, task.test, mask_seen=False)["popularity"]
     assert figures(rank, users=task.test.users)["intervals"]["ndcg@10"][0] > popularity["intervals"]["ndcg@10"][1]
     if task.n_generated:
         counts = training_counts(task.store, task.split)

@@ -29,7 +29,7 @@ def test_the_readme_shows_a_run_on_the_data_that_the_demo_reads(tmp_path):
     task = make_task(DataConfig(), open_store(tmp_path / "store"), seed=0)
     kept = read_results(results_script.KEPT)[results_script.DEMO]
     assert kept["protocol"] == protocol(task)
-    assert kept["baselines"] == baseline_figures(task.store, task.split, task.test, mask_seen=task.mask_seen)
+    assert kept["baselines"] == baseline_figures(task.store, task.counts, task.test, mask_seen=task.mask_seen)
 
 
 def test_what_is_kept_does_not_say_where_files_lay(finished):

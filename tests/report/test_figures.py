@@ -4,6 +4,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from seqrec.baselines.popularity import training_counts
 from seqrec.data.batches import make_queries
 from seqrec.data.splits import leave_last_out
 from seqrec.data.store import sequence_store, store_from_sequences
@@ -41,7 +42,7 @@ def test_popularity_ranks_the_only_unseen_item_first():
     store = store_from_sequences([[1, 2, 2, 3], [1, 3, 3, 4]])
     split = leave_last_out(store)
     queries = make_queries(store, split.test, max_length=4, batch_size=2, mask_seen=True)
-    found = figures.baseline_figures(store, split, queries, mask_seen=True)
+    found = figures.baseline_figures(store, training_counts(store, split), queries, mask_seen=True)
     assert found.keys() == {"popularity", "personal popularity"}
     # User 1 wants 3 (seen once by others) against 4 (never): rank 1. User 2 wants 4 against 2: rank 2.
     assert found["popularity"]["mrr"] == pytest.approx((1 + 1 / 2) / 2)

@@ -40,6 +40,20 @@ def test_loss_validation_and_best_epoch_are_all_drawn(tmp_path, monkeypatch, n_e
     assert left.get_xlim()[0] == right.get_ylim()[0] == 0
 
 
+def test_a_best_validation_inside_an_epoch_is_marked_there(tmp_path, monkeypatch):
+    lines = [{"step": 2, "epoch": 0.4, "loss": 5.0}]
+    lines += [{"step": step, "epoch": step / 5, "valid": {"ndcg@10": value}} for step, value in ((2, 0.1), (3, 0.2))]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    figures, save = [], Figure.savefig
+    monkeypatch.setattr(
+        Figure, "savefig", lambda figure, *args, **kw: (figures.append(figure), save(figure, *args, **kw))
+    )
+    plot_learning_curve(tmp_path / "metrics.jsonl", tmp_path / "curve.png", best_epoch=0.6)
+    (marked,) = [line for line in figures[0].axes[1].get_lines() if str(line.get_label()).startswith("best")]
+    assert marked.get_label() == "best: 0.2000 after 0.60 epochs"
+    assert (marked.get_xdata()[0], marked.get_ydata()[0]) == (0.6, 0.2)
+
+
 def test_the_picture_is_a_png_of_readable_size(tmp_path, monkeypatch):
     drawn(tmp_path, monkeypatch, 3, n_steps=2, best_epoch=2)
     content = (tmp_path / "curve.png").read_bytes()

@@ -49,6 +49,51 @@ def test_other_data_behind_the_same_config_is_refused(pairs, run):
         open_task(run, DataConfig("ml-1m", pairs), seed=0)
 
 
+def a_store_of(keys):
+    """One user a key, who took items 1 to 5, and a sixth where the key is even."""
+    items = [[*range(1, 6), *([6] if key % 2 == 0 else [])] for key in keys]
+    return store_from_sequences(items, n_items=6)._replace(user_keys=np.array(keys))
+
+
+def users_of(queries):
+    return set(queries.store.user_keys[queries.users].tolist())
+
+
+def test_a_sample_of_users_is_the_same_under_any_seed_and_hardly_moves_when_the_store_grows():
+    config = DataConfig("store", validate_users=20, test_users=30)
+    tasks = [make_task(config, a_store_of(range(n)), seed=n) for n in (100, 100, 150)]
+    valid, test = ([users_of(getattr(task, part)) for task in tasks] for part in ("valid", "test"))
+    assert valid[0] == valid[1]
+    assert [len(users) for users in valid] == [20, 20, 20]
+    assert valid[0] < test[0]  # the 20 and the 30 smallest hashes of the same users
+    # Nobody who was in the store before comes in: those who leave make room for users who joined.
+    assert valid[2] & set(range(100)) <= valid[0]
+    assert tasks[0].samples == {
+        "validation": "a sample of 20 of 100 users, by a hash of their keys",
+        "test": "a sample of 30 of 100 users, by a hash of their keys",
+    }
+    # What is learned from does not change.
+    whole = make_task(DataConfig("store"), a_store_of(range(100)), seed=100)
+    np.testing.assert_array_equal(whole.train.batch(0).items, tasks[0].train.batch(0).items)
+    np.testing.assert_array_equal(whole.counts, tasks[0].counts)
+
+
+def test_a_sample_of_as_many_users_as_there_are_is_no_sample():
+    task = make_task(DataConfig("store", validate_users=100, test_users=999), a_store_of(range(100)), seed=0)
+    assert (len(task.valid.users), len(task.test.users), dict(task.samples)) == (100, 100, {})
+
+
+def test_of_sampled_users_those_count_as_misses_who_would_among_all():
+    config = DataConfig("store", mask_seen="yes", repeated_targets="miss")
+    histories = [[1, 2, 3, 4, 1 if user % 3 else 5] for user in range(50)]
+    store = store_from_sequences(histories)
+    whole, sample = (make_task(replace(config, test_users=n), store, seed=0).test for n in (0, 10))
+    misses = dict(zip(whole.users.tolist(), whole.is_miss.tolist(), strict=True))
+    assert len(sample.users) == 10
+    assert sample.is_miss.tolist() == [misses[user] for user in sample.users.tolist()]
+    assert len(set(sample.is_miss.tolist())) == 2
+
+
 def test_random_crops_reach_what_the_latest_window_never_does(pairs, run):
     # Two pairs a history to learn from, and rows of one.
     seen = {}

@@ -10,11 +10,13 @@ from types import SimpleNamespace
 
 import fsspec
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from seqrec import runs, runtime
 from seqrec.data.buckets import working_copy
 from seqrec.data.store import open_store, store_from_sequences, write_store
+from seqrec.run import experiment
 from seqrec.run.config import RunConfig
 from seqrec.run.experiment import load_best, open_run, open_trained
 from seqrec.training import TrainState
@@ -134,3 +136,32 @@ def test_a_run_that_has_not_finished_an_epoch_has_no_best_one(begin):
         pass
     with pytest.raises(InputError, match="holds no checkpoints; let its training reach the end of an epoch"):
         load_best(run, TrainState(jnp.int32(0), {}, (), {}))
+
+
+@pytest.fixture
+def validated():
+    """Validations whose NDCG and ranks a test gives in turn, in place of parameters."""
+
+    def make_validate(*, keep):
+        def validate(params, *, report):
+            keep(params["ranks"])
+            return {"ndcg@10": params["ndcg"]}
+
+        return validate
+
+    return experiment._Validated(make_validate, n_queries=1)
+
+
+def test_the_ranks_of_the_best_validation_are_kept_the_earliest_among_equals(validated):
+    for place, ndcg in enumerate([0.1, 0.3, 0.3, 0.2]):
+        validated({"ndcg": ndcg, "ranks": np.array([place])})
+    assert validated.ranks_of(20, 0.3).tolist() == [1]
+
+
+def test_ranks_of_an_earlier_start_or_before_a_roll_back_are_not_published(validated, caplog):
+    validated({"ndcg": 0.3, "ranks": np.array([1])})
+    validated.forget()
+    validated({"ndcg": 0.2, "ranks": np.array([2])})
+    with caplog.at_level("INFO", logger="seqrec"):
+        assert validated.ranks_of(10, 0.3) is None
+    assert "validating  step 10 once more for the published figures: its ranks are of an earlier start" in caplog.text

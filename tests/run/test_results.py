@@ -9,6 +9,7 @@ import pytest
 
 from seqrec.data.store import store_from_sequences
 from seqrec.encoders.transformer import TransformerConfig, transformer
+from seqrec.evaluation import evaluate, make_eval_step
 from seqrec.model import composed_params
 from seqrec.params import ParamSpec
 from seqrec.run import results as run_results
@@ -34,7 +35,7 @@ def built():
 @pytest.fixture(scope="module")
 def tested(built):
     task, model, state = built
-    return run_results.test(task, model, composed_params(model, state.params))
+    return run_results.test(task, model, composed_params(model, state.params), valid_ranks=None)
 
 
 def test_the_test_figures_are_means_over_the_ranks(tested):
@@ -66,6 +67,28 @@ def test_the_table_shows_the_model_beside_the_baselines(tested, capsys):
     assert "time-aware" not in printed
     run_results.print_test({**results, "protocol": {**results["protocol"], "time_aware": True}}, name="Mine")
     assert "time-aware: the model read the time of the predicted event" in capsys.readouterr().out
+
+
+def test_a_sample_of_test_users_is_in_the_protocol_and_on_the_table(built, tested, capsys):
+    sample = "a sample of 3 of 10 users, by a hash of their keys"
+    record = run_results.protocol(built[0]._replace(samples={"test": sample, "validation": sample}))
+    assert (record["test_users"], record["validation_users"]) == (sample, sample)
+    assert "test_users" not in tested[1]["protocol"]
+    run_results.print_test({**tested[1], "protocol": record}, name="Mine")
+    assert f"{sample}, so not comparable" in capsys.readouterr().out
+
+
+def test_ranks_that_validation_has_kept_are_published_without_ranking_again(built, tested, monkeypatch):
+    task, model, state = built
+    params = composed_params(model, state.params)
+    kept = evaluate(make_eval_step(model), params, task.valid).rank
+    asked = []
+    monkeypatch.setattr(
+        run_results, "evaluate", lambda step, params, queries, **report: (asked.append(queries), tested[0])[1]
+    )
+    _, results = run_results.test(task, model, params, valid_ranks=kept)
+    assert asked == [task.test]
+    assert results["valid"] == tested[1]["valid"]
 
 
 def test_costs_count_the_arrays_of_a_state(built):
