@@ -10,6 +10,7 @@ import pytest
 from seqrec import runs
 from seqrec.data import preparation
 from seqrec.data.engagement import EngagementConfig
+from seqrec.data.key_tables import KeyTable
 from seqrec.data.sources import read_source
 from seqrec.data.split_config import SplitConfig
 from seqrec.data.splits import leave_last_out
@@ -52,7 +53,7 @@ def test_other_data_behind_the_same_config_is_refused(pairs, run):
 def a_store_of(keys):
     """One user a key, who took items 1 to 5, and a sixth where the key is even."""
     items = [[*range(1, 6), *([6] if key % 2 == 0 else [])] for key in keys]
-    return store_from_sequences(items, n_items=6)._replace(user_keys=np.array(keys))
+    return store_from_sequences(items, n_items=6)._replace(user_table=KeyTable({"key": np.array(keys)}))
 
 
 def users_of(queries):
