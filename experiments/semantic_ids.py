@@ -10,15 +10,16 @@ report.json and report.html. Nothing of validation and test events is read. docs
 """
 
 import shlex
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
+from tqdm import tqdm
 from tyro.conf import OmitArgPrefixes, Positional
 
 from seqrec import runtime
 from seqrec.baselines.popularity import training_counts
-from seqrec.config import changed_flags, to_json
+from seqrec.config import to_json
 from seqrec.data.split_config import SplitConfig, choose_split, split_store, stored_split
 from seqrec.data.store import open_store, read_preparation
 from seqrec.files import JsonObject
@@ -60,16 +61,14 @@ def main(config: Config) -> JsonObject:
     else:
         vectors = item_vectors(config.vectors, store, counts > 0)
         facts["vectors_hash"] = vectors_hash(vectors)
-        stop = runtime.check_interrupt
-        ids, quantised = make_codes(vectors, config.codes, counts=counts, pairs=pairs, between_steps=stop)
+        with tqdm(desc=config.codes.method, unit="step", disable=None, leave=False) as bar:
+            step = lambda: (runtime.check_interrupt(), bar.update())  # noqa: E731
+            ids, quantised = make_codes(vectors, config.codes, counts=counts, pairs=pairs, between_steps=step)
     facts |= {"data_hash": store.content_hash, "split_hash": split.content_hash, "config": to_json(config)}
-    flags = changed_flags(to_json(config), to_json(Config(config.store)))
-    command = shlex.join(["python", "experiments/semantic_ids.py", str(config.store), *flags])
-    facts |= {"versions": runtime.versions(), "command": command}
+    facts |= {"versions": runtime.versions(), "command": shlex.join(["python", *sys.argv])}
     output = config.output or config.store.with_name("semantic-ids")
     write_semantic_ids(output, ids, store.item_keys, facts)
-    names = store.item_keys if store.titles is None else np.where(store.titles == "", store.item_keys, store.titles)
-    report = {**report_figures(ids, pairs, names=names, counts=counts, quantised=quantised), "facts": facts}
+    report = {**report_figures(ids, store, pairs, counts=counts, quantised=quantised), "facts": facts}
     print(f"\n{as_text(report)}")
     write_report(output / "report.json", report, page(report))
     return report

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Int
 
+from seqrec.data.store import SequenceStore
 from seqrec.files import JsonObject
 from seqrec.semantic_ids.additive import Quantised
 from seqrec.semantic_ids.codes import SemanticIds
@@ -92,16 +93,14 @@ def examples(ids: SemanticIds, names: np.ndarray, counts: Int[np.ndarray, " n_it
 
 def report_figures(
     ids: SemanticIds,
+    store: SequenceStore,
     pairs: NeighbourPairs,
     *,
-    names: np.ndarray,
     counts: Int[np.ndarray, " n_items_plus_1"],
     quantised: Quantised | None = None,
 ) -> JsonObject:
-    """All figures of the report, as JSON; `quantised` is what the codes were chosen from, where that is known.
-
-    `names` has a title or key for each item, without padding.
-    """
+    """All figures of the report, as JSON; `quantised` is what the codes were chosen from, where that is known."""
+    names = store.item_keys if store.titles is None else np.where(store.titles == "", store.item_keys, store.titles)
     own = ids.codes[1:]
     return {
         "n_items": ids.n_items,

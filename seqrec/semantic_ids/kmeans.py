@@ -60,7 +60,7 @@ def kmeans(
     *,
     seed: int,
     start: Float[np.ndarray, "k d"] | None = None,
-    between_steps: Callable[[], None] = nothing,
+    between_steps: Callable[[], object] = nothing,
 ) -> Float[np.ndarray, "k d"]:
     """The centroids of k-means (Lloyd 1982), started by k-means++ (Arthur and Vassilvitskii 2007) or at `start`.
 

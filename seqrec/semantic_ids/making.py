@@ -64,7 +64,7 @@ def make_codes(
     *,
     counts: Int[np.ndarray, " n_items_plus_1"],
     pairs: NeighbourPairs | None = None,
-    between_steps: Callable[[], None] = nothing,
+    between_steps: Callable[[], object] = nothing,
 ) -> Made:
     """The codes of all items, whose vector is row id - 1; `counts` are their training events, by id.
 

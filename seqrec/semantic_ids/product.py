@@ -38,7 +38,7 @@ def product_quantised(
     *,
     kmeans_config: KMeansConfig = DEFAULT_KMEANS,
     seed: int,
-    between_steps: Callable[[], None] = nothing,
+    between_steps: Callable[[], object] = nothing,
 ) -> Quantised:
     """Codes of product quantisation (Jégou et al. 2011), by default of rotated vectors (Ge et al. 2013, section 3.1).
 

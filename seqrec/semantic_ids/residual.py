@@ -40,7 +40,7 @@ def residual_kmeans(
     *,
     kmeans_config: KMeansConfig = DEFAULT_KMEANS,
     seed: int,
-    between_steps: Callable[[], None] = nothing,
+    between_steps: Callable[[], object] = nothing,
 ) -> Quantised:
     """Codes of `len(n_codes)` levels, and the codebooks that they were chosen from (Chen, Guan and Wang 2010).
 
@@ -62,7 +62,7 @@ def fit_codebooks(
     *,
     kmeans_config: KMeansConfig = DEFAULT_KMEANS,
     seed: int,
-    between_steps: Callable[[], None] = nothing,
+    between_steps: Callable[[], object] = nothing,
 ) -> Codebooks:
     """The codebooks of `residual_kmeans`, without the codes."""
     codebooks: Codebooks = ()

@@ -171,7 +171,7 @@ def train_rqvae(
     kmeans_config: KMeansConfig = DEFAULT_KMEANS,
     seed: int,
     pairs: NeighbourPairs | None = None,
-    between_steps: Callable[[], None] = nothing,
+    between_steps: Callable[[], object] = nothing,
 ) -> Params:
     """Encoder, decoder and codebooks after training; item id i has the vector in row i - 1.
 
