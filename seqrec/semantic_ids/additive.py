@@ -13,7 +13,7 @@ from jaxtyping import Float, Int32
 
 from seqrec.semantic_ids.kmeans import CHUNK, chunks, nearest_in_block
 
-Codebooks = tuple[Float[np.ndarray, "n_codes d"], ...]
+Codebooks = tuple[Float[np.ndarray, "_ d"], ...]
 """The code vectors of each level."""
 
 
@@ -49,13 +49,13 @@ def encode(points: Float[np.ndarray, "n d"], codebooks: Codebooks, *, beam: int 
 
 @functools.partial(jax.jit, static_argnames="beam")
 def _encode(
-    codebooks: tuple[Float[Array, "n_codes d"], ...], blocks: Float[Array, "blocks block d"], *, beam: int
+    codebooks: tuple[Float[Array, "_ d"], ...], blocks: Float[Array, "blocks block d"], *, beam: int
 ) -> Int32[Array, "blocks block n_levels"]:
     return jax.lax.map(functools.partial(encode_block, codebooks, beam=beam), blocks)
 
 
 def encode_block(
-    codebooks: Sequence[Float[Array, "n_codes d"]], block: Float[Array, "block d"], *, beam: int = 1
+    codebooks: Sequence[Float[Array, "_ d"]], block: Float[Array, "block d"], *, beam: int = 1
 ) -> Int32[Array, "block n_levels"]:
     """As `encode`, of one block and inside a jitted function."""
     if beam == 1:

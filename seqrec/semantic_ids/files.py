@@ -84,7 +84,7 @@ def _aligned(
     path: Path, keys: pa.Array, codes: np.ndarray, item_keys: np.ndarray, n_codes: Sequence[int] | None
 ) -> SemanticIds:
     own = key_column(item_keys)
-    misfit = f"{path} has items such as {keys[0].as_py()!r}, the data has {item_keys[0].item()!r}"
+    misfit = f"{path} has items such as {keys[0].as_py()!r}, the data has {own[0].as_py()!r}"
     with as_input_error(f"{misfit}; write the data's own keys", pa.ArrowInvalid, pa.ArrowNotImplementedError):
         keys = keys.cast(own.type)
     if len(keys.unique()) < len(keys):
@@ -98,13 +98,13 @@ def _aligned(
     if (missing := np.flatnonzero(rows < 0)).size:
         raise InputError(
             f"{path} lacks the codes of {len(missing):,} of {len(rows):,} items, the first "
-            f"{item_keys[missing[0]].item()!r}; give each item of the data its codes"
+            f"{own[int(missing[0])].as_py()!r}; give each item of the data its codes"
         )
     n_others = len(keys) - len(rows)
     if n_others:
         logger.info("codes       %s: %s items that the data does not have are passed over", path, f"{n_others:,}")
     chosen = codes[rows]
-    sizes = codes.max(axis=0) + 1 if n_codes is None else n_codes
+    sizes = (codes.max(axis=0) + 1).tolist() if n_codes is None else n_codes
     with as_input_error(f"{path}: {{error}}", InputError):
         return semantic_ids(np.concatenate([np.zeros_like(chosen[:1]), chosen]), sizes, n_items=len(item_keys))
 

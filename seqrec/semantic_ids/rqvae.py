@@ -117,7 +117,7 @@ def loss_terms(
 
 
 def _quantise(
-    codebooks: Sequence[Float[Array, "n_codes width"]], latents: Float[Array, "n width"], config: RQVAEConfig
+    codebooks: Sequence[Float[Array, "_ width"]], latents: Float[Array, "n width"], config: RQVAEConfig
 ) -> tuple[Float[Array, "n width"], Int32[Array, "n n_levels"], dict[str, Array]]:
     """Sums of code vectors with the gradient of the latents, the codes, and the terms of the codebooks."""
     stop = jax.lax.stop_gradient
@@ -134,7 +134,7 @@ def _quantise(
     return latents + stop(total - latents), codes, terms
 
 
-def unused_entropy(points: Float[Array, "n width"], table: Float[Array, "n_codes width"]) -> Float[Array, ""]:
+def unused_entropy(points: Float[Array, "n width"], table: Float[Array, "_ width"]) -> Float[Array, ""]:
     """log of the number of codes minus the entropy of the mean soft assignment: 0 where all codes are used alike."""
     distances = jnp.sum(jnp.square(table), axis=1) - 2.0 * points @ table.T
     distances = distances + jnp.sum(jnp.square(points), axis=1, keepdims=True)
@@ -202,7 +202,9 @@ def train_rqvae(
             ids = np.stack(pairs.draw(rng, config.batch_size))
             drawn = Pairs(ids, np.asarray(vectors[ids - 1], np.float32))
         state, loss = step(state, batch, drawn)
-        if config.refill_every and (number + 1) % config.refill_every == 0 and number + 1 < config.n_steps:
+        # In the last fifth, what has moved could no longer settle.
+        may_refill = config.refill_every and number + 1 < 0.8 * config.n_steps
+        if may_refill and (number + 1) % config.refill_every == 0:
             state = refill(state, batch, jax.random.fold_in(key, number))
         between_steps()
     if not np.isfinite(loss):

@@ -72,15 +72,15 @@ def feature_vectors(
     return parts
 
 
-def joined(parts: Sequence[tuple[Float[np.ndarray, "n_items width"], float]]) -> Float[np.ndarray, "n_items width"]:
+def joined(parts: Sequence[tuple[Float[np.ndarray, "n_items _"], float]]) -> Float[np.ndarray, "n_items width"]:
     """The vectors side by side, each item's of length 1 in every part, times the square root of the part's weight.
 
     The squared distance of two items is then the weighted mean of the parts'. An item that a part knows nothing of has
     zeros there. A part of one number, whose sign alone would be left, is scaled to a mean square of 1 instead.
 
-    >>> joined([(np.array([[3.0, 4.0], [0.0, 0.0]], np.float32), 1.0), (np.array([[2.0], [-2.0]], np.float32), 3.0)])
-    array([[ 0.3..., 0.4..., 0.866...],
-           [ 0...., 0...., -0.866...]], dtype=float32)
+    >>> both = joined([(np.array([[3.0, 4.0], [0.0, 0.0]], np.float32), 1.0), (np.array([[2.0], [-2.0]]), 3.0)])
+    >>> np.square(both).sum(axis=1).round(3).tolist()
+    [1.0, 0.75]
     """
     total = sum(weight for _, weight in parts)
     scaled = [unit_rows(values) * np.float32(np.sqrt(weight / total)) for values, weight in parts]
