@@ -71,5 +71,5 @@ def table_vectors(
 def vectors_hash(vectors: Float[np.ndarray, "n_items width"]) -> str:
     """sha256 of the vectors and their shape."""
     digest = hashlib.sha256(f"item vectors {vectors.shape} {vectors.dtype}\n".encode())
-    digest.update(np.ascontiguousarray(vectors))
+    digest.update(np.ascontiguousarray(vectors).data)
     return digest.hexdigest()

@@ -38,7 +38,7 @@ class KMeansConfig:
     kmeans_batch: int = 1 << 18
     """k-means: number of vectors of an update; of more vectors than this, each update reads another batch."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self)
         check_at_least(self, 1, "kmeans_iterations", "kmeans_batch")
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -41,7 +41,7 @@ class CodesConfig:
     product: OmitArgPrefixes[ProductConfig] = field(default_factory=ProductConfig)
     rqvae: OmitArgPrefixes[RQVAEConfig] = field(default_factory=RQVAEConfig)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self)
         check_between(self, 1, 16, "n_levels")
         check_between(self, 2, 1 << 20, "n_codes")
@@ -77,7 +77,7 @@ def make_codes(
             f"{len(vectors):,} items are fewer than n_codes={config.n_codes} codes of a level; "
             f"try --n-codes {max(2, 1 << int(np.log2(max(len(vectors), 2)) / 2))}"
         )
-    shared = {"kmeans_config": config.kmeans, "seed": config.seed, "between_steps": between_steps}
+    shared: dict[str, Any] = {"kmeans_config": config.kmeans, "seed": config.seed, "between_steps": between_steps}
     if config.method == "rq-vae":
         quantised = rqvae_quantised(train_rqvae(vectors, sizes, config.rqvae, pairs=pairs, **shared), vectors)
     elif config.method == "product":

@@ -23,7 +23,7 @@ class ProductConfig:
     """Product quantisation: number of times that the rotation of the vectors is fitted to their codes (optimised
     product quantisation, Ge et al. 2013). 0 gives each level a run of neighbouring numbers of the vectors."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self)
         check_at_least(self, 0, "rotations")
 

@@ -24,7 +24,7 @@ class ResidualConfig:
     """Residual k-means: number of times that the codebooks of all levels are fitted together, by least squares, to the
     codes chosen before."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self)
         check_at_least(self, 1, "beam")
         check_at_least(self, 0, "refinements")

@@ -48,7 +48,7 @@ class RQVAEConfig:
     temperature: float = 0.1
     """RQ-VAE: temperature of the contrastive term."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self)
         check_at_least(self, 1, "code_width", "n_steps", "batch_size")
         check_at_least(self, 0, "commitment", "codebook_use", "refill_every", "contrastive")
@@ -111,8 +111,10 @@ def loss_terms(
     errors = jnp.sum(jnp.square(vectors - network(params["decoder"], quantised)), axis=1)
     terms["reconstruction"] = jnp.mean(errors)
     if pairs is not None:
-        both = [_quantise(params["codebooks"], network(params["encoder"], each), config)[0] for each in pairs.vectors]
-        terms["contrastive"] = config.contrastive * contrastive_loss(*both, pairs.ids, config.temperature)
+        first, second = (
+            _quantise(params["codebooks"], network(params["encoder"], each), config)[0] for each in pairs.vectors
+        )
+        terms["contrastive"] = config.contrastive * contrastive_loss(first, second, pairs.ids, config.temperature)
     return terms, codes
 
 
@@ -154,13 +156,13 @@ def contrastive_loss(
     first, second = (each / (jnp.linalg.norm(each, axis=1, keepdims=True) + 1e-9) for each in (first, second))
     logits = first @ second.T / temperature
     own = jnp.eye(len(logits), dtype=bool)
-    loss = 0.0
+    loss = jnp.zeros(())
     for scores, candidates in ((logits, ids[1]), (logits.T, ids[0])):
         # The same item in another pair is no negative.
         repeats = (candidates[:, None] == candidates) & ~own
         scores = jnp.where(repeats, -jnp.inf, scores)
         loss += 0.5 * jnp.mean(jax.nn.logsumexp(scores, axis=1) - jnp.diagonal(logits))
-    return jnp.asarray(loss)
+    return loss
 
 
 def train_rqvae(

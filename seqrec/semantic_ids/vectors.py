@@ -38,7 +38,7 @@ class VectorConfig:
     projection_width: int = 64
     """Numbers that categories and the words of titles are projected to, by truncated SVD."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self)
         check_at_least(self, 1, "projection_width")
         check_above(self, 0, "table_weight")
