@@ -45,14 +45,14 @@ class RQVAEConfig:
     contrastive: float = 0.0
     """RQ-VAE: weight of the contrastive term, which draws together the codes of items that follow one another in
     training histories, and so brings collaborative information into codes of content."""
-    temperature: float = 0.1
+    contrastive_temperature: float = 0.1
     """RQ-VAE: temperature of the contrastive term."""
 
     def __post_init__(self) -> None:
         check_fields(self)
         check_at_least(self, 1, "code_width", "n_steps", "batch_size")
         check_at_least(self, 0, "commitment", "codebook_use", "refill_every", "contrastive")
-        check_above(self, 0, "learning_rate", "temperature")
+        check_above(self, 0, "learning_rate", "contrastive_temperature")
         if any(width < 1 for width in self.hidden):
             raise InputError(f"hidden={self.hidden} holds a width below 1; try hidden=256 128")
 
@@ -97,6 +97,9 @@ def network(layers: Sequence[Params], inputs: Float[Array, "n d"]) -> Float[Arra
     return inputs
 
 
+_run = jax.jit(network)
+
+
 def loss_terms(
     params: Params, vectors: Float[Array, "n d"], pairs: Pairs | None, config: RQVAEConfig
 ) -> tuple[dict[str, Float[Array, ""]], Int32[Array, "n n_levels"]]:
@@ -114,7 +117,8 @@ def loss_terms(
         first, second = (
             _quantise(params["codebooks"], network(params["encoder"], each), config)[0] for each in pairs.vectors
         )
-        terms["contrastive"] = config.contrastive * contrastive_loss(first, second, pairs.ids, config.temperature)
+        loss = contrastive_loss(first, second, pairs.ids, config.contrastive_temperature)
+        terms["contrastive"] = config.contrastive * loss
     return terms, codes
 
 
@@ -189,13 +193,10 @@ def train_rqvae(
     n_sampled = min(len(vectors), kmeans_config.kmeans_batch)
     sample = np.asarray(vectors[np.sort(rng.choice(len(vectors), n_sampled, replace=False))], np.float32)
     params = init_params(key, vectors.shape[1], config)
-    latents = np.asarray(jax.jit(network)(params["encoder"], sample))
+    latents = np.asarray(_run(params["encoder"], sample))
     start = fit_codebooks(latents, n_codes, kmeans_config=kmeans_config, seed=seed, between_steps=between_steps)
     params["codebooks"] = list(map(jnp.asarray, start))
-    optimizer = optax.adam(optax.cosine_decay_schedule(config.learning_rate, config.n_steps))
-    state = _State(params, optimizer.init(params), [jnp.zeros(n, jnp.int32) for n in n_codes])
-    step = jax.jit(functools.partial(_step, config=config, optimizer=optimizer))
-    refill = jax.jit(_refill)
+    state = _State(params, _optimizer(config).init(params), [jnp.zeros(n, jnp.int32) for n in n_codes])
     loss = jnp.zeros(())
     for number in range(config.n_steps):
         batch = np.asarray(vectors[rng.integers(0, len(vectors), config.batch_size)], np.float32)
@@ -203,38 +204,43 @@ def train_rqvae(
         if config.contrastive and pairs is not None:
             ids = np.stack(pairs.draw(rng, config.batch_size))
             drawn = Pairs(ids, np.asarray(vectors[ids - 1], np.float32))
-        state, loss = step(state, batch, drawn)
+        state, loss = _step(state, batch, drawn, config=config)
         # In the last fifth, what has moved could no longer settle.
         may_refill = config.refill_every and number + 1 < 0.8 * config.n_steps
         if may_refill and (number + 1) % config.refill_every == 0:
-            state = refill(state, batch, jax.random.fold_in(key, number))
+            state = _refill(state, batch, jax.random.fold_in(key, number))
         between_steps()
     if not np.isfinite(loss):
         raise InputError(
-            f"the loss of the RQ-VAE is {float(loss)} after {config.n_steps} steps; lower learning_rate="
-            f"{config.learning_rate:g}"
+            f"the loss of the RQ-VAE is {float(loss)} after {config.n_steps} steps; scale the vectors to "
+            f"lengths about 1, or lower learning_rate={config.learning_rate:g}"
         )
     return state.params
 
 
+def _optimizer(config: RQVAEConfig) -> optax.GradientTransformation:
+    return optax.adam(optax.cosine_decay_schedule(config.learning_rate, config.n_steps))
+
+
+@functools.partial(jax.jit, static_argnames="config")
 def _step(
     state: _State,
     batch: Float[Array, "n d"],
     pairs: Pairs | None,
     *,
     config: RQVAEConfig,
-    optimizer: optax.GradientTransformation,
 ) -> tuple[_State, Float[Array, ""]]:
     def loss(params: Params) -> tuple[Array, Array]:
         terms, codes = loss_terms(params, batch, pairs, config)
         return sum(terms.values(), jnp.zeros(())), codes
 
     (value, codes), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
-    updates, moments = optimizer.update(gradients, state.moments)
+    updates, moments = _optimizer(config).update(gradients, state.moments)
     uses = [uses.at[codes[:, level]].add(1) for level, uses in enumerate(state.uses)]
     return _State(optax.apply_updates(state.params, updates), moments, uses), value
 
 
+@jax.jit
 def _refill(state: _State, batch: Float[Array, "n d"], key: Array) -> _State:
     """Code vectors that were not chosen move to what a latent of the batch has left at their level."""
     rest = network(state.params["encoder"], batch)
@@ -249,15 +255,14 @@ def _refill(state: _State, batch: Float[Array, "n d"], key: Array) -> _State:
 
 def rqvae_quantised(params: Params, vectors: Float[np.ndarray, "n d"]) -> Quantised:
     """Codes of the vectors; `points` are their latents, and errors those of the decoded sums of code vectors."""
-    run = jax.jit(network)
     codebooks = tuple(map(np.asarray, params["codebooks"]))
     # Of whole chunks alone, so that one program serves all but the last.
-    latents = np.concatenate([np.asarray(run(params["encoder"], part)) for part in _parts(vectors)])
+    latents = np.concatenate([np.asarray(_run(params["encoder"], part)) for part in _parts(vectors)])
     codes = encode(latents, codebooks)
     total, levels = np.zeros_like(latents), []
     for level, table in enumerate(codebooks):
         total += table[codes[:, level]]
-        decoded = np.concatenate([np.asarray(run(params["decoder"], part)) for part in _parts(total)])
+        decoded = np.concatenate([np.asarray(_run(params["decoder"], part)) for part in _parts(total)])
         [error] = relative_errors(vectors, np.arange(len(vectors), dtype=np.int32)[:, None], (decoded,))
         levels.append(error)
     return Quantised(latents, codebooks, codes, tuple(levels))
