@@ -6,7 +6,7 @@ r"""Makes codes of items, semantic ids, from item vectors, for models that write
     python experiments/semantic_ids.py beauty --from-file semantic_ids.json.gz --output theirs
 
 The store may be that of a run, such as runs/sasrec-beauty/store. Writes codes.parquet and manifest.json, and a report:
-report.json and report.html. Nothing of validation and test events is read. docs/semantic_ids.md explains all.
+report.json and report.html. Codes are made of training events alone. docs/semantic_ids.md explains all.
 """
 
 import shlex
@@ -68,7 +68,7 @@ def main(config: Config) -> JsonObject:
     facts |= {"versions": runtime.versions(), "command": shlex.join(["python", *sys.argv])}
     output = config.output or config.store.with_name("semantic-ids")
     write_semantic_ids(output, ids, store.item_keys, facts)
-    report = {**report_figures(ids, store, pairs, counts=counts, quantised=quantised), "facts": facts}
+    report = {**report_figures(ids, store, split, counts=counts, quantised=quantised), "facts": facts}
     print(f"\n{as_text(report)}")
     write_report(output / "report.json", report, page(report))
     return report

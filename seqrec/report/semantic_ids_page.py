@@ -8,12 +8,13 @@ from matplotlib.figure import Figure
 
 from seqrec.pages import html, plots
 
+HEADS = ("level", "error", "codes used", "perplexity", "equal prefix in sessions", "chance", "lift", "lift, validation")
+
 
 def as_text(report: Mapping[str, Any]) -> str:
     """A line a level: error, use of the codebook, and neighbours in sessions against chance."""
-    heads = ["level", "error", "codes used", "perplexity", "equal prefix in sessions", "chance", "lift"]
-    rows = [heads, *_level_rows(report)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(heads))]
+    rows = [HEADS, *_level_rows(report)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADS))]
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
     return "\n".join([*lines, "", *_collision_sentences(report)])
 
@@ -28,15 +29,14 @@ def page(report: Mapping[str, Any]) -> str:
         ),
         html.verdict_box(*_collision_sentences(report)),
         html.heading("Levels"),
-        html.table(
-            ["level", "error", "codes used", "perplexity", "equal prefix in sessions", "chance", "lift"],
-            _level_rows(report),
-        ),
+        html.table(HEADS, _level_rows(report)),
         html.faint(
             "error: mean squared error of the item vectors after this level, as a share of their variance. perplexity: "
             "the number of codes that would be as varied if each were used equally often. equal prefix in sessions: "
             "how often two different items that follow one another in a training history have equal codes up to this "
-            "level; chance: the same of items that are drawn as often, but apart from each other; lift: their quotient."
+            "level; chance: the same of items that are drawn as often, but apart from each other; lift: their "
+            "quotient; lift, validation: the same of each validation target and the event before it, which no codes have "
+            "seen."
         ),
         html.picture(plot_levels(report), "codes used and lift over chance by level"),
         html.heading("Examples"),
@@ -60,7 +60,8 @@ def page(report: Mapping[str, Any]) -> str:
 def _level_rows(report: Mapping[str, Any]) -> list[list[str]]:
     errors = report["errors"] or []
     rows = []
-    for level, (use, sessions) in enumerate(zip(report["levels"], report["sessions"], strict=True)):
+    by_level = zip(report["levels"], report["sessions"], report["validation"], strict=True)
+    for level, (use, sessions, validation) in enumerate(by_level):
         rows.append(
             [
                 str(level),
@@ -69,7 +70,7 @@ def _level_rows(report: Mapping[str, Any]) -> list[list[str]]:
                 f"{use['perplexity']:,.1f}",
                 f"{sessions['share']:.2%}",
                 f"{sessions['chance']:.2%}",
-                html.number(sessions["lift"], "{:,.1f}".format),
+                *(html.number(each["lift"], "{:,.1f}".format) for each in (sessions, validation)),
             ]
         )
     return rows
@@ -87,8 +88,8 @@ def _sharing(collisions: Mapping[str, int]) -> str:
     if not collisions["items"]:
         return "no two items share all their codes"
     return (
-        f"{collisions['items']:,} items share all their codes with another, in {collisions['groups']:,} groups of up "
-        f"to {collisions['largest']:,}"
+        f"{collisions['items']:,} items share all their codes with another, in {collisions['groups']:,} "
+        f"group{'s' * (collisions['groups'] > 1)} of up to {collisions['largest']:,}"
     )
 
 

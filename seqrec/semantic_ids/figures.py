@@ -5,12 +5,13 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Int
 
+from seqrec.data.splits import Split
 from seqrec.data.store import SequenceStore
 from seqrec.files import JsonObject
 from seqrec.semantic_ids.additive import Quantised
 from seqrec.semantic_ids.codes import SemanticIds
 from seqrec.semantic_ids.collisions import prefix_groups
-from seqrec.semantic_ids.neighbours import NeighbourPairs
+from seqrec.semantic_ids.neighbours import NeighbourPairs, neighbour_pairs, validation_pairs
 
 N_EXAMPLES = 6
 ITEMS_PER_EXAMPLE = 5
@@ -45,9 +46,11 @@ def collisions(codes: Int[np.ndarray, "n n_levels"], n_codes: Sequence[int]) -> 
 def session_figures(ids: SemanticIds, pairs: NeighbourPairs) -> list[JsonObject]:
     """For each level: how often items that follow one another have equal codes up to it, against chance.
 
-    `share` is that of neighbouring events of different items in training histories; `chance` that of two different
-    items drawn as the first and the second of such pairs are, but apart from each other; `lift` is their quotient.
+    `share` is that of the pairs; `chance` that of two different items drawn as the first and the second of the pairs
+    are, but apart from each other; `lift` is their quotient. None where there are no pairs.
     """
+    if not len(pairs.first):
+        return [{"share": None, "chance": None, "lift": None}] * ids.n_levels
     groups = [np.concatenate([[0], group + 1]) for group in prefix_groups(ids.codes[1:], ids.n_codes)]
     equal = np.zeros(ids.n_levels, np.int64)
     first, second = np.zeros(ids.n_items + 1, np.int64), np.zeros(ids.n_items + 1, np.int64)
@@ -94,7 +97,7 @@ def examples(ids: SemanticIds, names: np.ndarray, counts: Int[np.ndarray, " n_it
 def report_figures(
     ids: SemanticIds,
     store: SequenceStore,
-    pairs: NeighbourPairs,
+    split: Split,
     *,
     counts: Int[np.ndarray, " n_items_plus_1"],
     quantised: Quantised | None = None,
@@ -110,6 +113,7 @@ def report_figures(
             "as_quantised": None if quantised is None else collisions(quantised.codes, quantised.n_codes),
             "final": collisions(own, ids.n_codes),
         },
-        "sessions": session_figures(ids, pairs),
+        "sessions": session_figures(ids, neighbour_pairs(store, split)),
+        "validation": session_figures(ids, validation_pairs(store, split)),
         "examples": examples(ids, names, counts),
     }

@@ -1,4 +1,4 @@
-"""Pairs of items that follow one another in training histories: what shares a session."""
+"""Pairs of items that follow one another in histories: what shares a session."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -15,7 +15,7 @@ BLOCK = 1 << 20
 
 
 class NeighbourPairs(NamedTuple):
-    """Neighbouring events of two different items; no event of validation or test is among them."""
+    """Neighbouring events of two different items."""
 
     items: Int32[np.ndarray, " n_events"]
     """Those of the store."""
@@ -39,6 +39,8 @@ class NeighbourPairs(NamedTuple):
 def neighbour_pairs(store: SequenceStore, split: Split) -> NeighbourPairs:
     """The pairs of the training part, inside a session where the store knows sessions, else inside a history.
 
+    No event of validation or test is among them.
+
     >>> from seqrec.data.splits import leave_last_out
     >>> from seqrec.data.store import store_from_sequences
     >>> store = store_from_sequences([[1, 2, 2, 3, 4, 5]])  # 4 is for validation, 5 for the test
@@ -49,12 +51,28 @@ def neighbour_pairs(store: SequenceStore, split: Split) -> NeighbourPairs:
       InputError: there is no pair.
     """
     starts = np.asarray(store.offsets[:-1])
-    first = ranges(starts, np.maximum(np.asarray(split.train_stop) - starts - 1, 0))
+    first = _of_different_items(store, ranges(starts, np.maximum(np.asarray(split.train_stop) - starts - 1, 0)))
+    if not len(first):
+        raise InputError("no two different items follow one another in a training history; read longer histories")
+    return NeighbourPairs(store.items, first)
+
+
+def validation_pairs(store: SequenceStore, split: Split) -> NeighbourPairs:
+    """The pairs of each validation target and the event before it, as in `neighbour_pairs`; there may be none.
+
+    >>> from seqrec.data.splits import leave_last_out
+    >>> from seqrec.data.store import store_from_sequences
+    >>> store = store_from_sequences([[1, 2, 2, 3, 4, 5]])
+    >>> [(a.tolist(), b.tolist()) for a, b in validation_pairs(store, leave_last_out(store)).blocks()]
+    [([3], [4])]
+    """
+    first = np.asarray(split.valid) - 1
+    return NeighbourPairs(store.items, _of_different_items(store, first[first >= store.offsets[:-1]]))
+
+
+def _of_different_items(store: SequenceStore, first: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n_pairs"]:
     keep = store.items[first] != store.items[first + 1]
     if "session" in store.columns:
         session = store.columns["session"]
         keep &= session[first] == session[first + 1]
-    first = first[keep]
-    if not len(first):
-        raise InputError("no two different items follow one another in a training history; read longer histories")
-    return NeighbourPairs(store.items, first)
+    return first[keep]

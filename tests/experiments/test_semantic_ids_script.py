@@ -41,6 +41,7 @@ def test_codes_lie_beside_the_store_and_their_report_says_what_they_are_worth(st
     assert len(np.unique(ids.codes[1:], axis=0)) == 20
     # No first code holds items of both kinds, and no history does, so neighbours share prefixes more than by chance.
     assert report["sessions"][0]["lift"] > 1.0
+    assert report["validation"][0]["lift"] > 1.0
     assert read("report.json") == json.loads(json.dumps(report))
     assert "Semantic ids by residual-kmeans" in Path("semantic-ids/report.html").read_text()
     manifest = read("manifest.json")

@@ -11,7 +11,8 @@ from seqrec.semantic_ids.neighbours import neighbour_pairs
 RNG = np.random.default_rng(0)
 IDS = semantic_ids(np.array([[0, 0], [1, 0], [1, 0], [1, 1], [0, 1], [0, 1], [0, 2]]), (4, 3))
 STORE = store_from_sequences(RNG.integers(1, 7, (40, 6)).tolist(), n_items=6)
-PAIRS = neighbour_pairs(STORE, leave_last_out(STORE))
+SPLIT = leave_last_out(STORE)
+PAIRS = neighbour_pairs(STORE, SPLIT)
 
 
 def test_perplexity_counts_equally_used_codes():
@@ -39,6 +40,15 @@ def test_examples_are_the_most_frequent_items_of_prefixes_of_three_or_more():
 
 def test_the_report_says_how_many_share_all_codes():
     counts = np.bincount(STORE.items, minlength=7)
-    report = report_figures(IDS, STORE, PAIRS, counts=counts)
+    report = report_figures(IDS, STORE, SPLIT, counts=counts)
     assert report["equal_codes"] == {"as_quantised": None, "final": {"items": 4, "groups": 2, "largest": 2}}
     assert report["errors"] is None
+    before, targets = STORE.items[SPLIT.valid - 1], STORE.items[SPLIT.valid]
+    differ = before != targets
+    equal = (IDS.codes[before] == IDS.codes[targets]).all(axis=1)
+    np.testing.assert_allclose(report["validation"][1]["share"], equal[differ].mean())
+
+
+def test_without_pairs_there_is_no_share():
+    none = PAIRS._replace(first=PAIRS.first[:0])
+    assert session_figures(IDS, none) == [{"share": None, "chance": None, "lift": None}] * 2

@@ -21,7 +21,7 @@ SMALL = {
 }
 
 
-@pytest.mark.parametrize("method", ["residual-kmeans", "product", "rq-vae"])
+@pytest.mark.parametrize("method", ["residual-kmeans", "product", pytest.param("rq-vae", marks=pytest.mark.slow)])
 def test_a_last_level_tells_all_items_apart(method):
     made = make_codes(VECTORS, CodesConfig(method, **SMALL), counts=COUNTS)
     codes, n_codes = made.ids
