@@ -35,8 +35,7 @@ def page(report: Mapping[str, Any]) -> str:
             "the number of codes that would be as varied if each were used equally often. equal prefix in sessions: "
             "how often two different items that follow one another in a training history have equal codes up to this "
             "level; chance: the same of items that are drawn as often, but apart from each other; lift: their "
-            "quotient; lift, validation: the same of each validation target and the event before it, which no codes have "
-            "seen."
+            "quotient; lift, validation: that of each validation target and the event before it, not seen in training."
         ),
         html.picture(plot_levels(report), "codes used and lift over chance by level"),
         html.heading("Examples"),
