@@ -1,0 +1,78 @@
+r"""Makes codes of items, semantic ids, from item vectors, for models that write an item code by code.
+
+    python experiments/prepare_data.py --dataset s3rec --data-path Beauty.txt.gz --output beauty
+    python experiments/semantic_ids.py beauty --item-features attributes                # into semantic-ids/ beside it
+    python experiments/semantic_ids.py beauty --item-features attributes --table runs/sasrec-beauty --output joined
+    python experiments/semantic_ids.py beauty --from-file semantic_ids.json.gz --output theirs
+
+The store may be that of a run, such as runs/sasrec-beauty/store. Writes codes.parquet and manifest.json, and a report:
+report.json and report.html. Codes are made of training events alone. docs/semantic_ids.md explains all.
+"""
+
+import shlex
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tqdm import tqdm
+from tyro.conf import OmitArgPrefixes, Positional
+
+from seqrec import runtime
+from seqrec.baselines.popularity import training_counts
+from seqrec.config import to_json
+from seqrec.data.split_config import SplitConfig, choose_split, split_store, stored_split
+from seqrec.data.store import open_store, read_preparation
+from seqrec.files import JsonObject
+from seqrec.pages.html import write_report
+from seqrec.report.semantic_ids_page import as_text, page
+from seqrec.run.item_vectors import item_vectors, vectors_hash
+from seqrec.semantic_ids.figures import report_figures
+from seqrec.semantic_ids.files import read_semantic_ids, write_semantic_ids
+from seqrec.semantic_ids.making import CodesConfig, make_codes
+from seqrec.semantic_ids.neighbours import neighbour_pairs
+from seqrec.semantic_ids.vectors import VectorConfig
+from seqrec.sharding import MeshConfig
+
+
+@dataclass(frozen=True)
+class Config:
+    """Makes codes of items from their features, from the item table of a trained run, or from both."""
+
+    store: Positional[Path]
+    """Directory of the store, by prepare_data.py, or runs/NAME/store."""
+    output: Path | None = None
+    """Directory for the codes; by default semantic-ids beside the store."""
+    from_file: Path | None = None
+    """Codes of others to take instead of making some: JSON {"item": [codes]} or Parquet of item, code_0, code_1, …"""
+    vectors: OmitArgPrefixes[VectorConfig] = field(default_factory=VectorConfig)
+    codes: OmitArgPrefixes[CodesConfig] = field(default_factory=CodesConfig)
+    split: OmitArgPrefixes[SplitConfig] = field(default_factory=SplitConfig)
+
+
+def main(config: Config) -> JsonObject:
+    """Writes the codes and their report, and returns what report.json holds."""
+    runtime.start(MeshConfig())
+    store = open_store(config.store)
+    split = split_store(store, choose_split(config.split, stored_split(read_preparation(config.store))).config)
+    counts, pairs = training_counts(store, split), neighbour_pairs(store, split)
+    facts = {"method": "file" if config.from_file else config.codes.method, "seed": config.codes.seed}
+    if config.from_file:
+        ids, quantised = read_semantic_ids(config.from_file, store.item_keys), None
+    else:
+        vectors = item_vectors(config.vectors, store, counts > 0)
+        facts["vectors_hash"] = vectors_hash(vectors)
+        with tqdm(desc=config.codes.method, unit="step", disable=None, leave=False) as bar:
+            step = lambda: (runtime.check_interrupt(), bar.update())  # noqa: E731
+            ids, quantised = make_codes(vectors, config.codes, counts=counts, pairs=pairs, between_steps=step)
+    facts |= {"data_hash": store.content_hash, "split_hash": split.content_hash, "config": to_json(config)}
+    facts |= {"versions": runtime.versions(), "command": shlex.join(["python", *sys.argv])}
+    output = config.output or config.store.with_name("semantic-ids")
+    write_semantic_ids(output, ids, store.item_keys, facts)
+    report = {**report_figures(ids, store, split, counts=counts, quantised=quantised), "facts": facts}
+    print(f"\n{as_text(report)}")
+    write_report(output / "report.json", report, page(report))
+    return report
+
+
+if __name__ == "__main__":
+    runtime.run_script(main, Config)

@@ -1,0 +1,1 @@
+"""Semantic ids: each item as a short sequence of codes, learned from item vectors."""
