@@ -150,9 +150,7 @@ def read_source(
             f"the extra column {ours[0]!r} is given twice, begins with _ or is one of {', '.join(OUR_COLUMNS)}; "
             "rename it in the file"
         )
-    source = _read(dataset, path, Request(columns, time_unit, extra, categories, options))
-    events, found = order_ties(source.name, source.events, ties)
-    return source._replace(events=events, ties=found)
+    return order_ties(_read(dataset, path, Request(columns, time_unit, extra, categories, options)), ties)
 
 
 def _read(dataset: str, path: Any, request: Request) -> Source:
