@@ -1,17 +1,18 @@
 """Times the preparation of drawn events, from a Parquet file to a store with a temporal split, and its peak memory.
 
     python benchmarks/data_prep.py --events 1e6 --json data_prep.json
-    python benchmarks/data_prep.py --events 1e7 --memory-limit 2GB --json data_prep.json
+    python benchmarks/data_prep.py --events 1e7 1e8 --memory-limit 4GB --spill-directory scratch --json data_prep.json
     python benchmarks/data_prep.py --events 1e7 --append 10000 --json data_append.json
     python benchmarks/data_prep.py --events 1e7 --rectools-python rectools-env/bin/python --json data_prep.json
+
+With --append the events of one more day are appended to the store, in a process of its own, and the time and memory of
+that are compared with those of preparing.
 
 Users' and items' activity is drawn from long-tailed distributions, times from 90 days, and one event in fifty is
 there twice. Drawing and preparing each run in a process of their own, so that the peak is the preparation's alone
 (with its interpreter and libraries; not the pages of files that the system keeps in memory). CPU time, start and
-imports with it, is what to compare between runs of a machine that does other things too.
-
-With --append the events of one more day are appended to the store, in a process of its own, and the time and memory of
-that are compared with those of preparing.
+imports with it, is what to compare between runs of a machine that does other things too. Of several numbers of events
+the last line, and `ratios` of the JSON, say how many times the time of the first each takes.
 
 Peers load the same events, from text, into their own data set, without the cleaning steps: RecTools into a `Dataset`,
 RecBole into its `SequentialDataset`. Each lives in an environment of its own; one that is missing or fails is named.
@@ -64,10 +65,10 @@ def all_kinds_of_steps() -> StepsConfig:
 class Config:
     """Times the preparation of randomly drawn events."""
 
-    events: float = 1e6
-    """Number of events to draw."""
+    events: tuple[float, ...] = (1e6,)
+    """Numbers of events to draw, one preparation each."""
     append: int = 0
-    """Number of events of one more day to append to the store; 0 appends none."""
+    """Number of events of one more day to append to each store; 0 appends none."""
     engine: EngineName = "duckdb"
     """Engine that runs the preparation steps."""
     json: Path | None = None
@@ -84,10 +85,13 @@ class Config:
     steps: OmitArgPrefixes[StepsConfig] = field(default_factory=all_kinds_of_steps)
 
     def __post_init__(self):
-        if not 1000 <= self.events <= 1e9:
-            raise ValueError(f"events={self.events:g} is outside 1e3 to 1e9; try events=1e6")
-        if not 0 <= self.append <= self.events:
-            raise ValueError(f"append={self.append} is outside 0 to events={self.events:g}; try append=10000")
+        for n_events in self.events:
+            if not 1000 <= n_events <= 1e9:
+                raise ValueError(f"events={n_events:g} is outside 1e3 to 1e9; try events=1e6")
+        if not self.events:
+            raise ValueError("events names no number of events; try events=1e6")
+        if not 0 <= self.append <= min(self.events):
+            raise ValueError(f"append={self.append} is outside 0 to events={min(self.events):g}; try append=10000")
 
 
 DAYS, DAY_MS, FIRST_MS = 90, 24 * 3600 * 1000, 1_700_000_000_000
@@ -115,19 +119,19 @@ def draw(n_events: int, path: Path) -> None:
         writer.close()
 
 
-def draw_day(config: Config, path: Path) -> None:
+def draw_day(n_events: int, n_stored: int, path: Path) -> None:
     """Writes the events to append, of the day that follows: as a day has them, by the users and items that there are.
 
     One in a hundred is of a new user, one in a hundred of a new item.
     """
-    n_users, n_items = (max(20, int(config.events) // share) for share in (50, 100))
+    n_users, n_items = (max(20, n_stored // share) for share in (50, 100))
     random = np.random.default_rng(1 << 32)
-    users = (n_users * random.random(config.append) ** 2).astype(np.int64)
-    items = np.minimum((n_items ** random.random(config.append)).astype(np.int64), n_items - 1)
-    times = FIRST_MS + DAYS * DAY_MS + random.integers(DAY_MS, size=config.append)
+    users = (n_users * random.random(n_events) ** 2).astype(np.int64)
+    items = np.minimum((n_items ** random.random(n_events)).astype(np.int64), n_items - 1)
+    times = FIRST_MS + DAYS * DAY_MS + random.integers(DAY_MS, size=n_events)
     users[::100] += n_users
     items[50::100] += n_items
-    ratings = random.integers(2, 11, size=config.append) / 2
+    ratings = random.integers(2, 11, size=n_events) / 2
     pq.write_table(pa.table({"user_id": users, "item_id": items, "timestamp": times, "rating": ratings}), path)
 
 
@@ -219,39 +223,39 @@ def _in_a_process(function: Any, *arguments: Any) -> None:
         sys.exit(process.exitcode)
 
 
-def main(config: Config) -> dict[str, Any]:
-    """Prints the figures and returns them."""
+def prepare_drawn(config: Config, n_events: int, folder: Path) -> dict[str, Any]:
+    """The figures of drawing and preparing so many events in an empty folder."""
+    path = folder / "events.parquet"
+    _in_a_process(draw, n_events, path)
+    queue = multiprocessing.get_context("spawn").SimpleQueue()
+    _in_a_process(measure, config, path, folder / "store", queue)
+    result = queue.get()
+    if config.append:
+        _in_a_process(draw_day, config.append, n_events, folder / "day.parquet")
+        _in_a_process(measure_append, config, folder / "day.parquet", folder / "store", queue)
+        result["append"] = queue.get()
+    pythons = {"rectools": config.rectools_python, "recbole": config.recbole_python}
+    text = folder / "events" / "events.inter"
+    if any(pythons.values()):
+        text.parent.mkdir()
+        write_text(path, text)
+    return result | {"peers": {name: time_peer(name, python, text, config) for name, python in pythons.items()}}
 
-    if config.limits.spill_directory is not None:
-        config.limits.spill_directory.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="seqrec-bench-", dir=config.limits.spill_directory) as folder:
-        path = Path(folder) / "events.parquet"
-        _in_a_process(draw, int(config.events), path)
-        queue = multiprocessing.get_context("spawn").SimpleQueue()
-        _in_a_process(measure, config, path, Path(folder) / "store", queue)
-        result = queue.get()
-        if config.append:
-            _in_a_process(draw_day, config, Path(folder) / "day.parquet")
-            _in_a_process(measure_append, config, Path(folder) / "day.parquet", Path(folder) / "store", queue)
-            result["append"] = queue.get()
-        pythons = {"rectools": config.rectools_python, "recbole": config.recbole_python}
-        text = Path(folder) / "events" / "events.inter"
-        if any(pythons.values()):
-            text.parent.mkdir()
-            write_text(path, text)
-        result["peers"] = {name: time_peer(name, python, text, config) for name, python in pythons.items()}
+
+def print_figures(result: dict[str, Any]) -> None:
+    """One line a step, then the sums."""
     for name, seconds in result["seconds_per_step"].items():
         print(f"{name:<24}{seconds:8.2f} s")
+    limit = result["memory_limit"]
     print(
         f"{'all':<24}{result['seconds']:8.2f} s   CPU {result['cpu_seconds']:.2f} s   "
-        f"peak {result['peak_bytes'] / 2**20:,.0f} MiB"
+        f"peak {result['peak_bytes'] / 2**20:,.0f} MiB" + (f" under a limit of {limit}" if limit else "")
     )
     print(
         f"{result['n_found']:,} events -> {result['n_events']:,} "
         f"of {result['n_users']:,} users and {result['n_items']:,} items"
     )
-    if config.append:
-        append = result["append"]
+    if append := result.get("append"):
         print(
             f"{'append':<24}{append['seconds']:8.2f} s   CPU {append['cpu_seconds']:.2f} s   "
             f"peak {append['peak_bytes'] / 2**20:,.0f} MiB\n"
@@ -267,6 +271,25 @@ def main(config: Config) -> dict[str, Any]:
                 f"{name + ', loading':<24}{peer['seconds']:8.2f} s   CPU {peer['cpu_seconds']:.2f} s   "
                 f"peak {peer['peak_bytes'] / 2**20:,.0f} MiB"
             )
+
+
+def main(config: Config) -> dict[str, Any]:
+    """Prints the figures and returns them."""
+    if config.limits.spill_directory is not None:
+        config.limits.spill_directory.mkdir(parents=True, exist_ok=True)
+    runs = []
+    for n_events in map(int, config.events):
+        with tempfile.TemporaryDirectory(prefix="seqrec-bench-", dir=config.limits.spill_directory) as folder:
+            runs.append(prepare_drawn(config, n_events, Path(folder)))
+        print_figures(runs[-1])
+    names = ("n_found", "seconds", "cpu_seconds", "peak_bytes")
+    ratios = [{name: run[name] / runs[0][name] for name in names} for run in runs[1:]]
+    for times in ratios:
+        print(
+            f"{times['n_found']:g} times the events: {times['seconds']:.1f} times the time, "
+            f"{times['cpu_seconds']:.1f} times the CPU time, {times['peak_bytes']:.1f} times the memory"
+        )
+    result = {"runs": runs, "ratios": ratios}
     if config.json:
         write_json(config.json, result)
     return result

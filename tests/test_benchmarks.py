@@ -217,16 +217,22 @@ def test_what_cannot_be_timed_is_refused(bad):
 
 
 def test_drawn_events_are_prepared_within_the_time_and_memory_that_are_reported(tmp_path):
-    config = data_prep.Config(events=2e4, append=200, json=tmp_path / "out.json")
+    config = data_prep.Config(events=(1e4, 2e4), append=200, json=tmp_path / "out.json")
     result = data_prep.main(config)
-    assert result["n_found"] == 20_000
-    assert result["n_events"] < 20_000
-    assert sum(result["seconds_per_step"].values()) == pytest.approx(result["seconds"])
-    assert 2**24 < result["peak_bytes"] < 2**34
-    assert result["append"]["n_events"] == result["n_events"] + result["append"]["n_new_events"]
-    assert result["append"]["n_new_users"] == 2  # one event in a hundred is of a new user
+    assert [run["n_found"] for run in result["runs"]] == [10_000, 20_000]
+    for run in result["runs"]:
+        assert run["n_events"] < run["n_found"]
+        assert sum(run["seconds_per_step"].values()) == pytest.approx(run["seconds"])
+        assert 2**24 < run["peak_bytes"] < 2**34
+        assert run["append"]["n_events"] == run["n_events"] + run["append"]["n_new_events"]
+        assert run["append"]["n_new_users"] == 2  # one event in a hundred is of a new user
+        assert run["peers"]["recbole"] == {"skipped": "no --recbole-python was given"}
+    [ratios] = result["ratios"]
+    assert ratios["n_found"] == 2
+    assert ratios["seconds"] * result["runs"][0]["seconds"] == pytest.approx(result["runs"][1]["seconds"])
     assert read_json(config.json) == result
-    assert result["peers"]["recbole"] == {"skipped": "no --recbole-python was given"}
+    with pytest.raises(ValueError, match="try events=1e6"):
+        data_prep.Config(events=(1e6, 10))
 
 
 def test_a_peer_that_fails_is_named_with_its_reason(tmp_path):
