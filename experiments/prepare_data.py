@@ -17,7 +17,7 @@ from seqrec import runtime
 from seqrec.data.append import append_events, continued
 from seqrec.data.buckets import original, working_copy
 from seqrec.data.engines import EngineName, move
-from seqrec.data.preparation import StepCount, StepsConfig, prepare_store, stages
+from seqrec.data.preparation import EVENTS_PER_SHARD, StepCount, StepsConfig, prepare_store, stages
 from seqrec.data.sources import SourceConfig, open_source
 from seqrec.data.split_config import SplitConfig
 from seqrec.data.store import read_preparation
@@ -39,6 +39,8 @@ class Config:
     """Write profile.html, which reads all events; without it an append is far quicker, and an earlier page stays."""
     engine: EngineName = "duckdb"
     """What runs the steps; polars keeps all in memory, pyspark takes the running session or a local one."""
+    events_per_shard: int = EVENTS_PER_SHARD
+    """Events in one directory of arrays; a store with more has several, each of a range of users."""
     limits: OmitArgPrefixes[Limits] = field(default_factory=Limits)
     steps: OmitArgPrefixes[StepsConfig] = field(default_factory=StepsConfig)
     split: OmitArgPrefixes[SplitConfig] = field(default_factory=SplitConfig)
@@ -47,10 +49,8 @@ class Config:
 def main(config: Config) -> JsonObject:
     """Writes the store and its profile, prints what each step left, and returns the sizes and the hash."""
     names = [] if config.append else stages(config.steps)
-    with (
-        working_copy(config.output) as directory,
-        tqdm(total=len(names) or None, desc="reading", unit="step", disable=None, leave=False) as bar,
-    ):
+    bar = tqdm(total=len(names) or None, desc="reading", unit="step", disable=None, leave=False)
+    with working_copy(config.output) as directory, bar:
 
         def report(count: StepCount) -> None:
             runtime.check_interrupt()
@@ -59,20 +59,20 @@ def main(config: Config) -> JsonObject:
             bar.set_description(names[bar.n] if bar.n < len(names) else "store")
 
         earlier = read_preparation(directory) if config.append else {}
-        asked = continued(config.source, config.output, earlier) if config.append else config.source
-        source = open_source(asked, known=earlier.get("categories", {}), limits=config.limits)
+        data = continued(config.source, config.output, earlier) if config.append else config.source
+        source = open_source(data, known=earlier.get("categories", {}), limits=config.limits)
         with move(source, config.engine, directory=config.limits.spill_directory) as source:
             if config.append:
                 store, *counts, _ = append_events(source, directory, report=report)
                 line = "appended    {:,} events; {:,} users and {:,} items are new; {:,} events were there already"
-                line = line.format(*counts)
             else:
-                store, _, split = prepare_store(source, directory, config.steps, config.split, report=report)
-                line = f"split       {split}"
+                asked = (config.steps, config.split, config.events_per_shard)
+                store, _, *counts = prepare_store(source, directory, *asked, report=report)
+                line = "split       {}"
         output, pages = original(directory), [write_profile(directory).name] if config.profile else []
     sizes = f"{store.n_events:,} events, {store.n_users:,} users, {store.n_items:,} items"
-    ties = [] if source.ties is None else [f"ties        {source.ties}"]
-    print(*ties, line, f"store       {output}: {sizes}", *(f"profile     {output}/{page}" for page in pages), sep="\n")
+    lines = [*([] if source.ties is None else [f"ties        {source.ties}"]), line.format(*counts)]
+    print(*lines, f"store       {output}: {sizes}", *(f"profile     {output}/{page}" for page in pages), sep="\n")
     return {name: getattr(store, name) for name in ("n_events", "n_users", "n_items", "content_hash")}
 
 

@@ -1,9 +1,14 @@
 """The engines that run table expressions: how each computes a table once and holds it, and how a table gets there."""
 
 import contextlib
+import json
+import os
+import shutil
+import sys
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+import weakref
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -13,12 +18,29 @@ import pyarrow as pa
 
 from seqrec.data.event_tables import Source
 from seqrec.data.paths import as_input_error
-from seqrec.data.tables.rows import quoted, without_nan
+from seqrec.data.shard_writing import ShardPlan, write_batches, write_sorted
+from seqrec.data.shards import Shard
+from seqrec.data.tables.rows import literal_path, quoted, text_literal, without_nan
+from seqrec.data.user_ranges import UserRange, events_of, parts_of, ranges_at_once
 from seqrec.types import InputError
 
 EngineName = Literal["duckdb", "polars", "pyspark"]
 ROWS_PER_BATCH = 122_880
 """DuckDB's own portion of a table."""
+BYTES_PER_VALUE = 20
+"""Memory that DuckDB takes, in several copies, for a value of a row that it sorts."""
+
+
+class SortedEvents(NamedTuple):
+    """Events, and how they are to be sorted."""
+
+    events: nw.LazyFrame
+    """user_id, item, event columns and those of the order."""
+    order: list[str]
+    users: nw.LazyFrame
+    """The ranges of `place_users`."""
+    keys: nw.LazyFrame | None
+    """Each user_id and its `key`, where user_id is a number that stands for a text."""
 
 
 class Engine(NamedTuple):
@@ -26,35 +48,112 @@ class Engine(NamedTuple):
 
     keep: Callable[[nw.LazyFrame], nw.LazyFrame]
     """The same table, computed: whatever is built on it does not compute it again."""
+    keep_parts: Callable[[Sequence[nw.LazyFrame]], nw.LazyFrame]
+    """The tables, computed one after another, as one: several are too large to be kept in memory."""
     forget: Callable[[nw.LazyFrame], None]
-    """Lets go of a table that `keep` returned; other tables are left alone."""
-    batches: Callable[[nw.LazyFrame], Iterator[pa.RecordBatch]]
-    """The rows in their order, part by part; never all of them in memory where the engine can help it."""
+    """Lets go of a table that was kept; other tables are left alone."""
+    close: Callable[[], None]
+    """Lets go of all tables that were kept."""
+    n_rows_at_once: Callable[[nw.LazyFrame], int | None]
+    """Rows of such a table that can be sorted in memory; None where all of them must."""
+    write_shards: Callable[[SortedEvents, Sequence[UserRange], ShardPlan], list[Shard]]
+    """Writes a shard of the events of each range of users, part by part; never all of them in memory where the engine
+    can help it."""
 
 
 def duckdb_engine(connection: duckdb.DuckDBPyConnection) -> Engine:
-    """Tables are held in the connection's database, which spills what exceeds its memory limit."""
+    """Tables are held in the connection's database, which spills what exceeds its memory limit.
+
+    Tables in several parts are held as Parquet files beside what is spilt. They go with the connection.
+    """
     prefix = f"kept_{uuid.uuid4().hex}"
+    folders: dict[str, Path] = {}
+    kept: set[str] = set()
+    weakref.finalize(connection, _remove_folders, folders)
+
+    def new_name() -> str:
+        name = f"{prefix}_{uuid.uuid4().hex}"
+        kept.add(name)
+        return name
 
     def keep(table: nw.LazyFrame) -> nw.LazyFrame:
-        name = f"{prefix}_{uuid.uuid4().hex}"
+        name = new_name()
         with _duckdb_explained():
             table.to_native().create(name)
         return nw.from_native(connection.table(name))
 
+    def keep_parts(parts: Sequence[nw.LazyFrame]) -> nw.LazyFrame:
+        if len(parts) == 1:
+            return keep(parts[0])
+        name = new_name()
+        folders[name] = folder = _spill_folder(connection)
+        files = []
+        for number, part in enumerate(parts):
+            files.append(folder / f"{number}.parquet")
+            with _duckdb_explained():
+                _write_parquet(part.to_native(), files[-1])
+        paths = ", ".join(text_literal(literal_path(file)) for file in files)
+        connection.execute(f"CREATE TEMP VIEW {name} AS SELECT * FROM read_parquet([{paths}])")
+        return nw.from_native(connection.table(name))
+
+    def forget_named(name: str) -> None:
+        kept.discard(name)
+        connection.execute(f"DROP {'VIEW' if name in folders else 'TABLE'} IF EXISTS {name}")
+        if name in folders:
+            shutil.rmtree(folders.pop(name), ignore_errors=True)
+
     def forget(table: nw.LazyFrame) -> None:
         name = table.to_native().alias
-        if name.startswith(prefix):
-            connection.execute(f"DROP TABLE IF EXISTS {name}")
+        if name in kept:
+            forget_named(name)
+
+    def close() -> None:
+        # After an error that made the database unusable, that error is the one to tell.
+        with contextlib.suppress(duckdb.Error):
+            for name in list(kept):
+                forget_named(name)
+
+    def n_rows_at_once(table: nw.LazyFrame) -> int:
+        return max(1, int(n_bytes_at_once(connection) / (BYTES_PER_VALUE * len(table.collect_schema().names()))))
+
+    def write_shards(sorted_events: SortedEvents, ranges: Sequence[UserRange], plan: ShardPlan) -> list[Shard]:
+        return _shards_here(sorted_events, ranges, plan, batches, n_rows_at_once)
 
     def batches(table: nw.LazyFrame) -> Iterator[pa.RecordBatch]:
         with _duckdb_explained():
             relation = table.to_native()
             # DuckDB 1 calls it by another name, which 2 deprecates.
             read = getattr(relation, "to_arrow_reader", None) or relation.fetch_arrow_reader
-            yield from read(ROWS_PER_BATCH)
+            with read(ROWS_PER_BATCH) as reader:
+                yield from reader
 
-    return Engine(keep, forget, batches)
+    return Engine(keep, keep_parts, forget, close, n_rows_at_once, write_shards)
+
+
+def _spill_folder(connection: duckdb.DuckDBPyConnection) -> Path:
+    [(parent,)] = connection.execute("SELECT current_setting('temp_directory')").fetchall()
+    # DuckDB makes and removes its own folder as it likes.
+    where = Path(parent).absolute().parent if parent else None
+    with as_input_error(f"{where} cannot be written ({{error}}); give another spill_directory", OSError):
+        return Path(tempfile.mkdtemp(prefix="seqrec-parts-", dir=where))
+
+
+def _write_parquet(rows: duckdb.DuckDBPyRelation, file: Path) -> None:
+    # To look for a dictionary in ids and times takes half the time of writing them.
+    options = "FORMAT parquet, PARQUET_VERSION v2, COMPRESSION lz4_raw, DICTIONARY_SIZE_LIMIT 1"
+    rows.query("part_of_events", f"COPY part_of_events TO {text_literal(str(file))} ({options})")
+
+
+def _remove_folders(folders: dict[str, Path]) -> None:
+    for folder in folders.values():
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def n_bytes_at_once(connection: duckdb.DuckDBPyConnection) -> float:
+    """The memory limit of a database."""
+    [(limit,)] = connection.execute("SELECT current_setting('memory_limit')").fetchall()
+    number, unit = limit.split()
+    return float(number) * 1024 ** ["bytes", "KiB", "MiB", "GiB", "TiB", "PiB"].index(unit)
 
 
 @contextlib.contextmanager
@@ -77,18 +176,101 @@ def _duckdb_explained() -> Iterator[None]:
 
 def polars_engine() -> Engine:
     """Tables are held in memory until nothing refers to them."""
-    return Engine(lambda table: table.collect("polars").lazy(), lambda table: None, _collected_batches)
+    return _simple_engine(lambda table: table.collect("polars").lazy(), _shards_from_memory)
 
 
 def spark_engine() -> Engine:
-    """Tables are held by the executors until nothing refers to them; without a lineage, which a loop would pile up."""
+    """Tables are held by the executors until nothing refers to them; without a lineage, which a loop would pile up.
+
+    The executors write shards, too, so the store's directory must be one that all machines share.
+    """
+    return _simple_engine(lambda table: nw.from_native(table.to_native().localCheckpoint()), _shards_by_executors)
+
+
+def _simple_engine(keep: Callable[[nw.LazyFrame], nw.LazyFrame], write_shards: Any) -> Engine:
     return Engine(
-        lambda table: nw.from_native(table.to_native().localCheckpoint()), lambda table: None, _collected_batches
+        keep=keep,
+        keep_parts=lambda parts: keep(nw.concat(list(parts))),
+        forget=lambda table: None,
+        close=lambda: None,
+        n_rows_at_once=lambda table: None,
+        write_shards=write_shards,
     )
 
 
-def _collected_batches(table: nw.LazyFrame) -> Iterator[pa.RecordBatch]:
-    yield from collect(table).to_batches(ROWS_PER_BATCH)
+def _shards_from_memory(table: SortedEvents, ranges: Sequence[UserRange], plan: ShardPlan) -> list[Shard]:
+    return _shards_here(
+        table, ranges, plan, lambda part: iter(collect(part).to_batches(ROWS_PER_BATCH)), lambda _: None
+    )
+
+
+def _shards_here(
+    table: SortedEvents,
+    ranges: Sequence[UserRange],
+    plan: ShardPlan,
+    batches: Callable[[nw.LazyFrame], Iterator[pa.RecordBatch]],
+    n_rows_at_once: Callable[[nw.LazyFrame], int | None],
+) -> list[Shard]:
+    """The shards, written by this process; what is sorted at once fits the memory."""
+    user_keys = None
+    if table.keys is not None:
+        user_keys = collect(table.keys.sort("user_id"))["key"].cast(pa.large_string()).combine_chunks()
+    names = ["user_id", "item", *plan.columns]
+
+    def sorted_batches(users: UserRange) -> Generator[pa.RecordBatch, None, None]:
+        events = table.events if len(ranges) == 1 else events_of(table.events, users)
+        for part in parts_of(events, ranges_at_once(events, users.n_events, n_rows_at_once(events))):
+            yield from batches(part.sort(table.order).select(names))
+
+    shards = []
+    for number, users in enumerate(ranges):
+        # Closed, where writing fails, before tables are dropped, which an open result would forbid.
+        with contextlib.closing(sorted_batches(users)) as rows:
+            shards.append(write_batches(plan, number, rows, user_keys))
+    return shards
+
+
+def _shards_by_executors(table: SortedEvents, ranges: Sequence[UserRange], plan: ShardPlan) -> list[Shard]:
+    """The shards, each written by the executor that sorts it; what they hold comes to the driver."""
+    from pyspark.errors import PySparkException
+
+    events, user = table.events, "user_id"
+    if len(ranges) == 1:
+        events = events.with_columns(_place=nw.lit(ranges[0].place, nw.Int64))
+    else:
+        events = events.join(table.users.select("user_id", "_place"), on="user_id", how="inner")
+    if table.keys is not None:
+        events, user = events.join(table.keys, on="user_id", how="inner"), "key"
+    # Under names of ours, for Spark takes a name for an expression.
+    order = {f"_order_{place}": nw.col(name) for place, name in enumerate(table.order)}
+    rows = events.select("_place", nw.col(user).alias("user_id"), "item", *plan.columns, **order).to_native()
+    rows = rows.repartition(len(ranges), "_place").sortWithinPartitions("_place", *order).drop(*order)
+    numbers = {users.place: number for number, users in enumerate(ranges)}
+    try:
+        found = rows.mapInArrow(lambda batches: write_sorted(plan, numbers, batches), "number long, shard string")
+        written = {row.number: row.shard for row in found.collect()}
+    except PySparkException as error:
+        raise InputError(of_executors(str(error))) from error
+    shards = [Shard(**json.loads(written[number])) for number in range(len(ranges))]
+    for shard in shards:
+        if not (Path(plan.store) / shard.directory).is_dir():
+            raise InputError(
+                f"{Path(plan.store) / shard.directory}, which an executor wrote, is not here; "
+                "name a directory that all machines share"
+            )
+    return shards
+
+
+def of_executors(message: str) -> str:
+    """What an executor complained of."""
+    lines = [line for line in message.splitlines() if "Error: " in line]
+    if lines and "InputError: " in lines[-1]:
+        return lines[-1].split("InputError: ", 1)[1]
+    said = (lines or message.splitlines() or [""])[-1].strip()
+    return (
+        f"Spark's executors cannot write the store ({said}); install seqrec[spark] for the Python of each machine "
+        "(PYSPARK_PYTHON), and name a directory that all machines share"
+    )
 
 
 def engine_of(source: Source) -> Engine:
@@ -142,6 +324,7 @@ def move(source: Source, engine: EngineName, *, spark: Any = None, directory: Pa
             else:
                 from pyspark.sql import SparkSession
 
+                os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
                 session = spark or SparkSession.builder.config("spark.sql.session.timeZone", "UTC").getOrCreate()
                 events = session.read.parquet(str(path))
         yield source._replace(events=nw.from_native(events), connection=None)

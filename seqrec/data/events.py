@@ -1,6 +1,7 @@
 """From a table of events to a sequence store: expressions that any engine behind narwhals can run."""
 
 import logging
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -11,15 +12,19 @@ import numpy as np
 import pyarrow as pa
 
 from seqrec.data.directories import replacing_directory
-from seqrec.data.engines import Engine, collect, engine_of
-from seqrec.data.paths import as_input_error
+from seqrec.data.engines import Engine, SortedEvents, collect, engine_of
+from seqrec.data.key_tables import KeyTable
+from seqrec.data.shard_writing import ShardPlan, at_root, event_column
 from seqrec.data.sources import Source
-from seqrec.data.steps import ItemOrder, column_names, n_rows, number_items, ordered_events, require_times
-from seqrec.data.store import ATTRIBUTES_TYPE, SequenceStore, open_store, sequence_store, write_files
-from seqrec.data.store_files import array_files, column_dtype
+from seqrec.data.steps import ItemOrder, column_names, n_rows, number_items, require_times, time_order
+from seqrec.data.store import ATTRIBUTES_TYPE, SequenceStore, open_store, sharded_store, write_files
+from seqrec.data.user_ranges import place_users, ranges_of
 from seqrec.files import JsonObject
 from seqrec.types import InputError
 
+__all__ = ["event_column", "gathered_store", "prepare", "sequences"]
+EVENTS_PER_SHARD = 50_000_000
+ALL_IN_ONE = 2**62
 NO_KEYS: Mapping[str, nw.LazyFrame] = MappingProxyType({})
 
 logger = logging.getLogger(__name__)
@@ -56,44 +61,57 @@ def gathered_store(
     item_order: ItemOrder = "key",
     keys: Mapping[str, nw.LazyFrame] = NO_KEYS,
     directory: Path | None = None,
+    events_per_shard: int = EVENTS_PER_SHARD,
 ) -> SequenceStore:
     """The store of `events`, which lack neither user nor item: users by sorted id, items in `item_order`.
 
     Titles and attributes are those of `source`; `keys` are the tables of `with_keys`. With a `directory` the arrays
-    over events are files of a store there, written batch by batch and memory-mapped; without, they are in memory.
+    over events are files of a store there, written batch by batch and memory-mapped: in shards of consecutive users,
+    of about `events_per_shard` events each, if there are more. Without, they are in memory.
     """
+    if directory is None:
+        with tempfile.TemporaryDirectory(prefix="seqrec-store-") as folder:
+            return _in_memory(
+                gathered_store(
+                    events,
+                    engine,
+                    source,
+                    columns=columns,
+                    item_order=item_order,
+                    keys=keys,
+                    directory=Path(folder),
+                    events_per_shard=ALL_IN_ONE,
+                )
+            )
     item_numbers = engine.keep(number_items(events, item_order))
     item_keys = collect(with_keys(item_numbers, "item_id", keys).sort("item"))["item_id"].to_numpy()
-    lengths = events.group_by("user_id").agg(n_events=nw.len())
-    users = collect(with_keys(lengths, "user_id", keys).sort("user_id"))
-    offsets = np.zeros(users.num_rows + 1, np.int64)
-    np.cumsum(users["n_events"].to_numpy(), out=offsets[1:])
-    missing = _with_missing(events, columns)
-    files = {} if directory is None else array_files(directory, columns)
-    arrays: dict[str, np.ndarray] = {}
-    start = 0
-    for batch in engine.batches(ordered_events(events, item_numbers, list(columns))):
-        for name in batch.schema.names:
-            values = event_column(name, pa.chunked_array([batch[name]]), has_missing=name in missing)
-            if start == 0:
-                shape, dtype = (int(offsets[-1]),), column_dtype(name, values.dtype)
-                arrays[name] = (
-                    np.lib.format.open_memmap(files[name], mode="w+", dtype=dtype, shape=shape)
-                    if name in files
-                    else np.empty(shape, dtype)
-                )
-            arrays[name][start : start + len(values)] = values
-        start += batch.num_rows
-    engine.forget(item_numbers)
-    items = arrays.pop("item")
-    return sequence_store(
-        items,
-        offsets,
+    users = engine.keep(place_users(events, events_per_shard))
+    ranges = ranges_of(users)
+    order = ["user_id", *time_order(events)]
+    numbered = events.join(item_numbers, on="item_id", how="inner")
+    table = numbered.select(*dict.fromkeys([*order, "item", *columns]))
+    missing = frozenset(_with_missing(events, columns))
+    plan = ShardPlan(str(directory.absolute()), tuple(columns), missing, tuple(each.n_events for each in ranges))
+    shards = engine.write_shards(SortedEvents(table, order, users, keys.get("user_id")), ranges, plan)
+    for held in (item_numbers, users):
+        engine.forget(held)
+    return sharded_store(
+        directory,
+        shards if len(shards) > 1 else [at_root(directory, shards[0])],
         item_keys=item_keys,
-        user_keys=users["user_id"].to_numpy(),
         titles=None if source.titles is None else titles_of(item_keys, source.titles),
-        columns=arrays,
         attributes=None if source.attributes is None else attributes_of(item_keys, source.attributes),
+    )
+
+
+def _in_memory(store: SequenceStore) -> SequenceStore:
+    return store._replace(
+        items=np.array(store.items),
+        offsets=np.array(store.offsets),
+        user_table=KeyTable({"key": store.user_keys}),
+        columns={name: np.array(values) for name, values in store.columns.items()},
+        shards=(),
+        directory=None,
     )
 
 
@@ -104,23 +122,6 @@ def with_keys(table: nw.LazyFrame, column: str, keys: Mapping[str, nw.LazyFrame]
     names = column_names(table)
     named = table.join(keys[column], on=column, how="inner")
     return named.drop(column).rename({"key": column}).select(names)
-
-
-def event_column(name: str, values: pa.ChunkedArray, *, has_missing: bool = False) -> np.ndarray:
-    """The column as a store holds it: where values are missing, here or elsewhere, float64 with NaN for them."""
-    if has_missing or values.null_count:
-        if not (
-            pa.types.is_integer(values.type) or pa.types.is_floating(values.type) or pa.types.is_boolean(values.type)
-        ):
-            raise InputError(f"event column {name!r} is {values.type}, a store holds numbers; leave the column out")
-        if pa.types.is_boolean(values.type):
-            values = values.cast(pa.int8())
-        with as_input_error(
-            f"event column {name!r} has missing values and integers beyond 2^53; fill in what is missing",
-            pa.ArrowInvalid,
-        ):
-            return values.cast(pa.float64()).to_numpy()
-    return values.to_numpy()
 
 
 def titles_of(item_keys: np.ndarray, titles: pa.Table | None) -> np.ndarray:

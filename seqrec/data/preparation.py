@@ -1,5 +1,6 @@
 """From raw events to a sequence store by the steps that a config names, with what is left counted after each."""
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,12 +16,13 @@ from seqrec.config import check_at_least, check_between, check_fields
 from seqrec.data import steps
 from seqrec.data.directories import replacing_directory
 from seqrec.data.engines import Engine, collect, engine_of
-from seqrec.data.events import gathered_store, source_facts, with_keys
+from seqrec.data.events import EVENTS_PER_SHARD, gathered_store, source_facts, with_keys
 from seqrec.data.moments import moment_us
 from seqrec.data.sources import Source
 from seqrec.data.split_config import SplitConfig, choose_split, split_store
 from seqrec.data.store import SequenceStore, open_store, write_files
 from seqrec.data.ties import TIE_HASH
+from seqrec.data.user_ranges import UserRange, parts_of, ranges_at_once
 from seqrec.types import InputError
 
 
@@ -132,8 +134,10 @@ class _Step(NamedTuple):
     name: str
     apply: Callable[[nw.LazyFrame, Engine], nw.LazyFrame]
     remedy: str
+    sorts_users: bool = False
+    """Whether it sorts each user's events, which is done in ranges of users; what it returns is held."""
     is_held: bool = False
-    """Whether what it returns is computed once and held, because it sorts all events."""
+    """Whether what it returns is computed once and held, because it looks up all events."""
     makes_users: bool = False
     """Whether each session that it numbers becomes a user."""
 
@@ -164,27 +168,38 @@ def clean_events(
     )
     rejected = engine.keep(judged.filter(~nw.col("reason").is_null()).drop(TIE_HASH, strict=False))
     valid = events if steps.n_rows(rejected) == 0 else judged.filter(nw.col("reason").is_null()).drop("reason")
-    # A step that filters by itself, or by a small table, is left to what comes after it; one that sorts is computed,
-    # and `held` is then the only table of all events that there is.
+    # A step that filters by itself, or by a small table, is left to what comes after it; another is computed, in ranges
+    # of users where all of them would exceed the memory, and `held` is then the only table of all events that there is.
     is_timed = "timestamp_us" in steps.column_names(events)
     bounds = [f"{name}={getattr(config, name)}" for name in ("earliest", "latest") if getattr(config, name) is not None]
     remedy = " or ".join(["check the columns of user, item and time", *(f"change {bound}" for bound in bounds)])
     found = [_Step("valid", lambda *_: valid, remedy), *_steps_of(config, is_timed=is_timed)]
     keys: dict[str, nw.LazyFrame] = {}
     kept, held = events, None
+    ranges: list[UserRange] | None = None
     for place, step in enumerate(found):
-        before = kept
-        kept = step.apply(kept, engine)
+        before, computed = kept, []
+        if ranges is None and (step.sorts_users or step.is_held):
+            ranges = ranges_at_once(kept, counts[-1].n_events, engine.n_rows_at_once(kept))
+        if step.sorts_users:
+            kept = engine.keep_parts([step.apply(part, engine) for part in parts_of(kept, ranges or [])])
+            computed.append(kept)
+        else:
+            kept = step.apply(kept, engine)
+            if step.is_held and kept is not before:
+                kept = engine.keep_parts(parts_of(kept, ranges or []))
+                computed.append(kept)
         if step.makes_users:
-            kept = steps.sessions_as_users(with_keys(kept, "user_id", keys))
-        is_numbered = False
+            kept, ranges = steps.sessions_as_users(with_keys(kept, "user_id", keys)), None
         if place == 0 or step.makes_users:
             kept, is_numbered = _numbered(kept, keys, engine)
-        if step.is_held or (is_numbered and not (place + 1 < len(found) and found[place + 1].is_held)):
-            kept = engine.keep(kept)
+            if is_numbered and not (place + 1 < len(found) and found[place + 1].sorts_users):
+                kept = engine.keep(kept)
+                computed.append(kept)
+        for table in computed:
             if held is not None:
                 engine.forget(held)
-            held = kept
+            held = table
         last = counts[-1]
         counts.append(last._replace(step=step.name, n_removed=0) if kept is before else _count(step.name, kept, last))
         report(counts[-1])
@@ -218,14 +233,14 @@ def _steps_of(config: StepsConfig, *, is_timed: bool) -> Iterator[_Step]:
             "duplicates",
             lambda events, _: steps.drop_duplicates(events, keep_times=gap is not None),
             "set drop_duplicates=False",
-            is_held=is_timed,
+            sorts_users=is_timed,
         )
     if gap is not None:
         yield _Step(
             "near duplicates",
             lambda events, _: steps.drop_near_duplicates(events, gap_us=seconds_to_us(gap)),
             f"give a gap below duplicate_gap_seconds={gap:g}",
-            is_held=not config.drop_duplicates,
+            sorts_users=not config.drop_duplicates,
         )
     if per_day is not None:
         yield _Step(
@@ -245,7 +260,7 @@ def _steps_of(config: StepsConfig, *, is_timed: bool) -> Iterator[_Step]:
             "immediate repeats",
             lambda events, _: steps.collapse_repeats(events),
             "set collapse_repeats=False",
-            is_held=True,
+            sorts_users=True,
         )
     sessions = []
     if (pause := config.session_gap_seconds) is not None:
@@ -254,7 +269,7 @@ def _steps_of(config: StepsConfig, *, is_timed: bool) -> Iterator[_Step]:
                 "sessions",
                 lambda events, _: steps.number_sessions(events, gap_us=seconds_to_us(pause)),
                 "",
-                is_held=True,
+                sorts_users=True,
                 makes_users=config.sessions_as_users,
             )
         ]
@@ -266,6 +281,7 @@ def _steps_of(config: StepsConfig, *, is_timed: bool) -> Iterator[_Step]:
             "-".join(map(str, [*minima.values(), "core"])),
             lambda events, engine: steps.k_core(events, **minima, engine=engine),
             "lower " + " or ".join(f"{name}={least}" for name, least in minima.items()),
+            is_held=True,
         )
     if not config.sessions_as_users:
         yield from sessions
@@ -281,16 +297,20 @@ def prepare_store(
     directory: Path | str,
     config: StepsConfig,
     split: SplitConfig,
+    events_per_shard: int = EVENTS_PER_SHARD,
     *,
     report: Callable[[StepCount], None] = lambda count: None,
 ) -> Prepared:
     """The store of `source` after the steps of `config`, written to `directory` and opened there, whole or not at all.
 
     The manifest's `preparation` says what each step left, the configs, the split's hash, how ties in time are ordered;
-    events that are not valid are in rejected.parquet, each with its reason.
+    events that are not valid are in rejected.parquet, each with its reason. More than `events_per_shard` events lie in
+    shards of about so many.
     """
     engine, split = engine_of(source), choose_split(split).config
-    with replacing_directory(directory) as fresh:
+    if events_per_shard < 1:
+        raise InputError(f"events_per_shard={events_per_shard} is below 1; try events_per_shard={EVENTS_PER_SHARD}")
+    with replacing_directory(directory) as fresh, contextlib.closing(engine):
         cleaned = clean_events(source.events, config, engine, report=report)
         store = gathered_store(
             cleaned.numbered,
@@ -300,7 +320,11 @@ def prepare_store(
             item_order=config.item_order,
             keys=cleaned.keys,
             directory=fresh,
+            events_per_shard=events_per_shard,
         )
+        rejected = collect(cleaned.rejected.sort("event_index"))
+        # What follows needs the memory, and the events no more.
+        engine.close()
         found = split_store(store, split)
         preparation = {
             "source": source.name,
@@ -309,7 +333,6 @@ def prepare_store(
             "split": {**dataclasses.asdict(split), "description": found.description, "hash": found.content_hash},
             **source_facts(source),
         }
-        rejected = collect(cleaned.rejected.sort("event_index"))
         write_files(fresh, store, preparation=preparation, side_tables={"rejected": rejected})
     return Prepared(open_store(directory), cleaned.counts, found.description)
 

@@ -212,12 +212,6 @@ def number_items(events: nw.LazyFrame, order: ItemOrder) -> nw.LazyFrame:
     return numbered.select("item_id", item=(nw.col("item") + 1).cast(nw.Int32))
 
 
-def ordered_events(events: nw.LazyFrame, item_numbers: nw.LazyFrame, columns: list[str]) -> nw.LazyFrame:
-    """Columns item and `columns`, sorted by user and, inside a user, in `time_order`."""
-    order = ["user_id", *time_order(events)]
-    return events.join(item_numbers, on="item_id", how="inner").sort(order).select("item", *columns)
-
-
 def n_rows(table: nw.LazyFrame) -> int:
     """The number of rows."""
     return int(table.select(n=nw.len()).collect("pyarrow")["n"][0])

@@ -1,17 +1,21 @@
 """The same steps on every engine: exactly equal tables."""
 
+import re
+
 import numpy as np
 import pyarrow as pa
 import pytest
 from test_ties import DEFAULTS, RUNS, a_log, by_user_and_item, shuffled
 from test_ties import read as read_log
 
-from seqrec.data import steps
+from seqrec.data import engines, steps
 from seqrec.data.engines import collect, engine_of, move
+from seqrec.data.event_tables import ReadOptions
 from seqrec.data.events import gathered_store
 from seqrec.data.preparation import StepsConfig, clean_events, prepare_store
 from seqrec.data.sources import Columns, read_source
 from seqrec.data.split_config import SplitConfig
+from seqrec.data.tables.rows import Limits
 from seqrec.types import InputError
 
 ENGINES = ("polars", "pyspark")  # beside DuckDB
@@ -81,23 +85,28 @@ ORDERS = {"defaults": DEFAULTS, "runs": RUNS}
 
 
 def outcome(source, config, directory):
-    """Everything that preparation finds: counts, tables in their order, and the store's hash."""
+    """Everything that preparation finds: counts, tables in their order, the store's hash and its shards' files."""
     engine = engine_of(source)
     cleaned = clean_events(source.events, config, engine)
     columns = steps.column_names(cleaned.events)
+    store = gathered_store(
+        cleaned.numbered,
+        engine,
+        source,
+        columns=cleaned.columns,
+        item_order=config.item_order,
+        keys=cleaned.keys,
+        directory=directory,
+        events_per_shard=cleaned.counts[-1].n_events // 3,
+    )
+    assert 2 <= len(store.shards) <= 4
     return {
         "counts": cleaned.counts,
         "events": collect(cleaned.events.sort("event_index")).select(columns).to_pydict(),
         "rejected": collect(cleaned.rejected.sort("event_index")).to_pydict(),
-        "store": gathered_store(
-            cleaned.numbered,
-            engine,
-            source,
-            columns=cleaned.columns,
-            item_order=config.item_order,
-            keys=cleaned.keys,
-            directory=directory,
-        ).content_hash,
+        "content hash": store.content_hash,
+        "shards": store.shards,
+        "files": {str(file.relative_to(directory)): file.read_bytes() for file in sorted(directory.rglob("*.*"))},
     }
 
 
@@ -130,6 +139,42 @@ def test_engines_give_exactly_equal_tables(engine, config, log, request, tmp_pat
         found = outcome(source, CONFIGS[config], tmp_path / "found")
     for name in expected:
         assert same(found[name], expected[name]), name
+
+
+@pytest.mark.parametrize("config", ["all steps", "sessions as users"])
+def test_ranges_of_users_that_fit_the_memory_give_exactly_equal_tables(config, log, tmp_path, monkeypatch):
+    for folder in ("expected", "found"):
+        (tmp_path / folder).mkdir()
+    expected = outcome(read(log), CONFIGS[config], tmp_path / "expected")
+    source = read(log)
+    # A memory in which ten events can be sorted.
+    monkeypatch.setattr(engines, "n_bytes_at_once", lambda connection: 10 * 5 * engines.BYTES_PER_VALUE)
+    assert engine_of(source).n_rows_at_once(source.events) == 10
+    found = outcome(source, CONFIGS[config], tmp_path / "found")
+    for name in expected:
+        assert same(found[name], expected[name]), name
+
+
+def test_what_is_held_in_parts_is_gone_after_the_preparation(log, tmp_path, monkeypatch):
+    monkeypatch.setattr(engines, "n_bytes_at_once", lambda connection: 1000)
+    limits = Limits(spill_directory=tmp_path / "spill")
+    options = {"columns": Columns("who", "what", "when"), "time_unit": "s", "options": ReadOptions(limits=limits)}
+    source = read_source("events", log, **options)
+    seen = []
+
+    def look(count):
+        seen.append(len(list((tmp_path / "spill").glob("seqrec-parts-*"))))
+
+    in_parts = prepare_store(source, tmp_path / "store", StepsConfig(), SplitConfig(), report=look).store
+    assert seen == [0, 0, 1]  # found, valid, duplicates
+    assert not list((tmp_path / "spill").glob("seqrec-parts-*"))
+    monkeypatch.undo()
+    whole = prepare_store(read_source("events", log, **options), tmp_path / "whole", StepsConfig(), SplitConfig()).store
+    assert in_parts.content_hash == whole.content_hash
+    # Small enough for one shard, which is the store itself.
+    assert {file.name for file in (tmp_path / "store").iterdir()} == {
+        file.name for file in (tmp_path / "whole").iterdir()
+    }
 
 
 @on_every_engine(ORDERS, on_spark=None)  # there are ties in the other test's log too
@@ -168,3 +213,23 @@ def test_another_engine_is_refused_with_those_that_are_not():
         engine_of(refused)
     with pytest.raises(InputError, match="without its connection"):
         engine_of(source._replace(connection=None))
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (
+            "Traceback\n  ...\nseqrec.types.InputError: event column 'a' is string; leave it out\n",
+            "event column 'a' is",
+        ),
+        (
+            "Traceback\nPermissionError: [Errno 13] Permission denied: '/mnt/a'\n",
+            "Permission denied.*all machines share",
+        ),
+        ("[PACKAGE_NOT_INSTALLED] pandas must be installed", "pandas must be installed.*PYSPARK_PYTHON"),
+    ],
+)
+def test_what_an_executor_complains_of_is_told_in_a_line(said, told):
+    complaint = engines.of_executors(said)
+    assert re.search(told, complaint)
+    assert "\n" not in complaint
