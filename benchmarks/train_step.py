@@ -31,6 +31,9 @@ import optax
 from tyro.conf import OmitArgPrefixes
 
 from seqrec import runtime
+from seqrec.attention import (
+    attention,
+)
 from seqrec.config import to_json
 from seqrec.data.batches import TrainingBatches, training_batches
 from seqrec.data.events import sequences
@@ -41,7 +44,13 @@ from seqrec.data.store import sequence_store
 from seqrec.encoders.transformer import TransformerConfig, transformer
 from seqrec.files import write_json
 from seqrec.heads.softmax import softmax_model
-from seqrec.layers import attention, causal_mask, dropout, feed_forward, item_table_rows, norm, rotation
+from seqrec.layers import (
+    dropout,
+    feed_forward,
+    item_table_rows,
+    norm,
+    rotation,
+)
 from seqrec.losses.softmax import softmax_loss, tile_sizes
 from seqrec.sharding import MeshConfig, look_up, split_rows
 from seqrec.training import OptimizerConfig, TrainState, init_state, make_optimizer, make_train_step
@@ -186,10 +195,11 @@ def make_parts(
         return x
 
     def attend(batch, key, blocks, x):
-        mask, angles = causal_mask(batch.segment_ids), None
+        angles = None
         if model.positions == "rotary":
             angles = rotation(batch.positions, n_pairs=model.d_model // model.n_heads // 2, max_length=max_length)
-        kept = {"mask": mask, "angles": angles, "n_heads": model.n_heads, "dropout_rate": model.attention_dropout}
+        kept = {"segment_ids": batch.segment_ids, "causal": model.causal, "angles": angles}
+        kept |= {"n_heads": model.n_heads, "dropout_rate": model.attention_dropout}
         return add(functools.partial(attention, **kept), key, blocks, x)
 
     def feed(batch, key, blocks, x):

@@ -1,12 +1,12 @@
-"""Norms, attention, feed-forward, dropout and positions: pure functions, each with its `*_specs`."""
+"""Norms, feed-forward, dropout and positions: pure functions, each with its `*_specs`."""
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Shaped, UInt
+from jaxtyping import Array, Float, Int, Shaped, UInt
 
 from seqrec.params import Params, ParamSpec
 from seqrec.sharding import look_up
@@ -107,16 +107,26 @@ def _mix(x: UInt[Array, "*shape"]) -> UInt[Array, "*shape"]:
     return x ^ (x >> 16)
 
 
-def dropout(x: Float[Array, "*shape"], *, rate: Scalar, key: Array | None) -> Float[Array, "*shape"]:
-    """Zeroes a share `rate` of `x`, to the nearest 1/256, and rescales the rest; `key=None` means evaluation."""
+def dropout(
+    x: Float[Array, "*shape"],
+    *,
+    rate: Scalar,
+    key: Array | None,
+    part_of: tuple[tuple[int, ...], Any] | None = None,
+) -> Float[Array, "*shape"]:
+    """Zeroes a share `rate` of `x`, to the nearest 1/256, and rescales the rest; `key=None` means evaluation.
+
+    With `part_of`, a shape and an index, `x` is the part at that index of an array of that shape, and loses what it
+    loses there.
+    """
     if key is None:
         return x
     # From float32, as a traced rate is, so that both round alike.
     n_dropped = jnp.round(256 * rate) if isinstance(rate, Array) else round(256 * float(np.float32(rate)))
     if isinstance(n_dropped, int) and n_dropped == 0:
         return x
-    keep = random_bytes(key, x.shape) >= jnp.uint8(n_dropped)
-    return jnp.where(keep, x * (256 / (256 - n_dropped)), 0.0)
+    drawn = random_bytes(key, x.shape) if part_of is None else random_bytes(key, part_of[0])[part_of[1]]
+    return jnp.where(drawn >= jnp.uint8(n_dropped), x * (256 / (256 - n_dropped)), 0.0)
 
 
 Rotation = tuple[Float[Array, "rows 1 length pairs"], Float[Array, "rows 1 length pairs"]]
@@ -179,115 +189,6 @@ def newest(
     place = lengths - 1 - lag
     found = jnp.take_along_axis(values, jnp.maximum(place, 0)[:, None, None], axis=1)[:, 0]
     return jnp.where(place[:, None] >= 0, found, 0.0)
-
-
-def history_mask(segment_ids: Int[Array, "rows length"]) -> Bool[Array, "rows length length"]:
-    """[row, query, key]: True where the key is of the query's history."""
-    return segment_ids[:, :, None] == segment_ids[:, None, :]
-
-
-def causal_mask(segment_ids: Int[Array, "rows length"]) -> Bool[Array, "rows length length"]:
-    """[row, query, key]: True where the key is of the query's history and not later than it."""
-    length = segment_ids.shape[1]
-    return history_mask(segment_ids) & jnp.tril(jnp.ones((length, length), bool))
-
-
-def attention_specs(d_model: int) -> Params:
-    """Projections without biases; queries, keys and values share one matrix, heads one after another in each."""
-    return {
-        "qkv": ParamSpec((d_model, 3 * d_model), ("embed", "heads"), _normal),
-        "out": ParamSpec((d_model, d_model), ("heads", "embed"), _normal),
-    }
-
-
-def cross_attention_specs(d_model: int) -> Params:
-    """As `attention_specs`, where keys and values are made from other states than queries."""
-    return {
-        "q": ParamSpec((d_model, d_model), ("embed", "heads"), _normal),
-        "kv": ParamSpec((d_model, 2 * d_model), ("embed", "heads"), _normal),
-        "out": ParamSpec((d_model, d_model), ("heads", "embed"), _normal),
-    }
-
-
-Heads = Float[Array, "_ n_heads _ d_head"]
-"""Of rows and their positions, or of those that are kept."""
-
-
-def split_heads(
-    x: Float[Array, "rows length features"], *, n_parts: int, n_heads: int
-) -> Float[Array, "n_parts rows n_heads length d_head"]:
-    """Queries, keys or values that stand side by side in `x`, each cut into its heads."""
-    rows, length, features = x.shape
-    # Heads before length from the start: every product below then runs over contiguous [length, d_head] blocks.
-    return x.reshape(rows, length, n_parts, n_heads, features // (n_parts * n_heads)).transpose(2, 0, 3, 1, 4)
-
-
-def mix_values(
-    q: Float[Array, "rows n_heads n_queries d_head"],
-    k: Float[Array, "rows n_heads n_keys d_head"],
-    v: Float[Array, "rows n_heads n_keys d_head"],
-    *,
-    mask: Bool[Array, "rows n_queries n_keys"],
-    dropout_rate: Scalar,
-    key: Array | None,
-) -> Float[Array, "rows n_queries d_model"]:
-    """Each query's mean of the values that `mask` allows, weighted by its softmax over their keys, heads side by side.
-
-    Vaswani et al. 2017, eq. 1; dropout acts on the weights.
-    """
-    rows, n_heads, n_queries, d_head = q.shape
-    scores = jnp.einsum("rhqd,rhkd->rhqk", q * (1 / math.sqrt(d_head)), k, preferred_element_type=jnp.float32)
-    weights = jax.nn.softmax(jnp.where(mask[:, None], scores, -1e30), axis=-1)
-    weights = dropout(weights, rate=dropout_rate, key=key).astype(q.dtype)
-    mixed = jnp.einsum("rhqk,rhkd->rhqd", weights, v)
-    return mixed.transpose(0, 2, 1, 3).reshape(rows, n_queries, n_heads * d_head)
-
-
-def attention(
-    params: Params,
-    x: Float[Array, "rows length d_model"],
-    *,
-    mask: Bool[Array, "rows length length"],
-    angles: Rotation | None,
-    n_heads: int,
-    dropout_rate: Scalar,
-    key: Array | None,
-) -> Float[Array, "rows length d_model"]:
-    """Multi-head attention over the keys that `mask` allows; with `angles`, queries and keys are rotated."""
-    q, k, v = queries_keys_values(params, x, angles=angles, n_heads=n_heads)
-    return dense(mix_values(q, k, v, mask=mask, dropout_rate=dropout_rate, key=key), params["out"])
-
-
-def queries_keys_values(
-    params: Params, x: Float[Array, "rows length d_model"], *, angles: Rotation | None, n_heads: int
-) -> tuple[Heads, Heads, Heads]:
-    """What attention with the parameters of `attention_specs` makes of each position."""
-    q, k, v = split_heads(dense(x, params["qkv"]), n_parts=3, n_heads=n_heads)
-    return (q, k, v) if angles is None else (rotate(q, angles), rotate(k, angles), v)
-
-
-KeysAndValues = tuple[Heads, Heads]
-"""Those of one block."""
-
-
-def start_keys_and_values(k: Heads, v: Heads, *, max_length: int) -> KeysAndValues:
-    """Those of the first positions, and room for the others."""
-    room = ((0, 0), (0, 0), (0, max_length - k.shape[2]), (0, 0))
-    return jnp.pad(k, room), jnp.pad(v, room)
-
-
-def append_keys_and_values(
-    kept: KeysAndValues,
-    k: Heads,
-    v: Heads,
-    *,
-    rows: Int[Array, " n"] | None,
-    places: Int[Array, " n"],
-) -> tuple[KeysAndValues, KeysAndValues]:
-    """What is `kept` with one more position in each of the `rows`, by default in all; and these rows of it."""
-    where = jnp.arange(kept[0].shape[0]) if rows is None else rows
-    keys, values = (each.at[where, :, places].set(new[:, :, 0]) for each, new in zip(kept, (k, v), strict=True))
-    return (keys, values), (keys, values) if rows is None else (keys[rows], values[rows])
 
 
 def feed_forward_specs(kind: FeedForward, d_model: int, d_ff: int) -> Params:

@@ -8,8 +8,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from seqrec.attention import (
+    causal_mask,
+)
 from seqrec.heads.softmax import SoftmaxHead
-from seqrec.layers import causal_mask
 from seqrec.losses.blocks import Mixture
 from seqrec.model import Model
 from seqrec.params import Params, ParamSpec

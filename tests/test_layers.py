@@ -1,4 +1,4 @@
-"""Layers against flax.nnx and jax.nn where those are right, and dropout against what chance allows."""
+"""Layers against flax.nnx where that is right, and dropout against what chance allows."""
 
 import itertools
 import math
@@ -9,10 +9,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from seqrec.attention import attention_specs
 from seqrec.layers import (
-    attention,
-    attention_specs,
-    causal_mask,
     dropout,
     feed_forward,
     feed_forward_specs,
@@ -77,46 +75,6 @@ def test_only_layer_norm_ignores_a_shift():
         params = init_params(norm_specs(kind, D_MODEL), jax.random.key(0))
         same = np.allclose(norm(params, x, kind=kind), norm(params, x + 5, kind=kind), atol=1e-4)
         assert same == ignores, kind
-
-
-# Attention
-
-
-@pytest.mark.parametrize("n_heads", [1, 2, 4])
-def test_attention_within_one_history_is_that_of_jax(n_heads):
-    rows, length = 3, 7
-    params, x = random_params(attention_specs(D_MODEL)), random(rows, length, D_MODEL)
-    heads = (rows, length, n_heads, D_MODEL // n_heads)
-    q, k, v = (part.reshape(heads) for part in jnp.split(x @ params["qkv"], 3, axis=-1))
-    expected = jax.nn.dot_product_attention(q, k, v, is_causal=True).reshape(x.shape) @ params["out"]
-    mask = causal_mask(jnp.ones((rows, length), jnp.int32))
-    out = attention(params, x, mask=mask, angles=None, n_heads=n_heads, dropout_rate=0.0, key=None)
-    np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-5)
-
-
-def test_attention_is_that_of_flax():
-    n_heads, length = 2, 6
-    params, x = random_params(attention_specs(D_MODEL)), random(2, length, D_MODEL)
-    oracle = nnx.MultiHeadAttention(n_heads, D_MODEL, use_bias=False, decode=False, rngs=nnx.Rngs(0))
-    by_head = (D_MODEL, n_heads, D_MODEL // n_heads)
-    weights = [part.reshape(by_head) for part in jnp.split(params["qkv"], 3, axis=-1)]
-    for projection, weight in zip((oracle.query, oracle.key, oracle.value), weights, strict=True):
-        projection.kernel[...] = weight
-    oracle.out.kernel[...] = params["out"].reshape(n_heads, D_MODEL // n_heads, D_MODEL)
-    mask = causal_mask(jnp.ones((2, length), jnp.int32))
-    out = attention(params, x, mask=mask, angles=None, n_heads=n_heads, dropout_rate=0.0, key=None)
-    np.testing.assert_allclose(out, oracle(x, mask=mask[:, None]), rtol=1e-4, atol=1e-5)
-
-
-def test_the_mask_allows_what_is_earlier_in_the_same_history():
-    segment_ids = [[1, 1, 2, 2, 2, 0]]
-    mask = np.asarray(causal_mask(jnp.array(segment_ids)))[0]
-    for query, key in itertools.product(range(6), repeat=2):
-        assert mask[query, key] == (key <= query and segment_ids[0][query] == segment_ids[0][key])
-
-
-def test_every_query_has_a_key_even_in_padding():
-    assert np.asarray(causal_mask(jnp.zeros((1, 4), jnp.int32))).any(axis=-1).all()
 
 
 # Rotary positions

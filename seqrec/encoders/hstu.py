@@ -8,11 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
-from seqrec.config import TRACED, Range, check_at_least, check_fields, check_share
-from seqrec.layers import (
+from seqrec.attention import (
     Heads,
     append_keys_and_values,
     causal_mask,
+    query_blocks,
+    side_by_side,
+    split_heads,
+    start_keys_and_values,
+)
+from seqrec.config import TRACED, Range, check_at_least, check_fields, check_share
+from seqrec.layers import (
     check_heads,
     dense,
     dropout,
@@ -24,8 +30,6 @@ from seqrec.layers import (
     norm_specs,
     put_rows,
     silu,
-    split_heads,
-    start_keys_and_values,
     take_rows,
 )
 from seqrec.params import Params, ParamSpec
@@ -214,15 +218,22 @@ def _unit_output(
     spans: Int[Array, "rows n_queries n_keys"] | None,
     distances: Int[Array, "rows n_queries n_keys"] | None = None,
 ) -> States:
-    """From `u` and heads to what the unit adds; `distances` from query to key are by default those of one row."""
-    scores = jnp.einsum("rhqd,rhkd->rhqk", q, k)
-    if "distance_bias" in params:
+    """From `u` and heads to what the unit adds; without `distances` from query to key, those of a causal row."""
+    if distances is None:
         # Inside a history positions differ as places in the row do, so one table of distances serves all rows.
         places = np.arange(u.shape[1])
-        between = places[None, :, None] - places if distances is None else distances
-        scores = scores + params["distance_bias"][between.clip(0, max_length - 1)][:, None]
-    if spans is not None:
-        scores = scores + params["time_bias"][spans][:, None]
-    weights = jnp.where(mask[:, None], silu(scores) * (1 / max_length), 0.0)
-    mixed = jnp.einsum("rhqk,rhkd->rhqd", weights, v).transpose(0, 2, 1, 3).reshape(u.shape)
+        between, blocks = places[None, :, None] - places, query_blocks(len(places))
+    else:
+        between, blocks = distances, [slice(None)]
+    parts = []
+    for block in blocks:
+        read = np.s_[:, block, : block.stop]
+        scores = jnp.einsum("rhqd,rhkd->rhqk", q[:, :, block], k[:, :, : block.stop])
+        if "distance_bias" in params:
+            scores = scores + params["distance_bias"][between[read].clip(0, max_length - 1)][:, None]
+        if spans is not None:
+            scores = scores + params["time_bias"][spans[read]][:, None]
+        weights = jnp.where(mask[read][:, None], silu(scores) * (1 / max_length), 0.0)
+        parts.append(jnp.einsum("rhqk,rhkd->rhqd", weights, v[:, :, : block.stop]))
+    mixed = side_by_side(jnp.concatenate(parts, axis=2))
     return dense(norm(params["mixed_norm"], mixed, kind="layer") * u, params["out"])

@@ -12,21 +12,23 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
-from seqrec.config import check_at_least, check_fields
-from seqrec.encoders.transformer import TransformerConfig, apply_parts, block_specs, embed, rotary_angles, transformer
-from seqrec.layers import (
+from seqrec.attention import (
     KeysAndValues,
-    Rotation,
     attention_specs,
     causal_mask,
     cross_attention_specs,
-    dense,
     mix_values,
+    queries_keys_values,
+    split_heads,
+)
+from seqrec.config import check_at_least, check_fields
+from seqrec.encoders.transformer import TransformerConfig, apply_parts, block_specs, embed, rotary_angles, transformer
+from seqrec.layers import (
+    Rotation,
+    dense,
     norm,
     norm_specs,
-    queries_keys_values,
     rotate,
-    split_heads,
 )
 from seqrec.params import Params
 from seqrec.types import Batch, BatchFormat, Decoder, Encoder, InputError, States

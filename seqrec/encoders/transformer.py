@@ -8,33 +8,34 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from seqrec.config import TRACED, Range, check_at_least, check_fields, check_share
-from seqrec.layers import (
-    FeedForward,
+from seqrec.attention import (
     Heads,
-    Norm,
-    Rotation,
     append_keys_and_values,
     attention,
     attention_specs,
-    causal_mask,
+    mix_histories,
+    mix_values,
+    queries_keys_values,
+    start_keys_and_values,
+)
+from seqrec.config import TRACED, Range, check_at_least, check_fields, check_share
+from seqrec.layers import (
+    FeedForward,
+    Norm,
+    Rotation,
     check_heads,
     dense,
     dropout,
     feed_forward,
     feed_forward_specs,
     history_lengths,
-    history_mask,
     item_table_spec,
     item_vectors,
-    mix_values,
     newest,
     norm,
     norm_specs,
     put_rows,
-    queries_keys_values,
     rotation,
-    start_keys_and_values,
     take_rows,
     time_rotation,
 )
@@ -215,7 +216,6 @@ def transformer(config: TransformerConfig, *, n_items: int, max_length: int, tim
         dtype = jnp.dtype(config.compute_dtype)
         items = batch.items if config.causal else batch.next_items
         x = embed(config, params, items, batch.positions, added=added, key=None if keys is None else keys[0])
-        mask = (causal_mask if config.causal else history_mask)(batch.segment_ids)
         angles = angles_of(batch.positions, batch.times)
 
         def apply_block(x, block_and_keys):
@@ -226,7 +226,8 @@ def transformer(config: TransformerConfig, *, n_items: int, max_length: int, tim
                 return attention(
                     block["attention"],
                     x,
-                    mask=mask,
+                    segment_ids=batch.segment_ids,
+                    causal=config.causal,
                     angles=angles,
                     n_heads=config.n_heads,
                     dropout_rate=config.attention_dropout,
@@ -260,12 +261,12 @@ def transformer(config: TransformerConfig, *, n_items: int, max_length: int, tim
         return norm(params["final_norm"], x, kind=config.norm) if config.norm_first else x
 
     def start(params: Params, batch: Batch) -> tuple[Array, Cache]:
-        kept, mask = [], causal_mask(batch.segment_ids)
+        kept = []
 
         def mix(index: int, q: Heads, k: Heads, v: Heads) -> Array:
             del index
             kept.append(start_keys_and_values(k, v, max_length=max_length))
-            return mix_values(q, k, v, mask=mask, dropout_rate=0.0, key=None)
+            return mix_histories(q, k, v, segment_ids=batch.segment_ids, causal=True, dropout_rate=0.0, key=None)
 
         x = embed(config, params, batch.items, batch.positions)
         states = read(params, x, angles_of(batch.positions, batch.times), mix)

@@ -9,8 +9,10 @@ import pytest
 from an_encoder import an_encoder
 from packed_rows import rows_of
 
+from seqrec.attention import (
+    causal_mask,
+)
 from seqrec.encoders.hstu import N_TIME_BUCKETS, HSTUConfig, hstu, hstu_unit, time_buckets
-from seqrec.layers import causal_mask
 from seqrec.params import init_params
 from seqrec.types import InputError
 

@@ -10,8 +10,15 @@ import pytest
 from packed_rows import LENGTH, rows_of
 
 from seqrec import layers
+from seqrec.attention import (
+    attention,
+)
 from seqrec.encoders.transformer import TransformerConfig, transformer
-from seqrec.layers import attention, causal_mask, feed_forward, item_table_rows, norm
+from seqrec.layers import (
+    feed_forward,
+    item_table_rows,
+    norm,
+)
 from seqrec.losses.softmax import softmax_loss
 from seqrec.params import init_params
 from seqrec.types import Batch
@@ -61,7 +68,7 @@ def test_order_matters(positions):
 
 def test_pre_norm_and_post_norm_are_their_formulas():
     batch = rows_of([[1, 2, 3, 4]])
-    mask = causal_mask(batch.segment_ids)
+    kept = {"segment_ids": batch.segment_ids, "angles": None, "n_heads": 2, "dropout_rate": 0.0, "key": None}
     states = {}
     for norm_first in (True, False):
         encoder, params = an_encoder("layer", norm_first, "learned", "gelu", n_blocks=1)
@@ -71,7 +78,7 @@ def test_pre_norm_and_post_norm_are_their_formulas():
         (block,) = params["blocks"]
 
         def attend(x, block=block):
-            return attention(block["attention"], x, mask=mask, angles=None, n_heads=2, dropout_rate=0.0, key=None)
+            return attention(block["attention"], x, **kept)
 
         def feed(x, block=block):
             return feed_forward(block["feed_forward"], x, kind="gelu", dropout_rate=0.0, key=None)
