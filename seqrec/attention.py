@@ -1,6 +1,7 @@
 """Attention over packed histories: projections, masks, products, and the keys and values kept of a history."""
 
 import math
+from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -10,9 +11,11 @@ from jaxtyping import Array, Bool, Float, Int
 
 from seqrec.layers import Rotation, dense, dropout, rotate
 from seqrec.params import Params, ParamSpec
+from seqrec.sharding import map_rows
 from seqrec.types import Scalar
 
 Implementation = Literal["xla", "fused"]
+"""`fused` takes jax's Pallas kernels on GPUs and TPUs, whose scores never leave the chip's own memory."""
 
 _normal = jax.nn.initializers.normal(0.02)
 
@@ -99,11 +102,14 @@ def mix_histories(
     causal: bool,
     dropout_rate: Scalar,
     key: Array | None,
+    implementation: Implementation = "xla",
 ) -> Float[Array, "rows length d_model"]:
     """As `mix_values` inside each history of packed rows; `causal` queries read no later position.
 
-    The numbers drawn for dropout are those of `mix_values`.
+    The numbers drawn for dropout are those of `mix_values`. Only `xla` can drop weights.
     """
+    if implementation == "fused":
+        return side_by_side(map_rows(partial(_mix_fused, causal=causal), q, k, v, segment_ids))
     if not causal:
         return mix_values(q, k, v, mask=history_mask(segment_ids), dropout_rate=dropout_rate, key=key)
     mask, whole = causal_mask(segment_ids), (*q.shape[:3], k.shape[2])
@@ -125,6 +131,39 @@ def _mix_block(q: Array, k: Array, v: Array, mask: Array, drop: dict[str, Any]) 
     return (mixed / total).astype(q.dtype)
 
 
+def _mix_fused(q: Heads, k: Heads, v: Heads, segment_ids: Int[Array, "rows length"], *, causal: bool) -> Heads:
+    """By the kernel of the platform that the program is lowered for; elsewhere by jax's own composition."""
+    # Here, since they import Pallas, and few programs are fused.
+    from jax.experimental.pallas.ops.gpu import attention as gpu_kernel
+    from jax.experimental.pallas.ops.tpu import flash_attention as tpu_kernel
+
+    length, scale = q.shape[2], 1 / math.sqrt(q.shape[-1])
+
+    def padded(q, k, v, segment_ids):
+        # To whole tiles. Segment 0 is padding, which no history reads.
+        room = (0, -length % 128)
+        q, k, v = (jnp.pad(each, ((0, 0), (0, 0), room, (0, 0))) for each in (q, k, v))
+        return q, k, v, jnp.pad(segment_ids, ((0, 0), room))
+
+    def on_tpu(q, k, v, segment_ids):
+        q, k, v, ids = padded(q, k, v, segment_ids)
+        return tpu_kernel.flash_attention(
+            q, k, v, segment_ids=tpu_kernel.SegmentIds(ids, ids), causal=causal, sm_scale=scale
+        )[:, :, :length]
+
+    def on_gpu(q, k, v, segment_ids):
+        q, k, v, ids = padded(q, k, v, segment_ids)
+        q, k, v = (each.swapaxes(1, 2) for each in (q, k, v))
+        return gpu_kernel.mha(q, k, v, ids, sm_scale=scale, causal=causal).swapaxes(1, 2)[:, :, :length]
+
+    def elsewhere(q, k, v, segment_ids):
+        mask = (causal_mask if causal else history_mask)(segment_ids)[:, None]
+        q, k, v = (each.swapaxes(1, 2) for each in (q, k, v))
+        return jax.nn.dot_product_attention(q, k, v, mask=mask, scale=scale, implementation="xla").swapaxes(1, 2)
+
+    return jax.lax.platform_dependent(q, k, v, segment_ids, tpu=on_tpu, cuda=on_gpu, default=elsewhere)
+
+
 def side_by_side(heads: Heads) -> Float[Array, "rows length d_model"]:
     """The features of all heads of each position, one head after another."""
     rows, n_heads, length, d_head = heads.shape
@@ -141,10 +180,12 @@ def attention(
     n_heads: int,
     dropout_rate: Scalar,
     key: Array | None,
+    implementation: Implementation = "xla",
 ) -> Float[Array, "rows length d_model"]:
     """Multi-head attention inside each history of packed rows; with `angles`, queries and keys are rotated."""
     q, k, v = queries_keys_values(params, x, angles=angles, n_heads=n_heads)
-    mixed = mix_histories(q, k, v, segment_ids=segment_ids, causal=causal, dropout_rate=dropout_rate, key=key)
+    options = {"dropout_rate": dropout_rate, "key": key, "implementation": implementation}
+    mixed = mix_histories(q, k, v, segment_ids=segment_ids, causal=causal, **options)
     return dense(mixed, params["out"])
 
 

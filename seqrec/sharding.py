@@ -12,7 +12,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
 from seqrec.config import check_fields
 from seqrec.params import Params, ParamSpec
@@ -327,6 +327,17 @@ def map_catalogue(
         check_vma=False,
     )(*rows, item_table)
     return tuple(each[:n_rows] if kind == "items" else each for each, kind in zip(combined, outputs, strict=True))
+
+
+def map_rows(function: Callable[..., Array], *arrays: Shaped[Array, "rows ..."]) -> Shaped[Array, "rows ..."]:
+    """What `function` makes of rows that do not mix; each device runs it on its own rows, as a kernel needs.
+
+    Rows that do not split evenly are worked on by every device.
+    """
+    if jax.sharding.get_abstract_mesh().empty:
+        return function(*arrays)
+    by_row = _ROWS if arrays[0].shape[0] % n_data_shards() == 0 else P()
+    return jax.shard_map(function, in_specs=by_row, out_specs=by_row, check_vma=False)(*arrays)
 
 
 def look_up(item_table: ItemTable, ids: Int[Array, "*shape"]) -> Float[Array, "*shape d_model"]:

@@ -1,5 +1,6 @@
 """Attention against flax.nnx, jax.nn and the whole square of scores."""
 
+import functools
 import itertools
 
 import jax
@@ -86,30 +87,50 @@ def test_blocks_of_queries_are_few_long_and_one_after_another(length):
 
 LENGTH = 130
 """Two blocks of 65, neither of them a multiple of the four bytes that are drawn together."""
+HEADS = [2 * random(2, 2, LENGTH, 8, seed=seed) for seed in range(3)]
+"""Queries, keys and values of two rows and two heads."""
 SEGMENTS = np.array([[1] * LENGTH, [1] * 20 + [2] * 70 + [3] * 30 + [0] * 10], np.int32)
 
 
-def mixed(by, *, rate, key):
+def mixed(by, *, rate=0.0, key=None):
     """Mixed values and the gradients of queries, keys and values."""
 
     def total(heads):
         values = by(*heads, dropout_rate=rate, key=key)
         return jnp.sum(jnp.sin(values)), values
 
-    heads = [2 * random(2, 2, LENGTH, 8, seed=seed) for seed in range(3)]
-    return jax.jit(jax.grad(total, has_aux=True))(heads)
+    return jax.jit(jax.grad(total, has_aux=True))(HEADS)
+
+
+def of_histories(**options):
+    return functools.partial(mix_histories, segment_ids=jnp.asarray(SEGMENTS), **options)
+
+
+def assert_same(ours, expected):
+    for got, wanted in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.3])
 def test_blocks_of_queries_mix_what_the_whole_square_does_and_drop_the_same_weights(rate):
-    key = jax.random.key(3)
+    whole = functools.partial(mix_values, mask=causal_mask(jnp.asarray(SEGMENTS)))
+    drop = {"rate": rate, "key": jax.random.key(3)}
+    assert_same(mixed(of_histories(causal=True), **drop), mixed(whole, **drop))
 
-    def in_blocks(q, k, v, **drop):
-        return mix_histories(q, k, v, segment_ids=jnp.asarray(SEGMENTS), causal=True, **drop)
 
-    def whole(q, k, v, **drop):
-        return mix_values(q, k, v, mask=causal_mask(jnp.asarray(SEGMENTS)), **drop)
+# Fused
 
-    ours, expected = (mixed(by, rate=rate, key=key) for by in (in_blocks, whole))
-    for got, wanted in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5)
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_fused_attention_mixes_what_xla_does(causal):
+    ours, expected = (mixed(of_histories(causal=causal, implementation=each)) for each in ("fused", "xla"))
+    assert_same(ours, expected)
+
+
+@pytest.mark.parametrize(("platform", "kernel"), [("tpu", "tpu_custom_call"), ("cuda", "gpu.triton")])
+def test_fused_attention_lowers_to_the_kernel_of_each_platform(platform, kernel):
+    def total(heads):
+        return jnp.sum(of_histories(causal=True, implementation="fused")(*heads, dropout_rate=0.0, key=None))
+
+    lowered = jax.jit(jax.grad(total)).trace(HEADS).lower(lowering_platforms=(platform,))
+    assert lowered.as_text().count(kernel) >= 3  # forward, and backward to queries and to keys and values

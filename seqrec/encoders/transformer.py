@@ -10,6 +10,7 @@ from jaxtyping import Array, Int
 
 from seqrec.attention import (
     Heads,
+    Implementation,
     append_keys_and_values,
     attention,
     attention_specs,
@@ -76,6 +77,8 @@ class TransformerConfig:
     """Dropout rate of embeddings, hidden units and residual branches, 0 to below 1."""
     attention_dropout: Annotated[float, TRACED] = 0.0
     """Dropout rate of attention weights, 0 to below 1."""
+    attention: Implementation = "xla"
+    """Attention in training: by xla, or by fused kernels on GPUs and TPUs, which need attention-dropout 0."""
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of hidden states and matrix products; parameters, norms and attention weights stay in float32."""
     rematerialise: bool = False
@@ -89,6 +92,11 @@ class TransformerConfig:
         check_at_least(self, 0, "d_ff")
         check_share(self, "dropout", "attention_dropout", one=False)
         check_heads(d_model=self.d_model, n_heads=self.n_heads)
+        if self.attention == "fused" and (isinstance(self.attention_dropout, Array) or self.attention_dropout):
+            raise ValueError(
+                f"fused attention drops no weights, but attention_dropout={self.attention_dropout}; "
+                "use attention_dropout=0 or attention=xla"
+            )
         if self.positions == "rotary" and self.d_model // self.n_heads % 2:
             raise ValueError(
                 f"rotary positions turn pairs, but a head has d_model/n_heads={self.d_model // self.n_heads} "
@@ -228,6 +236,8 @@ def transformer(config: TransformerConfig, *, n_items: int, max_length: int, tim
                     x,
                     segment_ids=batch.segment_ids,
                     causal=config.causal,
+                    # Evaluation, and what bundles export of it, keep to programs that last beyond a version of jax.
+                    implementation="xla" if keys is None else config.attention,
                     angles=angles,
                     n_heads=config.n_heads,
                     dropout_rate=config.attention_dropout,

@@ -155,6 +155,10 @@ def test_the_item_table_has_room_for_padding_and_splits_evenly(n_items):
         ({"d_model": 6, "n_heads": 2}, "a head has d_model/n_heads=3 features; try d_model=12"),
         ({"dropout": 1.0}, "dropout=1.0 is not a share"),
         ({"attention_dropout": -0.1}, "attention_dropout=-0.1 is not a share"),
+        (
+            {"attention": "fused", "attention_dropout": 0.1},
+            "fused attention drops no weights, but attention_dropout=0.1",
+        ),
         ({"n_blocks": 0}, "n_blocks=0 is below 1"),
     ],
 )
@@ -182,6 +186,16 @@ def states_and_gradients(key, **way):
     params = init_params(encoder.specs, jax.random.key(0))
     (_, hidden), gradients = jax.jit(jax.value_and_grad(total, has_aux=True))(params)
     return hidden, gradients
+
+
+def test_fused_attention_trains_alike_and_is_left_out_of_evaluation():
+    batch = rows_of([[1, 2, 3, 4], [5, 6]])
+    for key, has_kernel in ((jax.random.key(0), True), (None, False)):
+        (plain, params), (fused, _) = an_encoder(dropout=0.2), an_encoder(dropout=0.2, attention="fused")
+        expected, got = (jax.jit(each.encode)(params, batch, key=key) for each in (plain, fused))
+        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+        lowered = jax.jit(fused.encode).trace(params, batch, key=key).lower(lowering_platforms=("tpu",))
+        assert ("tpu_custom_call" in lowered.as_text()) == has_kernel
 
 
 @pytest.mark.parametrize("way", [{"rematerialise": True}, {"scan_blocks": True}, {"compute_dtype": "bfloat16"}])
