@@ -7,9 +7,10 @@ The first line draws histories that fill every row, so that all positions are re
 of a `user item` file, as the published sizes cut it. Rounds of step, parts and products alternate: read the ratios,
 which hold between machines, before the milliseconds, which do not.
 
-A floor is the time that products would take at the rate of one large square product, the machine's peak. Each part is a
-program of its own, forward and backward; what the whole step takes beyond them is the rest: norms at the end, random
-keys, and what the compiler can or cannot share.
+A floor is the time that products would take at the rate of one large square product, the machine's peak; scores of the
+future, which causal attention leaves out in part, count in it. Each part is a program of its own, forward and backward;
+what the whole step takes beyond them is the rest: norms at the end, random keys, and what the compiler can or cannot
+share.
 
 On Linux XLA takes the memory of a step's intermediate arrays from malloc, and gives it back, at every step; the kernel
 hands it out in pages of 4 KB and clears each. Under `GLIBC_TUNABLES=glibc.malloc.hugetlb=1` they have 2 MB. The
@@ -31,9 +32,7 @@ import optax
 from tyro.conf import OmitArgPrefixes
 
 from seqrec import runtime
-from seqrec.attention import (
-    attention,
-)
+from seqrec.attention import attention
 from seqrec.config import to_json
 from seqrec.data.batches import TrainingBatches, training_batches
 from seqrec.data.events import sequences
@@ -44,13 +43,7 @@ from seqrec.data.store import sequence_store
 from seqrec.encoders.transformer import TransformerConfig, transformer
 from seqrec.files import write_json
 from seqrec.heads.softmax import softmax_model
-from seqrec.layers import (
-    dropout,
-    feed_forward,
-    item_table_rows,
-    norm,
-    rotation,
-)
+from seqrec.layers import dropout, feed_forward, item_table_rows, norm, rotation
 from seqrec.losses.softmax import softmax_loss, tile_sizes
 from seqrec.sharding import MeshConfig, look_up, split_rows
 from seqrec.training import OptimizerConfig, TrainState, init_state, make_optimizer, make_train_step
@@ -200,6 +193,7 @@ def make_parts(
             angles = rotation(batch.positions, n_pairs=model.d_model // model.n_heads // 2, max_length=max_length)
         kept = {"segment_ids": batch.segment_ids, "causal": model.causal, "angles": angles}
         kept |= {"n_heads": model.n_heads, "dropout_rate": model.attention_dropout}
+        kept |= {"implementation": model.attention}
         return add(functools.partial(attention, **kept), key, blocks, x)
 
     def feed(batch, key, blocks, x):

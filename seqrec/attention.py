@@ -184,8 +184,16 @@ def attention(
 ) -> Float[Array, "rows length d_model"]:
     """Multi-head attention inside each history of packed rows; with `angles`, queries and keys are rotated."""
     q, k, v = queries_keys_values(params, x, angles=angles, n_heads=n_heads)
-    options = {"dropout_rate": dropout_rate, "key": key, "implementation": implementation}
-    mixed = mix_histories(q, k, v, segment_ids=segment_ids, causal=causal, **options)
+    mixed = mix_histories(
+        q,
+        k,
+        v,
+        segment_ids=segment_ids,
+        causal=causal,
+        dropout_rate=dropout_rate,
+        key=key,
+        implementation=implementation,
+    )
     return dense(mixed, params["out"])
 
 

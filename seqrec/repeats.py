@@ -8,9 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from seqrec.attention import (
-    causal_mask,
-)
+from seqrec.attention import causal_mask
 from seqrec.heads.softmax import SoftmaxHead
 from seqrec.losses.blocks import Mixture
 from seqrec.model import Model

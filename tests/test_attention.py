@@ -9,14 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from seqrec.attention import (
-    attention,
-    attention_specs,
-    causal_mask,
-    mix_histories,
-    mix_values,
-    query_blocks,
-)
+from seqrec.attention import attention, attention_specs, causal_mask, mix_histories, mix_values, query_blocks
 
 D_MODEL = 16
 

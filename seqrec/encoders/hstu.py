@@ -219,6 +219,7 @@ def _unit_output(
     distances: Int[Array, "rows n_queries n_keys"] | None = None,
 ) -> States:
     """From `u` and heads to what the unit adds; without `distances` from query to key, those of a causal row."""
+    between: Any  # an array of either kind
     if distances is None:
         # Inside a history positions differ as places in the row do, so one table of distances serves all rows.
         places = np.arange(u.shape[1])

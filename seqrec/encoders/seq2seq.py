@@ -23,13 +23,7 @@ from seqrec.attention import (
 )
 from seqrec.config import check_at_least, check_fields
 from seqrec.encoders.transformer import TransformerConfig, apply_parts, block_specs, embed, rotary_angles, transformer
-from seqrec.layers import (
-    Rotation,
-    dense,
-    norm,
-    norm_specs,
-    rotate,
-)
+from seqrec.layers import Rotation, dense, norm, norm_specs, rotate
 from seqrec.params import Params
 from seqrec.types import Batch, BatchFormat, Decoder, Encoder, InputError, States
 

@@ -9,9 +9,7 @@ import pytest
 from an_encoder import an_encoder
 from packed_rows import rows_of
 
-from seqrec.attention import (
-    causal_mask,
-)
+from seqrec.attention import causal_mask
 from seqrec.encoders.hstu import N_TIME_BUCKETS, HSTUConfig, hstu, hstu_unit, time_buckets
 from seqrec.params import init_params
 from seqrec.types import InputError

@@ -10,15 +10,9 @@ import pytest
 from packed_rows import LENGTH, rows_of
 
 from seqrec import layers
-from seqrec.attention import (
-    attention,
-)
+from seqrec.attention import attention
 from seqrec.encoders.transformer import TransformerConfig, transformer
-from seqrec.layers import (
-    feed_forward,
-    item_table_rows,
-    norm,
-)
+from seqrec.layers import feed_forward, item_table_rows, norm
 from seqrec.losses.softmax import softmax_loss
 from seqrec.params import init_params
 from seqrec.types import Batch
