@@ -71,8 +71,8 @@ def query_blocks(length: int) -> list[slice]:
     >>> [(block.start, block.stop) for block in query_blocks(200)]
     [(0, 50), (50, 100), (100, 150), (150, 200)]
     """
-    # Four blocks take 5/8 of the products of the whole square, and eight, which compile twice as long, 9/16. On a CPU,
-    # smaller products lose more than they save: at length 200 blocks of 40 took as long as those of 50.
+    # Four blocks take 5/8 of the products of the whole square, and eight, twice as many operations, 9/16. On a CPU
+    # smaller products save nothing: at length 200 blocks of 40 took as long as those of 50.
     size = -(-length // max(1, min(MOST_BLOCKS, length // LEAST_BLOCK)))
     return [slice(start, min(start + size, length)) for start in range(0, length, size)]
 
