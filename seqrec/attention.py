@@ -1,7 +1,6 @@
 """Attention over packed histories: projections, masks, products, and the keys and values kept of a history."""
 
 import math
-from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -109,7 +108,8 @@ def mix_histories(
     The numbers drawn for dropout are those of `mix_values`. Only `xla` can drop weights.
     """
     if implementation == "fused":
-        return side_by_side(map_rows(partial(_mix_fused, causal=causal), q, k, v, segment_ids))
+        rows = q, k, v, segment_ids
+        return side_by_side(map_rows(lambda rows, _: _mix_fused(*rows, causal=causal), rows, None))
     if not causal:
         return mix_values(q, k, v, mask=history_mask(segment_ids), dropout_rate=dropout_rate, key=key)
     mask, whole = causal_mask(segment_ids), (*q.shape[:3], k.shape[2])

@@ -12,7 +12,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float, Int, Shaped
+from jaxtyping import Array, Float, Int
 
 from seqrec.config import check_fields
 from seqrec.params import Params, ParamSpec
@@ -329,15 +329,17 @@ def map_catalogue(
     return tuple(each[:n_rows] if kind == "items" else each for each, kind in zip(combined, outputs, strict=True))
 
 
-def map_rows(function: Callable[..., Array], *arrays: Shaped[Array, "rows ..."]) -> Shaped[Array, "rows ..."]:
-    """What `function` makes of rows that do not mix; each device runs it on its own rows, as a kernel needs.
+def map_rows(function: Callable[[Any, Any], Any], rows: Any, whole: Any) -> Any:
+    """`function(rows, whole)`, run on each device over its own rows and the `whole` of other arrays.
 
-    Rows that do not split evenly are worked on by every device.
+    `rows` are trees of arrays with a row for each row of a batch, and so is what is returned. Rows that do not split
+    evenly are worked on by every device.
     """
-    if jax.sharding.get_abstract_mesh().empty:
-        return function(*arrays)
-    by_row = _ROWS if arrays[0].shape[0] % n_data_shards() == 0 else P()
-    return jax.shard_map(function, in_specs=by_row, out_specs=by_row, check_vma=False)(*arrays)
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return function(rows, whole)
+    split = _ROWS if len(jax.tree.leaves(rows)[0]) % n_data_shards() == 0 else P()
+    return jax.shard_map(function, in_specs=(split, P()), out_specs=split, check_vma=False)(rows, whole)
 
 
 def look_up(item_table: ItemTable, ids: Int[Array, "*shape"]) -> Float[Array, "*shape d_model"]:

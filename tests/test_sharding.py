@@ -20,6 +20,7 @@ import pytest
 from examples import at_night
 
 from seqrec import sharding
+from seqrec.attention import mix_histories
 from seqrec.data.batches import Share, make_queries, training_batches
 from seqrec.data.splits import leave_last_out
 from seqrec.data.store import store_from_sequences
@@ -198,6 +199,7 @@ def runs(tmp_path_factory, request):
         "metrics",
         "mixture",
         "allowed",
+        "fused",
     ],
 )
 def test_eight_devices_compute_what_one_does(runs, mesh, what):
@@ -426,6 +428,10 @@ def measure() -> dict[str, np.ndarray]:
     )
     numbers["allowed_ranks"] = jnp.where(jnp.isnan(ranks), -1.0, ranks)
     rows = split_rows(np.zeros((16, 5, 9), np.float32))
+    heads = [split_rows(generator.standard_normal((16, 2, 8, 4)).astype(np.float32)) for _ in range(3)]
+    ids = split_rows(np.arange(128, dtype=np.int32).reshape(16, 8) // 3 % 3)
+    options = {"causal": True, "dropout_rate": 0.0, "key": None, "implementation": "fused"}
+    numbers["fused"] = jax.jit(functools.partial(mix_histories, **options))(*heads, segment_ids=ids)
     numbers["bytes"] = jax.jit(lambda x: jnp.where(x == 0, random_bytes(jax.random.key(5), x.shape), 0))(rows)
     sums = jax.jit(metric_sums)(split_rows(numbers["ranks"].astype(np.float32)[:56]))
     numbers["metrics"] = [*sums.totals.values(), sums.n_users]
