@@ -1,71 +1,80 @@
 """Writes the best items of a run's best checkpoint for each test user, for other tools and other people's analyses.
 
     python experiments/export_lists.py runs/sasrec-movielens-demo-20260101-120000 --k 100
+    python experiments/export_lists.py runs/a --users all --output lists   # after whole histories, as when serving
 
-Into the run's directory go top_items.parquet (user, item, rank, score: what compare.py takes with --top-k), and the
-same as a TREC run (run.trec) with the held-out items (qrels.trec), so that ir-measures or ranx can check our figures:
+Leaves top_items.parquet (user, item, rank, score: what compare.py takes with --top-k), and for test users the same as a
+TREC run (run.trec) with the held-out items (qrels.trec), so that ir-measures or ranx can check our figures:
 `ir_measures qrels.trec run.trec nDCG@10 R@10 RR@100`. Prints what the lists are like: coverage, novelty and the like.
 """
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from scripts import TRAINING
+from tqdm import tqdm
 from tyro.conf import Positional
 
 from seqrec import runtime
 from seqrec.config import check_at_least, check_fields
 from seqrec.data.buckets import working_copy
-from seqrec.evaluation import make_top_step, top_items
 from seqrec.files import JsonObject, address_of
-from seqrec.report.lists import format_list_figures, list_figures, write_top_items
-from seqrec.report.trec import write_qrels, write_trec_run
+from seqrec.report.lists import format_list_figures
 from seqrec.run.experiment import open_trained
+from seqrec.run.lists import Users, choose_queries, files_for, write_item_vectors, write_lists
 from seqrec.types import InputError
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Writes the best items of a run for each test user."""
+    """Writes the best items of a run for each test user, or for other users."""
 
     run: Positional[Path]
     """Directory of the run, as the training script printed it."""
     k: int = 100
     """Number of items in a list."""
+    users: Users = "test"
+    """Whose lists. test: test users, before their held-out items. all, or a file with a column user: all users or those
+    of the file, after their whole histories."""
+    output: Path | None = None
+    """Directory of the files; by default that of the run, for test users alone."""
+    item_vectors: Path | None = None
+    """Directory to write the vectors of all items to: vectors.npy, and keys.parquet with the item of each row."""
+    user_vectors: Path | None = None
+    """The same of the users; the product of a user's and an item's vector is the item's score, but for items of the
+    history under --repeat-mixture."""
 
     def __post_init__(self):
         check_fields(self)
         check_at_least(self, 1, "k")
+        if self.users != "test" and self.output is None:
+            raise InputError(f"--users {self.users} would replace the test users' lists in the run; give an --output")
 
 
 def main(arguments: Arguments) -> JsonObject:
     """Writes the files, prints the lists' figures and returns them."""
-    with working_copy(arguments.run) as run:
-        return export(run, arguments)
+    own = arguments.output is None
+    with (
+        working_copy(arguments.run, read_only=not own) as run,
+        contextlib.nullcontext(run) if own else working_copy(arguments.output) as output,
+    ):
+        task, model, params = open_trained(run, TRAINING)
+        queries = choose_queries(task, arguments.users)
+        with tqdm(total=len(queries.users), desc="users", disable=None, leave=False) as bar:
 
+            def report(n_users: int) -> None:
+                bar.update(n_users)
+                runtime.check_interrupt()
 
-def export(run: Path, arguments: Arguments) -> JsonObject:
-    """The same, of the run in `run`."""
-    task, model, params = open_trained(run, TRAINING)
-    store = task.store
-    if arguments.k > store.n_items:
-        raise InputError(f"--k {arguments.k} is above {store.n_items}, the number of items; try --k {store.n_items}")
-    if len(set(task.test.users.tolist())) < len(task.test.users):
-        raise InputError(f"{run} asks several times of a user, and a list is one of a user; test the last target alone")
-    best = top_items(make_top_step(model, k=arguments.k), params, task.test)
-    users = store.user_keys[best.user].tolist()
-    lists = [store.item_keys[row[row > 0] - 1].tolist() for row in best.items]
-    scores = [row[ids > 0].tolist() for row, ids in zip(best.scores, best.items, strict=True)]
-    write_top_items(run / "top_items.parquet", users, lists, scores)
-    write_trec_run(run / "run.trec", users, lists, scores, tag="seqrec")
-    write_qrels(run / "qrels.trec", users, store.item_keys[task.test.targets - 1].tolist())
-    figures = {
-        name: list_figures(items, store, task.split, task.test)
-        for name, items in {f"lists of {arguments.k}": best.items, "held-out items": task.test.targets[:, None]}.items()
-    }
+            options = {"k": arguments.k, "user_vectors": arguments.user_vectors, "report": report}
+            figures = write_lists(task, model, params, queries, output, **options)
+        if arguments.item_vectors is not None:
+            write_item_vectors(task, params, arguments.item_vectors)
     print(f"\n{format_list_figures(figures)}\n")
-    for name in ("top_items.parquet", "run.trec", "qrels.trec"):
-        print(f"written  {address_of(arguments.run / name)}")
+    files = [(arguments.output or arguments.run) / name for name in files_for(arguments.users)]
+    for file in filter(None, (*files, arguments.item_vectors, arguments.user_vectors)):
+        print(f"written  {address_of(file)}")
     return figures
 
 

@@ -1,8 +1,9 @@
 """From parameters and queries to one rank a user, from which every figure downstream is computed, or to lists."""
 
 import functools
-from collections.abc import Callable
-from typing import NamedTuple
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from seqrec.generation import GREEDY, DecodingConfig, Generated, generate
 from seqrec.metrics import list_ranks, means, metric_sums
 from seqrec.model import Model, composed_params
 from seqrec.params import Params
+from seqrec.retrieval import BoostedVectors
 from seqrec.sharding import on_host, split_rows
 from seqrec.types import HistoryBatch, InputError, QueryBatch
 
@@ -33,14 +35,27 @@ class RankTable(NamedTuple):
 
 
 class TopItems(NamedTuple):
-    """The best candidates of each query, in the queries' order."""
+    """The best candidates of some queries."""
 
+    query: Int[np.ndarray, " queries"]
+    """Places of the queries among all of them."""
     user: Int[np.ndarray, " queries"]
     """Row of the user in the store."""
     items: Int[np.ndarray, "queries k"]
     """Item ids, best first; 0 where candidates run out."""
     scores: Float[np.ndarray, "queries k"]
+    vectors: Float[np.ndarray, "queries d_model"] | None = None
+    """The users' vectors, if the step returns them."""
 
+
+T = TypeVar("T")
+
+N_IN_FLIGHT = 8
+"""Batches that are begun before the result of the first is waited for: devices need not wait for the host, and memory
+does not grow with the number of batches."""
+
+ROWS_PER_PART = 1 << 18
+"""Places of lists in one part of `top_items_in_parts`, about: a row group of the files that they are written to."""
 
 QueryStep = Callable[[Params, QueryBatch], tuple[Array, ...]]
 """`step(params, queries)` -> arrays with one entry, or row, a query; `params` are composed ones."""
@@ -117,24 +132,54 @@ def rank_table(
     )
 
 
-def make_top_step(model: Model, *, k: int) -> QueryStep:
-    """A jitted step from (params, queries) to (item ids, scores) of the `k` best candidates."""
+def make_top_step(model: Model, *, k: int, with_vectors: bool = False) -> QueryStep:
+    """A jitted step from (params, queries) to (item ids, scores) of the `k` best candidates.
+
+    With vectors it also returns the state of each query, [queries, d_model], whose product with an item's vector is the
+    item's score, but for items that a mixture with the history raises.
+    """
 
     @jax.jit
-    def step(params: Params, queries: QueryBatch) -> tuple[Array, Array]:
+    def step(params: Params, queries: QueryBatch) -> tuple[Array, ...]:
         vectors = model.queries(params, queries.batch, queries.last)
-        return model.head.top_k(params, vectors, k=k, exclude=queries.excluded)
+        best = model.head.top_k(params, vectors, k=k, exclude=queries.excluded)
+        if not with_vectors:
+            return best
+        own = vectors.vectors if isinstance(vectors, BoostedVectors) else vectors
+        return *best, own.astype(jnp.float32)
 
     return step
 
 
 def top_items(top_step: QueryStep, params: Params, queries: Queries) -> TopItems:
-    """The best candidates of each query.
+    """The best candidates of each query, in the queries' order.
 
     Unlike a rank's candidates they leave out a target that the user has taken before, if seen items are excluded.
     """
-    items, scores = run_queries(top_step, params, queries)
-    return TopItems(queries.users, items, scores)
+    found = run_queries(top_step, params, queries)
+    return TopItems(np.arange(len(queries.users)), queries.users, *found)
+
+
+def top_items_in_parts(
+    top_step: QueryStep, params: Params, queries: Queries, *, report: Report = no_report
+) -> Iterator[TopItems]:
+    """As `top_items`, in parts of a few thousand queries in the order of batches: memory does not grow with queries."""
+    parts: list[tuple[np.ndarray, ...]] = []
+
+    def joined() -> TopItems:
+        query, *found = (np.concatenate(each) for each in zip(*parts, strict=True))
+        parts.clear()
+        return TopItems(query, queries.users[query], *found)
+
+    n_rows = 0
+    for query, outputs in query_parts(top_step, params, queries, report=report):
+        parts.append((query, *outputs))
+        n_rows += outputs[0].size
+        if n_rows >= ROWS_PER_PART:
+            n_rows = 0
+            yield joined()
+    if parts:
+        yield joined()
 
 
 def make_generate_step(model: Model, *, n: int, config: DecodingConfig = GREEDY, seed: int = 0) -> GenerateStep:
@@ -158,9 +203,9 @@ def generate_lists(
         raise InputError(
             f"n={n} is not in 1..max_length={max_length}; generate fewer items, or let the model read more"
         )
-    batches = queries.histories(max_length + 1 - n)
-    pending = [step(params, histories).items for histories in map(split_rows, batches)]
-    return np.concatenate([on_host(items)[: queries.n_queries] for items in pending])[: len(queries.users)]
+    batches = map(split_rows, queries.histories(max_length + 1 - n))
+    lists = _begun_ahead(step(params, histories).items for histories in batches)
+    return np.concatenate([on_host(items)[: queries.n_queries] for items in lists])[: len(queries.users)]
 
 
 def make_validate(
@@ -199,11 +244,31 @@ def make_validate(
 
 def run_queries(step: QueryStep, params: Params, queries: Queries, *, report: Report = no_report) -> list[np.ndarray]:
     """What the step returns for all queries, in their order."""
-    # All batches are begun before the first is waited for.
-    pending = [(batch.query, step(params, batch)) for batch in map(split_rows, queries.batches())]
-    for query, _ in pending:
-        report(int(np.count_nonzero(on_host(query) >= 0)))
-    query = np.concatenate([on_host(query) for query, _ in pending])
-    outputs = [np.concatenate([on_host(batch[i]) for _, batch in pending]) for i in range(len(pending[0][1]))]
-    places = np.argsort(query, kind="stable")[np.sum(query < 0) :]  # -1 marks what only fills a batch
-    return [values[places] for values in outputs]
+    arrays: list[np.ndarray] = []
+    for query, outputs in query_parts(step, params, queries, report=report):
+        arrays = arrays or [np.empty((len(queries.users), *each.shape[1:]), each.dtype) for each in outputs]
+        for array, output in zip(arrays, outputs, strict=True):
+            array[query] = output
+    return arrays
+
+
+def query_parts(
+    step: QueryStep, params: Params, queries: Queries, *, report: Report = no_report
+) -> Iterator[tuple[Int[np.ndarray, " part"], list[np.ndarray]]]:
+    """What the step returns, batch by batch: the places of a batch's queries among all, and its arrays on the host."""
+    begun = ((batch.query, step(params, batch)) for batch in map(split_rows, queries.batches()))
+    for query, outputs in _begun_ahead(begun):
+        query = on_host(query)
+        is_query = query >= 0  # -1 marks what only fills a batch
+        yield query[is_query], [on_host(each)[is_query] for each in outputs]
+        report(int(np.count_nonzero(is_query)))
+
+
+def _begun_ahead(begun: Iterable[T]) -> Iterator[T]:
+    """The same, each handed out when `N_IN_FLIGHT` more have been begun, where so many are left."""
+    waiting: deque[T] = deque()
+    for each in begun:
+        waiting.append(each)
+        if len(waiting) > N_IN_FLIGHT:
+            yield waiting.popleft()
+    yield from waiting

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv as pc
 import pyarrow.parquet as pq
 
 from seqrec.bundle.histories import consecutive_rows
@@ -19,6 +18,7 @@ from seqrec.bundle.loading import Bundle
 from seqrec.data.paths import is_in_bucket
 from seqrec.data.store_files import key_column
 from seqrec.files import address_of, make_directory, read_object, replacing, write_json
+from seqrec.report.list_files import list_table, table_writer, vectors_writer
 from seqrec.types import InputError
 
 USERS_PER_PART = 4096
@@ -92,9 +92,10 @@ def write_lists(
     _check(bundle, histories, options, output, user_vectors)
     kept = Path(f"{output or user_vectors}.parts")
     n_done = _begin(kept, bundle, histories, options, users_per_part, has_vectors=user_vectors is not None)
+    item_keys = key_column(bundle.vocabulary.keys) if output is not None else None
     report(min(n_done * users_per_part, histories.n_users))
     for number, part in enumerate(histories.parts(users_per_part=users_per_part, first_part=n_done), start=n_done):
-        _write_part(kept, number, bundle, part, options, lists=output is not None, vectors=user_vectors is not None)
+        _write_part(kept, number, bundle, part, options, item_keys=item_keys, vectors=user_vectors is not None)
         report(len(part.users))
     parts = [read_object(kept / f"{number:06}.json") for number in range(-(-histories.n_users // users_per_part))]
     if output is not None:
@@ -107,11 +108,9 @@ def write_lists(
 
 def write_item_vectors(bundle: Bundle, directory: Path) -> None:
     """Writes `vectors.npy`, a row an item in float32, and `keys.parquet`, whose column `key` names each row."""
-    make_directory(directory)
-    with replacing(directory / "vectors.npy") as partial, partial.open("wb") as stream:
-        np.save(stream, bundle.item_vectors(), allow_pickle=False)
-    with replacing(directory / "keys.parquet") as partial:
-        pq.write_table(pa.table({"key": key_column(bundle.vocabulary.keys)}), partial)
+    vectors = bundle.item_vectors()
+    with vectors_writer(directory, n_rows=len(vectors), d_model=vectors.shape[1]) as write:
+        write(key_column(bundle.vocabulary.keys), vectors)
 
 
 def _check(
@@ -171,7 +170,14 @@ def _begin(
 
 
 def _write_part(
-    kept: Path, number: int, bundle: Bundle, part: UserPart, options: ListOptions, *, lists: bool, vectors: bool
+    kept: Path,
+    number: int,
+    bundle: Bundle,
+    part: UserPart,
+    options: ListOptions,
+    *,
+    item_keys: pa.Array | None,
+    vectors: bool,
 ) -> None:
     is_known = part.items.values > 0
     items = part.items.keep(is_known)
@@ -184,16 +190,18 @@ def _write_part(
     said: dict[str, Any] = {
         "n_users": len(part.users),
         "n_rows": 0,
-        "n_popular": int(np.sum(~has_history)) * lists,
+        "n_popular": 0 if item_keys is None else int(np.sum(~has_history)),
         "n_unknown": int(np.sum(~is_known)),
         "n_without": 0,
         "n_vectors": int(np.sum(has_history)) * vectors,
     }
-    if lists:
+    if item_keys is not None:
         ids, scores = bundle.top_ids(
             items, options.k, allow=part.allow, exclude=part.exclude, seconds=seconds, mask_seen=options.mask_seen
         )
-        table = _list_table(part.users, bundle.vocabulary.keys, ids, scores, is_popular=~has_history)
+        table = list_table(part.users, item_keys, ids, scores)
+        is_popular = np.repeat(~has_history, np.count_nonzero(ids, axis=1))
+        table = table.append_column("popular", pa.array(is_popular))
         said |= {"n_rows": table.num_rows, "n_without": int(np.sum(ids[:, 0] == 0))}
         with replacing(kept / f"{number:06}.parquet") as partial:
             pq.write_table(table, partial)
@@ -208,42 +216,15 @@ def _write_part(
     write_json(kept / f"{number:06}.json", said)
 
 
-def _list_table(
-    users: pa.Array, item_keys: np.ndarray, ids: np.ndarray, scores: np.ndarray, *, is_popular: np.ndarray
-) -> pa.Table:
-    is_listed = ids > 0
-    row, place = np.nonzero(is_listed)
-    return pa.table(
-        {
-            "user": users.take(pa.array(row)),
-            "item": key_column(item_keys[ids[is_listed] - 1]),
-            "rank": pa.array(place + 1, pa.int32()),
-            "score": pa.array(scores[is_listed]),
-            "popular": pa.array(is_popular[row]),
-        }
-    )
-
-
 def _join_lists(kept: Path, n_parts: int, output: Path) -> None:
     make_directory(output.parent)
-    with replacing(output) as partial:
-        writer: Any = None
+    with table_writer(output) as write:
         for number in range(n_parts):
-            table = pq.read_table(kept / f"{number:06}.parquet")
-            if writer is None:
-                make = pc.CSVWriter if output.suffix == ".csv" else pq.ParquetWriter
-                writer = make(partial, table.schema)
-            writer.write_table(table)
-        writer.close()
+            write(pq.read_table(kept / f"{number:06}.parquet"))
 
 
 def _join_vectors(kept: Path, sizes: list[int], directory: Path, d_model: int) -> None:
-    make_directory(directory)
-    with replacing(directory / "vectors.npy") as partial, partial.open("wb") as stream:
-        header = {"descr": "<f4", "fortran_order": False, "shape": (sum(sizes), d_model)}
-        np.lib.format.write_array_header_1_0(stream, header)
+    with vectors_writer(directory, n_rows=sum(sizes), d_model=d_model) as write:
         for number in range(len(sizes)):
-            stream.write(np.load(kept / f"{number:06}.npy", allow_pickle=False).tobytes())
-    with replacing(directory / "keys.parquet") as partial:
-        tables = [pq.read_table(kept / f"{number:06}.keys.parquet") for number in range(len(sizes))]
-        pq.write_table(pa.concat_tables(tables), partial)
+            keys = pq.read_table(kept / f"{number:06}.keys.parquet")["key"]
+            write(keys, np.load(kept / f"{number:06}.npy", allow_pickle=False))

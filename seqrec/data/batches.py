@@ -234,7 +234,7 @@ class Queries(NamedTuple):
     users: Int[np.ndarray, " queries"]
     """The user of each query, as a row of the store."""
     target_positions: Int[np.ndarray, " queries"]
-    """Place of each held-out item in `store.items`."""
+    """Place of each held-out item in `store.items`; of a query after the whole history, where that ends."""
     row_groups: Int[np.ndarray, "batches n_rows"]
     """Rows of each batch; -1 where the last batch has none left."""
     n_queries: int
@@ -248,13 +248,21 @@ class Queries(NamedTuple):
 
     @property
     def targets(self) -> Int[np.ndarray, " queries"]:
-        """The held-out items."""
-        return self.store.items[self.target_positions]
+        """The held-out items; 0 where the query is after the whole history."""
+        return self._targets(slice(None))
 
     @property
     def history_lengths(self) -> Int[np.ndarray, " queries"]:
         """Events before each held-out item, all of them, not only those that the encoder reads."""
-        return self.target_positions - self.store.offsets[self.users]
+        return self._history_lengths(slice(None))
+
+    def _targets(self, query_ids: Any) -> Int[np.ndarray, " query_ids"]:
+        positions = self.target_positions[query_ids]
+        is_held_out = positions < self.store.offsets[self.users[query_ids] + 1]
+        return np.where(is_held_out, self.store.items[np.minimum(positions, self.store.n_events - 1)], 0)
+
+    def _history_lengths(self, query_ids: Any) -> Int[np.ndarray, " query_ids"]:
+        return self.target_positions[query_ids] - self.store.offsets[self.users[query_ids]]
 
     def judge(
         self, ranks: Float[np.ndarray, " queries"], n_candidates: Int[np.ndarray, " queries"]
@@ -285,7 +293,7 @@ class Queries(NamedTuple):
             query_ids = self.packed.order[segments][first : first + n_queries]
             last, targets, query = np.zeros((3, n_queries), np.int32)
             last[: len(query_ids)] = newest[first : first + n_queries]
-            targets[: len(query_ids)] = self.store.items[self.target_positions[query_ids]]
+            targets[: len(query_ids)] = self._targets(query_ids)
             query[:] = -1
             query[: len(query_ids)] = query_ids
             yield QueryBatch(batch, last, targets, self.latest(query_ids, n_queries, self.n_excluded), query)
@@ -300,7 +308,7 @@ class Queries(NamedTuple):
         for start in range(0, len(self.users), self.n_queries):
             query_ids = np.arange(start + first, min(start + first + n_rows, start + self.n_queries, len(self.users)))
             lengths = np.ones(n_rows, np.int32)
-            lengths[: len(query_ids)] = np.minimum(self.history_lengths[query_ids], width)
+            lengths[: len(query_ids)] = np.minimum(self._history_lengths(query_ids), width)
             items, excluded = (self.latest(query_ids, n_rows, n_items) for n_items in (width, self.n_excluded))
             yield HistoryBatch(items, lengths, excluded)
 
@@ -323,7 +331,7 @@ class Queries(NamedTuple):
     ) -> Int32[np.ndarray, "n_rows width"]:
         """The latest `width` items before each of these queries' targets, one query a row."""
         rows = np.zeros((n_rows, width), np.int32)
-        lengths = np.minimum(self.history_lengths[query_ids], width)
+        lengths = np.minimum(self._history_lengths(query_ids), width)
         places = ranges(np.arange(len(query_ids)) * width, lengths)
         rows.reshape(-1)[places] = self.store.items[ranges(self.target_positions[query_ids] - lengths, lengths)]
         return rows
@@ -337,13 +345,15 @@ def make_queries(
     batch_size: int,
     mask_seen: bool,
     count_as_miss: Bool[np.ndarray, " targets"] | None = None,
+    users: Int[np.ndarray, " targets"] | None = None,
     share: Share = ALL_ROWS,
     fields: EventFields = ITEMS_ALONE,
 ) -> Queries:
     """Queries for these targets, -1 being none and a user having one or several, about `batch_size` to a batch.
 
     The encoder reads the latest `max_length` items; with `mask_seen` the whole history is excluded from the
-    candidates. Those to `count_as_miss` rank behind all candidates.
+    candidates. Those to `count_as_miss` rank behind all candidates. Where the `users` are given, as rows of the store,
+    a position may also be the end of its user's events: such a query has no target, and asks what comes after them.
 
     >>> from seqrec.data.splits import leave_last_out
     >>> from seqrec.data.store import store_from_sequences
@@ -355,7 +365,7 @@ def make_queries(
     _check(store, fields.times, share)
     n_shards = share.n_shards
     positions = target_positions[target_positions >= 0]
-    users = rows_at(store.offsets, positions)
+    users = rows_at(store.offsets, positions) if users is None else users
     history_lengths = positions - store.offsets[users]
     if not history_lengths.size or history_lengths.min() < 1:
         raise InputError(
