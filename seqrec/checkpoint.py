@@ -24,7 +24,6 @@ from seqrec.data.paths import first_line
 from seqrec.files import JsonObject, sha256_of
 from seqrec.loss_spikes import RunningLoss
 from seqrec.params import leaves_by_name
-from seqrec.row_updates import caught_up
 from seqrec.sharding import from_first, on_first, on_host
 from seqrec.training import TrainState
 from seqrec.types import InputError
@@ -32,6 +31,7 @@ from seqrec.types import InputError
 log = logging.getLogger("seqrec")
 
 Read = TypeVar("Read")
+Arrays = TypeVar("Arrays")
 
 DIGESTS = "digests.json"
 """In each checkpoint: name of each of its files -> sha256 of what was saved."""
@@ -92,7 +92,7 @@ def open_checkpoints(directory: Path, *, read_only: bool = False) -> ocp.Checkpo
     return ocp.CheckpointManager(
         directory.absolute(),
         item_handlers={
-            "state": ocp.StandardCheckpointHandler(multiprocessing_options=processes),
+            "state": ocp.PyTreeCheckpointHandler(multiprocessing_options=processes),
             "progress": ocp.JsonCheckpointHandler(multiprocessing_options=processes),
         },
         options=ocp.CheckpointManagerOptions(
@@ -178,7 +178,7 @@ def save(manager: ocp.CheckpointManager, state: TrainState, progress: Progress) 
         manager.save(
             progress.step,
             args=ocp.args.Composite(
-                state=ocp.args.StandardSave(arrays), progress=ocp.args.JsonSave(dataclasses.asdict(progress))
+                state=ocp.args.PyTreeSave(arrays), progress=ocp.args.JsonSave(dataclasses.asdict(progress))
             ),
             metrics={"ndcg@10": progress.validations[-1][1], "step": progress.step} if validated else None,
             force=True,
@@ -224,32 +224,7 @@ def restore_latest(manager: ocp.CheckpointManager, like: TrainState) -> tuple[Tr
     Raises:
       InputError: as `restore`.
     """
-    return _read(manager, like, lambda form: _restore_latest(manager, form))
-
-
-def restore_best(manager: ocp.CheckpointManager, like: TrainState) -> tuple[TrainState, Progress] | None:
-    """The state that validation chose and the progress at its step; None where no validated one can be read.
-
-    Where the best is damaged, the next best that is kept is read, with a warning.
-
-    Raises:
-      InputError: as `restore`.
-    """
-    return _read(manager, like, lambda form: _restore_best(manager, form))
-
-
-def read_best(directory: Path) -> tuple[TrainState, Progress] | None:
-    """As `restore_best`, to evaluate, of a run whose model is not known.
-
-    Arrays are NumPy's, and each process reads them by itself.
-    """
-    with open_checkpoints(directory, read_only=True) as manager:
-        for step in sorted(manager.all_steps(), reverse=True):
-            if (saved := _unless_damaged(manager, step, lambda m, step: m.item_metadata(step)["state"])) is not None:
-                form = jax.tree.map(lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), saved)
-                best = _restore_best(manager, TrainState(**form))
-                return best and (jax.tree.map(np.asarray, caught_up(best[0])), best[1])
-    return None
+    return _read_state(manager, like, lambda form: _restore_latest(manager, form))
 
 
 def has_checkpoint(directory: Path) -> bool:
@@ -257,7 +232,8 @@ def has_checkpoint(directory: Path) -> bool:
     return any(_damage(checkpoint) is None for checkpoint in directory.glob("[0-9]*") if checkpoint.name.isdigit())
 
 
-def _restore_best(manager: ocp.CheckpointManager, like: TrainState) -> tuple[TrainState, Progress] | None:
+def read_best_step(manager: ocp.CheckpointManager, read: Callable[[ocp.CheckpointManager, int], Read]) -> Read | None:
+    """What `read(manager, step)` returns of the best validated step of which it can be read."""
     kept = sorted(manager.all_steps(), reverse=True)
     values: dict[int, float] = {}
     for step in kept:
@@ -265,7 +241,7 @@ def _restore_best(manager: ocp.CheckpointManager, like: TrainState) -> tuple[Tra
             values = dict(progress.validations)
     by_value = sorted(values, key=lambda step: (-values[step], step))
     for step in by_value:
-        if step in kept and (restored := _unless_damaged(manager, step, functools.partial(_restore, like))) is not None:
+        if step in kept and (restored := _unless_damaged(manager, step, read)) is not None:
             if step != by_value[0]:
                 log.warning(
                     "damaged     validation chose step %d; this is the checkpoint of step %d", by_value[0], step
@@ -312,44 +288,64 @@ def restore(manager: ocp.CheckpointManager, like: TrainState, step: int) -> tupl
     Raises:
       InputError: the checkpoint's arrays differ in name, shape or dtype, which orbax would cast in silence.
     """
-    restored = _read(manager, like, lambda form: _restore(form, manager, step))
+    restored = _read_state(manager, like, lambda form: _restore(form, manager, step))
     assert restored is not None
     return restored
 
 
 def _restore(like: TrainState, manager: ocp.CheckpointManager, step: int) -> tuple[TrainState, Progress]:
+    arrays = _by_name(like)
+    check_forms(manager, step, saved_forms(manager, step), arrays)
+    restored, progress = restore_arrays(manager, step, arrays)
+    return TrainState(**restored), progress
+
+
+def saved_forms(manager: ocp.CheckpointManager, step: int) -> Any:
+    """What a checkpoint says of its arrays."""
     metadata = manager.item_metadata(step)["state"]
     if metadata is None:
         raise ValueError("it has no metadata")
-    saved = _array_forms(metadata)
-    expected = _array_forms(_by_name(like))
+    return metadata
+
+
+def check_forms(manager: ocp.CheckpointManager, step: int, saved: Any, expected: Any) -> None:
+    """Refuses arrays that differ in name, shape or dtype, which orbax would cast in silence."""
+    saved, expected = _array_forms(saved), _array_forms(expected)
     for name in sorted(saved.keys() | expected.keys()):
         if saved.get(name) != expected.get(name):
             raise InputError(
                 f"checkpoint {manager.directory / str(step)}: {name} is {saved.get(name, 'missing')} there "
                 f"but {expected.get(name, 'missing')} in this model; use the config that the run was started with"
             )
-    restored = manager.restore(
-        step,
-        args=ocp.args.Composite(state=ocp.args.StandardRestore(_by_name(like)), progress=ocp.args.JsonRestore()),
-    )
-    return TrainState(**restored["state"]), _progress(restored["progress"])
 
 
-def _read(
+def restore_arrays(manager: ocp.CheckpointManager, step: int, like: JsonObject) -> tuple[JsonObject, Progress]:
+    """The arrays that `like` names, laid out as they are there, and the progress."""
+    restore_args = ocp.checkpoint_utils.construct_restore_args(like)
+    state = ocp.args.PyTreeRestore(item=like, restore_args=restore_args, partial_restore=True)
+    restored = manager.restore(step, args=ocp.args.Composite(state=state, progress=ocp.args.JsonRestore()))
+    return restored["state"], _progress(restored["progress"])
+
+
+def _read_state(
     manager: ocp.CheckpointManager,
     like: TrainState,
     read: Callable[[TrainState], tuple[TrainState, Progress] | None],
 ) -> tuple[TrainState, Progress] | None:
+    """As `read_for_all`; the constants of `like` are kept."""
+    restored = read_for_all(manager, dataclasses.replace(like, constants=None), read)
+    return restored and (dataclasses.replace(restored[0], constants=like.constants), restored[1])
+
+
+def read_for_all(
+    manager: ocp.CheckpointManager, like: Arrays, read: Callable[[Arrays], tuple[Arrays, Progress] | None]
+) -> tuple[Arrays, Progress] | None:
     """What `read(like)` returns; if only the first process has checkpoints, it reads and sends them.
 
-    In that case `read` gets NumPy arrays, which are then sent one by one and laid out as those of `like`. The
-    constants of `like` are kept.
+    In that case `read` gets NumPy arrays, which are then sent one by one and laid out as those of `like`.
     """
-    constants, like = like.constants, dataclasses.replace(like, constants=None)
     if not _is_private(Path(manager.directory)):
-        restored = read(like)
-        return restored and (dataclasses.replace(restored[0], constants=constants), restored[1])
+        return read(like)
     form = jax.tree.map(lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), like)
 
     def read_progress() -> JsonObject | None:
@@ -361,8 +357,7 @@ def _read(
 
     if (progress := on_first(read_progress)) is None:
         return None
-    state = jax.tree.map(lambda array, leaf: from_first(np.asarray(array), leaf), form, like)
-    return dataclasses.replace(state, constants=constants), _progress(progress)
+    return jax.tree.map(lambda array, leaf: from_first(np.asarray(array), leaf), form, like), _progress(progress)
 
 
 def _restore_progress(manager: ocp.CheckpointManager, step: int) -> Progress:

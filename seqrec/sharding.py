@@ -223,6 +223,15 @@ def abstract_state(state: Any, specs: Params, mesh: Mesh) -> Any:
     return _map_params(lambda params: jax.tree.map(lay_out, specs, params), state, specs)
 
 
+def abstract_params(specs: Params) -> Params:
+    """Shapes of the parameters, in float32, with their layouts where a mesh is set: to restore them into."""
+    shapes, mesh = (
+        jax.tree.map(lambda spec: jax.ShapeDtypeStruct(spec.shape, np.float32), specs),
+        jax.sharding.get_mesh(),
+    )
+    return shapes if mesh.empty else abstract_state(shapes, specs, mesh)
+
+
 def _map_params(function: Callable[[Params], Any], state: Any, specs: Params) -> Any:
     """`function` of each part of a state that has the structure of the parameters."""
     structure: Any = jax.tree.structure(specs)

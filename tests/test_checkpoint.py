@@ -9,13 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from seqrec.averaged import read_best
 from seqrec.checkpoint import (
     Progress,
     has_checkpoint,
     open_checkpoints,
-    read_best,
     restore,
-    restore_best,
     restore_latest,
     save,
 )
@@ -177,13 +176,10 @@ def test_of_a_damaged_run_the_best_checkpoint_that_is_intact_is_evaluated(
 ):
     shutil.copytree(saved, tmp_path / "c")
     damage(tmp_path / "c" / str(damaged))
-    with (
-        caplog.at_level("WARNING", logger="seqrec"),
-        open_checkpoints(tmp_path / "c", read_only=True) as checkpoints,
-    ):
-        state, progress = restore_best(checkpoints, state_at(0))
+    with caplog.at_level("WARNING", logger="seqrec"):
+        averaged, progress = read_best(tmp_path / "c", state_at(0).averaged)
     assert progress.step == chosen
-    np.testing.assert_array_equal(state.params["table"], state_at(chosen).params["table"])
+    np.testing.assert_array_equal(averaged["table"], state_at(chosen).averaged["table"])
     assert f"the checkpoint of step {damaged} cannot be read" in caplog.text
     assert ("validation chose step 1" in caplog.text) == (damaged == 1)
     assert (tmp_path / "c" / str(damaged)).is_dir()
@@ -200,8 +196,8 @@ def test_the_best_checkpoint_is_read_without_knowing_its_model(saved, tmp_path, 
         assert read is None
         return
     assert read is not None
-    assert isinstance(read[0].averaged["table"], np.ndarray)
-    np.testing.assert_array_equal(read[0].averaged["table"], state_at(chosen).averaged["table"])
+    assert isinstance(read[0]["table"], np.ndarray)
+    np.testing.assert_array_equal(read[0]["table"], state_at(chosen).averaged["table"])
     assert read[1].step == chosen
 
 
@@ -213,11 +209,9 @@ def test_without_digests_damage_is_what_the_formats_find(saved, tmp_path):
     shutil.copytree(saved, tmp_path / "c")
     for step in ("1", "2"):
         (tmp_path / "c" / step / "digests.json").unlink()
-    with open_checkpoints(tmp_path / "c", read_only=True) as checkpoints:
-        assert restore_best(checkpoints, state_at(0))[1].step == 1
+    assert read_best(tmp_path / "c")[1].step == 1
     cut_short(tmp_path / "c" / "1" / "progress" / "metadata")
-    with open_checkpoints(tmp_path / "c", read_only=True) as checkpoints:
-        assert restore_best(checkpoints, state_at(0))[1].step == 2
+    assert read_best(tmp_path / "c")[1].step == 2
 
 
 def test_a_run_that_goes_on_without_its_best_checkpoint_chooses_among_those_it_has(tmp_path):
@@ -229,15 +223,13 @@ def test_a_run_that_goes_on_without_its_best_checkpoint_chooses_among_those_it_h
         assert progress.best == (3, 0.1)
         assert restore(checkpoints, state_at(0), progress.best[0])[1].step == 3
         save(checkpoints, state_at(4), dataclasses.replace(progress, step=4))
-    with open_checkpoints(tmp_path / "c", read_only=True) as checkpoints:
-        assert restore_best(checkpoints, state_at(0))[1].step == 3
+    assert read_best(tmp_path / "c")[1].step == 3
 
 
 def test_without_a_validated_checkpoint_there_is_no_best(tmp_path):
     with open_checkpoints(tmp_path / "c") as checkpoints:
         save(checkpoints, state_at(1), progress_at(1))
-    with open_checkpoints(tmp_path / "c", read_only=True) as checkpoints:
-        assert restore_best(checkpoints, state_at(0)) is None
+    assert read_best(tmp_path / "c") is None
 
 
 def test_without_a_checkpoint_there_is_nothing_to_go_on_from(tmp_path):

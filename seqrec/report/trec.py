@@ -133,9 +133,8 @@ def _checked(keys: pa.Array) -> pa.Array:
 
 def _lines(*fields: pa.Array | str) -> memoryview:
     """The bytes of one line for each row: its fields with spaces between them."""
-    *fields, last = (pa.scalar(each, _TEXT) if isinstance(each, str) else each for each in fields)
-    end = pa.scalar(f"{last}\n", _TEXT)
-    lines = pc.binary_join_element_wise(*fields, end, pa.scalar(" ", _TEXT))
+    columns = [pa.scalar(each, _TEXT) if isinstance(each, str) else each for each in (*fields[:-1], f"{fields[-1]}\n")]
+    lines = pc.binary_join_element_wise(*columns, pa.scalar(" ", _TEXT))
     if not len(lines):
         return memoryview(b"")
     # The content of an array of text lies in one piece: all lines, one after another.

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 
 from seqrec import phases, runs, runtime
-from seqrec.checkpoint import Progress, has_checkpoint, open_checkpoints, restore, restore_best
+from seqrec.averaged import read_best
+from seqrec.checkpoint import Progress, has_checkpoint, open_checkpoints, restore
 from seqrec.data.buckets import original, working_copy
 from seqrec.evaluation import Validate, make_validate
 from seqrec.files import JsonObject, make_directory
@@ -25,7 +26,7 @@ from seqrec.run.start_from import TaskAndModel, start_from, start_record
 from seqrec.run.trained import keep_item_keys
 from seqrec.run.training import make_training, updates_rows
 from seqrec.runtime import log
-from seqrec.sharding import MeshConfig
+from seqrec.sharding import MeshConfig, abstract_params
 from seqrec.tracking.exporter import METRICS, Follower, following
 from seqrec.tracking.tracker import check_installed
 from seqrec.training import TrainState, TrainStep
@@ -213,9 +214,7 @@ def open_trained(run: Path, scripts: Mapping[str, Script]) -> tuple[Task, Model,
     # By however many processes it is read: only in training would each go its own way.
     runtime.start(MeshConfig(), replace(training.processes, n_processes=0))
     task, model = _opened(run, config, scripts[name].build)
-    # The schedule's length does not enter the state; only its form is needed, to read the checkpoint into.
-    best = load_best(run, make_training(model, training, n_steps=1).init())
-    return task, model, composed_params(model, best.averaged)
+    return task, model, composed_params(model, load_best(run, model.specs))
 
 
 def _built(run: Path, config: Any, build: Build, task: Task) -> Model:
@@ -312,14 +311,13 @@ class _Validated:
         return None
 
 
-def load_best(run: Path, like: TrainState) -> TrainState:
-    """The state of the epoch that validation chose, to evaluate."""
+def load_best(run: Path, specs: Params) -> Params:
+    """The averaged parameters of the epoch that validation chose, in the form of `specs`, to evaluate."""
     if not (run / "checkpoints").is_dir():
         raise InputError(f"{run} holds no checkpoints; let its training reach the end of an epoch first")
-    with open_checkpoints(run / "checkpoints", read_only=True) as checkpoints:
-        best = restore_best(checkpoints, like)
-        if best is None:
-            raise InputError(
-                f"{run} holds no validated checkpoint that can be read; let its training reach the end of an epoch"
-            )
-        return caught_up(best[0])
+    best = read_best(run / "checkpoints", abstract_params(specs))
+    if best is None:
+        raise InputError(
+            f"{run} holds no validated checkpoint that can be read; let its training reach the end of an epoch"
+        )
+    return best[0]

@@ -7,10 +7,10 @@ from typing import NamedTuple
 import numpy as np
 
 from seqrec import runs
+from seqrec.averaged import read_best
 from seqrec.bundle.files import CONFIG, ITEMS, MANIFEST, WEIGHTS, Vocabulary, open_directory, read_vocabulary
 from seqrec.bundle.files import write_vocabulary as write_items
 from seqrec.bundle.weights import read_weights
-from seqrec.checkpoint import read_best
 from seqrec.config import from_json
 from seqrec.data.buckets import original
 from seqrec.data.store import open_store
@@ -64,7 +64,7 @@ def _run(source: Path) -> Trained:
     if best is None:
         raise InputError(f"{name} holds no checkpoint to start from; let its training reach the end of an epoch first")
     record = {"run": name, "step": best[1].step}
-    return Trained(name, source, False, leaves_by_name(best[0].averaged), _item_keys(source), config, record)
+    return Trained(name, source, False, leaves_by_name(best[0]), _item_keys(source), config, record)
 
 
 def store_of(run: Path) -> tuple[Path, str]:
