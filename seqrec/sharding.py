@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
@@ -224,11 +224,9 @@ def abstract_state(state: Any, specs: Params, mesh: Mesh) -> Any:
 
 
 def abstract_params(specs: Params) -> Params:
-    """Shapes of the parameters, in float32, with their layouts where a mesh is set: to restore them into."""
-    shapes, mesh = (
-        jax.tree.map(lambda spec: jax.ShapeDtypeStruct(spec.shape, np.float32), specs),
-        jax.sharding.get_mesh(),
-    )
+    """Shapes of the parameters, in float32, with the layouts that `constrain_params` asks for: to restore them into."""
+    mesh, device = jax.sharding.get_mesh(), SingleDeviceSharding(jax.local_devices()[0])
+    shapes = jax.tree.map(lambda spec: jax.ShapeDtypeStruct(spec.shape, np.float32, sharding=device), specs)
     return shapes if mesh.empty else abstract_state(shapes, specs, mesh)
 
 
