@@ -1,59 +1,105 @@
-"""Baselines that score the whole catalogue given a history: first-order Markov, item-kNN and EASE.
+"""Baselines that score the catalogue given a history: first-order Markov, item-kNN and EASE.
 
-Each is fitted on the training part and returns a `Scorer`; `score_ranks` calls it for blocks of held-out items, so
-that no [n_queries, n_items] array exists.
+Each is fitted on the training part and returns a `Scorer`; `score_ranks` calls it for blocks of held-out items. The
+first two know of few items more than their popularity, so no array of queries and items is made.
 """
 
+import itertools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import scipy.linalg
 import scipy.sparse as sp
 from jaxtyping import Float, Int
 
-from seqrec.baselines.numpy_ranks import target_ranks
+from seqrec.baselines.numpy_ranks import ranks_of_counts
 from seqrec.baselines.popularity import check_positions, training_counts
-from seqrec.data.ragged import ranges, rows_at
+from seqrec.data.ragged import blocks, ranges, rows_at
 from seqrec.data.splits import Split
 from seqrec.data.store import SequenceStore
 from seqrec.types import InputError
 
-Scorer = Callable[[Int[np.ndarray, " queries"]], Float[np.ndarray, "queries n_items_plus_1"]]
-"""Positions of held-out items in the store -> scores of all ids, from the user's events before each position."""
+Positions = Int[np.ndarray, " queries"]
+"""Of held-out items in the store; scores are made from the user's events before each."""
 
-_SCORES_PER_BLOCK = 1 << 24
+
+class Scorer(NamedTuple):
+    """Scores of all ids for each position: those that all positions share, and what some ids have in addition."""
+
+    shared: Float[np.ndarray, " n_items_plus_1"]
+    own: Callable[[Positions], sp.csr_matrix]
+    """`own(positions)` -> [queries, n_items_plus_1], added to `shared`."""
+    n_own: Callable[[Positions], Int[np.ndarray, " queries"]]
+    """At most how many entries `own` has in each row, by which blocks are sized."""
+
+
+_PAIRS_PER_BLOCK = 1 << 23
 _LARGEST_EASE = 30_000
 
 
 def score_ranks(
     store: SequenceStore, target_positions: Int[np.ndarray, " n_queries"], scorer: Scorer, *, mask_seen: bool
 ) -> tuple[Float[np.ndarray, " n_queries"], Int[np.ndarray, " n_queries"]]:
-    """Ranks of the items at `target_positions` by their scores, as in `target_ranks`, and each one's candidates.
+    """Ranks of the items at `target_positions` by their scores, a tie costing half, and each one's candidates.
 
-    With `mask_seen` the distinct items of the query's history are no candidates, except the target.
+    With `mask_seen` the distinct items of the query's history are no candidates, except the target. A rank is counted
+    in the sorted scores that all queries share, and corrected for the items that have another or are no candidates.
 
     Raises:
       InputError: a position holds no event, such as the -1 of a user without a target.
     """
     check_positions(target_positions, store.n_events)
     ranks = np.empty(len(target_positions))
-    n_candidates = np.empty(len(target_positions), np.int64)
-    per_block = max(1, _SCORES_PER_BLOCK // (store.n_items + 1))
-    for start in range(0, len(target_positions), per_block):
-        block = slice(start, start + per_block)
+    n_candidates = np.full(len(target_positions), store.n_items)
+    in_order = np.sort(scorer.shared[1:])
+    lengths = target_positions - store.offsets[rows_at(store.offsets, target_positions)]
+    for block in blocks(scorer.n_own(target_positions) + mask_seen * lengths):
         positions = target_positions[block]
-        scores = scorer(positions)
-        queries = np.arange(len(positions))
-        targets = store.items[positions]
-        is_candidate = np.ones(scores.shape, bool)
-        is_candidate[:, 0] = False
+        queries, targets = np.arange(len(positions)), np.asarray(store.items[positions])
+        scores = _PairScores(scorer, positions)
+        of_targets = scores.of(queries, targets)
+        n_not_above = np.searchsorted(in_order, of_targets, side="right")
+        n_above = len(in_order) - n_not_above
+        n_tied = n_not_above - np.searchsorted(in_order, of_targets, side="left")
+
+        def count(rows, values, sign, n_above=n_above, n_tied=n_tied, of_targets=of_targets):
+            for counts, counted in ((n_above, values > of_targets[rows]), (n_tied, values == of_targets[rows])):
+                counts += sign * np.bincount(rows[counted], minlength=len(counts))
+
+        count(scores.rows, scorer.shared[scores.items], -1)
+        count(scores.rows, scores.values, 1)
         if mask_seen:
             seen = _histories(store, positions).tocoo()
-            is_candidate[seen.row, seen.col] = False
-        is_candidate[queries, targets] = True
-        ranks[block] = target_ranks(scores, targets, where=is_candidate)
-        n_candidates[block] = np.count_nonzero(is_candidate, axis=1)
+            is_other = seen.col != targets[seen.row]
+            rows, items = seen.row[is_other], seen.col[is_other]
+            count(rows, scores.of(rows, items), -1)
+            n_candidates[block] -= np.bincount(rows, minlength=len(positions))
+        ranks[block] = ranks_of_counts(n_above, n_tied - 1)  # the target ties with itself
     return ranks, n_candidates
+
+
+class _PairScores:
+    """A scorer's own entries at some positions: row and item of each, and its score."""
+
+    def __init__(self, scorer: Scorer, positions: Positions):
+        own = scorer.own(positions)
+        own.sum_duplicates()  # and sorts them
+        self.shared, self.n_ids = scorer.shared, own.shape[1]
+        self.rows = np.repeat(np.arange(own.shape[0]), np.diff(own.indptr))
+        self.items = own.indices
+        self.values = own.data + scorer.shared[own.indices]
+        self.pairs = self.rows * self.n_ids + own.indices
+
+    def of(self, rows: Int[np.ndarray, " n"], items: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+        """The scores of any pairs of row and item."""
+        scores = self.shared[items].astype(self.values.dtype)
+        if len(self.pairs):
+            pairs = rows.astype(np.int64) * self.n_ids + items
+            places = np.minimum(np.searchsorted(self.pairs, pairs), len(self.pairs) - 1)
+            has_own = self.pairs[places] == pairs
+            scores[has_own] = self.values[places[has_own]]
+        return scores
 
 
 def first_order_markov(store: SequenceStore, split: Split) -> Scorer:
@@ -64,13 +110,14 @@ def first_order_markov(store: SequenceStore, split: Split) -> Scorer:
     pairs = (store.items[before], store.items[before + 1])
     followed = sp.csr_matrix((np.ones(len(before), np.float32), pairs), shape=(n_ids, n_ids))
     counts = training_counts(store, split)
+    n_followed = np.diff(followed.indptr)
     # Below 1, so that it only breaks ties between items that followed equally often.
     popularity = (counts / (counts.max() + 1.0)).astype(np.float32)
-
-    def score(positions):
-        return followed[store.items[positions - 1]].toarray() + popularity
-
-    return score
+    return Scorer(
+        popularity,
+        lambda positions: followed[store.items[positions - 1]],
+        lambda positions: n_followed[store.items[positions - 1]],
+    )
 
 
 def item_knn(
@@ -87,27 +134,37 @@ def item_knn(
 
     Similarity is the cosine over training sequences, n_both / (sqrt(n_one * n_other) + shrinkage); each item keeps its
     `n_neighbours` most similar items (Sarwar et al. 2001, section 3; by session as in Hidasi et al. 2016, section 4).
-    Of a sequence only the latest `max_history` training events count, because the number of pairs is quadratic.
+    Of a sequence only the latest `max_history` training events count, because the number of pairs is quadratic. Pairs
+    are counted for a block of items at a time: memory is that of the neighbours that are kept, 12 bytes each.
     """
     starts = np.maximum(store.offsets[:-1], split.train_stop - max_history)
     taken = _binary(store, starts, np.maximum(split.train_stop - starts, 0))
-    both = (taken.T @ taken).tocsr().astype(np.float64)
-    counts = both.diagonal()
-    both.setdiag(0)
-    both.eliminate_zeros()
-    rows = np.repeat(np.arange(both.shape[0]), np.diff(both.indptr))
-    both.data /= np.sqrt(counts[rows] * counts[both.indices]) + shrinkage
-    similarity = _largest_of_rows(both, n_neighbours)
+    of_items, lengths = taken.T.tocsr(), np.diff(taken.indptr)
+    counts = np.diff(of_items.indptr).astype(np.float64)
+    n_pairs = np.cumsum(of_items @ lengths)
+    bounds = np.flatnonzero(np.diff(n_pairs // _PAIRS_PER_BLOCK, prepend=0))
+    similar = []
+    for start, stop in itertools.pairwise(np.unique([0, *bounds, len(counts)])):
+        both = (of_items[start:stop] @ taken).astype(np.float64)
+        rows = start + np.repeat(np.arange(stop - start), np.diff(both.indptr))
+        is_other = rows != both.indices
+        both.data *= is_other / (np.sqrt(counts[rows] * counts[both.indices]) + shrinkage)
+        both.eliminate_zeros()
+        similar.append(_largest_of_rows(both, n_neighbours))
+    similarity = sp.vstack(similar, format="csr")
 
-    def score(positions):
+    def own(positions):
         lengths = np.minimum(positions - store.offsets[rows_at(store.offsets, positions)], n_latest)
         columns = store.items[ranges(positions - lengths, lengths)]
         ages = np.repeat(lengths, lengths) - 1 - ranges(np.zeros_like(lengths), lengths)
         rows = np.repeat(np.arange(len(positions)), lengths)
         history = sp.csr_matrix((decay**ages, (rows, columns)), shape=(len(positions), store.n_items + 1))
-        return (history @ similarity).toarray()
+        return history @ similarity
 
-    return score
+    def n_own(positions):
+        return np.full(len(positions), n_latest * n_neighbours)
+
+    return Scorer(np.zeros(store.n_items + 1), own, n_own)
 
 
 def ease(store: SequenceStore, split: Split, *, l2: float = 500.0) -> Scorer:
@@ -128,12 +185,13 @@ def ease(store: SequenceStore, split: Split, *, l2: float = 500.0) -> Scorer:
     weights = inverse / -inverse.diagonal()
     np.fill_diagonal(weights, 0.0)
 
-    def score(positions):
-        scores = np.zeros((len(positions), store.n_items + 1))
-        scores[:, 1:] = _histories(store, positions)[:, 1:] @ weights
-        return scores
+    def own(positions):
+        scores = _histories(store, positions)[:, 1:] @ weights
+        ids = np.tile(np.arange(1, store.n_items + 1), len(positions))
+        starts = np.arange(len(positions) + 1) * store.n_items
+        return sp.csr_matrix((scores.reshape(-1), ids, starts), shape=(len(positions), store.n_items + 1))
 
-    return score
+    return Scorer(np.zeros(store.n_items + 1), own, lambda positions: np.full(len(positions), store.n_items))
 
 
 def _binary(store: SequenceStore, starts: np.ndarray, lengths: np.ndarray) -> sp.csr_matrix:

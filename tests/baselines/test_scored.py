@@ -1,15 +1,18 @@
 """Markov, item-kNN and EASE against plain loops over small catalogues."""
 
 import itertools
+import tracemalloc
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 from examples import examples
 from hypothesis import given
 from hypothesis import strategies as st
 
 from seqrec.baselines import scored
-from seqrec.baselines.scored import ease, first_order_markov, item_knn, score_ranks
+from seqrec.baselines.scored import Scorer, ease, first_order_markov, item_knn, score_ranks
+from seqrec.data import ragged
 from seqrec.data.splits import leave_last_out
 from seqrec.data.store import store_from_sequences
 from seqrec.types import InputError
@@ -19,6 +22,11 @@ histories = st.lists(st.lists(st.integers(1, N_ITEMS), min_size=1, max_size=9), 
     lambda sequences: [*sequences, [1, 2, 3]]  # one user at least is evaluated
 )
 QUICK = examples(60)
+
+
+def all_scores(scorer, positions):
+    """Scores of all ids, one position a row."""
+    return scorer.shared + scorer.own(positions).toarray()
 
 
 def trained(sequences):
@@ -40,7 +48,7 @@ def history_of(store, position):
 @given(histories)
 def test_markov_counts_what_followed_and_falls_back_on_popularity(sequences):
     store, split, tests = a_task(sequences)
-    scores = first_order_markov(store, split)(tests)
+    scores = all_scores(first_order_markov(store, split), tests)
     pairs = [pair for one in trained(sequences) for pair in itertools.pairwise(one)]
     events = [item for one in trained(sequences) for item in one]
     most = max(map(events.count, range(N_ITEMS + 1)))
@@ -54,7 +62,9 @@ def test_markov_counts_what_followed_and_falls_back_on_popularity(sequences):
 @given(histories, st.integers(1, N_ITEMS), st.integers(1, 4))
 def test_item_knn_adds_the_shrunk_cosines_of_the_latest_items(sequences, n_neighbours, n_latest):
     store, split, tests = a_task(sequences)
-    scores = item_knn(store, split, n_neighbours=n_neighbours, shrinkage=2.0, n_latest=n_latest, decay=0.5)(tests)
+    scorer = item_knn(store, split, n_neighbours=n_neighbours, shrinkage=2.0, n_latest=n_latest, decay=0.5)
+    scores = all_scores(scorer, tests)
+    assert all(np.diff(scorer.own(tests).indptr) <= scorer.n_own(tests))
     sets = [set(one) for one in trained(sequences)]
 
     def likeness(one, other):
@@ -79,7 +89,7 @@ def test_item_knn_adds_the_shrunk_cosines_of_the_latest_items(sequences, n_neigh
 def test_ease_restores_each_item_from_the_others_by_ridge_regression(sequences):
     # Steck 2019, eq. 1 and 2: each column of B is a ridge regression on all other items.
     store, split, tests = a_task(sequences)
-    scores = ease(store, split, l2=1.5)(tests)
+    scores = all_scores(ease(store, split, l2=1.5), tests)
     x = np.array([[float(item in one) for item in range(1, N_ITEMS + 1)] for one in trained(sequences)])
     weights = np.zeros((N_ITEMS, N_ITEMS))
     for item in range(N_ITEMS):
@@ -92,22 +102,59 @@ def test_ease_restores_each_item_from_the_others_by_ridge_regression(sequences):
 
 
 @pytest.mark.parametrize("mask_seen", [False, True])
-@pytest.mark.parametrize("scores_per_block", [1, 20, 1 << 24])
+@pytest.mark.parametrize("events_per_block", [1, 20, 1 << 22])
 @QUICK
-@given(sequences=histories, scores=st.lists(st.integers(0, 2), min_size=N_ITEMS, max_size=N_ITEMS))
-def test_ranks_count_the_better_and_half_of_the_tied_candidates(scores_per_block, mask_seen, sequences, scores):
+@given(
+    sequences=histories,
+    shared=st.lists(st.integers(0, 2), min_size=N_ITEMS, max_size=N_ITEMS),
+    own=st.dictionaries(st.integers(1, N_ITEMS), st.integers(0, 2)),
+)
+def test_ranks_count_the_better_and_half_of_the_tied_candidates(events_per_block, mask_seen, sequences, shared, own):
     store, _, tests = a_task(sequences)
+
+    def entries(positions):
+        row = np.zeros(N_ITEMS + 1)
+        row[list(own)] = list(own.values())
+        return sp.csr_matrix(np.tile(row, (len(positions), 1)))
+
+    scorer = Scorer(np.array([9.0, *shared]), entries, lambda positions: np.full(len(positions), len(own)))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scored, "_SCORES_PER_BLOCK", scores_per_block)
-        ranks, n_candidates = score_ranks(
-            store, tests, lambda at: np.tile(np.array([9.0, *scores]), (len(at), 1)), mask_seen=mask_seen
-        )
+        patch.setattr(ragged, "EVENTS_PER_BLOCK", events_per_block)
+        ranks, n_candidates = score_ranks(store, tests, scorer, mask_seen=mask_seen)
     for query, position in enumerate(tests):
         target, history = store.items[position], history_of(store, position)
         others = [i for i in range(1, N_ITEMS + 1) if i != target and not (mask_seen and i in history)]
+        scores = [shared[i - 1] + own.get(i, 0) for i in range(1, N_ITEMS + 1)]
         above = sum(scores[i - 1] > scores[target - 1] for i in others)
         tied = sum(scores[i - 1] == scores[target - 1] for i in others)
         assert (ranks[query], n_candidates[query]) == (1 + above + tied / 2, len(others) + 1)
+
+
+def test_neighbours_do_not_depend_on_the_blocks_in_which_pairs_are_counted(monkeypatch):
+    generator = np.random.default_rng(0)
+    store = store_from_sequences([generator.integers(1, 40, 12).tolist() for _ in range(50)])
+    split = leave_last_out(store)
+    tests = split.test[split.test >= 0]
+    whole = all_scores(item_knn(store, split, n_neighbours=5), tests)
+    for n_pairs in (1, 97):
+        monkeypatch.setattr(scored, "_PAIRS_PER_BLOCK", n_pairs)
+        np.testing.assert_array_equal(all_scores(item_knn(store, split, n_neighbours=5), tests), whole)
+
+
+def test_a_million_items_take_no_array_of_queries_and_items():
+    # 2,500 queries x a million items are 20 GB, and more than 32 bits count.
+    generator = np.random.default_rng(0)
+    store = store_from_sequences(generator.integers(1, 1_000_001, (2_500, 9)).tolist(), n_items=1_000_000)
+    split = leave_last_out(store)
+    tracemalloc.start()
+    for fit in (first_order_markov, item_knn):
+        scorer = fit(store, split)
+        ranks, n_candidates = score_ranks(store, split.test, scorer, mask_seen=True)
+        alone = score_ranks(store, split.test[-1:], scorer, mask_seen=True)
+        assert (ranks[-1], n_candidates[-1]) == (alone[0][0], alone[1][0])
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 150e6
 
 
 def test_a_catalogue_too_large_for_ease_is_refused_with_its_memory():
