@@ -45,8 +45,11 @@ def fitted_baselines(
     if "timestamp_us" in store_with_times.columns:
         yield "recent popularity", by_counts(popularity.recent_counts(store_with_times, split, days=recent_days))
     yield "first-order Markov", by_scores(first_order_markov(store, split))
-    yield "item-kNN", by_scores(item_knn(store, split, n_neighbours=n_neighbours))
-    try:
-        yield "EASE", by_scores(ease(store, split, l2=ease_l2))
-    except InputError as error:  # too many items
-        log.warning("left out    %s", error)
+    for name, fit in (
+        ("item-kNN", lambda: item_knn(store, split, n_neighbours=n_neighbours)),
+        ("EASE", lambda: ease(store, split, l2=ease_l2)),
+    ):
+        try:
+            yield name, by_scores(fit())
+        except InputError as error:  # too many items
+            log.warning("left out    %s", error)

@@ -36,6 +36,7 @@ class Scorer(NamedTuple):
 
 _PAIRS_PER_BLOCK = 1 << 23
 _LARGEST_EASE = 30_000
+_MOST_BYTES = 8_000_000_000
 
 
 def score_ranks(
@@ -135,14 +136,21 @@ def item_knn(
     Similarity is the cosine over training sequences, n_both / (sqrt(n_one * n_other) + shrinkage); each item keeps its
     `n_neighbours` most similar items (Sarwar et al. 2001, section 3; by session as in Hidasi et al. 2016, section 4).
     Of a sequence only the latest `max_history` training events count, because the number of pairs is quadratic. Pairs
-    are counted for a block of items at a time: memory is that of the neighbours that are kept, 12 bytes each.
+    are counted for a block of items at a time: memory is that of the neighbours that are kept, of which too many are
+    refused.
     """
     starts = np.maximum(store.offsets[:-1], split.train_stop - max_history)
     taken = _binary(store, starts, np.maximum(split.train_stop - starts, 0))
     of_items, lengths = taken.T.tocsr(), np.diff(taken.indptr)
     counts = np.diff(of_items.indptr).astype(np.float64)
-    n_pairs = np.cumsum(of_items @ lengths)
-    bounds = np.flatnonzero(np.diff(n_pairs // _PAIRS_PER_BLOCK, prepend=0))
+    n_pairs = of_items @ lengths
+    n_bytes = 2 * 12 * int(np.minimum(n_pairs, n_neighbours).sum())  # while blocks are joined they are there twice
+    if n_bytes > _MOST_BYTES:
+        raise InputError(
+            f"item-kNN with {n_neighbours} neighbours needs up to {n_bytes / 1e9:.0f} GB for {store.n_items:,} items; "
+            f"it takes up to {_MOST_BYTES / 1e9:.0f}: take fewer neighbours, or drop rare items"
+        )
+    bounds = np.flatnonzero(np.diff(np.cumsum(n_pairs) // _PAIRS_PER_BLOCK, prepend=0))
     similar = []
     for start, stop in itertools.pairwise(np.unique([0, *bounds, len(counts)])):
         both = (of_items[start:stop] @ taken).astype(np.float64)
@@ -210,8 +218,11 @@ def _histories(store: SequenceStore, positions: np.ndarray) -> sp.csr_matrix:
 
 def _largest_of_rows(matrix: sp.csr_matrix, n: int) -> sp.csr_matrix:
     """The same matrix with only the `n` largest entries of each row; of equal ones the first."""
-    order = np.lexsort((-matrix.data, np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))))
-    lengths = np.minimum(np.diff(matrix.indptr), n)
-    kept = order[ranges(matrix.indptr[:-1].astype(np.int64), lengths.astype(np.int64))]
-    indptr = np.concatenate([[0], np.cumsum(lengths)])
+    lengths = np.diff(matrix.indptr)
+    kept = np.ones(matrix.nnz, bool)
+    entries = np.flatnonzero(np.repeat(lengths > n, lengths))
+    rows = np.repeat(np.arange(len(lengths)), np.where(lengths > n, lengths, 0))
+    order = entries[np.lexsort((-matrix.data[entries], rows))]
+    kept[order[ranges(np.zeros(np.sum(lengths > n), np.int64), lengths[lengths > n].astype(np.int64)) >= n]] = False
+    indptr = np.concatenate([[0], np.cumsum(np.minimum(lengths, n))])
     return sp.csr_matrix((matrix.data[kept], matrix.indices[kept], indptr), shape=matrix.shape)

@@ -163,6 +163,16 @@ def test_a_catalogue_too_large_for_ease_is_refused_with_its_memory():
         ease(store, leave_last_out(store))
 
 
+def test_more_neighbours_than_memory_holds_are_refused_with_their_size(monkeypatch):
+    # Three items in one history: 3 pairs each, an item with itself among them; 24 bytes a pair.
+    store = store_from_sequences([[1, 2, 3, 4, 4]])
+    monkeypatch.setattr(scored, "_MOST_BYTES", 24 * 3 * 3 - 1)
+    with pytest.raises(InputError, match=r"item-kNN with 100 neighbours needs up to 0 GB for 4 items; .* fewer"):
+        item_knn(store, leave_last_out(store))
+    monkeypatch.setattr(scored, "_MOST_BYTES", 24 * 3 * 3)
+    item_knn(store, leave_last_out(store))
+
+
 @pytest.mark.parametrize("position", [-1, 3])
 def test_a_position_without_an_event_is_refused(position):
     store = store_from_sequences([[1, 2, 3]])
