@@ -66,13 +66,10 @@ def without_clocks(tree: Any) -> Any:
     return [without_clocks(each) for each in tree] if isinstance(tree, list) else tree
 
 
-def column_hash(file: Path, *columns: str) -> str:
-    """SHA-256 of the bytes of some columns of a Parquet file."""
-    table = pq.read_table(file, columns=list(columns))
-    digest = hashlib.sha256()
-    for name in columns:
-        digest.update(table[name].to_numpy().tobytes())
-    return digest.hexdigest()
+def column_hash(file: Path, column: str, *, sort_by: tuple[str, ...] = ()) -> str:
+    """SHA-256 of the bytes of a column of a Parquet file, in 64-bit floats."""
+    table = pq.read_table(file).sort_by([(name, "ascending") for name in sort_by])
+    return hashlib.sha256(table[column].to_numpy().astype(float).tobytes()).hexdigest()
 
 
 def run(checkout: Path, command: str) -> str:
@@ -95,7 +92,7 @@ def figures_of(directory: Path) -> dict[str, Any]:
         figures["curve"] = [without_clocks(json.loads(line)) for line in lines]
         figures["ranks"] = column_hash(directory / "ranks.parquet", "rank")
     if (directory / "top_items.parquet").is_file():
-        figures["lists"] = column_hash(directory / "top_items.parquet", "score")
+        figures["lists"] = column_hash(directory / "top_items.parquet", "score", sort_by=("user", "rank"))
     if (directory / "study.json").is_file():
         study = json.loads((directory / "study.json").read_text())
         figures["study"] = without_clocks(

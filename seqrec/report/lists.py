@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import jax
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -10,20 +11,18 @@ from seqrec.data.batches import Queries
 from seqrec.data.ragged import blocks, ranges
 from seqrec.data.splits import Split
 from seqrec.data.store import SequenceStore
-from seqrec.metrics import coverage_of_counts, gini_of_counts, novelty, popularity_bias
+from seqrec.metrics import coverage_of_counts, gini_of_counts, novelty
 from seqrec.report.comparison_text import text_table
 
 _OF_USERS = ("mean popularity", "novelty in bits", "personal repeat share")
 
 
-class TrainingCounts(NamedTuple):
-    """What the training part says of each item's popularity."""
+class ItemPopularity(NamedTuple):
+    """What the training part says of each item; 0 of padding."""
 
-    n_events: Int[np.ndarray, " n_items_plus_1"]
-    n_item_users: Int[np.ndarray, " n_items_plus_1"]
-    """Users with an event of the item."""
-    n_users: int
-    """Users with an event."""
+    n_events: Float[np.ndarray, " n_items_plus_1"]
+    bits: Float[np.ndarray, " n_items_plus_1"]
+    """`metrics.novelty` of a list of this item."""
 
 
 class ListSums(NamedTuple):
@@ -33,41 +32,34 @@ class ListSums(NamedTuple):
     """How often each item is listed."""
     totals: Float[np.ndarray, "3"]
     """Sums over users of the figures of users, in the order of the printed table."""
-    n_users: Int[np.ndarray, "3"]
-    """Users whose list has the figure: one of no item has none."""
+    n_users: int
+    """Users whose list has an item; others have no such figure."""
 
 
-def item_popularity(store: SequenceStore, split: Split) -> TrainingCounts:
-    """Counts of the training part of a split."""
+def item_popularity(store: SequenceStore, split: Split) -> ItemPopularity:
+    """Of the training part of a split."""
     n_users = int(np.sum(split.train_stop > store.offsets[:-1]))
-    return TrainingCounts(training_counts(store, split), training_counts(store, split, repeats=False), n_users)
+    of_users, lists = training_counts(store, split, repeats=False), np.arange(store.n_items + 1)[:, None]
+    bits = jax.jit(novelty, static_argnames="n_users")(lists, of_users.astype(np.float32), n_users=n_users)
+    bits = np.nan_to_num(np.asarray(bits, np.float64))  # padding has none
+    return ItemPopularity(training_counts(store, split).astype(np.float64), bits)
 
 
 def list_sums(
-    lists: Int[np.ndarray, "part k"],
-    query: Int[np.ndarray, " part"],
-    queries: Queries,
-    counts: TrainingCounts,
+    lists: Int[np.ndarray, "part k"], query: Int[np.ndarray, " part"], queries: Queries, popularity: ItemPopularity
 ) -> ListSums:
     """The totals of the lists of some queries, whose places among all are given."""
-    # Few sizes, of which each is compiled: empty lists count nowhere.
-    filled_up = np.zeros((1 << max(len(lists) - 1, 0).bit_length(), lists.shape[1]), lists.dtype)
-    filled_up[: len(lists)] = lists
-    by_popularity = (
-        popularity_bias(filled_up, counts.n_events),
-        novelty(filled_up, counts.n_item_users, n_users=counts.n_users),
-    )
-    values = np.stack(
-        [*(np.asarray(each, np.float64)[: len(lists)] for each in by_popularity), seen_shares(lists, query, queries)]
-    )
+    n_listed = np.count_nonzero(lists, axis=1)
+    sums = [*(table[lists].sum(axis=1) for table in popularity), seen_counts(lists, query, queries)]
+    means = np.stack(sums) / np.maximum(n_listed, 1)
     exposures = np.bincount(lists.reshape(-1), minlength=queries.store.n_items + 1)
     exposures[0] = 0
-    return ListSums(exposures, np.nansum(values, axis=1), np.sum(~np.isnan(values), axis=1))
+    return ListSums(exposures, means.sum(axis=1), int(np.sum(n_listed > 0)))
 
 
 def added(one: ListSums, other: ListSums) -> ListSums:
     """The totals of both."""
-    return ListSums(*map(np.add, one, other))
+    return ListSums(one.exposures + other.exposures, one.totals + other.totals, one.n_users + other.n_users)
 
 
 def list_figures(sums: ListSums) -> dict[str, float]:
@@ -75,31 +67,33 @@ def list_figures(sums: ListSums) -> dict[str, float]:
 
     Popularity is the number of training events, novelty is in bits over the users of the training part.
     """
-    with np.errstate(invalid="ignore"):
-        means = sums.totals / sums.n_users
+    means = sums.totals / sums.n_users if sums.n_users else np.full(len(_OF_USERS), np.nan)
     return {
-        "catalogue coverage": float(coverage_of_counts(sums.exposures)),
-        "Gini of exposure": float(gini_of_counts(sums.exposures)),
+        "catalogue coverage": float(jax.jit(coverage_of_counts)(sums.exposures)),
+        "Gini of exposure": float(jax.jit(gini_of_counts)(sums.exposures)),
         **dict(zip(_OF_USERS, means.tolist(), strict=True)),
     }
 
 
-def seen_shares(
+def seen_counts(
     lists: Int[np.ndarray, "part k"], query: Int[np.ndarray, " part"], queries: Queries
-) -> Float[np.ndarray, " part"]:
-    """`metrics.personal_repeat_share` of whole histories: its memory is that of their events, however long they are."""
+) -> Int[np.ndarray, " part"]:
+    """How many items of each list are in the history: `metrics.personal_repeat_share` before it is divided.
+
+    Its memory is that of the histories' events, however long some are.
+    """
     starts = queries.store.offsets[queries.users[query]]
     lengths = queries.target_positions[query] - starts
     n_ids = queries.store.n_items + 1
-    n_seen = np.empty(len(lists))
+    n_seen = np.empty(len(lists), np.int64)
     for block in blocks(lengths):
         user = np.arange(len(lengths[block]))
-        history = queries.store.items[ranges(starts[block], lengths[block])]
-        pairs = np.repeat(user, lengths[block]) * n_ids + history
-        is_seen = np.isin(user[:, None] * n_ids + lists[block], pairs)  # id 0 is in no history
-        n_seen[block] = np.count_nonzero(is_seen, axis=1)
-    with np.errstate(invalid="ignore"):
-        return n_seen / np.count_nonzero(lists, axis=1)
+        pairs = np.repeat(user, lengths[block]) * n_ids
+        pairs = np.sort(pairs + queries.store.items[ranges(starts[block], lengths[block])])
+        listed = user[:, None] * n_ids + lists[block]
+        places = np.minimum(np.searchsorted(pairs, listed), len(pairs) - 1)
+        n_seen[block] = np.count_nonzero(pairs[places] == listed, axis=1)  # id 0 is in no history
+    return n_seen
 
 
 def format_list_figures(columns: dict[str, dict[str, float]]) -> str:

@@ -121,7 +121,7 @@ def write_lists(
     store = task.store
     if k > store.n_items:
         raise InputError(f"--k {k} is above {store.n_items}, the number of items; try --k {store.n_items}")
-    item_keys, counts = key_column(store.item_keys), item_popularity(store, task.split)
+    item_keys, popularity = key_column(store.item_keys), item_popularity(store, task.split)
     has_targets = queries is task.test
     step = make_top_step(model, k=k, with_vectors=user_vectors is not None)
     found: list[ListSums] = []
@@ -141,14 +141,14 @@ def write_lists(
             write_trec(users, part.items, part.scores)
             if part.vectors is not None:
                 write_vectors(users, part.vectors)
-            found = [functools.reduce(added, [*found, list_sums(part.items, part.query, queries, counts)])]
+            found = [functools.reduce(added, [*found, list_sums(part.items, part.query, queries, popularity)])]
     figures = {f"lists of {k}": list_figures(found[0])}
     if has_targets:
         targets = queries.targets
         users = key_column(store.user_keys[queries.users])
         write_qrels(directory / TREC_QRELS, users, item_keys.take(pa.array(targets - 1)))
         parts = np.split(np.arange(len(targets)), range(ROWS_PER_PART, len(targets), ROWS_PER_PART))
-        held_out = (list_sums(targets[part, None], part, queries, counts) for part in parts)
+        held_out = (list_sums(targets[part, None], part, queries, popularity) for part in parts)
         figures["held-out items"] = list_figures(functools.reduce(added, held_out))
     return figures
 
