@@ -8,14 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from seqrec import evaluation
 from seqrec.data.batches import make_queries
 from seqrec.data.splits import leave_last_out
 from seqrec.data.store import store_from_sequences
 from seqrec.encoders.transformer import TransformerConfig, transformer
-from seqrec.evaluation import evaluate, make_eval_step
+from seqrec.evaluation import evaluate, make_eval_step, make_top_step, top_items, top_items_in_parts
 from seqrec.heads.softmax import softmax_model
 from seqrec.metrics.ranks import target_ranks
 from seqrec.params import init_params
+from seqrec.recommendation import make_recommend
 from seqrec.types import Batch
 
 N_ITEMS, MAX_LENGTH = 70, 6
@@ -94,3 +96,48 @@ def test_a_model_that_gives_every_item_one_score_ranks_in_the_middle_and_a_broke
     broken = params | {"item_table": jnp.full_like(params["item_table"], value)}
     table = evaluate(make_eval_step(model), broken, queries_of(case))
     np.testing.assert_array_equal(table.rank, 1 + place * (table.n_candidates - 1))
+
+
+def test_lists_in_parts_are_those_of_all_queries_and_vectors_multiply_to_scores(case, monkeypatch):
+    monkeypatch.setattr(evaluation, "ROWS_PER_PART", 20)
+    monkeypatch.setattr(evaluation, "N_IN_FLIGHT", 1)
+    _, _, _, model, params = case
+    queries, told = queries_of(case), []
+    whole = top_items(make_top_step(model, k=5), params, queries)
+    step = make_top_step(model, k=5, with_vectors=True)
+    parts = list(top_items_in_parts(step, params, queries, report=told.append))
+    assert len(parts) > 2
+    assert sum(told) == len(queries.users)
+    assert sorted(np.concatenate([part.query for part in parts]).tolist()) == list(range(len(queries.users)))
+    for part in parts:
+        chex.assert_trees_all_equal(part[:4], tuple(array[part.query] for array in whole[:4]))
+        items = params["item_table"][part.items]
+        np.testing.assert_allclose(jnp.einsum("qkd,qd->qk", items, part.vectors), part.scores, rtol=1e-4, atol=1e-4)
+
+
+def test_no_more_batches_are_begun_than_are_waited_for(case, monkeypatch):
+    monkeypatch.setattr(evaluation, "N_IN_FLIGHT", 2)
+    queries, begun = queries_of(case), []
+
+    def step(params, batch):
+        begun.append(batch)
+        return (jnp.asarray(batch.query),)
+
+    assert len(queries.row_groups) > 4
+    for done, (query, (own,)) in enumerate(evaluation.query_parts(step, {}, queries), start=1):
+        np.testing.assert_array_equal(query, own)
+        assert len(begun) <= done + 2
+
+
+def test_a_query_after_the_whole_history_sees_all_of_it_and_no_target(case):
+    histories, store, _, model, params = case
+    users = np.array([24, 3, 11])  # the last user of the store is one: nothing comes after
+    queries = make_queries(
+        store, store.offsets[users + 1], users=users, max_length=MAX_LENGTH, batch_size=4, mask_seen=True
+    )
+    assert queries.targets.tolist() == [0, 0, 0]
+    assert queries.history_lengths.tolist() == [len(histories[user]) for user in users]
+    found = top_items(make_top_step(model, k=5), params, queries)
+    for user, items in zip(users, found.items, strict=True):
+        best = make_recommend(model)(params, histories[user], 5)
+        assert items[items > 0].tolist() == best

@@ -95,9 +95,7 @@ def users_in_file(file: Path, store: SequenceStore) -> Int[np.ndarray, " users"]
             f"{known[0].as_py()!r}; write the keys of the data's own file"
         )
     if n_unknown := len(asked) - len(found):
-        log.warning(
-            "left out    %s of %s users of %s, whom the data has not", f"{n_unknown:,}", f"{len(asked):,}", file
-        )
+        log.warning("left out    %s of %s users of %s: not in the data", f"{n_unknown:,}", f"{len(asked):,}", file)
     return found
 
 

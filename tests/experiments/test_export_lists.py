@@ -76,3 +76,40 @@ def test_a_list_cannot_be_longer_than_the_catalogue(finished):
 def test_a_list_holds_at_least_one_item(finished):
     with pytest.raises(ValueError, match="k=0 is below 1; try k=100"):
         export_lists.Arguments(finished.directory, k=0)
+
+
+def test_lists_of_all_users_or_of_a_file_are_of_whole_histories_and_leave_the_run_alone(exported, tmp_path, capsys):
+    run, _, _ = exported
+    before = {path.name: path.stat().st_mtime_ns for path in run.iterdir()}
+    options = {"k": 3, "item_vectors": tmp_path / "items", "user_vectors": tmp_path / "users"}
+    figures = export_lists.main(export_lists.Arguments(run, users="all", output=tmp_path / "all", **options))
+    assert list(figures) == ["lists of 3"]
+    assert [path.name for path in (tmp_path / "all").iterdir()] == ["top_items.parquet"]
+    rows = pq.read_table(tmp_path / "all" / "top_items.parquet").to_pylist()
+    histories = toy_histories()
+    assert {row["user"] for row in rows} == set(range(1, len(histories) + 1))  # those too who are not tested
+    # The product of both vectors is the score.
+    vectors = {}
+    for name in ("items", "users"):
+        keys = pq.read_table(tmp_path / name / "keys.parquet")["key"].to_pylist()
+        vectors[name] = dict(zip(keys, np.load(tmp_path / name / "vectors.npy", allow_pickle=False), strict=True))
+    for row in rows:
+        product = vectors["users"][row["user"]] @ vectors["items"][row["item"]]
+        assert product == pytest.approx(row["score"], rel=1e-4, abs=1e-4)
+
+    (tmp_path / "some.csv").write_text("user\n7\n3\n7\n900\n")
+    export_lists.main(export_lists.Arguments(run, users=tmp_path / "some.csv", output=tmp_path / "some", k=3))
+    assert "left out    1 of 3 users" in capsys.readouterr().err
+    some = pq.read_table(tmp_path / "some" / "top_items.parquet").to_pylist()
+    assert {(row["user"], row["rank"], row["item"]) for row in some} == {
+        (row["user"], row["rank"], row["item"]) for row in rows if row["user"] in (3, 7)
+    }
+    (tmp_path / "none.csv").write_text("user\nnobody\n")
+    with pytest.raises(InputError, match=r"none of its users, such as 'nobody', is in the data, .* such as '1'"):
+        export_lists.main(export_lists.Arguments(run, users=tmp_path / "none.csv", output=tmp_path / "none"))
+    assert {path.name: path.stat().st_mtime_ns for path in run.iterdir()} == before
+
+
+def test_lists_of_other_users_do_not_replace_those_of_the_test(tmp_path):
+    with pytest.raises(InputError, match="would replace the test users' lists in the run; give an --output"):
+        export_lists.Arguments(tmp_path, users="all")
