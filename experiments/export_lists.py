@@ -3,9 +3,8 @@
     python experiments/export_lists.py runs/sasrec-movielens-demo-20260101-120000 --k 100
     python experiments/export_lists.py runs/a --users all --output lists   # after whole histories, as when serving
 
-Leaves top_items.parquet (user, item, rank, score: what compare.py takes with --top-k), and for test users the same as a
-TREC run (run.trec) with the held-out items (qrels.trec), so that ir-measures or ranx can check our figures:
-`ir_measures qrels.trec run.trec nDCG@10 R@10 RR@100`. Prints what the lists are like: coverage, novelty and the like.
+Leaves top_items.parquet (user, item, rank, score: what compare.py takes with --top-k), and for test users a TREC run
+and held-out items for `ir_measures qrels.trec run.trec nDCG@10 R@10`. Prints coverage, novelty and the like of the lists.
 """
 
 import contextlib
@@ -13,10 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scripts import TRAINING
-from tqdm import tqdm
 from tyro.conf import Positional
 
-from seqrec import runtime
+from seqrec import phases, runtime
 from seqrec.config import check_at_least, check_fields
 from seqrec.data.buckets import working_copy
 from seqrec.files import JsonObject, address_of
@@ -61,10 +59,10 @@ def main(arguments: Arguments) -> JsonObject:
     ):
         task, model, params = open_trained(run, TRAINING)
         queries = choose_queries(task, arguments.users)
-        with tqdm(total=len(queries.users), desc="users", disable=None, leave=False) as bar:
+        with phases.progress("writing lists", len(queries.users), unit="users") as phase:
 
             def report(n_users: int) -> None:
-                bar.update(n_users)
+                phase(n_users)
                 runtime.check_interrupt()
 
             options = {"k": arguments.k, "user_vectors": arguments.user_vectors, "report": report}
