@@ -4,7 +4,7 @@
     python experiments/export_lists.py runs/a --users all --output lists   # after whole histories, as when serving
 
 Leaves top_items.parquet (user, item, rank, score: what compare.py takes with --top-k), and for test users a TREC run
-and held-out items for `ir_measures qrels.trec run.trec nDCG@10 R@10`. Prints coverage, novelty and the like of the lists.
+and held-out items for `ir_measures qrels.trec run.trec nDCG@10 R@10`. Prints coverage, novelty and the like.
 """
 
 import contextlib
