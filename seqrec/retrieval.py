@@ -1,5 +1,6 @@
 """Ranks and top items from user vectors and the item table, in blocks of users: never [users, n_items]."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import chex
@@ -294,17 +295,22 @@ def _over_user_blocks(
 
     def local(*arguments):
         *rows, shard = arguments
-        n_users = rows[0].shape[0]
-        block = block_users or users_per_block(n_users, shard.table.shape[0])
-        n_blocks = -(-n_users // block)
-        block = -(-n_users // max(n_blocks, 1))  # as even as can be: a last block that is mostly padding is waste
-        padding = n_blocks * block - n_users
-
-        def cut(row):
-            row = jnp.pad(row, ((0, padding),) + ((0, 0),) * (row.ndim - 1))
-            return row.reshape(n_blocks, block, *row.shape[1:])
-
-        outputs = jax.lax.map(lambda block: function(*block, shard), jax.tree.map(cut, tuple(rows)))
-        return jax.tree.map(lambda out: out.reshape(-1, *out.shape[2:])[:n_users], outputs)
+        block = block_users or users_per_block(rows[0].shape[0], shard.table.shape[0])
+        return user_blocks(lambda rows: function(*rows, shard), tuple(rows), block=block)
 
     return map_catalogue(local, rows, item_table, outputs=("rows", "rows"))
+
+
+def user_blocks(function: Callable[..., Any], rows: Any, *given: Any, block: int) -> Any:
+    """`function(rows, *given)` for `block` rows of the tree `rows` at a time, one block after another."""
+    n_users = len(jax.tree.leaves(rows)[0])
+    n_blocks = -(-n_users // block)
+    block = -(-n_users // max(n_blocks, 1))  # as even as can be: a last block that is mostly padding is waste
+    padding = n_blocks * block - n_users
+
+    def cut(row: Array) -> Array:
+        row = jnp.pad(row, ((0, padding),) + ((0, 0),) * (row.ndim - 1))
+        return row.reshape(n_blocks, block, *row.shape[1:])
+
+    outputs = jax.lax.map(lambda rows: function(rows, *given), jax.tree.map(cut, rows))
+    return jax.tree.map(lambda out: out.reshape(-1, *out.shape[2:])[:n_users], outputs)

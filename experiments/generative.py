@@ -1,0 +1,42 @@
+r"""Trains and tests a Transformer that writes the next item's semantic id, code by code (after Rajput et al. 2023).
+
+    python experiments/generative.py --semantic-ids codes      # that experiments/semantic_ids.py made for the demo
+    python experiments/generative.py --dataset s3rec --data-path Beauty.txt.gz --max-length 50 --batch-size 128 \
+        --semantic-ids codes --d-model 128 --dropout 0.4 --label-smoothing 0.1 --max-epochs 24 --ranks beam
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from seqrec.encoders.transformer import TransformerConfig, transformer
+from seqrec.generative import DepthDecoderConfig, smoothing_of, with_semantic_ids
+from seqrec.run import Flat, Model, Task, TrainingConfig, build_model, make_main, run_script
+from seqrec.semantic_ids.files import read_semantic_ids
+
+
+@dataclass(frozen=True)
+class Config:
+    """Trains a Transformer that generates semantic ids on the events of a file; tests it on each user's last item."""
+
+    semantic_ids: Path
+    """Codes of the items: a directory that experiments/semantic_ids.py wrote, or a file of codes."""
+    item_vectors: bool = True
+    """Read an item's own vector, too, of its id or its features; otherwise those of its codes alone."""
+    training: Flat[TrainingConfig] = field(default_factory=TrainingConfig)
+    model: Flat[TransformerConfig] = field(default_factory=TransformerConfig)
+    decoder: Flat[DepthDecoderConfig] = field(default_factory=DepthDecoderConfig)
+
+
+def build(config: Config, task: Task) -> Model:
+    """The model that the config describes, for the task's catalogue."""
+    encoder = transformer(config.model, n_items=task.n_items, max_length=task.max_length, times=task.times)
+    ids = read_semantic_ids(config.semantic_ids, task.store.item_keys)
+    rates = {"dropout": config.model.dropout, "label_smoothing": smoothing_of(config.training.loss)}
+    model = build_model(encoder, config.training, task)
+    return with_semantic_ids(model, ids, config.decoder, item_vectors=config.item_vectors, **rates)
+
+
+main = make_main(build, name="Depth decoder")
+
+if __name__ == "__main__":
+    run_script(main, Config)

@@ -1,0 +1,130 @@
+"""Models that write the next item's semantic id, and read items as the sum of the vectors of their codes."""
+
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Float, Int
+
+from seqrec.heads.code_probabilities import depth_decoder_specs
+from seqrec.heads.depth_decoder import CODES, PARAMS, TREE, DepthDecoder, DepthDecoderConfig
+from seqrec.heads.softmax import SoftmaxHead
+from seqrec.layers import item_table_rows
+from seqrec.losses.config import LossConfig
+from seqrec.model import Model
+from seqrec.params import Params
+from seqrec.prefix_tree import PrefixTree, prefix_tree
+from seqrec.semantic_ids.codes import SemanticIds
+from seqrec.sharding import look_up
+from seqrec.types import InputError, Scalar
+
+
+BEAM = DepthDecoderConfig()
+
+
+@struct.dataclass
+class CodeVectors:
+    """Stands for an item table: the vector of an item is the sum of those of its codes, and of its own if it has one.
+
+    It is looked up by ids, as a table is, and nothing as long as the catalogue is made of vectors.
+    """
+
+    tables: tuple[Any, ...]
+    """Float[Array, "n_codes d_model"] of each level."""
+    codes: Any
+    """UInt[Array, "n_rows n_levels"] of each item id."""
+    own: Any = None
+    """Float[Array, "n_rows d_model"], or None."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """That of the table."""
+        return self.codes.shape[0], self.tables[0].shape[1]
+
+    def __getitem__(self, ids: Int[Array, "*shape"]) -> Float[Array, "*shape d_model"]:
+        codes = self.codes[ids].astype(jnp.int32)
+        vectors = sum(look_up(table, codes[..., level]) for level, table in enumerate(self.tables))
+        return vectors if self.own is None else vectors + look_up(self.own, ids)
+
+
+def with_semantic_ids(
+    model: Model,
+    ids: SemanticIds,
+    config: DepthDecoderConfig = BEAM,
+    *,
+    item_vectors: bool = True,
+    dropout: Scalar = 0.0,
+    label_smoothing: Scalar = 0.0,
+) -> Model:
+    """The model that reads each item as the sum of the vectors of its codes, and writes the next item code by code.
+
+    With `item_vectors` the vector that the model has for an item, of its id or its features, is added to what is read;
+    without, the model is as large however many items there are. Codes' vectors are read and scored, as item vectors
+    are. An item that training never saw is written like any other.
+
+    >>> import seqrec
+    >>> from seqrec.semantic_ids.codes import semantic_ids
+    >>> ids = semantic_ids(np.array([[0, 0], [1, 0], [0, 2], [1, 2]]), (2, 3))
+    >>> model = seqrec.softmax_model(seqrec.gru(seqrec.GRUConfig(d_model=8), n_items=3, max_length=4))
+    >>> sorted(with_semantic_ids(model, ids, item_vectors=False).specs)
+    ['gru', 'semantic_ids']
+
+    Raises:
+      InputError: the model's head is no plain softmax, or there are not as many items with codes as the model has.
+    """
+    if not isinstance(model.head, SoftmaxHead):
+        raise InputError(
+            f"semantic ids need a softmax head to replace, not a {type(model.head).__name__}; leave it out"
+        )
+    if ids.n_items != model.n_items:
+        raise InputError(
+            f"{ids.n_items:,} items have codes, and the model has {model.n_items:,}; make the codes for its catalogue"
+        )
+    others = {name: spec for name, spec in model.specs.items() if item_vectors or name not in ("item_table", "items")}
+    smallest = np.uint8 if max(ids.n_codes) <= 256 else np.int32
+    codes = np.zeros((item_table_rows(ids.n_items), ids.n_levels), smallest)
+    codes[: len(ids.codes)] = ids.codes
+
+    def compose(params: Params, constants: Any, *, key: Array | None = None) -> Params:
+        inner = {name: leaf for name, leaf in params.items() if name != PARAMS}
+        if item_vectors:
+            inner = model.compose(inner, constants["items"], key=key)
+        table = CodeVectors(tuple(params[PARAMS]["codes"]), constants["codes"], inner.get("item_table"))
+        own = {PARAMS: params[PARAMS], CODES: constants["codes"], TREE: constants["tree"]}
+        return {**inner, **own, "item_table": table}
+
+    return dataclasses.replace(
+        model,
+        specs={**others, PARAMS: depth_decoder_specs(ids.n_codes, model.d_model, d_ff=config.level_d_ff)},
+        head=DepthDecoder(model.n_items, config, dropout, label_smoothing),
+        compose=compose,
+        constants={
+            "items": model.constants if item_vectors else None,
+            "codes": codes,
+            "tree": prefix_tree(ids.codes, ids.n_codes),
+        },
+    )
+
+
+def smoothing_of(loss: LossConfig) -> Scalar:
+    """The label smoothing of a loss that has nothing else, which is all that a model of semantic ids can honour.
+
+    Raises:
+      InputError: the config asks for more.
+    """
+    plain = LossConfig()
+    for field in dataclasses.fields(loss):
+        value = getattr(loss, field.name)
+        if field.name != "label_smoothing" and value != getattr(plain, field.name):
+            raise InputError(
+                f"{field.name}={value} is about scores of items, and a model of semantic ids learns codes, by "
+                "cross-entropy with --label-smoothing; leave it out"
+            )
+    return loss.label_smoothing
+
+
+def with_catalogue(params: Params, tree: PrefixTree) -> Params:
+    """Composed parameters with another catalogue, such as the tracks of today; make its tree `like` theirs."""
+    return {**params, TREE: tree}

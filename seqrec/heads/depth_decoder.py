@@ -1,0 +1,257 @@
+"""A head that writes the next item's code level by level, and so needs no vector for each item of the catalogue."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from seqrec.config import check_at_least, check_fields
+from seqrec.heads.code_probabilities import after_code, code_log_probabilities, code_scores, item_log_probabilities
+from seqrec.metrics.ranks import candidates, count, half_places_lost, own_half_places, take
+from seqrec.params import Params
+from seqrec.prefix_tree import PrefixTree, allowed_nodes, candidate_scores, chosen_children
+from seqrec.retrieval import user_blocks, users_per_block
+from seqrec.sharding import map_rows
+from seqrec.types import (
+    Allow,
+    Batch,
+    BestItems,
+    Exclude,
+    InputError,
+    LossSum,
+    Question,
+    Scalar,
+    States,
+    TargetRanks,
+    Targets,
+)
+
+PARAMS, CODES, TREE = "semantic_ids", "item_codes", "prefix_tree"
+"""Names of what the head reads: its own parameters, the codes of each item id, and the catalogue's tree."""
+BEAM_SCORES = 1 << 20
+"""Scores of candidates that a step of the beam has at a time, 4 MB."""
+
+
+@dataclass(frozen=True)
+class DepthDecoderConfig:
+    """How items are written as codes, and how the best are searched for."""
+
+    level_d_ff: int = 0
+    """Width of the feed-forward layer that scores the codes of a level; 0 means 2 x d-model."""
+    lists: Literal["beam", "exact"] = "beam"
+    """How the best items are found. beam: among the likeliest prefixes of each level. exact: among all items."""
+    beam_width: int = 50
+    """Prefixes that a beam keeps at each level; never fewer than the items that are asked for."""
+    ranks: Literal["exact", "beam"] = "exact"
+    """How targets are ranked. exact: among all items. beam: by the beam's list, in the mean of the places behind it
+    where they are not on it, which is faster; figures of both differ."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        check_at_least(self, 0, "level_d_ff")
+        check_at_least(self, 1, "beam_width")
+
+
+@dataclass(frozen=True, eq=False)
+class DepthDecoder:
+    """A `types.Head` and `types.NextItemHead`: the next item's probability is the product of those of its codes.
+
+    p(item | state) = p(c1 | state) p(c2 | state, c1) …, each a softmax over the codes of a level (Rajput et al. 2023,
+    section 3.2, with a state in place of a decoder's sequence). Items with equal codes have the same probability, that
+    of these codes, and tie. Its queries are plain states, [queries, d_model]; scores are log-probabilities.
+    """
+
+    n_items: int
+    config: DepthDecoderConfig = DepthDecoderConfig()
+    dropout: Scalar = 0.0
+    label_smoothing: Scalar = 0.0
+    """Share of the label that all codes of a level divide evenly."""
+
+    def loss(self, params: Params, states: States, question: Question, *, key: Array) -> LossSum:
+        """The sum over levels of the cross-entropy of each target's code, given those before it.
+
+        Raises:
+          InputError: the question has unwanted items.
+        """
+        if question.unwanted is not None:
+            raise InputError(
+                "a model of semantic ids cannot lower the probability of skipped items; use --skip-weight 0"
+            )
+        if question.positions is not None:
+            states = jnp.take_along_axis(states, question.positions[..., None], axis=1)
+        own, targets = params[PARAMS], question.targets
+        codes = params[CODES][targets].astype(jnp.int32)
+        losses = jnp.zeros(targets.shape)
+        for depth, table in enumerate(own["codes"]):
+            scores = code_scores(own, depth, states, dropout_rate=self.dropout, key=jax.random.fold_in(key, depth))
+            label, others = 1.0 - self.label_smoothing, self.label_smoothing / len(table)
+            labels = label * (codes[..., depth, None] == jnp.arange(len(table))) + others
+            losses += jax.nn.logsumexp(scores, axis=-1) - jnp.sum(labels * scores, axis=-1)
+            states = after_code(own, depth, states, codes[..., depth])
+        is_target = targets > 0
+        if question.weights is None:
+            return jnp.sum(jnp.where(is_target, losses, 0.0)), jnp.sum(is_target)
+        weights = jnp.where(is_target, question.weights, 0.0)
+        return jnp.sum(jnp.where(is_target, losses, 0.0) * weights), jnp.sum(weights)
+
+    def queries(
+        self, params: Params, states: States, batch: Batch, last: Int[Array, " queries"]
+    ) -> Float[Array, "queries d_model"]:
+        """The states at the positions `last` of the flattened batch."""
+        del params, batch
+        return states.reshape(-1, states.shape[-1])[last].astype(jnp.float32)
+
+    def rank(
+        self, params: Params, queries: Array, targets: Targets, *, exclude: Exclude = None, allow: Allow = None
+    ) -> TargetRanks:
+        """Ranks by the items' log-probabilities, as `retrieval.rank_targets` has ties, lists and what has no rank.
+
+        Only prefixes that are as likely as the target are followed: a prefix is at least as likely as its items.
+        """
+
+        def rank(users: Any, params: Params) -> tuple[Array, Array]:
+            states, each, exclude, allow = users
+            tree = params[TREE]
+            leaves = _leaves(tree, each)
+            valid = _valid(tree, exclude, allow, leaves)
+            if self.config.ranks == "exact":
+                scores = item_log_probabilities(
+                    params[PARAMS], tree, states, at_least=self._lowest(params, states, each)
+                )
+            else:
+                found, best = self._beam(params, states, valid, width=self.config.beam_width)
+                scores = jnp.full(valid.shape, -jnp.inf).at[jnp.arange(len(found))[:, None], found].max(best)
+            target_scores = take(scores, leaves, fill=0.0)
+            lost = half_places_lost(scores, target_scores, valid, ties="mean")
+            ranks = 1.0 + 0.5 * (lost - own_half_places(target_scores, ties="mean"))
+            ranked = take(valid, leaves, fill=False)
+            return jnp.where(ranked, ranks, jnp.nan), count(valid.astype(jnp.int8))
+
+        each = targets if targets.ndim == 2 else targets[:, None]
+        ranks, n_candidates = self._by_users(rank, params, queries, each, exclude, allow)
+        return ranks.reshape(targets.shape), n_candidates
+
+    def top_k(
+        self, params: Params, queries: Array, *, k: int, exclude: Exclude = None, allow: Allow = None
+    ) -> BestItems:
+        """Ids of the `k` likeliest candidates that the search finds, and their log-probabilities, best first.
+
+        A beam is at least `k` wide and keeps no prefix without a candidate below it, so that it finds `k` items
+        wherever there are as many; where fewer are left, the list ends in id 0 with score -inf.
+        """
+        is_limited = exclude is not None or allow is not None
+
+        def top(users: Any, params: Params) -> tuple[Array, Array]:
+            states, none, exclude, allow = users
+            tree = params[TREE]
+            valid = _valid(tree, exclude, allow, none) if is_limited else None
+            if self.config.lists == "exact":
+                scores = item_log_probabilities(params[PARAMS], tree, states)
+                scores = _finite(scores if valid is None else jnp.where(valid, scores, -jnp.inf))
+                best, leaves = jax.lax.top_k(scores, min(k, tree.n_leaves))
+            else:
+                leaves, best = self._beam(params, states, valid, width=max(k, self.config.beam_width))
+            missing = ((0, 0), (0, max(0, k - best.shape[1])))
+            best = jnp.pad(best[:, :k], missing, constant_values=-jnp.inf)
+            return jnp.where(best > -jnp.inf, jnp.pad(tree.items[leaves[:, :k]], missing), 0), best
+
+        if not 1 <= k <= self.n_items:
+            raise InputError(f"k={k} is not in 1..n_items={self.n_items}; ask for at most as many items as there are")
+        return self._by_users(top, params, queries, jnp.zeros((len(queries), 0), jnp.int32), exclude, allow)
+
+    def top_k_log_probabilities(self, params: Params, states: Array, *, k: int, exclude: Exclude = None) -> BestItems:
+        """As `top_k`, whose scores are log-probabilities."""
+        return self.top_k(params, states, k=k, exclude=exclude)
+
+    def draw(
+        self,
+        params: Params,
+        states: Float[Array, "queries d_model"],
+        *,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        exclude: Exclude = None,
+        key: Array,
+    ) -> tuple[Int[Array, " queries"], Float[Array, " queries"]]:
+        """As `retrieval.draw_items`, among all items or the `top_k` best that `top_k` finds."""
+        ids, logs = self.top_k(params, states, k=top_k or self.n_items, exclude=exclude)
+        chosen = jnp.argmax(logs / temperature + jax.random.gumbel(key, logs.shape), axis=1)[:, None]
+        item, log_probability = (jnp.take_along_axis(each, chosen, axis=1)[:, 0] for each in (ids, logs))
+        return item, log_probability
+
+    def _by_users(
+        self,
+        function: Callable[[Any, Params], Any],
+        params: Params,
+        states: Array,
+        targets: Array,
+        exclude: Exclude,
+        allow: Allow,
+    ) -> Any:
+        """`function((states, targets, exclude, allow), params)` for blocks of users, each device over its own."""
+        n_users, tree = len(states), params[TREE]
+        own = {name: params[name] for name in (PARAMS, CODES, TREE)}
+        if allow is not None:
+            allow = jnp.broadcast_to(allow, (n_users, allow.shape[1]))
+        exclude = jnp.zeros((n_users, 0), jnp.int32) if exclude is None else exclude
+        widest = max(level.n_candidates for level in tree.levels) * self.config.beam_width
+        block = min(users_per_block(n_users, tree.n_leaves), max(1, BEAM_SCORES // widest))
+        local = functools.partial(user_blocks, function, block=block)
+        return map_rows(local, (states, targets, exclude, allow), own)
+
+    def _lowest(self, params: Params, states: Array, targets: Array) -> Float[Array, " users"]:
+        """A log-probability that no target of a user falls short of; infinite for users without a target."""
+        own, codes = params[PARAMS], params[CODES][targets].astype(jnp.int32)
+        states = jnp.broadcast_to(states[:, None], (*targets.shape, states.shape[-1]))
+        total = jnp.zeros(targets.shape)
+        for depth in range(len(own["codes"])):
+            logs = code_log_probabilities(own, depth, states)
+            total += jnp.take_along_axis(logs, codes[..., depth, None], axis=-1)[..., 0]
+            states = after_code(own, depth, states, codes[..., depth])
+        # Other shapes round otherwise: none that may tie with a target is left out for that.
+        return jnp.min(jnp.where(targets > 0, total - 1e-3 * (1 - total), jnp.inf), axis=1)
+
+    def _beam(
+        self, params: Params, states: Array, valid: Bool[Array, "#users n_leaves"] | None, *, width: int
+    ) -> tuple[Int[Array, "users found"], Float[Array, "users found"]]:
+        """Leaves of the likeliest items that a beam of this width finds, best first, and their log-probabilities."""
+        own, tree = params[PARAMS], params[TREE]
+        allowed = [None] * len(tree.levels) if valid is None else allowed_nodes(tree, valid)
+        n_users = len(states)
+        nodes, logs, states = jnp.zeros((n_users, 1), jnp.int32), jnp.zeros((n_users, 1)), states[:, None]
+        for depth, level in enumerate(tree.levels):
+            each = logs[..., None] + code_log_probabilities(own, depth, states)
+            scores = _finite(candidate_scores(level, nodes, each, allowed[depth])).reshape(n_users, -1)
+            logs, best = jax.lax.top_k(scores, min(width, scores.shape[1]))
+            beams, chosen = best // level.n_candidates, best % level.n_candidates
+            nodes, codes = chosen_children(level, jnp.take_along_axis(nodes, beams, axis=1), chosen)
+            if depth < len(tree.levels) - 1:
+                # A beam that died may stand anywhere, since it scores -inf from here on.
+                nodes = jnp.clip(nodes, 0, len(level.codes) - 1)
+                states = after_code(own, depth, jnp.take_along_axis(states, beams[..., None], axis=1), codes)
+        return jnp.where(logs > -jnp.inf, nodes, tree.n_leaves - 1), logs
+
+
+def _finite(scores: Array) -> Array:
+    return jnp.where(jnp.isnan(scores), -jnp.inf, scores)
+
+
+def _leaves(tree: PrefixTree, items: Int[Array, "users n"]) -> Int[Array, "users n"]:
+    """The leaves of item ids; -1 for 0 and for what is not in the catalogue."""
+    return tree.leaves.at[items].get(mode="fill", fill_value=-1)
+
+
+def _valid(
+    tree: PrefixTree, exclude: Array, allow: Array | None, targets: Int[Array, "users n_targets"]
+) -> Bool[Array, "users n_leaves"]:
+    """Which leaves are each user's candidates; `targets` are leaves, and stay candidates where they are allowed."""
+    valid = jnp.broadcast_to(tree.items > 0, (len(exclude), tree.n_leaves))
+    if allow is not None:
+        users, columns = jnp.arange(len(allow))[:, None], _leaves(tree, allow)
+        columns = jnp.where(columns < 0, tree.n_leaves, columns)
+        valid &= jnp.zeros_like(valid).at[users, columns].set(True, mode="drop")
+    return candidates(valid, _leaves(tree, exclude), targets)
