@@ -8,10 +8,11 @@ r"""Trains and tests a Transformer that writes the next item's semantic id, code
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from seqrec.semantic_ids.files import read_semantic_ids
+
 from seqrec.encoders.transformer import TransformerConfig, transformer
 from seqrec.generative import DepthDecoderConfig, smoothing_of, with_semantic_ids
 from seqrec.run import Flat, Model, Task, TrainingConfig, build_model, make_main, run_script
-from seqrec.semantic_ids.files import read_semantic_ids
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,6 @@ from seqrec.semantic_ids.codes import SemanticIds
 from seqrec.sharding import look_up
 from seqrec.types import InputError, Scalar
 
-
 BEAM = DepthDecoderConfig()
 
 
