@@ -8,19 +8,19 @@ r"""Trains and tests a Transformer that writes the next item's semantic id, code
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from seqrec.semantic_ids.files import read_semantic_ids
-
 from seqrec.encoders.transformer import TransformerConfig, transformer
 from seqrec.generative import DepthDecoderConfig, smoothing_of, with_semantic_ids
 from seqrec.run import Flat, Model, Task, TrainingConfig, build_model, make_main, run_script
+from seqrec.semantic_ids.files import read_semantic_ids
+from seqrec.types import InputError
 
 
 @dataclass(frozen=True)
 class Config:
     """Trains a Transformer that generates semantic ids on the events of a file; tests it on each user's last item."""
 
-    semantic_ids: Path
-    """Codes of the items: a directory that experiments/semantic_ids.py wrote, or a file of codes."""
+    semantic_ids: Path | None = None
+    """Codes of the items: a directory that experiments/semantic_ids.py wrote, or a file of codes of others."""
     item_vectors: bool = True
     """Read an item's own vector, too, of its id or its features; otherwise those of its codes alone."""
     training: Flat[TrainingConfig] = field(default_factory=TrainingConfig)
@@ -31,6 +31,10 @@ class Config:
 def build(config: Config, task: Task) -> Model:
     """The model that the config describes, for the task's catalogue."""
     encoder = transformer(config.model, n_items=task.n_items, max_length=task.max_length, times=task.times)
+    if config.semantic_ids is None:
+        raise InputError(
+            "a generative model needs codes of its items; make them with semantic_ids.py: --semantic-ids DIR"
+        )
     ids = read_semantic_ids(config.semantic_ids, task.store.item_keys)
     rates = {"dropout": config.model.dropout, "label_smoothing": smoothing_of(config.training.loss)}
     model = build_model(encoder, config.training, task)

@@ -2,6 +2,7 @@
 
 import bert4rec
 import esasrec
+import generative
 import gru4rec
 import gsasrec
 import hawk
@@ -9,4 +10,5 @@ import hstu
 import sasrec
 import seq2seq
 
-TRAINING = {module.__name__: module for module in (sasrec, gsasrec, esasrec, bert4rec, gru4rec, hstu, hawk, seq2seq)}
+_MODULES = (sasrec, gsasrec, esasrec, bert4rec, gru4rec, hstu, hawk, seq2seq, generative)
+TRAINING = {module.__name__: module for module in _MODULES}

@@ -23,7 +23,8 @@ def check_servable(model: Model) -> None:
     """Refuses a model that cannot answer from item ids, and their times, alone.
 
     Raises:
-      InputError: the model continues histories, or reads more of an event than a request holds.
+      InputError: the model continues histories, or reads more of an event than a request holds, or arrays that are no
+        parameters.
     """
     if model.encoder.decoder is not None:
         raise InputError(
@@ -33,6 +34,13 @@ def check_servable(model: Model) -> None:
         raise InputError(
             f"the model reads {model.reads.event_features[0]!r} of events, which a bundle is not told; train one "
             "without --event-features and --user-features"
+        )
+    params = jax.tree.map(lambda spec: jax.ShapeDtypeStruct(spec.shape, jnp.float32), model.specs)
+    composed = jax.eval_shape(model.compose, params, model.constants)
+    if more := sorted(composed.keys() - model.specs.keys() - {"item_table"}):
+        raise InputError(
+            f"the model reads {more[0]!r} beside its parameters, which a bundle does not hold; list items from the run, "
+            "with export_lists.py or recommend.py"
         )
 
 
