@@ -40,7 +40,7 @@ class Config:
     """Width of states."""
     beam_width: int = 50
     """Prefixes that the beam keeps."""
-    n_users: int = 32
+    n_users: int = 128
     """States that are decoded at a time."""
     n_rounds: int = 9
     """Timed rounds; medians are reported."""
@@ -91,13 +91,13 @@ def measure(config: Config, n_items: int) -> dict[str, float]:
     states = jax.random.normal(jax.random.key(1), (config.n_users, config.d_model))
     beam = jax.jit(lambda params, states: head.top_k(params, states, k=min(config.beam_width, n_items)))
     free = jax.jit(lambda params, states: free_beam(params[PARAMS], states, width=config.beam_width))
-    walk, prefixes = jax.jit(walk_of(config)), beams_of(config, tree, codes, beam(params, states)[0])
-    trie = trie_of(codes)
+    steps_of_tree, (prefixes, steps) = jax.jit(walk), beams_of(tree, codes, beam(params, states)[0])
+    trie = trie_of(tree)
     programs: dict[str, Callable[[], Any]] = {
         "beam": lambda: beam(params, states),
         "free": lambda: free(params, states),
-        "tree": lambda: walk(tree, prefixes[1]),
-        "trie": lambda: trie_masks(config, trie, prefixes[0]),
+        "tree": lambda: steps_of_tree(tree, steps),
+        "trie": lambda: trie_masks(config, trie, prefixes),
     }
     taken: dict[str, list[float]] = {name: [] for name in programs}
     for _ in range(config.n_rounds + 1):  # the first compiles
@@ -134,45 +134,51 @@ def free_beam(own: Params, states: jax.Array, *, width: int) -> tuple[jax.Array,
     return chosen, logs
 
 
-def walk_of(config: Config) -> Callable[[PrefixTree, list[jax.Array]], Any]:
+def walk(tree: PrefixTree, steps: list[tuple[jax.Array, jax.Array]]) -> Any:
     """What the tree adds to each step of a beam: which candidates there are, and which children the chosen ones are."""
+    found = []
+    for level, (nodes, chosen) in zip(tree.levels, steps, strict=True):
+        scores = candidate_scores(level, nodes, jnp.zeros((*nodes.shape, level.n_codes)))
+        found.append((jnp.max(scores, axis=-1), chosen_children(level, nodes, chosen)))
+    return found
 
-    def walk(tree: PrefixTree, nodes: list[jax.Array]) -> Any:
-        found = []
-        for level, each in zip(tree.levels, nodes, strict=True):
-            scores = candidate_scores(level, each, jnp.zeros((*each.shape, config.n_codes)))
-            found.append((jnp.argmax(scores, axis=-1), chosen_children(level, each, jnp.argmax(scores, axis=-1))))
-        return found
 
-    return walk
+Prefixes = list[list[list[tuple[int, ...]]]]
+"""Of each level, of each user, of each beam."""
 
 
 def beams_of(
-    config: Config, tree: PrefixTree, codes: np.ndarray, items: jax.Array
-) -> tuple[list[list[list[tuple[int, ...]]]], list[jax.Array]]:
-    """Prefixes of the items that a beam found, before each level, and the nodes that they are in the tree."""
+    tree: PrefixTree, codes: np.ndarray, items: jax.Array
+) -> tuple[Prefixes, list[tuple[jax.Array, jax.Array]]]:
+    """Prefixes of the items that a beam found, before each level; and their nodes in the tree, with what was chosen."""
     listed = np.maximum(np.asarray(items), 1)
-    node, nodes = np.asarray(tree.leaves)[listed], []
-    for level in reversed(tree.levels):
-        node = np.asarray(level.parents)[node]
-        nodes.insert(0, jnp.asarray(node[:, :1] if level is tree.levels[0] else node))
-    prefixes = []
-    for depth in range(config.n_levels):
-        rows = codes[listed[:, :1] if depth == 0 else listed]
-        prefixes.append([[tuple(beam[:depth]) for beam in user] for user in rows.tolist()])
-    return prefixes, nodes
+    child, steps, prefixes = np.asarray(tree.leaves)[listed], [], []
+    for depth in reversed(range(len(tree.levels))):
+        level, n_beams = tree.levels[depth], 1 if depth == 0 else listed.shape[1]
+        node = np.asarray(level.parents)[child]
+        chosen = np.asarray(level.codes)[child] if level.bits is not None else child - np.asarray(level.starts)[node]
+        steps.insert(0, (jnp.asarray(node[:, :n_beams]), jnp.asarray(chosen[:, :n_beams].astype(np.int32))))
+        rows = codes[listed[:, :n_beams], :depth]
+        prefixes.insert(0, [[tuple(beam) for beam in user] for user in rows.tolist()])
+        child = node
+    return prefixes, steps
 
 
-def trie_of(codes: np.ndarray) -> dict[tuple[int, ...], list[int]]:
+def trie_of(tree: PrefixTree) -> dict[tuple[int, ...], list[int]]:
     """The codes that may follow each prefix, in a dictionary, as hosts constrain beams."""
     trie: dict[tuple[int, ...], list[int]] = {}
-    for depth in range(codes.shape[1]):
-        for *prefix, code in np.unique(codes[1:, : depth + 1], axis=0).tolist():
-            trie.setdefault(tuple(prefix), []).append(code)
+    prefixes: list[tuple[int, ...]] = [()]
+    for depth, level in enumerate(tree.levels):
+        starts, codes = np.asarray(level.starts), np.asarray(level.codes)
+        following = [codes[starts[node] : starts[node + 1]].tolist() for node in range(len(prefixes))]
+        trie.update(zip(prefixes, following, strict=True))
+        if depth < len(tree.levels) - 1:
+            each = zip(prefixes, following, strict=True)
+            prefixes = [(*prefix, code) for prefix, own in each for code in own]
     return trie
 
 
-def trie_masks(config: Config, trie: dict[tuple[int, ...], list[int]], prefixes: list[Any]) -> list[np.ndarray]:
+def trie_masks(config: Config, trie: dict[tuple[int, ...], list[int]], prefixes: Prefixes) -> list[np.ndarray]:
     """A mask over the codes of a level for each beam, filled on the host beam by beam."""
     masks = []
     for level in prefixes:

@@ -42,6 +42,11 @@ class CodeVectors:
         """That of the table."""
         return self.codes.shape[0], self.tables[0].shape[1]
 
+    @property
+    def dtype(self) -> Any:
+        """Of its vectors."""
+        return self.tables[0].dtype
+
     def __getitem__(self, ids: Int[Array, "*shape"]) -> Float[Array, "*shape d_model"]:
         codes = self.codes[ids].astype(jnp.int32)
         vectors = sum(look_up(table, codes[..., level]) for level, table in enumerate(self.tables))

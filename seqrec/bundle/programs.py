@@ -23,8 +23,8 @@ def check_servable(model: Model) -> None:
     """Refuses a model that cannot answer from item ids, and their times, alone.
 
     Raises:
-      InputError: the model continues histories, or reads more of an event than a request holds, or arrays that are no
-        parameters.
+      InputError: the model continues histories, or reads more of an event than a request holds, or arrays that are
+        no parameters.
     """
     if model.encoder.decoder is not None:
         raise InputError(
@@ -39,8 +39,8 @@ def check_servable(model: Model) -> None:
     composed = jax.eval_shape(model.compose, params, model.constants)
     if more := sorted(composed.keys() - model.specs.keys() - {"item_table"}):
         raise InputError(
-            f"the model reads {more[0]!r} beside its parameters, which a bundle does not hold; list items from the run, "
-            "with export_lists.py or recommend.py"
+            f"the model reads {more[0]!r} beside its parameters, which a bundle does not hold; list items from its "
+            "run, with export_lists.py or recommend.py"
         )
 
 

@@ -1,0 +1,61 @@
+"""The script that trains generative models, from a file of codes to the figures of beams."""
+
+import json
+
+import beam_widths
+import generative
+import pytest
+
+from seqrec import runtime
+from seqrec.bundle.programs import check_servable
+from seqrec.heads.depth_decoder import DepthDecoder
+from seqrec.run.data import make_task
+from seqrec.types import InputError
+
+
+@pytest.fixture
+def codes(tmp_path):
+    """Codes of the toy items, whose keys are 1..30."""
+    file = tmp_path / "codes.json"
+    file.write_text(json.dumps({str(item): [item % 6, item // 6] for item in range(1, 31)}))
+    return ("--semantic-ids", str(file))
+
+
+def built(toy, *flags):
+    config = runtime.parse(generative.Config, [*toy, *flags])
+    return generative.build(config, make_task(config.training.data, store_of_toy(), seed=0))
+
+
+def store_of_toy():
+    from conftest import toy_histories
+
+    from seqrec.data.store import store_from_sequences
+
+    return store_from_sequences(toy_histories())
+
+
+def test_codes_of_a_file_make_a_model_whose_settings_are_those_of_the_flags(toy, codes):
+    model = built(toy, *codes, "--no-item-vectors", "--label-smoothing", "0.1", "--dropout", "0.4", "--beam-width", "7")
+    assert isinstance(model.head, DepthDecoder)
+    assert (model.head.label_smoothing, model.head.dropout, model.head.config.beam_width) == (0.1, 0.4, 7)
+    assert "item_table" not in model.specs
+
+
+def test_what_a_generative_model_cannot_do_is_refused_in_a_line(toy, codes):
+    with pytest.raises(InputError, match="needs codes of its items"):
+        built(toy)
+    with pytest.raises(InputError, match=r"loss=bce is about scores of items"):
+        built(toy, *codes, "--loss", "bce")
+    with pytest.raises(InputError, match="which a bundle does not hold"):
+        check_servable(built(toy, *codes))
+
+
+@pytest.mark.slow
+def test_a_run_trains_and_its_beams_are_compared_with_exact_ranks(toy, codes, tmp_path):
+    flags = [*toy, *codes, "--max-epochs", "2", "--output", str(tmp_path / "run")]
+    found = generative.main(runtime.parse(generative.Config, flags))
+    arguments = beam_widths.Arguments(tmp_path / "run", widths=(1, 30), json=tmp_path / "beams.json")
+    figures = beam_widths.main(arguments)["figures"]
+    # Exact ranks are those of the run, and a beam that holds all items loses none.
+    assert figures["exact"]["ndcg@10"] == pytest.approx(found["test"]["ndcg@10"])
+    assert figures["beam of 30"]["ndcg@10"] == pytest.approx(figures["exact"]["ndcg@10"])
