@@ -11,6 +11,7 @@ from seqrec.data.batches import training_batches
 from seqrec.data.splits import leave_last_out
 from seqrec.data.store import store_from_sequences
 from seqrec.generative import CodeVectors, smoothing_of, with_semantic_ids
+from seqrec.heads.depth_decoder import DepthDecoderConfig
 from seqrec.layers import item_vectors
 from seqrec.losses.config import LossConfig
 from seqrec.model import composed_params
@@ -59,7 +60,8 @@ def test_it_learns_what_follows_and_gives_items_never_seen_a_place_by_their_code
     store = store_from_sequences([random.choice(known[user % 3], 6).tolist() for user in range(60)])
     assert store.item_keys.tolist() == list(range(1, 11))
     batches = training_batches(store, leave_last_out(store), max_length=6, batch_size=20, seed=0)
-    model = with_semantic_ids(softmax_model(d_model=16), IDS, item_vectors=False)
+    config = DepthDecoderConfig(ranks="beam", beam_width=N_ITEMS)
+    model = with_semantic_ids(softmax_model(d_model=16), IDS, config, item_vectors=False)
     optimizer = optax.adam(0.02)
     state, step = init_state(model, optimizer, seed=0), make_train_step(model, optimizer, seed=0)
     losses = []
