@@ -125,7 +125,7 @@ def _distinct(random: np.random.Generator, n_most: int, n: int) -> np.ndarray:
 def free_beam(own: Params, states: jax.Array, *, width: int) -> tuple[jax.Array, jax.Array]:
     """The beam of `DepthDecoder` where any code may follow any other."""
     n_users = len(states)
-    logs, states, chosen = jnp.zeros((n_users, 1)), states[:, None], None
+    logs, states, chosen = jnp.zeros((n_users, 1)), states[:, None], jnp.zeros((n_users, 1), jnp.int32)
     for depth, table in enumerate(own["codes"]):
         scores = (logs[..., None] + code_log_probabilities(own, depth, states)).reshape(n_users, -1)
         logs, best = jax.lax.top_k(jnp.where(jnp.isnan(scores), -jnp.inf, scores), min(width, scores.shape[1]))
@@ -152,7 +152,9 @@ def beams_of(
 ) -> tuple[Prefixes, list[tuple[jax.Array, jax.Array]]]:
     """Prefixes of the items that a beam found, before each level; and their nodes in the tree, with what was chosen."""
     listed = np.maximum(np.asarray(items), 1)
-    child, steps, prefixes = np.asarray(tree.leaves)[listed], [], []
+    child = np.asarray(tree.leaves)[listed]
+    steps: list[tuple[jax.Array, jax.Array]] = []
+    prefixes: Prefixes = []
     for depth in reversed(range(len(tree.levels))):
         level, n_beams = tree.levels[depth], 1 if depth == 0 else listed.shape[1]
         node = np.asarray(level.parents)[child]

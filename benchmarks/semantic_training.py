@@ -57,13 +57,14 @@ class Config:
 def main(config: Config) -> dict[str, Any]:
     """Prints a line for each model and returns all figures."""
     runtime.start(MeshConfig())
-    sizes, steps = (config.n_codes,) * config.n_levels, {}
+    sizes = (config.n_codes,) * config.n_levels
+    steps: dict[str, list[Any]] = {}
 
     def models(n_items: int) -> tuple[Model, Model, Model]:
         plain = softmax_model(transformer(config.model, n_items=n_items, max_length=config.max_length))
         codes = np.random.default_rng(0).integers(0, config.n_codes, (n_items + 1, config.n_levels))
         ids = semantic_ids(codes, sizes)
-        kinds = {"dropout": config.model.dropout, "label_smoothing": 0.1}
+        kinds: dict[str, Any] = {"dropout": config.model.dropout, "label_smoothing": 0.1}
         return plain, with_semantic_ids(plain, ids, item_vectors=False, **kinds), with_semantic_ids(plain, ids, **kinds)
 
     plain, alone, both = models(config.n_items)

@@ -49,8 +49,10 @@ class CodeVectors:
 
     def __getitem__(self, ids: Int[Array, "*shape"]) -> Float[Array, "*shape d_model"]:
         codes = self.codes[ids].astype(jnp.int32)
-        vectors = sum(look_up(table, codes[..., level]) for level, table in enumerate(self.tables))
-        return vectors if self.own is None else vectors + look_up(self.own, ids)
+        vectors = [look_up(table, codes[..., level]) for level, table in enumerate(self.tables)]
+        if self.own is not None:
+            vectors.append(look_up(self.own, ids))
+        return sum(vectors[1:], start=vectors[0])
 
 
 def with_semantic_ids(
