@@ -12,13 +12,13 @@ from seqrec.data.splits import leave_last_out
 from seqrec.data.store import store_from_sequences
 from seqrec.generative import CodeVectors, smoothing_of, with_semantic_ids
 from seqrec.heads.depth_decoder import DepthDecoderConfig
-from seqrec.layers import item_vectors
+from seqrec.layers import item_table_spec, item_vectors
 from seqrec.losses.config import LossConfig
 from seqrec.model import composed_params
 from seqrec.repeats import with_repeats
 from seqrec.semantic_ids.codes import semantic_ids
 from seqrec.training import init_state, make_train_step
-from seqrec.types import Batch, InputError
+from seqrec.types import Batch, BatchFormat, Encoder, InputError
 
 N_ITEMS = 12
 CODES = np.array([[0, 0], *([item % 3, item // 3] for item in range(N_ITEMS))])
@@ -27,7 +27,14 @@ COLD = (11, 12)
 
 
 def softmax_model(n_items=N_ITEMS, d_model=8):
-    return seqrec.softmax_model(seqrec.gru(seqrec.GRUConfig(d_model=d_model), n_items=n_items, max_length=6))
+    """A model whose state is what it reads of the newest item alone."""
+
+    def encode(params, batch, *, key=None, added=None):
+        del key
+        return item_vectors(params["item_table"], batch.items, added=added)
+
+    specs = {"item_table": item_table_spec(n_items, d_model)}
+    return seqrec.softmax_model(Encoder(specs, encode, n_items, d_model, BatchFormat(6)))
 
 
 def test_an_item_is_read_as_the_sum_of_the_vectors_of_its_codes_and_its_own():
