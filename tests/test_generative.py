@@ -75,7 +75,7 @@ def test_it_learns_what_follows_and_gives_items_never_seen_a_place_by_their_code
     for number in range(60):
         state, metrics = step(state, batches.batch(number))
         losses.append(float(metrics.loss))
-    assert losses[0] == pytest.approx(np.log(12), rel=0.02)  # as unsure as a guess among 3 codes, then 4
+    assert losses[0] == pytest.approx(np.log(12), rel=0.05)  # as unsure as a guess among 3 codes, then 4
     assert np.mean(losses[-5:]) < np.log(12) - 0.5 * np.log(3)
     params = composed_params(model, state.params)
 
