@@ -106,6 +106,7 @@ def with_semantic_ids(
         specs={**others, PARAMS: depth_decoder_specs(ids.n_codes, model.d_model, d_ff=config.level_d_ff)},
         head=DepthDecoder(model.n_items, config, dropout, label_smoothing),
         compose=compose,
+        loss_constants=None,
         constants={
             "items": model.constants if item_vectors else None,
             "codes": codes,
