@@ -50,6 +50,14 @@ def test_a_refreshed_bundle_answers_as_before_and_says_which_jax_made_it(tmp_pat
     assert open_directory(bundle)[1] == open_directory(kept())[1]
 
 
+def test_a_model_that_cannot_read_event_by_event_is_refreshed_without_sessions(tmp_path):
+    bundle = copy_of(tmp_path, times="query")
+    before = open_directory(bundle)[1]
+    assert not before.sessions
+    refresh(bundle, a_model(times="query"))
+    assert open_directory(bundle)[1] == before
+
+
 def test_a_refresh_that_would_change_answers_is_refused_and_changes_nothing(tmp_path):
     bundle = copy_of(tmp_path)
     manifest = (bundle / files.MANIFEST).read_text()
