@@ -119,7 +119,7 @@ def test_gradients_are_finite_where_all_draws_are_the_target(name):
     def total(hidden, table):
         return position_losses(hidden, table, targets, draws, score_loss=LOSSES[name][0]).sum()
 
-    for gradient in jax.grad(total, (0, 1))(hidden, table):
+    for gradient in jax.jit(jax.grad(total, (0, 1)))(hidden, table):
         assert np.isfinite(gradient).all()
 
 
@@ -156,7 +156,8 @@ def test_draws_that_come_as_often_as_expected_give_the_full_loss(times):
 def test_draws_of_the_target_are_left_out():
     # One item only: every draw hits the target, nothing competes with it, and the loss is 0.
     hidden, table, targets = a_case(rows=2, length=3, n_items=1, n_rows=64, share_padding=0.0)
-    total, _ = uniform_softmax(1, 5)(hidden, table, targets, n_items=1, key=jax.random.key(0))
+    loss = jax.jit(functools.partial(uniform_softmax(1, 5), n_items=1))
+    total, _ = loss(hidden, table, targets, key=jax.random.key(0))
     assert float(total) == 0.0
 
 
@@ -199,7 +200,7 @@ def test_padding_costs_nothing_and_has_no_gradient():
     assert padding.any()
     changed = jnp.where(padding[..., None], 100.0, hidden)
     np.testing.assert_array_equal(total(hidden), total(changed))
-    assert not np.any(np.asarray(jax.grad(total)(hidden))[padding])
+    assert not np.any(np.asarray(jax.jit(jax.grad(total))(hidden))[padding])
 
 
 SAMPLERS = {
@@ -217,7 +218,7 @@ def test_the_sampled_softmax_has_the_gradient_of_the_full_one_as_the_sample_grow
     hidden, table, targets = a_small_case()
 
     def gradient(loss, **options):
-        return jax.grad(lambda table: loss(hidden, table, targets, n_items=N_ITEMS, **options)[0])(table)
+        return jax.jit(jax.grad(lambda table: loss(hidden, table, targets, n_items=N_ITEMS, **options)[0]))(table)
 
     full = gradient(softmax_loss)
     errors = []
@@ -275,7 +276,7 @@ def test_from_the_base_rate_equal_scores_are_as_high_as_they_should_be(loss, n_n
         def total(rise):
             return loss(rise[None], jnp.full((1, n_negatives), rise), where=where, log_q=log_q, **options)[0]
 
-        return jax.grad(total)(jnp.array(0.0))
+        return jax.jit(jax.grad(total))(0.0)
 
     assert slope() > 0.5  # as published: down with all of them, the target's too
     assert abs(slope(from_base_rate=True)) < 1e-4
@@ -286,9 +287,10 @@ def test_one_bucket_of_everything_is_the_full_cross_entropy():
     sizes = {"n_buckets": 1, "bucket_positions": targets.size, "bucket_items": N_ITEMS}
 
     def by(loss):
-        return jax.value_and_grad(
-            lambda hidden, table: loss(hidden, table, targets, n_items=N_ITEMS, key=jax.random.key(0))[0], (0, 1)
-        )(hidden, table)
+        def total(hidden, table):
+            return loss(hidden, table, targets, n_items=N_ITEMS, key=jax.random.key(0))[0]
+
+        return jax.jit(jax.value_and_grad(total, (0, 1)))(hidden, table)
 
     (value, gradients), (expected, expected_gradients) = by(scalable_cross_entropy_loss(**sizes)), by(softmax_loss)
     assert float(value) == pytest.approx(float(expected), rel=1e-5)
@@ -299,7 +301,7 @@ def test_one_bucket_of_everything_is_the_full_cross_entropy():
 def test_a_bucketed_loss_is_below_the_full_one_and_counts_each_position_once():
     hidden, table, targets = a_small_case(rows=4, length=8)
     loss = scalable_cross_entropy_loss(n_buckets=5, bucket_positions=6, bucket_items=4)
-    total, count = loss(hidden, table, targets, n_items=N_ITEMS, key=jax.random.key(0))
-    full, n_targets = softmax_loss(hidden, table, targets, n_items=N_ITEMS)
+    total, count = jax.jit(functools.partial(loss, n_items=N_ITEMS))(hidden, table, targets, key=jax.random.key(0))
+    full, n_targets = jax.jit(functools.partial(softmax_loss, n_items=N_ITEMS))(hidden, table, targets)
     assert 6 <= int(count) <= int(n_targets)
     assert 0 < float(total) < float(full)
