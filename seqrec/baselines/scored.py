@@ -71,7 +71,7 @@ def score_ranks(
         count(scores.rows, scorer.shared[scores.items], -1)
         count(scores.rows, scores.values, 1)
         if mask_seen:
-            seen = _histories(store, positions).tocoo()
+            seen = binary_histories(store, positions).tocoo()
             is_other = seen.col != targets[seen.row]
             rows, items = seen.row[is_other], seen.col[is_other]
             count(rows, scores.of(rows, items), -1)
@@ -139,27 +139,8 @@ def item_knn(
     are counted for a block of items at a time: memory is that of the neighbours that are kept, of which too many are
     refused.
     """
-    starts = np.maximum(store.offsets[:-1], split.train_stop - max_history)
-    taken = _binary(store, starts, np.maximum(split.train_stop - starts, 0))
-    of_items, lengths = taken.T.tocsr(), np.diff(taken.indptr)
-    counts = np.diff(of_items.indptr).astype(np.float64)
-    n_pairs = of_items @ lengths
-    n_bytes = 2 * 12 * int(np.minimum(n_pairs, n_neighbours).sum())  # while blocks are joined they are there twice
-    if n_bytes > _MOST_BYTES:
-        raise InputError(
-            f"item-kNN with {n_neighbours} neighbours needs up to {n_bytes / 1e9:.0f} GB for {store.n_items:,} items; "
-            f"it takes up to {_MOST_BYTES / 1e9:.0f}: take fewer neighbours, or drop rare items"
-        )
-    bounds = np.flatnonzero(np.diff(np.cumsum(n_pairs) // _PAIRS_PER_BLOCK, prepend=0))
-    similar = []
-    for start, stop in itertools.pairwise(np.unique([0, *bounds, len(counts)])):
-        both = (of_items[start:stop] @ taken).astype(np.float64)
-        rows = start + np.repeat(np.arange(stop - start), np.diff(both.indptr))
-        is_other = rows != both.indices
-        both.data *= is_other / (np.sqrt(counts[rows] * counts[both.indices]) + shrinkage)
-        both.eliminate_zeros()
-        similar.append(_largest_of_rows(both, n_neighbours))
-    similarity = sp.vstack(similar, format="csr")
+    taken = binary_training(store, split, max_history=max_history)
+    similarity = most_similar(taken, n_neighbours=n_neighbours, shrinkage=shrinkage, name="item-kNN")
 
     def own(positions):
         lengths = np.minimum(positions - store.offsets[rows_at(store.offsets, positions)], n_latest)
@@ -193,13 +174,52 @@ def ease(store: SequenceStore, split: Split, *, l2: float = 500.0) -> Scorer:
     weights = inverse / -inverse.diagonal()
     np.fill_diagonal(weights, 0.0)
 
-    def own(positions):
-        scores = _histories(store, positions)[:, 1:] @ weights
-        ids = np.tile(np.arange(1, store.n_items + 1), len(positions))
-        starts = np.arange(len(positions) + 1) * store.n_items
-        return sp.csr_matrix((scores.reshape(-1), ids, starts), shape=(len(positions), store.n_items + 1))
+    return Scorer(
+        np.zeros(store.n_items + 1),
+        lambda positions: of_all_items(binary_histories(store, positions)[:, 1:] @ weights),
+        lambda positions: np.full(len(positions), store.n_items),
+    )
 
-    return Scorer(np.zeros(store.n_items + 1), own, lambda positions: np.full(len(positions), store.n_items))
+
+def of_all_items(scores: Float[np.ndarray, "queries n_items"]) -> sp.csr_matrix:
+    """Scores of all items as a `Scorer` has them."""
+    n_queries, n_items = scores.shape
+    ids = np.tile(np.arange(1, n_items + 1), n_queries)
+    return sp.csr_matrix((scores.reshape(-1), ids, np.arange(n_queries + 1) * n_items), shape=(n_queries, n_items + 1))
+
+
+def binary_training(store: SequenceStore, split: Split, *, max_history: int = 1000) -> sp.csr_matrix:
+    """Row u is 1 at the items among the latest `max_history` training events of user u."""
+    starts = np.maximum(store.offsets[:-1], split.train_stop - max_history)
+    return _binary(store, starts, np.maximum(split.train_stop - starts, 0))
+
+
+def most_similar(taken: sp.csr_matrix, *, n_neighbours: int, shrinkage: float, name: str) -> sp.csr_matrix:
+    """The `n_neighbours` most similar items of each, by the cosine of `item_knn`, from rows of items taken together.
+
+    Raises:
+      InputError: the result would be larger than `name`, who asks, may be.
+    """
+    n_items = taken.shape[1] - 1
+    of_items, lengths = taken.T.tocsr(), np.diff(taken.indptr)
+    counts = np.diff(of_items.indptr).astype(np.float64)
+    n_pairs = of_items @ lengths
+    n_bytes = 2 * 12 * int(np.minimum(n_pairs, n_neighbours).sum())  # while blocks are joined they are there twice
+    if n_bytes > _MOST_BYTES:
+        raise InputError(
+            f"{name} with {n_neighbours} neighbours needs up to {n_bytes / 1e9:.0f} GB for {n_items:,} items; "
+            f"it takes up to {_MOST_BYTES / 1e9:.0f}: take fewer neighbours, or drop rare items"
+        )
+    bounds = np.flatnonzero(np.diff(np.cumsum(n_pairs) // _PAIRS_PER_BLOCK, prepend=0))
+    similar = []
+    for start, stop in itertools.pairwise(np.unique([0, *bounds, len(counts)])):
+        both = (of_items[start:stop] @ taken).astype(np.float64)
+        rows = start + np.repeat(np.arange(stop - start), np.diff(both.indptr))
+        is_other = rows != both.indices
+        both.data *= is_other / (np.sqrt(counts[rows] * counts[both.indices]) + shrinkage)
+        both.eliminate_zeros()
+        similar.append(largest_of_rows(both, n_neighbours))
+    return sp.vstack(similar, format="csr")
 
 
 def _binary(store: SequenceStore, starts: np.ndarray, lengths: np.ndarray) -> sp.csr_matrix:
@@ -211,12 +231,13 @@ def _binary(store: SequenceStore, starts: np.ndarray, lengths: np.ndarray) -> sp
     return matrix
 
 
-def _histories(store: SequenceStore, positions: np.ndarray) -> sp.csr_matrix:
+def binary_histories(store: SequenceStore, positions: Positions) -> sp.csr_matrix:
+    """Row q is 1 at the items before position q in its user's history."""
     starts = store.offsets[rows_at(store.offsets, positions)]
     return _binary(store, starts, positions - starts)
 
 
-def _largest_of_rows(matrix: sp.csr_matrix, n: int) -> sp.csr_matrix:
+def largest_of_rows(matrix: sp.csr_matrix, n: int) -> sp.csr_matrix:
     """The same matrix with only the `n` largest entries of each row; of equal ones the first."""
     lengths = np.diff(matrix.indptr)
     kept = np.ones(matrix.nnz, bool)
