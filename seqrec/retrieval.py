@@ -1,5 +1,7 @@
 """Ranks and top items from user vectors and the item table, in blocks of users: never [users, n_items]."""
 
+import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -52,8 +54,8 @@ def rank_targets(
     that `allow` lists, less the ids in `exclude`, and a user's own targets, excluded or not. Both lists ignore 0 and
     duplicates; one row of `allow` may serve all users. A target that is 0, beyond n_items or not allowed has
     no rank, which is NaN. Products are taken in float32 at full precision on every device, `block_users` users at a
-    time; by default as many as keep the scores in a CPU's cache. Where a mesh splits the item table, each device scores
-    its own items, and only the targets' scores and counts travel.
+    time; by default as many as the device that the program is compiled for is best used by (`users_per_block`). Where a
+    mesh splits the item table, each device scores its own items, and only the targets' scores and counts travel.
 
     >>> users, table = jnp.array([[1.0, 0.0]]), jnp.array([[0.0, 0.0], [3.0, 0.0], [2.0, 0.0], [1.0, 0.0]])
     >>> ranks, n_candidates = rank_targets(users, table, jnp.array([3]), n_items=3, exclude=jnp.array([[1]]))
@@ -273,12 +275,44 @@ def _valid(
     return candidates(items, exclude - shard.first, targets - shard.first)
 
 
-def users_per_block(n_users: int, n_rows: int) -> int:
-    """How many users are scored against `n_rows` items at a time."""
-    # 16 MB of scores, and more where that is fewer than 32 users: on a CPU, 8 took 1.8 times as long among a million
-    # items, and 32 at 20,000 items 1.7 times as long as 200. From two million items on memory counts more.
-    at_least = min(32, max(8, 2**25 // n_rows))
-    return max(1, min(n_users, max(at_least, 2**22 // n_rows)))
+class BlockBounds(NamedTuple):
+    """What bounds the users that are scored at a time on a kind of device."""
+
+    few_scores: int
+    """A block has as many users as have this many scores, or more."""
+    most_scores: int
+    """It is not enlarged beyond this many scores, unless these are of fewer than eight users."""
+
+
+CPU = BlockBounds(few_scores=2**22, most_scores=2**25)
+"""16 MB, which a cache holds. From two million items on memory counts more than time."""
+ACCELERATOR = BlockBounds(few_scores=2**26, most_scores=2**28)
+"""256 MB keep a chip busy; with 1 GB, of which the best items take seven times as much in all, a program fits a TPU
+v5e, whose chips have 16 GB (docs/scaling.md)."""
+
+
+def enough_users(d_model: int, *, bounds: BlockBounds) -> int:
+    """From how many users in a block on reading the table adds little to the time of a user.
+
+    On an accelerator a tenth, by a roofline (Williams et al. 2009): for each row of the table a block reads 4 d_model
+    bytes, and each user has 8 bytes of its score written and read and 2 d_model operations, of which chips do about 32
+    in the time of a byte (TPU v5e 40, v5p 28, H100 20, in float32 at full precision). On a CPU 32: 8 took 1.8 times as
+    long among a million items, and 32 at 20,000 items 1.7 times as long as 200.
+
+    >>> enough_users(64, bounds=ACCELERATOR), enough_users(256, bounds=ACCELERATOR), enough_users(64, bounds=CPU)
+    (214, 427, 32)
+    """
+    return 32 if bounds is CPU else math.ceil(10 * 4 * d_model / (8 + 2 * d_model / 32))
+
+
+def users_per_block(n_users: int, n_rows: int, *, d_model: int, bounds: BlockBounds = CPU) -> int:
+    """How many users are scored against `n_rows` items at a time.
+
+    >>> [users_per_block(10**6, n_rows, d_model=64, bounds=ACCELERATOR) for n_rows in (20_032, 10**6, 6_250_496)]
+    [3350, 214, 42]
+    """
+    at_least = min(enough_users(d_model, bounds=bounds), max(8, bounds.most_scores // n_rows))
+    return max(1, min(n_users, max(at_least, bounds.few_scores // n_rows)))
 
 
 def _over_user_blocks(
@@ -295,8 +329,19 @@ def _over_user_blocks(
 
     def local(*arguments):
         *rows, shard = arguments
-        block = block_users or users_per_block(rows[0].shape[0], shard.table.shape[0])
-        return user_blocks(lambda rows: function(*rows, shard), tuple(rows), block=block)
+        n_users, (n_rows, d_model) = rows[0].shape[0], shard.table.shape
+
+        def block(bounds: BlockBounds) -> int:
+            return block_users or users_per_block(n_users, n_rows, d_model=d_model, bounds=bounds)
+
+        def in_blocks(size: int, *rows: Array) -> Any:
+            return user_blocks(lambda rows: function(*rows, shard), rows, block=size)
+
+        # By what the program is lowered for, which may be several: a bundle's is, on a machine that has none of them.
+        on_cpu, on_others = (functools.partial(in_blocks, block(each)) for each in (CPU, ACCELERATOR))
+        if block(CPU) == block(ACCELERATOR):
+            return on_cpu(*rows)
+        return jax.lax.platform_dependent(*rows, cpu=on_cpu, default=on_others)
 
     return map_catalogue(local, rows, item_table, outputs=("rows", "rows"))
 

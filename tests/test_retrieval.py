@@ -2,6 +2,7 @@
 
 import functools
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,10 @@ from scipy import stats
 from seqrec import retrieval
 from seqrec.metrics.ranks import target_ranks
 from seqrec.retrieval import (
+    ACCELERATOR,
+    CPU,
     draw_items,
+    enough_users,
     rank_targets,
     top_k_items,
     top_k_log_probabilities,
@@ -295,18 +299,50 @@ def test_nothing_of_size_users_times_items_exists(function):
         traced = jax.make_jaxpr(functools.partial(top, n_items=100_000, **options))
         jaxpr = traced(users, table, exclude=int_shape(n_users, 50))
     sizes = array_sizes(jaxpr.jaxpr)
-    largest = users_per_block(n_users, n_rows) * n_rows
-    assert any(size > largest / 2 for size in sizes)  # so the blocks were counted
-    assert max(sizes) <= largest < n_users * n_rows / 90
+    # The jaxpr holds a branch for CPUs and one for other devices.
+    small, large = (
+        users_per_block(n_users, n_rows, d_model=16, bounds=bounds) * n_rows for bounds in (CPU, ACCELERATOR)
+    )
+    assert any(small / 2 < size <= small for size in sizes)  # so the blocks were counted
+    assert any(large / 2 < size for size in sizes)
+    assert max(sizes) <= large < n_users * n_rows / 6
 
 
 @pytest.mark.parametrize("n_rows", [64, 3_456, 20_000, 1_000_000, 50_000_000])
-def test_a_block_of_scores_is_small_or_of_few_users(n_rows):
-    block = users_per_block(10**6, n_rows)
-    assert block <= 8 or block * n_rows <= 2**25
+@pytest.mark.parametrize("bounds", [CPU, ACCELERATOR], ids=["cpu", "accelerator"])
+def test_a_block_of_scores_is_small_or_of_few_users(n_rows, bounds):
+    block = users_per_block(10**6, n_rows, d_model=64, bounds=bounds)
+    assert block <= 8 or block * n_rows <= bounds.most_scores
     assert block >= 8
-    assert users_per_block(3, n_rows) == 3
-    assert users_per_block(0, n_rows) == 1
+    assert users_per_block(3, n_rows, d_model=64, bounds=bounds) == 3
+    assert users_per_block(0, n_rows, d_model=64, bounds=bounds) == 1
+
+
+@pytest.mark.parametrize("d_model", [16, 64, 256])
+def test_reading_the_table_is_a_tenth_of_the_time_of_enough_users(d_model):
+    byte, operation = 1.0, 1 / 32  # times, in that of moving a byte
+    of_a_user = 8 * byte + 2 * d_model * operation  # for each row: its score is written and read
+    of_reading = 4 * d_model * byte
+    enough = enough_users(d_model, bounds=ACCELERATOR)
+    assert enough * of_a_user >= 10 * of_reading > (enough - 1) * of_a_user
+
+
+def test_blocks_of_users_fit_what_a_program_is_compiled_for():
+    n_users, n_rows = 64, 1_000_448
+    shapes = [jax.ShapeDtypeStruct((n, 16), jnp.float32) for n in (n_users, n_rows)]
+
+    def blocks(*platforms):
+        exported = jax.export.export(
+            jax.jit(lambda *given: top_k_items(*given, k=5, n_items=n_rows - 1)), platforms=platforms
+        )
+        sizes = {int(n) for n in re.findall(rf"tensor<(\d+)x{n_rows}xf32>", exported(*shapes).mlir_module())}
+        return sizes - {16}  # the table
+
+    on_cpu, on_others = (users_per_block(n_users, n_rows, d_model=16, bounds=bounds) for bounds in (CPU, ACCELERATOR))
+    assert (on_cpu, on_others) == (32, 64)
+    assert blocks("cpu") == {on_cpu}
+    assert blocks("tpu") == blocks("cuda") == {on_others}
+    assert blocks("cpu", "cuda", "tpu") == {on_cpu, on_others}
 
 
 def test_ids_and_counts_survive_twenty_million_items():
