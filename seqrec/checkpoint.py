@@ -4,11 +4,9 @@ import contextlib
 import dataclasses
 import functools
 import itertools
-import json
 import logging
 import os
 import re
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,12 +17,20 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
-from seqrec.data.buckets import is_copy
+from seqrec.checkpoint_files import (
+    completed,
+    damage,
+    exchange_parts,
+    fetch_parts,
+    is_in_parts,
+    is_private,
+    remove_damaged,
+)
 from seqrec.data.paths import first_line
-from seqrec.files import JsonObject, sha256_of
+from seqrec.files import JsonObject
 from seqrec.loss_spikes import RunningLoss
 from seqrec.params import leaves_by_name
-from seqrec.sharding import from_first, on_first, on_host
+from seqrec.sharding import from_first, on_first
 from seqrec.training import TrainState
 from seqrec.types import InputError
 
@@ -32,9 +38,6 @@ log = logging.getLogger("seqrec")
 
 Read = TypeVar("Read")
 Arrays = TypeVar("Arrays")
-
-DIGESTS = "digests.json"
-"""In each checkpoint: name of each of its files -> sha256 of what was saved."""
 
 
 @dataclass(frozen=True)
@@ -72,18 +75,20 @@ def open_checkpoints(directory: Path, *, read_only: bool = False) -> ocp.Checkpo
     """A manager that saves in the background and keeps the best (by NDCG@10) and the latest checkpoint.
 
     Checkpoints that are damaged are removed with a warning, unless the manager is `read_only`. In a working copy of a
-    run, which no other process sees, the first process saves and reads for all.
+    run, which no other process sees, each process saves and reads the parts of arrays that it holds, if it writes to
+    the bucket; otherwise the first process reads for all.
     """
-    processes = ocp.options.MultiprocessingOptions()
-    if is_private := _is_private(directory):
-        number = jax.process_index()
+    processes, number = ocp.options.MultiprocessingOptions(), jax.process_index()
+    if in_parts := is_in_parts(directory.parent):
+        processes = ocp.options.MultiprocessingOptions(primary_host=None, barrier_sync_key_prefix="parts")
+    elif is_private(directory):
         processes = ocp.options.MultiprocessingOptions(
             primary_host=number, active_processes={number}, barrier_sync_key_prefix=f"process-{number}"
         )
-        # orbax makes no directory for some of the processes.
-        directory.mkdir(exist_ok=True)
+    if is_private(directory):
+        directory.mkdir(exist_ok=True)  # orbax makes none for some of the processes
     if not read_only:
-        _remove_damaged(directory)
+        remove_damaged(directory)
 
     def best_earliest(metrics: dict[str, float]) -> tuple[float, int]:
         return metrics["ndcg@10"], -int(metrics["step"])
@@ -92,7 +97,8 @@ def open_checkpoints(directory: Path, *, read_only: bool = False) -> ocp.Checkpo
     return ocp.CheckpointManager(
         directory.absolute(),
         item_handlers={
-            "state": ocp.PyTreeCheckpointHandler(multiprocessing_options=processes),
+            # A file for each part of an array: orbax's other format needs a process that sees all parts.
+            "state": ocp.PyTreeCheckpointHandler(multiprocessing_options=processes, use_ocdbt=not in_parts),
             "progress": ocp.JsonCheckpointHandler(multiprocessing_options=processes),
         },
         options=ocp.CheckpointManagerOptions(
@@ -100,66 +106,13 @@ def open_checkpoints(directory: Path, *, read_only: bool = False) -> ocp.Checkpo
             # Without it orbax would not write the metrics, and would take the latest checkpoint for the best.
             best_fn=None if read_only else best_earliest,
             lightweight_initialize=read_only,  # without the metrics of all checkpoints, which may be damaged
-            async_options=ocp.AsyncOptions(post_finalization_callback=lambda: _write_digests(directory)),
+            async_options=ocp.AsyncOptions(post_finalization_callback=completed(directory)),
             cleanup_tmp_directories=not read_only,
             read_only=read_only,
-            create=not is_private,
+            create=not is_private(directory),
             multiprocessing_options=processes,
         ),
     )
-
-
-def _write_digests(directory: Path) -> None:
-    """Completes a checkpoint that is about to get its final name."""
-    if jax.process_index() == 0:
-        for checkpoint in directory.glob("*.orbax-checkpoint-tmp*"):
-            (checkpoint / DIGESTS).write_text(json.dumps(_digests(checkpoint)))
-
-
-def _digests(checkpoint: Path) -> dict[str, str]:
-    digests = {}
-    for path in sorted(checkpoint.rglob("*")):
-        # orbax writes the others later, and reads nothing from them.
-        if path.is_file() and path.name not in (DIGESTS, "commit_success.txt", "_CHECKPOINT_METADATA"):
-            digests[path.relative_to(checkpoint).as_posix()] = sha256_of(path)
-    return digests
-
-
-def _damage(checkpoint: Path) -> str | None:
-    """Which file is missing or not as it was saved; None where all are, and of a checkpoint without digests.
-
-    tensorstore does not notice changed bytes inside an array.
-    """
-    file = checkpoint / DIGESTS
-    if not file.is_file():
-        return None
-    try:
-        saved = dict(json.loads(file.read_text()))
-    except (ValueError, TypeError):
-        return f"{DIGESTS} is damaged"
-    now = _digests(checkpoint)
-    return next((f"{name} is missing or changed" for name in saved if now.get(name) != saved[name]), None)
-
-
-def _remove_damaged(directory: Path) -> None:
-    for checkpoint in directory.glob("[0-9]*"):
-        reason = _damage(checkpoint)
-        if reason is None and (metrics := checkpoint / "metrics" / "metrics").is_file():
-            # A checkpoint of an earlier version has no digests, and orbax opens none if one has damaged metrics.
-            try:
-                json.loads(metrics.read_text())
-            except ValueError:
-                reason = "metrics is damaged"
-        if reason is not None:
-            log.warning(
-                "damaged     the checkpoint of step %s cannot be read (%s); it is removed", checkpoint.name, reason
-            )
-            shutil.rmtree(checkpoint, ignore_errors=True)
-
-
-def _is_private(directory: Path) -> bool:
-    """Whether there are other processes that do not see this run's directory."""
-    return jax.process_count() > 1 and is_copy(directory.parent)
 
 
 def save(manager: ocp.CheckpointManager, state: TrainState, progress: Progress) -> None:
@@ -168,17 +121,12 @@ def save(manager: ocp.CheckpointManager, state: TrainState, progress: Progress) 
     Raises:
       InputError: this save or the one before it cannot be written; the last good checkpoint stays.
     """
-    arrays = _by_name(state)
-    if _is_private(Path(manager.directory)):
-        arrays = jax.tree.map(on_host, arrays)
-        if jax.process_index() != 0:
-            return
     validated = progress.validations and progress.validations[-1][0] == progress.step
     with _refused_writes_named(manager):
         manager.save(
             progress.step,
             args=ocp.args.Composite(
-                state=ocp.args.PyTreeSave(arrays), progress=ocp.args.JsonSave(dataclasses.asdict(progress))
+                state=ocp.args.PyTreeSave(_by_name(state)), progress=ocp.args.JsonSave(dataclasses.asdict(progress))
             ),
             metrics={"ndcg@10": progress.validations[-1][1], "step": progress.step} if validated else None,
             force=True,
@@ -229,7 +177,7 @@ def restore_latest(manager: ocp.CheckpointManager, like: TrainState) -> tuple[Tr
 
 def has_checkpoint(directory: Path) -> bool:
     """Whether a run has a checkpoint to go on from, none of whose files is damaged."""
-    return any(_damage(checkpoint) is None for checkpoint in directory.glob("[0-9]*") if checkpoint.name.isdigit())
+    return any(damage(checkpoint) is None for checkpoint in directory.glob("[0-9]*") if checkpoint.name.isdigit())
 
 
 def read_best_step(manager: ocp.CheckpointManager, read: Callable[[ocp.CheckpointManager, int], Read]) -> Read | None:
@@ -255,7 +203,7 @@ def _unless_damaged(
 ) -> Read | None:
     """What `read(manager, step)` returns; None with a warning where files are damaged."""
     try:
-        if reason := _damage(Path(manager.directory) / str(step)):
+        if reason := damage(Path(manager.directory) / str(step)):
             raise ValueError(reason)
         return read(manager, step)
     except InputError:
@@ -321,6 +269,7 @@ def check_forms(manager: ocp.CheckpointManager, step: int, saved: Any, expected:
 
 def restore_arrays(manager: ocp.CheckpointManager, step: int, like: JsonObject) -> tuple[JsonObject, Progress]:
     """The arrays that `like` names, laid out as they are there, and the progress."""
+    fetch_parts(Path(manager.directory) / str(step), leaves_by_name(like))
     restore_args = ocp.checkpoint_utils.construct_restore_args(like)
     state = ocp.args.PyTreeRestore(item=like, restore_args=restore_args, partial_restore=True)
     restored = manager.restore(step, args=ocp.args.Composite(state=state, progress=ocp.args.JsonRestore()))
@@ -344,7 +293,9 @@ def read_for_all(
 
     In that case `read` gets NumPy arrays, which are then sent one by one and laid out as those of `like`.
     """
-    if not _is_private(Path(manager.directory)):
+    directory = Path(manager.directory)
+    exchange_parts(directory)
+    if is_in_parts(directory.parent) or not is_private(directory):
         return read(like)
     form = jax.tree.map(lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), like)
 

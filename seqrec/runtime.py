@@ -26,6 +26,7 @@ except ModuleNotFoundError as error:
     raise ImportError(f'{error.name} is missing; run pip install "seqrec[run]"') from error
 
 from seqrec.config import check_at_least, check_fields
+from seqrec.data.buckets import Part
 from seqrec.data.directories import exclusive
 from seqrec.files import unwritable
 from seqrec.sharding import MeshConfig, is_first, make_mesh, on_first
@@ -107,6 +108,11 @@ def _join(config: DistributedConfig) -> None:
             f"{jax.process_count()} processes take part, not n_processes={config.n_processes}: each would train a "
             "model of its own; start the others too, with JAX_COORDINATOR_ADDRESS naming the first"
         )
+
+
+def part() -> Part:
+    """Which of the processes that write a run together this one is."""
+    return Part(jax.process_index(), jax.process_count())
 
 
 def device_name() -> str:

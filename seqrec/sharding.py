@@ -1,5 +1,6 @@
 """The only file that knows what a mesh is: logical axes in, layouts out."""
 
+import itertools
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -114,8 +115,8 @@ def split_rows(batch: Any) -> Any:
 
 def split_items(arrays: Any) -> Any:
     """Host arrays with a row for each row of the item table, each process giving all of them, split as the table is."""
-    mesh = jax.sharding.get_mesh()
-    if mesh.empty:
+    # Without any this may be traced, to learn the shapes of a state.
+    if not jax.tree.leaves(arrays) or (mesh := jax.sharding.get_mesh()).empty:
         return jax.tree.map(jnp.array, arrays)
     layout = NamedSharding(mesh, P(MESH_AXES["items"]))
     return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(layout, leaf, leaf.shape), arrays)
@@ -140,6 +141,26 @@ def on_host(array: Array | np.ndarray) -> np.ndarray:
     """The whole of an array, also where other processes hold parts of it; then all must ask for it at once."""
     whole = isinstance(array, np.ndarray) or array.is_fully_addressable or array.is_fully_replicated
     return np.asarray(array if whole else multihost_utils.process_allgather(array, tiled=True))
+
+
+def shard_places(array: Any, chunks: Sequence[int]) -> set[str]:
+    """Places, in the grid of `chunks` that an array is stored in, of what lies on this process's devices.
+
+    >>> sorted(shard_places(np.zeros((4, 6)), [2, 6])), shard_places(np.zeros(()), [])
+    (['0.0', '1.0'], {'0'})
+    """
+    shape, sharding = array.shape, getattr(array, "sharding", None)
+    parts = (
+        [(slice(None),) * len(shape)] if sharding is None else sharding.addressable_devices_indices_map(shape).values()
+    )
+    places = set()
+    for part in parts:
+        ranges = [
+            range((cut.start or 0) // chunk, -(-(size if cut.stop is None else cut.stop) // chunk))
+            for cut, size, chunk in zip(part, shape, chunks, strict=True)
+        ]
+        places |= {".".join(map(str, place)) or "0" for place in itertools.product(*ranges)}
+    return places
 
 
 def agree_on_highest(number: int) -> int:

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Int
 
-from seqrec.data.buckets import local_store
 from seqrec.data.directories import Kind
 from seqrec.data.paths import as_input_error
+from seqrec.data.store_copies import local_store
 from seqrec.data.store_files import key_column, keys_of
 from seqrec.files import JsonObject, address_of, read_object, sha256_of, write_json
 from seqrec.types import InputError, Times

@@ -1,80 +1,91 @@
 """Directories in a bucket, s3:// or gs://: a local copy is changed and written back to the bucket."""
 
 import contextlib
-import errno
-import functools
 import json
 import logging
-import os
-import re
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from seqrec.data.directories import move_into_place
-from seqrec.data.paths import as_input_error, first_line, is_in_bucket
-from seqrec.files import address_of
+from seqrec.data.bucket_files import (
+    CHECKPOINT,
+    CHECKPOINT_MARKER,
+    OF_A_PART,
+    PARTS,
+    STORE_MARKER,
+    UNIT,
+    Bucket,
+    explained,
+    get,
+    is_chunk,
+    is_marker,
+    is_remains,
+    open_bucket,
+)
+from seqrec.data.paths import is_in_bucket
 from seqrec.types import InputError
 
-PACKAGES = {"s3": ("s3fs", "s3"), "gs": ("gcsfs", "gcs"), "memory": ("fsspec", "s3")}
-"""Protocol -> its package and the extra that installs it. memory:// exists only in this process, for tests."""
-CREDENTIALS = {
-    "s3": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
-    "gs": "run `gcloud auth application-default login`, or give the machine a service account",
-}
-ENDPOINTS = {"s3": "AWS_ENDPOINT_URL", "gs": "STORAGE_EMULATOR_HOST"}
-STORE_MARKER = "manifest.json"
-CHECKPOINT_MARKER = "_CHECKPOINT_METADATA"
-CHECKPOINT = re.compile(r"checkpoints/\d+/")
-UNIT = re.compile(rf"{CHECKPOINT.pattern}|store/")
-"""Directories of a run that are complete or absent; one is complete while it holds its marker."""
-SHARED = (".npy", ".parquet")
-"""Ends of the names of a store's files that appends leave as they are."""
 COPY_OF = "copy-of"
 """Name of the file beside a copy that says what it is a copy of."""
 SECONDS_BETWEEN_LOOKS = 1.0
+SECONDS_FOR_PARTS = 120.0
+"""How long the first process waits while nothing more of a checkpoint arrives from the others."""
 
 logger = logging.getLogger("seqrec")
-
-
-class Bucket(NamedTuple):
-    """A directory in a bucket."""
-
-    address: str
-    files: Any
-    """fsspec's file system of its protocol."""
-
-    def place(self, name: str) -> str:
-        return f"{self.address}/{name}"
-
-    def sizes(self) -> dict[str, int]:
-        """Name of each file under the directory -> its size in bytes; empty if there is none."""
-        self.files.invalidate_cache()
-        root = self.files._strip_protocol(self.address).rstrip("/") + "/"
-        infos = self.files.find(self.address, detail=True)
-        # An object whose name ends in a slash is a folder that a console made.
-        return {name.removeprefix(root): info["size"] for name, info in infos.items() if name.startswith(root)}
 
 
 Stamp = tuple[int, int]
 """A file's size in bytes and the time of its last change in nanoseconds."""
 
 
+class Part(NamedTuple):
+    """Which of the processes that write a directory together has a copy."""
+
+    number: int = 0
+    n_parts: int = 1
+
+
+@dataclass(frozen=True)
+class _Copy:
+    """A working copy that is open."""
+
+    bucket: Bucket
+    directory: Path
+    part: Part
+    synced: dict[str, Stamp | None] = field(default_factory=dict)
+    """Stamp of each file as the bucket has it; None for files that are not here."""
+    lock: threading.RLock = field(default_factory=threading.RLock)
+
+
+_OPEN: dict[Path, _Copy] = {}
+"""Working copies of this process that are written back."""
+
+
 @contextlib.contextmanager
 def working_copy(
-    path: Path, *, read_only: bool = False, follow: bool = False, fetch: str | tuple[str, ...] = ""
+    path: Path,
+    *,
+    read_only: bool = False,
+    follow: bool = False,
+    fetch: str | tuple[str, ...] = "",
+    part: Part | None = None,
 ) -> Iterator[Path]:
     """`path` itself, or a copy of a directory in a bucket, in the system's temporary directory.
 
     It has the files whose names begin with `fetch`. Changes to a `read_only` copy have no effect.
 
-    Changes to the copy are written to the bucket when the block ends, however it ends; with `follow`, also while it
-    runs. A store and a checkpoint in the bucket are complete or absent: the file that marks them complete is written
-    last. If the bucket cannot be written the copy stays, and the error names it.
+    Changes are written to the bucket when the block ends, however it ends; with `follow`, also while it runs. A store
+    and a checkpoint in the bucket are complete or absent: the file that marks them complete is written last. If the
+    bucket cannot be written the copy stays, and the error names it.
+
+    Several processes write one directory if each names its `part`: the first writes all that is in its copy, the others
+    add their parts of checkpoints, which the first marks complete once all have arrived. Of checkpoints their copies
+    have no arrays but those that were written here or fetched with `fetch_chunks`.
 
     Raises:
       InputError: the bucket cannot be read or written.
@@ -82,28 +93,74 @@ def working_copy(
     if not is_in_bucket(path):
         yield path
         return
-    bucket = _open_bucket(path)
+    bucket = open_bucket(path)
     scratch = Path(tempfile.mkdtemp(prefix="seqrec-"))
-    copy = scratch / path.name
-    copy.mkdir()
+    directory = scratch / path.name
+    directory.mkdir()
     (scratch / COPY_OF).write_text(bucket.address)
+    copy = _Copy(bucket, directory, part or Part())
     try:
-        synced = _fetch(bucket, copy, fetch)
+        _fetch(copy, fetch)
+        if not read_only and copy.part.n_parts > 1 and copy.part.number == 0:
+            _remove_remains(copy)  # now, while no other process sends parts of the same names
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)
         raise
     try:
-        with _write_back_during(bucket, copy, synced) if follow and not read_only else contextlib.nullcontext():
-            yield copy
+        if not read_only:
+            _OPEN[directory] = copy
+        with _write_back_during(copy) if follow and not read_only else contextlib.nullcontext():
+            yield directory
     except InputError as error:
-        raise InputError(str(error).replace(str(copy), bucket.address)) from error
+        raise InputError(str(error).replace(str(directory), bucket.address)) from error
     finally:
         if not read_only:
+            del _OPEN[directory]
             try:
-                _write_back(bucket, copy, synced)
+                _write_back_all(copy)
             except InputError as error:
-                raise InputError(f"{error}; all of it lies in {copy}, copy it from there") from error
+                raise InputError(f"{error}; all of it lies in {directory}, copy it from there") from error
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def is_in_parts(directory: Path) -> bool:
+    """Whether `directory` is a working copy of several processes, each with its own part of the checkpoints."""
+    return directory in _OPEN and _OPEN[directory].part.n_parts > 1
+
+
+def write_back(directory: Path) -> None:
+    """Writes to the bucket at once what has changed in a working copy that is open for writing.
+
+    Raises:
+      InputError: the bucket cannot be written, or the part of another process does not arrive.
+    """
+    _write_back_all(_OPEN[directory])
+
+
+def fetch_descriptions(directory: Path) -> None:
+    """Fetches what the first process has written of whole checkpoints, except for arrays.
+
+    What this process has written of the same is replaced: times differ, for instance.
+
+    Raises:
+      InputError: the bucket cannot be read.
+    """
+    copy = _OPEN[directory]
+    with explained(copy.bucket.address):
+        names = copy.bucket.sizes("checkpoints")
+        whole = {name for name in names if not is_chunk(name, names) and not is_remains(name, names)}
+        _fetch_more(copy, {name for name in whole if not copy.synced.get(name)})
+
+
+def fetch_chunks(directory: Path, names: Collection[str]) -> bool:
+    """Fetches the files of these names that a working copy does not have, and says whether there were any.
+
+    Raises:
+      InputError: the bucket cannot be read, or has no such file.
+    """
+    missing = {name for name in names if not (directory / name).is_file()}
+    _fetch_more(_OPEN[directory], missing)
+    return bool(missing)
 
 
 def original(path: Path) -> str:
@@ -116,177 +173,110 @@ def is_copy(path: Path) -> bool:
     return (path.parent / COPY_OF).is_file()
 
 
-def local_store(directory: Path) -> Path:
-    """The local directory of a store: a store in a bucket is fetched once, and kept by its hash.
-
-    It is kept under stores/ in SEQREC_CACHE, or in ~/.cache/seqrec.
-
-    Raises:
-      InputError: the bucket cannot be read or holds no store there.
-    """
-    if not is_in_bucket(directory):
-        return directory
-    bucket = _open_bucket(directory)
-    with _explained(bucket.address):
-        sizes = bucket.sizes()
-        if STORE_MARKER not in sizes:
-            raise InputError(f"{bucket.address} holds no {STORE_MARKER}, so no whole store; name the directory of one")
-        manifest = bucket.files.cat_file(bucket.place(STORE_MARKER))
-    hashes, directories = [""], {""}
-    with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
-        facts = json.loads(manifest)
-        directories |= {str(shard["directory"]) for shard in facts.get("shards", [])}
-        hashes = [str(each["content_hash"]) for each in (facts, *reversed(facts.get("versions", [])))]
-    # They name directories, so they must be what hashes are.
-    content_hash, *earlier = hashes
-    if not all(re.fullmatch("[0-9a-f]{64}", each) for each in hashes):
-        raise InputError(f"{bucket.place(STORE_MARKER)} is not a sequence store's manifest; prepare the data again")
-    cache = Path(os.environ.get("SEQREC_CACHE") or Path.home() / ".cache" / "seqrec")
-    cached = cache / "stores" / content_hash
-    if (cached / STORE_MARKER).is_file():
-        return cached
-    logger.info("fetching    %s into %s", bucket.address, cached)
-    with as_input_error(f"{cached.parent} cannot be made ({{error}}); set SEQREC_CACHE to a directory", OSError):
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        # Beside its place, because a rename is atomic only inside one file system.
-        scratch = Path(tempfile.mkdtemp(prefix=".", dir=cached.parent))
-    try:
-        # Other files are of an append that has not ended, or splits of what the store was before.
-        directories |= {name.rpartition("/")[0] for name in sizes if name.startswith(f"splits/{content_hash}/")}
-        wanted = {name: size for name, size in sizes.items() if name.rpartition("/")[0] in directories}
-        with _explained(bucket.address):
-            _get(bucket, scratch, _not_linked(scratch, wanted, [cached.with_name(each) for each in earlier]))
-            # Who replaces a store takes its manifest away first; who appends to one replaces it last.
-            manifest_after = bucket.files.cat_file(bucket.place(STORE_MARKER))
-        if manifest_after != manifest:
-            raise InputError(f"{bucket.address} was replaced while it was read; start again")
-        move_into_place(scratch, cached)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    return cached
-
-
-def _not_linked(fresh: Path, sizes: Mapping[str, int], earlier: Sequence[Path]) -> dict[str, int]:
-    """Links what copies of the store before appends hold, since these leave arrays and tables as they are; the rest."""
-    left = dict(sizes)
-    for name, size in sizes.items():
-        file = next((copy / name for copy in earlier if (copy / name).is_file()), None)
-        if file is None or ".." in name.split("/") or not name.endswith(SHARED) or file.stat().st_size != size:
-            continue
-        (fresh / name).parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(OSError):  # a file system without hard links
-            os.link(file, fresh / name)
-            del left[name]
-    return left
-
-
-def _open_bucket(path: Path) -> Bucket:
-    address = address_of(path).rstrip("/")
-    protocol, _, rest = address.partition("://")
-    if protocol not in PACKAGES:
-        raise InputError(f"{address} has the protocol {protocol!r}; known are s3:// and gs://")
-    if "/" not in rest:
-        raise InputError(f"{address} names a whole bucket; name a directory in it, such as {address}/run-1")
-    package, extra = PACKAGES[protocol]
-    # What it would log is in the error, in one line.
-    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
-    needs = f'{address} needs the package {package}; pip install "seqrec[{extra}]"'
-    # Its own libraries may refuse credentials as soon as it starts.
-    with _explained(address), as_input_error(needs, ImportError):
-        import fsspec
-
-        return Bucket(address, fsspec.filesystem(protocol))
-
-
-def _explained(address: str) -> AbstractContextManager[None]:
-    """Inside, an error of any library below is an `InputError` of one line."""
-    return as_input_error(functools.partial(_message_of, address), Exception)
-
-
-def _message_of(address: str, error: Exception) -> str:
-    protocol = address.partition("://")[0]
-    kind, message = type(error).__name__, first_line(error)
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return f"{address} cannot be copied (no space left); free some, or set TMPDIR and SEQREC_CACHE elsewhere"
-    if "Credential" in kind or "Refresh" in kind:
-        return f"{address}: no credentials that serve ({message}); {CREDENTIALS.get(protocol, 'give some')}"
-    if isinstance(error, PermissionError):
-        return (
-            f"{address}: access is refused ({message}); ask for the right to it, or {CREDENTIALS.get(protocol, 'give')}"
-        )
-    if isinstance(error, FileNotFoundError):
-        return f"{address} cannot be found ({message}); make the bucket first, or correct the address"
-    endpoint = ENDPOINTS.get(protocol, "")
-    about = f" and {endpoint}={os.environ[endpoint]}" if os.environ.get(endpoint) else ""
-    return f"{address} cannot be reached ({kind}: {message}); check the network{about}"
-
-
 # From the bucket, and back
 
 
-def _fetch(bucket: Bucket, copy: Path, prefix: str | tuple[str, ...]) -> dict[str, Stamp | None]:
-    """Fetches the complete files that begin with `prefix`; returns each file's stamp, None for incomplete ones."""
-    with _explained(bucket.address):
-        sizes = {name: size for name, size in bucket.sizes().items() if name.startswith(prefix)}
-        whole = {name: size for name, size in sizes.items() if not _is_remains(name, sizes)}
-        _get(bucket, copy, whole)
+def _fetch(copy: _Copy, prefix: str | tuple[str, ...]) -> None:
+    """Fetches the complete files that begin with `prefix`."""
+    with explained(copy.bucket.address):
+        sizes = {name: size for name, size in copy.bucket.sizes().items() if name.startswith(prefix)}
+        whole = {name: size for name, size in sizes.items() if not is_remains(name, sizes)}
+        if copy.part.n_parts > 1:
+            whole = {name: size for name, size in whole.items() if not is_chunk(name, sizes)}
+        get(copy.bucket, copy.directory, whole)
     stamps = _stamps(copy)
-    return {name: stamps.get(name) for name in sizes}
+    copy.synced.update({name: stamps.get(name) for name in sizes})
 
 
-def _is_remains(name: str, names: dict[str, int]) -> bool:
-    unit = UNIT.match(name)
-    return unit is not None and not any(unit[0] + marker in names for marker in (CHECKPOINT_MARKER, STORE_MARKER))
+def _fetch_more(copy: _Copy, names: Collection[str]) -> None:
+    # Under the lock, or what has just been fetched would be sent back.
+    with copy.lock, explained(copy.bucket.address):
+        units = {unit[0] for name in names if (unit := UNIT.match(name))}
+        sizes = {name: size for unit in units for name, size in copy.bucket.sizes(unit).items()}
+        if absent := set(names) - sizes.keys():
+            raise InputError(f"{copy.bucket.place(min(absent))} is missing")
+        get(copy.bucket, copy.directory, {name: sizes[name] for name in names})
+        stamps = _stamps(copy)
+        copy.synced.update({name: stamps.get(name) for name in names})
 
 
-def _get(bucket: Bucket, directory: Path, sizes: dict[str, int]) -> None:
-    names = [name for name in sizes if not name.endswith("/") and ".." not in name.split("/")]
-    for name in names:
-        (directory / name).parent.mkdir(parents=True, exist_ok=True)
-    if names:
-        bucket.files.get([bucket.place(name) for name in names], [str(directory / name) for name in names])
-    for name in names:
-        if (directory / name).stat().st_size != sizes[name]:
-            raise InputError(f"{bucket.place(name)} changed while it was read; start again")
-
-
-def _stamps(copy: Path) -> dict[str, Stamp]:
+def _stamps(copy: _Copy) -> dict[str, Stamp]:
     """Name of each file that is not being written -> its stamp."""
     stamps = {}
-    for file in copy.rglob("*"):
-        name = file.relative_to(copy)
-        unfinished = any(part.startswith(".") or "orbax-checkpoint-tmp" in part for part in name.parts)
+    for file in copy.directory.rglob("*"):
+        name = file.relative_to(copy.directory)
+        unfinished = any(
+            (part.startswith(".") and part != ".zarray") or "orbax-checkpoint-tmp" in part for part in name.parts
+        )
         if file.is_file() and not unfinished and file.suffix != ".partial":
             stat = file.stat()
             stamps[name.as_posix()] = (stat.st_size, stat.st_mtime_ns)
     return stamps
 
 
-def _is_marker(name: str) -> bool:
-    return name.rpartition("/")[2] in (STORE_MARKER, CHECKPOINT_MARKER)
+def _changed(copy: _Copy, stamps: dict[str, Stamp]) -> set[str]:
+    """The files that this process writes to the bucket and that have changed since."""
+    changed = {name for name, stamp in stamps.items() if copy.synced.get(name) != stamp}
+    return changed if copy.part.number == 0 else set(filter(OF_A_PART.fullmatch, changed))
 
 
-def _write_back(bucket: Bucket, copy: Path, synced: dict[str, Stamp | None]) -> None:
-    """Writes to the bucket what has changed in the copy since `known`, and updates `known`.
+def _write_back_all(copy: _Copy) -> None:
+    """As `_write_back`, waiting for the parts of the other processes."""
+    n_here, deadline = -1, 0.0
+    while waits_for := _write_back(copy):
+        with explained(copy.bucket.address):
+            n_before, n_here = n_here, len(copy.bucket.sizes("checkpoints"))
+        if n_here != n_before:
+            deadline = time.monotonic() + SECONDS_FOR_PARTS
+        elif time.monotonic() > deadline:
+            raise InputError(f"{copy.bucket.place(waits_for)} does not arrive; see the messages of the other processes")
+        time.sleep(min(SECONDS_BETWEEN_LOOKS, 0.2))
+
+
+def _write_back(copy: _Copy) -> str | None:
+    """Writes to the bucket what has changed in the copy; returns the file of another process that a checkpoint lacks.
 
     The bucket is complete at every moment: new files are written before the marker of their directory, and a
     checkpoint is removed only once the one that replaces it is there.
     """
-    with _explained(bucket.address):
+    bucket, synced = copy.bucket, copy.synced
+    with copy.lock, explained(bucket.address):
         stamps = _stamps(copy)
-        changed = {name for name, stamp in stamps.items() if synced.get(name) != stamp}
-        rewritten = {marker for marker in synced if _is_marker(marker) and _is_rewritten(marker, changed, synced)}
-        _remove(bucket, synced, rewritten)
-        changed |= rewritten & stamps.keys()
-        markers = {name for name in changed if _is_marker(name)}
-        _put(bucket, copy, synced, {name: stamps[name] for name in changed - markers})
+        changed = _changed(copy, stamps)
+        if copy.part.number == 0:
+            rewritten = {marker for marker in synced if is_marker(marker) and _is_rewritten(marker, changed, synced)}
+            _remove(bucket, synced, rewritten)
+            changed |= rewritten & stamps.keys()
+        markers = {name for name in changed if is_marker(name)}
+        _put(copy, {name: stamps[name] for name in changed - markers})
         current = _stamps(copy)
         # A checkpoint that was removed here meanwhile may have been sent in part.
         markers = {name for name in markers if all(current.get(each) for each in _in_directory_of(name, stamps))}
-        _put(bucket, copy, synced, {name: stamps[name] for name in markers})
+        waits_for = {name: missing for name in markers if (missing := _missing_part(copy, name))}
+        _put(copy, {name: stamps[name] for name in markers - waits_for.keys()})
         gone = {name for name in synced if name not in current and not _is_going(name, current)}
-        _remove(bucket, synced, {name for name in gone if _is_marker(name)})
-        _remove(bucket, synced, gone & synced.keys())
+        if copy.part.number:
+            for name in gone:
+                del synced[name]
+        elif not waits_for:
+            _remove(bucket, synced, {name for name in gone if is_marker(name)})
+            _remove(bucket, synced, gone & synced.keys())
+        return min(waits_for.values(), default=None)
+
+
+def _missing_part(copy: _Copy, marker: str) -> str | None:
+    """The file by which another process completes the checkpoint of a marker, as long as the bucket lacks it."""
+    unit = marker.removesuffix(CHECKPOINT_MARKER)
+    parts = copy.directory / unit / PARTS
+    if not marker.endswith(CHECKPOINT_MARKER) or copy.part.n_parts == 1 or not parts.is_file():
+        return None
+    sizes = copy.bucket.sizes(unit)
+    for name in json.loads(parts.read_text()):
+        if unit + name not in sizes:
+            return unit + name
+    # The first process removes a checkpoint for all.
+    copy.synced.update({name: None for name in sizes if name not in copy.synced})
+    return None
 
 
 def _is_rewritten(marker: str, changed: set[str], synced: Mapping[str, Stamp | None]) -> bool:
@@ -302,21 +292,27 @@ def _is_rewritten(marker: str, changed: set[str], synced: Mapping[str, Stamp | N
 
 def _in_directory_of(marker: str, names: Iterable[str]) -> list[str]:
     """The names in and under the directory of a marker."""
-    directory = marker.removesuffix(marker.rpartition("/")[2])
-    return [name for name in names if name.startswith(directory)]
+    return [name for name in names if name.startswith(marker[: marker.rfind("/") + 1])]
 
 
 def _is_going(name: str, stamps: dict[str, Stamp]) -> bool:
-    """Whether a file is missing because its checkpoint is being removed, which is then removed as a whole."""
+    """Whether a file is not here because its checkpoint is being removed, as a whole then, or is another process's."""
     unit = CHECKPOINT.match(name)
     return unit is not None and unit[0] + CHECKPOINT_MARKER in stamps
 
 
-def _put(bucket: Bucket, copy: Path, synced: dict[str, Stamp | None], stamps: dict[str, Stamp]) -> None:
+def _put(copy: _Copy, stamps: dict[str, Stamp]) -> None:
     names = sorted(stamps)
     if names:
-        bucket.files.put([str(copy / name) for name in names], [bucket.place(name) for name in names])
-        synced |= stamps
+        copy.bucket.files.put(
+            [str(copy.directory / name) for name in names], [copy.bucket.place(name) for name in names]
+        )
+        copy.synced.update(stamps)
+
+
+def _remove_remains(copy: _Copy) -> None:
+    with explained(copy.bucket.address):
+        _remove(copy.bucket, copy.synced, {name for name in copy.synced if is_remains(name, copy.synced)})
 
 
 def _remove(bucket: Bucket, synced: dict[str, Stamp | None], names: set[str]) -> None:
@@ -327,7 +323,7 @@ def _remove(bucket: Bucket, synced: dict[str, Stamp | None], names: set[str]) ->
 
 
 @contextlib.contextmanager
-def _write_back_during(bucket: Bucket, copy: Path, synced: dict[str, Stamp | None]) -> Iterator[None]:
+def _write_back_during(copy: _Copy) -> Iterator[None]:
     """Inside, a thread writes back what has changed, unless that is only another line of metrics."""
     done = threading.Event()
     last_warning = ""
@@ -336,9 +332,8 @@ def _write_back_during(bucket: Bucket, copy: Path, synced: dict[str, Stamp | Non
         nonlocal last_warning
         while not done.wait(SECONDS_BETWEEN_LOOKS):
             try:
-                changed = {name for name, stamp in _stamps(copy).items() if synced.get(name) != stamp}
-                if changed - {"metrics.jsonl"}:
-                    _write_back(bucket, copy, synced)
+                if _changed(copy, _stamps(copy)) - {"metrics.jsonl"}:
+                    _write_back(copy)
                 last_warning = ""
             except (FileNotFoundError, InputError) as error:
                 # A file of a checkpoint may go between being found and being sent.
@@ -348,7 +343,7 @@ def _write_back_during(bucket: Bucket, copy: Path, synced: dict[str, Stamp | Non
 
     def is_local(error: Exception) -> bool:
         cause = error.__cause__ or error
-        return isinstance(cause, FileNotFoundError) and str(cause.filename).startswith(str(copy))
+        return isinstance(cause, FileNotFoundError) and str(cause.filename).startswith(str(copy.directory))
 
     thread = threading.Thread(target=follow, name="bucket", daemon=True)
     thread.start()

@@ -5,10 +5,10 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from seqrec.data.buckets import local_store
 from seqrec.data.directories import settle
 from seqrec.data.paths import as_input_error
 from seqrec.data.shards import ROOT, Shard
+from seqrec.data.store_copies import local_store
 from seqrec.data.store_files import COLUMN_DTYPES, REMEDY
 from seqrec.files import JsonObject
 from seqrec.types import InputError

@@ -11,7 +11,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Int, Int32, Int64
 
-from seqrec.data.buckets import local_store
 from seqrec.data.content_hash import content_hash
 from seqrec.data.directories import replacing_directory
 from seqrec.data.key_tables import KeyTable, write_keys
@@ -28,6 +27,7 @@ from seqrec.data.manifest import read_preparation as read_preparation
 from seqrec.data.paths import as_input_error
 from seqrec.data.ragged import session_numbers
 from seqrec.data.shards import NO_COLUMNS, ROOT, Shard, event_blocks, open_shards
+from seqrec.data.store_copies import local_store
 from seqrec.data.store_files import REMEDY, check_offsets, column_dtype, open_array, write_arrays
 from seqrec.files import JsonObject, write_json
 from seqrec.types import InputError

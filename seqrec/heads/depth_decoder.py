@@ -199,7 +199,7 @@ class DepthDecoder:
             allow = jnp.broadcast_to(allow, (n_users, allow.shape[1]))
         exclude = jnp.zeros((n_users, 0), jnp.int32) if exclude is None else exclude
         widest = max(level.n_candidates for level in tree.levels) * self.config.beam_width
-        block = min(users_per_block(n_users, tree.n_leaves), max(1, BEAM_SCORES // widest))
+        block = min(users_per_block(n_users, tree.n_leaves, d_model=states.shape[-1]), max(1, BEAM_SCORES // widest))
         local = functools.partial(user_blocks, function, block=block)
         return map_rows(local, (states, targets, exclude, allow), own)
 

@@ -101,9 +101,9 @@ def open_run(config: Any, run: RunConfig, *, experiment: str, dataset: str, is_s
         return str(runtime.new_run_directory(f"{experiment}-{dataset}"))
 
     output = run.output or Path(runtime.on_first(new_directory))
-    # The first process reads and writes the run for all; of a bucket the others need the data alone.
-    fetch = "" if runtime.is_first() else "store/"
-    with working_copy(output, read_only=not runtime.is_first(), follow=True, fetch=fetch) as directory:
+    # The first process reads and writes the run for all, but for checkpoints; of a bucket the others need no more.
+    fetch = "" if runtime.is_first() else ("store/", "checkpoints/")
+    with working_copy(output, follow=True, fetch=fetch, part=runtime.part()) as directory:
         runtime.on_first(
             lambda: str(runs.prepare_run_directory(directory, config, experiment=experiment, resume=run.resume))
         )

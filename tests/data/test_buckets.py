@@ -1,6 +1,7 @@
 """Directories in a bucket: what a copy brings back, in what order, and what is taken for whole."""
 
 import json
+import shutil
 import tempfile
 import threading
 from pathlib import Path
@@ -13,10 +14,19 @@ import pytest
 
 from seqrec.data import buckets
 from seqrec.data.append import append_events
-from seqrec.data.buckets import local_store, original, working_copy
+from seqrec.data.bucket_files import PARTS
+from seqrec.data.buckets import (
+    Part,
+    fetch_chunks,
+    fetch_descriptions,
+    original,
+    working_copy,
+    write_back,
+)
 from seqrec.data.paths import data_files, is_in_bucket
 from seqrec.data.sources import Source
 from seqrec.data.store import open_store, store_from_sequences, write_store
+from seqrec.data.store_copies import local_store
 from seqrec.files import address_of
 from seqrec.types import InputError
 
@@ -260,6 +270,42 @@ def test_a_bucket_that_fails_meanwhile_is_tried_again(bucket, monkeypatch):
         write(copy, "a.txt")
         assert warned.wait(60)
     assert names(bucket, "run") == {"a.txt"}
+
+
+def test_of_two_processes_the_first_completes_a_checkpoint_once_the_others_part_is_there(bucket, monkeypatch):
+    monkeypatch.setattr(buckets, "SECONDS_FOR_PARTS", 0.0)
+    monkeypatch.setattr(buckets, "SECONDS_BETWEEN_LOOKS", 0.0)
+    table, whole = "checkpoints/2/state/table", "checkpoints/2/_CHECKPOINT_METADATA"
+    ours, theirs = {f"{table}/.zarray", f"{table}/0.0"}, {f"{table}/1.0", "checkpoints/2/digests-x-1.json"}
+    place = Path("memory://b/run")
+    bucket.pipe_file(f"memory://b/run/{table}/1.0", b"of a process that was killed")
+    with working_copy(place, part=Part(0, 2)) as first, working_copy(place, part=Part(1, 2)) as second:
+        assert names(bucket, "run") == set()
+        write(first, *ours, whole, "metrics.json")
+        (first / "checkpoints/2" / PARTS).write_text('["digests-x-1.json"]')
+        with pytest.raises(InputError, match=r"checkpoints/2/digests-x-1\.json does not arrive"):
+            write_back(first)
+        assert names(bucket, "run") == {*ours, f"checkpoints/2/{PARTS}", "metrics.json"}
+        write(second, *theirs, whole, "checkpoints/2/metrics/metrics", "metrics.json")
+        (second / whole).write_text("of the second")
+        write_back(second)
+        assert whole not in names(bucket, "run")
+        write_back(first)
+        assert names(bucket, "run") == {*ours, *theirs, whole, f"checkpoints/2/{PARTS}", "metrics.json"}
+
+        # Each fetches what describes a checkpoint, as the first has it, and of arrays what it asks for.
+        fetch_descriptions(second)
+        assert (second / whole).read_text() == whole
+        assert not (second / f"{table}/0.0").exists()
+        assert fetch_chunks(second, {f"{table}/0.0", f"{table}/1.0"})
+        assert not fetch_chunks(second, {f"{table}/0.0"})
+        with pytest.raises(InputError, match=r"table/2\.0 is missing"):
+            fetch_chunks(second, {f"{table}/2.0"})
+    with working_copy(place, part=Part(0, 2)) as first, working_copy(place, fetch="checkpoints/") as whole_copy:
+        assert not list(first.rglob("[01].0"))
+        assert len(list(whole_copy.rglob("[01].0"))) == 2
+        shutil.rmtree(first / "checkpoints/2")
+    assert names(bucket, "run") == {"metrics.json"}
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,12 @@
 """Stores and runs on S3: a run that lost its machine goes on from the bucket alone, and ends as one undisturbed."""
 
+import json
 import os
 import re
 import signal
+import socket
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -18,6 +22,7 @@ from test_processes import assert_figures_of_one, outcomes, start_processes
 from test_refusals import refusal
 
 from seqrec import runtime
+from seqrec.checkpoint import read_best
 from seqrec.data.buckets import working_copy
 from seqrec.data.store import open_store, write_store
 from seqrec.files import read_json
@@ -123,13 +128,54 @@ def test_a_run_whose_machine_is_gone_goes_on_from_the_bucket_and_ends_as_one_und
 
 
 @pytest.mark.slow
+def test_each_of_two_processes_sends_its_own_part_of_a_checkpoint_and_fetches_it_again(files):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = "127.0.0.1:{1}".format(*free.getsockname())
+    script = [sys.executable, str(Path(__file__).with_name("split_checkpoint.py")), "s3://toys/runs/split"]
+    about = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "JAX_PLATFORMS": "cpu"}
+    results = outcomes(
+        [
+            subprocess.Popen([*script, str(number), address], env=about, text=True, stdout=-1, stderr=-1)
+            for number in range(2)
+        ]
+    )
+    assert [status for status, *_ in results] == [0, 0], results
+    for number, (_, printed, _) in enumerate(results):
+        saved, latest = json.loads(printed.splitlines()[-1])
+        rows = np.arange(6) + 6 * number  # of the table's twelve
+        for found, step in ((saved, 2), (latest, 3)):
+            assert found == {
+                "step": step,
+                "seconds": step,  # the first process's
+                "first_column": (4.0 * step * rows).tolist(),
+                "bias": [10.0 * step] * 3,
+                "parts_here": [f"{number}.0"],
+            }
+    files.invalidate_cache()
+    # The best and the latest are kept, as a process by itself would have saved them.
+    assert {name.rpartition("/")[2] for name in files.ls("toys/runs/split/checkpoints")} == {"2", "3"}
+    with working_copy(Path("s3://toys/runs/split"), read_only=True) as copy:
+        best, progress = read_best(copy / "checkpoints")
+        assert progress.step == 2
+        np.testing.assert_array_equal(best.params["item_table"], 2.0 * np.arange(48).reshape(12, 4))
+        # What one process lost is noticed by all.
+        (copy / "checkpoints/2/state/params.item_table/1.0").unlink()
+        assert read_best(copy / "checkpoints")[1].step == 3
+
+
+@pytest.mark.slow
 def test_two_processes_keep_one_run_in_a_bucket_and_go_on_where_they_stopped(toy, finished, files, start_script):
-    flags = (*toy, "--log-every-steps", "2", "--n-processes", "2", "--output", "s3://toys/runs/two")
+    split = ("--mesh.model", "2")  # each process has half of the item table
+    flags = (*toy, *split, "--log-every-steps", "2", "--n-processes", "2", "--output", "s3://toys/runs/two")
     processes = start_processes(start_script, 2, *flags, code=SLOW_STEPS)
     wait_for(files, "toys/runs/two/checkpoints/*/_CHECKPOINT_METADATA")
     processes[1].terminate()
     stopped = outcomes(processes)
     assert [status for status, *_ in stopped] == [128 + signal.SIGTERM] * 2, stopped
+    tables = "toys/runs/two/checkpoints/*/state/params.item_table/"
+    files.invalidate_cache()
+    assert {name.rpartition("/")[2] for name in files.glob(f"{tables}*")} >= {"0.0", "1.0"}
     results = outcomes(start_processes(start_script, 2, *flags, "--resume"))
     assert [status for status, *_ in results] == [0, 0], results
     assert "resumed     from the checkpoint of step" in results[0][2]
