@@ -1,7 +1,7 @@
 r"""Tests the baselines that a model has to beat, on one file of events: from popularity to EASE.
 
     python experiments/baselines.py                                 # the MovieLens demo, half a minute
-    python experiments/baselines.py --dataset ml-1m --data-path ml-1m.txt.gz
+    python experiments/baselines.py --dataset ml-1m --data-path ml-1m.txt.gz --only item-kNN STAN SLIM
 
 They see what a model sees, and the same queries. Keep a run by experiments/results.py, and its rows stand in every
 table of that data. Each baseline's ranks are kept too: compare.py MODEL BASELINES tests a model against all of them,
@@ -15,7 +15,7 @@ from typing import Any
 from tyro.conf import OmitArgPrefixes
 
 from seqrec import runtime
-from seqrec.baselines.fitted import fitted_baselines
+from seqrec.baselines.fitted import BaselinesConfig, fitted_baselines
 from seqrec.data.store import SequenceStore, open_store
 from seqrec.evaluation import rank_table
 from seqrec.files import JsonObject, make_directory, write_json
@@ -30,12 +30,7 @@ from seqrec.run.results import protocol
 class Config:
     """Tests the baselines that a model has to beat on each user's held-out items."""
 
-    recent_days: float = 30.0
-    """Recent popularity: number of days before the newest training event whose events count; needs times."""
-    n_neighbours: int = 100
-    """item-kNN: number of most similar items that are kept for each item."""
-    ease_l2: float = 500.0
-    """EASE: strength of the L2 regularisation."""
+    baselines: OmitArgPrefixes[BaselinesConfig] = field(default_factory=BaselinesConfig)
     data: OmitArgPrefixes[DataConfig] = field(default_factory=DataConfig)
     run: OmitArgPrefixes[RunConfig] = field(default_factory=RunConfig)
 
@@ -56,14 +51,8 @@ def main(config: Config, *, events: Any = None) -> JsonObject:
     with open_run(config, config.run, experiment="baselines", dataset=config.data.dataset) as run:
         task = open_task(run, config.data, seed=config.run.seed, events=events)
         results: JsonObject = {"baselines": {}, "protocol": protocol(task)}
-        for name, rank in fitted_baselines(
-            task.store,
-            task.split,
-            store_with_times=with_times(config, task, run, events),
-            recent_days=config.recent_days,
-            n_neighbours=config.n_neighbours,
-            ease_l2=config.ease_l2,
-        ):
+        store_with_times = with_times(config, task, run, events)
+        for name, rank in fitted_baselines(task.store, task.split, config.baselines, store_with_times=store_with_times):
             ranks, n_candidates = rank(task.test.target_positions, task.mask_seen)
             table = rank_table(task.test, ranks, n_candidates)
             results["baselines"][name] = figures.figures(table.rank, users=table.user)

@@ -334,7 +334,7 @@ def _over_user_blocks(
         def block(bounds: BlockBounds) -> int:
             return block_users or users_per_block(n_users, n_rows, d_model=d_model, bounds=bounds)
 
-        def in_blocks(size: int, *rows: Array) -> Any:
+        def in_blocks(size: int, *rows: Any) -> Any:
             return user_blocks(lambda rows: function(*rows, shard), rows, block=size)
 
         # By what the program is lowered for, which may be several: a bundle's is, on a machine that has none of them.
