@@ -29,10 +29,11 @@ import train_step
 from loss_memory import naive_loss
 
 from seqrec import runtime
+from seqrec.attention import causal_mask, mix_values
 from seqrec.encoders.transformer import TransformerConfig, transformer
 from seqrec.files import write_json
 from seqrec.heads.softmax import softmax_model
-from seqrec.layers import causal_mask, item_table_rows, mix_values
+from seqrec.layers import item_table_rows
 from seqrec.losses.sampled import sampled_loss, sampled_softmax
 from seqrec.losses.softmax import softmax_loss
 from seqrec.negatives import uniform

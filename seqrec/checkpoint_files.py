@@ -5,7 +5,7 @@ import json
 import logging
 import secrets
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import jax
 from seqrec.data.bucket_files import OF_A_PART, PARTS
 from seqrec.data.buckets import fetch_chunks, fetch_descriptions, is_copy, is_in_parts, write_back
 from seqrec.files import sha256_of
-from seqrec.sharding import agree_on_highest, is_first, on_first, shard_places
+from seqrec.sharding import agree_on_highest, is_first, on_first
 from seqrec.types import InputError
 
 log = logging.getLogger("seqrec")
@@ -145,7 +145,7 @@ def fetch_parts(checkpoint: Path, arrays: Mapping[str, Any]) -> None:
     for name, array in arrays.items():
         description = checkpoint / "state" / name / ".zarray"
         if description.is_file():  # otherwise one process has saved the whole array
-            places = shard_places(array, json.loads(description.read_text())["chunks"])
+            places = _shard_places(array, json.loads(description.read_text())["chunks"])
             names += [f"checkpoints/{checkpoint.name}/state/{name}/{place}" for place in places]
     reason: str | None = None
     try:
@@ -155,3 +155,24 @@ def fetch_parts(checkpoint: Path, arrays: Mapping[str, Any]) -> None:
         reason = str(error)
     if agree_on_highest(int(reason is not None)):
         raise ValueError(reason or "another process cannot read its part")
+
+
+def _shard_places(array: Any, chunks: Sequence[int]) -> set[str]:
+    """Places, in the grid of `chunks` that an array is stored in, of what lies on this process's devices.
+
+    >>> import numpy as np
+    >>> sorted(_shard_places(np.zeros((4, 6)), [2, 6])), _shard_places(np.zeros(()), [])
+    (['0.0', '1.0'], {'0'})
+    """
+    shape, sharding = array.shape, getattr(array, "sharding", None)
+    parts = (
+        [(slice(None),) * len(shape)] if sharding is None else sharding.addressable_devices_indices_map(shape).values()
+    )
+    places = set()
+    for part in parts:
+        ranges = [
+            range((cut.start or 0) // chunk, -(-(size if cut.stop is None else cut.stop) // chunk))
+            for cut, size, chunk in zip(part, shape, chunks, strict=True)
+        ]
+        places |= {".".join(map(str, place)) or "0" for place in itertools.product(*ranges)}
+    return places

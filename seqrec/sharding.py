@@ -1,6 +1,5 @@
 """The only file that knows what a mesh is: logical axes in, layouts out."""
 
-import itertools
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -141,26 +140,6 @@ def on_host(array: Array | np.ndarray) -> np.ndarray:
     """The whole of an array, also where other processes hold parts of it; then all must ask for it at once."""
     whole = isinstance(array, np.ndarray) or array.is_fully_addressable or array.is_fully_replicated
     return np.asarray(array if whole else multihost_utils.process_allgather(array, tiled=True))
-
-
-def shard_places(array: Any, chunks: Sequence[int]) -> set[str]:
-    """Places, in the grid of `chunks` that an array is stored in, of what lies on this process's devices.
-
-    >>> sorted(shard_places(np.zeros((4, 6)), [2, 6])), shard_places(np.zeros(()), [])
-    (['0.0', '1.0'], {'0'})
-    """
-    shape, sharding = array.shape, getattr(array, "sharding", None)
-    parts = (
-        [(slice(None),) * len(shape)] if sharding is None else sharding.addressable_devices_indices_map(shape).values()
-    )
-    places = set()
-    for part in parts:
-        ranges = [
-            range((cut.start or 0) // chunk, -(-(size if cut.stop is None else cut.stop) // chunk))
-            for cut, size, chunk in zip(part, shape, chunks, strict=True)
-        ]
-        places |= {".".join(map(str, place)) or "0" for place in itertools.product(*ranges)}
-    return places
 
 
 def agree_on_highest(number: int) -> int:

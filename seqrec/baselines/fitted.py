@@ -89,8 +89,13 @@ def fitted_baselines(
     def by_scores(scorer: Scorer) -> Rank:
         return lambda targets, mask_seen: score_ranks(store, targets, scorer, mask_seen=mask_seen)
 
-    sequences = {"n_neighbours": config.n_neighbours, "n_recent": config.n_recent}
-    of_ials = {"d_model": config.ials_d_model, "unobserved_weight": config.ials_unobserved_weight, "l2": config.ials_l2}
+    def by_sequences(fit: Callable[..., Scorer]) -> Rank:
+        return by_scores(fit(store_with_times, split, n_neighbours=config.n_neighbours, n_recent=config.n_recent))
+
+    def by_factors() -> Rank:
+        weight = config.ials_unobserved_weight
+        return by_scores(ials(store, split, d_model=config.ials_d_model, unobserved_weight=weight, l2=config.ials_l2))
+
     fits: dict[BaselineName, Callable[[], Rank]] = {
         "popularity": lambda: by_counts(counts),
         "personal popularity": lambda: by_counts(counts, personal=True),
@@ -99,9 +104,9 @@ def fitted_baselines(
         ),
         "first-order Markov": lambda: by_scores(first_order_markov(store, split)),
         "item-kNN": lambda: by_scores(item_knn(store, split, n_neighbours=config.n_neighbours)),
-        "VS-SkNN": lambda: by_scores(vs_sknn(store_with_times, split, **sequences)),
-        "STAN": lambda: by_scores(stan(store_with_times, split, **sequences)),
-        "iALS": lambda: by_scores(ials(store, split, **of_ials)),
+        "VS-SkNN": lambda: by_sequences(vs_sknn),
+        "STAN": lambda: by_sequences(stan),
+        "iALS": by_factors,
         "SLIM": lambda: by_scores(slim(store, split, n_neighbours=config.slim_neighbours, l2=config.slim_l2)),
         "EASE": lambda: by_scores(ease(store, split, l2=config.ease_l2)),
     }
