@@ -75,7 +75,7 @@ def with_semantic_ids(
     >>> ids = semantic_ids(np.array([[0, 0], [1, 0], [0, 2], [1, 2]]), (2, 3))
     >>> model = seqrec.softmax_model(seqrec.gru(seqrec.GRUConfig(d_model=8), n_items=3, max_length=4))
     >>> sorted(with_semantic_ids(model, ids, item_vectors=False).specs)
-    ['gru', 'semantic_ids']
+    ['layers', 'out', 'semantic_ids']
 
     Raises:
       InputError: the model's head is no plain softmax, or there are not as many items with codes as the model has.

@@ -7,7 +7,7 @@ import pytest
 from packed_rows import rows_of
 
 from seqrec.questions import continuation, masked_item, next_item
-from seqrec.types import Batch
+from seqrec.types import Batch, Question
 
 
 def test_every_position_predicts_the_item_that_followed_it():
@@ -17,11 +17,11 @@ def test_every_position_predicts_the_item_that_followed_it():
         segment_ids=jnp.array([[1, 1, 1, 2, 2, 0]]),
         positions=jnp.array([[0, 1, 2, 0, 1, 0]]),
     )
-    inputs, targets, places, weights, unwanted = next_item(batch)
-    assert inputs is batch
-    assert places is None
-    assert weights is None
-    assert unwanted is None
+    question = next_item(batch)
+    # Of all positions, all alike.
+    assert question._replace(inputs=None, targets=None) == Question(None, None)
+    assert question.inputs is batch
+    targets = question.targets
     np.testing.assert_array_equal(targets, batch.next_items)
     # No history predicts into the one beside it, and padding predicts nothing.
     assert targets[0, 2] != batch.items[0, 3]

@@ -155,11 +155,13 @@ def damaged_store_is_refused_or_the_same(draw, grown_store, directory) -> None:
         try:
             opened = open_store(directory / "store", as_of=store.content_hash, verify=True)
             read_preparation(directory / "store", as_of=store.content_hash)
+            split = split_store(opened, SplitConfig())
         except InputError as error:
             refusal(error)
         else:
             assert_same_content(opened, store)
-            split_store(opened, SplitConfig())
+            in_memory = store._replace(directory=None)  # so that nothing is kept beside the original
+            assert split.content_hash == split_store(in_memory, SplitConfig()).content_hash
     try:
         grown = append_events(day_source(next_day, directory / "store"), directory / "store").store
     except InputError as error:

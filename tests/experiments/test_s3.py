@@ -22,7 +22,7 @@ from test_processes import assert_figures_of_one, outcomes, start_processes
 from test_refusals import refusal
 
 from seqrec import runtime
-from seqrec.checkpoint import read_best
+from seqrec.averaged import read_best
 from seqrec.data.buckets import working_copy
 from seqrec.data.store import open_store, write_store
 from seqrec.files import read_json
@@ -158,7 +158,7 @@ def test_each_of_two_processes_sends_its_own_part_of_a_checkpoint_and_fetches_it
     with working_copy(Path("s3://toys/runs/split"), read_only=True) as copy:
         best, progress = read_best(copy / "checkpoints")
         assert progress.step == 2
-        np.testing.assert_array_equal(best.params["item_table"], 2.0 * np.arange(48).reshape(12, 4))
+        np.testing.assert_array_equal(best["item_table"], 20.0 * np.arange(48).reshape(12, 4))
         # What one process lost is noticed by all.
         (copy / "checkpoints/2/state/params.item_table/1.0").unlink()
         assert read_best(copy / "checkpoints")[1].step == 3

@@ -2,14 +2,16 @@
 
 import numpy as np
 
+from seqrec.data.key_tables import KeyTable
 from seqrec.data.splits import leave_last_out
 from seqrec.data.store import store_from_sequences
 from seqrec.report.semantic_ids_page import as_text, page
 from seqrec.semantic_ids.codes import semantic_ids
 from seqrec.semantic_ids.figures import report_figures
 
+TITLES = np.array(["<b>Alpha</b>", "Beta", "", "Delta", "Epsilon"], object)
 STORE = store_from_sequences([[1, 2, 3, 4, 5], [2, 1, 5, 4, 3]])._replace(
-    titles=np.array(["<b>Alpha</b>", "Beta", "", "Delta", "Epsilon"], object)
+    item_table=KeyTable({"key": np.arange(1, 6), "title": TITLES})
 )
 CODES = np.array([[0, 0], [1, 0], [1, 0], [1, 0], [0, 0], [0, 1]])
 FACTS = {"method": "file", "seed": 0, "data_hash": "abc", "command": "python experiments/semantic_ids.py store"}

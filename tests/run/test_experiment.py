@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from seqrec import runs, runtime
-from seqrec.data.buckets import working_copy
+from seqrec.data.buckets import Part, working_copy
 from seqrec.data.store import open_store, store_from_sequences, write_store
 from seqrec.run import experiment
 from seqrec.run.config import RunConfig
@@ -110,6 +110,7 @@ def test_a_process_that_is_not_the_first_has_the_store_of_a_run_in_a_bucket_and_
     before = {name: files.cat_file(name) for name in files.find("/b")}
     monkeypatch.setattr(runtime, "is_first", lambda: False)
     monkeypatch.setattr(runtime, "on_first", lambda function: None)
+    monkeypatch.setattr(runtime, "part", lambda: Part(1, 2))
     with open_run(Config(), RunConfig(output=output), experiment="toy", dataset="none") as run:
         assert [path.name for path in run.iterdir()] == ["store"]
         assert open_store(run / "store").n_events == 3

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from seqrec.data.key_tables import KeyTable
 from seqrec.data.store import store_from_sequences
 from seqrec.run import item_vectors as module
 from seqrec.run.item_vectors import item_vectors, table_vectors, vectors_hash
@@ -13,8 +14,9 @@ from seqrec.run.trained import Trained
 from seqrec.semantic_ids.vectors import VectorConfig
 from seqrec.types import InputError
 
+ATTRIBUTES = pa.array([["x"], ["y"], ["x"], ["y"]], pa.large_list(pa.large_string()))
 STORE = store_from_sequences([[1, 2, 3, 4]])._replace(
-    attributes=pa.array([["x"], ["y"], ["x"], ["y"]], pa.large_list(pa.large_string()))
+    item_table=KeyTable({"key": np.arange(1, 5), "attributes": ATTRIBUTES})
 )
 TRAINED = np.array([False, True, True, True, False])
 TABLE = np.array([[9, 9], [1, 0], [0, 3], [5, 3], [8, 8], [0, 0]], np.float32)

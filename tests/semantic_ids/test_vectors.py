@@ -5,6 +5,7 @@ import pyarrow as pa
 import pytest
 import scipy.sparse
 
+from seqrec.data.key_tables import KeyTable
 from seqrec.data.store import store_from_sequences
 from seqrec.semantic_ids.vectors import (
     VectorConfig,
@@ -42,10 +43,12 @@ def test_rare_words_weigh_more_and_what_all_have_nothing():
 
 
 def test_features_are_read_with_their_weights():
-    store = store_from_sequences([[1, 2, 3, 4]])._replace(
-        titles=np.array(["A cold day", "Cold days", "", "Day"], object),
-        attributes=pa.array([["x"], ["x", "y"], [], ["y"]], pa.large_list(pa.large_string())),
-    )
+    columns = {
+        "key": np.arange(1, 5),
+        "title": np.array(["A cold day", "Cold days", "", "Day"], object),
+        "attributes": pa.array([["x"], ["x", "y"], [], ["y"]], pa.large_list(pa.large_string())),
+    }
+    store = store_from_sequences([[1, 2, 3, 4]])._replace(item_table=KeyTable(columns))
     assert title_words(store).sum(axis=1).ravel().tolist() == [[3.0, 2.0, 0.0, 1.0]]
     config = VectorConfig(("title", "attributes"), feature_weights=(2.0, 1.0))
     (title, two), (attributes, one) = feature_vectors(config, store, np.arange(5) > 0)
