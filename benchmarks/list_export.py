@@ -143,7 +143,10 @@ def main(config: Config) -> dict[str, Any]:
         result[f"before_over_now_{part}"] = result["before"][part] / result["now"][part]
     for name, value in result.items():
         print(f"{name:40}", value)
-    result |= {"config": to_json(config), "device": runtime.device_name(), "versions": runtime.versions()}
+    # Where the checkout lay says nothing; what it holds does.
+    commit = subprocess.run(["git", "-C", config.before, "rev-parse", "HEAD"], capture_output=True, text=True)
+    settings = {**to_json(config), "before": commit.stdout.strip() or config.before.name}
+    result |= {"config": settings, "device": runtime.device_name(), "versions": runtime.versions()}
     if config.json is not None:
         write_json(config.json, result)
     return result
