@@ -85,7 +85,7 @@ def _aligned(
 ) -> SemanticIds:
     own = key_column(item_keys)
     misfit = f"{path} has items such as {keys[0].as_py()!r}, the data has {own[0].as_py()!r}"
-    with as_input_error(f"{misfit}; write the data's own keys", pa.ArrowInvalid, pa.ArrowNotImplementedError):
+    with as_input_error(f"{misfit}; write the data's own keys", pa.ArrowException):
         keys = keys.cast(own.type)
     if len(keys.unique()) < len(keys):
         raise InputError(f"{path} has {len(keys) - len(keys.unique()):,} items more than once; give each one row")
