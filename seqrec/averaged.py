@@ -51,12 +51,16 @@ def _restore(like: Params | None, manager: ocp.CheckpointManager, step: int) -> 
     form = {
         "averaged": averaged,
         "params": {TABLE: averaged[TABLE]},
-        **_shapes({"step": saved["step"], "opt_state": {"table": rows}}, of_rows=averaged[TABLE]),
+        **_shapes(
+            {**{name: saved[name] for name in ("step", "cooldown") if name in saved}, "opt_state": {"table": rows}},
+            of_rows=averaged[TABLE],
+        ),
     }
     arrays, progress = restore_arrays(manager, step, form)
     averaged = arrays["averaged"]
     missed = RowState(first=None, second=None, n_updates=None, **arrays["opt_state"]["table"])
-    table = caught_up_average(arrays["params"].pop(TABLE), averaged.pop(TABLE), missed, arrays["step"])
+    table, mean_table = arrays["params"].pop(TABLE), averaged.pop(TABLE)
+    table = caught_up_average(table, mean_table, missed, arrays["step"], arrays.get("cooldown"))
     return {**averaged, TABLE: np.asarray(table) if like is None else table}, progress
 
 

@@ -52,6 +52,11 @@ class Progress:
     loss: RunningLoss = field(default_factory=RunningLoss)
     skipped: tuple[tuple[int, ...], ...] = ()
     """For each roll-back the places in the stream of batches that are left out since."""
+    reference: tuple[int, str] = (0, "")
+    """Of the schedule plateau: the step of the last validation that counted as better, and its queries' NDCG@10 as
+    `stopping.packed` writes them."""
+    cooldown: str = ""
+    """Why the learning rate has started to fall before the end was near, in words."""
 
     def position(self, step: int) -> int:
         """0-based place, in the stream of batches, of the batch of a 1-based step.
@@ -327,13 +332,15 @@ def _progress(fields: JsonObject) -> Progress:
             "validations": tuple((step, value) for step, value in fields["validations"]),
             "loss": RunningLoss(**fields.get("loss", {})),
             "skipped": tuple(tuple(positions) for positions in fields.get("skipped", ())),
+            "reference": tuple(fields.get("reference", (0, ""))),
         }
     )
 
 
 def _by_name(state: TrainState) -> JsonObject:
     """The saved fields as a dict: orbax fills copies of the tree with None, which a typed record refuses in tests."""
-    return {name: getattr(state, name) for name in ("step", "params", "opt_state", "averaged")}
+    fields = {name: getattr(state, name) for name in ("step", "params", "opt_state", "averaged", "cooldown")}
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _array_forms(tree: Any) -> dict[str, str]:

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from seqrec.data.batches import Queries
 from seqrec.generation import GREEDY, DecodingConfig, Generated, generate
-from seqrec.metrics import list_ranks, means, metric_sums
+from seqrec.metrics import list_ranks, means, metric_sums, metric_values
 from seqrec.model import Model, composed_params
 from seqrec.params import Params
 from seqrec.retrieval import BoostedVectors
@@ -214,12 +214,22 @@ def make_validate(
     *,
     n_generated: int | None = None,
     keep: Callable[[Float[np.ndarray, " queries"]], None] | None = None,
+    keep_ndcg: Callable[[Float[np.ndarray, " queries"]], None] | None = None,
 ) -> Validate:
     """How well trained parameters answer the validation queries: what epochs and trials are chosen by.
 
     A model with a decoder is judged by the `n_generated` items that it generates, any other by the target's rank; then
-    `keep` is given the ranks of each validation, and `validate` takes a `report`.
+    `keep` is given the ranks of each validation, and `validate` takes a `report`. `keep_ndcg` is given the NDCG@10 of
+    each query with a target.
     """
+
+    def figures(ranks: np.ndarray, where: np.ndarray | None = None) -> dict[str, float]:
+        if keep_ndcg is not None:
+            values = metric_values(ranks, ks=(10,), at_k=("ndcg",), without_k=(), where=where)["ndcg@10"]
+            is_query = True if where is None else np.asarray(where).reshape(len(values), -1).any(axis=1)
+            keep_ndcg(np.asarray(values)[np.broadcast_to(is_query, len(values))])
+        return means(metric_sums(ranks, where=where))
+
     if model.decoder is None or n_generated is None:
         eval_step = make_eval_step(model)
 
@@ -227,7 +237,7 @@ def make_validate(
             ranks = evaluate(eval_step, composed_params(model, params), queries, report=report).rank
             if keep is not None:
                 keep(ranks)
-            return means(metric_sums(ranks))
+            return figures(ranks)
 
         return validate_by_ranks
     n, truth = n_generated, queries.continuations(n_generated)
@@ -237,7 +247,7 @@ def make_validate(
         del report
         lists = generate_lists(step, composed_params(model, params), queries, n=n, max_length=model.reads.max_length)
         ranks = list_ranks(lists, truth)
-        return means(metric_sums(ranks.rank, where=ranks.where))
+        return figures(ranks.rank, ranks.where)
 
     return validate
 

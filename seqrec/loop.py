@@ -13,15 +13,16 @@ from jaxtyping import Array
 
 from seqrec import checkpoint, phases, runtime
 from seqrec.checkpoint import Progress
-from seqrec.config import check_at_least, check_fields
+from seqrec.config import check_at_least, check_fields, check_share
 from seqrec.data.batches import TrainingBatches
 from seqrec.data.prefetch import prefetched
 from seqrec.evaluation import Validate
 from seqrec.files import JsonObject
 from seqrec.loss_spikes import Spike, describe_spike, find_spike
 from seqrec.row_updates import caught_up
-from seqrec.sharding import agree_on_highest, split_rows
-from seqrec.training import StepMetrics, TrainState, TrainStep
+from seqrec.sharding import agree_on_highest, on_host, split_rows
+from seqrec.stopping import PerQuery, epochs_of, named, no_gain, none_better, out_of_time, with_validation
+from seqrec.training import StepMetrics, TrainState, TrainStep, with_cooldown
 from seqrec.types import Batch, InputError
 
 
@@ -30,14 +31,22 @@ class FitConfig:
     """How long to train, when to validate and save, and what to do when the loss diverges."""
 
     max_epochs: int = 15
-    """Largest number of epochs; the cosine schedule reaches 0 at the end of the last, or at max-steps."""
+    """Largest number of epochs; the learning rate has fallen to 0 at the end of the last, or at max-steps, unless its
+    schedule is constant."""
     max_steps: int = 0
     """Largest number of steps, inside an epoch too; 0 means no limit but max-epochs."""
     validate_every_steps: int = 0
     """Steps between two validations, each followed by a checkpoint; 0 validates at the end of each epoch. The last step
     is always validated."""
     patience: int = 5
-    """Stop after this many validations in a row without a better NDCG@10."""
+    """Stop after this many validations in a row without a better NDCG@10. With the schedule plateau the learning rate
+    then falls to 0, from the best weights, before training stops."""
+    gain_errors: float = 1.0
+    """With the schedule plateau: by how many standard errors of the paired difference of the users' NDCG@10 a
+    validation must be above the last one that counted as better, to count as better. 0: any rise counts."""
+    decay_share: float = 0.2
+    """With the schedule plateau: steps over which the learning rate falls to 0, as a share of the steps before, and at
+    least one epoch where validation has stopped improving. It reaches 0 by max-epochs, max-steps or max-minutes."""
     max_minutes: float = 0.0
     """Stop after the step in which training time, earlier parts of a resumed run included, passes this; the state is
     then validated and saved. 0 means no limit."""
@@ -59,7 +68,8 @@ class FitConfig:
     def __post_init__(self):
         check_fields(self)
         check_at_least(self, 1, "max_epochs", "patience", "log_every_steps", "save_every_steps", "max_roll_backs")
-        check_at_least(self, 0, "max_steps", "validate_every_steps", "max_minutes", "spike_deviations")
+        check_at_least(self, 0, "max_steps", "validate_every_steps", "max_minutes", "spike_deviations", "gain_errors")
+        check_share(self, "decay_share", zero=False)
 
     def n_steps(self, steps_per_epoch: int) -> int:
         """Steps of a run that nothing stops earlier, which the learning rate's schedule goes by.
@@ -77,17 +87,8 @@ class FitConfig:
         return f"reached max_epochs={self.max_epochs}"
 
 
-def epochs_of(step: int, steps_per_epoch: int) -> int | float:
-    """The epochs that a number of steps makes, whole where they are.
-
-    >>> epochs_of(20, 10), epochs_of(5, 10)
-    (2, 0.5)
-    """
-    return round(step / steps_per_epoch, 6) if step % steps_per_epoch else step // steps_per_epoch
-
-
-_OUT_OF_TIME = 1
-"""Below the numbers of the signals that ask to stop, so that processes which agree on the highest heed a signal."""
+_COOL_DOWN, _OUT_OF_TIME = 1, 2
+"""What processes ask each other for, beside the numbers of signals, to which 2 is added: all heed the highest."""
 
 
 def fit(
@@ -100,6 +101,7 @@ def fit(
     record: Callable[[JsonObject], None],
     rewind: Callable[[int], None],
     config: FitConfig,
+    ndcg_of_queries: Callable[[], PerQuery | None] = lambda: None,
 ) -> tuple[TrainState, Progress, str]:
     """Trains from the latest checkpoint, or from `state` if there is none; returns the last state, the progress and
     why training stopped.
@@ -108,6 +110,12 @@ def fit(
     (`validate` returns at least "ndcg@10") and a checkpoint is saved; the best and the latest are kept. `record`
     receives one dict for each interval and each validation. `rewind(step)` is called where training begins and after
     each roll-back: what was recorded of later steps will be recorded again.
+
+    A state with a cooldown has the schedule plateau: the learning rate falls to 0 as its cooldown says or, if
+    validation stops improving earlier, from then on and from the best weights. Steps count on when training returns to
+    these, so `progress.step` is then ahead of `state.step`, the number of updates of the weights. `ndcg_of_queries()`
+    returns the NDCG@10 of each query in the latest validation, from which the noise of its mean follows; None if it is
+    not known.
 
     Raises:
       InputError: the loss is a spike, or the loss or the state has a number that is not finite, and `config` does not
@@ -128,6 +136,7 @@ def fit(
         runtime.log.info("resumed     from the checkpoint of step %d", progress.step)
     elif config.on_spike == "roll-back":
         checkpoint.save(checkpoints, state, progress)
+    del saved
     constants = state.constants
 
     def step_with_constants(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
@@ -137,16 +146,31 @@ def fit(
         constants = state.constants
         return state, metrics
 
-    training = _Training(step_with_constants, batches, validate, checkpoints, record, config)
+    training = _Training(step_with_constants, batches, validate, checkpoints, record, config, ndcg_of_queries)
+    rewind(progress.step)
     while True:
-        rewind(progress.step)
         try:
-            return _train(training, state, progress)
+            state, progress, reason = _train(training, state, progress)
         except Spike as spike:
             checkpoint.finish(checkpoints)
             # Without the traceback, whose frames would keep the old state in memory.
             state, progress = _roll_back(training, spike.with_traceback(None), progress, like)
             state = replace(state, constants=constants)
+            rewind(progress.step)
+        else:
+            if reason:
+                return state, progress, reason
+            from_step, n_steps = _next_cooldown(progress, config, batches.steps_per_epoch)
+            if from_step != progress.step:
+                del state  # two would not fit where one does
+                state = replace(checkpoint.restore(checkpoints, like, from_step)[0], constants=constants)
+            state = with_cooldown(state, int(on_host(state.step)), n_steps)
+            runtime.log.info(
+                "cooldown    after %s: the learning rate falls to 0 over %s steps, from the weights of %s",
+                progress.cooldown,
+                f"{n_steps:,}",
+                named(from_step, batches.steps_per_epoch),
+            )
 
 
 class _Training(NamedTuple):
@@ -158,6 +182,7 @@ class _Training(NamedTuple):
     checkpoints: ocp.CheckpointManager
     record: Callable[[JsonObject], None]
     config: FitConfig
+    ndcg_of_queries: Callable[[], PerQuery | None]
 
 
 def _roll_back(training: _Training, spike: Spike, progress: Progress, like: TrainState) -> tuple[TrainState, Progress]:
@@ -166,7 +191,7 @@ def _roll_back(training: _Training, spike: Spike, progress: Progress, like: Trai
     Raises:
       InputError: the config says to stop, or there is no checkpoint.
     """
-    _, batches, _, checkpoints, _, config = training
+    batches, checkpoints, config = training.batches, training.checkpoints, training.config
     finding = describe_spike(spike, batches, progress.position(spike.step))
     n_before = len(progress.skipped)
     if config.on_spike == "stop" or n_before == config.max_roll_backs:
@@ -195,14 +220,15 @@ def _roll_back(training: _Training, spike: Spike, progress: Progress, like: Trai
 
 
 def _train(training: _Training, state: TrainState, progress: Progress) -> tuple[TrainState, Progress, str]:
-    """As `fit`, up to the first spike.
+    """As `fit`, up to the first spike, or with no reason up to where a cooldown starts, for `progress.cooldown`.
 
     Raises:
       Spike: nothing was saved after it.
     """
-    train_step, batches, validate, checkpoints, record, config = training
+    train_step, batches, validate, checkpoints, record, config, ndcg_of_queries = training
     per_epoch = batches.steps_per_epoch
-    n_steps, validate_every = config.n_steps(per_epoch), config.validate_every_steps or per_epoch
+    full_rate_until, n_steps = _last_steps(state, progress, config.n_steps(per_epoch))
+    is_plateau, validate_every = state.cooldown is not None, config.validate_every_steps or per_epoch
     earlier_seconds, started = progress.train_seconds, runtime.seconds()
     interval: list[StepMetrics] = []
     interval_started = started
@@ -254,11 +280,13 @@ def _train(training: _Training, state: TrainState, progress: Progress) -> tuple[
         best_before, epoch = progress.best[1], epochs_of(step, per_epoch)
         evaluated = caught_up(state)
         figures = validate(evaluated.averaged)
+        ndcg = ndcg_of_queries() if is_plateau else None
         # Before the save: a run that is killed in between drops the line when it goes on, and writes it again.
         raw = {"valid_raw": validate(evaluated.params)} if config.validate_raw else {}
         del evaluated  # a second table, where steps are sparse
         note({"step": step, "epoch": epoch, "valid": figures, **raw})
-        save(step, validations=(*progress.validations, (step, figures["ndcg@10"])))
+        validated = with_validation(progress, step, figures["ndcg@10"], ndcg, gain_errors=config.gain_errors)
+        save(step, validations=validated.validations, reference=validated.reference if is_plateau else (0, ""))
         if runtime.is_first():
             phase.say(
                 (f"epoch {epoch:3d}" if isinstance(epoch, int) else f"step {step:6,}")
@@ -268,17 +296,34 @@ def _train(training: _Training, state: TrainState, progress: Progress) -> tuple[
             )
         interval_started = runtime.seconds()
 
-    def asked_to_stop() -> int:
-        """The number of the signal that asks any process to stop, `_OUT_OF_TIME`, or 0."""
-        is_late = config.max_minutes > 0 and seconds_so_far() >= 60 * config.max_minutes
-        return agree_on_highest(runtime.requested_stop() or (_OUT_OF_TIME if is_late else 0))
+    def asked_to_stop(step: int) -> int:
+        """The highest that any process asks for: a signal's number and `_OUT_OF_TIME`, one of these two, or 0."""
+        asked, limit, passed = 0, 60 * config.max_minutes, seconds_so_far()
+        if (number := runtime.requested_stop()) is not None:
+            asked = _OUT_OF_TIME + number
+        elif limit and passed >= limit:
+            asked = _OUT_OF_TIME
+        elif limit and at_full_rate(step) and passed * (1 + config.decay_share) >= limit:
+            asked = _COOL_DOWN
+        return agree_on_highest(asked)
+
+    def at_full_rate(step: int) -> bool:
+        """Whether a cooldown may yet start after this step."""
+        return is_plateau and step < full_rate_until
 
     def batch_of(step: int) -> Batch:
         return batches.batch(progress.position(step))
 
-    reason = _reason_to_stop(progress, config, per_epoch)
-    first = progress.step + 1
-    steps = range(first, n_steps + 1) if not reason else range(0)
+    def ends(step: int) -> tuple[str, str]:
+        """Why no further step is taken, and why a cooldown starts."""
+        reason = "" if is_plateau else none_better(progress, config.patience, per_epoch)
+        why = no_gain(progress, config.patience) if at_full_rate(step) else ""
+        return reason or out_of_time(progress, config.max_minutes), why
+
+    step = progress.step
+    reason, why = ends(step)
+    first = step + 1
+    steps = range(first, n_steps + 1) if not (reason or why) else range(0)
     counted = phases.progress("training", n_steps, unit="steps", done=progress.step)
     with counted as phase, runtime.interruptible(), prefetched(batch_of) as batch:
         for step in steps:
@@ -295,21 +340,28 @@ def _train(training: _Training, state: TrainState, progress: Progress) -> tuple[
             if len(interval) == config.log_every_steps or step % per_epoch == 0 or is_due or is_save_due:
                 flush(step)
             # Processes agree at the end of an interval, where they wait for the step's metrics anyway.
-            stop = asked_to_stop() if jax.process_count() == 1 or not interval else 0
+            stop = asked_to_stop(step) if jax.process_count() == 1 or not interval else 0
             if stop:
                 flush(step)
             if is_due or stop == _OUT_OF_TIME:
                 validate_and_save(step)
-                reason = _reason_to_stop(progress, config, per_epoch) if step < n_steps else ""
-            elif is_save_due or stop:
+                reason, why = ends(step) if step < n_steps else ("", "")
+            elif is_save_due or stop > _OUT_OF_TIME:
                 save(step)
-            if stop and stop != _OUT_OF_TIME:
+            if stop > _OUT_OF_TIME:
                 checkpoint.finish(checkpoints)
-                raise runtime.Interrupted(f"stopped at step {step}; the state is saved", stop)
-            if reason:
+                raise runtime.Interrupted(f"stopped at step {step}; the state is saved", stop - _OUT_OF_TIME)
+            if stop == _COOL_DOWN:
+                why = why or f"{seconds_so_far() / 60:.1f} of max_minutes={config.max_minutes:g}"
+            if reason or why:
                 break
+            if is_plateau and step == full_rate_until and runtime.is_first():
+                phase.say(f"cooldown    the learning rate falls to 0 over the last {n_steps - step:,} steps of the run")
         checkpoint.finish(checkpoints)
-    return state, progress, reason or config.limit(per_epoch)
+    if why and not reason:
+        return state, replace(progress, step=step, train_seconds=seconds_so_far(), cooldown=why), ""
+    cooled = f"the learning rate has fallen to 0, from after {progress.cooldown}" if progress.cooldown else ""
+    return state, progress, reason or cooled or config.limit(per_epoch)
 
 
 @jax.jit
@@ -318,14 +370,20 @@ def _is_finite(state: TrainState) -> Array:
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()
 
 
-def _reason_to_stop(progress: Progress, config: FitConfig, per_epoch: int) -> str:
-    """Why no further step is taken, or ""; checked before the first step too, so that a finished run stays finished."""
-    values = [value for _, value in progress.validations]
-    if values and len(values) - 1 - int(np.argmax(values)) >= config.patience:
-        step, value = progress.best
-        epoch = epochs_of(step, per_epoch)
-        when = f"epoch {epoch}" if isinstance(epoch, int) else f"step {step}"
-        return f"{config.patience} validations without a better NDCG@10 than {value:.4f} of {when}"
-    if values and config.max_minutes and progress.train_seconds >= 60 * config.max_minutes:
-        return f"trained for {progress.train_seconds / 60:.1f} minutes, with max_minutes={config.max_minutes:g}"
-    return ""
+def _last_steps(state: TrainState, progress: Progress, n_steps: int) -> tuple[int, int]:
+    """The last step at the full learning rate and the last of all; both `n_steps` without the schedule plateau."""
+    if state.cooldown is None:
+        return n_steps, n_steps
+    start, n_falling = on_host(state.cooldown).tolist()
+    full_rate_until = progress.step - int(on_host(state.step)) + start
+    return full_rate_until, full_rate_until + n_falling
+
+
+def _next_cooldown(progress: Progress, config: FitConfig, per_epoch: int) -> tuple[int, int]:
+    """The step from whose weights the rate falls, and over how many steps; it ends within the run."""
+    n_left = config.n_steps(per_epoch) - progress.step
+    if no_gain(progress, config.patience):
+        from_step = progress.best[0]
+        return from_step, min(n_left, max(per_epoch, round(config.decay_share * from_step)))
+    # With some time to spare, since steps are not equally fast.
+    return progress.step, min(n_left, max(1, int(0.95 * config.decay_share * progress.step)))

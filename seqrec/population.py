@@ -33,8 +33,9 @@ def members(first: TrainState, scalars: Scalars, *, n_members: int) -> Members:
     # Copied, since a step takes the memory of what it is given.
     scalars = jax.tree.map(jnp.copy, scalars)
     spread = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], n_members, axis=0), _parts(first))
-    constants = jax.tree.map(jnp.copy, first.constants)
-    return Members(replace(first, step=jnp.copy(first.step), **spread, constants=constants), scalars)
+    names = ("step", "constants", "cooldown")
+    shared = {name: jax.tree.map(jnp.copy, getattr(first, name)) for name in names}
+    return Members(replace(first, **shared, **spread), scalars)
 
 
 def member(population: Members, place: int) -> TrainState:

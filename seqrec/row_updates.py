@@ -17,7 +17,18 @@ from jaxtyping import Array, Float, Int
 from seqrec.model import Model, keep_params, loss_keys
 from seqrec.params import Params, init_params
 from seqrec.sharding import constrain_items, constrain_params, constrain_state, split_items
-from seqrec.training import OptimizerConfig, StepMetrics, TrainState, TrainStep, learning_rate, make_optimizer
+from seqrec.training import (
+    OptimizerConfig,
+    StepMetrics,
+    TrainState,
+    TrainStep,
+    kept_in_average,
+    learning_rate,
+    make_optimizer,
+    rate_share,
+    scaled_to_rate,
+    weight_in_average,
+)
 from seqrec.types import Batch, InputError
 
 TABLE = "item_table"
@@ -48,7 +59,8 @@ class RowState:
     """Float[Array, ""]. Log of the product of all steps' weight decays, 1 - rate x decay."""
     total_past: Any
     """Float[Array, ""]. The sum over the steps j so far of average_decay ** (step - j) / (product of the decays after
-    step j): what a row that is 1 now, and was but decayed, has gathered for its average."""
+    step j): what a row that is 1 now, and was but decayed, has gathered for its average. With a cooldown the powers
+    are the weights of step j in the average."""
     average_decay: Any
     """Float[Array, ""]. Decay of the moving average."""
 
@@ -185,18 +197,20 @@ def make_sparse_step(model: Model, config: OptimizerConfig, *, n_steps: int, see
             scale = jnp.minimum(1.0, config.clip_norm / jnp.maximum(norm, 1e-30))
             gradients, of_rows = jax.tree.map(lambda leaf: scale * leaf, (gradients, of_rows))
         updates, of_others = optimizer.update(gradients[0], state.opt_state.others, others)
-        others = constrain_params(optax.apply_updates(others, updates), specs)
-        averaged = optax.incremental_update(others, _without_table(state.averaged), 1.0 - config.average_decay)
+        others = constrain_params(optax.apply_updates(others, scaled_to_rate(updates, state)), specs)
+        new_weight = weight_in_average(state, config.average_decay)
+        averaged = optax.incremental_update(others, _without_table(state.averaged), new_weight)
         decay = config.weight_decay if model.specs[TABLE].decay else 0.0
-        table, mean_table, rows = _update_rows(
-            (table, state.averaged[TABLE], rows), touched, of_rows, rate_of(state.step), state.step, decay, config.b2
-        )
-        new = TrainState(
-            state.step + 1,
-            {**others, TABLE: table},
-            SparseState(of_others, rows),
-            {**averaged, TABLE: mean_table},
-            state.constants,
+        rate = rate_of(state.step)
+        if state.cooldown is not None:
+            rate = rate * rate_share(state.step, state.cooldown)
+        table, mean_table, rows = _update_rows(state, touched, of_rows, rate, decay, config.b2)
+        new = replace(
+            state,
+            step=state.step + 1,
+            params={**others, TABLE: table},
+            opt_state=SparseState(of_others, rows),
+            averaged={**averaged, TABLE: mean_table},
         )
         return new, StepMetrics(loss=mean, n_targets=count, gradient_norm=norm)
 
@@ -207,23 +221,24 @@ Tables = tuple[Array, Array, RowState]
 """The item table, its average, and what the optimizer keeps of it."""
 
 
-def _update_rows(
-    tables: Tables, touched: Array, gradients: Array, rate: Any, step: Array, decay: Any, b2: float
-) -> Tables:
+def _update_rows(state: TrainState, touched: Array, gradients: Array, rate: Any, decay: Any, b2: float) -> Tables:
     """The tables after one step's gradients of the rows `touched`."""
-    table, mean_table, rows = tables
+    step, cooldown = state.step, state.cooldown
+    tables = table, mean_table, rows = state.params[TABLE], state.averaged[TABLE], state.opt_state.table
     weights, averages, old = jax.tree.map(
         lambda leaf: leaf.at[touched].get(mode="clip") if leaf.ndim else leaf, (table, mean_table, rows)
     )
-    weights, averages = _caught_up(weights, averages, old, step)
+    weights, averages = _caught_up(weights, averages, old, step, cooldown)
     n_updates = old.n_updates + 1
     first = B1 * old.first + (1 - B1) * gradients
     second = b2 * old.second + (1 - b2) * jnp.mean(jnp.square(gradients), axis=1)
     moved = (first / _bias(B1, n_updates)) / (jnp.sqrt(second[:, None] / _bias(b2, n_updates)) + EPS)
     weights = weights - rate * (moved + decay * weights)
-    averages = old.average_decay * averages + (1 - old.average_decay) * weights
+    new_weight = weight_in_average(state, old.average_decay)
+    kept = old.average_decay if cooldown is None else 1 - new_weight
+    averages = kept * averages + new_weight * weights
     total = rows.total_log_decay + jnp.log1p(-rate * decay)
-    past = 1 + rows.average_decay / (1 - rate * decay) * rows.total_past
+    past = (1 if cooldown is None else new_weight) + kept / (1 - rate * decay) * rows.total_past
     # By way of all that was read: what could be written earlier XLA copies first, whole.
     is_number = ~jnp.isnan(averages[:, 0])
     when, log_decay, own_past = (jnp.where(is_number, each, 0) for each in (step + 1, total, past))
@@ -240,12 +255,19 @@ def _bias(decay: float, n_updates: Int[Array, " n"]) -> Float[Array, "n 1"]:
     return 1 - decay ** n_updates[:, None].astype(jnp.float32)
 
 
-def _caught_up(weights: Array, averages: Array, rows: RowState, step: Array) -> tuple[Array, Array]:
+def _caught_up(
+    weights: Array, averages: Array, rows: RowState, step: Array, cooldown: Array | None
+) -> tuple[Array, Array]:
     """Rows of the item table and of its average as they stand after `step` steps, of which they missed some."""
     decayed = jnp.exp(rows.total_log_decay - rows.log_decay)
-    kept = rows.average_decay ** (step - rows.step).astype(jnp.float32)
+    if cooldown is None:
+        kept = rows.average_decay ** (step - rows.step).astype(jnp.float32)
+    else:
+        kept = jnp.where(rows.average_decay > 0, kept_in_average(rows.step, step, cooldown), rows.step == step)
     # What the missed steps add to the average of a row of ones, as it now stands.
-    added = (1 - rows.average_decay) * (decayed * rows.total_past - kept * rows.past)
+    added = decayed * rows.total_past - kept * rows.past
+    if cooldown is None:
+        added = (1 - rows.average_decay) * added
     return decayed[:, None] * weights, kept[:, None] * averages + added[:, None] * weights
 
 
@@ -271,7 +293,7 @@ def has_sparse_updates(opt_state: Any) -> bool:
 def _caught_up_state(state: TrainState) -> TrainState:
     rows = state.opt_state.table
     # Compiled alone, as in `caught_up_average`, so that both are the same to the bit.
-    table, average = _caught_up_tables(state.params[TABLE], state.averaged[TABLE], rows, state.step)
+    table, average = _caught_up_tables(state.params[TABLE], state.averaged[TABLE], rows, state.step, state.cooldown)
     rows = replace(
         rows,
         step=jnp.full_like(rows.step, state.step),
@@ -290,12 +312,12 @@ NEEDED_TO_CATCH_UP = ("step", "log_decay", "past", "total_log_decay", "total_pas
 """Fields of `RowState` that `caught_up_average` reads."""
 
 
-def caught_up_average(table: Any, mean_table: Any, rows: RowState, step: Any) -> Array:
+def caught_up_average(table: Any, mean_table: Any, rows: RowState, step: Any, cooldown: Any = None) -> Array:
     """The average of the item table, whose rows have made up for all missed steps; it takes the tables' memory.
 
     Of the optimizer's state it reads the fields `NEEDED_TO_CATCH_UP`; the others may be None.
     """
-    return jax.jit(_caught_up, donate_argnums=(0, 1))(table, mean_table, rows, step)[1]
+    return jax.jit(_caught_up, donate_argnums=(0, 1))(table, mean_table, rows, step, cooldown)[1]
 
 
 def _without_table(tree: Params) -> Params:

@@ -1,14 +1,16 @@
 """State in, state out: the optimizer and the jitted training step."""
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import struct
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Float, Int, Shaped
 
 from seqrec.config import TRACED, Range, check_above, check_at_least, check_fields, check_share
 from seqrec.model import Model, loss_keys
@@ -23,8 +25,9 @@ class OptimizerConfig:
 
     learning_rate: Annotated[float, TRACED, Range(3e-4, 1e-2, log=True)] = 2e-3
     """Learning rate after warm-up."""
-    schedule: Literal["cosine", "constant"] = "cosine"
-    """Learning rate after warm-up: cosine decays it to 0 at the end of the last epoch, constant keeps it."""
+    schedule: Literal["cosine", "constant", "plateau"] = "cosine"
+    """Learning rate after warm-up. cosine: it falls to 0 at the end of the last epoch. constant: it stays. plateau: it
+    stays until validation stops improving or the end is near, and then falls to 0; see --patience and --decay-share."""
     warmup_steps: int = 100
     """Steps over which the learning rate rises linearly from 0."""
     weight_decay: Annotated[float, TRACED, Range(1e-3, 0.5, log=True)] = 0.05
@@ -45,7 +48,8 @@ class OptimizerConfig:
     """Largest norm of a step's gradient; larger ones are scaled down to it. 0 means no limit."""
     average_decay: float = 0.99
     """Decay of the exponential moving average of the weights, 0 to below 1; the averaged weights are the ones
-    evaluated. 0 evaluates the raw weights."""
+    evaluated. 0 evaluates the raw weights. With the schedule plateau any other value means an average over about the
+    last ninth of the steps so far."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -67,6 +71,9 @@ class TrainState:
     """Exponential moving average of `params`, which evaluation uses."""
     constants: Any = None
     """`Model.step_constants`, split over the mesh; checkpoints leave them out."""
+    cooldown: Any = None
+    """Int[Array, "2"]. Of the schedule plateau, the steps after which the learning rate starts to fall, and over how
+    many steps it falls to 0. None elsewhere."""
 
 
 @struct.dataclass
@@ -88,7 +95,7 @@ def make_optimizer(config: OptimizerConfig, specs: Params, *, n_steps: int) -> o
     ['init', 'update']
     """
     # Where it never changes, optax need not count steps.
-    changes = config.schedule != "constant" or config.warmup_steps
+    changes = config.schedule == "cosine" or config.warmup_steps
     rate = learning_rate(config, n_steps=n_steps) if changes else config.learning_rate
     decay = {"weight_decay": config.weight_decay, "mask": decay_mask(specs)}
     if config.second_moments == "full":
@@ -103,7 +110,7 @@ def make_optimizer(config: OptimizerConfig, specs: Params, *, n_steps: int) -> o
 
 
 def learning_rate(config: OptimizerConfig, *, n_steps: int) -> optax.Schedule:
-    """The rate of the step after each number of steps, in a run of `n_steps`.
+    """The rate of the step after each number of steps, in a run of `n_steps`; of plateau, before its cooldown.
 
     >>> rate = learning_rate(OptimizerConfig(learning_rate=0.1, warmup_steps=10), n_steps=100)
     >>> round(float(rate(5)), 3), round(float(rate(55)), 3)  # half of the rise, half of the cosine
@@ -118,6 +125,77 @@ def learning_rate(config: OptimizerConfig, *, n_steps: int) -> optax.Schedule:
     if warmup:
         return optax.schedules.linear_schedule(0.0, config.learning_rate, warmup)
     return optax.schedules.constant_schedule(config.learning_rate)
+
+
+def cooldown_within(n_steps: int, *, decay_share: float) -> tuple[int, int]:
+    """The cooldown at the end of a run of `n_steps`: after how many steps it starts, and over how many it goes.
+
+    It takes `decay_share` of the steps before it.
+
+    >>> cooldown_within(120, decay_share=0.2)
+    (100, 20)
+    """
+    n_falling = max(1, round(n_steps * decay_share / (1 + decay_share)))
+    return n_steps - n_falling, n_falling
+
+
+def with_cooldown(state: TrainState, start: int, n_steps: int) -> TrainState:
+    """The state of a run whose learning rate falls to 0 from step `start` on, over `n_steps`."""
+    cooldown = np.array([start, n_steps], np.int32)
+    return replace(state, cooldown=jax.device_put(cooldown, state.step.sharding))
+
+
+def rate_share(step: Int[Array, ""], cooldown: Int[Array, "2"]) -> Float[Array, ""]:
+    """The share of the learning rate that is left in the step after `step` steps (Hägele et al. 2024, 1-sqrt).
+
+    >>> [float(rate_share(jnp.int32(step), jnp.array([100, 20]))) for step in (99, 100, 105, 120, 130)]
+    [1.0, 1.0, 0.5, 0.0, 0.0]
+    """
+    return 1.0 - jnp.sqrt(jnp.clip((step - cooldown[0]) / cooldown[1], 0.0, 1.0))
+
+
+def scaled_to_rate(updates: Params, state: TrainState) -> Params:
+    """The optimizer's updates as the cooldown leaves them: AdamW's are proportional to the learning rate."""
+    if state.cooldown is None:
+        return updates
+    share = rate_share(state.step, state.cooldown)
+    return jax.tree.map(lambda update: share * update, updates)
+
+
+N_AVERAGED = 9
+"""The average of the schedule plateau covers about one step in this many of those so far."""
+
+
+def weight_in_average(state: TrainState, average_decay: Any) -> Any:
+    """The weight that the next step's parameters get in the moving average.
+
+    With a cooldown it is 9 / (8 + t) in step t, which averages over about the last ninth of the steps whatever their
+    number (Shamir and Zhang 2013, section 4); t counts from the start of training, and afresh from the start of the
+    cooldown.
+    """
+    if state.cooldown is None:
+        return 1.0 - average_decay
+    start = state.cooldown[0]
+    earlier = state.step - jnp.where(state.step >= start, start, 0)
+    return jnp.where(average_decay > 0, N_AVERAGED / (N_AVERAGED + earlier), 1.0)
+
+
+def kept_in_average(
+    before: Int[Array, "*rows"], now: Int[Array, ""], cooldown: Int[Array, "2"]
+) -> Float[Array, "*rows"]:
+    """The weight of the average after `before` steps in that after `now` steps: the product of 1 - `weight_in_average`
+    over the steps between.
+
+    >>> between = [1 - 9 / (8 + t) for t in (4, 5, 6)]
+    >>> kept = kept_in_average(jnp.array([3, 6]), jnp.int32(6), jnp.array([10, 5]))
+    >>> [round(float(share), 4) for share in kept], round(math.prod(between), 4)
+    ([0.0275, 1.0], 0.0275)
+    """
+    start = jnp.where(now > cooldown[0], cooldown[0], 0)
+    earlier, later = jnp.maximum(before - start, 0), jnp.maximum(now - start, 1)
+    # (t - 1) / (t + 8) over consecutive t: all but the nine first numerators and the nine last denominators cancel.
+    shares = [(earlier + place) / (later + place) for place in range(N_AVERAGED)]
+    return jnp.where(before == now, 1.0, math.prod(shares))
 
 
 def scale_by_row_wise_adam(
@@ -226,9 +304,9 @@ def make_train_step(
         gradients_of = gradients_in_parts if accumulation_steps > 1 else jax.value_and_grad(mean_loss, has_aux=True)
         (mean, count), gradients = gradients_of(state.params, state.constants, batch, keys=keys)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        params = constrain_params(optax.apply_updates(state.params, updates), model.specs)
-        averaged = optax.incremental_update(params, state.averaged, 1.0 - average_decay)
+        params = constrain_params(optax.apply_updates(state.params, scaled_to_rate(updates, state)), model.specs)
+        averaged = optax.incremental_update(params, state.averaged, weight_in_average(state, average_decay))
         metrics = StepMetrics(loss=mean, n_targets=count, gradient_norm=optax.tree.norm(gradients))
-        return TrainState(state.step + 1, params, opt_state, averaged, state.constants), metrics
+        return replace(state, step=state.step + 1, params=params, opt_state=opt_state, averaged=averaged), metrics
 
     return jax.jit(step, donate_argnums=0)

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from seqrec.data.batches import training_batches
 from seqrec.data.splits import leave_last_out
 from seqrec.data.store import store_from_sequences
 from seqrec.loop import FitConfig, fit
-from seqrec.training import StepMetrics, TrainState
+from seqrec.training import StepMetrics, TrainState, cooldown_within, rate_share, with_cooldown
 
 HISTORIES = [[1 + (user + place) % 7 for place in range(5 + user % 3)] for user in range(24)]
 STORE = store_from_sequences(HISTORIES)
@@ -33,7 +34,10 @@ def step_of(
     bad_weights_at: int = 0,
     bad_batches: tuple[int, ...] = (),
 ):
-    """A step that mixes each batch into the weights, and can go wrong at a 1-based step or over 0-based batches."""
+    """A step that mixes each batch into the weights, and can go wrong at a 1-based step or over 0-based batches.
+
+    Its gradient's norm is the share of the learning rate that is left, which is on record by the lines.
+    """
 
     def step(state, batch):
         number = state.step + 1
@@ -42,14 +46,16 @@ def step_of(
             # A later epoch may have these rows together again, which is another batch.
             same = jnp.all(jnp.asarray(batch.items) == BATCHES.batch(position).items)
             is_bad |= same & (number <= position + 1)
-        w = 0.9 * state.params["w"] + jnp.sum(jnp.asarray(batch.items) * jnp.asarray(batch.positions))
+        rate = jnp.float32(1.0) if state.cooldown is None else rate_share(state.step, state.cooldown)
+        w = 0.9 * state.params["w"] + rate * jnp.sum(jnp.asarray(batch.items) * jnp.asarray(batch.positions))
         w = jnp.where(number == bad_weights_at, jnp.inf, w)
         metrics = StepMetrics(
             loss=jnp.where(is_bad, bad_loss, 1.0 / number),
             n_targets=jnp.sum(jnp.asarray(batch.next_items) > 0),
-            gradient_norm=jnp.where(number == bad_norm_at, jnp.inf, 1.0),
+            gradient_norm=jnp.where(number == bad_norm_at, jnp.inf, rate),
         )
-        return TrainState(number, {"w": w}, (), {"w": 0.5 * (state.averaged["w"] + w)}), metrics
+        averaged = {"w": 0.5 * (state.averaged["w"] + w)}
+        return replace(state, step=number, params={"w": w}, averaged=averaged), metrics
 
     return jax.jit(step)
 
@@ -68,7 +74,7 @@ class Run:
     def __init__(self, directory, values=(0.5,) * 100):
         self.directory, self.values, self.lines = directory, list(values), []
 
-    def fit(self, *, at_line=None, step=None, validate=None, **config):
+    def fit(self, *, at_line=None, step=None, validate=None, plateau=False, ndcg_of_queries=lambda: None, **config):
         settings = FitConfig(**{"max_epochs": 3, "log_every_steps": 2, **config})
         with open_checkpoints(self.directory) as checkpoints:
 
@@ -77,8 +83,13 @@ class Run:
                 if at_line is not None:
                     at_line(line)
 
+            state = start_state()
+            if plateau:
+                state = with_cooldown(
+                    state, *cooldown_within(settings.n_steps(PER_EPOCH), decay_share=settings.decay_share)
+                )
             return fit(
-                start_state(),
+                state,
                 train_step=step or step_of(),
                 batches=BATCHES,
                 validate=validate or (lambda params: {"ndcg@10": self.values[len(self.validations)], "mrr": 0.0}),
@@ -86,6 +97,7 @@ class Run:
                 record=record,
                 rewind=self.rewind,
                 config=settings,
+                ndcg_of_queries=ndcg_of_queries,
             )
 
     def rewind(self, step):

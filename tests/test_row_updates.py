@@ -1,5 +1,7 @@
 """Sparse steps equal dense ones where every row is read; else decay and average are those of the missed steps."""
 
+from dataclasses import replace
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -14,7 +16,14 @@ from seqrec.losses.sampled import sampled_loss, sampled_softmax
 from seqrec.losses.softmax import softmax_loss
 from seqrec.negatives import uniform
 from seqrec.row_updates import caught_up, init_sparse_state, make_sparse_step
-from seqrec.training import OptimizerConfig, init_state, learning_rate, make_optimizer, make_train_step
+from seqrec.training import (
+    OptimizerConfig,
+    init_state,
+    learning_rate,
+    make_optimizer,
+    make_train_step,
+    with_cooldown,
+)
 from seqrec.types import Batch, InputError
 
 N_STEPS = 12
@@ -35,30 +44,36 @@ def batch_of(items):
     return Batch(items, following, is_item.astype(jnp.int32), jnp.where(is_item, jnp.arange(items.shape[1]), 0))
 
 
-def dense_states(model, config, batches):
+def in_state(state, cooldown):
+    return with_cooldown(state, *cooldown) if cooldown else state
+
+
+def dense_states(model, config, batches, cooldown=()):
     optimizer = make_optimizer(config, model.specs, n_steps=N_STEPS)
     step = make_train_step(model, optimizer, seed=0, average_decay=config.average_decay)
-    state = init_state(model, optimizer, seed=0)
+    state = in_state(init_state(model, optimizer, seed=0), cooldown)
     for batch in batches:
         state, metrics = step(state, batch)
     return state, metrics
 
 
-def sparse_states(model, config, batches):
+def sparse_states(model, config, batches, cooldown=()):
     step = make_sparse_step(model, config, n_steps=N_STEPS, seed=0)
-    state = init_sparse_state(model, config, n_steps=N_STEPS, seed=0)
+    state = in_state(init_sparse_state(model, config, n_steps=N_STEPS, seed=0), cooldown)
     for batch in batches:
         state, metrics = step(state, batch)
     return state, metrics
 
 
-def test_where_every_row_is_read_states_are_those_of_dense_steps():
+@pytest.mark.parametrize("cooldown", [(), (5, 4)], ids=["cosine", "plateau"])
+def test_where_every_row_is_read_states_are_those_of_dense_steps(cooldown):
+    config = replace(CONFIG, schedule="plateau") if cooldown else CONFIG
     model = model_of(5)  # 64 draws of 5 items: each is among them
     batches = [
         batch_of(np.random.default_rng(i).integers(1, 6, (2, 6)) * [[1] * 6, [1] * 4 + [0] * 2]) for i in range(9)
     ]
-    dense, dense_metrics = dense_states(model, CONFIG, batches)
-    sparse, metrics = sparse_states(model, CONFIG, batches)
+    dense, dense_metrics = dense_states(model, config, batches, cooldown)
+    sparse, metrics = sparse_states(model, config, batches, cooldown)
     chex.assert_trees_all_close(metrics, dense_metrics, rtol=1e-5)
     # Rows behind the catalogue are never read: their decay is made up for.
     sparse = caught_up(sparse)
@@ -95,6 +110,28 @@ def test_a_row_that_is_not_read_decays_and_is_averaged_as_in_dense_steps():
     evaluated, _ = step(jax.tree.map(jnp.copy, now), late)
     undisturbed, _ = step(state, late)
     chex.assert_trees_all_close(caught_up(evaluated), caught_up(undisturbed), rtol=1e-5, atol=1e-7)
+
+
+def test_a_row_that_misses_steps_of_a_cooldown_follows_its_rate_and_its_average(tmp_path):
+    model = model_of(50, n_negatives=1)
+    config = OptimizerConfig(learning_rate=0.05, schedule="plateau", warmup_steps=0, weight_decay=0.4)
+    state, _ = sparse_states(model, config, [batch_of([[1, 2, 3, 4, 5, 1]])] * 8, cooldown := (4, 6))
+    unread = np.flatnonzero(np.asarray(state.opt_state.table.n_updates) == 0)
+    first = np.asarray(state.params["item_table"])[unread]
+    weights = average = first
+    for step in range(8):
+        rate = 0.05 * (1 - np.sqrt(max(step - cooldown[0], 0) / cooldown[1]))
+        weights = weights * (1 - rate * 0.4)
+        t = step + 1 if step < cooldown[0] else step + 1 - cooldown[0]
+        average = average + 9 / (8 + t) * (weights - average)
+    now = caught_up(state)
+    np.testing.assert_allclose(now.params["item_table"][unread], weights, rtol=1e-5)
+    np.testing.assert_allclose(now.averaged["item_table"][unread], average, rtol=1e-5)
+    chex.assert_trees_all_equal(caught_up(now), now)
+    with open_checkpoints(tmp_path) as manager:
+        save(manager, state, Progress(seed=0, step=8, validations=((8, 0.5),)))
+    for like in (None, state.averaged):
+        chex.assert_trees_all_equal(read_best(tmp_path, like)[0], now.averaged)
 
 
 def test_adam_corrects_a_rows_moments_by_its_own_updates():

@@ -7,6 +7,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from seqrec.data.batches import make_queries, training_batches
@@ -20,7 +21,7 @@ from seqrec.losses.softmax import softmax_loss
 from seqrec.negatives import uniform
 from seqrec.params import ParamSpec
 from seqrec.recommendation import make_recommend
-from seqrec.training import OptimizerConfig, init_state, make_optimizer, make_train_step
+from seqrec.training import OptimizerConfig, init_state, make_optimizer, make_train_step, with_cooldown
 from seqrec.types import Batch
 
 SPECS = {
@@ -148,6 +149,28 @@ def random_histories(n_users=20, n_items=30):
 
 def copy(state):
     return jax.tree.map(jnp.copy, state)
+
+
+def test_the_rate_of_a_cooldown_is_1_minus_sqrt_and_the_average_covers_a_ninth_of_the_steps():
+    # The optimizer takes a step of -1, so that weights move by the rate itself.
+    optimizer = optax.stateless(lambda updates, params: jax.tree.map(lambda leaf: -jnp.ones_like(leaf), updates))
+    model, *_, batches, _ = a_run(random_histories(), n_items=30)
+    step = make_train_step(model, optimizer, seed=0, average_decay=0.9)
+    start, n_falling = 12, 5
+    state = with_cooldown(init_state(model, optimizer, seed=0), start, n_falling)
+    weights = [float(state.params["item_table"][1, 0])]
+    for number in range(start + n_falling + 1):
+        before = float(state.params["item_table"][1, 0])
+        state, _ = step(state, batches.batch(number))
+        share = 1 if number < start else max(0, 1 - math.sqrt((number - start) / n_falling))
+        weights.append(weights[-1] - share)
+        assert before - float(state.params["item_table"][1, 0]) == pytest.approx(share, abs=1e-5)
+        # Shamir and Zhang 2013, with eta = 8; from the first step, and afresh from that of the cooldown.
+        phase = weights[1:] if number < start else weights[start + 1 :]
+        average = 0.0
+        for t, value in enumerate(phase, start=1):
+            average = (1 - 9 / (t + 8)) * average + 9 / (t + 8) * value
+        assert float(state.averaged["item_table"][1, 0]) == pytest.approx(average, abs=1e-4)
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,16 @@ from seqrec.params import Params, leaves_by_name
 from seqrec.run.data import Task
 from seqrec.run.start_from import mean_rows, neighbour_counts, rare_items, start_params
 from seqrec.sharding import on_host, split_items, split_rows
-from seqrec.training import OptimizerConfig, TrainState, TrainStep, init_state, make_optimizer, make_train_step
+from seqrec.training import (
+    OptimizerConfig,
+    TrainState,
+    TrainStep,
+    cooldown_within,
+    init_state,
+    make_optimizer,
+    make_train_step,
+    with_cooldown,
+)
 from seqrec.types import InputError, QueryBatch
 
 
@@ -74,7 +83,7 @@ def learning_rate(count: Array, length: Length, *, schedule: str) -> Float[Array
     [0.0, 0.25, 0.5, 0.25, 0.0]
     """
     rise = jnp.where(count < length.n_warmup_steps, count / jnp.maximum(length.n_warmup_steps, 1), 1.0)
-    if schedule == "constant":
+    if schedule != "cosine":  # the state says where plateau falls
         return length.learning_rate * rise
     n_falling = jnp.maximum(length.n_steps - length.n_warmup_steps, 1)
     passed = jnp.clip((count - length.n_warmup_steps) / n_falling, 0.0, 1.0)
@@ -144,6 +153,9 @@ class Trainer:
             )
         )
         host = TrainState(np.int32(first_step), params, opt_state, params)
+        if fresh.cooldown is not None:
+            start, n_falling = cooldown_within(length.n_steps, decay_share=self.config.fit.decay_share)
+            host = dataclasses.replace(host, cooldown=np.array([first_step + start, n_falling], np.int32))
         # Copied to the devices even where these share the host's memory, which a step takes over.
         state = jax.tree.map(lambda each, layout: jax.device_put(np.array(each), layout), host, self.layout)
         state = dataclasses.replace(state, constants=split_items(self.model.step_constants))
@@ -213,6 +225,8 @@ def make_trainer(task: Task, model: Model, config: Any, periods: list[Period]) -
         return model.head.rank(params, vectors, queries.targets, exclude=exclude)
 
     state = dataclasses.replace(init_state(model, optimizer, seed=config.run.seed), constants=None)
+    if config.optimizer.schedule == "plateau":
+        state = with_cooldown(state, 0, 1)  # each training has its own
     layout = jax.tree.map(lambda leaf: leaf.sharding, state)
     first = jax.tree.map(on_host, state)
     n_unknown = int(np.sum(~periods[0].is_known[1:]))

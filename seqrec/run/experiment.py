@@ -15,7 +15,7 @@ from seqrec.checkpoint import Progress, has_checkpoint, open_checkpoints, restor
 from seqrec.data.buckets import original, working_copy
 from seqrec.evaluation import Validate, make_validate
 from seqrec.files import JsonObject, make_directory
-from seqrec.loop import FitConfig, epochs_of, fit
+from seqrec.loop import FitConfig, fit
 from seqrec.model import Model, composed_params
 from seqrec.params import Params, count_params, hash_of
 from seqrec.row_updates import caught_up
@@ -27,6 +27,7 @@ from seqrec.run.trained import keep_item_keys
 from seqrec.run.training import make_training, updates_rows
 from seqrec.runtime import log
 from seqrec.sharding import MeshConfig, abstract_params
+from seqrec.stopping import epochs_of
 from seqrec.tracking.exporter import METRICS, Follower, following
 from seqrec.tracking.tracker import check_installed
 from seqrec.training import TrainState, TrainStep
@@ -273,6 +274,7 @@ def train(
             record=record,
             rewind=rewind,
             config=config,
+            ndcg_of_queries=validated.ndcg_of_queries,
         )
         log.info("stopped     %s", reason)
         with phases.progress("restoring the best weights"):
@@ -286,10 +288,13 @@ class _Validated:
     def __init__(self, make_validate: Callable[..., Validate], n_queries: int | None):
         """`n_queries` is None where validation judges generated lists, of which no ranks are published."""
         self._latest: list[np.ndarray] = []
+        self._ndcg: list[np.ndarray] = []
         self._best: tuple[float, np.ndarray] | None = None
-        self._n_queries, self._validate = n_queries, make_validate(keep=self._latest.append)
+        self._n_queries = n_queries
+        self._validate = make_validate(keep=self._latest.append, keep_ndcg=self._ndcg.append)
 
     def __call__(self, params: Params) -> dict[str, float]:
+        self._ndcg.clear()
         with phases.progress("validating", self._n_queries, unit="queries") as phase:
             figures = self._validate(params, report=phase)
         if self._latest:
@@ -297,6 +302,10 @@ class _Validated:
             if self._best is None or figures["ndcg@10"] > self._best[0]:
                 self._best = figures["ndcg@10"], ranks
         return figures
+
+    def ndcg_of_queries(self) -> np.ndarray:
+        """NDCG@10 of each query in the latest validation."""
+        return self._ndcg[-1]
 
     def forget(self) -> None:
         """Forgets the ranks: of validations that follow, some may be made again."""

@@ -1,5 +1,6 @@
 """Training that starts from a trained run or a bundle: weights by the items' own keys, on data that may have grown."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -114,7 +115,7 @@ def start_from(
     runtime.log.info("start-from  %s, %s; %s; optimizer moments are fresh", name, of, counts)
     started = jax.tree.map(from_first, params, state.params)
     # Copied, since a step takes over the memory of both.
-    return TrainState(state.step, started, state.opt_state, jax.tree.map(jnp.copy, started), state.constants)
+    return dataclasses.replace(state, params=started, averaged=jax.tree.map(jnp.copy, started))
 
 
 def check_architecture(specs: Params, saved: Arrays, *, run: str) -> None:

@@ -6,7 +6,15 @@ from typing import NamedTuple
 from seqrec.model import Model
 from seqrec.row_updates import init_sparse_state, make_sparse_step, reads_rows_alone
 from seqrec.run.config import TrainingConfig
-from seqrec.training import TrainState, TrainStep, init_state, make_optimizer, make_train_step
+from seqrec.training import (
+    TrainState,
+    TrainStep,
+    cooldown_within,
+    init_state,
+    make_optimizer,
+    make_train_step,
+    with_cooldown,
+)
 
 SPARSE_FROM = 100_000
 """Items from which on `item_updates=auto` updates only the rows that a step reads: there a dense step takes four
@@ -24,15 +32,21 @@ class Training(NamedTuple):
 def make_training(model: Model, config: TrainingConfig, *, n_steps: int) -> Training:
     """The training that the config asks for, of `n_steps` if it is not stopped."""
     optimizer_config, seed = config.optimizer, config.run.seed
+
+    def scheduled(state: TrainState) -> TrainState:
+        if optimizer_config.schedule != "plateau":
+            return state
+        return with_cooldown(state, *cooldown_within(n_steps, decay_share=config.fit.decay_share))
+
     if updates_rows(model, config):
         sizes = {"n_steps": n_steps, "seed": seed}
         return Training(
-            lambda: init_sparse_state(model, optimizer_config, **sizes),
+            lambda: scheduled(init_sparse_state(model, optimizer_config, **sizes)),
             lambda: make_sparse_step(model, optimizer_config, **sizes),
         )
     optimizer = make_optimizer(optimizer_config, model.specs, n_steps=n_steps)
     return Training(
-        lambda: init_state(model, optimizer, seed=seed),
+        lambda: scheduled(init_state(model, optimizer, seed=seed)),
         lambda: make_train_step(
             model,
             optimizer,

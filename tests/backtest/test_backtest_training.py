@@ -17,7 +17,7 @@ SPECS = {"w": ParamSpec((3,), ("embed",), jax.nn.initializers.ones)}
 START = {"w": jnp.array([1.0, -2.0, 0.5])}
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "constant"])
+@pytest.mark.parametrize("schedule", ["cosine", "constant", "plateau"])
 @pytest.mark.parametrize(("n_steps", "warmup_steps"), [(7, 3), (4, 0), (2, 5)])
 def test_one_optimizer_takes_the_steps_of_each_length(schedule, n_steps, warmup_steps):
     config = OptimizerConfig(

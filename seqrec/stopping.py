@@ -1,0 +1,115 @@
+"""Whether validation still improves, and what follows where it does not: the end, or a learning rate that falls."""
+
+import base64
+import dataclasses
+import math
+import zlib
+
+import numpy as np
+from jaxtyping import Float
+
+from seqrec.checkpoint import Progress
+
+PerQuery = Float[np.ndarray, " queries"]
+"""NDCG@10 of each validation query."""
+
+
+def is_gain(ndcg: PerQuery, reference: PerQuery, *, n_errors: float) -> bool:
+    """Whether the mean is above the reference's by more than `n_errors` standard errors of the paired difference.
+
+    Queries that both rank alike add nothing to the error, so that a small gain counts where little else has changed.
+
+    >>> reference = np.array([0.0, 1.0, 0.0, 0.0])
+    >>> ndcg = np.array([1.0, 1.0, 0.0, 0.0])  # a gain of 1/4, with a standard error of 1/4
+    >>> is_gain(ndcg, reference, n_errors=0.9), is_gain(ndcg, reference, n_errors=1.0)
+    (True, False)
+    """
+    difference = ndcg.astype(np.float64) - reference
+    error = difference.std(ddof=1) / math.sqrt(len(difference)) if len(difference) > 1 else 0.0
+    return bool(difference.mean() > n_errors * error)
+
+
+def packed(ndcg: PerQuery) -> str:
+    """The values in float16 as a text for a checkpoint's JSON, of which ranks behind the tenth take next to nothing.
+
+    >>> unpacked(packed(np.array([0.0, 0.5, 1.0]))).tolist(), len(packed(np.zeros(1_000_000))) < 4000
+    ([0.0, 0.5, 1.0], True)
+    """
+    return base64.b64encode(zlib.compress(ndcg.astype("<f2").tobytes())).decode()
+
+
+def unpacked(text: str) -> PerQuery:
+    """The values that `packed` has written."""
+    return np.frombuffer(zlib.decompress(base64.b64decode(text)), "<f2")
+
+
+def with_validation(
+    progress: Progress, step: int, value: float, ndcg: PerQuery | None, *, gain_errors: float
+) -> Progress:
+    """The progress with one more validation, for the schedule plateau.
+
+    If it is better than the reference, the last validation that was, beyond the noise, it becomes the reference. So
+    gains that are too small to count one by one add up. Where no query's value is known, any higher mean counts.
+
+    >>> progress = with_validation(Progress(seed=0), 10, 0.5, None, gain_errors=1.0)
+    >>> progress = with_validation(progress, 20, 0.4, None, gain_errors=1.0)
+    >>> progress.reference[0], no_gain(progress, 1)
+    (10, '1 validations without a gain beyond their noise')
+    """
+    reference_step, text = progress.reference
+    validations = (*progress.validations, (step, value))
+    if not reference_step:
+        better = True
+    elif ndcg is None or not text:
+        better = value > dict(validations)[reference_step]
+    else:
+        # Rounded as the reference is, so that a resumed run judges alike.
+        better = is_gain(unpacked(packed(ndcg)), unpacked(text), n_errors=gain_errors)
+    reference = (step, "" if ndcg is None else packed(ndcg)) if better else progress.reference
+    return dataclasses.replace(progress, validations=validations, reference=reference)
+
+
+def no_gain(progress: Progress, patience: int) -> str:
+    """In words, that at least `patience` validations have followed the reference; "" if fewer have.
+
+    >>> progress = Progress(seed=0, validations=((10, 0.5), (20, 0.4), (30, 0.5)), reference=(10, ""))
+    >>> no_gain(progress, 3), no_gain(progress, 2)
+    ('', '2 validations without a gain beyond their noise')
+    """
+    n_without = sum(step > progress.reference[0] for step, _ in progress.validations)
+    return f"{patience} validations without a gain beyond their noise" if n_without >= patience else ""
+
+
+def epochs_of(step: int, steps_per_epoch: int) -> int | float:
+    """The epochs that a number of steps makes, whole where they are.
+
+    >>> epochs_of(20, 10), epochs_of(5, 10)
+    (2, 0.5)
+    """
+    return round(step / steps_per_epoch, 6) if step % steps_per_epoch else step // steps_per_epoch
+
+
+def named(step: int, steps_per_epoch: int) -> str:
+    """The epoch that ends with a step, or the step.
+
+    >>> named(20, 10), named(5, 10)
+    ('epoch 2', 'step 5')
+    """
+    epoch = epochs_of(step, steps_per_epoch)
+    return f"epoch {epoch}" if isinstance(epoch, int) else f"step {step}"
+
+
+def none_better(progress: Progress, patience: int, steps_per_epoch: int) -> str:
+    """In words, that at least `patience` validations have followed the best; "" if fewer have."""
+    values = [value for _, value in progress.validations]
+    if not values or len(values) - 1 - int(np.argmax(values)) < patience:
+        return ""
+    step, value = progress.best
+    return f"{patience} validations without a better NDCG@10 than {value:.4f} of {named(step, steps_per_epoch)}"
+
+
+def out_of_time(progress: Progress, max_minutes: float) -> str:
+    """In words, that a validated run has trained for as long as it may; "" if it has not."""
+    if progress.validations and max_minutes and progress.train_seconds >= 60 * max_minutes:
+        return f"trained for {progress.train_seconds / 60:.1f} minutes, with max_minutes={max_minutes:g}"
+    return ""
