@@ -141,9 +141,10 @@ def test_a_run_that_has_not_finished_an_epoch_has_no_best_one(begin):
 def validated():
     """Validations whose NDCG and ranks a test gives in turn, in place of parameters."""
 
-    def make_validate(*, keep):
+    def make_validate(*, keep, keep_ndcg):
         def validate(params, *, report):
             keep(params["ranks"])
+            keep_ndcg(np.array([params["ndcg"]]))
             return {"ndcg@10": params["ndcg"]}
 
         return validate
@@ -155,6 +156,7 @@ def test_the_ranks_of_the_best_validation_are_kept_the_earliest_among_equals(val
     for place, ndcg in enumerate([0.1, 0.3, 0.3, 0.2]):
         validated({"ndcg": ndcg, "ranks": np.array([place])})
     assert validated.ranks_of(20, 0.3).tolist() == [1]
+    assert validated.ndcg_of_queries().tolist() == [0.2]  # of the latest
 
 
 def test_ranks_of_an_earlier_start_or_before_a_roll_back_are_not_published(validated, caplog):
