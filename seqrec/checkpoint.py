@@ -52,9 +52,8 @@ class Progress:
     loss: RunningLoss = field(default_factory=RunningLoss)
     skipped: tuple[tuple[int, ...], ...] = ()
     """For each roll-back the places in the stream of batches that are left out since."""
-    reference: tuple[int, str] = (0, "")
-    """Of the schedule plateau: the step of the last validation that counted as better, and its queries' NDCG@10 as
-    `stopping.packed` writes them."""
+    ndcg: tuple[str, ...] = ()
+    """Of the schedule plateau: NDCG@10 of each query in the latest validations, as `stopping.packed` writes them."""
     cooldown: str = ""
     """Why the learning rate has started to fall before the end was near, in words."""
 
@@ -332,7 +331,7 @@ def _progress(fields: JsonObject) -> Progress:
             "validations": tuple((step, value) for step, value in fields["validations"]),
             "loss": RunningLoss(**fields.get("loss", {})),
             "skipped": tuple(tuple(positions) for positions in fields.get("skipped", ())),
-            "reference": tuple(fields.get("reference", (0, ""))),
+            "ndcg": tuple(fields.get("ndcg", ())),
         }
     )
 

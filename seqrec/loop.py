@@ -21,7 +21,7 @@ from seqrec.files import JsonObject
 from seqrec.loss_spikes import Spike, describe_spike, find_spike
 from seqrec.row_updates import caught_up
 from seqrec.sharding import agree_on_highest, on_host, split_rows
-from seqrec.stopping import PerQuery, epochs_of, named, no_gain, none_better, out_of_time, with_validation
+from seqrec.stopping import PerQuery, epochs_of, named, no_gain, none_better, out_of_time, packed
 from seqrec.training import StepMetrics, TrainState, TrainStep, with_cooldown
 from seqrec.types import Batch, InputError
 
@@ -39,11 +39,11 @@ class FitConfig:
     """Steps between two validations, each followed by a checkpoint; 0 validates at the end of each epoch. The last step
     is always validated."""
     patience: int = 5
-    """Stop after this many validations in a row without a better NDCG@10. With the schedule plateau the learning rate
-    then falls to 0, from the best weights, before training stops."""
+    """Stop after this many validations in a row without a better NDCG@10. With the schedule plateau, once the mean of so
+    many is no better than that of as many before them, the learning rate falls to 0, and then training stops."""
     gain_errors: float = 1.0
-    """With the schedule plateau: by how many standard errors of the paired difference of the users' NDCG@10 a
-    validation must be above the last one that counted as better, to count as better. 0: any rise counts."""
+    """With the schedule plateau: by how many standard errors of the users' paired difference the mean NDCG@10 over the
+    last validations must be above that over those before, to be better. 0: any rise counts."""
     decay_share: float = 0.2
     """With the schedule plateau: steps over which the learning rate falls to 0, as a share of the steps before, and at
     least one epoch where validation has stopped improving. It reaches 0 by max-epochs, max-steps or max-minutes."""
@@ -280,13 +280,17 @@ def _train(training: _Training, state: TrainState, progress: Progress) -> tuple[
         best_before, epoch = progress.best[1], epochs_of(step, per_epoch)
         evaluated = caught_up(state)
         figures = validate(evaluated.averaged)
-        ndcg = ndcg_of_queries() if is_plateau else None
+        latest_ndcg = []
+        if at_full_rate(step):
+            ndcg = ndcg_of_queries()
+            # Where only the mean is known, any rise counts.
+            latest_ndcg = [packed(np.array([figures["ndcg@10"]]) if ndcg is None else ndcg)]
         # Before the save: a run that is killed in between drops the line when it goes on, and writes it again.
         raw = {"valid_raw": validate(evaluated.params)} if config.validate_raw else {}
         del evaluated  # a second table, where steps are sparse
         note({"step": step, "epoch": epoch, "valid": figures, **raw})
-        validated = with_validation(progress, step, figures["ndcg@10"], ndcg, gain_errors=config.gain_errors)
-        save(step, validations=validated.validations, reference=validated.reference if is_plateau else (0, ""))
+        validations = (*progress.validations, (step, figures["ndcg@10"]))
+        save(step, validations=validations, ndcg=(*progress.ndcg, *latest_ndcg)[-2 * config.patience :])
         if runtime.is_first():
             phase.say(
                 (f"epoch {epoch:3d}" if isinstance(epoch, int) else f"step {step:6,}")
@@ -317,7 +321,7 @@ def _train(training: _Training, state: TrainState, progress: Progress) -> tuple[
     def ends(step: int) -> tuple[str, str]:
         """Why no further step is taken, and why a cooldown starts."""
         reason = "" if is_plateau else none_better(progress, config.patience, per_epoch)
-        why = no_gain(progress, config.patience) if at_full_rate(step) else ""
+        why = no_gain(progress, config.patience, n_errors=config.gain_errors) if at_full_rate(step) else ""
         return reason or out_of_time(progress, config.max_minutes), why
 
     step = progress.step
@@ -382,7 +386,7 @@ def _last_steps(state: TrainState, progress: Progress, n_steps: int) -> tuple[in
 def _next_cooldown(progress: Progress, config: FitConfig, per_epoch: int) -> tuple[int, int]:
     """The step from whose weights the rate falls, and over how many steps; it ends within the run."""
     n_left = config.n_steps(per_epoch) - progress.step
-    if no_gain(progress, config.patience):
+    if no_gain(progress, config.patience, n_errors=config.gain_errors):
         from_step = progress.best[0]
         return from_step, min(n_left, max(per_epoch, round(config.decay_share * from_step)))
     # With some time to spare, since steps are not equally fast.

@@ -65,7 +65,7 @@ def test_a_trial_of_an_encoder_decoder_is_judged_by_what_it_generates_as_a_run_i
     init, make_step = make_training(model, config.training, n_steps=task.train.steps_per_epoch)
     trained = train(tmp_path, task, model, init(), make_step(), config.training.fit, Follower(tmp_path, ()))
     [of_run] = [line["valid"]["ndcg@10"] for line in read_json_lines(tmp_path / "metrics.jsonl") if "valid" in line]
-    assert unpacked(trained.progress.reference[1]).mean() == pytest.approx(of_run, abs=1e-3)  # of lists, too
+    assert unpacked(trained.progress.ndcg[0]).mean() == pytest.approx(of_run, abs=1e-3)  # of lists, too
 
     values = {"training.optimizer.learning_rate": config.training.optimizer.learning_rate}
     begin = make_courses(config, build, without_test(task))
