@@ -39,8 +39,8 @@ class FitConfig:
     """Steps between two validations, each followed by a checkpoint; 0 validates at the end of each epoch. The last step
     is always validated."""
     patience: int = 5
-    """Stop after this many validations in a row without a better NDCG@10. With the schedule plateau, once the mean of so
-    many is no better than that of as many before them, the learning rate falls to 0, and then training stops."""
+    """Stop after this many validations in a row without a better NDCG@10. With the schedule plateau, once so many have
+    a mean no better than as many before them, the learning rate falls to 0 before training stops."""
     gain_errors: float = 1.0
     """With the schedule plateau: by how many standard errors of the users' paired difference the mean NDCG@10 over the
     last validations must be above that over those before, to be better. 0: any rise counts."""

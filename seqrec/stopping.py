@@ -56,7 +56,7 @@ def no_gain(progress: Progress, patience: int, *, n_errors: float) -> str:
     if len(latest) < 2 * patience:
         return ""
     earlier, later = (
-        np.mean([unpacked(text) for text in part], axis=0, dtype=np.float64)
+        np.stack([unpacked(text) for text in part]).mean(axis=0, dtype=np.float64)
         for part in (latest[:patience], latest[patience:])
     )
     if is_gain(later, earlier, n_errors=n_errors):
