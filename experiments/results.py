@@ -21,7 +21,7 @@ from scripts import TRAINING
 from tyro.conf import Positional
 
 from seqrec import runtime
-from seqrec.config import check_fields
+from seqrec.config import check_fields, without_flags
 from seqrec.files import write_text
 from seqrec.report.kept_results import keep, read_results
 from seqrec.report.results_page import continuations_page, page, readme
@@ -33,7 +33,7 @@ KEPT = ROOT / "experiments" / "results"
 DEMO = "movielens-demo-seed-0"
 """The kept run whose table and learning curve the README shows."""
 
-DEFAULTS = {name: script.Config() for name, script in {**TRAINING, "baselines": baselines}.items()}
+DEFAULTS = {name: without_flags(script.Config) for name, script in {**TRAINING, "baselines": baselines}.items()}
 TUNING = {name: tune.config_type(name)() for name in TRAINING}
 
 

@@ -1,16 +1,19 @@
 r"""Trains and tests a Transformer next-item recommender (SASRec: Kang and McAuley 2018) on one file of events.
 
-    python experiments/sasrec.py                                    # the MovieLens demo, under 3 minutes
-    python experiments/sasrec.py --dataset ml-1m --data-path ml-1m.txt.gz --d-model 128 --dropout 0.25 \
-        --batch-size 64 --max-epochs 25 --no-whole-histories        # the setting for real use, under half an hour
+    python experiments/sasrec.py                                                # the MovieLens demo, in minutes
+    python experiments/sasrec.py --dataset ml-1m --data-path ml-1m.txt.gz       # settings by the data, within an hour
+    python experiments/sasrec.py --recipe none --d-model 128 --dropout 0.25     # the defaults of --help, and your own
 
-docs/results.md has the figures to expect, and the command for SASRec at its published sizes.
+What the flags leave open is chosen by facts of the data and printed with its reasons: docs/recipes.md. docs/results.md
+has the figures to expect, and the command for SASRec at its published sizes.
 """
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
+from seqrec.config import check_fields
 from seqrec.encoders.transformer import TransformerConfig, transformer
-from seqrec.run import Flat, Model, Task, TrainingConfig, build_model, make_main, run_script
+from seqrec.run import Flat, Model, Recipe, Task, TrainingConfig, build_model, make_main, run_script
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,15 @@ class Config:
 
     training: Flat[TrainingConfig] = field(default_factory=TrainingConfig)
     model: Flat[TransformerConfig] = field(default_factory=TransformerConfig)
+    recipe: Recipe = "none"
+    """auto: choose the settings by facts of the data, and print them with their reasons; every flag that is given wins.
+    none: the defaults that stand in this help."""
+
+    WITHOUT_FLAGS: ClassVar = {"recipe": "auto"}
+    """What the command line has by default, other than `Config()`: a program gets what it says."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 def build(config: Config, task: Task) -> Model:

@@ -17,11 +17,10 @@ from scripts import TRAINING
 from tyro.conf import OmitArgPrefixes, Positional
 
 from seqrec import runtime
-from seqrec.config import check_fields, values_of, with_values
+from seqrec.config import check_fields, values_of, with_values, without_flags
 from seqrec.files import JsonObject
 from seqrec.run.data import open_task
 from seqrec.run.experiment import open_run
-from seqrec.runs import script_path
 from seqrec.tuning.findings import write_findings
 from seqrec.tuning.search import TuneConfig, import_optuna, open_search, tune
 from seqrec.tuning.space import search_space
@@ -49,6 +48,7 @@ def named_script(arguments: list[str]) -> str:
 def main(config: Any, *, events: Any = None) -> JsonObject:
     """Runs the trials and returns what `tune.json` holds; `events` is a frame in place of the data path."""
     script = TRAINING[config.script]
+    defaults = without_flags(script.Config)
     space = search_space(config, given=config.tune.search, hold=config.tune.hold)
     check_population(config, space, population=config.tune.population)
     import_optuna()
@@ -72,7 +72,7 @@ def main(config: Any, *, events: Any = None) -> JsonObject:
                     say=runtime.log.info,
                 )
             finally:  # after Ctrl-C too
-                results = write_findings(search, config, script=script_path(script.__file__), defaults=script.Config())
+                results = write_findings(search, config, script=script.__file__, defaults=defaults)
     return results
 
 

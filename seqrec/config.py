@@ -15,7 +15,7 @@ import math
 import numbers
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
@@ -224,21 +224,26 @@ def flag_name(name: str) -> str:
     return (name if name.startswith("mesh.") else name.rpartition(".")[2]).replace("_", "-")
 
 
-def changed_flags(config: JsonObject, usual: JsonObject) -> list[str]:
-    """The words of a command line that make `config` of `usual`, both as `to_json` has them.
+def changed_flags(config: JsonObject, usual: JsonObject, *, leave_out: Collection[str] = ()) -> list[str]:
+    """The words of a command line that make `config` of `usual`, both as `to_json` has them, but for some fields.
 
     >>> changed_flags({"fit": {"patience": 3, "validate_raw": False}}, {"fit": {"patience": 5, "validate_raw": True}})
     ['--patience', '3', '--no-validate-raw']
     """
     words, known = [], dict(leaves(usual))
     for name, value in leaves(config):
-        if name not in known or value == known[name]:
+        if name not in known or value == known[name] or name in leave_out:
             continue
         if isinstance(value, bool):
             words.append(f"--{flag_name(name)}" if value else f"--no-{flag_name(name)}")
         else:
             words += [f"--{flag_name(name)}", *map(str, value if isinstance(value, list) else [value])]
     return words
+
+
+def without_flags(config_type: type[Config]) -> Config:
+    """The config of a command line without flags, where a class may differ from its defaults by `WITHOUT_FLAGS`."""
+    return with_values(config_type(), getattr(config_type, "WITHOUT_FLAGS", {}))
 
 
 # What tuning may set
@@ -289,7 +294,7 @@ class Tunable(NamedTuple):
     """What is searched by default; None leaves the field as it is."""
 
 
-_SHARED = tuple(f"training.{name}" for name in ("data", "run", "fit", "mesh", "processes"))
+_SHARED = ("recipe", *(f"training.{name}" for name in ("data", "run", "fit", "mesh", "processes")))
 """Parts of a script's config that all trials share: the data, how long is trained, and where."""
 
 

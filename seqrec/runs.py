@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from seqrec import runtime
-from seqrec.config import changed_flags, from_json, leaves, to_json
+from seqrec.config import changed_flags, from_json, leaves, to_json, without_flags
 from seqrec.data.buckets import original
 from seqrec.data.paths import as_input_error, first_line
 from seqrec.files import JsonObject, read_json_lines, read_object, unwritable, write_json, write_text
@@ -27,7 +27,7 @@ START = "start"
 _FREE_FIELDS = (
     *("run.output", "run.resume", "data.verify_data", "fit.patience", "fit.max_minutes"),
     *("fit.on_spike", "fit.spike_deviations", "fit.max_roll_backs"),
-    *("tune.n_trials", "tune.tuning_minutes", "track"),
+    *("tune.n_trials", "tune.tuning_minutes", "track", "recipe"),
 )
 _FREE_CONFIGS = ("mesh.", "processes.")
 """Fields that a resumed run may change: they say where a run is kept, when it ends, what it does about a spike and on
@@ -71,14 +71,30 @@ def prepare_run_directory(directory: Path, config: Any, *, experiment: str, resu
         )
     # Read with the defaults of what has come since: a run of an earlier version goes on.
     earlier, now = (dict(leaves(to_json(each))) for each in (read_config(type(config), directory), config))
-    for name in sorted(earlier.keys() | now.keys()):
-        own = name.removeprefix("training.")
-        if own not in _FREE_FIELDS and not own.startswith(_FREE_CONFIGS) and earlier.get(name) != now.get(name):
+    decided = recipe_of(started).get("values", {}) if now.get("recipe") == "auto" else {}
+    for name in sorted((earlier.keys() | now.keys()) - decided.keys()):
+        if not is_free(name) and earlier.get(name) != now.get(name):
             raise InputError(
                 f"{file}: the run was started with {name}={earlier.get(name)}, not {now.get(name)}; "
                 f"repeat its flags to resume it, or choose another --output"
             )
     return directory
+
+
+def is_free(name: str) -> bool:
+    """Whether a resumed run may change this field of its config."""
+    own = name.removeprefix("training.")
+    return own in _FREE_FIELDS or own.startswith(_FREE_CONFIGS)
+
+
+def recipe_of(started: JsonObject) -> JsonObject:
+    """The facts, values and reasons of the recipe that a run follows, from its `config.json`; {} where it has none."""
+    return started.get("recipe") or {}
+
+
+def note_recipe(run: Path, config: Any, recipe: JsonObject) -> None:
+    """Puts the config that the run really has, and the recipe that it follows, into `config.json`."""
+    write_json(run / "config.json", {**started_with(run), "config": to_json(config), "recipe": recipe})
 
 
 def discard_unstarted(run: Path) -> None:
@@ -110,7 +126,7 @@ def _started_by(config: Any) -> list[str]:
     script = getattr(sys.modules.get(type(config).__module__), "__file__", None)
     if script is not None and Path(script).resolve() != Path(typed).resolve():
         with contextlib.suppress(TypeError):  # the config has fields without a default
-            return [os.path.abspath(script), *changed_flags(to_json(config), to_json(type(config)()))]
+            return [os.path.abspath(script), *changed_flags(to_json(config), to_json(without_flags(type(config))))]
     return [os.path.abspath(typed), *flags]
 
 

@@ -121,6 +121,11 @@ def device_name() -> str:
     return f"{jax.device_count()} x {device.platform} ({device.device_kind})"
 
 
+def platform_name() -> str:
+    """cpu, gpu or tpu."""
+    return jax.default_backend()
+
+
 def trains_side_by_side() -> bool:
     """Whether small models train faster side by side than one after another: one alone leaves a GPU or TPU idle.
 
@@ -272,8 +277,8 @@ def run_logged_to(file: Path, arguments: Sequence[str]) -> Iterator[None]:
             log.setLevel(level)
 
 
-def parse(config_type: type[Config], arguments: Sequence[str]) -> Config:
-    """The config that the arguments describe; `--help` prints to standard output and exits.
+def parse(config_type: type[Config], arguments: Sequence[str], *, default: Any = None) -> Config:
+    """The config that the arguments make of `default`, or of that without arguments; `--help` prints and exits.
 
     Raises:
       InputError: an unknown flag (with the nearest known one), or a value that its field refuses.
@@ -281,7 +286,7 @@ def parse(config_type: type[Config], arguments: Sequence[str]) -> Config:
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            return tyro.cli(config_type, args=_spelled_out(arguments), prog=sys.argv[0])
+            return tyro.cli(config_type, args=_spelled_out(arguments), prog=sys.argv[0], default=default)
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
@@ -318,15 +323,15 @@ def _hide_closed_loops() -> None:
     sys.unraisablehook = report_others
 
 
-def run_script(main: Callable[[Config], Any], config_type: type[Config]) -> NoReturn:
-    """Parses the command line, runs `main` and exits.
+def run_script(main: Callable[[Config], Any], config_type: type[Config], *, default: Any = None) -> NoReturn:
+    """Parses the command line, runs `main` and exits; `default` is the config of a command line without flags.
 
     The status is 0; 2 with one line for errors that a user can correct; 130 after Ctrl-C and 143 after SIGTERM.
     """
     _hide_closed_loops()
     try:
         with interruptible():
-            main(parse(config_type, sys.argv[1:]))
+            main(parse(config_type, sys.argv[1:], default=default))
     except InputError as error:
         print(f"{sys.argv[0]}: {error}", file=sys.stderr)
         sys.exit(2)

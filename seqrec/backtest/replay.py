@@ -21,6 +21,7 @@ from seqrec.report import figures
 from seqrec.report.backtest_figures import ARMS, NEVER, WARM, backtest_figures
 from seqrec.run.data import DataConfig, Task, open_task, prepare_store
 from seqrec.run.experiment import Build
+from seqrec.run.recipe import check_no_recipe
 from seqrec.types import InputError
 
 BASE = "base"
@@ -38,6 +39,7 @@ def run_backtest(run: Path, config: Any, build: Build, *, events: Any = None) ->
     """
     training, backtest = config.training, config.backtest
     check_config(training)
+    check_no_recipe(config, "a backtest")
     task, starts = open_log(run, training, backtest, events=events)
     periods = make_periods(task, starts, targets=backtest.targets)
     if all(period.queries is None for period in periods[1:]):

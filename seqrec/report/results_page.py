@@ -5,8 +5,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
+from types import MappingProxyType
 from typing import Any
 
+from seqrec import runs
 from seqrec.config import changed_flags, to_json
 from seqrec.files import JsonObject
 from seqrec.report import figures
@@ -18,13 +20,22 @@ _SHOWN = {"HR@10": "recall@10", "NDCG@10": "ndcg@10", "MRR": "mrr"}
 _ABLATION_SHOWN = {"NDCG@10": "ndcg@10", "HR@10": "recall@10"}
 _SHOWN_OF_SESSIONS = {"Recall@20": "recall@20", "MRR@20": "mrr@20"}
 
+NO_RECIPE: Mapping[str, Any] = MappingProxyType({})
+
 Published = dict[str, tuple[tuple[str, float, float, str], ...]]
 """By data set: model, its first two figures as published under the same protocol, and the source."""
 
 
-def command(script: str, config: JsonObject, defaults: Any) -> str:
-    """The command that repeats a run, now that the script's config has these defaults."""
-    return shlex.join(["python", script, *changed_flags(config, to_json(defaults))])
+def command(script: str, config: JsonObject, defaults: Any, *, recipe: Mapping[str, Any] = NO_RECIPE) -> str:
+    """The command that repeats a run, now that the script's command line has these defaults.
+
+    `recipe` is what a run kept of the one that it follows, whose values need no flags.
+    """
+    usual = to_json(defaults)
+    if "recipe" in usual:
+        config = {"recipe": "none", **config}  # what a run had before there were any
+    decided = recipe.get("values", {}) if config.get("recipe") == "auto" else {}
+    return shlex.join(["python", script, *changed_flags(config, usual, leave_out=decided)])
 
 
 def readme(text: str, demo: JsonObject) -> str:
@@ -190,11 +201,14 @@ def _commands(settings: Settings, defaults: Mapping[str, Any]) -> list[str]:
     lines = []
     for name, result in (item for by_seed in settings.values() for item in by_seed.items()):
         versions, experiment = result["versions"], result["experiment"]
+        typed = command(
+            f"experiments/{experiment}.py", result["config"], defaults[experiment], recipe=runs.recipe_of(result)
+        )
         lines += [
             f"- `{name}`: {_course(result)}"
             f"jax {versions['jax']}, Python {versions['python']}, {versions['device']}; "
             f"data `{result['data']['content_hash'][:12]}`, split `{result['data']['split_hash'][:12]}`",
-            f"  `{command(f'experiments/{experiment}.py', result['config'], defaults[experiment])}`",
+            f"  `{typed}`",
         ]
     return [*lines, ""]
 

@@ -17,7 +17,8 @@ from seqrec.run.config import TrainingConfig as TrainingConfig
 from seqrec.run.data import DataConfig as DataConfig
 from seqrec.run.data import Task as Task
 from seqrec.run.experiment import make_main as make_main
-from seqrec.runtime import run_script as run_script
+from seqrec.run.recipe import Recipe as Recipe
+from seqrec.run.resolving import run_script as run_script
 
 _Config = TypeVar("_Config")
 Flat = Annotated[_Config, arg(name="")]

@@ -135,10 +135,17 @@ class Task(NamedTuple):
         return self.config.split.n_out if self.config.split.holds_continuations else None
 
 
-def open_task(
-    run: Path, config: DataConfig, *, seed: int, engagement: EngagementConfig = NO_ENGAGEMENT, events: Any = None
-) -> Task:
-    """The data in the run's own store, prepared there first unless an earlier start has; says what it read.
+class OpenedData(NamedTuple):
+    """A run's store, and what it was prepared with."""
+
+    store: SequenceStore
+    preparation: Mapping[str, Any]
+
+
+def open_data(
+    run: Path, config: DataConfig, *, engagement: EngagementConfig = NO_ENGAGEMENT, events: Any = None
+) -> OpenedData:
+    """The run's own store, prepared first unless an earlier start has.
 
     A store that was prepared beforehand is read where it is. `events` is a pandas, Polars or Arrow frame in place of
     the data path. It too is read only once, so a run is resumed and evaluated without it.
@@ -164,19 +171,52 @@ def open_task(
     preparation = read_preparation(directory, as_of=as_of)
     if runtime.on_first(lambda: store.content_hash) != store.content_hash:
         raise InputError(f"{run}: this process read other data than the first; give all of them the same")
-    with phases.progress("splitting the data and packing histories"):
-        task = make_task(config, store, seed=seed, engagement=engagement, preparation=preparation)
     log.info(
         "data        %s: %s users, %s items, %s events",
         config.dataset,
         *(f"{count:,}" for count in (store.n_users, store.n_items, store.n_events)),
     )
+    return OpenedData(store, preparation)
+
+
+def open_task(
+    run: Path,
+    config: DataConfig,
+    *,
+    seed: int,
+    engagement: EngagementConfig = NO_ENGAGEMENT,
+    events: Any = None,
+    data: OpenedData | None = None,
+) -> Task:
+    """The run's data, split and made into batches and queries; says what it read.
+
+    `data` is what `open_data` returned; without it, the data is opened here.
+    """
+    store, preparation = data or open_data(run, config, engagement=engagement, events=events)
+    with phases.progress("splitting the data and packing histories"):
+        task = make_task(config, store, seed=seed, engagement=engagement, preparation=preparation)
     log.info("split       %s", task.split.description)
     facts = {"content_hash": store.content_hash, "split_hash": task.split.content_hash}
     if config.behaviour.user_features:
         facts["behaviour_hash"] = features_hash(task.train.fields.features, store)
     runtime.on_first(functools.partial(runs.note_data, run, **facts))
     return task
+
+
+class OpenedSplit(NamedTuple):
+    """The config with the split that auto stands for, how it falls on the store, and a note on the choice or ""."""
+
+    config: DataConfig
+    split: Split
+    note: str
+
+
+def open_split(config: DataConfig, store: SequenceStore, preparation: Mapping[str, Any]) -> OpenedSplit:
+    """The split of a run with this config, on a store with this `preparation`."""
+    chosen = choose_split(config.split, stored_split(preparation) if config.dataset == "store" else None)
+    with as_input_error("{error}", ValueError):  # the store's split does not go with other flags
+        config = replace(config, split=chosen.config)
+    return OpenedSplit(config, split_store(store, config.split), chosen.note)
 
 
 def make_task(
@@ -192,12 +232,9 @@ def make_task(
     `preparation` is what the store was prepared with: the texts of columns of codes, and the split that auto stands
     for. The task's config names the split that is used.
     """
-    chosen = choose_split(config.split, stored_split(preparation) if config.dataset == "store" else None)
-    if chosen.note:
-        log.info("split       %s", chosen.note)
-    with as_input_error("{error}", ValueError):  # the store's split does not go with other flags
-        config = replace(config, split=chosen.config)
-    split = split_store(store, config.split)
+    config, split, note = open_split(config, store, preparation)
+    if note:
+        log.info("split       %s", note)
     categories = preparation.get("categories", {})
     part = row_share()
     share = Share(n_data_shards(), part.part, part.n_parts)

@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -20,7 +20,8 @@ from seqrec.model import Model, composed_params
 from seqrec.params import Params, count_params, hash_of
 from seqrec.row_updates import caught_up
 from seqrec.run.config import RunConfig, TrainingConfig
-from seqrec.run.data import Task, open_task
+from seqrec.run.data import Task, open_data, open_task
+from seqrec.run.resolving import resolve
 from seqrec.run.results import costs, publish, test, write_test
 from seqrec.run.start_from import TaskAndModel, start_from, start_record
 from seqrec.run.trained import keep_item_keys
@@ -51,10 +52,10 @@ Build = Callable[[Any, Task], Model]
 class Main(Protocol):
     """Runs a script's experiment."""
 
-    def __call__(self, config: Any, *, events: Any = None) -> JsonObject:
+    def __call__(self, config: Any, *, events: Any = None, given: Collection[str] = ()) -> JsonObject:
         """Trains, tests, and leaves everything in the run's directory; returns what `metrics.json` holds.
 
-        `events` is a frame in place of the data path.
+        `events` is a frame in place of the data path; a recipe leaves the fields `given` as they are.
         """
 
 
@@ -124,17 +125,24 @@ def open_run(config: Any, run: RunConfig, *, experiment: str, dataset: str, is_s
                 raise runtime.Interrupted(message, stop.signal_number) from None
 
 
-def run_experiment(config: ScriptConfig, build: Build, *, name: str, events: Any = None) -> JsonObject:
+def run_experiment(
+    config: ScriptConfig, build: Build, *, name: str, events: Any = None, given: Collection[str] = ()
+) -> JsonObject:
     """Trains the model that `build(config, task)` makes, tests it, and returns what `metrics.json` holds.
 
     Everything is left in the run's directory. `events` is a pandas, Polars or Arrow frame in place of the data path.
+    Where the config asks for a recipe, the fields `given` keep their values, as do those that differ from their
+    defaults.
     """
     training = config.training
     for tracker in training.track:
         check_installed(tracker)
     runtime.start(training.mesh, training.processes)
     with open_run(config, training.run, experiment=name.lower(), dataset=training.data.dataset) as run:
-        task = open_task(run, training.data, seed=training.run.seed, engagement=training.engagement, events=events)
+        data = open_data(run, training.data, engagement=training.engagement, events=events)
+        config = resolve(run, config, data, given=given)
+        training = config.training
+        task = open_task(run, training.data, seed=training.run.seed, engagement=training.engagement, data=data)
         runtime.on_first(functools.partial(keep_item_keys, run, task))
         runtime.check_interrupt()
         with phases.progress("building the model"):

@@ -22,6 +22,7 @@ from seqrec.report.results_page import data_name
 from seqrec.run.config import RunConfig, TrainingConfig
 from seqrec.run.data import make_task, prepare_store
 from seqrec.run.experiment import Script
+from seqrec.run.recipe import check_no_recipe
 from seqrec.types import InputError
 
 _TESTED = ("dataset", "data_path", "columns", "time_unit", "ties", "split", "mask_seen", "repeated_targets")
@@ -140,6 +141,7 @@ def _config(script: Script, name: str, flags: str) -> Any:
         config: Any = runtime.parse(script.Config, shlex.split(flags))
     except ValueError as error:  # an InputError is one too
         raise InputError(f"{name}: {error}") from None
+    check_no_recipe(config, f"{name}: a study")
     if config.training.run != RunConfig():
         raise InputError(f"{name}: --seed, --output and --resume are the study's own; use --seeds and its --output")
     return config
@@ -155,6 +157,7 @@ def run_key(experiment: str, config: Any, digests: dict[Path, str]) -> str:
         del content["training"]["run"][name]
     for name in ("mesh", "processes"):
         del content["training"][name]
+    content.pop("recipe", None)  # none, in a study
     return _sha256(json.dumps([experiment, content], sort_keys=True))[:16]
 
 

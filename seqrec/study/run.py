@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import jax
 
 from seqrec import runs, runtime
-from seqrec.config import to_json, with_values
+from seqrec.config import to_json, with_values, without_flags
 from seqrec.files import JsonObject, read_json, read_json_lines, write_json
 from seqrec.report.placebos import placebos_of
 from seqrec.report.rank_tables import read_rank_table
@@ -60,7 +60,7 @@ def _train(plan: Plan, run: PlannedRun) -> None:
     }
     config = with_values(run.arm.config, values)
     script = plan.script.__file__ or ""
-    words = shlex.split(command(script, to_json(config), plan.script.Config()))[1:]
+    words = shlex.split(command(script, to_json(config), without_flags(plan.script.Config)))[1:]
     try:
         with runtime.run_logged_to(run.directory.with_suffix(".log"), words):
             plan.script.main(config)
@@ -105,7 +105,9 @@ def results(plan: Plan, failed: Mapping[str, str]) -> JsonObject:
                 "key": run.key,
                 "state": "done" if run.is_done else "failed" if run.key in failed else "left",
                 "failure": failed.get(run.key),
-                "command": command(runs.script_path(plan.script.__file__ or ""), to_json(seeded), plan.script.Config()),
+                "command": command(
+                    runs.script_path(plan.script.__file__ or ""), to_json(seeded), without_flags(plan.script.Config)
+                ),
             }
         )
     with runs.reading_records(plan.study.output):

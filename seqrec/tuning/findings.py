@@ -10,6 +10,7 @@ from seqrec.files import JsonObject
 from seqrec.pages.html import write_report
 from seqrec.report.results_page import command, data_name
 from seqrec.report.tuning_page import page
+from seqrec.runs import script_path
 from seqrec.tuning.search import Search, exclusive_access, import_optuna
 
 _FEWEST_TRIALS = 8
@@ -45,7 +46,7 @@ def findings(search: Search, config: Any, *, script: str, defaults: Any) -> Json
             "ndcg@10": max(best["curve"]),
             "epoch": 1 + best["curve"].index(max(best["curve"])),
             "values": _by_flag(best["values"]),
-            "command": command(script, to_json(best_config), defaults),
+            "command": command(script_path(script), to_json(best_config), defaults),
         }
     return content
 

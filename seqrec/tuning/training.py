@@ -15,6 +15,7 @@ from seqrec.population import keep, make_population_step, member, members
 from seqrec.row_updates import caught_up
 from seqrec.run.data import Task
 from seqrec.run.experiment import Build
+from seqrec.run.recipe import check_no_recipe
 from seqrec.run.training import make_training
 from seqrec.sharding import split_rows
 from seqrec.tuning.search import Course
@@ -38,8 +39,9 @@ def without_test(task: Task) -> Task:
 def check_population(config: Any, space: Space, *, population: int) -> None:
     """Refuses to train together what differs in a field that a shape, or the program, depends on.
 
-    Also refuses to start trials from a trained run, and to track them.
+    Also refuses to start trials from a trained run, to track them, and to choose their values by a recipe.
     """
+    check_no_recipe(config, "a search")
     if config.training.track:
         raise InputError("trials are not tracked; leave --track out, and train the values that are found with it")
     fit = config.training.fit

@@ -118,6 +118,8 @@ def start_script() -> Callable[..., subprocess.Popen]:
             "import runpy, signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
             f"sys.argv = sys.argv[1:]; sys.path.insert(0, {str(EXPERIMENTS)!r})\n{code}\n"
         )
+        if script == "sasrec.py":  # what is tested with a script is not what the recipe chooses
+            flags = ("--recipe", "none", *flags)
         command = [str(path)] if code is None else ["-c", prelude + "runpy.run_path(sys.argv[0], run_name='__main__')"]
         command += [] if code is None else [str(path)]
         return subprocess.Popen(

@@ -1,0 +1,89 @@
+"""The recipe of a run: decided once, from the data of the run, kept in its directory, and followed on a resume."""
+
+import functools
+import sys
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any, NoReturn
+
+from seqrec import runs, runtime
+from seqrec.config import leaves, values_of, with_values, without_flags
+from seqrec.data.buckets import original, working_copy
+from seqrec.files import JsonObject, read_object
+from seqrec.run.data import OpenedData, open_split
+from seqrec.run.recipe import (
+    RULES,
+    Rule,
+    as_flag,
+    data_facts,
+    fields_given,
+    is_kept,
+    recommended,
+    record_of,
+)
+from seqrec.types import InputError
+
+
+def run_script(main: Callable[..., Any], config_type: type) -> NoReturn:
+    """Runs a training script: parses the command line, trains, and exits as `runtime.run_script` says.
+
+    Flags that are given win over the recipe, those with the value of their default too.
+    """
+    default: Any = without_flags(config_type)
+    given = fields_given(default, sys.argv[1:])
+    runtime.run_script(functools.partial(main, given=given), config_type, default=default)
+
+
+def resolve(run: Path, config: Any, data: OpenedData, *, given: Collection[str] = ()) -> Any:
+    """The config that the run really has: with the recipe's values, where `config.recipe` asks for them.
+
+    They are decided when the run first has its data, and said and kept in its `config.json` with the facts and reasons.
+    Resumed, it goes on with what it was started with. One that starts from another run has that run's values.
+
+    Raises:
+      InputError: a flag differs from what a resumed run was started with.
+    """
+    if getattr(config, "recipe", "none") == "none":
+        return config
+    started = runtime.on_first(lambda: runs.started_with(run))
+    if earlier := runs.recipe_of(started).get("values"):
+        return _resumed(run, config, earlier, given)
+    if started["config"].get("recipe", "none") == "none":  # resumed by a command that has another default
+        return with_values(config, {"recipe": "none"})
+    opened, platform = open_split(config.training.data, *data), runtime.platform_name()
+    name = opened.config.split.split
+    facts = data_facts(data.store, opened.split, preparation=data.preparation, name=name, platform=platform)
+    source = config.training.start.start_from
+    rules = RULES if source is None else _rules_of(source)
+    found = recommended(config, facts, given=given, rules=rules)
+    runtime.log.info("recipe      %s", facts)
+    for line in found.lines():
+        runtime.log.info("recipe      %s", line)
+    kept = [rule.field for rule in rules if is_kept(config, rule.field, given)]
+    if flags := [as_flag(*item) for item in values_of(config, dict.fromkeys(kept)).items()]:
+        runtime.log.info("recipe      as given: %s", " ".join(flags))
+    runtime.on_first(lambda: runs.note_recipe(run, found.config, record_of(facts, found)))
+    return found.config
+
+
+def _resumed(run: Path, config: Any, earlier: JsonObject, given: Collection[str]) -> Any:
+    """The config with the values that the recipe had for this run, but for flags that a resumed run may change."""
+    for name in earlier:
+        [(_, value)] = values_of(config, [name]).items()
+        if is_kept(config, name, given) and value != earlier[name] and not runs.is_free(name):
+            raise InputError(
+                f"{run / 'config.json'}: the run was started with {name}={earlier[name]}, by its recipe, not {value}; "
+                f"leave the flag out to resume it, or choose another --output"
+            )
+    values = {name: value for name, value in earlier.items() if not is_kept(config, name, given)}
+    runtime.log.info("recipe      as the run was started: %s", " ".join(as_flag(*item) for item in earlier.items()))
+    return with_values(config, values)
+
+
+def _rules_of(source: Path) -> list[Rule]:
+    """The values that a trained run or a bundle has in the table's fields: a run that starts from it is of its form."""
+    with working_copy(source, read_only=True, fetch="config.json") as earlier:
+        config = dict(leaves(read_object(earlier / "config.json", config=dict)["config"]))
+    why = f"as in {original(source)}"
+    fields = dict.fromkeys(rule.field for rule in RULES)
+    return [Rule(name, config[name], lambda facts, config: True, why) for name in fields if name in config]
