@@ -101,6 +101,10 @@ class Rule(NamedTuple):
     why: str
     """In words; fields of `Facts` may stand in braces."""
 
+    def reason(self, facts: Facts) -> str:
+        """Why, with the facts' values."""
+        return self.why.format(events_per_item=facts.events_per_item, **facts._asdict())
+
 
 def _always(facts: Facts, config: Any) -> bool:
     return True
@@ -242,7 +246,7 @@ def recommended(
                 config = with_values(config, {rule.field: rule.value})
             except ValueError:  # by other fields, which are given
                 continue
-            reasons[rule.field] = rule.why.format(events_per_item=facts.events_per_item, **facts._asdict())
+            reasons[rule.field] = rule.reason(facts)
     return Recommended(config, reasons)
 
 

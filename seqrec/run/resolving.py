@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from seqrec import runs, runtime
 from seqrec.config import leaves, values_of, with_values, without_flags
-from seqrec.data.buckets import original, working_copy
+from seqrec.data.buckets import working_copy
 from seqrec.files import JsonObject, read_object
 from seqrec.run.data import OpenedData, open_split
 from seqrec.run.recipe import (
@@ -84,6 +84,6 @@ def _rules_of(source: Path) -> list[Rule]:
     """The values that a trained run or a bundle has in the table's fields: a run that starts from it is of its form."""
     with working_copy(source, read_only=True, fetch="config.json") as earlier:
         config = dict(leaves(read_object(earlier / "config.json", config=dict)["config"]))
-    why = f"as in {original(source)}"
+    why = f"as in {source.name}, from which training starts"
     fields = dict.fromkeys(rule.field for rule in RULES)
     return [Rule(name, config[name], lambda facts, config: True, why) for name in fields if name in config]
