@@ -89,7 +89,11 @@ def is_free(name: str) -> bool:
 
 def recipe_of(started: JsonObject) -> JsonObject:
     """The facts, values and reasons of the recipe that a run follows, from its `config.json`; {} where it has none."""
-    return started.get("recipe") or {}
+    recipe = started.get("recipe", {})
+    values = recipe.get("values") if isinstance(recipe, dict) else None
+    if recipe and not (isinstance(values, dict) and values.keys() <= dict(leaves(started["config"])).keys()):
+        raise InputError("config.json: recipe does not hold values of the config's fields; restore the file")
+    return recipe
 
 
 def note_recipe(run: Path, config: Any, recipe: JsonObject) -> None:

@@ -123,7 +123,8 @@ def _is_dense_off_cpu(facts: Facts, config: Any) -> bool:
 
 
 def _is_cut(facts: Facts, config: Any) -> bool:
-    return facts.long_length > config.training.data.max_length
+    data = config.training.data
+    return data.whole_histories and facts.long_length > data.max_length
 
 
 def _repeats(facts: Facts, config: Any) -> bool:

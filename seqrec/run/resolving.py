@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from seqrec import runs, runtime
-from seqrec.config import leaves, values_of, with_values, without_flags
+from seqrec.config import Values, from_json, leaves, values_of, with_values, without_flags
 from seqrec.data.buckets import working_copy
-from seqrec.files import JsonObject, read_object
+from seqrec.files import read_object
 from seqrec.run.data import OpenedData, open_split
 from seqrec.run.recipe import (
     RULES,
@@ -46,9 +46,10 @@ def resolve(run: Path, config: Any, data: OpenedData, *, given: Collection[str] 
     if getattr(config, "recipe", "none") == "none":
         return config
     started = runtime.on_first(lambda: runs.started_with(run))
-    if earlier := runs.recipe_of(started).get("values"):
-        return _resumed(run, config, earlier, given)
-    if started["config"].get("recipe", "none") == "none":  # resumed by a command that has another default
+    earlier = from_json(type(config), started["config"])
+    if recipe := runs.recipe_of(started):
+        return _resumed(run, config, values_of(earlier, recipe["values"]), given)
+    if earlier.recipe == "none":  # resumed by a command that has another default
         return with_values(config, {"recipe": "none"})
     opened, platform = open_split(config.training.data, *data), runtime.platform_name()
     name = opened.config.split.split
@@ -66,10 +67,9 @@ def resolve(run: Path, config: Any, data: OpenedData, *, given: Collection[str] 
     return found.config
 
 
-def _resumed(run: Path, config: Any, earlier: JsonObject, given: Collection[str]) -> Any:
+def _resumed(run: Path, config: Any, earlier: Values, given: Collection[str]) -> Any:
     """The config with the values that the recipe had for this run, but for flags that a resumed run may change."""
-    for name in earlier:
-        [(_, value)] = values_of(config, [name]).items()
+    for name, value in values_of(config, earlier).items():
         if is_kept(config, name, given) and value != earlier[name] and not runs.is_free(name):
             raise InputError(
                 f"{run / 'config.json'}: the run was started with {name}={earlier[name]}, by its recipe, not {value}; "

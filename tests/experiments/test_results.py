@@ -5,7 +5,7 @@ import results as results_script
 import sasrec
 
 from seqrec import runtime
-from seqrec.config import from_json, to_json, with_values
+from seqrec.config import from_json, to_json, with_values, without_flags
 from seqrec.data.engagement import EngagementConfig
 from seqrec.data.store import open_store
 from seqrec.report.figures import baseline_figures
@@ -66,6 +66,15 @@ def test_the_command_names_a_mesh_by_its_own_flags():
     _, _, *flags = command("sasrec.py", to_json(config), sasrec.Config()).split()
     assert flags == ["--mesh.model", "2"]
     assert runtime.parse(sasrec.Config, flags) == config
+
+
+def test_the_command_of_a_run_with_a_recipe_has_the_flags_alone_that_were_given():
+    config = to_json(with_values(sasrec.Config(recipe="auto"), {"model.d_model": 32, "model.dropout": 0.5}))
+    usual = without_flags(sasrec.Config)
+    chosen = {"values": {"model.dropout": 0.5}}
+    assert command("sasrec.py", config, usual, recipe=chosen) == "python sasrec.py --d-model 32"
+    del config["recipe"]  # a run of before there were any
+    assert command("sasrec.py", config, usual) == "python sasrec.py --recipe none --d-model 32 --dropout 0.5"
 
 
 def another(run, changes, **test):

@@ -2,17 +2,22 @@
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from seqrec import runs, runtime
+from seqrec.backtest.periods import BacktestConfig
+from seqrec.backtest.replay import run_backtest
 from seqrec.config import to_json, without_flags
 from seqrec.data.store import store_from_sequences, write_store
 from seqrec.files import read_json, write_json
 from seqrec.run import resolving
-from seqrec.run.config import RunConfig
+from seqrec.run.config import RunConfig, TrainingConfig
 from seqrec.run.data import open_data
 from seqrec.run.recipe import Rule, check_no_recipe
+from seqrec.study.plan import StudyConfig, arms_of
+from seqrec.tuning.training import check_population
 from seqrec.types import InputError
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "experiments"))
@@ -92,6 +97,15 @@ def test_a_run_that_was_started_without_a_recipe_goes_on_without(started, tmp_pa
     assert started("--resume").training.data == plain.training.data
 
 
+@pytest.mark.parametrize("damaged", [5, {"values": 5}, {"values": {"model.unknown": 1}}])
+def test_a_damaged_record_is_named(started, tmp_path, damaged):
+    started()
+    kept = read_json(tmp_path / "run" / "config.json")
+    write_json(tmp_path / "run" / "config.json", kept | {"recipe": damaged})
+    with pytest.raises(InputError, match="config.json: recipe does not hold values of the config's fields"):
+        started("--resume")
+
+
 def test_a_warm_start_takes_the_values_of_the_run_that_it_starts_from(started, tmp_path):
     earlier = started("--d-model", "48", "--max-length", "37", output=tmp_path / "monday")
     later = started("--start-from", str(tmp_path / "monday"), "--batch-size", "9", output=tmp_path / "tuesday")
@@ -105,8 +119,14 @@ def test_the_command_line_follows_the_recipe_and_a_program_does_not():
     assert sasrec.Config().recipe == "none"
 
 
-def test_searches_and_studies_refuse_a_recipe():
+def test_searches_studies_and_backtests_refuse_a_recipe(tmp_path):
     check_no_recipe(sasrec.Config(), "a study")
     check_no_recipe(RunConfig(), "a study")  # a script that knows no recipe
-    with pytest.raises(InputError, match="a study trains what its flags say; leave --recipe out"):
-        check_no_recipe(sasrec.Config(recipe="auto"), "a study")
+    study = StudyConfig(base="plain=--recipe auto", variations=("wide=--d-model 128",))
+    with pytest.raises(InputError, match="plain: a study trains what its flags say; leave --recipe out"):
+        arms_of(study, sasrec)
+    with pytest.raises(InputError, match="a search trains"):
+        check_population(sasrec.Config(recipe="auto"), {}, population=1)
+    config = SimpleNamespace(training=TrainingConfig(), backtest=BacktestConfig(), recipe="auto")
+    with pytest.raises(InputError, match="a backtest trains"):
+        run_backtest(tmp_path, config, sasrec.build)
