@@ -55,12 +55,12 @@ def resolve(run: Path, config: Any, data: OpenedData, *, given: Collection[str] 
     name = opened.config.split.split
     facts = data_facts(data.store, opened.split, preparation=data.preparation, name=name, platform=platform)
     source = config.training.start.start_from
-    rules = RULES if source is None else _rules_of(source)
+    rules = RULES if source is None else _rules_of(source, config)
     found = recommended(config, facts, given=given, rules=rules)
     runtime.log.info("recipe      %s", facts)
     for line in found.lines():
         runtime.log.info("recipe      %s", line)
-    kept = [rule.field for rule in rules if is_kept(config, rule.field, given)]
+    kept = [rule.field for rule in RULES if is_kept(config, rule.field, given)]
     if flags := [as_flag(*item) for item in values_of(config, dict.fromkeys(kept)).items()]:
         runtime.log.info("recipe      as given: %s", " ".join(flags))
     runtime.on_first(lambda: runs.note_recipe(run, found.config, record_of(facts, found)))
@@ -80,10 +80,17 @@ def _resumed(run: Path, config: Any, earlier: Values, given: Collection[str]) ->
     return with_values(config, values)
 
 
-def _rules_of(source: Path) -> list[Rule]:
-    """The values that a trained run or a bundle has in the table's fields: a run that starts from it is of its form."""
+def _rules_of(source: Path, config: Any) -> list[Rule]:
+    """What a trained run or a bundle has in the table's fields and `config` has not: a run that starts from it has it.
+
+    The table would choose another model once the data have grown past one of its bounds, and no weights would fit.
+    """
     with working_copy(source, read_only=True, fetch="config.json") as earlier:
-        config = dict(leaves(read_object(earlier / "config.json", config=dict)["config"]))
+        theirs = dict(leaves(read_object(earlier / "config.json", config=dict)["config"]))
     why = f"as in {source.name}, from which training starts"
-    fields = dict.fromkeys(rule.field for rule in RULES)
-    return [Rule(name, config[name], lambda facts, config: True, why) for name in fields if name in config]
+    ours = values_of(config, (rule.field for rule in RULES))
+    return [
+        Rule(name, theirs[name], lambda facts, config: True, why)
+        for name, value in ours.items()
+        if theirs.get(name, value) != value
+    ]

@@ -102,7 +102,7 @@ def test_a_damaged_record_is_named(started, tmp_path, damaged):
     started()
     kept = read_json(tmp_path / "run" / "config.json")
     write_json(tmp_path / "run" / "config.json", kept | {"recipe": damaged})
-    with pytest.raises(InputError, match="config.json: recipe does not hold values of the config's fields"):
+    with pytest.raises(InputError, match=r"config\.json: recipe does not hold values of the config's fields"):
         started("--resume")
 
 
