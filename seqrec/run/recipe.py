@@ -156,6 +156,16 @@ def _events_below(high: int) -> Callable[[Facts, Any], bool]:
     return lambda facts, config: facts.n_events < high
 
 
+def _steps_below(high: int) -> Callable[[Facts, Any], bool]:
+    """Of an epoch, about, with the batch size that is set by then."""
+
+    def is_below(facts: Facts, config: Any) -> bool:
+        data = config.training.data
+        return facts.n_events / (data.batch_size * min(facts.mean_length, data.max_length)) < high
+
+    return is_below
+
+
 def _lengths_to(high: int) -> Callable[[Facts, Any], bool]:
     return lambda facts, config: facts.long_length <= high
 
@@ -192,18 +202,21 @@ RULES = (
     Rule("model.dropout", 0.3, _is_dense_off_cpu, "wide and deep"),
     Rule("model.dropout", 0.25, _is_dense, "{events_per_item:.0f} training events per item, too many to memorise"),
     Rule("model.dropout", 0.4, _items_from(50_000), "{events_per_item:.0f} training events per item"),
-    Rule("model.dropout", 0.4, lambda f, c: f.median_length >= 50, "few events per item, but histories are long"),
     Rule("model.dropout", 0.5, _is_sparse, "{events_per_item:.0f} training events per item, few enough to memorise"),
     Rule(OPTIMIZER + "learning_rate", 0.003, _is_dense_off_cpu, "with more weight decay"),
     Rule(OPTIMIZER + "weight_decay", 0.3, _is_dense_off_cpu, "holds the width"),
     Rule(OPTIMIZER + "weight_decay", 0.2, _is_dense, "holds the width"),
+    Rule(OPTIMIZER + "schedule", "plateau", _always, "how long to train is for validation to say"),
     Rule(FIT + "max_epochs", 35, _is_dense_off_cpu, "an epoch takes seconds"),
     Rule(FIT + "max_epochs", 25, _is_dense, "about an hour on 2 CPU cores"),
-    Rule(FIT + "max_epochs", 100, _events_below(60_000), "{n_events:,} training events make short epochs"),
-    Rule(FIT + "max_epochs", 40, _events_below(500_000), "{n_events:,} training events make short epochs"),
-    Rule(FIT + "max_epochs", 8, _events_below(10_000_000), "{n_events:,} training events: an epoch teaches much"),
+    Rule(FIT + "max_epochs", 250, _events_below(60_000), "{n_events:,} training events make short epochs"),
+    Rule(FIT + "max_epochs", 80, _events_below(500_000), "{n_events:,} training events make short epochs"),
+    Rule(FIT + "max_epochs", 12, _events_below(10_000_000), "{n_events:,} training events: an epoch teaches much"),
     Rule(FIT + "max_epochs", 3, _always, "{n_events:,} training events: an epoch teaches much"),
-    Rule(FIT + "patience", 15, _events_below(500_000), "validation of few users moves by chance"),
+    Rule(FIT + "patience", 40, _steps_below(50), "few steps an epoch: validation needs many to tell a gain from noise"),
+    Rule(
+        FIT + "patience", 10, _steps_below(300), "few steps an epoch: validation needs many to tell a gain from noise"
+    ),
 )
 
 
