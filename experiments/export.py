@@ -14,6 +14,7 @@ from scripts import TRAINING
 from tyro.conf import Positional, arg
 
 from seqrec import runtime
+from seqrec.bundle.catalogue import replace_catalogue
 from seqrec.bundle.files import ItemTableType
 from seqrec.data.buckets import working_copy
 from seqrec.export import bundle_run, refresh
@@ -36,13 +37,20 @@ class Arguments:
     """Also write an index for approximate search of a large catalogue (extra ann), which --search ann reads."""
     onnx: bool = False
     """Also write the functions in the ONNX format, and check that onnxruntime answers as the bundle does."""
+    beam_width: int | None = None
+    """Prefixes that the beam keeps at each level, of a model of generative.py; by default as many as in the run."""
     refresh: Path | None = None
     """Bundle whose functions are exported anew from its config, by the installed jax, and must answer as before."""
+    catalogue: Path | None = None
+    """Codes of the items that the bundle to refresh lists from now on, of a model of generative.py: a directory of
+    semantic_ids.py or a file, of the run's codebooks. The bundle's functions stay as they are."""
 
     def __post_init__(self):
         for flag, files in (("index", "the index"), ("onnx", "ONNX files")):
             if self.refresh is not None and getattr(self, flag):
                 raise InputError(f"--refresh keeps {files} that the bundle has; leave --{flag} out, or export the run")
+        if self.refresh is None and self.catalogue is not None:
+            raise InputError("--catalogue changes a bundle; name it by --refresh")
         if (self.refresh is None) == (self.run is None) or (self.run is None) != (self.output is None):
             raise InputError("name a run and its --output, or a bundle to --refresh")
 
@@ -51,14 +59,16 @@ def main(arguments: Arguments) -> None:
     """Writes the bundle and says how to use it."""
     if arguments.refresh is not None:
         with working_copy(arguments.refresh) as directory:
-            refresh(directory, TRAINING)
-        print(f"refreshed  {address_of(arguments.refresh)}; its answers are as before")
+            if arguments.catalogue is None:
+                refresh(directory, TRAINING)
+            said = arguments.catalogue and replace_catalogue(directory, arguments.catalogue)
+        print(f"refreshed  {address_of(arguments.refresh)}; {said or 'its answers are as before'}")
         return
     assert arguments.run is not None
     assert arguments.output is not None
     with working_copy(arguments.run, read_only=True) as run, working_copy(arguments.output) as output:
-        options = {"item_table": arguments.item_table, "index": arguments.index, "onnx": arguments.onnx}
-        facts = bundle_run(run, TRAINING, output, **options)
+        names = ("item_table", "index", "onnx", "beam_width")
+        facts = bundle_run(run, TRAINING, output, **{name: getattr(arguments, name) for name in names})
     address = address_of(arguments.output)
     print(f"bundle         {address}\nmodel card     {address}/README.md")
     if facts.recall is not None:

@@ -2,31 +2,38 @@
 
 import dataclasses
 import functools
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 
 from seqrec import runs, runtime
 from seqrec.baselines.popularity import training_counts
 from seqrec.bundle.card import model_card
-from seqrec.bundle.files import Facts, ItemTableType, Vocabulary
+from seqrec.bundle.files import CODES, Facts, ItemTableType, Vocabulary
 from seqrec.bundle.histories import Ragged, consecutive_rows
 from seqrec.bundle.programs import check_servable
+from seqrec.bundle.weights import ITEM_TABLE
 from seqrec.bundle.writing import Description, HeldOut, refresh_bundle, write_bundle
 from seqrec.config import from_json
 from seqrec.data.engagement import EngagementConfig
 from seqrec.data.event_features import EventFeatureConfig
 from seqrec.data.split_config import SplitConfig
 from seqrec.data.store import SequenceStore, sequence_store
+from seqrec.data.store_files import keys_of
 from seqrec.files import JsonObject
+from seqrec.generative import ids_of, with_room
+from seqrec.heads.depth_decoder import DepthDecoder
 from seqrec.items import ItemConfig
 from seqrec.losses.config import LossConfig
 from seqrec.model import Model
 from seqrec.report.kept_results import condense_config
 from seqrec.run.data import Task, make_task
 from seqrec.run.experiment import Script, open_trained
+from seqrec.semantic_ids.files import write_codes
 from seqrec.types import InputError
 
 MAX_HELD_OUT = 2000
@@ -41,17 +48,22 @@ def bundle_run(
     item_table: ItemTableType = "float32",
     index: bool = False,
     onnx: bool = False,
+    beam_width: int | None = None,
 ) -> Facts:
     """Writes the bundle of a run's best checkpoint; `scripts` are the modules that train, by name.
 
     Item features do not travel: the item table that they compose is stored in their place. With `index` there is one
-    for approximate search, and with `onnx` its functions are also in that form.
+    for approximate search, and with `onnx` its functions are also in that form. A `beam_width` takes the place of the
+    run's, of a model that writes codes.
 
     Raises:
       InputError: the run cannot be read, or its model cannot be served, or has no index.
     """
     task, model, params = open_trained(run, scripts)
     check_servable(model)
+    codes = ids_of(model) if isinstance(model.head, DepthDecoder) else None
+    if codes is not None:
+        params = {**params, ITEM_TABLE: params[ITEM_TABLE].own}
     name, store = runs.experiment_of(run), task.store
     with runs.reading_records(run):
         started = condense_config(run)
@@ -69,24 +81,31 @@ def bundle_run(
             "split": task.split.description,
         },
     }
-    served = served_model(scripts[name], record, store.n_items)
-    return write_bundle(
-        output,
-        served,
-        params,
-        Vocabulary(store.item_keys, counts, store.titles, store.attributes),
-        Description(
-            name,
-            record,
-            functools.partial(model_card, run, record, onnx=onnx),
-            pictures=tuple(each for each in (run / runs.LEARNING_CURVE,) if each.is_file()),
-        ),
-        mask_seen=task.mask_seen,
-        item_table=item_table,
-        index=index,
-        held_out=held_out(task),
-        onnx=onnx,
-    )
+    if beam_width is not None:
+        if codes is None:
+            raise InputError(f"--beam-width={beam_width}: {name} scores all items, without a beam; leave it out")
+        record["config"]["decoder"]["beam_width"] = beam_width
+    with tempfile.TemporaryDirectory() as directory:
+        own = Path(directory) / CODES
+        if codes is not None:
+            write_codes(own, codes, store.item_keys)
+        return write_bundle(
+            output,
+            served_model(scripts[name], record, store.n_items, codes=own),
+            params,
+            Vocabulary(store.item_keys, counts, store.titles, store.attributes),
+            Description(
+                name,
+                record,
+                functools.partial(model_card, run, record, onnx=onnx),
+                files=tuple(each for each in (run / runs.LEARNING_CURVE, own) if each.is_file()),
+            ),
+            mask_seen=task.mask_seen,
+            item_table=item_table,
+            index=index,
+            held_out=held_out(task),
+            onnx=onnx,
+        )
 
 
 def held_out(task: Task) -> HeldOut:
@@ -112,15 +131,16 @@ def refresh(directory: Path, scripts: Mapping[str, Script]) -> None:
     def build(record: JsonObject, facts: Facts) -> Model:
         if facts.model not in scripts:
             raise InputError(f"{directory} holds a model {facts.model}, which is none of {', '.join(scripts)}")
-        return served_model(scripts[facts.model], record, facts.n_items)
+        return served_model(scripts[facts.model], record, facts.n_items, codes=directory / CODES)
 
     refresh_bundle(directory, build)
 
 
-def served_model(script: Script, record: JsonObject, n_items: int) -> Model:
+def served_model(script: Script, record: JsonObject, n_items: int, *, codes: Path | None = None) -> Model:
     """What answers of the model that a run's config describes, for a catalogue of this size; no data is needed.
 
-    Parts that only train, and the features that its item vectors were made of, are left out.
+    Parts that only train, and the features that its item vectors were made of, are left out. If there is a file
+    `codes`, its items are those that the model was trained for, and its catalogue has room for later ones.
 
     Raises:
       InputError: the config is of another version of seqrec.
@@ -141,16 +161,21 @@ def served_model(script: Script, record: JsonObject, n_items: int) -> Model:
         engagement=EngagementConfig(),
         loss=LossConfig(repeat_mixture=loss.repeat_mixture),
     )
-    task = make_task(data, _smallest_store(n_items), seed=0)
-    return script.build(dataclasses.replace(config, training=training), task)
+    config = dataclasses.replace(config, training=training)
+    if codes is None or not codes.is_file():
+        return script.build(config, make_task(data, _smallest_store(np.arange(1, n_items + 1)), seed=0))
+    keys = keys_of(pq.read_table(codes, columns=["item"])["item"])
+    return with_room(
+        script.build(dataclasses.replace(config, semantic_ids=codes), make_task(data, _smallest_store(keys), seed=0))
+    )
 
 
-def _smallest_store(n_items: int) -> SequenceStore:
-    """A store of this many items that can be split: a model is built from its sizes alone."""
+def _smallest_store(item_keys: np.ndarray) -> SequenceStore:
+    """A store of these items that can be split: a model is built from its sizes alone."""
     return sequence_store(
         np.ones(5, np.int32),
         np.array([0, 5]),
-        item_keys=np.arange(1, n_items + 1),
+        item_keys=item_keys,
         user_keys=np.array([1]),
         columns={"timestamp_us": np.arange(5, dtype=np.int64)},
     )

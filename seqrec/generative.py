@@ -15,7 +15,7 @@ from seqrec.layers import item_table_rows
 from seqrec.losses.config import LossConfig
 from seqrec.model import Model
 from seqrec.params import Params
-from seqrec.prefix_tree import PrefixTree, prefix_tree
+from seqrec.prefix_tree import SLACK, PrefixTree, prefix_tree, room
 from seqrec.semantic_ids.codes import SemanticIds
 from seqrec.sharding import look_up
 from seqrec.types import InputError, Scalar
@@ -50,7 +50,9 @@ class CodeVectors:
     def __getitem__(self, ids: Int[Array, "*shape"]) -> Float[Array, "*shape d_model"]:
         codes = self.codes[ids].astype(jnp.int32)
         vectors = [look_up(table, codes[..., level]) for level, table in enumerate(self.tables)]
-        if self.own is not None:
+        if self.own is not None and len(self.own) < len(self.codes):  # later items have none
+            vectors.append(jnp.where((ids < len(self.own))[..., None], look_up(self.own, ids), 0.0))
+        elif self.own is not None:
             vectors.append(look_up(self.own, ids))
         return sum(vectors[1:], start=vectors[0])
 
@@ -112,6 +114,30 @@ def with_semantic_ids(
             "codes": codes,
             "tree": prefix_tree(ids.codes, ids.n_codes),
         },
+    )
+
+
+def ids_of(model: Model) -> SemanticIds:
+    """The codes of a model that `with_semantic_ids` made."""
+    sizes = tuple(spec.shape[0] for spec in model.specs[PARAMS]["codes"])
+    return SemanticIds(np.asarray(model.constants["codes"][: model.n_items + 1], np.int32), sizes)
+
+
+def with_room(model: Model) -> Model:
+    """The same with room for later items, an eighth more: a model for serving, whose catalogue changes from day to day.
+
+    Later items have codes and no vectors of their own. The tree has room for as many anyhow.
+    """
+    more = room(len(model.constants["codes"]), SLACK) - len(model.constants["codes"])
+    codes, tree = np.pad(model.constants["codes"], ((0, more), (0, 0))), model.constants["tree"]
+    leaves = np.pad(tree.leaves, (0, len(codes) - len(tree.leaves)), constant_values=-1)
+    n_items = len(codes) - 1
+    assert isinstance(model.head, DepthDecoder)
+    return dataclasses.replace(
+        model,
+        encoder=dataclasses.replace(model.encoder, n_items=n_items),
+        head=dataclasses.replace(model.head, n_items=n_items),
+        constants={**model.constants, "codes": codes, "tree": dataclasses.replace(tree, leaves=leaves)},
     )
 
 

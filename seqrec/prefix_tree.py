@@ -98,17 +98,17 @@ def prefix_tree(
         bad = f"item {ids[0] if ids[0] < 1 else ids[-1]}" if len(ids) else "no item"
         raise InputError(f"the catalogue holds {bad}; give ids of 1..{len(codes) - 1}, which have codes")
     ids = ids[np.lexsort((ids, *codes[ids].T[::-1]))]
-    levels, room = [], ROWS
+    levels, n_nodes = [], ROWS
     kept = like.levels if like is not None else (None,) * len(n_codes)
     for depth, (parents, own) in enumerate(_children(codes[ids])):
-        level = _level(parents, own, n_codes[depth], n_nodes=room, n_items=len(ids), like=kept[depth])
+        level = _level(parents, own, n_codes[depth], n_nodes=n_nodes, n_items=len(ids), like=kept[depth])
         levels.append(level)
-        room = len(level.codes)
-    leaves = np.full(_room(len(codes), 0.0) if like is None else len(like.leaves), -1, np.int32)
+        n_nodes = len(level.codes)
+    leaves = np.full(room(len(codes), 0.0) if like is None else len(like.leaves), -1, np.int32)
     if len(leaves) < len(codes):
         raise InputError(f"codes have {len(codes)} rows, and the tree room for {len(leaves)}; compile for a new tree")
     leaves[ids] = np.arange(len(ids))
-    return PrefixTree(tuple(levels), np.pad(ids, (0, room - len(ids))), leaves)
+    return PrefixTree(tuple(levels), np.pad(ids, (0, n_nodes - len(ids))), leaves)
 
 
 def _children(codes: Int[np.ndarray, "n n_levels"]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -130,16 +130,16 @@ def _level(
     n, counts = len(codes), np.bincount(parents, minlength=n_nodes)
     most = int(counts.max())
     if like is None:
-        room = _room(n + 1, SLACK)
+        size = room(n + 1, SLACK)
         width = min(n, -(-int(most * (1 + SLACK)) // 8) * 8)
         # A row of bits costs the same whatever it holds; gathers cost for each child that there may be.
         repeats = np.any((np.diff(parents) == 0) & (np.diff(codes.astype(np.int64)) == 0))
         has_bits = 2 * width > n_codes and not repeats and n_nodes * n_codes <= 8 * 32 * max(n_items, 4096)
     else:
-        room, width, has_bits = len(like.codes), like.width, like.bits is not None
-        if n >= room or most > width or n_codes != like.n_codes:
+        size, width, has_bits = len(like.codes), like.width, like.bits is not None
+        if n >= size or most > width or n_codes != like.n_codes:
             raise InputError(
-                f"a catalogue of {n:,} prefixes, {most} after one, does not fit a tree with room for {room - 1:,}, "
+                f"a catalogue of {n:,} prefixes, {most} after one, does not fit a tree with room for {size - 1:,}, "
                 f"{width} after one; make a tree of its own, and compile again"
             )
     starts = np.full(n_nodes + ROWS, n, np.int32)
@@ -151,15 +151,16 @@ def _level(
     smallest = np.uint8 if n_codes <= 256 else np.uint16 if n_codes <= 2**16 else np.int32
     return Level(
         starts,
-        np.pad(codes.astype(smallest), (0, room - n)),
-        np.pad(parents, (0, room - n), constant_values=n_nodes - 1),
+        np.pad(codes.astype(smallest), (0, size - n)),
+        np.pad(parents, (0, size - n), constant_values=n_nodes - 1),
         bits,
         n_codes,
         n_codes if has_bits else width,
     )
 
 
-def _room(n: int, slack: float) -> int:
+def room(n: int, slack: float) -> int:
+    """`n` and a share `slack` more, rounded up to a multiple of `ROWS`."""
     return -(-int(n * (1 + slack)) // ROWS) * ROWS
 
 

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 from seqrec.data.directories import Kind
 from seqrec.data.paths import as_input_error
@@ -19,6 +19,8 @@ from seqrec.types import InputError, Times
 FORMAT_VERSION = 1
 MANIFEST, WEIGHTS, ITEMS, CONFIG = "manifest.json", "weights.safetensors", "items.parquet", "config.json"
 TOP_K, STATES, PROBES, CARD = "top_k.stablehlo", "states.stablehlo", "probes.json", "README.md"
+CONSTANTS, CODES = "constants.safetensors", "codes.parquet"
+"""Of bundles whose model composes parameters with constants, and of those whose items have codes."""
 ONNX_TOP_K, ONNX_STATES = "top_k.onnx", "states.onnx"
 SESSION_PROGRAMS = START, APPEND, STATE_TOP_K = "start.stablehlo", "append.stablehlo", "top_k_of_states.stablehlo"
 NEEDED = (WEIGHTS, ITEMS, CONFIG, TOP_K, STATES, PROBES, CARD)
@@ -68,6 +70,8 @@ class Vocabulary(NamedTuple):
     """How often each occurs in training."""
     titles: np.ndarray | None = None
     attributes: pa.Array | None = None
+    is_listed: Bool[np.ndarray, " n_items"] | None = None
+    """Whether each is in the catalogue of today, and may be listed; None where all are."""
 
 
 def write_manifest(directory: Path, facts: Facts) -> None:
@@ -145,6 +149,8 @@ def write_vocabulary(file: Path, vocabulary: Vocabulary) -> None:
         columns["title"] = key_column(vocabulary.titles)
     if vocabulary.attributes is not None:
         columns["attributes"] = vocabulary.attributes
+    if vocabulary.is_listed is not None:
+        columns["is_listed"] = pa.array(vocabulary.is_listed)
     pq.write_table(pa.table(columns), file)
 
 
@@ -160,9 +166,11 @@ def read_vocabulary(file: Path) -> Vocabulary:
         names = table.column_names
         keys, n_events = keys_of(table["key"]), table["n_events"].to_numpy()
         titles = keys_of(table["title"]) if "title" in names else None
+        is_listed = table["is_listed"].to_numpy() if "is_listed" in names else None
     if len(set(keys.tolist())) < len(keys):
         raise InputError(f"{file} has a key twice; {REMEDY}")
-    return Vocabulary(keys, n_events, titles, table["attributes"].combine_chunks() if "attributes" in names else None)
+    attributes = table["attributes"].combine_chunks() if "attributes" in names else None
+    return Vocabulary(keys, n_events, titles, attributes, is_listed)
 
 
 def most_popular_first(n_events: Int[np.ndarray, " n_items"]) -> Int[np.ndarray, " n_items"]:
@@ -172,6 +180,12 @@ def most_popular_first(n_events: Int[np.ndarray, " n_items"]) -> Int[np.ndarray,
     [2, 1, 3]
     """
     return 1 + np.argsort(-n_events, kind="stable")
+
+
+def listed_first(vocabulary: Vocabulary) -> Int[np.ndarray, " n_listed"]:
+    """The ids of items that may be listed, as `most_popular_first` has them."""
+    ids = most_popular_first(vocabulary.n_events)
+    return ids if vocabulary.is_listed is None else ids[vocabulary.is_listed[ids - 1]]
 
 
 def popular_items(

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol, get_args, runtime_checkable
 
 import jax
-import jax.export
 import numpy as np
 from jaxtyping import Bool, Float, Int, Int32, Int64
 
 from seqrec.bundle.calls import IDS_PER_CALL, CallSizes, filled_up, list_rows, sufficient, users_per_call
+from seqrec.bundle.exported import read_program
+from seqrec.bundle.files import CONSTANTS as CONSTANTS_FILE
 from seqrec.bundle.files import (
     ITEMS,
     MANIFEST,
@@ -21,16 +22,15 @@ from seqrec.bundle.files import (
     Facts,
     Search,
     Vocabulary,
-    most_popular_first,
+    listed_first,
     open_directory,
     popular_items,
     read_vocabulary,
 )
 from seqrec.bundle.histories import Ragged, make_histories, power_of_two, unique_ids
 from seqrec.bundle.requests import Ids, ItemKey, Keys, candidate_lists, ids_of, seconds_of, without_unknown
-from seqrec.bundle.search import Searcher, open_searcher
-from seqrec.bundle.weights import ITEM_TABLE, read_weights
-from seqrec.data.paths import as_input_error
+from seqrec.bundle.search import Searcher, check_products, open_searcher
+from seqrec.bundle.weights import CONSTANTS, ITEM_TABLE, read_constants, read_weights
 from seqrec.files import address_of
 from seqrec.types import InputError, Params
 
@@ -82,7 +82,7 @@ class Bundle:
     """The parameters on the device that answers; without the item table where there is a `searcher`."""
     ids: Ids
     by_popularity: Int64[np.ndarray, " n_items"]
-    """All ids, the most frequent in training first."""
+    """The ids that may be listed, the most frequent in training first."""
     programs: Mapping[str, Program]
     search: Search = "exact"
     searcher: Searcher | None = None
@@ -167,9 +167,11 @@ class Bundle:
     ) -> tuple[Ragged | None, Ragged | None]:
         """The ids of both lists of `recommend`."""
         allowed = candidate_lists(allow, self.ids, n_histories, name="allow")
+        if allowed is not None and (is_listed := self.vocabulary.is_listed) is not None:
+            allowed = allowed.keep(is_listed[allowed.values - 1])
         if allowed is not None and (empty := np.flatnonzero(allowed.lengths == 0)).size:
             raise InputError(
-                f"allow leaves history {empty[0]} no item that {self.path} knows; name some, or leave allow out"
+                f"allow leaves history {empty[0]} no item that {self.path} may list; name some, or leave allow out"
             )
         return allowed, candidate_lists(exclude, self.ids, n_histories, name="exclude")
 
@@ -279,7 +281,13 @@ class Bundle:
         return found
 
     def item_vectors(self) -> Float[np.ndarray, "n_items d_model"]:
-        """The vector of each item, in the order of ids."""
+        """The vector of each item, in the order of ids.
+
+        Raises:
+          InputError: the model composes the vectors that it reads, and scores by others.
+        """
+        if CONSTANTS in self.params:
+            check_products(self.params, f"item vectors of {self.path}")
         items = slice(1, 1 + self.facts.n_items)
         return np.asarray(self.params[ITEM_TABLE])[items] if self.searcher is None else self.searcher.rows.read(items)
 
@@ -342,27 +350,17 @@ def open_bundle(directory: Path, facts: Facts, *, name: str | None = None, searc
     path = str(directory) if name is None else name
     vocabulary = read_vocabulary(directory / ITEMS)
     params = read_weights(directory / WEIGHTS, without=None if search == "exact" else ITEM_TABLE)
+    if (directory / CONSTANTS_FILE).is_file():
+        params[CONSTANTS] = read_constants(directory / CONSTANTS_FILE)
     searcher = open_searcher(directory, facts.n_items, params, search, path=path)
     if len(vocabulary.keys) != facts.n_items:
         raise InputError(
             f"{path}: {MANIFEST} says {facts.n_items} items, {ITEMS} has {len(vocabulary.keys)}; export the run again"
         )
+    own = params if searcher is None else {**params, ITEM_TABLE: searcher.rows.values}
     programs = {}
     for name in (TOP_K, STATES, *SESSION_PROGRAMS * facts.sessions) if searcher is None else (STATES,):
-        complaint = (
-            f"{path}: {name} was made by jax {facts.jax_version} and jax {jax.__version__} cannot read it "
-            f"({{error}}); run experiments/export.py --refresh {path}"
-        )
-        with as_input_error(complaint, Exception):  # jax's reader has no error of its own
-            exported = jax.export.deserialize(bytearray((directory / name).read_bytes()))
-            if facts.jax_version != jax.__version__:
-                exported.mlir_module()  # else what is too new for this jax would fail in its first call alone
-        _check_params(path, exported, params if searcher is None else {**params, ITEM_TABLE: searcher.rows.values})
-        if searcher is not None and not _takes_any_table(exported):
-            raise InputError(
-                f"{path}: {name} is of an older export and needs the whole item table, which search={search!r} leaves "
-                f"on disk; run experiments/export.py --refresh {path}"
-            )
+        exported = read_program(directory / name, facts, own, search=search, path=path)
         programs[name] = jax.jit(exported.call)
     return Bundle(
         path,
@@ -370,31 +368,8 @@ def open_bundle(directory: Path, facts: Facts, *, name: str | None = None, searc
         vocabulary,
         jax.device_put(params),
         Ids(vocabulary.keys),
-        most_popular_first(vocabulary.n_events),
+        listed_first(vocabulary),
         programs,
         search,
         searcher,
-    )
-
-
-def _check_params(path: str, exported: jax.export.Exported, params: Params) -> None:
-    """Refuses weights of other shapes than the program takes."""
-    (expected, *_), _ = jax.tree.unflatten(exported.in_tree, exported.in_avals)
-    structures: list[Any] = [jax.tree.structure(each) for each in (expected, params)]
-    same = structures[0] == structures[1] and all(
-        _fits(spec.shape, leaf.shape) for spec, leaf in zip(*map(jax.tree.leaves, (expected, params)), strict=True)
-    )
-    if not same:
-        raise InputError(f"{path}: {WEIGHTS} does not fit the programs; export the run again")
-
-
-def _takes_any_table(exported: jax.export.Exported) -> bool:
-    (expected, *_), _ = jax.tree.unflatten(exported.in_tree, exported.in_avals)
-    return jax.export.is_symbolic_dim(expected[ITEM_TABLE].shape[0])
-
-
-def _fits(expected: Sequence[Any], shape: tuple[int, ...]) -> bool:
-    """Whether an array of this shape is what a program takes, which leaves some sizes open."""
-    return len(expected) == len(shape) and all(
-        jax.export.is_symbolic_dim(size) or size == own for size, own in zip(expected, shape, strict=True)
     )

@@ -12,8 +12,9 @@ from jaxtyping import Array, Float, Int
 
 from seqrec.bundle import files
 from seqrec.bundle.histories import Histories
+from seqrec.bundle.weights import CONSTANTS, ITEM_TABLE, tree_from_names
 from seqrec.model import Model
-from seqrec.params import Params
+from seqrec.params import Params, leaves_by_name
 from seqrec.types import Batch, InputError, NextItemHead
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -23,8 +24,7 @@ def check_servable(model: Model) -> None:
     """Refuses a model that cannot answer from item ids, and their times, alone.
 
     Raises:
-      InputError: the model continues histories, or reads more of an event than a request holds, or arrays that are
-        no parameters.
+      InputError: the model continues histories, or reads more of an event than a request holds.
     """
     if model.encoder.decoder is not None:
         raise InputError(
@@ -35,13 +35,16 @@ def check_servable(model: Model) -> None:
             f"the model reads {model.reads.event_features[0]!r} of events, which a bundle is not told; train one "
             "without --event-features and --user-features"
         )
-    params = jax.tree.map(lambda spec: jax.ShapeDtypeStruct(spec.shape, jnp.float32), model.specs)
-    composed = jax.eval_shape(model.compose, params, model.constants)
-    if more := sorted(composed.keys() - model.specs.keys() - {"item_table"}):
-        raise InputError(
-            f"the model reads {more[0]!r} beside its parameters, which a bundle does not hold; list items from its "
-            "run, with export_lists.py or recommend.py"
-        )
+
+
+def composed(model: Model, params: Params) -> Params:
+    """What encoder and head read of a bundle's parameters, which hold the model's constants, if it has some."""
+    if model.constants is None:
+        return params
+    others = {name: leaf for name, leaf in params.items() if name != CONSTANTS}
+    arrays = leaves_by_name(params[CONSTANTS])
+    leaves = [arrays[name] for name in leaves_by_name(model.constants)]
+    return model.compose(others, jax.tree.unflatten(jax.tree.structure(model.constants), leaves))
 
 
 def batch_of(histories: Histories) -> tuple[Batch, Int[Array, " users"]]:
@@ -122,18 +125,25 @@ def export_programs(model: Model) -> dict[str, bytes]:
 
     Sizes that stay open: the number of users, that of sessions, the lengths of both lists, and k, which is that of
     `places`, an array whose values do not count. `states` also takes a table of the histories' items alone, by whose
-    rows these are then called: a search that keeps the table on disk reads no other rows.
+    rows these are then called: a search that keeps the table on disk reads no other rows. Of a model with constants
+    all take these beside the parameters, and compose.
 
     Raises:
       InputError: see `check_servable`.
     """
     check_servable(model)
     params = jax.tree.map(lambda spec: jax.ShapeDtypeStruct(spec.shape, jnp.float32), model.specs)
+    table_of: Params = {}
+    states_users, n_rows = jax.export.symbolic_shape("b, r")
+    if model.constants is None:
+        table_of = {ITEM_TABLE: jax.ShapeDtypeStruct((n_rows, *params[ITEM_TABLE].shape[1:]), jnp.float32)}
+    else:
+        # Plain dicts and lists: what calls a program need not know the model's own types.
+        arrays = leaves_by_name(model.constants)
+        params[CONSTANTS] = tree_from_names({n: jax.ShapeDtypeStruct(a.shape, a.dtype) for n, a in arrays.items()})
     reads_times = model.reads.times != "none"
     listed, *widths, k = jax.export.symbolic_shape("b, a, e, k", constraints=[f"k <= {model.n_items}"])
     users, sessions = jax.export.symbolic_shape("b, s")
-    states_users, n_rows = jax.export.symbolic_shape("b, r")
-    table = jax.ShapeDtypeStruct((n_rows, *params["item_table"].shape[1:]), jnp.float32)
     integers = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.int32)
     lists = [*(integers((listed, width)) for width in widths), jax.ShapeDtypeStruct((k,), jnp.int8)]
 
@@ -143,10 +153,10 @@ def export_programs(model: Model) -> dict[str, bytes]:
         return Histories(rows, integers((users,)), rows if reads_times else None, next_times).as_dict()
 
     def top_k_program(params: Params, histories: Any, allow: Any, exclude: Any, places: Any) -> tuple[Array, Array]:
-        return top_k(model, params, Histories(**histories), allow, exclude, k=places.shape[0])
+        return top_k(model, composed(model, params), Histories(**histories), allow, exclude, k=places.shape[0])
 
     def states_program(params: Params, histories: Any) -> Array:
-        return states(model, params, Histories(**histories))
+        return states(model, composed(model, params), Histories(**histories))
 
     def export(program: Any, *given: Any) -> jax.export.Exported:
         return jax.export.export(jax.jit(program), platforms=PLATFORMS)(*given)
@@ -155,7 +165,7 @@ def export_programs(model: Model) -> dict[str, bytes]:
     with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ())), _without_source_lines():
         exported = {
             files.TOP_K: export(top_k_program, params, histories(listed), *lists),
-            files.STATES: export(states_program, {**params, "item_table": table}, histories(states_users)),
+            files.STATES: export(states_program, {**params, **table_of}, histories(states_users)),
         }
         if has_sessions(model):
             start, append, best = _session_programs(model)
@@ -177,6 +187,8 @@ def _session_programs(model: Model) -> tuple[Callable[..., Any], Callable[..., A
     assert incremental is not None
 
     def start(params: Params, histories: Any) -> tuple[Array, Any]:
+        params = composed(model, params)
+
         def start_one(history: Histories) -> tuple[Array, Any]:
             batch, _ = batch_of(jax.tree.map(lambda leaf: leaf[None], history))
             states, cache = incremental.start(params, batch)
@@ -185,11 +197,13 @@ def _session_programs(model: Model) -> tuple[Callable[..., Any], Callable[..., A
         return jax.vmap(start_one)(Histories(**histories))
 
     def append(params: Params, cache: Any, rows: Array, events: Any) -> tuple[Array, Any]:
-        states, cache = incremental.append(params, cache, events["items"], rows=rows, times=events.get("times"))
+        states, cache = incremental.append(
+            composed(model, params), cache, events["items"], rows=rows, times=events.get("times")
+        )
         return states.astype(jnp.float32), cache
 
     def best(params: Params, states: Array, allow: Array, exclude: Array, places: Array) -> tuple[Array, Array]:
-        return _best(model, params, states[:, None], allow, exclude, k=places.shape[0])
+        return _best(model, composed(model, params), states[:, None], allow, exclude, k=places.shape[0])
 
     return start, append, best
 

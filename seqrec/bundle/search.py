@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Float32, Int, Int8, Int32
 
 from seqrec.bundle.files import INDEX, REMEDY, WEIGHTS, Search
 from seqrec.bundle.histories import Ragged, power_of_two
-from seqrec.bundle.weights import ITEM_TABLE, StoredRows, map_item_table, quantise_rows
+from seqrec.bundle.weights import CONSTANTS, ITEM_TABLE, StoredRows, map_item_table, quantise_rows
 from seqrec.data.paths import as_input_error
 from seqrec.types import InputError, Params
 
@@ -120,20 +120,24 @@ def open_searcher(directory: Path, n_items: int, params: Params, search: Search,
 
 
 def scores_are_products(params: Mapping[str, Any]) -> bool:
-    """Whether an item's score is the product of its vector with a state, which it is not in a repeat mixture."""
-    return "repeats" not in params
+    """Whether an item's score is the product of its vector with a state.
+
+    It is not in a repeat mixture, nor where parameters are composed for each call, as of codes of items.
+    """
+    return "repeats" not in params and CONSTANTS not in params
 
 
 def check_products(params: Mapping[str, Any], name: str) -> None:
     """Refuses models whose scores are more than products of a state with the items' vectors.
 
     Raises:
-      InputError: the parameters are those of a repeat mixture.
+      InputError: the parameters are those of another model.
     """
     if not scores_are_products(params):
+        kind = "writes codes of items" if CONSTANTS in params else "is a repeat mixture"
         raise InputError(
-            f"{name}: the model is a repeat mixture, whose scores are no products of one state with the items' "
-            "vectors; search exactly, or train without --repeat-mixture"
+            f"{name}: the model {kind}, whose scores are no products of one state with the items' vectors; search "
+            "exactly, or train another model"
         )
 
 

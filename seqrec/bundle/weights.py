@@ -12,18 +12,26 @@ from jaxtyping import Float, Int8
 from seqrec.bundle.files import REMEDY, ItemTableType
 from seqrec.data.paths import as_input_error
 from seqrec.params import Params, leaves_by_name
+from seqrec.types import InputError
 
 ITEM_TABLE = "item_table"
 SCALE = "item_table.scale"
 """Name of the factors of int8 rows."""
+CONSTANTS = "constants"
+"""Name, among a bundle's parameters, of the arrays that its model composes parameters with."""
 
 
 def write_weights(file: Path, params: Params, *, item_table: ItemTableType) -> None:
     """Writes each parameter in float32, under its path in the tree such as `blocks.0.attention.qkv`.
 
     Rows of an int8 item table have a scale each, by which they are multiplied when they are read.
+
+    Raises:
+      InputError: the table of which a type is asked is not there.
     """
     arrays = {name: np.array(leaf, np.float32, order="C") for name, leaf in leaves_by_name(params).items()}
+    if item_table != "float32" and ITEM_TABLE not in arrays:
+        raise InputError(f"the model has no item table to store as {item_table}; leave --item-table out")
     if item_table == "bfloat16":
         arrays[ITEM_TABLE] = arrays[ITEM_TABLE].astype(ml_dtypes.bfloat16)
     elif item_table == "int8":
@@ -83,6 +91,23 @@ def read_weights(file: Path, *, without: str | None = None) -> Params:
         if scale is not None and ITEM_TABLE in arrays:
             arrays[ITEM_TABLE] = arrays[ITEM_TABLE] * scale[:, None]
         return tree_from_names({name: np.asarray(leaf, np.float32) for name, leaf in arrays.items()})
+
+
+def write_constants(file: Path, constants: Any) -> None:
+    """Writes each array of a tree in its own type, under its path in the tree."""
+    arrays = {name: np.array(leaf, order="C") for name, leaf in leaves_by_name(constants).items()}
+    file.write_bytes(_safetensors().numpy.save(arrays))
+
+
+def read_constants(file: Path) -> Params:
+    """The arrays of `write_constants`, in nested dicts and lists.
+
+    Raises:
+      InputError: the file is not as `write_constants` leaves it.
+    """
+    safetensors = _safetensors()
+    with as_input_error(f"{file} holds no constants of a bundle; {REMEDY}", safetensors.SafetensorError, ValueError):
+        return tree_from_names(safetensors.numpy.load(file.read_bytes()))
 
 
 def _safetensors() -> Any:

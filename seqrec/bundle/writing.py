@@ -17,7 +17,7 @@ from seqrec.bundle.onnx import check_convertible, write_onnx
 from seqrec.bundle.programs import export_programs, has_sessions
 from seqrec.bundle.search import MIN_CANDIDATES, check_products, scores_are_products, write_index
 from seqrec.bundle.sessions import Sessions
-from seqrec.bundle.weights import map_item_table, write_weights
+from seqrec.bundle.weights import CONSTANTS, map_item_table, write_constants, write_weights
 from seqrec.data.directories import replacing_directory
 from seqrec.files import JsonObject, read_object, write_json
 from seqrec.model import Model
@@ -46,8 +46,8 @@ class Description(NamedTuple):
     """What that script was told."""
     card: Callable[[Facts], str]
     """Text of README.md, which says how the searches did."""
-    pictures: tuple[Path, ...] = ()
-    """Files that the card shows."""
+    files: tuple[Path, ...] = ()
+    """Other files that go with it, such as pictures that the card shows."""
 
 
 def write_bundle(
@@ -63,7 +63,7 @@ def write_bundle(
     onnx: bool = False,
     held_out: HeldOut | None = None,
 ) -> Facts:
-    """Writes the bundle of a model and its composed parameters; one that is there is replaced. Returns its facts.
+    """Writes the bundle of a model and its parameters; one that is there is replaced. Returns its facts.
 
     Lists leave seen items out where `mask_seen`, unless a request says otherwise. Answers to a few random histories are
     kept, to compare with after `refresh_bundle`. With `index` there is one for approximate search. What the searches
@@ -76,7 +76,7 @@ def write_bundle(
     """
     facts = Facts(
         model=description.name,
-        n_items=model.n_items,
+        n_items=len(vocabulary.keys),
         max_length=model.reads.max_length,
         d_model=model.d_model,
         times=model.reads.times,
@@ -86,7 +86,7 @@ def write_bundle(
         sessions=has_sessions(model),
     )
     if index:
-        check_products(model.specs, "an index")
+        check_products(_names(model), "an index")
     if onnx:
         check_convertible(model, name=facts.model)
     with replacing_directory(directory, files.BUNDLE) as fresh:
@@ -94,17 +94,19 @@ def write_bundle(
         write_weights(fresh / files.WEIGHTS, jax.tree.map(np.asarray, kept), item_table=item_table)
         files.write_vocabulary(fresh / files.ITEMS, vocabulary)
         write_json(fresh / files.CONFIG, description.config)
-        for picture in description.pictures:
-            shutil.copyfile(picture, fresh / picture.name)
+        for file in description.files:
+            shutil.copyfile(file, fresh / file.name)
+        if model.constants is not None:
+            write_constants(fresh / files.CONSTANTS, model.constants)
         _write_programs(fresh, model)
         if index:
             write_index(fresh / files.INDEX, map_item_table(fresh / files.WEIGHTS), facts.n_items)
         bundle = open_bundle(fresh, facts)
-        answered = _answered(bundle, probes(facts))
+        answered = with_answers(bundle, probes(facts))
         write_json(fresh / files.PROBES, answered)
         if onnx:
             write_onnx(fresh, model, bundle, answered)
-        if held_out is not None and scores_are_products(model.specs) and facts.n_items > MIN_CANDIDATES:
+        if held_out is not None and scores_are_products(_names(model)) and facts.n_items > MIN_CANDIDATES:
             facts = facts._replace(recall=_recall(bundle, fresh, held_out, ("int8", "ann") if index else ("int8",)))
         (fresh / files.CARD).write_text(description.card(facts), encoding="utf-8")
         files.write_manifest(fresh, facts)
@@ -127,7 +129,7 @@ def refresh_bundle(directory: Path, build: Callable[[JsonObject, Facts], Model])
         _write_programs(fresh, model)
         kept = read_object(fresh / files.PROBES, items=list, k=int, answers=list, scores=list)
         bundle = open_bundle(fresh, facts)
-        ways = [_answered(bundle, kept)]
+        ways = [with_answers(bundle, kept)]
         if facts.sessions:
             ways.append(_answered_by_sessions(bundle, kept))
         for answered in ways:
@@ -141,6 +143,11 @@ def refresh_bundle(directory: Path, build: Callable[[JsonObject, Facts], Model])
                         "or export the run again"
                     )
         files.write_manifest(fresh, facts)
+
+
+def _names(model: Model) -> Params:
+    """The names of the bundle's parameters."""
+    return {**model.specs, **({} if model.constants is None else {CONSTANTS: None})}
 
 
 def _write_programs(directory: Path, model: Model) -> None:
@@ -161,7 +168,7 @@ def probes(facts: Facts) -> JsonObject:
     return {"items": items, "seconds": seconds, "k": min(20, facts.n_items)}
 
 
-def _answered(bundle: Bundle, asked: JsonObject) -> JsonObject:
+def with_answers(bundle: Bundle, asked: JsonObject) -> JsonObject:
     """Probes with a bundle's answers to them."""
     seconds: Ragged | None = None if asked.get("seconds") is None else ragged(asked["seconds"], np.int64)
     ids, scores = bundle.top_ids(ragged(asked["items"], np.int32), asked["k"], seconds=seconds, mask_seen=False)

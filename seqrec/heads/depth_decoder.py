@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+from jax.core import max_dim, min_dim
 from jaxtyping import Array, Bool, Float, Int
 
 from seqrec.config import check_at_least, check_fields
@@ -152,12 +153,17 @@ class DepthDecoder:
             if self.config.lists == "exact":
                 scores = item_log_probabilities(params[PARAMS], tree, states)
                 scores = _finite(scores if valid is None else jnp.where(valid, scores, -jnp.inf))
-                best, leaves = jax.lax.top_k(scores, min(k, tree.n_leaves))
+                best, leaves = jax.lax.top_k(scores, min_dim(k, tree.n_leaves))
             else:
-                leaves, best = self._beam(params, states, valid, width=max(k, self.config.beam_width))
-            missing = ((0, 0), (0, max(0, k - best.shape[1])))
-            best = jnp.pad(best[:, :k], missing, constant_values=-jnp.inf)
-            return jnp.where(best > -jnp.inf, jnp.pad(tree.items[leaves[:, :k]], missing), 0), best
+                leaves, best = self._beam(params, states, valid, width=max_dim(k, self.config.beam_width))
+            items = jnp.where(best > -jnp.inf, tree.items[leaves], 0)
+            # Filled up without a comparison of sizes, which an exported program leaves open.
+            none = jnp.zeros((len(best), k), items.dtype), jnp.full((len(best), k), -jnp.inf)
+            ids, scores = (
+                jax.lax.dynamic_update_slice(row, each[:, :k], (0, 0))
+                for row, each in zip(none, (items, best), strict=True)
+            )
+            return ids, scores
 
         if not 1 <= k <= self.n_items:
             raise InputError(f"k={k} is not in 1..n_items={self.n_items}; ask for at most as many items as there are")
@@ -226,7 +232,7 @@ class DepthDecoder:
         for depth, level in enumerate(tree.levels):
             each = logs[..., None] + code_log_probabilities(own, depth, states)
             scores = _finite(candidate_scores(level, nodes, each, allowed[depth])).reshape(n_users, -1)
-            logs, best = jax.lax.top_k(scores, min(width, scores.shape[1]))
+            logs, best = jax.lax.top_k(scores, min_dim(width, scores.shape[1]))
             beams, chosen = best // level.n_candidates, best % level.n_candidates
             nodes, codes = chosen_children(level, jnp.take_along_axis(nodes, beams, axis=1), chosen)
             if depth < len(tree.levels) - 1:

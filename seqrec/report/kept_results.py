@@ -89,6 +89,8 @@ def condense_config(run: Path) -> JsonObject:
                 part = part[each]
             part[last] = [Path(file).name for file in value] if isinstance(value, list) else Path(value).name
     _name_start(started.get("data", {}))
+    if codes := started["config"].get("semantic_ids"):
+        started["config"]["semantic_ids"] = Path(codes).name
     if "run.output" in values:
         config["run"]["output"] = None
     del started["command"]  # as it was typed; `command` derives the command that repeats the run from its config

@@ -14,13 +14,13 @@ import pyarrow.parquet as pq
 
 from seqrec.data.directories import Kind, replacing_directory
 from seqrec.data.paths import as_input_error, check_file, open_bytes
-from seqrec.data.store_files import key_column
+from seqrec.data.store_files import key_column, keys_of
 from seqrec.files import JsonObject, read_object, sha256_of, write_json
 from seqrec.semantic_ids.codes import SemanticIds, semantic_ids
 from seqrec.types import InputError
 
 CODES = "codes.parquet"
-MANIFEST = "manifest.json"
+MANIFEST, N_CODES = "manifest.json", "n_codes"
 SEMANTIC_IDS = Kind("directory of semantic ids", (CODES,))
 FORMAT_VERSION = 1
 REMEDY = "make the codes again with experiments/semantic_ids.py"
@@ -37,8 +37,7 @@ def write_semantic_ids(directory: Path | str, ids: SemanticIds, item_keys: np.nd
     What is there is replaced, if it holds semantic ids too.
     """
     with replacing_directory(directory, SEMANTIC_IDS) as fresh:
-        columns = {f"code_{level}": pa.array(ids.codes[1:, level]) for level in range(ids.n_levels)}
-        pq.write_table(pa.table({"item": key_column(item_keys), **columns}), fresh / CODES, write_page_checksum=True)
+        write_codes(fresh / CODES, ids, item_keys)
         manifest = {
             "format_version": FORMAT_VERSION,
             "n_items": ids.n_items,
@@ -47,6 +46,14 @@ def write_semantic_ids(directory: Path | str, ids: SemanticIds, item_keys: np.nd
             **facts,
         }
         write_json(fresh / MANIFEST, manifest)
+
+
+def write_codes(file: Path, ids: SemanticIds, item_keys: np.ndarray) -> None:
+    """Writes item, code_0, code_1, … as Parquet, which says in its metadata how large each codebook is."""
+    columns = {f"code_{level}": pa.array(ids.codes[1:, level]) for level in range(ids.n_levels)}
+    sizes = {N_CODES: json.dumps(ids.n_codes)}
+    table = pa.table({"item": key_column(item_keys), **columns}).replace_schema_metadata(sizes)
+    pq.write_table(table, file, write_page_checksum=True)
 
 
 def read_semantic_ids(path: Path | str, item_keys: np.ndarray) -> SemanticIds:
@@ -68,16 +75,45 @@ def read_semantic_ids(path: Path | str, item_keys: np.ndarray) -> SemanticIds:
             raise InputError(
                 f"{path} has format version {manifest['format_version']}; this seqrec reads {FORMAT_VERSION}; {REMEDY}"
             )
-        n_codes = manifest["n_codes"]
-        if not all(isinstance(n, int) and n > 0 for n in n_codes):
-            raise InputError(f"{path / MANIFEST}: n_codes={n_codes} are no sizes of codebooks; {REMEDY}")
+        n_codes = _checked_sizes(manifest["n_codes"], path / MANIFEST)
         check_file(path / CODES)
         if sha256_of(path / CODES) != manifest["codes_sha256"]:
             raise InputError(f"{path / CODES} is damaged: it does not have the hash in {MANIFEST}; {REMEDY}")
         return _aligned(path / CODES, *_read_parquet(path / CODES), item_keys, n_codes)
-    head = check_file(path)
-    keys, codes = _read_parquet(path) if head.startswith(b"PAR1") else _read_json(path, item_keys)
-    return _aligned(path, keys, codes, item_keys, None)
+    keys, codes = _read_file(path, item_keys)
+    return _aligned(path, keys, codes, item_keys, _sizes(path))
+
+
+def read_item_keys(path: Path | str, like: np.ndarray) -> np.ndarray:
+    """The keys of all items whose codes a path holds that `read_semantic_ids` takes, as the type of the keys `like`.
+
+    Raises:
+      InputError: the path holds no codes, or its keys are of another type.
+    """
+    path = Path(path)
+    keys, _ = _read_file(path / CODES if path.is_dir() else path, like)
+    own = key_column(like)
+    misfit = f"{path} has items such as {keys[0].as_py()!r}, the data has {own[0].as_py()!r}"
+    with as_input_error(f"{misfit}; write the data's own keys", pa.ArrowException):
+        return keys_of(pa.chunked_array([keys.cast(own.type)]))
+
+
+def _read_file(path: Path, item_keys: np.ndarray) -> tuple[pa.Array, np.ndarray]:
+    return _read_parquet(path) if check_file(path).startswith(b"PAR1") else _read_json(path, item_keys)
+
+
+def _sizes(path: Path) -> list[int] | None:
+    """The sizes of the codebooks, of a file that `write_codes` wrote."""
+    if not check_file(path).startswith(b"PAR1"):
+        return None
+    sizes = (pq.read_schema(path).metadata or {}).get(N_CODES.encode())
+    return None if sizes is None else _checked_sizes(json.loads(sizes), path)
+
+
+def _checked_sizes(n_codes: Any, path: Path) -> list[int]:
+    if not isinstance(n_codes, list) or not all(isinstance(n, int) and n > 0 for n in n_codes):
+        raise InputError(f"{path}: n_codes={n_codes} are no sizes of codebooks; {REMEDY}")
+    return n_codes
 
 
 def _aligned(
