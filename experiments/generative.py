@@ -41,7 +41,7 @@ def build(config: Config, task: Task) -> Model:
     return with_semantic_ids(model, ids, config.decoder, item_vectors=config.item_vectors, **rates)
 
 
-main = make_main(build, name="Depth decoder")
+main = make_main(build, name="Generative")
 
 if __name__ == "__main__":
     run_script(main, Config)
