@@ -14,7 +14,6 @@ from scripts import TRAINING
 from tyro.conf import Positional, arg
 
 from seqrec import runtime
-from seqrec.bundle.catalogue import replace_catalogue
 from seqrec.bundle.files import ItemTableType
 from seqrec.data.buckets import working_copy
 from seqrec.export import bundle_run, refresh
@@ -46,36 +45,31 @@ class Arguments:
     semantic_ids.py or a file, of the run's codebooks. The bundle's functions stay as they are."""
 
     def __post_init__(self):
-        for flag, files in (("index", "the index"), ("onnx", "ONNX files")):
-            if self.refresh is not None and getattr(self, flag):
-                raise InputError(f"--refresh keeps {files} that the bundle has; leave --{flag} out, or export the run")
-        if self.refresh is None and self.catalogue is not None:
-            raise InputError("--catalogue changes a bundle; name it by --refresh")
+        for flag, part in (("index", "the index"), ("onnx", "ONNX files"), ("beam-width", "the beam")):
+            if self.refresh is not None and getattr(self, flag.replace("-", "_")):
+                raise InputError(f"--refresh keeps {part} that the bundle has; leave --{flag} out, or export the run")
         if (self.refresh is None) == (self.run is None) or (self.run is None) != (self.output is None):
             raise InputError("name a run and its --output, or a bundle to --refresh")
+        if self.refresh is None and self.catalogue is not None:
+            raise InputError("--catalogue changes a bundle that is there; name it by --refresh")
 
 
 def main(arguments: Arguments) -> None:
     """Writes the bundle and says how to use it."""
     if arguments.refresh is not None:
         with working_copy(arguments.refresh) as directory:
-            if arguments.catalogue is None:
-                refresh(directory, TRAINING)
-            said = arguments.catalogue and replace_catalogue(directory, arguments.catalogue)
-        print(f"refreshed  {address_of(arguments.refresh)}; {said or 'its answers are as before'}")
+            print(f"refreshed  {address_of(arguments.refresh)}; {refresh(directory, TRAINING, arguments.catalogue)}")
         return
-    assert arguments.run is not None
-    assert arguments.output is not None
+    assert arguments.run is not None and arguments.output is not None  # noqa: PT018
     with working_copy(arguments.run, read_only=True) as run, working_copy(arguments.output) as output:
-        names = ("item_table", "index", "onnx", "beam_width")
-        facts = bundle_run(run, TRAINING, output, **{name: getattr(arguments, name) for name in names})
+        options = {name: getattr(arguments, name) for name in ("item_table", "index", "onnx", "beam_width")}
+        facts = bundle_run(run, TRAINING, output, **options)
     address = address_of(arguments.output)
     print(f"bundle         {address}\nmodel card     {address}/README.md")
     if facts.recall is not None:
         found = ", ".join(f"{name} {facts.recall[name]:.4f}" for name in ("int8", "ann") if name in facts.recall)
-        print(
-            f"recall@{facts.recall['k']}      {found}, against exact search for {facts.recall['n_users']:,} test users"
-        )
+        n_users = f"{facts.recall['n_users']:,} test users"
+        print(f"recall@{facts.recall['k']}      {found}, against exact search for {n_users}")
     flags = ["--histories", "plays.parquet", "--output", "lists.parquet"]
     print(f"serve it       {beside(__file__, 'serve.py', address)}")
     print(f"lists from it  {beside(__file__, 'recommend.py', address, *flags)}")

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from seqrec import runs, runtime
 from seqrec.baselines.popularity import training_counts
 from seqrec.bundle.card import model_card
+from seqrec.bundle.catalogue import replace_catalogue
 from seqrec.bundle.files import CODES, Facts, ItemTableType, Vocabulary
 from seqrec.bundle.histories import Ragged, consecutive_rows
 from seqrec.bundle.programs import check_servable
@@ -121,12 +122,16 @@ def held_out(task: Task) -> HeldOut:
     return HeldOut(Ragged(store.items, starts, lengths), consecutive_rows(seconds, n_read))
 
 
-def refresh(directory: Path, scripts: Mapping[str, Script]) -> None:
-    """Exports the programs of a bundle anew from its weights and config.
+def refresh(directory: Path, scripts: Mapping[str, Script], catalogue: Path | None = None) -> str:
+    """Exports the programs of a bundle anew from its weights and config, and says what became of its answers.
+
+    With a `catalogue`, a file of codes, the programs stay as they are, and its items are listed from now on.
 
     Raises:
-      InputError: see `refresh_bundle`; or `scripts` have none by the name of the bundle's.
+      InputError: see `refresh_bundle` and `replace_catalogue`; or `scripts` have none by the name of the bundle's.
     """
+    if catalogue is not None:
+        return str(replace_catalogue(directory, catalogue))
 
     def build(record: JsonObject, facts: Facts) -> Model:
         if facts.model not in scripts:
@@ -134,6 +139,7 @@ def refresh(directory: Path, scripts: Mapping[str, Script]) -> None:
         return served_model(scripts[facts.model], record, facts.n_items, codes=directory / CODES)
 
     refresh_bundle(directory, build)
+    return "its answers are as before"
 
 
 def served_model(script: Script, record: JsonObject, n_items: int, *, codes: Path | None = None) -> Model:

@@ -111,8 +111,13 @@ def _what_it_is(record: JsonObject, *, mask_seen: bool, item_table: str) -> str:
     times = {"none": "", "history": " and their times", "query": ", their times and the time of the query"}
     seen = "are never listed" if mask_seen else "may be listed again"
     table = "" if item_table == "float32" else f" The item table is stored in {item_table}."
+    n_items, decoder = f"{record['data']['n_items']:,}", record["config"].get("decoder", {})
+    how = f"Ranks all {n_items} items by how likely each comes next in a user's history."
+    if decoder.get("lists") == "beam":
+        width = decoder["beam_width"]
+        how = f"Writes the codes of what comes next in a user's history, by a beam of {width} over its {n_items} items."
     return (
-        f"Ranks all {record['data']['n_items']:,} items by how likely each comes next in a user's history. It reads "
+        f"{how} It reads "
         f"the latest {data['max_length']} items{times[data['times']]}. Items that the user has seen {seen} unless a "
         f"request says otherwise. Trained by `experiments/{record['experiment']}.py` of seqrec.{table}"
     )
@@ -173,8 +178,12 @@ def _costs(record: JsonObject, tested: JsonObject) -> str:
 
 def _limits(record: JsonObject, tested: JsonObject | None) -> str:
     lines = [
-        "- Meant to propose next items from its own catalogue to users whose history it is given. New items have no "
-        "place in it until it is trained and exported again.",
+        "- Meant to propose next items from its own catalogue to users whose history it is given. "
+        + (
+            "New items have no place in it until it is trained and exported again."
+            if "semantic_ids" not in record["config"]
+            else "New items have a place by their codes, once `export.py --refresh` is told of them by `--catalogue`."
+        ),
         "- It repeats what its log favours: popular items, and whatever earlier recommendations led users to. No part "
         "of it was tested for fairness to users or to makers of items.",
         "- Its figures rank logged events of the past. They do not say what users do when shown its lists; an online "

@@ -148,7 +148,8 @@ def compile_calls(served: Served) -> None:
 def _compile_sessions(served: Served, lane: SessionsLane) -> None:
     """Starts and continues sessions in each number of users, with lists of each size, and forgets them."""
     bundle = served.bundle
-    key, reads_times = bundle.vocabulary.keys[:1].tolist(), bundle.facts.times != "none"
+    key = bundle.vocabulary.keys[bundle.by_popularity[:1] - 1].tolist()  # which may be listed
+    reads_times = bundle.facts.times != "none"
     large_k = min(served.large.sizes[0].k, bundle.facts.n_items)
     for kind, k, allow in ((served.usual, 1, None), (served.large, large_k, None), (served.allowed, 1, key)):
         for n_users in (sizes.users for sizes in kind.sizes if sizes.users <= lane.most):
