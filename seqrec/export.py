@@ -27,7 +27,7 @@ from seqrec.data.store import SequenceStore, sequence_store
 from seqrec.data.store_files import keys_of
 from seqrec.files import JsonObject
 from seqrec.generative import ids_of, with_room
-from seqrec.heads.depth_decoder import DepthDecoder
+from seqrec.heads.depth_decoder import PARAMS
 from seqrec.items import ItemConfig
 from seqrec.losses.config import LossConfig
 from seqrec.model import Model
@@ -62,7 +62,7 @@ def bundle_run(
     """
     task, model, params = open_trained(run, scripts)
     check_servable(model)
-    codes = ids_of(model) if isinstance(model.head, DepthDecoder) else None
+    codes = ids_of(model) if PARAMS in model.specs else None
     if codes is not None:
         params = {**params, ITEM_TABLE: params[ITEM_TABLE].own}
     name, store = runs.experiment_of(run), task.store

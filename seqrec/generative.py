@@ -9,7 +9,8 @@ from flax import struct
 from jaxtyping import Array, Float, Int
 
 from seqrec.heads.code_probabilities import depth_decoder_specs
-from seqrec.heads.depth_decoder import CODES, PARAMS, TREE, DepthDecoder, DepthDecoderConfig
+from seqrec.heads.depth_decoder import CODES, DENSE, PARAMS, TREE, DepthDecoder, DepthDecoderConfig
+from seqrec.heads.fused import FusedHead
 from seqrec.heads.softmax import SoftmaxHead
 from seqrec.layers import item_table_rows
 from seqrec.losses.config import LossConfig
@@ -90,6 +91,9 @@ def with_semantic_ids(
         raise InputError(
             f"{ids.n_items:,} items have codes, and the model has {model.n_items:,}; make the codes for its catalogue"
         )
+    if config.dense_weight and not item_vectors:
+        raise InputError(f"dense_weight={config.dense_weight:g} weighs item vectors, and there are none; leave one out")
+    decoder = DepthDecoder(model.n_items, config, dropout, label_smoothing)
     others = {name: spec for name, spec in model.specs.items() if item_vectors or name not in ("item_table", "items")}
     smallest = np.uint8 if max(ids.n_codes) <= 256 else np.int32
     codes = np.zeros((item_table_rows(ids.n_items), ids.n_levels), smallest)
@@ -101,12 +105,14 @@ def with_semantic_ids(
             inner = model.compose(inner, constants["items"], key=key)
         table = CodeVectors(tuple(params[PARAMS]["codes"]), constants["codes"], inner.get("item_table"))
         own = {PARAMS: params[PARAMS], CODES: constants["codes"], TREE: constants["tree"]}
+        if config.dense_weight:
+            own[DENSE] = inner["item_table"]
         return {**inner, **own, "item_table": table}
 
     return dataclasses.replace(
         model,
         specs={**others, PARAMS: depth_decoder_specs(ids.n_codes, model.d_model, d_ff=config.level_d_ff)},
-        head=DepthDecoder(model.n_items, config, dropout, label_smoothing),
+        head=FusedHead(decoder) if config.dense_weight else decoder,
         compose=compose,
         loss_constants=None,
         constants={
@@ -126,8 +132,11 @@ def ids_of(model: Model) -> SemanticIds:
 def with_room(model: Model) -> Model:
     """The same with room for later items, an eighth more: a model for serving, whose catalogue changes from day to day.
 
-    Later items have codes and no vectors of their own. The tree has room for as many anyhow.
+    Later items have codes and no vectors of their own. The tree has room for as many anyhow. A model that scores by
+    vectors, too, has no place for them, and stays as it is.
     """
+    if isinstance(model.head, FusedHead):
+        return model
     more = room(len(model.constants["codes"]), SLACK) - len(model.constants["codes"])
     codes, tree = np.pad(model.constants["codes"], ((0, more), (0, 0))), model.constants["tree"]
     leaves = np.pad(tree.leaves, (0, len(codes) - len(tree.leaves)), constant_values=-1)

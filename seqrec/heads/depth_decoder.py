@@ -31,8 +31,9 @@ from seqrec.types import (
     Targets,
 )
 
-PARAMS, CODES, TREE = "semantic_ids", "item_codes", "prefix_tree"
-"""Names of what the head reads: its own parameters, the codes of each item id, and the catalogue's tree."""
+PARAMS, CODES, TREE, DENSE = "semantic_ids", "item_codes", "prefix_tree", "dense_items"
+"""Names of what the head reads: its own parameters, the codes of each item id, and the catalogue's tree; and of the
+item vectors that a `FusedHead` reads, too."""
 BEAM_SCORES = 1 << 20
 """Scores of candidates that a step of the beam has at a time, 4 MB."""
 
@@ -50,9 +51,15 @@ class DepthDecoderConfig:
     ranks: Literal["exact", "beam"] = "exact"
     """How targets are ranked. exact: among all items. beam: by the beam's list, in the mean of the places behind it
     where they are not on it, which is faster; figures of both differ."""
+    dense_weight: float = 0.0
+    """Weight of a softmax over item vectors beside the codes, in the loss and in scores, which are then sums of both
+    log-probabilities: for items whose features say more than their codes. 0 leaves it out."""
 
     def __post_init__(self) -> None:
         check_fields(self)
+        check_at_least(self, 0, "dense_weight")
+        if self.dense_weight and "beam" in self.ranks:
+            raise InputError("--ranks beam knows no item vectors; use exact ranks with --dense-weight")
         check_at_least(self, 0, "level_d_ff")
         check_at_least(self, 1, "beam_width")
 
@@ -117,23 +124,19 @@ class DepthDecoder:
         def rank(users: Any, params: Params) -> tuple[Array, Array]:
             states, each, exclude, allow = users
             tree = params[TREE]
-            leaves = _leaves(tree, each)
-            valid = _valid(tree, exclude, allow, leaves)
+            leaves = leaves_of(tree, each)
+            valid = candidate_leaves(tree, exclude, allow, leaves)
             if self.config.ranks == "exact":
                 scores = item_log_probabilities(
                     params[PARAMS], tree, states, at_least=self._lowest(params, states, each)
                 )
             else:
-                found, best = self._beam(params, states, valid, width=self.config.beam_width)
+                found, best = self.beam(params, states, valid, width=self.config.beam_width)
                 scores = jnp.full(valid.shape, -jnp.inf).at[jnp.arange(len(found))[:, None], found].max(best)
-            target_scores = take(scores, leaves, fill=0.0)
-            lost = half_places_lost(scores, target_scores, valid, ties="mean")
-            ranks = 1.0 + 0.5 * (lost - own_half_places(target_scores, ties="mean"))
-            ranked = take(valid, leaves, fill=False)
-            return jnp.where(ranked, ranks, jnp.nan), count(valid.astype(jnp.int8))
+            return ranks_of_leaves(scores, leaves, valid)
 
         each = targets if targets.ndim == 2 else targets[:, None]
-        ranks, n_candidates = self._by_users(rank, params, queries, each, exclude, allow)
+        ranks, n_candidates = self.by_users(rank, params, queries, each, exclude, allow)
         return ranks.reshape(targets.shape), n_candidates
 
     def top_k(
@@ -149,25 +152,18 @@ class DepthDecoder:
         def top(users: Any, params: Params) -> tuple[Array, Array]:
             states, none, exclude, allow = users
             tree = params[TREE]
-            valid = _valid(tree, exclude, allow, none) if is_limited else None
+            valid = candidate_leaves(tree, exclude, allow, none) if is_limited else None
             if self.config.lists == "exact":
                 scores = item_log_probabilities(params[PARAMS], tree, states)
                 scores = _finite(scores if valid is None else jnp.where(valid, scores, -jnp.inf))
                 best, leaves = jax.lax.top_k(scores, min_dim(k, tree.n_leaves))
             else:
-                leaves, best = self._beam(params, states, valid, width=max_dim(k, self.config.beam_width))
-            items = jnp.where(best > -jnp.inf, tree.items[leaves], 0)
-            # Filled up without a comparison of sizes, which an exported program leaves open.
-            none = jnp.zeros((len(best), k), items.dtype), jnp.full((len(best), k), -jnp.inf)
-            ids, scores = (
-                jax.lax.dynamic_update_slice(row, each[:, :k], (0, 0))
-                for row, each in zip(none, (items, best), strict=True)
-            )
-            return ids, scores
+                leaves, best = self.beam(params, states, valid, width=max_dim(k, self.config.beam_width))
+            return listed(tree, leaves, best, k=k)
 
         if not 1 <= k <= self.n_items:
             raise InputError(f"k={k} is not in 1..n_items={self.n_items}; ask for at most as many items as there are")
-        return self._by_users(top, params, queries, jnp.zeros((len(queries), 0), jnp.int32), exclude, allow)
+        return self.by_users(top, params, queries, jnp.zeros((len(queries), 0), jnp.int32), exclude, allow)
 
     def top_k_log_probabilities(self, params: Params, states: Array, *, k: int, exclude: Exclude = None) -> BestItems:
         """As `top_k`, whose scores are log-probabilities."""
@@ -189,7 +185,7 @@ class DepthDecoder:
         item, log_probability = (jnp.take_along_axis(each, chosen, axis=1)[:, 0] for each in (ids, logs))
         return item, log_probability
 
-    def _by_users(
+    def by_users(
         self,
         function: Callable[[Any, Params], Any],
         params: Params,
@@ -200,7 +196,7 @@ class DepthDecoder:
     ) -> Any:
         """`function((states, targets, exclude, allow), params)` for blocks of users, each device over its own."""
         n_users, tree = len(states), params[TREE]
-        own = {name: params[name] for name in (PARAMS, CODES, TREE)}
+        own = {name: params[name] for name in (PARAMS, CODES, TREE, DENSE) if name in params}
         if allow is not None:
             allow = jnp.broadcast_to(allow, (n_users, allow.shape[1]))
         exclude = jnp.zeros((n_users, 0), jnp.int32) if exclude is None else exclude
@@ -211,17 +207,11 @@ class DepthDecoder:
 
     def _lowest(self, params: Params, states: Array, targets: Array) -> Float[Array, " users"]:
         """A log-probability that no target of a user falls short of; infinite for users without a target."""
-        own, codes = params[PARAMS], params[CODES][targets].astype(jnp.int32)
-        states = jnp.broadcast_to(states[:, None], (*targets.shape, states.shape[-1]))
-        total = jnp.zeros(targets.shape)
-        for depth in range(len(own["codes"])):
-            logs = code_log_probabilities(own, depth, states)
-            total += jnp.take_along_axis(logs, codes[..., depth, None], axis=-1)[..., 0]
-            states = after_code(own, depth, states, codes[..., depth])
+        total = log_probabilities_of(params, states, targets)
         # Other shapes round otherwise: none that may tie with a target is left out for that.
         return jnp.min(jnp.where(targets > 0, total - 1e-3 * (1 - total), jnp.inf), axis=1)
 
-    def _beam(
+    def beam(
         self, params: Params, states: Array, valid: Bool[Array, "#users n_leaves"] | None, *, width: int
     ) -> tuple[Int[Array, "users found"], Float[Array, "users found"]]:
         """Leaves of the likeliest items that a beam of this width finds, best first, and their log-probabilities."""
@@ -242,22 +232,59 @@ class DepthDecoder:
         return jnp.where(logs > -jnp.inf, nodes, tree.n_leaves - 1), logs
 
 
+def log_probabilities_of(
+    params: Params, states: Float[Array, "users d_model"], items: Int[Array, "users n"]
+) -> Float[Array, "users n"]:
+    """The log-probability of some items of each user."""
+    own, codes = params[PARAMS], params[CODES][items].astype(jnp.int32)
+    each = jnp.broadcast_to(states[:, None], (*items.shape, states.shape[-1]))
+    total = jnp.zeros(items.shape)
+    for depth in range(len(own["codes"])):
+        logs = code_log_probabilities(own, depth, each)
+        total += jnp.take_along_axis(logs, codes[..., depth, None], axis=-1)[..., 0]
+        each = after_code(own, depth, each, codes[..., depth])
+    return total
+
+
+def listed(
+    tree: PrefixTree, leaves: Int[Array, "users found"], scores: Float[Array, "users found"], *, k: int
+) -> BestItems:
+    """The first `k` items of what was found, and their scores, filled up with id 0 and -inf."""
+    items = jnp.where(scores > -jnp.inf, tree.items[leaves], 0)
+    # Filled up without a comparison of sizes, which an exported program leaves open.
+    none = jnp.zeros((len(scores), k), items.dtype), jnp.full((len(scores), k), -jnp.inf)
+    ids, best = (
+        jax.lax.dynamic_update_slice(row, each[:, :k], (0, 0)) for row, each in zip(none, (items, scores), strict=True)
+    )
+    return ids, best
+
+
+def ranks_of_leaves(
+    scores: Float[Array, "users n_leaves"], leaves: Int[Array, "users n"], valid: Bool[Array, "users n_leaves"]
+) -> tuple[Float[Array, "users n"], Int[Array, " users"]]:
+    """The ranks of some leaves among the valid ones, in the mean of ties, and how many these are."""
+    target_scores = take(scores, leaves, fill=0.0)
+    lost = half_places_lost(scores, target_scores, valid, ties="mean")
+    ranks = 1.0 + 0.5 * (lost - own_half_places(target_scores, ties="mean"))
+    return jnp.where(take(valid, leaves, fill=False), ranks, jnp.nan), count(valid.astype(jnp.int8))
+
+
 def _finite(scores: Array) -> Array:
     return jnp.where(jnp.isnan(scores), -jnp.inf, scores)
 
 
-def _leaves(tree: PrefixTree, items: Int[Array, "users n"]) -> Int[Array, "users n"]:
+def leaves_of(tree: PrefixTree, items: Int[Array, "users n"]) -> Int[Array, "users n"]:
     """The leaves of item ids; -1 for 0 and for what is not in the catalogue."""
     return tree.leaves.at[items].get(mode="fill", fill_value=-1)
 
 
-def _valid(
+def candidate_leaves(
     tree: PrefixTree, exclude: Array, allow: Array | None, targets: Int[Array, "users n_targets"]
 ) -> Bool[Array, "users n_leaves"]:
     """Which leaves are each user's candidates; `targets` are leaves, and stay candidates where they are allowed."""
     valid = jnp.broadcast_to(tree.items > 0, (len(exclude), tree.n_leaves))
     if allow is not None:
-        users, columns = jnp.arange(len(allow))[:, None], _leaves(tree, allow)
+        users, columns = jnp.arange(len(allow))[:, None], leaves_of(tree, allow)
         columns = jnp.where(columns < 0, tree.n_leaves, columns)
         valid &= jnp.zeros_like(valid).at[users, columns].set(True, mode="drop")
-    return candidates(valid, _leaves(tree, exclude), targets)
+    return candidates(valid, leaves_of(tree, exclude), targets)
