@@ -32,7 +32,7 @@ from seqrec.data.synthetic.simulation import simulate_events
 from seqrec.encoders.transformer import TransformerConfig, transformer
 from seqrec.evaluation import evaluate
 from seqrec.files import write_json
-from seqrec.generative import with_semantic_ids
+from seqrec.generative import DepthDecoderConfig, with_semantic_ids
 from seqrec.heads.softmax import softmax_model
 from seqrec.items import ItemConfig, with_items
 from seqrec.model import Model, composed_params
@@ -61,12 +61,14 @@ class Config:
     """Latest plays that a model reads."""
     batch_size: int = 64
     """Histories of a batch."""
-    n_epochs: int = 12
+    n_epochs: int = 10
     """Epochs of training."""
     id_dropout: float = 0.3
     """Share of tracks whose id vector is dropped in each step of the id model with features."""
     label_smoothing: float = 0.1
     """That of the generative models."""
+    dense_weight: float = 1.0
+    """Weight of the item vectors beside the codes, in the model of both."""
     json: Path | None = None
     """JSON file to write the figures to."""
     world: ListeningConfig = field(
@@ -87,7 +89,7 @@ class Config:
     def __post_init__(self):
         check_fields(self)
         check_share(self, "cold_share", "training_share", zero=False, one=False)
-        check_above(self, 0, "noise")
+        check_above(self, 0, "noise", "dense_weight")
         check_at_least(self, 1, "vector_width", "max_length", "batch_size", "n_epochs")
 
 
@@ -155,10 +157,11 @@ def make_models(config: Config, trial: Trial, vectors: np.ndarray, seed: int) ->
     with_ids = with_items(plain, items, features, counts=counts)
     ids = make_codes(vectors, dataclasses.replace(config.codes, seed=seed), counts=counts).ids
     kinds: dict[str, Any] = {"dropout": config.model.dropout, "label_smoothing": config.label_smoothing}
+    both = DepthDecoderConfig(dense_weight=config.dense_weight)
     return {
         "ids and features": with_ids,
         "codes": with_semantic_ids(plain, ids, item_vectors=False, **kinds),
-        "codes, ids and features": with_semantic_ids(with_ids, ids, **kinds),
+        "codes beside ids and features": with_semantic_ids(with_ids, ids, both, **kinds),
     }
 
 

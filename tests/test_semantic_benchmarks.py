@@ -1,5 +1,6 @@
 """Facts about the benchmarks of models that write semantic ids, at sizes where they take a second."""
 
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -8,11 +9,15 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
+import cold_items
 import semantic_generation
 import semantic_training
 
+from seqrec.baselines.popularity import training_counts
+from seqrec.data.synthetic.config import ListeningConfig
 from seqrec.encoders.transformer import TransformerConfig
 from seqrec.files import read_json
+from seqrec.semantic_ids.making import CodesConfig
 
 
 @pytest.mark.slow
@@ -49,4 +54,36 @@ def test_steps_of_generative_models_are_compared_with_the_softmax(tmp_path):
     )
     result = semantic_training.main(config)
     assert result["to_softmax"]["softmax"] == 1.0
+    assert read_json(tmp_path / "out.json") == result
+
+
+SMALL_WORLD = cold_items.Config(
+    seeds=(0,),
+    n_epochs=1,
+    max_length=8,
+    world=ListeningConfig(n_users=60, n_items=80, n_artists=20, repeat_share=0.0, sessions_per_user=4.0),
+    codes=CodesConfig(n_levels=2, n_codes=4, equal_codes="none"),
+    model=TransformerConfig(d_model=8, n_blocks=1),
+)
+
+
+def test_cold_tracks_are_targets_and_nothing_else():
+    trial = cold_items.make_trial(SMALL_WORLD, 0)
+    store, targets = trial.store, trial.split.test[trial.split.test >= 0]
+    is_cold = trial.is_cold[np.asarray(store.items) - 1]
+    assert np.count_nonzero(trial.is_cold) == 8
+    assert len(targets) > 5
+    assert np.flatnonzero(is_cold).tolist() == sorted(targets.tolist())
+    assert not training_counts(store, trial.split)[1:][trial.is_cold].any()
+    # A target is the last event of its listener, and has a history.
+    assert set(targets + 1) <= set(store.offsets.tolist())
+    assert not set(targets) & set(store.offsets.tolist())
+
+
+@pytest.mark.slow
+def test_models_are_compared_on_cold_tracks_beside_chance(tmp_path):
+    result = cold_items.main(dataclasses.replace(SMALL_WORLD, json=tmp_path / "out.json"))
+    assert result["means"]["chance"] == {"all": 50 / 80, "cold": 1.0}
+    # All of the 8 cold tracks are among 50.
+    assert {row["cold"] for row in result["means"].values()} == {1.0}
     assert read_json(tmp_path / "out.json") == result
