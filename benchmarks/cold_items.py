@@ -73,7 +73,7 @@ class Config:
     """JSON file to write the figures to."""
     world: ListeningConfig = field(
         default_factory=lambda: ListeningConfig(
-            n_users=1500,
+            n_users=1200,
             n_items=2000,
             n_artists=200,
             sessions_per_user=6.0,
