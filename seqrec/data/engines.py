@@ -92,8 +92,9 @@ def duckdb_engine(connection: duckdb.DuckDBPyConnection) -> Engine:
             files.append(folder / f"{number}.parquet")
             with _duckdb_explained():
                 _write_parquet(part.to_native(), files[-1])
-        paths = ", ".join(text_literal(literal_path(file)) for file in files)
-        connection.execute(f"CREATE TEMP VIEW {name} AS SELECT * FROM read_parquet([{paths}])")
+        # One file at a time, for DuckDB knows what ids there are in one, and not in a list of them.
+        union = " UNION ALL ".join(f"FROM read_parquet({text_literal(literal_path(file))})" for file in files)
+        connection.execute(f"CREATE TEMP VIEW {name} AS {union}")
         return nw.from_native(connection.table(name))
 
     def forget_named(name: str) -> None:

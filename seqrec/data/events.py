@@ -60,11 +60,13 @@ def gathered_store(
     columns: Sequence[str],
     item_order: ItemOrder = "key",
     keys: Mapping[str, nw.LazyFrame] = NO_KEYS,
+    session_gap_us: int | None = None,
     directory: Path | None = None,
     events_per_shard: int = EVENTS_PER_SHARD,
 ) -> SequenceStore:
     """The store of `events`, which lack neither user nor item: users by sorted id, items in `item_order`.
 
+    With `session_gap_us`, a pause that parts sessions, timestamp_us is among the `columns` and `session` is one more.
     Titles and attributes are those of `source`; `keys` are the tables of `with_keys`. With a `directory` the arrays
     over events are files of a store there, written batch by batch and memory-mapped: in shards of consecutive users,
     of about `events_per_shard` events each, if there are more. Without, they are in memory.
@@ -79,6 +81,7 @@ def gathered_store(
                     columns=columns,
                     item_order=item_order,
                     keys=keys,
+                    session_gap_us=session_gap_us,
                     directory=Path(folder),
                     events_per_shard=ALL_IN_ONE,
                 )
@@ -91,7 +94,8 @@ def gathered_store(
     numbered = events.join(item_numbers, on="item_id", how="inner")
     table = numbered.select(*dict.fromkeys([*order, "item", *columns]))
     missing = frozenset(_with_missing(events, columns))
-    plan = ShardPlan(str(directory.absolute()), tuple(columns), missing, tuple(each.n_events for each in ranges))
+    n_events = tuple(each.n_events for each in ranges)
+    plan = ShardPlan(str(directory.absolute()), tuple(columns), missing, n_events, session_gap_us)
     shards = engine.write_shards(SortedEvents(table, order, users, keys.get("user_id")), ranges, plan)
     for held in (item_numbers, users):
         engine.forget(held)

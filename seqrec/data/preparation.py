@@ -99,25 +99,29 @@ class Cleaned(NamedTuple):
     """Events that went through the steps."""
 
     numbered: nw.LazyFrame
-    """The events, with numbers in the order of the ids for ids of text."""
+    """The events without sessions, with numbers in the order of the ids for ids of text."""
     keys: dict[str, nw.LazyFrame]
     """For user_id and item_id, if numbered: each number in a column of that name, and its `key`."""
     rejected: nw.LazyFrame
     """The events that the first step, which drops invalid ones, removed, each with its `reason`."""
     counts: list[StepCount]
     """First what was found, then what each step left."""
+    session_gap_us: int | None = None
+    """The pause that parts the sessions of `events`; those of `numbered` are numbered once they are sorted."""
 
     @property
     def events(self) -> nw.LazyFrame:
         """The events with the ids that the data has."""
         events = self.numbered
+        if self.session_gap_us is not None:
+            events = steps.number_sessions(events, gap_us=self.session_gap_us)
         for column in self.keys:
             events = with_keys(events, column, self.keys)
         return events
 
     @property
     def columns(self) -> list[str]:
-        """All columns but the ids and those of the order in the file."""
+        """All columns of `numbered` but the ids and those of the order in the file."""
         ours = ("user_id", "item_id", "event_index", TIE_HASH)
         return [name for name in steps.column_names(self.numbered) if name not in ours]
 
@@ -208,7 +212,8 @@ def clean_events(
                 f"the step {step.name!r} leaves none of {last.n_events:,} events of {last.n_users:,} users "
                 f"and {last.n_items:,} items; {step.remedy}"
             )
-    return Cleaned(kept, keys, rejected, counts)
+    pause = None if config.sessions_as_users else config.session_gap_seconds
+    return Cleaned(kept, keys, rejected, counts, None if pause is None else seconds_to_us(pause))
 
 
 def _numbered(events: nw.LazyFrame, keys: dict[str, nw.LazyFrame], engine: Engine) -> tuple[nw.LazyFrame, bool]:
@@ -262,19 +267,15 @@ def _steps_of(config: StepsConfig, *, is_timed: bool) -> Iterator[_Step]:
             "set collapse_repeats=False",
             sorts_users=True,
         )
-    sessions = []
-    if (pause := config.session_gap_seconds) is not None:
-        sessions += [
-            _Step(
-                "sessions",
-                lambda events, _: steps.number_sessions(events, gap_us=seconds_to_us(pause)),
-                "",
-                sorts_users=True,
-                makes_users=config.sessions_as_users,
-            )
-        ]
-    if config.sessions_as_users:
-        yield from sessions
+    pause = config.session_gap_seconds
+    if pause is not None and config.sessions_as_users:
+        yield _Step(
+            "sessions",
+            lambda events, _: steps.number_sessions(events, gap_us=seconds_to_us(pause)),
+            "",
+            sorts_users=True,
+            makes_users=True,
+        )
     minima = {name: getattr(config, name) for name in ("min_user_events", "min_item_events")}
     if max(minima.values()) > 1:
         yield _Step(
@@ -283,8 +284,9 @@ def _steps_of(config: StepsConfig, *, is_timed: bool) -> Iterator[_Step]:
             "lower " + " or ".join(f"{name}={least}" for name, least in minima.items()),
             is_held=True,
         )
-    if not config.sessions_as_users:
-        yield from sessions
+    if pause is not None and not config.sessions_as_users:
+        # Numbered as the store is written, in whose order they are counted off.
+        yield _Step("sessions", lambda events, _: steps.require_times(events, "session gap"), "")
 
 
 def stages(config: StepsConfig) -> list[str]:
@@ -319,6 +321,7 @@ def prepare_store(
             columns=cleaned.columns,
             item_order=config.item_order,
             keys=cleaned.keys,
+            session_gap_us=cleaned.session_gap_us,
             directory=fresh,
             events_per_shard=events_per_shard,
         )

@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 from jaxtyping import Int64
 
 from seqrec.data.paths import as_input_error
-from seqrec.data.shards import ROOT, Shard, files_hash, new_shard, shard_directory
+from seqrec.data.ragged import session_numbers
+from seqrec.data.shards import ROOT, Shard, files_hash, new_shard, shard_directory, user_blocks
 from seqrec.data.store_files import array_files, column_dtype
 from seqrec.types import InputError
 
@@ -32,6 +33,8 @@ class ShardPlan(NamedTuple):
     """Those of them that lack values somewhere in the store, so that all shards hold them in one type."""
     n_events: tuple[int, ...]
     """Events of each shard."""
+    session_gap_us: int | None = None
+    """A pause that parts sessions; their numbers are then one more event column, `session`."""
 
 
 def write_batches(
@@ -48,16 +51,16 @@ def write_batches(
     n_planned = plan.n_events[number]
     users = _Users([], [], 0)
     with new_shard(Path(plan.store), number) as fresh, contextlib.ExitStack() as stack:
-        files = array_files(fresh, plan.columns)
-        streams = {name: stack.enter_context(file.open("wb")) for name, file in files.items()}
+        has_sessions = plan.session_gap_us is not None
+        files = array_files(fresh, [*plan.columns, *["session"] * has_sessions])
+        streams = {name: stack.enter_context(files[name].open("wb")) for name in ("item", *plan.columns)}
         types: dict[str, str] = {}
         for batch in batches:
             for name, stream in streams.items():
                 values = event_column(name, pa.chunked_array([batch[name]]), has_missing=name in plan.missing)
                 if name not in types:
                     types[name] = "<i4" if name == "item" else column_dtype(name, values.dtype)
-                    header = {"descr": types[name], "fortran_order": False, "shape": (n_planned,)}
-                    np.lib.format.write_array_header_1_0(stream, header)
+                    _write_header(stream, types[name], n_planned)
                 stream.write(np.ascontiguousarray(values, types[name]).data)
             users = _with_users(users, batch["user_id"])
         if users.n_events != n_planned:
@@ -65,16 +68,35 @@ def write_batches(
                 f"{users.n_events:,} events of {n_planned:,} came; keep the events unchanged while they are prepared"
             )
         offsets = np.append(np.concatenate(users.starts), n_planned)
+        if plan.session_gap_us is not None:
+            streams["timestamp_us"].flush()
+            types["session"] = "<i4"
+            _write_sessions(files["session"], files["timestamp_us"], offsets, gap_us=plan.session_gap_us)
         np.save(fresh / "offsets.npy", offsets.astype("<i8"), allow_pickle=False)
         keys = pa.concat_arrays(users.keys)
         keys = keys if user_keys is None else user_keys.take(keys)
         keys = keys.cast(pa.int64() if pa.types.is_integer(keys.type) else pa.large_string())
         pq.write_table(pa.table({"key": keys}), fresh / "users.parquet", write_page_checksum=True)
-    types.pop("item")
+    types = {name: types[name] for name in files if name != "item"}
     directory = shard_directory(number)
     # The files of a store's only shard become those of the store, which its own hash covers.
     sha256 = files_hash(Path(plan.store) / directory) if len(plan.n_events) > 1 else ""
     return Shard(directory, len(offsets) - 1, n_planned, types, sha256)
+
+
+def _write_header(stream: BinaryIO, dtype: str, n_events: int) -> None:
+    header = {"descr": dtype, "fortran_order": False, "shape": (n_events,)}
+    np.lib.format.write_array_header_1_0(stream, header)
+
+
+def _write_sessions(file: Path, times_file: Path, offsets: Int64[np.ndarray, " n"], *, gap_us: int) -> None:
+    """Writes the sessions of events whose times are written; in order they need no table, and no sort of one."""
+    times = np.load(times_file, mmap_mode="r")
+    with file.open("wb") as stream:
+        _write_header(stream, "<i4", len(times))
+        for users, [theirs] in user_blocks(offsets, times):
+            starts = offsets[users.start : users.stop + 1] - offsets[users.start]
+            stream.write(np.ascontiguousarray(session_numbers(theirs, starts, gap_us=gap_us), "<i4").data)
 
 
 def at_root(store: Path, shard: Shard) -> Shard:

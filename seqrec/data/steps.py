@@ -35,9 +35,11 @@ def time_order(events: nw.LazyFrame) -> list[str]:
     return ["timestamp_us", TIE_HASH, *(name for name in others if not name.startswith("_")), "event_index"]
 
 
-def require_times(events: nw.LazyFrame, option: str) -> None:
+def require_times(events: nw.LazyFrame, option: str) -> nw.LazyFrame:
+    """The events, which have times."""
     if "timestamp_us" not in column_names(events):
         raise InputError(f"{option} needs times, and the events have none; leave it out, or name a time column")
+    return events
 
 
 def with_reason(events: nw.LazyFrame, *, earliest_us: int | None = None, latest_us: int | None = None) -> nw.LazyFrame:
@@ -92,11 +94,17 @@ def drop_near_duplicates(events: nw.LazyFrame, *, gap_us: int, keep_times: bool 
 def drop_implausible_users(events: nw.LazyFrame, *, max_events_per_day: int, engine: Engine) -> nw.LazyFrame:
     """The events of the users who have no day, of UTC, with more than `max_events_per_day` events."""
     require_times(events, "events per day")
+    # Few have so many events at all; only theirs are grouped by days.
+    totals = events.group_by("user_id").agg(n=nw.len())
+    active = engine.keep(totals.filter(nw.col("n") > max_events_per_day).select("user_id"))
     # By remainder: engines differ in how they divide, and floating point is off by one around midnight.
-    days = events.select("user_id", day=nw.col("timestamp_us") - nw.col("timestamp_us") % MICROSECONDS_PER_DAY)
+    days = events.join(active, on="user_id", how="semi").select(
+        "user_id", day=nw.col("timestamp_us") - nw.col("timestamp_us") % MICROSECONDS_PER_DAY
+    )
     busy = days.group_by("user_id", "day").agg(n=nw.len()).filter(nw.col("n") > max_events_per_day)
     # Computed once, for whatever is built on the events would compute it again.
     users = engine.keep(busy.select("user_id").unique())
+    engine.forget(active)
     if n_rows(users) == 0:
         engine.forget(users)
         return events
@@ -143,17 +151,19 @@ def k_core(events: nw.LazyFrame, *, min_user_events: int, min_item_events: int, 
     # The events each user and item that is not dropped still has. Only these small tables are written anew in a
     # round, and by the events of what it drops alone: rewriting the pairs took four times as long.
     totals = {key: engine.keep(pairs.group_by(key).agg(total=nw.len().cast(nw.Int64))) for key in minima}
-    complete = set(minima)
-    n_quiet = 0
+    dropped: dict[str, list[nw.LazyFrame]] = {key: [] for key in minima}
+    n_dropped, n_quiet = dict.fromkeys(minima, 0), 0
     turns = itertools.cycle([("user_id", "item_id"), ("item_id", "user_id")])
     while n_quiet < len(minima):
         key, other = next(turns)
         few = engine.keep(totals[key].filter(nw.col("total") < minima[key]).select(key))
-        n_quiet = n_quiet + 1 if n_rows(few) == 0 else 0
+        n_few = n_rows(few)
+        n_quiet = n_quiet + 1 if n_few == 0 else 0
         if n_quiet == 0:
-            complete.discard(key)
-            theirs = pairs.join(few, on=key, how="semi").join(totals[other].select(other), on=other, how="semi")
-            lost = theirs.group_by(other).agg(lost=nw.len().cast(nw.Int64))
+            dropped[key].append(few)
+            n_dropped[key] += n_few
+            # Some of them are dropped already; the join with what is left passes over these.
+            lost = pairs.join(few, on=key, how="semi").group_by(other).agg(lost=nw.len().cast(nw.Int64))
             left = nw.col("total") - nw.col("lost").fill_null(0)
             fewer = {
                 key: totals[key].filter(nw.col("total") >= minima[key]),
@@ -163,14 +173,19 @@ def k_core(events: nw.LazyFrame, *, min_user_events: int, min_item_events: int, 
             for table in totals.values():
                 engine.forget(table)
             totals = fewer
-        engine.forget(few)
+        else:
+            engine.forget(few)
     engine.forget(pairs)
     for key, table in totals.items():
-        if key not in complete:
-            # Held until the events are asked for.
-            events = events.join(table.select(key), on=key, how="semi")
+        # By the smaller table, which may stay in the cache; what is joined is held until the events are asked for.
+        if n_dropped[key] > n_rows(table):
+            events, unused = events.join(table.select(key), on=key, how="semi"), dropped[key]
         else:
-            engine.forget(table)
+            unused = [table]
+            if dropped[key]:
+                events = events.join(nw.concat(dropped[key]), on=key, how="anti")
+        for each in unused:
+            engine.forget(each)
     return events
 
 
@@ -202,11 +217,14 @@ def number_items(events: nw.LazyFrame, order: ItemOrder) -> nw.LazyFrame:
         names = column_names(events)
         moment, *place = [name for name in ("timestamp_us", TIE_HASH, "event_index") if name in names][:2]
         found = events.group_by("item_id").agg(_moment=nw.col(moment).min(), _count=-nw.len().cast(nw.Int64))
-        # Times of first events may tie; their hashes, or places in the log, do not.
+        # Times of first events may tie; their hashes, or places in the log, do not. Few items tie, so only the events
+        # of these are looked at again.
         for name in place:
-            ties = events.join(found, on="item_id", how="inner").filter(nw.col(moment) == nw.col("_moment"))
-            places = ties.group_by("item_id").agg(_place=nw.col(name).min())
-            found = found.join(places, on="item_id", how="inner")
+            alike = ["_moment"] + ["_count"] * (order == "count")
+            tied = found.filter(nw.len().over(*alike) > 1)
+            firsts = events.join(tied, on="item_id", how="inner").filter(nw.col(moment) == nw.col("_moment"))
+            places = firsts.group_by("item_id").agg(_place=nw.col(name).min())
+            found = found.join(places, on="item_id", how="left")
         by = ["_count"] * (order == "count") + ["_moment"] + ["_place"] * len(place)
     numbered = found.with_row_index("item", order_by=by)
     return numbered.select("item_id", item=(nw.col("item") + 1).cast(nw.Int32))

@@ -7,6 +7,7 @@ import narwhals as nw
 from seqrec.data.engines import Engine, collect, engine_of
 from seqrec.data.event_tables import Source, TieOrder, Ties
 from seqrec.data.event_values import follow_ids
+from seqrec.data.user_ranges import parts_of, ranges_at_once
 from seqrec.types import InputError
 
 TIE_HASH = "_tie_hash"
@@ -18,9 +19,14 @@ def count_ties(events: nw.LazyFrame, engine: Engine) -> TieOrder:
     complete = events.drop_nulls(["user_id", "item_id", "timestamp_us"])
     users = complete.group_by("user_id").agg(n=nw.len().cast(nw.Int64))
     n_events, n_users = _sums(users.select(nw.col("n").sum(), n_users=nw.len()))
-    # To find them sorts or hashes all events, so it is done once.
-    moments = complete.group_by("user_id", "timestamp_us").agg(n=nw.len().cast(nw.Int64)).filter(nw.col("n") > 1)
-    moments = engine.keep(moments)
+    # To find them hashes all events, so it is done once, and in ranges of users where that exceeds the memory.
+    parts = parts_of(complete, ranges_at_once(complete, n_events, engine.n_rows_at_once(complete)))
+    moments = engine.keep_parts(
+        [
+            part.group_by("user_id", "timestamp_us").agg(n=nw.len().cast(nw.Int64)).filter(nw.col("n") > 1)
+            for part in parts
+        ]
+    )
     [n_tied] = _sums(moments.select(n=(nw.col("n") - 1).sum()))
     n_distinct = n_rising = 0
     if n_tied:

@@ -43,6 +43,8 @@ class Limits:
 
 
 NO_LIMITS = Limits()
+BITS_OF_COUNTED_IDS = 24
+"""Groups by an integer whose values span at most 2 to this power have their place in an array, 8 bytes or so each."""
 
 
 class Destination(NamedTuple):
@@ -110,6 +112,8 @@ def connect(limits: Limits = NO_LIMITS) -> duckdb.DuckDBPyConnection:
     connection.execute("SET TimeZone = 'UTC'")
     # It would be drawn among the lines that a script prints.
     connection.execute("SET enable_progress_bar = false")
+    # Ids that lie close together are counted in an array, by place: hash tables of millions of ids leave the cache.
+    connection.execute(f"SET perfect_ht_threshold = {BITS_OF_COUNTED_IDS}")
     return connection
 
 
