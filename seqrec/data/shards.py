@@ -116,6 +116,11 @@ def files_hash(directory: Path) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
+def changed_shards(store: Path, shards: Sequence[Shard]) -> list[str]:
+    """The directories of those shards whose files do not have the hash that was taken when they were written."""
+    return [each.directory for each in shards if each.sha256 and files_hash(store / each.directory) != each.sha256]
+
+
 class Pieces(NamedTuple):
     """The stretches of shards that make up the events of a store, in its order."""
 

@@ -26,7 +26,7 @@ from seqrec.data.manifest import (
 from seqrec.data.manifest import read_preparation as read_preparation
 from seqrec.data.paths import as_input_error
 from seqrec.data.ragged import session_numbers
-from seqrec.data.shards import NO_COLUMNS, ROOT, Shard, event_blocks, open_shards
+from seqrec.data.shards import NO_COLUMNS, ROOT, Shard, changed_shards, event_blocks, open_shards
 from seqrec.data.store_copies import local_store
 from seqrec.data.store_files import REMEDY, check_offsets, column_dtype, open_array, write_arrays
 from seqrec.files import JsonObject, write_json
@@ -285,7 +285,7 @@ def open_store(directory: Path | str, *, as_of: str | None = None, verify: bool 
         contents = _earlier_contents(contents, version, directory)
     store = open_contents(directory, contents)
     if verify:
-        _check_hash(directory, hash_of(store), contents.content_hash)
+        _check_hash(directory, hash_of(store), contents.content_hash, contents.shards)
     return store
 
 
@@ -306,15 +306,19 @@ def open_contents(directory: Path, contents: Contents) -> SequenceStore:
     users_of = {directory / shard.directory / "users.parquet": shard.n_keys for shard in shards}
     item_table = KeyTable.of_files(items_of, contents.item_columns)
     user_table = KeyTable.of_files(users_of, ["key"])
-    _check_ids(arrays.items, n_items, f"{directory / 'items.npy'} holds ids outside 1..n_items={n_items}; {REMEDY}")
+    for part, shard in zip(getattr(arrays.items, "parts", [arrays.items]), shards, strict=True):
+        file = directory / shard.directory / "items.npy"
+        _check_ids(part, n_items, f"{file} holds ids outside 1..n_items={n_items}; {REMEDY}")
     several = shards if len(shards) > 1 else ()
     items, offsets, columns = arrays
     return SequenceStore(items, offsets, item_table, user_table, contents.content_hash, columns, several, directory)
 
 
-def _check_hash(directory: Path, found: str, due: str) -> None:
+def _check_hash(directory: Path, found: str, due: str, shards: Sequence[Shard] = ()) -> None:
     if found != due:
-        raise InputError(f"{directory} is damaged: its arrays do not have its content hash {due}; {REMEDY}")
+        changed = ", ".join(changed_shards(directory, shards))
+        where = f" (files of {changed} are not those that were written)" if changed else ""
+        raise InputError(f"{directory} is damaged: its arrays do not have its content hash {due}{where}; {REMEDY}")
 
 
 def _earlier_contents(now: Contents, version: JsonObject, directory: Path) -> Contents:

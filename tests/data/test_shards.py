@@ -167,3 +167,25 @@ def test_training_reads_no_text(both, monkeypatch):
         split = split_store(opened, SplitConfig(split="leave-last-out"))
         training_batches(opened, split, max_length=5, batch_size=4, seed=1).batch(0)
         assert training_counts(opened, split).sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        ("items.npy", -1),
+        ("offsets.npy", -1),
+        ("event_column_0.npy", -8),
+        ("event_column_1.npy", -8),
+        ("users.parquet", 8),
+    ],
+)
+def test_a_flipped_byte_is_found_and_its_shard_named(name, place, tmp_path):
+    write_sharded(tmp_path, [0, 12, 40, N_USERS])
+    file = tmp_path / "shards" / "000001" / name
+    content = bytearray(file.read_bytes())
+    content[place] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(InputError, match="shards/000001") as caught:
+        open_store(tmp_path, verify=True)
+    assert "\n" not in str(caught.value)
+    assert "shards/000000" not in str(caught.value)
