@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,15 +14,22 @@ from seqrec.data.shards import event_blocks
 
 
 def content_hash(
-    items: Any, offsets: np.ndarray, item_table: KeyTable, user_table: KeyTable, columns: Mapping[str, Any]
+    items: Any,
+    offsets: np.ndarray,
+    item_table: KeyTable,
+    user_table: KeyTable,
+    columns: Mapping[str, Any],
+    *,
+    report: Callable[[int], None] = lambda n_values: None,
 ) -> str:
     """sha256 of a store's content, in one pass that holds a block of it at a time.
 
-    It does not depend on how the users lie in shards, on the store's path or on the time of writing.
+    It does not depend on how the users lie in shards, on the store's path or on the time of writing. `report` is told
+    of each block of items and of event columns how many values it had.
     """
     digest = hashlib.sha256(b"seqrec sequence store 1\n")
     digest.update(f"items int {len(items)}\n".encode())
-    _add_array(digest, items, "<i4")
+    _add_array(digest, items, "<i4", report)
     digest.update(f"offsets int {len(offsets)}\n".encode())
     _add_array(digest, offsets, "<i8")
     _add_keys(digest, "item_keys", item_table, "key")
@@ -33,7 +40,7 @@ def content_hash(
     for name, values in sorted(columns.items()):
         # The name's length first, so that no name can pass for another name and what follows it.
         digest.update(f"event column {len(name)} {name} {values.dtype.str} {len(values)}\n".encode())
-        _add_array(digest, values, values.dtype)
+        _add_array(digest, values, values.dtype, report)
     if "attributes" in item_table:
         digest.update(f"attributes {len(item_table)}\n[".encode())
         separator = ""
@@ -45,9 +52,10 @@ def content_hash(
     return digest.hexdigest()
 
 
-def _add_array(digest: Any, array: Any, dtype: Any) -> None:
+def _add_array(digest: Any, array: Any, dtype: Any, report: Callable[[int], None] = lambda n_values: None) -> None:
     for block in event_blocks(array):
         digest.update(np.ascontiguousarray(block, dtype).view(np.uint8).data)
+        report(len(block))
 
 
 def _add_keys(digest: Any, name: str, table: KeyTable, column: str) -> None:

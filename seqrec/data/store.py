@@ -1,7 +1,7 @@
 """The sequence store: every user's items in flat arrays with offsets; on disk NumPy, Parquet and JSON."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -75,6 +75,11 @@ class SequenceStore(NamedTuple):
     @property
     def n_events(self) -> int:
         return len(self.items)
+
+    @property
+    def n_values(self) -> int:
+        """Item ids, and values of event columns."""
+        return self.n_events * (1 + len(self.columns))
 
     @property
     def item_keys(self) -> np.ndarray:
@@ -170,9 +175,10 @@ def _hashed(store: SequenceStore) -> SequenceStore:
     return store._replace(content_hash=hash_of(store))
 
 
-def hash_of(store: SequenceStore) -> str:
-    """The content hash of what the store holds now."""
-    return content_hash(store.items, store.offsets, store.item_table, store.user_table, store.columns)
+def hash_of(store: SequenceStore, *, report: Callable[[int], None] = lambda n_values: None) -> str:
+    """The content hash of what the store holds now; `report` is told of blocks of its `n_values`."""
+    tables = store.item_table, store.user_table
+    return content_hash(store.items, store.offsets, *tables, store.columns, report=report)
 
 
 def _event_column(name: str, values: np.ndarray, n_events: int) -> np.ndarray:
@@ -285,8 +291,17 @@ def open_store(directory: Path | str, *, as_of: str | None = None, verify: bool 
         contents = _earlier_contents(contents, version, directory)
     store = open_contents(directory, contents)
     if verify:
-        _check_hash(directory, hash_of(store), contents.content_hash, contents.shards)
+        check_content(store)
     return store
+
+
+def check_content(store: SequenceStore, *, report: Callable[[int], None] = lambda n_values: None) -> None:
+    """Reads all of a store on disk, and refuses one that does not have its content hash.
+
+    `report` is told of each block how many of the store's `n_values` it had.
+    """
+    if hash_of(store, report=report) != store.content_hash:
+        raise InputError(_damaged(store.directory, store.content_hash, store.shards))
 
 
 def open_contents(directory: Path, contents: Contents) -> SequenceStore:
@@ -314,11 +329,10 @@ def open_contents(directory: Path, contents: Contents) -> SequenceStore:
     return SequenceStore(items, offsets, item_table, user_table, contents.content_hash, columns, several, directory)
 
 
-def _check_hash(directory: Path, found: str, due: str, shards: Sequence[Shard] = ()) -> None:
-    if found != due:
-        changed = ", ".join(changed_shards(directory, shards))
-        where = f" (files of {changed} are not those that were written)" if changed else ""
-        raise InputError(f"{directory} is damaged: its arrays do not have its content hash {due}{where}; {REMEDY}")
+def _damaged(directory: Path | None, due: str, shards: Sequence[Shard] = ()) -> str:
+    changed = ", ".join(changed_shards(directory, shards)) if directory else ""
+    where = f" (files of {changed} are not those that were written)" if changed else ""
+    return f"{directory} is damaged: its arrays do not have its content hash {due}{where}; {REMEDY}"
 
 
 def _earlier_contents(now: Contents, version: JsonObject, directory: Path) -> Contents:
@@ -355,7 +369,8 @@ def _before_appends_in_place(directory: Path, manifest: JsonObject, number: int,
             columns["session"] = session_numbers(columns["timestamp_us"], offsets, gap_us=gap_us)
         items, user_table = store.items[is_earlier], store.user_table.first(n_users)
         earlier = _hashed(SequenceStore(items, offsets, store.item_table.first(n_items), user_table, "", columns))
-    _check_hash(directory, earlier.content_hash, version["content_hash"])
+    if earlier.content_hash != version["content_hash"]:
+        raise InputError(_damaged(directory, version["content_hash"]))
     return earlier
 
 

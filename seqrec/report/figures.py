@@ -26,18 +26,19 @@ def figures(
     users: Int[np.ndarray, " queries"],
     ks: Sequence[int] = (5, 10, 20),
     where: Bool[np.ndarray, "queries n_targets"] | None = None,
+    report: Callable[[int], None] = lambda n_resamples: None,
 ) -> JsonObject:
     """Mean of each metric over queries, `n_users`, and `intervals`: the 95% bootstrap interval of each mean over users.
 
     If some users have several queries, there are also `n_queries` and MRR@k, the metric of sessions that are queried
-    after each of their events (Hidasi et al. 2016, section 4).
+    after each of their events (Hidasi et al. 2016, section 4). `report` is told of the `N_RESAMPLES` that are done.
     """
     n_users = len(np.unique(users))
     several = users if n_users < len(users) else None
     at_k = ("recall", "ndcg") if several is None else ("recall", "ndcg", "mrr")
     by_metric = metric_values(ranks, ks=ks, at_k=at_k, where=where)
     values = {name: np.asarray(value, np.float64) for name, value in by_metric.items()}
-    lower, upper = bootstrap_intervals(np.stack(list(values.values()), axis=1), users=several)
+    lower, upper = bootstrap_intervals(np.stack(list(values.values()), axis=1), users=several, report=report)
     return {
         **{name: float(value.mean()) for name, value in values.items()},
         "n_users": n_users,

@@ -27,7 +27,7 @@ from seqrec.data.sources import Columns, Dataset, Ties, TimeUnit, read_source
 from seqrec.data.split_config import SplitConfig, choose_split, split_store, stored_split
 from seqrec.data.splits import Split, asked_events
 from seqrec.data.steps import column_names
-from seqrec.data.store import SequenceStore, open_store, read_preparation
+from seqrec.data.store import SequenceStore, check_content, open_store, read_preparation
 from seqrec.runtime import log
 from seqrec.sharding import n_data_shards, row_share
 from seqrec.types import InputError, Times
@@ -166,8 +166,11 @@ def open_data(
         directory = run / "store"
     runtime.check_interrupt()
     as_of = runtime.on_first(lambda: runs.started_with(run).get("data", {}).get("content_hash"))
-    with phases.progress("opening the data" + " and checking its hash" * config.verify_data):
-        store = open_store(directory, as_of=as_of, verify=config.verify_data)
+    with phases.progress("opening the data"):
+        store = open_store(directory, as_of=as_of)
+    if config.verify_data:
+        with phases.progress("checking the data's hash", store.n_values, unit="values") as phase:
+            check_content(store, report=phase)
     preparation = read_preparation(directory, as_of=as_of)
     if runtime.on_first(lambda: store.content_hash) != store.content_hash:
         raise InputError(f"{run}: this process read other data than the first; give all of them the same")

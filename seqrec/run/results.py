@@ -25,6 +25,7 @@ from seqrec.report.continuations import continuation_figures
 from seqrec.report.learning_curve import plot_learning_curve
 from seqrec.run.data import Task
 from seqrec.side_tasks import labels_of, side_task_losses
+from seqrec.stats.bootstrap import N_RESAMPLES
 from seqrec.training import TrainState
 from seqrec.types import QueryBatch
 
@@ -69,8 +70,8 @@ def test(
     runtime.check_interrupt()
     results = {}
     for part, of_part, users in (("test", ranks.rank, ranks.user), ("valid", valid_ranks, task.valid.users)):
-        with phases.progress(f"bootstrap intervals of {part} figures"):
-            results[part] = figures.figures(of_part, users=users)
+        with phases.progress(f"bootstrap intervals of {part} figures", N_RESAMPLES, unit="resamples") as phase:
+            results[part] = figures.figures(of_part, users=users, report=phase)
     results["baselines"] = figures.baseline_figures(
         task.store,
         task.counts,

@@ -1,5 +1,6 @@
 """Percentile bootstrap over users: how far a mean metric would move if other users had been sampled."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,8 @@ from seqrec.types import InputError
 Values = Real[Any, "n_rows *n_metrics"] | Bool[Any, "n_rows *n_metrics"]
 """One row a user (or a query), and one column a metric; a single metric needs no column axis."""
 
+N_RESAMPLES = 1000
+
 # Resample counts are drawn for as many resamples at a time as fit in this many cells (8 bytes each).
 _CELLS_PER_BLOCK = 1 << 22
 
@@ -18,9 +21,10 @@ def bootstrap_intervals(
     values: Values,
     *,
     level: float = 0.95,
-    n_resamples: int = 1000,
+    n_resamples: int = N_RESAMPLES,
     seed: int = 0,
     users: Int[np.ndarray, " n_rows"] | None = None,
+    report: Callable[[int], None] = lambda n_resamples: None,
 ) -> tuple[Float[np.ndarray, "*n_metrics"], Float[np.ndarray, "*n_metrics"]]:
     """Lower and upper end of each metric's interval: quantiles of its mean over users drawn with replacement.
 
@@ -31,7 +35,8 @@ def bootstrap_intervals(
     The percentile method (Efron and Tibshirani, 1993, ch. 13); it is too narrow for very few users, and over one user
     it has no width. All metrics share their resamples. The result depends on `seed` and on the set of rows, not on
     their order. A metric with a NaN has a NaN interval. Where n users have d distinct rows, time grows with
-    n log n + d * n_resamples, and memory is a few copies of `values` and a block of resample counts.
+    n log n + d * n_resamples, and memory is a few copies of `values` and a block of resample counts. `report` is told
+    after each block how many resamples it had.
 
     >>> lower, upper = bootstrap_intervals(np.array([[0.25, 0.0], [0.25, 1.0]]))
     >>> lower.tolist(), upper.tolist()
@@ -69,6 +74,7 @@ def bootstrap_intervals(
         stop = min(start + n_per_block, n_resamples)
         counts = rng.multinomial(n_users, n_rows / n_users, size=stop - start).astype(np.float64)
         means[start:stop] = centre + counts @ deviations / (counts @ n_each)[:, None]
+        report(stop - start)
     tail = (1.0 - level) / 2.0
     lower, upper = np.quantile(means, [tail, 1.0 - tail], axis=0)
     shape = values.shape[1:]

@@ -13,7 +13,7 @@ from seqrec.data.batches import EventFields, Windows, make_queries, training_bat
 from seqrec.data.shards import Pieces, ShardedArray, write_shard
 from seqrec.data.split_config import SplitConfig, split_store
 from seqrec.data.splits import asked_events
-from seqrec.data.store import open_store, sequence_store, sharded_store, write_files, write_store
+from seqrec.data.store import check_content, open_store, sequence_store, sharded_store, write_files, write_store
 from seqrec.types import InputError
 
 N_USERS, N_ITEMS = 60, 9
@@ -189,3 +189,10 @@ def test_a_flipped_byte_is_found_and_its_shard_named(name, place, tmp_path):
         open_store(tmp_path, verify=True)
     assert "\n" not in str(caught.value)
     assert "shards/000000" not in str(caught.value)
+
+
+def test_to_check_a_store_goes_through_each_of_its_values(both):
+    for store in both:
+        done = []
+        check_content(store, report=done.append)
+        assert sum(done) == store.n_values == store.n_events * 3  # items, times and ratings

@@ -114,7 +114,10 @@ def test_blocks_bound_memory_and_change_nothing(monkeypatch):
     values = np.random.default_rng(6).random((30, 2))
     whole = bootstrap_intervals(values, n_resamples=100)
     monkeypatch.setattr(bootstrap, "_CELLS_PER_BLOCK", 7 * 30)  # 100 resamples as 14 blocks of 7 and one of 2
-    np.testing.assert_allclose(whole, bootstrap_intervals(values, n_resamples=100), rtol=1e-12)
+    done = []
+    in_blocks = bootstrap_intervals(values, n_resamples=100, report=done.append)
+    np.testing.assert_allclose(whole, in_blocks, rtol=1e-12)
+    assert done == [7] * 14 + [2]
 
 
 def test_a_nan_shows_in_its_own_metric_only():

@@ -43,8 +43,9 @@ class Limits:
 
 
 NO_LIMITS = Limits()
-BITS_OF_COUNTED_IDS = 24
-"""Groups by an integer whose values span at most 2 to this power have their place in an array, 8 bytes or so each."""
+BITS_OF_COUNTED_IDS = 22
+"""Groups by an integer that spans at most 2 to this power have places in an array: a thread takes 8 bytes a place and
+aggregate, 32 MiB for a count."""
 
 
 class Destination(NamedTuple):
