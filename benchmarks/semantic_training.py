@@ -5,6 +5,7 @@
 Rounds of all alternate: read the ratios of CPU seconds, which hold between machines and while others work on one.
 """
 
+import dataclasses
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,11 +17,13 @@ from tyro.conf import OmitArgPrefixes
 
 from seqrec import runtime
 from seqrec.config import check_at_least, check_fields, to_json
+from seqrec.encoders.code_tokens import code_tokens
 from seqrec.encoders.transformer import TransformerConfig, transformer
 from seqrec.files import write_json
-from seqrec.generative import with_semantic_ids
+from seqrec.generative import with_semantic_ids, with_token_decoder
 from seqrec.heads.softmax import softmax_model
 from seqrec.model import Model
+from seqrec.questions import first_of_continuation, next_item
 from seqrec.semantic_ids.codes import semantic_ids
 from seqrec.sharding import MeshConfig
 from seqrec.training import OptimizerConfig, init_state, make_optimizer, make_train_step
@@ -43,6 +46,8 @@ class Config:
     """Rows of a batch, all filled; those of 128 histories of Beauty fill 15."""
     max_length: int = 50
     """Items of a row."""
+    flat: bool = True
+    """Time flat tokens too: a position for each code of an item, and a decoder of as many blocks."""
     n_rounds: int = 15
     """Timed rounds; medians are reported."""
     json: Path | None = None
@@ -60,15 +65,25 @@ def main(config: Config) -> dict[str, Any]:
     sizes = (config.n_codes,) * config.n_levels
     steps: dict[str, list[Any]] = {}
 
+    def drawn_codes(n_items: int) -> np.ndarray:
+        return np.random.default_rng(0).integers(0, config.n_codes, (n_items + 1, config.n_levels))
+
     def models(n_items: int) -> tuple[Model, Model, Model]:
         plain = softmax_model(transformer(config.model, n_items=n_items, max_length=config.max_length))
-        codes = np.random.default_rng(0).integers(0, config.n_codes, (n_items + 1, config.n_levels))
-        ids = semantic_ids(codes, sizes)
+        ids = semantic_ids(drawn_codes(n_items), sizes)
         kinds: dict[str, Any] = {"dropout": config.model.dropout, "label_smoothing": 0.1}
         return plain, with_semantic_ids(plain, ids, item_vectors=False, **kinds), with_semantic_ids(plain, ids, **kinds)
 
     plain, alone, both = models(config.n_items)
     named = {"softmax": plain, "codes": alone, "codes and ids": both}
+    if config.flat:
+        for name, causal in (("flat tokens", True), ("flat tokens, bidirectional", False)):
+            own = dataclasses.replace(config.model, causal=causal)
+            shape = {"n_items": config.n_items, "max_length": config.max_length}
+            encoder = code_tokens(own, n_levels=config.n_levels, **shape)
+            inner = softmax_model(encoder, ask=next_item if causal else first_of_continuation)
+            ids = semantic_ids(drawn_codes(config.n_items), sizes)
+            named[name] = with_token_decoder(inner, ids, own, item_vectors=False, label_smoothing=0.1)
     if config.n_items_large:
         named["codes of the large catalogue"] = models(config.n_items_large)[1]
     for name, model in named.items():

@@ -43,7 +43,9 @@ def main(arguments: Arguments) -> JsonObject:
     with working_copy(arguments.run, read_only=True) as run:
         task, model, params = open_trained(run, TRAINING)
         if not isinstance(model.head, DepthDecoder):
-            raise InputError(f"{arguments.run} holds a model without a beam; give a run of generative.py")
+            raise InputError(
+                f"{arguments.run} holds a model without exact ranks; give a run of generative.py, with --tokens items"
+            )
         head, figures = model.head, {}
         for width in (*arguments.widths, 0):
             how = {"ranks": "beam", "beam_width": width} if width else {"ranks": "exact"}

@@ -7,9 +7,12 @@ r"""Trains and tests a Transformer that writes the next item's semantic id, code
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
+from seqrec.encoders.code_tokens import code_tokens
 from seqrec.encoders.transformer import TransformerConfig, transformer
-from seqrec.generative import DepthDecoderConfig, smoothing_of, with_semantic_ids
+from seqrec.generative import DepthDecoderConfig, smoothing_of, with_semantic_ids, with_token_decoder
+from seqrec.questions import first_of_continuation, next_item
 from seqrec.run import Flat, Model, Task, TrainingConfig, build_model, make_main, run_script
 from seqrec.semantic_ids.files import read_semantic_ids
 from seqrec.types import InputError
@@ -23,6 +26,11 @@ class Config:
     """Codes of the items: a directory that experiments/semantic_ids.py wrote, or a file of codes of others."""
     item_vectors: bool = True
     """Read an item's own vector, too, of its id or its features; otherwise those of its codes alone."""
+    tokens: Literal["items", "codes"] = "items"
+    """What a position of the Transformer stands for. items: an item, whose next one's codes a depth decoder writes.
+    codes: one code of an item (flat tokens); a Transformer decoder writes the next ones. As published: --no-causal."""
+    n_decoder_blocks: int = 2
+    """Number of blocks of the decoder of --tokens codes."""
     training: Flat[TrainingConfig] = field(default_factory=TrainingConfig)
     model: Flat[TransformerConfig] = field(default_factory=TransformerConfig)
     decoder: Flat[DepthDecoderConfig] = field(default_factory=DepthDecoderConfig)
@@ -30,15 +38,20 @@ class Config:
 
 def build(config: Config, task: Task) -> Model:
     """The model that the config describes, for the task's catalogue."""
-    encoder = transformer(config.model, n_items=task.n_items, max_length=task.max_length, times=task.times)
     if config.semantic_ids is None:
         raise InputError(
             "a generative model needs codes of its items; make them with semantic_ids.py: --semantic-ids DIR"
         )
     ids = read_semantic_ids(config.semantic_ids, task.store.item_keys)
-    rates = {"dropout": config.model.dropout, "label_smoothing": smoothing_of(config.training.loss)}
-    model = build_model(encoder, config.training, task)
-    return with_semantic_ids(model, ids, config.decoder, item_vectors=config.item_vectors, **rates)
+    own = {"item_vectors": config.item_vectors, "label_smoothing": smoothing_of(config.training.loss)}
+    sizes = {"n_items": task.n_items, "max_length": task.max_length, "times": task.times}
+    if config.tokens == "items":
+        model = build_model(transformer(config.model, **sizes), config.training, task)
+        return with_semantic_ids(model, ids, config.decoder, dropout=config.model.dropout, **own)
+    encoder = code_tokens(config.model, n_levels=ids.n_levels, **sizes)
+    ask = next_item if config.model.causal else first_of_continuation
+    model = build_model(encoder, config.training, task, ask=ask)
+    return with_token_decoder(model, ids, config.model, config.decoder, n_blocks=config.n_decoder_blocks, **own)
 
 
 main = make_main(build, name="Generative")

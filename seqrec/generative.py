@@ -1,4 +1,4 @@
-"""Models that write the next item's semantic id, and read items as the sum of the vectors of their codes."""
+"""Models that write the next item's semantic id, and read items by the vectors of their codes: summed, or each."""
 
 import dataclasses
 from typing import Any
@@ -8,10 +8,12 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, Int
 
+from seqrec.encoders.transformer import TransformerConfig
 from seqrec.heads.code_probabilities import depth_decoder_specs
 from seqrec.heads.depth_decoder import CODES, DENSE, PARAMS, TREE, DepthDecoder, DepthDecoderConfig
 from seqrec.heads.fused import FusedHead
 from seqrec.heads.softmax import SoftmaxHead
+from seqrec.heads.token_decoder import TokenDecoder, token_decoder_specs
 from seqrec.layers import item_table_rows
 from seqrec.losses.config import LossConfig
 from seqrec.model import Model
@@ -19,9 +21,9 @@ from seqrec.params import Params
 from seqrec.prefix_tree import SLACK, PrefixTree, prefix_tree, room
 from seqrec.semantic_ids.codes import SemanticIds
 from seqrec.sharding import look_up
-from seqrec.types import InputError, Scalar
+from seqrec.types import Head, InputError, Scalar
 
-BEAM = DepthDecoderConfig()
+BEAM, BEAM_ALONE = DepthDecoderConfig(), DepthDecoderConfig(ranks="beam")
 
 
 @struct.dataclass
@@ -58,6 +60,40 @@ class CodeVectors:
         return sum(vectors[1:], start=vectors[0])
 
 
+@struct.dataclass
+class TokenVectors:
+    """Stands for an item table whose rows are the codes of items: row n_levels x item + level.
+
+    It is looked up by rows of all of an item's tokens, one after another. An item's own vector, if it has one, is added
+    to that of its last code.
+    """
+
+    tables: tuple[Any, ...]
+    codes: Any
+    own: Any = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """That of the table."""
+        return self.codes.size, self.tables[0].shape[1]
+
+    @property
+    def dtype(self) -> Any:
+        """Of its vectors."""
+        return self.tables[0].dtype
+
+    def __getitem__(self, tokens: Int[Array, "rows n_tokens"]) -> Float[Array, "rows n_tokens d_model"]:
+        n_levels = len(self.tables)
+        items, levels = jnp.divmod(tokens, n_levels)
+        firsts = np.cumsum([0, *(len(table) for table in self.tables[:-1])])
+        places = jnp.asarray(firsts)[levels] + self.codes[items, levels].astype(jnp.int32)
+        vectors = look_up(jnp.concatenate(self.tables), places)
+        if self.own is not None:
+            last = np.s_[..., n_levels - 1 :: n_levels]
+            vectors = vectors.at[(*last, slice(None))].add(look_up(self.own, items[last]))
+        return vectors
+
+
 def with_semantic_ids(
     model: Model,
     ids: SemanticIds,
@@ -83,6 +119,50 @@ def with_semantic_ids(
     Raises:
       InputError: the model's head is no plain softmax, or there are not as many items with codes as the model has.
     """
+    if config.dense_weight and not item_vectors:
+        raise InputError(f"dense_weight={config.dense_weight:g} weighs item vectors, and there are none; leave one out")
+    specs = depth_decoder_specs(ids.n_codes, model.d_model, d_ff=config.level_d_ff)
+    decoder = DepthDecoder(model.n_items, config, dropout, label_smoothing)
+    head = FusedHead(decoder) if config.dense_weight else decoder
+    return _with_codes(model, ids, CodeVectors, specs, head, item_vectors=item_vectors)
+
+
+def with_token_decoder(
+    model: Model,
+    ids: SemanticIds,
+    sizes: TransformerConfig,
+    config: DepthDecoderConfig = BEAM_ALONE,
+    *,
+    n_blocks: int = 2,
+    item_vectors: bool = True,
+    label_smoothing: Scalar = 0.0,
+) -> Model:
+    """The model of an encoder of `code_tokens`, which writes the next item's codes by a decoder of these sizes.
+
+    With `item_vectors` each item's own vector is added to that of its last code where it is read.
+
+    Raises:
+      InputError: see `with_semantic_ids`; the model has side tasks; the config asks for what a beam cannot do.
+    """
+    if model.auxiliary_loss is not None:
+        raise InputError("side tasks read one state an item, which flat tokens do not have; leave them out")
+    if config.ranks == "exact" or config.lists == "exact" or config.level_d_ff or config.dense_weight:
+        raise InputError("flat tokens know a beam alone; use --ranks beam, without --level-d-ff and --dense-weight")
+    specs = token_decoder_specs(sizes, ids.n_codes, n_blocks=n_blocks)
+    head = TokenDecoder(model.n_items, sizes, model.reads.max_length, config.beam_width, label_smoothing)
+    return _with_codes(model, ids, TokenVectors, specs, head, item_vectors=item_vectors)
+
+
+def _with_codes(
+    model: Model,
+    ids: SemanticIds,
+    vectors: type["CodeVectors | TokenVectors"],
+    specs: Params,
+    head: Head,
+    *,
+    item_vectors: bool,
+) -> Model:
+    """The model with a head of codes, these parameters of it, and what stands for an item table."""
     if not isinstance(model.head, SoftmaxHead):
         raise InputError(
             f"semantic ids need a softmax head to replace, not a {type(model.head).__name__}; leave it out"
@@ -91,9 +171,6 @@ def with_semantic_ids(
         raise InputError(
             f"{ids.n_items:,} items have codes, and the model has {model.n_items:,}; make the codes for its catalogue"
         )
-    if config.dense_weight and not item_vectors:
-        raise InputError(f"dense_weight={config.dense_weight:g} weighs item vectors, and there are none; leave one out")
-    decoder = DepthDecoder(model.n_items, config, dropout, label_smoothing)
     others = {name: spec for name, spec in model.specs.items() if item_vectors or name not in ("item_table", "items")}
     smallest = np.uint8 if max(ids.n_codes) <= 256 else np.int32
     codes = np.zeros((item_table_rows(ids.n_items), ids.n_levels), smallest)
@@ -103,16 +180,16 @@ def with_semantic_ids(
         inner = {name: leaf for name, leaf in params.items() if name != PARAMS}
         if item_vectors:
             inner = model.compose(inner, constants["items"], key=key)
-        table = CodeVectors(tuple(params[PARAMS]["codes"]), constants["codes"], inner.get("item_table"))
+        table = vectors(tuple(params[PARAMS]["codes"]), constants["codes"], inner.get("item_table"))
         own = {PARAMS: params[PARAMS], CODES: constants["codes"], TREE: constants["tree"]}
-        if config.dense_weight:
+        if isinstance(head, FusedHead):
             own[DENSE] = inner["item_table"]
         return {**inner, **own, "item_table": table}
 
     return dataclasses.replace(
         model,
-        specs={**others, PARAMS: depth_decoder_specs(ids.n_codes, model.d_model, d_ff=config.level_d_ff)},
-        head=FusedHead(decoder) if config.dense_weight else decoder,
+        specs={**others, PARAMS: specs},
+        head=head,
         compose=compose,
         loss_constants=None,
         constants={
@@ -137,11 +214,12 @@ def with_room(model: Model) -> Model:
     """
     if isinstance(model.head, FusedHead):
         return model
+    if not isinstance(model.head, DepthDecoder):
+        raise InputError("a bundle holds no decoder of flat tokens; list items from the run, with export_lists.py")
     more = room(len(model.constants["codes"]), SLACK) - len(model.constants["codes"])
     codes, tree = np.pad(model.constants["codes"], ((0, more), (0, 0))), model.constants["tree"]
     leaves = np.pad(tree.leaves, (0, len(codes) - len(tree.leaves)), constant_values=-1)
     n_items = len(codes) - 1
-    assert isinstance(model.head, DepthDecoder)
     return dataclasses.replace(
         model,
         encoder=dataclasses.replace(model.encoder, n_items=n_items),

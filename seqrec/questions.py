@@ -75,12 +75,13 @@ def masked_item(batch: Batch, *, key: Array, mask_share: float = 0.2, last_share
     return Question(inputs, targets, places, _weights_at(batch, places))
 
 
-def continuation(batch: Batch, *, key: Array, target_share: float = 0.75) -> Question:
+def continuation(batch: Batch, *, key: Array, target_share: float = 0.75, first_only: bool = False) -> Question:
     """Cuts each history in two at a uniformly drawn position and predicts each item of the second part from all before.
 
     For an encoder-decoder, which takes an unknown next item (0) as the start of its own part; it reads that part's
     true items so far (teacher forcing: Williams and Zipser 1989). Both parts have at least one item. About half of all
-    positions are targets; where they are more than `target_share` of a row, some are dropped.
+    positions are targets, or with `first_only` one of each history, the first of its second part; where they are more
+    than `target_share` of a row, some are dropped.
     """
     cut_key, pick_key = jax.random.split(key)
     rows, length = batch.items.shape
@@ -88,11 +89,16 @@ def continuation(batch: Batch, *, key: Array, target_share: float = 0.75) -> Que
     n_pairs = jnp.zeros((rows, length + 1), jnp.int32).at[row, segments].add(1)
     draws = jax.random.uniform(cut_key, (rows, length + 1))
     newest = jnp.minimum((draws * n_pairs).astype(jnp.int32), n_pairs - 1)
-    eligible = (batch.next_items > 0) & (batch.positions >= newest[row, segments])
+    after = (batch.next_items > 0) & (batch.positions >= newest[row, segments])
+    eligible = after & (batch.positions == newest[row, segments]) if first_only else after
     n_targets = max(1, round(target_share * length))
     targets, places = _pick(pick_key, batch.next_items, _less_skips(eligible, batch), n_targets=n_targets)
-    inputs = batch._replace(next_items=jnp.where(eligible, 0, batch.next_items))
+    inputs = batch._replace(next_items=jnp.where(after, 0, batch.next_items))
     return Question(inputs, targets, places, _weights_at(batch, places))
+
+
+first_of_continuation = functools.partial(continuation, target_share=0.25, first_only=True)
+"""For an encoder-decoder that continues a history by one item, as it is asked to in evaluation."""
 
 
 def _pick(

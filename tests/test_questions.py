@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from packed_rows import rows_of
 
-from seqrec.questions import continuation, masked_item, next_item
+from seqrec.questions import continuation, first_of_continuation, masked_item, next_item
 from seqrec.types import Batch, Question
 
 
@@ -114,6 +114,20 @@ def test_a_share_of_a_long_second_part_is_predicted():
     n_targets = (np.asarray(targets) > 0).sum(axis=1)
     np.testing.assert_array_equal(n_targets, np.minimum(n_decoded, 5))  # a quarter of 20 positions
     assert all(len(set(row)) == 5 for row in np.asarray(places).tolist())
+
+
+def test_of_a_continuation_the_first_item_may_be_all_that_is_asked():
+    batch = a_batch(n_rows=100)
+    inputs, targets, places, *_ = jax.jit(lambda batch: first_of_continuation(batch, key=jax.random.key(0)))(batch)
+    whole = continuation(batch, key=jax.random.key(0))
+    np.testing.assert_array_equal(inputs.next_items, whole.inputs.next_items)
+    # One of each of the two histories of a row: the first of those that are hidden.
+    assert (np.sum(np.asarray(targets) > 0, axis=1) == 2).all()
+    for row, (each, columns) in enumerate(zip(np.asarray(targets), np.asarray(places), strict=True)):
+        hidden = np.flatnonzero((np.asarray(inputs.next_items[row]) == 0) & (np.asarray(batch.next_items[row]) > 0))
+        first = [part[0] for part in (hidden[hidden < 9], hidden[hidden >= 9])]
+        assert sorted(columns[each > 0].tolist()) == first
+        np.testing.assert_array_equal(each[each > 0], batch.next_items[row, columns[each > 0]])
 
 
 def test_cuts_are_a_function_of_the_key():

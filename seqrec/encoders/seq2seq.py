@@ -53,6 +53,77 @@ class Memory(NamedTuple):
     """Which of them each position reads."""
 
 
+def decoder_specs(config: TransformerConfig, n_blocks: int) -> Params:
+    """Blocks of self-attention, attention to an encoder's states and a feed-forward network."""
+    parts = {"attention": attention_specs(config.d_model), "cross_attention": cross_attention_specs(config.d_model)}
+    specs: Params = {"blocks": [block_specs(config, parts) for _ in range(n_blocks)]}
+    if config.norm_first:
+        specs["final_norm"] = norm_specs(config.norm, config.d_model)
+    return specs
+
+
+def keys_and_values(
+    config: TransformerConfig, params: Params, states: States, *, angles: Rotation | None
+) -> list[KeysAndValues]:
+    """Those of an encoder's states for each block of a decoder with these `params`."""
+    memories = []
+    for block in params["blocks"]:
+        product = dense(states, block["cross_attention"]["kv"].astype(states.dtype))
+        k, v = split_heads(product, n_parts=2, n_heads=config.n_heads)
+        memories.append((k if angles is None else rotate(k, angles), v))
+    return memories
+
+
+def decode(
+    config: TransformerConfig,
+    params: Params,
+    x: States,
+    memory: Memory,
+    *,
+    mask: Bool[Array, "rows length n_keys"],
+    angles: Rotation | None,
+    caches: list[KeysAndValues] | None = None,
+    place: Int[Array, ""] | int = 0,
+    key: Array | None = None,
+) -> tuple[States, list[KeysAndValues]]:
+    """States of a decoder, and each block's own keys and values: put into `caches` at `place`, if there are any."""
+    keys = None if key is None else jax.random.split(key, (len(params["blocks"]), 6))
+    dtype = x.dtype
+    new_caches: list[KeysAndValues] = []
+    for index, (block, history) in enumerate(zip(params["blocks"], memory.blocks, strict=True)):
+        block = jax.tree.map(lambda leaf: leaf.astype(dtype), block)
+        weights_key, cross_key = (None, None) if keys is None else keys[index, :2]
+        dropout_options = {"dropout_rate": config.attention_dropout}
+
+        def attend(x, block=block, index=index, key=weights_key, dropout_options=dropout_options):
+            q, k, v = queries_keys_values(block["attention"], x, angles=angles, n_heads=config.n_heads)
+            if caches is not None:
+                k, v = (
+                    jax.lax.dynamic_update_slice_in_dim(cache, new, place, axis=2)
+                    for cache, new in zip(caches[index], (k, v), strict=True)
+                )
+            new_caches.append((k, v))
+            return dense(mix_values(q, k, v, mask=mask, key=key, **dropout_options), block["attention"]["out"])
+
+        def cross_attend(x, block=block, history=history, key=cross_key, dropout_options=dropout_options):
+            q = split_heads(dense(x, block["cross_attention"]["q"]), n_parts=1, n_heads=config.n_heads)[0]
+            q = q if angles is None else rotate(q, angles)
+            mixed = mix_values(q, *history, mask=memory.mask, key=key, **dropout_options)
+            return dense(mixed, block["cross_attention"]["out"])
+
+        parts = {"attention": attend, "cross_attention": cross_attend}
+        x = apply_parts(config, block, x, parts, keys=None if keys is None else keys[index, 2:])
+    if config.norm_first:
+        x = norm(params["final_norm"], x, kind=config.norm)
+    return x, new_caches
+
+
+def history_segments(batch: Batch) -> Int[Array, "rows length"]:
+    """Segments of the items whose next one is known, and of the newest after them; 0 for what is decoded later."""
+    after_decoded = jnp.pad(batch.next_items == 0, ((0, 0), (1, 0)))[:, :-1]
+    return jnp.where((batch.positions == 0) | ~after_decoded, batch.segment_ids, 0)
+
+
 def seq2seq(config: Seq2SeqConfig, *, n_items: int, max_length: int) -> Encoder:
     """An encoder-decoder, whose `encode` gives the decoder's states and whose `decoder` continues with a cache.
 
@@ -65,10 +136,6 @@ def seq2seq(config: Seq2SeqConfig, *, n_items: int, max_length: int) -> Encoder:
     """
     sizes = config.encoder
     reader = transformer(sizes, n_items=n_items, max_length=max_length)
-    parts = {"attention": attention_specs(sizes.d_model), "cross_attention": cross_attention_specs(sizes.d_model)}
-    decoder_specs: Params = {"blocks": [block_specs(sizes, parts) for _ in range(config.n_decoder_blocks)]}
-    if sizes.norm_first:
-        decoder_specs["final_norm"] = norm_specs(sizes.norm, sizes.d_model)
 
     def encode_history(
         params: Params,
@@ -81,68 +148,20 @@ def seq2seq(config: Seq2SeqConfig, *, n_items: int, max_length: int) -> Encoder:
         """Keys and values of the histories' states for each block of the decoder."""
         states = reader.encode(params, Batch(items, items, segment_ids, positions), key=key)
         angles = rotary_angles(sizes, positions, max_length=max_length)
-        memories = []
-        for block in params["decoder"]["blocks"]:
-            product = dense(states, block["cross_attention"]["kv"].astype(states.dtype))
-            k, v = split_heads(product, n_parts=2, n_heads=sizes.n_heads)
-            memories.append((k if angles is None else rotate(k, angles), v))
-        return memories
-
-    def decode(
-        params: Params,
-        x: States,
-        memory: Memory,
-        *,
-        mask: Bool[Array, "rows length n_keys"],
-        angles: Rotation | None,
-        caches: list[KeysAndValues] | None = None,
-        place: Int[Array, ""] | int = 0,
-        key: Array | None = None,
-    ) -> tuple[States, list[KeysAndValues]]:
-        """States, and each block's own keys and values: put into `caches` at `place`, if there are any."""
-        keys = None if key is None else jax.random.split(key, (config.n_decoder_blocks, 6))
-        dtype = x.dtype
-        new_caches: list[KeysAndValues] = []
-        for index, (block, history) in enumerate(zip(params["decoder"]["blocks"], memory.blocks, strict=True)):
-            block = jax.tree.map(lambda leaf: leaf.astype(dtype), block)
-            weights_key, cross_key = (None, None) if keys is None else keys[index, :2]
-            dropout_options = {"dropout_rate": sizes.attention_dropout}
-
-            def attend(x, block=block, index=index, key=weights_key, dropout_options=dropout_options):
-                q, k, v = queries_keys_values(block["attention"], x, angles=angles, n_heads=sizes.n_heads)
-                if caches is not None:
-                    k, v = (
-                        jax.lax.dynamic_update_slice_in_dim(cache, new, place, axis=2)
-                        for cache, new in zip(caches[index], (k, v), strict=True)
-                    )
-                new_caches.append((k, v))
-                return dense(mix_values(q, k, v, mask=mask, key=key, **dropout_options), block["attention"]["out"])
-
-            def cross_attend(x, block=block, history=history, key=cross_key, dropout_options=dropout_options):
-                q = split_heads(dense(x, block["cross_attention"]["q"]), n_parts=1, n_heads=sizes.n_heads)[0]
-                q = q if angles is None else rotate(q, angles)
-                mixed = mix_values(q, *history, mask=memory.mask, key=key, **dropout_options)
-                return dense(mixed, block["cross_attention"]["out"])
-
-            parts = {"attention": attend, "cross_attention": cross_attend}
-            x = apply_parts(sizes, block, x, parts, keys=None if keys is None else keys[index, 2:])
-        if sizes.norm_first:
-            x = norm(params["decoder"]["final_norm"], x, kind=sizes.norm)
-        return x, new_caches
+        return keys_and_values(sizes, params["decoder"], states, angles=angles)
 
     def encode(params: Params, batch: Batch, *, key: Array | None = None, added: States | None = None) -> States:
         if added is not None:
             raise InputError("an encoder-decoder reads item ids alone; use a causal encoder")
         read_key, embed_key, decode_key = (None,) * 3 if key is None else jax.random.split(key, 3)
         items, segments, positions = batch.items, batch.segment_ids, batch.positions
-        is_decoded = batch.next_items == 0
-        after_decoded = jnp.pad(is_decoded, ((0, 0), (1, 0)))[:, :-1]
-        history = jnp.where((positions == 0) | ~after_decoded, segments, 0)
+        is_decoded, history = batch.next_items == 0, history_segments(batch)
         blocks = encode_history(params, items, history, positions, key=read_key)
         # Every position sees itself: those of which nothing is asked must see something.
         own = jnp.eye(items.shape[1], dtype=bool)
         states, _ = decode(
-            params,
+            sizes,
+            params["decoder"],
             embed(sizes, params, items, positions, key=embed_key),
             Memory(blocks, segments[:, :, None] == history[:, None, :]),
             mask=causal_mask(segments) & (is_decoded[:, None, :] | own),
@@ -165,7 +184,8 @@ def seq2seq(config: Seq2SeqConfig, *, n_items: int, max_length: int) -> Encoder:
         positions = (lengths - 1 + place)[:, None]
         rows, n = len(items), cache[0][0].shape[2]
         states, cache = decode(
-            params,
+            sizes,
+            params["decoder"],
             embed(sizes, params, items[:, None], positions),
             Memory(blocks, is_read[:, None, :]),
             mask=jnp.broadcast_to(jnp.arange(n) <= place, (rows, 1, n)),
@@ -176,7 +196,7 @@ def seq2seq(config: Seq2SeqConfig, *, n_items: int, max_length: int) -> Encoder:
         return states[:, 0], cache
 
     return Encoder(
-        reader.specs | {"decoder": decoder_specs},
+        reader.specs | {"decoder": decoder_specs(sizes, config.n_decoder_blocks)},
         encode,
         n_items=n_items,
         d_model=sizes.d_model,

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 from seqrec.layers import dropout, feed_forward, feed_forward_specs, norm, norm_specs
 from seqrec.params import Params, ParamSpec
 from seqrec.prefix_tree import PrefixTree
-from seqrec.types import Scalar
+from seqrec.types import InputError, LossSum, Question, Scalar
 
 PREFIXES, CHILDREN = 2048, 4096
 """Prefixes whose next codes are scored at a time, and children that take their scores from there at a time."""
@@ -62,6 +62,30 @@ def code_log_probabilities(
 ) -> Float[Array, "*shape n_codes"]:
     """Log-probability of each code of a level, given the codes before it."""
     return jax.nn.log_softmax(code_scores(params, depth, states), axis=-1)
+
+
+def code_losses(
+    scores: Float[Array, "*shape n_codes"], codes: Int[Array, "*shape"], *, label_smoothing: Scalar
+) -> Float[Array, "*shape"]:
+    """Cross-entropy of the codes of a level, of whose labels all codes divide a share evenly."""
+    n_codes = scores.shape[-1]
+    labels = (1.0 - label_smoothing) * (codes[..., None] == jnp.arange(n_codes)) + label_smoothing / n_codes
+    return jax.nn.logsumexp(scores, axis=-1) - jnp.sum(labels * scores, axis=-1)
+
+
+def loss_of_targets(losses: Float[Array, "rows queried"], question: Question) -> LossSum:
+    """The sum of the losses of the question's targets, by their weights, and the sum of the weights."""
+    is_target = question.targets > 0
+    if question.weights is None:
+        return jnp.sum(jnp.where(is_target, losses, 0.0)), jnp.sum(is_target)
+    weights = jnp.where(is_target, question.weights, 0.0)
+    return jnp.sum(jnp.where(is_target, losses, 0.0) * weights), jnp.sum(weights)
+
+
+def refuse_unwanted(question: Question) -> None:
+    """Refuses a question with items that are to become less likely."""
+    if question.unwanted is not None:
+        raise InputError("a model of semantic ids cannot lower the probability of skipped items; use --skip-weight 0")
 
 
 def item_log_probabilities(

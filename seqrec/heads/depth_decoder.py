@@ -1,6 +1,5 @@
 """A head that writes the next item's code level by level, and so needs no vector for each item of the catalogue."""
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -11,12 +10,26 @@ from jax.core import max_dim, min_dim
 from jaxtyping import Array, Bool, Float, Int
 
 from seqrec.config import check_at_least, check_fields
-from seqrec.heads.code_probabilities import after_code, code_log_probabilities, code_scores, item_log_probabilities
-from seqrec.metrics.ranks import candidates, count, half_places_lost, own_half_places, take
+from seqrec.heads.code_probabilities import (
+    after_code,
+    code_log_probabilities,
+    code_losses,
+    code_scores,
+    item_log_probabilities,
+    loss_of_targets,
+    refuse_unwanted,
+)
+from seqrec.heads.code_search import (
+    beam_search,
+    by_users,
+    candidate_leaves,
+    finite,
+    leaves_of,
+    listed,
+    ranks_of_leaves,
+    scores_of_found,
+)
 from seqrec.params import Params
-from seqrec.prefix_tree import PrefixTree, allowed_nodes, candidate_scores, chosen_children
-from seqrec.retrieval import user_blocks, users_per_block
-from seqrec.sharding import map_rows
 from seqrec.types import (
     Allow,
     Batch,
@@ -34,8 +47,6 @@ from seqrec.types import (
 PARAMS, CODES, TREE, DENSE = "semantic_ids", "item_codes", "prefix_tree", "dense_items"
 """Names of what the head reads: its own parameters, the codes of each item id, and the catalogue's tree; and of the
 item vectors that a `FusedHead` reads, too."""
-BEAM_SCORES = 1 << 20
-"""Scores of candidates that a step of the beam has at a time, 4 MB."""
 
 
 @dataclass(frozen=True)
@@ -85,26 +96,17 @@ class DepthDecoder:
         Raises:
           InputError: the question has unwanted items.
         """
-        if question.unwanted is not None:
-            raise InputError(
-                "a model of semantic ids cannot lower the probability of skipped items; use --skip-weight 0"
-            )
+        refuse_unwanted(question)
         if question.positions is not None:
             states = jnp.take_along_axis(states, question.positions[..., None], axis=1)
         own, targets = params[PARAMS], question.targets
         codes = params[CODES][targets].astype(jnp.int32)
         losses = jnp.zeros(targets.shape)
-        for depth, table in enumerate(own["codes"]):
+        for depth in range(codes.shape[-1]):
             scores = code_scores(own, depth, states, dropout_rate=self.dropout, key=jax.random.fold_in(key, depth))
-            label, others = 1.0 - self.label_smoothing, self.label_smoothing / len(table)
-            labels = label * (codes[..., depth, None] == jnp.arange(len(table))) + others
-            losses += jax.nn.logsumexp(scores, axis=-1) - jnp.sum(labels * scores, axis=-1)
+            losses += code_losses(scores, codes[..., depth], label_smoothing=self.label_smoothing)
             states = after_code(own, depth, states, codes[..., depth])
-        is_target = targets > 0
-        if question.weights is None:
-            return jnp.sum(jnp.where(is_target, losses, 0.0)), jnp.sum(is_target)
-        weights = jnp.where(is_target, question.weights, 0.0)
-        return jnp.sum(jnp.where(is_target, losses, 0.0) * weights), jnp.sum(weights)
+        return loss_of_targets(losses, question)
 
     def queries(
         self, params: Params, states: States, batch: Batch, last: Int[Array, " queries"]
@@ -132,7 +134,7 @@ class DepthDecoder:
                 )
             else:
                 found, best = self.beam(params, states, valid, width=self.config.beam_width)
-                scores = jnp.full(valid.shape, -jnp.inf).at[jnp.arange(len(found))[:, None], found].max(best)
+                scores = scores_of_found(found, best, valid)
             return ranks_of_leaves(scores, leaves, valid)
 
         each = targets if targets.ndim == 2 else targets[:, None]
@@ -155,7 +157,7 @@ class DepthDecoder:
             valid = candidate_leaves(tree, exclude, allow, none) if is_limited else None
             if self.config.lists == "exact":
                 scores = item_log_probabilities(params[PARAMS], tree, states)
-                scores = _finite(scores if valid is None else jnp.where(valid, scores, -jnp.inf))
+                scores = finite(scores if valid is None else jnp.where(valid, scores, -jnp.inf))
                 best, leaves = jax.lax.top_k(scores, min_dim(k, tree.n_leaves))
             else:
                 leaves, best = self.beam(params, states, valid, width=max_dim(k, self.config.beam_width))
@@ -195,15 +197,9 @@ class DepthDecoder:
         allow: Allow,
     ) -> Any:
         """`function((states, targets, exclude, allow), params)` for blocks of users, each device over its own."""
-        n_users, tree = len(states), params[TREE]
         own = {name: params[name] for name in (PARAMS, CODES, TREE, DENSE) if name in params}
-        if allow is not None:
-            allow = jnp.broadcast_to(allow, (n_users, allow.shape[1]))
-        exclude = jnp.zeros((n_users, 0), jnp.int32) if exclude is None else exclude
-        widest = max(level.n_candidates for level in tree.levels) * self.config.beam_width
-        block = min(users_per_block(n_users, tree.n_leaves, d_model=states.shape[-1]), max(1, BEAM_SCORES // widest))
-        local = functools.partial(user_blocks, function, block=block)
-        return map_rows(local, (states, targets, exclude, allow), own)
+        sizes = {"d_model": states.shape[-1], "width": self.config.beam_width}
+        return by_users(function, own, own[TREE], states, targets, exclude, allow, **sizes)
 
     def _lowest(self, params: Params, states: Array, targets: Array) -> Float[Array, " users"]:
         """A log-probability that no target of a user falls short of; infinite for users without a target."""
@@ -215,21 +211,16 @@ class DepthDecoder:
         self, params: Params, states: Array, valid: Bool[Array, "#users n_leaves"] | None, *, width: int
     ) -> tuple[Int[Array, "users found"], Float[Array, "users found"]]:
         """Leaves of the likeliest items that a beam of this width finds, best first, and their log-probabilities."""
-        own, tree = params[PARAMS], params[TREE]
-        allowed = [None] * len(tree.levels) if valid is None else allowed_nodes(tree, valid)
-        n_users = len(states)
-        nodes, logs, states = jnp.zeros((n_users, 1), jnp.int32), jnp.zeros((n_users, 1)), states[:, None]
-        for depth, level in enumerate(tree.levels):
-            each = logs[..., None] + code_log_probabilities(own, depth, states)
-            scores = _finite(candidate_scores(level, nodes, each, allowed[depth])).reshape(n_users, -1)
-            logs, best = jax.lax.top_k(scores, min_dim(width, scores.shape[1]))
-            beams, chosen = best // level.n_candidates, best % level.n_candidates
-            nodes, codes = chosen_children(level, jnp.take_along_axis(nodes, beams, axis=1), chosen)
-            if depth < len(tree.levels) - 1:
-                # A beam that died may stand anywhere, since it scores -inf from here on.
-                nodes = jnp.clip(nodes, 0, len(level.codes) - 1)
-                states = after_code(own, depth, jnp.take_along_axis(states, beams[..., None], axis=1), codes)
-        return jnp.where(logs > -jnp.inf, nodes, tree.n_leaves - 1), logs
+        own = params[PARAMS]
+
+        def score(depth: int, states: Array) -> tuple[Array, Array]:
+            return code_log_probabilities(own, depth, states), states
+
+        def advance(depth: int, states: Array, beams: Array, codes: Array) -> Array:
+            return after_code(own, depth, jnp.take_along_axis(states, beams[..., None], axis=1), codes)
+
+        start, options = states[:, None], {"n_users": len(states), "width": width}
+        return beam_search(params[TREE], valid, start, score=score, advance=advance, **options)
 
 
 def log_probabilities_of(
@@ -244,47 +235,3 @@ def log_probabilities_of(
         total += jnp.take_along_axis(logs, codes[..., depth, None], axis=-1)[..., 0]
         each = after_code(own, depth, each, codes[..., depth])
     return total
-
-
-def listed(
-    tree: PrefixTree, leaves: Int[Array, "users found"], scores: Float[Array, "users found"], *, k: int
-) -> BestItems:
-    """The first `k` items of what was found, and their scores, filled up with id 0 and -inf."""
-    items = jnp.where(scores > -jnp.inf, tree.items[leaves], 0)
-    # Filled up without a comparison of sizes, which an exported program leaves open.
-    none = jnp.zeros((len(scores), k), items.dtype), jnp.full((len(scores), k), -jnp.inf)
-    ids, best = (
-        jax.lax.dynamic_update_slice(row, each[:, :k], (0, 0)) for row, each in zip(none, (items, scores), strict=True)
-    )
-    return ids, best
-
-
-def ranks_of_leaves(
-    scores: Float[Array, "users n_leaves"], leaves: Int[Array, "users n"], valid: Bool[Array, "users n_leaves"]
-) -> tuple[Float[Array, "users n"], Int[Array, " users"]]:
-    """The ranks of some leaves among the valid ones, in the mean of ties, and how many these are."""
-    target_scores = take(scores, leaves, fill=0.0)
-    lost = half_places_lost(scores, target_scores, valid, ties="mean")
-    ranks = 1.0 + 0.5 * (lost - own_half_places(target_scores, ties="mean"))
-    return jnp.where(take(valid, leaves, fill=False), ranks, jnp.nan), count(valid.astype(jnp.int8))
-
-
-def _finite(scores: Array) -> Array:
-    return jnp.where(jnp.isnan(scores), -jnp.inf, scores)
-
-
-def leaves_of(tree: PrefixTree, items: Int[Array, "users n"]) -> Int[Array, "users n"]:
-    """The leaves of item ids; -1 for 0 and for what is not in the catalogue."""
-    return tree.leaves.at[items].get(mode="fill", fill_value=-1)
-
-
-def candidate_leaves(
-    tree: PrefixTree, exclude: Array, allow: Array | None, targets: Int[Array, "users n_targets"]
-) -> Bool[Array, "users n_leaves"]:
-    """Which leaves are each user's candidates; `targets` are leaves, and stay candidates where they are allowed."""
-    valid = jnp.broadcast_to(tree.items > 0, (len(exclude), tree.n_leaves))
-    if allow is not None:
-        users, columns = jnp.arange(len(allow))[:, None], leaves_of(tree, allow)
-        columns = jnp.where(columns < 0, tree.n_leaves, columns)
-        valid &= jnp.zeros_like(valid).at[users, columns].set(True, mode="drop")
-    return candidates(valid, leaves_of(tree, exclude), targets)

@@ -9,17 +9,8 @@ from jax.core import max_dim, min_dim
 from jaxtyping import Array, Float, Int
 
 from seqrec.heads.code_probabilities import item_log_probabilities
-from seqrec.heads.depth_decoder import (
-    DENSE,
-    PARAMS,
-    TREE,
-    DepthDecoder,
-    candidate_leaves,
-    leaves_of,
-    listed,
-    log_probabilities_of,
-    ranks_of_leaves,
-)
+from seqrec.heads.code_search import candidate_leaves, leaves_of, listed, ranks_of_leaves
+from seqrec.heads.depth_decoder import DENSE, PARAMS, TREE, DepthDecoder, log_probabilities_of
 from seqrec.heads.softmax import SoftmaxHead
 from seqrec.params import Params
 from seqrec.prefix_tree import PrefixTree

@@ -8,6 +8,7 @@ import pytest
 
 from seqrec import runtime
 from seqrec.heads.depth_decoder import DepthDecoder
+from seqrec.heads.token_decoder import TokenDecoder
 from seqrec.run.data import make_task
 from seqrec.types import InputError
 
@@ -40,11 +41,34 @@ def test_codes_of_a_file_make_a_model_whose_settings_are_those_of_the_flags(toy,
     assert "item_table" not in model.specs
 
 
+@pytest.mark.parametrize("causal", [True, False])
+def test_flat_tokens_are_a_flag(toy, codes, causal):
+    flags = ("--tokens", "codes", "--ranks", "beam", "--beam-width", "7", "--n-decoder-blocks", "1")
+    model = built(toy, *codes, *flags, *(() if causal else ("--no-causal",)), "--no-item-vectors")
+    assert isinstance(model.head, TokenDecoder)
+    assert (model.head.beam_width, model.encoder.causal) == (7, causal)
+    assert len(model.specs["semantic_ids"]["blocks"]) == 1
+    assert "item_table" not in model.specs
+    assert "item_table" in built(toy, *codes, *flags).specs
+
+
 def test_what_a_generative_model_cannot_do_is_refused_in_a_line(toy, codes):
     with pytest.raises(InputError, match="needs codes of its items"):
         built(toy)
     with pytest.raises(InputError, match=r"loss=bce is about scores of items"):
         built(toy, *codes, "--loss", "bce")
+    with pytest.raises(InputError, match="use --ranks beam"):
+        built(toy, *codes, "--tokens", "codes")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("causal", ["--causal", "--no-causal"])
+def test_a_run_of_flat_tokens_trains_and_is_tested(toy, codes, causal, tmp_path):
+    flags = ("--tokens", "codes", "--ranks", "beam", "--beam-width", "30", causal, "--max-epochs", "2")
+    found = generative.main(runtime.parse(generative.Config, [*toy, *codes, *flags, "--output", str(tmp_path / "run")]))
+    assert 0 < found["test"]["ndcg@10"] < 1
+    with pytest.raises(InputError, match="a model without exact ranks"):
+        beam_widths.main(beam_widths.Arguments(tmp_path / "run"))
 
 
 @pytest.mark.slow

@@ -1,0 +1,134 @@
+"""The search for the likeliest items of a catalogue, code by code, and ranks by what it finds."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax.core import min_dim
+from jaxtyping import Array, Bool, Float, Int
+
+from seqrec.metrics.ranks import candidates, count, half_places_lost, own_half_places, take
+from seqrec.params import Params
+from seqrec.prefix_tree import PrefixTree, allowed_nodes, candidate_scores, chosen_children
+from seqrec.retrieval import user_blocks, users_per_block
+from seqrec.sharding import map_rows
+from seqrec.types import Allow, BestItems, Exclude, TargetRanks
+
+BEAM_SCORES = 1 << 20
+"""Scores of candidates that a step of the beam has at a time, 4 MB."""
+
+Carry = TypeVar("Carry")
+Codes = Int[Array, "users beams"]
+Score = Callable[[int, Carry], tuple[Float[Array, "users beams n_codes"], Carry]]
+"""From the depth and what is kept of each beam to the log-probability of each code that may come next."""
+Advance = Callable[[int, Carry, Int[Array, "users beams"], Codes], Carry]
+"""From the depth, what is kept, and each new beam's parent and code to what is kept of the new beams."""
+
+
+def beam_search(
+    tree: PrefixTree,
+    valid: Bool[Array, "#users n_leaves"] | None,
+    start: Carry,
+    *,
+    n_users: int,
+    width: int,
+    score: Score[Carry],
+    advance: Advance[Carry],
+) -> tuple[Int[Array, "users found"], Float[Array, "users found"]]:
+    """Leaves of the likeliest items that a beam of this width finds, best first, and their log-probabilities.
+
+    It keeps only prefixes of `valid` leaves, by default of all. Where it finds no more, -inf stands beside a leaf
+    without an item.
+    """
+    allowed = [None] * len(tree.levels) if valid is None else allowed_nodes(tree, valid)
+    nodes, logs, carry = jnp.zeros((n_users, 1), jnp.int32), jnp.zeros((n_users, 1)), start
+    for depth, level in enumerate(tree.levels):
+        each, carry = score(depth, carry)
+        found = candidate_scores(level, nodes, logs[..., None] + each, allowed[depth])
+        scores = finite(found).reshape(n_users, -1)
+        logs, best = jax.lax.top_k(scores, min_dim(width, scores.shape[1]))
+        beams, chosen = best // level.n_candidates, best % level.n_candidates
+        nodes, codes = chosen_children(level, jnp.take_along_axis(nodes, beams, axis=1), chosen)
+        if depth < len(tree.levels) - 1:
+            # A beam that died may stand anywhere, since it scores -inf from here on.
+            nodes = jnp.clip(nodes, 0, len(level.codes) - 1)
+            carry = advance(depth, carry, beams, codes)
+    return jnp.where(logs > -jnp.inf, nodes, tree.n_leaves - 1), logs
+
+
+def scores_of_found(
+    found: Int[Array, "users found"], logs: Float[Array, "users found"], valid: Bool[Array, "users n_leaves"]
+) -> Float[Array, "users n_leaves"]:
+    """The log-probability of each leaf that a beam found; -inf for the others."""
+    return jnp.full(valid.shape, -jnp.inf).at[jnp.arange(len(found))[:, None], found].max(logs)
+
+
+def ranks_of_leaves(
+    scores: Float[Array, "users n_leaves"], leaves: Int[Array, "users n_targets"], valid: Bool[Array, "users n_leaves"]
+) -> TargetRanks:
+    """Ranks of the targets' leaves among the valid ones, as `retrieval.rank_targets` has ties and what has no rank."""
+    target_scores = take(scores, leaves, fill=0.0)
+    lost = half_places_lost(scores, target_scores, valid, ties="mean")
+    ranks = 1.0 + 0.5 * (lost - own_half_places(target_scores, ties="mean"))
+    ranked = take(valid, leaves, fill=False)
+    return jnp.where(ranked, ranks, jnp.nan), count(valid.astype(jnp.int8))
+
+
+def listed(
+    tree: PrefixTree, leaves: Int[Array, "users found"], logs: Float[Array, "users found"], *, k: int
+) -> BestItems:
+    """The first `k` items of what was found, and their scores, filled up with id 0 and -inf."""
+    items = jnp.where(logs > -jnp.inf, tree.items[leaves], 0)
+    # Filled up without a comparison of sizes, which an exported program leaves open.
+    none = jnp.zeros((len(logs), k), items.dtype), jnp.full((len(logs), k), -jnp.inf)
+    ids, best = (
+        jax.lax.dynamic_update_slice(row, each[:, :k], (0, 0)) for row, each in zip(none, (items, logs), strict=True)
+    )
+    return ids, best
+
+
+def by_users(
+    function: Callable[[Any, Params], Any],
+    params: Params,
+    tree: PrefixTree,
+    queries: Any,
+    targets: Int[Array, "users n_targets"],
+    exclude: Exclude,
+    allow: Allow,
+    *,
+    d_model: int,
+    width: int,
+) -> Any:
+    """`function((queries, targets, exclude, allow), params)` for blocks of users, each device over its own."""
+    n_users = len(targets)
+    if allow is not None:
+        allow = jnp.broadcast_to(allow, (n_users, allow.shape[1]))
+    exclude = jnp.zeros((n_users, 0), jnp.int32) if exclude is None else exclude
+    widest = max(level.n_candidates for level in tree.levels) * width
+    block = min(users_per_block(n_users, tree.n_leaves, d_model=d_model), max(1, BEAM_SCORES // widest))
+    local = functools.partial(user_blocks, function, block=block)
+    return map_rows(local, (queries, targets, exclude, allow), params)
+
+
+def finite(scores: Array) -> Array:
+    """The scores, with -inf for NaN, which a list never holds."""
+    return jnp.where(jnp.isnan(scores), -jnp.inf, scores)
+
+
+def leaves_of(tree: PrefixTree, items: Int[Array, "users n"]) -> Int[Array, "users n"]:
+    """The leaves of item ids; -1 for 0 and for what is not in the catalogue."""
+    return tree.leaves.at[items].get(mode="fill", fill_value=-1)
+
+
+def candidate_leaves(
+    tree: PrefixTree, exclude: Array, allow: Array | None, targets: Int[Array, "users n_targets"]
+) -> Bool[Array, "users n_leaves"]:
+    """Which leaves are each user's candidates; `targets` are leaves, and stay candidates where they are allowed."""
+    valid = jnp.broadcast_to(tree.items > 0, (len(exclude), tree.n_leaves))
+    if allow is not None:
+        users, columns = jnp.arange(len(allow))[:, None], leaves_of(tree, allow)
+        columns = jnp.where(columns < 0, tree.n_leaves, columns)
+        valid &= jnp.zeros_like(valid).at[users, columns].set(True, mode="drop")
+    return candidates(valid, leaves_of(tree, exclude), targets)
