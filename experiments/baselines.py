@@ -10,20 +10,22 @@ and compare.py MODEL BASELINES/item-knn against one.
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from tyro.conf import OmitArgPrefixes
 
 from seqrec import runtime
-from seqrec.baselines.fitted import BaselinesConfig, fitted_baselines
+from seqrec.baselines.fitted import BaselineName, BaselinesConfig
 from seqrec.data.store import SequenceStore, open_store
-from seqrec.evaluation import rank_table
-from seqrec.files import JsonObject, make_directory, write_json
+from seqrec.files import JsonObject, write_json
 from seqrec.report import figures
+from seqrec.run.baselines import baseline_ranks
 from seqrec.run.config import RunConfig
 from seqrec.run.data import NO_ENGAGEMENT, DataConfig, Task, open_task, prepare_store
 from seqrec.run.experiment import open_run
-from seqrec.run.results import protocol
+from seqrec.run.results import protocol, write_ranks
+from seqrec.runtime import log
+from seqrec.types import InputError
 
 
 @dataclass(frozen=True)
@@ -52,13 +54,15 @@ def main(config: Config, *, events: Any = None) -> JsonObject:
         task = open_task(run, config.data, seed=config.run.seed, events=events)
         results: JsonObject = {"baselines": {}, "protocol": protocol(task)}
         store_with_times = with_times(config, task, run, events)
-        for name, rank in fitted_baselines(task.store, task.split, config.baselines, store_with_times=store_with_times):
-            ranks, n_candidates = rank(task.test.target_positions, task.mask_seen)
-            table = rank_table(task.test, ranks, n_candidates)
-            results["baselines"][name] = figures.figures(table.rank, users=table.user)
-            own = make_directory(run / name.lower().replace(" ", "-"))
-            figures.write_ranks(own / "ranks.parquet", table, task.store, task.split, counts=task.counts)
-            write_json(own / "metrics.json", {"test": results["baselines"][name], "protocol": results["protocol"]})
+        for name in config.baselines.only or get_args(BaselineName):
+            try:
+                table = baseline_ranks(task, name, config=config.baselines, store_with_times=store_with_times)
+            except InputError as error:  # too many items, or no times
+                log.warning("left out    %s", error)
+                continue
+            own = {"test": figures.figures(table.rank, users=table.user), "protocol": results["protocol"]}
+            results["baselines"][name] = own["test"]
+            write_ranks(run / name.lower().replace(" ", "-"), task, table, own)
         write_json(run / "metrics.json", results)
     print(f"\n{figures.format_table(results['baselines'])}\nrun directory  {run}")
     return results

@@ -40,12 +40,18 @@ _MOST_BYTES = 8_000_000_000
 
 
 def score_ranks(
-    store: SequenceStore, target_positions: Int[np.ndarray, " n_queries"], scorer: Scorer, *, mask_seen: bool
+    store: SequenceStore,
+    target_positions: Int[np.ndarray, " n_queries"],
+    scorer: Scorer,
+    *,
+    mask_seen: bool,
+    report: Callable[[int], None] | None = None,
 ) -> tuple[Float[np.ndarray, " n_queries"], Int[np.ndarray, " n_queries"]]:
     """Ranks of the items at `target_positions` by their scores, a tie costing half, and each one's candidates.
 
     With `mask_seen` the distinct items of the query's history are no candidates, except the target. A rank is counted
     in the sorted scores that all queries share, and corrected for the items that have another or are no candidates.
+    `report(n_queries)` is told of each block that is done.
 
     Raises:
       InputError: a position holds no event, such as the -1 of a user without a target.
@@ -77,6 +83,8 @@ def score_ranks(
             count(rows, scores.of(rows, items), -1)
             n_candidates[block] -= np.bincount(rows, minlength=len(positions))
         ranks[block] = ranks_of_counts(n_above, n_tied - 1)  # the target ties with itself
+        if report is not None:
+            report(len(positions))
     return ranks, n_candidates
 
 

@@ -1,7 +1,6 @@
 """Figures with intervals from ranks, as JSON and as a printed table, and the rank table as a file."""
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Float, Int
 
-from seqrec.baselines.popularity import popularity_ranks, training_counts
-from seqrec.data.batches import Queries
+from seqrec.baselines.popularity import training_counts
 from seqrec.data.splits import Split
 from seqrec.data.store import SequenceStore
-from seqrec.evaluation import RankTable, Report, no_report
+from seqrec.evaluation import RankTable
 from seqrec.files import JsonObject, replacing
 from seqrec.metrics import metric_values
 from seqrec.stats.bootstrap import bootstrap_intervals
@@ -72,28 +70,6 @@ def format_side_tasks(tasks: Mapping[str, Mapping[str, Any]]) -> str:
         "gain [{gain_interval[0]:.4f}, {gain_interval[1]:.4f}]".format(f"{name} task", **each)
         for name, each in tasks.items()
     )
-
-
-def baseline_figures(
-    store: SequenceStore,
-    counts: Int[np.ndarray, " n_items_plus_1"],
-    queries: Queries,
-    *,
-    mask_seen: bool,
-    phase: Callable[[str, int], AbstractContextManager[Report]] = lambda name, total: nullcontext(no_report),
-) -> JsonObject:
-    """`figures` of popularity and personal popularity on the same queries; `counts` are those of training.
-
-    Each is made inside `phase(name, n_queries)`, which is told of each part that is done.
-    """
-    found = {}
-    for name, personal in (("popularity", False), ("personal popularity", True)):
-        with phase(f"baseline {name}", len(queries.users)) as report:
-            ranks = popularity_ranks(
-                store, queries.target_positions, counts, mask_seen=mask_seen, personal=personal, report=report
-            )
-            found[name] = figures(queries.judge(*ranks), users=queries.users)
-    return found
 
 
 def format_table(columns: dict[str, JsonObject], *, title: str = "test") -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from seqrec import runs
 from seqrec.config import changed_flags, to_json
 from seqrec.files import JsonObject
-from seqrec.report import figures
+from seqrec.report.baseline_comparison import format_tested
 from seqrec.report.comparison_text import markdown_table
 from seqrec.report.kept_results import ABLATION, training_config
 from seqrec.types import InputError
@@ -40,8 +40,7 @@ def command(script: str, config: JsonObject, defaults: Any, *, recipe: Mapping[s
 
 def readme(text: str, demo: JsonObject) -> str:
     """The README's text, with the demo run's table between its two marks."""
-    table = figures.format_table({"SASRec": demo["test"], **demo["baselines"]})
-    return between_marks(text, "demo table", f"```\n{table}\n```")
+    return between_marks(text, "demo table", f"```\n{format_tested(demo, name='SASRec')}\n```")
 
 
 def continuations_page(text: str, runs: dict[str, JsonObject]) -> str:

@@ -10,6 +10,7 @@ from seqrec.data.engagement import EngagementConfig
 from seqrec.items import ItemConfig
 from seqrec.loop import FitConfig
 from seqrec.losses.config import LossConfig
+from seqrec.run.baselines import BaselineChoice
 from seqrec.run.data import DataConfig
 from seqrec.run.start_from import StartConfig
 from seqrec.runtime import DistributedConfig
@@ -45,6 +46,10 @@ class TrainingConfig:
     loss: OmitArgPrefixes[LossConfig] = field(default_factory=LossConfig)
     optimizer: OmitArgPrefixes[OptimizerConfig] = field(default_factory=OptimizerConfig)
     fit: OmitArgPrefixes[FitConfig] = field(default_factory=FitConfig)
+    baselines: tuple[BaselineChoice, ...] = ("auto",)
+    """Baselines to test beside the model, by the paired test over users. auto: popularity, personal popularity,
+    first-order Markov, item-kNN, VS-SkNN and STAN, as far as they take a tenth of the training's time together; more
+    names, as in auto EASE, are tested whatever they take."""
     track: tuple[TrackerName, ...] = ()
     """Trackers to send settings, metrics and figures to while training: mlflow, tensorboard, wandb or several.
     Runs stay on this machine unless the environment says otherwise (MLFLOW_TRACKING_URI, WANDB_MODE)."""
@@ -53,6 +58,8 @@ class TrainingConfig:
 
     def __post_init__(self):
         check_fields(self)
+        if not self.baselines:
+            raise ValueError("baselines names none; popularity is there at no cost")
         if self.data.times == "query" and self.engagement.gap_head:
             raise ValueError(
                 "gap_head predicts when the next event comes, which times=query gives away; use times=history"

@@ -14,11 +14,12 @@ from seqrec.averaged import read_best
 from seqrec.checkpoint import Progress, has_checkpoint, open_checkpoints, restore
 from seqrec.data.buckets import original, working_copy
 from seqrec.evaluation import Validate, make_validate
-from seqrec.files import JsonObject, make_directory
+from seqrec.files import JsonObject
 from seqrec.loop import FitConfig, fit
 from seqrec.model import Model, composed_params
 from seqrec.params import Params, count_params, hash_of
 from seqrec.row_updates import caught_up
+from seqrec.run.baselines import POPULARITIES
 from seqrec.run.config import RunConfig, TrainingConfig
 from seqrec.run.data import Task, open_data, open_task
 from seqrec.run.resolving import resolve
@@ -167,7 +168,16 @@ def run_experiment(
                 **runtime.on_first(functools.partial(start_record, run)),
             }
             params = composed_params(model, trained.state.averaged)
-            return publish(run, task, model, params, facts, name=name, valid_ranks=trained.valid_ranks)
+            return publish(
+                run,
+                task,
+                model,
+                params,
+                facts,
+                name=name,
+                baselines=training.baselines,
+                valid_ranks=trained.valid_ranks,
+            )
 
 
 def _first_state(
@@ -191,10 +201,10 @@ def _first_state(
             return TaskAndModel(*_opened(earlier, runs.read_config(type(config), earlier), build))
 
         state = start_from(earlier, run, config, task, model, state, reopen=reopen)
-    ranks, results = test(task, model, composed_params(model, state.averaged), valid_ranks=None)
-    log.info("start-from  test NDCG@10 %.4f before training", results["test"]["ndcg@10"])
+    tested = test(task, model, composed_params(model, state.averaged), valid_ranks=None, baselines=POPULARITIES)
+    log.info("start-from  test NDCG@10 %.4f before training", tested.results["test"]["ndcg@10"])
     if runtime.is_first():
-        write_test(make_directory(run / runs.START), task, ranks, results)
+        write_test(run / runs.START, task, tested)
     return state
 
 

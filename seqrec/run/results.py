@@ -1,8 +1,9 @@
 """What a run publishes: test figures, ranks, a learning curve and examples."""
 
-import functools
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,24 +11,40 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from seqrec import phases, runs, runtime
+from seqrec.baselines.fitted import BaselineName
 from seqrec.data.batches import Queries
 from seqrec.data.buckets import original
 from seqrec.data.engagement import base_rate_losses
 from seqrec.data.feature_values import features_at
 from seqrec.data.history import History
 from seqrec.evaluation import RankTable, evaluate, make_eval_step, run_queries
-from seqrec.files import JsonObject, write_json
+from seqrec.files import JsonObject, make_directory, write_json
 from seqrec.model import Model
 from seqrec.params import Params, count_params
 from seqrec.recommendation import make_recommend
 from seqrec.report import figures
+from seqrec.report.baseline_comparison import compare_with_baselines, format_tested, verdict_on_baselines
 from seqrec.report.continuations import continuation_figures
 from seqrec.report.learning_curve import plot_learning_curve
+from seqrec.run.baselines import BaselineChoice, baseline_ranks, choose_baselines
 from seqrec.run.data import Task
 from seqrec.side_tasks import labels_of, side_task_losses
 from seqrec.stats.bootstrap import N_RESAMPLES
 from seqrec.training import TrainState
-from seqrec.types import QueryBatch
+from seqrec.types import InputError, QueryBatch
+
+BASELINES = "baselines"
+"""Directory of a run with the ranks of each baseline that was tested beside the model, in one of its own."""
+
+
+class Tested(NamedTuple):
+    """The test of a model."""
+
+    ranks: RankTable
+    results: JsonObject
+    """What `metrics.json` has of it."""
+    baselines: dict[str, RankTable]
+    """Ranks of the same queries by each baseline; in other processes than the first there are none."""
 
 
 def protocol(task: Task) -> JsonObject:
@@ -53,12 +70,18 @@ def protocol(task: Task) -> JsonObject:
 
 
 def test(
-    task: Task, model: Model, params: Params, *, valid_ranks: Float[np.ndarray, " queries"] | None
-) -> tuple[RankTable, JsonObject]:
-    """Ranks of the test items, and `test`, `valid`, `baselines` and `protocol` as `metrics.json` has them.
+    task: Task,
+    model: Model,
+    params: Params,
+    *,
+    valid_ranks: Float[np.ndarray, " queries"] | None,
+    baselines: Sequence[BaselineName],
+) -> Tested:
+    """Ranks of the test items, and `test`, `valid`, `baselines`, `comparisons` and `protocol` of `metrics.json`.
 
-    `valid_ranks` are those of the validation queries, or None to rank them here. Where the target is the first of the
-    last n items, also `continuations`: figures of lists of n items in their place.
+    `valid_ranks` are those of the validation queries, or None to rank them here. A baseline that cannot be fitted is
+    named in `baselines_left_out`. Where the target is the first of the last n items, also `continuations`: figures of
+    lists of n items in their place.
     """
     eval_step = make_eval_step(model)
     with _progress("testing", task.test) as phase:
@@ -68,17 +91,15 @@ def test(
         with _progress("validating", task.valid) as phase:
             valid_ranks = evaluate(eval_step, params, task.valid, report=phase).rank
     runtime.check_interrupt()
-    results = {}
+    results: JsonObject = {}
     for part, of_part, users in (("test", ranks.rank, ranks.user), ("valid", valid_ranks, task.valid.users)):
         with phases.progress(f"bootstrap intervals of {part} figures", N_RESAMPLES, unit="resamples") as phase:
             results[part] = figures.figures(of_part, users=users, report=phase)
-    results["baselines"] = figures.baseline_figures(
-        task.store,
-        task.counts,
-        task.test,
-        mask_seen=task.mask_seen,
-        phase=functools.partial(phases.progress, unit="queries"),
-    )
+    tables = _test_baselines(task, baselines, results)
+    with phases.progress("comparing with the baselines"):
+        results["comparisons"] = runtime.on_first(
+            lambda: compare_with_baselines(ranks.rank, {name: t.rank for name, t in tables.items()}, users=ranks.user)
+        )
     results["protocol"] = protocol(task)
     if model.auxiliary_loss is not None:
         results["side_tasks"] = _side_task_figures(task, model, params)
@@ -86,7 +107,30 @@ def test(
         results["continuations"] = continuation_figures(
             model, params, task.test, n=task.n_generated, counts=task.counts
         )
-    return ranks, results
+    return Tested(ranks, results, tables)
+
+
+def _test_baselines(task: Task, names: Sequence[BaselineName], results: JsonObject) -> dict[str, RankTable]:
+    """Adds the figures of each baseline to the results; the first process tests for all."""
+    tables: dict[str, RankTable] = {}
+    results["baselines"] = {}
+    for name in names:
+        with _progress(f"baseline {name}", task.test) as phase:
+
+            def tested(name: BaselineName = name, phase: phases.Phase = phase) -> JsonObject:
+                try:
+                    tables[name] = baseline_ranks(task, name, report=phase)
+                except InputError as error:  # too many items, or no times
+                    return {"left_out": str(error)}
+                return {"figures": figures.figures(tables[name].rank, users=tables[name].user)}
+
+            found = runtime.on_first(tested)
+        if "left_out" in found:
+            results.setdefault("baselines_left_out", {})[name] = found["left_out"]
+        else:
+            results["baselines"][name] = found["figures"]
+        runtime.check_interrupt()
+    return tables
 
 
 def _progress(name: str, queries: Queries) -> AbstractContextManager[phases.Phase]:
@@ -119,8 +163,10 @@ def _side_task_figures(task: Task, model: Model, params: Params) -> JsonObject:
 
 
 def print_test(results: JsonObject, *, name: str) -> None:
-    """The table of test figures, the model beside the baselines."""
-    print(f"\n{figures.format_table({name: results['test'], **results['baselines']})}")
+    """The tables of test figures, the model's and those of the baselines beside it."""
+    print(f"\n{format_tested(results, name=name)}")
+    for baseline, reason in results.get("baselines_left_out", {}).items():
+        print(f"{baseline} is left out: {reason}")
     if "side_tasks" in results:
         print(f"\n{figures.format_side_tasks(results['side_tasks'])}")
     if "continuations" in results:
@@ -157,31 +203,46 @@ def publish(
     facts: JsonObject,
     *,
     name: str,
+    baselines: Sequence[BaselineChoice] = ("auto",),
     valid_ranks: Float[np.ndarray, " queries"] | None = None,
 ) -> JsonObject:
     """Tests composed parameters, leaves figures, ranks and the learning curve in the run, and prints them.
 
     `facts` says how the training went, as `metrics.json` has it; returns what that file holds. `valid_ranks` is as in
-    `test`.
+    `test`, and `baselines` as in `choose_baselines`.
     """
-    ranks, results = test(task, model, params, valid_ranks=valid_ranks)
-    results |= facts
+    chosen, left_out = runtime.on_first(lambda: choose_baselines(task, baselines, train_seconds=facts["train_seconds"]))
+    tested = test(task, model, params, valid_ranks=valid_ranks, baselines=chosen)
+    results = tested.results | facts
+    if left_out := left_out | results.get("baselines_left_out", {}):
+        results["baselines_left_out"] = left_out
     with phases.progress("recommending to three test users"):
         examples = _examples(task, model, params)
     if runtime.is_first():
         with phases.progress("writing ranks and figures"):
             plot_learning_curve(run / "metrics.jsonl", run / runs.LEARNING_CURVE, best_epoch=results["best_epoch"])
-            write_test(run, task, ranks, results)
+            write_test(run, task, tested._replace(results=results))
         print_test(results, name=name)
         for example in examples:
             print("\n" + example)
         print(f"\nrun directory  {original(run)}\nevaluate it    {runs.evaluate_command(run)}")
         print(f"resume it      {runs.resume_command(run)}")
+        print(f"\n{verdict_on_baselines(results['comparisons'], name=name)}")
     return results
 
 
-def write_test(directory: Path, task: Task, ranks: RankTable, results: JsonObject) -> None:
-    """Leaves what `test` returns in a directory; the figures come last, so that what has them is complete."""
+def write_test(directory: Path, task: Task, tested: Tested) -> None:
+    """Leaves a test in a directory; the figures come last, so that what has them is complete."""
+    results = tested.results
+    for name, table in tested.baselines.items():
+        own = {"test": results["baselines"][name], "protocol": results["protocol"]}
+        write_ranks(directory / BASELINES / name.lower().replace(" ", "-"), task, table, own)
+    write_ranks(directory, task, tested.ranks, results)
+
+
+def write_ranks(directory: Path, task: Task, ranks: RankTable, results: JsonObject) -> None:
+    """Leaves ranks and figures in a directory, as compare.py reads them."""
+    make_directory(directory)
     figures.write_ranks(directory / "ranks.parquet", ranks, task.store, task.split, counts=task.counts)
     write_json(directory / "metrics.json", results)
 

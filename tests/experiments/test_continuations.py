@@ -41,7 +41,7 @@ def test_a_checkpoint_gives_the_figures_of_its_run_again(trained):
     run, results = trained
     again = evaluate_checkpoint.main(evaluate_checkpoint.Arguments(run))
     assert again == {part: results[part] for part in again}
-    assert again.keys() == {"test", "valid", "baselines", "protocol", "continuations"}
+    assert again.keys() == {"test", "valid", "baselines", "comparisons", "protocol", "continuations"}
 
 
 def test_other_ways_of_decoding_change_what_is_generated_and_nothing_else(trained):

@@ -24,7 +24,7 @@ def test_the_figures_equal_the_runs_own_to_the_last_digit(finished, monkeypatch,
     assert evaluate(monkeypatch, finished.directory) == 0
     assert "to the last digit" in capsys.readouterr().out
     results = evaluate_checkpoint.main(evaluate_checkpoint.Arguments(finished.directory))
-    assert results.keys() == {"test", "valid", "baselines", "protocol"}
+    assert results.keys() == {"test", "valid", "baselines", "comparisons", "protocol"}
     assert results == {name: finished.results[name] for name in results}
     assert before == {path: path.stat().st_mtime_ns for path in (finished.directory / "checkpoints").rglob("*")}
 

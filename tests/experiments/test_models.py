@@ -21,9 +21,10 @@ from seqrec.data.store import open_store, store_from_sequences
 from seqrec.encoders.transformer import TransformerConfig
 from seqrec.evaluation import evaluate, make_eval_step
 from seqrec.report.continuations import continuation_figures
-from seqrec.report.figures import baseline_figures, figures
+from seqrec.report.figures import figures
 from seqrec.report.kept_results import condense_run
 from seqrec.report.results_page import page
+from seqrec.run.baselines import baseline_ranks
 from seqrec.run.data import DataConfig, make_task, open_task
 from seqrec.run.experiment import open_run, open_trained
 from seqrec.run.results import protocol
@@ -61,7 +62,7 @@ def test_steps_on_a_chain_lead_beyond_popularity_and_what_is_kept_of_them_to_the
     for number in range(n_steps):
         state, _ = step(state, task.train.batch(number))
     rank = evaluate(make_eval_step(model), state.averaged, task.test).rank
-    popularity = baseline_figures(task.store, task.counts, task.test, mask_seen=False)["popularity"]
+    popularity = figures(baseline_ranks(task, "popularity").rank, users=task.test.users)
     assert figures(rank, users=task.test.users)["intervals"]["ndcg@10"][0] > popularity["intervals"]["ndcg@10"][1]
     if task.n_generated:
         counts = training_counts(task.store, task.split)
@@ -82,7 +83,7 @@ def test_a_checkpoint_gives_the_figures_of_its_run_again(name, chain_flags, tmp_
     results = script.main(runtime.parse(script.Config, flags))
     again = evaluate_checkpoint.main(evaluate_checkpoint.Arguments(tmp_path / "run"))
     assert again == {part: results[part] for part in again}
-    assert again.keys() == {"test", "valid", "baselines", "protocol"}
+    assert again.keys() == {"test", "valid", "baselines", "comparisons", "protocol"}
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,11 @@ from seqrec import runtime
 from seqrec.config import from_json, to_json, with_values, without_flags
 from seqrec.data.engagement import EngagementConfig
 from seqrec.data.store import open_store
-from seqrec.report.figures import baseline_figures
+from seqrec.report.figures import figures
 from seqrec.report.kept_results import condense_run, keep, read_results
 from seqrec.report.results_page import command, page
 from seqrec.run import TrainingConfig
+from seqrec.run.baselines import POPULARITIES, baseline_ranks
 from seqrec.run.data import DataConfig, make_task, prepare_store
 from seqrec.run.results import protocol
 from seqrec.sharding import MeshConfig
@@ -29,7 +30,8 @@ def test_the_readme_shows_a_run_on_the_data_that_the_demo_reads(tmp_path):
     task = make_task(DataConfig(), open_store(tmp_path / "store"), seed=0)
     kept = read_results(results_script.KEPT)[results_script.DEMO]
     assert kept["protocol"] == protocol(task)
-    assert kept["baselines"] == baseline_figures(task.store, task.counts, task.test, mask_seen=task.mask_seen)
+    for name in POPULARITIES:
+        assert kept["baselines"][name] == figures(baseline_ranks(task, name).rank, users=task.test.users)
 
 
 def test_what_is_kept_does_not_say_where_files_lay(finished):

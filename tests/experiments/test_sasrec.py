@@ -24,6 +24,7 @@ from tracking.event_files import scalars_of
 
 from seqrec import checkpoint, runs, runtime
 from seqrec.files import read_json
+from seqrec.report.baseline_comparison import verdict_on_baselines
 from seqrec.report.kept_results import read_results
 from seqrec.types import InputError
 
@@ -59,6 +60,7 @@ def test_a_run_leaves_the_promised_files(finished):
         "ranks.parquet",
         "learning_curve.png",
         "checkpoints",
+        "baselines",
         "store",
     }
     assert (finished.directory / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
@@ -71,7 +73,9 @@ def test_metrics_json_has_the_promised_keys(finished):
     # Weights, their averages and two moments in float32, and three counters of steps.
     assert results["cost"]["state_bytes"] == 4 * (4 * results["cost"]["n_parameters"]) + 3 * 4
     assert results["cost"]["steps_per_epoch"] == STEPS_PER_EPOCH
-    assert results["baselines"].keys() == {"popularity", "personal popularity"}
+    # The file has times, and the run's store has not, by which the others weigh.
+    assert results["baselines"].keys() == {"popularity", "personal popularity", "first-order Markov", "item-kNN"}
+    assert results["baselines_left_out"].keys() == {"VS-SkNN", "STAN"}
     names = {f"{metric}@{k}" for metric in ("recall", "ndcg") for k in (5, 10, 20)} | {"mrr"}
     for figures in (results["test"], results["valid"], *results["baselines"].values()):
         assert figures.keys() == names | {"n_users", "intervals"}
@@ -151,6 +155,7 @@ def test_a_run_prints_figures_titles_and_what_to_do_next(finished):
     assert evaluate[2] == str(finished.directory)
     assert Path(resume[1]).resolve() == Path(sasrec.__file__).resolve()
     assert resume[2:] == [*finished.flags, "--resume"]
+    assert text.strip().splitlines()[-1] == verdict_on_baselines(finished.results["comparisons"], name="SASRec")
 
 
 def interrupt_at(monkeypatch, step: int, number: signal.Signals) -> None:

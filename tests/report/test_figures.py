@@ -4,10 +4,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from seqrec.baselines.popularity import training_counts
-from seqrec.data.batches import make_queries
 from seqrec.data.splits import leave_last_out
-from seqrec.data.store import sequence_store, store_from_sequences
+from seqrec.data.store import sequence_store
 from seqrec.evaluation import RankTable
 from seqrec.report import figures
 
@@ -35,17 +33,6 @@ def test_the_figures_do_not_depend_on_the_order_of_users():
     ours, theirs = (figures.figures(each, users=np.arange(len(ranks))) for each in (ranks, ranks[::-1]))
     assert ours["intervals"] == theirs["intervals"]
     assert ours["mrr"] == pytest.approx(theirs["mrr"], rel=1e-12)
-
-
-def test_popularity_ranks_the_only_unseen_item_first():
-    # Training parts: [1, 2] and [1, 3]; item 4 is nobody's, so without seen items only 3 (or 2) and 4 compete.
-    store = store_from_sequences([[1, 2, 2, 3], [1, 3, 3, 4]])
-    split = leave_last_out(store)
-    queries = make_queries(store, split.test, max_length=4, batch_size=2, mask_seen=True)
-    found = figures.baseline_figures(store, training_counts(store, split), queries, mask_seen=True)
-    assert found.keys() == {"popularity", "personal popularity"}
-    # User 1 wants 3 (seen once by others) against 4 (never): rank 1. User 2 wants 4 against 2: rank 2.
-    assert found["popularity"]["mrr"] == pytest.approx((1 + 1 / 2) / 2)
 
 
 def test_a_table_has_a_line_a_metric_and_columns_in_line():

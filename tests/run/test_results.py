@@ -13,6 +13,7 @@ from seqrec.evaluation import evaluate, make_eval_step
 from seqrec.model import composed_params
 from seqrec.params import ParamSpec
 from seqrec.run import results as run_results
+from seqrec.run.baselines import CHEAP
 from seqrec.run.building import build_model
 from seqrec.run.config import TrainingConfig
 from seqrec.run.data import DataConfig, make_task
@@ -35,12 +36,13 @@ def built():
 @pytest.fixture(scope="module")
 def tested(built):
     task, model, state = built
-    return run_results.test(task, model, composed_params(model, state.params), valid_ranks=None)
+    params = composed_params(model, state.params)
+    return run_results.test(task, model, params, valid_ranks=None, baselines=CHEAP)
 
 
 def test_the_test_figures_are_means_over_the_ranks(tested):
-    ranks, results = tested
-    assert results.keys() == {"test", "valid", "baselines", "protocol"}
+    ranks, results, _ = tested
+    assert results.keys() == {"test", "valid", "baselines", "comparisons", "protocol"}
     assert results["test"]["n_users"] == len(HISTORIES) == len(ranks.rank)
     assert results["test"]["mrr"] == pytest.approx(np.mean(1 / ranks.rank), rel=1e-6)
     assert results["test"]["recall@5"] == pytest.approx(np.mean(ranks.rank <= 5), rel=1e-6)
@@ -62,8 +64,9 @@ def test_the_table_shows_the_model_beside_the_baselines(tested, capsys):
     run_results.print_test(results, name="Mine")
     printed = capsys.readouterr().out
     assert f"{len(HISTORIES)} users; mean over users [95% interval]; {results['protocol']['candidates']}" in printed
-    [heading] = [line for line in printed.splitlines() if line.startswith("test ")]
-    assert re.split(r"\s{2,}", heading) == ["test", "Mine", "popularity", "personal popularity"]
+    first_cells = [re.split(r"\s{2,}", line)[0] for line in printed.splitlines()]
+    assert first_cells[first_cells.index("baseline") + 1 :][: len(CHEAP)] == list(CHEAP)
+    assert "Mine is above by" in printed
     assert "time-aware" not in printed
     run_results.print_test({**results, "protocol": {**results["protocol"], "time_aware": True}}, name="Mine")
     assert "time-aware: the model read the time of the predicted event" in capsys.readouterr().out
@@ -86,7 +89,7 @@ def test_ranks_that_validation_has_kept_are_published_without_ranking_again(buil
     monkeypatch.setattr(
         run_results, "evaluate", lambda step, params, queries, **report: (asked.append(queries), tested[0])[1]
     )
-    _, results = run_results.test(task, model, params, valid_ranks=kept)
+    _, results, _ = run_results.test(task, model, params, valid_ranks=kept, baselines=CHEAP[:1])
     assert asked == [task.test]
     assert results["valid"] == tested[1]["valid"]
 
