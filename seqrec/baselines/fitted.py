@@ -8,12 +8,21 @@ import numpy as np
 
 from seqrec.baselines import popularity
 from seqrec.baselines.ials import ials
-from seqrec.baselines.scored import Scorer, ease, first_order_markov, item_knn, score_ranks
+from seqrec.baselines.item_to_item import (
+    ItemToItem,
+    first_order_markov,
+    item_knn,
+    item_to_item_scorer,
+    skip_gram_markov,
+)
+from seqrec.baselines.personal import personal_recency
+from seqrec.baselines.scored import Scorer, ease, score_ranks
 from seqrec.baselines.session_knn import stan, vs_sknn
 from seqrec.baselines.slim import slim
-from seqrec.config import check_above, check_at_least, check_fields, check_share
+from seqrec.config import check_above, check_at_least, check_between, check_fields, check_share
 from seqrec.data.splits import Split
 from seqrec.data.store import SequenceStore
+from seqrec.types import InputError
 
 Rank = Callable[[np.ndarray, bool, Callable[[int], None]], tuple[np.ndarray, np.ndarray]]
 """`rank(target_positions, mask_seen, report)` -> ranks, and numbers of candidates; `report` as in `score_ranks`."""
@@ -21,8 +30,10 @@ Rank = Callable[[np.ndarray, bool, Callable[[int], None]], tuple[np.ndarray, np.
 BaselineName = Literal[
     "popularity",
     "personal popularity",
+    "personal recency",
     "recent popularity",
     "first-order Markov",
+    "skip-gram Markov",
     "item-kNN",
     "VS-SkNN",
     "STAN",
@@ -40,6 +51,14 @@ class BaselinesConfig:
     """Baselines to fit, such as item-kNN STAN; by default all."""
     recent_days: float = 30.0
     """Recent popularity: number of days before the newest training event whose events count; needs times."""
+    recency_exponent: float = 0.5
+    """Personal recency: power of the age by which events of the history are divided; 0 is personal popularity."""
+    skip_window: int = 5
+    """Skip-gram Markov: largest distance of pairs that are counted, and number of latest events that count."""
+    skip_decay: float = 0.5
+    """Skip-gram Markov: weight of a pair relative to that of a pair one event closer."""
+    skip_age_decay: float = 0.5
+    """Skip-gram Markov: weight of an event of the history relative to that of the next newer one."""
     n_neighbours: int = 100
     """item-kNN: number of most similar items that are kept for each item; VS-SkNN and STAN: number of similar
     sequences."""
@@ -67,8 +86,10 @@ class BaselinesConfig:
     def __post_init__(self) -> None:
         check_fields(self)
         check_at_least(self, 1, "n_neighbours", "n_recent", "item_knn_latest", "slim_neighbours", "ials_d_model")
+        check_at_least(self, 1, "skip_window")
         check_at_least(self, 0, "item_knn_shrinkage")
-        check_share(self, "item_knn_decay", zero=False)
+        check_between(self, 0, 2, "recency_exponent")
+        check_share(self, "item_knn_decay", "skip_decay", "skip_age_decay", zero=False)
         check_above(self, 0, "recent_days", "ease_l2", "slim_l2", "ials_l2", "ials_unobserved_weight")
 
 
@@ -100,40 +121,75 @@ def fit_baseline(
             store, targets, counts, mask_seen=mask_seen, personal=personal, report=report
         )
 
-    def by_scores(scorer: Scorer) -> Rank:
-        return lambda targets, mask_seen, report: score_ranks(
-            store, targets, scorer, mask_seen=mask_seen, report=report
-        )
+    if name in ("popularity", "personal popularity"):
+        return by_counts(counts, personal=name == "personal popularity")
+    if name == "recent popularity":
+        return by_counts(popularity.recent_counts(timed, split, days=config.recent_days))
+    scorer = fit_scorer(name, store, split, config, store_with_times=timed)
+    return lambda targets, mask_seen, report: score_ranks(store, targets, scorer, mask_seen=mask_seen, report=report)
 
-    def by_sequences(fit: Callable[..., Scorer]) -> Rank:
-        return by_scores(fit(timed, split, n_neighbours=config.n_neighbours, n_recent=config.n_recent))
 
-    def by_neighbours() -> Rank:
-        return by_scores(
-            item_knn(
-                store,
-                split,
-                n_neighbours=config.n_neighbours,
-                shrinkage=config.item_knn_shrinkage,
-                n_latest=config.item_knn_latest,
-                decay=config.item_knn_decay,
-            )
-        )
+def fit_scorer(
+    name: BaselineName,
+    store: SequenceStore,
+    split: Split,
+    config: BaselinesConfig = DEFAULT,
+    *,
+    store_with_times: SequenceStore | None = None,
+) -> Scorer:
+    """The scores of a baseline, for `score_ranks` or `dense_scores`; fitted on the training part as in `fit_baseline`.
 
-    def by_factors() -> Rank:
-        weight = config.ials_unobserved_weight
-        return by_scores(ials(store, split, d_model=config.ials_d_model, unobserved_weight=weight, l2=config.ials_l2))
-
-    fits: dict[BaselineName, Callable[[], Rank]] = {
-        "popularity": lambda: by_counts(counts),
-        "personal popularity": lambda: by_counts(counts, personal=True),
-        "recent popularity": lambda: by_counts(popularity.recent_counts(timed, split, days=config.recent_days)),
-        "first-order Markov": lambda: by_scores(first_order_markov(store, split)),
-        "item-kNN": by_neighbours,
-        "VS-SkNN": lambda: by_sequences(vs_sknn),
-        "STAN": lambda: by_sequences(stan),
-        "iALS": by_factors,
-        "SLIM": lambda: by_scores(slim(store, split, n_neighbours=config.slim_neighbours, l2=config.slim_l2)),
-        "EASE": lambda: by_scores(ease(store, split, l2=config.ease_l2)),
+    Raises:
+      InputError: the catalogue is too large for it, or it is one of the popularities that are ranked by counts alone.
+    """
+    timed = store if store_with_times is None else store_with_times
+    sizes = {"n_neighbours": config.n_neighbours, "n_recent": config.n_recent}
+    fits: dict[str, Callable[[], Scorer]] = {
+        "personal recency": lambda: personal_recency(
+            store, popularity.training_counts(store, split), exponent=config.recency_exponent
+        ),
+        "VS-SkNN": lambda: vs_sknn(timed, split, **sizes),
+        "STAN": lambda: stan(timed, split, **sizes),
+        "iALS": lambda: ials(
+            store,
+            split,
+            d_model=config.ials_d_model,
+            unobserved_weight=config.ials_unobserved_weight,
+            l2=config.ials_l2,
+        ),
+        "SLIM": lambda: slim(store, split, n_neighbours=config.slim_neighbours, l2=config.slim_l2),
+        "EASE": lambda: ease(store, split, l2=config.ease_l2),
     }
-    return fits[name]()
+    if name in fits:
+        return fits[name]()
+    return item_to_item_scorer(store, fit_item_to_item(name, store, split, config))
+
+
+def fit_item_to_item(
+    name: BaselineName, store: SequenceStore, split: Split, config: BaselinesConfig = DEFAULT
+) -> ItemToItem:
+    """The sparse weights of a baseline that adds up what the latest items speak for, fitted on the training part.
+
+    Raises:
+      InputError: it is none of those, or its neighbours would not fit the memory.
+    """
+    if name == "first-order Markov":
+        return first_order_markov(store, split)
+    if name == "skip-gram Markov":
+        return skip_gram_markov(
+            store,
+            split,
+            window=config.skip_window,
+            decay=config.skip_decay,
+            age_decay=config.skip_age_decay,
+        )
+    if name == "item-kNN":
+        return item_knn(
+            store,
+            split,
+            n_neighbours=config.n_neighbours,
+            shrinkage=config.item_knn_shrinkage,
+            n_latest=config.item_knn_latest,
+            decay=config.item_knn_decay,
+        )
+    raise InputError(f"{name} has no weights of items; take first-order Markov, skip-gram Markov or item-kNN")

@@ -42,6 +42,12 @@ def training_counts(store: SequenceStore, split: Split, *, repeats: bool = True)
     return counts
 
 
+def tie_breaks(counts: Int[np.ndarray, " n_items_plus_1"]) -> Float[np.ndarray, " n_items_plus_1"]:
+    """Scores that rise with the count and are below 1e-9: popularity, where another score does not decide."""
+    scores: Float[np.ndarray, " n_items_plus_1"] = 1e-9 * counts / (counts.max() + 1.0)
+    return scores
+
+
 def recent_counts(store: SequenceStore, split: Split, *, days: float) -> Int[np.ndarray, " n_items_plus_1"]:
     """As `training_counts`, of the last `days` before the newest training event alone: what is popular now.
 

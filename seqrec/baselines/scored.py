@@ -1,7 +1,7 @@
-"""Baselines that score the catalogue given a history: first-order Markov, item-kNN and EASE.
+"""Baselines that score the catalogue given a history: what they have in common, and EASE.
 
-Each is fitted on the training part and returns a `Scorer`; `score_ranks` calls it for blocks of held-out items. The
-first two know of few items more than their popularity, so no array of queries and items is made.
+Each is fitted on the training part and returns a `Scorer`; `score_ranks` calls it for blocks of held-out items. Most
+know of few items more than their popularity, and for these no array of queries and items is made.
 """
 
 import itertools
@@ -14,7 +14,7 @@ import scipy.sparse as sp
 from jaxtyping import Float, Int
 
 from seqrec.baselines.numpy_ranks import ranks_of_counts
-from seqrec.baselines.popularity import check_positions, training_counts
+from seqrec.baselines.popularity import check_positions
 from seqrec.data.ragged import blocks, ranges, rows_at
 from seqrec.data.splits import Split
 from seqrec.data.store import SequenceStore
@@ -88,6 +88,15 @@ def score_ranks(
     return ranks, n_candidates
 
 
+def dense_scores(scorer: Scorer, positions: Positions) -> Float[np.ndarray, "queries n_items_plus_1"]:
+    """The scores of all ids for each position, float32; give blocks of positions. Column 0, of padding, means nothing.
+
+    They follow the events before each position; of a user's whole history, that is where the next user begins.
+    """
+    scores: Float[np.ndarray, "queries n_items_plus_1"] = scorer.own(positions).toarray()
+    return (scores + scorer.shared).astype(np.float32)
+
+
 class _PairScores:
     """A scorer's own entries at some positions: row and item of each, and its score."""
 
@@ -109,59 +118,6 @@ class _PairScores:
             has_own = self.pairs[places] == pairs
             scores[has_own] = self.values[places[has_own]]
         return scores
-
-
-def first_order_markov(store: SequenceStore, split: Split) -> Scorer:
-    """Scores an item by how often it followed the newest item of the history in training, then by its popularity."""
-    starts, lengths = store.offsets[:-1], np.maximum(split.train_stop - store.offsets[:-1] - 1, 0)
-    before = ranges(starts, lengths)
-    n_ids = store.n_items + 1
-    pairs = (store.items[before], store.items[before + 1])
-    followed = sp.csr_matrix((np.ones(len(before), np.float32), pairs), shape=(n_ids, n_ids))
-    counts = training_counts(store, split)
-    n_followed = np.diff(followed.indptr)
-    # Below 1, so that it only breaks ties between items that followed equally often.
-    popularity = (counts / (counts.max() + 1.0)).astype(np.float32)
-    return Scorer(
-        popularity,
-        lambda positions: followed[store.items[positions - 1]],
-        lambda positions: n_followed[store.items[positions - 1]],
-    )
-
-
-def item_knn(
-    store: SequenceStore,
-    split: Split,
-    *,
-    n_neighbours: int = 100,
-    shrinkage: float = 20.0,
-    n_latest: int = 10,
-    decay: float = 0.8,
-    max_history: int = 1000,
-) -> Scorer:
-    """Scores an item by its similarity to the latest `n_latest` items of the history; weights fall by `decay` with age.
-
-    Similarity is the cosine over training sequences, n_both / (sqrt(n_one * n_other) + shrinkage); each item keeps its
-    `n_neighbours` most similar items (Sarwar et al. 2001, section 3; by session as in Hidasi et al. 2016, section 4).
-    Of a sequence only the latest `max_history` training events count, because the number of pairs is quadratic. Pairs
-    are counted for a block of items at a time: memory is that of the neighbours that are kept, of which too many are
-    refused.
-    """
-    taken = binary_training(store, split, max_history=max_history)
-    similarity = most_similar(taken, n_neighbours=n_neighbours, shrinkage=shrinkage, name="item-kNN")
-
-    def own(positions):
-        lengths = np.minimum(positions - store.offsets[rows_at(store.offsets, positions)], n_latest)
-        columns = store.items[ranges(positions - lengths, lengths)]
-        ages = np.repeat(lengths, lengths) - 1 - ranges(np.zeros_like(lengths), lengths)
-        rows = np.repeat(np.arange(len(positions)), lengths)
-        history = sp.csr_matrix((decay**ages, (rows, columns)), shape=(len(positions), store.n_items + 1))
-        return history @ similarity
-
-    def n_own(positions):
-        return np.full(len(positions), n_latest * n_neighbours)
-
-    return Scorer(np.zeros(store.n_items + 1), own, n_own)
 
 
 def ease(store: SequenceStore, split: Split, *, l2: float = 500.0) -> Scorer:

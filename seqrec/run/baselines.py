@@ -13,7 +13,14 @@ from seqrec.run.data import Task
 BaselineChoice = Literal["auto", BaselineName]
 
 POPULARITIES: tuple[BaselineName, ...] = ("popularity", "personal popularity")
-CHEAP: tuple[BaselineName, ...] = (*POPULARITIES, "first-order Markov", "item-kNN", "VS-SkNN", "STAN")
+CHEAP: tuple[BaselineName, ...] = (
+    *POPULARITIES,
+    "first-order Markov",
+    "skip-gram Markov",
+    "item-kNN",
+    "VS-SkNN",
+    "STAN",
+)
 """Those that auto takes where they are affordable, in the order in which the budget is spent."""
 NEED_TIMES: tuple[BaselineName, ...] = ("recent popularity", "VS-SkNN", "STAN")
 

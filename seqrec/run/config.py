@@ -48,8 +48,8 @@ class TrainingConfig:
     fit: OmitArgPrefixes[FitConfig] = field(default_factory=FitConfig)
     baselines: tuple[BaselineChoice, ...] = ("auto",)
     """Baselines to test beside the model, by the paired test over users. auto: popularity, personal popularity,
-    first-order Markov, item-kNN, VS-SkNN and STAN, as far as they take a tenth of the training's time together; more
-    names, as in auto EASE, are tested whatever they take."""
+    first-order Markov, skip-gram Markov, item-kNN, VS-SkNN and STAN, as far as they take a tenth of the training's time
+    together; more names, as in auto EASE, are tested whatever they take."""
     track: tuple[TrackerName, ...] = ()
     """Trackers to send settings, metrics and figures to while training: mlflow, tensorboard, wandb or several.
     Runs stay on this machine unless the environment says otherwise (MLFLOW_TRACKING_URI, WANDB_MODE)."""

@@ -11,7 +11,7 @@ from seqrec.baselines.popularity import training_counts
 from seqrec.data.splits import leave_last_out
 from seqrec.data.store import store_from_sequences
 
-CHEAP = ("popularity", "first-order Markov", "item-kNN", "VS-SkNN", "STAN")
+CHEAP = ("popularity", "personal recency", "first-order Markov", "skip-gram Markov", "item-kNN", "VS-SkNN", "STAN")
 
 
 def cost_of(name, n_users=100, length=12, n_items=50, **config):

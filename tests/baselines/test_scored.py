@@ -1,7 +1,4 @@
-"""Markov, item-kNN and EASE against plain loops over small catalogues."""
-
-import itertools
-import tracemalloc
+"""Ranks of scores, and EASE, against plain loops over small catalogues."""
 
 import numpy as np
 import pytest
@@ -10,8 +7,7 @@ from examples import examples
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seqrec.baselines import scored
-from seqrec.baselines.scored import Scorer, ease, first_order_markov, item_knn, score_ranks
+from seqrec.baselines.scored import Scorer, dense_scores, ease, score_ranks
 from seqrec.data import ragged
 from seqrec.data.splits import leave_last_out
 from seqrec.data.store import store_from_sequences
@@ -42,46 +38,6 @@ def a_task(sequences):
 def history_of(store, position):
     user = np.searchsorted(store.offsets, position, side="right") - 1
     return store.items[store.offsets[user] : position].tolist()
-
-
-@QUICK
-@given(histories)
-def test_markov_counts_what_followed_and_falls_back_on_popularity(sequences):
-    store, split, tests = a_task(sequences)
-    scores = all_scores(first_order_markov(store, split), tests)
-    pairs = [pair for one in trained(sequences) for pair in itertools.pairwise(one)]
-    events = [item for one in trained(sequences) for item in one]
-    most = max(map(events.count, range(N_ITEMS + 1)))
-    for query, position in enumerate(tests):
-        last = history_of(store, position)[-1]
-        expected = [pairs.count((last, item)) + events.count(item) / (most + 1) for item in range(1, N_ITEMS + 1)]
-        np.testing.assert_allclose(scores[query, 1:], expected, rtol=1e-6)
-
-
-@QUICK
-@given(histories, st.integers(1, N_ITEMS), st.integers(1, 4))
-def test_item_knn_adds_the_shrunk_cosines_of_the_latest_items(sequences, n_neighbours, n_latest):
-    store, split, tests = a_task(sequences)
-    scorer = item_knn(store, split, n_neighbours=n_neighbours, shrinkage=2.0, n_latest=n_latest, decay=0.5)
-    scores = all_scores(scorer, tests)
-    assert all(np.diff(scorer.own(tests).indptr) <= scorer.n_own(tests))
-    sets = [set(one) for one in trained(sequences)]
-
-    def likeness(one, other):
-        n_one, n_other = (sum(item in s for s in sets) for item in (one, other))
-        both = sum(one in s and other in s for s in sets)
-        return both / (np.sqrt(n_one * n_other) + 2.0) if one != other and both else 0.0
-
-    neighbours = {}
-    for item in range(1, N_ITEMS + 1):
-        by_likeness = sorted(range(1, N_ITEMS + 1), key=lambda other: (-likeness(item, other), other))
-        neighbours[item] = by_likeness[:n_neighbours]
-    for query, position in enumerate(tests):
-        expected = np.zeros(N_ITEMS)
-        for age, item in enumerate(reversed(history_of(store, position)[-n_latest:])):
-            for other in neighbours[item]:
-                expected[other - 1] += 0.5**age * likeness(item, other)
-        np.testing.assert_allclose(scores[query, 1:], expected, rtol=1e-9, atol=1e-12)
 
 
 @QUICK
@@ -130,52 +86,23 @@ def test_ranks_count_the_better_and_half_of_the_tied_candidates(events_per_block
         assert (ranks[query], n_candidates[query]) == (1 + above + tied / 2, len(others) + 1)
 
 
-def test_neighbours_do_not_depend_on_the_blocks_in_which_pairs_are_counted(monkeypatch):
-    generator = np.random.default_rng(0)
-    store = store_from_sequences([generator.integers(1, 40, 12).tolist() for _ in range(50)])
-    split = leave_last_out(store)
-    tests = split.test[split.test >= 0]
-    whole = all_scores(item_knn(store, split, n_neighbours=5), tests)
-    for n_pairs in (1, 97):
-        monkeypatch.setattr(scored, "_PAIRS_PER_BLOCK", n_pairs)
-        np.testing.assert_array_equal(all_scores(item_knn(store, split, n_neighbours=5), tests), whole)
-
-
-def test_a_million_items_take_no_array_of_queries_and_items():
-    # 2,500 queries x a million items are 20 GB, and more than 32 bits count.
-    generator = np.random.default_rng(0)
-    store = store_from_sequences(generator.integers(1, 1_000_001, (2_500, 9)).tolist(), n_items=1_000_000)
-    split = leave_last_out(store)
-    tracemalloc.start()
-    for fit in (first_order_markov, item_knn):
-        scorer = fit(store, split)
-        ranks, n_candidates = score_ranks(store, split.test, scorer, mask_seen=True)
-        alone = score_ranks(store, split.test[-1:], scorer, mask_seen=True)
-        assert (ranks[-1], n_candidates[-1]) == (alone[0][0], alone[1][0])
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert peak < 150e6
-
-
 def test_a_catalogue_too_large_for_ease_is_refused_with_its_memory():
     store = store_from_sequences([[1, 2, 3]], n_items=40_000)
     with pytest.raises(InputError, match=r"EASE on 40,000 items needs 13 GB; it takes up to 30,000"):
         ease(store, leave_last_out(store))
 
 
-def test_more_neighbours_than_memory_holds_are_refused_with_their_size(monkeypatch):
-    # Three items in one history: 3 pairs each, an item with itself among them; 24 bytes a pair.
-    store = store_from_sequences([[1, 2, 3, 4, 4]])
-    monkeypatch.setattr(scored, "_MOST_BYTES", 24 * 3 * 3 - 1)
-    with pytest.raises(InputError, match=r"item-kNN with 100 neighbours needs up to 0 GB for 4 items; .* fewer"):
-        item_knn(store, leave_last_out(store))
-    monkeypatch.setattr(scored, "_MOST_BYTES", 24 * 3 * 3)
-    item_knn(store, leave_last_out(store))
-
-
 @pytest.mark.parametrize("position", [-1, 3])
 def test_a_position_without_an_event_is_refused(position):
     store = store_from_sequences([[1, 2, 3]])
-    scorer = first_order_markov(store, leave_last_out(store))
+    scorer = ease(store, leave_last_out(store))
     with pytest.raises(InputError, match="drop users without a target"):
         score_ranks(store, np.array([1, position]), scorer, mask_seen=True)
+
+
+def test_dense_scores_are_those_that_all_share_and_own_ones():
+    own = sp.csr_matrix(np.array([[0, 0, 2.0], [0, 3.0, 0]], np.float32))
+    scorer = Scorer(np.array([0.0, 0.5, 0.25]), lambda positions: own, lambda positions: np.ones(2, int))
+    found = dense_scores(scorer, np.array([1, 2]))
+    assert found.dtype == np.float32
+    assert found.tolist() == [[0.0, 0.5, 2.25], [0.0, 3.5, 0.25]]

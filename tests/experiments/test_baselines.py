@@ -20,8 +20,8 @@ def test_every_table_of_the_data_carries_the_baselines(ratings, finished, tmp_pa
     results = run_baselines(ratings, tmp_path / "run", "--max-length", "8")
     # Once, though the events are read a second time for their times.
     assert [record.message.split()[0] for record in caplog.records].count("ties") == 1
-    popularities = ["popularity", "personal popularity", "recent popularity"]
-    others = ["first-order Markov", "item-kNN", "VS-SkNN", "STAN", "iALS", "SLIM", "EASE"]
+    popularities = ["popularity", "personal popularity", "personal recency", "recent popularity"]
+    others = ["first-order Markov", "skip-gram Markov", "item-kNN", "VS-SkNN", "STAN", "iALS", "SLIM", "EASE"]
     assert list(results["baselines"]) == [*popularities, *others]
     for name, figures in finished.results["baselines"].items():
         assert results["baselines"][name] == figures  # on the same queries

@@ -1,0 +1,130 @@
+"""Baselines that add up what each of a history's latest items speaks for: Markov chains and item-kNN.
+
+All are a sparse matrix of items by items and a weight for each age, so that other code can score with them too.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import scipy.sparse as sp
+from jaxtyping import Float, Int
+
+from seqrec.baselines.popularity import tie_breaks, training_counts
+from seqrec.baselines.scored import Positions, Scorer, binary_training, most_similar
+from seqrec.data.ragged import ranges, rows_at
+from seqrec.data.splits import Split
+from seqrec.data.store import SequenceStore
+
+
+class ItemToItem(NamedTuple):
+    """The score of an item is the sum over a history's latest items of age weight times the weight of the pair."""
+
+    weights: sp.csr_matrix
+    """[n_items_plus_1, n_items_plus_1]: row i has what item i of a history adds to each item."""
+    by_age: Float[np.ndarray, " n_latest"]
+    """Weight of the newest event of a history first; older events than these do not count."""
+    shared: Float[np.ndarray, " n_items_plus_1"]
+    """What every history adds: popularity, which breaks ties."""
+
+
+def item_to_item_scorer(store: SequenceStore, model: ItemToItem) -> Scorer:
+    """Scores of the store's histories."""
+    n_latest, n_of_item = len(model.by_age), np.diff(model.weights.indptr)
+
+    def latest(positions: Positions) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Row, item and age of the latest events before each position."""
+        lengths = np.minimum(positions - store.offsets[rows_at(store.offsets, positions)], n_latest)
+        ages = np.repeat(lengths, lengths) - 1 - ranges(np.zeros_like(lengths), lengths)
+        return np.repeat(np.arange(len(positions)), lengths), store.items[ranges(positions - lengths, lengths)], ages
+
+    def own(positions: Positions) -> sp.csr_matrix:
+        return _sums(model, *latest(positions), n_rows=len(positions))
+
+    def n_own(positions: Positions) -> Int[np.ndarray, " queries"]:
+        rows, items, _ = latest(positions)
+        return np.bincount(rows, n_of_item[items], minlength=len(positions)).astype(np.int64)
+
+    return Scorer(model.shared, own, n_own)
+
+
+def scores_of_histories(
+    model: ItemToItem, histories: Int[np.ndarray, "users length"]
+) -> Float[np.ndarray, "users n_items_plus_1"]:
+    """Scores of all items after each history, float32; in a history the newest item stands last, and 0 is padding.
+
+    The result is dense: give blocks of users. Nothing is masked; column 0, of padding, means nothing.
+
+    >>> weights = sp.csr_matrix(np.array([[0, 0, 0], [0, 0, 3], [0, 4, 0]], np.float32))
+    >>> model = ItemToItem(weights, np.array([1.0, 0.5]), np.array([0.0, 0.25, 0.0]))
+    >>> scores_of_histories(model, np.array([[1, 2, 0], [0, 0, 1]])).tolist()
+    [[0.0, 4.25, 1.5], [0.0, 0.25, 3.0]]
+    """
+    is_event = histories > 0
+    ages = np.cumsum(is_event[:, ::-1], axis=1)[:, ::-1] - 1
+    rows, columns = np.nonzero(is_event & (ages < len(model.by_age)))
+    sums = _sums(model, rows, histories[rows, columns], ages[rows, columns], n_rows=len(histories))
+    scores: Float[np.ndarray, "users n_items_plus_1"] = sums.toarray()
+    return (scores + model.shared).astype(np.float32)
+
+
+def _sums(model: ItemToItem, rows: np.ndarray, items: np.ndarray, ages: np.ndarray, *, n_rows: int) -> sp.csr_matrix:
+    shape = (n_rows, model.weights.shape[0])
+    return sp.csr_matrix((model.by_age[ages], (rows, items)), shape=shape) @ model.weights
+
+
+def first_order_markov(store: SequenceStore, split: Split) -> ItemToItem:
+    """Scores an item by how often it followed the newest item of the history in training, then by its popularity."""
+    followed = _followed(store, split, window=1, decay=1.0)
+    counts = training_counts(store, split)
+    # Below 1, so that it only breaks ties between items that followed equally often.
+    return ItemToItem(followed, np.ones(1), counts / (counts.max() + 1.0))
+
+
+def skip_gram_markov(
+    store: SequenceStore, split: Split, *, window: int = 5, decay: float = 0.5, age_decay: float = 0.5
+) -> ItemToItem:
+    """Scores an item by how often it followed the latest items of the history in training, with others in between.
+
+    An item that follows at the distance d counts decay^(d - 1) (skipping: Shani et al. 2005, section 3.1), up to the
+    distance `window`; counts are divided by their sum for each item, which makes them chances. The chances after the
+    latest `window` items are added up with weights that fall by `age_decay` with age, as in the higher-order chain of
+    Fossil (He and McAuley 2016), whose weights are learned.
+    """
+    followed = _followed(store, split, window=window, decay=decay)
+    sums = np.asarray(followed.sum(axis=1)).reshape(-1)
+    followed.data /= np.repeat(np.maximum(sums, 1e-30), np.diff(followed.indptr)).astype(followed.dtype)
+    return ItemToItem(followed, age_decay ** np.arange(window), tie_breaks(training_counts(store, split)))
+
+
+def _followed(store: SequenceStore, split: Split, *, window: int, decay: float) -> sp.csr_matrix:
+    """Row i has the number of times that each item followed item i; at the distance d one counts decay^(d - 1)."""
+    starts, n_ids = store.offsets[:-1], store.n_items + 1
+    total = sp.csr_matrix((n_ids, n_ids), dtype=np.float32)
+    for distance in range(1, window + 1):
+        before = ranges(starts, np.maximum(split.train_stop - starts - distance, 0))
+        pairs = (store.items[before], store.items[before + distance])
+        total += sp.csr_matrix((np.full(len(before), decay ** (distance - 1), np.float32), pairs), shape=total.shape)
+    return total
+
+
+def item_knn(
+    store: SequenceStore,
+    split: Split,
+    *,
+    n_neighbours: int = 100,
+    shrinkage: float = 20.0,
+    n_latest: int = 10,
+    decay: float = 0.8,
+    max_history: int = 1000,
+) -> ItemToItem:
+    """Scores an item by its similarity to the latest `n_latest` items of the history; weights fall by `decay` with age.
+
+    Similarity is the cosine over training sequences, n_both / (sqrt(n_one * n_other) + shrinkage); each item keeps its
+    `n_neighbours` most similar items (Sarwar et al. 2001, section 3; by session as in Hidasi et al. 2016, section 4).
+    Of a sequence only the latest `max_history` training events count, because the number of pairs is quadratic. Pairs
+    are counted for a block of items at a time: memory is that of the neighbours that are kept, of which too many are
+    refused. Popularity breaks ties.
+    """
+    taken = binary_training(store, split, max_history=max_history)
+    similarity = most_similar(taken, n_neighbours=n_neighbours, shrinkage=shrinkage, name="item-kNN")
+    return ItemToItem(similarity, decay ** np.arange(n_latest), tie_breaks(training_counts(store, split)))
