@@ -24,5 +24,12 @@ PUBLISHED = {
         ("SASRec", 0.0688, 0.0390, "RUCAIBox/CIKM2020-S3Rec"),
         ("S3-Rec", 0.0743, 0.0427, "RUCAIBox/CIKM2020-S3Rec"),
     ),
+    "Toys": (
+        ("SASRec", 0.0675, 0.0374, "RUCAIBox/CIKM2020-S3Rec"),
+        ("S3-Rec", 0.0700, 0.0376, "RUCAIBox/CIKM2020-S3Rec"),
+        ("TIGER", 0.0712, 0.0432, "quoted by the authors of eSASRec"),
+        ("eSASRec", 0.0939, 0.0538, "blondered/transformer_benchmark"),
+        ("SASRec, sampled softmax, 256 negatives", 0.0970, 0.0580, "blondered/transformer_benchmark"),
+    ),
 }
 """Per data set, named as its file is: model, HR@10 and NDCG@10 as published under the same protocol, source."""

@@ -53,11 +53,11 @@ class BaselinesConfig:
     """Recent popularity: number of days before the newest training event whose events count; needs times."""
     recency_exponent: float = 0.5
     """Personal recency: power of the age by which events of the history are divided; 0 is personal popularity."""
-    skip_window: int = 5
+    skip_window: int = 10
     """Skip-gram Markov: largest distance of pairs that are counted, and number of latest events that count."""
-    skip_decay: float = 0.5
+    skip_decay: float = 0.8
     """Skip-gram Markov: weight of a pair relative to that of a pair one event closer."""
-    skip_age_decay: float = 0.5
+    skip_age_decay: float = 0.6
     """Skip-gram Markov: weight of an event of the history relative to that of the next newer one."""
     n_neighbours: int = 100
     """item-kNN: number of most similar items that are kept for each item; VS-SkNN and STAN: number of similar

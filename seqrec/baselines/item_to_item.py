@@ -81,7 +81,7 @@ def first_order_markov(store: SequenceStore, split: Split) -> ItemToItem:
 
 
 def skip_gram_markov(
-    store: SequenceStore, split: Split, *, window: int = 5, decay: float = 0.5, age_decay: float = 0.5
+    store: SequenceStore, split: Split, *, window: int = 10, decay: float = 0.8, age_decay: float = 0.6
 ) -> ItemToItem:
     """Scores an item by how often it followed the latest items of the history in training, with others in between.
 

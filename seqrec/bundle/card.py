@@ -12,6 +12,7 @@ from seqrec.bundle.files import Facts
 from seqrec.config import leaves
 from seqrec.files import JsonObject, read_object
 from seqrec.metrics import metric_values
+from seqrec.report.baseline_comparison import is_above_all, verdict_on_baselines
 from seqrec.report.comparison_text import markdown_table
 from seqrec.report.rank_tables import read_rank_table
 from seqrec.report.slices import slice_figures, standard_slicings
@@ -191,7 +192,10 @@ def _limits(record: JsonObject, tested: JsonObject | None) -> str:
     ]
     if tested is not None:
         gains = [tested["test"]["ndcg@10"] - each["ndcg@10"] for each in tested["baselines"].values()]
-        if min(gains) <= 0:
+        if "comparisons" in tested:
+            if not is_above_all(tested["comparisons"]):
+                lines.append(f"- **{verdict_on_baselines(tested['comparisons'], name='The model')}.**")
+        elif min(gains) <= 0:  # a run from before there were comparisons
             lines.append("- **On its own test it is not above the best baseline by NDCG@10.**")
     if record["data"]["n_users"] < 1000:
         lines.append(f"- Trained on {record['data']['n_users']:,} users alone: its intervals are wide.")

@@ -91,6 +91,12 @@ def is_shown(difference: JsonObject, *, level: float) -> bool:
     return bool(difference["p_holm"] <= 1.0 - level)
 
 
+def is_above_all(comparisons: JsonObject) -> bool:
+    """Whether the paired test shows the model to be above every baseline."""
+    every = comparisons["baselines"].values()
+    return all(each["difference"] > 0 and is_shown(each, level=comparisons["level"]) for each in every)
+
+
 def format_tested(results: JsonObject, *, name: str) -> str:
     """The test figures of the model, then its difference from each baseline; without comparisons, columns alone."""
     if "comparisons" not in results:  # a run that is older than these

@@ -11,7 +11,7 @@ from typing import Any
 from seqrec import runs
 from seqrec.config import changed_flags, to_json
 from seqrec.files import JsonObject
-from seqrec.report.baseline_comparison import format_tested
+from seqrec.report.baseline_comparison import format_tested, verdict_on_baselines
 from seqrec.report.comparison_text import markdown_table
 from seqrec.report.kept_results import ABLATION, training_config
 from seqrec.types import InputError
@@ -139,6 +139,8 @@ def _figures_shown(results: Iterable[JsonObject], usual: dict[str, str]) -> dict
 
 def _table(settings: Settings, published: tuple[tuple[str, float, float, str], ...]) -> list[str]:
     results = [result for by_seed in settings.values() for result in by_seed.values()]
+    # The script of baselines reads times that a training run's store may lack: its figures go before others.
+    results.sort(key=lambda result: result["experiment"] == "baselines")
     baselines: JsonObject = {name: baseline for result in results for name, baseline in result["baselines"].items()}
     columns = _figures_shown(results, _SHOWN)
 
@@ -217,4 +219,7 @@ def _course(result: JsonObject) -> str:
     if "test" not in result:
         return ""
     low, high = result["test"]["intervals"]["ndcg@10"]
-    return f"NDCG@10 within [{low:.4f}, {high:.4f}] (95%, bootstrap over users); {result['stopped']}; "
+    said = f"NDCG@10 within [{low:.4f}, {high:.4f}] (95%, bootstrap over users); {result['stopped']}; "
+    if "comparisons" in result:
+        said += verdict_on_baselines(result["comparisons"], name="it") + "; "
+    return said

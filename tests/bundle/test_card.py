@@ -92,6 +92,21 @@ def test_a_model_that_is_no_better_than_popularity_says_so(run):
     assert "**On its own test it is not above the best baseline by NDCG@10.**" in card(run)
 
 
+def test_a_model_that_the_paired_test_does_not_show_above_a_baseline_says_so(run):
+    metrics = json.loads((run / "metrics.json").read_text())
+
+    def card_with(**each):
+        each = {"difference": 0.01, "interval": [-0.01, 0.03], **each}
+        comparisons = {"metric": "ndcg@10", "level": 0.95, "n_users": 3, "baselines": {"popularity": each}}
+        (run / "metrics.json").write_text(json.dumps({**metrics, "comparisons": comparisons}))
+        return card(run)
+
+    assert "- **The model is NOT above the baseline on NDCG@10 by the paired test: not told apart" in card_with(
+        p_holm=0.3
+    )
+    assert "NOT above" not in card_with(p_holm=0.01)
+
+
 def test_figures_of_a_time_aware_model_are_labelled(run):
     metrics = json.loads((run / "metrics.json").read_text())
     metrics["protocol"]["time_aware"] = True

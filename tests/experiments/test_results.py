@@ -8,6 +8,7 @@ from seqrec import runtime
 from seqrec.config import from_json, to_json, with_values, without_flags
 from seqrec.data.engagement import EngagementConfig
 from seqrec.data.store import open_store
+from seqrec.report.baseline_comparison import verdict_on_baselines
 from seqrec.report.figures import figures
 from seqrec.report.kept_results import condense_run, keep, read_results
 from seqrec.report.results_page import command, page
@@ -92,6 +93,24 @@ def test_seeds_are_averaged_on_the_page(finished):
     mean = (finished.results["test"]["ndcg@10"] + 0.25) / 2
     [row] = [line for line in text.splitlines() if "mean of 2 seeds" in line]
     assert f"| {mean:.4f} |" in row
+
+
+def test_the_page_says_how_a_run_stands_to_its_baselines_and_reads_runs_that_have_no_comparisons(finished):
+    kept = condense_run(finished.directory)
+    verdict = verdict_on_baselines(kept["comparisons"], name="it")
+    assert f"; {verdict}; jax " in page({"toy-seed-0": kept}, {}, defaults=results_script.DEFAULTS)
+    of_old = {name: value for name, value in kept.items() if name != "comparisons"}
+    assert "paired test" not in page({"toy-seed-0": of_old}, {}, defaults=results_script.DEFAULTS)
+
+
+def test_the_script_of_baselines_has_the_last_word_on_a_baseline(finished):
+    kept = condense_run(finished.directory)
+    with_times = {"recall@10": 0.25, "ndcg@10": 0.125, "mrr": 0.0625}
+    script = {name: kept[name] for name in ("data", "versions", "protocol")}
+    script |= {"experiment": "baselines", "baselines": {"item-kNN": with_times}}
+    script["config"] = {"data": kept["config"]["training"]["data"]}
+    text = page({"toy-baselines": script, "toy-seed-0": kept}, {}, defaults=results_script.DEFAULTS)
+    assert text.count("| item-kNN |") == text.count("| item-kNN | 0.2500 | 0.1250 | 0.0625 |") == 1
 
 
 def test_sessions_are_shown_by_recall_and_mrr_at_20(finished):
