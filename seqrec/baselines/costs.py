@@ -52,9 +52,10 @@ def estimated_cost(
         return Cost(seconds + _SECONDS_A_SCORE * n_of_item * len(history_lengths), n_bytes)
     if name == "skip-gram Markov":
         n_followed = float(counts @ np.minimum(config.skip_window * counts, store.n_items)) / max(1.0, n_events)
-        n_scores = float(np.minimum(history_lengths, config.skip_window).sum()) * n_followed
-        seconds += _SECONDS_AN_EVENT * config.skip_window * n_events + _SECONDS_A_SCORE * n_scores
-        return Cost(seconds, config.skip_window * n_bytes)
+        n_added = float(np.minimum(history_lengths, config.skip_window).sum()) * n_followed
+        n_scores = min(n_added, float(len(history_lengths)) * store.n_items)
+        seconds += _SECONDS_AN_EVENT * config.skip_window * n_events
+        return Cost(seconds + _SECONDS_A_PAIR * n_added + _SECONDS_A_SCORE * n_scores, config.skip_window * n_bytes)
     if name == "item-kNN":
         n_pairs = float(np.square(np.minimum(lengths, _LONGEST)).sum())
         n_scores = float(np.minimum(history_lengths, config.item_knn_latest).sum()) * config.n_neighbours
