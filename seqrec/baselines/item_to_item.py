@@ -10,7 +10,7 @@ import scipy.sparse as sp
 from jaxtyping import Float, Int
 
 from seqrec.baselines.popularity import tie_breaks, training_counts
-from seqrec.baselines.scored import Positions, Scorer, binary_training, most_similar
+from seqrec.baselines.scored import Positions, Scorer, binary_training, largest_of_rows, most_similar
 from seqrec.data.ragged import ranges, rows_at
 from seqrec.data.splits import Split
 from seqrec.data.store import SequenceStore
@@ -65,6 +65,25 @@ def scores_of_histories(
     sums = _sums(model, rows, histories[rows, columns], ages[rows, columns], n_rows=len(histories))
     scores: Float[np.ndarray, "users n_items_plus_1"] = sums.toarray()
     return (scores + model.shared).astype(np.float32)
+
+
+def sparse_rows(
+    model: ItemToItem, *, n: int
+) -> tuple[Int[np.ndarray, "n_items_plus_1 n"], Float[np.ndarray, "n_items_plus_1 n"]]:
+    """For each item the ids that it speaks for most, at most `n`, and their weights; 0 and 0 where it has fewer.
+
+    These are arrays of one shape, as a device wants them; the order in a row means nothing.
+
+    >>> weights = sp.csr_matrix(np.array([[0, 0, 0], [0, 7, 3], [0, 4, 0]], np.float32))
+    >>> ids, kept = sparse_rows(ItemToItem(weights, np.ones(1), np.zeros(3)), n=1)
+    >>> ids.tolist(), kept.tolist()
+    ([[0], [1], [1]], [[0.0], [7.0], [4.0]])
+    """
+    kept = largest_of_rows(model.weights, n)
+    is_kept = np.arange(n) < np.diff(kept.indptr)[:, None]
+    ids, weights = np.zeros(is_kept.shape, np.int32), np.zeros(is_kept.shape, np.float32)
+    ids[is_kept], weights[is_kept] = kept.indices, kept.data
+    return ids, weights
 
 
 def _sums(model: ItemToItem, rows: np.ndarray, items: np.ndarray, ages: np.ndarray, *, n_rows: int) -> sp.csr_matrix:

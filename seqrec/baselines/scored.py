@@ -182,7 +182,7 @@ def most_similar(taken: sp.csr_matrix, *, n_neighbours: int, shrinkage: float, n
         is_other = rows != both.indices
         both.data *= is_other / (np.sqrt(counts[rows] * counts[both.indices]) + shrinkage)
         both.eliminate_zeros()
-        similar.append(_largest_of_rows(both, n_neighbours))
+        similar.append(largest_of_rows(both, n_neighbours))
     return sp.vstack(similar, format="csr")
 
 
@@ -201,7 +201,7 @@ def binary_histories(store: SequenceStore, positions: Positions) -> sp.csr_matri
     return _binary(store, starts, positions - starts)
 
 
-def _largest_of_rows(matrix: sp.csr_matrix, n: int) -> sp.csr_matrix:
+def largest_of_rows(matrix: sp.csr_matrix, n: int) -> sp.csr_matrix:
     """The same matrix with only the `n` largest entries of each row; of equal ones the first."""
     lengths = np.diff(matrix.indptr)
     kept = np.ones(matrix.nnz, bool)

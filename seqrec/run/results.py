@@ -165,8 +165,11 @@ def _side_task_figures(task: Task, model: Model, params: Params) -> JsonObject:
 def print_test(results: JsonObject, *, name: str) -> None:
     """The tables of test figures, the model's and those of the baselines beside it."""
     print(f"\n{format_tested(results, name=name)}")
+    left_out: dict[str, list[str]] = {}
     for baseline, reason in results.get("baselines_left_out", {}).items():
-        print(f"{baseline} is left out: {reason}")
+        left_out.setdefault(reason, []).append(baseline)
+    for reason, baselines in left_out.items():
+        print(f"left out    {', '.join(baselines)}: {reason}")
     if "side_tasks" in results:
         print(f"\n{figures.format_side_tasks(results['side_tasks'])}")
     if "continuations" in results:

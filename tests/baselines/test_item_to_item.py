@@ -16,6 +16,7 @@ from seqrec.baselines.item_to_item import (
     item_to_item_scorer,
     scores_of_histories,
     skip_gram_markov,
+    sparse_rows,
 )
 from seqrec.baselines.scored import dense_scores, score_ranks
 from seqrec.data.splits import leave_last_out
@@ -127,6 +128,17 @@ def test_histories_from_elsewhere_are_scored_as_those_of_the_store(sequences, on
     for model in (skip_gram_markov(store, split), item_knn(store, split)):
         expected = dense_scores(item_to_item_scorer(store, model), tests)
         np.testing.assert_allclose(scores_of_histories(model, padded), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("n", [1, 3, N_ITEMS + 1])
+def test_sparse_rows_have_the_largest_weights_of_each_item(n):
+    store, split, _ = a_task(np.random.default_rng(0).integers(1, N_ITEMS + 1, (9, 8)).tolist())
+    model = skip_gram_markov(store, split)
+    ids, weights = sparse_rows(model, n=n)
+    dense = model.weights.toarray()
+    np.testing.assert_array_equal(weights, np.take_along_axis(dense, ids, axis=1) * (ids > 0))
+    largest = -np.sort(-dense, axis=1)[:, :n]
+    np.testing.assert_array_equal(-np.sort(-weights, axis=1), largest)
 
 
 def test_a_user_without_a_history_gets_what_is_popular_and_not_what_follows_anothers_last_item():

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from seqrec.baselines import scored
 from seqrec.data.store import store_from_sequences
 from seqrec.encoders.transformer import TransformerConfig, transformer
 from seqrec.evaluation import evaluate, make_eval_step
@@ -70,6 +71,22 @@ def test_the_table_shows_the_model_beside_the_baselines(tested, capsys):
     assert "time-aware" not in printed
     run_results.print_test({**results, "protocol": {**results["protocol"], "time_aware": True}}, name="Mine")
     assert "time-aware: the model read the time of the predicted event" in capsys.readouterr().out
+
+
+def test_baselines_that_are_left_out_for_one_reason_are_named_on_one_line(tested, capsys):
+    reasons = {"STAN": "no times", "VS-SkNN": "no times", "EASE": "too many items"}
+    run_results.print_test({**tested.results, "baselines_left_out": reasons}, name="Mine")
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("left out")]
+    assert lines == ["left out    STAN, VS-SkNN: no times", "left out    EASE: too many items"]
+
+
+def test_a_baseline_that_cannot_be_fitted_is_named_and_the_others_are_tested(built, monkeypatch):
+    task, model, state = built
+    monkeypatch.setattr(scored, "_LARGEST_EASE", 6)
+    params = composed_params(model, state.params)
+    found = run_results.test(task, model, params, valid_ranks=None, baselines=("popularity", "EASE"))
+    assert found.results["baselines"].keys() == found.baselines.keys() == {"popularity"}
+    assert "EASE on 7 items needs" in found.results["baselines_left_out"]["EASE"]
 
 
 def test_a_sample_of_test_users_is_in_the_protocol_and_on_the_table(built, tested, capsys):
