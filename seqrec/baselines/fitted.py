@@ -66,9 +66,9 @@ class BaselinesConfig:
     """VS-SkNN and STAN: the most recent sequences with an item of the history, among which similar ones are sought."""
     item_knn_latest: int = 10
     """item-kNN: number of latest events of a history that count."""
-    item_knn_decay: float = 0.8
+    item_knn_decay: float = 0.65
     """item-kNN: weight of an event relative to that of the next newer one."""
-    item_knn_shrinkage: float = 20.0
+    item_knn_shrinkage: float = 5.0
     """item-kNN: what is added to the denominator of the cosine, against similarities that rest on few sequences."""
     ease_l2: float = 500.0
     """EASE: strength of the L2 regularisation."""

@@ -131,9 +131,9 @@ def item_knn(
     split: Split,
     *,
     n_neighbours: int = 100,
-    shrinkage: float = 20.0,
+    shrinkage: float = 5.0,
     n_latest: int = 10,
-    decay: float = 0.8,
+    decay: float = 0.65,
     max_history: int = 1000,
 ) -> ItemToItem:
     """Scores an item by its similarity to the latest `n_latest` items of the history; weights fall by `decay` with age.
