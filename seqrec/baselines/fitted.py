@@ -143,13 +143,13 @@ def fit_scorer(
       InputError: the catalogue is too large for it, or it is one of the popularities that are ranked by counts alone.
     """
     timed = store if store_with_times is None else store_with_times
-    sizes = {"n_neighbours": config.n_neighbours, "n_recent": config.n_recent}
+    n_neighbours, n_recent = config.n_neighbours, config.n_recent
     fits: dict[str, Callable[[], Scorer]] = {
         "personal recency": lambda: personal_recency(
             store, popularity.training_counts(store, split), exponent=config.recency_exponent
         ),
-        "VS-SkNN": lambda: vs_sknn(timed, split, **sizes),
-        "STAN": lambda: stan(timed, split, **sizes),
+        "VS-SkNN": lambda: vs_sknn(timed, split, n_neighbours=n_neighbours, n_recent=n_recent),
+        "STAN": lambda: stan(timed, split, n_neighbours=n_neighbours, n_recent=n_recent),
         "iALS": lambda: ials(
             store,
             split,
