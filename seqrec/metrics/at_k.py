@@ -218,6 +218,14 @@ def metric_values(
     if where is not None and where.shape != ranks.shape:
         raise InputError(f"where has shape {where.shape} and ranks {ranks.shape}; give one entry a rank")
     valid = jnp.ones(ranks.shape, bool) if where is None else jnp.asarray(where)
+    return _values(ranks, valid, tuple(ks), tuple(at_k), tuple(without_k))
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
+def _values(
+    ranks: Array, valid: Array, ks: tuple[int, ...], at_k: tuple[str, ...], without_k: tuple[str, ...]
+) -> OrderedDict[str, Array]:
+    """`metric_values` in one program: one by one, its operations would each be compiled for every number of users."""
     # An OrderedDict, because jax sorts the keys of a plain dict wherever one passes through a transformation.
     values = OrderedDict[str, Array]()
     for name in at_k:
