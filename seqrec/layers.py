@@ -187,8 +187,8 @@ def newest(
 ) -> Float[Array, "rows d"]:
     """The values at each row's newest item, or `lag` items before it; of a row without that item, zeros."""
     place = lengths - 1 - lag
-    found = jnp.take_along_axis(values, jnp.maximum(place, 0)[:, None, None], axis=1)[:, 0]
-    return jnp.where(place[:, None] >= 0, found, 0.0)
+    earlier = jnp.take_along_axis(values, jnp.maximum(place, 0)[:, None, None], axis=1)[:, 0]
+    return jnp.where(place[:, None] >= 0, earlier, 0.0)
 
 
 def feed_forward_specs(kind: FeedForward, d_model: int, d_ff: int) -> Params:

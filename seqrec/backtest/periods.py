@@ -180,6 +180,6 @@ def unknown_ids(is_known: Bool[np.ndarray, " n_items_plus_1"], *, n_ids: int) ->
     [2, 0, 0]
     """
     ids = np.zeros(n_ids, np.int32)
-    found = 1 + np.flatnonzero(~is_known[1:])
-    ids[: len(found)] = found
+    new_items = 1 + np.flatnonzero(~is_known[1:])
+    ids[: len(new_items)] = new_items
     return ids

@@ -93,11 +93,11 @@ class HistoriesFile:
 
         def part() -> UserPart:
             rows = pa.concat_tables(pending)
-            found = keys.execute(
+            keys_of_part = keys.execute(
                 "SELECT user_id FROM asked_users WHERE number > ? AND number <= ? ORDER BY number",
                 [start, start + users_per_part],
             ).fetchnumpy()
-            return self._part(rows, key_column(found["user_id"]), start)
+            return self._part(rows, key_column(keys_of_part["user_id"]), start)
 
         for batch in self._rows(start):
             rows, numbers = pa.Table.from_batches([batch]), batch["number"].to_numpy()

@@ -207,9 +207,9 @@ def _write_part(
             pq.write_table(table, partial)
     if vectors:
         rows = np.flatnonzero(has_history)
-        found = bundle.states(items.take(rows), seconds=None if seconds is None else seconds.take(rows))
+        states = bundle.states(items.take(rows), seconds=None if seconds is None else seconds.take(rows))
         with replacing(kept / f"{number:06}.npy") as partial, partial.open("wb") as stream:
-            np.save(stream, found, allow_pickle=False)
+            np.save(stream, states, allow_pickle=False)
         with replacing(kept / f"{number:06}.keys.parquet") as partial:
             pq.write_table(pa.table({"key": part.users.take(pa.array(rows))}), partial)
     # The last of a part's files: a part that has it is complete.

@@ -176,15 +176,15 @@ def _differing_answers(states: bytes, top_k: bytes, bundle: Bundle, probes: Json
     alternate = np.zeros_like(nothing) + np.arange(1, 2 * k, 2, dtype=np.int32) % (n_items + 1)
     for allow, exclude in ((nothing, nothing), (nothing, best), (alternate, best)):
         wanted = bundle.programs[files.TOP_K](bundle.params, given, allow, exclude, np.zeros(k, np.int8))
-        found = _run(top_k, {**given, "allow": allow, "exclude": exclude, "k": np.array([k])})
-        if not _same_lists(found, [np.asarray(each) for each in wanted]):
+        lists = _run(top_k, {**given, "allow": allow, "exclude": exclude, "k": np.array([k])})
+        if not _same_lists(lists, [np.asarray(each) for each in wanted]):
             return "its lists"
     return ""
 
 
-def _same_lists(found: list[np.ndarray], wanted: list[np.ndarray]) -> bool:
+def _same_lists(lists: list[np.ndarray], wanted: list[np.ndarray]) -> bool:
     """Whether scores are equal to `TOLERANCE`, and ids where no neighbour in the list, or behind it, ties with them."""
-    (ids, scores), (wanted_ids, wanted_scores) = found, wanted
+    (ids, scores), (wanted_ids, wanted_scores) = lists, wanted
     near: dict[str, Any] = {"rtol": TOLERANCE, "atol": TOLERANCE}
     ties = np.isclose(wanted_scores[:, 1:], wanted_scores[:, :-1], **near)
     is_tied: Bool[np.ndarray, "users k"] = np.pad(ties, ((0, 0), (1, 0))) | np.pad(

@@ -37,12 +37,12 @@ class Ids:
         """
         if type(key) not in (str, int):
             key = _item_key(key)
-        found = self._ids.get(key)
-        if found is None and isinstance(key, str) and self._is_number and _WHOLE_NUMBER.fullmatch(key):
-            found = self._ids.get(int(key))
-        elif found is None and isinstance(key, int) and not self._is_number:
-            found = self._ids.get(str(key))
-        return found or 0
+        item_id = self._ids.get(key)
+        if item_id is None and isinstance(key, str) and self._is_number and _WHOLE_NUMBER.fullmatch(key):
+            item_id = self._ids.get(int(key))
+        elif item_id is None and isinstance(key, int) and not self._is_number:
+            item_id = self._ids.get(str(key))
+        return item_id or 0
 
 
 def _item_key(value: Any) -> ItemKey:
@@ -85,13 +85,13 @@ def candidate_lists(lists: Any, ids: Ids, n_histories: int, *, name: str) -> Rag
     if not _is_list(lists):
         raise InputError(f"{name} is {_shown(lists)}; give a list of item keys, or one for each history")
     each = list(lists) if any(map(_is_list, lists)) else [lists]
-    found, is_known = ids_of(each, ids, name=name)
-    found = found.keep(is_known)
+    ids_of_lists, is_known = ids_of(each, ids, name=name)
+    ids_of_lists = ids_of_lists.keep(is_known)
     if each[0] is lists:
-        return found.take(np.zeros(n_histories, np.int64))
+        return ids_of_lists.take(np.zeros(n_histories, np.int64))
     if len(each) != n_histories:
         raise InputError(f"{name} has {len(each)} lists for {n_histories} histories; give one for each, or one for all")
-    return found
+    return ids_of_lists
 
 
 def seconds_of(times: Any, items: Ragged, *, reads: Times, name: str) -> Ragged | None:

@@ -289,8 +289,8 @@ def _numbered(stored: KeyTable, keys: pa.ChunkedArray, what: str) -> tuple[pa.Ar
     places = np.full(len(distinct), -1, np.int64)
     n_stored = 0
     for batch in stored.batches("key"):
-        found = pc.index_in(batch, value_set=distinct)
-        places[found.drop_null().to_numpy()] = n_stored + np.flatnonzero(found.is_valid())
+        places_in_distinct = pc.index_in(batch, value_set=distinct)
+        places[places_in_distinct.drop_null().to_numpy()] = n_stored + np.flatnonzero(places_in_distinct.is_valid())
         n_stored += len(batch)
     is_new = places < 0
     places[is_new] = n_stored + np.arange(np.sum(is_new))

@@ -59,10 +59,10 @@ class TieOrder(NamedTuple):
     def __str__(self) -> str:
         if not self.n_tied:
             return "no neighbours have equal times"
-        found = f"{100 * self.n_tied / self.n_neighbours:.1f}% of neighbours have equal times"
+        text = f"{100 * self.n_tied / self.n_neighbours:.1f}% of neighbours have equal times"
         if self.share_rising is not None:
-            found += f", of these {100 * self.share_rising:.1f}% in the order of item ids (chance: 50%)"
-        return f"{found}; ordered by {self.order}"
+            text += f", of these {100 * self.share_rising:.1f}% in the order of item ids (chance: 50%)"
+        return f"{text}; ordered by {self.order}"
 
     def to_json(self) -> JsonObject:
         """What a store's manifest holds."""

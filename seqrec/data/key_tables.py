@@ -38,9 +38,9 @@ class KeyTable:
         """
         for file, expected in n_rows.items():
             with as_input_error(f"{file} is missing or damaged; {REMEDY}", *DAMAGE):
-                found = pq.read_metadata(file).num_rows
-            if found != expected:
-                raise InputError(f"{file} holds {found} rows, the manifest says {expected}; {REMEDY}")
+                n_stored = pq.read_metadata(file).num_rows
+            if n_stored != expected:
+                raise InputError(f"{file} holds {n_stored} rows, the manifest says {expected}; {REMEDY}")
         table = cls({"key": ()})
         table._columns, table._names, table._files = {}, frozenset(names), list(n_rows)
         table._length = sum(n_rows.values())

@@ -23,8 +23,8 @@ def order_statistics(values: Any, places: Sequence[int], *, n_in_memory: int = E
         return np.partition(np.asarray(values), places)[list(places)].tolist()
     extremes = np.array([(block.min(), block.max()) for block in event_blocks(values)])
     low, high = int(extremes[:, 0].min()), int(extremes[:, 1].max())
-    found = _between(values, np.array(places), low, high, n_in_memory)
-    return [found[place] for place in places]
+    value_at = _between(values, np.array(places), low, high, n_in_memory)
+    return [value_at[place] for place in places]
 
 
 def _between(values: Any, places: np.ndarray, low: int, high: int, n_in_memory: int) -> dict[int, int]:
@@ -37,7 +37,7 @@ def _between(values: Any, places: np.ndarray, low: int, high: int, n_in_memory: 
         counts += np.bincount((_from_to(block, low, high) - low) >> shift, minlength=len(counts))
     ends = np.cumsum(counts)
     bins = np.searchsorted(ends, places, side="right")
-    found: dict[int, int] = {}
+    value_at: dict[int, int] = {}
     for number in np.unique(bins).tolist():
         n_before = int(ends[number] - counts[number])
         inside = places[bins == number] - n_before
@@ -47,8 +47,8 @@ def _between(values: Any, places: np.ndarray, low: int, high: int, n_in_memory: 
             at_place = dict(zip(inside.tolist(), np.partition(own, inside)[inside].tolist(), strict=True))
         else:
             at_place = _between(values, inside, first, last, n_in_memory)
-        found |= {n_before + place: value for place, value in at_place.items()}
-    return found
+        value_at |= {n_before + place: value for place, value in at_place.items()}
+    return value_at
 
 
 def _from_to(block: np.ndarray, low: int, high: int) -> np.ndarray:

@@ -356,13 +356,13 @@ def check_no_leakage(store: SequenceStore, split: Split, *, is_temporal: bool) -
                 f"leakage: event {starts[users.start] + int(np.argmax(backwards)) + 1} is earlier than the one before "
                 "it of the same user; prepare the data again, which sorts it"
             )
-    found = {"training": values_at(times, train_stop[train_stop > starts] - 1)}
-    found |= {part: values_at(times, targets[targets >= 0]) for part, targets in parts.items()}
-    for earlier, later in itertools.combinations(found, 2):
+    times_of_part = {"training": values_at(times, train_stop[train_stop > starts] - 1)}
+    times_of_part |= {part: values_at(times, targets[targets >= 0]) for part, targets in parts.items()}
+    for earlier, later in itertools.combinations(times_of_part, 2):
         if (
-            found[earlier].size
-            and found[later].size
-            and (last := found[earlier].max()) >= (first := found[later].min())
+            times_of_part[earlier].size
+            and times_of_part[later].size
+            and (last := times_of_part[earlier].max()) >= (first := times_of_part[later].min())
         ):
             raise InputError(
                 f"leakage: {earlier} goes up to {iso_moment(last)}, a {later} event is of {iso_moment(first)}; "

@@ -47,8 +47,8 @@ def read_split(directory: Path) -> Split | None:
     for name, expected in record["arrays"].items():
         file = directory / f"{name}.npy"
         with as_input_error(f"{file} is missing or damaged; {remedy}", Exception):  # whatever NumPy raises
-            found, arrays[name] = sha256_of(file), np.load(file, allow_pickle=False)
-        if found != expected or name not in ARRAYS:
+            hash_of_file, arrays[name] = sha256_of(file), np.load(file, allow_pickle=False)
+        if hash_of_file != expected or name not in ARRAYS:
             raise InputError(f"{file} is not as it was written; {remedy}")
         arrays[name].setflags(write=False)
     facts = {name: record[name] for name in ("content_hash", "description", "asks_every")}

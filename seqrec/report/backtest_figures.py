@@ -84,10 +84,10 @@ def _numbered(users: Shaped[np.ndarray, " queries"]) -> Int[np.ndarray, " querie
 
 
 def _values(ranks: Float[np.ndarray, " queries"]) -> dict[str, np.ndarray]:
-    found = metric_values(ranks, ks=(10, 20), at_k=("recall", "ndcg"), without_k=())
-    return {name: np.asarray(value, np.float64) for name, value in found.items()}
+    values = metric_values(ranks, ks=(10, 20), at_k=("recall", "ndcg"), without_k=())
+    return {name: np.asarray(value, np.float64) for name, value in values.items()}
 
 
 def _figures(ranks: Float[np.ndarray, " queries"], users: Int[np.ndarray, " queries"]) -> JsonObject:
-    found = figures(ranks, users=users, ks=(10, 20))
-    return {name: [found[name], *found["intervals"][name]] for name in METRICS} | {"n_users": found["n_users"]}
+    of_users = figures(ranks, users=users, ks=(10, 20))
+    return {name: [of_users[name], *of_users["intervals"][name]] for name in METRICS} | {"n_users": of_users["n_users"]}

@@ -30,10 +30,12 @@ def sentences(backtest: Mapping[str, Any]) -> list[str]:
     a warm refresh takes 6.0 s of CPU, 20% of the 30.0 s of training anew
     """
     costs, n_refreshes = backtest["costs"], len(backtest["periods"]) - 1
-    found = [_difference(WARM, other, backtest["differences"][f"{WARM} - {other}"][PRIMARY]) for other in (ANEW, NEVER)]
+    differences = [
+        _difference(WARM, other, backtest["differences"][f"{WARM} - {other}"][PRIMARY]) for other in (ANEW, NEVER)
+    ]
     warm, anew = (costs[arm]["cpu_seconds"] / n_refreshes for arm in (WARM, ANEW))
     share = f"{100 * costs[WARM]['share_of_anew']:.0f}%"
-    return [*found, f"a warm refresh takes {warm:.1f} s of CPU, {share} of the {anew:.1f} s of training anew"]
+    return [*differences, f"a warm refresh takes {warm:.1f} s of CPU, {share} of the {anew:.1f} s of training anew"]
 
 
 def _difference(one: str, other: str, ends: Sequence[float]) -> str:

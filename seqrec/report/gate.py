@@ -75,19 +75,19 @@ def users_in_slices(slicings: Sequence[Slicing], names: Sequence[str]) -> dict[s
     users = {}
     for name in names:
         of, _, wanted = map(_plain, name.rpartition("="))
-        found = [
+        matches = [
             (slicing, place)
             for slicing in slicings
             for place, label in enumerate(slicing.labels)
             if _plain(name) == _plain(slicing.name)
             or (of in ("", _plain(slicing.name)) and wanted in (_plain(label), _plain(label.partition(":")[0])))
         ]
-        names_found = list(dict.fromkeys(slicing.name for slicing, _ in found))
+        names_found = list(dict.fromkeys(slicing.name for slicing, _ in matches))
         if len(names_found) != 1:
             known = "; ".join(f"{slicing.name}: {', '.join(slicing.labels)}" for slicing in slicings) or "none"
-            what = f"is in {' and '.join(names_found)}: write SLICING=LABEL" if found else "is not among the slices"
+            what = f"is in {' and '.join(names_found)}: write SLICING=LABEL" if matches else "is not among the slices"
             raise InputError(f"--slice {name} {what}; these users have {known}")
-        for slicing, place in found:
+        for slicing, place in matches:
             users[f"{slicing.labels[place]} ({slicing.name})"] = slicing.slice_of_user == place
     return users
 
@@ -135,7 +135,7 @@ def judge(
         for metric in max_drops
         for group, users in groups.items()
     ]
-    found = non_inferiority(
+    inferiority_tests = non_inferiority(
         [each[incumbent] - each[candidate] for _, _, each in pairs],
         [max_drops[metric] for metric, _, _ in pairs],
         level=level,
@@ -149,9 +149,9 @@ def judge(
             **test._asdict(),
             "n_users_needed": math.ceil(test.n_users_needed) if test.n_users_needed < math.inf else None,
         }
-        for (metric, group, each), test in zip(pairs, found, strict=True)
+        for (metric, group, each), test in zip(pairs, inferiority_tests, strict=True)
     ]
-    verdicts = {test.verdict for test in found} | ({"cannot tell"} if strict and empty else set())
+    verdicts = {test.verdict for test in inferiority_tests} | ({"cannot tell"} if strict and empty else set())
     verdict = "fail" if "fail" in verdicts else "cannot tell" if "cannot tell" in verdicts else "pass"
     heads = {"candidate": candidate, "incumbent": incumbent, "verdict": verdict, "level": level}
     notes = [f"No user is in the slice {name}, so nothing is judged there." for name in empty]

@@ -18,15 +18,15 @@ _NOT_IN_XML = re.compile("[^\\t\\n\\r\\x20-\\ud7ff\\ue000-\\ufffd\\U00010000-\\U
 def headline(gate: Mapping[str, Any]) -> str:
     """The verdict in one sentence."""
     n, level = len(gate["tests"]), f"{100 * gate['level']:g}%"
-    found = {
+    reason = {
         "pass": "every drop is within its margin",
         "fail": "a drop is beyond its margin",
         "cannot tell": "these users cannot tell whether a drop is beyond its margin",
     }[gate["verdict"]]
     if gate["verdict"] == "cannot tell" and all(test["verdict"] == "pass" for test in gate["tests"]):
-        found = "a slice has no users"
+        reason = "a slice has no users"
     corrected = f", corrected for {n} tests" if n > 1 else ""
-    return f"{gate['verdict']}: {gate['candidate']} in place of {gate['incumbent']}: {found} ({level}{corrected})"
+    return f"{gate['verdict']}: {gate['candidate']} in place of {gate['incumbent']}: {reason} ({level}{corrected})"
 
 
 def sentence(test: Mapping[str, Any]) -> str:
@@ -37,11 +37,11 @@ def sentence(test: Mapping[str, Any]) -> str:
     'NDCG@10 drops by .0010 [-.0010, .0030], with a margin of .002; about 2,000 users could tell if the drop stays'
     """
     of = "" if test["slice"] == ALL_USERS else f" of {test['slice']}"
-    found = f"{metric_label(test['metric'])}{of} drops by {decimal(test['drop'])}"
-    found += f" [{decimal(test['lower'])}, {decimal(test['upper'])}], with a margin of {_margin(test)}"
+    text = f"{metric_label(test['metric'])}{of} drops by {decimal(test['drop'])}"
+    text += f" [{decimal(test['lower'])}, {decimal(test['upper'])}], with a margin of {_margin(test)}"
     if test["verdict"] == "cannot tell" and test["n_users_needed"]:
-        found += f"; about {test['n_users_needed']:,} users could tell if the drop stays"
-    return found
+        text += f"; about {test['n_users_needed']:,} users could tell if the drop stays"
+    return text
 
 
 def as_text(gate: Mapping[str, Any]) -> str:

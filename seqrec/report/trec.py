@@ -91,19 +91,19 @@ def _check_lists(users: pa.Array, item_keys: pa.Array, ids: np.ndarray, scores: 
     is_listed = ids > 0
     in_order = np.sort(ids, axis=1)
     is_repeat = (in_order[:, 1:] == in_order[:, :-1]) & (in_order[:, 1:] > 0)
-    if (found := _first(is_repeat)) is not None:
-        item = item_keys[int(in_order[found]) - 1]
-        raise InputError(f"user {users[found[0]]} has item {item} twice in the list; keep one of the two")
+    if (place := _first(is_repeat)) is not None:
+        item = item_keys[int(in_order[place]) - 1]
+        raise InputError(f"user {users[place[0]]} has item {item} twice in the list; keep one of the two")
     largest = float(np.finfo(np.float32).max)
-    if (found := _first(~(np.abs(scores) < largest) & is_listed)) is not None:
+    if (place := _first(~(np.abs(scores) < largest) & is_listed)) is not None:
         raise InputError(
-            f"user {users[found[0]]}, place {found[1] + 1}: score {scores[found].item()} is not a finite 32-bit float; "
+            f"user {users[place[0]]}, place {place[1] + 1}: score {scores[place].item()} is not a finite 32-bit float; "
             "rescale it"
         )
-    if (found := _first((scores[:, 1:] > scores[:, :-1]) & is_listed[:, 1:])) is not None:
-        before, after = (scores[found[0], found[1] + each].item() for each in (0, 1))
+    if (place := _first((scores[:, 1:] > scores[:, :-1]) & is_listed[:, 1:])) is not None:
+        before, after = (scores[place[0], place[1] + each].item() for each in (0, 1))
         raise InputError(
-            f"user {users[found[0]]}, place {found[1] + 2}: score {after} is above {before} before it; sort the list "
+            f"user {users[place[0]]}, place {place[1] + 2}: score {after} is above {before} before it; sort the list "
             "by score"
         )
 

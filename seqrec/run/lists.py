@@ -88,15 +88,15 @@ def users_in_file(file: Path, store: SequenceStore) -> Int[np.ndarray, " users"]
     if not (pa.types.is_integer(known.type) and pa.types.is_integer(asked.type)):
         known, asked = known.cast(pa.large_string()), asked.cast(pa.large_string())
     is_asked = pc.is_in(known, value_set=asked).to_numpy(zero_copy_only=False)
-    found = np.flatnonzero(is_asked)
-    if not len(found):
+    places = np.flatnonzero(is_asked)
+    if not len(places):
         raise InputError(
             f"{file}: none of its users, such as {asked[0].as_py()!r}, is in the data, which has users such as "
             f"{known[0].as_py()!r}; write the keys of the data's own file"
         )
-    if n_unknown := len(asked) - len(found):
+    if n_unknown := len(asked) - len(places):
         log.warning("left out    %s of %s users of %s: not in the data", f"{n_unknown:,}", f"{len(asked):,}", file)
-    return found
+    return places
 
 
 def write_lists(
@@ -122,7 +122,7 @@ def write_lists(
     item_keys, popularity = key_column(store.item_keys), item_popularity(store, task.split)
     has_targets = queries is task.test
     step = make_top_step(model, k=k, with_vectors=user_vectors is not None)
-    found: list[ListSums] = []
+    sums: list[ListSums] = []
     with contextlib.ExitStack() as stack:
         make_directory(directory)
         write_table = stack.enter_context(table_writer(directory / LISTS))
@@ -139,8 +139,8 @@ def write_lists(
             write_trec(users, part.items, part.scores)
             if part.vectors is not None:
                 write_vectors(users, part.vectors)
-            found = [functools.reduce(added, [*found, list_sums(part.items, part.query, queries, popularity)])]
-    figures = {f"lists of {k}": list_figures(found[0])}
+            sums = [functools.reduce(added, [*sums, list_sums(part.items, part.query, queries, popularity)])]
+    figures = {f"lists of {k}": list_figures(sums[0])}
     if has_targets:
         targets = queries.targets
         users = key_column(store.user_keys[queries.users])

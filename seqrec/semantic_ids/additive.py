@@ -41,9 +41,9 @@ def encode(points: Float[np.ndarray, "n d"], codebooks: Codebooks, *, beam: int 
     codes = np.zeros((len(points), len(codebooks)), np.int32)
     tables = tuple(map(jnp.asarray, codebooks))
     for first, blocks in chunks(points):
-        found = np.asarray(_encode(tables, blocks, beam=beam))
+        codes_of_blocks = np.asarray(_encode(tables, blocks, beam=beam))
         part = codes[first : first + CHUNK]
-        part[:] = found.reshape(-1, len(tables))[: len(part)]
+        part[:] = codes_of_blocks.reshape(-1, len(tables))[: len(part)]
     return codes
 
 
@@ -65,7 +65,7 @@ def encode_block(
             block = block - table[index]
             codes.append(index)
         return jnp.stack(codes, axis=1)
-    rests, found = block[:, None], jnp.zeros((len(block), 1, 0), jnp.int32)
+    rests, kept = block[:, None], jnp.zeros((len(block), 1, 0), jnp.int32)
     for table in codebooks:
         # The squared length of what each choice would leave.
         left = jnp.sum(jnp.square(rests), axis=-1, keepdims=True)
@@ -73,8 +73,8 @@ def encode_block(
         _, places = jax.lax.top_k(-left.reshape(len(block), -1), min(beam, math.prod(left.shape[1:])))
         prefix, code = jnp.divmod(places, len(table))
         rests = jnp.take_along_axis(rests, prefix[..., None], axis=1) - table[code]
-        found = jnp.concatenate([jnp.take_along_axis(found, prefix[..., None], axis=1), code[..., None]], axis=-1)
-    return found[:, 0].astype(jnp.int32)
+        kept = jnp.concatenate([jnp.take_along_axis(kept, prefix[..., None], axis=1), code[..., None]], axis=-1)
+    return kept[:, 0].astype(jnp.int32)
 
 
 def reconstructed(codes: Int32[np.ndarray, "n n_levels"], codebooks: Codebooks) -> Float[np.ndarray, "n d"]:

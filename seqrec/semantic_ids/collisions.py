@@ -37,9 +37,9 @@ def last_level(
     group = prefix_groups(codes, n_codes)[-1]
     order = np.lexsort((-counts, group))
     starts = np.searchsorted(group[order], np.arange(group.max() + 1))
-    found = np.zeros(len(codes), np.int32)
-    found[order] = np.arange(len(codes)) - starts[group[order]]
-    return found
+    places = np.zeros(len(codes), np.int32)
+    places[order] = np.arange(len(codes)) - starts[group[order]]
+    return places
 
 
 def balanced_codes(quantised: Quantised) -> Int32[np.ndarray, "n n_levels"]:

@@ -98,8 +98,8 @@ def nearest(
     index, distance = np.zeros(len(vectors), np.int32), np.zeros(len(vectors), np.float32)
     table = jnp.asarray(centroids)
     for first, blocks in chunks(vectors):
-        found = _nearest(table, blocks)
-        for of, values in zip((index, distance), found, strict=True):
+        nearest_of_blocks = _nearest(table, blocks)
+        for of, values in zip((index, distance), nearest_of_blocks, strict=True):
             part = of[first : first + CHUNK]
             part[:] = np.asarray(values).reshape(-1)[: len(part)]
     return index, distance

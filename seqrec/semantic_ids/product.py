@@ -59,13 +59,13 @@ def product_quantised(
     centroids: list[np.ndarray | None] = [None] * n_levels
     few = replace(kmeans_config, kmeans_iterations=UPDATES_PER_ROTATION)
     for _ in range(config.rotations):
-        rotated, found = sample @ rotation, np.zeros_like(sample)
+        rotated, quantised = sample @ rotation, np.zeros_like(sample)
         for level, (part, n) in enumerate(zip(parts, n_codes, strict=True)):
             own = np.ascontiguousarray(rotated[:, part])
             table = kmeans(own, n, few, seed=seed + level, start=centroids[level], between_steps=between_steps)
             centroids[level] = table
-            found[:, part] = table[nearest(own, table)[0]]
-        left, _, right = np.linalg.svd(sample.T @ found)  # orthogonal Procrustes
+            quantised[:, part] = table[nearest(own, table)[0]]
+        left, _, right = np.linalg.svd(sample.T @ quantised)  # orthogonal Procrustes
         rotation = left @ right
     tables, codes = [], np.zeros((len(vectors), n_levels), np.int32)
     for level, (part, n) in enumerate(zip(parts, n_codes, strict=True)):

@@ -93,11 +93,11 @@ async def predict(service: Service, scope: Scope, body: bytes) -> Predictions:
         except InputError as error:
             raise InputError(f"instances[{place}]: {error}") from None
         requests.append(request)
-    found = []
+    predictions = []
     for answers in await asyncio.gather(*(service.submit(served, request) for request in requests)):
         service.count(answers)
-        found.append(_prediction(answers, served.bundle.facts.content_hash))
-    return Predictions(found)
+        predictions.append(_prediction(answers, served.bundle.facts.content_hash))
+    return Predictions(predictions)
 
 
 async def health(service: Service, scope: Scope, body: bytes) -> Any:

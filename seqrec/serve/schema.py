@@ -167,7 +167,7 @@ OF_BODIES: Refusals = {
 
 def routes(health: str | None = None, predict: str | None = None, *, sessions: bool = False) -> list[Route]:
     """All routes: the server's own, those of one cloud, and those that the other cloud names."""
-    found = [
+    all_routes = [
         Route("/recommend", "POST", "Lists of the best next items", Recommend, Lists, OF_BODIES),
         Route("/invocations", "POST", "As /recommend, by the name that SageMaker calls", Recommend, Lists, OF_BODIES),
         Route(
@@ -187,14 +187,16 @@ def routes(health: str | None = None, predict: str | None = None, *, sessions: b
     ]
     if sessions:
         refusals = {**OF_BODIES, 409: "No session is kept of this user: send the history."}
-        found.append(Route("/sessions", "POST", "The list of a user after new events", Session, Prediction, refusals))
+        all_routes.append(
+            Route("/sessions", "POST", "The list of a user after new events", Session, Prediction, refusals)
+        )
     if health is not None:
-        found.append(
+        all_routes.append(
             Route(health, "GET", "As /healthz, by the name that Vertex AI gives", None, Health, {503: "It does not."})
         )
     if predict is not None:
-        found.append(Route(predict, "POST", "Lists in the form of Vertex AI", Predict, Predictions, OF_BODIES))
-    return list({(route.path, route.method): route for route in found}.values())
+        all_routes.append(Route(predict, "POST", "Lists in the form of Vertex AI", Predict, Predictions, OF_BODIES))
+    return list({(route.path, route.method): route for route in all_routes}.values())
 
 
 def openapi(served: Sequence[Route], *, version: str) -> dict[str, Any]:

@@ -63,11 +63,11 @@ class SessionsLane:
 
     def call(self, requests: Sequence[SessionRequest]) -> list[Any]:
         """The answer to each request, or the exception that refuses it; a user's requests are answered in order."""
-        found: list[Any] = []
+        answers: list[Any] = []
         with self._turn:
             for _, alike in groupby(requests, SessionRequest.kind):
-                found += self._answers(list(alike))
-        return found
+                answers += self._answers(list(alike))
+        return answers
 
     def _answers(self, requests: list[SessionRequest]) -> list[Any]:
         try:

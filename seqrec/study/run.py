@@ -111,7 +111,7 @@ def results(plan: Plan, failed: Mapping[str, str]) -> JsonObject:
             }
         )
     with runs.reading_records(plan.study.output):
-        found = study_figures(
+        figures = study_figures(
             [arm.name for arm in plan.arms],
             plan.study.seeds,
             done,
@@ -124,7 +124,7 @@ def results(plan: Plan, failed: Mapping[str, str]) -> JsonObject:
         "arms": {arm.name: arm.flags.strip() for arm in plan.arms},
         "runs": states,
         "versions": runtime.versions(),
-        **found,
+        **figures,
     }
     write_json(plan.study.output / "study.json", content)
     return content
