@@ -158,7 +158,7 @@ def to_json(config: Any, *, path: Callable[[Path], str] = address_of) -> Any:
 def from_json(kind: Any, value: Any, *, name: str = "") -> Any:
     """The config, or the value of another type, of which `to_json` made this; `name` is that of its field.
 
-    Fields that are missing have their defaults.
+    Fields that are missing have their defaults, and a field may have the name that its metadata holds as `formerly`.
 
     Raises:
       InputError: a field is unknown, or it or its value cannot be; the message names the field.
@@ -173,6 +173,12 @@ def from_json(kind: Any, value: Any, *, name: str = "") -> Any:
     if not isinstance(value, dict):
         raise InputError(f"{name or 'the config'} is {_short_repr(value)}; give its fields by their names")
     prefix = f"{name}." if name else ""
+    formerly = {
+        field.metadata["formerly"]: field.name
+        for field in dataclasses.fields(kind)
+        if "formerly" in field.metadata and field.name not in value
+    }
+    value = {formerly.get(each, each): item for each, item in value.items()}
     if unknown := sorted(value.keys() - _hints(kind).keys()):
         raise InputError(
             f"{prefix}{unknown[0]} is an unknown field; those of {name or 'the config'} are {', '.join(_hints(kind))}"

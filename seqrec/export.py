@@ -157,7 +157,7 @@ def served_model(script: Script, record: JsonObject, n_items: int, *, codes: Pat
         training.data,
         dataset="store",
         split=SplitConfig(),
-        behaviour=EventFeatureConfig(),
+        features=EventFeatureConfig(),
         mask_seen="no",
     )
     training = dataclasses.replace(

@@ -150,6 +150,22 @@ def test_a_config_comes_back_from_json():
     assert from_json(Whole, {}) == Whole()
 
 
+@dataclass(frozen=True)
+class Renamed:
+    part: Part = field(default_factory=Part, metadata={"formerly": "piece"})
+
+
+def test_a_renamed_field_is_read_by_its_former_name_too():
+    assert (
+        from_json(Renamed, {"piece": {"rate": 0.2}})
+        == from_json(Renamed, {"part": {"rate": 0.2}})
+        == Renamed(Part(0.2))
+    )
+    assert to_json(Renamed()) == {"part": to_json(Part())}
+    with pytest.raises(InputError, match="piece is an unknown field; those of the config are part"):
+        from_json(Renamed, {"part": {}, "piece": {}})
+
+
 def test_leaves_have_dotted_names():
     assert dict(leaves({"a": {"b": 1, "c": {"d": [2]}}, "e": None})) == {"a.b": 1, "a.c.d": [2], "e": None}
 

@@ -11,7 +11,7 @@ from seqrec.files import JsonObject, make_directory, read_json, read_object, wri
 from seqrec.runs import reading_records, started_with
 from seqrec.types import InputError
 
-PATHS = ("data.data_path", "data.behaviour.user_feature_files", "items.feature_files", "start.start_from")
+PATHS = ("data.data_path", "data.features.user_feature_files", "items.feature_files", "start.start_from")
 """Fields of a training config that name files."""
 ABLATION = "-ablation-"
 """Stands in the names of runs that change one thing about a base."""

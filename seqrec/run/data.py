@@ -71,7 +71,9 @@ class DataConfig:
     times: Times = "none"
     """Timestamps that the model reads: none; those of the history; or also the time of the predicted event (query),
     which makes results time-aware and not comparable to others."""
-    behaviour: OmitArgPrefixes[EventFeatureConfig] = field(default_factory=EventFeatureConfig)
+    features: OmitArgPrefixes[EventFeatureConfig] = field(
+        default_factory=EventFeatureConfig, metadata={"formerly": "behaviour"}
+    )
     verify_data: bool = True
     """Compare the store's content with its hash before a run; --no-verify-data saves one pass over a large store."""
     validate_users: int = 0
@@ -88,7 +90,7 @@ class DataConfig:
         check_at_least(self, 0, "validate_users", "test_users")
         if self.dataset != "store":
             choose_split(self.split)
-        if self.behaviour.is_read and self.split.holds_continuations:
+        if self.features.is_read and self.split.holds_continuations:
             raise ValueError("items are generated without events; leave event_features and user_features out")
         if self.times != "none" and self.split.holds_continuations:
             raise ValueError(
@@ -200,7 +202,7 @@ def open_task(
         task = make_task(config, store, seed=seed, engagement=engagement, preparation=preparation)
     log.info("split       %s", task.split.description)
     facts = {"content_hash": store.content_hash, "split_hash": task.split.content_hash}
-    if config.behaviour.user_features:
+    if config.features.user_features:
         facts["behaviour_hash"] = features_hash(task.train.fields.features, store)
     runtime.on_first(functools.partial(runs.note_data, run, **facts))
     return task
@@ -244,7 +246,7 @@ def make_task(
     fields = EventFields(
         config.times,
         read_engagement(engagement, store, categories=categories),
-        position_features(config.behaviour, store, split, seed=seed),
+        position_features(config.features, store, split, seed=seed),
     )
     targets = dict(zip(("validation", "test"), asked_events(store, split), strict=True))
     seen = {part: seen_before(store, positions) for part, positions in targets.items()}
@@ -342,7 +344,7 @@ def prepare_store(
             f"a frame of events, and dataset={config.dataset} with data_path={config.data_path}; "
             "take dataset=events without a data path"
         )
-    kinds = {name: kind for each, _ in readers for name, kind in each.behaviour.columns.items()}
+    kinds = {name: kind for each, _ in readers for name, kind in each.features.columns.items()}
     texts: dict[str, Sequence[str]] = {name: () for name, kind in kinds.items() if kind == "categories"}
     texts |= {name: () for _, engagement in readers for name in engagement.texts}
     engaged = {name for _, engagement in readers for name in set(engagement.columns) - engagement.texts}
@@ -364,7 +366,7 @@ def prepare_store(
     keep_times = (keep_times and has_times) or any(
         each.split.split == "temporal"
         or each.times != "none"
-        or each.behaviour.reads_times
+        or each.features.reads_times
         or engagement.gap_head > 0
         or (engagement.half_life > 0 and has_times)
         for each, engagement in readers

@@ -277,7 +277,7 @@ def _check_texts(task: Task, run: Path, source: Path) -> None:
     """Refuses where a column of text that the model reads is numbered in another way."""
     places = map(store_of, (run, source))
     now, then = (read_preparation(place, as_of=known_as).get("categories", {}) for place, known_as in places)
-    for column in task.config.behaviour.columns:
+    for column in task.config.features.columns:
         if now.get(column, [])[: len(then.get(column, []))] != then.get(column, []):
             raise InputError(
                 f"{original(source)}: texts of the event column {column!r} have other codes in this data; append to "
