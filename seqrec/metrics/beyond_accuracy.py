@@ -12,8 +12,10 @@ where a list is shorter. The conventions:
   list of one item: sum with `jnp.nansum`, count with `~jnp.isnan`, and divide once, at the end.
 - An `InputError` is raised where lists are no integers, or a table or a number is out of range.
 
-No array has the shape [users, n_items].
+No array has the shape [users, n_items], and each figure is one program for each shape of its arrays.
 """
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +37,11 @@ def exposure_counts(lists: Lists, *, n_items: int) -> Int[Array, " n_items_plus_
     """
     if n_items < 1:
         raise InputError(f"n_items={n_items} is below 1; pass the size of the catalogue")
-    lists = _ids(lists, "lists")
+    return _counts_of(_ids(lists, "lists"), n_items)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _counts_of(lists: Integer[Array, "users k"], n_items: int) -> Int[Array, " n_items_plus_1"]:
     ids = jnp.where((lists >= 1) & (lists <= n_items), lists, n_items + 1)
     return jnp.zeros(n_items + 1, jnp.int32).at[ids].add(1, mode="drop")
 
@@ -55,7 +61,12 @@ def gini_of_counts(counts: Integer[Array | np.ndarray, " n_items_plus_1"]) -> Fl
     >>> float(gini_of_counts(jnp.array([0, 0, 0, 3, 1])))  # shares 0, 0, 1/4, 3/4 weigh -3/4, -1/4, 1/4, 3/4
     0.625
     """
-    exposures = jnp.sort(_of_items(counts).astype(jnp.float32))
+    return _gini(_of_items(counts))
+
+
+@jax.jit
+def _gini(counts: Integer[Array, " n_items"]) -> Float[Array, ""]:
+    exposures = jnp.sort(counts.astype(jnp.float32))
     n_items = exposures.size
     # (2i - n - 1) / n for the i-th least exposed item: the weights of two mirrored items cancel.
     weights = jnp.arange(1 - n_items, n_items, 2, dtype=jnp.float32) / n_items
@@ -93,7 +104,7 @@ def popularity_bias(lists: Lists, item_counts: ItemCounts) -> Float[Array, " use
     >>> popularity_bias(jnp.array([[1, 2], [2, 0], [0, 0]]), jnp.array([0, 9, 1])).tolist()
     [5.0, 1.0, nan]
     """
-    return _mean_over_places(lists, _as_float32(item_counts))
+    return _mean_over_places(_ids(lists, "lists"), _as_float32(item_counts))
 
 
 def novelty(lists: Lists, item_counts: ItemCounts, *, n_users: int) -> Float[Array, " users"]:
@@ -108,7 +119,7 @@ def novelty(lists: Lists, item_counts: ItemCounts, *, n_users: int) -> Float[Arr
     if n_users < 1:
         raise InputError(f"n_users={n_users} is below 1; pass the number of users behind item_counts")
     known = jnp.maximum(_as_float32(item_counts), 1.0)
-    return _mean_over_places(lists, jnp.log2(jnp.float32(n_users)) - jnp.log2(known))
+    return _mean_over_places(_ids(lists, "lists"), jnp.log2(jnp.float32(n_users)) - jnp.log2(known))
 
 
 def intra_list_diversity(
@@ -123,8 +134,14 @@ def intra_list_diversity(
     >>> intra_list_diversity(jnp.array([[1, 2, 0], [1, 2, 3], [3, 0, 0]]), vectors).tolist()  # 0, 2/3, no pair
     [0.0, 0.666..., nan]
     """
+    return _cosine_distances(_ids(lists, "lists"), jnp.asarray(item_vectors))
 
-    def of_list(items: Int[Array, " k"]) -> Float[Array, ""]:
+
+@jax.jit
+def _cosine_distances(
+    lists: Integer[Array, "users k"], vectors: Float[Array, "n_items_plus_1 d"]
+) -> Float[Array, " users"]:
+    def of_list(items: Integer[Array, " k"]) -> Float[Array, ""]:
         filled = _is_filled(items, vectors.shape[0])
         chosen = jnp.where(filled[:, None], vectors[jnp.where(filled, items, 0)], 0.0).astype(jnp.float32)
         largest = jnp.max(jnp.abs(chosen), axis=1, keepdims=True)
@@ -137,8 +154,7 @@ def intra_list_diversity(
         # Without a pair the similarity is 0 only up to rounding, so 0 / 0 would not always be NaN.
         return jnp.where(n_filled > 1, 1.0 - similarity / (n_filled * (n_filled - 1)), jnp.nan)
 
-    vectors = jnp.asarray(item_vectors)
-    return jax.vmap(of_list)(_ids(lists, "lists"))
+    return jax.vmap(of_list)(lists)
 
 
 def intra_list_diversity_of_attributes(
@@ -154,8 +170,17 @@ def intra_list_diversity_of_attributes(
     >>> intra_list_diversity_of_attributes(lists, genres).tolist()  # 1/2, 1, (1/2 + 1/2 + 1) / 3, no pair
     [0.5, 1.0, 0.666..., nan]
     """
+    table = jnp.asarray(attributes)
+    if table.dtype != bool:
+        raise InputError(f"attributes are {table.dtype}; give booleans, True where an item has an attribute")
+    return _jaccard_distances(_ids(lists, "lists"), table)
 
-    def of_list(items: Int[Array, " k"]) -> Float[Array, ""]:
+
+@jax.jit
+def _jaccard_distances(
+    lists: Integer[Array, "users k"], table: Bool[Array, "n_items_plus_1 n_attributes"]
+) -> Float[Array, " users"]:
+    def of_list(items: Integer[Array, " k"]) -> Float[Array, ""]:
         filled = _is_filled(items, table.shape[0])
         chosen = (table[jnp.where(filled, items, 0)] & filled[:, None]).astype(jnp.float32)
         common = chosen @ chosen.T
@@ -164,10 +189,7 @@ def intra_list_diversity_of_attributes(
         pairs = filled[:, None] & filled & ~jnp.eye(items.size, dtype=bool)
         return 1.0 - jnp.sum(common / jnp.maximum(either, 1.0), where=pairs) / jnp.sum(pairs)
 
-    table = jnp.asarray(attributes)
-    if table.dtype != bool:
-        raise InputError(f"attributes are {table.dtype}; give booleans, True where an item has an attribute")
-    return jax.vmap(of_list)(_ids(lists, "lists"))
+    return jax.vmap(of_list)(lists)
 
 
 def personal_repeat_share(lists: Lists, histories: Integer[Array | np.ndarray, "users h"]) -> Float[Array, " users"]:
@@ -180,15 +202,19 @@ def personal_repeat_share(lists: Lists, histories: Integer[Array | np.ndarray, "
     >>> personal_repeat_share(lists, histories).tolist()
     [0.5, 0.0, nan]
     """
+    if len(lists) != len(histories):
+        raise InputError(f"lists has {len(lists)} users and histories {len(histories)}; pass one history a list")
+    return _repeat_shares(_ids(lists, "lists"), _ids(histories, "histories"))
 
-    def of_list(items: Int[Array, " k"], history: Int[Array, " h"]) -> Float[Array, ""]:
+
+@jax.jit
+def _repeat_shares(lists: Integer[Array, "users k"], histories: Integer[Array, "users h"]) -> Float[Array, " users"]:
+    def of_list(items: Integer[Array, " k"], history: Integer[Array, " h"]) -> Float[Array, ""]:
         filled = items > 0
         repeated = filled & jnp.any(items[:, None] == history, axis=1)
         return jnp.sum(repeated) / jnp.sum(filled)
 
-    if len(lists) != len(histories):
-        raise InputError(f"lists has {len(lists)} users and histories {len(histories)}; pass one history a list")
-    return jax.vmap(of_list)(_ids(lists, "lists"), _ids(histories, "histories"))
+    return jax.vmap(of_list)(lists, histories)
 
 
 def _of_items(counts: Integer[Array | np.ndarray, " n_items_plus_1"]) -> Integer[Array, " n_items"]:
@@ -214,11 +240,14 @@ def _is_filled(items: Int[Array, "*shape"], n_rows: int) -> Bool[Array, "*shape"
     return (items >= 1) & (items < n_rows)
 
 
-def _mean_over_places(lists: Lists, of_item: Array) -> Float[Array, " users"]:
+@jax.jit
+def _mean_over_places(
+    lists: Integer[Array, "users k"], of_item: Float[Array, " n_items_plus_1"]
+) -> Float[Array, " users"]:
     """Mean of a table's entries over the filled places of each list."""
 
-    def of_list(items: Int[Array, " k"]) -> Float[Array, ""]:
+    def of_list(items: Integer[Array, " k"]) -> Float[Array, ""]:
         filled = _is_filled(items, of_item.size)
         return jnp.sum(of_item[jnp.where(filled, items, 0)], where=filled) / jnp.sum(filled)
 
-    return jax.vmap(of_list)(_ids(lists, "lists"))
+    return jax.vmap(of_list)(lists)

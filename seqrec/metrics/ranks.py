@@ -3,8 +3,10 @@
 This is the one implementation in jax; `seqrec.baselines.numpy_ranks` is its twin in NumPy.
 """
 
+import functools
 from typing import Literal, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Integer, Real
@@ -65,14 +67,27 @@ def target_ranks(
         )
     if where is not None and where.shape not in (scores.shape, (1, scores.shape[1])):
         raise InputError(f"where has shape {where.shape} for scores {scores.shape}; give this shape or [1, n_items]")
-    each = targets if targets.ndim == 2 else targets[:, None]
-    valid = None if where is None else jnp.broadcast_to(jnp.asarray(where), scores.shape)
     if exclude is not None:
         exclude = _columns(exclude, "exclude")
         if exclude.ndim != 2 or len(exclude) != len(scores):
             raise InputError(
                 f"exclude has shape {exclude.shape} for {len(scores)} users; give [users, n_excluded], one row a user"
             )
+    return _target_ranks(scores, targets, None if where is None else jnp.asarray(where), exclude, ties)
+
+
+@functools.partial(jax.jit, static_argnums=4)
+def _target_ranks(
+    scores: Real[Array, "users n_items"],
+    targets: Integer[Array, "users *n_targets"],
+    where: Bool[Array, "#users n_items"] | None,
+    exclude: Integer[Array, "users n_excluded"] | None,
+    ties: Ties,
+) -> Float[Array, "users *n_targets"]:
+    """`target_ranks` of arrays that were checked, in one program."""
+    each = targets if targets.ndim == 2 else targets[:, None]
+    valid = None if where is None else jnp.broadcast_to(where, scores.shape)
+    if exclude is not None:
         valid = candidates(jnp.ones(scores.shape, bool) if valid is None else valid, exclude, each)
     target_scores = take(scores, each, fill=jnp.nan if jnp.issubdtype(scores.dtype, jnp.floating) else False)
     lost = half_places_lost(scores, target_scores, valid, ties=ties)

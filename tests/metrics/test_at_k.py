@@ -1,5 +1,6 @@
 """Metrics of ranks: against rax where there are no ties, by hand, and where a rank is missing or none."""
 
+import functools
 import math
 
 import jax
@@ -38,14 +39,24 @@ quick = examples(30)
 jitted_sums, jitted_values = jax.jit(metric_sums), jax.jit(metric_values)
 
 
+@functools.cache
+def of_ranks(name, k):
+    return jax.jit(functools.partial(AT_K[name], k=k))
+
+
+@functools.cache
+def of_rax(name, k=None):
+    return jax.jit(functools.partial(getattr(rax, f"{name}_metric"), topn=k))
+
+
 @quick
 @given(untied_scores, item_indices, st.integers(1, N_ITEMS))
 def test_without_ties_the_metrics_are_those_of_rax(scores, target, k):
     rank = target_ranks(scores[None], jnp.array([target]))[0]
     label = jax.nn.one_hot(target, N_ITEMS)
-    np.testing.assert_allclose(ndcg_at_k(rank, k=k), rax.ndcg_metric(scores, label, topn=k), rtol=1e-6)
-    np.testing.assert_allclose(recall_at_k(rank, k=k), rax.recall_metric(scores, label, topn=k))
-    np.testing.assert_allclose(reciprocal_rank(rank), rax.mrr_metric(scores, label), rtol=1e-6)
+    np.testing.assert_allclose(of_ranks("ndcg", k)(rank), of_rax("ndcg", k)(scores, label), rtol=1e-6)
+    np.testing.assert_allclose(of_ranks("recall", k)(rank), of_rax("recall", k)(scores, label))
+    np.testing.assert_allclose(reciprocal_rank(rank), of_rax("mrr")(scores, label), rtol=1e-6)
 
 
 def test_ndcg_of_the_first_ranks_is_on_paper():
@@ -186,11 +197,15 @@ def test_several_relevant_items_score_what_a_loop_says(ranks, k):
 def test_several_relevant_items_score_as_in_rax(scores, relevant, k):
     labels = jnp.zeros(N_ITEMS).at[jnp.array(sorted(relevant))].set(1.0)
     ranks = target_ranks(scores[None], jnp.array([sorted(relevant)]))[0]
-    np.testing.assert_allclose(ndcg_at_k(ranks, k=k), rax.ndcg_metric(scores, labels, topn=k), rtol=1e-5)
-    np.testing.assert_allclose(recall_at_k(ranks, k=k), rax.recall_metric(scores, labels, topn=k), rtol=1e-6)
-    np.testing.assert_allclose(precision_at_k(ranks, k=k), rax.precision_metric(scores, labels, topn=k), rtol=1e-6)
-    np.testing.assert_allclose(reciprocal_rank(ranks, k=k), rax.mrr_metric(scores, labels, topn=k), rtol=1e-6)
-    np.testing.assert_allclose(average_precision_at_k(ranks, k=N_ITEMS), rax.ap_metric(scores, labels), rtol=1e-5)
+    for name, tolerance in {"ndcg": 1e-5, "recall": 1e-6, "precision": 1e-6, "mrr": 1e-6}.items():
+        theirs = of_rax(name, k)(scores, labels)
+        np.testing.assert_allclose(of_ranks(name, k)(ranks), theirs, rtol=tolerance, err_msg=name)
+    np.testing.assert_allclose(of_ranks("map", N_ITEMS)(ranks), of_rax("ap")(scores, labels), rtol=1e-5)
+
+
+@jax.jit
+def values_at_all_cut_offs(ranks):
+    return {f"{name}@{k}": metric(ranks, k=k) for name, metric in AT_K.items() for k in (1, 2, 3, 6)}
 
 
 @quick
@@ -198,9 +213,8 @@ def test_several_relevant_items_score_as_in_rax(scores, relevant, k):
 def test_ties_never_make_a_metric_better_than_perfect(scores, chosen):
     relevant = [i for i in range(len(scores)) if chosen[i]] or [0]
     ranks = target_ranks(jnp.array([scores], jnp.float32), jnp.array([relevant]))[0]
-    for k in (1, 2, 3, 6):
-        for name, metric in AT_K.items():
-            assert metric(ranks, k=k) <= 1 + 1e-6, name
+    for name, value in values_at_all_cut_offs(ranks).items():
+        assert value <= 1 + 1e-6, name
 
 
 def test_three_tied_targets_do_not_all_stand_at_place_two():
