@@ -21,7 +21,7 @@ from seqrec import runtime
 from seqrec.config import to_json
 from seqrec.encoders.seq2seq import Seq2SeqConfig, seq2seq
 from seqrec.files import write_json
-from seqrec.generation import DecodingConfig, generate, recomputed
+from seqrec.generation import DecodingConfig, generate, with_uncached_decoder
 from seqrec.heads.softmax import softmax_model
 from seqrec.params import init_params
 from seqrec.questions import continuation
@@ -67,7 +67,7 @@ def main(config: Config) -> dict[str, Any]:
     rows = HistoryBatch(items, jnp.full(len(items), config.history_length), jnp.zeros((len(items), 0), jnp.int32))
     programs = {
         name: jax.jit(functools.partial(generate, each, n=config.n_generated, config=config.decoding))
-        for name, each in (("cached", model), ("anew", recomputed(model, as_history=False)))
+        for name, each in (("cached", model), ("anew", with_uncached_decoder(model, as_history=False)))
     }
     key = jax.random.key(2)
     items = {name: np.asarray(program(params, rows, key=key).items) for name, program in programs.items()}

@@ -24,7 +24,7 @@ from seqrec.encoders.transformer import transformer as transformer
 from seqrec.evaluation import evaluate as evaluate
 from seqrec.evaluation import make_eval_step as make_eval_step
 from seqrec.generation import generate as generate
-from seqrec.generation import recomputed as recomputed
+from seqrec.generation import with_uncached_decoder as with_uncached_decoder
 from seqrec.heads.softmax import softmax_model as softmax_model
 from seqrec.losses.sampled import sampled_loss as sampled_loss
 from seqrec.losses.softmax import softmax_loss as softmax_loss

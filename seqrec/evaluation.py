@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from seqrec.data.batches import Queries
-from seqrec.generation import GREEDY, DecodingConfig, Generated, generate
+from seqrec.generation import GREEDY, Continuations, DecodingConfig, generate
 from seqrec.metrics import list_ranks, means, metric_sums, metric_values
 from seqrec.model import Model, composed_params
 from seqrec.params import Params
@@ -63,7 +63,7 @@ QueryStep = Callable[[Params, QueryBatch], tuple[Array, ...]]
 Report = Callable[[int], None]
 """`report(n_queries)` is told of each part of the queries when its results are there."""
 
-GenerateStep = Callable[[Params, HistoryBatch], Generated]
+GenerateStep = Callable[[Params, HistoryBatch], Continuations]
 """`step(params, histories)` -> the continuations of a batch of histories; `params` are composed ones."""
 
 Validate = Callable[..., dict[str, float]]
@@ -186,7 +186,7 @@ def make_generate_step(model: Model, *, n: int, config: DecodingConfig = GREEDY,
     """A jitted step that continues each history by `n` items; what it draws depends on seed and histories alone."""
 
     @jax.jit
-    def step(params: Params, histories: HistoryBatch) -> Generated:
+    def step(params: Params, histories: HistoryBatch) -> Continuations:
         key = None
         if config.method == "sample":
             key = jax.random.fold_in(jax.random.key(seed), jnp.sum(histories.items))

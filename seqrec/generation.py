@@ -41,7 +41,7 @@ class DecodingConfig:
 GREEDY = DecodingConfig()
 
 
-class Generated(NamedTuple):
+class Continuations(NamedTuple):
     """Continuations, one a history."""
 
     items: Int[Array, "rows n"]
@@ -58,7 +58,7 @@ def generate(
     n: int,
     config: DecodingConfig = GREEDY,
     key: Array | None = None,
-) -> Generated:
+) -> Continuations:
     """The next `n` items of each history, by the model's decoder.
 
     Greedy decoding is a beam search of width 1. A beam search keeps, of all one-item extensions of what it kept, those
@@ -71,7 +71,7 @@ def generate(
     >>> model = seqrec.softmax_model(seqrec.gru(seqrec.GRUConfig(d_model=4), n_items=5, max_length=4))
     >>> params = init_params(model.specs, jax.random.key(0))
     >>> histories = HistoryBatch(jnp.array([[1, 2]]), lengths=jnp.array([2]), excluded=jnp.array([[1, 2]]))
-    >>> sorted(generate(recomputed(model), params, histories, n=3).items[0].tolist())  # only these are left
+    >>> sorted(generate(with_uncached_decoder(model), params, histories, n=3).items[0].tolist())  # only these are left
     [3, 4, 5]
 
     Raises:
@@ -115,7 +115,7 @@ def generate(
         return (cache, newest, lists.at[:, place].set(newest), totals), None
 
     (_, _, lists, totals), _ = jax.lax.scan(step, (cache, newest, lists, totals), jnp.arange(n))
-    return Generated(lists[::width], totals[:, 0])
+    return Continuations(lists[::width], totals[:, 0])
 
 
 def _decoder_and_head(model: Model) -> tuple[Decoder, NextItemHead]:
@@ -125,7 +125,9 @@ def _decoder_and_head(model: Model) -> tuple[Decoder, NextItemHead]:
             "needs; use the model without it"
         )
     if model.decoder is None:
-        raise InputError("this model has no decoder; give recomputed(model), which reads everything again each step")
+        raise InputError(
+            "this model has no decoder; give with_uncached_decoder(model), which reads everything again each step"
+        )
     return model.decoder, model.head
 
 
@@ -144,7 +146,7 @@ def _check_sizes(model: Model, histories: HistoryBatch, n: int, config: Decoding
         raise InputError("method=sample draws items and was given no key; give one, such as jax.random.key(0)")
 
 
-def recomputed(model: Model, *, as_history: bool = True) -> Model:
+def with_uncached_decoder(model: Model, *, as_history: bool = True) -> Model:
     """The model with a decoder that reads everything again for each item.
 
     So any next-item model continues histories: its best item joins the history, and it predicts again. With
@@ -153,7 +155,7 @@ def recomputed(model: Model, *, as_history: bool = True) -> Model:
 
     >>> import seqrec
     >>> model = seqrec.softmax_model(seqrec.gru(seqrec.GRUConfig(d_model=4), n_items=5, max_length=4))
-    >>> model.decoder is None, recomputed(model).decoder is None
+    >>> model.decoder is None, with_uncached_decoder(model).decoder is None
     (True, False)
 
     Raises:

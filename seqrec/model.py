@@ -76,7 +76,7 @@ class Model:
 
     @property
     def decoder(self) -> Decoder | None:
-        """How it continues histories item by item; see `generation.recomputed` for models without one."""
+        """How it continues histories item by item; see `generation.with_uncached_decoder` for models without one."""
         return self.encoder.decoder
 
     def loss(self, params: Params, constants: StepConstants | None, batch: Batch, *, keys: Key[Array, "4"]) -> LossSum:

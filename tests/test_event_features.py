@@ -19,7 +19,7 @@ from seqrec.encoders.hstu import HSTUConfig, hstu
 from seqrec.encoders.transformer import TransformerConfig, transformer
 from seqrec.evaluation import evaluate, make_eval_step, make_top_step, top_items
 from seqrec.event_features import N_WAVES, with_event_features
-from seqrec.generation import recomputed
+from seqrec.generation import with_uncached_decoder
 from seqrec.heads.softmax import softmax_model
 from seqrec.layers import item_vectors
 from seqrec.losses.softmax import softmax_loss
@@ -265,7 +265,7 @@ def test_what_cannot_read_features_is_refused(user_file):
     with pytest.raises(InputError, match="the batch does not hold 'event device'"):
         model.encoder.encode(params, batch)
     with pytest.raises(InputError, match="a model that reads 'event device' cannot continue from item ids alone"):
-        recomputed(model)
+        with_uncached_decoder(model)
     with pytest.raises(InputError, match="the model reads 'event device' already; add all event features at once"):
         with_event_features(model, features)
     bidirectional = transformer(TransformerConfig(d_model=D_MODEL, causal=False), n_items=N_ITEMS, max_length=LENGTH)
@@ -275,7 +275,7 @@ def test_what_cannot_read_features_is_refused(user_file):
 
 def test_a_decoder_that_reads_no_features_is_dropped(user_file):
     _, _, features, *_ = a_model("transformer", user_file)
-    model = recomputed(a_plain_model("transformer"))
+    model = with_uncached_decoder(a_plain_model("transformer"))
     assert model.decoder is not None
     assert with_event_features(model, features).decoder is None
 

@@ -14,7 +14,7 @@ from scipy import stats
 from seqrec.encoders.hstu import HSTUConfig, hstu
 from seqrec.encoders.seq2seq import Seq2SeqConfig, seq2seq
 from seqrec.encoders.transformer import TransformerConfig, transformer
-from seqrec.generation import DecodingConfig, generate, recomputed
+from seqrec.generation import DecodingConfig, generate, with_uncached_decoder
 from seqrec.heads.softmax import softmax_model
 from seqrec.params import init_params
 from seqrec.types import Batch, HistoryBatch, InputError
@@ -82,7 +82,7 @@ FORMS = {
 @pytest.mark.parametrize("form", FORMS)
 def test_a_cache_gives_the_states_of_reading_everything_again(form):
     model, params = a_model(**FORMS[form])
-    by_cache, by_reading_again = model.decoder, recomputed(model, as_history=False).decoder
+    by_cache, by_reading_again = model.decoder, with_uncached_decoder(model, as_history=False).decoder
     random = np.random.default_rng(0)
     fed = [HISTORIES.items[jnp.arange(3), HISTORIES.lengths - 1], *random.integers(1, N_ITEMS, (4, 3))]
     kept = [compiled(decoder.start, n=5)(params, *HISTORIES[:2]) for decoder in (by_cache, by_reading_again)]
@@ -100,7 +100,7 @@ def test_a_cache_gives_the_states_of_reading_everything_again(form):
 @pytest.mark.parametrize("config", [DecodingConfig(), DecodingConfig("beam", beam_width=3), DecodingConfig("sample")])
 def test_a_cache_generates_the_same_as_reading_everything_again(config):
     model, params = a_model()
-    ways = (model, recomputed(model, as_history=False))
+    ways = (model, with_uncached_decoder(model, as_history=False))
     ours, slow = (continued(way, params, HISTORIES, n=5, config=config, key=jax.random.key(0)) for way in ways)
     np.testing.assert_array_equal(ours.items, slow.items)
     np.testing.assert_allclose(ours.log_probability, slow.log_probability, rtol=1e-4)
@@ -219,7 +219,7 @@ def test_items_repeat_where_they_may():
 def test_a_next_item_model_continues_by_adding_its_best_item_to_the_history():
     model = softmax_model(transformer(TransformerConfig(**SIZES), n_items=N_ITEMS, max_length=MAX_LENGTH))
     params = enlarged(model)
-    ours = continued(recomputed(model), params, HISTORIES, n=4)
+    ours = continued(with_uncached_decoder(model), params, HISTORIES, n=4)
     for row, length in enumerate(HISTORIES.lengths.tolist()):
         history, generated = HISTORIES.items[row, :length].tolist(), []
         for _ in range(4):
@@ -253,14 +253,14 @@ def test_sizes_that_do_not_fit_are_refused(n, config, message):
 
 def test_a_model_without_a_decoder_is_refused():
     model = softmax_model(transformer(TransformerConfig(**SIZES), n_items=N_ITEMS, max_length=MAX_LENGTH))
-    with pytest.raises(InputError, match=r"this model has no decoder; give recomputed\(model\)"):
+    with pytest.raises(InputError, match=r"this model has no decoder; give with_uncached_decoder\(model\)"):
         generate(model, {}, HISTORIES, n=2)
 
 
 def test_a_model_that_reads_times_cannot_continue_from_item_ids():
     encoder = hstu(HSTUConfig(**SIZES), n_items=N_ITEMS, max_length=MAX_LENGTH, times="history")
     with pytest.raises(InputError, match="a model that reads times=history cannot continue from item ids alone"):
-        recomputed(softmax_model(encoder))
+        with_uncached_decoder(softmax_model(encoder))
 
 
 @pytest.mark.parametrize(

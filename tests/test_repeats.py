@@ -17,7 +17,7 @@ from seqrec.data.synthetic.optimum import best_possible_ndcg
 from seqrec.data.synthetic.simulation import simulate_events
 from seqrec.encoders.transformer import TransformerConfig, transformer
 from seqrec.evaluation import evaluate, make_eval_step
-from seqrec.generation import generate, recomputed
+from seqrec.generation import generate, with_uncached_decoder
 from seqrec.heads.softmax import softmax_model
 from seqrec.items import ItemConfig, with_items
 from seqrec.losses import softmax as losses
@@ -281,7 +281,7 @@ def test_a_mixture_generates_no_continuations():
     model = a_model()
     histories = HistoryBatch(jnp.ones((1, 2), jnp.int32), jnp.full(1, 2), jnp.zeros((1, 0), jnp.int32))
     with pytest.raises(InputError, match="a RepeatHead gives no distribution of the next item for a state alone"):
-        generate(recomputed(model), strong_params(model), histories, n=2)
+        generate(with_uncached_decoder(model), strong_params(model), histories, n=2)
 
 
 def test_what_a_mixture_cannot_wrap_is_refused():

@@ -8,7 +8,7 @@ from jaxtyping import Array, Int
 from seqrec.data.batches import Queries
 from seqrec.evaluation import generate_lists, make_generate_step, make_top_step, top_items
 from seqrec.files import JsonObject
-from seqrec.generation import GREEDY, DecodingConfig, recomputed
+from seqrec.generation import GREEDY, DecodingConfig, with_uncached_decoder
 from seqrec.metrics import list_ranks
 from seqrec.model import Model
 from seqrec.params import Params
@@ -36,7 +36,7 @@ def continuation_figures(
     """
     lists = {}
     ways = {} if model.decoder is None else {config.method: model}
-    for name, way in (ways | {"iterated": recomputed(model)}).items():
+    for name, way in (ways | {"iterated": with_uncached_decoder(model)}).items():
         step = make_generate_step(way, n=n, config=config)
         lists[name] = generate_lists(step, params, queries, n=n, max_length=model.reads.max_length)
     lists[f"top {n} at once"] = top_items(make_top_step(model, k=n), params, queries).items
