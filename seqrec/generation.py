@@ -71,7 +71,8 @@ def generate(
     >>> model = seqrec.softmax_model(seqrec.gru(seqrec.GRUConfig(d_model=4), n_items=5, max_length=4))
     >>> params = init_params(model.specs, jax.random.key(0))
     >>> histories = HistoryBatch(jnp.array([[1, 2]]), lengths=jnp.array([2]), excluded=jnp.array([[1, 2]]))
-    >>> sorted(generate(with_uncached_decoder(model), params, histories, n=3).items[0].tolist())  # only these are left
+    >>> continued = jax.jit(lambda params: generate(with_uncached_decoder(model), params, histories, n=3))
+    >>> sorted(continued(params).items[0].tolist())  # only these are left
     [3, 4, 5]
 
     Raises:

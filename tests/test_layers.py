@@ -9,30 +9,26 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from seqrec import layers
 from seqrec.attention import attention_specs
-from seqrec.layers import (
-    dropout,
-    feed_forward,
-    feed_forward_specs,
-    norm,
-    norm_specs,
-    random_bytes,
-    rotate,
-    rotation,
-    time_rotation,
-)
+from seqrec.layers import feed_forward_specs, norm_specs, rotate, rotation, time_rotation
 from seqrec.params import decay_mask, init_params
 
 D_MODEL = 16
+# One program a shape: without, each of their operations is compiled alone.
+norm = jax.jit(layers.norm, static_argnames="kind")
+feed_forward = jax.jit(layers.feed_forward, static_argnames=("kind", "dropout_rate"))
+dropout = jax.jit(layers.dropout, static_argnames="rate")
+random_bytes = jax.jit(layers.random_bytes, static_argnums=1)
 
 
-def random(*shape: int, seed: int = 0) -> jax.Array:
-    return jax.random.normal(jax.random.key(seed), shape)
+def random(*shape: int, seed: int = 0, scale: float = 1.0) -> jax.Array:
+    return jnp.asarray(scale * np.random.default_rng(seed).normal(size=shape), jnp.float32)
 
 
 def random_params(specs, *, seed: int = 0, scale: float = 0.5):
     """Values far from those at the start, where biases are 0, scales 1 and products almost 0."""
-    return jax.tree.map(lambda spec: scale * random(*spec.shape, seed=seed + math.prod(spec.shape)), specs)
+    return jax.tree.map(lambda spec: random(*spec.shape, seed=seed + math.prod(spec.shape), scale=scale), specs)
 
 
 # Norms
@@ -58,13 +54,14 @@ def test_rms_norm_is_that_of_flax():
 def test_a_new_norm_gives_every_position_unit_size(kind):
     params = init_params(norm_specs(kind, D_MODEL), jax.random.key(0))
     out = norm(params, 7 * random(4, D_MODEL), kind=kind)
-    np.testing.assert_allclose(jnp.mean(out**2, axis=-1), 1, rtol=1e-5)
+    np.testing.assert_allclose(np.mean(np.square(out), axis=-1), 1, rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["layer", "rms"])
 def test_a_norm_of_zeros_is_finite_and_so_is_its_gradient(kind):
     params = init_params(norm_specs(kind, D_MODEL), jax.random.key(0))
-    value, gradient = jax.value_and_grad(lambda x: jnp.sum(norm(params, x, kind=kind)))(jnp.zeros((1, D_MODEL)))
+    total = jax.jit(jax.value_and_grad(lambda x: jnp.sum(norm(params, x, kind=kind))))
+    value, gradient = total(jnp.zeros((1, D_MODEL)))
     assert np.isfinite(value)
     assert np.isfinite(gradient).all()
 
@@ -83,13 +80,16 @@ def test_only_layer_norm_ignores_a_shift():
 def products(first_positions, second_positions, *, d_head=8):
     """q_i . k_j for one query and one key vector, placed at each of the positions."""
     q, k = random(1, 1, 1, d_head, seed=1), random(1, 1, 1, d_head, seed=2)
+    return products_of(q, k, np.array([first_positions]), np.array([second_positions])), jnp.vdot(q, k)
 
+
+@jax.jit
+def products_of(q, k, first_positions, second_positions):
     def placed(x, positions):
-        positions = jnp.array([positions])
-        repeated = jnp.broadcast_to(x, (1, 1, positions.shape[1], d_head))
-        return rotate(repeated, rotation(positions, n_pairs=d_head // 2, max_length=200))
+        repeated = jnp.broadcast_to(x, (1, 1, positions.shape[1], x.shape[-1]))
+        return rotate(repeated, rotation(positions, n_pairs=x.shape[-1] // 2, max_length=200))
 
-    return jnp.einsum("rhld,rhld->l", placed(q, first_positions), placed(k, second_positions)), jnp.sum(q * k)
+    return jnp.einsum("rhld,rhld->l", placed(q, first_positions), placed(k, second_positions))
 
 
 def test_a_rotated_product_depends_on_the_distance_alone():
@@ -117,17 +117,18 @@ def test_a_pair_of_features_turns_by_its_frequency_times_the_position():
 
 def test_a_rotation_keeps_lengths():
     x = random(2, 3, 5, 8)
-    turned = rotate(x, rotation(jnp.arange(10).reshape(2, 5), n_pairs=4, max_length=10))
-    np.testing.assert_allclose(jnp.linalg.norm(turned, axis=-1), jnp.linalg.norm(x, axis=-1), rtol=1e-5)
+    turned = jax.jit(lambda x: rotate(x, rotation(jnp.arange(10).reshape(2, 5), n_pairs=4, max_length=10)))(x)
+    np.testing.assert_allclose(np.linalg.norm(turned, axis=-1), np.linalg.norm(x, axis=-1), rtol=1e-5)
 
 
 @pytest.mark.parametrize("since", [0, 60, 365 * 24 * 3600, 2**31 - 200])
 def test_a_product_turned_by_times_depends_on_the_seconds_between_them_alone(since):
     q, k = random(1, 1, 1, 8, seed=1), random(1, 1, 1, 8, seed=2)
 
+    @jax.jit
     def product(now, then):
-        turned = (rotate(x, time_rotation(jnp.array([[at]]), n_pairs=4)) for x, at in ((q, now), (k, then)))
-        return float(jnp.vdot(*turned))
+        turned = (rotate(x, time_rotation(at[None, None], n_pairs=4)) for x, at in ((q, now), (k, then)))
+        return jnp.vdot(*turned)
 
     # Waves of 60 seconds to 4 years, each the same number of times as long as the one before.
     waves = [round(60 * (4 * 365 * 24 * 3600 / 60) ** (i / 3)) for i in range(4)]
@@ -135,7 +136,7 @@ def test_a_product_turned_by_times_depends_on_the_seconds_between_them_alone(sin
     pairs = [(complex(q[0, 0, 0, i], q[0, 0, 0, i + 4]), complex(k[0, 0, 0, i], k[0, 0, 0, i + 4])) for i in range(4)]
     turns = [np.exp(2j * np.pi * seconds / wave) for wave in waves]
     expected = sum((a * turn * b.conjugate()).real for (a, b), turn in zip(pairs, turns, strict=True))
-    assert product(since + seconds, since) == pytest.approx(expected, abs=1e-4)
+    assert float(product(np.int32(since + seconds), np.int32(since))) == pytest.approx(expected, abs=1e-4)
 
 
 # Feed-forward
@@ -166,8 +167,9 @@ def test_swiglu_is_finite_far_out_and_so_is_its_gradient():
     def total(x):
         return jnp.sum(feed_forward(p, x, kind="swiglu", dropout_rate=0.0, key=None))
 
-    assert np.isfinite(total(x))
-    assert np.isfinite(jax.grad(total)(x)).all()
+    value, gradient = jax.jit(jax.value_and_grad(total))(x)
+    assert np.isfinite(value)
+    assert np.isfinite(gradient).all()
 
 
 @pytest.mark.parametrize("kind", ["relu", "gelu", "swiglu"])
@@ -218,7 +220,7 @@ def test_without_a_key_or_a_rate_nothing_is_dropped():
 def test_a_dropped_value_has_no_gradient_and_a_kept_one_its_scale():
     x = random(8, 9)
     out = dropout(x, rate=0.5, key=KEY)
-    gradient = jax.grad(lambda x: jnp.sum(dropout(x, rate=0.5, key=KEY)))(x)
+    gradient = jax.jit(jax.grad(lambda x: jnp.sum(dropout(x, rate=0.5, key=KEY))))(x)
     np.testing.assert_array_equal(gradient, np.where(np.asarray(out) == 0, 0, 2))
 
 
@@ -228,8 +230,7 @@ def test_a_dropped_nan_is_gone():
 
 
 def test_one_key_repeats_its_mask_under_jit_too():
-    jitted = jax.jit(random_bytes, static_argnums=1)
-    np.testing.assert_array_equal(random_bytes(KEY, (5, 7, 13)), jitted(KEY, (5, 7, 13)))
+    np.testing.assert_array_equal(layers.random_bytes(KEY, (5, 7, 13)), random_bytes(KEY, (5, 7, 13)))
 
 
 @pytest.mark.parametrize("shape", [(N,), (512, 512), (64, 64, 63)])
@@ -306,8 +307,8 @@ def test_rows_are_their_own_draws():
 
 @pytest.mark.parametrize("rate", [0.0, 0.001, 0.1, 0.3, 0.5, 127.5 / 256, 0.130859374, 0.13085938, 0.99])
 def test_a_traced_dropout_rate_drops_what_the_same_number_drops(rate):
-    x = jax.random.normal(jax.random.key(0), (64, 33))
+    x = random(64, 33)
     static = dropout(x, rate=rate, key=jax.random.key(1))
-    traced = jax.jit(lambda rate: dropout(x, rate=rate, key=jax.random.key(1)))(jnp.float32(rate))
+    traced = jax.jit(lambda rate: layers.dropout(x, rate=rate, key=jax.random.key(1)))(jnp.float32(rate))
     np.testing.assert_array_equal(traced == 0, static == 0)
     np.testing.assert_allclose(traced, static, rtol=1e-6)

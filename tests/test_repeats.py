@@ -99,6 +99,10 @@ def a_case():
     return strong_params(a_model()), hidden, jnp.asarray(rng.uniform(0.1, 2, (3, LENGTH)), jnp.float32)
 
 
+probabilities = jax.jit(repeat_probabilities)  # one program: without, each of its operations is compiled alone
+
+
+@jax.jit
 def a_mixture(params, hidden, batch=BATCH):
     return mixture_of(repeat_probabilities(params, hidden, batch), batch.items, batch.next_items)
 
@@ -130,7 +134,7 @@ def test_the_loss_and_its_gradients_are_those_of_the_dense_mixture(way, monkeypa
 def test_ranks_and_lists_are_those_of_the_dense_mixture():
     params, hidden, _ = a_case()
     last = jnp.asarray([4, 7, 19, 21])  # the newest position of each history
-    vectors = boosted_states(hidden, repeat_probabilities(params, hidden, BATCH), BATCH.items, last)
+    vectors = jax.jit(boosted_states)(hidden, probabilities(params, hidden, BATCH), BATCH.items, last)
     with jax.enable_x64(True):
         wide = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf, np.float64)), (params, hidden))
         dense = np.asarray(jax.jit(dense_log_probabilities)(*wide, BATCH)).reshape(-1, N_ITEMS)[np.asarray(last)]
@@ -151,7 +155,12 @@ def test_a_probability_that_is_no_number_ranks_last():
     params, hidden, _ = a_case()
     params["repeats"]["share"] = params["repeats"]["share"].at[0].set(jnp.nan)
     head = a_model().head
-    ranks, _ = head.rank(params, head.queries(params, hidden, BATCH, jnp.asarray([4])), jnp.asarray([5]))
+
+    @jax.jit
+    def rank(params):
+        return head.rank(params, head.queries(params, hidden, BATCH, jnp.asarray([4])), jnp.asarray([5]))
+
+    ranks, _ = rank(params)
     assert ranks.tolist() == [N_ITEMS]
 
 
@@ -201,12 +210,13 @@ def test_items_may_be_made_of_other_things_than_a_table():
 
 def test_a_chance_that_no_item_comes_back_leaves_the_softmax():
     params, hidden, _ = a_case()
-    repeats = repeat_probabilities(params, hidden, BATCH)
+    repeats = probabilities(params, hidden, BATCH)
     never = Repeats(jnp.full_like(repeats.log_odds, -80.0), repeats.log_attention)
     context = LossContext(mixture=mixture_of(never, BATCH.items, BATCH.next_items))
     table, targets = params["item_table"], BATCH.next_items
-    plain, _ = softmax_loss(hidden, table, targets, n_items=N_ITEMS)
-    mixed, _ = softmax_loss(hidden, table, targets, n_items=N_ITEMS, context=context)
+    loss = jax.jit(functools.partial(softmax_loss, n_items=N_ITEMS))
+    plain, _ = loss(hidden, table, targets)
+    mixed, _ = loss(hidden, table, targets, context=context)
     np.testing.assert_allclose(mixed, plain, rtol=1e-6)
 
 

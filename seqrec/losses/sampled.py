@@ -155,10 +155,11 @@ def sampled_loss(
     with a row an item or a block of items: as an argument of the training step, split as the item table, they are no
     constants of its program.
 
+    >>> import functools
     >>> from seqrec.negatives import uniform
     >>> loss = sampled_loss(sampled_softmax, lambda key, targets: uniform(key, n_negatives=50, n_items=5))
     >>> states, table, targets = jnp.zeros((1, 2, 4)), jnp.ones((6, 4)), jnp.array([[3, 0]])
-    >>> total, count = loss(states, table, targets, n_items=5, key=jax.random.key(0))
+    >>> total, count = jax.jit(functools.partial(loss, n_items=5))(states, table, targets, key=jax.random.key(0))
     >>> round(float(jnp.exp(total)), 4), int(count)  # equal scores: -log(1/5), as with all items
     (5.0, 1)
     """

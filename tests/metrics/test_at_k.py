@@ -39,14 +39,26 @@ quick = examples(30)
 jitted_sums, jitted_values = jax.jit(metric_sums), jax.jit(metric_values)
 
 
-@functools.cache
-def of_ranks(name, k):
-    return jax.jit(functools.partial(AT_K[name], k=k))
+@functools.partial(jax.jit, static_argnames="k")
+def of_ranks(ranks, k):
+    """Every metric at this cut-off, and those of all items as rax has them."""
+    at_k = {name: AT_K[name](ranks, k=k) for name in ("ndcg", "recall", "precision", "mrr")}
+    return at_k | {"all mrr": reciprocal_rank(ranks), "all ap": average_precision_at_k(ranks, k=N_ITEMS)}
 
 
-@functools.cache
-def of_rax(name, k=None):
-    return jax.jit(functools.partial(getattr(rax, f"{name}_metric"), topn=k))
+@functools.partial(jax.jit, static_argnames="k")
+def of_rax(scores, labels, k):
+    at_k = {
+        name: getattr(rax, f"{name}_metric")(scores, labels, topn=k) for name in ("ndcg", "recall", "precision", "mrr")
+    }
+    return at_k | {"all mrr": rax.mrr_metric(scores, labels), "all ap": rax.ap_metric(scores, labels)}
+
+
+def assert_as_in_rax(ranks, scores, labels, k):
+    theirs = of_rax(scores, labels, k)
+    for name, value in of_ranks(ranks, k).items():
+        rtol = 1e-5 if ranks.ndim and name in ("ndcg", "all ap") else 1e-6
+        np.testing.assert_allclose(value, theirs[name], rtol=rtol, err_msg=name)
 
 
 @quick
@@ -54,9 +66,7 @@ def of_rax(name, k=None):
 def test_without_ties_the_metrics_are_those_of_rax(scores, target, k):
     rank = target_ranks(scores[None], jnp.array([target]))[0]
     label = jax.nn.one_hot(target, N_ITEMS)
-    np.testing.assert_allclose(of_ranks("ndcg", k)(rank), of_rax("ndcg", k)(scores, label), rtol=1e-6)
-    np.testing.assert_allclose(of_ranks("recall", k)(rank), of_rax("recall", k)(scores, label))
-    np.testing.assert_allclose(reciprocal_rank(rank), of_rax("mrr")(scores, label), rtol=1e-6)
+    assert_as_in_rax(rank, scores, label, k)
 
 
 def test_ndcg_of_the_first_ranks_is_on_paper():
@@ -197,10 +207,7 @@ def test_several_relevant_items_score_what_a_loop_says(ranks, k):
 def test_several_relevant_items_score_as_in_rax(scores, relevant, k):
     labels = jnp.zeros(N_ITEMS).at[jnp.array(sorted(relevant))].set(1.0)
     ranks = target_ranks(scores[None], jnp.array([sorted(relevant)]))[0]
-    for name, tolerance in {"ndcg": 1e-5, "recall": 1e-6, "precision": 1e-6, "mrr": 1e-6}.items():
-        theirs = of_rax(name, k)(scores, labels)
-        np.testing.assert_allclose(of_ranks(name, k)(ranks), theirs, rtol=tolerance, err_msg=name)
-    np.testing.assert_allclose(of_ranks("map", N_ITEMS)(ranks), of_rax("ap")(scores, labels), rtol=1e-5)
+    assert_as_in_rax(ranks, scores, labels, k)
 
 
 @jax.jit
