@@ -15,7 +15,7 @@ from seqrec.generation import GREEDY, Continuations, DecodingConfig, generate
 from seqrec.metrics import list_ranks, means, metric_sums, metric_values
 from seqrec.model import Model, composed_params
 from seqrec.params import Params
-from seqrec.retrieval import BoostedVectors
+from seqrec.retrieval import plain_vectors
 from seqrec.sharding import on_host, split_rows
 from seqrec.types import HistoryBatch, InputError, QueryBatch
 
@@ -145,8 +145,7 @@ def make_top_step(model: Model, *, k: int, with_vectors: bool = False) -> QueryS
         best = model.head.top_k(params, vectors, k=k, exclude=queries.excluded)
         if not with_vectors:
             return best
-        own = vectors.vectors if isinstance(vectors, BoostedVectors) else vectors
-        return *best, own.astype(jnp.float32)
+        return *best, plain_vectors(vectors).astype(jnp.float32)
 
     return step
 

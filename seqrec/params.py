@@ -24,6 +24,7 @@ class ParamSpec:
     init: Callable[[Array, tuple[int, ...], Any], Array]
     """`init(key, shape, dtype)`, such as those of `jax.nn.initializers`."""
     decay: bool = True
+    dtype: Any = jnp.float32
 
     def __post_init__(self) -> None:
         if len(self.shape) != len(self.axes):
@@ -35,7 +36,7 @@ def init_params(specs: Params, key: Array) -> Params:
 
     def init(path: Any, spec: ParamSpec) -> Array:
         own_key = jax.random.fold_in(key, zlib.crc32(jax.tree_util.keystr(path).encode()))
-        return spec.init(own_key, spec.shape, jnp.float32)
+        return spec.init(own_key, spec.shape, spec.dtype)
 
     return jax.tree_util.tree_map_with_path(init, specs)
 

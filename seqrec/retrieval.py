@@ -34,7 +34,21 @@ class BoostedVectors(NamedTuple):
     """Log of the item's probability from elsewhere against the probability that the softmax shares out."""
 
 
-Vectors = Float[Array, "queries d_model"] | BoostedVectors
+class RaisedVectors(NamedTuple):
+    """Vectors of users, or what else is scored, and what is added to the scores of some items."""
+
+    vectors: "Vectors"
+    items: Int[Array, "queries n_raised"]
+    """Each once; 0 where there is none."""
+    added: Float[Array, "queries n_raised"]
+
+
+Vectors = Float[Array, "queries d_model"] | BoostedVectors | RaisedVectors
+
+
+def plain_vectors(hidden: Vectors) -> Float[Array, "queries d_model"]:
+    """The vectors alone, whose products with the items' vectors are what other scores start from."""
+    return plain_vectors(hidden.vectors) if isinstance(hidden, BoostedVectors | RaisedVectors) else hidden
 
 
 def rank_targets(
@@ -66,8 +80,8 @@ def rank_targets(
     chex.assert_type(targets, int)
 
     def rank(exclude, allow, hidden, targets, shard):
-        scores = _scores(hidden, shard, n_items)
-        valid = _valid(shard, n_items, exclude, allow, targets)
+        scores = catalogue_scores(hidden, shard, n_items)
+        valid = valid_candidates(shard, n_items, exclude, allow, targets)
         # The same product gives the target's score: a dot product of its own would round differently.
         target_scores = shard.total(take(scores, targets - shard.first, fill=0.0))
         lost = shard.total(half_places_lost(scores, target_scores, valid, ties=ties))
@@ -80,7 +94,7 @@ def rank_targets(
 
     each = (targets if targets.ndim == 2 else targets[:, None]).astype(jnp.int32)  # int8 holds no n_items
     rows = (*_item_lists(hidden, exclude, allow), hidden, each)
-    ranks, n_candidates = _over_user_blocks(rank, rows, item_table, n_items=n_items, block_users=block_users)
+    ranks, n_candidates = over_user_blocks(rank, rows, item_table, n_items=n_items, block_users=block_users)
     return ranks.reshape(targets.shape), n_candidates
 
 
@@ -108,11 +122,11 @@ def top_k_items(
     _check_k(k, n_items)
 
     def top(exclude, allow, hidden, shard):
-        scores = _scores(hidden, shard, n_items)
+        scores = catalogue_scores(hidden, shard, n_items)
         return _best(_candidate_scores(scores, shard, n_items, exclude, allow), shard, k)
 
     rows = (*_item_lists(hidden, exclude, allow), hidden)
-    return _over_user_blocks(top, rows, item_table, n_items=n_items, block_users=block_users)
+    return over_user_blocks(top, rows, item_table, n_items=n_items, block_users=block_users)
 
 
 def top_k_log_probabilities(
@@ -125,11 +139,11 @@ def top_k_log_probabilities(
     _check_k(k, n_items)
 
     def top(exclude, allow, hidden, shard):
-        scores = _scores(hidden, shard, n_items)
+        scores = catalogue_scores(hidden, shard, n_items)
         ids, best = _best(_candidate_scores(scores, shard, n_items, exclude, allow), shard, k)
         return ids, best - _log_normalisers(scores, shard, n_items)[:, None]
 
-    return _over_user_blocks(top, (*_item_lists(hidden, exclude), hidden), item_table, n_items=n_items)
+    return over_user_blocks(top, (*_item_lists(hidden, exclude), hidden), item_table, n_items=n_items)
 
 
 def draw_items(
@@ -150,7 +164,7 @@ def draw_items(
     """
 
     def draw(exclude, allow, hidden, seeds, shard):
-        scores = _scores(hidden, shard, n_items)
+        scores = catalogue_scores(hidden, shard, n_items)
         candidate_scores = _candidate_scores(scores, shard, n_items, exclude, allow)
         if top_k:
             _, best = _best(candidate_scores, shard, min(top_k, n_items))
@@ -163,7 +177,7 @@ def draw_items(
         return chosen[:, 0], jnp.where(chosen[:, 0] > 0, log_probability, -jnp.inf)
 
     seeds = jax.random.key_data(jax.random.split(key, len(hidden)))
-    return _over_user_blocks(draw, (*_item_lists(hidden, exclude), hidden, seeds), item_table, n_items=n_items)
+    return over_user_blocks(draw, (*_item_lists(hidden, exclude), hidden, seeds), item_table, n_items=n_items)
 
 
 def _check_k(k: int, n_items: int) -> None:
@@ -187,17 +201,27 @@ def _item_lists(
     return jnp.zeros((n_users, 0), jnp.int32) if exclude is None else exclude.astype(jnp.int32), allow
 
 
-def _scores(hidden: Vectors, shard: CatalogueShard, n_items: int) -> Float[Array, "queries n_rows"]:
-    vectors = hidden.vectors if isinstance(hidden, BoostedVectors) else hidden
+def catalogue_scores(hidden: Vectors, shard: CatalogueShard, n_items: int) -> Float[Array, "queries n_rows"]:
+    """The scores of a shard's rows."""
+    if isinstance(hidden, RaisedVectors):
+        scores = catalogue_scores(hidden.vectors, shard, n_items)
+        places = places_of(hidden.items, shard)
+        return scores.at[jnp.arange(len(scores))[:, None], places].add(hidden.added, mode="drop")
     # By default a TPU multiplies in bfloat16 and a GPU in TF32, which moves ranks.
-    scores = jnp.matmul(vectors, shard.table.T, precision=jax.lax.Precision.HIGHEST, preferred_element_type=jnp.float32)
+    vectors, precision = plain_vectors(hidden), jax.lax.Precision.HIGHEST
+    scores = jnp.matmul(vectors, shard.table.T, precision=precision, preferred_element_type=jnp.float32)
     if not isinstance(hidden, BoostedVectors):
         return scores
-    places = hidden.items - shard.first
-    places = jnp.where((hidden.items > 0) & (places >= 0), places, scores.shape[1])
+    places = places_of(hidden.items, shard)
     added = _log_normalisers(scores, shard, n_items)[:, None] + hidden.log_odds
     own = jnp.logaddexp(take(scores, places, fill=0.0), added)
     return scores.at[jnp.arange(len(scores))[:, None], places].set(own, mode="drop")
+
+
+def places_of(items: Int[Array, "queries n"], shard: CatalogueShard) -> Int[Array, "queries n"]:
+    """The row of each item in a shard; behind all rows for padding and for items of other shards."""
+    places = items - shard.first
+    return jnp.where((items > 0) & (places >= 0), places, shard.table.shape[0])
 
 
 def _candidate_scores(
@@ -208,7 +232,7 @@ def _candidate_scores(
     allow: Int[Array, "queries n_allowed"] | None = None,
 ) -> Float[Array, "queries n_rows"]:
     """The scores of the candidates, -inf for other items and for scores that are NaN."""
-    valid = _valid(shard, n_items, exclude, allow, jnp.zeros((len(scores), 0), jnp.int32))
+    valid = valid_candidates(shard, n_items, exclude, allow, jnp.zeros((len(scores), 0), jnp.int32))
     return jnp.where(valid & ~jnp.isnan(scores), scores, -jnp.inf)
 
 
@@ -255,7 +279,7 @@ def _log_normalisers(
     return highest + jnp.log(shard.total(jnp.sum(jnp.exp(scores - highest[:, None]), axis=1)))
 
 
-def _valid(
+def valid_candidates(
     shard: CatalogueShard,
     n_items: int,
     exclude: Int[Array, "queries n_excluded"],
@@ -315,7 +339,7 @@ def users_per_block(n_users: int, n_rows: int, *, d_model: int, bounds: BlockBou
     return max(1, min(n_users, max(at_least, bounds.few_scores // n_rows)))
 
 
-def _over_user_blocks(
+def over_user_blocks(
     function: ShardFunction,
     rows: tuple[Any, ...],
     item_table: ItemTable,

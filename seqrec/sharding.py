@@ -224,9 +224,9 @@ def abstract_state(state: Any, specs: Params, mesh: Mesh) -> Any:
 
 
 def abstract_params(specs: Params) -> Params:
-    """Shapes of the parameters, in float32, with the layouts that `constrain_params` asks for: to restore them into."""
+    """Shapes of the parameters with the layouts that `constrain_params` asks for: to restore them into."""
     mesh, device = jax.sharding.get_mesh(), SingleDeviceSharding(jax.local_devices()[0])
-    shapes = jax.tree.map(lambda spec: jax.ShapeDtypeStruct(spec.shape, np.float32, sharding=device), specs)
+    shapes = jax.tree.map(lambda spec: jax.ShapeDtypeStruct(spec.shape, spec.dtype, sharding=device), specs)
     return shapes if mesh.empty else abstract_state(shapes, specs, mesh)
 
 

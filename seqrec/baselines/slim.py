@@ -12,11 +12,24 @@ _VALUES_PER_BLOCK = 1 << 22
 
 
 def slim(store: SequenceStore, split: Split, *, n_neighbours: int = 50, l2: float = 100.0) -> Scorer:
-    """Linear scores of the history's items, each item predicted from its `n_neighbours` most similar ones alone.
+    """Linear scores of the history's items by `slim_weights`."""
+    matrix = slim_weights(store, split, n_neighbours=n_neighbours, l2=l2)
+    n_scores = np.diff(matrix.indptr)
 
-    A ridge regression for each item: `ease` with all weights but those held at 0, whose memory grows with the number
-    of items alone. Of the sparse linear methods it is fsSLIM (Ning and Karypis 2011, section 4.4) by cosine, with an L2
-    penalty in place of L1.
+    def n_own(positions: Int[np.ndarray, " queries"]) -> Int[np.ndarray, " queries"]:
+        history = binary_histories(store, positions)
+        n_own: np.ndarray = history @ n_scores
+        return n_own.astype(np.int64)
+
+    return Scorer(np.zeros(store.n_items + 1), lambda positions: binary_histories(store, positions) @ matrix, n_own)
+
+
+def slim_weights(store: SequenceStore, split: Split, *, n_neighbours: int = 50, l2: float = 100.0) -> sp.csr_matrix:
+    """What item i of a history adds to the score of item j, at [i, j]; j is predicted from `n_neighbours` items alone.
+
+    These are the most similar ones. A ridge regression for each item: `ease` with all weights but those held at 0,
+    whose memory grows with the number of items alone. Of the sparse linear methods it is fsSLIM (Ning and Karypis 2011,
+    section 4.4) by cosine, with an L2 penalty in place of L1.
     """
     taken = binary_training(store, split)
     both = (taken.T @ taken).tocsr().astype(np.float64)
@@ -40,14 +53,5 @@ def slim(store: SequenceStore, split: Split, *, n_neighbours: int = 50, l2: floa
         rows.append(others[is_near])
         columns.append(np.repeat(items, lengths[items]))
         values.append(weights[is_near])
-    shape = both.shape
-    matrix = sp.csr_matrix((np.concatenate(values), (np.concatenate(rows), np.concatenate(columns))), shape=shape)
-
-    n_scores = np.diff(matrix.indptr)
-
-    def n_own(positions: Int[np.ndarray, " queries"]) -> Int[np.ndarray, " queries"]:
-        history = binary_histories(store, positions)
-        n_own: np.ndarray = history @ n_scores
-        return n_own.astype(np.int64)
-
-    return Scorer(np.zeros(store.n_items + 1), lambda positions: binary_histories(store, positions) @ matrix, n_own)
+    places = np.concatenate(rows), np.concatenate(columns)
+    return sp.csr_matrix((np.concatenate(values), places), shape=both.shape)

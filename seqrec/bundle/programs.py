@@ -132,7 +132,7 @@ def export_programs(model: Model) -> dict[str, bytes]:
       InputError: see `check_servable`.
     """
     check_servable(model)
-    params = jax.tree.map(lambda spec: jax.ShapeDtypeStruct(spec.shape, jnp.float32), model.specs)
+    params = jax.tree.map(lambda spec: jax.ShapeDtypeStruct(spec.shape, spec.dtype), model.specs)
     table_of: Params = {}
     states_users, n_rows = jax.export.symbolic_shape("b, r")
     if model.constants is None:
