@@ -25,7 +25,7 @@ from seqrec.data.event_features import EventFeatureConfig
 from seqrec.data.split_config import SplitConfig
 from seqrec.data.store import SequenceStore, sequence_store
 from seqrec.data.store_files import keys_of
-from seqrec.files import JsonObject
+from seqrec.files import JsonObject, read_object
 from seqrec.generative import ids_of, with_room
 from seqrec.heads.depth_decoder import PARAMS
 from seqrec.items import ItemConfig
@@ -34,6 +34,7 @@ from seqrec.model import Model
 from seqrec.report.kept_results import condense_config
 from seqrec.run.data import Task, make_task
 from seqrec.run.experiment import Script, open_trained
+from seqrec.run.fusion import FUSION, with_shapes
 from seqrec.semantic_ids.files import write_codes
 from seqrec.types import InputError
 
@@ -82,6 +83,8 @@ def bundle_run(
             "split": task.split.description,
         },
     }
+    if (run / FUSION).is_file():
+        record["fusion"] = read_object(run / FUSION)
     if beam_width is not None:
         if codes is None:
             raise InputError(f"--beam-width={beam_width}: {name} scores all items, without a beam; leave it out")
@@ -169,7 +172,8 @@ def served_model(script: Script, record: JsonObject, n_items: int, *, codes: Pat
     )
     config = dataclasses.replace(config, training=training)
     if codes is None or not codes.is_file():
-        return script.build(config, make_task(data, _smallest_store(np.arange(1, n_items + 1)), seed=0))
+        model = script.build(config, make_task(data, _smallest_store(np.arange(1, n_items + 1)), seed=0))
+        return with_shapes(model, record.get("fusion", {}))
     keys = keys_of(pq.read_table(codes, columns=["item"])["item"])
     return with_room(
         script.build(dataclasses.replace(config, semantic_ids=codes), make_task(data, _smallest_store(keys), seed=0))

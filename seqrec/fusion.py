@@ -70,14 +70,16 @@ def fit_weights(
 
     structure = jax.tree.structure(jax.eval_shape(read, unweighted, split_rows(next(queries.batches()))))
     found = run_queries(step, unweighted, queries, report=report)
-    hidden, targets, excluded = jax.tree.unflatten(structure, found)
+    hidden, targets, excluded = jax.tree.unflatten(structure, map(jnp.asarray, found))
     base, added = parts_of(hidden)
     parts = [*_models(base, widths), *added]
     n_models = len(parts) - len(added)
-    table, given = params["item_table"], jax.tree.map(jnp.asarray, (parts, targets, excluded))
+    table = params["item_table"]
 
     def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
-        each, slopes = log_probabilities(jnp.asarray(weights, jnp.float32), *given, table, n_items=model.n_items)
+        each, slopes = log_probabilities(
+            jnp.asarray(weights, jnp.float32), parts, targets, excluded, table, n_items=model.n_items
+        )
         each, slopes = (np.asarray(values, np.float64) for values in (each, slopes))
         return -float(each.mean()), -slopes.mean(axis=0)
 
@@ -104,7 +106,7 @@ def _models(base: Any, widths: Sequence[int] | None) -> list[Any]:
     if widths is None:
         return [base]
     owner = np.repeat(np.arange(len(widths)), widths)
-    return [np.where(owner == place, base, np.float32(0.0)) for place in range(len(widths))]
+    return [jnp.where(owner == place, base, 0.0) for place in range(len(widths))]
 
 
 @functools.partial(jax.jit, static_argnames="n_items")

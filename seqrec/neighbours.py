@@ -72,11 +72,11 @@ class NeighbourHead:
 
 
 def with_neighbours(model: Model, tables: Mapping[str, NeighbourTable]) -> Model:
-    """The model with a head that adds weight * log(1 + p / .001) to the score of an item that has the share p of a table.
+    """The model with a head that adds to an item's score, for each table, weight * log(1 + p / .001).
 
-    p is the sum over the latest items of the history of what they give to the item, by `recency`, negative sums taken
-    as 0, divided by the sum over all items. Tables are parameters, `table_params`, which no training changes: they
-    follow those of the trained model. Of their arrays only the shapes are read here.
+    p is the item's share of the table's scores: the sum over the latest items of the history of what they give to the
+    item, by `recency`, negative sums taken as 0, divided by the sum over all items. Tables are parameters that no
+    training changes (`table_params`), beside those of the trained model. Of their arrays only the shapes are read here.
 
     >>> import seqrec
     >>> model = seqrec.softmax_model(seqrec.gru(seqrec.GRUConfig(d_model=8), n_items=5, max_length=4))

@@ -23,6 +23,7 @@ from seqrec.data.splits import leave_last_out
 from seqrec.data.store import store_from_sequences
 from seqrec.encoders.transformer import TransformerConfig, transformer
 from seqrec.evaluation import evaluate, make_eval_step
+from seqrec.fusion import fit_weights
 from seqrec.heads.softmax import softmax_model
 from seqrec.layers import item_vectors, random_bytes
 from seqrec.losses import softmax as losses
@@ -30,6 +31,7 @@ from seqrec.losses.sampled import sampled_loss, sampled_softmax
 from seqrec.losses.softmax import LossContext, SoftmaxSettings, softmax_loss
 from seqrec.metrics import metric_sums
 from seqrec.negatives import popular, popularity_distribution, uniform
+from seqrec.neighbours import neighbour_table, table_params, with_neighbours
 from seqrec.params import init_params
 from seqrec.questions import next_item
 from seqrec.repeats import with_repeats
@@ -114,6 +116,7 @@ def runs(tmp_path_factory, request):
         "mixture",
         "allowed",
         "fused",
+        "neighbours",
     ],
 )
 def test_eight_devices_compute_what_one_does(runs, mesh, what):
@@ -314,6 +317,15 @@ def measure() -> dict[str, np.ndarray]:
     numbers["mixture_loss"], gradients = program(own, first)
     numbers |= {f"mixture{jax.tree_util.keystr(path)}": x for path, x in jax.tree_util.tree_leaves_with_path(gradients)}
     numbers["mixture_ranks"] = evaluate(make_eval_step(repeating), own, queries._replace(n_excluded=0)).rank
+    ids = generator.integers(0, N_ITEMS + 1, (N_ITEMS + 1, 7)).astype(np.int32)
+    weights = generator.normal(size=ids.shape).astype(np.float32)
+    tables = {"similar": neighbour_table(ids, weights, recency=0.8 ** np.arange(3), n_items=N_ITEMS)}
+    raised = with_neighbours(softmax_model(items_alone), tables)
+    own = {"item_table": state.params["item_table"], **table_params(tables)}
+    own = jax.jit(lambda params: constrain_params(params, raised.specs))(own)
+    numbers["neighbours_ranks"] = evaluate(make_eval_step(raised), own, queries).rank
+    fitted = fit_weights(raised, own, queries)
+    numbers["neighbours_weights"] = np.array([*fitted.models, *fitted.tables.values()])
     # Far from the start, where scores are small and close to each other.
     table = 50 * state.params["item_table"]
     users = split_rows(generator.normal(size=(24, 8)).astype(np.float32))

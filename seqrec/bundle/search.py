@@ -122,9 +122,10 @@ def open_searcher(directory: Path, n_items: int, params: Params, search: Search,
 def scores_are_products(params: Mapping[str, Any]) -> bool:
     """Whether an item's score is the product of its vector with a state.
 
-    It is not in a repeat mixture, nor where parameters are composed for each call, as of codes of items.
+    It is not in a repeat mixture, nor with item-to-item tables, nor where parameters are composed for each call, as of
+    codes of items.
     """
-    return "repeats" not in params and CONSTANTS not in params
+    return not params.keys() & {"repeats", "neighbours", CONSTANTS}
 
 
 def check_products(params: Mapping[str, Any], name: str) -> None:
@@ -134,7 +135,8 @@ def check_products(params: Mapping[str, Any], name: str) -> None:
       InputError: the parameters are those of another model.
     """
     if not scores_are_products(params):
-        kind = "writes codes of items" if CONSTANTS in params else "is a repeat mixture"
+        kinds = {CONSTANTS: "writes codes of items", "neighbours": "has item-to-item tables"}
+        kind = next((kind for part, kind in kinds.items() if part in params), "is a repeat mixture")
         raise InputError(
             f"{name}: the model {kind}, whose scores are no products of one state with the items' vectors; search "
             "exactly, or train another model"

@@ -58,7 +58,8 @@ class Sessions:
         if not bundle.facts.sessions:
             raise InputError(
                 f"{bundle.path} has no sessions: it was exported before there were any (renew it by experiments/"
-                "export.py --refresh), or its model reads later events, the query's time or repeats; leave sessions out"
+                "export.py --refresh), or its model reads later events, the query's time, repeats or tables; leave "
+                "sessions out"
             )
         if bundle.search != "exact":
             raise InputError(f"sessions need search=exact, not {bundle.search}, whose item table stays on disk")

@@ -22,14 +22,15 @@ CONSTANTS = "constants"
 
 
 def write_weights(file: Path, params: Params, *, item_table: ItemTableType) -> None:
-    """Writes each parameter in float32, under its path in the tree such as `blocks.0.attention.qkv`.
+    """Writes each parameter under its path in the tree such as `blocks.0.attention.qkv`.
 
-    Rows of an int8 item table have a scale each, by which they are multiplied when they are read.
+    Integers are int32, other numbers float32. Rows of an int8 item table have a scale each, which multiplies them when
+    they are read.
 
     Raises:
       InputError: the table of which a type is asked is not there.
     """
-    arrays = {name: np.array(leaf, np.float32, order="C") for name, leaf in leaves_by_name(params).items()}
+    arrays = {name: np.array(leaf, _kept_as(leaf), order="C") for name, leaf in leaves_by_name(params).items()}
     if item_table != "float32" and ITEM_TABLE not in arrays:
         raise InputError(f"the model has no item table to store as {item_table}; leave --item-table out")
     if item_table == "bfloat16":
@@ -37,6 +38,10 @@ def write_weights(file: Path, params: Params, *, item_table: ItemTableType) -> N
     elif item_table == "int8":
         arrays[ITEM_TABLE], arrays[SCALE] = quantise_rows(arrays[ITEM_TABLE])
     file.write_bytes(_safetensors().numpy.save(arrays))
+
+
+def _kept_as(values: Any) -> type:
+    return np.int32 if values.dtype == np.int32 else np.float32
 
 
 class StoredRows(NamedTuple):
@@ -77,7 +82,7 @@ def map_item_table(file: Path) -> StoredRows:
 
 
 def read_weights(file: Path, *, without: str | None = None) -> Params:
-    """The tree of parameters, all of it in float32; of the parameter `without` nothing is read.
+    """The tree of parameters in float32, but for integers; of the parameter `without` nothing is read.
 
     Raises:
       InputError: the file is not as `write_weights` leaves it.
@@ -90,7 +95,7 @@ def read_weights(file: Path, *, without: str | None = None) -> Params:
         scale = arrays.pop(SCALE, None)
         if scale is not None and ITEM_TABLE in arrays:
             arrays[ITEM_TABLE] = arrays[ITEM_TABLE] * scale[:, None]
-        return tree_from_names({name: np.asarray(leaf, np.float32) for name, leaf in arrays.items()})
+        return tree_from_names({name: np.asarray(leaf, _kept_as(leaf)) for name, leaf in arrays.items()})
 
 
 def write_constants(file: Path, constants: Any) -> None:

@@ -23,11 +23,17 @@ from seqrec.model import Model
 from seqrec.params import Params, count_params
 from seqrec.recommendation import make_recommend
 from seqrec.report import figures
-from seqrec.report.baseline_comparison import compare_with_baselines, format_tested, verdict_on_baselines
+from seqrec.report.baseline_comparison import (
+    compare_with_baselines,
+    format_tested,
+    format_unfused,
+    verdict_on_baselines,
+)
 from seqrec.report.continuations import continuation_figures
 from seqrec.report.learning_curve import plot_learning_curve
 from seqrec.run.baselines import BaselineChoice, baseline_ranks, choose_baselines
 from seqrec.run.data import Task
+from seqrec.run.fusion import unfused_figures
 from seqrec.side_tasks import labels_of, side_task_losses
 from seqrec.stats.bootstrap import N_RESAMPLES
 from seqrec.training import TrainState
@@ -100,6 +106,7 @@ def test(
         results["comparisons"] = runtime.on_first(
             lambda: compare_with_baselines(ranks.rank, {name: t.rank for name, t in tables.items()}, users=ranks.user)
         )
+    results |= unfused_figures(task, model, params, ranks)
     results["protocol"] = protocol(task)
     if model.auxiliary_loss is not None:
         results["side_tasks"] = _side_task_figures(task, model, params)
@@ -165,6 +172,8 @@ def _side_task_figures(task: Task, model: Model, params: Params) -> JsonObject:
 def print_test(results: JsonObject, *, name: str) -> None:
     """The tables of test figures, the model's and those of the baselines beside it."""
     print(f"\n{format_tested(results, name=name)}")
+    if "unfused" in results:
+        print(f"\n{format_unfused(results, name=name)}")
     left_out: dict[str, list[str]] = {}
     for baseline, reason in results.get("baselines_left_out", {}).items():
         left_out.setdefault(reason, []).append(baseline)

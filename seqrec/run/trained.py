@@ -15,6 +15,7 @@ from seqrec.config import from_json
 from seqrec.data.buckets import original
 from seqrec.data.store import open_store
 from seqrec.files import JsonObject, read_object, replacing
+from seqrec.neighbours import TABLES
 from seqrec.params import leaves_by_name
 from seqrec.run.data import DataConfig, Task
 from seqrec.types import InputError
@@ -53,6 +54,7 @@ def _bundle(source: Path) -> Trained:
     directory, facts = open_directory(source)
     config = read_object(directory / CONFIG, config=dict)["config"]
     weights = leaves_by_name(read_weights(directory / WEIGHTS))
+    weights = {name: leaf for name, leaf in weights.items() if not name.startswith(f"{TABLES}.")}  # fitted anew
     record = {"bundle": name, "content_hash": facts.content_hash, "item_table": facts.item_table}
     return Trained(name, directory, True, weights, read_vocabulary(directory / ITEMS).keys, config, record)
 

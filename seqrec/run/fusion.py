@@ -1,0 +1,184 @@
+"""Item-to-item tables of a run, fitted after its training and kept in its directory, and their weights."""
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from seqrec import phases, runtime
+from seqrec.baselines.item_tables import ItemTableName, fit_item_table
+from seqrec.data.batches import Queries, make_queries
+from seqrec.data.paths import as_input_error
+from seqrec.evaluation import evaluate, make_eval_step
+from seqrec.files import JsonObject, read_object, replacing, write_json
+from seqrec.fusion import fit_weights
+from seqrec.model import Model
+from seqrec.neighbours import (
+    TABLES,
+    NeighbourTable,
+    check_head,
+    neighbour_table,
+    table_params,
+    with_neighbours,
+    without_neighbours,
+)
+from seqrec.params import Params, leaves_by_name
+from seqrec.report import figures
+from seqrec.report.baseline_comparison import compare_with_baselines
+from seqrec.run.data import Task, sampled_users
+from seqrec.runtime import log
+from seqrec.sharding import constrain_params
+from seqrec.types import InputError
+
+FUSION, ARRAYS = "fusion.json", "fusion.npz"
+"""Files of a run with tables: their weights with how these were fitted, and the tables' arrays."""
+MOST_QUERIES, LEAST_QUERIES = 3000, 500
+"""Validation queries that weights are fitted on: fewer the larger the catalogue, of whose items all are scored."""
+MOST_SCORES = 1 << 28
+"""Queries times items up to which there are more than the least."""
+
+
+class Fused(NamedTuple):
+    """A trained model with what its run fuses with it."""
+
+    model: Model
+    params: Params
+    """Composed ones."""
+    record: JsonObject
+    """What `FUSION` holds; empty where nothing is fused."""
+
+
+def check_fusable(model: Model, task: Task, names: Sequence[ItemTableName]) -> None:
+    """Refuses, before training, tables that the model cannot take.
+
+    Raises:
+      InputError: see `with_neighbours`; or the model is to generate continuations.
+    """
+    if not names:
+        return
+    check_head(model)
+    if task.n_generated is not None:
+        raise InputError("--fuse generates no continuations; use --window-target last, or leave it out")
+
+
+def fuse(run: Path, task: Task, model: Model, params: Params, names: Sequence[ItemTableName]) -> Fused:
+    """The trained model with tables of these names in its head; the run keeps them.
+
+    Tables are fitted on the training part alone, and their weights on some validation queries, the same in every run.
+    A table that the data are too large for is left out, and the log says why. `params` are composed ones.
+    """
+    if not names:
+        return Fused(model, params, {})
+    tables, left_out = {}, {}
+    for name in dict.fromkeys(names):
+        with phases.progress(f"fitting the table {name}"):
+            try:
+                ids, weights, recency = fit_item_table(name, task.store, task.split)
+            except InputError as error:
+                left_out[name] = str(error)
+                log.warning("left out    %s", error)
+                continue
+            tables[name] = neighbour_table(ids, weights, recency=recency, n_items=task.n_items)
+        runtime.check_interrupt()
+    if not tables:
+        return Fused(model, params, {})
+    queries = weight_queries(task)
+    fused = with_neighbours(model, tables)
+    with phases.progress("fitting the weights of tables", len(queries.users), unit="queries") as phase:
+        fitted = fit_weights(fused, {**params, **placed(table_params(tables), fused)}, queries, report=phase)
+    # Ranks do not change when all weights are divided by that of the model, whose scores then stay as they are.
+    own = fitted.models[0]
+    tables = {name: table._replace(weight=np.float32(fitted.tables[name] / own)) for name, table in tables.items()}
+    record = {**fitted._asdict(), "shapes": table_shapes(tables), "left_out": left_out}
+    weights_text = ", ".join(f"{name} {weight:.2f}" for name, weight in fitted.tables.items())
+    log.info("fused       the model's scores by %.2f, %s", own, weights_text)
+    if runtime.is_first():
+        with replacing(run / ARRAYS) as partial, partial.open("wb") as stream:
+            np.savez(stream, allow_pickle=False, **leaves_by_name(table_params(tables)[TABLES]))
+        write_json(run / FUSION, record)
+    return Fused(fused, {**params, **placed(table_params(tables), fused)}, record)
+
+
+def open_fused(run: Path, model: Model, params: Params) -> Fused:
+    """A run's model with the tables that the run keeps; as it is where it keeps none.
+
+    Raises:
+      InputError: the tables are damaged, or of another catalogue.
+    """
+    if not (run / FUSION).is_file():
+        return Fused(model, params, {})
+    record = read_object(run / FUSION, shapes=dict, tables=dict)
+    kinds = (OSError, ValueError, KeyError, EOFError, TypeError)
+    with as_input_error(f"{run / ARRAYS} holds no tables of the run ({{error}}); restore it, or train again", *kinds):
+        with np.load(run / ARRAYS, allow_pickle=False) as saved:
+            arrays = dict(saved)
+        parts = NeighbourTable._fields
+        tables = {name: NeighbourTable(*(arrays[f"{name}.{part}"] for part in parts)) for name in record["tables"]}
+        fused = with_shapes(model, record)
+        expected = {name: spec.shape for name, spec in leaves_by_name(fused.specs[TABLES]).items()}
+        if any(each.shape != expected[name] for name, each in arrays.items()):
+            raise ValueError("they are not of the shapes that its record has")
+    return Fused(fused, {**params, **placed(table_params(tables), fused)}, record)
+
+
+def with_shapes(model: Model, record: JsonObject) -> Model:
+    """The model with tables of a record's shapes, for a catalogue of its own size; as it is where there are none."""
+    tables = {
+        name: neighbour_table(
+            np.zeros((1, shape["n_neighbours"]), np.int32),
+            np.zeros((1, shape["n_neighbours"])),
+            recency=np.zeros(shape["n_latest"]),
+            n_items=model.n_items,
+        )
+        for name, shape in record.get("shapes", {}).items()
+    }
+    return with_neighbours(model, tables) if tables else model
+
+
+def table_shapes(tables: dict[str, NeighbourTable]) -> JsonObject:
+    """The sizes of each table, apart from that of the catalogue."""
+    return {
+        name: {"n_neighbours": table.ids.shape[1], "n_latest": len(table.recency)} for name, table in tables.items()
+    }
+
+
+def placed(params: Params, fused: Model) -> Params:
+    """Parameters of tables on the devices, laid out as the model's table says."""
+    specs = {name: fused.specs[name] for name in params}
+    placed: Params = jax.jit(functools.partial(constrain_params, specs=specs))(params)
+    return placed
+
+
+def weight_queries(task: Task) -> Queries:
+    """The validation queries that weights are fitted on: of the users whose keys have the smallest hashes."""
+    valid = task.valid
+    n = max(LEAST_QUERIES, min(MOST_QUERIES, MOST_SCORES // task.n_items))
+    is_chosen = np.isin(valid.users, sampled_users(task.store, valid.users, n=n))
+    if valid.is_miss is not None:
+        is_chosen &= ~valid.is_miss
+    return make_queries(
+        task.store,
+        valid.target_positions[is_chosen],
+        max_length=task.max_length,
+        batch_size=2 * task.config.batch_size,
+        mask_seen=task.mask_seen,
+        share=valid.share,
+        fields=valid.fields,
+    )
+
+
+def unfused_figures(task: Task, model: Model, params: Params, ranks: Any) -> JsonObject:
+    """Test figures of the model without its tables, and how far the tables raise it; nothing where it has none.
+
+    `ranks` is the `evaluation.RankTable` of the model with them.
+    """
+    alone = without_neighbours(model)
+    if alone is None:
+        return {}
+    with phases.progress("testing without tables", len(task.test.users), unit="queries") as phase:
+        own = evaluate(make_eval_step(alone), params, task.test, report=phase)
+    compared = compare_with_baselines(ranks.rank, {"unfused": own.rank}, users=ranks.user)
+    return {"unfused": {"test": figures.figures(own.rank, users=own.user), **compared["baselines"]["unfused"]}}
