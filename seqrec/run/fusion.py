@@ -1,6 +1,7 @@
 """Item-to-item tables of a run, fitted after its training and kept in its directory, and their weights."""
 
 import functools
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -92,7 +93,7 @@ def fuse(run: Path, task: Task, model: Model, params: Params, names: Sequence[It
     # Ranks do not change when all weights are divided by that of the model, whose scores then stay as they are.
     own = fitted.models[0]
     tables = {name: table._replace(weight=np.float32(fitted.tables[name] / own)) for name, table in tables.items()}
-    record = {**fitted._asdict(), "shapes": table_shapes(tables), "left_out": left_out}
+    record = {**fitted._asdict(), "models": list(fitted.models), "shapes": table_shapes(tables), "left_out": left_out}
     weights_text = ", ".join(f"{name} {weight:.2f}" for name, weight in fitted.tables.items())
     log.info("fused       the model's scores by %.2f, %s", own, weights_text)
     if runtime.is_first():
@@ -111,7 +112,7 @@ def open_fused(run: Path, model: Model, params: Params) -> Fused:
     if not (run / FUSION).is_file():
         return Fused(model, params, {})
     record = read_object(run / FUSION, shapes=dict, tables=dict)
-    kinds = (OSError, ValueError, KeyError, EOFError, TypeError)
+    kinds = (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile)
     with as_input_error(f"{run / ARRAYS} holds no tables of the run ({{error}}); restore it, or train again", *kinds):
         with np.load(run / ARRAYS, allow_pickle=False) as saved:
             arrays = dict(saved)

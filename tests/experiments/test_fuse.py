@@ -6,7 +6,7 @@ import json
 import shutil
 
 import evaluate_checkpoint
-import export
+import jax
 import numpy as np
 import pytest
 from bundle.small_bundles import sizes_unchecked
@@ -14,14 +14,17 @@ from conftest import train
 from scripts import TRAINING
 
 import seqrec
+from seqrec.bundle.files import CONFIG
 from seqrec.evaluation import evaluate, make_eval_step
-from seqrec.export import refresh
+from seqrec.export import bundle_run, served_model
 from seqrec.files import read_json
 from seqrec.metrics import means, metric_sums
 from seqrec.neighbours import without_neighbours
+from seqrec.params import leaves_by_name
 from seqrec.recommendation import make_recommend
 from seqrec.run.experiment import open_trained
 from seqrec.run.fusion import ARRAYS, FUSION
+from seqrec.run.trained import read_trained
 from seqrec.types import InputError
 
 TABLES = ("markov", "item-kNN", "slim")
@@ -57,21 +60,40 @@ def test_a_checkpoint_with_tables_has_the_runs_figures_to_the_last_digit(fused):
     assert found == {name: results[name] for name in found}
 
 
-def test_the_bundle_recommends_what_the_run_recommends_also_when_refreshed(fused, tmp_path):
-    run, _, _ = fused
+@pytest.fixture(scope="module")
+def bundle(fused, tmp_path_factory):
+    """The bundle of the run."""
+    directory = tmp_path_factory.mktemp("bundles") / "bundle"
     with sizes_unchecked():
-        facts = export.bundle_run(run, TRAINING, tmp_path / "bundle")
-        refresh(tmp_path / "bundle", TRAINING)
-        bundle = seqrec.load_bundle(tmp_path / "bundle")
-    assert not facts.sessions
-    task, model, params = open_trained(run, TRAINING)
+        bundle_run(fused[0], TRAINING, directory)
+    return directory
+
+
+def test_the_bundle_recommends_what_the_run_recommends(fused, bundle):
+    loaded = seqrec.load_bundle(bundle)
+    assert not loaded.facts.sessions
+    task, model, params = open_trained(fused[0], TRAINING)
     recommend, store = make_recommend(model), task.store
     histories = [[1], [3, 4, 5], store.items[store.offsets[1] : store.offsets[2]].tolist()]
     keys = [store.item_keys[np.array(history) - 1].tolist() for history in histories]
     expected = [store.item_keys[np.array(recommend(params, history, 5)) - 1].tolist() for history in histories]
-    assert bundle.recommend(keys, 5).items == expected
-    with pytest.raises(InputError, match="item-to-item tables.*search exactly"):
-        seqrec.load_bundle(tmp_path / "bundle", search="int8")
+    assert loaded.recommend(keys, 5).items == expected
+    with pytest.raises(InputError, match=r"item-to-item tables.*search exactly"):
+        seqrec.load_bundle(bundle, search="int8")
+
+
+def test_a_refresh_knows_the_tables_by_the_bundles_own_record(fused, bundle):
+    _, model, _ = open_trained(fused[0], TRAINING)
+    served = served_model(TRAINING["sasrec"], read_json(bundle / CONFIG), model.n_items)
+    shapes, expected = (jax.tree.map(lambda spec: (spec.shape, spec.dtype), each.specs) for each in (served, model))
+    assert shapes == expected
+
+
+def test_training_that_starts_from_a_bundle_leaves_its_tables_behind(fused, bundle):
+    _, model, _ = open_trained(fused[0], TRAINING)
+    alone = without_neighbours(model)
+    assert alone is not None
+    assert read_trained(bundle).weights.keys() == leaves_by_name(alone.specs).keys()
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut", "other shape"])
@@ -88,15 +110,6 @@ def test_damaged_tables_are_refused_by_name(fused, tmp_path, damage):
         (run / FUSION).write_text(json.dumps(record))
     with pytest.raises(InputError, match=r"fusion.npz holds no tables of the run .*restore it"):
         open_trained(run, TRAINING)
-
-
-def test_training_may_start_from_a_run_or_a_bundle_with_tables(fused, toy, tmp_path, capsys):
-    run, _, _ = fused
-    with sizes_unchecked():
-        export.bundle_run(run, TRAINING, tmp_path / "bundle")
-    flags = ("--max-epochs", "1", "--baselines", "popularity", "--start-from", tmp_path / "bundle")
-    results = train(*toy, *flags, "--output", tmp_path / "next")
-    assert "fusion" not in results
 
 
 def test_tables_and_generated_continuations_are_refused_together(toy, tmp_path):
