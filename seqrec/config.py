@@ -351,7 +351,7 @@ def with_values(config: Config, values: Mapping[str, Any]) -> Config:
         if dot:
             inner.setdefault(head, {})[rest] = value
         else:
-            own[head] = value
+            own[head] = tuple(value) if isinstance(value, list) else value  # a list is what JSON has for it
     own |= {head: with_values(getattr(config, head), rest) for head, rest in inner.items()}
     return dataclasses.replace(config, **own)  # type: ignore[type-var]
 

@@ -148,6 +148,10 @@ def _is_sampled_from_many(facts: Facts, config: Any) -> bool:
     return _is_sampled(facts, config) and facts.n_items >= 50_000
 
 
+def _can_fuse(facts: Facts, config: Any) -> bool:
+    return facts.n_items < 1_000_000 and not config.training.data.split.holds_continuations
+
+
 def _items_from(low: int) -> Callable[[Facts, Any], bool]:
     return lambda facts, config: facts.n_items >= low
 
@@ -206,6 +210,9 @@ RULES = (
     Rule(OPTIMIZER + "learning_rate", 0.003, _is_dense_off_cpu, "with more weight decay"),
     Rule(OPTIMIZER + "weight_decay", 0.3, _is_dense_off_cpu, "holds the width"),
     Rule(OPTIMIZER + "weight_decay", 0.2, _is_dense, "holds the width"),
+    Rule(
+        "training.fuse", ("markov", "item-kNN", "slim"), _can_fuse, "counts of what follows an item add to any model"
+    ),
     Rule(OPTIMIZER + "schedule", "plateau", _always, "how long to train is for validation to say"),
     Rule(FIT + "max_epochs", 35, _is_dense_off_cpu, "an epoch takes seconds"),
     Rule(FIT + "max_epochs", 25, _is_dense, "about an hour on 2 CPU cores"),
@@ -279,6 +286,8 @@ def as_flag(name: str, value: Any) -> str:
     """
     if isinstance(value, bool):
         return f"--{'' if value else 'no-'}{flag_name(name)}"
+    if isinstance(value, tuple | list):
+        return f"--{flag_name(name)} {' '.join(map(str, value))}"
     return f"--{flag_name(name)} {value}"
 
 
