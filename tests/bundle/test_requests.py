@@ -34,7 +34,7 @@ def test_what_is_neither_text_nor_whole_number_is_no_key(value):
         ({"k": 0}, r"k=0 is not in 1\.\.30"),
         ({"k": True}, r"k=True is not in 1\.\.30"),
         ({"k": 2.0}, r"k=2.0 is not in 1\.\.30"),
-        ({"allow": []}, "allow leaves history 0 no item that .* knows; name some, or leave allow out"),
+        ({"allow": []}, "allow leaves history 0 no item that .* may list; name some, or leave allow out"),
         ({"allow": ["nothing we have"]}, "allow leaves history 0 no item"),
         ({"allow": [["track-1"], []]}, "allow leaves history 1 no item"),
         ({"allow": [["track-1"]]}, "allow has 1 lists for 2 histories; give one for each, or one for all"),
