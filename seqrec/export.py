@@ -33,6 +33,7 @@ from seqrec.losses.config import LossConfig
 from seqrec.model import Model
 from seqrec.report.kept_results import condense_config
 from seqrec.run.data import Task, make_task
+from seqrec.run.ensemble import member_directories
 from seqrec.run.experiment import Script, open_trained
 from seqrec.run.fusion import FUSION, with_shapes
 from seqrec.semantic_ids.files import write_codes
@@ -61,6 +62,10 @@ def bundle_run(
     Raises:
       InputError: the run cannot be read, or its model cannot be served, or has no index.
     """
+    if member_directories(run):
+        raise InputError(
+            f"{run} is an ensemble, which has no bundle; export one of its runs, or list items by export_lists.py"
+        )
     task, model, params = open_trained(run, scripts)
     check_servable(model)
     codes = ids_of(model) if PARAMS in model.specs else None

@@ -22,6 +22,7 @@ from seqrec.row_updates import caught_up
 from seqrec.run.baselines import POPULARITIES
 from seqrec.run.config import RunConfig, TrainingConfig
 from seqrec.run.data import Task, open_data, open_task
+from seqrec.run.ensemble import member_directories, open_ensemble
 from seqrec.run.fusion import check_fusable, fuse, open_fused
 from seqrec.run.resolving import resolve
 from seqrec.run.results import costs, publish, test, write_test
@@ -227,6 +228,8 @@ def open_trained(run: Path, scripts: Mapping[str, Script]) -> tuple[Task, Model,
 
     `scripts` has the modules that train, by the names of what they train.
     """
+    if member_directories(run):
+        return open_ensemble(run, lambda member: open_trained(member, scripts))
     name = runs.experiment_of(run)
     if name not in scripts:
         raise InputError(f"{run} holds a model {name}, which is none of {', '.join(scripts)}; use its own seqrec")

@@ -2,7 +2,7 @@
 
 import functools
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,13 +65,22 @@ def check_fusable(model: Model, task: Task, names: Sequence[ItemTableName]) -> N
         raise InputError("--fuse generates no continuations; use --window-target last, or leave it out")
 
 
-def fuse(run: Path, task: Task, model: Model, params: Params, names: Sequence[ItemTableName]) -> Fused:
+def fuse(
+    run: Path,
+    task: Task,
+    model: Model,
+    params: Params,
+    names: Sequence[ItemTableName],
+    *,
+    widths: Sequence[int] | None = None,
+) -> Fused:
     """The trained model with tables of these names in its head; the run keeps them.
 
     Tables are fitted on the training part alone, and their weights on some validation queries, the same in every run.
-    A table that the data are too large for is left out, and the log says why. `params` are composed ones.
+    A table that the data are too large for is left out, and the log says why. `params` are composed ones. `widths` are
+    those of the models of an ensemble, whose weights are fitted too; these stand in the record alone.
     """
-    if not names:
+    if not names and widths is None:
         return Fused(model, params, {})
     tables, left_out = {}, {}
     for name in dict.fromkeys(names):
@@ -84,23 +93,24 @@ def fuse(run: Path, task: Task, model: Model, params: Params, names: Sequence[It
                 continue
             tables[name] = neighbour_table(ids, weights, recency=recency, n_items=task.n_items)
         runtime.check_interrupt()
-    if not tables:
+    if not tables and widths is None:
         return Fused(model, params, {})
     queries = weight_queries(task)
-    fused = with_neighbours(model, tables)
+    fused = with_neighbours(model, tables) if tables else model
     with phases.progress("fitting the weights of tables", len(queries.users), unit="queries") as phase:
-        fitted = fit_weights(fused, {**params, **placed(table_params(tables), fused)}, queries, report=phase)
+        fitted = fit_weights(fused, params | placed(tables, fused), queries, widths=widths, report=phase)
     # Ranks do not change when all weights are divided by that of the model, whose scores then stay as they are.
-    own = fitted.models[0]
+    own = fitted.models[0] if widths is None else 1.0
     tables = {name: table._replace(weight=np.float32(fitted.tables[name] / own)) for name, table in tables.items()}
     record = {**fitted._asdict(), "models": list(fitted.models), "shapes": table_shapes(tables), "left_out": left_out}
     weights_text = ", ".join(f"{name} {weight:.2f}" for name, weight in fitted.tables.items())
-    log.info("fused       the model's scores by %.2f, %s", own, weights_text)
+    models_text = ", ".join(f"{weight:.2f}" for weight in fitted.models)
+    log.info("fused       scores by %s", ", ".join(filter(None, (models_text, weights_text))))
     if runtime.is_first():
         with replacing(run / ARRAYS) as partial, partial.open("wb") as stream:
             np.savez(stream, allow_pickle=False, **leaves_by_name(table_params(tables)[TABLES]))
         write_json(run / FUSION, record)
-    return Fused(fused, {**params, **placed(table_params(tables), fused)}, record)
+    return Fused(fused, params | placed(tables, fused), record)
 
 
 def open_fused(run: Path, model: Model, params: Params) -> Fused:
@@ -119,10 +129,10 @@ def open_fused(run: Path, model: Model, params: Params) -> Fused:
         parts = NeighbourTable._fields
         tables = {name: NeighbourTable(*(arrays[f"{name}.{part}"] for part in parts)) for name in record["tables"]}
         fused = with_shapes(model, record)
-        expected = {name: spec.shape for name, spec in leaves_by_name(fused.specs[TABLES]).items()}
+        expected = {name: spec.shape for name, spec in leaves_by_name(fused.specs.get(TABLES, {})).items()}
         if any(each.shape != expected[name] for name, each in arrays.items()):
             raise ValueError("they are not of the shapes that its record has")
-    return Fused(fused, {**params, **placed(table_params(tables), fused)}, record)
+    return Fused(fused, params | placed(tables, fused), record)
 
 
 def with_shapes(model: Model, record: JsonObject) -> Model:
@@ -146,10 +156,12 @@ def table_shapes(tables: dict[str, NeighbourTable]) -> JsonObject:
     }
 
 
-def placed(params: Params, fused: Model) -> Params:
-    """Parameters of tables on the devices, laid out as the model's table says."""
-    specs = {name: fused.specs[name] for name in params}
-    placed: Params = jax.jit(functools.partial(constrain_params, specs=specs))(params)
+def placed(tables: Mapping[str, NeighbourTable], fused: Model) -> Params:
+    """The parameters of tables on the devices, laid out as the model's specs say."""
+    if not tables:
+        return {}
+    specs = {TABLES: fused.specs[TABLES]}
+    placed: Params = jax.jit(functools.partial(constrain_params, specs=specs))(table_params(tables))
     return placed
 
 

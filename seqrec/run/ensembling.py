@@ -1,0 +1,95 @@
+"""From trained runs to an ensemble's run: weights, figures, and what it costs."""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from seqrec import phases, runs, runtime
+from seqrec.baselines.item_tables import ItemTableName
+from seqrec.data.batches import Queries
+from seqrec.ensemble import WEIGHTS, ensemble, ensemble_params
+from seqrec.evaluation import evaluate, make_eval_step
+from seqrec.files import JsonObject
+from seqrec.model import Model
+from seqrec.params import Params, count_params
+from seqrec.report import figures
+from seqrec.report.baseline_comparison import METRIC, compare_with_baselines
+from seqrec.report.comparison_text import difference_ends, interval_text, metric_label
+from seqrec.run.baselines import CHEAP
+from seqrec.run.ensemble import check_one_directory, copy_members, open_members
+from seqrec.run.experiment import Script, open_trained
+from seqrec.run.fusion import fuse
+from seqrec.run.results import print_test, test, write_test
+
+NAME = "ensemble"
+
+
+def make_ensemble(
+    config: Any, members: Sequence[Path], output: Path, names: Sequence[ItemTableName], scripts: Mapping[str, Script]
+) -> JsonObject:
+    """Leaves a run in `output` that `experiment.open_trained` opens as one model, prints its figures, returns them.
+
+    Raises:
+      InputError: the runs cannot be read, are of different data, or are no models of one ensemble.
+    """
+    check_one_directory(output, members)
+    try:
+        runs.prepare_run_directory(output, config, experiment=NAME, resume=False)
+        copies = copy_members(output, members)
+        task, models, params = open_members(copies, lambda run: open_trained(run, scripts))
+        joined = ensemble(models)
+        together = ensemble_params(models, params)
+        widths = [model.d_model for model in models]
+        fused = fuse(output, task, joined, together, names, widths=widths)
+    except BaseException:
+        shutil.rmtree(output, ignore_errors=True)
+        raise
+    own = {**fused.params, WEIGHTS: np.array(fused.record["models"], np.float32)}
+    tested = test(task, fused.model, own, valid_ranks=None, baselines=CHEAP)
+    results, seconds = tested.results, _seconds(fused.model, own, task.test)
+    alone: dict[str, Any] = {}
+    costs: JsonObject = {}
+    for run, model, each in zip(members, models, params, strict=True):
+        name = run.name if run.name not in alone else str(run)
+        with phases.progress(f"testing {name} alone", len(task.test.users), unit="queries") as phase:
+            alone[name] = evaluate(make_eval_step(model), each, task.test, report=phase).rank
+        costs[name] = {
+            "n_parameters": count_params(model.specs),
+            "seconds_relative": seconds / _seconds(model, each, task.test),
+        }
+    results |= {
+        "fusion": fused.record,
+        "members": {name: figures.figures(ranks, users=task.test.users) for name, ranks in alone.items()},
+        "member_comparisons": compare_with_baselines(tested.ranks.rank, alone, users=task.test.users),
+        "cost": {"n_parameters": count_params(fused.model.specs), "members": costs},
+    }
+    write_test(output, task, tested._replace(results=results))
+    print_test(results, name=NAME)
+    _print_members(results)
+    print(f"\nrun directory  {output}")
+    return results
+
+
+def _print_members(results: JsonObject) -> None:
+    print(f"\n{figures.format_table({NAME: results['test'], **results['members']})}")
+    for name, each in results["member_comparisons"]["baselines"].items():
+        cost = results["cost"]["members"][name]
+        print(
+            f"above {name} on {metric_label(METRIC)} by {interval_text(difference_ends(each))}; "
+            f"{results['cost']['n_parameters'] / cost['n_parameters']:.1f} times its parameters, and "
+            f"{cost['seconds_relative']:.1f} times its time to rank"
+        )
+
+
+def _seconds(model: Model, params: Params, queries: Queries) -> float:
+    """CPU seconds of the second of two equal batches of queries, which need not compile."""
+    step, spent = make_eval_step(model), 0.0
+    for _ in range(2):
+        started = runtime.cpu_seconds()
+        for array in step(params, next(queries.batches())):
+            array.block_until_ready()
+        spent = runtime.cpu_seconds() - started
+    return max(spent, 1e-6)
