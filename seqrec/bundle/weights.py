@@ -30,7 +30,9 @@ def write_weights(file: Path, params: Params, *, item_table: ItemTableType) -> N
     Raises:
       InputError: the table of which a type is asked is not there.
     """
-    arrays = {name: np.array(leaf, _kept_as(leaf), order="C") for name, leaf in leaves_by_name(params).items()}
+    arrays: dict[str, np.ndarray] = {
+        name: np.array(leaf, _kept_as(leaf), order="C") for name, leaf in leaves_by_name(params).items()
+    }
     if item_table != "float32" and ITEM_TABLE not in arrays:
         raise InputError(f"the model has no item table to store as {item_table}; leave --item-table out")
     if item_table == "bfloat16":

@@ -82,7 +82,8 @@ def fuse(
     """
     if not names and widths is None:
         return Fused(model, params, {})
-    tables, left_out = {}, {}
+    tables: dict[str, NeighbourTable] = {}
+    left_out: dict[str, str] = {}
     for name in dict.fromkeys(names):
         with phases.progress(f"fitting the table {name}"):
             try:

@@ -210,9 +210,7 @@ RULES = (
     Rule(OPTIMIZER + "learning_rate", 0.003, _is_dense_off_cpu, "with more weight decay"),
     Rule(OPTIMIZER + "weight_decay", 0.3, _is_dense_off_cpu, "holds the width"),
     Rule(OPTIMIZER + "weight_decay", 0.2, _is_dense, "holds the width"),
-    Rule(
-        "training.fuse", ("markov", "item-kNN", "slim"), _can_fuse, "counts of what follows an item add to any model"
-    ),
+    Rule("training.fuse", ("markov", "item-kNN", "slim"), _can_fuse, "counts of what follows an item add to any model"),
     Rule(OPTIMIZER + "schedule", "plateau", _always, "how long to train is for validation to say"),
     Rule(FIT + "max_epochs", 35, _is_dense_off_cpu, "an epoch takes seconds"),
     Rule(FIT + "max_epochs", 25, _is_dense, "about an hour on 2 CPU cores"),
