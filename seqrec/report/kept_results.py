@@ -110,6 +110,15 @@ def training_config(run: JsonObject) -> JsonObject:
     return config.get("training", config)
 
 
+def data_name(data_path: Path | str | None, dataset: str) -> str:
+    """The name of a data set: the name of its file, or of its format if there is no file.
+
+    >>> data_name("data/Beauty.txt.gz", "s3rec"), data_name(None, "demo")
+    ('Beauty', 'demo')
+    """
+    return Path(data_path).name.partition(".")[0] if data_path else dataset
+
+
 def condense_study(directory: Path) -> JsonObject:
     """What is kept of a finished study: what study.json holds, without runs, curves and paths."""
     study = read_json(directory / "study.json")

@@ -3,7 +3,6 @@
 import shlex
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from statistics import mean
 from types import MappingProxyType
 from typing import Any
@@ -13,7 +12,8 @@ from seqrec.config import changed_flags, to_json
 from seqrec.files import JsonObject
 from seqrec.report.baseline_comparison import format_tested, verdict_on_baselines
 from seqrec.report.comparison_text import markdown_table
-from seqrec.report.kept_results import ABLATION, training_config
+from seqrec.report.kept_results import ABLATION, data_name, training_config
+from seqrec.report.recipe_figures import Published, without_flags
 from seqrec.types import InputError
 
 _SHOWN = {"HR@10": "recall@10", "NDCG@10": "ndcg@10", "MRR": "mrr"}
@@ -21,9 +21,6 @@ _ABLATION_SHOWN = {"NDCG@10": "ndcg@10", "HR@10": "recall@10"}
 _SHOWN_OF_SESSIONS = {"Recall@20": "recall@20", "MRR@20": "mrr@20"}
 
 NO_RECIPE: Mapping[str, Any] = MappingProxyType({})
-
-Published = dict[str, tuple[tuple[str, float, float, str], ...]]
-"""By data set: model, its first two figures as published under the same protocol, and the source."""
 
 
 def command(script: str, config: JsonObject, defaults: Any, *, recipe: Mapping[str, Any] = NO_RECIPE) -> str:
@@ -105,7 +102,7 @@ def page(kept: dict[str, JsonObject], published: Published, *, defaults: Mapping
         candidates = "; ".join([protocol["candidates"], *filter(None, [protocol.get("test_users")])])
         section = data, protocol["split"], candidates, result["data"]["split_hash"]
         sections[section][setting][name] = result
-    lines = ["# Results", "", _HEAD, ""]
+    lines = ["# Results", "", _HEAD, "", *without_flags(kept, published, defaults=defaults)]
     titles = Counter(data for data, *_ in sections)
     for (data, split, candidates, split_hash), settings in sections.items():
         title = data if titles[data] == 1 else f"{data}, split {split_hash[:8]}"
@@ -118,15 +115,6 @@ def page(kept: dict[str, JsonObject], published: Published, *, defaults: Mapping
     return "\n".join(lines)
 
 
-def data_name(data_path: Path | str | None, dataset: str) -> str:
-    """The name of a data set: the name of its file, or of its format if there is no file.
-
-    >>> data_name("data/Beauty.txt.gz", "s3rec"), data_name(None, "demo")
-    ('Beauty', 'demo')
-    """
-    return Path(data_path).name.partition(".")[0] if data_path else dataset
-
-
 Settings = dict[str, dict[str, JsonObject]]
 """Setting -> name of the run -> what was kept of it."""
 
@@ -137,7 +125,7 @@ def _figures_shown(results: Iterable[JsonObject], usual: dict[str, str]) -> dict
     return _SHOWN_OF_SESSIONS if of_sessions else usual
 
 
-def _table(settings: Settings, published: tuple[tuple[str, float, float, str], ...]) -> list[str]:
+def _table(settings: Settings, published: Sequence[tuple[str, float, float, str]]) -> list[str]:
     results = [result for by_seed in settings.values() for result in by_seed.values()]
     # The script of baselines reads times that a training run's store may lack: its figures go before others.
     results.sort(key=lambda result: result["experiment"] == "baselines")

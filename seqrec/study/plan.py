@@ -18,7 +18,7 @@ from seqrec.data.store import SequenceStore, open_store, read_preparation
 from seqrec.files import JsonObject, read_object, sha256_of
 from seqrec.params import count_params
 from seqrec.report.comparison_text import text_table
-from seqrec.report.results_page import data_name
+from seqrec.report.kept_results import data_name
 from seqrec.run.config import RunConfig, TrainingConfig
 from seqrec.run.data import make_task, prepare_store
 from seqrec.run.experiment import Script

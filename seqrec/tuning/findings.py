@@ -8,7 +8,8 @@ from seqrec import runtime
 from seqrec.config import flag_name, to_json, values_of, with_values
 from seqrec.files import JsonObject
 from seqrec.pages.html import write_report
-from seqrec.report.results_page import command, data_name
+from seqrec.report.kept_results import data_name
+from seqrec.report.results_page import command
 from seqrec.report.tuning_page import page
 from seqrec.runs import script_path
 from seqrec.tuning.search import Search, exclusive_access, import_optuna
