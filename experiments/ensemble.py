@@ -18,7 +18,7 @@ from seqrec import runtime
 from seqrec.baselines.item_tables import ItemTableName
 from seqrec.config import check_fields
 from seqrec.files import JsonObject
-from seqrec.run.ensembling import make_ensemble
+from seqrec.run.ensemble import make_ensemble
 from seqrec.types import InputError
 
 

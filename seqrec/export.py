@@ -33,9 +33,9 @@ from seqrec.losses.config import LossConfig
 from seqrec.model import Model
 from seqrec.report.kept_results import condense_config
 from seqrec.run.data import Task, make_task
-from seqrec.run.ensemble import member_directories
 from seqrec.run.experiment import Script, open_trained
 from seqrec.run.fusion import FUSION, with_shapes
+from seqrec.run.members import member_directories
 from seqrec.semantic_ids.files import write_codes
 from seqrec.types import InputError
 

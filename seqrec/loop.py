@@ -42,8 +42,8 @@ class FitConfig:
     """Stop after this many validations in a row without a better NDCG@10. With the schedule plateau, once so many have
     a mean no better than as many before them, the learning rate falls to 0 before training stops."""
     gain_errors: float = 1.0
-    """With the schedule plateau: by how many standard errors of the users' paired difference the mean NDCG@10 over the
-    last validations must be above that over those before, to be better. 0: any rise counts."""
+    """With the schedule plateau: by how many standard errors of the queries' paired difference the mean NDCG@10 over
+    the last validations must be above that over those before, to be better. 0: any rise counts."""
     decay_share: float = 0.2
     """With the schedule plateau: steps over which the learning rate falls to 0, as a share of the steps before, and at
     least one epoch where validation has stopped improving. It reaches 0 by max-epochs, max-steps or max-minutes."""

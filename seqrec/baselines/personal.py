@@ -28,6 +28,8 @@ def personal_recency(
         lengths = lengths_of(positions)
         ages = np.repeat(lengths, lengths) - ranges(np.zeros_like(lengths), lengths)
         rows, items = np.repeat(np.arange(len(positions)), lengths), store.items[ranges(positions - lengths, lengths)]
-        return sp.csr_matrix((ages**-exponent, (rows, items)), shape=(len(positions), store.n_items + 1))
+        return sp.csr_matrix(
+            (np.float_power(ages, -exponent), (rows, items)), shape=(len(positions), store.n_items + 1)
+        )
 
     return Scorer(tie_breaks(counts), own, lengths_of)

@@ -59,6 +59,8 @@ def compare_with_baselines(
 def verdict_on_baselines(comparisons: JsonObject, *, name: str) -> str:
     """One sentence: the model `name` is above all baselines, or those that it is not above, the best of them first.
 
+    Where no baseline was tested, as none could be fitted, it says so.
+
     >>> markov = {"difference": 0.02, "interval": [0.01, 0.03], "p_holm": 0.001}
     >>> knn = {"difference": 0.003, "interval": [-0.001, 0.007], "p_holm": 0.2}
     >>> compared = {"metric": "ndcg@10", "level": 0.95, "n_users": 99, "baselines": {"Markov": markov}}
@@ -68,6 +70,8 @@ def verdict_on_baselines(comparisons: JsonObject, *, name: str) -> str:
     'SASRec is NOT above all 2 baselines on NDCG@10 by the paired test: not told apart from item-kNN (.0030 [...])'
     """
     label, level = metric_label(comparisons["metric"]), comparisons["level"]
+    if not comparisons["baselines"]:
+        return f"{name} was compared with no baseline; take --baselines auto"
     by_difference = sorted(comparisons["baselines"].items(), key=lambda item: item[1]["difference"])
     every = "the baseline" if len(by_difference) == 1 else f"all {len(by_difference)} baselines"
     failed = []
@@ -92,9 +96,11 @@ def is_shown(difference: JsonObject, *, level: float) -> bool:
 
 
 def is_above_all(comparisons: JsonObject) -> bool:
-    """Whether the paired test shows the model to be above every baseline."""
+    """Whether the paired test shows the model to be above every baseline, of which there is one at least."""
     every = comparisons["baselines"].values()
-    return all(each["difference"] > 0 and is_shown(each, level=comparisons["level"]) for each in every)
+    return len(every) > 0 and all(
+        each["difference"] > 0 and is_shown(each, level=comparisons["level"]) for each in every
+    )
 
 
 def format_tested(results: JsonObject, *, name: str) -> str:

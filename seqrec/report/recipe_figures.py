@@ -56,10 +56,7 @@ def _rows(results: Sequence[JsonObject], published: Published) -> list[list[str]
     """A row for each of the two metrics that are published for such data."""
     data = training_config(results[0])["data"]
     name = data_name(data["data_path"], data["dataset"])
-    of_sessions = "mrr@20" in results[0]["test"]
-    metrics = (
-        {"Recall@20": "recall@20", "MRR@20": "mrr@20"} if of_sessions else {"HR@10": "recall@10", "NDCG@10": "ndcg@10"}
-    )
+    metrics = _METRICS_OF_SESSIONS if "mrr@20" in results[0]["test"] else _METRICS
     minutes = max(result["train_seconds"] for result in results) / 60
     rows = []
     for place, (label, metric) in enumerate(metrics.items()):
@@ -78,7 +75,7 @@ def _rows(results: Sequence[JsonObject], published: Published) -> list[list[str]
 
 def _baselines(results: Sequence[JsonObject]) -> str:
     """How many baselines the runs test, and which of them a run is not above."""
-    compared = [result["comparisons"] for result in results if "comparisons" in result]
+    compared = [result["comparisons"] for result in results if result.get("comparisons", {}).get("baselines")]
     if not compared:
         return ""
     n = min(len(each["baselines"]) for each in compared)

@@ -1,93 +1,95 @@
-"""Trained runs as one model: opened together, weighted on validation, and kept as a run of their own."""
+"""Makes an ensemble of trained runs, a run of its own: weights fitted on validation, figures, and what it costs."""
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 
-from seqrec import runs
-from seqrec.ensemble import MEMBERS, WEIGHTS, ensemble, ensemble_params
-from seqrec.files import read_object
+from seqrec import phases, runs, runtime
+from seqrec.baselines.item_tables import ItemTableName
+from seqrec.data.batches import Queries
+from seqrec.ensemble import WEIGHTS, ensemble, ensemble_params
+from seqrec.evaluation import evaluate, make_eval_step
+from seqrec.files import JsonObject
 from seqrec.model import Model
-from seqrec.neighbours import without_neighbours
-from seqrec.params import Params
-from seqrec.run.data import Task
-from seqrec.run.fusion import FUSION, open_fused
-from seqrec.types import InputError
+from seqrec.params import Params, count_params
+from seqrec.report import figures
+from seqrec.report.baseline_comparison import METRIC, compare_with_baselines
+from seqrec.report.comparison_text import difference_ends, interval_text, metric_label
+from seqrec.run.baselines import CHEAP
+from seqrec.run.experiment import Script, open_trained
+from seqrec.run.fusion import fuse
+from seqrec.run.members import check_directories, copy_members, open_members
+from seqrec.run.results import print_test, test, write_test
 
-Opened = tuple[Task, Model, Params]
-"""A run as `experiment.open_trained` opens it."""
-
-
-class Members(NamedTuple):
-    """Runs on the same data, without tables of their own."""
-
-    task: Task
-    models: list[Model]
-    params: list[Params]
+NAME = "ensemble"
 
 
-def open_members(members: Sequence[Path], open_run: Callable[[Path], Opened]) -> Members:
-    """The models of some runs, without their tables.
+def make_ensemble(
+    config: Any, members: Sequence[Path], output: Path, names: Sequence[ItemTableName], scripts: Mapping[str, Script]
+) -> JsonObject:
+    """Leaves a run in `output` that `experiment.open_trained` opens as one model, prints its figures, returns them.
 
     Raises:
-      InputError: they were trained or are tested on different data, or differently.
+      InputError: the runs cannot be read, are of different data, or are no models of one ensemble.
     """
-    opened = [open_run(run) for run in members]
-    first = opened[0][0]
-    for run, (task, _, _) in zip(members, opened, strict=True):
-        for what, own, other in (
-            ("data", task.store.content_hash, first.store.content_hash),
-            ("split", task.split.content_hash, first.split.content_hash),
-            ("mask_seen", task.mask_seen, first.mask_seen),
-            ("max_length", task.max_length, first.max_length),
-        ):
-            if own != other:
-                raise InputError(
-                    f"{run} has {what} {own}, and {members[0]} {other}; only runs on the same data and split are one "
-                    "ensemble"
-                )
-    models = [without_neighbours(model) or model for _, model, _ in opened]
-    return Members(first, models, [params for _, _, params in opened])
+    check_directories(output, members)
+    try:
+        runs.prepare_run_directory(output, config, experiment=NAME, resume=False)
+        copies = copy_members(output, members)
+        task, models, params = open_members(copies, lambda run: open_trained(run, scripts))
+        joined = ensemble(models)
+        together = ensemble_params(models, params)
+        widths = [model.d_model for model in models]
+        fused = fuse(output, task, joined, together, names, widths=widths)
+    except BaseException:
+        shutil.rmtree(output, ignore_errors=True)
+        raise
+    own = {**fused.params, WEIGHTS: np.array(fused.record["models"], np.float32)}
+    tested = test(task, fused.model, own, valid_ranks=None, baselines=CHEAP)
+    results, seconds = tested.results, _seconds(fused.model, own, task.test)
+    alone: dict[str, Any] = {}
+    costs: JsonObject = {}
+    for run, model, each in zip(members, models, params, strict=True):
+        name = run.name if run.name not in alone else str(run)
+        with phases.progress(f"testing {name} alone", len(task.test.users), unit="queries") as phase:
+            alone[name] = evaluate(make_eval_step(model), each, task.test, report=phase).rank
+        costs[name] = {
+            "n_parameters": count_params(model.specs),
+            "seconds_relative": seconds / _seconds(model, each, task.test),
+        }
+    results |= {
+        "fusion": fused.record,
+        "members": {name: figures.figures(ranks, users=task.test.users) for name, ranks in alone.items()},
+        "member_comparisons": compare_with_baselines(tested.ranks.rank, alone, users=task.test.users),
+        "cost": {"n_parameters": count_params(fused.model.specs), "members": costs},
+    }
+    write_test(output, task, tested._replace(results=results))
+    print_test(results, name=NAME)
+    _print_members(results)
+    print(f"\nrun directory  {output}")
+    return results
 
 
-def copy_members(output: Path, members: Sequence[Path]) -> list[Path]:
-    """Copies of what is needed to open these runs, in a run of their own, which then needs none of them."""
-    copies = []
-    for place, run in enumerate(members):
-        copies.append(output / MEMBERS / str(place))
-        shutil.copytree(run, copies[-1], ignore=shutil.ignore_patterns("start", "baselines", "ranks.parquet", "*.png"))
-    return copies
+def _print_members(results: JsonObject) -> None:
+    print(f"\n{figures.format_table({NAME: results['test'], **results['members']})}")
+    for name, each in results["member_comparisons"]["baselines"].items():
+        cost = results["cost"]["members"][name]
+        print(
+            f"above {name} on {metric_label(METRIC)} by {interval_text(difference_ends(each))}; "
+            f"{results['cost']['n_parameters'] / cost['n_parameters']:.1f} times its parameters, and "
+            f"{cost['seconds_relative']:.1f} times its time to rank"
+        )
 
 
-def member_directories(run: Path) -> list[Path]:
-    """The members of an ensemble, in their order; none of another run."""
-    found = (run / MEMBERS).iterdir() if (run / MEMBERS).is_dir() else ()
-    return sorted((each for each in found if each.name.isdigit()), key=lambda each: int(each.name))
-
-
-def open_ensemble(run: Path, open_run: Callable[[Path], Opened]) -> Opened:
-    """The model that a run's members are together, with its weights and tables.
-
-    Raises:
-      InputError: a member or the weights cannot be read.
-    """
-    members = open_members(member_directories(run), open_run)
-    weights = read_object(run / FUSION, models=list)["models"]
-    if len(weights) != len(members.models):
-        raise InputError(f"{run / FUSION} has {len(weights)} weights of {len(members.models)} runs; restore the file")
-    params = {**ensemble_params(members.models, members.params), WEIGHTS: np.array(weights, np.float32)}
-    fused = open_fused(run, ensemble(members.models), params)
-    return members.task, fused.model, fused.params
-
-
-def check_one_directory(output: Path, members: Sequence[Path]) -> None:
-    """Refuses to write into a directory that holds something, or over a member."""
-    if output.exists() and any(output.iterdir()):
-        raise InputError(f"--output {output} holds files already; choose a new directory")
-    for run in members:
-        runs.started_with(run)  # refuses what is no run
-        if member_directories(run):
-            raise InputError(f"{run} is an ensemble itself; name its members, which are under {run / MEMBERS}")
+def _seconds(model: Model, params: Params, queries: Queries) -> float:
+    """CPU seconds of the second of two equal batches of queries, which need not compile."""
+    step, spent = make_eval_step(model), 0.0
+    for _ in range(2):
+        started = runtime.cpu_seconds()
+        for array in step(params, next(queries.batches())):
+            array.block_until_ready()
+        spent = runtime.cpu_seconds() - started
+    return max(spent, 1e-6)

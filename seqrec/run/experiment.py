@@ -22,8 +22,8 @@ from seqrec.row_updates import caught_up
 from seqrec.run.baselines import POPULARITIES
 from seqrec.run.config import RunConfig, TrainingConfig
 from seqrec.run.data import Task, open_data, open_task
-from seqrec.run.ensemble import member_directories, open_ensemble
 from seqrec.run.fusion import check_fusable, fuse, open_fused
+from seqrec.run.members import member_directories, open_ensemble
 from seqrec.run.resolving import resolve
 from seqrec.run.results import costs, publish, test, write_test
 from seqrec.run.start_from import TaskAndModel, start_from, start_record

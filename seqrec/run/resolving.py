@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from seqrec import runs, runtime
-from seqrec.config import Values, from_json, leaves, values_of, with_values, without_flags
+from seqrec.config import Values, from_json, leaves, to_json, values_of, with_values, without_flags
 from seqrec.data.buckets import working_copy
 from seqrec.files import read_object
 from seqrec.run.data import OpenedData, open_split
@@ -88,9 +88,9 @@ def _rules_of(source: Path, config: Any) -> list[Rule]:
     with working_copy(source, read_only=True, fetch="config.json") as earlier:
         theirs = dict(leaves(read_object(earlier / "config.json", config=dict)["config"]))
     why = f"as in {source.name}, from which training starts"
-    ours = values_of(config, (rule.field for rule in RULES))
+    ours = dict(leaves(to_json(config)))  # as JSON has theirs: a list for a tuple
     return [
         Rule(name, theirs[name], lambda facts, config: True, why)
-        for name, value in ours.items()
-        if theirs.get(name, value) != value
+        for name in dict.fromkeys(rule.field for rule in RULES)
+        if theirs.get(name, ours[name]) != ours[name]
     ]

@@ -3,7 +3,12 @@
 import numpy as np
 import pytest
 
-from seqrec.report.baseline_comparison import compare_with_baselines, format_tested, verdict_on_baselines
+from seqrec.report.baseline_comparison import (
+    compare_with_baselines,
+    format_tested,
+    is_above_all,
+    verdict_on_baselines,
+)
 from seqrec.report.figures import figures
 from seqrec.stats import holm
 
@@ -55,6 +60,13 @@ def test_the_verdict_names_what_the_model_is_not_above(compared):
     assert "NOT above the baseline on NDCG@10 by the paired test: below good by ." in verdict_on_baselines(
         beaten, name="Mine"
     )
+
+
+def test_without_a_baseline_a_model_is_above_none():
+    # As where the only one that was named could not be fitted.
+    compared = compare_with_baselines(RANKS["good"], {}, users=USERS)
+    assert verdict_on_baselines(compared, name="Mine") == "Mine was compared with no baseline; take --baselines auto"
+    assert not is_above_all(compared)
 
 
 def test_the_best_of_the_baselines_comes_first_in_the_verdict():

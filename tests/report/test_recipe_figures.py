@@ -60,3 +60,10 @@ def test_a_baseline_that_some_seed_is_not_above_is_named_with_how_many():
 def test_a_run_with_a_flag_of_its_model_is_not_counted():
     run = kept_run(0.05, chosen={"model.dropout": 0.5}, flags={"model.d_model": 32})
     assert without_flags({"beauty-seed-0": run}, PUBLISHED, defaults=DEFAULTS) == []
+
+
+def test_a_run_that_could_test_no_baseline_is_above_none():
+    run = kept_run(0.05, chosen={"model.dropout": 0.5})
+    run["comparisons"]["baselines"] = {}
+    *_, hr, _, _ = without_flags({"beauty-seed-0": run}, {}, defaults=DEFAULTS)
+    assert cells(hr)[5] == ""

@@ -114,6 +114,12 @@ def test_a_warm_start_takes_the_values_of_the_run_that_it_starts_from(started, t
     assert "as in monday" in read_json(tmp_path / "tuesday" / "config.json")["recipe"]["reasons"]["model.d_model"]
 
 
+def test_what_a_warm_start_has_in_common_with_its_source_is_no_choice_of_the_recipe(started, tmp_path):
+    started("--recipe", "none", output=tmp_path / "monday")
+    started("--start-from", str(tmp_path / "monday"), output=tmp_path / "tuesday")
+    assert read_json(tmp_path / "tuesday" / "config.json")["recipe"]["values"] == {}
+
+
 def test_the_command_line_follows_the_recipe_and_a_program_does_not():
     assert without_flags(sasrec.Config).recipe == "auto"
     assert sasrec.Config().recipe == "none"
