@@ -41,7 +41,7 @@ class Arguments:
     """Directory to write the vectors of all items to: vectors.npy, and keys.parquet with the item of each row."""
     user_vectors: Path | None = None
     """The same of the users; the product of a user's and an item's vector is the item's score, but for items of the
-    history under --repeat-mixture."""
+    history under --repeat-mixture, and for what the tables of --fuse add."""
 
     def __post_init__(self):
         check_fields(self)

@@ -13,7 +13,7 @@ from seqrec.config import leaves
 from seqrec.files import JsonObject, read_object
 from seqrec.metrics import metric_values
 from seqrec.report.baseline_comparison import is_above_all, verdict_on_baselines
-from seqrec.report.comparison_text import markdown_table
+from seqrec.report.comparison_text import difference_ends, interval_text, markdown_table, metric_label
 from seqrec.report.rank_tables import read_rank_table
 from seqrec.report.slices import slice_figures, standard_slicings
 
@@ -112,6 +112,8 @@ def _what_it_is(record: JsonObject, *, mask_seen: bool, item_table: str) -> str:
     times = {"none": "", "history": " and their times", "query": ", their times and the time of the query"}
     seen = "are never listed" if mask_seen else "may be listed again"
     table = "" if item_table == "float32" else f" The item table is stored in {item_table}."
+    if weights := record.get("fusion", {}).get("tables"):
+        table += f" Item-to-item tables ({', '.join(weights)}), fitted on the training part, raise its scores."
     n_items, decoder = f"{record['data']['n_items']:,}", record["config"].get("decoder", {})
     how = f"Ranks all {n_items} items by how likely each comes next in a user's history."
     if decoder.get("lists") == "beam":
@@ -137,6 +139,12 @@ def _figures(run: Path, tested: JsonObject) -> list[str]:
     if protocol["time_aware"]:
         said += (
             " **Time-aware**: the model read the time of the predicted event, so these figures compare with no others."
+        )
+    if "unfused" in tested:
+        unfused, label = tested["unfused"], metric_label(SLICED_BY)
+        said += (
+            f" The model without its tables has {label} {unfused['test'][SLICED_BY]:.4f}; they raise it by "
+            f"{interval_text(difference_ends(unfused))}."
         )
     parts = [_table(("metric", *columns), rows), said]
     if (run / "ranks.parquet").is_file() and "n_queries" not in tested["test"]:

@@ -36,7 +36,7 @@ def check_convertible(model: Model, *, name: str) -> None:
     if not isinstance(model.head, SoftmaxHead):
         raise InputError(
             f"{name} has no form in ONNX: its head {type(model.head).__name__} scores items by more than a product of "
-            "vectors; leave --onnx out, or train it without --repeat-mixture and --fuse"
+            "vectors; leave --onnx out, or train it with --no-repeat-mixture and with --fuse that names no table"
         )
     if missing := [each for each in ("jax2onnx", "onnxruntime") if importlib.util.find_spec(each) is None]:
         raise InputError(f'--onnx needs the package {missing[0]}; run pip install "seqrec[onnx]"')

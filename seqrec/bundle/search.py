@@ -135,11 +135,15 @@ def check_products(params: Mapping[str, Any], name: str) -> None:
       InputError: the parameters are those of another model.
     """
     if not scores_are_products(params):
-        kinds = {CONSTANTS: "writes codes of items", "neighbours": "has item-to-item tables"}
-        kind = next((kind for part, kind in kinds.items() if part in params), "is a repeat mixture")
+        kinds = {
+            CONSTANTS: ("writes codes of items", "another model"),
+            "repeats": ("is a repeat mixture", "with --no-repeat-mixture"),
+            "neighbours": ("has item-to-item tables", "with --fuse that names none"),
+        }
+        found = [kinds[part] for part in kinds if part in params]
         raise InputError(
-            f"{name}: the model {kind}, whose scores are no products of one state with the items' vectors; search "
-            "exactly, or train another model"
+            f"{name}: the model {' and '.join(kind for kind, _ in found)}, whose scores are no products of one state "
+            f"with the items' vectors; search exactly, or train {' and '.join(remedy for _, remedy in found)}"
         )
 
 

@@ -114,6 +114,16 @@ def test_figures_of_a_time_aware_model_are_labelled(run):
     assert "**Time-aware**" in card(run)
 
 
+def test_a_fused_model_names_its_tables_and_what_it_is_without_them(run):
+    assert "tables" not in card(run)
+    metrics = json.loads((run / "metrics.json").read_text())
+    metrics["unfused"] = {"test": figures(0.4), "difference": 0.1, "interval": [0.05, 0.15], "p": 0.01}
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    text = card(run, fusion={"tables": {"markov": 0.5, "slim": 0.25}})
+    assert "Item-to-item tables (markov, slim), fitted on the training part, raise its scores." in text
+    assert "The model without its tables has NDCG@10 0.4000; they raise it by .1000 [.0500, .1500]." in text
+
+
 def test_recall_of_the_searches_is_on_the_card(run):
     assert "recall@20" not in card(run)
     text = model_card(run, RECORD, FACTS._replace(recall={"k": 20, "n_users": 1500, "int8": 0.9999, "ann": 0.9876}))
