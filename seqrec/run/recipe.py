@@ -279,13 +279,13 @@ def is_kept(config: Any, name: str, given: Collection[str] = ()) -> bool:
 def as_flag(name: str, value: Any) -> str:
     """A field and its value as words of a command line.
 
-    >>> as_flag("model.dropout", 0.5), as_flag("training.data.random_crops", True)
-    ('--dropout 0.5', '--random-crops')
+    >>> as_flag("model.dropout", 0.5), as_flag("training.data.random_crops", True), as_flag("training.fuse", ())
+    ('--dropout 0.5', '--random-crops', '--fuse')
     """
     if isinstance(value, bool):
         return f"--{'' if value else 'no-'}{flag_name(name)}"
     if isinstance(value, tuple | list):
-        return f"--{flag_name(name)} {' '.join(map(str, value))}"
+        return " ".join([f"--{flag_name(name)}", *map(str, value)])
     return f"--{flag_name(name)} {value}"
 
 
