@@ -39,8 +39,9 @@ def main(arguments: Arguments) -> JsonObject:
     """Prints the test figures, with those of the baselines that the run has tested, and returns them."""
     with working_copy(arguments.run, read_only=True) as run:
         task, model, params = open_trained(run, TRAINING)
-        baselines = tuple(read_object(run / METRICS, baselines=dict)["baselines"]) if (run / METRICS).exists() else ()
-        results = test(task, model, params, valid_ranks=None, baselines=baselines or POPULARITIES).results
+        is_tested = (run / METRICS).exists()
+        baselines = tuple(read_object(run / METRICS, baselines=dict)["baselines"]) if is_tested else POPULARITIES
+        results = test(task, model, params, valid_ranks=None, baselines=baselines).results
     print_test(results, name="checkpoint")
     print(verdict_on_baselines(results["comparisons"], name="checkpoint"))
     return results

@@ -119,7 +119,8 @@ def format_tested(results: JsonObject, *, name: str) -> str:
         ]
         for baseline, each in comparisons["baselines"].items()
     ]
-    return "\n".join([format_table({name: results["test"]}), "", *text_table([heads, *rows])])
+    beside = ["", *text_table([heads, *rows])] if rows else []
+    return "\n".join([format_table({name: results["test"]}), *beside])
 
 
 def format_unfused(results: JsonObject, *, name: str) -> str:

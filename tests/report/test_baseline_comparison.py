@@ -89,3 +89,9 @@ def test_the_table_has_a_line_for_each_baseline(compared):
     # What was kept of a run before there were comparisons still has a table: a column for each.
     del results["comparisons"]
     assert format_tested(results, name="Mine").splitlines()[0].split() == ["test", "Mine", "same", "bad"]
+
+
+def test_without_baselines_there_is_no_table_of_them():
+    results = {"test": figures(RANKS["good"], users=USERS), "baselines": {}}
+    compared = {**results, "comparisons": compare_with_baselines(RANKS["good"], {}, users=USERS)}
+    assert format_tested(compared, name="Mine") == format_tested(results, name="Mine")
