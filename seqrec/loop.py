@@ -21,7 +21,7 @@ from seqrec.files import JsonObject
 from seqrec.loss_spikes import Spike, describe_spike, find_spike
 from seqrec.row_updates import caught_up
 from seqrec.sharding import agree_on_highest, on_host, split_rows
-from seqrec.stopping import PerQuery, epochs_of, named, no_gain, none_better, out_of_time, packed
+from seqrec.stopping import PerQuery, cooldown_line, epochs_of, named, no_gain, none_better, out_of_time, packed
 from seqrec.training import StepMetrics, TrainState, TrainStep, with_cooldown
 from seqrec.types import Batch, InputError
 
@@ -165,6 +165,8 @@ def fit(
                 del state  # two would not fit where one does
                 state = replace(checkpoint.restore(checkpoints, like, from_step)[0], constants=constants)
             state = with_cooldown(state, int(on_host(state.step)), n_steps)
+            if runtime.is_first():
+                record(cooldown_line(progress.step, from_step, batches.steps_per_epoch))
             runtime.log.info(
                 "cooldown    after %s: the learning rate falls to 0 over %s steps, from the weights of %s",
                 progress.cooldown,
@@ -360,6 +362,7 @@ def _train(training: _Training, state: TrainState, progress: Progress) -> tuple[
             if reason or why:
                 break
             if is_plateau and step == full_rate_until and runtime.is_first():
+                record(cooldown_line(step, step, per_epoch))
                 phase.say(f"cooldown    the learning rate falls to 0 over the last {n_steps - step:,} steps of the run")
         checkpoint.finish(checkpoints)
     if why and not reason:

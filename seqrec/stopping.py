@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from seqrec.checkpoint import Progress
+from seqrec.files import JsonObject
 
 PerQuery = Float[np.ndarray, " queries"]
 """NDCG@10 of each validation query."""
@@ -81,6 +82,19 @@ def named(step: int, steps_per_epoch: int) -> str:
     """
     epoch = epochs_of(step, steps_per_epoch)
     return f"epoch {epoch}" if isinstance(epoch, int) else f"step {step}"
+
+
+def cooldown_line(step: int, from_step: int, steps_per_epoch: int) -> JsonObject:
+    """What metrics.jsonl has of a learning rate that falls after a step, from the weights of the same step or another.
+
+    >>> cooldown_line(40, 20, 10)
+    {'step': 40, 'epoch': 4, 'cooldown_from': 2}
+    """
+    return {
+        "step": step,
+        "epoch": epochs_of(step, steps_per_epoch),
+        "cooldown_from": epochs_of(from_step, steps_per_epoch),
+    }
 
 
 def none_better(progress: Progress, patience: int, steps_per_epoch: int) -> str:

@@ -35,6 +35,8 @@ def test_when_validation_stops_improving_the_rate_falls_to_0_from_the_best_weigh
         progress.step,
     ]
     assert reason == "the learning rate has fallen to 0, from after 2 validations without a gain beyond their noise"
+    [cooldown] = [line for line in run.lines if "cooldown_from" in line]
+    assert cooldown == {"step": DECIDED, "epoch": 4, "cooldown_from": 2}
     assert run.fit(**STOPS_EARLY, decay_share=decay_share)[1:] == (progress, reason)  # a finished run stays finished
     # The best weights, and from there the batches that would have come next.
     best = Run(tmp_path / "best", VALUES)
@@ -71,6 +73,7 @@ def test_a_run_that_improves_to_its_end_has_its_rate_at_0_there(tmp_path):
     assert rates(run) == pytest.approx([1.0] * 2 * PER_EPOCH + falling(n_falling), abs=1e-6)
     assert int(state.step) == progress.step == 3 * PER_EPOCH
     assert reason == "reached max_epochs=3"
+    assert [line["cooldown_from"] for line in run.lines if "cooldown_from" in line] == [2]
 
 
 def test_a_late_cooldown_still_ends_with_the_run(tmp_path):

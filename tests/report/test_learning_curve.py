@@ -54,6 +54,28 @@ def test_a_best_validation_inside_an_epoch_is_marked_there(tmp_path, monkeypatch
     assert (marked.get_xdata()[0], marked.get_ydata()[0]) == (0.6, 0.2)
 
 
+@pytest.mark.parametrize(("source", "gaps"), [(1, [2]), (2, [])])
+def test_a_cooldown_is_marked_and_curves_are_cut_where_weights_return(tmp_path, monkeypatch, source, gaps):
+    lines = [{"step": n, "epoch": n, "loss": 5.0 - n} for n in (1, 2)]
+    lines += [{"step": n, "epoch": n, "valid": {"ndcg@10": value}} for n, value in ((1, 0.2), (2, 0.1))]
+    lines += [{"step": 2, "epoch": 2, "cooldown_from": source}]
+    lines += [{"step": 3, "epoch": 3, "loss": 3.5}, {"step": 3, "epoch": 3, "valid": {"ndcg@10": 0.3}}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    figures, save = [], Figure.savefig
+    monkeypatch.setattr(
+        Figure, "savefig", lambda figure, *args, **kw: (figures.append(figure), save(figure, *args, **kw))
+    )
+    plot_learning_curve(tmp_path / "metrics.jsonl", tmp_path / "curve.png", best_epoch=3)
+    left, right = figures[0].axes
+    for curve in (left.lines[0], right.lines[0]):
+        points = list(zip(curve.get_xdata(), curve.get_ydata(), strict=True))
+        assert [x for x, y in points if y != y] == gaps
+        assert [x for x, y in points if y == y] == [1, 2, 3]
+    cooldown = left.lines[1]
+    assert list(cooldown.get_xdata()) == [2, 2]
+    assert str(cooldown.get_label()).endswith("from epoch 1" if gaps else "cooldown")
+
+
 def test_the_picture_is_a_png_of_readable_size(tmp_path, monkeypatch):
     drawn(tmp_path, monkeypatch, 3, n_steps=2, best_epoch=2)
     content = (tmp_path / "curve.png").read_bytes()
