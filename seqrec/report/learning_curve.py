@@ -46,7 +46,13 @@ def plot_learning_curve(metrics_file: Path, picture: Path, *, best_epoch: int | 
         figure.savefig(partial, format="png", dpi=120)
 
 
-def _cut(points: list[tuple[float, float]], cooldown: tuple[float, float] | None) -> tuple[list[float], list[float]]:
+Epochs = int | float
+"""Whole numbers where an epoch ends."""
+
+
+def _cut(
+    points: list[tuple[Epochs, float]], cooldown: tuple[Epochs, Epochs] | None
+) -> tuple[list[Epochs], list[float]]:
     """x and y of the points, with a gap where training returns to earlier weights."""
     if cooldown is not None and cooldown[1] != cooldown[0]:
         n_before = sum(epoch <= cooldown[0] for epoch, _ in points)
