@@ -43,6 +43,10 @@ from seqrec.training import OptimizerConfig, init_state, make_optimizer, make_tr
 K = 50
 
 
+CODES = CodesConfig(n_levels=2, n_codes=64, equal_codes="none")
+"""How codes are made of the vectors; no flags, since those of its methods are called like flags of training."""
+
+
 @dataclass(frozen=True)
 class Config:
     """Trains generative models and an id model without some of the tracks, and looks for these in their rankings."""
@@ -82,7 +86,6 @@ class Config:
             genre_share=0.2,
         )
     )
-    codes: CodesConfig = field(default_factory=lambda: CodesConfig(n_levels=2, n_codes=64, equal_codes="none"))
     model: OmitArgPrefixes[TransformerConfig] = field(default_factory=lambda: TransformerConfig(d_model=32, n_blocks=1))
     optimizer: OmitArgPrefixes[OptimizerConfig] = field(default_factory=lambda: OptimizerConfig(learning_rate=5e-3))
 
@@ -155,7 +158,7 @@ def make_models(config: Config, trial: Trial, vectors: np.ndarray, seed: int) ->
     features = [Feature("vector", values, known)]
     items = ItemConfig(item_features=("vector",), id_dropout=config.id_dropout)
     with_ids = with_items(plain, items, features, counts=counts)
-    ids = make_codes(vectors, dataclasses.replace(config.codes, seed=seed), counts=counts).ids
+    ids = make_codes(vectors, dataclasses.replace(CODES, seed=seed), counts=counts).ids
     kinds: dict[str, Any] = {"dropout": config.model.dropout, "label_smoothing": config.label_smoothing}
     both = DepthDecoderConfig(dense_weight=config.dense_weight)
     return {
