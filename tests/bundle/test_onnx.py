@@ -53,7 +53,7 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch):
 
 
 def test_a_head_that_is_more_than_a_product_is_refused_by_name():
-    with pytest.raises(InputError, match=r"sasrec has no form in ONNX: its head RepeatHead .*--repeat-mixture"):
+    with pytest.raises(InputError, match=r"sasrec has no form in ONNX: its head RepeatHead .*--no-repeat-mixture"):
         onnx.check_convertible(with_repeats(a_model()), name="sasrec")
 
 
