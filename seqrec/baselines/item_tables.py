@@ -21,7 +21,7 @@ MOST_BYTES = 500_000_000
 MOST_PAIRS = 300_000_000
 """Pairs of items of one history that slim counts."""
 SLIM_LATEST = 20
-"""Items of a history that slim scores by; twice as many changed little."""
+"""Items of a history that slim scores by: a bound on what a query costs, not chosen by any figure."""
 
 
 class ItemTable(NamedTuple):
