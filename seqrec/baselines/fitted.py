@@ -22,7 +22,6 @@ from seqrec.baselines.slim import slim
 from seqrec.config import check_above, check_at_least, check_between, check_fields, check_share
 from seqrec.data.splits import Split
 from seqrec.data.store import SequenceStore
-from seqrec.types import InputError
 
 Rank = Callable[[np.ndarray, bool, Callable[[int], None]], tuple[np.ndarray, np.ndarray]]
 """`rank(target_positions, mask_seen, report)` -> ranks, and numbers of candidates; `report` as in `score_ranks`."""
@@ -125,29 +124,39 @@ def fit_baseline(
         return by_counts(counts, personal=name == "personal popularity")
     if name == "recent popularity":
         return by_counts(popularity.recent_counts(timed, split, days=config.recent_days))
-    scorer = fit_scorer(name, store, split, config, store_with_times=timed)
+    scorer = _fit_scorer(name, store, split, config, timed=timed, counts=counts)
     return lambda targets, mask_seen, report: score_ranks(store, targets, scorer, mask_seen=mask_seen, report=report)
 
 
-def fit_scorer(
+def _fit_scorer(
     name: BaselineName,
     store: SequenceStore,
     split: Split,
-    config: BaselinesConfig = DEFAULT,
+    config: BaselinesConfig,
     *,
-    store_with_times: SequenceStore | None = None,
+    timed: SequenceStore,
+    counts: np.ndarray,
 ) -> Scorer:
-    """The scores of a baseline, for `score_ranks` or `dense_scores`; fitted on the training part as in `fit_baseline`.
-
-    Raises:
-      InputError: the catalogue is too large for it, or it is one of the popularities that are ranked by counts alone.
-    """
-    timed = store if store_with_times is None else store_with_times
+    """The scores of a baseline that is more than counts of items; `timed` is the store with times, if there are any."""
     n_neighbours, n_recent = config.n_neighbours, config.n_recent
-    fits: dict[str, Callable[[], Scorer]] = {
-        "personal recency": lambda: personal_recency(
-            store, popularity.training_counts(store, split), exponent=config.recency_exponent
+    item_to_item: dict[str, Callable[[], ItemToItem]] = {
+        "first-order Markov": lambda: first_order_markov(store, split),
+        "skip-gram Markov": lambda: skip_gram_markov(
+            store, split, window=config.skip_window, decay=config.skip_decay, age_decay=config.skip_age_decay
         ),
+        "item-kNN": lambda: item_knn(
+            store,
+            split,
+            n_neighbours=n_neighbours,
+            shrinkage=config.item_knn_shrinkage,
+            n_latest=config.item_knn_latest,
+            decay=config.item_knn_decay,
+        ),
+    }
+    if name in item_to_item:
+        return item_to_item_scorer(store, item_to_item[name]())
+    others: dict[str, Callable[[], Scorer]] = {
+        "personal recency": lambda: personal_recency(store, counts, exponent=config.recency_exponent),
         "VS-SkNN": lambda: vs_sknn(timed, split, n_neighbours=n_neighbours, n_recent=n_recent),
         "STAN": lambda: stan(timed, split, n_neighbours=n_neighbours, n_recent=n_recent),
         "iALS": lambda: ials(
@@ -160,36 +169,4 @@ def fit_scorer(
         "SLIM": lambda: slim(store, split, n_neighbours=config.slim_neighbours, l2=config.slim_l2),
         "EASE": lambda: ease(store, split, l2=config.ease_l2),
     }
-    if name in fits:
-        return fits[name]()
-    return item_to_item_scorer(store, fit_item_to_item(name, store, split, config))
-
-
-def fit_item_to_item(
-    name: BaselineName, store: SequenceStore, split: Split, config: BaselinesConfig = DEFAULT
-) -> ItemToItem:
-    """The sparse weights of a baseline that adds up what the latest items speak for, fitted on the training part.
-
-    Raises:
-      InputError: it is none of those, or its neighbours would not fit the memory.
-    """
-    if name == "first-order Markov":
-        return first_order_markov(store, split)
-    if name == "skip-gram Markov":
-        return skip_gram_markov(
-            store,
-            split,
-            window=config.skip_window,
-            decay=config.skip_decay,
-            age_decay=config.skip_age_decay,
-        )
-    if name == "item-kNN":
-        return item_knn(
-            store,
-            split,
-            n_neighbours=config.n_neighbours,
-            shrinkage=config.item_knn_shrinkage,
-            n_latest=config.item_knn_latest,
-            decay=config.item_knn_decay,
-        )
-    raise InputError(f"{name} has no weights of items; take first-order Markov, skip-gram Markov or item-kNN")
+    return others[name]()

@@ -38,33 +38,15 @@ def item_to_item_scorer(store: SequenceStore, model: ItemToItem) -> Scorer:
         return np.repeat(np.arange(len(positions)), lengths), store.items[ranges(positions - lengths, lengths)], ages
 
     def own(positions: Positions) -> sp.csr_matrix:
-        return _sums(model, *latest(positions), n_rows=len(positions))
+        rows, items, ages = latest(positions)
+        shape = (len(positions), model.weights.shape[0])
+        return sp.csr_matrix((model.by_age[ages], (rows, items)), shape=shape) @ model.weights
 
     def n_own(positions: Positions) -> Int[np.ndarray, " queries"]:
         rows, items, _ = latest(positions)
         return np.bincount(rows, n_of_item[items], minlength=len(positions)).astype(np.int64)
 
     return Scorer(model.shared, own, n_own)
-
-
-def scores_of_histories(
-    model: ItemToItem, histories: Int[np.ndarray, "users length"]
-) -> Float[np.ndarray, "users n_items_plus_1"]:
-    """Scores of all items after each history, float32; in a history the newest item stands last, and 0 is padding.
-
-    The result is dense: give blocks of users. Nothing is masked; column 0, of padding, means nothing.
-
-    >>> weights = sp.csr_matrix(np.array([[0, 0, 0], [0, 0, 3], [0, 4, 0]], np.float32))
-    >>> model = ItemToItem(weights, np.array([1.0, 0.5]), np.array([0.0, 0.25, 0.0]))
-    >>> scores_of_histories(model, np.array([[1, 2, 0], [0, 0, 1]])).tolist()
-    [[0.0, 4.25, 1.5], [0.0, 0.25, 3.0]]
-    """
-    is_event = histories > 0
-    ages = np.cumsum(is_event[:, ::-1], axis=1)[:, ::-1] - 1
-    rows, columns = np.nonzero(is_event & (ages < len(model.by_age)))
-    sums = _sums(model, rows, histories[rows, columns], ages[rows, columns], n_rows=len(histories))
-    scores: Float[np.ndarray, "users n_items_plus_1"] = sums.toarray()
-    return (scores + model.shared).astype(np.float32)
 
 
 def sparse_rows(
@@ -84,11 +66,6 @@ def sparse_rows(
     ids, weights = np.zeros(is_kept.shape, np.int32), np.zeros(is_kept.shape, np.float32)
     ids[is_kept], weights[is_kept] = kept.indices, kept.data
     return ids, weights
-
-
-def _sums(model: ItemToItem, rows: np.ndarray, items: np.ndarray, ages: np.ndarray, *, n_rows: int) -> sp.csr_matrix:
-    shape = (n_rows, model.weights.shape[0])
-    return sp.csr_matrix((model.by_age[ages], (rows, items)), shape=shape) @ model.weights
 
 
 def first_order_markov(store: SequenceStore, split: Split) -> ItemToItem:

@@ -14,7 +14,6 @@ from seqrec.baselines.item_to_item import (
     first_order_markov,
     item_knn,
     item_to_item_scorer,
-    scores_of_histories,
     skip_gram_markov,
     sparse_rows,
 )
@@ -117,17 +116,6 @@ def test_item_knn_adds_the_shrunk_cosines_of_the_latest_items(sequences, n_neigh
             for other in neighbours[item]:
                 expected[other - 1] += 0.5**age * likeness(item, other)
         np.testing.assert_allclose(scores[query, 1:], expected, rtol=1e-9, atol=1e-12)
-
-
-@QUICK
-@given(histories, st.booleans())
-def test_histories_from_elsewhere_are_scored_as_those_of_the_store(sequences, on_the_left):
-    store, split, tests = a_task(sequences)
-    lists = [history_of(store, position) for position in tests]
-    padded = np.array([[0] * (9 - len(one)) + one if on_the_left else one + [0] * (9 - len(one)) for one in lists])
-    for model in (skip_gram_markov(store, split), item_knn(store, split)):
-        expected = dense_scores(item_to_item_scorer(store, model), tests)
-        np.testing.assert_allclose(scores_of_histories(model, padded), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("n", [1, 3, N_ITEMS + 1])
