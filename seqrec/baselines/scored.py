@@ -88,15 +88,6 @@ def score_ranks(
     return ranks, n_candidates
 
 
-def dense_scores(scorer: Scorer, positions: Positions) -> Float[np.ndarray, "queries n_items_plus_1"]:
-    """The scores of all ids for each position, float32; give blocks of positions. Column 0, of padding, means nothing.
-
-    They follow the events before each position; of a user's whole history, that is where the next user begins.
-    """
-    scores: Float[np.ndarray, "queries n_items_plus_1"] = scorer.own(positions).toarray()
-    return (scores + scorer.shared).astype(np.float32)
-
-
 class _PairScores:
     """A scorer's own entries at some positions: row and item of each, and its score."""
 

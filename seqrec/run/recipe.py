@@ -176,6 +176,8 @@ def _lengths_to(high: int) -> Callable[[Facts, Any], bool]:
 
 DATA, LOSS, OPTIMIZER, FIT = "training.data.", "training.loss.", "training.optimizer.", "training.fit."
 
+_FEW_STEPS = "few steps an epoch: validation needs many to tell a gain from noise"
+
 RULES = (
     # Of several lines for one field, the first that fits the facts and the flags decides.
     Rule(DATA + "max_length", 20, _lengths_to(20), "99% of histories have up to {long_length} events"),
@@ -218,10 +220,8 @@ RULES = (
     Rule(FIT + "max_epochs", 80, _events_below(500_000), "{n_events:,} training events make short epochs"),
     Rule(FIT + "max_epochs", 12, _events_below(10_000_000), "{n_events:,} training events: an epoch teaches much"),
     Rule(FIT + "max_epochs", 3, _always, "{n_events:,} training events: an epoch teaches much"),
-    Rule(FIT + "patience", 40, _steps_below(50), "few steps an epoch: validation needs many to tell a gain from noise"),
-    Rule(
-        FIT + "patience", 10, _steps_below(300), "few steps an epoch: validation needs many to tell a gain from noise"
-    ),
+    Rule(FIT + "patience", 40, _steps_below(50), _FEW_STEPS),
+    Rule(FIT + "patience", 10, _steps_below(300), _FEW_STEPS),
 )
 
 

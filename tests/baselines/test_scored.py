@@ -7,7 +7,7 @@ from examples import examples
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seqrec.baselines.scored import Scorer, dense_scores, ease, score_ranks
+from seqrec.baselines.scored import Scorer, ease, score_ranks
 from seqrec.data import ragged
 from seqrec.data.splits import leave_last_out
 from seqrec.data.store import store_from_sequences
@@ -98,11 +98,3 @@ def test_a_position_without_an_event_is_refused(position):
     scorer = ease(store, leave_last_out(store))
     with pytest.raises(InputError, match="drop users without a target"):
         score_ranks(store, np.array([1, position]), scorer, mask_seen=True)
-
-
-def test_dense_scores_are_those_that_all_share_and_own_ones():
-    own = sp.csr_matrix(np.array([[0, 0, 2.0], [0, 3.0, 0]], np.float32))
-    scorer = Scorer(np.array([0.0, 0.5, 0.25]), lambda positions: own, lambda positions: np.ones(2, int))
-    found = dense_scores(scorer, np.array([1, 2]))
-    assert found.dtype == np.float32
-    assert found.tolist() == [[0.0, 0.5, 2.25], [0.0, 3.5, 0.25]]
