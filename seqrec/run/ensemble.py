@@ -38,15 +38,24 @@ def make_ensemble(
     check_directories(output, members)
     try:
         runs.prepare_run_directory(output, config, experiment=NAME, resume=False)
-        copies = copy_members(output, members)
-        task, models, params = open_members(copies, lambda run: open_trained(run, scripts))
-        joined = ensemble(models)
-        together = ensemble_params(models, params)
-        widths = [model.d_model for model in models]
-        fused = fuse(output, task, joined, together, names, widths=widths)
-    except BaseException:
+        results = _joined(output, members, names, scripts)
+    except BaseException:  # Ctrl-C too: half an ensemble is worth nothing, and soon made again
         shutil.rmtree(output, ignore_errors=True)
         raise
+    print_test(results, name=NAME)
+    _print_members(results)
+    print(f"\nrun directory  {output}")
+    return results
+
+
+def _joined(
+    output: Path, members: Sequence[Path], names: Sequence[ItemTableName], scripts: Mapping[str, Script]
+) -> JsonObject:
+    """Fills the directory of the ensemble, and returns what its `metrics.json` holds."""
+    copies = copy_members(output, members)
+    task, models, params = open_members(copies, lambda run: open_trained(run, scripts))
+    widths = [model.d_model for model in models]
+    fused = fuse(output, task, ensemble(models), ensemble_params(models, params), names, widths=widths)
     own = {**fused.params, WEIGHTS: np.array(fused.record["models"], np.float32)}
     tested = test(task, fused.model, own, valid_ranks=None, baselines=CHEAP)
     results, seconds = tested.results, _seconds(fused.model, own, task.test)
@@ -67,9 +76,6 @@ def make_ensemble(
         "cost": {"n_parameters": count_params(fused.model.specs), "members": costs},
     }
     write_test(output, task, tested._replace(results=results))
-    print_test(results, name=NAME)
-    _print_members(results)
-    print(f"\nrun directory  {output}")
     return results
 
 

@@ -179,7 +179,7 @@ def run_experiment(
                 {**facts, **({"fusion": fused.record} if fused.record else {})},
                 name=name,
                 baselines=training.baselines,
-                valid_ranks=None if fused.record else trained.valid_ranks,
+                valid_ranks=None if fused.model is not model else trained.valid_ranks,
             )
 
 
@@ -238,7 +238,7 @@ def open_trained(run: Path, scripts: Mapping[str, Script]) -> tuple[Task, Model,
     # By however many processes it is read: only in training would each go its own way.
     runtime.start(MeshConfig(), replace(training.processes, n_processes=0))
     task, model = _opened(run, config, scripts[name].build)
-    fused = open_fused(run, model, composed_params(model, load_best(run, model.specs)))
+    fused = open_fused(run, model, composed_params(model, load_best(run, model.specs)), training.fuse)
     return task, fused.model, fused.params
 
 

@@ -36,10 +36,12 @@ from seqrec.types import InputError
 
 FUSION, ARRAYS = "fusion.json", "fusion.npz"
 """Files of a run with tables: their weights with how these were fitted, and the tables' arrays."""
-MOST_QUERIES, LEAST_QUERIES = 3000, 500
-"""Validation queries that weights are fitted on: fewer the larger the catalogue, of whose items all are scored."""
+MOST_USERS, LEAST_USERS = 3000, 500
+"""Validation users that weights are fitted on: fewer the larger the catalogue, of whose items all are scored."""
 MOST_SCORES = 1 << 28
-"""Queries times items up to which there are more than the least."""
+"""Users times items up to which there are more than the least."""
+QUERIES_PER_USER = 8
+"""On average, at most, of these users."""
 
 
 class Fused(NamedTuple):
@@ -95,7 +97,10 @@ def fuse(
             tables[name] = neighbour_table(ids, weights, recency=recency, n_items=task.n_items)
         runtime.check_interrupt()
     if not tables and widths is None:
-        return Fused(model, params, {})
+        record = {"tables": {}, "shapes": {}, "left_out": left_out}
+        if runtime.is_first():
+            write_json(run / FUSION, record)
+        return Fused(model, params, record)
     queries = weight_queries(task)
     fused = with_neighbours(model, tables) if tables else model
     with phases.progress("fitting the weights of tables", len(queries.users), unit="queries") as phase:
@@ -114,15 +119,17 @@ def fuse(
     return Fused(fused, params | placed(tables, fused), record)
 
 
-def open_fused(run: Path, model: Model, params: Params) -> Fused:
-    """A run's model with the tables that the run keeps; as it is where it keeps none.
+def open_fused(run: Path, model: Model, params: Params, names: Sequence[ItemTableName]) -> Fused:
+    """A run's model with those of the tables `names` that the run keeps; as it is where that is none.
 
     Raises:
-      InputError: the tables are damaged, or of another catalogue.
+      InputError: the tables or their record are missing or damaged, or of another catalogue.
     """
-    if not (run / FUSION).is_file():
+    if not names:
         return Fused(model, params, {})
     record = read_object(run / FUSION, shapes=dict, tables=dict)
+    if not record["tables"]:
+        return Fused(model, params, record)
     kinds = (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile)
     with as_input_error(f"{run / ARRAYS} holds no tables of the run ({{error}}); restore it, or train again", *kinds):
         with np.load(run / ARRAYS, allow_pickle=False) as saved:
@@ -167,15 +174,16 @@ def placed(tables: Mapping[str, NeighbourTable], fused: Model) -> Params:
 
 
 def weight_queries(task: Task) -> Queries:
-    """The validation queries that weights are fitted on: of the users whose keys have the smallest hashes."""
+    """The validation queries that weights are fitted on: of the users whose keys have the smallest hashes.
+
+    Where these have too many, every second of them, or third, and so on.
+    """
     valid = task.valid
-    n = max(LEAST_QUERIES, min(MOST_QUERIES, MOST_SCORES // task.n_items))
-    is_chosen = np.isin(valid.users, sampled_users(task.store, valid.users, n=n))
-    if valid.is_miss is not None:
-        is_chosen &= ~valid.is_miss
+    n = max(LEAST_USERS, min(MOST_USERS, MOST_SCORES // task.n_items))
+    positions = valid.target_positions[np.isin(valid.users, sampled_users(task.store, valid.users, n=n))]
     return make_queries(
         task.store,
-        valid.target_positions[is_chosen],
+        positions[:: max(1, -(-len(positions) // (QUERIES_PER_USER * n)))],
         max_length=task.max_length,
         batch_size=2 * task.config.batch_size,
         mask_seen=task.mask_seen,

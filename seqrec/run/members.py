@@ -46,8 +46,8 @@ def open_members(members: Sequence[Path], open_run: Callable[[Path], Opened]) ->
         ):
             if own != other:
                 raise InputError(
-                    f"{run} has {what} {own}, and {members[0]} {other}; only runs on the same data and split are one "
-                    "ensemble"
+                    f"{run} has {what} {own}, and {members[0]} {other}; name runs that have the same data, split, "
+                    "masking and length of histories"
                 )
     models = [without_neighbours(model) or model for _, model, _ in opened]
     return Members(first, models, [params for _, _, params in opened])
@@ -75,11 +75,12 @@ def open_ensemble(run: Path, open_run: Callable[[Path], Opened]) -> Opened:
       InputError: a member or the weights cannot be read.
     """
     members = open_members(member_directories(run), open_run)
-    weights = read_object(run / FUSION, models=list)["models"]
+    record = read_object(run / FUSION, models=list, tables=dict)
+    weights = record["models"]
     if len(weights) != len(members.models):
         raise InputError(f"{run / FUSION} has {len(weights)} weights of {len(members.models)} runs; restore the file")
     params = {**ensemble_params(members.models, members.params), WEIGHTS: np.array(weights, np.float32)}
-    fused = open_fused(run, ensemble(members.models), params)
+    fused = open_fused(run, ensemble(members.models), params, tuple(record["tables"]))
     return members.task, fused.model, fused.params
 
 

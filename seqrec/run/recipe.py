@@ -152,6 +152,10 @@ def _can_fuse(facts: Facts, config: Any) -> bool:
     return facts.n_items < 1_000_000 and not config.training.data.split.holds_continuations
 
 
+def _both(first: Callable[[Facts, Any], bool], second: Callable[[Facts, Any], bool]) -> Callable[[Facts, Any], bool]:
+    return lambda facts, config: first(facts, config) and second(facts, config)
+
+
 def _items_from(low: int) -> Callable[[Facts, Any], bool]:
     return lambda facts, config: facts.n_items >= low
 
@@ -214,12 +218,14 @@ RULES = (
     Rule(OPTIMIZER + "weight_decay", 0.2, _is_dense, "holds the width"),
     Rule("training.fuse", ("markov", "item-kNN", "slim"), _can_fuse, "counts of what follows an item add to any model"),
     Rule(OPTIMIZER + "schedule", "plateau", _always, "how long to train is for validation to say"),
-    Rule(FIT + "max_epochs", 35, _is_dense_off_cpu, "an epoch takes seconds"),
-    Rule(FIT + "max_epochs", 25, _is_dense, "about an hour on 2 CPU cores"),
+    Rule(FIT + "max_epochs", 35, _both(_is_dense_off_cpu, _events_below(20_000_000)), "an epoch takes seconds"),
+    Rule(FIT + "max_epochs", 25, _both(_is_dense, _events_below(2_000_000)), "about an hour on 2 CPU cores"),
     Rule(FIT + "max_epochs", 250, _events_below(60_000), "{n_events:,} training events make short epochs"),
     Rule(FIT + "max_epochs", 80, _events_below(500_000), "{n_events:,} training events make short epochs"),
-    Rule(FIT + "max_epochs", 12, _events_below(10_000_000), "{n_events:,} training events: an epoch teaches much"),
-    Rule(FIT + "max_epochs", 3, _always, "{n_events:,} training events: an epoch teaches much"),
+    Rule(FIT + "max_epochs", 12, _events_below(4_000_000), "{n_events:,} training events: an epoch teaches much"),
+    Rule(FIT + "max_epochs", 6, _events_below(10_000_000), "{n_events:,} training events: an epoch teaches much"),
+    Rule(FIT + "max_epochs", 3, _events_below(50_000_000), "{n_events:,} training events: an epoch takes long"),
+    Rule(FIT + "max_epochs", 1, _always, "{n_events:,} training events: an epoch takes hours on a CPU"),
     Rule(FIT + "patience", 40, _steps_below(50), _FEW_STEPS),
     Rule(FIT + "patience", 10, _steps_below(300), _FEW_STEPS),
 )

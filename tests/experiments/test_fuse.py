@@ -1,10 +1,13 @@
-"""A run with item-to-item tables: its figures, its files, its bundle, and what it refuses."""
+"""Runs with item-to-item tables, and ensembles of runs: figures, files, a bundle, and what they refuse."""
 
 import contextlib
 import io
 import json
 import shutil
+from dataclasses import replace
+from pathlib import Path
 
+import ensemble
 import evaluate_checkpoint
 import jax
 import numpy as np
@@ -24,6 +27,7 @@ from seqrec.params import leaves_by_name
 from seqrec.recommendation import make_recommend
 from seqrec.run.experiment import open_trained
 from seqrec.run.fusion import ARRAYS, FUSION
+from seqrec.run.members import open_members
 from seqrec.run.trained import read_trained
 from seqrec.types import InputError
 
@@ -112,7 +116,64 @@ def test_damaged_tables_are_refused_by_name(fused, tmp_path, damage):
         open_trained(run, TRAINING)
 
 
+def test_a_run_with_tables_does_not_open_as_one_without(fused, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(fused[0], run)
+    (run / FUSION).unlink()
+    with pytest.raises(InputError, match=r"fusion.json"):
+        open_trained(run, TRAINING)
+
+
 def test_tables_and_generated_continuations_are_refused_together(toy, tmp_path):
     flags = ("--split", "leave-last-out", "--window-target", "first", "--n-out", "3", "--fuse", "markov")
     with pytest.raises(InputError, match="--fuse generates no continuations"):
         train(*toy, *flags, "--output", tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def other_seed(toy, tmp_path_factory):
+    """Directory and figures of a run without tables."""
+    run = tmp_path_factory.mktemp("other") / "run"
+    return run, train(*toy, "--max-epochs", "1", "--baselines", "popularity", "--seed", "1", "--output", run)
+
+
+def joined(*runs, output, fuse=()):
+    return ensemble.main(ensemble.Arguments(runs=runs, output=output, fuse=fuse))
+
+
+def test_an_ensemble_is_a_run_that_opens_with_its_figures_when_its_members_are_gone(fused, other_seed, tmp_path):
+    members = [tmp_path / "a", tmp_path / "b"]
+    for source, member in zip((fused, other_seed), members, strict=True):
+        shutil.copytree(source[0], member)
+    results = joined(*members, output=tmp_path / "both", fuse=("markov",))
+    for member in members:
+        shutil.rmtree(member)
+    task, model, params = open_trained(tmp_path / "both", TRAINING)
+    ranks = evaluate(make_eval_step(model), params, task.test).rank
+    assert results["test"]["ndcg@10"] == pytest.approx(means(metric_sums(ranks))["ndcg@10"], rel=1e-6)
+    expected = {"a": fused[1]["unfused"]["test"], "b": other_seed[1]["test"]}  # members leave their tables behind
+    assert {name: each["ndcg@10"] for name, each in results["members"].items()} == {
+        name: pytest.approx(each["ndcg@10"]) for name, each in expected.items()
+    }
+    fusion = results["fusion"]
+    assert len(fusion["models"]) == 2
+    assert fusion["tables"].keys() == {"markov"}
+    assert fusion["log_likelihood"] >= fusion["log_likelihood_before"]  # of the first member, which weights can choose
+
+
+def test_an_ensemble_that_is_stopped_leaves_nothing(other_seed, tmp_path, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("seqrec.run.ensemble.test", stop)
+    with pytest.raises(KeyboardInterrupt):
+        joined(other_seed[0], output=tmp_path / "ensemble", fuse=("markov",))
+    assert not (tmp_path / "ensemble").exists()
+
+
+def test_members_of_other_lengths_are_refused_by_what_differs(other_seed):
+    task, model, params = open_trained(other_seed[0], TRAINING)
+    shorter = task._replace(config=replace(task.config, max_length=6))
+    opened = {Path("a"): (task, model, params), Path("b"): (shorter, model, params)}
+    with pytest.raises(InputError, match=r"^b has max_length 6, and a 8; name runs that have the same"):
+        open_members(list(opened), opened.__getitem__)

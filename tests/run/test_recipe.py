@@ -71,6 +71,13 @@ def test_no_line_of_the_table_is_dead():
     assert not dead, "no facts of this test come to these lines: remove them, or add facts"
 
 
+def test_a_cpu_trains_for_an_evening_whatever_the_size_of_the_data():
+    """At some 5,000 events a second, or for one epoch."""
+    for facts in FACTS:
+        n_epochs = recommended(sasrec.Config(), facts._replace(platform="cpu")).config.training.fit.max_epochs
+        assert n_epochs == 1 or n_epochs * facts.n_events <= 5_000 * 8 * 3600
+
+
 @pytest.mark.parametrize("flags", FLAGS)
 def test_every_flag_wins_and_a_model_can_be_built(flags):
     config = runtime.parse(sasrec.Config, flags.split())
