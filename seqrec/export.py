@@ -25,6 +25,7 @@ from seqrec.data.event_features import EventFeatureConfig
 from seqrec.data.split_config import SplitConfig
 from seqrec.data.store import SequenceStore, sequence_store
 from seqrec.data.store_files import keys_of
+from seqrec.ensemble import ensemble
 from seqrec.files import JsonObject, read_object
 from seqrec.generative import ids_of, with_room
 from seqrec.heads.depth_decoder import PARAMS
@@ -62,10 +63,6 @@ def bundle_run(
     Raises:
       InputError: the run cannot be read, or its model cannot be served, or has no index.
     """
-    if member_directories(run):
-        raise InputError(
-            f"{run} is an ensemble, which has no bundle; export one of its runs, or list items by export_lists.py"
-        )
     task, model, params = open_trained(run, scripts)
     check_servable(model)
     codes = ids_of(model) if PARAMS in model.specs else None
@@ -73,7 +70,7 @@ def bundle_run(
         params = {**params, ITEM_TABLE: params[ITEM_TABLE].own}
     name, store = runs.experiment_of(run), task.store
     with runs.reading_records(run):
-        started = condense_config(run)
+        started = _started(run)
     counts = training_counts(store, task.split)[1:]
     record = {
         "experiment": name,
@@ -100,7 +97,7 @@ def bundle_run(
             write_codes(own, codes, store.item_keys)
         return write_bundle(
             output,
-            served_model(scripts[name], record, store.n_items, codes=own),
+            served_model(scripts, record, store.n_items, codes=own),
             params,
             Vocabulary(store.item_keys, counts, store.titles, store.attributes),
             Description(
@@ -115,6 +112,23 @@ def bundle_run(
             held_out=held_out(task),
             onnx=onnx,
         )
+
+
+def _started(run: Path) -> JsonObject:
+    """What a run was started with; of an ensemble, with the configs of its members, and what these have in common."""
+    members = [condense_config(member) for member in member_directories(run)]
+    if not members:
+        return condense_config(run)
+    first = members[0]
+    configs = {
+        str(place): {name: each[name] for name in ("experiment", "config")} for place, each in enumerate(members)
+    }
+    common = {"data": first["config"]["training"]["data"]}
+    return {
+        "config": {"training": common, "members": configs},
+        "versions": runs.started_with(run)["versions"],
+        "data": first.get("data", {}),
+    }
 
 
 def held_out(task: Task) -> HeldOut:
@@ -142,23 +156,30 @@ def refresh(directory: Path, scripts: Mapping[str, Script], catalogue: Path | No
         return str(replace_catalogue(directory, catalogue))
 
     def build(record: JsonObject, facts: Facts) -> Model:
-        if facts.model not in scripts:
-            raise InputError(f"{directory} holds a model {facts.model}, which is none of {', '.join(scripts)}")
-        return served_model(scripts[facts.model], record, facts.n_items, codes=directory / CODES)
+        return served_model(scripts, {**record, "experiment": facts.model}, facts.n_items, codes=directory / CODES)
 
     refresh_bundle(directory, build)
     return "its answers are as before"
 
 
-def served_model(script: Script, record: JsonObject, n_items: int, *, codes: Path | None = None) -> Model:
-    """What answers of the model that a run's config describes, for a catalogue of this size; no data is needed.
+def served_model(
+    scripts: Mapping[str, Script], record: JsonObject, n_items: int, *, codes: Path | None = None
+) -> Model:
+    """What answers of the model that a bundle's config.json describes, for a catalogue of this size; no data is needed.
 
     Parts that only train, and the features that its item vectors were made of, are left out. If there is a file
     `codes`, its items are those that the model was trained for, and its catalogue has room for later ones.
 
     Raises:
-      InputError: the config is of another version of seqrec.
+      InputError: `scripts` have none by its name, or its config is of another version of seqrec.
     """
+    if members := record["config"].get("members"):
+        model = ensemble([served_model(scripts, each, n_items) for each in members.values()])
+        return with_shapes(model, record.get("fusion", {}))
+    name = record["experiment"]
+    if name not in scripts:
+        raise InputError(f"it holds a model {name}, which is none of {', '.join(scripts)}; use its own seqrec")
+    script = scripts[name]
     config: Any = from_json(script.Config, record["config"])
     training, loss = config.training, config.training.loss
     data = dataclasses.replace(

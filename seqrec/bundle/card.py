@@ -122,8 +122,16 @@ def _what_it_is(record: JsonObject, *, mask_seen: bool, item_table: str) -> str:
     return (
         f"{how} It reads "
         f"the latest {data['max_length']} items{times[data['times']]}. Items that the user has seen {seen} unless a "
-        f"request says otherwise. Trained by `experiments/{record['experiment']}.py` of seqrec.{table}"
+        f"request says otherwise. {_origin(record)}{table}"
     )
+
+
+def _origin(record: JsonObject) -> str:
+    script = f"`experiments/{record['experiment']}.py` of seqrec"
+    if members := record["config"].get("members"):
+        names = ", ".join(each["experiment"] for each in members.values())
+        return f"One model of {len(members)} ({names}), by {script}."
+    return f"Trained by {script}."
 
 
 def _figures(run: Path, tested: JsonObject) -> list[str]:
@@ -146,6 +154,9 @@ def _figures(run: Path, tested: JsonObject) -> list[str]:
             f" The model without its tables has {label} {unfused['test'][SLICED_BY]:.4f}; they raise it by "
             f"{interval_text(difference_ends(unfused))}."
         )
+    for name, each in tested.get("members", {}).items():
+        below = interval_text(difference_ends(tested["member_comparisons"]["baselines"][name]))
+        said += f" Its member {name} alone has {metric_label(SLICED_BY)} {each[SLICED_BY]:.4f}, below it by {below}."
     parts = [_table(("metric", *columns), rows), said]
     if (run / "ranks.parquet").is_file() and "n_queries" not in tested["test"]:
         parts += ["### Slices", _slices(run)]
@@ -173,12 +184,19 @@ def _slices(run: Path) -> str:
 def _costs(record: JsonObject, tested: JsonObject) -> str:
     cost, versions = tested["cost"], record["trained_with"]
     known = ", ".join(f"{each} {versions[each]}" for each in ("seqrec", "jax", "python") if each in versions)
-    minutes = tested["train_seconds"] / 60
+    if members := cost.get("members"):
+        times = (f"{each['seconds_relative']:.1f} times that of {name} alone" for name, each in members.items())
+        spent = {"Time to rank": ", ".join(times)}
+    else:
+        minutes = tested["train_seconds"] / 60
+        spent = {
+            "Memory of parameters and optimizer": f"{cost['state_bytes'] / 1e6:,.1f} MB",
+            "Training": f"{minutes:.1f} minutes, validations included; best epoch {tested['best_epoch']}",
+        }
     return _facts(
         {
             "Parameters": f"{cost['n_parameters']:,}",
-            "Memory of parameters and optimizer": f"{cost['state_bytes'] / 1e6:,.1f} MB",
-            "Training": f"{minutes:.1f} minutes, validations included; best epoch {tested['best_epoch']}",
+            **spent,
             "Device": versions.get("device", "unknown"),
             "Versions": known,
         }

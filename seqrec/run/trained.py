@@ -18,10 +18,13 @@ from seqrec.files import JsonObject, read_object, replacing
 from seqrec.neighbours import TABLES
 from seqrec.params import leaves_by_name
 from seqrec.run.data import DataConfig, Task
+from seqrec.run.members import member_directories
 from seqrec.types import InputError
 
 Arrays = Mapping[str, np.ndarray]
 """Parameters by their dotted names."""
+
+_ENSEMBLE = "{} is an ensemble, which is not trained itself; start from one of its runs"
 
 
 class Trained(NamedTuple):
@@ -44,8 +47,10 @@ def read_trained(source: Path) -> Trained:
     """The run or the bundle in a local directory.
 
     Raises:
-      InputError: it is neither, or it is damaged or unfinished.
+      InputError: it is neither, or an ensemble, or it is damaged or unfinished.
     """
+    if member_directories(source):
+        raise InputError(_ENSEMBLE.format(original(source)))
     return _bundle(source) if (source / MANIFEST).is_file() else _run(source)
 
 
@@ -53,6 +58,8 @@ def _bundle(source: Path) -> Trained:
     name = original(source)
     directory, facts = open_directory(source)
     config = read_object(directory / CONFIG, config=dict)["config"]
+    if "members" in config:
+        raise InputError(_ENSEMBLE.format(name))
     weights = leaves_by_name(read_weights(directory / WEIGHTS))
     weights = {name: leaf for name, leaf in weights.items() if not name.startswith(f"{TABLES}.")}  # fitted anew
     record = {"bundle": name, "content_hash": facts.content_hash, "item_table": facts.item_table}

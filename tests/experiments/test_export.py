@@ -52,7 +52,7 @@ def test_the_bundle_of_each_scripts_model_answers_as_the_model(name, flags, tmp_
     config = config_of(name, *flags)
     model = TRAINING[name].build(config, task_of(config))
     params = jax.tree.map(lambda leaf: 5 * leaf, init_params(model.specs, jax.random.key(1)))
-    served = served_model(TRAINING[name], {"config": to_json(config)}, N_ITEMS)
+    served = served_model(TRAINING, {"experiment": name, "config": to_json(config)}, N_ITEMS)
     keys = np.arange(101, 101 + N_ITEMS)
     write(tmp_path / "bundle", served, params, keys=keys, name=name, mask_seen=False)
     found = seqrec.load_bundle(tmp_path / "bundle").recommend([[100 + item for item in row] for row in HISTORIES], 5)
@@ -67,7 +67,7 @@ def test_item_features_need_not_travel():
     config = config_of("sasrec", "--ids", "multi-hash", "--id-rows", "4")
     model = TRAINING["sasrec"].build(config, task_of(config))
     params = init_params(model.specs, jax.random.key(0))
-    served = served_model(TRAINING["sasrec"], {"config": to_json(config)}, N_ITEMS)
+    served = served_model(TRAINING, {"experiment": "sasrec", "config": to_json(config)}, N_ITEMS)
     whole = jax.tree.map(lambda leaf: leaf.shape, composed_params(model, params))
     assert jax.tree.map(lambda spec: spec.shape, served.specs) == whole
 

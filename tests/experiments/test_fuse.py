@@ -9,6 +9,7 @@ from pathlib import Path
 
 import ensemble
 import evaluate_checkpoint
+import export
 import jax
 import numpy as np
 import pytest
@@ -73,22 +74,27 @@ def bundle(fused, tmp_path_factory):
     return directory
 
 
-def test_the_bundle_recommends_what_the_run_recommends(fused, bundle):
+def check_answers(run, bundle):
+    """The bundle lists for some histories what the run's model lists."""
     loaded = seqrec.load_bundle(bundle)
-    assert not loaded.facts.sessions
-    task, model, params = open_trained(fused[0], TRAINING)
+    task, model, params = open_trained(run, TRAINING)
     recommend, store = make_recommend(model), task.store
     histories = [[1], [3, 4, 5], store.items[store.offsets[1] : store.offsets[2]].tolist()]
     keys = [store.item_keys[np.array(history) - 1].tolist() for history in histories]
     expected = [store.item_keys[np.array(recommend(params, history, 5)) - 1].tolist() for history in histories]
     assert loaded.recommend(keys, 5).items == expected
+
+
+def test_the_bundle_recommends_what_the_run_recommends(fused, bundle):
+    assert not seqrec.load_bundle(bundle).facts.sessions
+    check_answers(fused[0], bundle)
     with pytest.raises(InputError, match=r"item-to-item tables.*search exactly"):
         seqrec.load_bundle(bundle, search="int8")
 
 
 def test_a_refresh_knows_the_tables_by_the_bundles_own_record(fused, bundle):
     _, model, _ = open_trained(fused[0], TRAINING)
-    served = served_model(TRAINING["sasrec"], read_json(bundle / CONFIG), model.n_items)
+    served = served_model(TRAINING, read_json(bundle / CONFIG), model.n_items)
     shapes, expected = (jax.tree.map(lambda spec: (spec.shape, spec.dtype), each.specs) for each in (served, model))
     assert shapes == expected
 
@@ -141,14 +147,22 @@ def joined(*runs, output, fuse=()):
     return ensemble.main(ensemble.Arguments(runs=runs, output=output, fuse=fuse))
 
 
-def test_an_ensemble_is_a_run_that_opens_with_its_figures_when_its_members_are_gone(fused, other_seed, tmp_path):
-    members = [tmp_path / "a", tmp_path / "b"]
+@pytest.fixture(scope="module")
+def both(fused, other_seed, tmp_path_factory):
+    """An ensemble of both runs and one of the tables, whose members are gone, and its figures."""
+    directory = tmp_path_factory.mktemp("ensemble")
+    members = [directory / "a", directory / "b"]
     for source, member in zip((fused, other_seed), members, strict=True):
         shutil.copytree(source[0], member)
-    results = joined(*members, output=tmp_path / "both", fuse=("markov",))
+    results = joined(*members, output=directory / "both", fuse=("markov",))
     for member in members:
         shutil.rmtree(member)
-    task, model, params = open_trained(tmp_path / "both", TRAINING)
+    return directory / "both", results
+
+
+def test_an_ensemble_is_a_run_that_opens_with_its_figures_when_its_members_are_gone(fused, other_seed, both):
+    run, results = both
+    task, model, params = open_trained(run, TRAINING)
     ranks = evaluate(make_eval_step(model), params, task.test).rank
     assert results["test"]["ndcg@10"] == pytest.approx(means(metric_sums(ranks))["ndcg@10"], rel=1e-6)
     expected = {"a": fused[1]["unfused"]["test"], "b": other_seed[1]["test"]}  # members leave their tables behind
@@ -159,6 +173,20 @@ def test_an_ensemble_is_a_run_that_opens_with_its_figures_when_its_members_are_g
     assert len(fusion["models"]) == 2
     assert fusion["tables"].keys() == {"markov"}
     assert fusion["log_likelihood"] >= fusion["log_likelihood_before"]  # of the first member, which weights can choose
+
+
+def test_the_bundle_of_an_ensemble_recommends_what_its_run_recommends_and_can_be_made_anew(both, tmp_path):
+    run, _ = both
+    with sizes_unchecked():
+        bundle_run(run, TRAINING, tmp_path / "bundle")
+        export.main(export.Arguments(refresh=tmp_path / "bundle"))
+    check_answers(run, tmp_path / "bundle")
+    card = (tmp_path / "bundle" / "README.md").read_text()
+    assert "One model of 2 (sasrec, sasrec), by `experiments/ensemble.py`" in card
+    assert "members.1.config.model.d_model = 16" in card
+    for source in (run, tmp_path / "bundle"):
+        with pytest.raises(InputError, match="is an ensemble, which is not trained itself; start from one of its runs"):
+            read_trained(source)
 
 
 def test_an_ensemble_that_is_stopped_leaves_nothing(other_seed, tmp_path, monkeypatch):

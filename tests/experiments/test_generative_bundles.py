@@ -61,8 +61,8 @@ def case(tmp_path_factory) -> Case:
     model = generative.build(config, make_task(config.training.data, store, seed=0))
     check_servable(model)
     params = jax.tree.map(lambda leaf: 5 * leaf, init_params(model.specs, jax.random.key(1)))
-    record = {"config": to_json(config)}
-    served = served_model(generative, record, N_ITEMS, codes=directory / files.CODES)
+    record = {"experiment": "generative", "config": to_json(config)}
+    served = served_model({"generative": generative}, record, N_ITEMS, codes=directory / files.CODES)
     description = Description("generative", record, lambda facts: "a card\n", (directory / files.CODES,))
     vocabulary = files.Vocabulary(KEYS, np.arange(N_ITEMS, 0, -1))
     with sizes_unchecked():
