@@ -56,6 +56,11 @@ class LossConfig:
     """Scores are divided by this before the loss; above 1 makes the predicted distribution flatter."""
     label_smoothing: Annotated[float, TRACED, Range(0.0, 0.2)] = 0.0
     """Share of each target's probability that is spread evenly over all items, 0 to below 1; softmax only."""
+    later_share: float = 0.0
+    """Share of each target's probability that goes to the items after it, 0 to below 1; softmax and sampled-softmax
+    only."""
+    n_later: int = 2
+    """Number of items after each target that share --later-share evenly."""
     z_loss: float = 0.0
     """Weight of a penalty on the squared log of the softmax denominator, which keeps scores from drifting; softmax
     only."""
@@ -76,12 +81,12 @@ class LossConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        check_at_least(self, 1, "n_negatives", "n_buckets", "bucket_positions", "bucket_items")
+        check_at_least(self, 1, "n_later", "n_negatives", "n_buckets", "bucket_positions", "bucket_items")
         check_at_least(self, 0, "z_loss", "skip_weight")
         check_above(self, 0, "temperature")
         check_between(self, 1e-3, 1, "seen_weight")
         check_share(self, "uniform_share", "calibration")
-        check_share(self, "label_smoothing", one=False)
+        check_share(self, "label_smoothing", "later_share", one=False)
         if self.loss != "softmax" and (self.label_smoothing or self.z_loss or self.seen_weight < 1):
             raise ValueError(
                 f"loss={self.loss} has no label_smoothing, z_loss and seen_weight, which are about the whole "
@@ -92,6 +97,17 @@ class LossConfig:
             raise ValueError(
                 "repeat_mixture mixes with a plain softmax; use loss=softmax or sampled-softmax; leave temperature, "
                 "label_smoothing and seen_weight at 1, 0 and 1"
+            )
+        if self.later_share and (
+            self.loss not in ("softmax", "sampled-softmax")
+            or self.repeat_mixture
+            or self.temperature != 1
+            or self.later_share + self.label_smoothing >= 1
+        ):
+            raise ValueError(
+                f"later_share={self.later_share:g} divides the label of a plain softmax; use loss=softmax or "
+                "sampled-softmax without repeat_mixture, leave temperature at 1, and label_smoothing + later_share "
+                "below 1"
             )
         if self.skip_weight and (self.loss != "softmax" or self.label_smoothing):
             raise ValueError("skip_weight needs probabilities; use loss=softmax, and leave label_smoothing at 0")

@@ -7,6 +7,7 @@ from seqrec.data.features import read_item_features, shuffled_feature
 from seqrec.event_features import with_event_features
 from seqrec.heads.softmax import softmax_model
 from seqrec.items import with_items
+from seqrec.later_targets import with_later_targets
 from seqrec.losses.config import make_loss
 from seqrec.model import Model
 from seqrec.questions import next_item
@@ -50,6 +51,8 @@ def build_model(encoder: Encoder, config: TrainingConfig, task: Task, *, ask: As
         assert task.train.fields.engagement is not None
         rates = log_base_rates(task.train.fields.engagement, task.store, task.split)
         model = with_side_tasks(model, config.engagement.heads, rates)
+    if config.loss.later_share:
+        model = with_later_targets(model, share=config.loss.later_share, n_later=config.loss.n_later)
     return model
 
 

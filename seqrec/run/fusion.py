@@ -97,7 +97,7 @@ def fuse(
             tables[name] = neighbour_table(ids, weights, recency=recency, n_items=task.n_items)
         runtime.check_interrupt()
     if not tables and widths is None:
-        record = {"tables": {}, "shapes": {}, "left_out": left_out}
+        record: JsonObject = {"tables": {}, "shapes": {}, "left_out": left_out}
         if runtime.is_first():
             write_json(run / FUSION, record)
         return Fused(model, params, record)
