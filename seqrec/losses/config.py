@@ -59,7 +59,7 @@ class LossConfig:
     later_share: float = 0.0
     """Share of each target's probability that goes to the items after it, 0 to below 1; softmax and sampled-softmax
     only."""
-    n_later: int = 2
+    n_later: int = 4
     """Number of items after each target that share --later-share evenly."""
     z_loss: float = 0.0
     """Weight of a penalty on the squared log of the softmax denominator, which keeps scores from drifting; softmax
