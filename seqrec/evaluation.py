@@ -24,7 +24,7 @@ class RankTable(NamedTuple):
     """One row a query, in the queries' order."""
 
     user: Int[np.ndarray, " queries"]
-    """Row of the user in the store."""
+    """Row of the user in the store, the whole of it."""
     target: Int[np.ndarray, " queries"]
     """Held-out item id."""
     rank: Float[np.ndarray, " queries"]
@@ -122,13 +122,13 @@ def rank_table(
     queries: Queries, ranks: Float[np.ndarray, " queries"], n_candidates: Int[np.ndarray, " queries"]
 ) -> RankTable:
     """The queries with the ranks of their held-out items; queries that count as misses rank behind all candidates."""
-    n_candidates = n_candidates.astype(np.int64)
+    n_candidates, asked = n_candidates.astype(np.int64), queries.of_all
     return RankTable(
-        user=queries.users,
-        target=queries.targets,
+        user=asked.users,
+        target=asked.targets,
         rank=queries.judge(ranks.astype(np.float64), n_candidates),
         n_candidates=n_candidates,
-        history_length=queries.history_lengths,
+        history_length=asked.history_lengths,
     )
 
 
@@ -252,10 +252,10 @@ def make_validate(
 
 
 def run_queries(step: QueryStep, params: Params, queries: Queries, *, report: Report = no_report) -> list[np.ndarray]:
-    """What the step returns for all queries, in their order."""
+    """What the step returns for all queries, those of other processes too, in their order."""
     arrays: list[np.ndarray] = []
     for query, outputs in query_parts(step, params, queries, report=report):
-        arrays = arrays or [np.empty((len(queries.users), *each.shape[1:]), each.dtype) for each in outputs]
+        arrays = arrays or [np.empty((len(queries.of_all.users), *each.shape[1:]), each.dtype) for each in outputs]
         for array, output in zip(arrays, outputs, strict=True):
             array[query] = output
     return arrays

@@ -26,11 +26,10 @@ except ModuleNotFoundError as error:
     raise ImportError(f'{error.name} is missing; run pip install "seqrec[run]"') from error
 
 from seqrec.config import check_at_least, check_fields
-from seqrec.data.buckets import Part
 from seqrec.data.directories import exclusive
 from seqrec.files import unwritable
 from seqrec.sharding import MeshConfig, is_first, make_mesh, on_first
-from seqrec.types import InputError
+from seqrec.types import InputError, Part
 
 log = logging.getLogger("seqrec")
 

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from seqrec.config import check_fields
 from seqrec.params import Params, ParamSpec
-from seqrec.types import InputError, ItemTable
+from seqrec.types import InputError, ItemTable, Part
 
 MESH_AXES: dict[str, str | tuple[str, ...] | None] = {
     "batch": ("data", "fsdp"),
@@ -73,26 +73,21 @@ def n_data_shards() -> int:
     return 1 if mesh.empty else mesh.shape["data"] * mesh.shape["fsdp"]
 
 
-class RowShare(NamedTuple):
-    """The part of each batch's rows that a process makes."""
+def row_share() -> Part:
+    """The equal part of a batch's rows that lies on this process's devices; processes that split no rows share one.
 
-    part: int = 0
-    """Its place among the parts, which follow one another."""
-    n_parts: int = 1
-
-
-def row_share() -> RowShare:
-    """The equal part of a batch's rows that lies on this process's devices; processes that split no rows share one."""
+    Parts follow one another.
+    """
     mesh = jax.sharding.get_mesh()
     if mesh.empty:
-        return RowShare()
+        return Part()
     processes = np.vectorize(lambda device: device.process_index)(mesh.devices).reshape(n_data_shards(), -1)
     held = [np.flatnonzero((processes == process).any(axis=1)) for process in range(jax.process_count())]
     mine = held[jax.process_index()]
     # A mesh that deals a process's rows out unevenly, or apart, leaves each process the whole batch to take them from.
     if any(len(rows) != len(mine) or np.ptp(rows) != len(mine) - 1 or rows[0] % len(mine) for rows in held):
-        return RowShare()
-    return RowShare(int(mine[0]) // len(mine), len(processes) // len(mine))
+        return Part()
+    return Part(int(mine[0]) // len(mine), len(processes) // len(mine))
 
 
 def split_rows(batch: Any) -> Any:
@@ -140,6 +135,24 @@ def on_host(array: Array | np.ndarray) -> np.ndarray:
     """The whole of an array, also where other processes hold parts of it; then all must ask for it at once."""
     whole = isinstance(array, np.ndarray) or array.is_fully_addressable or array.is_fully_replicated
     return np.asarray(array if whole else multihost_utils.process_allgather(array, tiled=True))
+
+
+def gather_rows(array: np.ndarray) -> list[np.ndarray]:
+    """The arrays of one axis that processes give, one for each `row_share`; all must ask at once, with one dtype.
+
+    They are sent as bytes: jax would make 32 bits of 64.
+    """
+    part, n_parts = row_share()
+    if n_parts == 1:
+        return [array]
+    sent = np.frombuffer(array.tobytes(), np.uint8)
+    parts, lengths = multihost_utils.process_allgather(np.array([part, len(sent)], np.int32)).T
+    padded = np.zeros(max(1, int(lengths.max())), np.uint8)
+    padded[: len(sent)] = sent
+    received = multihost_utils.process_allgather(padded).astype(np.uint8)
+    # Processes that make the same rows give the same.
+    first = [int(np.argmax(parts == number)) for number in range(n_parts)]
+    return [np.frombuffer(received[each, : lengths[each]].tobytes(), array.dtype) for each in first]
 
 
 def agree_on_highest(number: int) -> int:

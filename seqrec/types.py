@@ -40,6 +40,13 @@ BestItems = tuple[Int[Any, "queries k"], Float[Any, "queries k"]]
 """Ids of the best candidates, best first, and their scores; id 0 where candidates run out."""
 
 
+class Part(NamedTuple):
+    """Which of several processes that share something out this one is."""
+
+    number: int = 0
+    n_parts: int = 1
+
+
 class InputError(ValueError):
     """Input from the user that cannot be used; the message names value, bound and remedy in one line."""
 

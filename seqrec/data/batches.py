@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int, Int32
 
-from seqrec.data.engagement import Engagement
-from seqrec.data.feature_values import PositionFeature, features_at
+from seqrec.data.layout import EventFields as EventFields
+from seqrec.data.layout import lay_out, segments_of
+from seqrec.data.own_shards import AllQueries, Gather, gather_queries
 from seqrec.data.packing import PackedRows, pack, pack_training, rotate_rings
 from seqrec.data.ragged import ranges, rows_at
 from seqrec.data.repeated_targets import seen_before
@@ -26,16 +27,22 @@ class Share(NamedTuple):
     process_index: int = 0
     process_count: int = 1
     """Processes that share each batch; each makes, and reads from the store, its own rows alone."""
+    gather: Gather | None = None
+    """Where each process has opened its own shards of a store: what exchanges what they know of them. Each then packs
+    its own histories, and its rows of a batch are of these alone."""
 
+    def of_all(self, array: np.ndarray) -> list[np.ndarray]:
+        """The arrays of the processes that have opened different shards; of others, this one's own stands for all."""
+        return [array] if self.gather is None else self.gather(array)
 
-class EventFields(NamedTuple):
-    """What batches hold in addition to item ids and their order."""
+    def total(self, number: int) -> int:
+        """The sum of these processes' numbers."""
+        return int(np.sum(self.of_all(np.array([number]))))
 
-    times: Times = "none"
-    engagement: Engagement | None = None
-    """Weights, skips and side tasks' labels of the events to predict."""
-    features: tuple[PositionFeature, ...] = ()
-    """Other features of events and users."""
+    @property
+    def of_own(self) -> "Share":
+        """What of the rows that this process packs it makes: all, where it packs its own shards alone."""
+        return self if self.gather is None else Share(-(-self.n_shards // self.process_count))
 
 
 class Windows(NamedTuple):
@@ -48,57 +55,6 @@ class Windows(NamedTuple):
 
 
 ALL_ROWS, ITEMS_ALONE, LATEST = Share(), EventFields(), Windows()
-
-
-def _segments(
-    packed: PackedRows, rows: Int[np.ndarray, " rows"]
-) -> tuple[Int[np.ndarray, " segments"], Int[np.ndarray, " segments"]]:
-    """The segments of the given rows, and which of these rows, counted from 0, holds each."""
-    n_segments = packed.row_offsets[rows + 1] - packed.row_offsets[rows]
-    return ranges(packed.row_offsets[rows], n_segments), np.repeat(np.arange(len(rows)), n_segments)
-
-
-def _lay_out(
-    store: SequenceStore,
-    row: Int[np.ndarray, " segments"],
-    starts: Int[np.ndarray, " segments"],
-    lengths: Int[np.ndarray, " segments"],
-    *,
-    shape: tuple[int, int],
-    fields: EventFields,
-) -> Batch:
-    """Stretches of the store side by side in their rows, which count up from 0; rows without any are empty."""
-    n_rows, length = shape
-    n_segments = np.bincount(row, minlength=n_rows)
-    segment_ids = ranges(np.ones_like(n_segments), n_segments)
-    filled = np.arange(length) < np.bincount(row, lengths, minlength=n_rows)[:, None]
-    positions = ranges(np.zeros_like(lengths), lengths)
-    first = np.repeat(starts, lengths)
-    source = first + positions
-    following = np.minimum(source + 1, store.n_events - 1)
-    values = [store.items[source], store.items[following], np.repeat(segment_ids, lengths), positions]
-    if fields.times != "none":
-        timestamps = store.columns["timestamp_us"]
-        places = (source, following) if fields.times == "query" else (source,)
-        # Whole seconds, of at most 68 years: what an accelerator's integers hold, and more than anybody's history.
-        seconds = ((timestamps[place] - timestamps[first]) // 1_000_000 for place in places)
-        values += [np.clip(each, 0, np.iinfo(np.int32).max) for each in seconds]
-    arrays = np.zeros((len(values), n_rows, length), np.int32)
-    for array, value in zip(arrays, values, strict=True):
-        array[filled] = value  # not arrays[i, filled], which takes ten times as long
-
-    def spread(values: np.ndarray) -> np.ndarray:
-        rows = np.zeros((n_rows, length, *values.shape[1:]), values.dtype)
-        rows[filled] = values
-        return rows
-
-    extra: dict[str, Any] = {}
-    if fields.engagement is not None:
-        extra = {name: spread(value) for name, value in fields.engagement.fields_at(store, following).items()}
-    if fields.features:
-        event_features = features_at(fields.features, store, source)
-        extra["event_features"] = {name: spread(value) for name, value in event_features.items()}
-    return Batch(*arrays, **extra)
 
 
 def _part(n: int, share: Share) -> tuple[int, int]:
@@ -120,15 +76,15 @@ def _check(store: SequenceStore, times: Times, share: Share) -> None:
 # Kept for the epochs that two neighbouring batches may belong to: to draw them again for each batch would cost
 # more than the batch where rows or users are many.
 @functools.lru_cache(maxsize=2)
-def _row_order(seed: int, epoch: int, n_rows: int) -> Int[np.ndarray, " rows"]:
-    order = np.random.default_rng((seed, epoch)).permutation(n_rows)
+def _row_order(seed: tuple[int, ...], epoch: int, n_rows: int) -> Int[np.ndarray, " rows"]:
+    order = np.random.default_rng((seed[0], epoch, *seed[1:])).permutation(n_rows)
     order.setflags(write=False)
     return order
 
 
 @functools.lru_cache(maxsize=2)
-def _turns(seed: int, epoch: int, n_users: int) -> Float[np.ndarray, " users"]:
-    turns = np.random.default_rng((seed, epoch, 1)).random(n_users)
+def _turns(seed: tuple[int, ...], epoch: int, n_users: int) -> Float[np.ndarray, " users"]:
+    turns = np.random.default_rng((seed[0], epoch, 1, *seed[1:])).random(n_users)
     turns.setflags(write=False)
     return turns
 
@@ -146,48 +102,76 @@ class TrainingBatches(NamedTuple):
     store: SequenceStore
     packed: PackedRows
     n_rows: int
-    """Rows with data in a batch."""
+    """Rows with data in a batch; on average, where each process packs its own shards."""
     seed: int
     share: Share = ALL_ROWS
     fields: EventFields = ITEMS_ALONE
     rings: Int[np.ndarray, " users"] | None = None
     """Where each epoch cuts windows at positions of its own: pairs of an item and the next in each training history."""
+    n_packed: tuple[int, ...] = ()
+    """Packed rows of each process, where each packs its own shards; empty where all pack the same."""
 
     @property
     def steps_per_epoch(self) -> int:
         """Steps after which every row has been seen at least once."""
-        return -(-self.packed.n_rows // self.n_rows)
+        return -(-sum(self._n_packed) // self.n_rows)
+
+    @property
+    def fill_share(self) -> float:
+        """Share of positions that hold an item in batches of all processes, whose rows are as full as those here."""
+        return self.packed.fill_share * self.n_rows / (len(self._n_packed) * self._n_room)
 
     def batch(self, step: int) -> Batch:
         """The batch of a 0-based step: a pure function of (seed, step, process), so a position is one integer.
 
         The rows of all processes, one after another, are the batch of a single one, whatever their number; empty
-        rows come last.
+        rows come last. Where each packs its own shards, each goes through its own rows, all at the same share of them a
+        step, so that every row is seen as often as any other.
         """
-        n_parts = math.lcm(self.share.n_shards, self.share.process_count)
-        first, n_rows = _part(-(-self.n_rows // n_parts) * n_parts, self.share)
-        epochs, rows = self._rows(step * self.n_rows + np.arange(first, min(first + n_rows, self.n_rows)))
-        segments, row = _segments(self.packed, rows)
+        share = self.share.of_own
+        n_parts = math.lcm(share.n_shards, share.process_count)
+        first, n_rows = _part(-(-self._n_room // n_parts) * n_parts, share)
+        first += self._n_before(step)
+        epochs, rows = self._rows(np.arange(first, min(first + n_rows, self._n_before(step + 1))))
+        segments, row = segments_of(self.packed, rows)
         starts, lengths = self.packed.starts[segments], self.packed.lengths[segments]
         if self.rings is not None:
             users = rows_at(self.store.offsets, starts)
-            turns = _by_epoch(lambda epoch: _turns(self.seed, epoch, self.store.n_users), epochs[row], users)
+            turns = _by_epoch(lambda epoch: _turns(self._seed, epoch, self.store.n_users), epochs[row], users)
             first, n_pairs = self.store.offsets[users], self.rings[users]
             shifts = (turns * n_pairs * (n_pairs > self.packed.length)).astype(np.int64)
             row, starts, lengths = rotate_rings(row, starts, lengths, shifts, first, n_pairs)
         shape = (n_rows, self.packed.length)
-        return _lay_out(self.store, row, starts, lengths, shape=shape, fields=self.fields)
+        return lay_out(self.store, row, starts, lengths, shape=shape, fields=self.fields)
 
     def users(self, step: int) -> Int[np.ndarray, " users"]:
-        """The users in the batch of a 0-based step, over all processes, as rows of the store."""
-        _, rows = self._rows(step * self.n_rows + np.arange(self.n_rows))
-        segments, _ = _segments(self.packed, rows)
+        """The users in the batch of a 0-based step, over all processes that read this store, as rows of it."""
+        _, rows = self._rows(np.arange(self._n_before(step), self._n_before(step + 1)))
+        segments, _ = segments_of(self.packed, rows)
         return np.unique(rows_at(self.store.offsets, self.packed.starts[segments]))
 
     def _rows(self, places: Int[np.ndarray, " n"]) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
         """The epoch and the packed row at each of these places in the endless stream of rows."""
-        epochs, places = np.divmod(places, self.packed.n_rows)
-        return epochs, _by_epoch(lambda epoch: _row_order(self.seed, epoch, self.packed.n_rows), epochs, places)
+        epochs, places = np.divmod(places, max(1, self.packed.n_rows))
+        return epochs, _by_epoch(lambda epoch: _row_order(self._seed, epoch, self.packed.n_rows), epochs, places)
+
+    @property
+    def _seed(self) -> tuple[int, ...]:
+        """With the number of the process, where each draws the order of rows of its own."""
+        return (self.seed, 2, self.share.process_index) if self.n_packed else (self.seed,)
+
+    @property
+    def _n_packed(self) -> tuple[int, ...]:
+        return self.n_packed or (self.packed.n_rows,)
+
+    def _n_before(self, step: int) -> int:
+        """Rows of those packed here that batches before a step hold."""
+        return step * self.n_rows * self.packed.n_rows // sum(self._n_packed)
+
+    @property
+    def _n_room(self) -> int:
+        """The most rows that a batch holds of those that one process has packed."""
+        return -(-self.n_rows * max(self._n_packed) // sum(self._n_packed))
 
 
 def training_batches(
@@ -216,14 +200,17 @@ def training_batches(
     """
     _check(store, fields.times, share)
     packed = pack_training(store, split, max_length=max_length, whole_histories=windows.whole)
-    if packed.n_rows == 0:
+    sizes = np.stack(share.of_all(np.array([packed.n_rows, len(packed.lengths)])))
+    n_packed, n_segments = sizes.sum(axis=0).tolist()
+    if n_packed == 0:
         raise InputError(
             "no history leaves two events for training (the split holds out the rest), so there is "
             "nothing to learn from; give longer histories, or hold out less"
         )
-    n_rows = min(packed.n_rows, max(1, round(batch_size * packed.n_rows / len(packed.lengths))))
+    n_rows = min(n_packed, max(1, round(batch_size * n_packed / n_segments)))
     rings = split.train_stop - store.offsets[:-1] - 1 if windows.random else None
-    return TrainingBatches(store, packed, n_rows, seed, share, fields, rings)
+    of_each = () if share.gather is None else tuple(sizes[:, 0].tolist())
+    return TrainingBatches(store, packed, n_rows, seed, share, fields, rings, of_each)
 
 
 class Queries(NamedTuple):
@@ -245,6 +232,13 @@ class Queries(NamedTuple):
     """Queries that count as missed, whatever the prediction; None if there are none."""
     share: Share = ALL_ROWS
     fields: EventFields = ITEMS_ALONE
+    whole: AllQueries | None = None
+    """The queries of all processes, where those here are of this process's shards alone."""
+
+    @property
+    def of_all(self) -> "Queries | AllQueries":
+        """The queries of all processes, in whose order ranks are."""
+        return self if self.whole is None else self.whole
 
     @property
     def targets(self) -> Int[np.ndarray, " queries"]:
@@ -268,15 +262,17 @@ class Queries(NamedTuple):
         self, ranks: Float[np.ndarray, " queries"], n_candidates: Int[np.ndarray, " queries"]
     ) -> Float[np.ndarray, " queries"]:
         """The ranks, those of misses behind all candidates."""
-        return ranks if self.is_miss is None else np.where(self.is_miss, n_candidates + 1.0, ranks)
+        is_miss = self.of_all.is_miss
+        return ranks if is_miss is None else np.where(is_miss, n_candidates + 1.0, ranks)
 
     def batches(self) -> Iterator[QueryBatch]:
         """All queries, in batches of one shape, so that one compiled step serves them.
 
         Of several processes each makes its own rows and its own entries a query; `last` and `query` count over all.
         """
+        places, first_row = (None, 0) if self.whole is None else (self.whole.places, self.whole.first_row)
         for group in self.row_groups:
-            segments, row = _segments(self.packed, group[group >= 0])
+            segments, row = segments_of(self.packed, group[group >= 0])
             starts, lengths = self.packed.starts[segments], self.packed.lengths[segments]
             filled = np.bincount(row, lengths).astype(np.int64)
             ends = np.cumsum(lengths) - (np.cumsum(filled) - filled)[row]
@@ -284,18 +280,16 @@ class Queries(NamedTuple):
             first, n_rows = _part(len(group), self.share)
             mine = (first <= row) & (row < first + n_rows)
             shape = (n_rows, self.packed.length)
-            batch = _lay_out(
-                self.store, row[mine] - first, starts[mine], lengths[mine], shape=shape, fields=self.fields
-            )
+            batch = lay_out(self.store, row[mine] - first, starts[mine], lengths[mine], shape=shape, fields=self.fields)
             # The item after the newest one is the target, so it is hidden.
             batch.next_items.reshape(-1)[newest[mine] - first * self.packed.length] = 0
             first, n_queries = _part(self.n_queries, self.share)
             query_ids = self.packed.order[segments][first : first + n_queries]
             last, targets, query = np.zeros((3, n_queries), np.int32)
-            last[: len(query_ids)] = newest[first : first + n_queries]
+            last[: len(query_ids)] = newest[first : first + n_queries] + first_row * self.packed.length
             targets[: len(query_ids)] = self._targets(query_ids)
             query[:] = -1
-            query[: len(query_ids)] = query_ids
+            query[: len(query_ids)] = query_ids if places is None else places[query_ids]
             yield QueryBatch(batch, last, targets, self.latest(query_ids, n_queries, self.n_excluded), query)
 
     def histories(self, max_length: int) -> Iterator[HistoryBatch]:
@@ -363,24 +357,42 @@ def make_queries(
     ([5], [4])
     """
     _check(store, fields.times, share)
-    n_shards = share.n_shards
     positions = target_positions[target_positions >= 0]
     users = rows_at(store.offsets, positions) if users is None else users
     history_lengths = positions - store.offsets[users]
-    if not history_lengths.size or history_lengths.min() < 1:
+    n_all = share.total(len(positions))
+    if not n_all or history_lengths.min(initial=1) < 1:
         raise InputError(
             f"{int(np.sum(history_lengths < 1))} of {len(positions)} targets are their user's first event; "
             "a query needs a target with at least one event before it"
         )
     lengths = np.minimum(history_lengths, max_length)
     packed = pack(positions - lengths, lengths, max_length)
-    n_rows = max(1, round(batch_size * packed.n_rows / len(positions) / n_shards)) * n_shards
+    sizes = np.stack(share.of_all(np.array([packed.n_rows, history_lengths.max(initial=0)])))
+    n_packed, (most_packed, longest) = int(sizes[:, 0].sum()), sizes.max(axis=0).tolist()
+    # With shards of its own a process makes batches as if by itself, of the sizes that all agree on.
+    n_shards = share.of_own.n_shards
+    n_rows = max(1, round(batch_size * n_packed / n_all / len(sizes) / n_shards)) * n_shards
     # Packing puts long histories first; in a random order every batch asks about as many queries.
     shuffled = np.random.default_rng(0).permutation(packed.n_rows)
-    groups = np.full((-(-packed.n_rows // n_rows), n_rows), -1)
+    groups = np.full((-(-most_packed // n_rows), n_rows), -1)
     groups.reshape(-1)[: packed.n_rows] = shuffled
     n_segments = np.append(np.diff(packed.row_offsets), 0)
-    n_queries = -(-int(n_segments[groups].sum(axis=1).max()) // (8 * n_shards)) * 8 * n_shards
-    n_excluded = int(history_lengths.max()) if mask_seen else 0
+    most_asked = max(each.item() for each in share.of_all(n_segments[groups].sum(axis=1).max(keepdims=True)))
+    n_queries = -(-most_asked // (8 * n_shards)) * 8 * n_shards
+    n_excluded = longest if mask_seen else 0
     is_miss = None if count_as_miss is None else count_as_miss[target_positions >= 0]
-    return Queries(store, packed, users, positions, groups, n_queries, n_excluded, is_miss, share, fields)
+    queries = Queries(store, packed, users, positions, groups, n_queries, n_excluded, is_miss, share.of_own, fields)
+    if share.gather is None:
+        return queries
+    assert store.own is not None
+    whole = gather_queries(
+        store.own.whole_rows(users),
+        queries.targets,
+        history_lengths,
+        is_miss,
+        number=share.process_index,
+        n_rows=n_rows,
+        gather=share.gather,
+    )
+    return queries._replace(whole=whole)

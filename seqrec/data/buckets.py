@@ -10,7 +10,6 @@ import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 from seqrec.data.bucket_files import (
     CHECKPOINT,
@@ -28,7 +27,7 @@ from seqrec.data.bucket_files import (
     open_bucket,
 )
 from seqrec.data.paths import is_in_bucket
-from seqrec.types import InputError
+from seqrec.types import InputError, Part
 
 COPY_OF = "copy-of"
 """Name of the file beside a copy that says what it is a copy of."""
@@ -43,13 +42,6 @@ Stamp = tuple[int, int]
 """A file's size in bytes and the time of its last change in nanoseconds."""
 
 
-class Part(NamedTuple):
-    """Which of the processes that write a directory together has a copy."""
-
-    number: int = 0
-    n_parts: int = 1
-
-
 @dataclass(frozen=True)
 class _Copy:
     """A working copy that is open."""
@@ -57,6 +49,7 @@ class _Copy:
     bucket: Bucket
     directory: Path
     part: Part
+    """Of the processes that write the directory together."""
     synced: dict[str, Stamp | None] = field(default_factory=dict)
     """Stamp of each file as the bucket has it; None for files that are not here."""
     lock: threading.RLock = field(default_factory=threading.RLock)

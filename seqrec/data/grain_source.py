@@ -29,5 +29,5 @@ class BatchSource:
         ours = self.batches
         return (
             f"BatchSource(data={ours.store.content_hash[:16]}, seed={ours.seed}, rows={ours.n_rows}, length="
-            f"{ours.packed.length}, share={tuple(ours.share)}, n_steps={self.n_steps})"
+            f"{ours.packed.length}, share={tuple(ours.share[:3])}, n_steps={self.n_steps})"
         )

@@ -98,3 +98,13 @@ def write_keys(file: Path, table: KeyTable, *, n_events: Int[np.ndarray, " n"] |
     if n_events is not None:
         written["n_events"] = pa.array(n_events)
     pq.write_table(pa.table(written), file, write_page_checksum=True)
+
+
+def read_n_events(file: Path) -> Int[np.ndarray, " n"]:
+    """The numbers of events that `write_keys` has written to the file.
+
+    Raises:
+      InputError: the file is damaged.
+    """
+    with as_input_error(f"{file} is missing or damaged; {REMEDY}", *DAMAGE):
+        return pq.read_table(file, columns=["n_events"])["n_events"].to_numpy()

@@ -31,7 +31,7 @@ class PackedRows(NamedTuple):
     @property
     def fill_share(self) -> float:
         """Share of all positions that hold an item."""
-        return float(self.lengths.sum()) / (self.n_rows * self.length)
+        return float(self.lengths.sum()) / max(1, self.n_rows * self.length)
 
 
 def pack(starts: Int[np.ndarray, " segments"], lengths: Int[np.ndarray, " segments"], length: int) -> PackedRows:

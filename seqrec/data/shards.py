@@ -19,7 +19,7 @@ from jaxtyping import Int, Int32, Int64
 from seqrec.data.ragged import blocks
 from seqrec.data.store_files import REMEDY, array_files, check_offsets, key_column, open_array, rises, write_arrays
 from seqrec.files import sha256_of
-from seqrec.types import InputError
+from seqrec.types import InputError, Part
 
 ROOT = "."
 """Directory of the one shard of a store whose arrays lie beside its manifest."""
@@ -60,6 +60,15 @@ class Shard(NamedTuple):
 def shard_directory(number: int) -> str:
     """Where the shard of this number, from 0, lies in a store."""
     return f"shards/{number:06d}"
+
+
+def shards_of(part: Part) -> slice:
+    """Which of a store's shards a part of the processes reads: every `n_parts`-th from its number on.
+
+    >>> list("abcde")[shards_of(Part(1, 2))]
+    ['b', 'd']
+    """
+    return slice(part.number, None, part.n_parts)
 
 
 def write_shard(

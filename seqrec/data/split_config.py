@@ -24,6 +24,7 @@ from seqrec.data.splits import (
 )
 from seqrec.data.store import SequenceStore
 from seqrec.data.stored_splits import count_training, read_split, split_directory, write_split
+from seqrec.types import InputError
 
 WindowTarget = Literal[TargetChoice, "every"]
 
@@ -145,11 +146,20 @@ def split_store(store: SequenceStore, config: SplitConfig) -> Split:
     """The split that the config describes, once it is found to leak nothing; auto is leave-last-out here.
 
     With a store on disk it is kept, and its training counts with it, so that they are worked out once.
+
+    Raises:
+      InputError: it cannot be made of this store, or only some shards were opened and the store does not keep it.
     """
     is_auto = {"split": LEAVE_LAST_OUT.split} if config.split == "auto" else {}
     directory = split_directory(store, dataclasses.asdict(config) | is_auto)
-    if directory is not None and (kept := read_split(directory)) is not None:
+    kept = None if directory is None else read_split(directory, store.own)
+    if kept is not None and (store.own is None or kept.training_counts is not None):
         return kept
+    if store.own is not None:
+        raise InputError(
+            f"{store.directory} keeps no split by {_shown(config)}, and to make one takes all shards; prepare the data "
+            "with these split flags, or use --shards all"
+        )
     split = _made(store, config)
     if directory is not None and os.access(directory.parents[2], os.W_OK):
         split = split._replace(training_counts=count_training(store, split))

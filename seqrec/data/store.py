@@ -24,13 +24,14 @@ from seqrec.data.manifest import (
     versions_of,
 )
 from seqrec.data.manifest import read_preparation as read_preparation
+from seqrec.data.own_shards import OwnShards, own_contents
 from seqrec.data.paths import as_input_error
 from seqrec.data.ragged import session_numbers
 from seqrec.data.shards import NO_COLUMNS, ROOT, Shard, changed_shards, event_blocks, open_shards
-from seqrec.data.store_copies import local_store
+from seqrec.data.store_copies import WHOLE, local_store
 from seqrec.data.store_files import REMEDY, check_offsets, column_dtype, open_array, write_arrays
 from seqrec.files import JsonObject, write_json
-from seqrec.types import InputError
+from seqrec.types import InputError, Part
 
 VERSIONS_FILE = "event_versions.npy"
 """Of a store that grew when appends rewrote it: the number of appends before the one that brought each event."""
@@ -63,6 +64,9 @@ class SequenceStore(NamedTuple):
     """The shards on disk, if there are several."""
     directory: Path | None = None
     """Where the store lies; None in memory."""
+    own: OwnShards | None = None
+    """Where the users and events stand in the whole store, if only some of its shards were opened; the items and the
+    content hash are those of the whole store all the same."""
 
     @property
     def n_users(self) -> int:
@@ -266,11 +270,14 @@ def add_counts(counts: Int64[np.ndarray, " n_items_plus_1"], items: Int[np.ndarr
         counts += np.bincount(items, minlength=len(counts))
 
 
-def open_store(directory: Path | str, *, as_of: str | None = None, verify: bool = False) -> SequenceStore:
+def open_store(
+    directory: Path | str, *, as_of: str | None = None, verify: bool = False, part: Part = WHOLE
+) -> SequenceStore:
     """The store in `directory`; arrays and keys are read from disk as they are used, a bucket's from a copy.
 
     Item ids and offsets are checked to be in range; with `verify` all is read and hashed. `as_of` is the content hash
-    that the store had before appends: what was appended since is left out.
+    that the store had before appends: what was appended since is left out. Of several parts, one has the users of every
+    `n_parts`-th shard: no file of another shard is opened, or fetched from a bucket.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as directory:
@@ -279,9 +286,10 @@ def open_store(directory: Path | str, *, as_of: str | None = None, verify: bool 
     [1, 2, 3, 2, 3]
 
     Raises:
-      InputError: there is no store, it is damaged, or it never had the content hash `as_of`.
+      InputError: there is no store, it is damaged, it never had the content hash `as_of`, or its shards cannot be
+        shared out.
     """
-    directory = local_store(Path(directory))
+    directory = local_store(Path(directory), part)
     manifest = read_manifest(directory)
     contents = contents_of(manifest, directory)
     if as_of not in (None, contents.content_hash):
@@ -289,7 +297,11 @@ def open_store(directory: Path | str, *, as_of: str | None = None, verify: bool 
         if "n_shards" not in version:
             return _before_appends_in_place(directory, manifest, number, version)
         contents = _earlier_contents(contents, version, directory)
-    store = open_contents(directory, contents)
+    if part.n_parts == 1:
+        store = open_contents(directory, contents)
+    else:
+        contents, own = own_contents(contents, part, directory)
+        store = open_contents(directory, contents)._replace(own=own)
     if verify:
         check_content(store)
     return store
@@ -298,9 +310,14 @@ def open_store(directory: Path | str, *, as_of: str | None = None, verify: bool 
 def check_content(store: SequenceStore, *, report: Callable[[int], None] = lambda n_values: None) -> None:
     """Reads all of a store on disk, and refuses one that does not have its content hash.
 
-    `report` is told of each block how many of the store's `n_values` it had.
+    `report` is told of each block how many of the store's `n_values` it had. Of shards that were opened without the
+    others the hashes of their files are compared, which are kept in the manifest.
     """
-    if hash_of(store, report=report) != store.content_hash:
+    if store.own is not None:
+        if store.directory is not None and changed_shards(store.directory, store.own.shards):
+            raise InputError(_damaged(store.directory, store.content_hash, store.own.shards))
+        report(store.n_values)
+    elif hash_of(store, report=report) != store.content_hash:
         raise InputError(_damaged(store.directory, store.content_hash, store.shards))
 
 

@@ -13,18 +13,21 @@ from pathlib import Path
 from seqrec.data.bucket_files import STORE_MARKER, explained, get, open_bucket
 from seqrec.data.directories import move_into_place
 from seqrec.data.paths import as_input_error, is_in_bucket
-from seqrec.types import InputError
+from seqrec.data.shards import shards_of
+from seqrec.types import InputError, Part
 
 logger = logging.getLogger("seqrec")
 
+WHOLE = Part()
 SHARED = (".npy", ".parquet")
 """Ends of the names of a store's files that appends leave as they are."""
 
 
-def local_store(directory: Path) -> Path:
+def local_store(directory: Path, part: Part = WHOLE) -> Path:
     """The local directory of a store: a store in a bucket is fetched once, and kept by its hash.
 
-    It is kept under stores/ in SEQREC_CACHE, or in ~/.cache/seqrec.
+    It is kept under stores/ in SEQREC_CACHE, or in ~/.cache/seqrec. Of several parts, one fetches its own shards alone,
+    unless the whole store is there already.
 
     Raises:
       InputError: the bucket cannot be read or holds no store there.
@@ -40,14 +43,17 @@ def local_store(directory: Path) -> Path:
     hashes, directories = [""], {""}
     with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
         facts = json.loads(manifest)
-        directories |= {str(shard["directory"]) for shard in facts.get("shards", [])}
+        directories |= {str(shard["directory"]) for shard in facts.get("shards", [])[shards_of(part)]}
         hashes = [str(each["content_hash"]) for each in (facts, *reversed(facts.get("versions", [])))]
     # They name directories, so they must be what hashes are.
     content_hash, *earlier = hashes
     if not all(re.fullmatch("[0-9a-f]{64}", each) for each in hashes):
         raise InputError(f"{bucket.place(STORE_MARKER)} is not a sequence store's manifest; prepare the data again")
     cache = Path(os.environ.get("SEQREC_CACHE") or Path.home() / ".cache" / "seqrec")
-    cached = cache / "stores" / content_hash
+    cached, suffix = cache / "stores" / content_hash, ""
+    if part.n_parts > 1 and not (cached / STORE_MARKER).is_file():
+        suffix = f"-{part.number}-of-{part.n_parts}"
+        cached = cached.with_name(content_hash + suffix)
     if (cached / STORE_MARKER).is_file():
         return cached
     logger.info("fetching    %s into %s", bucket.address, cached)
@@ -60,7 +66,7 @@ def local_store(directory: Path) -> Path:
         directories |= {name.rpartition("/")[0] for name in sizes if name.startswith(f"splits/{content_hash}/")}
         wanted = {name: size for name, size in sizes.items() if name.rpartition("/")[0] in directories}
         with explained(bucket.address):
-            get(bucket, scratch, _not_linked(scratch, wanted, [cached.with_name(each) for each in earlier]))
+            get(bucket, scratch, _not_linked(scratch, wanted, [cached.with_name(each + suffix) for each in earlier]))
             # Who replaces a store takes its manifest away first; who appends to one replaces it last.
             manifest_after = bucket.files.cat_file(bucket.place(STORE_MARKER))
         if manifest_after != manifest:

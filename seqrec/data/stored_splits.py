@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
+from seqrec.data.own_shards import OwnShards
 from seqrec.data.paths import as_input_error
 from seqrec.data.ragged import ranges
 from seqrec.data.shards import user_blocks
@@ -33,8 +34,8 @@ def split_directory(store: SequenceStore, config: Mapping[str, Any]) -> Path | N
     return store.directory / "splits" / store.content_hash / hashlib.sha256(described.encode()).hexdigest()[:16]
 
 
-def read_split(directory: Path) -> Split | None:
-    """The split that lies there; None where there is none.
+def read_split(directory: Path, own: OwnShards | None = None) -> Split | None:
+    """The split that lies there, or what it says of the users of `own` shards; None where there is none.
 
     Raises:
       InputError: a file is not as it was written.
@@ -47,9 +48,12 @@ def read_split(directory: Path) -> Split | None:
     for name, expected in record["arrays"].items():
         file = directory / f"{name}.npy"
         with as_input_error(f"{file} is missing or damaged; {remedy}", Exception):  # whatever NumPy raises
-            hash_of_file, arrays[name] = sha256_of(file), np.load(file, allow_pickle=False)
+            mode: Any = None if own is None else "r"
+            hash_of_file, arrays[name] = sha256_of(file), np.load(file, mmap_mode=mode, allow_pickle=False)
         if hash_of_file != expected or name not in ARRAYS:
             raise InputError(f"{file} is not as it was written; {remedy}")
+        if own is not None:
+            arrays[name] = np.array(arrays[name]) if name == "training_counts" else own.own_places(arrays[name])
         arrays[name].setflags(write=False)
     facts = {name: record[name] for name in ("content_hash", "description", "asks_every")}
     with as_input_error(f"{directory} lacks an array ({{error}}); {remedy}", TypeError):

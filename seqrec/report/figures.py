@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -97,6 +97,14 @@ def format_example(store: SequenceStore, history: Sequence[int], recommended: Se
     return f"user {store.user_keys[user]}, latest last\n{lines(history[-5:])}\n  recommended\n{lines(recommended)}"
 
 
+class UserColumns(NamedTuple):
+    """What a table of ranks says of the user of each query."""
+
+    key: np.ndarray
+    n_events: Int[np.ndarray, " queries"]
+    """In training."""
+
+
 def write_ranks(
     file: Path,
     ranks: RankTable,
@@ -104,20 +112,23 @@ def write_ranks(
     split: Split,
     *,
     counts: Int[np.ndarray, " n_items_plus_1"] | None = None,
+    users: UserColumns | None = None,
 ) -> None:
     """Writes one row for each query: the keys of user and target, the rank, and columns to slice metrics by.
 
     `counts` are the `training_counts` of the split, where they are known already. `history_length` counts the events
     before the target, `user_events` the training events of the user, and `target_events` the training events of the
-    target: 0 is a cold target.
+    target: 0 is a cold target. `users` are given where the store has not all of them.
     """
+    if users is None:
+        users = UserColumns(store.user_keys[ranks.user], (split.train_stop - store.offsets[:-1])[ranks.user])
     columns = {
-        "user": pa.array(store.user_keys[ranks.user]),
+        "user": pa.array(users.key),
         "item": pa.array(store.item_keys[ranks.target - 1]),
         "rank": ranks.rank,
         "n_candidates": ranks.n_candidates,
         "history_length": ranks.history_length,
-        "user_events": (split.train_stop - store.offsets[:-1])[ranks.user],
+        "user_events": users.n_events,
         "target_events": (training_counts(store, split) if counts is None else counts)[ranks.target],
     }
     with replacing(file) as partial:

@@ -55,6 +55,9 @@ def choose_baselines(
     for name in get_args(BaselineName):
         if name not in named and not ("auto" in choices and name in CHEAP):
             continue
+        if task.test.whole is not None and name not in POPULARITIES:
+            left_out[name] = "it reads all shards, and with --shards own a process reads its own alone"
+            continue
         if name in NEED_TIMES and lacks_times(task):
             left_out[name] = "this run's store lacks the times of the data; experiments/baselines.py reads them"
             continue
@@ -99,8 +102,11 @@ def baseline_ranks(
 ) -> RankTable:
     """Ranks of the test items by a baseline, which is fitted here: on the same queries and candidates as a model's.
 
+    Where each process has queries of its own, all must ask at once, for a baseline that is fitted on `counts` alone.
+
     Raises:
       InputError: the baseline cannot be fitted; see `fit_baseline`.
     """
     rank = fit_baseline(name, task.store, task.split, config, store_with_times=store_with_times, counts=task.counts)
-    return rank_table(task.test, *rank(task.test.target_positions, task.mask_seen, report))
+    found = rank(task.test.target_positions, task.mask_seen, report)
+    return rank_table(task.test, *(found if task.test.whole is None else map(task.test.whole.gathered, found)))

@@ -68,5 +68,15 @@ class TrainingConfig:
             raise ValueError(
                 "gap_head predicts when the next event comes, which times=query gives away; use times=history"
             )
+        if self.data.shards == "own":
+            needs_all = {
+                "fuse": bool(self.fuse),
+                "start_from": self.start.start_from is not None,
+                "loss weights, skips and side tasks": self.engagement != EngagementConfig(),
+            }
+            if refused := [name for name, is_asked in needs_all.items() if is_asked]:
+                raise ValueError(
+                    f"shards=own goes without {refused[0]}, which reads all shards; use shards=all, or leave it out"
+                )
         if self.loss.skip_weight and not self.engagement.skips:
             raise ValueError(f"skip_weight={self.loss.skip_weight:g} weighs skips; name them, as in --skips skipped=1")

@@ -1,7 +1,6 @@
 """The data of a run: prepared, split, and made into training batches and queries."""
 
 import functools
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,9 +27,10 @@ from seqrec.data.split_config import SplitConfig, choose_split, split_store, sto
 from seqrec.data.splits import Split, asked_events
 from seqrec.data.steps import column_names
 from seqrec.data.store import SequenceStore, check_content, open_store, read_preparation
+from seqrec.data.user_samples import sampled_users
 from seqrec.runtime import log
-from seqrec.sharding import n_data_shards, row_share
-from seqrec.types import InputError, Times
+from seqrec.sharding import gather_rows, n_data_shards, row_share
+from seqrec.types import InputError, Part, Times
 
 NO_ENGAGEMENT = EngagementConfig()
 NO_PREPARATION: Mapping[str, Any] = MappingProxyType({})
@@ -46,6 +46,9 @@ class DataConfig:
     prepare_data.py wrote. movielens-demo needs no file."""
     data_path: Path | None = None
     """File of events (may be compressed with gzip), or directory of a store, which may be an s3:// or gs:// address."""
+    shards: Literal["all", "own"] = "all"
+    """Which shards of a store each of several processes reads in training. all: all of them. own: process p of P reads
+    shards p, p+P, and so on, fetches only these from a bucket, and makes its rows of each batch of their users."""
     columns: tuple[str, str, str] = Columns()
     """Names of the user, item and time columns of an events file. Give none as the third if there is no time: events
     then have the order of the file."""
@@ -90,6 +93,14 @@ class DataConfig:
         check_at_least(self, 0, "validate_users", "test_users")
         if self.dataset != "store":
             choose_split(self.split)
+        if self.shards == "own":
+            if self.dataset != "store":
+                raise ValueError(f"shards=own with dataset={self.dataset}; prepare a store, and use dataset=store")
+            if self.features.is_read or self.split.holds_continuations:
+                raise ValueError(
+                    "shards=own goes with neither event_features and user_features nor several items held out to "
+                    "generate, for which all shards are read; use shards=all"
+                )
         if self.features.is_read and self.split.holds_continuations:
             raise ValueError("items are generated without events; leave event_features and user_features out")
         if self.times != "none" and self.split.holds_continuations:
@@ -168,20 +179,37 @@ def open_data(
         directory = run / "store"
     runtime.check_interrupt()
     as_of = runtime.on_first(lambda: runs.started_with(run).get("data", {}).get("content_hash"))
+    part = row_share() if config.shards == "own" else Part()
+    if config.shards == "own":
+        check_parts(run, part)
     with phases.progress("opening the data"):
-        store = open_store(directory, as_of=as_of)
+        store = open_store(directory, as_of=as_of, part=part)
     if config.verify_data:
         with phases.progress("checking the data's hash", store.n_values, unit="values") as phase:
             check_content(store, report=phase)
-    preparation = read_preparation(directory, as_of=as_of)
+    preparation = read_preparation(store.directory or directory, as_of=as_of)
     if runtime.on_first(lambda: store.content_hash) != store.content_hash:
         raise InputError(f"{run}: this process read other data than the first; give all of them the same")
     log.info(
         "data        %s: %s users, %s items, %s events",
         config.dataset,
-        *(f"{count:,}" for count in (store.n_users, store.n_items, store.n_events)),
+        *(f"{count:,}" for count in ((store.own or store).n_users, store.n_items, (store.own or store).n_events)),
     )
+    if store.own is not None:
+        log.info(
+            "shards      this process reads %d of them, with %s users", len(store.own.shards), f"{store.n_users:,}"
+        )
     return OpenedData(store, preparation)
+
+
+def check_parts(run: Path, part: Part) -> None:
+    """Refuses to go on with another number of parts than the run, whose shards are shared out, was started with."""
+    started = runtime.on_first(lambda: runs.started_with(run)).get("data", {})
+    if (known := started.get("n_parts", part.n_parts)) != part.n_parts:
+        raise InputError(
+            f"{run}: the run was started with --shards own on {known} processes, and now there are {part.n_parts}, "
+            f"which would make other batches; resume it with {known}, or choose another --output"
+        )
 
 
 def open_task(
@@ -201,7 +229,9 @@ def open_task(
     with phases.progress("splitting the data and packing histories"):
         task = make_task(config, store, seed=seed, engagement=engagement, preparation=preparation)
     log.info("split       %s", task.split.description)
-    facts = {"content_hash": store.content_hash, "split_hash": task.split.content_hash}
+    facts: dict[str, Any] = {"content_hash": store.content_hash, "split_hash": task.split.content_hash}
+    if config.shards == "own":
+        facts["n_parts"] = row_share().n_parts
     if config.features.user_features:
         facts["behaviour_hash"] = features_hash(task.train.fields.features, store)
     runtime.on_first(functools.partial(runs.note_data, run, **facts))
@@ -224,6 +254,12 @@ def open_split(config: DataConfig, store: SequenceStore, preparation: Mapping[st
     return OpenedSplit(config, split_store(store, config.split), chosen.note)
 
 
+def share_of(store: SequenceStore) -> Share:
+    """The part of each batch that this process makes, of all shards of the store or of its own."""
+    part, n_parts = row_share()
+    return Share(n_data_shards(), part, n_parts, None if store.own is None else gather_rows)
+
+
 def make_task(
     config: DataConfig,
     store: SequenceStore,
@@ -241,8 +277,7 @@ def make_task(
     if note:
         log.info("split       %s", note)
     categories = preparation.get("categories", {})
-    part = row_share()
-    share = Share(n_data_shards(), part.part, part.n_parts)
+    share = share_of(store)
     fields = EventFields(
         config.times,
         read_engagement(engagement, store, categories=categories),
@@ -250,30 +285,31 @@ def make_task(
     )
     targets = dict(zip(("validation", "test"), asked_events(store, split), strict=True))
     seen = {part: seen_before(store, positions) for part, positions in targets.items()}
-    masking = choose_masking(config.mask_seen, seen["validation"])
+    masking = choose_masking(config.mask_seen, np.concatenate(share.of_all(seen["validation"])))
     if masking.note:
         log.info("mask-seen   %s", masking.note)
 
+    n_seen = {part: share.total(int(each.sum())) for part, each in seen.items()}
     samples = {}
 
     def queries(part: str, n_users: int) -> Queries:
         positions, miss = targets[part], None
         if masking.mask_seen and config.repeated_targets == "miss":
             miss = seen[part]
-        elif masking.mask_seen and np.any(seen[part]):
-            n_seen = int(seen[part].sum())
-            if n_seen == len(positions):
+        elif masking.mask_seen and n_seen[part]:
+            n_all = share.total(len(positions))
+            if n_seen[part] == n_all:
                 raise InputError(
-                    f"all {n_seen} {part} targets are items that their users had seen before, and seen items are "
+                    f"all {n_all} {part} targets are items that their users had seen before, and seen items are "
                     "masked; use --no-mask-seen"
                 )
-            log.info("left out    %s of %s %s targets, seen before", f"{n_seen:,}", f"{len(positions):,}", part)
+            log.info("left out    %s of %s %s targets, seen before", f"{n_seen[part]:,}", f"{n_all:,}", part)
             positions = positions[~seen[part]]
         if n_users:
             users = rows_at(store.offsets, positions)
-            chosen, n_all = sampled_users(store, users, n=n_users), len(np.unique(users))
-            if len(chosen) < n_all:
-                is_chosen = np.isin(users, chosen)
+            n_all = share.total(len(np.unique(users)))
+            if n_users < n_all:
+                is_chosen = np.isin(users, sampled_users(store, users, n=n_users, gather=share.of_all))
                 positions, miss = positions[is_chosen], None if miss is None else miss[is_chosen]
                 samples[part] = f"a sample of {n_users:,} of {n_all:,} users, by a hash of their keys"
                 log.info("%-11s %s", part, samples[part])
@@ -301,33 +337,7 @@ def make_task(
         fields=fields,
     )
     counts = training_counts(store, split)
-    n_seen = int(seen["test"].sum())
-    return Task(config, store, split, train, valid, test, masking.mask_seen, n_seen, counts, samples)
-
-
-_USERS_PER_BLOCK = 1 << 20
-
-
-def sampled_users(store: SequenceStore, users: Int[np.ndarray, " n_rows"], *, n: int) -> Int[np.ndarray, " n_chosen"]:
-    """Those of these rows of the store, each once, whose users' keys have the `n` smallest hashes; all if there are
-    fewer.
-
-    It depends on the keys alone: when users join, one leaves the sample only for each that enters it.
-
-    >>> from seqrec.data.store import store_from_sequences
-    >>> store = store_from_sequences([[1, 2]] * 9)
-    >>> len(sampled_users(store, np.array([2, 2, 5, 7, 8]), n=3))
-    3
-    """
-    distinct, hashes = np.unique(users), []
-    if len(distinct) <= n:
-        return distinct
-    for start in range(0, len(distinct), _USERS_PER_BLOCK):
-        keys = store.user_keys[distinct[start : start + _USERS_PER_BLOCK]].tolist()
-        texts = (f"seqrec sample of users {type(key).__name__} {key}" for key in keys)
-        digests = b"".join(hashlib.blake2b(text.encode(), digest_size=8).digest() for text in texts)
-        hashes.append(np.frombuffer(digests, "<u8"))
-    return np.sort(distinct[np.argsort(np.concatenate(hashes), kind="stable")[:n]])
+    return Task(config, store, split, train, valid, test, masking.mask_seen, n_seen["test"], counts, samples)
 
 
 def prepare_store(

@@ -214,7 +214,8 @@ def _first_state(
 def _opened(run: Path, config: Any, build: Build) -> tuple[Task, Model]:
     """The task and the model of a trained run."""
     training = config.training
-    task = open_task(run, training.data, seed=training.run.seed, engagement=training.engagement)
+    data = replace(training.data, shards="all")  # what is done with a trained run reads all of them
+    task = open_task(run, data, seed=training.run.seed, engagement=training.engagement)
     return task, _built(run, config, build, task)
 
 
@@ -269,7 +270,7 @@ def train(
         f"{count_params(model.specs):,}",
         f"{batches.steps_per_epoch:,}",
         batches.n_rows,
-        100 * batches.packed.fill_share,
+        100 * batches.fill_share,
     )
     lines = run / METRICS
 
@@ -280,7 +281,7 @@ def train(
     makes_lists = model.decoder is not None and task.n_generated is not None
     validated = _Validated(
         functools.partial(make_validate, model, task.valid, n_generated=task.n_generated),
-        None if makes_lists else len(task.valid.users),
+        None if makes_lists else len(task.valid.of_all.users),
     )
 
     def rewind(step: int) -> None:

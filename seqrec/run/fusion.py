@@ -13,6 +13,7 @@ from seqrec import phases, runtime
 from seqrec.baselines.item_tables import ItemTableName, fit_item_table
 from seqrec.data.batches import Queries, make_queries
 from seqrec.data.paths import as_input_error
+from seqrec.data.user_samples import sampled_users
 from seqrec.evaluation import evaluate, make_eval_step
 from seqrec.files import JsonObject, read_object, replacing, write_json
 from seqrec.fusion import fit_weights
@@ -29,7 +30,7 @@ from seqrec.neighbours import (
 from seqrec.params import Params, leaves_by_name
 from seqrec.report import figures
 from seqrec.report.baseline_comparison import compare_with_baselines
-from seqrec.run.data import Task, sampled_users
+from seqrec.run.data import Task
 from seqrec.runtime import log
 from seqrec.sharding import constrain_params
 from seqrec.types import InputError

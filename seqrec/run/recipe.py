@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from seqrec.config import flag_name, leaves, to_json, values_of, with_values
-from seqrec.data.order_statistics import order_statistics
+from seqrec.data.own_shards import Gather, alone
 from seqrec.data.repeated_targets import LARGE_SHARE, seen_before
 from seqrec.data.splits import Split, asked_events
 from seqrec.data.store import SequenceStore
@@ -57,9 +57,17 @@ class Facts(NamedTuple):
 
 
 def data_facts(
-    store: SequenceStore, split: Split, *, preparation: Mapping[str, Any], name: str, platform: str
+    store: SequenceStore,
+    split: Split,
+    *,
+    preparation: Mapping[str, Any],
+    name: str,
+    platform: str,
+    gather: Gather = alone,
 ) -> Facts:
     """The facts of a store under a split of this name; arrays over users are made, and none over events.
+
+    Where each process has its own shards, they are those of all.
 
     >>> from seqrec.data.splits import leave_last_out
     >>> from seqrec.data.store import store_from_sequences
@@ -68,23 +76,34 @@ def data_facts(
     >>> facts.n_events, facts.mean_length, facts.median_length, facts.long_length, facts.repeat_share
     (5, 3.0, 3, 5, 0.0)
     """
-    lengths = np.diff(store.offsets)
-    n_users = len(lengths)
-    median, long = order_statistics(lengths, [(n_users - 1) // 2, int(0.99 * (n_users - 1) + 0.5)])
+    n_of_length = _total(gather(np.bincount(np.diff(store.offsets))))
+    n_users, n_events = int(n_of_length.sum()), int(n_of_length @ np.arange(len(n_of_length)))
+    places = [(n_users - 1) // 2, int(0.99 * (n_users - 1) + 0.5)]
+    median, long = np.searchsorted(np.cumsum(n_of_length), places, side="right").tolist()
     targets, _ = asked_events(store, split)
-    seen = seen_before(store, targets[:: 1 + len(targets) // _MOST_TARGETS])
+    n_targets, n_trained = _total(gather(np.array([len(targets), np.sum(split.train_stop - store.offsets[:-1])])))
+    seen = seen_before(store, targets[:: 1 + int(n_targets) // _MOST_TARGETS])
+    n_seen, n_asked = _total(gather(np.array([seen.sum(), len(seen)])))
     return Facts(
         n_users,
         store.n_items,
-        int(np.sum(split.train_stop - store.offsets[:-1])),
-        store.n_events / n_users,
+        int(n_trained),
+        n_events / n_users,
         median,
         long,
-        float(seen.mean()) if len(seen) else 0.0,
+        float(n_seen / n_asked) if n_asked else 0.0,
         preparation.get("ties", {}).get("share_tied"),
         name,
         platform,
     )
+
+
+def _total(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """The sum of arrays of different lengths, which begin at the same place."""
+    total = np.zeros(max(map(len, arrays)), np.int64)
+    for array in arrays:
+        total[: len(array)] += array
+    return total
 
 
 # The table

@@ -10,7 +10,7 @@ from seqrec import runs, runtime
 from seqrec.config import Values, from_json, leaves, to_json, values_of, with_values, without_flags
 from seqrec.data.buckets import working_copy
 from seqrec.files import read_object
-from seqrec.run.data import OpenedData, open_split
+from seqrec.run.data import OpenedData, open_split, share_of
 from seqrec.run.recipe import (
     RULES,
     Rule,
@@ -53,7 +53,14 @@ def resolve(run: Path, config: Any, data: OpenedData, *, given: Collection[str] 
         return with_values(config, {"recipe": "none"})
     opened, platform = open_split(config.training.data, *data), runtime.platform_name()
     name = opened.config.split.split
-    facts = data_facts(data.store, opened.split, preparation=data.preparation, name=name, platform=platform)
+    facts = data_facts(
+        data.store,
+        opened.split,
+        preparation=data.preparation,
+        name=name,
+        platform=platform,
+        gather=share_of(data.store).of_all,
+    )
     source = config.training.start.start_from
     rules = RULES if source is None else _rules_of(source, config)
     found = recommended(config, facts, given=given, rules=rules)

@@ -17,6 +17,7 @@ from seqrec.data.buckets import original
 from seqrec.data.engagement import base_rate_losses
 from seqrec.data.feature_values import features_at
 from seqrec.data.history import History
+from seqrec.data.own_shards import gather_keys
 from seqrec.evaluation import RankTable, evaluate, make_eval_step, run_queries
 from seqrec.files import JsonObject, make_directory, write_json
 from seqrec.model import Model
@@ -50,7 +51,9 @@ class Tested(NamedTuple):
     results: JsonObject
     """What `metrics.json` has of it."""
     baselines: dict[str, RankTable]
-    """Ranks of the same queries by each baseline; in other processes than the first there are none."""
+    """Ranks of the same queries by each baseline; in other processes than the first there may be none."""
+    users: figures.UserColumns | None = None
+    """Of the users of these queries, where this process has opened the shards of some alone."""
 
 
 def protocol(task: Task) -> JsonObject:
@@ -98,7 +101,7 @@ def test(
             valid_ranks = evaluate(eval_step, params, task.valid, report=phase).rank
     runtime.check_interrupt()
     results: JsonObject = {}
-    for part, of_part, users in (("test", ranks.rank, ranks.user), ("valid", valid_ranks, task.valid.users)):
+    for part, of_part, users in (("test", ranks.rank, ranks.user), ("valid", valid_ranks, task.valid.of_all.users)):
         with phases.progress(f"bootstrap intervals of {part} figures", N_RESAMPLES, unit="resamples") as phase:
             results[part] = figures.figures(of_part, users=users, report=phase)
     tables = _test_baselines(task, baselines, results)
@@ -114,7 +117,7 @@ def test(
         results["continuations"] = continuation_figures(
             model, params, task.test, n=task.n_generated, counts=task.counts
         )
-    return Tested(ranks, results, tables)
+    return Tested(ranks, results, tables, users_of_all(task))
 
 
 def _test_baselines(task: Task, names: Sequence[BaselineName], results: JsonObject) -> dict[str, RankTable]:
@@ -131,7 +134,8 @@ def _test_baselines(task: Task, names: Sequence[BaselineName], results: JsonObje
                     return {"left_out": str(error)}
                 return {"figures": figures.figures(tables[name].rank, users=tables[name].user)}
 
-            found = runtime.on_first(tested)
+            # Where each process ranks the queries of its own users, all take part.
+            found = runtime.on_first(tested) if task.test.whole is None else tested()
         if "left_out" in found:
             results.setdefault("baselines_left_out", {})[name] = found["left_out"]
         else:
@@ -141,7 +145,17 @@ def _test_baselines(task: Task, names: Sequence[BaselineName], results: JsonObje
 
 
 def _progress(name: str, queries: Queries) -> AbstractContextManager[phases.Phase]:
-    return phases.progress(name, len(queries.users), unit="queries")
+    return phases.progress(name, len(queries.of_all.users), unit="queries")
+
+
+def users_of_all(task: Task) -> figures.UserColumns | None:
+    """Keys and training events of the users of all test queries, where each process has opened its own shards."""
+    queries, store = task.test, task.store
+    if queries.whole is None:
+        return None
+    n_events = (task.split.train_stop - store.offsets[:-1])[queries.users]
+    keys = gather_keys(store.user_keys[queries.users], queries.whole.gathered)
+    return figures.UserColumns(keys, queries.whole.gathered(n_events))
 
 
 def query_side_task_losses(model: Model, params: Params, queries: Queries) -> dict[str, Float[np.ndarray, " queries"]]:
@@ -248,19 +262,23 @@ def write_test(directory: Path, task: Task, tested: Tested) -> None:
     results = tested.results
     for name, table in tested.baselines.items():
         own = {"test": results["baselines"][name], "protocol": results["protocol"]}
-        write_ranks(directory / BASELINES / name.lower().replace(" ", "-"), task, table, own)
-    write_ranks(directory, task, tested.ranks, results)
+        write_ranks(directory / BASELINES / name.lower().replace(" ", "-"), task, table, own, users=tested.users)
+    write_ranks(directory, task, tested.ranks, results, users=tested.users)
 
 
-def write_ranks(directory: Path, task: Task, ranks: RankTable, results: JsonObject) -> None:
+def write_ranks(
+    directory: Path, task: Task, ranks: RankTable, results: JsonObject, *, users: figures.UserColumns | None = None
+) -> None:
     """Leaves ranks and figures in a directory, as compare.py reads them."""
     make_directory(directory)
-    figures.write_ranks(directory / "ranks.parquet", ranks, task.store, task.split, counts=task.counts)
+    figures.write_ranks(directory / "ranks.parquet", ranks, task.store, task.split, counts=task.counts, users=users)
     write_json(directory / "metrics.json", results)
 
 
 def _examples(task: Task, model: Model, params: Params) -> list[str]:
-    """What is recommended to three of the test users, as text."""
+    """What is recommended to three of the test users, as text; to none where no process has opened all shards."""
+    if task.test.whole is not None:
+        return []
     recommend, store = make_recommend(model), task.store
     examples = []
     for query in np.linspace(0, len(task.test.users) - 1, 3, dtype=int):

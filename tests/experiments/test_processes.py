@@ -1,5 +1,6 @@
 """Several processes train one model, and say so when they cannot."""
 
+import functools
 import json
 import re
 import shutil
@@ -7,20 +8,34 @@ import signal
 import socket
 import time
 
+import jax
 import numpy as np
+import prepare_data
+import pyarrow.parquet as pq
 import pytest
-from conftest import train
+from conftest import TOY_MODEL, train
 
+from seqrec import runtime
+from seqrec.data.batches import Share, TrainingBatches, training_batches
+from seqrec.data.packing import pack_training
+from seqrec.data.split_config import SplitConfig, choose_split, split_store, stored_split
+from seqrec.data.store import open_store, read_preparation
 from seqrec.files import read_json
-from seqrec.types import InputError
+from seqrec.run import data as run_data
+from seqrec.types import InputError, Part
+
+
+def coordinator(n_processes):
+    """What the environment says of the first of several processes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    return {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "JAX_NUM_PROCESSES": str(n_processes)}
 
 
 def start_processes(start_script, n_processes, *flags, **environment):
     """Starts the training script in processes that know of each other."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    about = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "JAX_NUM_PROCESSES": str(n_processes), **environment}
+    about = coordinator(n_processes) | environment
     return [start_script("sasrec.py", *flags, **about, JAX_PROCESS_ID=str(number)) for number in range(n_processes)]
 
 
@@ -131,3 +146,64 @@ def test_a_process_that_expected_others_stops(toy, tmp_path):
     with pytest.raises(InputError, match="1 processes take part, not n_processes=2"):
         train(*toy, "--n-processes", "2", "--output", tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow  # tests/data/test_own_shards.py compares the batches and the ranks of two processes in seconds
+def test_two_processes_that_read_their_own_shards_train_as_one_that_has_their_batches(
+    ratings, tmp_path, start_script, monkeypatch
+):
+    store = ("--dataset", "movielens", "--data-path", str(ratings), "--output", str(tmp_path / "store"))
+    prepare_data.main(runtime.parse(prepare_data.Config, [*store, "--events-per-shard", "60", "--no-profile"]))
+    flags = ("--dataset", "store", *TOY_MODEL, "--max-epochs", "2", "--log-every-steps", "1")
+    n_shards = len(list((tmp_path / "store/shards").iterdir()))
+    assert n_shards >= 4
+    about = coordinator(2)
+    processes = []
+    for number in range(2):
+        directory = shutil.copytree(tmp_path / "store", tmp_path / f"part-{number}")
+        for other in range(1 - number, n_shards, 2):
+            shutil.rmtree(directory / f"shards/{other:06d}")
+        own = ("--shards", "own", "--data-path", directory, "--output", tmp_path / "run")
+        processes.append(start_script("sasrec.py", *flags, *own, **about, JAX_PROCESS_ID=str(number)))
+    results = outcomes(processes)
+    assert [status for status, *_ in results] == [0, 0], results
+
+    monkeypatch.setattr(run_data, "training_batches", functools.partial(together, tmp_path / "store"))
+    train(*flags, "--data-path", tmp_path / "store", "--output", tmp_path / "twin")
+    assert_same_losses(tmp_path / "run", losses_of(tmp_path / "twin"))
+    found, twin = (read_json(tmp_path / name / "metrics.json") for name in ("run", "twin"))
+    for part in ("test", "valid"):
+        for name, value in twin[part].items():
+            if name != "intervals":
+                assert found[part][name] == pytest.approx(value, abs=1e-5)
+    for name in ("popularity", "personal popularity"):
+        assert found["baselines"][name] == twin["baselines"][name]
+    assert "STAN" in found["baselines_left_out"]
+    columns = [pq.read_table(tmp_path / name / "ranks.parquet").drop("rank") for name in ("run", "twin")]
+    assert columns[0].equals(columns[1])
+    monkeypatch.undo()
+    with pytest.raises(InputError, match=r"started with --shards own on 2 processes, .* are 1, .*resume it with 2"):
+        train(*flags, "--shards", "own", "--data-path", tmp_path / "part-0", "--output", tmp_path / "run", "--resume")
+
+
+class Together(TrainingBatches):
+    """The batches of two processes, made in one: the parts of all, one after another."""
+
+    def batch(self, step):
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *(part.batch(step) for part in self.parts))
+
+
+def together(directory, store, split, *, share, **options):
+    """As `training_batches`, of the batches that two processes make which read their own shards."""
+    split_config = choose_split(SplitConfig(), stored_split(read_preparation(directory))).config
+    stores = [open_store(directory, part=Part(number, 2)) for number in range(2)]
+    splits = [split_store(each, split_config) for each in stores]
+    packed = [pack_training(*each, max_length=options["max_length"]) for each in zip(stores, splits, strict=True)]
+    sizes = [np.array([each.n_rows, len(each.lengths)]) for each in packed]
+    parts = [
+        training_batches(*each, share=Share(2, number, 2, lambda array: sizes), **options)
+        for number, each in enumerate(zip(stores, splits, strict=True))
+    ]
+    batches = Together(*parts[0])
+    batches.parts = parts
+    return batches

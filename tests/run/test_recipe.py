@@ -110,6 +110,12 @@ def test_a_rule_that_a_flag_makes_impossible_gives_way_to_the_next():
     assert found.lines() == ["--loss softmax: 500 users"]
 
 
+def test_no_tables_are_fused_where_each_process_reads_its_own_shards():
+    own = runtime.parse(sasrec.Config, ["--dataset", "store", "--shards", "own"])
+    facts = next(facts for facts in FACTS if "training.fuse" in recommended(sasrec.Config(), facts).reasons)
+    assert "training.fuse" not in recommended(own, facts).reasons
+
+
 def test_every_field_of_the_table_is_one_of_the_script():
     assert {rule.field for rule in RULES} <= {name for name, _ in leaves(to_json(sasrec.Config()))}
 

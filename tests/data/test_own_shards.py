@@ -1,0 +1,285 @@
+"""Processes that read their own shards alone: together they learn from, and ask about, what one process does."""
+
+import itertools
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import fsspec
+import jax
+import numpy as np
+import pytest
+from part_of_batches import CONFIG, N_STEPS, SEED, TEMPORAL, figures_of, sums_of
+
+from seqrec.baselines.popularity import training_counts
+from seqrec.data.batches import Share, Windows, make_queries, training_batches
+from seqrec.data.buckets import working_copy
+from seqrec.data.shards import write_shard
+from seqrec.data.split_config import SplitConfig, split_store
+from seqrec.data.splits import asked_events
+from seqrec.data.store import check_content, open_store, sharded_store, write_files
+from seqrec.data.user_samples import sampled_users
+from seqrec.run.data import make_task
+from seqrec.types import InputError, Part
+
+N_USERS = 60
+BOUNDS = [0, 1, 8, 20, 20, 31, 45, 59, N_USERS]
+"""First user of each of eight shards, of which one is empty, and the number of users."""
+USER_KEYS = np.array([f"user {number}" for number in range(N_USERS)], object)
+
+
+def write_own(directory):
+    """A store in which each event has an item of its own, so that items tell which events a batch holds."""
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(1, 12, N_USERS)
+    offsets = np.append(0, np.cumsum(lengths))
+    times = np.concatenate([np.sort(rng.integers(0, 10**9, length)) for length in lengths]).astype(np.int64)
+    shards = []
+    for number, (first, last) in enumerate(itertools.pairwise(BOUNDS)):
+        start, stop = offsets[first], offsets[last]
+        shards.append(
+            write_shard(
+                directory,
+                number,
+                items=np.arange(start, stop) + 1,
+                offsets=offsets[first : last + 1] - start,
+                user_keys=USER_KEYS[first:last],
+                columns={"timestamp_us": times[start:stop]},
+            )
+        )
+    store = sharded_store(directory, shards, item_keys=np.arange(offsets[-1]))
+    write_files(directory, store)
+    return open_store(directory)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """That store, which keeps its split."""
+    directory = tmp_path_factory.mktemp("own") / "store"
+    directory.mkdir()
+    store = write_own(directory)
+    split_store(store, TEMPORAL)
+    return store
+
+
+def of_parts(whole, n_parts, make):
+    """`make(store, split, share)` of each part, all at once, as they gather."""
+    given, barrier = [None] * n_parts, threading.Barrier(n_parts, timeout=20)
+
+    def gather(number, array):
+        given[number] = array
+        barrier.wait()
+        arrays = list(given)
+        barrier.wait()
+        return arrays
+
+    def of_part(number):
+        store = open_store(whole.directory, part=Part(number, n_parts))
+        return make(store, split_store(store, TEMPORAL), Share(n_parts, number, n_parts, partial(gather, number)))
+
+    with ThreadPoolExecutor(n_parts) as pool:
+        return list(pool.map(of_part, range(n_parts)))
+
+
+def pairs_of(batches):
+    """How often the batches hold each pair of an item and the next."""
+    held = [(batch.items[batch.items > 0], batch.next_items[batch.items > 0]) for batch in batches]
+    return Counter(itertools.chain.from_iterable(zip(*map(np.ndarray.tolist, each), strict=True) for each in held))
+
+
+@pytest.mark.parametrize(("n_parts", "windows"), [(2, Windows(whole=True)), (8, Windows(whole=True, random=True))])
+def test_an_epoch_of_all_parts_holds_the_pairs_of_one_process_equally_often(whole, n_parts, windows):
+    options = {"max_length": 6, "batch_size": 5, "seed": 3, "windows": windows}
+    alone = training_batches(whole, split_store(whole, TEMPORAL), **options)
+    parts = of_parts(whole, n_parts, lambda store, split, share: training_batches(store, split, share=share, **options))
+    n_steps = {part.steps_per_epoch for part in parts}
+    assert len(n_steps) == 1
+    assert len({part.batch(0).items.shape for part in parts}) == 1
+    # Until every part has come to the end of an epoch of its own rows at once: each of these has each pair once.
+    n_steps = sum(part.packed.n_rows for part in parts)
+    held = pairs_of(part.batch(step) for part in parts for step in range(n_steps))
+    expected = pairs_of(alone.batch(step) for step in range(alone.packed.n_rows))
+    assert held.keys() == expected.keys()
+    assert set(held.values()) == {parts[0].n_rows}
+    if not windows.random:  # after one epoch's steps every pair has been seen
+        held = pairs_of(part.batch(step) for part in parts for step in range(parts[0].steps_per_epoch))
+        assert held.keys() == expected.keys()
+
+
+def test_parts_give_rows_in_proportion_to_what_they_have(whole):
+    options = {"max_length": 6, "batch_size": 8, "seed": 0}
+    parts = of_parts(whole, 3, lambda store, split, share: training_batches(store, split, share=share, **options))
+    rates = [part.n_rows * part.packed.n_rows / sum(part.n_packed) for part in parts]
+    for part, rate in zip(parts, rates, strict=True):
+        n_rows = [np.count_nonzero(part.batch(step).items.any(axis=1)) for step in range(40)]
+        assert set(n_rows) <= {int(rate), int(rate) + 1}
+        assert abs(sum(n_rows) - 40 * rate) < 1
+
+
+def test_parts_draw_orders_of_their_own_which_follow_from_seed_and_step(whole):
+    def batches(seed):
+        options = {"max_length": 6, "batch_size": 8, "seed": seed}
+        return of_parts(whole, 2, lambda store, split, share: training_batches(store, split, share=share, **options))
+
+    once, again, other = batches(0), batches(0), batches(1)
+    for step in (0, 7, 23):
+        for one, two in zip(once, again, strict=True):
+            np.testing.assert_array_equal(one.batch(step).items, two.batch(step).items)
+    assert any(np.any(one.batch(0).items != two.batch(0).items) for one, two in zip(once, other, strict=True))
+
+
+def test_parts_ask_what_one_process_asks(whole):
+    options = {"max_length": 5, "batch_size": 7, "mask_seen": True}
+    split = split_store(whole, TEMPORAL)
+    alone = make_queries(whole, asked_events(whole, split)[1], **options)
+
+    parts = of_parts(
+        whole,
+        8,
+        lambda store, split, share: make_queries(store, asked_events(store, split)[1], share=share, **options),
+    )
+    # Side by side, as they lie on the mesh.
+    batches = [
+        jax.tree.map(lambda *leaves: np.concatenate(leaves), *of_each)
+        for of_each in zip(*(queries.batches() for queries in parts), strict=True)
+    ]
+    expected = asked(alone.batches(), alone.packed.length)
+    assert asked(batches, alone.packed.length) == expected
+    assert expected.keys() == set(range(len(alone.users)))
+    for queries in parts:
+        for name in ("users", "targets", "history_lengths"):
+            np.testing.assert_array_equal(getattr(queries.of_all, name), getattr(alone, name))
+
+
+def asked(batches, length):
+    """Of each query, by its number: the items that the encoder reads, the target, and the excluded ones."""
+    found = {}
+    for each in batches:
+        for last, target, excluded, query in zip(each.last, each.targets, each.excluded, each.query, strict=True):
+            if query >= 0:
+                row, place = divmod(int(last), length)
+                segment = each.batch.segment_ids[row] == each.batch.segment_ids[row, place]
+                read = each.batch.items[row][segment].tolist()
+                found[int(query)] = read, int(target), set(excluded.tolist()) - {0}
+    return found
+
+
+@pytest.mark.parametrize("n", [1, 7, N_USERS])
+def test_parts_choose_the_users_that_one_process_samples(whole, n):
+    def make(store, split, share):
+        return store.own.whole_rows(sampled_users(store, np.arange(store.n_users), n=n, gather=share.of_all))
+
+    expected = sampled_users(whole, np.arange(N_USERS), n=n)
+    assert sorted(np.concatenate(of_parts(whole, 3, make)).tolist()) == expected.tolist()
+
+
+def test_each_part_knows_its_users_and_the_training_counts_of_all(whole):
+    def make(store, split, share):
+        return store.user_keys.tolist(), training_counts(store, split), split.content_hash, store.content_hash
+
+    split = split_store(whole, TEMPORAL)
+    keys, counts, *hashes = zip(*of_parts(whole, 3, make), strict=True)
+    assert keys[1] == [*USER_KEYS[BOUNDS[1] : BOUNDS[2]], *USER_KEYS[BOUNDS[4] : BOUNDS[5]], *USER_KEYS[BOUNDS[7] :]]
+    assert sorted(itertools.chain.from_iterable(keys)) == sorted(USER_KEYS)
+    for each in counts:
+        np.testing.assert_array_equal(each, split.training_counts)
+    assert [set(each) for each in hashes] == [{split.content_hash}, {whole.content_hash}]
+
+
+@pytest.fixture
+def bucket(monkeypatch, tmp_path, whole):
+    """That store in a bucket in memory; lists the names of files that are fetched from it."""
+    files = fsspec.filesystem("memory")
+    monkeypatch.setattr(type(files), "store", {})
+    monkeypatch.setattr(type(files), "pseudo_dirs", [""])
+    monkeypatch.setenv("SEQREC_CACHE", str(tmp_path / "cache"))
+    with working_copy(Path("memory://b/store")) as copy:
+        shutil.copytree(whole.directory, copy, dirs_exist_ok=True)
+    fetched, get = [], files.get_file
+    monkeypatch.setattr(
+        files, "get_file", lambda source, *rest, **options: (fetched.append(source), get(source, *rest, **options))
+    )
+    return fetched
+
+
+def test_two_processes_without_each_others_shards_make_the_batches_and_the_ranks_of_one(whole, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = "127.0.0.1:{1}".format(*free.getsockname())
+    about = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "JAX_PLATFORMS": "cpu"}
+    processes = []
+    for number in range(2):
+        directory = shutil.copytree(whole.directory, tmp_path / str(number))
+        for other in range(1 - number, 8, 2):
+            shutil.rmtree(directory / f"shards/{other:06d}")
+        command = [sys.executable, str(Path(__file__).with_name("part_of_batches.py")), directory, str(number), address]
+        processes.append(subprocess.Popen(command, env=about, text=True, stdout=-1, stderr=-1))
+    said = [process.communicate(timeout=500) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+    first, second = (json.loads(printed.splitlines()[-1]) for printed, _ in said)
+    assert first["found"] == second["found"]
+
+    task = make_task(CONFIG, whole, seed=SEED)
+    keys = whole.user_keys[task.test.users].tolist()
+    n_trained = (task.split.train_stop - whole.offsets[:-1])[task.test.users].tolist()
+    options = {"max_length": CONFIG.max_length, "batch_size": CONFIG.batch_size, "seed": SEED, "windows": Windows(True)}
+    parts = of_parts(whole, 2, lambda store, split, share: training_batches(store, split, share=share, **options))
+    together = [
+        jax.tree.map(lambda *leaves: np.concatenate(leaves), *(part.batch(step) for part in parts))
+        for step in range(N_STEPS)
+    ]
+    sums = [sums_of(batch).tolist() for batch in together]
+    assert first["found"] == {**figures_of(task), "keys": keys, "user_events": n_trained, "sums": sums}
+    one_epoch = pairs_of(task.train.batch(step) for step in range(task.train.steps_per_epoch))
+    assert {*first["held"], *second["held"]} == {item for item, _ in one_epoch}
+
+
+def shards_in(names):
+    return {int(found[1]) for name in names if (found := re.search(r"/shards/(\d+)/", str(name)))}
+
+
+def test_of_a_bucket_a_part_fetches_its_own_shards_and_what_lies_beside_all(bucket, whole):
+    for number in range(3):
+        bucket.clear()
+        store = open_store("memory://b/store", part=Part(number, 3), verify=True)
+        assert shards_in(bucket) == shards_in(store.directory.rglob("*.npy")) == set(range(number, 8, 3))
+        assert split_store(store, TEMPORAL).content_hash == split_store(whole, TEMPORAL).content_hash
+        bucket.clear()
+        assert open_store("memory://b/store", part=Part(number, 3)).directory == store.directory
+        assert not bucket
+    everything = open_store("memory://b/store")
+    assert open_store("memory://b/store", part=Part(0, 4)).directory == everything.directory
+
+
+def test_a_flipped_byte_in_an_own_shard_is_found_and_in_another_is_not_read(whole, tmp_path):
+    directory = shutil.copytree(whole.directory, tmp_path / "store")
+    file = directory / "shards/000002/event_column_0.npy"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    check_content(open_store(directory, part=Part(1, 2)))
+    with pytest.raises(InputError, match=r"is damaged.*files of shards/000002 are not"):
+        check_content(open_store(directory, part=Part(0, 2)))
+
+
+def test_what_cannot_be_shared_out_is_refused_in_one_line(whole, tmp_path):
+    with pytest.raises(InputError, match=r"has 8 shards for 9 processes.*--shards all, or .*--events-per-shard \d+$"):
+        open_store(whole.directory, part=Part(0, 9))
+    own = open_store(whole.directory, part=Part(0, 2))
+    with pytest.raises(InputError, match=r"keeps no split by split=users, .*; prepare.*or use --shards all$"):
+        split_store(own, SplitConfig(split="users"))
+    directory = shutil.copytree(whole.directory, tmp_path / "store")
+    manifest = json.loads((directory / "manifest.json").read_text())
+    manifest["shards"][-1]["is_appended"] = True
+    (directory / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match=r"1 of 8 shards are appended\); use --shards all"):
+        open_store(directory, part=Part(0, 2))
