@@ -133,10 +133,6 @@ def _is_sparse(facts: Facts, config: Any) -> bool:
     return facts.events_per_item < 50
 
 
-def _is_sparse_of_few_items(facts: Facts, config: Any) -> bool:
-    return _is_sparse(facts, config) and facts.n_items < 50_000
-
-
 def _is_dense(facts: Facts, config: Any) -> bool:
     return facts.events_per_item >= 100
 
@@ -177,6 +173,10 @@ def _can_fuse(facts: Facts, config: Any) -> bool:
 
 def _both(first: Callable[[Facts, Any], bool], second: Callable[[Facts, Any], bool]) -> Callable[[Facts, Any], bool]:
     return lambda facts, config: first(facts, config) and second(facts, config)
+
+
+def _has_short_histories(facts: Facts, config: Any) -> bool:
+    return facts.mean_length < 20 and facts.n_items < 50_000
 
 
 def _items_from(low: int) -> Callable[[Facts, Any], bool]:
@@ -224,7 +224,7 @@ RULES = (
     Rule(LOSS + "repeat_mixture", True, _may_repeat, "{repeat_share:.0%} of validation targets were seen before"),
     Rule(LOSS + "seen_weight", 0.01, lambda f, c: _is_dense(f, c) and _masks_seen(f, c), "seen items are not ranked"),
     Rule(LOSS + "label_smoothing", 0.1, lambda f, c: f.n_items < 50_000, "many next items are as good as the target"),
-    Rule(LOSS + "later_share", 0.1, _is_sparse_of_few_items, "what comes soon might have come next"),
+    Rule(LOSS + "later_share", 0.1, _has_short_histories, "{mean_length:.1f} events a history teach more this way"),
     Rule("model.d_model", 192, _is_dense_off_cpu, "{events_per_item:.0f} training events per item, and a {platform}"),
     Rule("model.d_model", 128, _is_dense, "{events_per_item:.0f} training events per item carry the width"),
     Rule("model.d_model", 64, _items_from(1_000_000), "the table of {n_items:,} items is nearly all of the model"),

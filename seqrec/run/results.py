@@ -111,7 +111,7 @@ def test(
         )
     results |= unfused_figures(task, model, params, ranks)
     results["protocol"] = protocol(task)
-    if model.auxiliary_loss is not None:
+    if "side_tasks" in model.specs:
         results["side_tasks"] = _side_task_figures(task, model, params)
     if task.n_generated is not None:
         results["continuations"] = continuation_figures(

@@ -138,9 +138,9 @@ def test_tables_and_generated_continuations_are_refused_together(toy, tmp_path):
 
 @pytest.fixture(scope="module")
 def other_seed(toy, tmp_path_factory):
-    """Directory and figures of a run without tables."""
-    run = tmp_path_factory.mktemp("other") / "run"
-    return run, train(*toy, "--max-epochs", "1", "--baselines", "popularity", "--seed", "1", "--output", run)
+    """Directory and figures of a run without tables, with labels on later items."""
+    run, flags = tmp_path_factory.mktemp("other") / "run", ("--max-epochs", "1", "--baselines", "popularity")
+    return run, train(*toy, *flags, "--later-share", "0.1", "--seed", "1", "--output", run)
 
 
 def joined(*runs, output, fuse=()):
