@@ -118,8 +118,8 @@ def measure(config: Config, n_items: int) -> dict[str, float]:
 
 
 def _distinct(random: np.random.Generator, n_most: int, n: int) -> np.ndarray:
-    found = np.unique(random.integers(0, n_most, n + n // 2 + 64))
-    return found if len(found) <= n else random.permutation(found)[:n]
+    numbers = np.unique(random.integers(0, n_most, n + n // 2 + 64))
+    return numbers if len(numbers) <= n else random.permutation(numbers)[:n]
 
 
 def free_beam(own: Params, states: jax.Array, *, width: int) -> tuple[jax.Array, jax.Array]:
@@ -136,11 +136,11 @@ def free_beam(own: Params, states: jax.Array, *, width: int) -> tuple[jax.Array,
 
 def walk(tree: PrefixTree, steps: list[tuple[jax.Array, jax.Array]]) -> Any:
     """What the tree adds to each step of a beam: which candidates there are, and which children the chosen ones are."""
-    found = []
+    outputs = []
     for level, (nodes, chosen) in zip(tree.levels, steps, strict=True):
         scores = candidate_scores(level, nodes, jnp.zeros((*nodes.shape, level.n_codes)))
-        found.append((jnp.max(scores, axis=-1), chosen_children(level, nodes, chosen)))
-    return found
+        outputs.append((jnp.max(scores, axis=-1), chosen_children(level, nodes, chosen)))
+    return outputs
 
 
 Prefixes = list[list[list[tuple[int, ...]]]]

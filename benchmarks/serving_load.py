@@ -158,8 +158,8 @@ class Server:
         """The port, once the server listens; None before."""
         if self.process.poll() is not None:
             raise InputError(f"the server ended: {self.log.read_text()}")
-        found = re.search(r"listening +http://\S+:(\d+)", self.log.read_text())
-        return None if found is None else int(found[1])
+        match = re.search(r"listening +http://\S+:(\d+)", self.log.read_text())
+        return None if match is None else int(match[1])
 
     def wait(self, seconds: float = 300.0) -> int:
         """The port, as soon as the server listens."""

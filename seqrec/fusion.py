@@ -69,8 +69,8 @@ def fit_weights(
         return tuple(jax.tree.leaves(read(params, batch)))
 
     structure = jax.tree.structure(jax.eval_shape(read, unweighted, split_rows(next(queries.batches()))))
-    found = run_queries(step, unweighted, queries, report=report)
-    hidden, targets, excluded = jax.tree.unflatten(structure, map(jnp.asarray, found))
+    arrays = run_queries(step, unweighted, queries, report=report)
+    hidden, targets, excluded = jax.tree.unflatten(structure, map(jnp.asarray, arrays))
     base, added = parts_of(hidden)
     parts = [*_models(base, widths), *added]
     n_models = len(parts) - len(added)
@@ -157,5 +157,5 @@ def log_probabilities(
 
     weights = jnp.broadcast_to(weights, (len(targets), len(weights)))
     rows = (exclude, targets, weights, list(parts))
-    found: Any = over_user_blocks(each, rows, item_table, n_items=n_items)
-    return found
+    result: Any = over_user_blocks(each, rows, item_table, n_items=n_items)
+    return result

@@ -137,7 +137,7 @@ def test_a_query_after_the_whole_history_sees_all_of_it_and_no_target(case):
     )
     assert queries.targets.tolist() == [0, 0, 0]
     assert queries.history_lengths.tolist() == [len(histories[user]) for user in users]
-    found = top_items(make_top_step(model, k=5), params, queries)
-    for user, items in zip(users, found.items, strict=True):
+    lists = top_items(make_top_step(model, k=5), params, queries)
+    for user, items in zip(users, lists.items, strict=True):
         best = make_recommend(model)(params, histories[user], 5)
         assert items[items > 0].tolist() == best

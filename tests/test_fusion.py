@@ -30,7 +30,9 @@ def test_log_probabilities_and_slopes_are_those_of_the_softmax_over_the_candidat
     exclude = random.integers(0, N_ITEMS + 1, (7, 6)).astype(np.int32)
     weights = np.array([0.7, 1.3], np.float32)
     parts = [states, RaisedVectors(states[:, :0], items, added)]
-    found = log_probabilities(*jax.tree.map(jnp.asarray, (weights, parts, targets, exclude, table)), n_items=N_ITEMS)
+    logs_and_slopes = log_probabilities(
+        *jax.tree.map(jnp.asarray, (weights, parts, targets, exclude, table)), n_items=N_ITEMS
+    )
 
     each = np.zeros((2, 7, N_ITEMS + 1))
     each[0] = states @ table[: N_ITEMS + 1].T
@@ -42,8 +44,8 @@ def test_log_probabilities_and_slopes_are_those_of_the_softmax_over_the_candidat
     expected = scipy.special.log_softmax(scores, axis=1)
     at = np.arange(7), targets
     slopes = [values[at] - (np.exp(expected) * values).sum(axis=1) for values in each]
-    np.testing.assert_allclose(found[0], expected[at], rtol=1e-5)
-    np.testing.assert_allclose(found[1], np.stack(slopes, axis=1), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(logs_and_slopes[0], expected[at], rtol=1e-5)
+    np.testing.assert_allclose(logs_and_slopes[1], np.stack(slopes, axis=1), rtol=1e-4, atol=1e-5)
 
 
 @pytest.fixture(scope="module")

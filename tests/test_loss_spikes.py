@@ -144,5 +144,5 @@ def test_a_finite_spike_names_step_users_and_gradient_norm(tmp_path):
     assert said in str(stop.value)
     # As high a loss as the first one is none, nor is any where none is looked for.
     for last, deviations in ((1.0, 10.0), (30.0, 0.0)):
-        found = find_spike(RunningLoss(), np.append(losses, last), np.ones(at), first_step=1, deviations=deviations)
-        assert found.n == at
+        spike = find_spike(RunningLoss(), np.append(losses, last), np.ones(at), first_step=1, deviations=deviations)
+        assert spike.n == at

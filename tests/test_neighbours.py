@@ -95,18 +95,18 @@ def test_ranks_are_those_of_the_sums_with_the_baselines_scores(fused, mask_seen)
     if mask_seen:
         for row, (user, stop) in enumerate(zip(range(len(targets)), SPLIT.test, strict=True)):
             candidates[row, STORE.items[STORE.offsets[user] : stop]] = False
-    found = evaluate(make_eval_step(model), params, queries_of(mask_seen=mask_seen))
-    np.testing.assert_array_equal(found.rank, target_ranks(scores, targets, where=candidates))
+    ranks = evaluate(make_eval_step(model), params, queries_of(mask_seen=mask_seen))
+    np.testing.assert_array_equal(ranks.rank, target_ranks(scores, targets, where=candidates))
 
 
 def test_lists_hold_the_items_of_highest_score(fused):
     model, params = fused
     scores = slow_scores(model, params)
     scores[:, 0] = -np.inf
-    found = top_items(make_top_step(model, k=4), params, queries_of(mask_seen=False))
+    lists = top_items(make_top_step(model, k=4), params, queries_of(mask_seen=False))
     best = np.argsort(-scores, axis=1)[:, :4]
-    np.testing.assert_array_equal(found.items, best)
-    np.testing.assert_allclose(found.scores, np.take_along_axis(scores, best, axis=1), rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(lists.items, best)
+    np.testing.assert_allclose(lists.scores, np.take_along_axis(scores, best, axis=1), rtol=1e-5, atol=1e-5)
 
 
 def test_in_a_packed_row_a_history_is_not_another_ones():
@@ -115,9 +115,9 @@ def test_in_a_packed_row_a_history_is_not_another_ones():
     ids[[5, 9, 12], 0] = 1, 2, 3
     table = neighbour_table(ids, np.ones((13, 1)), recency=[1.0, 0.5, 0.25], n_items=12)
     items, shares = jax.jit(neighbour_shares)(jax.tree.map(jnp.asarray, table), batch, jnp.array([2, 4]))
-    found = [dict(zip(*each, strict=True)) for each in zip(items.tolist(), shares.tolist(), strict=True)]
-    assert {item: share for item, share in found[0].items() if item} == pytest.approx({1: 5 / 7, 2: 2 / 7})
-    assert {item: share for item, share in found[1].items() if item} == pytest.approx({1: 2 / 3, 2: 1 / 3})
+    shares_by_item = [dict(zip(*each, strict=True)) for each in zip(items.tolist(), shares.tolist(), strict=True)]
+    assert {item: share for item, share in shares_by_item[0].items() if item} == pytest.approx({1: 5 / 7, 2: 2 / 7})
+    assert {item: share for item, share in shares_by_item[1].items() if item} == pytest.approx({1: 2 / 3, 2: 1 / 3})
 
 
 @pytest.mark.parametrize("n_ids", [40, 2**31])  # sorted as one number, and as two
@@ -141,8 +141,8 @@ def test_tables_raise_the_scores_of_a_repeat_mixture_too():
     table = neighbour_table(ids, np.ones(ids.shape), recency=[1.0], weight=100.0, n_items=N_ITEMS)
     model = with_neighbours(with_repeats(base_model()), {"markov": table})
     params = {**init_params(model.specs, jax.random.key(0)), **table_params({"markov": table})}
-    found = top_items(make_top_step(model, k=1), params, queries_of(mask_seen=False))
-    np.testing.assert_array_equal(found.items[:, 0], STORE.items[SPLIT.test - 1])
+    lists = top_items(make_top_step(model, k=1), params, queries_of(mask_seen=False))
+    np.testing.assert_array_equal(lists.items[:, 0], STORE.items[SPLIT.test - 1])
 
 
 def test_without_its_tables_the_model_is_what_it_was(fused):

@@ -72,7 +72,7 @@ def _solve(
     """The vector of each row whose products with those of its `columns` are nearest 1, and with all others 0."""
     d_model = vectors.shape[1]
     of_all = unobserved_weight * (vectors.T @ vectors)
-    found = np.zeros((len(lengths), d_model), np.float32)
+    solutions = np.zeros((len(lengths), d_model), np.float32)
     starts = np.cumsum(lengths) - lengths
     # Rows of about equal length together, each filled up with a vector of zeros.
     order = np.argsort(lengths, kind="stable")
@@ -85,5 +85,5 @@ def _solve(
         own = padded[np.where(is_one, columns[places] if len(columns) else 0, len(vectors))]
         matrices = own.transpose(0, 2, 1) @ own + of_all
         matrices[:, np.arange(d_model), np.arange(d_model)] += penalties[rows, None]
-        found[rows] = np.linalg.solve(matrices, own.sum(axis=1)[..., None])[..., 0]
-    return found
+        solutions[rows] = np.linalg.solve(matrices, own.sum(axis=1)[..., None])[..., 0]
+    return solutions

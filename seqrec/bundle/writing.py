@@ -181,20 +181,20 @@ def _recall(exact: Bundle, directory: Path, held_out: HeldOut, searches: Sequenc
     best, _ = exact.top_ids(held_out.items, k, seconds=held_out.seconds)
     shares: JsonObject = {}
     for search in searches:
-        found, _ = open_bundle(directory, exact.facts, search=search).top_ids(
+        retrieved, _ = open_bundle(directory, exact.facts, search=search).top_ids(
             held_out.items, k, seconds=held_out.seconds
         )
-        shares[search] = float(recall_of(found, best).mean())
+        shares[search] = float(recall_of(retrieved, best).mean())
     return {"k": k, "n_users": len(best), **shares}
 
 
-def recall_of(found: Int[np.ndarray, "users k"], best: Int[np.ndarray, "users k"]) -> Float[np.ndarray, " users"]:
+def recall_of(retrieved: Int[np.ndarray, "users k"], best: Int[np.ndarray, "users k"]) -> Float[np.ndarray, " users"]:
     """The share of each user's best items that was found; 0 fills lists, and of no items all are found.
 
     >>> recall_of(np.array([[3, 1, 0], [4, 5, 6]]), np.array([[1, 2, 0], [6, 5, 4]])).tolist()
     [0.5, 1.0]
     """
-    n_common = np.sum((found[:, :, None] == best[:, None, :]) & (best > 0)[:, None, :], axis=(1, 2))
+    n_common = np.sum((retrieved[:, :, None] == best[:, None, :]) & (best > 0)[:, None, :], axis=(1, 2))
     n_best = np.sum(best > 0, axis=1)
     return np.where(n_best > 0, n_common / np.maximum(n_best, 1), 1.0)
 

@@ -248,8 +248,8 @@ def _shards_by_executors(table: SortedEvents, ranges: Sequence[UserRange], plan:
     rows = rows.repartition(len(ranges), "_place").sortWithinPartitions("_place", *order).drop(*order)
     numbers = {users.place: number for number, users in enumerate(ranges)}
     try:
-        found = rows.mapInArrow(lambda batches: write_sorted(plan, numbers, batches), "number long, shard string")
-        written = {row.number: row.shard for row in found.collect()}
+        results = rows.mapInArrow(lambda batches: write_sorted(plan, numbers, batches), "number long, shard string")
+        written = {row.number: row.shard for row in results.collect()}
     except PySparkException as error:
         raise InputError(of_executors(str(error))) from error
     shards = [Shard(**json.loads(written[number])) for number in range(len(ranges))]

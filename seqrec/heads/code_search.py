@@ -36,7 +36,7 @@ def beam_search(
     width: int,
     score: Score[Carry],
     advance: Advance[Carry],
-) -> tuple[Int[Array, "users found"], Float[Array, "users found"]]:
+) -> tuple[Int[Array, "users beams"], Float[Array, "users beams"]]:
     """Leaves of the likeliest items that a beam of this width finds, best first, and their log-probabilities.
 
     It keeps only prefixes of `valid` leaves, by default of all. Where it finds no more, -inf stands beside a leaf
@@ -46,8 +46,8 @@ def beam_search(
     nodes, logs, carry = jnp.zeros((n_users, 1), jnp.int32), jnp.zeros((n_users, 1)), start
     for depth, level in enumerate(tree.levels):
         each, carry = score(depth, carry)
-        found = candidate_scores(level, nodes, logs[..., None] + each, allowed[depth])
-        scores = finite(found).reshape(n_users, -1)
+        candidate_logs = candidate_scores(level, nodes, logs[..., None] + each, allowed[depth])
+        scores = finite(candidate_logs).reshape(n_users, -1)
         logs, best = jax.lax.top_k(scores, min_dim(width, scores.shape[1]))
         beams, chosen = best // level.n_candidates, best % level.n_candidates
         nodes, codes = chosen_children(level, jnp.take_along_axis(nodes, beams, axis=1), chosen)
@@ -58,11 +58,11 @@ def beam_search(
     return jnp.where(logs > -jnp.inf, nodes, tree.n_leaves - 1), logs
 
 
-def scores_of_found(
-    found: Int[Array, "users found"], logs: Float[Array, "users found"], valid: Bool[Array, "users n_leaves"]
+def scores_by_leaf(
+    leaves: Int[Array, "users beams"], logs: Float[Array, "users beams"], valid: Bool[Array, "users n_leaves"]
 ) -> Float[Array, "users n_leaves"]:
     """The log-probability of each leaf that a beam found; -inf for the others."""
-    return jnp.full(valid.shape, -jnp.inf).at[jnp.arange(len(found))[:, None], found].max(logs)
+    return jnp.full(valid.shape, -jnp.inf).at[jnp.arange(len(leaves))[:, None], leaves].max(logs)
 
 
 def ranks_of_leaves(
@@ -77,7 +77,7 @@ def ranks_of_leaves(
 
 
 def listed(
-    tree: PrefixTree, leaves: Int[Array, "users found"], logs: Float[Array, "users found"], *, k: int
+    tree: PrefixTree, leaves: Int[Array, "users beams"], logs: Float[Array, "users beams"], *, k: int
 ) -> BestItems:
     """The first `k` items of what was found, and their scores, filled up with id 0 and -inf."""
     items = jnp.where(logs > -jnp.inf, tree.items[leaves], 0)

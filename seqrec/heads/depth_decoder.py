@@ -27,7 +27,7 @@ from seqrec.heads.code_search import (
     leaves_of,
     listed,
     ranks_of_leaves,
-    scores_of_found,
+    scores_by_leaf,
 )
 from seqrec.params import Params
 from seqrec.types import (
@@ -133,8 +133,8 @@ class DepthDecoder:
                     params[PARAMS], tree, states, at_least=self._lowest(params, states, each)
                 )
             else:
-                found, best = self.beam(params, states, valid, width=self.config.beam_width)
-                scores = scores_of_found(found, best, valid)
+                beam_leaves, best = self.beam(params, states, valid, width=self.config.beam_width)
+                scores = scores_by_leaf(beam_leaves, best, valid)
             return ranks_of_leaves(scores, leaves, valid)
 
         each = targets if targets.ndim == 2 else targets[:, None]
@@ -209,7 +209,7 @@ class DepthDecoder:
 
     def beam(
         self, params: Params, states: Array, valid: Bool[Array, "#users n_leaves"] | None, *, width: int
-    ) -> tuple[Int[Array, "users found"], Float[Array, "users found"]]:
+    ) -> tuple[Int[Array, "users beams"], Float[Array, "users beams"]]:
         """Leaves of the likeliest items that a beam of this width finds, best first, and their log-probabilities."""
         own = params[PARAMS]
 

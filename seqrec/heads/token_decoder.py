@@ -20,7 +20,7 @@ from seqrec.heads.code_search import (
     leaves_of,
     listed,
     ranks_of_leaves,
-    scores_of_found,
+    scores_by_leaf,
 )
 from seqrec.heads.depth_decoder import CODES, PARAMS, TREE
 from seqrec.layers import Rotation, dropout
@@ -134,8 +134,8 @@ class TokenDecoder:
             read, each, exclude, allow = users
             leaves = leaves_of(params[TREE], each)
             valid = candidate_leaves(params[TREE], exclude, allow, leaves)
-            found, logs = self._beam(params, read, valid, width=self.beam_width)
-            return ranks_of_leaves(scores_of_found(found, logs, valid), leaves, valid)
+            beam_leaves, logs = self._beam(params, read, valid, width=self.beam_width)
+            return ranks_of_leaves(scores_by_leaf(beam_leaves, logs, valid), leaves, valid)
 
         each = targets if targets.ndim == 2 else targets[:, None]
         ranks, n_candidates = self._by_users(rank, params, queries, each, exclude, allow)
@@ -166,7 +166,7 @@ class TokenDecoder:
 
     def _beam(
         self, params: Params, read: TokensRead, valid: Bool[Array, "#users n_leaves"] | None, *, width: int
-    ) -> tuple[Int[Array, "users found"], Float[Array, "users found"]]:
+    ) -> tuple[Int[Array, "users beams"], Float[Array, "users beams"]]:
         """As `beam_search`, with the keys and values of all tokens that any beam has written in one cache.
 
         A beam attends to those of its own prefix alone, so nothing is moved as beams come and go.

@@ -64,8 +64,8 @@ def copy_members(output: Path, members: Sequence[Path]) -> list[Path]:
 
 def member_directories(run: Path) -> list[Path]:
     """The members of an ensemble, in their order; none of another run."""
-    found = (run / MEMBERS).iterdir() if (run / MEMBERS).is_dir() else ()
-    return sorted((each for each in found if each.name.isdigit()), key=lambda each: int(each.name))
+    entries = (run / MEMBERS).iterdir() if (run / MEMBERS).is_dir() else ()
+    return sorted((each for each in entries if each.name.isdigit()), key=lambda each: int(each.name))
 
 
 def open_ensemble(run: Path, open_run: Callable[[Path], Opened]) -> Opened:

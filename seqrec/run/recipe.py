@@ -282,8 +282,8 @@ def recommended(
     >>> from seqrec.encoders.transformer import TransformerConfig
     >>> beauty = Facts(22_363, 12_101, 153_776, 8.9, 6, 43, 0.0, None, "leave-last-out", "cpu")
     >>> rule = Rule("dropout", 0.5, lambda facts, config: facts.events_per_item < 50, "{n_items:,} items")
-    >>> found = recommended(TransformerConfig(), beauty, rules=[rule])
-    >>> found.config.dropout, found.lines()
+    >>> recommendation = recommended(TransformerConfig(), beauty, rules=[rule])
+    >>> recommendation.config.dropout, recommendation.lines()
     (0.5, ['--dropout 0.5: 12,101 items'])
     """
     reasons: dict[str, str] = {}
@@ -339,10 +339,10 @@ def check_no_recipe(config: Any, what: str) -> None:
         )
 
 
-def record_of(facts: Facts, found: Recommended) -> JsonObject:
+def record_of(facts: Facts, recommendation: Recommended) -> JsonObject:
     """What `config.json` keeps of a recipe: the facts, the values, and the reason of each."""
     return {
         "facts": {**facts._asdict(), "events_per_item": facts.events_per_item},
-        "values": values_of(found.config, found.reasons),
-        "reasons": dict(found.reasons),
+        "values": values_of(recommendation.config, recommendation.reasons),
+        "reasons": dict(recommendation.reasons),
     }

@@ -135,11 +135,11 @@ def _test_baselines(task: Task, names: Sequence[BaselineName], results: JsonObje
                 return {"figures": figures.figures(tables[name].rank, users=tables[name].user)}
 
             # Where each process ranks the queries of its own users, all take part.
-            found = runtime.on_first(tested) if task.test.whole is None else tested()
-        if "left_out" in found:
-            results.setdefault("baselines_left_out", {})[name] = found["left_out"]
+            outcome = runtime.on_first(tested) if task.test.whole is None else tested()
+        if "left_out" in outcome:
+            results.setdefault("baselines_left_out", {})[name] = outcome["left_out"]
         else:
-            results["baselines"][name] = found["figures"]
+            results["baselines"][name] = outcome["figures"]
         runtime.check_interrupt()
     return tables
 

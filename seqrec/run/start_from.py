@@ -148,8 +148,8 @@ def rows_by_key(keys: np.ndarray, earlier: np.ndarray) -> Int[np.ndarray, " n_it
     """
     both_integers = keys.dtype.kind in "iu" and earlier.dtype.kind in "iu"
     kind = pa.int64() if both_integers else pa.large_string()
-    found = pc.index_in(pa.array(keys).cast(kind), value_set=pa.array(earlier).cast(kind))
-    return np.append(0, 1 + pc.fill_null(found, -2).to_numpy(zero_copy_only=False).astype(np.int64))
+    places = pc.index_in(pa.array(keys).cast(kind), value_set=pa.array(earlier).cast(kind))
+    return np.append(0, 1 + pc.fill_null(places, -2).to_numpy(zero_copy_only=False).astype(np.int64))
 
 
 def rare_items(

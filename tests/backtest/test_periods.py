@@ -107,8 +107,8 @@ def test_queries_of_one_shape_ask_the_same():
     batches = [batch for queries in alike for batch in queries.batches()]
     assert len({(batch.batch.items.shape, batch.targets.shape, batch.excluded.shape) for batch in batches}) == 1
     for before, after in zip(apart, alike, strict=True):
-        found = {}
+        targets = {}
         for batch in after.batches():
             rows = batch.query >= 0
-            found |= dict(zip(batch.query[rows].tolist(), batch.targets[rows].tolist(), strict=True))
-        assert found == dict(enumerate(before.targets.tolist()))
+            targets |= dict(zip(batch.query[rows].tolist(), batch.targets[rows].tolist(), strict=True))
+        assert targets == dict(enumerate(before.targets.tolist()))

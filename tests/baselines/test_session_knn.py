@@ -46,15 +46,15 @@ def slow_neighbours(store, split, position, n_latest, n_recent, weight, final):
     own = np.searchsorted(store.offsets, position, side="right") - 1
     history = newest_first(store.items[store.offsets[own] : position].tolist(), n_latest)
     times = store.columns.get("timestamp_us", np.arange(store.n_events))
-    found = []
+    neighbours = []
     for user in range(store.n_users):
         sequence = store.items[store.offsets[user] : split.train_stop[user]].tolist()
         shared = [age for age, item in enumerate(history) if item in sequence]
         if user != own and shared:
             ended = times[split.train_stop[user] - 1] if "timestamp_us" in store.columns else user
             similarity = sum(weight(age, len(history)) for age in shared)
-            found.append((ended, user, similarity, sequence, min(shared), history))
-    recent = sorted(found, reverse=True)[:n_recent]
+            neighbours.append((ended, user, similarity, sequence, min(shared), history))
+    recent = sorted(neighbours, reverse=True)[:n_recent]
     each = [(final(similarity, sequence, history, user), ended, sequence, age, history[age], len(history))
             for ended, user, similarity, sequence, age, history in recent]  # fmt: skip
     return sorted(each, key=lambda one: (-one[0], -one[1]))

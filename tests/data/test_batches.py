@@ -230,7 +230,7 @@ def test_a_history_of_one_window_is_never_cut():
     histories = places(6, 8)
     expected = Counter(latest_pairs(histories, 5))
     for whole in (True, False):
-        assert [Counter(found) for found in epochs_of(crops(histories, max_length=5, seed=0, whole=whole), 3)] == [
+        assert [Counter(windows) for windows in epochs_of(crops(histories, max_length=5, seed=0, whole=whole), 3)] == [
             expected
         ] * 3
 
@@ -258,11 +258,11 @@ def test_windows_begin_at_any_place_and_each_user_at_one_of_its_own():
     batches = crops(places(n_users, n_events), max_length=max_length, seed=0, whole=True)
     n_pairs = n_events - 3
     starts = [{user: set() for user in range(n_users)} for _ in range(12)]
-    for found, segments in zip(starts, epochs_of(batches, 12), strict=True):
+    for first_places, segments in zip(starts, epochs_of(batches, 12), strict=True):
         for items, _ in segments:
             user, place = divmod(items[0] - 1, n_events)
-            found[user].add(place)
-    assert set().union(*(found for epoch in starts for found in epoch.values())) == set(range(n_pairs))
+            first_places[user].add(place)
+    assert set().union(*(first_places for epoch in starts for first_places in epoch.values())) == set(range(n_pairs))
     for epoch in starts:
         assert len(set(map(frozenset, epoch.values()))) > n_users / 3
     assert all(len({frozenset(epoch[user]) for epoch in starts}) > 3 for user in range(n_users))

@@ -139,8 +139,8 @@ def test_a_checkpoint_sent_in_part_is_not_taken_for_whole_and_the_one_before_sta
     assert (copies[0] / CHECKPOINT[0]).exists()
     assert len(names(bucket, "run")) == len(CHECKPOINT) + n_sent
     with working_copy(Path("memory://b/run")) as copy:
-        found = {file.relative_to(copy).as_posix() for file in copy.rglob("*") if file.is_file()}
-    assert found == {*earlier(CHECKPOINT)}
+        copied = {file.relative_to(copy).as_posix() for file in copy.rglob("*") if file.is_file()}
+    assert copied == {*earlier(CHECKPOINT)}
     assert names(bucket, "run") == {*earlier(CHECKPOINT)}
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from found_events import NO_TIMES, microseconds, refusal, rows_of
+from source_rows import NO_TIMES, microseconds, refusal, rows_of
 
 from seqrec.data.event_tables import ReadOptions
 from seqrec.data.sources import Columns, read_source
@@ -189,8 +189,8 @@ def frames():
 
 def test_frames_of_any_kind_are_the_same_events():
     for frame in frames():
-        found = rows_of(read_source("events", frame, extra=["n"]), "n")
-        assert found == [
+        rows = rows_of(read_source("events", frame, extra=["n"]), "n")
+        assert rows == [
             ("b", 3, 1_500_000_000_000_000, 1),
             ("a", 1, 1_500_000_000_500_000, 2),
             ("b", 2, 1_600_000_000_000_000, 3),

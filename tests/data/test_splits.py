@@ -124,7 +124,7 @@ def test_a_temporal_split_is_by_moments_alone(times, valid_start, width, window_
             target = places[0 if window_target == "first" else -1] if places else 0
             # The first event of all has no history to ask with.
             expected[name].append(start + target if target > 0 else -1)
-    if not all(map(any, parts)) or any(max(found) < 0 for found in expected.values()):
+    if not all(map(any, parts)) or any(max(positions) < 0 for positions in expected.values()):
         with pytest.raises(InputError, match=r"no event is left for|no events to|no user has an event in the"):
             temporal(store, valid_start, test_start, window_target=window_target)
         return

@@ -60,9 +60,9 @@ def test_the_figures_are_those_of_the_model_with_tables_and_the_model_alone_stan
 
 def test_a_checkpoint_with_tables_has_the_runs_figures_to_the_last_digit(fused):
     run, results, _ = fused
-    found = evaluate_checkpoint.main(evaluate_checkpoint.Arguments(run))
-    assert "unfused" in found
-    assert found == {name: results[name] for name in found}
+    evaluated = evaluate_checkpoint.main(evaluate_checkpoint.Arguments(run))
+    assert "unfused" in evaluated
+    assert evaluated == {name: results[name] for name in evaluated}
 
 
 @pytest.fixture(scope="module")

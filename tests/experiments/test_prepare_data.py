@@ -44,8 +44,8 @@ def test_each_step_has_a_line(prepared):
         *("found", "valid", "duplicates", "1-3-core"),
         *("ties", "split", "store", "profile"),
     ]
-    found = {line.split()[0]: int(re.search(r"([\d,]+) events", line)[1].replace(",", "")) for line in lines[:4]}
-    assert found["1-3-core"] == store.n_events < found["found"] + 1
+    n_events = {line.split()[0]: int(re.search(r"([\d,]+) events", line)[1].replace(",", "")) for line in lines[:4]}
+    assert n_events["1-3-core"] == store.n_events < n_events["found"] + 1
     assert set(store.columns) == {"timestamp_us", "rating"}
     profile = (prepared[0] / "profile.html").read_text()
     assert "<h2>Drift from training</h2>" in profile

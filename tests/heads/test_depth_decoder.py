@@ -96,13 +96,13 @@ def ask(made):
 
 
 def slow_logs(own, states):
-    rows, found = jnp.broadcast_to(states[:, None], (len(states), N_ITEMS + 1, D_MODEL)), 0.0
+    rows, sums = jnp.broadcast_to(states[:, None], (len(states), N_ITEMS + 1, D_MODEL)), 0.0
     for depth in range(len(N_CODES)):
         codes = jnp.broadcast_to(IDS.codes[:, depth], rows.shape[:2])
         each = code_log_probabilities(own, depth, rows)
-        found += jnp.take_along_axis(each, codes[..., None], axis=-1)[..., 0]
+        sums += jnp.take_along_axis(each, codes[..., None], axis=-1)[..., 0]
         rows = after_code(own, depth, rows, codes)
-    return found
+    return sums
 
 
 def test_it_has_all_that_evaluation_and_generation_need(made):
@@ -192,15 +192,15 @@ def test_a_fresh_catalogue_is_ranked_and_listed_by_the_same_program(made, ask, l
 def test_drawn_items_follow_their_probabilities_among_what_is_left(made, logs):
     model, params, states = made
     exclude = jnp.array([[9, 0]])
-    ids, found = jax.vmap(lambda key: model.head.draw(params, states[:1], temperature=1.0, exclude=exclude, key=key))(
-        jax.random.split(jax.random.key(0), 2000)
-    )
+    ids, item_logs = jax.vmap(
+        lambda key: model.head.draw(params, states[:1], temperature=1.0, exclude=exclude, key=key)
+    )(jax.random.split(jax.random.key(0), 2000))
     drawn = np.bincount(ids[:, 0], minlength=N_ITEMS + 1)
     assert drawn[9] == drawn[0] == 0
     expected = np.where(np.isin(np.arange(N_ITEMS + 1), [0, 9]), 0.0, np.exp(logs[0]))
     expected *= 2000 / expected.sum()
     assert np.sum((drawn - expected)[expected > 0] ** 2 / expected[expected > 0]) < 2 * N_ITEMS
-    np.testing.assert_allclose(found[:, 0], logs[0][ids[:, 0]], rtol=1e-5)
+    np.testing.assert_allclose(item_logs[:, 0], logs[0][ids[:, 0]], rtol=1e-5)
 
 
 def batch_of(items):

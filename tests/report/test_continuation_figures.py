@@ -86,7 +86,7 @@ def test_figures_are_those_of_lists_made_one_by_one(case, mask_seen):
 
 def test_a_list_that_is_the_continuation_has_every_figure_1():
     true = np.array([[4, 2, 9], [3, 0, 5]])
-    found = list_ranks(np.array([[9, 4, 2], [3, 5, 8]]), true)
-    values = metric_values(found.rank, ks=(3,), where=found.where)
+    figures = list_ranks(np.array([[9, 4, 2], [3, 5, 8]]), true)
+    values = metric_values(figures.rank, ks=(3,), where=figures.where)
     assert {"recall@3", "ndcg@3", "mrr"} <= values.keys()
     assert all(value.tolist() == pytest.approx([1.0, 1.0]) for value in values.values())

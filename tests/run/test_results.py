@@ -84,9 +84,9 @@ def test_a_baseline_that_cannot_be_fitted_is_named_and_the_others_are_tested(bui
     task, model, state = built
     monkeypatch.setattr(scored, "_LARGEST_EASE", 6)
     params = composed_params(model, state.params)
-    found = run_results.test(task, model, params, valid_ranks=None, baselines=("popularity", "EASE"))
-    assert found.results["baselines"].keys() == found.baselines.keys() == {"popularity"}
-    assert "EASE on 7 items needs" in found.results["baselines_left_out"]["EASE"]
+    outcome = run_results.test(task, model, params, valid_ranks=None, baselines=("popularity", "EASE"))
+    assert outcome.results["baselines"].keys() == outcome.baselines.keys() == {"popularity"}
+    assert "EASE on 7 items needs" in outcome.results["baselines_left_out"]["EASE"]
 
 
 def test_a_sample_of_test_users_is_in_the_protocol_and_on_the_table(built, tested, capsys):

@@ -46,11 +46,11 @@ def start(*flags: str, log: Path) -> subprocess.Popen:
 def wait_for(pattern: str, log: Path, process: subprocess.Popen, seconds: float = 120.0) -> re.Match:
     """The match, as soon as the log has one."""
     until = time.monotonic() + seconds
-    while (found := re.search(pattern, log.read_text())) is None:
+    while (match := re.search(pattern, log.read_text())) is None:
         assert process.poll() is None, log.read_text()
         assert time.monotonic() < until, log.read_text()
         time.sleep(0.02)
-    return found
+    return match
 
 
 def ask(connection: http.client.HTTPConnection, method: str = "GET", path: str = "/healthz", body=None):
