@@ -223,7 +223,7 @@ def trial(running: Server, contents: list[bytes], config: Config, rate: float, s
             memory.append(running.megabytes())
             await asyncio.sleep(min(1.0, seconds / 10))
 
-    cpu, own = running.cpu_seconds(), time.process_time()
+    cpu, own_cpu = running.cpu_seconds(), time.process_time()
     outcome = run_load(
         running.wait(), contents, rate=rate, seconds=seconds, n_connections=config.n_connections, beside=watch
     )
@@ -231,7 +231,7 @@ def trial(running: Server, contents: list[bytes], config: Config, rate: float, s
     result = {
         **figures(outcome, rate),
         "server_cpu_ms": 1e3 * (running.cpu_seconds() - cpu) / n_requests,
-        "load_cpu_ms": 1e3 * (time.process_time() - own) / n_requests,
+        "load_cpu_ms": 1e3 * (time.process_time() - own_cpu) / n_requests,
         "megabytes": {"first": memory[0], "highest": max(memory), "last": memory[-1]},
     }
     print(

@@ -49,8 +49,8 @@ def main(arguments: Arguments) -> JsonObject:
         head, figures = model.head, {}
         for width in (*arguments.widths, 0):
             how = {"ranks": "beam", "beam_width": width} if width else {"ranks": "exact"}
-            own = dataclasses.replace(head, config=dataclasses.replace(head.config, **how))
-            step = make_eval_step(dataclasses.replace(model, head=own))
+            head_of_width = dataclasses.replace(head, config=dataclasses.replace(head.config, **how))
+            step = make_eval_step(dataclasses.replace(model, head=head_of_width))
             name = f"beam of {width}" if width else "exact"
             figures[name] = means(metric_sums(evaluate(step, params, task.test).rank))
             print(f"{name:14} NDCG@10 {figures[name]['ndcg@10']:.4f}   recall@10 {figures[name]['recall@10']:.4f}")

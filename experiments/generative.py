@@ -43,15 +43,15 @@ def build(config: Config, task: Task) -> Model:
             "a generative model needs codes of its items; make them with semantic_ids.py: --semantic-ids DIR"
         )
     ids = read_semantic_ids(config.semantic_ids, task.store.item_keys)
-    own = {"item_vectors": config.item_vectors, "label_smoothing": smoothing_of(config.training.loss)}
+    options = {"item_vectors": config.item_vectors, "label_smoothing": smoothing_of(config.training.loss)}
     sizes = {"n_items": task.n_items, "max_length": task.max_length, "times": task.times}
     if config.tokens == "items":
         model = build_model(transformer(config.model, **sizes), config.training, task)
-        return with_semantic_ids(model, ids, config.decoder, dropout=config.model.dropout, **own)
+        return with_semantic_ids(model, ids, config.decoder, dropout=config.model.dropout, **options)
     encoder = code_tokens(config.model, n_levels=ids.n_levels, **sizes)
     ask = next_item if config.model.causal else first_of_continuation
     model = build_model(encoder, config.training, task, ask=ask)
-    return with_token_decoder(model, ids, config.model, config.decoder, n_blocks=config.n_decoder_blocks, **own)
+    return with_token_decoder(model, ids, config.model, config.decoder, n_blocks=config.n_decoder_blocks, **options)
 
 
 main = make_main(build, name="Generative")

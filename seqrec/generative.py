@@ -37,7 +37,7 @@ class CodeVectors:
     """Float[Array, "n_codes d_model"] of each level."""
     codes: Any
     """UInt[Array, "n_rows n_levels"] of each item id."""
-    own: Any = None
+    id_vectors: Any = None
     """Float[Array, "n_rows d_model"], or None."""
 
     @property
@@ -53,10 +53,10 @@ class CodeVectors:
     def __getitem__(self, ids: Int[Array, "*shape"]) -> Float[Array, "*shape d_model"]:
         codes = self.codes[ids].astype(jnp.int32)
         vectors = [look_up(table, codes[..., level]) for level, table in enumerate(self.tables)]
-        if self.own is not None and len(self.own) < len(self.codes):  # later items have none
-            vectors.append(jnp.where((ids < len(self.own))[..., None], look_up(self.own, ids), 0.0))
-        elif self.own is not None:
-            vectors.append(look_up(self.own, ids))
+        if self.id_vectors is not None and len(self.id_vectors) < len(self.codes):  # later items have none
+            vectors.append(jnp.where((ids < len(self.id_vectors))[..., None], look_up(self.id_vectors, ids), 0.0))
+        elif self.id_vectors is not None:
+            vectors.append(look_up(self.id_vectors, ids))
         return sum(vectors[1:], start=vectors[0])
 
 
@@ -70,7 +70,7 @@ class TokenVectors:
 
     tables: tuple[Any, ...]
     codes: Any
-    own: Any = None
+    id_vectors: Any = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -88,9 +88,9 @@ class TokenVectors:
         firsts = np.cumsum([0, *(len(table) for table in self.tables[:-1])])
         places = jnp.asarray(firsts)[levels] + self.codes[items, levels].astype(jnp.int32)
         vectors = look_up(jnp.concatenate(self.tables), places)
-        if self.own is not None:
+        if self.id_vectors is not None:
             last = np.s_[..., n_levels - 1 :: n_levels]
-            vectors = vectors.at[(*last, slice(None))].add(look_up(self.own, items[last]))
+            vectors = vectors.at[(*last, slice(None))].add(look_up(self.id_vectors, items[last]))
         return vectors
 
 
@@ -181,10 +181,10 @@ def _with_codes(
         if item_vectors:
             inner = model.compose(inner, constants["items"], key=key)
         table = vectors(tuple(params[PARAMS]["codes"]), constants["codes"], inner.get("item_table"))
-        own = {PARAMS: params[PARAMS], CODES: constants["codes"], TREE: constants["tree"]}
+        head_params = {PARAMS: params[PARAMS], CODES: constants["codes"], TREE: constants["tree"]}
         if isinstance(head, FusedHead):
-            own[DENSE] = inner["item_table"]
-        return {**inner, **own, "item_table": table}
+            head_params[DENSE] = inner["item_table"]
+        return {**inner, **head_params, "item_table": table}
 
     return dataclasses.replace(
         model,

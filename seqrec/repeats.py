@@ -100,11 +100,11 @@ def with_repeats(model: Model) -> Model:
 
 def repeat_probabilities(params: Params, states: States, batch: Batch) -> Repeats:
     """What each state of a batch predicts of its history's items."""
-    own, states = params["repeats"], states.astype(jnp.float32)
-    products = jnp.einsum("rqd,rkd->rqk", states @ own["query"], states @ own["key"]) / states.shape[-1] ** 0.5
+    mixture, states = params["repeats"], states.astype(jnp.float32)
+    products = jnp.einsum("rqd,rkd->rqk", states @ mixture["query"], states @ mixture["key"]) / states.shape[-1] ** 0.5
     age = jnp.maximum(batch.positions[:, :, None] - batch.positions[:, None, :], 0)
-    scores = jnp.where(causal_mask(batch.segment_ids), products - own["age"] * jnp.log1p(age), -jnp.inf)
-    return Repeats(states @ own["share"] + own["share_bias"], jax.nn.log_softmax(scores, axis=-1))
+    scores = jnp.where(causal_mask(batch.segment_ids), products - mixture["age"] * jnp.log1p(age), -jnp.inf)
+    return Repeats(states @ mixture["share"] + mixture["share_bias"], jax.nn.log_softmax(scores, axis=-1))
 
 
 def mixture_of(repeats: Repeats, items: Int[Array, "rows length"], targets: Int[Array, "rows length"]) -> Mixture:
@@ -124,9 +124,9 @@ def boosted_states(
 ) -> BoostedVectors:
     """The states at the positions `last` of the flattened batch, and the items of their histories."""
     length = items.shape[1]
-    own, log_attention = items[last // length], repeats.log_attention.reshape(-1, length)[last]
-    held = (own > 0) & (log_attention != -jnp.inf)
-    same = (own[:, :, None] == own[:, None, :]) & held[:, None, :]
+    history, log_attention = items[last // length], repeats.log_attention.reshape(-1, length)[last]
+    held = (history > 0) & (log_attention != -jnp.inf)
+    same = (history[:, :, None] == history[:, None, :]) & held[:, None, :]
     log_sum = jax.nn.logsumexp(jnp.where(same, log_attention[:, None, :], -jnp.inf), axis=-1)
     log_odds = repeats.log_odds.reshape(-1)[last][:, None] + log_sum
-    return BoostedVectors(states.reshape(-1, states.shape[-1])[last], jnp.where(held, own, 0), log_odds)
+    return BoostedVectors(states.reshape(-1, states.shape[-1])[last], jnp.where(held, history, 0), log_odds)

@@ -214,8 +214,8 @@ def catalogue_scores(hidden: Vectors, shard: CatalogueShard, n_items: int) -> Fl
         return scores
     places = places_of(hidden.items, shard)
     added = _log_normalisers(scores, shard, n_items)[:, None] + hidden.log_odds
-    own = jnp.logaddexp(take(scores, places, fill=0.0), added)
-    return scores.at[jnp.arange(len(scores))[:, None], places].set(own, mode="drop")
+    boosted = jnp.logaddexp(take(scores, places, fill=0.0), added)
+    return scores.at[jnp.arange(len(scores))[:, None], places].set(boosted, mode="drop")
 
 
 def places_of(items: Int[Array, "queries n"], shard: CatalogueShard) -> Int[Array, "queries n"]:

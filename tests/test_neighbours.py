@@ -80,7 +80,7 @@ def slow_scores(model, params):
     (states,) = run_queries(step, params, queries_of())
     scores = states.astype(np.float64) @ np.asarray(params["item_table"], np.float64)[: N_ITEMS + 1].T
     for name, weight in WEIGHTS.items():
-        own = np.maximum(SCORERS[name]().own(SPLIT.test).toarray().astype(np.float64), 0)
+        own = np.maximum(SCORERS[name]().query_scores(SPLIT.test).toarray().astype(np.float64), 0)
         own /= np.maximum(own.sum(axis=1, keepdims=True), 1e-30)
         scores += weight * np.log1p(own / SMALLEST_SHARE)
     return scores

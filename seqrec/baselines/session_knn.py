@@ -69,7 +69,7 @@ def vs_sknn(
     counts = np.bincount(index.items, minlength=store.n_items + 1)
     rarity = np.log(max(1, store.n_users) / np.maximum(counts, 1)) if idf else np.ones(store.n_items + 1)
 
-    def own(positions: Int[np.ndarray, " queries"]) -> sp.csr_matrix:
+    def query_scores(positions: Int[np.ndarray, " queries"]) -> sp.csr_matrix:
         history = _latest(store, positions, n_latest)
         lengths = np.count_nonzero(history, axis=1)
         weights = np.maximum(lengths[:, None] - np.arange(n_latest), 0) / np.maximum(lengths, 1)[:, None]
@@ -80,7 +80,7 @@ def vs_sknn(
         values = np.repeat(each, _sizes(index, neighbours)) * rarity[items]
         return sp.csr_matrix((values, (rows, items)), shape=(len(positions), store.n_items + 1))
 
-    return _scorer(store, index, own, n_neighbours=n_neighbours, n_latest=n_latest, n_recent=n_recent)
+    return _scorer(store, index, query_scores, n_neighbours=n_neighbours, n_latest=n_latest, n_recent=n_recent)
 
 
 def stan(
@@ -106,7 +106,7 @@ def stan(
     n_items_of = np.diff(index.of_sequence)
     ends = np.maximum(split.train_stop - 1, 0)
 
-    def own(positions: Int[np.ndarray, " queries"]) -> sp.csr_matrix:
+    def query_scores(positions: Int[np.ndarray, " queries"]) -> sp.csr_matrix:
         history = _latest(store, positions, n_latest)
         weights = np.where(history > 0, np.exp(-np.arange(n_latest) / age_decay), 0.0)
         neighbours = _neighbours(index, store, positions, history, weights, n_recent)
@@ -122,13 +122,13 @@ def stan(
         values = np.repeat(neighbours.similarity, sizes) * np.exp(-distance / distance_decay)
         return sp.csr_matrix((values, (rows, items)), shape=(len(positions), store.n_items + 1))
 
-    return _scorer(store, index, own, n_neighbours=n_neighbours, n_latest=n_latest, n_recent=n_recent)
+    return _scorer(store, index, query_scores, n_neighbours=n_neighbours, n_latest=n_latest, n_recent=n_recent)
 
 
 def _scorer(
     store: SequenceStore,
     index: _Index,
-    own: Callable[[np.ndarray], sp.csr_matrix],
+    query_scores: Callable[[np.ndarray], sp.csr_matrix],
     *,
     n_neighbours: int,
     n_latest: int,
@@ -137,7 +137,7 @@ def _scorer(
     """Blocks are as small as the sequences that are looked at, and the items of those that are kept, make them."""
     longest = int(np.diff(index.of_sequence).max(initial=1))
     most = n_latest * n_recent + n_neighbours * longest
-    return Scorer(np.zeros(store.n_items + 1), own, lambda positions: np.full(len(positions), most))
+    return Scorer(np.zeros(store.n_items + 1), query_scores, lambda positions: np.full(len(positions), most))
 
 
 def _index(store: SequenceStore, split: Split, n_recent: int) -> _Index:

@@ -213,8 +213,8 @@ class Bundle:
 
         def ask(rows: np.ndarray, allowed: Ragged | None, excluded: Ragged) -> Any:
             if self.searcher is not None:
-                own = self.states(items.take(rows), seconds=None if seconds is None else seconds.take(rows))
-                return self.searcher.best(own, k, allow=allowed, exclude=excluded)
+                states = self.states(items.take(rows), seconds=None if seconds is None else seconds.take(rows))
+                return self.searcher.best(states, k, allow=allowed, exclude=excluded)
             size = sufficient(sizes, k, allowed, excluded)
             histories = self._histories(items, seconds, rows, size.users)
             return self.programs[TOP_K](self.params, histories, *self.program_lists(size, allowed, excluded))
@@ -357,10 +357,10 @@ def open_bundle(directory: Path, facts: Facts, *, name: str | None = None, searc
         raise InputError(
             f"{path}: {MANIFEST} says {facts.n_items} items, {ITEMS} has {len(vocabulary.keys)}; export the run again"
         )
-    own = params if searcher is None else {**params, ITEM_TABLE: searcher.rows.values}
+    bundle_params = params if searcher is None else {**params, ITEM_TABLE: searcher.rows.values}
     programs = {}
     for name in (TOP_K, STATES, *SESSION_PROGRAMS * facts.sessions) if searcher is None else (STATES,):
-        exported = read_program(directory / name, facts, own, search=search, path=path)
+        exported = read_program(directory / name, facts, bundle_params, search=search, path=path)
         programs[name] = jax.jit(exported.call)
     return Bundle(
         path,

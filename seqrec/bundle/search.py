@@ -187,9 +187,9 @@ def int8_candidates(
     rows, scale = table.rows.reshape(-1, ROWS_PER_BLOCK, d_model), table.scale.reshape(-1, ROWS_PER_BLOCK)
 
     def candidates(user: tuple[Array, Array]) -> Array:
-        state, own = user
-        scores = (rows[own].astype(jnp.float32) @ state) * scale[own]
-        places = own[:, None] * ROWS_PER_BLOCK + jnp.arange(ROWS_PER_BLOCK)
+        state, block_ids = user
+        scores = (rows[block_ids].astype(jnp.float32) @ state) * scale[block_ids]
+        places = block_ids[:, None] * ROWS_PER_BLOCK + jnp.arange(ROWS_PER_BLOCK)
         scores = jnp.where(places < n_items, scores, -jnp.inf).reshape(-1)
         _, order = jax.lax.top_k(scores, min(n, len(scores)))
         return 1 + places.reshape(-1)[order]

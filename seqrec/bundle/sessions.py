@@ -163,8 +163,8 @@ class Sessions:
                 def ask(places: np.ndarray, allowed: Any, excluded: Ragged, rows: np.ndarray = rows) -> Any:
                     size = sufficient(self._sizes, k, allowed, excluded)
                     lists = bundle.program_lists(size, allowed, excluded)
-                    asked = filled_up(rows[places], size.users)
-                    return self._top_k(self._store["states"], bundle.params, asked, *lists)
+                    session_rows = filled_up(rows[places], size.users)
+                    return self._top_k(self._store["states"], bundle.params, session_rows, *lists)
 
                 has_items = np.array([len(session.items) > 0 for session in sessions])
                 allowed_now = None if allowed is None else allowed.take(turn)
@@ -219,7 +219,7 @@ class Sessions:
     ) -> list[_Session]:
         """The sessions of some requests, each of another user, once their events are read."""
         reads = self.bundle.facts.max_length
-        sessions, anew, steps = [], [], []
+        sessions, reread, steps = [], [], []
         for place in turn.tolist():
             session = self._kept[users[place]] if given[place] is None else self._new_session(users[place])
             sessions.append(session)
@@ -236,8 +236,8 @@ class Sessions:
             if n_before and n_before + len(known) <= reads and len(known) <= MAX_APPENDED:
                 steps += [(step, session, n_before + step) for step in range(len(known))]
             else:
-                anew.append(session)
-        for some in self._calls(anew):
+                reread.append(session)
+        for some in self._calls(reread):
             self._start_some(some)
         for step in range(max((step for step, *_ in steps), default=-1) + 1):
             for some in self._calls([(session, column) for each, session, column in steps if each == step]):

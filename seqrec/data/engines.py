@@ -267,9 +267,9 @@ def of_executors(message: str) -> str:
     lines = [line for line in message.splitlines() if "Error: " in line]
     if lines and "InputError: " in lines[-1]:
         return lines[-1].split("InputError: ", 1)[1]
-    said = (lines or message.splitlines() or [""])[-1].strip()
+    reason = (lines or message.splitlines() or [""])[-1].strip()
     return (
-        f"Spark's executors cannot write the store ({said}); install seqrec[spark] for the Python of each machine "
+        f"Spark's executors cannot write the store ({reason}); install seqrec[spark] for the Python of each machine "
         "(PYSPARK_PYTHON), and name a directory that all machines share"
     )
 

@@ -122,8 +122,8 @@ class Cleaned(NamedTuple):
     @property
     def columns(self) -> list[str]:
         """All columns of `numbered` but the ids and those of the order in the file."""
-        ours = ("user_id", "item_id", "event_index", TIE_HASH)
-        return [name for name in steps.column_names(self.numbered) if name not in ours]
+        internal = ("user_id", "item_id", "event_index", TIE_HASH)
+        return [name for name in steps.column_names(self.numbered) if name not in internal]
 
 
 class Prepared(NamedTuple):

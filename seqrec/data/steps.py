@@ -87,8 +87,8 @@ def drop_near_duplicates(events: nw.LazyFrame, *, gap_us: int, keep_times: bool 
         previous = nw.col("timestamp_us").shift(1).over("user_id", "item_id", order_by=time_order(events))
         events = events.with_columns(_previous_us=previous)
     gap = nw.col("timestamp_us") - nw.col("_previous_us")
-    apart = events.filter(nw.col("_previous_us").is_null() | (gap > gap_us))
-    return apart if keep_times else apart.drop("_previous_us")
+    distinct = events.filter(nw.col("_previous_us").is_null() | (gap > gap_us))
+    return distinct if keep_times else distinct.drop("_previous_us")
 
 
 def drop_implausible_users(events: nw.LazyFrame, *, max_events_per_day: int, engine: Engine) -> nw.LazyFrame:

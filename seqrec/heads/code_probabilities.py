@@ -132,16 +132,16 @@ def _children_log_probabilities(
 
     def follow(block: Array, child_logs: Array) -> Array:
         start = block * PREFIXES
-        users, own = jnp.divmod(jax.lax.dynamic_slice(nodes, (start,), (PREFIXES,)), n_nodes)
-        prefixes = _after_prefix(params, tree, depth, states[users], own)
-        scores = logs[users, own, None] + code_log_probabilities(params, depth, prefixes)
+        users, prefix_nodes = jnp.divmod(jax.lax.dynamic_slice(nodes, (start,), (PREFIXES,)), n_nodes)
+        prefixes = _after_prefix(params, tree, depth, states[users], prefix_nodes)
+        scores = logs[users, prefix_nodes, None] + code_log_probabilities(params, depth, prefixes)
 
         def pick(carry: tuple[Array, Array]) -> tuple[Array, Array]:
             first, child_logs = carry
-            users, own = jnp.divmod(jax.lax.dynamic_slice(children, (first,), (CHILDREN,)), n_children)
-            rows = jnp.clip(place[users, level.parents[own]] - start, 0, PREFIXES - 1)
+            users, child_nodes = jnp.divmod(jax.lax.dynamic_slice(children, (first,), (CHILDREN,)), n_children)
+            rows = jnp.clip(place[users, level.parents[child_nodes]] - start, 0, PREFIXES - 1)
             # What lies behind this block's children is overwritten by the blocks that they belong to.
-            picked = scores[rows, level.codes[own].astype(jnp.int32)]
+            picked = scores[rows, level.codes[child_nodes].astype(jnp.int32)]
             return first + CHILDREN, jax.lax.dynamic_update_slice(child_logs, picked, (first,))
 
         first, end = jnp.where(start > 0, ends[start - 1], 0), ends[start + PREFIXES - 1]

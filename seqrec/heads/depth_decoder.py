@@ -99,13 +99,13 @@ class DepthDecoder:
         refuse_unwanted(question)
         if question.positions is not None:
             states = jnp.take_along_axis(states, question.positions[..., None], axis=1)
-        own, targets = params[PARAMS], question.targets
+        decoder, targets = params[PARAMS], question.targets
         codes = params[CODES][targets].astype(jnp.int32)
         losses = jnp.zeros(targets.shape)
         for depth in range(codes.shape[-1]):
-            scores = code_scores(own, depth, states, dropout_rate=self.dropout, key=jax.random.fold_in(key, depth))
+            scores = code_scores(decoder, depth, states, dropout_rate=self.dropout, key=jax.random.fold_in(key, depth))
             losses += code_losses(scores, codes[..., depth], label_smoothing=self.label_smoothing)
-            states = after_code(own, depth, states, codes[..., depth])
+            states = after_code(decoder, depth, states, codes[..., depth])
         return loss_of_targets(losses, question)
 
     def queries(
@@ -197,9 +197,9 @@ class DepthDecoder:
         allow: Allow,
     ) -> Any:
         """`function((states, targets, exclude, allow), params)` for blocks of users, each device over its own."""
-        own = {name: params[name] for name in (PARAMS, CODES, TREE, DENSE) if name in params}
+        head_params = {name: params[name] for name in (PARAMS, CODES, TREE, DENSE) if name in params}
         sizes = {"d_model": states.shape[-1], "width": self.config.beam_width}
-        return by_users(function, own, own[TREE], states, targets, exclude, allow, **sizes)
+        return by_users(function, head_params, head_params[TREE], states, targets, exclude, allow, **sizes)
 
     def _lowest(self, params: Params, states: Array, targets: Array) -> Float[Array, " users"]:
         """A log-probability that no target of a user falls short of; infinite for users without a target."""
@@ -211,13 +211,13 @@ class DepthDecoder:
         self, params: Params, states: Array, valid: Bool[Array, "#users n_leaves"] | None, *, width: int
     ) -> tuple[Int[Array, "users beams"], Float[Array, "users beams"]]:
         """Leaves of the likeliest items that a beam of this width finds, best first, and their log-probabilities."""
-        own = params[PARAMS]
+        decoder = params[PARAMS]
 
         def score(depth: int, states: Array) -> tuple[Array, Array]:
-            return code_log_probabilities(own, depth, states), states
+            return code_log_probabilities(decoder, depth, states), states
 
         def advance(depth: int, states: Array, beams: Array, codes: Array) -> Array:
-            return after_code(own, depth, jnp.take_along_axis(states, beams[..., None], axis=1), codes)
+            return after_code(decoder, depth, jnp.take_along_axis(states, beams[..., None], axis=1), codes)
 
         start, options = states[:, None], {"n_users": len(states), "width": width}
         return beam_search(params[TREE], valid, start, score=score, advance=advance, **options)
@@ -227,11 +227,11 @@ def log_probabilities_of(
     params: Params, states: Float[Array, "users d_model"], items: Int[Array, "users n"]
 ) -> Float[Array, "users n"]:
     """The log-probability of some items of each user."""
-    own, codes = params[PARAMS], params[CODES][items].astype(jnp.int32)
+    decoder, codes = params[PARAMS], params[CODES][items].astype(jnp.int32)
     each = jnp.broadcast_to(states[:, None], (*items.shape, states.shape[-1]))
     total = jnp.zeros(items.shape)
-    for depth in range(len(own["codes"])):
-        logs = code_log_probabilities(own, depth, each)
+    for depth in range(len(decoder["codes"])):
+        logs = code_log_probabilities(decoder, depth, each)
         total += jnp.take_along_axis(logs, codes[..., depth, None], axis=-1)[..., 0]
-        each = after_code(own, depth, each, codes[..., depth])
+        each = after_code(decoder, depth, each, codes[..., depth])
     return total

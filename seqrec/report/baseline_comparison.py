@@ -36,8 +36,8 @@ def compare_with_baselines(
         values = np.asarray(metric_values(ranks)[METRIC], np.float64)
         return np.bincount(row, values, minlength=n_users) * (n_users / len(users))
 
-    own = of_users(ranks)
-    pairs = {name: paired_comparison(of_users(each), own, level=LEVEL) for name, each in baselines.items()}
+    model_values = of_users(ranks)
+    pairs = {name: paired_comparison(of_users(each), model_values, level=LEVEL) for name, each in baselines.items()}
     adjusted = holm(np.array([each.p_value for each in pairs.values()]))
     return {
         "metric": METRIC,

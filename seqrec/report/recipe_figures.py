@@ -48,8 +48,8 @@ def _follows_its_recipe(result: JsonObject, default: Any) -> bool:
     """Whether a recipe chose all that is not the default, but for the data, the seed and the directory."""
     recipe, usual = runs.recipe_of(result), dict(leaves(to_json(default)))
     changed = {name for name, value in leaves(result["config"]) if usual.get(name) != value}
-    own = {name for name in changed if not name.startswith(("training.data.", "training.run."))}
-    return bool(recipe) and own <= recipe["values"].keys()
+    model_fields = {name for name in changed if not name.startswith(("training.data.", "training.run."))}
+    return bool(recipe) and model_fields <= recipe["values"].keys()
 
 
 def _rows(results: Sequence[JsonObject], published: Published) -> list[list[str]]:
@@ -60,11 +60,11 @@ def _rows(results: Sequence[JsonObject], published: Published) -> list[list[str]
     minutes = max(result["train_seconds"] for result in results) / 60
     rows = []
     for place, (label, metric) in enumerate(metrics.items()):
-        own = mean(result["test"][metric] for result in results)
+        figure = mean(result["test"][metric] for result in results)
         unfused = [result["unfused"]["test"][metric] for result in results if "unfused" in result]
         best = max(published.get(name, ()), key=lambda each: float(each[1 + place]), default=None)
         cells = [
-            f"{own:.4f}",
+            f"{figure:.4f}",
             f"{mean(unfused):.4f}" if len(unfused) == len(results) else "",
             f"{best[1 + place]:.4f} ({best[0]})" if best else "",
         ]

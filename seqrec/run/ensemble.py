@@ -56,23 +56,23 @@ def _joined(
     task, models, params = open_members(copies, lambda run: open_trained(run, scripts))
     widths = [model.d_model for model in models]
     fused = fuse(output, task, ensemble(models), ensemble_params(models, params), names, widths=widths)
-    own = {**fused.params, WEIGHTS: np.array(fused.record["models"], np.float32)}
-    tested = test(task, fused.model, own, valid_ranks=None, baselines=CHEAP)
-    results, seconds = tested.results, _seconds(fused.model, own, task.test)
-    alone: dict[str, Any] = {}
+    weighted_params = {**fused.params, WEIGHTS: np.array(fused.record["models"], np.float32)}
+    tested = test(task, fused.model, weighted_params, valid_ranks=None, baselines=CHEAP)
+    results, seconds = tested.results, _seconds(fused.model, weighted_params, task.test)
+    member_ranks: dict[str, Any] = {}
     costs: JsonObject = {}
     for run, model, each in zip(members, models, params, strict=True):
-        name = run.name if run.name not in alone else str(run)
+        name = run.name if run.name not in member_ranks else str(run)
         with phases.progress(f"testing {name} alone", len(task.test.users), unit="queries") as phase:
-            alone[name] = evaluate(make_eval_step(model), each, task.test, report=phase).rank
+            member_ranks[name] = evaluate(make_eval_step(model), each, task.test, report=phase).rank
         costs[name] = {
             "n_parameters": count_params(model.specs),
             "seconds_relative": seconds / _seconds(model, each, task.test),
         }
     results |= {
         "fusion": fused.record,
-        "members": {name: figures.figures(ranks, users=task.test.users) for name, ranks in alone.items()},
-        "member_comparisons": compare_with_baselines(tested.ranks.rank, alone, users=task.test.users),
+        "members": {name: figures.figures(ranks, users=task.test.users) for name, ranks in member_ranks.items()},
+        "member_comparisons": compare_with_baselines(tested.ranks.rank, member_ranks, users=task.test.users),
         "cost": {"n_parameters": count_params(fused.model.specs), "members": costs},
     }
     write_test(output, task, tested._replace(results=results))

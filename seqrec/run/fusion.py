@@ -107,8 +107,10 @@ def fuse(
     with phases.progress("fitting the weights of tables", len(queries.users), unit="queries") as phase:
         fitted = fit_weights(fused, params | placed(tables, fused), queries, widths=widths, report=phase)
     # Ranks do not change when all weights are divided by that of the model, whose scores then stay as they are.
-    own = fitted.models[0] if widths is None else 1.0
-    tables = {name: table._replace(weight=np.float32(fitted.tables[name] / own)) for name, table in tables.items()}
+    model_weight = fitted.models[0] if widths is None else 1.0
+    tables = {
+        name: table._replace(weight=np.float32(fitted.tables[name] / model_weight)) for name, table in tables.items()
+    }
     record = {**fitted._asdict(), "models": list(fitted.models), "shapes": table_shapes(tables), "left_out": left_out}
     weights_text = ", ".join(f"{name} {weight:.2f}" for name, weight in fitted.tables.items())
     models_text = ", ".join(f"{weight:.2f}" for weight in fitted.models)
@@ -198,10 +200,15 @@ def unfused_figures(task: Task, model: Model, params: Params, ranks: Any) -> Jso
 
     `ranks` is the `evaluation.RankTable` of the model with them.
     """
-    alone = without_neighbours(model)
-    if alone is None:
+    unfused = without_neighbours(model)
+    if unfused is None:
         return {}
     with phases.progress("testing without tables", len(task.test.users), unit="queries") as phase:
-        own = evaluate(make_eval_step(alone), params, task.test, report=phase)
-    compared = compare_with_baselines(ranks.rank, {"unfused": own.rank}, users=ranks.user)
-    return {"unfused": {"test": figures.figures(own.rank, users=own.user), **compared["baselines"]["unfused"]}}
+        unfused_ranks = evaluate(make_eval_step(unfused), params, task.test, report=phase)
+    compared = compare_with_baselines(ranks.rank, {"unfused": unfused_ranks.rank}, users=ranks.user)
+    return {
+        "unfused": {
+            "test": figures.figures(unfused_ranks.rank, users=unfused_ranks.user),
+            **compared["baselines"]["unfused"],
+        }
+    }

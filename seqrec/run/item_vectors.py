@@ -54,12 +54,13 @@ def table_vectors(
             "python experiments/export.py writes one"
         )
     table = np.asarray(earlier.weights[ITEM_TABLE], np.float32)
-    keys, own = key_column(earlier.item_keys), key_column(store.item_keys)
-    if keys.type != own.type:
+    keys, store_keys = key_column(earlier.item_keys), key_column(store.item_keys)
+    if keys.type != store_keys.type:
         raise InputError(
-            f"{address_of(source)} has items of {keys.type}, the store of {own.type}; give a run on the same data"
+            f"{address_of(source)} has items of {keys.type}, the store of {store_keys.type}; "
+            "give a run on the same data"
         )
-    rows = 1 + pc.fill_null(pc.index_in(own, value_set=keys), -1).to_numpy()
+    rows = 1 + pc.fill_null(pc.index_in(store_keys, value_set=keys), -1).to_numpy()
     known = (rows > 0) & trained[1:]
     if not known.any():
         raise InputError(f"{address_of(source)} has none of the store's items; give a run on the same data")

@@ -12,7 +12,7 @@ import numpy as np
 from seqrec.config import flag_name, leaves, to_json, values_of, with_values
 from seqrec.data.own_shards import Gather, alone
 from seqrec.data.repeated_targets import LARGE_SHARE, seen_before
-from seqrec.data.splits import Split, asked_events
+from seqrec.data.splits import Split, target_positions
 from seqrec.data.store import SequenceStore
 from seqrec.files import JsonObject
 from seqrec.types import InputError
@@ -80,7 +80,7 @@ def data_facts(
     n_users, n_events = int(n_of_length.sum()), int(n_of_length @ np.arange(len(n_of_length)))
     places = [(n_users - 1) // 2, int(0.99 * (n_users - 1) + 0.5)]
     median, long = np.searchsorted(np.cumsum(n_of_length), places, side="right").tolist()
-    targets, _ = asked_events(store, split)
+    targets, _ = target_positions(store, split)
     n_targets, n_trained = _total(gather(np.array([len(targets), np.sum(split.train_stop - store.offsets[:-1])])))
     seen = seen_before(store, targets[:: 1 + int(n_targets) // _MOST_TARGETS])
     n_seen, n_asked = _total(gather(np.array([seen.sum(), len(seen)])))

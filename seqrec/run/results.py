@@ -261,8 +261,10 @@ def write_test(directory: Path, task: Task, tested: Tested) -> None:
     """Leaves a test in a directory; the figures come last, so that what has them is complete."""
     results = tested.results
     for name, table in tested.baselines.items():
-        own = {"test": results["baselines"][name], "protocol": results["protocol"]}
-        write_ranks(directory / BASELINES / name.lower().replace(" ", "-"), task, table, own, users=tested.users)
+        of_baseline = {"test": results["baselines"][name], "protocol": results["protocol"]}
+        write_ranks(
+            directory / BASELINES / name.lower().replace(" ", "-"), task, table, of_baseline, users=tested.users
+        )
     write_ranks(directory, task, tested.ranks, results, users=tested.users)
 
 

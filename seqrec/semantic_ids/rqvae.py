@@ -159,11 +159,11 @@ def contrastive_loss(
     """InfoNCE in both directions (van den Oord et al. 2018, eq. 4): each among the other items of the batch."""
     first, second = (each / (jnp.linalg.norm(each, axis=1, keepdims=True) + 1e-9) for each in (first, second))
     logits = first @ second.T / temperature
-    own = jnp.eye(len(logits), dtype=bool)
+    is_self = jnp.eye(len(logits), dtype=bool)
     loss = jnp.zeros(())
     for scores, candidates in ((logits, ids[1]), (logits.T, ids[0])):
         # The same item in another pair is no negative.
-        repeats = (candidates[:, None] == candidates) & ~own
+        repeats = (candidates[:, None] == candidates) & ~is_self
         scores = jnp.where(repeats, -jnp.inf, scores)
         loss += 0.5 * jnp.mean(jax.nn.logsumexp(scores, axis=1) - jnp.diagonal(logits))
     return loss

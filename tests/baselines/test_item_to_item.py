@@ -32,8 +32,8 @@ QUICK = examples(60)
 def all_scores(store, model, positions):
     """Scores of all ids, one position a row, and what breaks their ties left out."""
     scorer = item_to_item_scorer(store, model)
-    assert all(np.diff(scorer.own(positions).indptr) <= scorer.n_own(positions))
-    return scorer.own(positions).toarray()
+    assert all(np.diff(scorer.query_scores(positions).indptr) <= scorer.n_query_scores(positions))
+    return scorer.query_scores(positions).toarray()
 
 
 def trained(sequences):
@@ -134,7 +134,7 @@ def test_a_user_without_a_history_gets_what_is_popular_and_not_what_follows_anot
     split = leave_last_out(store)
     for model in (first_order_markov(store, split), skip_gram_markov(store, split), item_knn(store, split)):
         scorer = item_to_item_scorer(store, model)
-        assert scorer.own(store.offsets[:-1]).nnz == 0
+        assert scorer.query_scores(store.offsets[:-1]).nnz == 0
         np.testing.assert_array_equal(scorer.shared, model.shared)
 
 

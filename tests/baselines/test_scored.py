@@ -22,7 +22,7 @@ QUICK = examples(60)
 
 def all_scores(scorer, positions):
     """Scores of all ids, one position a row."""
-    return scorer.shared + scorer.own(positions).toarray()
+    return scorer.shared + scorer.query_scores(positions).toarray()
 
 
 def trained(sequences):

@@ -71,7 +71,7 @@ def test_vs_sknn_adds_up_the_items_of_the_most_similar_sequences(
 ):
     store, split, tests = a_task(sequences, with_times=with_times)
     sizes = {"n_neighbours": n_neighbours, "n_recent": n_recent, "n_latest": n_latest}
-    scores = vs_sknn(store, split, **sizes).own(tests).toarray()
+    scores = vs_sknn(store, split, **sizes).query_scores(tests).toarray()
     trained = [store.items[store.offsets[u] : split.train_stop[u]].tolist() for u in range(store.n_users)]
     for query, position in enumerate(tests):
         expected = np.zeros(N_ITEMS + 1)
@@ -90,7 +90,7 @@ def test_vs_sknn_adds_up_the_items_of_the_most_similar_sequences(
 def test_stan_decays_by_age_by_time_and_by_distance(sequences, with_times, n_neighbours, n_latest):
     store, split, tests = a_task(sequences, with_times=with_times)
     decays = {"age_decay": 2.0, "days_decay": 3.0, "distance_decay": 1.5}
-    scores = stan(store, split, n_neighbours=n_neighbours, n_latest=n_latest, **decays).own(tests).toarray()
+    scores = stan(store, split, n_neighbours=n_neighbours, n_latest=n_latest, **decays).query_scores(tests).toarray()
     for query, position in enumerate(tests):
 
         def final(similarity, sequence, history, user, position=position):

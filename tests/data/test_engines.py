@@ -216,7 +216,7 @@ def test_another_engine_is_refused_with_those_that_are_not():
 
 
 @pytest.mark.parametrize(
-    ("said", "told"),
+    ("message", "expected"),
     [
         (
             "Traceback\n  ...\nseqrec.types.InputError: event column 'a' is string; leave it out\n",
@@ -229,7 +229,7 @@ def test_another_engine_is_refused_with_those_that_are_not():
         ("[PACKAGE_NOT_INSTALLED] pandas must be installed", "pandas must be installed.*PYSPARK_PYTHON"),
     ],
 )
-def test_what_an_executor_complains_of_is_told_in_a_line(said, told):
-    complaint = engines.of_executors(said)
-    assert re.search(told, complaint)
+def test_what_an_executor_complains_of_is_told_in_a_line(message, expected):
+    complaint = engines.of_executors(message)
+    assert re.search(expected, complaint)
     assert "\n" not in complaint

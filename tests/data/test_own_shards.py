@@ -25,7 +25,7 @@ from seqrec.data.batches import Share, Windows, make_queries, training_batches
 from seqrec.data.buckets import working_copy
 from seqrec.data.shards import write_shard
 from seqrec.data.split_config import SplitConfig, split_store
-from seqrec.data.splits import asked_events
+from seqrec.data.splits import target_positions
 from seqrec.data.store import check_content, open_store, sharded_store, write_files
 from seqrec.data.user_samples import sampled_users
 from seqrec.run.data import make_task
@@ -140,12 +140,12 @@ def test_parts_draw_orders_of_their_own_which_follow_from_seed_and_step(whole):
 def test_parts_ask_what_one_process_asks(whole):
     options = {"max_length": 5, "batch_size": 7, "mask_seen": True}
     split = split_store(whole, TEMPORAL)
-    alone = make_queries(whole, asked_events(whole, split)[1], **options)
+    alone = make_queries(whole, target_positions(whole, split)[1], **options)
 
     parts = of_parts(
         whole,
         8,
-        lambda store, split, share: make_queries(store, asked_events(store, split)[1], share=share, **options),
+        lambda store, split, share: make_queries(store, target_positions(store, split)[1], share=share, **options),
     )
     # Side by side, as they lie on the mesh.
     batches = [

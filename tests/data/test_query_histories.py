@@ -40,11 +40,11 @@ def test_each_history_has_a_row_of_its_own_in_the_queries_order(
             (row[:length].tolist(), row[length:].any(), [item for item in barred.tolist() if item])
             for row, length, barred in zip(items, lengths, excluded, strict=True)
         ]
-    asked = [history[:-1] for history in histories if len(history) >= 3]
-    expected = [(history[-max_length:], False, history if mask_seen else []) for history in asked]
-    assert rows[: len(asked)] == expected
+    query_histories = [history[:-1] for history in histories if len(history) >= 3]
+    expected = [(history[-max_length:], False, history if mask_seen else []) for history in query_histories]
+    assert rows[: len(query_histories)] == expected
     # What fills the last batch is one item of padding.
-    assert all(row == ([0], False, []) for row in rows[len(asked) :])
+    assert all(row == ([0], False, []) for row in rows[len(query_histories) :])
 
 
 @quick

@@ -176,7 +176,7 @@ def test_a_variation_that_fails_does_not_stop_the_others(copied, capsys):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"variations": ("wide",)}, "'wide' is not of the form NAME=FLAGS"),
         ({"variations": ("=--d-model 32",)}, "is not of the form NAME=FLAGS"),
@@ -194,16 +194,16 @@ def test_a_variation_that_fails_does_not_stop_the_others(copied, capsys):
         ({"experiment": "sasrek"}, "experiment 'sasrek' is not one of sasrec, "),
     ],
 )
-def test_studies_that_cannot_be_get_one_line(base, tmp_path, changes, said):
+def test_studies_that_cannot_be_get_one_line(base, tmp_path, changes, message):
     study = dataclasses.replace(StudyConfig(base, (YEAR,), output=tmp_path / "study"), **changes)
-    with pytest.raises(InputError, match=said) as refusal:
+    with pytest.raises(InputError, match=message) as refusal:
         feature_study.main(feature_study.Config(study))
     assert "\n" not in str(refusal.value)
     assert not (tmp_path / "study" / "runs").exists()
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"variations": ()}, "no variations"),
         ({"seeds": ()}, "must be one or more different numbers"),
@@ -212,8 +212,8 @@ def test_studies_that_cannot_be_get_one_line(base, tmp_path, changes, said):
         ({"level": 95.0}, r"level=95.0 is not a share in \(0, 1\)"),
     ],
 )
-def test_a_config_that_makes_no_study_is_refused(changes, said):
-    with pytest.raises(ValueError, match=said):
+def test_a_config_that_makes_no_study_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
         dataclasses.replace(StudyConfig(variations=("wide=--d-model 128",)), **changes)
 
 

@@ -89,7 +89,7 @@ def test_a_trained_model_whose_item_vectors_are_shuffled_fails(chain, tmp_path, 
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [
         ("other-data --max-drop mrr=0.1", "not tested alike: data_hash is 'one' and 'two'"),
         ("other-split --max-drop mrr=0.1", "not tested alike: split_hash is 'one' and 'two'"),
@@ -107,10 +107,10 @@ def test_a_trained_model_whose_item_vectors_are_shuffled_fails(chain, tmp_path, 
         ("seed-1 --max-drop mrr=0.1 --json seed-0/ranks.parquet/x", "cannot be written"),
     ],
 )
-def test_what_cannot_be_judged_gets_one_line(runs, monkeypatch, capsys, flags, said):
+def test_what_cannot_be_judged_gets_one_line(runs, monkeypatch, capsys, flags, message):
     assert exit_status(monkeypatch, f"{flags} --against seed-0") == 2
     [complaint] = capsys.readouterr().err.splitlines()
-    assert said in complaint
+    assert message in complaint
 
 
 def test_help_lists_the_exit_statuses():

@@ -62,9 +62,9 @@ def test_a_model_is_trained_and_tested_on_a_temporal_split_of_the_store(prepared
     split = split_store(store, SplitConfig(split="temporal"))
     check_no_leakage(store, split, is_temporal=True)
     ranks = pq.read_table(tmp_path / "run" / "ranks.parquet")
-    asked = np.flatnonzero(split.test >= 0)
-    assert sorted(ranks["user"].to_pylist()) == sorted(store.user_keys[asked].tolist())
-    assert results["test"]["n_users"] == len(asked)
+    users = np.flatnonzero(split.test >= 0)
+    assert sorted(ranks["user"].to_pylist()) == sorted(store.user_keys[users].tolist())
+    assert results["test"]["n_users"] == len(users)
     # The store is read where it is, not copied.
     assert not (tmp_path / "run" / "store").exists()
 

@@ -42,11 +42,11 @@ def start_processes(start_script, n_processes, *flags, **environment):
 def outcomes(processes):
     """(exit status, standard output, errors) of each, once all have ended."""
     try:
-        said = [process.communicate(timeout=300) for process in processes]
+        message = [process.communicate(timeout=300) for process in processes]
     finally:
         for process in processes:
             process.kill()
-    return [(process.returncode, *each) for process, each in zip(processes, said, strict=True)]
+    return [(process.returncode, *each) for process, each in zip(processes, message, strict=True)]
 
 
 @pytest.fixture(scope="module")

@@ -198,7 +198,7 @@ def test_a_store_is_prepared_into_a_bucket_and_extended_there(ratings, files, ca
 
 
 @pytest.mark.parametrize(
-    ("output", "environment", "said"),
+    ("output", "environment", "message"),
     [
         ("s3://nowhere/run", {}, "s3://nowhere/run cannot be found .*make the bucket first"),
         (
@@ -215,10 +215,10 @@ def test_a_store_is_prepared_into_a_bucket_and_extended_there(ratings, files, ca
     ids=["no bucket", "no credentials", "refused"],
 )
 def test_a_bucket_that_cannot_be_used_is_named_in_one_line(
-    toy, files, monkeypatch, tmp_path, capsys, output, environment, said
+    toy, files, monkeypatch, tmp_path, capsys, output, environment, message
 ):
     quiet = {"AWS_EC2_METADATA_DISABLED": "true", "HOME": str(tmp_path)}
     for name, value in {**quiet, **environment}.items():
         monkeypatch.setenv(name, value)
     type(files).clear_instance_cache()
-    assert re.search(said, refusal(monkeypatch, capsys, *toy, "--output", output))
+    assert re.search(message, refusal(monkeypatch, capsys, *toy, "--output", output))

@@ -51,10 +51,10 @@ def test_codes_lie_beside_the_store_and_their_report_says_what_they_are_worth(st
 
     theirs = {str(key): row for key, row in zip(store.item_keys.tolist(), ids.codes[1:].tolist(), strict=True)}
     Path("theirs.json").write_text(json.dumps(theirs))
-    taken = run("--from-file", "theirs.json", "--output", "theirs")
+    from_file = run("--from-file", "theirs.json", "--output", "theirs")
     np.testing.assert_array_equal(read_semantic_ids("theirs", store.item_keys).codes, ids.codes)
-    assert taken["errors"] is None
-    assert taken["sessions"] == report["sessions"]
+    assert from_file["errors"] is None
+    assert from_file["sessions"] == report["sessions"]
 
 
 def test_bad_input_is_one_line_and_leaves_nothing(store, tmp_path):

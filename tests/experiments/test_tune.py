@@ -206,7 +206,7 @@ def test_ctrl_c_keeps_what_was_found_and_says_how_to_go_on(toy, tmp_path, monkey
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [
         (["sasrek"], "sasrek"),
         (["--n-trial", "3"], "--n-trials"),
@@ -220,7 +220,7 @@ def test_ctrl_c_keeps_what_was_found_and_says_how_to_go_on(toy, tmp_path, monkey
         (["--dataset", "movielens", "--data-path", "absent.csv"], "absent.csv does not exist"),
     ],
 )
-def test_flags_that_cannot_be_used_get_one_line(monkeypatch, capsys, tmp_path, flags, said):
+def test_flags_that_cannot_be_used_get_one_line(monkeypatch, capsys, tmp_path, flags, message):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["tune.py", *flags])
     with pytest.raises(SystemExit) as stop:
@@ -228,7 +228,7 @@ def test_flags_that_cannot_be_used_get_one_line(monkeypatch, capsys, tmp_path, f
     assert stop.value.code == 2
     complaints = [line for line in capsys.readouterr().err.splitlines() if line.startswith("tune.py: ")]
     assert len(complaints) == 1
-    assert re.search(said, complaints[0])
+    assert re.search(message, complaints[0])
     assert not list(tmp_path.glob("runs/*"))
 
 

@@ -165,7 +165,7 @@ def test_codes_are_read_one_by_one_and_an_items_own_vector_with_its_last():
     table = TokenVectors(tuple(map(jnp.asarray, tables)), jnp.asarray(IDS.codes))
     np.testing.assert_allclose(item_vectors(table, tokens), 2 * expected.reshape(1, 6, 4), rtol=1e-6)
     expected[:, :, 2] += own[items]
-    read = item_vectors(table.replace(own=jnp.asarray(own)), tokens)
+    read = item_vectors(table.replace(id_vectors=jnp.asarray(own)), tokens)
     np.testing.assert_allclose(read, 2 * expected.reshape(1, 6, 4), rtol=1e-6)
 
 

@@ -57,13 +57,13 @@ def test_without_that_comparison_the_interval_is_no_narrower(seeds, shuffled):
 
 
 @pytest.mark.parametrize(
-    ("genres", "shuffled", "said"),
+    ("genres", "shuffled", "message"),
     [(0.1, 0.0, "better ("), (0.02, 0.021, "no difference shown ("), (0.0, 0.1, "worse (")],
 )
-def test_the_outcome_is_said_in_words(genres, shuffled, said):
+def test_the_outcome_is_said_in_words(genres, shuffled, message):
     study, _ = a_study(genres=genres, shuffled=shuffled)
     [sentence] = placebo_sentences(study)
-    assert sentence.startswith(f"genres against its placebo, shuffled: {said}")
+    assert sentence.startswith(f"genres against its placebo, shuffled: {message}")
 
 
 def test_a_placebo_that_helps_takes_its_part_of_the_gain():
@@ -71,8 +71,10 @@ def test_a_placebo_that_helps_takes_its_part_of_the_gain():
     assert study["variations"]["shuffled"]["verdict"]["kind"] == "helps"
     of_placebo, whole = ((values[row] - values[0]).mean() for row in (2, 1))
     [sentence] = placebo_sentences(study)
-    said = f"The placebo helps too: {of_placebo:.4f} of the gain of {whole:.4f} comes with the added parameters alone"
-    assert said.replace("0.", ".") in sentence
+    message = (
+        f"The placebo helps too: {of_placebo:.4f} of the gain of {whole:.4f} comes with the added parameters alone"
+    )
+    assert message.replace("0.", ".") in sentence
 
 
 def test_what_the_kept_figures_cannot_decide_is_said_to_be_undecided():

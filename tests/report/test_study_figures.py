@@ -76,16 +76,16 @@ def test_a_variation_without_runs_is_named_and_does_not_hide_the_others():
 
 
 @pytest.mark.parametrize(
-    ("kept", "said"),
+    ("kept", "message"),
     [
         ((), "ids has no finished run"),
         (("genres",), "ids has no finished run"),
         (("ids",), "no variation has finished"),
     ],
 )
-def test_without_a_base_or_a_variation_nothing_is_compared(kept, said):
+def test_without_a_base_or_a_variation_nothing_is_compared(kept, message):
     runs = [run for run in runs_of_a_study() if run.name in kept]
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         study_figures(NAMES, (0, 1, 2), runs)
 
 

@@ -44,12 +44,12 @@ def words(html: str) -> str:
 
 
 def test_the_page_says_what_was_found_and_against_what(findings):
-    said = words(page(findings))
-    assert "Trial 2 is the best: 0.3000 in epoch 2. The config as given reached 0.2500." in said
-    assert "4 trials: 2 complete, 1 pruned, 1 failed; 3.0 minutes of training" in said
-    assert "pruned in epoch 1" in said
-    assert "python s.py --x &#x27;&lt;&#x27;" in said
-    assert "75%" in said
+    message = words(page(findings))
+    assert "Trial 2 is the best: 0.3000 in epoch 2. The config as given reached 0.2500." in message
+    assert "4 trials: 2 complete, 1 pruned, 1 failed; 3.0 minutes of training" in message
+    assert "pruned in epoch 1" in message
+    assert "python s.py --x &#x27;&lt;&#x27;" in message
+    assert "75%" in message
     assert "<events>" not in page(findings)
 
 

@@ -13,7 +13,7 @@ OWN = DataConfig("store", shards="own")
 
 
 @pytest.mark.parametrize(
-    ("parts", "said"),
+    ("parts", "message"),
     [
         (
             {"data": DataConfig(times="query"), "engagement": EngagementConfig(gap_head=0.1)},
@@ -25,8 +25,8 @@ OWN = DataConfig("store", shards="own")
     ],
     ids=["gap head", "skip weight", "fused tables", "weights by age"],
 )
-def test_parts_that_contradict_each_other_are_refused(parts, said):
-    with pytest.raises(ValueError, match=said) as refusal:
+def test_parts_that_contradict_each_other_are_refused(parts, message):
+    with pytest.raises(ValueError, match=message) as refusal:
         TrainingConfig(**parts)
     assert "\n" not in str(refusal.value)
     for name, part in parts.items():

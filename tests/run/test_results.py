@@ -102,12 +102,12 @@ def test_ranks_that_validation_has_kept_are_published_without_ranking_again(buil
     task, model, state = built
     params = composed_params(model, state.params)
     kept = evaluate(make_eval_step(model), params, task.valid).rank
-    asked = []
+    evaluated = []
     monkeypatch.setattr(
-        run_results, "evaluate", lambda step, params, queries, **report: (asked.append(queries), tested[0])[1]
+        run_results, "evaluate", lambda step, params, queries, **report: (evaluated.append(queries), tested[0])[1]
     )
     _, results, _ = run_results.test(task, model, params, valid_ranks=kept, baselines=CHEAP[:1])
-    assert asked == [task.test]
+    assert evaluated == [task.test]
     assert results["valid"] == tested[1]["valid"]
 
 

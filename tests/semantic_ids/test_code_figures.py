@@ -27,8 +27,8 @@ def test_chance_is_that_of_two_different_items_drawn_apart():
     codes = [tuple(row) for row in IDS.codes.tolist()]
     for level, figures in enumerate(session_figures(IDS, PAIRS)):
         prefix = [row[: level + 1] for row in codes]
-        apart = [(a, b) for a, _ in drawn for _, b in drawn if a != b]
-        share, chance = (np.mean([prefix[a] == prefix[b] for a, b in each]) for each in (drawn, apart))
+        independent = [(a, b) for a, _ in drawn for _, b in drawn if a != b]
+        share, chance = (np.mean([prefix[a] == prefix[b] for a, b in each]) for each in (drawn, independent))
         np.testing.assert_allclose(
             [figures["share"], figures["chance"], figures["lift"]], [share, chance, share / chance]
         )

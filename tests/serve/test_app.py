@@ -107,8 +107,8 @@ def test_a_session_goes_on_by_its_new_events_and_an_unknown_one_asks_for_the_his
     assert "/sessions" in document.json()["paths"]
 
 
-def of(**asked):
-    return json.dumps({"histories": [["track-1"]], **asked}).encode()
+def of(**fields):
+    return json.dumps({"histories": [["track-1"]], **fields}).encode()
 
 
 REFUSED = {

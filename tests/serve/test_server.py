@@ -112,9 +112,9 @@ def test_sighup_puts_a_new_bundle_in_place_and_sigterm_finishes_what_is_under_wa
 
 @pytest.mark.parametrize("address", [("127.0.0.1", None), ("203.0.113.7", 0), ("no such host", 0)])
 def test_an_address_that_cannot_be_listened_on_is_named(address):
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        host, port = address[0], taken.getsockname()[1] if address[1] is None else address[1]
+    with socket.socket() as other_socket:
+        other_socket.bind(("127.0.0.1", 0))
+        other_socket.listen()
+        host, port = address[0], other_socket.getsockname()[1] if address[1] is None else address[1]
         with pytest.raises(InputError, match=f"{host}:{port} cannot be listened on"), bound_socket(host, port):
             pass

@@ -37,9 +37,9 @@ def begin(several, *, on_epoch=lambda epoch, n_members: None):
 
 def search(directory, *, begin=begin, seed=0, patience=MAX_EPOCHS, configure=dict, **config):
     """Runs trials and returns (state, values, curve) of each."""
-    said = []
+    message = []
     with open_search(directory, SPACE, TuneConfig(**config), first=FIRST, seed=seed, max_epochs=MAX_EPOCHS) as study:
-        tune(study, configure, begin, max_epochs=MAX_EPOCHS, patience=patience, say=said.append)
+        tune(study, configure, begin, max_epochs=MAX_EPOCHS, patience=patience, say=message.append)
         return trials_of(study)
 
 
