@@ -15,7 +15,7 @@ from scripts import TRAINING
 from tyro.conf import Positional, arg
 
 from seqrec import runtime
-from seqrec.baselines.item_tables import ItemTableName
+from seqrec.baselines.neighbour_tables import NeighbourTableName
 from seqrec.config import check_fields
 from seqrec.files import JsonObject
 from seqrec.run.ensemble import make_ensemble
@@ -30,7 +30,7 @@ class Arguments:
     """Directories of the runs, as the training scripts printed them."""
     output: Path
     """Directory of the ensemble, a new one."""
-    fuse: tuple[ItemTableName, ...] = ()
+    fuse: tuple[NeighbourTableName, ...] = ()
     """Tables to add to the scores: markov, item-kNN, slim; see the training scripts' --fuse."""
 
     def __post_init__(self):

@@ -16,7 +16,7 @@ from seqrec.metrics.ranks import take
 from seqrec.model import Model
 from seqrec.neighbours import TABLES, NeighbourHead, parts_of
 from seqrec.params import Params
-from seqrec.retrieval import RaisedVectors, catalogue_scores, over_user_blocks, places_of, valid_candidates
+from seqrec.retrieval import OffsetVectors, catalogue_scores, over_user_blocks, places_of, valid_candidates
 from seqrec.sharding import CatalogueShard, split_rows
 from seqrec.types import InputError, QueryBatch
 
@@ -121,19 +121,19 @@ def log_probabilities(
 ) -> tuple[Float[Array, " queries"], Float[Array, "queries n_parts"]]:
     """Log-probability of each target under the softmax of its candidates' scores, and its slope in each weight.
 
-    Scores are sums of the parts' by their weights. A part is `retrieval.Vectors`; of `RaisedVectors` with vectors of no
+    Scores are sums of the parts' by their weights. A part is `retrieval.Vectors`; of `OffsetVectors` with vectors of no
     width only what they add counts.
     """
 
     def each(exclude: Array, targets: Array, weights: Array, parts: list[Any], shard: CatalogueShard) -> Any:
         rows = jnp.arange(len(targets))[:, None]
         valid = valid_candidates(shard, n_items, exclude, None, targets[:, None])
-        dense = [None if isinstance(part, RaisedVectors) else catalogue_scores(part, shard, n_items) for part in parts]
+        dense = [None if isinstance(part, OffsetVectors) else catalogue_scores(part, shard, n_items) for part in parts]
         scores: Any = jnp.zeros((len(targets), shard.table.shape[0]))
         for place, (part, own) in enumerate(zip(parts, dense, strict=True)):
             weight = weights[:, place, None]
             if own is None:
-                scores = scores.at[rows, places_of(part.items, shard)].add(weight * part.added, mode="drop")
+                scores = scores.at[rows, places_of(part.items, shard)].add(weight * part.offsets, mode="drop")
             else:
                 scores += weight * own
         scores = jnp.where(valid, scores, -jnp.inf)
@@ -148,8 +148,8 @@ def log_probabilities(
         def slope(part: Any, own: Array | None) -> Array:
             if own is None:
                 shares = take(unscaled, places_of(part.items, shard), fill=0.0)
-                own_target = jnp.sum(jnp.where(part.items == targets[:, None], part.added, 0.0), axis=1)
-                return own_target - shard.total(jnp.sum(shares * part.added, axis=1)) / total
+                own_target = jnp.sum(jnp.where(part.items == targets[:, None], part.offsets, 0.0), axis=1)
+                return own_target - shard.total(jnp.sum(shares * part.offsets, axis=1)) / total
             return of_target(own) - shard.total(jnp.sum(unscaled * own, axis=1)) / total
 
         slopes = jnp.stack([slope(part, own) for part, own in zip(parts, dense, strict=True)], axis=1)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 from seqrec.encoders.transformer import TransformerConfig
 from seqrec.heads.code_probabilities import depth_decoder_specs
 from seqrec.heads.depth_decoder import CODES, DENSE, PARAMS, TREE, DepthDecoder, DepthDecoderConfig
-from seqrec.heads.fused import FusedHead
+from seqrec.heads.hybrid import HybridHead
 from seqrec.heads.softmax import SoftmaxHead
 from seqrec.heads.token_decoder import TokenDecoder, token_decoder_specs
 from seqrec.layers import item_table_rows
@@ -123,7 +123,7 @@ def with_semantic_ids(
         raise InputError(f"dense_weight={config.dense_weight:g} weighs item vectors, and there are none; leave one out")
     specs = depth_decoder_specs(ids.n_codes, model.d_model, d_ff=config.level_d_ff)
     decoder = DepthDecoder(model.n_items, config, dropout, label_smoothing)
-    head = FusedHead(decoder) if config.dense_weight else decoder
+    head = HybridHead(decoder) if config.dense_weight else decoder
     return _with_codes(model, ids, CodeVectors, specs, head, item_vectors=item_vectors)
 
 
@@ -182,7 +182,7 @@ def _with_codes(
             inner = model.compose(inner, constants["items"], key=key)
         table = vectors(tuple(params[PARAMS]["codes"]), constants["codes"], inner.get("item_table"))
         head_params = {PARAMS: params[PARAMS], CODES: constants["codes"], TREE: constants["tree"]}
-        if isinstance(head, FusedHead):
+        if isinstance(head, HybridHead):
             head_params[DENSE] = inner["item_table"]
         return {**inner, **head_params, "item_table": table}
 
@@ -212,7 +212,7 @@ def with_room(model: Model) -> Model:
     Later items have codes and no vectors of their own. The tree has room for as many anyhow. A model that scores by
     vectors, too, has no place for them, and stays as it is.
     """
-    if isinstance(model.head, FusedHead):
+    if isinstance(model.head, HybridHead):
         return model
     if not isinstance(model.head, DepthDecoder):
         raise InputError("a bundle holds no decoder of flat tokens; list items from the run, with export_lists.py")

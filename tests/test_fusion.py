@@ -15,7 +15,7 @@ from seqrec.heads.softmax import softmax_model
 from seqrec.layers import item_table_rows
 from seqrec.neighbours import neighbour_table, table_params, with_neighbours
 from seqrec.params import init_params
-from seqrec.retrieval import RaisedVectors
+from seqrec.retrieval import OffsetVectors
 
 N_ITEMS, D_MODEL = 20, 4
 
@@ -29,7 +29,7 @@ def test_log_probabilities_and_slopes_are_those_of_the_softmax_over_the_candidat
     targets = np.append(items[:4, 0], [1, 2, 3]).astype(np.int32)
     exclude = random.integers(0, N_ITEMS + 1, (7, 6)).astype(np.int32)
     weights = np.array([0.7, 1.3], np.float32)
-    parts = [states, RaisedVectors(states[:, :0], items, added)]
+    parts = [states, OffsetVectors(states[:, :0], items, added)]
     logs_and_slopes = log_probabilities(
         *jax.tree.map(jnp.asarray, (weights, parts, targets, exclude, table)), n_items=N_ITEMS
     )

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from packed_rows import rows_of
 
-from seqrec.baselines.item_tables import fit_item_table
 from seqrec.baselines.item_to_item import first_order_markov, item_knn, item_to_item_scorer
+from seqrec.baselines.neighbour_tables import fit_neighbour_table
 from seqrec.baselines.numpy_ranks import target_ranks
 from seqrec.baselines.slim import slim
 from seqrec.data.batches import make_queries
@@ -57,9 +57,11 @@ def base_model():
 
 def fitted_tables():
     return {
-        name: neighbour_table(*fit_item_table(name, STORE, SPLIT)[:2], recency=recency, weight=weight, n_items=N_ITEMS)
+        name: neighbour_table(
+            *fit_neighbour_table(name, STORE, SPLIT)[:2], recency=recency, weight=weight, n_items=N_ITEMS
+        )
         for name, weight in WEIGHTS.items()
-        for recency in [fit_item_table(name, STORE, SPLIT).recency]
+        for recency in [fit_neighbour_table(name, STORE, SPLIT).recency]
     }
 
 
@@ -68,7 +70,7 @@ def queries_of(*, mask_seen=True):
 
 
 @pytest.fixture(scope="module")
-def fused():
+def extended():
     model = with_neighbours(base_model(), fitted_tables())
     params = init_params(model.specs, jax.random.key(0))
     return model, {**params, "item_table": 20 * params["item_table"], **table_params(fitted_tables())}
@@ -87,8 +89,8 @@ def slow_scores(model, params):
 
 
 @pytest.mark.parametrize("mask_seen", [False, True])
-def test_ranks_are_those_of_the_sums_with_the_baselines_scores(fused, mask_seen):
-    model, params = fused
+def test_ranks_are_those_of_the_sums_with_the_baselines_scores(extended, mask_seen):
+    model, params = extended
     scores, targets = slow_scores(model, params), STORE.items[SPLIT.test]
     candidates = np.ones(scores.shape, bool)
     candidates[:, 0] = False
@@ -99,8 +101,8 @@ def test_ranks_are_those_of_the_sums_with_the_baselines_scores(fused, mask_seen)
     np.testing.assert_array_equal(ranks.rank, target_ranks(scores, targets, where=candidates))
 
 
-def test_lists_hold_the_items_of_highest_score(fused):
-    model, params = fused
+def test_lists_hold_the_items_of_highest_score(extended):
+    model, params = extended
     scores = slow_scores(model, params)
     scores[:, 0] = -np.inf
     lists = top_items(make_top_step(model, k=4), params, queries_of(mask_seen=False))
@@ -145,8 +147,8 @@ def test_tables_raise_the_scores_of_a_repeat_mixture_too():
     np.testing.assert_array_equal(lists.items[:, 0], STORE.items[SPLIT.test - 1])
 
 
-def test_without_its_tables_the_model_is_what_it_was(fused):
-    model, _ = fused
+def test_without_its_tables_the_model_is_what_it_was(extended):
+    model, _ = extended
     alone = without_neighbours(model)
     assert isinstance(alone, Model)
     assert alone.specs.keys() == model.specs.keys() - {TABLES}
@@ -154,8 +156,8 @@ def test_without_its_tables_the_model_is_what_it_was(fused):
     assert without_neighbours(alone) is None
 
 
-def test_a_head_that_is_no_softmax_takes_no_table(fused):
-    model = dataclasses.replace(base_model(), head=fused[0].head)
+def test_a_head_that_is_no_softmax_takes_no_table(extended):
+    model = dataclasses.replace(base_model(), head=extended[0].head)
     with pytest.raises(InputError, match="NeighbourHead has none; leave --fuse out"):
         with_neighbours(model, fitted_tables())
 

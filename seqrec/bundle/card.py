@@ -149,10 +149,10 @@ def _figures(run: Path, tested: JsonObject) -> list[str]:
             " **Time-aware**: the model read the time of the predicted event, so these figures compare with no others."
         )
     if "unfused" in tested:
-        unfused, label = tested["unfused"], metric_label(SLICED_BY)
+        base, label = tested["unfused"], metric_label(SLICED_BY)
         text += (
-            f" The model without its tables has {label} {unfused['test'][SLICED_BY]:.4f}; they raise it by "
-            f"{interval_text(difference_ends(unfused))}."
+            f" The model without its tables has {label} {base['test'][SLICED_BY]:.4f}; they raise it by "
+            f"{interval_text(difference_ends(base))}."
         )
     for name, each in tested.get("members", {}).items():
         below = interval_text(difference_ends(tested["member_comparisons"]["baselines"][name]))

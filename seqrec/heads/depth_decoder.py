@@ -46,7 +46,7 @@ from seqrec.types import (
 
 PARAMS, CODES, TREE, DENSE = "semantic_ids", "item_codes", "prefix_tree", "dense_items"
 """Names of what the head reads: its own parameters, the codes of each item id, and the catalogue's tree; and of the
-item vectors that a `FusedHead` reads, too."""
+item vectors that a `HybridHead` reads, too."""
 
 
 @dataclass(frozen=True)

@@ -61,11 +61,11 @@ def _rows(results: Sequence[JsonObject], published: Published) -> list[list[str]
     rows = []
     for place, (label, metric) in enumerate(metrics.items()):
         figure = mean(result["test"][metric] for result in results)
-        unfused = [result["unfused"]["test"][metric] for result in results if "unfused" in result]
+        without_tables = [result["unfused"]["test"][metric] for result in results if "unfused" in result]
         best = max(published.get(name, ()), key=lambda each: float(each[1 + place]), default=None)
         cells = [
             f"{figure:.4f}",
-            f"{mean(unfused):.4f}" if len(unfused) == len(results) else "",
+            f"{mean(without_tables):.4f}" if len(without_tables) == len(results) else "",
             f"{best[1 + place]:.4f} ({best[0]})" if best else "",
         ]
         first = [name, f"{_baselines(results)}", f"{minutes:.1f}"] if place == 0 else ["", "", ""]

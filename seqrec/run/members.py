@@ -14,7 +14,7 @@ from seqrec.model import Model
 from seqrec.neighbours import without_neighbours
 from seqrec.params import Params
 from seqrec.run.data import Task
-from seqrec.run.fusion import FUSION, open_fused
+from seqrec.run.fusion import FUSION, open_with_tables
 from seqrec.types import InputError
 
 Opened = tuple[Task, Model, Params]
@@ -80,8 +80,8 @@ def open_ensemble(run: Path, open_run: Callable[[Path], Opened]) -> Opened:
     if len(weights) != len(members.models):
         raise InputError(f"{run / FUSION} has {len(weights)} weights of {len(members.models)} runs; restore the file")
     params = {**ensemble_params(members.models, members.params), WEIGHTS: np.array(weights, np.float32)}
-    fused = open_fused(run, ensemble(members.models), params, tuple(record["tables"]))
-    return members.task, fused.model, fused.params
+    extended = open_with_tables(run, ensemble(members.models), params, tuple(record["tables"]))
+    return members.task, extended.model, extended.params
 
 
 def check_directories(output: Path, members: Sequence[Path]) -> None:

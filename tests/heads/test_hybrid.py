@@ -8,7 +8,7 @@ import pytest
 import seqrec
 from seqrec.generative import with_catalogue, with_semantic_ids
 from seqrec.heads.depth_decoder import DENSE, DepthDecoder, DepthDecoderConfig
-from seqrec.heads.fused import FusedHead
+from seqrec.heads.hybrid import HybridHead
 from seqrec.heads.softmax import SoftmaxHead
 from seqrec.model import composed_params
 from seqrec.params import init_params
@@ -104,7 +104,7 @@ def test_the_loss_is_that_of_the_codes_and_the_weighted_softmax(made):
 def test_what_it_cannot_weigh_is_refused():
     model = seqrec.softmax_model(seqrec.gru(seqrec.GRUConfig(d_model=8), n_items=N_ITEMS, max_length=4))
     config = DepthDecoderConfig(dense_weight=1.0)
-    assert isinstance(with_semantic_ids(model, IDS, config).head, FusedHead)
+    assert isinstance(with_semantic_ids(model, IDS, config).head, HybridHead)
     with pytest.raises(InputError, match="dense_weight=1 weighs item vectors, and there are none"):
         with_semantic_ids(model, IDS, config, item_vectors=False)
     with pytest.raises(InputError, match="--ranks beam knows no item vectors"):

@@ -29,7 +29,7 @@ from seqrec.types import (
 
 
 @dataclass(frozen=True, eq=False)
-class FusedHead:
+class HybridHead:
     """A `types.Head` of a `DepthDecoder` and a softmax over item vectors, a product of two experts (Hinton 2002).
 
     An item's score is its log-probability under the codes and, times `codes.config.dense_weight`, that under the
