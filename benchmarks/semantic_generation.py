@@ -19,7 +19,8 @@ from seqrec import runtime
 from seqrec.config import check_at_least, check_fields, to_json
 from seqrec.files import write_json
 from seqrec.heads.code_probabilities import after_code, code_log_probabilities, depth_decoder_specs
-from seqrec.heads.depth_decoder import CODES, PARAMS, TREE, DepthDecoder, DepthDecoderConfig
+from seqrec.heads.code_search import CODES, PARAMS, TREE
+from seqrec.heads.depth_decoder import DepthDecoder, DepthDecoderConfig
 from seqrec.params import Params, init_params
 from seqrec.prefix_tree import PrefixTree, candidate_scores, chosen_children, prefix_tree
 from seqrec.sharding import MeshConfig

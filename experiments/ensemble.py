@@ -27,11 +27,12 @@ class Arguments:
     """Makes one model of several trained runs."""
 
     runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN ...")]
-    """Directories of the runs, as the training scripts printed them."""
+    """Directories of the trained runs to combine."""
     output: Path
-    """Directory of the ensemble, a new one."""
+    """New directory for the ensemble."""
     fuse: tuple[NeighbourTableName, ...] = ()
-    """Tables to add to the scores: markov, item-kNN, slim; see the training scripts' --fuse."""
+    """Item-to-item tables to add to the scores: markov (what followed the newest item), item-kNN (what is similar to
+    the latest items), slim (sparse linear weights of the latest items)."""
 
     def __post_init__(self):
         check_fields(self)

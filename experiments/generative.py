@@ -1,4 +1,4 @@
-r"""Trains and tests a Transformer that writes the next item's semantic id, code by code (after Rajput et al. 2023).
+r"""Trains and tests a Transformer that generates the next item's semantic id, code by code (after Rajput et al. 2023).
 
     python experiments/generative.py --semantic-ids codes      # that experiments/semantic_ids.py made for the demo
     python experiments/generative.py --dataset s3rec --data-path Beauty.txt.gz --max-length 50 --batch-size 128 \
@@ -23,14 +23,14 @@ class Config:
     """Trains a Transformer that generates semantic ids on the events of a file; tests it on each user's last item."""
 
     semantic_ids: Path | None = None
-    """Codes of the items: a directory that experiments/semantic_ids.py wrote, or a file of codes of others."""
+    """Codes of the items: a directory that experiments/semantic_ids.py wrote, or a JSON or Parquet file of codes."""
     item_vectors: bool = True
-    """Read an item's own vector, too, of its id or its features; otherwise those of its codes alone."""
+    """Add a vector of an item's id or features to the vectors of its codes; otherwise the model reads codes alone."""
     tokens: Literal["items", "codes"] = "items"
-    """What a position of the Transformer stands for. items: an item, whose next one's codes a depth decoder writes.
-    codes: one code of an item (flat tokens); a Transformer decoder writes the next ones. As published: --no-causal."""
+    """What a position of the Transformer holds. items: an item; a depth decoder generates the next item's codes.
+    codes: one code of an item (flat tokens); a Transformer decoder generates them. As published with --no-causal."""
     n_decoder_blocks: int = 2
-    """Number of blocks of the decoder of --tokens codes."""
+    """Number of Transformer blocks in the decoder of --tokens codes."""
     training: Flat[TrainingConfig] = field(default_factory=TrainingConfig)
     model: Flat[TransformerConfig] = field(default_factory=TransformerConfig)
     decoder: Flat[DepthDecoderConfig] = field(default_factory=DepthDecoderConfig)

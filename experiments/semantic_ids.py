@@ -6,7 +6,7 @@ r"""Makes codes of items, semantic ids, from item vectors, for models that write
     python experiments/semantic_ids.py beauty --from-file semantic_ids.json.gz --output theirs
 
 The store may be that of a run, such as runs/sasrec-beauty/store. Writes codes.parquet and manifest.json, and a report:
-report.json and report.html. Codes are made of training events alone. docs/semantic_ids.md explains all.
+report.json and report.html. Codes are made of training events alone. docs/semantic_ids.md explains them.
 """
 
 import shlex
@@ -39,11 +39,11 @@ class Config:
     """Makes codes of items from their features, from the item table of a trained run, or from both."""
 
     store: Positional[Path]
-    """Directory of the store, by prepare_data.py, or runs/NAME/store."""
+    """Directory of a store: one that prepare_data.py wrote, or runs/NAME/store of a run."""
     output: Path | None = None
     """Directory for the codes; by default semantic-ids beside the store."""
     from_file: Path | None = None
-    """Codes of others to take instead of making some: JSON {"item": [codes]} or Parquet of item, code_0, code_1, …"""
+    """File of codes to use instead of making them: JSON {"item": [codes]}, or Parquet with item, code_0, code_1, …"""
     vectors: OmitArgPrefixes[VectorConfig] = field(default_factory=VectorConfig)
     codes: OmitArgPrefixes[CodesConfig] = field(default_factory=CodesConfig)
     split: OmitArgPrefixes[SplitConfig] = field(default_factory=SplitConfig)

@@ -28,7 +28,7 @@ from seqrec.data.store_files import keys_of
 from seqrec.ensemble import ensemble
 from seqrec.files import JsonObject, read_object
 from seqrec.generative import ids_of, with_room
-from seqrec.heads.depth_decoder import PARAMS
+from seqrec.heads.code_search import PARAMS
 from seqrec.items import ItemConfig
 from seqrec.losses.config import LossConfig
 from seqrec.model import Model

@@ -10,7 +10,8 @@ from jaxtyping import Array, Float, Int
 
 from seqrec.encoders.transformer import TransformerConfig
 from seqrec.heads.code_probabilities import depth_decoder_specs
-from seqrec.heads.depth_decoder import CODES, DENSE, PARAMS, TREE, DepthDecoder, DepthDecoderConfig
+from seqrec.heads.code_search import CODES, DENSE, PARAMS, TREE
+from seqrec.heads.depth_decoder import DepthDecoder, DepthDecoderConfig
 from seqrec.heads.hybrid import HybridHead
 from seqrec.heads.softmax import SoftmaxHead
 from seqrec.heads.token_decoder import TokenDecoder, token_decoder_specs

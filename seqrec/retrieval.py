@@ -119,7 +119,7 @@ def top_k_items(
     >>> ids.tolist(), scores.tolist()
     ([[2, 3]], [[2.0, 1.0]])
     """
-    _check_k(k, n_items)
+    check_k(k, n_items)
 
     def top(exclude, allow, hidden, shard):
         scores = catalogue_scores(hidden, shard, n_items)
@@ -136,7 +136,7 @@ def top_k_log_probabilities(
 
     Probabilities are the softmax over all items, those that are excluded too.
     """
-    _check_k(k, n_items)
+    check_k(k, n_items)
 
     def top(exclude, allow, hidden, shard):
         scores = catalogue_scores(hidden, shard, n_items)
@@ -180,7 +180,8 @@ def draw_items(
     return over_user_blocks(draw, (*_item_lists(hidden, exclude), hidden, seeds), item_table, n_items=n_items)
 
 
-def _check_k(k: int, n_items: int) -> None:
+def check_k(k: int, n_items: int) -> None:
+    """Refuses a length of lists that is not in 1..n_items."""
     if not 1 <= k <= n_items:
         raise InputError(f"k={k} is not in 1..n_items={n_items}; ask for at most as many items as there are")
 

@@ -14,15 +14,15 @@ from seqrec.encoders.seq2seq import Memory, decode, decoder_specs, keys_and_valu
 from seqrec.encoders.transformer import TransformerConfig, rotary_angles
 from seqrec.heads.code_probabilities import code_losses, loss_of_targets, refuse_unwanted
 from seqrec.heads.code_search import (
+    CODES,
+    PARAMS,
+    TREE,
+    SearchSizes,
     beam_search,
-    by_users,
-    candidate_leaves,
-    leaves_of,
-    listed,
-    ranks_of_leaves,
+    rank_leaves,
     scores_by_leaf,
+    top_k_leaves,
 )
-from seqrec.heads.depth_decoder import CODES, PARAMS, TREE
 from seqrec.layers import Rotation, dropout
 from seqrec.params import Params, ParamSpec
 from seqrec.types import (
@@ -30,7 +30,6 @@ from seqrec.types import (
     Batch,
     BestItems,
     Exclude,
-    InputError,
     LossSum,
     Question,
     Scalar,
@@ -130,39 +129,22 @@ class TokenDecoder:
     ) -> TargetRanks:
         """Ranks by the beam's list; targets that are not on it have the mean of the places behind it."""
 
-        def rank(users: Any, params: Params) -> tuple[Array, Array]:
-            read, each, exclude, allow = users
-            leaves = leaves_of(params[TREE], each)
-            valid = candidate_leaves(params[TREE], exclude, allow, leaves)
-            beam_leaves, logs = self._beam(params, read, valid, width=self.beam_width)
-            return ranks_of_leaves(scores_by_leaf(beam_leaves, logs, valid), leaves, valid)
+        def score(params: Params, read: TokensRead, targets: Array, valid: Array) -> Array:
+            return scores_by_leaf(*self._beam(params, read, valid, width=self.beam_width), valid)
 
-        each = targets if targets.ndim == 2 else targets[:, None]
-        ranks, n_candidates = self._by_users(rank, params, queries, each, exclude, allow)
-        return ranks.reshape(targets.shape), n_candidates
+        sizes = SearchSizes(self.n_items, self.config.d_model, self.beam_width)
+        return rank_leaves(score, params, queries, targets, sizes, exclude=exclude, allow=allow)
 
     def top_k(
         self, params: Params, queries: TokensRead, *, k: int, exclude: Exclude = None, allow: Allow = None
     ) -> BestItems:
         """Ids of the `k` likeliest candidates that a beam finds, and their log-probabilities, as `DepthDecoder`."""
-        is_limited = exclude is not None or allow is not None
+        sizes = SearchSizes(self.n_items, self.config.d_model, max(k, self.beam_width))
 
-        def top(users: Any, params: Params) -> BestItems:
-            read, none, exclude, allow = users
-            valid = candidate_leaves(params[TREE], exclude, allow, none) if is_limited else None
-            return listed(params[TREE], *self._beam(params, read, valid, width=max(k, self.beam_width)), k=k)
+        def search(params: Params, read: TokensRead, valid: Array | None) -> tuple[Array, Array]:
+            return self._beam(params, read, valid, width=sizes.width)
 
-        if not 1 <= k <= self.n_items:
-            raise InputError(f"k={k} is not in 1..n_items={self.n_items}; ask for at most as many items as there are")
-        none = jnp.zeros((len(queries.position), 0), jnp.int32)
-        return self._by_users(top, params, queries, none, exclude, allow)
-
-    def _by_users(
-        self, function: Any, params: Params, queries: TokensRead, targets: Array, exclude: Exclude, allow: Allow
-    ) -> Any:
-        head_params = {name: params[name] for name in (PARAMS, CODES, TREE)}
-        sizes = {"d_model": self.config.d_model, "width": self.beam_width}
-        return by_users(function, head_params, head_params[TREE], queries, targets, exclude, allow, **sizes)
+        return top_k_leaves(search, params, queries, sizes, k=k, exclude=exclude, allow=allow)
 
     def _beam(
         self, params: Params, read: TokensRead, valid: Bool[Array, "#users n_leaves"] | None, *, width: int

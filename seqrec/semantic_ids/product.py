@@ -21,7 +21,7 @@ class ProductConfig:
 
     rotations: int = 8
     """Product quantisation: number of times that the rotation of the vectors is fitted to their codes (optimised
-    product quantisation, Ge et al. 2013). 0 gives each level a run of neighbouring numbers of the vectors."""
+    product quantisation, Ge et al. 2013). 0: no rotation; each level codes consecutive components of the vectors."""
 
     def __post_init__(self) -> None:
         check_fields(self)

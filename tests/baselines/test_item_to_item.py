@@ -8,6 +8,7 @@ import pytest
 from examples import examples
 from hypothesis import given
 from hypothesis import strategies as st
+from small_histories import N_ITEMS, a_task, histories, history_of, trained
 
 from seqrec.baselines import scored
 from seqrec.baselines.item_to_item import (
@@ -22,10 +23,6 @@ from seqrec.data.splits import leave_last_out
 from seqrec.data.store import store_from_sequences
 from seqrec.types import InputError
 
-N_ITEMS = 6
-histories = st.lists(st.lists(st.integers(1, N_ITEMS), min_size=1, max_size=9), min_size=1, max_size=6).map(
-    lambda sequences: [*sequences, [1, 2, 3]]  # one user at least is evaluated
-)
 QUICK = examples(60)
 
 
@@ -34,21 +31,6 @@ def all_scores(store, model, positions):
     scorer = item_to_item_scorer(store, model)
     assert all(np.diff(scorer.query_scores(positions).indptr) <= scorer.n_query_scores(positions))
     return scorer.query_scores(positions).toarray()
-
-
-def trained(sequences):
-    return [one[:-2] if len(one) >= 3 else one for one in sequences]
-
-
-def a_task(sequences):
-    store = store_from_sequences(sequences, n_items=N_ITEMS)
-    split = leave_last_out(store)
-    return store, split, split.test[split.test >= 0]
-
-
-def history_of(store, position):
-    user = np.searchsorted(store.offsets, position, side="right") - 1
-    return store.items[store.offsets[user] : position].tolist()
 
 
 @QUICK

@@ -15,7 +15,7 @@ import pytest
 import sasrec
 import tune
 from conftest import EXPERIMENTS, TOY_MODEL, toy_histories
-from scripts import TRAINING
+from scripts import TRAINING, script_named
 
 from seqrec import runs, runtime
 from seqrec.config import to_json, with_values
@@ -224,7 +224,7 @@ def test_flags_that_cannot_be_used_get_one_line(monkeypatch, capsys, tmp_path, f
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["tune.py", *flags])
     with pytest.raises(SystemExit) as stop:
-        runtime.run_script(tune.main, tune.config_type(tune.named_script(flags)))
+        runtime.run_script(tune.main, tune.config_type(script_named(flags)))
     assert stop.value.code == 2
     complaints = [line for line in capsys.readouterr().err.splitlines() if line.startswith("tune.py: ")]
     assert len(complaints) == 1

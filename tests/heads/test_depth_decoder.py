@@ -2,14 +2,17 @@
 
 import collections
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from programs import array_sizes
 
 import seqrec
 from seqrec.generative import with_catalogue, with_semantic_ids
+from seqrec.heads import code_search
 from seqrec.heads.code_probabilities import after_code, code_log_probabilities
 from seqrec.heads.depth_decoder import DepthDecoder, DepthDecoderConfig
 from seqrec.metrics import target_ranks
@@ -186,6 +189,16 @@ def test_a_fresh_catalogue_is_ranked_and_listed_by_the_same_program(made, ask, l
     ids, _ = ask["narrow"](today)
     np.testing.assert_array_equal(ids, np.pad(items[np.argsort(-logs[:, items], axis=1)], ((0, 0), (0, 3))))
     assert ask["exact"](today)[1].tolist() == [3] * N_USERS
+
+
+def test_long_lists_of_many_users_are_searched_for_in_as_much_memory_as_one_users(made, monkeypatch):
+    model, params, states = made
+    # What a step has for one user of a list of all items, though the config's beams are far narrower than the list.
+    monkeypatch.setattr(code_search, "BEAM_SCORES", N_ITEMS * max(level.n_candidates for level in TREE.levels))
+    top_k = functools.partial(model.head.top_k, k=N_ITEMS)
+    one, many = (jax.make_jaxpr(top_k)(params, states[rows]) for rows in (np.zeros(1, int), np.zeros(9, int)))
+    assert model.head.config.beam_width < N_ITEMS
+    assert max(array_sizes(many)) == max(array_sizes(one))
 
 
 @pytest.mark.slow

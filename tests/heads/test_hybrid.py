@@ -7,7 +7,8 @@ import pytest
 
 import seqrec
 from seqrec.generative import with_catalogue, with_semantic_ids
-from seqrec.heads.depth_decoder import DENSE, DepthDecoder, DepthDecoderConfig
+from seqrec.heads.code_search import DENSE
+from seqrec.heads.depth_decoder import DepthDecoder, DepthDecoderConfig
 from seqrec.heads.hybrid import HybridHead
 from seqrec.heads.softmax import SoftmaxHead
 from seqrec.model import composed_params
