@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from seqrec.config import check_at_least, check_fields
 from seqrec.encoders.code_tokens import code_tokens
 from seqrec.encoders.transformer import TransformerConfig, transformer
 from seqrec.generative import DepthDecoderConfig, smoothing_of, with_semantic_ids, with_token_decoder
@@ -34,6 +35,10 @@ class Config:
     training: Flat[TrainingConfig] = field(default_factory=TrainingConfig)
     model: Flat[TransformerConfig] = field(default_factory=TransformerConfig)
     decoder: Flat[DepthDecoderConfig] = field(default_factory=DepthDecoderConfig)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        check_at_least(self, 1, "n_decoder_blocks")
 
 
 def build(config: Config, task: Task) -> Model:

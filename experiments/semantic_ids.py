@@ -25,7 +25,7 @@ from seqrec.data.store import open_store, read_preparation
 from seqrec.files import JsonObject
 from seqrec.pages.html import write_report
 from seqrec.report.semantic_ids_page import as_text, page
-from seqrec.run.item_vectors import item_vectors, vectors_hash
+from seqrec.run.item_vectors import check_unnamed, item_vectors, vectors_hash
 from seqrec.semantic_ids.figures import report_figures
 from seqrec.semantic_ids.files import read_semantic_ids, write_semantic_ids
 from seqrec.semantic_ids.making import CodesConfig, make_codes
@@ -57,6 +57,7 @@ def main(config: Config) -> JsonObject:
     counts, pairs = training_counts(store, split), neighbour_pairs(store, split)
     facts = {"method": "file" if config.from_file else config.codes.method, "seed": config.codes.seed}
     if config.from_file:
+        check_unnamed(config.vectors, "--from-file")
         ids, quantised = read_semantic_ids(config.from_file, store.item_keys), None
     else:
         vectors = item_vectors(config.vectors, store, counts > 0)

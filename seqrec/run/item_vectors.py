@@ -24,7 +24,7 @@ def item_vectors(
     """The joined vectors of the store's items; `trained` says which items occur in training histories.
 
     Raises:
-      InputError: no vectors are named, no item has one, or features or table cannot be read.
+      InputError: no vectors are named, all are equal or missing, or features or table cannot be read.
     """
     if not config.item_features and config.table is None:
         raise InputError("no item vectors are named; give --item-features, such as attributes, or --table, a run")
@@ -35,9 +35,15 @@ def item_vectors(
     vectors = joined(parts)
     without = int(np.count_nonzero(~vectors.any(axis=1)))
     if without == len(vectors):
-        raise InputError("no item has any vector; name features that the data's items have")
+        raise InputError("all item vectors are equal or missing, so codes cannot tell items apart; name other features")
     log.info("vectors     %s numbers an item; %s of %s items have none", vectors.shape[1], without, len(vectors))
     return vectors
+
+
+def check_unnamed(config: VectorConfig, flag: str) -> None:
+    """Refuses item vectors beside a `flag` that makes nothing of them."""
+    if config.item_features or config.table is not None:
+        raise InputError(f"{flag} makes no codes of vectors; leave it out, or --item-features and --table")
 
 
 def table_vectors(

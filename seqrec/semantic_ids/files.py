@@ -195,6 +195,8 @@ def _read_json(path: Path, item_keys: np.ndarray) -> tuple[pa.Array, np.ndarray]
     if not isinstance(content, dict) or not content:
         raise InputError(f'{path} holds no codes; give an object {{"item": [codes]}}')
     n_levels = len(first) if isinstance(first := next(iter(content.values())), list) else 0
+    if first == []:
+        raise InputError(f"{path}: item {next(iter(content))!r:.40} has no codes; give each item a list of them")
     rows = []
     for item, values in content.items():
         if not isinstance(values, list) or len(values) != n_levels or not values:

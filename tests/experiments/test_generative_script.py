@@ -53,6 +53,8 @@ def test_flat_tokens_are_a_flag(toy, codes, causal):
 
 
 def test_what_a_generative_model_cannot_do_is_refused_in_a_line(toy, codes):
+    with pytest.raises(InputError, match="n_decoder_blocks=0 is below 1"):
+        generative.Config(n_decoder_blocks=0)
     with pytest.raises(InputError, match="needs codes of its items"):
         built(toy)
     with pytest.raises(InputError, match=r"loss=bce is about scores of items"):

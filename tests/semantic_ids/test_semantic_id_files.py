@@ -80,6 +80,7 @@ def test_parquet_of_others(tmp_path):
         ({"1": [1], "01": [2], "2": [1], "3": [4]}, "1 items more than once"),
         ({"x": [1], "y": [2]}, "has items such as 'x', the data has 1"),
         ({}, "holds no codes"),
+        ({"1": [], "2": [], "3": []}, "item '1' has no codes"),
         ([[1], [2]], "lists the codes of 2 items, the data has 3"),
         (7, "holds no codes"),
     ],
