@@ -97,8 +97,8 @@ def measure(n_items: int, config: Config) -> dict[str, Any]:
         for search in ("int8", "ann"):
             searcher = open_searcher(directory, n_items, {}, search, path=name)
             assert searcher is not None
-            best[search] = lambda asked, best=searcher.best: best(
-                asked.states, config.k, allow=None, exclude=asked.histories
+            best[search] = lambda queries, best=searcher.best: best(
+                queries.states, config.k, allow=None, exclude=queries.histories
             )
         megabytes = {
             "exact": table.nbytes / 1e6,

@@ -130,12 +130,12 @@ def log_probabilities(
         valid = valid_candidates(shard, n_items, exclude, None, targets[:, None])
         dense = [None if isinstance(part, OffsetVectors) else catalogue_scores(part, shard, n_items) for part in parts]
         scores: Any = jnp.zeros((len(targets), shard.table.shape[0]))
-        for place, (part, own) in enumerate(zip(parts, dense, strict=True)):
+        for place, (part, part_scores) in enumerate(zip(parts, dense, strict=True)):
             weight = weights[:, place, None]
-            if own is None:
+            if part_scores is None:
                 scores = scores.at[rows, places_of(part.items, shard)].add(weight * part.offsets, mode="drop")
             else:
-                scores += weight * own
+                scores += weight * part_scores
         scores = jnp.where(valid, scores, -jnp.inf)
         highest = shard.highest(jnp.max(scores, axis=1))[:, None]
         unscaled = jnp.exp(scores - highest)
@@ -145,14 +145,14 @@ def log_probabilities(
         def of_target(values: Array) -> Array:
             return shard.total(take(values, at_target, fill=0.0)[:, 0])
 
-        def slope(part: Any, own: Array | None) -> Array:
-            if own is None:
+        def slope(part: Any, part_scores: Array | None) -> Array:
+            if part_scores is None:
                 shares = take(unscaled, places_of(part.items, shard), fill=0.0)
                 own_target = jnp.sum(jnp.where(part.items == targets[:, None], part.offsets, 0.0), axis=1)
                 return own_target - shard.total(jnp.sum(shares * part.offsets, axis=1)) / total
-            return of_target(own) - shard.total(jnp.sum(unscaled * own, axis=1)) / total
+            return of_target(part_scores) - shard.total(jnp.sum(unscaled * part_scores, axis=1)) / total
 
-        slopes = jnp.stack([slope(part, own) for part, own in zip(parts, dense, strict=True)], axis=1)
+        slopes = jnp.stack([slope(part, part_scores) for part, part_scores in zip(parts, dense, strict=True)], axis=1)
         return of_target(scores) - highest[:, 0] - jnp.log(total), slopes
 
     weights = jnp.broadcast_to(weights, (len(targets), len(weights)))

@@ -175,8 +175,8 @@ def summed_by_id(
     else:
         ids, values = jax.lax.sort((ids, values), num_keys=1)
 
-    def add(before: tuple[Array, Array], own: tuple[Array, Array]) -> tuple[Array, Array]:
-        return own[0], jnp.where(before[0] == own[0], before[1], 0.0) + own[1]
+    def add(before: tuple[Array, Array], after: tuple[Array, Array]) -> tuple[Array, Array]:
+        return after[0], jnp.where(before[0] == after[0], before[1], 0.0) + after[1]
 
     _, sums = jax.lax.associative_scan(add, (ids, values), axis=1)
     is_last = jnp.concatenate([ids[:, 1:] != ids[:, :-1], jnp.ones_like(ids[:, :1], bool)], axis=1)

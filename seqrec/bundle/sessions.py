@@ -201,13 +201,13 @@ class Sessions:
             return
         latest: dict[str, int] = {}
         for place, (user, history) in enumerate(zip(users, given, strict=True)):
-            own = seconds.row(place)
+            session_seconds = seconds.row(place)
             if user in self._kept and user not in latest and self._kept[user].seconds.size:
                 latest[user] = int(self._kept[user].seconds[-1])
-            if history is None and own.size and own[0] < latest.get(user, 0):
+            if history is None and session_seconds.size and session_seconds[0] < latest.get(user, 0):
                 raise InputError(f"times[{place}] begins before the latest event of {user!r}; give events in order")
-            if own.size:
-                latest[user] = int(own[-1])
+            if session_seconds.size:
+                latest[user] = int(session_seconds[-1])
 
     def _read(
         self,

@@ -36,9 +36,9 @@ def without_flags(kept: Mapping[str, JsonObject], published: Published, *, defau
     return [
         "## Without flags",
         "",
-        "`python experiments/sasrec.py` with the flags of the data alone: all else is chosen by their facts",
-        "([recipes](recipes.md)). Means over the seeds that the commands below name. Baselines are those that a run",
-        "tests itself: their number, and those that the model is not above by the paired test, with Holm's correction.",
+        "`python experiments/sasrec.py` with flags that name the data alone; facts of the data choose all else",
+        "([recipes](recipes.md)). Means over the seeds that the commands below name. The column of baselines has their",
+        "number in a run, and names those that the model is not above by the paired test, with Holm's correction.",
         "",
         *markdown_table(_HEADS, rows),
     ]

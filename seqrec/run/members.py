@@ -38,15 +38,15 @@ def open_members(members: Sequence[Path], open_run: Callable[[Path], Opened]) ->
     opened = [open_run(run) for run in members]
     first = opened[0][0]
     for run, (task, _, _) in zip(members, opened, strict=True):
-        for what, own, other in (
+        for what, value, other in (
             ("data", task.store.content_hash, first.store.content_hash),
             ("split", task.split.content_hash, first.split.content_hash),
             ("mask_seen", task.mask_seen, first.mask_seen),
             ("max_length", task.max_length, first.max_length),
         ):
-            if own != other:
+            if value != other:
                 raise InputError(
-                    f"{run} has {what} {own}, and {members[0]} {other}; name runs that have the same data, split, "
+                    f"{run} has {what} {value}, and {members[0]} {other}; name runs that have the same data, split, "
                     "masking and length of histories"
                 )
     models = [without_neighbours(model) or model for _, model, _ in opened]
