@@ -171,14 +171,14 @@ def test_two_processes_that_read_their_own_shards_train_as_one_that_has_their_ba
     monkeypatch.setattr(run_data, "training_batches", functools.partial(together, tmp_path / "store"))
     train(*flags, "--data-path", tmp_path / "store", "--output", tmp_path / "twin")
     assert_same_losses(tmp_path / "run", losses_of(tmp_path / "twin"))
-    found, twin = (read_json(tmp_path / name / "metrics.json") for name in ("run", "twin"))
+    metrics, twin = (read_json(tmp_path / name / "metrics.json") for name in ("run", "twin"))
     for part in ("test", "valid"):
         for name, value in twin[part].items():
             if name != "intervals":
-                assert found[part][name] == pytest.approx(value, abs=1e-5)
+                assert metrics[part][name] == pytest.approx(value, abs=1e-5)
     for name in ("popularity", "personal popularity"):
-        assert found["baselines"][name] == twin["baselines"][name]
-    assert "STAN" in found["baselines_left_out"]
+        assert metrics["baselines"][name] == twin["baselines"][name]
+    assert "STAN" in metrics["baselines_left_out"]
     columns = [pq.read_table(tmp_path / name / "ranks.parquet").drop("rank") for name in ("run", "twin")]
     assert columns[0].equals(columns[1])
     monkeypatch.undo()

@@ -35,14 +35,14 @@ def test_parts_that_contradict_each_other_are_refused(parts, message):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"dataset": "events"}, "shards=own with dataset=events; prepare a store, and use dataset=store"),
         ({"features": EventFeatureConfig(("hour",))}, "neither event_features and user_features nor several items"),
         ({"split": SplitConfig(window_target="first", n_out=3)}, "nor several items held out to generate"),
     ],
 )
-def test_what_no_process_can_make_of_its_own_shards_is_refused(options, said):
+def test_what_no_process_can_make_of_its_own_shards_is_refused(options, message):
     DataConfig(**{"dataset": "store", **options})
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         DataConfig(**{"dataset": "store", "shards": "own", **options})
