@@ -115,10 +115,10 @@ def make_trial(config: Config, seed: int) -> Trial:
     tracks, plays = catalogue(world), simulate_events(world)
     is_cold = np.zeros(world.n_items, bool)
     is_cold[random.permutation(world.n_items)[: round(config.cold_share * world.n_items)]] = True
-    genre, artist, own = (
+    genre, artist, track_vectors = (
         random.normal(size=(n, config.vector_width)) for n in (world.n_genres, world.n_artists, world.n_items)
     )
-    vectors = genre[tracks.genre - 1] + artist[tracks.artist - 1] + config.noise * own
+    vectors = genre[tracks.genre - 1] + artist[tracks.artist - 1] + config.noise * track_vectors
     first, last = plays["timestamp_us"].min(), plays["timestamp_us"].max()
     train_end = first + config.training_share * (last - first)
     items, lengths, train_stop, targets = [], [], [], []
@@ -185,8 +185,10 @@ def recalls(config: Config, trial: Trial, model: Model, seed: int) -> dict[str, 
 
     def rank(allow: Any) -> Any:
         @jax.jit
-        def step(params: Any, asked: Any) -> Any:
-            return model.head.rank(params, model.queries(params, asked.batch, asked.last), asked.targets, allow=allow)
+        def step(params: Any, query_batch: Any) -> Any:
+            return model.head.rank(
+                params, model.queries(params, query_batch.batch, query_batch.last), query_batch.targets, allow=allow
+            )
 
         return evaluate(step, params, queries).rank
 

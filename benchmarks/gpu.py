@@ -280,9 +280,9 @@ def main(config: Config) -> dict[str, Any]:
         figures = result[part] = {}
         try:
             sizes = PARTS[part](config)
-            while runtime.seconds() - started < config.seconds and (found := next(sizes, None)) is not None:
-                figures[found[0]] = found[1]
-                print(f"{part:12} {found[0]}: {described(found[1])}", flush=True)
+            while runtime.seconds() - started < config.seconds and (measured := next(sizes, None)) is not None:
+                figures[measured[0]] = measured[1]
+                print(f"{part:12} {measured[0]}: {described(measured[1])}", flush=True)
                 jax.clear_caches()
         except Exception as error:
             figures["error"] = error_of(error)["error"]

@@ -23,13 +23,13 @@ def _tensors(*arrays: jax.Array, trained: int = 0) -> list[Any]:
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    found = []
+    tensors = []
     for number, array in enumerate(arrays):
         is_bfloat16 = array.dtype == jax.numpy.bfloat16
         tensor = torch.tensor(np.asarray(array.astype(np.float32) if is_bfloat16 else array), device=device)
         tensor = tensor.bfloat16() if is_bfloat16 else tensor.long() if array.dtype == np.int32 else tensor
-        found.append(tensor.requires_grad_(number < trained))
-    return found
+        tensors.append(tensor.requires_grad_(number < trained))
+    return tensors
 
 
 def _waited_for(run: Program) -> Program:

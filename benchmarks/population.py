@@ -104,7 +104,7 @@ def main(config: Config) -> dict[str, Any]:
     }
     seconds: dict[int, dict[str, list[float]]] = {size: {way: [] for way in WAYS} for size in config.sizes}
 
-    def alone(size: int, batch: Any) -> Any:
+    def one_by_one(size: int, batch: Any) -> Any:
         nonlocal single
         for _ in range(size):
             single, _ = single_step(single, batch)
@@ -118,7 +118,7 @@ def main(config: Config) -> dict[str, Any]:
         for size, rounds in seconds.items():
             for way in WAYS:
                 batch, started = batches.batch(number), runtime.seconds()
-                jax.block_until_ready(alone(size, batch) if way == "alone" else together(way, size, batch))
+                jax.block_until_ready(one_by_one(size, batch) if way == "alone" else together(way, size, batch))
                 if number:  # the first round compiles
                     rounds[way].append(runtime.seconds() - started)
     result: dict[str, Any] = {

@@ -90,12 +90,12 @@ def main(config: Config) -> dict[str, Any]:
     vectors, figures = simulated_vectors(config), {}
     for beam in config.beams:
         ways = ResidualConfig(beam, config.refinements if beam > 1 else 0)
-        found, seconds = timed(
+        quantised, seconds = timed(
             lambda ways=ways: residual_kmeans(
                 vectors, (N_CODES,) * config.n_levels, ways, kmeans_config=config.kmeans, seed=config.seed
             )
         )
-        figures[f"beam {beam}"] = {**seconds, "errors": found.errors}
+        figures[f"beam {beam}"] = {**seconds, "errors": quantised.errors}
         print(f"beam {beam:<9}", figures[f"beam {beam}"])
     jax.clear_caches()
     figures["faiss"] = faiss_figures(config, vectors)

@@ -19,7 +19,8 @@ from seqrec import runtime
 from seqrec.config import check_at_least, check_fields, to_json
 from seqrec.files import write_json
 from seqrec.heads.code_probabilities import after_code, code_log_probabilities, depth_decoder_specs
-from seqrec.heads.depth_decoder import CODES, PARAMS, TREE, DepthDecoder, DepthDecoderConfig
+from seqrec.heads.code_search import CODES, PARAMS, TREE
+from seqrec.heads.depth_decoder import DepthDecoder, DepthDecoderConfig
 from seqrec.params import Params, init_params
 from seqrec.prefix_tree import PrefixTree, candidate_scores, chosen_children, prefix_tree
 from seqrec.sharding import MeshConfig
@@ -84,9 +85,9 @@ def measure(config: Config, n_items: int) -> dict[str, float]:
     tree = prefix_tree(codes, sizes)
     seconds_to_build = time.process_time() - started
     tree = jax.tree.map(jnp.asarray, tree)
-    own = init_params(depth_decoder_specs(sizes, config.d_model), jax.random.key(0))
-    own = jax.tree.map(lambda leaf: 10 * leaf if leaf.ndim == 2 else leaf, own)
-    params = {PARAMS: own, TREE: tree, CODES: jnp.zeros((1, config.n_levels), jnp.uint8)}
+    decoder_params = init_params(depth_decoder_specs(sizes, config.d_model), jax.random.key(0))
+    decoder_params = jax.tree.map(lambda leaf: 10 * leaf if leaf.ndim == 2 else leaf, decoder_params)
+    params = {PARAMS: decoder_params, TREE: tree, CODES: jnp.zeros((1, config.n_levels), jnp.uint8)}
     head = DepthDecoder(n_items, DepthDecoderConfig(beam_width=config.beam_width))
     states = jax.random.normal(jax.random.key(1), (config.n_users, config.d_model))
     beam = jax.jit(lambda params, states: head.top_k(params, states, k=min(config.beam_width, n_items)))
@@ -99,16 +100,16 @@ def measure(config: Config, n_items: int) -> dict[str, float]:
         "tree": lambda: steps_of_tree(tree, steps),
         "trie": lambda: trie_masks(config, trie, prefixes),
     }
-    taken: dict[str, list[float]] = {name: [] for name in programs}
+    seconds: dict[str, list[float]] = {name: [] for name in programs}
     for _ in range(config.n_rounds + 1):  # the first compiles
         for name, program in programs.items():
             before = time.process_time()
             jax.block_until_ready(program())
-            taken[name].append(1e3 * (time.process_time() - before))
-    ms = {f"{name}_cpu_ms": float(np.median(each[1:])) for name, each in taken.items()}
+            seconds[name].append(1e3 * (time.process_time() - before))
+    ms = {f"{name}_cpu_ms": float(np.median(each[1:])) for name, each in seconds.items()}
     return {
         **ms,
-        "overhead": float(np.median(np.divide(taken["beam"][1:], taken["free"][1:]))) - 1.0,
+        "overhead": float(np.median(np.divide(seconds["beam"][1:], seconds["free"][1:]))) - 1.0,
         "trie_ratio": ms["trie_cpu_ms"] / ms["tree_cpu_ms"],
         "mb": tree.n_bytes / 1e6,
         "mb_per_million": tree.n_bytes / n_items,
@@ -118,29 +119,29 @@ def measure(config: Config, n_items: int) -> dict[str, float]:
 
 
 def _distinct(random: np.random.Generator, n_most: int, n: int) -> np.ndarray:
-    found = np.unique(random.integers(0, n_most, n + n // 2 + 64))
-    return found if len(found) <= n else random.permutation(found)[:n]
+    numbers = np.unique(random.integers(0, n_most, n + n // 2 + 64))
+    return numbers if len(numbers) <= n else random.permutation(numbers)[:n]
 
 
-def free_beam(own: Params, states: jax.Array, *, width: int) -> tuple[jax.Array, jax.Array]:
+def free_beam(decoder_params: Params, states: jax.Array, *, width: int) -> tuple[jax.Array, jax.Array]:
     """The beam of `DepthDecoder` where any code may follow any other."""
     n_users = len(states)
     logs, states, chosen = jnp.zeros((n_users, 1)), states[:, None], jnp.zeros((n_users, 1), jnp.int32)
-    for depth, table in enumerate(own["codes"]):
-        scores = (logs[..., None] + code_log_probabilities(own, depth, states)).reshape(n_users, -1)
+    for depth, table in enumerate(decoder_params["codes"]):
+        scores = (logs[..., None] + code_log_probabilities(decoder_params, depth, states)).reshape(n_users, -1)
         logs, best = jax.lax.top_k(jnp.where(jnp.isnan(scores), -jnp.inf, scores), min(width, scores.shape[1]))
         beams, chosen = best // len(table), best % len(table)
-        states = after_code(own, depth, jnp.take_along_axis(states, beams[..., None], axis=1), chosen)
+        states = after_code(decoder_params, depth, jnp.take_along_axis(states, beams[..., None], axis=1), chosen)
     return chosen, logs
 
 
 def walk(tree: PrefixTree, steps: list[tuple[jax.Array, jax.Array]]) -> Any:
     """What the tree adds to each step of a beam: which candidates there are, and which children the chosen ones are."""
-    found = []
+    outputs = []
     for level, (nodes, chosen) in zip(tree.levels, steps, strict=True):
         scores = candidate_scores(level, nodes, jnp.zeros((*nodes.shape, level.n_codes)))
-        found.append((jnp.max(scores, axis=-1), chosen_children(level, nodes, chosen)))
-    return found
+        outputs.append((jnp.max(scores, axis=-1), chosen_children(level, nodes, chosen)))
+    return outputs
 
 
 Prefixes = list[list[list[tuple[int, ...]]]]
@@ -176,7 +177,7 @@ def trie_of(tree: PrefixTree) -> dict[tuple[int, ...], list[int]]:
         trie.update(zip(prefixes, following, strict=True))
         if depth < len(tree.levels) - 1:
             each = zip(prefixes, following, strict=True)
-            prefixes = [(*prefix, code) for prefix, own in each for code in own]
+            prefixes = [(*prefix, code) for prefix, codes_of_prefix in each for code in codes_of_prefix]
     return trie
 
 

@@ -78,12 +78,12 @@ def main(config: Config) -> dict[str, Any]:
     named = {"softmax": plain, "codes": alone, "codes and ids": both}
     if config.flat:
         for name, causal in (("flat tokens", True), ("flat tokens, bidirectional", False)):
-            own = dataclasses.replace(config.model, causal=causal)
+            flat_config = dataclasses.replace(config.model, causal=causal)
             shape = {"n_items": config.n_items, "max_length": config.max_length}
-            encoder = code_tokens(own, n_levels=config.n_levels, **shape)
+            encoder = code_tokens(flat_config, n_levels=config.n_levels, **shape)
             inner = softmax_model(encoder, ask=next_item if causal else first_of_continuation)
             ids = semantic_ids(drawn_codes(config.n_items), sizes)
-            named[name] = with_token_decoder(inner, ids, own, item_vectors=False, label_smoothing=0.1)
+            named[name] = with_token_decoder(inner, ids, flat_config, item_vectors=False, label_smoothing=0.1)
     if config.n_items_large:
         named["codes of the large catalogue"] = models(config.n_items_large)[1]
     for name, model in named.items():
@@ -97,19 +97,19 @@ def main(config: Config) -> dict[str, Any]:
             init_state(model, optimizer, seed=0),
             Batch(items[:, :-1], items[:, 1:], places * 0 + 1, places),
         ]
-    taken: dict[str, list[float]] = {name: [] for name in steps}
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(config.n_rounds + 1):  # the first compiles
         for name, (step, state, batch) in steps.items():
             started = time.process_time()
             steps[name][1], _ = jax.block_until_ready(step(state, batch))
-            taken[name].append(1e3 * (time.process_time() - started))
-    ms = {name: float(np.median(each[1:])) for name, each in taken.items()}
-    to_softmax = {name: float(np.median(np.divide(each[1:], taken["softmax"][1:]))) for name, each in taken.items()}
+            seconds[name].append(1e3 * (time.process_time() - started))
+    ms = {name: float(np.median(each[1:])) for name, each in seconds.items()}
+    to_softmax = {name: float(np.median(np.divide(each[1:], seconds["softmax"][1:]))) for name, each in seconds.items()}
     for name, value in ms.items():
         print(f"{name:30}{value:10.1f} ms of CPU a step{to_softmax[name]:8.3f} of the softmax's")
     result = {"cpu_ms": ms, "to_softmax": to_softmax, "config": to_json(config), "versions": runtime.versions()}
     if config.n_items_large:
-        pairs = np.divide(taken["codes of the large catalogue"][1:], taken["codes"][1:])
+        pairs = np.divide(seconds["codes of the large catalogue"][1:], seconds["codes"][1:])
         result["large_to_small"] = float(np.median(pairs))
         print(f"{config.n_items_large:,} items take {result['large_to_small']:.3f} of the time of {config.n_items:,}")
     if config.json:

@@ -131,14 +131,14 @@ def _measured(config: Config, sessions: Sessions, n_users: int) -> dict[str, Any
     for number in range(1 + config.n_rounds):  # the first compiles
         # Untimed: histories that lack their newest item.
         sessions.recommend(names, [[]] * n_users, config.k, histories=earlier)
-        found = {}
+        answers = {}
         for name, way in ways.items():
             started, cpu_started = runtime.seconds(), time.process_time()
-            found[name] = way()
+            answers[name] = way()
             if number:
                 seconds[name].append(runtime.seconds() - started)
                 cpu_seconds[name].append(time.process_time() - cpu_started)
-        appended, anew = found["request append"], found["request anew"]
+        appended, anew = answers["request append"], answers["request anew"]
         difference = max(difference, float(np.abs(np.subtract(appended.scores, anew.scores)).max()))
     return {
         "equal_lists": float(np.mean(np.equal(appended.items, anew.items))),

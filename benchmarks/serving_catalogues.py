@@ -97,8 +97,8 @@ def measure(n_items: int, config: Config) -> dict[str, Any]:
         for search in ("int8", "ann"):
             searcher = open_searcher(directory, n_items, {}, search, path=name)
             assert searcher is not None
-            best[search] = lambda asked, best=searcher.best: best(
-                asked.states, config.k, allow=None, exclude=asked.histories
+            best[search] = lambda queries, best=searcher.best: best(
+                queries.states, config.k, allow=None, exclude=queries.histories
             )
         megabytes = {
             "exact": table.nbytes / 1e6,
@@ -144,29 +144,29 @@ def exact_search(table: np.ndarray, n_items: int, k: int) -> Callable[[Queries],
     on_device = jax.device_put(table)
     top = jax.jit(functools.partial(top_k_items, k=k, n_items=n_items))
 
-    def find(asked: Queries) -> Any:
-        excluded = asked.histories.padded(int(asked.histories.lengths.max()))
-        return jax.block_until_ready(top(asked.states, on_device, exclude=excluded))
+    def find(queries: Queries) -> Any:
+        excluded = queries.histories.padded(int(queries.histories.lengths.max()))
+        return jax.block_until_ready(top(queries.states, on_device, exclude=excluded))
 
     return find
 
 
 def _milliseconds(
-    best: dict[str, Callable[[Queries], Any]], asked: Queries, n_rounds: int
+    best: dict[str, Callable[[Queries], Any]], queries: Queries, n_rounds: int
 ) -> dict[str, tuple[float, float]]:
     """Of each search the median milliseconds a query, and those of the CPU."""
-    taken: dict[str, list[tuple[float, float]]] = {search: [] for search in best}
+    seconds: dict[str, list[tuple[float, float]]] = {search: [] for search in best}
     for search in best:
-        best[search](asked)  # compiles
+        best[search](queries)  # compiles
     for _ in range(n_rounds):
         for search, find in best.items():
             started, cpu_started = runtime.seconds(), time.process_time()
-            find(asked)
-            taken[search].append((runtime.seconds() - started, time.process_time() - cpu_started))
-    n = len(asked.states)
+            find(queries)
+            seconds[search].append((runtime.seconds() - started, time.process_time() - cpu_started))
+    n = len(queries.states)
     return {
         search: (1e3 * float(wall) / n, 1e3 * float(cpu) / n)
-        for search, (wall, cpu) in ((search, np.median(rounds, axis=0)) for search, rounds in taken.items())
+        for search, (wall, cpu) in ((search, np.median(rounds, axis=0)) for search, rounds in seconds.items())
     }
 
 

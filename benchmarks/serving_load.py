@@ -158,8 +158,8 @@ class Server:
         """The port, once the server listens; None before."""
         if self.process.poll() is not None:
             raise InputError(f"the server ended: {self.log.read_text()}")
-        found = re.search(r"listening +http://\S+:(\d+)", self.log.read_text())
-        return None if found is None else int(found[1])
+        match = re.search(r"listening +http://\S+:(\d+)", self.log.read_text())
+        return None if match is None else int(match[1])
 
     def wait(self, seconds: float = 300.0) -> int:
         """The port, as soon as the server listens."""
@@ -223,7 +223,7 @@ def trial(running: Server, contents: list[bytes], config: Config, rate: float, s
             memory.append(running.megabytes())
             await asyncio.sleep(min(1.0, seconds / 10))
 
-    cpu, own = running.cpu_seconds(), time.process_time()
+    cpu, own_cpu = running.cpu_seconds(), time.process_time()
     outcome = run_load(
         running.wait(), contents, rate=rate, seconds=seconds, n_connections=config.n_connections, beside=watch
     )
@@ -231,7 +231,7 @@ def trial(running: Server, contents: list[bytes], config: Config, rate: float, s
     result = {
         **figures(outcome, rate),
         "server_cpu_ms": 1e3 * (running.cpu_seconds() - cpu) / n_requests,
-        "load_cpu_ms": 1e3 * (time.process_time() - own) / n_requests,
+        "load_cpu_ms": 1e3 * (time.process_time() - own_cpu) / n_requests,
         "megabytes": {"first": memory[0], "highest": max(memory), "last": memory[-1]},
     }
     print(

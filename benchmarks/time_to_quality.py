@@ -144,13 +144,13 @@ def time_rectools(config: Config, python: Path, queries: Queries) -> dict[str, A
         course, facts = Course("RecTools", config.bar), {}
         with peer:
             for line in filter(lambda line: line.startswith("{"), peer.stdout):
-                told = json.loads(line)
-                if "file" not in told:
-                    facts = told
+                figures = json.loads(line)
+                if "file" not in figures:
+                    facts = figures
                     continue
-                with np.load(told["file"]) as vectors:
-                    reached = course.note(told["seconds"], ndcg_at_10(ranks_by_vectors(queries, vectors)))
-                Path(told["file"]).unlink()
+                with np.load(figures["file"]) as vectors:
+                    reached = course.note(figures["seconds"], ndcg_at_10(ranks_by_vectors(queries, vectors)))
+                Path(figures["file"]).unlink()
                 peer.stdin.write("stop\n" if reached else "go\n")
                 peer.stdin.flush()
         if peer.returncode or not course.epochs:

@@ -104,7 +104,7 @@ def padded_arrays(program: str, *, least_gib: float) -> dict[str, dict[str, floa
 
     Only what an instruction allocates counts, where it is `least_gib` or more.
     """
-    found: dict[str, dict[str, float]] = {}
+    arrays: dict[str, dict[str, float]] = {}
     pattern = r"%\S+ = ((\w+)\[([\d,]+)\]\{([\d,]+):T\(8,128\)[^}]*\}) (?:copy|fusion|scatter|custom-call)\("
     for name, dtype, shape, order in re.findall(pattern, program):
         sizes = [int(n) for n in shape.split(",")]
@@ -113,9 +113,9 @@ def padded_arrays(program: str, *, least_gib: float) -> dict[str, dict[str, floa
         gib = SIZES.get(dtype, 4) / 2**30
         laid_out = gib * -(-lanes // 128) * 128 * -(-rows // 8) * 8 * math.prod(others)
         if laid_out >= max(least_gib, 1.9 * gib * math.prod(sizes)):
-            entry = found.setdefault(name, {"count": 0, "gib": laid_out, "numbers_gib": gib * math.prod(sizes)})
+            entry = arrays.setdefault(name, {"count": 0, "gib": laid_out, "numbers_gib": gib * math.prod(sizes)})
             entry["count"] += 1
-    return found
+    return arrays
 
 
 def memory_of(compiled: Any) -> dict[str, float]:

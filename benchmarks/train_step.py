@@ -243,8 +243,8 @@ def main(config: Config) -> dict[str, Any]:
     shapes = product_shapes(config.model, n_rows=batches.n_rows, length=config.max_length, n_items=n_items)
     flops = step_flops(config.model, shapes)
     first, sizes = split_rows(batches.batch(0)), {"n_items": n_items, "max_length": config.max_length}
-    own = jax.tree.map(jnp.copy, state)  # a step takes the memory of the state that it is given
-    parts = make_parts(config.model, own, first, optimizer, **sizes)
+    state_copy = jax.tree.map(jnp.copy, state)  # a step takes the memory of the state that it is given
+    parts = make_parts(config.model, state_copy, first, optimizer, **sizes)
     squares = (draw(*shape).astype(config.model.compute_dtype) for shape in (PEAK[1:3], PEAK[2:]))
     peak = functools.partial(jax.jit(jnp.matmul), *squares)
     others = {"products": make_products(config.model, shapes), "peak": peak, **parts}

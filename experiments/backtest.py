@@ -10,17 +10,14 @@ them. Leaves backtest.json and backtest.html in --output; the same command with 
 docs/daily.md explains it.
 """
 
-import dataclasses
 import sys
-from typing import Any, Literal
+from typing import Any
 
-from scripts import TRAINING
-from tyro.conf import OmitArgPrefixes, Positional
+from scripts import TRAINING, config_of_script, script_named
 
 from seqrec import runtime
 from seqrec.backtest.periods import BacktestConfig
 from seqrec.backtest.replay import run_backtest
-from seqrec.config import check_fields
 from seqrec.files import JsonObject
 from seqrec.pages.html import write_report
 from seqrec.report.backtest_page import as_text, page
@@ -29,21 +26,10 @@ from seqrec.run.experiment import open_run
 
 def config_type(name: str) -> type:
     """The config of a training script, and that of the backtest."""
-    fields = [
-        ("script", Positional[Literal[tuple(TRAINING)]], name),  # type: ignore[misc]
-        ("backtest", OmitArgPrefixes[BacktestConfig], dataclasses.field(default_factory=BacktestConfig)),
-    ]
     doc = (
         "Replays a log period by period: models refreshed warm, trained anew or never, each tested on the next period."
     )
-    namespace = {"__doc__": doc, "__module__": __name__, "__post_init__": check_fields}
-    bases = (TRAINING[name].Config,)
-    return dataclasses.make_dataclass("Config", fields, bases=bases, frozen=True, namespace=namespace)
-
-
-def named_script(arguments: list[str]) -> str:
-    """The script whose model is replayed, which the command line names first if at all."""
-    return arguments[0] if arguments and arguments[0] in TRAINING else "sasrec"
+    return config_of_script(name, "backtest", BacktestConfig, doc=doc, module=__name__)
 
 
 def main(config: Any, *, events: Any = None) -> JsonObject:
@@ -59,4 +45,4 @@ def main(config: Any, *, events: Any = None) -> JsonObject:
 
 
 if __name__ == "__main__":
-    runtime.run_script(main, config_type(named_script(sys.argv[1:])))
+    runtime.run_script(main, config_type(script_named(sys.argv[1:])))

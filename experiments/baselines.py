@@ -60,9 +60,9 @@ def main(config: Config, *, events: Any = None) -> JsonObject:
             except InputError as error:  # too many items, or no times
                 log.warning("left out    %s", error)
                 continue
-            own = {"test": figures.figures(table.rank, users=table.user), "protocol": results["protocol"]}
-            results["baselines"][name] = own["test"]
-            write_ranks(run / name.lower().replace(" ", "-"), task, table, own)
+            baseline_results = {"test": figures.figures(table.rank, users=table.user), "protocol": results["protocol"]}
+            results["baselines"][name] = baseline_results["test"]
+            write_ranks(run / name.lower().replace(" ", "-"), task, table, baseline_results)
         write_json(run / "metrics.json", results)
     print(f"\n{figures.format_table(results['baselines'])}\nrun directory  {run}")
     return results

@@ -49,15 +49,15 @@ def main(arguments: Arguments) -> JsonObject:
         head, figures = model.head, {}
         for width in (*arguments.widths, 0):
             how = {"ranks": "beam", "beam_width": width} if width else {"ranks": "exact"}
-            own = dataclasses.replace(head, config=dataclasses.replace(head.config, **how))
-            step = make_eval_step(dataclasses.replace(model, head=own))
+            head_of_width = dataclasses.replace(head, config=dataclasses.replace(head.config, **how))
+            step = make_eval_step(dataclasses.replace(model, head=head_of_width))
             name = f"beam of {width}" if width else "exact"
             figures[name] = means(metric_sums(evaluate(step, params, task.test).rank))
             print(f"{name:14} NDCG@10 {figures[name]['ndcg@10']:.4f}   recall@10 {figures[name]['recall@10']:.4f}")
     least = (1 - arguments.most_loss) * figures["exact"]["ndcg@10"]
     enough = [width for width in sorted(arguments.widths) if figures[f"beam of {width}"]["ndcg@10"] >= least]
-    found = f"a beam of {enough[0]}" if enough else "no beam"
-    print(f"\n{found} loses at most {arguments.most_loss:.1%} of the exact NDCG@10")
+    narrowest = f"a beam of {enough[0]}" if enough else "no beam"
+    print(f"\n{narrowest} loses at most {arguments.most_loss:.1%} of the exact NDCG@10")
     result = {"figures": figures, "narrowest": enough[0] if enough else None, "versions": runtime.versions()}
     if arguments.json:
         write_json(arguments.json, result)

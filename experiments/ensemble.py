@@ -15,7 +15,7 @@ from scripts import TRAINING
 from tyro.conf import Positional, arg
 
 from seqrec import runtime
-from seqrec.baselines.item_tables import ItemTableName
+from seqrec.baselines.neighbour_tables import NeighbourTableName
 from seqrec.config import check_fields
 from seqrec.files import JsonObject
 from seqrec.run.ensemble import make_ensemble
@@ -27,11 +27,12 @@ class Arguments:
     """Makes one model of several trained runs."""
 
     runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN ...")]
-    """Directories of the runs, as the training scripts printed them."""
+    """Directories of the trained runs to combine."""
     output: Path
-    """Directory of the ensemble, a new one."""
-    fuse: tuple[ItemTableName, ...] = ()
-    """Tables to add to the scores: markov, item-kNN, slim; see the training scripts' --fuse."""
+    """New directory for the ensemble."""
+    fuse: tuple[NeighbourTableName, ...] = ()
+    """Item-to-item tables to add to the scores: markov (what followed the newest item), item-kNN (what is similar to
+    the latest items), slim (sparse linear weights of the latest items)."""
 
     def __post_init__(self):
         check_fields(self)

@@ -67,9 +67,9 @@ def main(arguments: Arguments) -> None:
     address = address_of(arguments.output)
     print(f"bundle         {address}\nmodel card     {address}/README.md")
     if facts.recall is not None:
-        found = ", ".join(f"{name} {facts.recall[name]:.4f}" for name in ("int8", "ann") if name in facts.recall)
+        recalls = ", ".join(f"{name} {facts.recall[name]:.4f}" for name in ("int8", "ann") if name in facts.recall)
         n_users = f"{facts.recall['n_users']:,} test users"
-        print(f"recall@{facts.recall['k']}      {found}, against exact search for {n_users}")
+        print(f"recall@{facts.recall['k']}      {recalls}, against exact search for {n_users}")
     flags = ["--histories", "plays.parquet", "--output", "lists.parquet"]
     print(f"serve it       {beside(__file__, 'serve.py', address)}")
     print(f"lists from it  {beside(__file__, 'recommend.py', address, *flags)}")

@@ -52,10 +52,10 @@ class Arguments:
 
 def main(arguments: Arguments) -> JsonObject:
     """Writes the files, prints the lists' figures and returns them."""
-    own = arguments.output is None
+    is_in_run = arguments.output is None
     with (
-        working_copy(arguments.run, read_only=not own) as run,
-        contextlib.nullcontext(run) if own else working_copy(arguments.output) as output,
+        working_copy(arguments.run, read_only=not is_in_run) as run,
+        contextlib.nullcontext(run) if is_in_run else working_copy(arguments.output) as output,
     ):
         task, model, params = open_trained(run, TRAINING)
         queries = choose_queries(task, arguments.users)

@@ -1,4 +1,4 @@
-r"""Trains and tests a Transformer that writes the next item's semantic id, code by code (after Rajput et al. 2023).
+r"""Trains and tests a Transformer that generates the next item's semantic id, code by code (after Rajput et al. 2023).
 
     python experiments/generative.py --semantic-ids codes      # that experiments/semantic_ids.py made for the demo
     python experiments/generative.py --dataset s3rec --data-path Beauty.txt.gz --max-length 50 --batch-size 128 \
@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from seqrec.config import check_at_least, check_fields
 from seqrec.encoders.code_tokens import code_tokens
 from seqrec.encoders.transformer import TransformerConfig, transformer
 from seqrec.generative import DepthDecoderConfig, smoothing_of, with_semantic_ids, with_token_decoder
@@ -23,17 +24,21 @@ class Config:
     """Trains a Transformer that generates semantic ids on the events of a file; tests it on each user's last item."""
 
     semantic_ids: Path | None = None
-    """Codes of the items: a directory that experiments/semantic_ids.py wrote, or a file of codes of others."""
+    """Codes of the items: a directory that experiments/semantic_ids.py wrote, or a JSON or Parquet file of codes."""
     item_vectors: bool = True
-    """Read an item's own vector, too, of its id or its features; otherwise those of its codes alone."""
+    """Add a vector of an item's id or features to the vectors of its codes; otherwise the model reads codes alone."""
     tokens: Literal["items", "codes"] = "items"
-    """What a position of the Transformer stands for. items: an item, whose next one's codes a depth decoder writes.
-    codes: one code of an item (flat tokens); a Transformer decoder writes the next ones. As published: --no-causal."""
+    """What a position of the Transformer holds. items: an item; a depth decoder generates the next item's codes.
+    codes: one code of an item (flat tokens); a Transformer decoder generates them. As published with --no-causal."""
     n_decoder_blocks: int = 2
-    """Number of blocks of the decoder of --tokens codes."""
+    """Number of Transformer blocks in the decoder of --tokens codes."""
     training: Flat[TrainingConfig] = field(default_factory=TrainingConfig)
     model: Flat[TransformerConfig] = field(default_factory=TransformerConfig)
     decoder: Flat[DepthDecoderConfig] = field(default_factory=DepthDecoderConfig)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        check_at_least(self, 1, "n_decoder_blocks")
 
 
 def build(config: Config, task: Task) -> Model:
@@ -43,15 +48,15 @@ def build(config: Config, task: Task) -> Model:
             "a generative model needs codes of its items; make them with semantic_ids.py: --semantic-ids DIR"
         )
     ids = read_semantic_ids(config.semantic_ids, task.store.item_keys)
-    own = {"item_vectors": config.item_vectors, "label_smoothing": smoothing_of(config.training.loss)}
+    options = {"item_vectors": config.item_vectors, "label_smoothing": smoothing_of(config.training.loss)}
     sizes = {"n_items": task.n_items, "max_length": task.max_length, "times": task.times}
     if config.tokens == "items":
         model = build_model(transformer(config.model, **sizes), config.training, task)
-        return with_semantic_ids(model, ids, config.decoder, dropout=config.model.dropout, **own)
+        return with_semantic_ids(model, ids, config.decoder, dropout=config.model.dropout, **options)
     encoder = code_tokens(config.model, n_levels=ids.n_levels, **sizes)
     ask = next_item if config.model.causal else first_of_continuation
     model = build_model(encoder, config.training, task, ask=ask)
-    return with_token_decoder(model, ids, config.model, config.decoder, n_blocks=config.n_decoder_blocks, **own)
+    return with_token_decoder(model, ids, config.model, config.decoder, n_blocks=config.n_decoder_blocks, **options)
 
 
 main = make_main(build, name="Generative")

@@ -66,8 +66,8 @@ def main(config: Config) -> JsonObject:
                 store, *counts, _ = append_events(source, directory, report=report)
                 line = "appended    {:,} events; {:,} users and {:,} items are new; {:,} events were there already"
             else:
-                asked = (config.steps, config.split, config.events_per_shard)
-                store, _, *counts = prepare_store(source, directory, *asked, report=report)
+                settings = (config.steps, config.split, config.events_per_shard)
+                store, _, *counts = prepare_store(source, directory, *settings, report=report)
                 line = "split       {}"
         output, pages = original(directory), [write_profile(directory).name] if config.profile else []
     sizes = f"{store.n_events:,} events, {store.n_users:,} users, {store.n_items:,} items"

@@ -23,8 +23,8 @@ class Config:
     training: Flat[TrainingConfig] = field(default_factory=TrainingConfig)
     model: Flat[TransformerConfig] = field(default_factory=TransformerConfig)
     recipe: Recipe = "none"
-    """auto: choose the settings by facts of the data, and print them with their reasons; every flag that is given wins.
-    none: the defaults that stand in this help."""
+    """auto: choose the settings by facts of the data, and print them with their reasons; flags that are given stay.
+    none: the defaults that this help shows."""
 
     WITHOUT_FLAGS: ClassVar = {"recipe": "auto"}
     """What the command line has by default, other than `Config()`: a program gets what it says."""

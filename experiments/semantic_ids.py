@@ -6,7 +6,7 @@ r"""Makes codes of items, semantic ids, from item vectors, for models that write
     python experiments/semantic_ids.py beauty --from-file semantic_ids.json.gz --output theirs
 
 The store may be that of a run, such as runs/sasrec-beauty/store. Writes codes.parquet and manifest.json, and a report:
-report.json and report.html. Codes are made of training events alone. docs/semantic_ids.md explains all.
+report.json and report.html. Codes are made of training events alone. docs/semantic_ids.md explains them.
 """
 
 import shlex
@@ -25,7 +25,7 @@ from seqrec.data.store import open_store, read_preparation
 from seqrec.files import JsonObject
 from seqrec.pages.html import write_report
 from seqrec.report.semantic_ids_page import as_text, page
-from seqrec.run.item_vectors import item_vectors, vectors_hash
+from seqrec.run.item_vectors import check_unnamed, item_vectors, vectors_hash
 from seqrec.semantic_ids.figures import report_figures
 from seqrec.semantic_ids.files import read_semantic_ids, write_semantic_ids
 from seqrec.semantic_ids.making import CodesConfig, make_codes
@@ -39,11 +39,11 @@ class Config:
     """Makes codes of items from their features, from the item table of a trained run, or from both."""
 
     store: Positional[Path]
-    """Directory of the store, by prepare_data.py, or runs/NAME/store."""
+    """Directory of a store: one that prepare_data.py wrote, or runs/NAME/store of a run."""
     output: Path | None = None
     """Directory for the codes; by default semantic-ids beside the store."""
     from_file: Path | None = None
-    """Codes of others to take instead of making some: JSON {"item": [codes]} or Parquet of item, code_0, code_1, …"""
+    """File of codes to use instead of making them: JSON {"item": [codes]}, or Parquet with item, code_0, code_1, …"""
     vectors: OmitArgPrefixes[VectorConfig] = field(default_factory=VectorConfig)
     codes: OmitArgPrefixes[CodesConfig] = field(default_factory=CodesConfig)
     split: OmitArgPrefixes[SplitConfig] = field(default_factory=SplitConfig)
@@ -57,6 +57,7 @@ def main(config: Config) -> JsonObject:
     counts, pairs = training_counts(store, split), neighbour_pairs(store, split)
     facts = {"method": "file" if config.from_file else config.codes.method, "seed": config.codes.seed}
     if config.from_file:
+        check_unnamed(config.vectors, "--from-file")
         ids, quantised = read_semantic_ids(config.from_file, store.item_keys), None
     else:
         vectors = item_vectors(config.vectors, store, counts > 0)

@@ -8,16 +8,14 @@ Takes the script's flags too, for all that is not searched. Leaves tune.json and
 command with --resume continues a search, or joins one that is running. docs/tuning.md explains it.
 """
 
-import dataclasses
 import sys
-from typing import Any, Literal
+from typing import Any
 
 import jax
-from scripts import TRAINING
-from tyro.conf import OmitArgPrefixes, Positional
+from scripts import TRAINING, config_of_script, script_named
 
 from seqrec import runtime
-from seqrec.config import check_fields, values_of, with_values, without_flags
+from seqrec.config import values_of, with_values, without_flags
 from seqrec.files import JsonObject
 from seqrec.run.data import open_task
 from seqrec.run.experiment import open_run
@@ -30,19 +28,8 @@ from seqrec.types import InputError
 
 def config_type(name: str) -> type:
     """The config of a training script, and the options of the search."""
-    fields = [
-        ("script", Positional[Literal[tuple(TRAINING)]], name),  # type: ignore[misc]
-        ("tune", OmitArgPrefixes[TuneConfig], dataclasses.field(default_factory=TuneConfig)),
-    ]
     doc = "Searches for the best values of a training script's flags; those that are not searched are as given."
-    namespace = {"__doc__": doc, "__module__": __name__, "__post_init__": check_fields}
-    bases = (TRAINING[name].Config,)
-    return dataclasses.make_dataclass("Config", fields, bases=bases, frozen=True, namespace=namespace)
-
-
-def named_script(arguments: list[str]) -> str:
-    """The script that is tuned, which the command line names first if at all."""
-    return arguments[0] if arguments and arguments[0] in TRAINING else "sasrec"
+    return config_of_script(name, "tune", TuneConfig, doc=doc, module=__name__)
 
 
 def main(config: Any, *, events: Any = None) -> JsonObject:
@@ -77,4 +64,4 @@ def main(config: Any, *, events: Any = None) -> JsonObject:
 
 
 if __name__ == "__main__":
-    runtime.run_script(main, config_type(named_script(sys.argv[1:])))
+    runtime.run_script(main, config_type(script_named(sys.argv[1:])))

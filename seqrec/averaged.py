@@ -69,9 +69,9 @@ def _shapes(tree: Any, *, of_rows: Any = None) -> Any:
     sharding = getattr(of_rows, "sharding", None)
 
     def shape(leaf: Any) -> jax.ShapeDtypeStruct:
-        own = sharding
-        if isinstance(own, NamedSharding):
-            own = NamedSharding(own.mesh, PartitionSpec(*own.spec[: len(leaf.shape)]))
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=own)
+        layout = sharding
+        if isinstance(layout, NamedSharding):
+            layout = NamedSharding(layout.mesh, PartitionSpec(*layout.spec[: len(leaf.shape)]))
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=layout)
 
     return jax.tree.map(shape, tree)

@@ -345,15 +345,15 @@ def with_values(config: Config, values: Mapping[str, Any]) -> Config:
       ValueError: the config refuses the values, alone or together.
     """
     inner: dict[str, Values] = {}
-    own: Values = {}
+    outer: Values = {}
     for name, value in values.items():
         head, dot, rest = name.partition(".")
         if dot:
             inner.setdefault(head, {})[rest] = value
         else:
-            own[head] = tuple(value) if isinstance(value, list) else value  # a list is what JSON has for it
-    own |= {head: with_values(getattr(config, head), rest) for head, rest in inner.items()}
-    return dataclasses.replace(config, **own)  # type: ignore[type-var]
+            outer[head] = tuple(value) if isinstance(value, list) else value  # a list is what JSON has for it
+    outer |= {head: with_values(getattr(config, head), rest) for head, rest in inner.items()}
+    return dataclasses.replace(config, **outer)  # type: ignore[type-var]
 
 
 def with_traced(config: Config, scalars: Mapping[str, Any]) -> Config:

@@ -46,8 +46,8 @@ def ensemble(models: Sequence[Model]) -> Model:
         del key, added
         states = []
         for place, model in enumerate(models):
-            own = {**params[MEMBERS][place], TABLE: params[TABLE][:, ends[place] : ends[place + 1]]}
-            states.append(params[WEIGHTS][place] * model.encoder.encode(own, batch).astype(jnp.float32))
+            member_params = {**params[MEMBERS][place], TABLE: params[TABLE][:, ends[place] : ends[place + 1]]}
+            states.append(params[WEIGHTS][place] * model.encoder.encode(member_params, batch).astype(jnp.float32))
         return jnp.concatenate(states, axis=-1)
 
     n_rows, axes = first.encoder.specs[TABLE].shape[0], first.encoder.specs[TABLE].axes

@@ -155,8 +155,8 @@ def top_items(top_step: QueryStep, params: Params, queries: Queries) -> TopItems
 
     Unlike a rank's candidates they leave out a target that the user has taken before, if seen items are excluded.
     """
-    found = run_queries(top_step, params, queries)
-    return TopItems(np.arange(len(queries.users)), queries.users, *found)
+    lists = run_queries(top_step, params, queries)
+    return TopItems(np.arange(len(queries.users)), queries.users, *lists)
 
 
 def top_items_in_parts(
@@ -166,9 +166,9 @@ def top_items_in_parts(
     parts: list[tuple[np.ndarray, ...]] = []
 
     def joined() -> TopItems:
-        query, *found = (np.concatenate(each) for each in zip(*parts, strict=True))
+        query, *lists = (np.concatenate(each) for each in zip(*parts, strict=True))
         parts.clear()
-        return TopItems(query, queries.users[query], *found)
+        return TopItems(query, queries.users[query], *lists)
 
     n_rows = 0
     for query, outputs in query_parts(top_step, params, queries, report=report):

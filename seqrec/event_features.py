@@ -43,8 +43,8 @@ def with_event_features(model: Model, features: Sequence[PositionFeature]) -> Mo
         in_batch = batch.event_features or {}
         if missing := [name for name in names if name not in in_batch]:
             raise InputError(f"the batch does not hold {missing[0]!r}; make it with the features of the model")
-        own = params[PARAMS]
-        vectors = [_vectors(feature, own[feature.name], in_batch[feature.name]) for feature in features]
+        feature_params = params[PARAMS]
+        vectors = [_vectors(feature, feature_params[feature.name], in_batch[feature.name]) for feature in features]
         if added is not None:
             vectors.append(added)
         others = {name: leaf for name, leaf in params.items() if name != PARAMS}

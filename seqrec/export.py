@@ -28,7 +28,7 @@ from seqrec.data.store_files import keys_of
 from seqrec.ensemble import ensemble
 from seqrec.files import JsonObject, read_object
 from seqrec.generative import ids_of, with_room
-from seqrec.heads.depth_decoder import PARAMS
+from seqrec.heads.code_search import PARAMS
 from seqrec.items import ItemConfig
 from seqrec.losses.config import LossConfig
 from seqrec.model import Model
@@ -67,7 +67,7 @@ def bundle_run(
     check_servable(model)
     codes = ids_of(model) if PARAMS in model.specs else None
     if codes is not None:
-        params = {**params, ITEM_TABLE: params[ITEM_TABLE].own}
+        params = {**params, ITEM_TABLE: params[ITEM_TABLE].id_vectors}
     name, store = runs.experiment_of(run), task.store
     with runs.reading_records(run):
         started = _started(run)
@@ -92,19 +92,19 @@ def bundle_run(
             raise InputError(f"--beam-width={beam_width}: {name} scores all items, without a beam; leave it out")
         record["config"]["decoder"]["beam_width"] = beam_width
     with tempfile.TemporaryDirectory() as directory:
-        own = Path(directory) / CODES
+        codes_file = Path(directory) / CODES
         if codes is not None:
-            write_codes(own, codes, store.item_keys)
+            write_codes(codes_file, codes, store.item_keys)
         return write_bundle(
             output,
-            served_model(scripts, record, store.n_items, codes=own),
+            served_model(scripts, record, store.n_items, codes=codes_file),
             params,
             Vocabulary(store.item_keys, counts, store.titles, store.attributes),
             Description(
                 name,
                 record,
                 functools.partial(model_card, run, record, onnx=onnx),
-                files=tuple(each for each in (run / runs.LEARNING_CURVE, own) if each.is_file()),
+                files=tuple(each for each in (run / runs.LEARNING_CURVE, codes_file) if each.is_file()),
             ),
             mask_seen=task.mask_seen,
             item_table=item_table,

@@ -16,7 +16,7 @@ from seqrec.metrics.ranks import take
 from seqrec.model import Model
 from seqrec.neighbours import TABLES, NeighbourHead, parts_of
 from seqrec.params import Params
-from seqrec.retrieval import RaisedVectors, catalogue_scores, over_user_blocks, places_of, valid_candidates
+from seqrec.retrieval import OffsetVectors, catalogue_scores, over_user_blocks, places_of, valid_candidates
 from seqrec.sharding import CatalogueShard, split_rows
 from seqrec.types import InputError, QueryBatch
 
@@ -69,8 +69,8 @@ def fit_weights(
         return tuple(jax.tree.leaves(read(params, batch)))
 
     structure = jax.tree.structure(jax.eval_shape(read, unweighted, split_rows(next(queries.batches()))))
-    found = run_queries(step, unweighted, queries, report=report)
-    hidden, targets, excluded = jax.tree.unflatten(structure, map(jnp.asarray, found))
+    arrays = run_queries(step, unweighted, queries, report=report)
+    hidden, targets, excluded = jax.tree.unflatten(structure, map(jnp.asarray, arrays))
     base, added = parts_of(hidden)
     parts = [*_models(base, widths), *added]
     n_models = len(parts) - len(added)
@@ -121,21 +121,21 @@ def log_probabilities(
 ) -> tuple[Float[Array, " queries"], Float[Array, "queries n_parts"]]:
     """Log-probability of each target under the softmax of its candidates' scores, and its slope in each weight.
 
-    Scores are sums of the parts' by their weights. A part is `retrieval.Vectors`; of `RaisedVectors` with vectors of no
+    Scores are sums of the parts' by their weights. A part is `retrieval.Vectors`; of `OffsetVectors` with vectors of no
     width only what they add counts.
     """
 
     def each(exclude: Array, targets: Array, weights: Array, parts: list[Any], shard: CatalogueShard) -> Any:
         rows = jnp.arange(len(targets))[:, None]
         valid = valid_candidates(shard, n_items, exclude, None, targets[:, None])
-        dense = [None if isinstance(part, RaisedVectors) else catalogue_scores(part, shard, n_items) for part in parts]
+        dense = [None if isinstance(part, OffsetVectors) else catalogue_scores(part, shard, n_items) for part in parts]
         scores: Any = jnp.zeros((len(targets), shard.table.shape[0]))
-        for place, (part, own) in enumerate(zip(parts, dense, strict=True)):
+        for place, (part, part_scores) in enumerate(zip(parts, dense, strict=True)):
             weight = weights[:, place, None]
-            if own is None:
-                scores = scores.at[rows, places_of(part.items, shard)].add(weight * part.added, mode="drop")
+            if part_scores is None:
+                scores = scores.at[rows, places_of(part.items, shard)].add(weight * part.offsets, mode="drop")
             else:
-                scores += weight * own
+                scores += weight * part_scores
         scores = jnp.where(valid, scores, -jnp.inf)
         highest = shard.highest(jnp.max(scores, axis=1))[:, None]
         unscaled = jnp.exp(scores - highest)
@@ -145,17 +145,17 @@ def log_probabilities(
         def of_target(values: Array) -> Array:
             return shard.total(take(values, at_target, fill=0.0)[:, 0])
 
-        def slope(part: Any, own: Array | None) -> Array:
-            if own is None:
+        def slope(part: Any, part_scores: Array | None) -> Array:
+            if part_scores is None:
                 shares = take(unscaled, places_of(part.items, shard), fill=0.0)
-                own_target = jnp.sum(jnp.where(part.items == targets[:, None], part.added, 0.0), axis=1)
-                return own_target - shard.total(jnp.sum(shares * part.added, axis=1)) / total
-            return of_target(own) - shard.total(jnp.sum(unscaled * own, axis=1)) / total
+                own_target = jnp.sum(jnp.where(part.items == targets[:, None], part.offsets, 0.0), axis=1)
+                return own_target - shard.total(jnp.sum(shares * part.offsets, axis=1)) / total
+            return of_target(part_scores) - shard.total(jnp.sum(unscaled * part_scores, axis=1)) / total
 
-        slopes = jnp.stack([slope(part, own) for part, own in zip(parts, dense, strict=True)], axis=1)
+        slopes = jnp.stack([slope(part, part_scores) for part, part_scores in zip(parts, dense, strict=True)], axis=1)
         return of_target(scores) - highest[:, 0] - jnp.log(total), slopes
 
     weights = jnp.broadcast_to(weights, (len(targets), len(weights)))
     rows = (exclude, targets, weights, list(parts))
-    found: Any = over_user_blocks(each, rows, item_table, n_items=n_items)
-    return found
+    result: Any = over_user_blocks(each, rows, item_table, n_items=n_items)
+    return result

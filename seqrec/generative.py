@@ -10,8 +10,9 @@ from jaxtyping import Array, Float, Int
 
 from seqrec.encoders.transformer import TransformerConfig
 from seqrec.heads.code_probabilities import depth_decoder_specs
-from seqrec.heads.depth_decoder import CODES, DENSE, PARAMS, TREE, DepthDecoder, DepthDecoderConfig
-from seqrec.heads.fused import FusedHead
+from seqrec.heads.code_search import CODES, DENSE, PARAMS, TREE
+from seqrec.heads.depth_decoder import DepthDecoder, DepthDecoderConfig
+from seqrec.heads.hybrid import HybridHead
 from seqrec.heads.softmax import SoftmaxHead
 from seqrec.heads.token_decoder import TokenDecoder, token_decoder_specs
 from seqrec.layers import item_table_rows
@@ -37,7 +38,7 @@ class CodeVectors:
     """Float[Array, "n_codes d_model"] of each level."""
     codes: Any
     """UInt[Array, "n_rows n_levels"] of each item id."""
-    own: Any = None
+    id_vectors: Any = None
     """Float[Array, "n_rows d_model"], or None."""
 
     @property
@@ -53,10 +54,10 @@ class CodeVectors:
     def __getitem__(self, ids: Int[Array, "*shape"]) -> Float[Array, "*shape d_model"]:
         codes = self.codes[ids].astype(jnp.int32)
         vectors = [look_up(table, codes[..., level]) for level, table in enumerate(self.tables)]
-        if self.own is not None and len(self.own) < len(self.codes):  # later items have none
-            vectors.append(jnp.where((ids < len(self.own))[..., None], look_up(self.own, ids), 0.0))
-        elif self.own is not None:
-            vectors.append(look_up(self.own, ids))
+        if self.id_vectors is not None and len(self.id_vectors) < len(self.codes):  # later items have none
+            vectors.append(jnp.where((ids < len(self.id_vectors))[..., None], look_up(self.id_vectors, ids), 0.0))
+        elif self.id_vectors is not None:
+            vectors.append(look_up(self.id_vectors, ids))
         return sum(vectors[1:], start=vectors[0])
 
 
@@ -70,7 +71,7 @@ class TokenVectors:
 
     tables: tuple[Any, ...]
     codes: Any
-    own: Any = None
+    id_vectors: Any = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -88,9 +89,9 @@ class TokenVectors:
         firsts = np.cumsum([0, *(len(table) for table in self.tables[:-1])])
         places = jnp.asarray(firsts)[levels] + self.codes[items, levels].astype(jnp.int32)
         vectors = look_up(jnp.concatenate(self.tables), places)
-        if self.own is not None:
+        if self.id_vectors is not None:
             last = np.s_[..., n_levels - 1 :: n_levels]
-            vectors = vectors.at[(*last, slice(None))].add(look_up(self.own, items[last]))
+            vectors = vectors.at[(*last, slice(None))].add(look_up(self.id_vectors, items[last]))
         return vectors
 
 
@@ -123,7 +124,7 @@ def with_semantic_ids(
         raise InputError(f"dense_weight={config.dense_weight:g} weighs item vectors, and there are none; leave one out")
     specs = depth_decoder_specs(ids.n_codes, model.d_model, d_ff=config.level_d_ff)
     decoder = DepthDecoder(model.n_items, config, dropout, label_smoothing)
-    head = FusedHead(decoder) if config.dense_weight else decoder
+    head = HybridHead(decoder) if config.dense_weight else decoder
     return _with_codes(model, ids, CodeVectors, specs, head, item_vectors=item_vectors)
 
 
@@ -181,10 +182,10 @@ def _with_codes(
         if item_vectors:
             inner = model.compose(inner, constants["items"], key=key)
         table = vectors(tuple(params[PARAMS]["codes"]), constants["codes"], inner.get("item_table"))
-        own = {PARAMS: params[PARAMS], CODES: constants["codes"], TREE: constants["tree"]}
-        if isinstance(head, FusedHead):
-            own[DENSE] = inner["item_table"]
-        return {**inner, **own, "item_table": table}
+        head_params = {PARAMS: params[PARAMS], CODES: constants["codes"], TREE: constants["tree"]}
+        if isinstance(head, HybridHead):
+            head_params[DENSE] = inner["item_table"]
+        return {**inner, **head_params, "item_table": table}
 
     return dataclasses.replace(
         model,
@@ -212,7 +213,7 @@ def with_room(model: Model) -> Model:
     Later items have codes and no vectors of their own. The tree has room for as many anyhow. A model that scores by
     vectors, too, has no place for them, and stays as it is.
     """
-    if isinstance(model.head, FusedHead):
+    if isinstance(model.head, HybridHead):
         return model
     if not isinstance(model.head, DepthDecoder):
         raise InputError("a bundle holds no decoder of flat tokens; list items from the run, with export_lists.py")

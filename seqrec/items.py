@@ -121,15 +121,15 @@ def with_items(
     combine_specs, combine = _combination(config, n_parts=len(parts), d_model=d_model)
 
     def compose(params: Params, constants: Any, *, key: Array | None = None) -> Params:
-        own = params["items"]
-        vectors = {name: part.vectors(own[name], constants[name]) for name, part in parts.items()}
+        feature_params = params["items"]
+        vectors = {name: part.vectors(feature_params[name], constants[name]) for name, part in parts.items()}
         if "trained" in constants:
             shown = constants["trained"]
             if key is not None and config.id_dropout:
                 shown &= ~jax.random.bernoulli(key, config.id_dropout, shown.shape)
             vectors["ids"] = jnp.where(shown[:, None], vectors["ids"], 0.0)
         others = {name: leaf for name, leaf in params.items() if name != "items"}
-        return {**others, "item_table": combine(own.get("combine"), vectors)}
+        return {**others, "item_table": combine(feature_params.get("combine"), vectors)}
 
     return dataclasses.replace(
         model,

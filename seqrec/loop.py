@@ -302,16 +302,16 @@ def _train(training: _Training, state: TrainState, progress: Progress) -> tuple[
             )
         interval_started = runtime.seconds()
 
-    def asked_to_stop(step: int) -> int:
+    def stop_request(step: int) -> int:
         """The highest that any process asks for: a signal's number and `_OUT_OF_TIME`, one of these two, or 0."""
-        asked, limit, passed = 0, 60 * config.max_minutes, seconds_so_far()
+        reason, limit, passed = 0, 60 * config.max_minutes, seconds_so_far()
         if (number := runtime.requested_stop()) is not None:
-            asked = _OUT_OF_TIME + number
+            reason = _OUT_OF_TIME + number
         elif limit and passed >= limit:
-            asked = _OUT_OF_TIME
+            reason = _OUT_OF_TIME
         elif limit and at_full_rate(step) and passed * (1 + config.decay_share) >= limit:
-            asked = _COOL_DOWN
-        return agree_on_highest(asked)
+            reason = _COOL_DOWN
+        return agree_on_highest(reason)
 
     def at_full_rate(step: int) -> bool:
         """Whether a cooldown may yet start after this step."""
@@ -346,7 +346,7 @@ def _train(training: _Training, state: TrainState, progress: Progress) -> tuple[
             if len(interval) == config.log_every_steps or step % per_epoch == 0 or is_due or is_save_due:
                 flush(step)
             # Processes agree at the end of an interval, where they wait for the step's metrics anyway.
-            stop = asked_to_stop(step) if jax.process_count() == 1 or not interval else 0
+            stop = stop_request(step) if jax.process_count() == 1 or not interval else 0
             if stop:
                 flush(step)
             if is_due or stop == _OUT_OF_TIME:

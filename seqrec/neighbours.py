@@ -15,7 +15,7 @@ from seqrec.layers import item_table_rows
 from seqrec.model import Model
 from seqrec.params import Params, ParamSpec
 from seqrec.repeats import RepeatHead
-from seqrec.retrieval import RaisedVectors, plain_vectors, rank_targets, top_k_items
+from seqrec.retrieval import OffsetVectors, plain_vectors, rank_targets, top_k_items
 from seqrec.types import Allow, Batch, BestItems, Exclude, InputError, LossSum, Question, States, TargetRanks, Targets
 
 TABLES = "neighbours"
@@ -49,23 +49,23 @@ class NeighbourHead:
         """That of the head without the tables."""
         return self.base.loss(params, states, question, key=key)
 
-    def queries(self, params: Params, states: States, batch: Batch, last: Int[Array, " queries"]) -> RaisedVectors:
+    def queries(self, params: Params, states: States, batch: Batch, last: Int[Array, " queries"]) -> OffsetVectors:
         """What the other head scores, and what each table adds."""
         hidden: Any = self.base.queries(params, states, batch, last)
         for name in self.tables:
             table = NeighbourTable(**params[TABLES][name])
             items, shares = neighbour_shares(table, batch, last)
-            hidden = RaisedVectors(hidden, items, table.weight * jnp.log1p(shares / SMALLEST_SHARE))
+            hidden = OffsetVectors(hidden, items, table.weight * jnp.log1p(shares / SMALLEST_SHARE))
         return hidden
 
     def rank(
-        self, params: Params, queries: RaisedVectors, targets: Targets, *, exclude: Exclude = None, allow: Allow = None
+        self, params: Params, queries: OffsetVectors, targets: Targets, *, exclude: Exclude = None, allow: Allow = None
     ) -> TargetRanks:
         """As `retrieval.rank_targets`."""
         return rank_targets(queries, params["item_table"], targets, n_items=self.n_items, exclude=exclude, allow=allow)
 
     def top_k(
-        self, params: Params, queries: RaisedVectors, *, k: int, exclude: Exclude = None, allow: Allow = None
+        self, params: Params, queries: OffsetVectors, *, k: int, exclude: Exclude = None, allow: Allow = None
     ) -> BestItems:
         """As `retrieval.top_k_items`."""
         return top_k_items(queries, params["item_table"], k=k, n_items=self.n_items, exclude=exclude, allow=allow)
@@ -175,17 +175,17 @@ def summed_by_id(
     else:
         ids, values = jax.lax.sort((ids, values), num_keys=1)
 
-    def add(before: tuple[Array, Array], own: tuple[Array, Array]) -> tuple[Array, Array]:
-        return own[0], jnp.where(before[0] == own[0], before[1], 0.0) + own[1]
+    def add(before: tuple[Array, Array], after: tuple[Array, Array]) -> tuple[Array, Array]:
+        return after[0], jnp.where(before[0] == after[0], before[1], 0.0) + after[1]
 
     _, sums = jax.lax.associative_scan(add, (ids, values), axis=1)
     is_last = jnp.concatenate([ids[:, 1:] != ids[:, :-1], jnp.ones_like(ids[:, :1], bool)], axis=1)
     return jnp.where(is_last, ids, 0), jnp.where(is_last, sums, 0.0)
 
 
-def parts_of(hidden: Any) -> tuple[Any, list[RaisedVectors]]:
+def parts_of(hidden: Any) -> tuple[Any, list[OffsetVectors]]:
     """What a query's scores start from, and what each table adds to them, in the order of the tables."""
-    if not isinstance(hidden, RaisedVectors):
+    if not isinstance(hidden, OffsetVectors):
         return hidden, []
     base, added = parts_of(hidden.vectors)
     return base, [*added, hidden._replace(vectors=plain_vectors(hidden)[:, :0])]

@@ -50,12 +50,12 @@ class Phase:
         passed = runtime.seconds() - self._started
         if self.total is None:
             return f"{self.name}: {duration(passed)} so far"
-        said = f"{self.name}: {self.done:,} of {self.total:,} {self.unit}, {duration(passed)} so far"
+        text = f"{self.name}: {self.done:,} of {self.total:,} {self.unit}, {duration(passed)} so far"
         since, first = self._measured_from
         if first < self.done < self.total:
             left = (runtime.seconds() - since) / (self.done - first) * (self.total - self.done)
-            said += f", about {duration(left)} left"
-        return said + (f"   {self.note}" if self.note else "")
+            text += f", about {duration(left)} left"
+        return text + (f"   {self.note}" if self.note else "")
 
     def tick(self, *, is_terminal: bool) -> None:
         """Says how far it is, if it is the innermost phase, has lasted a while and nothing was said lately."""

@@ -100,8 +100,8 @@ def prefix_tree(
     ids = ids[np.lexsort((ids, *codes[ids].T[::-1]))]
     levels, n_nodes = [], ROWS
     kept = like.levels if like is not None else (None,) * len(n_codes)
-    for depth, (parents, own) in enumerate(_children(codes[ids])):
-        level = _level(parents, own, n_codes[depth], n_nodes=n_nodes, n_items=len(ids), like=kept[depth])
+    for depth, (parents, node_codes) in enumerate(_children(codes[ids])):
+        level = _level(parents, node_codes, n_codes[depth], n_nodes=n_nodes, n_items=len(ids), like=kept[depth])
         levels.append(level)
         n_nodes = len(level.codes)
     leaves = np.full(room(len(codes), 0.0) if like is None else len(like.leaves), -1, np.int32)

@@ -13,7 +13,7 @@ from seqrec.heads.softmax import SoftmaxHead
 from seqrec.losses.blocks import Mixture
 from seqrec.model import Model
 from seqrec.params import Params, ParamSpec
-from seqrec.retrieval import BoostedVectors
+from seqrec.retrieval import MixtureVectors
 from seqrec.types import Allow, Batch, BestItems, Exclude, InputError, LossSum, Question, States, TargetRanks, Targets
 
 
@@ -50,18 +50,18 @@ class RepeatHead:
         mixture = mixture_of(repeats, question.inputs.items, labels)
         return self.softmax.loss(params, states, question, mixture=mixture, key=key)
 
-    def queries(self, params: Params, states: States, batch: Batch, last: Int[Array, " queries"]) -> BoostedVectors:
+    def queries(self, params: Params, states: States, batch: Batch, last: Int[Array, " queries"]) -> MixtureVectors:
         """The states at the positions `last`, and how much they raise the items of their histories."""
-        return boosted_states(states, repeat_probabilities(params, states, batch), batch.items, last)
+        return mixture_states(states, repeat_probabilities(params, states, batch), batch.items, last)
 
     def rank(
-        self, params: Params, queries: BoostedVectors, targets: Targets, *, exclude: Exclude = None, allow: Allow = None
+        self, params: Params, queries: MixtureVectors, targets: Targets, *, exclude: Exclude = None, allow: Allow = None
     ) -> TargetRanks:
         """Ranks by the mixture's probability."""
         return self.softmax.rank(params, queries, targets, exclude=exclude, allow=allow)
 
     def top_k(
-        self, params: Params, queries: BoostedVectors, *, k: int, exclude: Exclude = None, allow: Allow = None
+        self, params: Params, queries: MixtureVectors, *, k: int, exclude: Exclude = None, allow: Allow = None
     ) -> BestItems:
         """The items of highest probability under the mixture."""
         return self.softmax.top_k(params, queries, k=k, exclude=exclude, allow=allow)
@@ -100,11 +100,11 @@ def with_repeats(model: Model) -> Model:
 
 def repeat_probabilities(params: Params, states: States, batch: Batch) -> Repeats:
     """What each state of a batch predicts of its history's items."""
-    own, states = params["repeats"], states.astype(jnp.float32)
-    products = jnp.einsum("rqd,rkd->rqk", states @ own["query"], states @ own["key"]) / states.shape[-1] ** 0.5
+    mixture, states = params["repeats"], states.astype(jnp.float32)
+    products = jnp.einsum("rqd,rkd->rqk", states @ mixture["query"], states @ mixture["key"]) / states.shape[-1] ** 0.5
     age = jnp.maximum(batch.positions[:, :, None] - batch.positions[:, None, :], 0)
-    scores = jnp.where(causal_mask(batch.segment_ids), products - own["age"] * jnp.log1p(age), -jnp.inf)
-    return Repeats(states @ own["share"] + own["share_bias"], jax.nn.log_softmax(scores, axis=-1))
+    scores = jnp.where(causal_mask(batch.segment_ids), products - mixture["age"] * jnp.log1p(age), -jnp.inf)
+    return Repeats(states @ mixture["share"] + mixture["share_bias"], jax.nn.log_softmax(scores, axis=-1))
 
 
 def mixture_of(repeats: Repeats, items: Int[Array, "rows length"], targets: Int[Array, "rows length"]) -> Mixture:
@@ -119,14 +119,14 @@ def mixture_of(repeats: Repeats, items: Int[Array, "rows length"], targets: Int[
     return Mixture(jax.nn.log_sigmoid(-repeats.log_odds), jax.nn.log_sigmoid(repeats.log_odds) + log_history)
 
 
-def boosted_states(
+def mixture_states(
     states: States, repeats: Repeats, items: Int[Array, "rows length"], last: Int[Array, " queries"]
-) -> BoostedVectors:
+) -> MixtureVectors:
     """The states at the positions `last` of the flattened batch, and the items of their histories."""
     length = items.shape[1]
-    own, log_attention = items[last // length], repeats.log_attention.reshape(-1, length)[last]
-    held = (own > 0) & (log_attention != -jnp.inf)
-    same = (own[:, :, None] == own[:, None, :]) & held[:, None, :]
+    history, log_attention = items[last // length], repeats.log_attention.reshape(-1, length)[last]
+    held = (history > 0) & (log_attention != -jnp.inf)
+    same = (history[:, :, None] == history[:, None, :]) & held[:, None, :]
     log_sum = jax.nn.logsumexp(jnp.where(same, log_attention[:, None, :], -jnp.inf), axis=-1)
     log_odds = repeats.log_odds.reshape(-1)[last][:, None] + log_sum
-    return BoostedVectors(states.reshape(-1, states.shape[-1])[last], jnp.where(held, own, 0), log_odds)
+    return MixtureVectors(states.reshape(-1, states.shape[-1])[last], jnp.where(held, history, 0), log_odds)

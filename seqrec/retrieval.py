@@ -21,34 +21,34 @@ TWO_STAGES_FROM, BLOCK_ROWS = 1 << 16, 64
 all scores and take longer than either."""
 
 
-class BoostedVectors(NamedTuple):
-    """Vectors of users, and the items that have a share of their probability from elsewhere, such as from a history.
+class MixtureVectors(NamedTuple):
+    """Vectors of users whose probabilities are a mixture: of a softmax, and of shares for some items, as of a history.
 
-    Scores are raised such that the softmax over them is the probability of the mixture.
+    Scores of these items rise so that the softmax over all scores is the probability of the mixture.
     """
 
     vectors: Float[Array, "queries d_model"]
-    items: Int[Array, "queries n_boosted"]
+    items: Int[Array, "queries n_history"]
     """0 where there is none; an item may stand there several times, each time with the same odds."""
-    log_odds: Float[Array, "queries n_boosted"]
+    log_odds: Float[Array, "queries n_history"]
     """Log of the item's probability from elsewhere against the probability that the softmax shares out."""
 
 
-class RaisedVectors(NamedTuple):
-    """Vectors of users, or what else is scored, and what is added to the scores of some items."""
+class OffsetVectors(NamedTuple):
+    """Vectors of users, or of a mixture, and numbers to add to the scores of some items."""
 
     vectors: "Vectors"
-    items: Int[Array, "queries n_raised"]
+    items: Int[Array, "queries n_offsets"]
     """Each once; 0 where there is none."""
-    added: Float[Array, "queries n_raised"]
+    offsets: Float[Array, "queries n_offsets"]
 
 
-Vectors = Float[Array, "queries d_model"] | BoostedVectors | RaisedVectors
+Vectors = Float[Array, "queries d_model"] | MixtureVectors | OffsetVectors
 
 
 def plain_vectors(hidden: Vectors) -> Float[Array, "queries d_model"]:
     """The vectors alone, whose products with the items' vectors are what other scores start from."""
-    return plain_vectors(hidden.vectors) if isinstance(hidden, BoostedVectors | RaisedVectors) else hidden
+    return plain_vectors(hidden.vectors) if isinstance(hidden, MixtureVectors | OffsetVectors) else hidden
 
 
 def rank_targets(
@@ -119,7 +119,7 @@ def top_k_items(
     >>> ids.tolist(), scores.tolist()
     ([[2, 3]], [[2.0, 1.0]])
     """
-    _check_k(k, n_items)
+    check_k(k, n_items)
 
     def top(exclude, allow, hidden, shard):
         scores = catalogue_scores(hidden, shard, n_items)
@@ -136,7 +136,7 @@ def top_k_log_probabilities(
 
     Probabilities are the softmax over all items, those that are excluded too.
     """
-    _check_k(k, n_items)
+    check_k(k, n_items)
 
     def top(exclude, allow, hidden, shard):
         scores = catalogue_scores(hidden, shard, n_items)
@@ -180,7 +180,8 @@ def draw_items(
     return over_user_blocks(draw, (*_item_lists(hidden, exclude), hidden, seeds), item_table, n_items=n_items)
 
 
-def _check_k(k: int, n_items: int) -> None:
+def check_k(k: int, n_items: int) -> None:
+    """Refuses a length of lists that is not in 1..n_items."""
     if not 1 <= k <= n_items:
         raise InputError(f"k={k} is not in 1..n_items={n_items}; ask for at most as many items as there are")
 
@@ -203,19 +204,19 @@ def _item_lists(
 
 def catalogue_scores(hidden: Vectors, shard: CatalogueShard, n_items: int) -> Float[Array, "queries n_rows"]:
     """The scores of a shard's rows."""
-    if isinstance(hidden, RaisedVectors):
+    if isinstance(hidden, OffsetVectors):
         scores = catalogue_scores(hidden.vectors, shard, n_items)
         places = places_of(hidden.items, shard)
-        return scores.at[jnp.arange(len(scores))[:, None], places].add(hidden.added, mode="drop")
+        return scores.at[jnp.arange(len(scores))[:, None], places].add(hidden.offsets, mode="drop")
     # By default a TPU multiplies in bfloat16 and a GPU in TF32, which moves ranks.
     vectors, precision = plain_vectors(hidden), jax.lax.Precision.HIGHEST
     scores = jnp.matmul(vectors, shard.table.T, precision=precision, preferred_element_type=jnp.float32)
-    if not isinstance(hidden, BoostedVectors):
+    if not isinstance(hidden, MixtureVectors):
         return scores
     places = places_of(hidden.items, shard)
     added = _log_normalisers(scores, shard, n_items)[:, None] + hidden.log_odds
-    own = jnp.logaddexp(take(scores, places, fill=0.0), added)
-    return scores.at[jnp.arange(len(scores))[:, None], places].set(own, mode="drop")
+    boosted = jnp.logaddexp(take(scores, places, fill=0.0), added)
+    return scores.at[jnp.arange(len(scores))[:, None], places].set(boosted, mode="drop")
 
 
 def places_of(items: Int[Array, "queries n"], shard: CatalogueShard) -> Int[Array, "queries n"]:

@@ -83,8 +83,8 @@ def prepare_run_directory(directory: Path, config: Any, *, experiment: str, resu
 
 def is_free(name: str) -> bool:
     """Whether a resumed run may change this field of its config."""
-    own = name.removeprefix("training.")
-    return own in _FREE_FIELDS or own.startswith(_FREE_CONFIGS)
+    field = name.removeprefix("training.")
+    return field in _FREE_FIELDS or field.startswith(_FREE_CONFIGS)
 
 
 def recipe_of(started: JsonObject) -> JsonObject:

@@ -83,11 +83,11 @@ def row_share() -> Part:
         return Part()
     processes = np.vectorize(lambda device: device.process_index)(mesh.devices).reshape(n_data_shards(), -1)
     held = [np.flatnonzero((processes == process).any(axis=1)) for process in range(jax.process_count())]
-    mine = held[jax.process_index()]
+    local = held[jax.process_index()]
     # A mesh that deals a process's rows out unevenly, or apart, leaves each process the whole batch to take them from.
-    if any(len(rows) != len(mine) or np.ptp(rows) != len(mine) - 1 or rows[0] % len(mine) for rows in held):
+    if any(len(rows) != len(local) or np.ptp(rows) != len(local) - 1 or rows[0] % len(local) for rows in held):
         return Part()
-    return Part(int(mine[0]) // len(mine), len(processes) // len(mine))
+    return Part(int(local[0]) // len(local), len(processes) // len(local))
 
 
 def split_rows(batch: Any) -> Any:

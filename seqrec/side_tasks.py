@@ -75,9 +75,9 @@ def side_task_losses(
     states = states.astype(jnp.float32)
     tasks, losses = params["side_tasks"], {}
     if "skip" in tasks:
-        own, items = tasks["skip"], item_vectors(params["item_table"], next_items)
-        pairs = jnp.sum((states @ own["pair"]) * items, axis=-1)
-        logits = pairs + states @ own["state"] + items @ own["item"] + own["bias"]
+        skip_params, items = tasks["skip"], item_vectors(params["item_table"], next_items)
+        pairs = jnp.sum((states @ skip_params["pair"]) * items, axis=-1)
+        logits = pairs + states @ skip_params["state"] + items @ skip_params["item"] + skip_params["bias"]
         losses["skip"] = optax.sigmoid_binary_cross_entropy(logits, labels["skip"].astype(jnp.float32))
     if "gap" in tasks:
         logits = states @ tasks["gap"]["kernel"] + tasks["gap"]["bias"]

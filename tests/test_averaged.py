@@ -46,7 +46,7 @@ def sparse_state() -> TrainState:
 
 
 @pytest.fixture
-def asked(monkeypatch):
+def restored_names(monkeypatch):
     """The names of the arrays that orbax is asked for."""
     names: list[str] = []
     restore = ocp.CheckpointManager.restore
@@ -67,16 +67,16 @@ def saved(directory, state):
 
 
 @pytest.mark.parametrize("is_known", [True, False])
-def test_of_a_dense_state_the_averaged_parameters_alone_are_read(tmp_path, asked, is_known):
+def test_of_a_dense_state_the_averaged_parameters_alone_are_read(tmp_path, restored_names, is_known):
     like = params_at(0.0) if is_known else None
     averaged, progress = read_best(saved(tmp_path / "c", dense_state()), like)
     jax.tree.map(np.testing.assert_array_equal, averaged, params_at(2.0))
     assert progress == VALIDATED
-    assert sorted(set(asked)) == ["averaged.blocks.0.scale", "averaged.item_table"]
+    assert sorted(set(restored_names)) == ["averaged.blocks.0.scale", "averaged.item_table"]
     assert all(isinstance(leaf, jax.Array if is_known else np.ndarray) for leaf in jax.tree.leaves(averaged))
 
 
-def test_of_sparse_updates_also_what_rows_have_missed_is_read_and_made_up_for(tmp_path, asked):
+def test_of_sparse_updates_also_what_rows_have_missed_is_read_and_made_up_for(tmp_path, restored_names):
     averaged, _ = read_best(saved(tmp_path / "c", sparse_state()), params_at(0.0))
     # A row that is 1 and missed a step: its average of 2 comes half way to 1.
     expected = np.where(np.arange(N_ROWS) % 2 == 0, 1.5, 2.0)[:, None]
@@ -84,7 +84,7 @@ def test_of_sparse_updates_also_what_rows_have_missed_is_read_and_made_up_for(tm
     np.testing.assert_array_equal(averaged["blocks"][0]["scale"], np.full(4, 2.0))
     # Of the arrays with the table's size two are read, of six with a row an item three.
     needed = ("average_decay", "log_decay", "past", "step", "total_log_decay", "total_past")
-    assert sorted(set(asked)) == [
+    assert sorted(set(restored_names)) == [
         "averaged.blocks.0.scale",
         "averaged.item_table",
         *(f"opt_state.table.{name}" for name in needed),
@@ -94,7 +94,7 @@ def test_of_sparse_updates_also_what_rows_have_missed_is_read_and_made_up_for(tm
 
 
 @pytest.mark.parametrize(
-    ("like", "said"),
+    ("like", "message"),
     [
         ({**params_at(0.0), "item_table": jnp.zeros((N_ROWS, 2))}, r"float32\(6, 3\) there but float32\(6, 2\)"),
         ({**params_at(0.0), "item_table": jnp.zeros((N_ROWS, D_MODEL), jnp.int32)}, r"there but int32\(6, 3\)"),
@@ -103,7 +103,7 @@ def test_of_sparse_updates_also_what_rows_have_missed_is_read_and_made_up_for(tm
     ],
     ids=["shape", "dtype", "more", "less"],
 )
-def test_the_parameters_of_another_model_are_refused_by_the_name_of_an_array(tmp_path, like, said):
+def test_the_parameters_of_another_model_are_refused_by_the_name_of_an_array(tmp_path, like, message):
     saved(tmp_path / "c", dense_state())
-    with pytest.raises(InputError, match=rf"c/2: averaged\.\S+ is .*{said}"):
+    with pytest.raises(InputError, match=rf"c/2: averaged\.\S+ is .*{message}"):
         read_best(tmp_path / "c", like)

@@ -56,7 +56,7 @@ def test_what_is_saved_comes_back_bit_for_bit(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("like", "said"),
+    ("like", "message"),
     [
         (state_at(0, size=4), r"float32\(3,\) there but float32\(4,\)"),
         (state_at(0, dtype=jnp.bfloat16), r"float32\(3,\) there but bfloat16\(3,\)"),
@@ -64,11 +64,11 @@ def test_what_is_saved_comes_back_bit_for_bit(tmp_path):
     ],
     ids=["shape", "dtype", "name"],
 )
-def test_a_checkpoint_of_another_model_is_refused_by_the_name_of_its_array(tmp_path, like, said):
+def test_a_checkpoint_of_another_model_is_refused_by_the_name_of_its_array(tmp_path, like, message):
     save_all(tmp_path / "c", (1, 0.5))
     with (
         open_checkpoints(tmp_path / "c", read_only=True) as checkpoints,
-        pytest.raises(InputError, match=rf"c/1: (averaged|params)\.\w+ is .*{said}"),
+        pytest.raises(InputError, match=rf"c/1: (averaged|params)\.\w+ is .*{message}"),
     ):
         restore(checkpoints, like, 1)
 

@@ -91,9 +91,9 @@ def test_a_value_of_the_fields_type_is_taken(name, value):
     assert getattr(Whole(**{name: value}), name) == value
 
 
-@pytest.mark.parametrize(("name", "value", "said"), MISFITS)
-def test_a_value_of_another_type_is_refused_by_name(name, value, said):
-    with pytest.raises(InputError, match=said):
+@pytest.mark.parametrize(("name", "value", "message"), MISFITS)
+def test_a_value_of_another_type_is_refused_by_name(name, value, message):
+    with pytest.raises(InputError, match=message):
         Whole(**{name: value})
 
 
@@ -114,7 +114,7 @@ class Bounded:
 
 
 @pytest.mark.parametrize(
-    ("check", "taken", "refused", "said"),
+    ("check", "accepted", "refused", "message"),
     [
         (lambda c: check_at_least(c, 1, "value"), (1, 2, None), (0.9, 0), "is below 1; try value=1"),
         (lambda c: check_above(c, 0, "value"), (0.1, None), (0, -1), "is not above 0; try value=0.5"),
@@ -124,11 +124,11 @@ class Bounded:
         (lambda c: check_share(c, "value", zero=False, one=False), (0.1,), (0, 1), r"is not a share in \(0, 1\)"),
     ],
 )
-def test_bounds_are_named_with_a_value_that_holds_them(check, taken, refused, said):
-    for value in taken:
+def test_bounds_are_named_with_a_value_that_holds_them(check, accepted, refused, message):
+    for value in accepted:
         check(Bounded(value))
     for value in refused:
-        with pytest.raises(InputError, match=f"value={value} {said}"):
+        with pytest.raises(InputError, match=f"value={value} {message}"):
             check(Bounded(value))
 
 
@@ -171,7 +171,7 @@ def test_leaves_have_dotted_names():
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (None, "the config is None; give its fields"),
         ([], r"the config is \[\]; give its fields"),
@@ -188,8 +188,8 @@ def test_leaves_have_dotted_names():
         ({"n": "x" * 1000}, r"n='x{76}\.\.\. is not a whole number"),
     ],
 )
-def test_json_that_is_no_config_is_refused_by_its_fields_name(content, said):
-    with pytest.raises(InputError, match=said) as refusal:
+def test_json_that_is_no_config_is_refused_by_its_fields_name(content, message):
+    with pytest.raises(InputError, match=message) as refusal:
         from_json(Whole, content)
     assert "\n" not in str(refusal.value)
 

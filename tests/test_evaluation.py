@@ -40,7 +40,7 @@ def queries_of(case, *, mask_seen=True, batch_size=4):
     return make_queries(store, split.test, max_length=MAX_LENGTH, batch_size=batch_size, mask_seen=mask_seen)
 
 
-def alone(history) -> Batch:
+def one_row(history) -> Batch:
     """One history in a row of its own."""
     read = history[-MAX_LENGTH:]
     fields = np.zeros((4, 1, MAX_LENGTH), np.int32)
@@ -59,7 +59,7 @@ def test_ranks_are_those_of_each_history_alone(case, mask_seen):
     assert table.user.tolist() == [user for user, _ in evaluated]
     for row, (_, history) in enumerate(evaluated):
         before, target = history[:-1], history[-1]
-        state = encode(params, alone(before))[0, min(len(before), MAX_LENGTH) - 1]
+        state = encode(params, one_row(before))[0, min(len(before), MAX_LENGTH) - 1]
         candidates = np.zeros(len(params["item_table"]), bool)
         candidates[1 : N_ITEMS + 1] = True
         if mask_seen:
@@ -102,12 +102,12 @@ def test_lists_in_parts_are_those_of_all_queries_and_vectors_multiply_to_scores(
     monkeypatch.setattr(evaluation, "ROWS_PER_PART", 20)
     monkeypatch.setattr(evaluation, "N_IN_FLIGHT", 1)
     _, _, _, model, params = case
-    queries, told = queries_of(case), []
+    queries, reports = queries_of(case), []
     whole = top_items(make_top_step(model, k=5), params, queries)
     step = make_top_step(model, k=5, with_vectors=True)
-    parts = list(top_items_in_parts(step, params, queries, report=told.append))
+    parts = list(top_items_in_parts(step, params, queries, report=reports.append))
     assert len(parts) > 2
-    assert sum(told) == len(queries.users)
+    assert sum(reports) == len(queries.users)
     assert sorted(np.concatenate([part.query for part in parts]).tolist()) == list(range(len(queries.users)))
     for part in parts:
         chex.assert_trees_all_equal(part[:4], tuple(array[part.query] for array in whole[:4]))
@@ -137,7 +137,7 @@ def test_a_query_after_the_whole_history_sees_all_of_it_and_no_target(case):
     )
     assert queries.targets.tolist() == [0, 0, 0]
     assert queries.history_lengths.tolist() == [len(histories[user]) for user in users]
-    found = top_items(make_top_step(model, k=5), params, queries)
-    for user, items in zip(users, found.items, strict=True):
+    lists = top_items(make_top_step(model, k=5), params, queries)
+    for user, items in zip(users, lists.items, strict=True):
         best = make_recommend(model)(params, histories[user], 5)
         assert items[items > 0].tolist() == best

@@ -58,7 +58,7 @@ def test_a_place_that_is_no_directory_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b'{\n"test": }', r"a\.json:2: not JSON"),
         (b"", r"a\.json:1: not JSON"),
@@ -74,9 +74,9 @@ def test_a_place_that_is_no_directory_is_refused(tmp_path):
         (b'{"test": {}, "seconds": "1"}', "seconds is a text, not a number"),
     ],
 )
-def test_a_damaged_file_is_named_in_one_line(tmp_path, content, said):
+def test_a_damaged_file_is_named_in_one_line(tmp_path, content, message):
     (tmp_path / "a.json").write_bytes(content)
-    with pytest.raises(InputError, match=said) as refusal:
+    with pytest.raises(InputError, match=message) as refusal:
         read_object(tmp_path / "a.json", test=dict, seconds=float)
     assert "\n" not in str(refusal.value)
 

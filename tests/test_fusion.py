@@ -15,7 +15,7 @@ from seqrec.heads.softmax import softmax_model
 from seqrec.layers import item_table_rows
 from seqrec.neighbours import neighbour_table, table_params, with_neighbours
 from seqrec.params import init_params
-from seqrec.retrieval import RaisedVectors
+from seqrec.retrieval import OffsetVectors
 
 N_ITEMS, D_MODEL = 20, 4
 
@@ -29,8 +29,10 @@ def test_log_probabilities_and_slopes_are_those_of_the_softmax_over_the_candidat
     targets = np.append(items[:4, 0], [1, 2, 3]).astype(np.int32)
     exclude = random.integers(0, N_ITEMS + 1, (7, 6)).astype(np.int32)
     weights = np.array([0.7, 1.3], np.float32)
-    parts = [states, RaisedVectors(states[:, :0], items, added)]
-    found = log_probabilities(*jax.tree.map(jnp.asarray, (weights, parts, targets, exclude, table)), n_items=N_ITEMS)
+    parts = [states, OffsetVectors(states[:, :0], items, added)]
+    logs_and_slopes = log_probabilities(
+        *jax.tree.map(jnp.asarray, (weights, parts, targets, exclude, table)), n_items=N_ITEMS
+    )
 
     each = np.zeros((2, 7, N_ITEMS + 1))
     each[0] = states @ table[: N_ITEMS + 1].T
@@ -42,8 +44,8 @@ def test_log_probabilities_and_slopes_are_those_of_the_softmax_over_the_candidat
     expected = scipy.special.log_softmax(scores, axis=1)
     at = np.arange(7), targets
     slopes = [values[at] - (np.exp(expected) * values).sum(axis=1) for values in each]
-    np.testing.assert_allclose(found[0], expected[at], rtol=1e-5)
-    np.testing.assert_allclose(found[1], np.stack(slopes, axis=1), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(logs_and_slopes[0], expected[at], rtol=1e-5)
+    np.testing.assert_allclose(logs_and_slopes[1], np.stack(slopes, axis=1), rtol=1e-4, atol=1e-5)
 
 
 @pytest.fixture(scope="module")

@@ -156,7 +156,7 @@ def test_validation_is_on_record_before_its_checkpoint_can_be(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("trouble", "said"),
+    ("trouble", "message"),
     [
         ({"bad_loss_at": PER_EPOCH + 3}, f"the loss is nan at step {PER_EPOCH + 3}"),
         ({"bad_norm_at": PER_EPOCH + 2}, f"the gradient's norm is inf at step {PER_EPOCH + 2}"),
@@ -164,9 +164,9 @@ def test_validation_is_on_record_before_its_checkpoint_can_be(tmp_path):
         ({"bad_weights_at": 2 * PER_EPOCH}, f"the weights after step {2 * PER_EPOCH} are not all finite"),
     ],
 )
-def test_what_is_not_finite_stops_training_and_the_last_good_checkpoint_stays(tmp_path, trouble, said):
+def test_what_is_not_finite_stops_training_and_the_last_good_checkpoint_stays(tmp_path, trouble, message):
     run = Run(tmp_path / "c")
-    with pytest.raises(InputError, match=rf"{said} \(.*\); the checkpoint of step {PER_EPOCH} is kept; try a lower"):
+    with pytest.raises(InputError, match=rf"{message} \(.*\); the checkpoint of step {PER_EPOCH} is kept; try a lower"):
         run.fit(step=step_of(**trouble))
     assert run.saved == [PER_EPOCH]
 

@@ -137,12 +137,12 @@ def test_a_finite_spike_names_step_users_and_gradient_norm(tmp_path):
     with pytest.raises(InputError) as stop:
         Run(tmp_path / "c").fit(step=step_of(bad_loss_at=at, bad_loss=30.0), max_epochs=20, patience=20)
     users = BATCHES.users(at - 1)
-    said = (
+    message = (
         f"the loss is 30 at step {at}, above {running.limit(deviations=10.0):.4g}, the limit at a running mean of "
         f"{running.mean:.4g} (gradient norm 1; users " + ", ".join(str(STORE.user_keys[user]) for user in users[:5])
     )
-    assert said in str(stop.value)
+    assert message in str(stop.value)
     # As high a loss as the first one is none, nor is any where none is looked for.
     for last, deviations in ((1.0, 10.0), (30.0, 0.0)):
-        found = find_spike(RunningLoss(), np.append(losses, last), np.ones(at), first_step=1, deviations=deviations)
-        assert found.n == at
+        spike = find_spike(RunningLoss(), np.append(losses, last), np.ones(at), first_step=1, deviations=deviations)
+        assert spike.n == at

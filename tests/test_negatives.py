@@ -82,14 +82,14 @@ def test_at_20_million_items_each_can_be_drawn_and_chances_are_those_asked_for()
     counts = np.zeros(n_items + 1, np.int64)
     counts[1:] = 10**7 // np.arange(1, n_items + 1)
     of = popularity_distribution(counts, uniform_share=share)
-    asked = (1 - share) * counts[1:] / counts.sum() + share / n_items
+    expected = (1 - share) * counts[1:] / counts.sum() + share / n_items
     # Of whole numbers: no rounding of logarithms.
     widths = [np.diff(bounds.astype(np.int64), axis=-1) / 2**31 for bounds in of]
     drawn = (widths[0][:, None] * widths[1][:-1]).reshape(-1)
     assert drawn[:n_items].min() > 0
     assert drawn[n_items:].sum() == 0
     np.testing.assert_allclose(drawn.sum(), 1, rtol=1e-12)
-    assert np.abs(drawn[:n_items] - asked).sum() / 2 < 1e-3
+    assert np.abs(drawn[:n_items] - expected).sum() / 2 < 1e-3
     ids = np.random.default_rng(0).integers(1, n_items + 1, 1000)
     np.testing.assert_allclose(log_chance(of, ids), np.log(drawn[ids - 1]), rtol=1e-6)
 

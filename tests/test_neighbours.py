@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from packed_rows import rows_of
 
-from seqrec.baselines.item_tables import fit_item_table
 from seqrec.baselines.item_to_item import first_order_markov, item_knn, item_to_item_scorer
+from seqrec.baselines.neighbour_tables import fit_neighbour_table
 from seqrec.baselines.numpy_ranks import target_ranks
 from seqrec.baselines.slim import slim
 from seqrec.data.batches import make_queries
@@ -57,9 +57,11 @@ def base_model():
 
 def fitted_tables():
     return {
-        name: neighbour_table(*fit_item_table(name, STORE, SPLIT)[:2], recency=recency, weight=weight, n_items=N_ITEMS)
+        name: neighbour_table(
+            *fit_neighbour_table(name, STORE, SPLIT)[:2], recency=recency, weight=weight, n_items=N_ITEMS
+        )
         for name, weight in WEIGHTS.items()
-        for recency in [fit_item_table(name, STORE, SPLIT).recency]
+        for recency in [fit_neighbour_table(name, STORE, SPLIT).recency]
     }
 
 
@@ -68,7 +70,7 @@ def queries_of(*, mask_seen=True):
 
 
 @pytest.fixture(scope="module")
-def fused():
+def extended():
     model = with_neighbours(base_model(), fitted_tables())
     params = init_params(model.specs, jax.random.key(0))
     return model, {**params, "item_table": 20 * params["item_table"], **table_params(fitted_tables())}
@@ -80,33 +82,33 @@ def slow_scores(model, params):
     (states,) = run_queries(step, params, queries_of())
     scores = states.astype(np.float64) @ np.asarray(params["item_table"], np.float64)[: N_ITEMS + 1].T
     for name, weight in WEIGHTS.items():
-        own = np.maximum(SCORERS[name]().own(SPLIT.test).toarray().astype(np.float64), 0)
+        own = np.maximum(SCORERS[name]().query_scores(SPLIT.test).toarray().astype(np.float64), 0)
         own /= np.maximum(own.sum(axis=1, keepdims=True), 1e-30)
         scores += weight * np.log1p(own / SMALLEST_SHARE)
     return scores
 
 
 @pytest.mark.parametrize("mask_seen", [False, True])
-def test_ranks_are_those_of_the_sums_with_the_baselines_scores(fused, mask_seen):
-    model, params = fused
+def test_ranks_are_those_of_the_sums_with_the_baselines_scores(extended, mask_seen):
+    model, params = extended
     scores, targets = slow_scores(model, params), STORE.items[SPLIT.test]
     candidates = np.ones(scores.shape, bool)
     candidates[:, 0] = False
     if mask_seen:
         for row, (user, stop) in enumerate(zip(range(len(targets)), SPLIT.test, strict=True)):
             candidates[row, STORE.items[STORE.offsets[user] : stop]] = False
-    found = evaluate(make_eval_step(model), params, queries_of(mask_seen=mask_seen))
-    np.testing.assert_array_equal(found.rank, target_ranks(scores, targets, where=candidates))
+    ranks = evaluate(make_eval_step(model), params, queries_of(mask_seen=mask_seen))
+    np.testing.assert_array_equal(ranks.rank, target_ranks(scores, targets, where=candidates))
 
 
-def test_lists_hold_the_items_of_highest_score(fused):
-    model, params = fused
+def test_lists_hold_the_items_of_highest_score(extended):
+    model, params = extended
     scores = slow_scores(model, params)
     scores[:, 0] = -np.inf
-    found = top_items(make_top_step(model, k=4), params, queries_of(mask_seen=False))
+    lists = top_items(make_top_step(model, k=4), params, queries_of(mask_seen=False))
     best = np.argsort(-scores, axis=1)[:, :4]
-    np.testing.assert_array_equal(found.items, best)
-    np.testing.assert_allclose(found.scores, np.take_along_axis(scores, best, axis=1), rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(lists.items, best)
+    np.testing.assert_allclose(lists.scores, np.take_along_axis(scores, best, axis=1), rtol=1e-5, atol=1e-5)
 
 
 def test_in_a_packed_row_a_history_is_not_another_ones():
@@ -115,9 +117,9 @@ def test_in_a_packed_row_a_history_is_not_another_ones():
     ids[[5, 9, 12], 0] = 1, 2, 3
     table = neighbour_table(ids, np.ones((13, 1)), recency=[1.0, 0.5, 0.25], n_items=12)
     items, shares = jax.jit(neighbour_shares)(jax.tree.map(jnp.asarray, table), batch, jnp.array([2, 4]))
-    found = [dict(zip(*each, strict=True)) for each in zip(items.tolist(), shares.tolist(), strict=True)]
-    assert {item: share for item, share in found[0].items() if item} == pytest.approx({1: 5 / 7, 2: 2 / 7})
-    assert {item: share for item, share in found[1].items() if item} == pytest.approx({1: 2 / 3, 2: 1 / 3})
+    shares_by_item = [dict(zip(*each, strict=True)) for each in zip(items.tolist(), shares.tolist(), strict=True)]
+    assert {item: share for item, share in shares_by_item[0].items() if item} == pytest.approx({1: 5 / 7, 2: 2 / 7})
+    assert {item: share for item, share in shares_by_item[1].items() if item} == pytest.approx({1: 2 / 3, 2: 1 / 3})
 
 
 @pytest.mark.parametrize("n_ids", [40, 2**31])  # sorted as one number, and as two
@@ -141,12 +143,12 @@ def test_tables_raise_the_scores_of_a_repeat_mixture_too():
     table = neighbour_table(ids, np.ones(ids.shape), recency=[1.0], weight=100.0, n_items=N_ITEMS)
     model = with_neighbours(with_repeats(base_model()), {"markov": table})
     params = {**init_params(model.specs, jax.random.key(0)), **table_params({"markov": table})}
-    found = top_items(make_top_step(model, k=1), params, queries_of(mask_seen=False))
-    np.testing.assert_array_equal(found.items[:, 0], STORE.items[SPLIT.test - 1])
+    lists = top_items(make_top_step(model, k=1), params, queries_of(mask_seen=False))
+    np.testing.assert_array_equal(lists.items[:, 0], STORE.items[SPLIT.test - 1])
 
 
-def test_without_its_tables_the_model_is_what_it_was(fused):
-    model, _ = fused
+def test_without_its_tables_the_model_is_what_it_was(extended):
+    model, _ = extended
     alone = without_neighbours(model)
     assert isinstance(alone, Model)
     assert alone.specs.keys() == model.specs.keys() - {TABLES}
@@ -154,8 +156,8 @@ def test_without_its_tables_the_model_is_what_it_was(fused):
     assert without_neighbours(alone) is None
 
 
-def test_a_head_that_is_no_softmax_takes_no_table(fused):
-    model = dataclasses.replace(base_model(), head=fused[0].head)
+def test_a_head_that_is_no_softmax_takes_no_table(extended):
+    model = dataclasses.replace(base_model(), head=extended[0].head)
     with pytest.raises(InputError, match="NeighbourHead has none; leave --fuse out"):
         with_neighbours(model, fitted_tables())
 

@@ -69,7 +69,7 @@ def first_state(config):
     return init_state(model, optimizer_of(config, model), seed=3)
 
 
-def alone(config, values, batches):
+def single_run(config, values, batches):
     """The same run by itself, with its values as constants of its program."""
     for name, value in values.items():
         part, _, field = name.partition(".")
@@ -110,7 +110,7 @@ def one_alone(batches):
     @functools.cache
     def run(number):
         config = Parts(TransformerConfig(d_model=8, n_blocks=1))
-        return alone(config, {name: values[number] for name, values in TRANSFORMER.items()}, batches)
+        return single_run(config, {name: values[number] for name, values in TRANSFORMER.items()}, batches)
 
     return run
 
@@ -142,7 +142,7 @@ def test_other_losses_schedules_and_encoders_take_traced_numbers_too(batches):
     population, step = population_of(config(), scalars)
     for number in range(N_STEPS):
         population, _ = step(population, batches.batch(number))
-    expected, _ = alone(config(), {name: values[1] for name, values in scalars.items()}, batches)
+    expected, _ = single_run(config(), {name: values[1] for name, values in scalars.items()}, batches)
     chex.assert_trees_all_close(member(population, 1), expected, atol=1e-5)
 
 

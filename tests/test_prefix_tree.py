@@ -64,13 +64,13 @@ def test_both_forms_of_a_level_are_in_use():
 
 def test_a_beam_is_offered_what_a_trie_of_dictionaries_offers_and_ends_at_the_items():
     trie, items = trie_of(CODES), []
-    for prefix, found in walked(TREE):
+    for prefix, children in walked(TREE):
         if len(prefix) < len(N_CODES):
             # Items with equal codes are leaves of their own.
-            assert sorted(set(found)) == trie.pop(prefix)
+            assert sorted(set(children)) == trie.pop(prefix)
         else:
-            assert tuple(CODES[found]) == prefix
-            items.append(found)
+            assert tuple(CODES[children]) == prefix
+            items.append(children)
     assert not trie
     assert sorted(items) == list(range(1, N_ITEMS + 1))
 
@@ -85,8 +85,8 @@ def test_a_node_is_allowed_where_an_item_below_it_is():
         for depth in reversed(range(3)):
             below[depth][:, node] |= allowed[:, item]
             node = TREE.levels[depth].parents[node]
-    for found, expected in zip(jax.jit(allowed_nodes)(TREE, leaves), below, strict=True):
-        np.testing.assert_array_equal(found, expected)
+    for is_allowed, expected in zip(jax.jit(allowed_nodes)(TREE, leaves), below, strict=True):
+        np.testing.assert_array_equal(is_allowed, expected)
 
 
 @pytest.mark.parametrize("depth", [1, 2])

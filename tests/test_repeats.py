@@ -29,7 +29,7 @@ from seqrec.negatives import Negatives
 from seqrec.params import init_params
 from seqrec.questions import continuation, masked_item, next_item
 from seqrec.recommendation import make_recommend
-from seqrec.repeats import Repeats, boosted_states, mixture_of, repeat_probabilities, with_repeats
+from seqrec.repeats import Repeats, mixture_of, mixture_states, repeat_probabilities, with_repeats
 from seqrec.retrieval import rank_targets, top_k_items
 from seqrec.training import OptimizerConfig, init_state, make_optimizer, make_train_step
 from seqrec.types import HistoryBatch, InputError
@@ -134,7 +134,7 @@ def test_the_loss_and_its_gradients_are_those_of_the_dense_mixture(way, monkeypa
 def test_ranks_and_lists_are_those_of_the_dense_mixture():
     params, hidden, _ = a_case()
     last = jnp.asarray([4, 7, 19, 21])  # the newest position of each history
-    vectors = jax.jit(boosted_states)(hidden, probabilities(params, hidden, BATCH), BATCH.items, last)
+    vectors = jax.jit(mixture_states)(hidden, probabilities(params, hidden, BATCH), BATCH.items, last)
     with jax.enable_x64(True):
         wide = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf, np.float64)), (params, hidden))
         dense = np.asarray(jax.jit(dense_log_probabilities)(*wide, BATCH)).reshape(-1, N_ITEMS)[np.asarray(last)]

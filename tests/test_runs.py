@@ -194,7 +194,7 @@ def test_a_damaged_line_is_told_in_one_line(tmp_path, line):
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "message"),
     [
         (lambda record: None, "holds null, not an object"),
         (lambda record: [], "holds a list, not an object"),
@@ -215,9 +215,9 @@ def test_a_damaged_line_is_told_in_one_line(tmp_path, line):
         (lambda content: content | {"config": {"rate": float("nan")}}, "rate=nan is not a finite number"),
     ],
 )
-def test_a_damaged_config_is_told_in_one_line_with_its_file(run, damage, said):
+def test_a_damaged_config_is_told_in_one_line_with_its_file(run, damage, message):
     write_json(run / "config.json", damage(read_json(run / "config.json")))
-    with pytest.raises(InputError, match=said) as refusal:
+    with pytest.raises(InputError, match=message) as refusal:
         runs.read_config(Config, run)
     assert str(run / "config.json") in str(refusal.value)
     assert "\n" not in str(refusal.value)

@@ -46,8 +46,8 @@ def test_a_script_that_is_logged_to_a_file_has_its_own_command_line_and_output(t
             print(attempt, *sys.argv)
     assert sys.argv == argv
     assert logging.root.handlers == handlers
-    said = capsys.readouterr()
-    assert said.out + said.err == ""
+    message = capsys.readouterr()
+    assert message.out + message.err == ""
     kept = (tmp_path / "log.txt").read_text()
     assert kept.count("device  ") == 2
     assert "first other.py --flag" in kept
@@ -83,7 +83,7 @@ def test_arguments_make_a_config():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--max-epoch", "2"], "perhaps you meant --max-epochs INT"),
         (["--max-epochs", "two"], "'two'"),
@@ -92,13 +92,13 @@ def test_arguments_make_a_config():
         (["stray"], "stray"),
     ],
 )
-def test_a_bad_argument_is_one_line_and_exit_status_2(monkeypatch, capsys, arguments, said):
+def test_a_bad_argument_is_one_line_and_exit_status_2(monkeypatch, capsys, arguments, message):
     assert exit_status(monkeypatch, print, *arguments) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
     assert printed.err.startswith("script.py: ")
     assert printed.err.count("\n") == 1
-    assert said in printed.err
+    assert message in printed.err
 
 
 def test_help_names_each_flag_and_ends_well(monkeypatch, capsys):
@@ -200,22 +200,22 @@ def signalled(seconds: float, *numbers: signal.Signals) -> tuple[int, str, str]:
             process.send_signal(number)
             # The process says on one line each what it makes of a signal.
             assert process.stderr.readline() == "\n"
-            said = process.stderr.readline()
+            message = process.stderr.readline()
         rest = process.communicate(timeout=60)
-    return process.returncode, rest[0], said + rest[1]
+    return process.returncode, rest[0], message + rest[1]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_inside_a_callback_is_not_lost(number):
-    status, printed, said = signalled(1.0, number)
+    status, printed, message = signalled(1.0, number)
     assert (status, printed) == (128 + number, "")
-    assert said.startswith("stopping after the current step")
-    assert "interrupted; what was saved before is intact" in said
-    assert "Traceback" not in said
+    assert message.startswith("stopping after the current step")
+    assert "interrupted; what was saved before is intact" in message
+    assert "Traceback" not in message
 
 
 @pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
 def test_the_second_signal_ends_the_process_at_once_whatever_it_is_doing(second):
-    status, printed, said = signalled(600.0, signal.SIGINT, second)
+    status, printed, message = signalled(600.0, signal.SIGINT, second)
     assert (status, printed) == (128 + second, "")
-    assert said == "ended at once; what was saved before is intact\n"
+    assert message == "ended at once; what was saved before is intact\n"

@@ -124,17 +124,17 @@ def cuped_estimates(
     shared_variance = max(float(theta @ among_covariates @ theta), 0.0)
     estimates, plain, left = [], 0.0, 0.0
     for arm, gradient in zip(arms, gradients, strict=True):
-        own = gradient.copy()
-        own[columns] -= theta
+        coefficients = gradient.copy()
+        coefficients[columns] -= theta
         value = arm.mean[numerator] / (1.0 if denominator is None else arm.mean[denominator])
-        variance = float(own @ arm.covariance @ own)
+        variance = float(coefficients @ arm.covariance @ coefficients)
         estimates.append(
             Estimate(
                 float(value - theta @ (arm.mean[columns] - centre)),
                 max(variance, 0.0) / arm.n_users,
                 arm.n_users,
                 shared_variance,
-                float((arm.covariance @ own)[columns] @ theta) / n_all,
+                float((arm.covariance @ coefficients)[columns] @ theta) / n_all,
             )
         )
         plain += arm.n_users * float(gradient @ arm.covariance @ gradient)
@@ -162,8 +162,8 @@ def cross_fitted_weights(
     [[1.0], [1.0]]
     """
     weights = []
-    for own in range(len(folds)):
-        others = [arm for fold, arms in enumerate(folds) if fold != own for arm in arms]
+    for held_out in range(len(folds)):
+        others = [arm for fold, arms in enumerate(folds) if fold != held_out for arm in arms]
         try:
             weights.append(_regression(others, list(covariates), _gradients(others, numerator, denominator)))
         except InputError:

@@ -45,12 +45,12 @@ def ials(
         user_vectors = solved(items, of_user, item_vectors, store.n_items)
         item_vectors[1:] = solved(users[by_item], of_item[1:], user_vectors, store.n_users)
 
-    def own(positions: Int[np.ndarray, " queries"]) -> sp.csr_matrix:
-        queries, taken = _distinct(store, store.offsets[rows_at(store.offsets, positions)], positions)
+    def query_scores(positions: Int[np.ndarray, " queries"]) -> sp.csr_matrix:
+        queries, items = _distinct(store, store.offsets[rows_at(store.offsets, positions)], positions)
         lengths = np.bincount(queries, minlength=len(positions))
-        return of_all_items(solved(taken, lengths, item_vectors, store.n_items) @ item_vectors[1:].T)
+        return of_all_items(solved(items, lengths, item_vectors, store.n_items) @ item_vectors[1:].T)
 
-    return Scorer(np.zeros(store.n_items + 1), own, lambda positions: np.full(len(positions), store.n_items))
+    return Scorer(np.zeros(store.n_items + 1), query_scores, lambda positions: np.full(len(positions), store.n_items))
 
 
 def _distinct(store: SequenceStore, starts: np.ndarray, stops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -72,7 +72,7 @@ def _solve(
     """The vector of each row whose products with those of its `columns` are nearest 1, and with all others 0."""
     d_model = vectors.shape[1]
     of_all = unobserved_weight * (vectors.T @ vectors)
-    found = np.zeros((len(lengths), d_model), np.float32)
+    solutions = np.zeros((len(lengths), d_model), np.float32)
     starts = np.cumsum(lengths) - lengths
     # Rows of about equal length together, each filled up with a vector of zeros.
     order = np.argsort(lengths, kind="stable")
@@ -82,8 +82,8 @@ def _solve(
         width = int(lengths[rows].max(initial=0))
         is_one = np.arange(width) < lengths[rows, None]
         places = np.minimum(starts[rows, None] + np.arange(width), max(0, len(columns) - 1))
-        own = padded[np.where(is_one, columns[places] if len(columns) else 0, len(vectors))]
-        matrices = own.transpose(0, 2, 1) @ own + of_all
+        row_vectors = padded[np.where(is_one, columns[places] if len(columns) else 0, len(vectors))]
+        matrices = row_vectors.transpose(0, 2, 1) @ row_vectors + of_all
         matrices[:, np.arange(d_model), np.arange(d_model)] += penalties[rows, None]
-        found[rows] = np.linalg.solve(matrices, own.sum(axis=1)[..., None])[..., 0]
-    return found
+        solutions[rows] = np.linalg.solve(matrices, row_vectors.sum(axis=1)[..., None])[..., 0]
+    return solutions

@@ -37,16 +37,16 @@ def item_to_item_scorer(store: SequenceStore, model: ItemToItem) -> Scorer:
         ages = np.repeat(lengths, lengths) - 1 - ranges(np.zeros_like(lengths), lengths)
         return np.repeat(np.arange(len(positions)), lengths), store.items[ranges(positions - lengths, lengths)], ages
 
-    def own(positions: Positions) -> sp.csr_matrix:
+    def query_scores(positions: Positions) -> sp.csr_matrix:
         rows, items, ages = latest(positions)
         shape = (len(positions), model.weights.shape[0])
         return sp.csr_matrix((model.by_age[ages], (rows, items)), shape=shape) @ model.weights
 
-    def n_own(positions: Positions) -> Int[np.ndarray, " queries"]:
+    def n_query_scores(positions: Positions) -> Int[np.ndarray, " queries"]:
         rows, items, _ = latest(positions)
         return np.bincount(rows, n_of_item[items], minlength=len(positions)).astype(np.int64)
 
-    return Scorer(model.shared, own, n_own)
+    return Scorer(model.shared, query_scores, n_query_scores)
 
 
 def sparse_rows(
@@ -121,6 +121,6 @@ def item_knn(
     are counted for a block of items at a time: memory is that of the neighbours that are kept, of which too many are
     refused. Popularity breaks ties.
     """
-    taken = binary_training(store, split, max_history=max_history)
-    similarity = most_similar(taken, n_neighbours=n_neighbours, shrinkage=shrinkage, name="item-kNN")
+    interactions = binary_training(store, split, max_history=max_history)
+    similarity = most_similar(interactions, n_neighbours=n_neighbours, shrinkage=shrinkage, name="item-kNN")
     return ItemToItem(similarity, decay ** np.arange(n_latest), tie_breaks(training_counts(store, split)))

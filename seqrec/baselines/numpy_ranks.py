@@ -22,12 +22,12 @@ def target_ranks(
     users = np.arange(len(scores))
     inside = (targets >= 0) & (targets < scores.shape[1])
     columns = np.where(inside, targets, 0)
-    own = scores[users, columns][:, None]
+    target_scores = scores[users, columns][:, None]
     # Written as "not at most" and "not below", which are also true of NaN on either side.
-    n_above = np.count_nonzero(~(scores <= own) & where, axis=1)
-    n_not_below = np.count_nonzero(~(scores < own) & where, axis=1)
+    n_above = np.count_nonzero(~(scores <= target_scores) & where, axis=1)
+    n_not_below = np.count_nonzero(~(scores < target_scores) & where, axis=1)
     # The target is one of the items counted: above itself if it is NaN, else tied with itself.
-    is_nan = np.isnan(own[:, 0])
+    is_nan = np.isnan(target_scores[:, 0])
     ranks = ranks_of_counts(n_above - is_nan, n_not_below - n_above - ~is_nan)
     return np.where(inside & where[users, columns], ranks, np.nan)
 

@@ -24,7 +24,7 @@ def personal_recency(
         lengths: Int[np.ndarray, " queries"] = positions - store.offsets[rows_at(store.offsets, positions)]
         return lengths
 
-    def own(positions: Positions) -> sp.csr_matrix:
+    def query_scores(positions: Positions) -> sp.csr_matrix:
         lengths = lengths_of(positions)
         ages = np.repeat(lengths, lengths) - ranges(np.zeros_like(lengths), lengths)
         rows, items = np.repeat(np.arange(len(positions)), lengths), store.items[ranges(positions - lengths, lengths)]
@@ -32,4 +32,4 @@ def personal_recency(
             (np.float_power(ages, -exponent), (rows, items)), shape=(len(positions), store.n_items + 1)
         )
 
-    return Scorer(tie_breaks(counts), own, lengths_of)
+    return Scorer(tie_breaks(counts), query_scores, lengths_of)

@@ -28,10 +28,10 @@ class Scorer(NamedTuple):
     """Scores of all ids for each position: those that all positions share, and what some ids have in addition."""
 
     shared: Float[np.ndarray, " n_items_plus_1"]
-    own: Callable[[Positions], sp.csr_matrix]
-    """`own(positions)` -> [queries, n_items_plus_1], added to `shared`."""
-    n_own: Callable[[Positions], Int[np.ndarray, " queries"]]
-    """At most how many entries `own` has in each row, by which blocks are sized."""
+    query_scores: Callable[[Positions], sp.csr_matrix]
+    """`query_scores(positions)` -> [queries, n_items_plus_1], added to `shared`."""
+    n_query_scores: Callable[[Positions], Int[np.ndarray, " queries"]]
+    """At most how many entries `query_scores` has in each row, by which blocks are sized."""
 
 
 _PAIRS_PER_BLOCK = 1 << 23
@@ -61,7 +61,7 @@ def score_ranks(
     n_candidates = np.full(len(target_positions), store.n_items)
     in_order = np.sort(scorer.shared[1:])
     lengths = target_positions - store.offsets[rows_at(store.offsets, target_positions)]
-    for block in blocks(scorer.n_own(target_positions) + mask_seen * lengths):
+    for block in blocks(scorer.n_query_scores(target_positions) + mask_seen * lengths):
         positions = target_positions[block]
         queries, targets = np.arange(len(positions)), np.asarray(store.items[positions])
         scores = _PairScores(scorer, positions)
@@ -92,13 +92,13 @@ class _PairScores:
     """A scorer's own entries at some positions: row and item of each, and its score."""
 
     def __init__(self, scorer: Scorer, positions: Positions):
-        own = scorer.own(positions)
-        own.sum_duplicates()  # and sorts them
-        self.shared, self.n_ids = scorer.shared, own.shape[1]
-        self.rows = np.repeat(np.arange(own.shape[0]), np.diff(own.indptr))
-        self.items = own.indices
-        self.values = own.data + scorer.shared[own.indices]
-        self.pairs = self.rows * self.n_ids + own.indices
+        entries = scorer.query_scores(positions)
+        entries.sum_duplicates()  # and sorts them
+        self.shared, self.n_ids = scorer.shared, entries.shape[1]
+        self.rows = np.repeat(np.arange(entries.shape[0]), np.diff(entries.indptr))
+        self.items = entries.indices
+        self.values = entries.data + scorer.shared[entries.indices]
+        self.pairs = self.rows * self.n_ids + entries.indices
 
     def of(self, rows: Int[np.ndarray, " n"], items: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
         """The scores of any pairs of row and item."""
@@ -122,8 +122,8 @@ def ease(store: SequenceStore, split: Split, *, l2: float = 500.0) -> Scorer:
             f"EASE on {store.n_items:,} items needs {8 * store.n_items**2 / 1e9:.0f} GB; it takes up to "
             f"{_LARGEST_EASE:,}: drop rare items, or take item_knn"
         )
-    taken = _binary(store, store.offsets[:-1], np.maximum(split.train_stop - store.offsets[:-1], 0))[:, 1:]
-    gram = (taken.T @ taken).toarray().astype(np.float64)
+    interactions = _binary(store, store.offsets[:-1], np.maximum(split.train_stop - store.offsets[:-1], 0))[:, 1:]
+    gram = (interactions.T @ interactions).toarray().astype(np.float64)
     np.fill_diagonal(gram, gram.diagonal() + l2)
     inverse = scipy.linalg.inv(gram, overwrite_a=True, check_finite=False)
     weights = inverse / -inverse.diagonal()
@@ -149,14 +149,14 @@ def binary_training(store: SequenceStore, split: Split, *, max_history: int = 10
     return _binary(store, starts, np.maximum(split.train_stop - starts, 0))
 
 
-def most_similar(taken: sp.csr_matrix, *, n_neighbours: int, shrinkage: float, name: str) -> sp.csr_matrix:
+def most_similar(interactions: sp.csr_matrix, *, n_neighbours: int, shrinkage: float, name: str) -> sp.csr_matrix:
     """The `n_neighbours` most similar items of each, by the cosine of `item_knn`, from rows of items taken together.
 
     Raises:
       InputError: the result would be larger than `name`, who asks, may be.
     """
-    n_items = taken.shape[1] - 1
-    of_items, lengths = taken.T.tocsr(), np.diff(taken.indptr)
+    n_items = interactions.shape[1] - 1
+    of_items, lengths = interactions.T.tocsr(), np.diff(interactions.indptr)
     counts = np.diff(of_items.indptr).astype(np.float64)
     n_pairs = of_items @ lengths
     n_bytes = 2 * 12 * int(np.minimum(n_pairs, n_neighbours).sum())  # while blocks are joined they are there twice
@@ -168,7 +168,7 @@ def most_similar(taken: sp.csr_matrix, *, n_neighbours: int, shrinkage: float, n
     bounds = np.flatnonzero(np.diff(np.cumsum(n_pairs) // _PAIRS_PER_BLOCK, prepend=0))
     similar = []
     for start, stop in itertools.pairwise(np.unique([0, *bounds, len(counts)])):
-        both = (of_items[start:stop] @ taken).astype(np.float64)
+        both = (of_items[start:stop] @ interactions).astype(np.float64)
         rows = start + np.repeat(np.arange(stop - start), np.diff(both.indptr))
         is_other = rows != both.indices
         both.data *= is_other / (np.sqrt(counts[rows] * counts[both.indices]) + shrinkage)

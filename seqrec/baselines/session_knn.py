@@ -69,18 +69,18 @@ def vs_sknn(
     counts = np.bincount(index.items, minlength=store.n_items + 1)
     rarity = np.log(max(1, store.n_users) / np.maximum(counts, 1)) if idf else np.ones(store.n_items + 1)
 
-    def own(positions: Int[np.ndarray, " queries"]) -> sp.csr_matrix:
+    def query_scores(positions: Int[np.ndarray, " queries"]) -> sp.csr_matrix:
         history = _latest(store, positions, n_latest)
         lengths = np.count_nonzero(history, axis=1)
         weights = np.maximum(lengths[:, None] - np.arange(n_latest), 0) / np.maximum(lengths, 1)[:, None]
-        found = _neighbours(index, store, positions, history, weights, n_recent)
-        found = _most_similar(found, found.similarity, index.recency, n_neighbours)
-        each = found.similarity * weights[found.queries, found.ages]
-        rows, items, _ = _items_of(index, found)
-        values = np.repeat(each, _sizes(index, found)) * rarity[items]
+        neighbours = _neighbours(index, store, positions, history, weights, n_recent)
+        neighbours = _most_similar(neighbours, neighbours.similarity, index.recency, n_neighbours)
+        each = neighbours.similarity * weights[neighbours.queries, neighbours.ages]
+        rows, items, _ = _items_of(index, neighbours)
+        values = np.repeat(each, _sizes(index, neighbours)) * rarity[items]
         return sp.csr_matrix((values, (rows, items)), shape=(len(positions), store.n_items + 1))
 
-    return _scorer(store, index, own, n_neighbours=n_neighbours, n_latest=n_latest, n_recent=n_recent)
+    return _scorer(store, index, query_scores, n_neighbours=n_neighbours, n_latest=n_latest, n_recent=n_recent)
 
 
 def stan(
@@ -106,29 +106,29 @@ def stan(
     n_items_of = np.diff(index.of_sequence)
     ends = np.maximum(split.train_stop - 1, 0)
 
-    def own(positions: Int[np.ndarray, " queries"]) -> sp.csr_matrix:
+    def query_scores(positions: Int[np.ndarray, " queries"]) -> sp.csr_matrix:
         history = _latest(store, positions, n_latest)
         weights = np.where(history > 0, np.exp(-np.arange(n_latest) / age_decay), 0.0)
-        found = _neighbours(index, store, positions, history, weights, n_recent)
+        neighbours = _neighbours(index, store, positions, history, weights, n_recent)
         lengths = np.count_nonzero(history, axis=1)
-        similarity = found.similarity / np.sqrt(lengths[found.queries] * n_items_of[found.sequences])
+        similarity = neighbours.similarity / np.sqrt(lengths[neighbours.queries] * n_items_of[neighbours.sequences])
         if times is not None:
-            passed = times[positions - 1][found.queries] - times[ends[found.sequences]]
+            passed = times[positions - 1][neighbours.queries] - times[ends[neighbours.sequences]]
             similarity = similarity * np.exp(-np.maximum(passed, 0) / DAY_US / days_decay)
-        found = _most_similar(found._replace(similarity=similarity), similarity, index.recency, n_neighbours)
-        rows, items, places = _items_of(index, found)
-        sizes = _sizes(index, found)
-        distance = np.abs(places - np.repeat(found.places, sizes))
-        values = np.repeat(found.similarity, sizes) * np.exp(-distance / distance_decay)
+        neighbours = _most_similar(neighbours._replace(similarity=similarity), similarity, index.recency, n_neighbours)
+        rows, items, places = _items_of(index, neighbours)
+        sizes = _sizes(index, neighbours)
+        distance = np.abs(places - np.repeat(neighbours.places, sizes))
+        values = np.repeat(neighbours.similarity, sizes) * np.exp(-distance / distance_decay)
         return sp.csr_matrix((values, (rows, items)), shape=(len(positions), store.n_items + 1))
 
-    return _scorer(store, index, own, n_neighbours=n_neighbours, n_latest=n_latest, n_recent=n_recent)
+    return _scorer(store, index, query_scores, n_neighbours=n_neighbours, n_latest=n_latest, n_recent=n_recent)
 
 
 def _scorer(
     store: SequenceStore,
     index: _Index,
-    own: Callable[[np.ndarray], sp.csr_matrix],
+    query_scores: Callable[[np.ndarray], sp.csr_matrix],
     *,
     n_neighbours: int,
     n_latest: int,
@@ -137,7 +137,7 @@ def _scorer(
     """Blocks are as small as the sequences that are looked at, and the items of those that are kept, make them."""
     longest = int(np.diff(index.of_sequence).max(initial=1))
     most = n_latest * n_recent + n_neighbours * longest
-    return Scorer(np.zeros(store.n_items + 1), own, lambda positions: np.full(len(positions), most))
+    return Scorer(np.zeros(store.n_items + 1), query_scores, lambda positions: np.full(len(positions), most))
 
 
 def _index(store: SequenceStore, split: Split, n_recent: int) -> _Index:
@@ -187,27 +187,27 @@ def _neighbours(
     queries, ages = np.nonzero(history)
     items = history[queries, ages]
     lengths = index.of_item[items + 1] - index.of_item[items]
-    found = ranges(index.of_item[items], lengths)
+    entries = ranges(index.of_item[items], lengths)
     queries, ages = np.repeat(queries, lengths), np.repeat(ages, lengths)
-    is_other = index.sequences[found] != rows_at(store.offsets, positions)[queries]
-    found, queries, ages = found[is_other], queries[is_other], ages[is_other]
+    is_other = index.sequences[entries] != rows_at(store.offsets, positions)[queries]
+    entries, queries, ages = entries[is_other], queries[is_other], ages[is_other]
     # Those of a query and a sequence together, the newest item first.
-    order = np.lexsort((ages, index.sequences[found], queries))
-    found, queries, ages = found[order], queries[order], ages[order]
-    sequences = index.sequences[found]
-    is_first = np.ones(len(found), bool)
+    order = np.lexsort((ages, index.sequences[entries], queries))
+    entries, queries, ages = entries[order], queries[order], ages[order]
+    sequences = index.sequences[entries]
+    is_first = np.ones(len(entries), bool)
     is_first[1:] = (np.diff(queries) != 0) | (np.diff(sequences) != 0)
     firsts = np.flatnonzero(is_first)
     similarity = np.add.reduceat(weights[queries, ages], firsts) if len(firsts) else np.zeros(0)
-    every = _Neighbours(queries[firsts], sequences[firsts], similarity, ages[firsts], index.places[found[firsts]])
+    every = _Neighbours(queries[firsts], sequences[firsts], similarity, ages[firsts], index.places[entries[firsts]])
     return _most_similar(every, index.recency[every.sequences], index.recency, n_recent)
 
 
-def _most_similar(found: _Neighbours, by: np.ndarray, recency: np.ndarray, n: int) -> _Neighbours:
+def _most_similar(neighbours: _Neighbours, by: np.ndarray, recency: np.ndarray, n: int) -> _Neighbours:
     """Of each query the `n` neighbours that are highest, and among equal ones most recent."""
-    order = np.lexsort((-recency[found.sequences], -by, found.queries))
-    order = order[_is_among_first(found.queries[order], n)]
-    return _Neighbours(*(each[order] for each in found))
+    order = np.lexsort((-recency[neighbours.sequences], -by, neighbours.queries))
+    order = order[_is_among_first(neighbours.queries[order], n)]
+    return _Neighbours(*(each[order] for each in neighbours))
 
 
 def _is_among_first(groups: Int[np.ndarray, " n"], n: int) -> np.ndarray:
@@ -216,13 +216,13 @@ def _is_among_first(groups: Int[np.ndarray, " n"], n: int) -> np.ndarray:
     return np.arange(len(groups)) - starts < n
 
 
-def _sizes(index: _Index, found: _Neighbours) -> Int[np.ndarray, " n"]:
+def _sizes(index: _Index, neighbours: _Neighbours) -> Int[np.ndarray, " n"]:
     """How many different items each neighbour has."""
-    return index.of_sequence[found.sequences + 1] - index.of_sequence[found.sequences]
+    return index.of_sequence[neighbours.sequences + 1] - index.of_sequence[neighbours.sequences]
 
 
-def _items_of(index: _Index, found: _Neighbours) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _items_of(index: _Index, neighbours: _Neighbours) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Query, item and its place, of all items of all neighbours."""
-    sizes = _sizes(index, found)
-    each = ranges(index.of_sequence[found.sequences], sizes)
-    return np.repeat(found.queries, sizes), index.items[each], index.items_places[each]
+    sizes = _sizes(index, neighbours)
+    each = ranges(index.of_sequence[neighbours.sequences], sizes)
+    return np.repeat(neighbours.queries, sizes), index.items[each], index.items_places[each]

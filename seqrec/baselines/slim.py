@@ -16,12 +16,14 @@ def slim(store: SequenceStore, split: Split, *, n_neighbours: int = 50, l2: floa
     matrix = slim_weights(store, split, n_neighbours=n_neighbours, l2=l2)
     n_scores = np.diff(matrix.indptr)
 
-    def n_own(positions: Int[np.ndarray, " queries"]) -> Int[np.ndarray, " queries"]:
+    def n_query_scores(positions: Int[np.ndarray, " queries"]) -> Int[np.ndarray, " queries"]:
         history = binary_histories(store, positions)
-        n_own: np.ndarray = history @ n_scores
-        return n_own.astype(np.int64)
+        n_query_scores: np.ndarray = history @ n_scores
+        return n_query_scores.astype(np.int64)
 
-    return Scorer(np.zeros(store.n_items + 1), lambda positions: binary_histories(store, positions) @ matrix, n_own)
+    return Scorer(
+        np.zeros(store.n_items + 1), lambda positions: binary_histories(store, positions) @ matrix, n_query_scores
+    )
 
 
 def slim_weights(store: SequenceStore, split: Split, *, n_neighbours: int = 50, l2: float = 100.0) -> sp.csr_matrix:
@@ -31,9 +33,9 @@ def slim_weights(store: SequenceStore, split: Split, *, n_neighbours: int = 50, 
     whose memory grows with the number of items alone. Of the sparse linear methods it is fsSLIM (Ning and Karypis 2011,
     section 4.4) by cosine, with an L2 penalty in place of L1.
     """
-    taken = binary_training(store, split)
-    both = (taken.T @ taken).tocsr().astype(np.float64)
-    near = most_similar(taken, n_neighbours=n_neighbours, shrinkage=20.0, name="the sparse linear model")
+    interactions = binary_training(store, split)
+    both = (interactions.T @ interactions).tocsr().astype(np.float64)
+    near = most_similar(interactions, n_neighbours=n_neighbours, shrinkage=20.0, name="the sparse linear model")
     lengths = np.diff(near.indptr)
     rows, columns, values = [], [], []
     per_block = max(1, _VALUES_PER_BLOCK // n_neighbours**2)

@@ -141,23 +141,23 @@ def _figures(run: Path, tested: JsonObject) -> list[str]:
         for metric in tested["test"]["intervals"]
     ]
     protocol = tested["protocol"]
-    said = f"{tested['test']['n_users']:,} users; {protocol['candidates']}; in brackets {protocol['intervals']}."
+    text = f"{tested['test']['n_users']:,} users; {protocol['candidates']}; in brackets {protocol['intervals']}."
     if "test_users" in protocol:
-        said += f" The test asked {protocol['test_users']}, so these figures compare with none of all users."
+        text += f" The test asked {protocol['test_users']}, so these figures compare with none of all users."
     if protocol["time_aware"]:
-        said += (
+        text += (
             " **Time-aware**: the model read the time of the predicted event, so these figures compare with no others."
         )
     if "unfused" in tested:
-        unfused, label = tested["unfused"], metric_label(SLICED_BY)
-        said += (
-            f" The model without its tables has {label} {unfused['test'][SLICED_BY]:.4f}; they raise it by "
-            f"{interval_text(difference_ends(unfused))}."
+        base, label = tested["unfused"], metric_label(SLICED_BY)
+        text += (
+            f" The model without its tables has {label} {base['test'][SLICED_BY]:.4f}; they raise it by "
+            f"{interval_text(difference_ends(base))}."
         )
     for name, each in tested.get("members", {}).items():
         below = interval_text(difference_ends(tested["member_comparisons"]["baselines"][name]))
-        said += f" Its member {name} alone has {metric_label(SLICED_BY)} {each[SLICED_BY]:.4f}, below it by {below}."
-    parts = [_table(("metric", *columns), rows), said]
+        text += f" Its member {name} alone has {metric_label(SLICED_BY)} {each[SLICED_BY]:.4f}, below it by {below}."
+    parts = [_table(("metric", *columns), rows), text]
     if (run / "ranks.parquet").is_file() and "n_queries" not in tested["test"]:
         parts += ["### Slices", _slices(run)]
     if (run / runs.LEARNING_CURVE).is_file():

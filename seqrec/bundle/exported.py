@@ -55,5 +55,5 @@ def _takes_any_table(exported: jax.export.Exported) -> bool:
 def _fits(expected: Sequence[Any], shape: tuple[int, ...]) -> bool:
     """Whether an array of this shape is what a program takes, which leaves some sizes open."""
     return len(expected) == len(shape) and all(
-        jax.export.is_symbolic_dim(size) or size == own for size, own in zip(expected, shape, strict=True)
+        jax.export.is_symbolic_dim(size) or size == own_size for size, own_size in zip(expected, shape, strict=True)
     )

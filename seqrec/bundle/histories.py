@@ -126,9 +126,9 @@ def make_histories(items: Ragged, *, max_length: int, times: Times, seconds: Rag
     lengths = np.minimum(items.lengths, max_length).astype(np.int32)
     if times == "none" or seconds is None:
         return Histories(rows, lengths)
-    own = seconds.padded(max_length + (times == "query"))
+    row_seconds = seconds.padded(max_length + (times == "query"))
     is_item = np.arange(max_length) < lengths[:, None]
     # What an accelerator's integers hold: 68 years.
-    since_first = np.clip(own - own[:, :1], 0, np.iinfo(np.int32).max).astype(np.int32)
+    since_first = np.clip(row_seconds - row_seconds[:, :1], 0, np.iinfo(np.int32).max).astype(np.int32)
     of_items = np.where(is_item, since_first[:, :max_length], 0)
     return Histories(rows, lengths, of_items, np.where(is_item, since_first[:, 1:], 0) if times == "query" else None)

@@ -82,7 +82,7 @@ class HistoriesFile:
     order: tuple[str, ...]
     shared: dict[int, np.ndarray]
     """Ids that a file allows, or excludes, for all users."""
-    own: tuple[int, ...]
+    per_user: tuple[int, ...]
     """Which lists are each user's own."""
 
     def parts(self, *, users_per_part: int, first_part: int = 0) -> Iterator[UserPart]:
@@ -94,7 +94,7 @@ class HistoriesFile:
         def part() -> UserPart:
             rows = pa.concat_tables(pending)
             keys_of_part = keys.execute(
-                "SELECT user_id FROM asked_users WHERE number > ? AND number <= ? ORDER BY number",
+                "SELECT user_id FROM numbered_users WHERE number > ? AND number <= ? ORDER BY number",
                 [start, start + users_per_part],
             ).fetchnumpy()
             return self._part(rows, key_column(keys_of_part["user_id"]), start)
@@ -114,7 +114,7 @@ class HistoriesFile:
     def _rows(self, start: int) -> Iterator[pa.RecordBatch]:
         order = ", ".join(["number", "kind", *(quoted(name) for name in self.order)])
         relation = self.connection.sql(
-            f"SELECT number, kind, id, seconds FROM asked_rows WHERE number > {start} ORDER BY {order}"
+            f"SELECT number, kind, id, seconds FROM user_rows WHERE number > {start} ORDER BY {order}"
         )
         read = getattr(relation, "to_arrow_reader", None) or relation.fetch_arrow_reader
         yield from read(1 << 17)
@@ -128,7 +128,7 @@ class HistoriesFile:
 
         lists: dict[int, Ragged | None] = {}
         for each in (EXCLUDED, ALLOWED):
-            lists[each] = of_kind(each, ids) if each in self.own else None
+            lists[each] = of_kind(each, ids) if each in self.per_user else None
             if each in self.shared:
                 shared = self.shared[each]
                 lists[each] = Ragged(shared, np.zeros(len(users), np.int64), np.full(len(users), len(shared)))
@@ -171,57 +171,57 @@ def read_histories(
     events.to_native().create_view("complete_events", replace=True)
     given = pa.table({"key": key_column(keys), "id": pa.array(np.arange(1, len(keys) + 1), pa.int32())})
     connection.register("given_items", given)
-    connection.execute("CREATE TABLE asked_items AS SELECT * FROM given_items")
+    connection.execute("CREATE TABLE known_items AS SELECT * FROM given_items")
     connection.unregister("given_items")
     connection.execute(
-        "CREATE TABLE asked_users AS SELECT user_id, row_number() OVER (ORDER BY user_id) AS number "
+        "CREATE TABLE numbered_users AS SELECT user_id, row_number() OVER (ORDER BY user_id) AS number "
         "FROM (SELECT DISTINCT user_id FROM complete_events)"
     )
     has_times, order = "timestamp_us" in names, time_order(events)
 
     def item(expression: str) -> str:
-        return f"asked_items.key = {expression if both_integer else f'CAST({expression} AS VARCHAR)'}"
+        return f"known_items.key = {expression if both_integer else f'CAST({expression} AS VARCHAR)'}"
 
     seconds = f"timestamp_us // {MICROSECONDS_PER_SECOND}" if has_times else "NULL::BIGINT"
     columns = ", ".join(f"complete_events.{quoted(name)}" for name in order)
     selects = [
         f"SELECT number, {EVENT}::TINYINT AS kind, coalesce(id, 0) AS id, {seconds} AS seconds, {columns} "
-        f"FROM complete_events JOIN asked_users USING (user_id) LEFT JOIN asked_items ON {item('item_id')}"
+        f"FROM complete_events JOIN numbered_users USING (user_id) LEFT JOIN known_items ON {item('item_id')}"
     ]
-    shared, own = {}, []
+    shared, per_user = {}, []
     for kind, path in ((EXCLUDED, exclude), (ALLOWED, allow)):
         if path is None:
             continue
         view = f"lists_{kind}"
         if _read_lists(connection, path, view):
-            own.append(kind)
+            per_user.append(kind)
             none = ", ".join(f"NULL AS {quoted(name)}" for name in order)
             selects.append(
-                f"SELECT number, {kind}::TINYINT AS kind, id, NULL AS seconds, {none} FROM {view} JOIN asked_users "
+                f"SELECT number, {kind}::TINYINT AS kind, id, NULL AS seconds, {none} FROM {view} JOIN numbered_users "
                 f"ON CAST({view}.user AS VARCHAR) = CAST(user_id AS VARCHAR) "
-                f"JOIN asked_items ON CAST({view}.item AS VARCHAR) = CAST(asked_items.key AS VARCHAR)"
+                f"JOIN known_items ON CAST({view}.item AS VARCHAR) = CAST(known_items.key AS VARCHAR)"
             )
         else:
-            ids = f"SELECT DISTINCT id FROM {view} JOIN asked_items ON CAST(item AS VARCHAR) = CAST(key AS VARCHAR)"
+            ids = f"SELECT DISTINCT id FROM {view} JOIN known_items ON CAST(item AS VARCHAR) = CAST(key AS VARCHAR)"
             shared[kind] = connection.execute(f"{ids} ORDER BY id").fetchnumpy()["id"].astype(np.int32)
             if kind == ALLOWED and not len(shared[kind]):
                 raise InputError(f"{path} allows no item that the bundle knows; write keys of its items.parquet")
-    connection.execute(f"CREATE TEMP VIEW asked_rows AS {' UNION ALL '.join(selects)}")
-    [(n_users,)] = connection.execute("SELECT count(*) FROM asked_users").fetchall()
+    connection.execute(f"CREATE TEMP VIEW user_rows AS {' UNION ALL '.join(selects)}")
+    [(n_users,)] = connection.execute("SELECT count(*) FROM numbered_users").fetchall()
     ordering = ", ".join(map(quoted, order))
     # A sum, so that the order of rows in a file does not count.
     [(n_events, digest, last)] = connection.execute(
         f"SELECT count(*) FILTER (kind = {EVENT}), sum(hash(number, kind, id, {ordering})::HUGEINT), max(seconds) "
-        "FROM asked_rows"
+        "FROM user_rows"
     ).fetchall()
-    [(users_digest,)] = connection.execute("SELECT sum(hash(user_id, number)::HUGEINT) FROM asked_users").fetchall()
+    [(users_digest,)] = connection.execute("SELECT sum(hash(user_id, number)::HUGEINT) FROM numbered_users").fetchall()
     if not n_users:
         raise InputError(f"{source.name}: no event has a user, an item and a time; check the columns")
     fingerprint = (
         f"{duckdb.__version__} {digest} {users_digest} {[(kind, ids.tolist()) for kind, ids in shared.items()]}"
     )
     return HistoriesFile(
-        connection, n_users, n_events, fingerprint, has_times, last or 0, tuple(order), shared, tuple(own)
+        connection, n_users, n_events, fingerprint, has_times, last or 0, tuple(order), shared, tuple(per_user)
     )
 
 

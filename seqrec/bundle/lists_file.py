@@ -65,8 +65,8 @@ class Summary(NamedTuple):
             "{:,} events of unknown items skipped": self.n_unknown,
             "{:,} users without a list": self.n_without,
         }
-        what, said = ([text.format(n) for text, n in each.items() if n] for each in (written, more))
-        return "; ".join([f"{' and '.join(what) or 'nothing'} for {self.n_users:,} users", *said])
+        what, details = ([text.format(n) for text, n in each.items() if n] for each in (written, more))
+        return "; ".join([f"{' and '.join(what) or 'nothing'} for {self.n_users:,} users", *details])
 
 
 def write_lists(
@@ -144,7 +144,7 @@ def _begin(
     has_vectors: bool,
 ) -> int:
     """How many parts of the same request are there; those of another are removed."""
-    asked = [
+    settings = [
         bundle.facts.content_hash,
         bundle.search,
         histories.fingerprint,
@@ -152,7 +152,7 @@ def _begin(
         users_per_part,
         has_vectors,
     ]
-    request = {"request": hashlib.sha256(json.dumps(asked).encode()).hexdigest()}
+    request = {"request": hashlib.sha256(json.dumps(settings).encode()).hexdigest()}
     file = kept / "request.json"
     if kept.exists() and not file.is_file() and (not kept.is_dir() or any(kept.iterdir())):
         raise InputError(f"{kept} is there and has no parts of lists; move it away, for parts are kept there")
@@ -187,7 +187,7 @@ def _write_part(
         ends = np.cumsum(seconds.lengths)
         seconds = consecutive_rows(np.insert(seconds.values, ends, options.at_seconds), seconds.lengths + 1)
     has_history = items.lengths > 0
-    said: dict[str, Any] = {
+    counts: dict[str, Any] = {
         "n_users": len(part.users),
         "n_rows": 0,
         "n_popular": 0 if item_keys is None else int(np.sum(~has_history)),
@@ -202,7 +202,7 @@ def _write_part(
         table = list_table(part.users, item_keys, ids, scores)
         is_popular = np.repeat(~has_history, np.count_nonzero(ids, axis=1))
         table = table.append_column("popular", pa.array(is_popular))
-        said |= {"n_rows": table.num_rows, "n_without": int(np.sum(ids[:, 0] == 0))}
+        counts |= {"n_rows": table.num_rows, "n_without": int(np.sum(ids[:, 0] == 0))}
         with replacing(kept / f"{number:06}.parquet") as partial:
             pq.write_table(table, partial)
     if vectors:
@@ -213,7 +213,7 @@ def _write_part(
         with replacing(kept / f"{number:06}.keys.parquet") as partial:
             pq.write_table(pa.table({"key": part.users.take(pa.array(rows))}), partial)
     # The last of a part's files: a part that has it is complete.
-    write_json(kept / f"{number:06}.json", said)
+    write_json(kept / f"{number:06}.json", counts)
 
 
 def _join_lists(kept: Path, n_parts: int, output: Path) -> None:

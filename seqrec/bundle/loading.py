@@ -213,8 +213,8 @@ class Bundle:
 
         def ask(rows: np.ndarray, allowed: Ragged | None, excluded: Ragged) -> Any:
             if self.searcher is not None:
-                own = self.states(items.take(rows), seconds=None if seconds is None else seconds.take(rows))
-                return self.searcher.best(own, k, allow=allowed, exclude=excluded)
+                states = self.states(items.take(rows), seconds=None if seconds is None else seconds.take(rows))
+                return self.searcher.best(states, k, allow=allowed, exclude=excluded)
             size = sufficient(sizes, k, allowed, excluded)
             histories = self._histories(items, seconds, rows, size.users)
             return self.programs[TOP_K](self.params, histories, *self.program_lists(size, allowed, excluded))
@@ -240,8 +240,8 @@ class Bundle:
         under_way: list[tuple[np.ndarray, Any]] = []
 
         def finish() -> None:
-            rows, found = under_way.pop(0)
-            ids[rows], scores[rows] = (np.asarray(each)[: len(rows), :k] for each in found)
+            rows, results = under_way.pop(0)
+            ids[rows], scores[rows] = (np.asarray(each)[: len(rows), :k] for each in results)
 
         most = max((each.users for each in sizes), default=users_per_call(self.facts.n_items))
         for rows in self._calls(has_items, exclude, allow, most=most):
@@ -271,14 +271,14 @@ class Bundle:
         Its product with an item's vector is the item's score, except under a repeat mixture, where the items of the
         history score higher than that.
         """
-        found = np.zeros((len(items.lengths), self.facts.d_model), np.float32)
+        states = np.zeros((len(items.lengths), self.facts.d_model), np.float32)
         for rows in self._calls(items.lengths > 0, most=users_per_call(self.facts.n_items)):
             histories, params = self._histories(items, seconds, rows, power_of_two(len(rows))), self.params
             if self.searcher is not None:
                 params, histories = self.searcher.with_own_rows(params, histories)
             encoded = self.programs[STATES](params, histories)
-            found[rows] = np.asarray(encoded)[: len(rows)]
-        return found
+            states[rows] = np.asarray(encoded)[: len(rows)]
+        return states
 
     def item_vectors(self) -> Float[np.ndarray, "n_items d_model"]:
         """The vector of each item, in the order of ids.
@@ -357,10 +357,10 @@ def open_bundle(directory: Path, facts: Facts, *, name: str | None = None, searc
         raise InputError(
             f"{path}: {MANIFEST} says {facts.n_items} items, {ITEMS} has {len(vocabulary.keys)}; export the run again"
         )
-    own = params if searcher is None else {**params, ITEM_TABLE: searcher.rows.values}
+    bundle_params = params if searcher is None else {**params, ITEM_TABLE: searcher.rows.values}
     programs = {}
     for name in (TOP_K, STATES, *SESSION_PROGRAMS * facts.sessions) if searcher is None else (STATES,):
-        exported = read_program(directory / name, facts, own, search=search, path=path)
+        exported = read_program(directory / name, facts, bundle_params, search=search, path=path)
         programs[name] = jax.jit(exported.call)
     return Bundle(
         path,

@@ -56,10 +56,10 @@ class Searcher(NamedTuple):
         """
         ids, scores = np.zeros((len(states), k), np.int32), np.full((len(states), k), -np.inf, np.float32)
         n = max(MIN_CANDIDATES, 2 * k) + int(exclude.lengths.max(initial=0))
-        found = None if allow is not None or n >= self.n_items else self.find(states, n)
+        candidate_ids = None if allow is not None or n >= self.n_items else self.find(states, n)
         for user, state in enumerate(states):
             excluded = exclude.row(user)
-            candidates = None if found is None else found[user]
+            candidates = None if candidate_ids is None else candidate_ids[user]
             listed = self._rank(state, k, candidates if allow is None else allow.row(user), excluded)
             if candidates is not None and len(listed[0]) < k:
                 listed = self._rank(state, k, None, excluded)
@@ -113,8 +113,8 @@ def open_searcher(directory: Path, n_items: int, params: Params, search: Search,
     def find(states: np.ndarray, n: int) -> np.ndarray:
         # Powers of two, so that few programs are compiled.
         padded = np.pad(states, ((0, power_of_two(len(states)) - len(states)), (0, 0)))
-        found = int8_candidates(table, padded, n=min(power_of_two(n), n_items), n_items=n_items)
-        return np.asarray(found)[: len(states)]
+        candidates = int8_candidates(table, padded, n=min(power_of_two(n), n_items), n_items=n_items)
+        return np.asarray(candidates)[: len(states)]
 
     return Searcher(rows, n_items, find)
 
@@ -140,10 +140,10 @@ def check_products(params: Mapping[str, Any], name: str) -> None:
             "repeats": ("is a repeat mixture", "with --no-repeat-mixture"),
             "neighbours": ("has item-to-item tables", "with --fuse that names none"),
         }
-        found = [kinds[part] for part in kinds if part in params]
+        present = [kinds[part] for part in kinds if part in params]
         raise InputError(
-            f"{name}: the model {' and '.join(kind for kind, _ in found)}, whose scores are no products of one state "
-            f"with the items' vectors; search exactly, or train {' and '.join(remedy for _, remedy in found)}"
+            f"{name}: the model {' and '.join(kind for kind, _ in present)}, whose scores are no products of one state "
+            f"with the items' vectors; search exactly, or train {' and '.join(remedy for _, remedy in present)}"
         )
 
 
@@ -187,9 +187,9 @@ def int8_candidates(
     rows, scale = table.rows.reshape(-1, ROWS_PER_BLOCK, d_model), table.scale.reshape(-1, ROWS_PER_BLOCK)
 
     def candidates(user: tuple[Array, Array]) -> Array:
-        state, own = user
-        scores = (rows[own].astype(jnp.float32) @ state) * scale[own]
-        places = own[:, None] * ROWS_PER_BLOCK + jnp.arange(ROWS_PER_BLOCK)
+        state, block_ids = user
+        scores = (rows[block_ids].astype(jnp.float32) @ state) * scale[block_ids]
+        places = block_ids[:, None] * ROWS_PER_BLOCK + jnp.arange(ROWS_PER_BLOCK)
         scores = jnp.where(places < n_items, scores, -jnp.inf).reshape(-1)
         _, order = jax.lax.top_k(scores, min(n, len(scores)))
         return 1 + places.reshape(-1)[order]
@@ -227,9 +227,9 @@ def open_index(file: Path, n_items: int, *, path: str) -> FindCandidates:
         raise InputError(f"{file} is no index of the {n_items} items of {path}; {REMEDY} with --index")
 
     def find(states: np.ndarray, n: int) -> np.ndarray:
-        found = index.search(states, n)
+        matches = index.search(states, n)
         # Of one state the result has a dimension less.
-        keys, n_found = np.atleast_2d(found.keys), np.atleast_1d(found.counts if len(states) > 1 else len(found))
+        keys, n_found = np.atleast_2d(matches.keys), np.atleast_1d(matches.counts if len(states) > 1 else len(matches))
         ids = np.zeros((len(states), n), np.int64)
         ids[:, : keys.shape[1]] = keys
         return np.where(np.arange(n) < n_found[:, None], ids, 0)

@@ -163,8 +163,8 @@ class Sessions:
                 def ask(places: np.ndarray, allowed: Any, excluded: Ragged, rows: np.ndarray = rows) -> Any:
                     size = sufficient(self._sizes, k, allowed, excluded)
                     lists = bundle.program_lists(size, allowed, excluded)
-                    asked = filled_up(rows[places], size.users)
-                    return self._top_k(self._store["states"], bundle.params, asked, *lists)
+                    session_rows = filled_up(rows[places], size.users)
+                    return self._top_k(self._store["states"], bundle.params, session_rows, *lists)
 
                 has_items = np.array([len(session.items) > 0 for session in sessions])
                 allowed_now = None if allowed is None else allowed.take(turn)
@@ -201,13 +201,13 @@ class Sessions:
             return
         latest: dict[str, int] = {}
         for place, (user, history) in enumerate(zip(users, given, strict=True)):
-            own = seconds.row(place)
+            session_seconds = seconds.row(place)
             if user in self._kept and user not in latest and self._kept[user].seconds.size:
                 latest[user] = int(self._kept[user].seconds[-1])
-            if history is None and own.size and own[0] < latest.get(user, 0):
+            if history is None and session_seconds.size and session_seconds[0] < latest.get(user, 0):
                 raise InputError(f"times[{place}] begins before the latest event of {user!r}; give events in order")
-            if own.size:
-                latest[user] = int(own[-1])
+            if session_seconds.size:
+                latest[user] = int(session_seconds[-1])
 
     def _read(
         self,
@@ -219,7 +219,7 @@ class Sessions:
     ) -> list[_Session]:
         """The sessions of some requests, each of another user, once their events are read."""
         reads = self.bundle.facts.max_length
-        sessions, anew, steps = [], [], []
+        sessions, reread, steps = [], [], []
         for place in turn.tolist():
             session = self._kept[users[place]] if given[place] is None else self._new_session(users[place])
             sessions.append(session)
@@ -236,8 +236,8 @@ class Sessions:
             if n_before and n_before + len(known) <= reads and len(known) <= MAX_APPENDED:
                 steps += [(step, session, n_before + step) for step in range(len(known))]
             else:
-                anew.append(session)
-        for some in self._calls(anew):
+                reread.append(session)
+        for some in self._calls(reread):
             self._start_some(some)
         for step in range(max((step for step, *_ in steps), default=-1) + 1):
             for some in self._calls([(session, column) for each, session, column in steps if each == step]):

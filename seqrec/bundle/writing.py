@@ -168,11 +168,11 @@ def probes(facts: Facts) -> JsonObject:
     return {"items": items, "seconds": seconds, "k": min(20, facts.n_items)}
 
 
-def with_answers(bundle: Bundle, asked: JsonObject) -> JsonObject:
+def with_answers(bundle: Bundle, probes: JsonObject) -> JsonObject:
     """Probes with a bundle's answers to them."""
-    seconds: Ragged | None = None if asked.get("seconds") is None else ragged(asked["seconds"], np.int64)
-    ids, scores = bundle.top_ids(ragged(asked["items"], np.int32), asked["k"], seconds=seconds, mask_seen=False)
-    return {**asked, "answers": ids.tolist(), "scores": scores.astype(float).tolist()}
+    seconds: Ragged | None = None if probes.get("seconds") is None else ragged(probes["seconds"], np.int64)
+    ids, scores = bundle.top_ids(ragged(probes["items"], np.int32), probes["k"], seconds=seconds, mask_seen=False)
+    return {**probes, "answers": ids.tolist(), "scores": scores.astype(float).tolist()}
 
 
 def _recall(exact: Bundle, directory: Path, held_out: HeldOut, searches: Sequence[Search]) -> JsonObject:
@@ -181,36 +181,36 @@ def _recall(exact: Bundle, directory: Path, held_out: HeldOut, searches: Sequenc
     best, _ = exact.top_ids(held_out.items, k, seconds=held_out.seconds)
     shares: JsonObject = {}
     for search in searches:
-        found, _ = open_bundle(directory, exact.facts, search=search).top_ids(
+        retrieved, _ = open_bundle(directory, exact.facts, search=search).top_ids(
             held_out.items, k, seconds=held_out.seconds
         )
-        shares[search] = float(recall_of(found, best).mean())
+        shares[search] = float(recall_of(retrieved, best).mean())
     return {"k": k, "n_users": len(best), **shares}
 
 
-def recall_of(found: Int[np.ndarray, "users k"], best: Int[np.ndarray, "users k"]) -> Float[np.ndarray, " users"]:
+def recall_of(retrieved: Int[np.ndarray, "users k"], best: Int[np.ndarray, "users k"]) -> Float[np.ndarray, " users"]:
     """The share of each user's best items that was found; 0 fills lists, and of no items all are found.
 
     >>> recall_of(np.array([[3, 1, 0], [4, 5, 6]]), np.array([[1, 2, 0], [6, 5, 4]])).tolist()
     [0.5, 1.0]
     """
-    n_common = np.sum((found[:, :, None] == best[:, None, :]) & (best > 0)[:, None, :], axis=(1, 2))
+    n_common = np.sum((retrieved[:, :, None] == best[:, None, :]) & (best > 0)[:, None, :], axis=(1, 2))
     n_best = np.sum(best > 0, axis=1)
     return np.where(n_best > 0, n_common / np.maximum(n_best, 1), 1.0)
 
 
-def _answered_by_sessions(bundle: Bundle, asked: JsonObject) -> JsonObject:
+def _answered_by_sessions(bundle: Bundle, probes: JsonObject) -> JsonObject:
     """The same by sessions that read all events of a probe but the newest, and then that one."""
-    keys = [bundle.vocabulary.keys[np.array(row) - 1].tolist() for row in asked["items"]]
+    keys = [bundle.vocabulary.keys[np.array(row) - 1].tolist() for row in probes["items"]]
     users, earlier, newest = [str(number) for number in range(len(keys))], slice(None, -1), slice(-1, None)
 
     def part(rows: list[list[Any]], which: slice) -> list[list[Any]]:
         return [row[-bundle.facts.max_length :][which] for row in rows]
 
     def times(which: slice) -> list[list[int]] | None:
-        return None if asked.get("seconds") is None else part(asked["seconds"], which)
+        return None if probes.get("seconds") is None else part(probes["seconds"], which)
 
     sessions = Sessions(bundle, len(users))
     sessions.recommend(users, [[]] * len(users), histories=part(keys, earlier), times=times(earlier))
-    answers = sessions.recommend(users, part(keys, newest), asked["k"], times=times(newest), mask_seen=False)
+    answers = sessions.recommend(users, part(keys, newest), probes["k"], times=times(newest), mask_seen=False)
     return {"answers": [[bundle.ids[key] for key in row] for row in answers.items], "scores": answers.scores}

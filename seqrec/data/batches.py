@@ -278,11 +278,13 @@ class Queries(NamedTuple):
             ends = np.cumsum(lengths) - (np.cumsum(filled) - filled)[row]
             newest = row * self.packed.length + ends - 1
             first, n_rows = _part(len(group), self.share)
-            mine = (first <= row) & (row < first + n_rows)
+            in_share = (first <= row) & (row < first + n_rows)
             shape = (n_rows, self.packed.length)
-            batch = lay_out(self.store, row[mine] - first, starts[mine], lengths[mine], shape=shape, fields=self.fields)
+            batch = lay_out(
+                self.store, row[in_share] - first, starts[in_share], lengths[in_share], shape=shape, fields=self.fields
+            )
             # The item after the newest one is the target, so it is hidden.
-            batch.next_items.reshape(-1)[newest[mine] - first * self.packed.length] = 0
+            batch.next_items.reshape(-1)[newest[in_share] - first * self.packed.length] = 0
             first, n_queries = _part(self.n_queries, self.share)
             query_ids = self.packed.order[segments][first : first + n_queries]
             last, targets, query = np.zeros((3, n_queries), np.int32)

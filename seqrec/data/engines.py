@@ -248,8 +248,8 @@ def _shards_by_executors(table: SortedEvents, ranges: Sequence[UserRange], plan:
     rows = rows.repartition(len(ranges), "_place").sortWithinPartitions("_place", *order).drop(*order)
     numbers = {users.place: number for number, users in enumerate(ranges)}
     try:
-        found = rows.mapInArrow(lambda batches: write_sorted(plan, numbers, batches), "number long, shard string")
-        written = {row.number: row.shard for row in found.collect()}
+        results = rows.mapInArrow(lambda batches: write_sorted(plan, numbers, batches), "number long, shard string")
+        written = {row.number: row.shard for row in results.collect()}
     except PySparkException as error:
         raise InputError(of_executors(str(error))) from error
     shards = [Shard(**json.loads(written[number])) for number in range(len(ranges))]
@@ -267,9 +267,9 @@ def of_executors(message: str) -> str:
     lines = [line for line in message.splitlines() if "Error: " in line]
     if lines and "InputError: " in lines[-1]:
         return lines[-1].split("InputError: ", 1)[1]
-    said = (lines or message.splitlines() or [""])[-1].strip()
+    reason = (lines or message.splitlines() or [""])[-1].strip()
     return (
-        f"Spark's executors cannot write the store ({said}); install seqrec[spark] for the Python of each machine "
+        f"Spark's executors cannot write the store ({reason}); install seqrec[spark] for the Python of each machine "
         "(PYSPARK_PYTHON), and name a directory that all machines share"
     )
 

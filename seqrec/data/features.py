@@ -71,12 +71,12 @@ def read_item_features(
       InputError: no table, or more than one, has a column; keys repeat or meet no item; vectors are not of one
         length, or hold a number that is not finite.
     """
-    own = {} if store.attributes is None else {"attributes": store.attributes}
+    stored = {} if store.attributes is None else {"attributes": store.attributes}
     if store.titles is not None:
         years = pc.struct_field(pc.extract_regex(pa.array(store.titles, pa.large_string()), YEAR_IN_TITLE), "year")
         if years.null_count < len(years):
-            own["year"] = years.cast(pa.int64())
-    tables = [FeatureTable(Path("the store"), tuple(own), None, own)] if own else []
+            stored["year"] = years.cast(pa.int64())
+    tables = [FeatureTable(Path("the store"), tuple(stored), None, stored)] if stored else []
     return _read_features(names, "item", store.item_keys, files, tables, trained)
 
 
@@ -191,19 +191,19 @@ def _rows(table: FeatureTable, noun: Noun, own_keys: np.ndarray) -> np.ndarray:
                 f"give one for each of the store's {noun}s, in their order, or a table with a column {noun}"
             )
         return np.arange(len(own_keys))
-    own, example = key_column(own_keys), table.keys[0].as_py()
+    store_keys, example = key_column(own_keys), table.keys[0].as_py()
     misfit = f"{table.path} has {noun}s such as {example!r}, the data has integers such as "
     with as_input_error(lambda _: f"{misfit}{own_keys[0]}; write the data's own keys", pa.ArrowInvalid):
-        keys = table.keys.cast(own.type)
+        keys = table.keys.cast(store_keys.type)
     counts = pc.value_counts(keys)
     if len(counts) < len(keys):
         twice = next(count["values"] for count in counts.to_pylist() if count["counts"] > 1)
         raise InputError(f"{table.path} has {noun} {twice!r} more than once; give one row for each {noun}")
-    rows = pc.fill_null(pc.index_in(own, value_set=keys), -1).to_numpy()
+    rows = pc.fill_null(pc.index_in(store_keys, value_set=keys), -1).to_numpy()
     if np.all(rows < 0):
         raise InputError(
             f"{table.path} has {noun}s such as {example!r}, none of which is in the data, "
-            f"which has {own[0].as_py()!r}; write the data's own keys"
+            f"which has {store_keys[0].as_py()!r}; write the data's own keys"
         )
     return rows
 

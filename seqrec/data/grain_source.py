@@ -26,8 +26,8 @@ class BatchSource:
 
     def __repr__(self) -> str:
         # grain's DataLoader keeps this with its position, and refuses to go on with a source that says otherwise.
-        ours = self.batches
+        batches = self.batches
         return (
-            f"BatchSource(data={ours.store.content_hash[:16]}, seed={ours.seed}, rows={ours.n_rows}, length="
-            f"{ours.packed.length}, share={tuple(ours.share[:3])}, n_steps={self.n_steps})"
+            f"BatchSource(data={batches.store.content_hash[:16]}, seed={batches.seed}, rows={batches.n_rows}, length="
+            f"{batches.packed.length}, share={tuple(batches.share[:3])}, n_steps={self.n_steps})"
         )

@@ -43,8 +43,8 @@ def _between(values: Any, places: np.ndarray, low: int, high: int, n_in_memory: 
         inside = places[bins == number] - n_before
         first, last = low + (number << shift), min(high, low + ((number + 1) << shift) - 1)
         if counts[number] <= n_in_memory:
-            own = np.concatenate([_from_to(block, first, last) for block in event_blocks(values)])
-            at_place = dict(zip(inside.tolist(), np.partition(own, inside)[inside].tolist(), strict=True))
+            in_range = np.concatenate([_from_to(block, first, last) for block in event_blocks(values)])
+            at_place = dict(zip(inside.tolist(), np.partition(in_range, inside)[inside].tolist(), strict=True))
         else:
             at_place = _between(values, inside, first, last, n_in_memory)
         value_at |= {n_before + place: value for place, value in at_place.items()}

@@ -168,5 +168,7 @@ def as_input_error(message: str | Callable[[Exception], str], *kinds: type[Excep
     except kinds as error:
         if isinstance(error, InputError) and InputError not in kinds:
             raise
-        said = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
-        raise InputError((message if isinstance(message, str) else message(error)).replace("{error}", said)) from error
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
+        raise InputError(
+            (message if isinstance(message, str) else message(error)).replace("{error}", reason)
+        ) from error

@@ -122,8 +122,8 @@ class Cleaned(NamedTuple):
     @property
     def columns(self) -> list[str]:
         """All columns of `numbered` but the ids and those of the order in the file."""
-        ours = ("user_id", "item_id", "event_index", TIE_HASH)
-        return [name for name in steps.column_names(self.numbered) if name not in ours]
+        internal = ("user_id", "item_id", "event_index", TIE_HASH)
+        return [name for name in steps.column_names(self.numbered) if name not in internal]
 
 
 class Prepared(NamedTuple):
@@ -177,11 +177,11 @@ def clean_events(
     is_timed = "timestamp_us" in steps.column_names(events)
     bounds = [f"{name}={getattr(config, name)}" for name in ("earliest", "latest") if getattr(config, name) is not None]
     remedy = " or ".join(["check the columns of user, item and time", *(f"change {bound}" for bound in bounds)])
-    found = [_Step("valid", lambda *_: valid, remedy), *_steps_of(config, is_timed=is_timed)]
+    pipeline = [_Step("valid", lambda *_: valid, remedy), *_steps_of(config, is_timed=is_timed)]
     keys: dict[str, nw.LazyFrame] = {}
     kept, held = events, None
     ranges: list[UserRange] | None = None
-    for place, step in enumerate(found):
+    for place, step in enumerate(pipeline):
         before, computed = kept, []
         if ranges is None and (step.sorts_users or step.is_held):
             ranges = ranges_at_once(kept, counts[-1].n_events, engine.n_rows_at_once(kept))
@@ -197,7 +197,7 @@ def clean_events(
             kept, ranges = steps.sessions_as_users(with_keys(kept, "user_id", keys)), None
         if place == 0 or step.makes_users:
             kept, is_numbered = _numbered(kept, keys, engine)
-            if is_numbered and not (place + 1 < len(found) and found[place + 1].sorts_users):
+            if is_numbered and not (place + 1 < len(pipeline) and pipeline[place + 1].sorts_users):
                 kept = engine.keep(kept)
                 computed.append(kept)
         for table in computed:
@@ -328,16 +328,20 @@ def prepare_store(
         rejected = collect(cleaned.rejected.sort("event_index"))
         # What follows needs the memory, and the events no more.
         engine.close()
-        found = split_store(store, split)
+        store_split = split_store(store, split)
         preparation = {
             "source": source.name,
             "steps": dataclasses.asdict(config),
             "counts": [count._asdict() for count in cleaned.counts],
-            "split": {**dataclasses.asdict(split), "description": found.description, "hash": found.content_hash},
+            "split": {
+                **dataclasses.asdict(split),
+                "description": store_split.description,
+                "hash": store_split.content_hash,
+            },
             **source_facts(source),
         }
         write_files(fresh, store, preparation=preparation, side_tables={"rejected": rejected})
-    return Prepared(open_store(directory), cleaned.counts, found.description)
+    return Prepared(open_store(directory), cleaned.counts, store_split.description)
 
 
 def _count(step: str, events: nw.LazyFrame, before: StepCount | None) -> StepCount:
@@ -346,8 +350,8 @@ def _count(step: str, events: nw.LazyFrame, before: StepCount | None) -> StepCou
     n_events = 0
     for key in ("user_id", "item_id"):
         groups = events.group_by(key).agg(n=nw.len().cast(nw.Int64))
-        found = groups.select(n_events=nw.col("n").sum(), n_ids=(~nw.col(key).is_null()).cast(nw.Int64).sum())
-        row = collect(found).to_pylist()[0]
+        totals = groups.select(n_events=nw.col("n").sum(), n_ids=(~nw.col(key).is_null()).cast(nw.Int64).sum())
+        row = collect(totals).to_pylist()[0]
         n_events, sizes[key] = int(row["n_events"] or 0), int(row["n_ids"] or 0)
     n_removed = 0 if before is None else before.n_events - n_events
     return StepCount(step, n_events, sizes["user_id"], sizes["item_id"], n_removed)

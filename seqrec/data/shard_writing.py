@@ -94,9 +94,9 @@ def _write_sessions(file: Path, times_file: Path, offsets: Int64[np.ndarray, " n
     times = np.load(times_file, mmap_mode="r")
     with file.open("wb") as stream:
         _write_header(stream, "<i4", len(times))
-        for users, [theirs] in user_blocks(offsets, times):
+        for users, [user_times] in user_blocks(offsets, times):
             starts = offsets[users.start : users.stop + 1] - offsets[users.start]
-            stream.write(np.ascontiguousarray(session_numbers(theirs, starts, gap_us=gap_us), "<i4").data)
+            stream.write(np.ascontiguousarray(session_numbers(user_times, starts, gap_us=gap_us), "<i4").data)
 
 
 def at_root(store: Path, shard: Shard) -> Shard:

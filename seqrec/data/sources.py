@@ -144,10 +144,10 @@ def read_source(
         raise InputError(f"time_unit {time_unit!r} is unknown; choose from {', '.join(TIME_UNITS)}")
     # Case does not tell columns apart in DuckDB and in Spark.
     lower = [name.lower() for name in (*extra, *categories)]
-    ours = [name for name in lower if name in OUR_COLUMNS or name.startswith("_") or lower.count(name) > 1]
-    if ours:
+    reserved = [name for name in lower if name in OUR_COLUMNS or name.startswith("_") or lower.count(name) > 1]
+    if reserved:
         raise InputError(
-            f"the extra column {ours[0]!r} is given twice, begins with _ or is one of {', '.join(OUR_COLUMNS)}; "
+            f"the extra column {reserved[0]!r} is given twice, begins with _ or is one of {', '.join(OUR_COLUMNS)}; "
             "rename it in the file"
         )
     return order_ties(_read(dataset, path, Request(columns, time_unit, extra, categories, options)), ties)

@@ -36,12 +36,12 @@ class Split(NamedTuple):
     """How often each item id occurs in training, where that is stored with the split."""
 
 
-def asked_events(store: SequenceStore, split: Split) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " m"]]:
+def target_positions(store: SequenceStore, split: Split) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " m"]]:
     """Positions in `store.items` of all targets of validation and of the test.
 
     >>> from seqrec.data.store import store_from_sequences
     >>> store = store_from_sequences([[1, 2, 3, 4, 5], [2, 3]])
-    >>> [asked.tolist() for asked in asked_events(store, ask_every(store, leave_last_n_out(store, 2)))]
+    >>> [positions.tolist() for positions in target_positions(store, ask_every(store, leave_last_n_out(store, 2)))]
     [[1, 2], [3, 4]]
     """
     if not split.asks_every:
@@ -58,7 +58,7 @@ def asked_events(store: SequenceStore, split: Split) -> tuple[Int64[np.ndarray, 
 def ask_every(store: SequenceStore, split: Split) -> Split:
     """The split in which every held-out event that has one before it is a target, with all before it as its history."""
     every = split._replace(asks_every=True, description=f"{split.description}; there, every event is a target")
-    return every._replace(content_hash=_content_hash(store, split.train_stop, *asked_events(store, every)))
+    return every._replace(content_hash=_content_hash(store, split.train_stop, *target_positions(store, every)))
 
 
 def leave_last_out(store: SequenceStore) -> Split:

@@ -87,8 +87,8 @@ def drop_near_duplicates(events: nw.LazyFrame, *, gap_us: int, keep_times: bool 
         previous = nw.col("timestamp_us").shift(1).over("user_id", "item_id", order_by=time_order(events))
         events = events.with_columns(_previous_us=previous)
     gap = nw.col("timestamp_us") - nw.col("_previous_us")
-    apart = events.filter(nw.col("_previous_us").is_null() | (gap > gap_us))
-    return apart if keep_times else apart.drop("_previous_us")
+    distinct = events.filter(nw.col("_previous_us").is_null() | (gap > gap_us))
+    return distinct if keep_times else distinct.drop("_previous_us")
 
 
 def drop_implausible_users(events: nw.LazyFrame, *, max_events_per_day: int, engine: Engine) -> nw.LazyFrame:
@@ -212,21 +212,21 @@ def number_items(events: nw.LazyFrame, order: ItemOrder) -> nw.LazyFrame:
     Items of one count go by their first event; first events are ordered by time, then by hash or event_index.
     """
     if order == "key":
-        found, by = events.select("item_id").unique(), ["item_id"]
+        items, by = events.select("item_id").unique(), ["item_id"]
     else:
         names = column_names(events)
         moment, *place = [name for name in ("timestamp_us", TIE_HASH, "event_index") if name in names][:2]
-        found = events.group_by("item_id").agg(_moment=nw.col(moment).min(), _count=-nw.len().cast(nw.Int64))
+        items = events.group_by("item_id").agg(_moment=nw.col(moment).min(), _count=-nw.len().cast(nw.Int64))
         # Times of first events may tie; their hashes, or places in the log, do not. Few items tie, so only the events
         # of these are looked at again.
         for name in place:
             alike = ["_moment"] + ["_count"] * (order == "count")
-            tied = found.filter(nw.len().over(*alike) > 1)
+            tied = items.filter(nw.len().over(*alike) > 1)
             firsts = events.join(tied, on="item_id", how="inner").filter(nw.col(moment) == nw.col("_moment"))
             places = firsts.group_by("item_id").agg(_place=nw.col(name).min())
-            found = found.join(places, on="item_id", how="left")
+            items = items.join(places, on="item_id", how="left")
         by = ["_count"] * (order == "count") + ["_moment"] + ["_place"] * len(place)
-    numbered = found.with_row_index("item", order_by=by)
+    numbered = items.with_row_index("item", order_by=by)
     return numbered.select("item_id", item=(nw.col("item") + 1).cast(nw.Int32))
 
 

@@ -62,12 +62,12 @@ def order_ties(source: Source, ties: Ties) -> Source:
                 f"{source.name} has no times, so that nothing ties; leave ties=hash out, or name the time column"
             )
         return source
-    found = count_ties(events, engine_of(source))
+    counts = count_ties(events, engine_of(source))
     if ties != "auto":
-        found = found._replace(order=ties)
-    if found.order == "hash":
+        counts = counts._replace(order=ties)
+    if counts.order == "hash":
         # 60 bits, as a positive int64. chr(31) parts what would otherwise run together.
         text = "concat_ws(chr(31), user_id, timestamp_us, item_id)"
         hashed = events.to_native().project(f"*, CAST('0x' || substr(md5({text}), 1, 15) AS BIGINT) AS {TIE_HASH}")
         events = nw.from_native(hashed)
-    return source._replace(events=events, ties=found)
+    return source._replace(events=events, ties=counts)

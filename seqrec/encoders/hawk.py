@@ -110,13 +110,13 @@ def hawk(config: HawkConfig, *, n_items: int, max_length: int) -> Encoder:
         lengths = history_lengths(batch.segment_ids)
         kept: list[Array] = []
 
-        def mix(index: int, own: Params, x: Array) -> Array:
+        def mix(index: int, block_params: Params, x: Array) -> Array:
             del index
-            branch, inputs = jnp.split(dense(x, own["in"]), 2, axis=-1)
-            states = _states(own, inputs, batch)
+            branch, inputs = jnp.split(dense(x, block_params["in"]), 2, axis=-1)
+            states = _states(block_params, inputs, batch)
             kept.extend(newest(inputs, lengths, lag=lag) for lag in range(config.convolution_width - 1))
             kept.append(newest(states, lengths))
-            return _output(own, branch, states)
+            return _output(block_params, branch, states)
 
         states = read(params, item_vectors(params["item_table"], batch.items), mix)
         return newest(states, lengths), {"lengths": lengths, "blocks": jnp.stack(kept, axis=1).reshape(-1, *shape)}
@@ -128,13 +128,13 @@ def hawk(config: HawkConfig, *, n_items: int, max_length: int) -> Encoder:
         places, blocks = take_rows(cache["lengths"], rows), take_rows(cache["blocks"], rows)
         kept: list[Array] = []
 
-        def mix(index: int, own: Params, x: Array) -> Array:
-            branch, inputs = jnp.split(dense(x, own["in"]), 2, axis=-1)
+        def mix(index: int, block_params: Params, x: Array) -> Array:
+            branch, inputs = jnp.split(dense(x, block_params["in"]), 2, axis=-1)
             window = jnp.concatenate([inputs[:, None], blocks[:, index, :-1]], axis=1)
-            decay, entering = _gated(own, jnp.sum(window * own["convolution"], axis=1), places == 0)
+            decay, entering = _gated(block_params, jnp.sum(window * block_params["convolution"], axis=1), places == 0)
             state = decay * blocks[:, index, -1] + entering
             kept.append(jnp.concatenate([window[:, :-1], state[:, None]], axis=1))
-            return _output(own, branch, state)
+            return _output(block_params, branch, state)
 
         states = read(params, item_vectors(params["item_table"], items), mix)
         new = {"lengths": places + 1, "blocks": jnp.stack(kept, axis=1)}

@@ -145,9 +145,11 @@ def hstu(config: HSTUConfig, *, n_items: int, max_length: int, times: Times = "n
         if "times" in cache:
             if times is None:
                 raise InputError("an event has no time, which the encoder reads; give times")
-            own = jnp.where(jnp.arange(max_length) == places[:, None], times[:, None], take_rows(cache["times"], rows))
-            changed["times"] = put_rows(cache["times"], own, rows)
-            spans = time_buckets(own, query_times=times[:, None])
+            updated_times = jnp.where(
+                jnp.arange(max_length) == places[:, None], times[:, None], take_rows(cache["times"], rows)
+            )
+            changed["times"] = put_rows(cache["times"], updated_times, rows)
+            spans = time_buckets(updated_times, query_times=times[:, None])
         x = embed(params, items[:, None], places[:, None])
         distances = places[:, None, None] - jnp.arange(max_length)
         blocks = []

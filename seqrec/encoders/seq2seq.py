@@ -158,13 +158,13 @@ def seq2seq(config: Seq2SeqConfig, *, n_items: int, max_length: int) -> Encoder:
         is_decoded, history = batch.next_items == 0, history_segments(batch)
         blocks = encode_history(params, items, history, positions, key=read_key)
         # Every position sees itself: those of which nothing is asked must see something.
-        own = jnp.eye(items.shape[1], dtype=bool)
+        is_self = jnp.eye(items.shape[1], dtype=bool)
         states, _ = decode(
             sizes,
             params["decoder"],
             embed(sizes, params, items, positions, key=embed_key),
             Memory(blocks, segments[:, :, None] == history[:, None, :]),
-            mask=causal_mask(segments) & (is_decoded[:, None, :] | own),
+            mask=causal_mask(segments) & (is_decoded[:, None, :] | is_self),
             angles=rotary_angles(sizes, positions, max_length=max_length),
             key=decode_key,
         )

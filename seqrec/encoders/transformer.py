@@ -291,9 +291,9 @@ def transformer(config: TransformerConfig, *, n_items: int, max_length: int, tim
         blocks = []
 
         def mix(index: int, q: Heads, k: Heads, v: Heads) -> Array:
-            kept, own = append_keys_and_values(cache["blocks"][index], k, v, rows=rows, places=places)
+            kept, cached = append_keys_and_values(cache["blocks"][index], k, v, rows=rows, places=places)
             blocks.append(kept)
-            return mix_values(q, *own, mask=mask, dropout_rate=0.0, key=None)
+            return mix_values(q, *cached, mask=mask, dropout_rate=0.0, key=None)
 
         x = embed(config, params, items[:, None], places[:, None])
         states = read(params, x, angles_of(places[:, None], None if times is None else times[:, None]), mix)

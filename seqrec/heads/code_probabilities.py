@@ -130,27 +130,27 @@ def _children_log_probabilities(
     n_each = jnp.diff(level.starts)[nodes % n_nodes] * (jnp.arange(len(nodes)) < n_followed)
     ends = jnp.cumsum(n_each, dtype=jnp.int32)
 
-    def follow(block: Array, found: Array) -> Array:
+    def follow(block: Array, child_logs: Array) -> Array:
         start = block * PREFIXES
-        users, own = jnp.divmod(jax.lax.dynamic_slice(nodes, (start,), (PREFIXES,)), n_nodes)
-        prefixes = _after_prefix(params, tree, depth, states[users], own)
-        scores = logs[users, own, None] + code_log_probabilities(params, depth, prefixes)
+        users, prefix_nodes = jnp.divmod(jax.lax.dynamic_slice(nodes, (start,), (PREFIXES,)), n_nodes)
+        prefixes = _after_prefix(params, tree, depth, states[users], prefix_nodes)
+        scores = logs[users, prefix_nodes, None] + code_log_probabilities(params, depth, prefixes)
 
         def pick(carry: tuple[Array, Array]) -> tuple[Array, Array]:
-            first, found = carry
-            users, own = jnp.divmod(jax.lax.dynamic_slice(children, (first,), (CHILDREN,)), n_children)
-            rows = jnp.clip(place[users, level.parents[own]] - start, 0, PREFIXES - 1)
+            first, child_logs = carry
+            users, child_nodes = jnp.divmod(jax.lax.dynamic_slice(children, (first,), (CHILDREN,)), n_children)
+            rows = jnp.clip(place[users, level.parents[child_nodes]] - start, 0, PREFIXES - 1)
             # What lies behind this block's children is overwritten by the blocks that they belong to.
-            picked = scores[rows, level.codes[own].astype(jnp.int32)]
-            return first + CHILDREN, jax.lax.dynamic_update_slice(found, picked, (first,))
+            picked = scores[rows, level.codes[child_nodes].astype(jnp.int32)]
+            return first + CHILDREN, jax.lax.dynamic_update_slice(child_logs, picked, (first,))
 
         first, end = jnp.where(start > 0, ends[start - 1], 0), ends[start + PREFIXES - 1]
-        return jax.lax.while_loop(lambda carry: carry[0] < end, pick, (first, found))[1]
+        return jax.lax.while_loop(lambda carry: carry[0] < end, pick, (first, child_logs))[1]
 
     n_blocks = -(-n_followed // PREFIXES)
-    found = jax.lax.fori_loop(0, n_blocks, follow, jnp.zeros(children.shape))
+    child_logs = jax.lax.fori_loop(0, n_blocks, follow, jnp.zeros(children.shape))
     places = jnp.cumsum(is_child.ravel(), dtype=jnp.int32).reshape(is_child.shape) - 1
-    return jnp.where(is_child, found[places], -jnp.inf)
+    return jnp.where(is_child, child_logs[places], -jnp.inf)
 
 
 def _after_prefix(

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +12,13 @@ from jaxtyping import Array, Bool, Float, Int
 from seqrec.metrics.ranks import candidates, count, half_places_lost, own_half_places, take
 from seqrec.params import Params
 from seqrec.prefix_tree import PrefixTree, allowed_nodes, candidate_scores, chosen_children
-from seqrec.retrieval import user_blocks, users_per_block
+from seqrec.retrieval import check_k, user_blocks, users_per_block
 from seqrec.sharding import map_rows
-from seqrec.types import Allow, BestItems, Exclude, TargetRanks
+from seqrec.types import Allow, BestItems, Exclude, TargetRanks, Targets
 
+PARAMS, CODES, TREE, DENSE = "semantic_ids", "item_codes", "prefix_tree", "dense_items"
+"""Names of what heads of codes read: their own parameters, the codes of each item id, and the catalogue's tree; and of
+the item vectors that a `HybridHead` reads, too."""
 BEAM_SCORES = 1 << 20
 """Scores of candidates that a step of the beam has at a time, 4 MB."""
 
@@ -36,7 +39,7 @@ def beam_search(
     width: int,
     score: Score[Carry],
     advance: Advance[Carry],
-) -> tuple[Int[Array, "users found"], Float[Array, "users found"]]:
+) -> tuple[Int[Array, "users beams"], Float[Array, "users beams"]]:
     """Leaves of the likeliest items that a beam of this width finds, best first, and their log-probabilities.
 
     It keeps only prefixes of `valid` leaves, by default of all. Where it finds no more, -inf stands beside a leaf
@@ -46,8 +49,8 @@ def beam_search(
     nodes, logs, carry = jnp.zeros((n_users, 1), jnp.int32), jnp.zeros((n_users, 1)), start
     for depth, level in enumerate(tree.levels):
         each, carry = score(depth, carry)
-        found = candidate_scores(level, nodes, logs[..., None] + each, allowed[depth])
-        scores = finite(found).reshape(n_users, -1)
+        candidate_logs = candidate_scores(level, nodes, logs[..., None] + each, allowed[depth])
+        scores = finite(candidate_logs).reshape(n_users, -1)
         logs, best = jax.lax.top_k(scores, min_dim(width, scores.shape[1]))
         beams, chosen = best // level.n_candidates, best % level.n_candidates
         nodes, codes = chosen_children(level, jnp.take_along_axis(nodes, beams, axis=1), chosen)
@@ -58,11 +61,11 @@ def beam_search(
     return jnp.where(logs > -jnp.inf, nodes, tree.n_leaves - 1), logs
 
 
-def scores_of_found(
-    found: Int[Array, "users found"], logs: Float[Array, "users found"], valid: Bool[Array, "users n_leaves"]
+def scores_by_leaf(
+    leaves: Int[Array, "users beams"], logs: Float[Array, "users beams"], valid: Bool[Array, "users n_leaves"]
 ) -> Float[Array, "users n_leaves"]:
     """The log-probability of each leaf that a beam found; -inf for the others."""
-    return jnp.full(valid.shape, -jnp.inf).at[jnp.arange(len(found))[:, None], found].max(logs)
+    return jnp.full(valid.shape, -jnp.inf).at[jnp.arange(len(leaves))[:, None], leaves].max(logs)
 
 
 def ranks_of_leaves(
@@ -77,7 +80,7 @@ def ranks_of_leaves(
 
 
 def listed(
-    tree: PrefixTree, leaves: Int[Array, "users found"], logs: Float[Array, "users found"], *, k: int
+    tree: PrefixTree, leaves: Int[Array, "users beams"], logs: Float[Array, "users beams"], *, k: int
 ) -> BestItems:
     """The first `k` items of what was found, and their scores, filled up with id 0 and -inf."""
     items = jnp.where(logs > -jnp.inf, tree.items[leaves], 0)
@@ -89,27 +92,91 @@ def listed(
     return ids, best
 
 
-def by_users(
-    function: Callable[[Any, Params], Any],
+class SearchSizes(NamedTuple):
+    """Sizes of a head and of its search, by which users are divided into blocks."""
+
+    n_items: int
+    d_model: int
+    width: int
+    """Beams of a user."""
+
+
+def rank_leaves(
+    score: Callable[[Params, Any, Array, Array], Float[Array, "users n_leaves"]],
     params: Params,
-    tree: PrefixTree,
     queries: Any,
-    targets: Int[Array, "users n_targets"],
+    targets: Targets,
+    sizes: SearchSizes,
+    *,
     exclude: Exclude,
     allow: Allow,
+) -> TargetRanks:
+    """Ranks by `score(params, queries, targets, valid)`, as `retrieval.rank_targets` has lists and what has no rank.
+
+    `targets` have a row a user, and `valid` are the user's candidates among the leaves.
+    """
+
+    def rank(users: Any, params: Params) -> TargetRanks:
+        queries, targets, exclude, allow = users
+        leaves = leaves_of(params[TREE], targets)
+        valid = candidate_leaves(params[TREE], exclude, allow, leaves)
+        return ranks_of_leaves(score(params, queries, targets, valid), leaves, valid)
+
+    rows = targets if targets.ndim == 2 else targets[:, None]
+    ranks, n_candidates = _by_users(rank, params, (queries, rows), sizes, exclude=exclude, allow=allow)
+    return ranks.reshape(targets.shape), n_candidates
+
+
+def top_k_leaves(
+    search: Callable[[Params, Any, Array | None], tuple[Array, Array]],
+    params: Params,
+    queries: Any,
+    sizes: SearchSizes,
     *,
-    d_model: int,
-    width: int,
+    k: int,
+    exclude: Exclude,
+    allow: Allow,
+) -> BestItems:
+    """The `k` best items of the leaves and scores that `search(params, queries, valid)` finds, best first.
+
+    `valid` are the user's candidates among the leaves; None where all items are.
+    """
+    check_k(k, sizes.n_items)
+    is_limited = exclude is not None or allow is not None
+
+    def top(users: Any, params: Params) -> BestItems:
+        queries, none, exclude, allow = users
+        valid = candidate_leaves(params[TREE], exclude, allow, none) if is_limited else None
+        return listed(params[TREE], *search(params, queries, valid), k=k)
+
+    none = jnp.zeros((len(jax.tree.leaves(queries)[0]), 0), jnp.int32)
+    return _by_users(top, params, (queries, none), sizes, exclude=exclude, allow=allow)
+
+
+def _by_users(
+    function: Callable[[Any, Params], Any],
+    params: Params,
+    rows: tuple[Any, Int[Array, "users n_targets"]],
+    sizes: SearchSizes,
+    *,
+    exclude: Exclude,
+    allow: Allow,
 ) -> Any:
-    """`function((queries, targets, exclude, allow), params)` for blocks of users, each device over its own."""
-    n_users = len(targets)
+    """`function((*rows, exclude, allow), params)` for blocks of users, each device over its own."""
+    read, n_users = {name: params[name] for name in (PARAMS, CODES, TREE, DENSE) if name in params}, len(rows[1])
     if allow is not None:
         allow = jnp.broadcast_to(allow, (n_users, allow.shape[1]))
     exclude = jnp.zeros((n_users, 0), jnp.int32) if exclude is None else exclude
-    widest = max(level.n_candidates for level in tree.levels) * width
-    block = min(users_per_block(n_users, tree.n_leaves, d_model=d_model), max(1, BEAM_SCORES // widest))
-    local = functools.partial(user_blocks, function, block=block)
-    return map_rows(local, (queries, targets, exclude, allow), params)
+    local = functools.partial(user_blocks, function, block=users_at_once(n_users, read[TREE], sizes))
+    return map_rows(local, (*rows, exclude, allow), read)
+
+
+def users_at_once(n_users: int, tree: PrefixTree, sizes: SearchSizes) -> int:
+    """How many users are searched for at a time: fewer the more leaves there are, and the wider the beams are."""
+    block = users_per_block(n_users, tree.n_leaves, d_model=sizes.d_model)
+    if block == 1:  # also where a program leaves k open, and with it the width
+        return 1
+    return min(block, max(1, BEAM_SCORES // (sizes.width * max(level.n_candidates for level in tree.levels))))
 
 
 def finite(scores: Array) -> Array:

@@ -1,8 +1,7 @@
 """A head that writes the next item's code level by level, and so needs no vector for each item of the catalogue."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -20,14 +19,15 @@ from seqrec.heads.code_probabilities import (
     refuse_unwanted,
 )
 from seqrec.heads.code_search import (
+    CODES,
+    PARAMS,
+    TREE,
+    SearchSizes,
     beam_search,
-    by_users,
-    candidate_leaves,
     finite,
-    leaves_of,
-    listed,
-    ranks_of_leaves,
-    scores_of_found,
+    rank_leaves,
+    scores_by_leaf,
+    top_k_leaves,
 )
 from seqrec.params import Params
 from seqrec.types import (
@@ -44,27 +44,23 @@ from seqrec.types import (
     Targets,
 )
 
-PARAMS, CODES, TREE, DENSE = "semantic_ids", "item_codes", "prefix_tree", "dense_items"
-"""Names of what the head reads: its own parameters, the codes of each item id, and the catalogue's tree; and of the
-item vectors that a `FusedHead` reads, too."""
-
 
 @dataclass(frozen=True)
 class DepthDecoderConfig:
-    """How items are written as codes, and how the best are searched for."""
+    """How codes of items are scored, and how the best items are searched for."""
 
     level_d_ff: int = 0
     """Width of the feed-forward layer that scores the codes of a level; 0 means 2 x d-model."""
     lists: Literal["beam", "exact"] = "beam"
-    """How the best items are found. beam: among the likeliest prefixes of each level. exact: among all items."""
+    """How the best items are searched for. beam: by the likeliest prefixes of each level. exact: among all items."""
     beam_width: int = 50
-    """Prefixes that a beam keeps at each level; never fewer than the items that are asked for."""
+    """Number of prefixes that a beam keeps at each level; never fewer than the items of a list."""
     ranks: Literal["exact", "beam"] = "exact"
-    """How targets are ranked. exact: among all items. beam: by the beam's list, in the mean of the places behind it
-    where they are not on it, which is faster; figures of both differ."""
+    """How targets are ranked. exact: among all items. beam: by the beam's list, which is faster; a target that is not
+    on it has the mean of the ranks behind it. Figures of the two differ."""
     dense_weight: float = 0.0
-    """Weight of a softmax over item vectors beside the codes, in the loss and in scores, which are then sums of both
-    log-probabilities: for items whose features say more than their codes. 0 leaves it out."""
+    """Weight of a softmax over item vectors, whose loss and log-probabilities add to those of the codes: for items
+    whose features say more than their codes. 0 leaves it out."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -99,13 +95,13 @@ class DepthDecoder:
         refuse_unwanted(question)
         if question.positions is not None:
             states = jnp.take_along_axis(states, question.positions[..., None], axis=1)
-        own, targets = params[PARAMS], question.targets
+        decoder, targets = params[PARAMS], question.targets
         codes = params[CODES][targets].astype(jnp.int32)
         losses = jnp.zeros(targets.shape)
         for depth in range(codes.shape[-1]):
-            scores = code_scores(own, depth, states, dropout_rate=self.dropout, key=jax.random.fold_in(key, depth))
+            scores = code_scores(decoder, depth, states, dropout_rate=self.dropout, key=jax.random.fold_in(key, depth))
             losses += code_losses(scores, codes[..., depth], label_smoothing=self.label_smoothing)
-            states = after_code(own, depth, states, codes[..., depth])
+            states = after_code(decoder, depth, states, codes[..., depth])
         return loss_of_targets(losses, question)
 
     def queries(
@@ -123,23 +119,15 @@ class DepthDecoder:
         Only prefixes that are as likely as the target are followed: a prefix is at least as likely as its items.
         """
 
-        def rank(users: Any, params: Params) -> tuple[Array, Array]:
-            states, each, exclude, allow = users
-            tree = params[TREE]
-            leaves = leaves_of(tree, each)
-            valid = candidate_leaves(tree, exclude, allow, leaves)
-            if self.config.ranks == "exact":
-                scores = item_log_probabilities(
-                    params[PARAMS], tree, states, at_least=self._lowest(params, states, each)
-                )
-            else:
-                found, best = self.beam(params, states, valid, width=self.config.beam_width)
-                scores = scores_of_found(found, best, valid)
-            return ranks_of_leaves(scores, leaves, valid)
+        sizes = SearchSizes(self.n_items, queries.shape[-1], self.config.beam_width)
 
-        each = targets if targets.ndim == 2 else targets[:, None]
-        ranks, n_candidates = self.by_users(rank, params, queries, each, exclude, allow)
-        return ranks.reshape(targets.shape), n_candidates
+        def score(params: Params, states: Array, targets: Array, valid: Array) -> Array:
+            if self.config.ranks == "beam":
+                return scores_by_leaf(*self.beam(params, states, valid, width=sizes.width), valid)
+            lowest = self._lowest(params, states, targets)
+            return item_log_probabilities(params[PARAMS], params[TREE], states, at_least=lowest)
+
+        return rank_leaves(score, params, queries, targets, sizes, exclude=exclude, allow=allow)
 
     def top_k(
         self, params: Params, queries: Array, *, k: int, exclude: Exclude = None, allow: Allow = None
@@ -149,23 +137,19 @@ class DepthDecoder:
         A beam is at least `k` wide and keeps no prefix without a candidate below it, so that it finds `k` items
         wherever there are as many; where fewer are left, the list ends in id 0 with score -inf.
         """
-        is_limited = exclude is not None or allow is not None
+        is_exact = self.config.lists == "exact"
+        width = self.config.beam_width if is_exact else max_dim(k, self.config.beam_width)
+        sizes = SearchSizes(self.n_items, queries.shape[-1], width)
 
-        def top(users: Any, params: Params) -> tuple[Array, Array]:
-            states, none, exclude, allow = users
-            tree = params[TREE]
-            valid = candidate_leaves(tree, exclude, allow, none) if is_limited else None
-            if self.config.lists == "exact":
-                scores = item_log_probabilities(params[PARAMS], tree, states)
-                scores = finite(scores if valid is None else jnp.where(valid, scores, -jnp.inf))
-                best, leaves = jax.lax.top_k(scores, min_dim(k, tree.n_leaves))
-            else:
-                leaves, best = self.beam(params, states, valid, width=max_dim(k, self.config.beam_width))
-            return listed(tree, leaves, best, k=k)
+        def search(params: Params, states: Array, valid: Array | None) -> tuple[Array, Array]:
+            if not is_exact:
+                return self.beam(params, states, valid, width=width)
+            scores = item_log_probabilities(params[PARAMS], params[TREE], states)
+            scores = finite(scores if valid is None else jnp.where(valid, scores, -jnp.inf))
+            best, leaves = jax.lax.top_k(scores, min_dim(k, params[TREE].n_leaves))
+            return leaves, best
 
-        if not 1 <= k <= self.n_items:
-            raise InputError(f"k={k} is not in 1..n_items={self.n_items}; ask for at most as many items as there are")
-        return self.by_users(top, params, queries, jnp.zeros((len(queries), 0), jnp.int32), exclude, allow)
+        return top_k_leaves(search, params, queries, sizes, k=k, exclude=exclude, allow=allow)
 
     def top_k_log_probabilities(self, params: Params, states: Array, *, k: int, exclude: Exclude = None) -> BestItems:
         """As `top_k`, whose scores are log-probabilities."""
@@ -187,20 +171,6 @@ class DepthDecoder:
         item, log_probability = (jnp.take_along_axis(each, chosen, axis=1)[:, 0] for each in (ids, logs))
         return item, log_probability
 
-    def by_users(
-        self,
-        function: Callable[[Any, Params], Any],
-        params: Params,
-        states: Array,
-        targets: Array,
-        exclude: Exclude,
-        allow: Allow,
-    ) -> Any:
-        """`function((states, targets, exclude, allow), params)` for blocks of users, each device over its own."""
-        own = {name: params[name] for name in (PARAMS, CODES, TREE, DENSE) if name in params}
-        sizes = {"d_model": states.shape[-1], "width": self.config.beam_width}
-        return by_users(function, own, own[TREE], states, targets, exclude, allow, **sizes)
-
     def _lowest(self, params: Params, states: Array, targets: Array) -> Float[Array, " users"]:
         """A log-probability that no target of a user falls short of; infinite for users without a target."""
         total = log_probabilities_of(params, states, targets)
@@ -209,15 +179,15 @@ class DepthDecoder:
 
     def beam(
         self, params: Params, states: Array, valid: Bool[Array, "#users n_leaves"] | None, *, width: int
-    ) -> tuple[Int[Array, "users found"], Float[Array, "users found"]]:
+    ) -> tuple[Int[Array, "users beams"], Float[Array, "users beams"]]:
         """Leaves of the likeliest items that a beam of this width finds, best first, and their log-probabilities."""
-        own = params[PARAMS]
+        decoder = params[PARAMS]
 
         def score(depth: int, states: Array) -> tuple[Array, Array]:
-            return code_log_probabilities(own, depth, states), states
+            return code_log_probabilities(decoder, depth, states), states
 
         def advance(depth: int, states: Array, beams: Array, codes: Array) -> Array:
-            return after_code(own, depth, jnp.take_along_axis(states, beams[..., None], axis=1), codes)
+            return after_code(decoder, depth, jnp.take_along_axis(states, beams[..., None], axis=1), codes)
 
         start, options = states[:, None], {"n_users": len(states), "width": width}
         return beam_search(params[TREE], valid, start, score=score, advance=advance, **options)
@@ -227,11 +197,11 @@ def log_probabilities_of(
     params: Params, states: Float[Array, "users d_model"], items: Int[Array, "users n"]
 ) -> Float[Array, "users n"]:
     """The log-probability of some items of each user."""
-    own, codes = params[PARAMS], params[CODES][items].astype(jnp.int32)
+    decoder, codes = params[PARAMS], params[CODES][items].astype(jnp.int32)
     each = jnp.broadcast_to(states[:, None], (*items.shape, states.shape[-1]))
     total = jnp.zeros(items.shape)
-    for depth in range(len(own["codes"])):
-        logs = code_log_probabilities(own, depth, each)
+    for depth in range(len(decoder["codes"])):
+        logs = code_log_probabilities(decoder, depth, each)
         total += jnp.take_along_axis(logs, codes[..., depth, None], axis=-1)[..., 0]
-        each = after_code(own, depth, each, codes[..., depth])
+        each = after_code(decoder, depth, each, codes[..., depth])
     return total

@@ -30,7 +30,7 @@ from seqrec.types import (
 class SoftmaxHead:
     """A `types.Head` and `types.NextItemHead` that scores by the parameter `item_table`.
 
-    Its queries are plain states, [queries, d_model]; it ranks and lists for `retrieval.BoostedVectors` too.
+    Its queries are plain states, [queries, d_model]; it ranks and lists for `retrieval.MixtureVectors` too.
     """
 
     n_items: int

@@ -14,15 +14,15 @@ from seqrec.encoders.seq2seq import Memory, decode, decoder_specs, keys_and_valu
 from seqrec.encoders.transformer import TransformerConfig, rotary_angles
 from seqrec.heads.code_probabilities import code_losses, loss_of_targets, refuse_unwanted
 from seqrec.heads.code_search import (
+    CODES,
+    PARAMS,
+    TREE,
+    SearchSizes,
     beam_search,
-    by_users,
-    candidate_leaves,
-    leaves_of,
-    listed,
-    ranks_of_leaves,
-    scores_of_found,
+    rank_leaves,
+    scores_by_leaf,
+    top_k_leaves,
 )
-from seqrec.heads.depth_decoder import CODES, PARAMS, TREE
 from seqrec.layers import Rotation, dropout
 from seqrec.params import Params, ParamSpec
 from seqrec.types import (
@@ -30,7 +30,6 @@ from seqrec.types import (
     Batch,
     BestItems,
     Exclude,
-    InputError,
     LossSum,
     Question,
     Scalar,
@@ -87,7 +86,7 @@ class TokenDecoder:
         """
         refuse_unwanted(question)
         batch, targets = question.inputs, question.targets
-        own, codes = params[PARAMS], params[CODES][targets].astype(jnp.int32)
+        decoder, codes = params[PARAMS], params[CODES][targets].astype(jnp.int32)
         rows, n_queried, n_levels = codes.shape
         segments, positions = batch.segment_ids, batch.positions
         if question.positions is not None:
@@ -98,20 +97,20 @@ class TokenDecoder:
         is_read = jnp.repeat(jnp.repeat(is_read, n_levels, axis=1), n_levels, axis=2)
         item, level = np.divmod(np.arange(n_queried * n_levels), n_levels)
         is_earlier = (item[:, None] == item) & (level <= level[:, None])
-        vectors = [jnp.broadcast_to(own["first"], (rows, n_queried, self.config.d_model))]
-        vectors += [table[codes[..., depth]] for depth, table in enumerate(own["codes"][:-1])]
+        vectors = [jnp.broadcast_to(decoder["first"], (rows, n_queried, self.config.d_model))]
+        vectors += [table[codes[..., depth]] for depth, table in enumerate(decoder["codes"][:-1])]
         embed_key, decode_key = jax.random.split(key)
         written, _ = decode(
             self.config,
-            own,
-            self._embedded(own, jnp.stack(vectors, axis=2), np.arange(n_levels), states.dtype, key=embed_key),
-            Memory(self._keys_and_values(own, states, batch.positions), is_read),
+            decoder,
+            self._embedded(decoder, jnp.stack(vectors, axis=2), np.arange(n_levels), states.dtype, key=embed_key),
+            Memory(self._keys_and_values(decoder, states, batch.positions), is_read),
             mask=jnp.broadcast_to(is_earlier, (rows, *is_earlier.shape)),
             angles=self._angles(_places(positions + 1, n_levels), n_levels),
             key=decode_key,
         )
         written, losses = written.reshape(rows, n_queried, n_levels, -1), jnp.zeros(targets.shape)
-        for depth, table in enumerate(own["codes"]):
+        for depth, table in enumerate(decoder["codes"]):
             scores = _scores(table, written[:, :, depth], precision=None)
             losses += code_losses(scores, codes[..., depth], label_smoothing=self.label_smoothing)
         return loss_of_targets(losses, question)
@@ -130,53 +129,36 @@ class TokenDecoder:
     ) -> TargetRanks:
         """Ranks by the beam's list; targets that are not on it have the mean of the places behind it."""
 
-        def rank(users: Any, params: Params) -> tuple[Array, Array]:
-            read, each, exclude, allow = users
-            leaves = leaves_of(params[TREE], each)
-            valid = candidate_leaves(params[TREE], exclude, allow, leaves)
-            found, logs = self._beam(params, read, valid, width=self.beam_width)
-            return ranks_of_leaves(scores_of_found(found, logs, valid), leaves, valid)
+        def score(params: Params, read: TokensRead, targets: Array, valid: Array) -> Array:
+            return scores_by_leaf(*self._beam(params, read, valid, width=self.beam_width), valid)
 
-        each = targets if targets.ndim == 2 else targets[:, None]
-        ranks, n_candidates = self._by_users(rank, params, queries, each, exclude, allow)
-        return ranks.reshape(targets.shape), n_candidates
+        sizes = SearchSizes(self.n_items, self.config.d_model, self.beam_width)
+        return rank_leaves(score, params, queries, targets, sizes, exclude=exclude, allow=allow)
 
     def top_k(
         self, params: Params, queries: TokensRead, *, k: int, exclude: Exclude = None, allow: Allow = None
     ) -> BestItems:
         """Ids of the `k` likeliest candidates that a beam finds, and their log-probabilities, as `DepthDecoder`."""
-        is_limited = exclude is not None or allow is not None
+        sizes = SearchSizes(self.n_items, self.config.d_model, max(k, self.beam_width))
 
-        def top(users: Any, params: Params) -> BestItems:
-            read, none, exclude, allow = users
-            valid = candidate_leaves(params[TREE], exclude, allow, none) if is_limited else None
-            return listed(params[TREE], *self._beam(params, read, valid, width=max(k, self.beam_width)), k=k)
+        def search(params: Params, read: TokensRead, valid: Array | None) -> tuple[Array, Array]:
+            return self._beam(params, read, valid, width=sizes.width)
 
-        if not 1 <= k <= self.n_items:
-            raise InputError(f"k={k} is not in 1..n_items={self.n_items}; ask for at most as many items as there are")
-        none = jnp.zeros((len(queries.position), 0), jnp.int32)
-        return self._by_users(top, params, queries, none, exclude, allow)
-
-    def _by_users(
-        self, function: Any, params: Params, queries: TokensRead, targets: Array, exclude: Exclude, allow: Allow
-    ) -> Any:
-        own = {name: params[name] for name in (PARAMS, CODES, TREE)}
-        sizes = {"d_model": self.config.d_model, "width": self.beam_width}
-        return by_users(function, own, own[TREE], queries, targets, exclude, allow, **sizes)
+        return top_k_leaves(search, params, queries, sizes, k=k, exclude=exclude, allow=allow)
 
     def _beam(
         self, params: Params, read: TokensRead, valid: Bool[Array, "#users n_leaves"] | None, *, width: int
-    ) -> tuple[Int[Array, "users found"], Float[Array, "users found"]]:
+    ) -> tuple[Int[Array, "users beams"], Float[Array, "users beams"]]:
         """As `beam_search`, with the keys and values of all tokens that any beam has written in one cache.
 
         A beam attends to those of its own prefix alone, so nothing is moved as beams come and go.
         """
-        own, tree, config = params[PARAMS], params[TREE], self.config
+        decoder, tree, config = params[PARAMS], params[TREE], self.config
         n_users, n_levels = len(read.position), len(tree.levels)
         room, dtype = 1 + width * (n_levels - 1), read.blocks[0][0].dtype
         empty = jnp.zeros((n_users, config.n_heads, room, config.d_model // config.n_heads), dtype)
         start = _Beams(
-            jnp.broadcast_to(own["first"], (n_users, 1, config.d_model)),
+            jnp.broadcast_to(decoder["first"], (n_users, 1, config.d_model)),
             jnp.zeros((n_users, 1, room), bool),
             [(empty, empty)] * len(read.blocks),
             0,
@@ -189,8 +171,8 @@ class TokenDecoder:
             places = jnp.broadcast_to(n_levels * (read.position + 1)[:, None] + depth, (n_users, n_beams))
             states, caches = decode(
                 config,
-                own,
-                self._embedded(own, beams.vectors, np.array(depth), dtype, key=None),
+                decoder,
+                self._embedded(decoder, beams.vectors, np.array(depth), dtype, key=None),
                 Memory(read.blocks, jnp.broadcast_to(read.is_read[:, None], (n_users, n_beams, read.is_read.shape[1]))),
                 mask=own_prefix,
                 angles=self._angles(places, n_levels),
@@ -198,30 +180,32 @@ class TokenDecoder:
                 place=beams.place,
             )
             # In full precision, as scores of items are: else a TPU multiplies in bfloat16 and a GPU in TF32.
-            scores = _scores(own["codes"][depth], states, precision=jax.lax.Precision.HIGHEST)
+            scores = _scores(decoder["codes"][depth], states, precision=jax.lax.Precision.HIGHEST)
             return jax.nn.log_softmax(scores, axis=-1), _Beams(beams.vectors, own_prefix, caches, beams.place + n_beams)
 
         def advance(depth: int, beams: _Beams, parents: Array, codes: Array) -> _Beams:
             own_prefix = jnp.take_along_axis(beams.own_prefix, parents[..., None], axis=1)
-            return beams._replace(vectors=own["codes"][depth][codes], own_prefix=own_prefix)
+            return beams._replace(vectors=decoder["codes"][depth][codes], own_prefix=own_prefix)
 
         return beam_search(tree, valid, start, n_users=n_users, width=width, score=score, advance=advance)
 
     def _embedded(
-        self, own: Params, vectors: Array, levels: np.ndarray, dtype: Any, *, key: Array | None
+        self, decoder: Params, vectors: Array, levels: np.ndarray, dtype: Any, *, key: Array | None
     ) -> Float[Array, "rows n_tokens d_model"]:
         """What the decoder's first block reads: the vectors scaled as items' are, with those of learned positions."""
         x = vectors * math.sqrt(self.config.d_model)
         if self.config.positions == "learned":
-            x = x + own["level_table"][levels]
+            x = x + decoder["level_table"][levels]
         x = x.astype(dtype).reshape(len(x), -1, self.config.d_model)
         return dropout(x, rate=self.config.dropout, key=key)
 
     def _keys_and_values(
-        self, own: Params, states: States, positions: Int[Array, "rows n_positions"]
+        self, decoder: Params, states: States, positions: Int[Array, "rows n_positions"]
     ) -> list[KeysAndValues]:
-        n_levels = len(own["codes"])
-        return keys_and_values(self.config, own, states, angles=self._angles(_places(positions, n_levels), n_levels))
+        n_levels = len(decoder["codes"])
+        return keys_and_values(
+            self.config, decoder, states, angles=self._angles(_places(positions, n_levels), n_levels)
+        )
 
     def _angles(self, places: Int[Array, "rows n_tokens"], n_levels: int) -> Rotation | None:
         return rotary_angles(self.config, places, max_length=n_levels * (self.max_length + 1))

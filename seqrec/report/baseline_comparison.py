@@ -36,8 +36,8 @@ def compare_with_baselines(
         values = np.asarray(metric_values(ranks)[METRIC], np.float64)
         return np.bincount(row, values, minlength=n_users) * (n_users / len(users))
 
-    own = of_users(ranks)
-    pairs = {name: paired_comparison(of_users(each), own, level=LEVEL) for name, each in baselines.items()}
+    model_values = of_users(ranks)
+    pairs = {name: paired_comparison(of_users(each), model_values, level=LEVEL) for name, each in baselines.items()}
     adjusted = holm(np.array([each.p_value for each in pairs.values()]))
     return {
         "metric": METRIC,
@@ -123,12 +123,12 @@ def format_tested(results: JsonObject, *, name: str) -> str:
     return "\n".join([format_table({name: results["test"]}), *beside])
 
 
-def format_unfused(results: JsonObject, *, name: str) -> str:
+def format_without_tables(results: JsonObject, *, name: str) -> str:
     """The test figures with and without item-to-item tables, and the difference in pairs over users."""
-    unfused = results["unfused"]
-    table = format_table({name: results["test"], f"{name} without tables": unfused["test"]})
+    base = results["unfused"]
+    table = format_table({name: results["test"], f"{name} without tables": base["test"]})
     label = metric_label(results["comparisons"]["metric"])
-    return f"{table}\ntables raise {label} by {interval_text(difference_ends(unfused))}, p {p_text(unfused['p'])}"
+    return f"{table}\ntables raise {label} by {interval_text(difference_ends(base))}, p {p_text(base['p'])}"
 
 
 def p_text(p: float) -> str:

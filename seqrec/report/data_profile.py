@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Int, Int8, Real
 
 from seqrec.data.ragged import blocks
-from seqrec.data.splits import Split, asked_events
+from seqrec.data.splits import Split, target_positions
 from seqrec.data.store import SequenceStore
 from seqrec.files import JsonObject
 
@@ -201,7 +201,7 @@ def _parts(
 
     items = np.asarray(store.items)
     is_cold = np.bincount(items[parts == 0], minlength=store.n_items + 1) == 0
-    targets = (np.zeros(0, np.int64), *asked_events(store, split))
+    targets = (np.zeros(0, np.int64), *target_positions(store, split))
     rows = []
     for number, name in enumerate(PARTS):
         in_part = parts == number

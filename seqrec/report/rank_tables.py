@@ -127,12 +127,12 @@ def read_top_k(
     keys = {name: comparable_keys(rows, required_id(rows, name), getattr(like, name)) for name in ("user", "item")}
     value = number(rows, "value", kind, booleans=False)
     connection.execute(
-        f"CREATE TABLE lists AS SELECT event_index, {keys['user'].theirs} AS user, {keys['item'].theirs} AS item, "
-        f"CAST({value} AS DOUBLE) AS value FROM {rows.view}"
+        f"CREATE TABLE lists AS SELECT event_index, {keys['user'].file_keys} AS user, "
+        f"{keys['item'].file_keys} AS item, CAST({value} AS DOUBLE) AS value FROM {rows.view}"
     )
     rows.drop()
     _check_lists(connection, rows.place, by_rank=by_rank)
-    queries = {"place": np.arange(like.n_users), "user": keys["user"].ours, "item": keys["item"].ours}
+    queries = {"place": np.arange(like.n_users), "user": keys["user"].table_keys, "item": keys["item"].table_keys}
     connection.register("queries", pa.table(queries))
     [(n_known, n_unknown, list_length)] = connection.execute(
         "SELECT count(*) FILTER (is_known), count(*) FILTER (NOT is_known), max(length) FILTER (is_known) FROM ("
@@ -265,9 +265,9 @@ def as_text(keys: np.ndarray) -> np.ndarray:
 class ComparableKeys(NamedTuple):
     """Keys of a file and of a rank table, both as int64 or both as text."""
 
-    theirs: str
+    file_keys: str
     """The SQL expression of the file's."""
-    ours: pa.Array
+    table_keys: pa.Array
 
 
 def comparable_keys(rows: RawRows, expression: str, keys: np.ndarray) -> ComparableKeys:
@@ -277,10 +277,10 @@ def comparable_keys(rows: RawRows, expression: str, keys: np.ndarray) -> Compara
     return ComparableKeys(f"CAST({expression} AS VARCHAR)", pa.array(as_text(keys).tolist(), pa.string()))
 
 
-def no_common_key(path: Path, kind: str, theirs: object, keys: np.ndarray) -> InputError:
+def no_common_key(path: Path, kind: str, example: object, keys: np.ndarray) -> InputError:
     """What to tell somebody whose file has none of a rank table's keys."""
     return InputError(
-        f"{path}: none of its {kind}s, such as {theirs!r}, is in the test set, which has {kind}s such as "
+        f"{path}: none of its {kind}s, such as {example!r}, is in the test set, which has {kind}s such as "
         f"{keys.tolist()[0]!r}; write the keys of the data's own file"
     )
 

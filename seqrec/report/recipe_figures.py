@@ -36,9 +36,9 @@ def without_flags(kept: Mapping[str, JsonObject], published: Published, *, defau
     return [
         "## Without flags",
         "",
-        "`python experiments/sasrec.py` with the flags of the data alone: all else is chosen by their facts",
-        "([recipes](recipes.md)). Means over the seeds that the commands below name. Baselines are those that a run",
-        "tests itself: their number, and those that the model is not above by the paired test, with Holm's correction.",
+        "`python experiments/sasrec.py` with flags that name the data alone; facts of the data choose all else",
+        "([recipes](recipes.md)). Means over the seeds that the commands below name. The column of baselines has their",
+        "number in a run, and names those that the model is not above by the paired test, with Holm's correction.",
         "",
         *markdown_table(_HEADS, rows),
     ]
@@ -48,8 +48,8 @@ def _follows_its_recipe(result: JsonObject, default: Any) -> bool:
     """Whether a recipe chose all that is not the default, but for the data, the seed and the directory."""
     recipe, usual = runs.recipe_of(result), dict(leaves(to_json(default)))
     changed = {name for name, value in leaves(result["config"]) if usual.get(name) != value}
-    own = {name for name in changed if not name.startswith(("training.data.", "training.run."))}
-    return bool(recipe) and own <= recipe["values"].keys()
+    model_fields = {name for name in changed if not name.startswith(("training.data.", "training.run."))}
+    return bool(recipe) and model_fields <= recipe["values"].keys()
 
 
 def _rows(results: Sequence[JsonObject], published: Published) -> list[list[str]]:
@@ -60,12 +60,12 @@ def _rows(results: Sequence[JsonObject], published: Published) -> list[list[str]
     minutes = max(result["train_seconds"] for result in results) / 60
     rows = []
     for place, (label, metric) in enumerate(metrics.items()):
-        own = mean(result["test"][metric] for result in results)
-        unfused = [result["unfused"]["test"][metric] for result in results if "unfused" in result]
+        figure = mean(result["test"][metric] for result in results)
+        without_tables = [result["unfused"]["test"][metric] for result in results if "unfused" in result]
         best = max(published.get(name, ()), key=lambda each: float(each[1 + place]), default=None)
         cells = [
-            f"{own:.4f}",
-            f"{mean(unfused):.4f}" if len(unfused) == len(results) else "",
+            f"{figure:.4f}",
+            f"{mean(without_tables):.4f}" if len(without_tables) == len(results) else "",
             f"{best[1 + place]:.4f} ({best[0]})" if best else "",
         ]
         first = [name, f"{_baselines(results)}", f"{minutes:.1f}"] if place == 0 else ["", "", ""]

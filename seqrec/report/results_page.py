@@ -167,13 +167,13 @@ def _ablation(settings: Settings) -> list[str]:
         return [mean(run["valid"]["ndcg@10"] for run in runs), *of_test]
 
     rows = []
-    for name, own in seeds.items():
-        shared = sorted(own.keys() & seeds["base"].keys())
+    for name, of_change in seeds.items():
+        shared = sorted(of_change.keys() & seeds["base"].keys())
         if not shared:
             raise InputError(f"{name} shares no seed with the base; run it with one of {sorted(seeds['base'])}")
-        mine, base = [own[seed] for seed in shared], [seeds["base"][seed] for seed in shared]
-        means = means_of(mine)
-        flags = _changed_flags(base[0], mine[0]) or "the base itself"
+        variant, base = [of_change[seed] for seed in shared], [seeds["base"][seed] for seed in shared]
+        means = means_of(variant)
+        flags = _changed_flags(base[0], variant[0]) or "the base itself"
         rows.append((means[1] - means_of(base)[1], [flags, ", ".join(map(str, shared)), *map("{:.4f}".format, means)]))
     rows.sort(key=lambda row: row[0])
     heads = ["change to the base", "seeds", "validation NDCG@10", *columns, f"gain in {next(iter(columns))}"]
@@ -207,7 +207,7 @@ def _course(result: JsonObject) -> str:
     if "test" not in result:
         return ""
     low, high = result["test"]["intervals"]["ndcg@10"]
-    said = f"NDCG@10 within [{low:.4f}, {high:.4f}] (95%, bootstrap over users); {result['stopped']}; "
+    text = f"NDCG@10 within [{low:.4f}, {high:.4f}] (95%, bootstrap over users); {result['stopped']}; "
     if "comparisons" in result:
-        said += verdict_on_baselines(result["comparisons"], name="it") + "; "
-    return said
+        text += verdict_on_baselines(result["comparisons"], name="it") + "; "
+    return text

@@ -163,9 +163,9 @@ def joined_slicings(
     values = {name: f"trim({present_text(rows, f'value_{i}', name)})" for i, name in enumerate(names)}
     own_keys = {"user": table.user, "item": table.item}[kind]
     keys = comparable_keys(rows, expression, own_keys)
-    rows.connection.register("own", pa.table({"place": np.arange(len(own_keys)), "key": keys.ours}))
+    rows.connection.register("own", pa.table({"place": np.arange(len(own_keys)), "key": keys.table_keys}))
     joined = rows.connection.execute(
-        f"SELECT place, {', '.join(values.values())} FROM own JOIN {rows.view} ON key = {keys.theirs}"
+        f"SELECT place, {', '.join(values.values())} FROM own JOIN {rows.view} ON key = {keys.file_keys}"
     ).fetchall()
     if not joined:
         raise no_common_key(path, kind, rows.one(f"arg_min({expression}, event_index)")[0], own_keys)

@@ -130,8 +130,8 @@ def _contrasts(
     for metric, each in values.items():
         summary = seed_user_summary(each)
         for name, weights in zip(names, np.eye(len(names)), strict=True):
-            own = contrast_over_seeds_and_users(summary, weights, level=level)
-            means[name][metric] = [_number(end) for end in (own.estimate, own.lower, own.upper)]
+            estimate = contrast_over_seeds_and_users(summary, weights, level=level)
+            means[name][metric] = [_number(end) for end in (estimate.estimate, estimate.lower, estimate.upper)]
         comparisons = compare_over_seeds_and_users(summary, level=level)
         for name, (contrast, adjusted) in zip(names[1:], comparisons, strict=True):
             differences[name][metric] = _as_json(contrast)
@@ -202,14 +202,16 @@ def _costs(base: str, runs: Sequence[StudyRun]) -> dict[str, JsonObject]:
     """By system: `cost` of metrics.json, seconds per step and minutes of training, and their ratio to the base."""
     costs: dict[str, JsonObject] = {}
     for name in dict.fromkeys(run.name for run in runs):
-        own = [run for run in runs if run.name == name]
+        arm_runs = [run for run in runs if run.name == name]
         # The first interval of a run holds the compilation.
-        steps = [line["step_seconds"] for run in own for line in [line for line in run.lines if "loss" in line][1:]]
+        steps = [
+            line["step_seconds"] for run in arm_runs for line in [line for line in run.lines if "loss" in line][1:]
+        ]
         costs[name] = {
-            **own[0].results["cost"],
+            **arm_runs[0].results["cost"],
             "step_seconds": median(steps) if steps else None,
-            "train_minutes": mean(run.results["train_seconds"] for run in own) / 60,
-            "best_epochs": [run.results["best_epoch"] for run in own],
+            "train_minutes": mean(run.results["train_seconds"] for run in arm_runs) / 60,
+            "best_epochs": [run.results["best_epoch"] for run in arm_runs],
         }
     for cost in costs.values():
         cost["of_base"] = {

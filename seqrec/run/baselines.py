@@ -108,5 +108,7 @@ def baseline_ranks(
       InputError: the baseline cannot be fitted; see `fit_baseline`.
     """
     rank = fit_baseline(name, task.store, task.split, config, store_with_times=store_with_times, counts=task.counts)
-    found = rank(task.test.target_positions, task.mask_seen, report)
-    return rank_table(task.test, *(found if task.test.whole is None else map(task.test.whole.gathered, found)))
+    ranks_and_counts = rank(task.test.target_positions, task.mask_seen, report)
+    return rank_table(
+        task.test, *(ranks_and_counts if task.test.whole is None else map(task.test.whole.gathered, ranks_and_counts))
+    )

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tyro.conf import OmitArgPrefixes
 
-from seqrec.baselines.item_tables import ItemTableName
+from seqrec.baselines.neighbour_tables import NeighbourTableName
 from seqrec.config import check_fields
 from seqrec.data.engagement import EngagementConfig
 from seqrec.items import ItemConfig
@@ -50,9 +50,9 @@ class TrainingConfig:
     baselines: tuple[BaselineChoice, ...] = ("auto",)
     """Baselines to test beside the model, by the paired test over users. auto: popularity, personal popularity,
     first-order Markov, skip-gram Markov, item-kNN, VS-SkNN and STAN, as far as they take a tenth of the training's time
-    together; more names, as in auto EASE, are tested whatever they take."""
-    fuse: tuple[ItemTableName, ...] = ()
-    """Tables to add to the model's scores after training, with weights fitted on validation: markov (what followed the
+    together; more names, as in auto EASE, are tested however long they take."""
+    fuse: tuple[NeighbourTableName, ...] = ()
+    """Item-to-item tables to add to scores after training, with weights fitted on validation: markov (what followed the
     newest item), item-kNN (what is similar to the latest items), slim (sparse linear weights of the latest items)."""
     track: tuple[TrackerName, ...] = ()
     """Trackers to send settings, metrics and figures to while training: mlflow, tensorboard, wandb or several.

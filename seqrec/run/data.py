@@ -24,7 +24,7 @@ from seqrec.data.ragged import rows_at
 from seqrec.data.repeated_targets import MaskSeen, RepeatedTargets, choose_masking, seen_before
 from seqrec.data.sources import Columns, Dataset, Ties, TimeUnit, read_source
 from seqrec.data.split_config import SplitConfig, choose_split, split_store, stored_split
-from seqrec.data.splits import Split, asked_events
+from seqrec.data.splits import Split, target_positions
 from seqrec.data.steps import column_names
 from seqrec.data.store import SequenceStore, check_content, open_store, read_preparation
 from seqrec.data.user_samples import sampled_users
@@ -283,7 +283,7 @@ def make_task(
         read_engagement(engagement, store, categories=categories),
         position_features(config.features, store, split, seed=seed),
     )
-    targets = dict(zip(("validation", "test"), asked_events(store, split), strict=True))
+    targets = dict(zip(("validation", "test"), target_positions(store, split), strict=True))
     seen = {part: seen_before(store, positions) for part, positions in targets.items()}
     masking = choose_masking(config.mask_seen, np.concatenate(share.of_all(seen["validation"])))
     if masking.note:

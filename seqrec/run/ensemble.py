@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from seqrec import phases, runs, runtime
-from seqrec.baselines.item_tables import ItemTableName
+from seqrec.baselines.neighbour_tables import NeighbourTableName
 from seqrec.data.batches import Queries
 from seqrec.ensemble import WEIGHTS, ensemble, ensemble_params
 from seqrec.evaluation import evaluate, make_eval_step
@@ -20,7 +20,7 @@ from seqrec.report.baseline_comparison import METRIC, compare_with_baselines
 from seqrec.report.comparison_text import difference_ends, interval_text, metric_label
 from seqrec.run.baselines import CHEAP
 from seqrec.run.experiment import Script, open_trained
-from seqrec.run.fusion import fuse
+from seqrec.run.fusion import fit_tables
 from seqrec.run.members import check_directories, copy_members, open_members
 from seqrec.run.results import print_test, test, write_test
 
@@ -28,7 +28,11 @@ NAME = "ensemble"
 
 
 def make_ensemble(
-    config: Any, members: Sequence[Path], output: Path, names: Sequence[ItemTableName], scripts: Mapping[str, Script]
+    config: Any,
+    members: Sequence[Path],
+    output: Path,
+    names: Sequence[NeighbourTableName],
+    scripts: Mapping[str, Script],
 ) -> JsonObject:
     """Leaves a run in `output` that `experiment.open_trained` opens as one model, prints its figures, returns them.
 
@@ -49,31 +53,31 @@ def make_ensemble(
 
 
 def _joined(
-    output: Path, members: Sequence[Path], names: Sequence[ItemTableName], scripts: Mapping[str, Script]
+    output: Path, members: Sequence[Path], names: Sequence[NeighbourTableName], scripts: Mapping[str, Script]
 ) -> JsonObject:
     """Fills the directory of the ensemble, and returns what its `metrics.json` holds."""
     copies = copy_members(output, members)
     task, models, params = open_members(copies, lambda run: open_trained(run, scripts))
     widths = [model.d_model for model in models]
-    fused = fuse(output, task, ensemble(models), ensemble_params(models, params), names, widths=widths)
-    own = {**fused.params, WEIGHTS: np.array(fused.record["models"], np.float32)}
-    tested = test(task, fused.model, own, valid_ranks=None, baselines=CHEAP)
-    results, seconds = tested.results, _seconds(fused.model, own, task.test)
-    alone: dict[str, Any] = {}
+    extended = fit_tables(output, task, ensemble(models), ensemble_params(models, params), names, widths=widths)
+    weighted_params = {**extended.params, WEIGHTS: np.array(extended.record["models"], np.float32)}
+    tested = test(task, extended.model, weighted_params, valid_ranks=None, baselines=CHEAP)
+    results, seconds = tested.results, _seconds(extended.model, weighted_params, task.test)
+    member_ranks: dict[str, Any] = {}
     costs: JsonObject = {}
     for run, model, each in zip(members, models, params, strict=True):
-        name = run.name if run.name not in alone else str(run)
+        name = run.name if run.name not in member_ranks else str(run)
         with phases.progress(f"testing {name} alone", len(task.test.users), unit="queries") as phase:
-            alone[name] = evaluate(make_eval_step(model), each, task.test, report=phase).rank
+            member_ranks[name] = evaluate(make_eval_step(model), each, task.test, report=phase).rank
         costs[name] = {
             "n_parameters": count_params(model.specs),
             "seconds_relative": seconds / _seconds(model, each, task.test),
         }
     results |= {
-        "fusion": fused.record,
-        "members": {name: figures.figures(ranks, users=task.test.users) for name, ranks in alone.items()},
-        "member_comparisons": compare_with_baselines(tested.ranks.rank, alone, users=task.test.users),
-        "cost": {"n_parameters": count_params(fused.model.specs), "members": costs},
+        "fusion": extended.record,
+        "members": {name: figures.figures(ranks, users=task.test.users) for name, ranks in member_ranks.items()},
+        "member_comparisons": compare_with_baselines(tested.ranks.rank, member_ranks, users=task.test.users),
+        "cost": {"n_parameters": count_params(extended.model.specs), "members": costs},
     }
     write_test(output, task, tested._replace(results=results))
     return results

@@ -22,7 +22,7 @@ from seqrec.row_updates import caught_up
 from seqrec.run.baselines import POPULARITIES
 from seqrec.run.config import RunConfig, TrainingConfig
 from seqrec.run.data import Task, open_data, open_task
-from seqrec.run.fusion import check_fusable, fuse, open_fused
+from seqrec.run.fusion import check_takes_tables, fit_tables, open_with_tables
 from seqrec.run.members import member_directories, open_ensemble
 from seqrec.run.resolving import resolve
 from seqrec.run.results import costs, publish, test, write_test
@@ -150,7 +150,7 @@ def run_experiment(
         runtime.check_interrupt()
         with phases.progress("building the model"):
             model = _built(run, config, build, task)
-        check_fusable(model, task, training.fuse)
+        check_takes_tables(model, task, training.fuse)
         runtime.check_interrupt()
         per_epoch = task.train.steps_per_epoch
         n_steps = training.fit.n_steps(per_epoch)
@@ -170,16 +170,16 @@ def run_experiment(
                 "n_roll_backs": len(trained.progress.skipped),
                 **runtime.on_first(functools.partial(start_record, run)),
             }
-            fused = fuse(run, task, model, composed_params(model, trained.state.averaged), training.fuse)
+            extended = fit_tables(run, task, model, composed_params(model, trained.state.averaged), training.fuse)
             return publish(
                 run,
                 task,
-                fused.model,
-                fused.params,
-                {**facts, **({"fusion": fused.record} if fused.record else {})},
+                extended.model,
+                extended.params,
+                {**facts, **({"fusion": extended.record} if extended.record else {})},
                 name=name,
                 baselines=training.baselines,
-                valid_ranks=None if fused.model is not model else trained.valid_ranks,
+                valid_ranks=None if extended.model is not model else trained.valid_ranks,
             )
 
 
@@ -239,8 +239,8 @@ def open_trained(run: Path, scripts: Mapping[str, Script]) -> tuple[Task, Model,
     # By however many processes it is read: only in training would each go its own way.
     runtime.start(MeshConfig(), replace(training.processes, n_processes=0))
     task, model = _opened(run, config, scripts[name].build)
-    fused = open_fused(run, model, composed_params(model, load_best(run, model.specs)), training.fuse)
-    return task, fused.model, fused.params
+    extended = open_with_tables(run, model, composed_params(model, load_best(run, model.specs)), training.fuse)
+    return task, extended.model, extended.params
 
 
 def _built(run: Path, config: Any, build: Build, task: Task) -> Model:

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from seqrec import phases, runtime
-from seqrec.baselines.item_tables import ItemTableName, fit_item_table
+from seqrec.baselines.neighbour_tables import NeighbourTableName, fit_neighbour_table
 from seqrec.data.batches import Queries, make_queries
 from seqrec.data.paths import as_input_error
 from seqrec.data.user_samples import sampled_users
@@ -45,17 +45,17 @@ QUERIES_PER_USER = 8
 """On average, at most, of these users."""
 
 
-class Fused(NamedTuple):
-    """A trained model with what its run fuses with it."""
+class ModelWithTables(NamedTuple):
+    """A trained model with the item-to-item tables that its run adds to it."""
 
     model: Model
     params: Params
     """Composed ones."""
     record: JsonObject
-    """What `FUSION` holds; empty where nothing is fused."""
+    """What `FUSION` holds; empty where there are no tables."""
 
 
-def check_fusable(model: Model, task: Task, names: Sequence[ItemTableName]) -> None:
+def check_takes_tables(model: Model, task: Task, names: Sequence[NeighbourTableName]) -> None:
     """Refuses, before training, tables that the model cannot take.
 
     Raises:
@@ -68,15 +68,15 @@ def check_fusable(model: Model, task: Task, names: Sequence[ItemTableName]) -> N
         raise InputError("--fuse generates no continuations; use --window-target last, or leave it out")
 
 
-def fuse(
+def fit_tables(
     run: Path,
     task: Task,
     model: Model,
     params: Params,
-    names: Sequence[ItemTableName],
+    names: Sequence[NeighbourTableName],
     *,
     widths: Sequence[int] | None = None,
-) -> Fused:
+) -> ModelWithTables:
     """The trained model with tables of these names in its head; the run keeps them.
 
     Tables are fitted on the training part alone, and their weights on some validation queries, the same in every run.
@@ -84,13 +84,13 @@ def fuse(
     those of the models of an ensemble, whose weights are fitted too; these stand in the record alone.
     """
     if not names and widths is None:
-        return Fused(model, params, {})
+        return ModelWithTables(model, params, {})
     tables: dict[str, NeighbourTable] = {}
     left_out: dict[str, str] = {}
     for name in dict.fromkeys(names):
         with phases.progress(f"fitting the table {name}"):
             try:
-                ids, weights, recency = fit_item_table(name, task.store, task.split)
+                ids, weights, recency = fit_neighbour_table(name, task.store, task.split)
             except InputError as error:
                 left_out[name] = str(error)
                 log.warning("left out    %s", error)
@@ -101,14 +101,16 @@ def fuse(
         record: JsonObject = {"tables": {}, "shapes": {}, "left_out": left_out}
         if runtime.is_first():
             write_json(run / FUSION, record)
-        return Fused(model, params, record)
+        return ModelWithTables(model, params, record)
     queries = weight_queries(task)
-    fused = with_neighbours(model, tables) if tables else model
+    extended = with_neighbours(model, tables) if tables else model
     with phases.progress("fitting the weights of tables", len(queries.users), unit="queries") as phase:
-        fitted = fit_weights(fused, params | placed(tables, fused), queries, widths=widths, report=phase)
+        fitted = fit_weights(extended, params | placed(tables, extended), queries, widths=widths, report=phase)
     # Ranks do not change when all weights are divided by that of the model, whose scores then stay as they are.
-    own = fitted.models[0] if widths is None else 1.0
-    tables = {name: table._replace(weight=np.float32(fitted.tables[name] / own)) for name, table in tables.items()}
+    model_weight = fitted.models[0] if widths is None else 1.0
+    tables = {
+        name: table._replace(weight=np.float32(fitted.tables[name] / model_weight)) for name, table in tables.items()
+    }
     record = {**fitted._asdict(), "models": list(fitted.models), "shapes": table_shapes(tables), "left_out": left_out}
     weights_text = ", ".join(f"{name} {weight:.2f}" for name, weight in fitted.tables.items())
     models_text = ", ".join(f"{weight:.2f}" for weight in fitted.models)
@@ -117,31 +119,31 @@ def fuse(
         with replacing(run / ARRAYS) as partial, partial.open("wb") as stream:
             np.savez(stream, allow_pickle=False, **leaves_by_name(table_params(tables)[TABLES]))
         write_json(run / FUSION, record)
-    return Fused(fused, params | placed(tables, fused), record)
+    return ModelWithTables(extended, params | placed(tables, extended), record)
 
 
-def open_fused(run: Path, model: Model, params: Params, names: Sequence[ItemTableName]) -> Fused:
+def open_with_tables(run: Path, model: Model, params: Params, names: Sequence[NeighbourTableName]) -> ModelWithTables:
     """A run's model with those of the tables `names` that the run keeps; as it is where that is none.
 
     Raises:
       InputError: the tables or their record are missing or damaged, or of another catalogue.
     """
     if not names:
-        return Fused(model, params, {})
+        return ModelWithTables(model, params, {})
     record = read_object(run / FUSION, shapes=dict, tables=dict)
     if not record["tables"]:
-        return Fused(model, params, record)
+        return ModelWithTables(model, params, record)
     kinds = (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile)
     with as_input_error(f"{run / ARRAYS} holds no tables of the run ({{error}}); restore it, or train again", *kinds):
         with np.load(run / ARRAYS, allow_pickle=False) as saved:
             arrays = dict(saved)
         parts = NeighbourTable._fields
         tables = {name: NeighbourTable(*(arrays[f"{name}.{part}"] for part in parts)) for name in record["tables"]}
-        fused = with_shapes(model, record)
-        expected = {name: spec.shape for name, spec in leaves_by_name(fused.specs.get(TABLES, {})).items()}
+        extended = with_shapes(model, record)
+        expected = {name: spec.shape for name, spec in leaves_by_name(extended.specs.get(TABLES, {})).items()}
         if any(each.shape != expected[name] for name, each in arrays.items()):
             raise ValueError("they are not of the shapes that its record has")
-    return Fused(fused, params | placed(tables, fused), record)
+    return ModelWithTables(extended, params | placed(tables, extended), record)
 
 
 def with_shapes(model: Model, record: JsonObject) -> Model:
@@ -165,11 +167,11 @@ def table_shapes(tables: dict[str, NeighbourTable]) -> JsonObject:
     }
 
 
-def placed(tables: Mapping[str, NeighbourTable], fused: Model) -> Params:
+def placed(tables: Mapping[str, NeighbourTable], extended: Model) -> Params:
     """The parameters of tables on the devices, laid out as the model's specs say."""
     if not tables:
         return {}
-    specs = {TABLES: fused.specs[TABLES]}
+    specs = {TABLES: extended.specs[TABLES]}
     placed: Params = jax.jit(functools.partial(constrain_params, specs=specs))(table_params(tables))
     return placed
 
@@ -193,15 +195,20 @@ def weight_queries(task: Task) -> Queries:
     )
 
 
-def unfused_figures(task: Task, model: Model, params: Params, ranks: Any) -> JsonObject:
+def figures_without_tables(task: Task, model: Model, params: Params, ranks: Any) -> JsonObject:
     """Test figures of the model without its tables, and how far the tables raise it; nothing where it has none.
 
     `ranks` is the `evaluation.RankTable` of the model with them.
     """
-    alone = without_neighbours(model)
-    if alone is None:
+    base = without_neighbours(model)
+    if base is None:
         return {}
     with phases.progress("testing without tables", len(task.test.users), unit="queries") as phase:
-        own = evaluate(make_eval_step(alone), params, task.test, report=phase)
-    compared = compare_with_baselines(ranks.rank, {"unfused": own.rank}, users=ranks.user)
-    return {"unfused": {"test": figures.figures(own.rank, users=own.user), **compared["baselines"]["unfused"]}}
+        base_ranks = evaluate(make_eval_step(base), params, task.test, report=phase)
+    compared = compare_with_baselines(ranks.rank, {"unfused": base_ranks.rank}, users=ranks.user)
+    return {
+        "unfused": {
+            "test": figures.figures(base_ranks.rank, users=base_ranks.user),
+            **compared["baselines"]["unfused"],
+        }
+    }

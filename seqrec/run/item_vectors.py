@@ -24,7 +24,7 @@ def item_vectors(
     """The joined vectors of the store's items; `trained` says which items occur in training histories.
 
     Raises:
-      InputError: no vectors are named, no item has one, or features or table cannot be read.
+      InputError: no vectors are named, all are equal or missing, or features or table cannot be read.
     """
     if not config.item_features and config.table is None:
         raise InputError("no item vectors are named; give --item-features, such as attributes, or --table, a run")
@@ -35,9 +35,15 @@ def item_vectors(
     vectors = joined(parts)
     without = int(np.count_nonzero(~vectors.any(axis=1)))
     if without == len(vectors):
-        raise InputError("no item has any vector; name features that the data's items have")
+        raise InputError("all item vectors are equal or missing, so codes cannot tell items apart; name other features")
     log.info("vectors     %s numbers an item; %s of %s items have none", vectors.shape[1], without, len(vectors))
     return vectors
+
+
+def check_unnamed(config: VectorConfig, flag: str) -> None:
+    """Refuses item vectors beside a `flag` that makes nothing of them."""
+    if config.item_features or config.table is not None:
+        raise InputError(f"{flag} makes no codes of vectors; leave it out, or --item-features and --table")
 
 
 def table_vectors(
@@ -54,12 +60,13 @@ def table_vectors(
             "python experiments/export.py writes one"
         )
     table = np.asarray(earlier.weights[ITEM_TABLE], np.float32)
-    keys, own = key_column(earlier.item_keys), key_column(store.item_keys)
-    if keys.type != own.type:
+    keys, store_keys = key_column(earlier.item_keys), key_column(store.item_keys)
+    if keys.type != store_keys.type:
         raise InputError(
-            f"{address_of(source)} has items of {keys.type}, the store of {own.type}; give a run on the same data"
+            f"{address_of(source)} has items of {keys.type}, the store of {store_keys.type}; "
+            "give a run on the same data"
         )
-    rows = 1 + pc.fill_null(pc.index_in(own, value_set=keys), -1).to_numpy()
+    rows = 1 + pc.fill_null(pc.index_in(store_keys, value_set=keys), -1).to_numpy()
     known = (rows > 0) & trained[1:]
     if not known.any():
         raise InputError(f"{address_of(source)} has none of the store's items; give a run on the same data")

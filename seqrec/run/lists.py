@@ -82,20 +82,20 @@ def users_in_file(file: Path, store: SequenceStore) -> Int[np.ndarray, " users"]
     name = table.required(*USER_NAMES, any_case=True, remedy="name the column of users user")
     rows = table.load({"user": name}, Destination(connect()))
     query = f"SELECT DISTINCT {required_id(rows, 'user')} AS user FROM {rows.view}"
-    asked = key_column(rows.connection.execute(query).fetchnumpy()["user"])
+    listed = key_column(rows.connection.execute(query).fetchnumpy()["user"])
     rows.drop()
     known = key_column(store.user_keys)
-    if not (pa.types.is_integer(known.type) and pa.types.is_integer(asked.type)):
-        known, asked = known.cast(pa.large_string()), asked.cast(pa.large_string())
-    is_asked = pc.is_in(known, value_set=asked).to_numpy(zero_copy_only=False)
+    if not (pa.types.is_integer(known.type) and pa.types.is_integer(listed.type)):
+        known, listed = known.cast(pa.large_string()), listed.cast(pa.large_string())
+    is_asked = pc.is_in(known, value_set=listed).to_numpy(zero_copy_only=False)
     places = np.flatnonzero(is_asked)
     if not len(places):
         raise InputError(
-            f"{file}: none of its users, such as {asked[0].as_py()!r}, is in the data, which has users such as "
+            f"{file}: none of its users, such as {listed[0].as_py()!r}, is in the data, which has users such as "
             f"{known[0].as_py()!r}; write the keys of the data's own file"
         )
-    if n_unknown := len(asked) - len(places):
-        log.warning("left out    %s of %s users of %s: not in the data", f"{n_unknown:,}", f"{len(asked):,}", file)
+    if n_unknown := len(listed) - len(places):
+        log.warning("left out    %s of %s users of %s: not in the data", f"{n_unknown:,}", f"{len(listed):,}", file)
     return places
 
 

@@ -14,7 +14,7 @@ from seqrec.model import Model
 from seqrec.neighbours import without_neighbours
 from seqrec.params import Params
 from seqrec.run.data import Task
-from seqrec.run.fusion import FUSION, open_fused
+from seqrec.run.fusion import FUSION, open_with_tables
 from seqrec.types import InputError
 
 Opened = tuple[Task, Model, Params]
@@ -38,15 +38,15 @@ def open_members(members: Sequence[Path], open_run: Callable[[Path], Opened]) ->
     opened = [open_run(run) for run in members]
     first = opened[0][0]
     for run, (task, _, _) in zip(members, opened, strict=True):
-        for what, own, other in (
+        for what, value, other in (
             ("data", task.store.content_hash, first.store.content_hash),
             ("split", task.split.content_hash, first.split.content_hash),
             ("mask_seen", task.mask_seen, first.mask_seen),
             ("max_length", task.max_length, first.max_length),
         ):
-            if own != other:
+            if value != other:
                 raise InputError(
-                    f"{run} has {what} {own}, and {members[0]} {other}; name runs that have the same data, split, "
+                    f"{run} has {what} {value}, and {members[0]} {other}; name runs that have the same data, split, "
                     "masking and length of histories"
                 )
     models = [without_neighbours(model) or model for _, model, _ in opened]
@@ -64,8 +64,8 @@ def copy_members(output: Path, members: Sequence[Path]) -> list[Path]:
 
 def member_directories(run: Path) -> list[Path]:
     """The members of an ensemble, in their order; none of another run."""
-    found = (run / MEMBERS).iterdir() if (run / MEMBERS).is_dir() else ()
-    return sorted((each for each in found if each.name.isdigit()), key=lambda each: int(each.name))
+    entries = (run / MEMBERS).iterdir() if (run / MEMBERS).is_dir() else ()
+    return sorted((each for each in entries if each.name.isdigit()), key=lambda each: int(each.name))
 
 
 def open_ensemble(run: Path, open_run: Callable[[Path], Opened]) -> Opened:
@@ -80,8 +80,8 @@ def open_ensemble(run: Path, open_run: Callable[[Path], Opened]) -> Opened:
     if len(weights) != len(members.models):
         raise InputError(f"{run / FUSION} has {len(weights)} weights of {len(members.models)} runs; restore the file")
     params = {**ensemble_params(members.models, members.params), WEIGHTS: np.array(weights, np.float32)}
-    fused = open_fused(run, ensemble(members.models), params, tuple(record["tables"]))
-    return members.task, fused.model, fused.params
+    extended = open_with_tables(run, ensemble(members.models), params, tuple(record["tables"]))
+    return members.task, extended.model, extended.params
 
 
 def check_directories(output: Path, members: Sequence[Path]) -> None:

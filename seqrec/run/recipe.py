@@ -12,7 +12,7 @@ import numpy as np
 from seqrec.config import flag_name, leaves, to_json, values_of, with_values
 from seqrec.data.own_shards import Gather, alone
 from seqrec.data.repeated_targets import LARGE_SHARE, seen_before
-from seqrec.data.splits import Split, asked_events
+from seqrec.data.splits import Split, target_positions
 from seqrec.data.store import SequenceStore
 from seqrec.files import JsonObject
 from seqrec.types import InputError
@@ -80,7 +80,7 @@ def data_facts(
     n_users, n_events = int(n_of_length.sum()), int(n_of_length @ np.arange(len(n_of_length)))
     places = [(n_users - 1) // 2, int(0.99 * (n_users - 1) + 0.5)]
     median, long = np.searchsorted(np.cumsum(n_of_length), places, side="right").tolist()
-    targets, _ = asked_events(store, split)
+    targets, _ = target_positions(store, split)
     n_targets, n_trained = _total(gather(np.array([len(targets), np.sum(split.train_stop - store.offsets[:-1])])))
     seen = seen_before(store, targets[:: 1 + int(n_targets) // _MOST_TARGETS])
     n_seen, n_asked = _total(gather(np.array([seen.sum(), len(seen)])))
@@ -282,8 +282,8 @@ def recommended(
     >>> from seqrec.encoders.transformer import TransformerConfig
     >>> beauty = Facts(22_363, 12_101, 153_776, 8.9, 6, 43, 0.0, None, "leave-last-out", "cpu")
     >>> rule = Rule("dropout", 0.5, lambda facts, config: facts.events_per_item < 50, "{n_items:,} items")
-    >>> found = recommended(TransformerConfig(), beauty, rules=[rule])
-    >>> found.config.dropout, found.lines()
+    >>> recommendation = recommended(TransformerConfig(), beauty, rules=[rule])
+    >>> recommendation.config.dropout, recommendation.lines()
     (0.5, ['--dropout 0.5: 12,101 items'])
     """
     reasons: dict[str, str] = {}
@@ -339,10 +339,10 @@ def check_no_recipe(config: Any, what: str) -> None:
         )
 
 
-def record_of(facts: Facts, found: Recommended) -> JsonObject:
+def record_of(facts: Facts, recommendation: Recommended) -> JsonObject:
     """What `config.json` keeps of a recipe: the facts, the values, and the reason of each."""
     return {
         "facts": {**facts._asdict(), "events_per_item": facts.events_per_item},
-        "values": values_of(found.config, found.reasons),
-        "reasons": dict(found.reasons),
+        "values": values_of(recommendation.config, recommendation.reasons),
+        "reasons": dict(recommendation.reasons),
     }

@@ -63,15 +63,15 @@ def resolve(run: Path, config: Any, data: OpenedData, *, given: Collection[str] 
     )
     source = config.training.start.start_from
     rules = RULES if source is None else _rules_of(source, config)
-    found = recommended(config, facts, given=given, rules=rules)
+    recommendation = recommended(config, facts, given=given, rules=rules)
     runtime.log.info("recipe      %s", facts)
-    for line in found.lines():
+    for line in recommendation.lines():
         runtime.log.info("recipe      %s", line)
     kept = [rule.field for rule in RULES if is_kept(config, rule.field, given)]
     if flags := [as_flag(*item) for item in values_of(config, dict.fromkeys(kept)).items()]:
         runtime.log.info("recipe      as given: %s", " ".join(flags))
-    runtime.on_first(lambda: runs.note_recipe(run, found.config, record_of(facts, found)))
-    return found.config
+    runtime.on_first(lambda: runs.note_recipe(run, recommendation.config, record_of(facts, recommendation)))
+    return recommendation.config
 
 
 def _resumed(run: Path, config: Any, earlier: Values, given: Collection[str]) -> Any:

@@ -27,14 +27,14 @@ from seqrec.report import figures
 from seqrec.report.baseline_comparison import (
     compare_with_baselines,
     format_tested,
-    format_unfused,
+    format_without_tables,
     verdict_on_baselines,
 )
 from seqrec.report.continuations import continuation_figures
 from seqrec.report.learning_curve import plot_learning_curve
 from seqrec.run.baselines import BaselineChoice, baseline_ranks, choose_baselines
 from seqrec.run.data import Task
-from seqrec.run.fusion import unfused_figures
+from seqrec.run.fusion import figures_without_tables
 from seqrec.side_tasks import labels_of, side_task_losses
 from seqrec.stats.bootstrap import N_RESAMPLES
 from seqrec.training import TrainState
@@ -109,7 +109,7 @@ def test(
         results["comparisons"] = runtime.on_first(
             lambda: compare_with_baselines(ranks.rank, {name: t.rank for name, t in tables.items()}, users=ranks.user)
         )
-    results |= unfused_figures(task, model, params, ranks)
+    results |= figures_without_tables(task, model, params, ranks)
     results["protocol"] = protocol(task)
     if "side_tasks" in model.specs:
         results["side_tasks"] = _side_task_figures(task, model, params)
@@ -135,11 +135,11 @@ def _test_baselines(task: Task, names: Sequence[BaselineName], results: JsonObje
                 return {"figures": figures.figures(tables[name].rank, users=tables[name].user)}
 
             # Where each process ranks the queries of its own users, all take part.
-            found = runtime.on_first(tested) if task.test.whole is None else tested()
-        if "left_out" in found:
-            results.setdefault("baselines_left_out", {})[name] = found["left_out"]
+            outcome = runtime.on_first(tested) if task.test.whole is None else tested()
+        if "left_out" in outcome:
+            results.setdefault("baselines_left_out", {})[name] = outcome["left_out"]
         else:
-            results["baselines"][name] = found["figures"]
+            results["baselines"][name] = outcome["figures"]
         runtime.check_interrupt()
     return tables
 
@@ -187,7 +187,7 @@ def print_test(results: JsonObject, *, name: str) -> None:
     """The tables of test figures, the model's and those of the baselines beside it."""
     print(f"\n{format_tested(results, name=name)}")
     if "unfused" in results:
-        print(f"\n{format_unfused(results, name=name)}")
+        print(f"\n{format_without_tables(results, name=name)}")
     left_out: dict[str, list[str]] = {}
     for baseline, reason in results.get("baselines_left_out", {}).items():
         left_out.setdefault(reason, []).append(baseline)
@@ -261,8 +261,10 @@ def write_test(directory: Path, task: Task, tested: Tested) -> None:
     """Leaves a test in a directory; the figures come last, so that what has them is complete."""
     results = tested.results
     for name, table in tested.baselines.items():
-        own = {"test": results["baselines"][name], "protocol": results["protocol"]}
-        write_ranks(directory / BASELINES / name.lower().replace(" ", "-"), task, table, own, users=tested.users)
+        of_baseline = {"test": results["baselines"][name], "protocol": results["protocol"]}
+        write_ranks(
+            directory / BASELINES / name.lower().replace(" ", "-"), task, table, of_baseline, users=tested.users
+        )
     write_ranks(directory, task, tested.ranks, results, users=tested.users)
 
 

@@ -120,10 +120,10 @@ def start_from(
 
 def check_architecture(specs: Params, saved: Arrays, *, run: str) -> None:
     """Refuses saved parameters that are not those of the specs, but for the number of items."""
-    own = leaves_by_name(specs)
-    for name in sorted(own.keys() | saved.keys()):
-        axes = own[name].axes if name in own else ()
-        here = _form(own[name].shape, axes) if name in own else "missing"
+    own_specs = leaves_by_name(specs)
+    for name in sorted(own_specs.keys() | saved.keys()):
+        axes = own_specs[name].axes if name in own_specs else ()
+        here = _form(own_specs[name].shape, axes) if name in own_specs else "missing"
         there = _form(saved[name].shape, axes) if name in saved else "missing"
         if here != there:
             raise InputError(
@@ -148,8 +148,8 @@ def rows_by_key(keys: np.ndarray, earlier: np.ndarray) -> Int[np.ndarray, " n_it
     """
     both_integers = keys.dtype.kind in "iu" and earlier.dtype.kind in "iu"
     kind = pa.int64() if both_integers else pa.large_string()
-    found = pc.index_in(pa.array(keys).cast(kind), value_set=pa.array(earlier).cast(kind))
-    return np.append(0, 1 + pc.fill_null(found, -2).to_numpy(zero_copy_only=False).astype(np.int64))
+    places = pc.index_in(pa.array(keys).cast(kind), value_set=pa.array(earlier).cast(kind))
+    return np.append(0, 1 + pc.fill_null(places, -2).to_numpy(zero_copy_only=False).astype(np.int64))
 
 
 def rare_items(
@@ -218,13 +218,13 @@ def start_params(
     Where that is -1 it has row i of `new_rows(saved rows)`, or without that function its own of `fresh`, as rows beyond
     the catalogue have.
     """
-    own = leaves_by_name(specs)
+    own_specs = leaves_by_name(specs)
 
     def carry(path: Any, start: np.ndarray) -> np.ndarray:
         name = jax.tree_util.keystr(path, simple=True, separator=".")
-        if "items" not in own[name].axes:
+        if "items" not in own_specs[name].axes:
             return saved[name]
-        axis = own[name].axes.index("items")
+        axis = own_specs[name].axes.index("items")
         values, table = np.moveaxis(saved[name], axis, 0), np.moveaxis(start, axis, 0).copy()
         is_new = np.flatnonzero(rows < 0)
         known = np.flatnonzero(rows >= 0)
@@ -303,8 +303,8 @@ def _check_flags(config: Any, trained: Trained) -> None:
     """Refuses where flags differ that change what a model computes, though perhaps not its parameters' shapes."""
     here, there = (dict(leaves(each)) for each in (to_json(config), trained.config))
     # Numbers such as rates of dropout may differ.
-    own = [name for name, field in tunable_fields(config).items() if field.kind is not float]
-    for name in [*(name for name in own if not name.startswith("training.")), "training.data.times"]:
+    architecture = [name for name, field in tunable_fields(config).items() if field.kind is not float]
+    for name in [*(name for name in architecture if not name.startswith("training.")), "training.data.times"]:
         if name in there and there[name] != here[name]:
             raise InputError(
                 f"{trained.name} has another architecture: {name} is {there[name]} there and {here[name]} here; "

@@ -85,20 +85,20 @@ def _with_room(
     points: Float[np.ndarray, "m d"], table: Float[np.ndarray, "n_codes d"], codes: np.ndarray, room: int
 ) -> Int32[np.ndarray, " m"]:
     """The codes, once each code has at most `room` points: the nearest stay, the others take the nearest with room."""
-    taken, free = np.full(len(points), -1, np.int32), np.full(len(table), room)
+    assigned, free = np.full(len(points), -1, np.int32), np.full(len(table), room)
     waiting, choice = np.arange(len(points)), codes
     cost = np.square(points - table[codes]).sum(axis=1)
     while waiting.size:
         order = np.lexsort((cost, choice))
         place = np.arange(order.size) - np.searchsorted(choice[order], choice[order])
         accepted = order[place < free[choice[order]]]
-        taken[waiting[accepted]] = choice[accepted]
+        assigned[waiting[accepted]] = choice[accepted]
         free -= np.bincount(choice[accepted], minlength=len(table))
-        waiting = waiting[taken[waiting] < 0]
+        waiting = waiting[assigned[waiting] < 0]
         if waiting.size:
             left = points[waiting]
             distances = np.square(table).sum(axis=1) - 2.0 * left @ table.T
             distances[:, free == 0] = np.inf
             choice = distances.argmin(axis=1)
             cost = distances[np.arange(len(waiting)), choice] + np.square(left).sum(axis=1)
-    return taken
+    return assigned

@@ -104,14 +104,14 @@ def report_figures(
 ) -> JsonObject:
     """All figures of the report, as JSON; `quantised` is what the codes were chosen from, where that is known."""
     names = store.item_keys if store.titles is None else np.where(store.titles == "", store.item_keys, store.titles)
-    own = ids.codes[1:]
+    codes = ids.codes[1:]
     return {
         "n_items": ids.n_items,
         "errors": None if quantised is None else list(quantised.errors),
         "levels": codebook_figures(ids),
         "equal_codes": {
             "as_quantised": None if quantised is None else collisions(quantised.codes, quantised.n_codes),
-            "final": collisions(own, ids.n_codes),
+            "final": collisions(codes, ids.n_codes),
         },
         "sessions": session_figures(ids, neighbour_pairs(store, split)),
         "validation": session_figures(ids, validation_pairs(store, split)),

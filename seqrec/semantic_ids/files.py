@@ -92,10 +92,10 @@ def read_item_keys(path: Path | str, like: np.ndarray) -> np.ndarray:
     """
     path = Path(path)
     keys, _ = _read_file(path / CODES if path.is_dir() else path, like)
-    own = key_column(like)
-    misfit = f"{path} has items such as {keys[0].as_py()!r}, the data has {own[0].as_py()!r}"
+    store_keys = key_column(like)
+    misfit = f"{path} has items such as {keys[0].as_py()!r}, the data has {store_keys[0].as_py()!r}"
     with as_input_error(f"{misfit}; write the data's own keys", pa.ArrowException):
-        return keys_of(pa.chunked_array([keys.cast(own.type)]))
+        return keys_of(pa.chunked_array([keys.cast(store_keys.type)]))
 
 
 def _read_file(path: Path, item_keys: np.ndarray) -> tuple[pa.Array, np.ndarray]:
@@ -119,22 +119,27 @@ def _checked_sizes(n_codes: Any, path: Path) -> list[int]:
 def _aligned(
     path: Path, keys: pa.Array, codes: np.ndarray, item_keys: np.ndarray, n_codes: Sequence[int] | None
 ) -> SemanticIds:
-    own = key_column(item_keys)
-    misfit = f"{path} has items such as {keys[0].as_py()!r}, the data has {own[0].as_py()!r}"
+    store_keys = key_column(item_keys)
+    misfit = f"{path} has items such as {keys[0].as_py()!r}, the data has {store_keys[0].as_py()!r}"
     with as_input_error(f"{misfit}; write the data's own keys", pa.ArrowException):
-        keys = keys.cast(own.type)
+        keys = keys.cast(store_keys.type)
     if len(keys.unique()) < len(keys):
         raise InputError(f"{path} has {len(keys) - len(keys.unique()):,} items more than once; give each one row")
-    rows = _rows(own, keys)
-    if (rows < 0).any() and pa.types.is_integer(own.type) and keys.to_numpy().min() == 0 and item_keys.min() == 1:
-        shifted = _rows(own, pa.array(keys.to_numpy() + 1))
+    rows = _rows(store_keys, keys)
+    if (
+        (rows < 0).any()
+        and pa.types.is_integer(store_keys.type)
+        and keys.to_numpy().min() == 0
+        and item_keys.min() == 1
+    ):
+        shifted = _rows(store_keys, pa.array(keys.to_numpy() + 1))
         if (shifted >= 0).all():
             logger.info("codes       %s numbers items from 0, the data from 1: read as such", path)
             rows = shifted
     if (missing := np.flatnonzero(rows < 0)).size:
         raise InputError(
             f"{path} lacks the codes of {len(missing):,} of {len(rows):,} items, the first "
-            f"{own[int(missing[0])].as_py()!r}; give each item of the data its codes"
+            f"{store_keys[int(missing[0])].as_py()!r}; give each item of the data its codes"
         )
     n_others = len(keys) - len(rows)
     if n_others:
@@ -145,9 +150,9 @@ def _aligned(
         return semantic_ids(np.concatenate([np.zeros_like(chosen[:1]), chosen]), sizes, n_items=len(item_keys))
 
 
-def _rows(own: pa.Array, keys: pa.Array) -> np.ndarray:
+def _rows(store_keys: pa.Array, keys: pa.Array) -> np.ndarray:
     """The place of each of our keys among `keys`; -1 where it is not there."""
-    return pc.index_in(own, value_set=keys).fill_null(-1).to_numpy()
+    return pc.index_in(store_keys, value_set=keys).fill_null(-1).to_numpy()
 
 
 def _read_parquet(path: Path) -> tuple[pa.Array, np.ndarray]:
@@ -190,6 +195,8 @@ def _read_json(path: Path, item_keys: np.ndarray) -> tuple[pa.Array, np.ndarray]
     if not isinstance(content, dict) or not content:
         raise InputError(f'{path} holds no codes; give an object {{"item": [codes]}}')
     n_levels = len(first) if isinstance(first := next(iter(content.values())), list) else 0
+    if first == []:
+        raise InputError(f"{path}: item {next(iter(content))!r:.40} has no codes; give each item a list of them")
     rows = []
     for item, values in content.items():
         if not isinstance(values, list) or len(values) != n_levels or not values:

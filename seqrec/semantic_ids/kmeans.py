@@ -31,12 +31,12 @@ def nothing() -> None:
 
 @dataclass(frozen=True)
 class KMeansConfig:
-    """How the centroids of a codebook are found."""
+    """How the centroids of a codebook are fitted."""
 
     kmeans_iterations: int = 25
     """k-means: number of updates of the centroids."""
     kmeans_batch: int = 1 << 18
-    """k-means: number of vectors of an update; of more vectors than this, each update reads another batch."""
+    """k-means: number of vectors that an update reads; of more vectors than this, each update reads another batch."""
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -25,17 +25,17 @@ class CodesConfig:
     """How codes are made of item vectors."""
 
     method: Literal["residual-kmeans", "rq-vae", "product"] = "residual-kmeans"
-    """residual-kmeans: k-means of what the levels before left over. rq-vae: codes of latents that an autoencoder
-    learns. product: each level codes its own directions."""
+    """How vectors become codes. residual-kmeans: each level is k-means of the residual of the levels before it. rq-vae:
+    the same for latents that an autoencoder learns. product: each level codes its own part of the rotated vectors."""
     n_levels: int = 3
-    """Number of codes of an item, without the one that last-level adds."""
+    """Number of codes of an item, without the one that --equal-codes last-level adds."""
     n_codes: int = 256
-    """Size of each level's codebook."""
+    """Number of codes in the codebook of each level."""
     equal_codes: Literal["last-level", "balanced", "none"] = "last-level"
-    """Items with equal codes. last-level: one more code numbers them, the most frequent first. balanced: some move to
-    the nearest codes that are free. none: they stay as they are, and a model cannot tell them apart."""
+    """What to do with items that get equal codes. last-level: one more code numbers them, the most frequent first.
+    balanced: some get the nearest codes that are free. none: codes stay equal, and a model cannot tell them apart."""
     seed: int = 0
-    """Seed of starts, batches and draws."""
+    """Seed of all random choices, such as starting centroids and batches."""
     kmeans: OmitArgPrefixes[KMeansConfig] = field(default_factory=KMeansConfig)
     residual: OmitArgPrefixes[ResidualConfig] = field(default_factory=ResidualConfig)
     product: OmitArgPrefixes[ProductConfig] = field(default_factory=ProductConfig)

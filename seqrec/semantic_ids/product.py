@@ -21,7 +21,7 @@ class ProductConfig:
 
     rotations: int = 8
     """Product quantisation: number of times that the rotation of the vectors is fitted to their codes (optimised
-    product quantisation, Ge et al. 2013). 0 gives each level a run of neighbouring numbers of the vectors."""
+    product quantisation, Ge et al. 2013). 0: no rotation; each level codes consecutive components of the vectors."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -61,17 +61,19 @@ def product_quantised(
     for _ in range(config.rotations):
         rotated, quantised = sample @ rotation, np.zeros_like(sample)
         for level, (part, n) in enumerate(zip(parts, n_codes, strict=True)):
-            own = np.ascontiguousarray(rotated[:, part])
-            table = kmeans(own, n, few, seed=seed + level, start=centroids[level], between_steps=between_steps)
+            subvectors = np.ascontiguousarray(rotated[:, part])
+            table = kmeans(subvectors, n, few, seed=seed + level, start=centroids[level], between_steps=between_steps)
             centroids[level] = table
-            quantised[:, part] = table[nearest(own, table)[0]]
+            quantised[:, part] = table[nearest(subvectors, table)[0]]
         left, _, right = np.linalg.svd(sample.T @ quantised)  # orthogonal Procrustes
         rotation = left @ right
     tables, codes = [], np.zeros((len(vectors), n_levels), np.int32)
     for level, (part, n) in enumerate(zip(parts, n_codes, strict=True)):
-        own = np.asarray(vectors @ rotation[:, part], np.float32)
-        table = kmeans(own, n, kmeans_config, seed=seed + level, start=centroids[level], between_steps=between_steps)
-        codes[:, level] = nearest(own, table)[0]
+        subvectors = np.asarray(vectors @ rotation[:, part], np.float32)
+        table = kmeans(
+            subvectors, n, kmeans_config, seed=seed + level, start=centroids[level], between_steps=between_steps
+        )
+        codes[:, level] = nearest(subvectors, table)[0]
         tables.append(table @ rotation[:, part].T)
     codebooks = tuple(tables)
     return Quantised(vectors, codebooks, codes, relative_errors(vectors, codes, codebooks))

@@ -15,10 +15,10 @@ from seqrec.semantic_ids.kmeans import CHUNK, DEFAULT_KMEANS, KMeansConfig, chec
 
 @dataclass(frozen=True)
 class ResidualConfig:
-    """How residual codebooks are found and used."""
+    """How residual codebooks are fitted and used."""
 
     beam: int = 1
-    """Residual k-means: number of prefixes that are kept at each level while codes are chosen. More than 1 lowers the
+    """Residual k-means: number of prefixes kept at each level while an item's codes are chosen. More than 1 lowers the
     error, but similar items then share fewer prefixes."""
     refinements: int = 0
     """Residual k-means: number of times that the codebooks of all levels are fitted together, by least squares, to the

@@ -32,7 +32,7 @@ class RQVAEConfig:
     n_steps: int = 5000
     """RQ-VAE: number of training steps."""
     batch_size: int = 1024
-    """RQ-VAE: number of items of a step, and of pairs of items that share sessions."""
+    """RQ-VAE: number of items in a training step, and of pairs of items for the contrastive term."""
     learning_rate: float = 1e-3
     """RQ-VAE: learning rate of Adam, which falls to 0 along a cosine."""
     commitment: float = 0.25
@@ -41,10 +41,10 @@ class RQVAEConfig:
     """RQ-VAE: weight of a term that is 0 when all codes of a level are used equally often: log of the number of codes
     minus the entropy of the mean soft assignment."""
     refill_every: int = 100
-    """RQ-VAE: steps after which codes not chosen since the last time move to latents of the batch. 0: never."""
+    """RQ-VAE: number of steps between refills, which move codes without items to latents of the batch. 0: never."""
     contrastive: float = 0.0
     """RQ-VAE: weight of the contrastive term, which draws together the codes of items that follow one another in
-    training histories, and so brings collaborative information into codes of content."""
+    training histories, and so adds collaborative information to codes of content."""
     contrastive_temperature: float = 0.1
     """RQ-VAE: temperature of the contrastive term."""
 
@@ -159,11 +159,11 @@ def contrastive_loss(
     """InfoNCE in both directions (van den Oord et al. 2018, eq. 4): each among the other items of the batch."""
     first, second = (each / (jnp.linalg.norm(each, axis=1, keepdims=True) + 1e-9) for each in (first, second))
     logits = first @ second.T / temperature
-    own = jnp.eye(len(logits), dtype=bool)
+    is_self = jnp.eye(len(logits), dtype=bool)
     loss = jnp.zeros(())
     for scores, candidates in ((logits, ids[1]), (logits.T, ids[0])):
         # The same item in another pair is no negative.
-        repeats = (candidates[:, None] == candidates) & ~own
+        repeats = (candidates[:, None] == candidates) & ~is_self
         scores = jnp.where(repeats, -jnp.inf, scores)
         loss += 0.5 * jnp.mean(jax.nn.logsumexp(scores, axis=1) - jnp.diagonal(logits))
     return loss

@@ -32,11 +32,11 @@ class VectorConfig:
     feature_weights: tuple[float, ...] = ()
     """Weight of each of the item features in the joined vector; 1 each by default."""
     table: Path | None = None
-    """A trained run or bundle, whose item vectors are joined to the features: what users did, beside the content."""
+    """Run or bundle whose trained item vectors are joined to the features, so that codes reflect use beside content."""
     table_weight: float = 1.0
     """Weight of the item vectors of the table in the joined vector."""
     projection_width: int = 64
-    """Numbers that categories and the words of titles are projected to, by truncated SVD."""
+    """Width that categories and the words of titles are projected to, by truncated SVD."""
 
     def __post_init__(self) -> None:
         check_fields(self)

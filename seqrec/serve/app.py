@@ -36,14 +36,14 @@ Answering = Callable[[Service, Scope, bytes], Awaitable[Any]]
 
 async def recommend(service: Service, scope: Scope, body: bytes) -> Lists:
     """Answers `schema.Recommend`."""
-    asked, served = _read(_recommend, body), service.served
-    lists = {"exclude": asked.exclude, "allow": asked.allow}
-    check_limits(asked.histories, asked.k, lists, service.config.limits)
+    query, served = _read(_recommend, body), service.served
+    lists = {"exclude": query.exclude, "allow": query.allow}
+    check_limits(query.histories, query.k, lists, service.config.limits)
     request = served.bundle.request(
-        asked.histories,
-        asked.k,
-        times=asked.times,
-        mask_seen=asked.mask_seen,
+        query.histories,
+        query.k,
+        times=query.times,
+        mask_seen=query.mask_seen,
         **lists,
     )
     answers = await service.submit(served, request)
@@ -53,19 +53,19 @@ async def recommend(service: Service, scope: Scope, body: bytes) -> Lists:
 
 async def continue_session(service: Service, scope: Scope, body: bytes) -> Prediction:
     """Answers `schema.Session`."""
-    asked, served, limits = _read(_session, body), service.served, service.config.limits
+    query, served, limits = _read(_session, body), service.served, service.config.limits
     check_limits(
-        [[*(asked.history or ()), *asked.events]], asked.k, {"exclude": asked.exclude, "allow": asked.allow}, limits
+        [[*(query.history or ()), *query.events]], query.k, {"exclude": query.exclude, "allow": query.allow}, limits
     )
     request = SessionRequest(
-        asked.user,
-        asked.events,
-        asked.k,
-        asked.history,
-        asked.exclude,
-        asked.allow,
-        asked.times,
-        asked.mask_seen,
+        query.user,
+        query.events,
+        query.k,
+        query.history,
+        query.exclude,
+        query.allow,
+        query.times,
+        query.mask_seen,
     )
     assert served.sessions is not None
     answers = await service.batcher.submit(served.sessions, request)
@@ -80,11 +80,11 @@ def _prediction(answers: Answers, content_hash: str) -> Prediction:
 
 async def predict(service: Service, scope: Scope, body: bytes) -> Predictions:
     """Answers `schema.Predict`: each instance is a request, so that some may have lists of allowed items."""
-    asked, served = _read(_predict, body), service.served
-    k, mask_seen = asked.parameters.k, asked.parameters.mask_seen
-    check_limits([each.history for each in asked.instances], k, {}, service.config.limits)
+    query, served = _read(_predict, body), service.served
+    k, mask_seen = query.parameters.k, query.parameters.mask_seen
+    check_limits([each.history for each in query.instances], k, {}, service.config.limits)
     requests = []
-    for place, each in enumerate(asked.instances):
+    for place, each in enumerate(query.instances):
         lists = {"exclude": each.exclude, "allow": each.allow}
         times = None if each.times is None else [each.times]
         try:

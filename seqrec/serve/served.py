@@ -67,11 +67,11 @@ def parts(answers: Answers, requests: Sequence[Request]) -> list[Answers]:
 
     The best k of a list are the first k of a longer one.
     """
-    found, start = [], 0
+    by_request, start = [], 0
     for request in requests:
         rows = slice(start, start + len(request.items.lengths))
         start = rows.stop
-        found.append(
+        by_request.append(
             Answers(
                 [row[: request.k] for row in answers.items[rows]],
                 [row[: request.k] for row in answers.scores[rows]],
@@ -79,7 +79,7 @@ def parts(answers: Answers, requests: Sequence[Request]) -> list[Answers]:
                 answers.is_popular[rows],
             )
         )
-    return found
+    return by_request
 
 
 class Served(NamedTuple):

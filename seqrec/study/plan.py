@@ -263,9 +263,9 @@ def _minutes(run: PlannedRun) -> float:
 def expected_minutes(plan: Plan, arm: Arm) -> tuple[float | None, str]:
     """Expected minutes of one training of the arm, and the basis; None before any run of the study is done."""
     done = [run for run in plan.runs if run.is_done]
-    own = [_minutes(run) for run in done if run.arm == arm]
-    if own:
-        return sum(own) / len(own), f"mean of {len(own)} done"
+    arm_minutes = [_minutes(run) for run in done if run.arm == arm]
+    if arm_minutes:
+        return sum(arm_minutes) / len(arm_minutes), f"mean of {len(arm_minutes)} done"
     if done:
         per_step = sum(map(_minutes, done)) / sum(plan.n_steps[run.arm.name] for run in done)
         return per_step * plan.n_steps[arm.name], "a step as in those done"

@@ -66,9 +66,9 @@ class Exporter:
 
     def note(self) -> None:
         """Writes down what was sent."""
-        mine = {"identity": self._tracker.identity, "n_lines": self.n_lines}
+        entry = {"identity": self._tracker.identity, "n_lines": self.n_lines}
         with _NOTING:
-            write_json(self._run / SENT, {**_sent(self._run), self._name: mine})
+            write_json(self._run / SENT, {**_sent(self._run), self._name: entry})
 
     def close(self, status: Status) -> None:
         """Says how the run ended."""

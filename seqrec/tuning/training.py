@@ -73,8 +73,8 @@ def make_courses(config: Any, build: Build, task: Task) -> Callable[[Sequence[Va
         n_steps = config.training.fit.max_epochs * task.train.steps_per_epoch
 
         def make_step(scalars):
-            own = with_traced(fixed, scalars)
-            return make_training(build(own, task), own.training, n_steps=n_steps).make_step()
+            trial_config = with_traced(fixed, scalars)
+            return make_training(build(trial_config, task), trial_config.training, n_steps=n_steps).make_step()
 
         first = make_training(model, fixed.training, n_steps=n_steps).init()
         step = make_population_step(make_step, side_by_side=runtime.trains_side_by_side())

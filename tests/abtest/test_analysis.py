@@ -53,8 +53,8 @@ def test_a_planted_lift_is_shipped_and_its_interval_holds_it(tmp_path):
 def test_the_last_days_effect_is_the_primary_effect(tmp_path):
     result = simulated(tmp_path, plan_with(), lift=0.1)
     primary, last = result["effects"]["treatment"]["primary"], result["days"]["treatment"][-1]
-    found = [last[name] for name in ("difference", "fixed_lower", "fixed_upper")]
-    assert found == pytest.approx([primary[name] for name in ("difference", "lower", "upper")])
+    last_figures = [last[name] for name in ("difference", "fixed_lower", "fixed_upper")]
+    assert last_figures == pytest.approx([primary[name] for name in ("difference", "lower", "upper")])
     # The price of looking at any time.
     assert last["lower"] < last["fixed_lower"] < last["fixed_upper"] < last["upper"]
 
@@ -64,14 +64,14 @@ def test_quantiles_of_the_plan_are_those_of_the_users(tmp_path):
     logs = simulate(plan, Simulation(n_users=1000, sessions_per_day=2.0, lift=0.3))
     files = write_logs([logs], tmp_path)
     connection = load_logs(Logs(files["assignments"], files["events"], files["exposures"]), plan)
-    found = analyze(connection, plan)["effects"]["treatment"]["quantiles"]
-    for each, quantile in zip(found, plan.quantiles, strict=True):
+    quantiles = analyze(connection, plan)["effects"]["treatment"]["quantiles"]
+    for each, quantile in zip(quantiles, plan.quantiles, strict=True):
         for arm in plan.arms:
             rows = connection.execute(f"SELECT {quantile.measure} FROM user_totals WHERE arm = $arm", {"arm": arm})
             values = np.array(rows.fetchall(), float)[:, 0]
             assert each["effect"][arm] == np.quantile(values, quantile.quantile, method="inverted_cdf")
     # The median user's plays rise by .3 of some 50.
-    assert found[0]["effect"]["lower"] > 0.0
+    assert quantiles[0]["effect"]["lower"] > 0.0
 
 
 def test_no_effect_shown_comes_with_the_smallest_detectable_effect(tmp_path):

@@ -11,7 +11,7 @@ from seqrec.types import InputError
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("fields", "message"),
     [
         ({"mean": 40.0}, "give both or neither"),
         ({"mean": 40.0, "standard_deviation": 1e300}, "standard_deviation=1e.300 is outside"),
@@ -24,8 +24,8 @@ from seqrec.types import InputError
         ({"saved": 1.0}, "saved=1.0 is outside"),
     ],
 )
-def test_a_size_that_cannot_be_is_refused(fields, said):
-    with pytest.raises(InputError, match=said):
+def test_a_size_that_cannot_be_is_refused(fields, message):
+    with pytest.raises(InputError, match=message):
         Sizing(**fields)
 
 
@@ -43,7 +43,7 @@ def made_of(kind: type, **fields: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "fields", "said"),
+    ("kind", "fields", "message"),
     [
         (PlanFlags, {"file": "banana"}, "file='banana' is not a path"),
         (PlanFlags, {"file": PLAN_FILE, "plan": "banana"}, "plan='banana' is not a ExperimentPlan"),
@@ -54,6 +54,6 @@ def made_of(kind: type, **fields: object) -> None:
         (AnalyzeFlags, {"plan": PLAN_FILE, "logs": LOGS, "past": (Path("a.json"),)}, "give --offline too"),
     ],
 )
-def test_flags_made_in_python_are_refused_as_on_the_command_line(kind, fields, said):
-    with pytest.raises(InputError, match=said):
+def test_flags_made_in_python_are_refused_as_on_the_command_line(kind, fields, message):
+    with pytest.raises(InputError, match=message):
         made_of(kind, **fields)

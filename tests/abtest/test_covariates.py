@@ -35,10 +35,10 @@ def test_weights_are_least_squares_on_the_other_fold():
     rows = random.normal(size=(200, 4)) * [1.0, 1.0, 1e4, 1e-3]
     rows[:, 0] = rows[:, 1] + 1e-4 * rows[:, 2] + random.normal(size=200)
     fold = random.integers(2, size=200)
-    for each, found in enumerate(fitted([rows], [fold])):
+    for each, weights in enumerate(fitted([rows], [fold])):
         other = rows[fold != each]
         expected = np.linalg.lstsq(np.c_[np.ones(len(other)), other[:, 1:]], other[:, 0], rcond=None)[0]
-        np.testing.assert_allclose(found, expected[1:], rtol=1e-6)
+        np.testing.assert_allclose(weights, expected[1:], rtol=1e-6)
 
 
 def test_the_variance_left_is_1_less_r_squared_of_the_prediction():
@@ -65,8 +65,8 @@ def check_cupac(n_experiments: int) -> None:
         folds = [np.arange(len(rows)) % 2 for rows in arms]
         weights = fitted(arms, folds)
         of_arms = [sample_moments(predicted(rows, fold, weights)) for rows, fold in zip(arms, folds, strict=True)]
-        found = effect(*cuped_estimates(of_arms, [1])[0])
-        covered += found.lower <= 0.0 <= found.upper
+        treatment_effect = effect(*cuped_estimates(of_arms, [1])[0])
+        covered += treatment_effect.lower <= 0.0 <= treatment_effect.upper
         own = effect(*cuped_estimates([sample_moments(rows) for rows in arms], range(1, 1 + n_covariates))[0])
         naive_covered += own.lower <= 0.0 <= own.upper
     four_errors = 4 * math.sqrt(0.05 * 0.95 / n_experiments)
@@ -119,8 +119,8 @@ def test_predictions_by_sql_are_those_of_a_loop_over_users(loaded, metric):
         weights = np.linalg.lstsq(np.concatenate(covariates), np.concatenate(targets), rcond=None)[0]
         expected[fold == own] = values[fold == own, 2:] @ weights
     tables.predict_metric(loaded, metric)
-    found = dict(loaded.execute("SELECT user_id, v FROM metric_values").fetchall())
-    np.testing.assert_allclose([found[row[0]] for row in rows], expected, rtol=1e-6, atol=1e-9)
+    predictions = dict(loaded.execute("SELECT user_id, v FROM metric_values").fetchall())
+    np.testing.assert_allclose([predictions[row[0]] for row in rows], expected, rtol=1e-6, atol=1e-9)
 
 
 def test_halves_of_each_arm_are_of_one_size(loaded):

@@ -28,9 +28,9 @@ def test_a_ranker_without_items_loses_its_turns():
 
 def test_a_better_ranker_wins_the_interleaving():
     random = np.random.default_rng(4)
-    found = interleaving_preference(random.poisson(1.0, 2000), random.poisson(1.2, 2000))
-    assert found.preference > 0.5
-    assert found.p_value < 0.01
+    preference = interleaving_preference(random.poisson(1.0, 2000), random.poisson(1.2, 2000))
+    assert preference.preference > 0.5
+    assert preference.p_value < 0.01
 
 
 @pytest.mark.parametrize(

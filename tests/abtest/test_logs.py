@@ -59,13 +59,13 @@ def test_text_files_hold_the_same_as_parquet_and_ids_may_be_text(tmp_path):
         users = pa.array([f"u'{user}" for user in table["user_id"].to_pylist()])
         texts[name] = tmp_path / f"{name} [copy]*.csv"
         pyarrow.csv.write_csv(table.set_column(0, "user_id", users), texts[name])
-    found = []
+    totals = []
     for each in (logs, Logs(texts["assignments"], texts["events"])):
         connection = load_logs(each, PLAN)
         set_period(connection, PLAN, n_days=days_logged(connection, PLAN))
         tables.build_tables(connection)
-        found.append(connection.execute("SELECT arm, plays, skips, sessions FROM user_totals ORDER BY arm").fetchall())
-    assert found[0] == found[1] == [("control", 2, 1, 2), ("treatment", 2, 0, 1)]
+        totals.append(connection.execute("SELECT arm, plays, skips, sessions FROM user_totals ORDER BY arm").fetchall())
+    assert totals[0] == totals[1] == [("control", 2, 1, 2), ("treatment", 2, 0, 1)]
 
 
 def test_leading_zeros_of_ids_and_arms_are_kept(tmp_path):
@@ -96,8 +96,8 @@ def test_names_with_sql_in_them_are_only_names(tmp_path):
         hostile: [value, None],
     }
     connection = load_logs(small_logs(tmp_path, assignments=assignments), plan)
-    found = connection.execute("SELECT segment, value FROM segment_values ORDER BY user_id").fetchall()
-    assert found == [(hostile, value), (hostile, "(unknown)")]
+    rows = connection.execute("SELECT segment, value FROM segment_values ORDER BY user_id").fetchall()
+    assert rows == [(hostile, value), (hostile, "(unknown)")]
     assert connection.execute("SELECT COUNT(*) FROM events").fetchall() == [(4,)]
     assert connection.execute("SELECT arm FROM assignments ORDER BY user_id").fetchall() == [("control",), (value,)]
 
@@ -185,15 +185,15 @@ def test_a_segment_that_is_absent_or_has_too_many_values_is_refused(tmp_path):
 @pytest.mark.parametrize("unit", ["account_id", """u"; DROP TABLE assignments; --'"""])
 def test_the_plans_unit_is_a_column_of_any_name(tmp_path, unit):
     plans = [plan_with(unit=name, days_before=4) for name in ("user_id", unit)]
-    found = []
+    effects = []
     for plan in plans:
         logs = simulate(plan, Simulation(n_users=300, sessions_per_day=1.0))
         assert unit in logs.events.column_names or plan.unit == "user_id"
-        files = write_logs([logs], tmp_path / str(len(found)))
+        files = write_logs([logs], tmp_path / str(len(effects)))
         connection = load_logs(Logs(files["assignments"], files["events"], files["exposures"]), plan)
-        found.append(analyze(connection, plan)["effects"]["treatment"]["primary"])
+        effects.append(analyze(connection, plan)["effects"]["treatment"]["primary"])
     # Sums of the same numbers in another order.
-    assert found[0] == pytest.approx(found[1])
+    assert effects[0] == pytest.approx(effects[1])
     with pytest.raises(InputError, match="has no column 'user_id'"):
         load_logs(Logs(files["assignments"], files["events"], files["exposures"]), plans[0])
 
@@ -225,9 +225,9 @@ def test_tables_of_a_database_hold_the_same_as_files(tmp_path):
             connection.execute(f"CREATE TABLE web.{name} AS SELECT * FROM '{file}'")
     of_files = Logs(files["assignments"], files["events"], files["exposures"])
     of_tables = tables_of("web.assignments", "web.events", "web.exposures", database=str(path))
-    found = [analyze(load_logs(logs, PLAN), PLAN) for logs in (of_files, of_tables)]
-    assert found[0]["n_users"] == found[1]["n_users"]
-    effects = [each["effects"]["treatment"]["primary"] for each in found]
+    analyses = [analyze(load_logs(logs, PLAN), PLAN) for logs in (of_files, of_tables)]
+    assert analyses[0]["n_users"] == analyses[1]["n_users"]
+    effects = [each["effects"]["treatment"]["primary"] for each in analyses]
     assert effects[0] == pytest.approx(effects[1])
 
 

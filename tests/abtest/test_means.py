@@ -43,11 +43,15 @@ def test_the_delta_method_and_the_bootstrap_give_the_same_variance():
 def test_welchs_test_equals_scipys():
     random = np.random.default_rng(4)
     control, treatment = random.normal(0, 1, 30), random.normal(0.5, 3, 50)
-    found = effect(mean_estimate(sample_moments(control[:, None])), mean_estimate(sample_moments(treatment[:, None])))
+    treatment_effect = effect(
+        mean_estimate(sample_moments(control[:, None])), mean_estimate(sample_moments(treatment[:, None]))
+    )
     expected = stats.ttest_ind(treatment, control, equal_var=False)
     interval = expected.confidence_interval(0.95)
-    assert found.p_value == pytest.approx(expected.pvalue)
-    assert [found.lower, found.upper, found.degrees_of_freedom] == pytest.approx([*interval, expected.df])
+    assert treatment_effect.p_value == pytest.approx(expected.pvalue)
+    assert [treatment_effect.lower, treatment_effect.upper, treatment_effect.degrees_of_freedom] == pytest.approx(
+        [*interval, expected.df]
+    )
 
 
 def test_a_covariate_reduces_the_variance_by_r_squared():
@@ -114,8 +118,8 @@ def check_relative_coverage(case: CupedCase, n_experiments: int) -> None:
         rows = np.stack([after * count, count, before], axis=1)
         arms = [sample_moments(rows[:n_control]), sample_moments(rows[n_control:])]
         estimates, _ = cuped_estimates(arms, [2], numerator=0, denominator=1)
-        found = effect(*estimates)
-        covered += found.relative_lower <= case.lift <= found.relative_upper
+        treatment_effect = effect(*estimates)
+        covered += treatment_effect.relative_lower <= case.lift <= treatment_effect.relative_upper
     assert abs(covered / n_experiments - 0.95) <= 4 * math.sqrt(0.05 * 0.95 / n_experiments)
 
 
@@ -174,10 +178,10 @@ def test_the_unit_of_a_metric_changes_no_p_value(size):
     # Squares of such variances are beyond a float.
     control, treatment = (Estimate(size * value, size**2 * 0.5, n) for value, n in ((2.0, 40), (4.0, 60)))
     expected = effect(Estimate(2.0, 0.5, 40), Estimate(4.0, 0.5, 60))
-    found = effect(control, treatment)
-    assert found.p_value == pytest.approx(expected.p_value)
-    assert found.degrees_of_freedom == pytest.approx(expected.degrees_of_freedom)
-    assert found.relative_lower == pytest.approx(expected.relative_lower, nan_ok=True)
+    treatment_effect = effect(control, treatment)
+    assert treatment_effect.p_value == pytest.approx(expected.p_value)
+    assert treatment_effect.degrees_of_freedom == pytest.approx(expected.degrees_of_freedom)
+    assert treatment_effect.relative_lower == pytest.approx(expected.relative_lower, nan_ok=True)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -224,8 +228,13 @@ def test_sums_give_the_moments_of_the_values():
 def test_constant_arms_have_a_p_value_of_0_or_1():
     constant, higher = (mean_estimate(sample_moments(np.full((5, 1), value))) for value in (2.0, 3.0))
     assert effect(constant, constant).p_value == 1.0
-    found = effect(constant, higher)
-    assert (found.p_value, found.lower, found.upper, found.relative) == (0.0, 1.0, 1.0, 0.5)
+    treatment_effect = effect(constant, higher)
+    assert (treatment_effect.p_value, treatment_effect.lower, treatment_effect.upper, treatment_effect.relative) == (
+        0.0,
+        1.0,
+        1.0,
+        0.5,
+    )
 
 
 def test_a_ratio_that_is_the_same_for_all_users_does_not_vary():
@@ -240,8 +249,8 @@ def test_a_constant_metric_in_one_arm_still_has_an_interval_from_the_other():
     varied = mean_estimate(sample_moments(np.array([[1.0], [2.0], [3.0], [4.0], [5.0]])))
     # Variance 2.5 / 5 = .5 on 4 degrees of freedom.
     reach = stats.t.isf(0.025, 4) * math.sqrt(0.5)
-    found = effect(constant, varied)
-    assert [found.lower, found.upper] == pytest.approx([1.0 - reach, 1.0 + reach])
+    treatment_effect = effect(constant, varied)
+    assert [treatment_effect.lower, treatment_effect.upper] == pytest.approx([1.0 - reach, 1.0 + reach])
 
 
 def test_a_relative_difference_from_a_control_near_0_is_nan():
@@ -254,10 +263,12 @@ def test_a_relative_difference_from_a_control_near_0_is_nan():
 
 
 def test_non_inferiority_at_the_interval_bound_has_half_of_alpha():
-    found = effect(Estimate(1.0, 0.0004, 5000), Estimate(0.99, 0.0005, 5000))
+    treatment_effect = effect(Estimate(1.0, 0.0004, 5000), Estimate(0.99, 0.0005, 5000))
     # One-sided at 2.5% is the two-sided 95% interval's lower end.
-    assert non_inferiority_p_value(found, margin=-found.lower) == pytest.approx(0.025)
-    assert non_inferiority_p_value(negated_effect(found), margin=found.upper) == pytest.approx(0.025)
+    assert non_inferiority_p_value(treatment_effect, margin=-treatment_effect.lower) == pytest.approx(0.025)
+    assert non_inferiority_p_value(negated_effect(treatment_effect), margin=treatment_effect.upper) == pytest.approx(
+        0.025
+    )
 
 
 def test_the_interaction_test_keeps_its_level():

@@ -24,12 +24,12 @@ def test_off_policy_intervals_cover_the_new_policys_value():
     for _ in range(n_logs):
         actions, rewards, weights = logged_bandit(random, 1000)
         model = np.array([0.3, 0.5])  # a wrong model: doubly robust must still be right
-        found = {
+        estimates = {
             "ips": ips(rewards, weights),
             "snips": snips(rewards, weights),
             "dr": doubly_robust(rewards, weights, model[actions], np.full(1000, 0.2 * 0.3 + 0.8 * 0.5)),
         }
-        for name, value in found.items():
+        for name, value in estimates.items():
             covered[name] += value.lower <= truth <= value.upper
     for name, n_covered in covered.items():
         assert abs(n_covered / n_logs - 0.95) <= 4 * math.sqrt(0.05 * 0.95 / n_logs), name
@@ -37,9 +37,9 @@ def test_off_policy_intervals_cover_the_new_policys_value():
 
 def test_weights_of_1_give_the_mean_reward():
     rewards = np.array([1.0, 0.0, 1.0, 0.0])
-    found = ips(rewards, np.ones(4))
-    assert (found.value, found.effective_sample_size, found.mean_weight) == (0.5, 4.0, 1.0)
-    assert found.value == snips(rewards, np.ones(4)).value
+    estimate = ips(rewards, np.ones(4))
+    assert (estimate.value, estimate.effective_sample_size, estimate.mean_weight) == (0.5, 4.0, 1.0)
+    assert estimate.value == snips(rewards, np.ones(4)).value
 
 
 def test_one_dominant_weight_has_an_effective_sample_size_of_1():

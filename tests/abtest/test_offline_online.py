@@ -43,22 +43,22 @@ def kept(directory, name: str, value) -> object:
 
 def test_unrelated_metrics_agree_in_half_the_experiments_and_intervals_cover_that():
     random = np.random.default_rng(6)
-    found = [offline_online(random.normal(size=40), random.normal(size=40)) for _ in range(500)]
+    agreements = [offline_online(random.normal(size=40), random.normal(size=40)) for _ in range(500)]
     four_errors = 4 * math.sqrt(0.05 * 0.95 / 500)
     # Wilson's interval over 40 experiments covers .5 with chance .962, as the binomial has it.
-    assert abs(np.mean([f.sign_lower <= 0.5 <= f.sign_upper for f in found]) - 0.96) <= four_errors
-    assert abs(np.mean([f.rank_lower <= 0.0 <= f.rank_upper for f in found]) - 0.95) <= four_errors
+    assert abs(np.mean([f.sign_lower <= 0.5 <= f.sign_upper for f in agreements]) - 0.96) <= four_errors
+    assert abs(np.mean([f.rank_lower <= 0.0 <= f.rank_upper for f in agreements]) - 0.95) <= four_errors
 
 
 def test_a_metric_that_predicts_every_effect_agrees_with_every_effect():
     effects = np.array([-2.0, -1.0, 1.0, 2.0])
-    found = offline_online(effects, effects)
-    assert (found.sign_agreement, found.rank_correlation) == (1.0, pytest.approx(1.0))
+    agreement = offline_online(effects, effects)
+    assert (agreement.sign_agreement, agreement.rank_correlation) == (1.0, pytest.approx(1.0))
 
 
 def test_a_kept_comparison_of_two_runs_is_that_of_two_arms(tmp_path):
-    found = read_offline(kept(tmp_path, "comparison.json", comparison(**{"ndcg@10": 0.02})), ARMS)
-    assert found == {"treatment": {"ndcg@10": {"difference": 0.02, "lower": 0.01, "upper": 0.03, "detectable": 0.02}}}
+    offline = read_offline(kept(tmp_path, "comparison.json", comparison(**{"ndcg@10": 0.02})), ARMS)
+    assert offline == {"treatment": {"ndcg@10": {"difference": 0.02, "lower": 0.01, "upper": 0.03, "detectable": 0.02}}}
     with pytest.raises(InputError, match="none is named as the arm 'c'"):
         read_offline(tmp_path / "comparison.json", ("a", "b", "c"))
 
@@ -69,12 +69,12 @@ def test_this_and_past_experiments_are_held_against_their_offline_metrics(tmp_pa
         figures = {"treatment": {"ndcg@10": {"difference": offline, "lower": offline, "upper": offline}}}
         past.append(kept(tmp_path, f"past{i}.json", {**result(online), "offline": figures}))
     figures = read_offline(kept(tmp_path, "comparison.json", comparison(**{"ndcg@10": 0.03, "mrr": 0.0})), ARMS)
-    found = with_offline(result(0.04), figures, past)["offline_online"]
+    agreements = with_offline(result(0.04), figures, past)["offline_online"]
     # In one of five the signs differ; the order is the same in all.
-    agreement = found["agreements"]["ndcg@10"]
+    agreement = agreements["agreements"]["ndcg@10"]
     assert (agreement["n_experiments"], agreement["sign_agreement"]) == (5, 0.8)
     assert agreement["rank_correlation"] == pytest.approx(1.0)
-    assert (found["n_blocked"], list(found["agreements"])) == (0, ["ndcg@10"])
+    assert (agreements["n_blocked"], list(agreements["agreements"])) == (0, ["ndcg@10"])
     # A metric of which less is better, such as skips, falls where the offline metric is right.
     turned = with_offline(result(-0.04, more_is_better=False), figures, past)["offline_online"]
     assert turned["agreements"]["ndcg@10"] == agreement
@@ -83,8 +83,8 @@ def test_this_and_past_experiments_are_held_against_their_offline_metrics(tmp_pa
 def test_a_blocked_experiment_tells_nothing_of_its_effect(tmp_path):
     figures = {"treatment": {"ndcg@10": {"difference": 0.1, "lower": 0.0, "upper": 0.2}}}
     past = [kept(tmp_path, "past.json", {**result(0.5, decision="blocked"), "offline": figures})]
-    found = with_offline(result(0.04), figures, past)["offline_online"]
-    assert found == {"agreements": {}, "n_blocked": 1}
+    agreements = with_offline(result(0.04), figures, past)["offline_online"]
+    assert agreements == {"agreements": {}, "n_blocked": 1}
 
 
 @pytest.mark.parametrize(

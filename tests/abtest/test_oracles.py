@@ -44,7 +44,7 @@ def analysed_by_tea_tasting(users, metric):
     return experiment.analyze(pandas.DataFrame(users))["metric"]
 
 
-def check_effect(found, oracle) -> None:
+def check_effect(treatment_effect, oracle) -> None:
     """Difference, interval, p-value and relative difference, the latter's intervals being of another kind there."""
     expected = [
         oracle.effect_size,
@@ -54,7 +54,15 @@ def check_effect(found, oracle) -> None:
         oracle.rel_effect_size,
     ]
     np.testing.assert_allclose(
-        [found.difference, found.lower, found.upper, found.p_value, found.relative], expected, **CLOSE
+        [
+            treatment_effect.difference,
+            treatment_effect.lower,
+            treatment_effect.upper,
+            treatment_effect.p_value,
+            treatment_effect.relative,
+        ],
+        expected,
+        **CLOSE,
     )
 
 
@@ -82,9 +90,9 @@ def test_a_mean_with_its_past_taken_out_is_tea_tastings(users):
 
 def test_a_mean_with_an_unlike_past_is_near_tea_tastings(users):
     oracle = analysed_by_tea_tasting(users, lambda tt: tt.Mean("orders", "orders_before"))
-    found = effect(*cuped_estimates(by_arm(users, "orders", "orders_before"), [1])[0])
+    treatment_effect = effect(*cuped_estimates(by_arm(users, "orders", "orders_before"), [1])[0])
     # Two thetas differ by the product of two differences of means, each of the order of n ** -1/2.
-    assert found.difference == pytest.approx(oracle.effect_size, abs=0.02 * found.standard_error)
+    assert treatment_effect.difference == pytest.approx(oracle.effect_size, abs=0.02 * treatment_effect.standard_error)
 
 
 def test_sample_ratios_are_tea_tastings(users):
@@ -99,9 +107,13 @@ def test_welchs_test_is_statsmodels(users):
     control, treatment = (users["orders"][users["variant"] == arm] for arm in (0, 1))
     compared = weightstats.CompareMeans(weightstats.DescrStatsW(treatment), weightstats.DescrStatsW(control))
     _, p_value, degrees = compared.ttest_ind(usevar="unequal")
-    found = effect(*(mean_estimate(arm) for arm in by_arm(users, "orders")))
-    np.testing.assert_allclose([found.p_value, found.degrees_of_freedom], [p_value, degrees], **CLOSE)
-    np.testing.assert_allclose([found.lower, found.upper], compared.tconfint_diff(usevar="unequal"), **CLOSE)
+    treatment_effect = effect(*(mean_estimate(arm) for arm in by_arm(users, "orders")))
+    np.testing.assert_allclose(
+        [treatment_effect.p_value, treatment_effect.degrees_of_freedom], [p_value, degrees], **CLOSE
+    )
+    np.testing.assert_allclose(
+        [treatment_effect.lower, treatment_effect.upper], compared.tconfint_diff(usevar="unequal"), **CLOSE
+    )
 
 
 def test_an_adjusted_mean_is_a_regression_by_statsmodels(users):
@@ -121,12 +133,12 @@ def test_proportions_are_statsmodels():
         mean_estimate(sample_moments_of_sums(n, np.array([k * 1.0]), np.array([[k * 1.0]])))
         for n, k in zip(n_users, n_back, strict=True)
     ]
-    found = effect(*arms)
+    treatment_effect = effect(*arms)
     lower, upper = proportion.confint_proportions_2indep(
         n_back[1], n_users[1], n_back[0], n_users[0], compare="diff", method="wald"
     )
     # Welch's t over n - 1 against Wald's z over n: alike to 1 / n of the interval's width.
-    assert [found.lower, found.upper] == pytest.approx([lower, upper], abs=1e-6)
+    assert [treatment_effect.lower, treatment_effect.upper] == pytest.approx([lower, upper], abs=1e-6)
     # The chi-square test of counts is its one-sample test of shares.
     _, p_value, _ = proportion.proportions_chisquare([n_back[0]], [n_users[0]], value=0.19)
     np.testing.assert_allclose(srm_p_value([n_back[0], n_users[0] - n_back[0]], [0.19, 0.81]), p_value, **CLOSE)

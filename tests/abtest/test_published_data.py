@@ -44,12 +44,14 @@ def test_counts_tell_the_same_as_the_players(players):
 
 def test_retention_and_sample_ratio_are_those_of_another_hand(players):
     for column in (1, 2):
-        found = effect(*(mean_estimate(sample_moments(rows), column) for rows in players.values()))
+        treatment_effect = effect(*(mean_estimate(sample_moments(rows), column) for rows in players.values()))
         control, treatment = (rows[:, column] for rows in players.values())
         expected = stats.ttest_ind(treatment, control, equal_var=False)
         interval = expected.confidence_interval(0.95)
-        assert [found.lower, found.upper, found.p_value] == pytest.approx([*interval, expected.pvalue], rel=1e-6)
-        assert found.difference == pytest.approx(treatment.mean() - control.mean(), rel=1e-9)
+        assert [treatment_effect.lower, treatment_effect.upper, treatment_effect.p_value] == pytest.approx(
+            [*interval, expected.pvalue], rel=1e-6
+        )
+        assert treatment_effect.difference == pytest.approx(treatment.mean() - control.mean(), rel=1e-9)
     counts = [len(rows) for rows in players.values()]
     assert srm_p_value(counts, [1, 1]) == pytest.approx(stats.chisquare(counts).pvalue, rel=1e-6)
 
@@ -91,8 +93,8 @@ def test_the_documented_figures_of_asos(asos):
         for n_c, n_t, mean_c, mean_t, variance_c, variance_t in looks:
             error = math.sqrt(variance_c / n_c + variance_t / n_t)
             fixed.append(abs(mean_t - mean_c) > 1.96 * error)
-            found = confidence_sequence(mean_t - mean_c, error, int(n_c + n_t), tuning=n_last)
-            sequence.append(not found.lower <= 0.0 <= found.upper)
+            interval = confidence_sequence(mean_t - mean_c, error, int(n_c + n_t), tuning=n_last)
+            sequence.append(not interval.lower <= 0.0 <= interval.upper)
         # An interval that is always valid is never the narrower one.
         assert not any(s and not f for s, f in zip(sequence, fixed, strict=True))
         fixed_ever += any(fixed)
@@ -109,15 +111,15 @@ def variants_of(asos, metric: int) -> list[list[tuple]]:
 
 def always_valid_p_values(variants: list[list[tuple]]) -> np.ndarray:
     """Each variant's smallest always-valid p-value over its looks: what an analyst may stop at, whenever it came."""
-    found = []
+    smallest = []
     for looks in variants:
         n_last = looks[-1][0] + looks[-1][1]
         estimates = [
             (Estimate(mean_c, variance_c / n_c, int(n_c)), Estimate(mean_t, variance_t / n_t, int(n_t)))
             for n_c, n_t, mean_c, mean_t, variance_c, variance_t in looks
         ]
-        found.append(min(sequential_effect(*pair, tuning=n_last).p_value for pair in estimates))
-    return np.array(found)
+        smallest.append(min(sequential_effect(*pair, tuning=n_last).p_value for pair in estimates))
+    return np.array(smallest)
 
 
 def test_all_99_variants_are_read_sequentially_at_a_false_discovery_rate_of_5_percent(asos):
@@ -156,6 +158,10 @@ def test_with_all_effects_taken_out_hardly_a_variant_is_found(asos):
 
 def test_a_mean_with_its_variance_is_an_estimate(asos):
     n_c, n_t, mean_c, mean_t, variance_c, variance_t = next(iter(asos.values()))[-1]
-    found = effect(Estimate(mean_c, variance_c / n_c, int(n_c)), Estimate(mean_t, variance_t / n_t, int(n_t)))
+    treatment_effect = effect(
+        Estimate(mean_c, variance_c / n_c, int(n_c)), Estimate(mean_t, variance_t / n_t, int(n_t))
+    )
     # So many users make Welch's t a z.
-    assert found.upper - found.lower == pytest.approx(2 * 1.96 * found.standard_error, rel=1e-3)
+    assert treatment_effect.upper - treatment_effect.lower == pytest.approx(
+        2 * 1.96 * treatment_effect.standard_error, rel=1e-3
+    )

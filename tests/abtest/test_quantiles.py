@@ -15,30 +15,30 @@ def test_quantile_intervals_cover_the_true_difference():
     truth = -math.log(0.1)  # the 90% quantiles of exponentials of mean 1 and 2 differ by so much
     for i in range(n_experiments):
         control, treatment = random.exponential(1.0, 300), random.exponential(2.0, 300)
-        found = quantile_difference(control, treatment, quantile=0.9, n_resamples=1000, seed=i)
-        covered += found.lower <= truth <= found.upper
+        difference = quantile_difference(control, treatment, quantile=0.9, n_resamples=1000, seed=i)
+        covered += difference.lower <= truth <= difference.upper
     assert abs(covered / n_experiments - 0.95) <= 4 * math.sqrt(0.05 * 0.95 / n_experiments)
 
 
 def test_a_quantile_of_a_hundred_users_is_the_value_of_that_rank():
     ranks = np.arange(1.0, 101.0)
     for percent in range(1, 100):  # .55 * 100 is a little more than 55 to a float
-        found = quantile_difference(ranks, ranks, quantile=percent / 100, n_resamples=1)
+        difference = quantile_difference(ranks, ranks, quantile=percent / 100, n_resamples=1)
         users = np.arange(100)
         of_events = event_quantile_difference(ranks, users, ranks, users, quantile=percent / 100, n_resamples=1)
-        assert found.control == of_events.control == percent
+        assert difference.control == of_events.control == percent
 
 
 def test_drawn_ranks_give_the_interval_of_a_plain_bootstrap():
     random = np.random.default_rng(1)
     control, treatment = random.normal(0, 1, 200), random.normal(1, 1, 300)
-    found = quantile_difference(control, treatment, quantile=0.5, n_resamples=20_000)
+    difference = quantile_difference(control, treatment, quantile=0.5, n_resamples=20_000)
     plain = [
         np.median(treatment[random.integers(300, size=300)]) - np.median(control[random.integers(200, size=200)])
         for _ in range(4000)
     ]
     low, high = np.quantile(plain, [0.025, 0.975])
-    assert [found.lower, found.upper] == pytest.approx([low, high], abs=0.1 * (high - low))
+    assert [difference.lower, difference.upper] == pytest.approx([low, high], abs=0.1 * (high - low))
 
 
 def test_events_are_resampled_by_user():

@@ -25,10 +25,12 @@ def test_growthbooks_sequential_t_test_of_published_sums():
         mean_estimate(sample_moments_of_sums(n, np.array([total]), np.array([[squares]])))
         for total, squares, n in ((1396.87, 52377.9767, 3000), (2422.7, 134698.29, 3461))
     )
-    found = sequential_relative(control, treatment, tuning=1000.0)
+    interval = sequential_relative(control, treatment, tuning=1000.0)
     # The relative lift 2422.7 / 3461 / (1396.87 / 3000) - 1, and the figures of GrowthBook's own test of it.
     expected = [0.50336, 0.33341, -0.55844, 1.56516]
-    assert [found.value, found.standard_error, found.lower, found.upper] == pytest.approx(expected, abs=0.5e-5)
+    assert [interval.value, interval.standard_error, interval.lower, interval.upper] == pytest.approx(
+        expected, abs=0.5e-5
+    )
 
 
 def test_five_looks_at_a_fixed_test():

@@ -135,8 +135,8 @@ def check_coverage(directory, n_experiments: int) -> None:
         truth = true_lifts(plan, simulation)
         files = write_logs([simulate(plan, simulation)], directory)
         connection = load_logs(Logs(files["assignments"], files["events"], files["exposures"]), plan)
-        found = analyze(connection, plan)["effects"]["treatment"]
-        for name, effect in (("plays", found["primary"]), ("likes", found["guardrails"][0]["effect"])):
+        effects = analyze(connection, plan)["effects"]["treatment"]
+        for name, effect in (("plays", effects["primary"]), ("likes", effects["guardrails"][0]["effect"])):
             covered += effect["relative_lower"] <= truth[name] <= effect["relative_upper"]
     n = 2 * n_experiments
     # Who was dealt where is random, the listeners are the same: coverage is at least the interval's.

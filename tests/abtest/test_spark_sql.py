@@ -89,10 +89,10 @@ def test_spark_reads_every_statement_and_gives_the_same_columns(embedded, elsewh
 
 @pytest.mark.parametrize("name", at_night((*TABLES, *FIGURES), quick=QUICK))
 def test_spark_gives_the_same_table(embedded, elsewhere, name):
-    found = elsewhere.sql(statement(name))
+    table = elsewhere.sql(statement(name))
     expected = embedded.sql(statement(name))
-    assert found.columns == expected.columns
-    rows, expected_rows = ordered(found.collect()), ordered(expected.fetchall())
+    assert table.columns == expected.columns
+    rows, expected_rows = ordered(table.collect()), ordered(expected.fetchall())
     assert len(rows) == len(expected_rows) > 0
     for values, expected_values in zip(zip(*rows, strict=True), zip(*expected_rows, strict=True), strict=True):
         if any(isinstance(value, float) for value in expected_values):

@@ -44,7 +44,7 @@ def slow_totals(logs, plan: ExperimentPlan) -> dict:
     by_user = defaultdict(list)
     for row in events:
         by_user[row["user_id"]].append(row)
-    found = {}
+    totals = {}
     for user, since in exposed.items():
         if len(arms[user]) > 1:
             continue
@@ -55,8 +55,8 @@ def slow_totals(logs, plan: ExperimentPlan) -> dict:
         for event in during:
             plays_a_day[(event["timestamp_us"] - plan.start_us) // MICROSECONDS_PER_DAY] += 1
         if max(plays_a_day.values(), default=0) <= plan.max_plays_per_day:
-            found[user] = (next(iter(arms[user])), slow_measures(during, plan), slow_measures(before, plan))
-    return found
+            totals[user] = (next(iter(arms[user])), slow_measures(during, plan), slow_measures(before, plan))
+    return totals
 
 
 def slow_measures(events, plan: ExperimentPlan) -> dict:
@@ -96,11 +96,11 @@ def test_user_totals_are_those_of_a_loop(tmp_path, drawn, drawn_totals):
     connection = loaded(tmp_path, drawn, PLAN)
     names = ("users", *MEASURES)
     columns = ", ".join(f"{name}, {name}_before" for name in names)
-    found = connection.execute(f"SELECT user_id, arm, {columns} FROM user_totals").fetchall()
+    rows = connection.execute(f"SELECT user_id, arm, {columns} FROM user_totals").fetchall()
     expected = drawn_totals
     assert len(expected) > 50
-    assert {row[0]: row[1] for row in found} == {user: arm for user, (arm, _, _) in expected.items()}
-    for user, _, *values in found:
+    assert {row[0]: row[1] for row in rows} == {user: arm for user, (arm, _, _) in expected.items()}
+    for user, _, *values in rows:
         _, during, before = expected[user]
         np.testing.assert_allclose(values, [x for name in names for x in (during[name], before[name])], rtol=1e-9)
 
@@ -109,15 +109,15 @@ def test_user_totals_are_those_of_a_loop(tmp_path, drawn, drawn_totals):
 def test_moments_are_those_of_the_users_rows(tmp_path, drawn, drawn_totals, metric):
     connection = loaded(tmp_path, drawn, PLAN)
     tables.choose_metric(connection, metric)
-    found = tables.moments_by_arm(connection)
+    moments = tables.moments_by_arm(connection)
     totals = drawn_totals.values()
     pair = (metric.numerator, metric.denominator)
     for arm in PLAN.arms:
         rows = [[*(during[n] for n in pair), *(before[n] for n in pair)] for a, during, before in totals if a == arm]
         expected = sample_moments(np.array(rows, float))
-        assert found[arm].n_users == expected.n_users
-        np.testing.assert_allclose(found[arm].mean, expected.mean, rtol=1e-9)
-        np.testing.assert_allclose(found[arm].covariance, expected.covariance, rtol=1e-9, atol=1e-9)
+        assert moments[arm].n_users == expected.n_users
+        np.testing.assert_allclose(moments[arm].mean, expected.mean, rtol=1e-9)
+        np.testing.assert_allclose(moments[arm].covariance, expected.covariance, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("metric", [Metric("plays"), Metric("skips", "plays")])
@@ -131,10 +131,10 @@ def test_a_days_moments_are_those_of_an_analysis_that_ends_with_it(tmp_path, dra
         earlier = loaded(tmp_path, drawn, plan, n_days=n_days)
         tables.choose_metric(earlier, metric)
         for arm, expected in tables.moments_by_arm(earlier).items():
-            found = by_day[arm][n_days - 1]
-            assert found.n_users == expected.n_users
-            np.testing.assert_allclose(found.mean, expected.mean, rtol=1e-9)
-            np.testing.assert_allclose(found.covariance, expected.covariance, rtol=1e-7, atol=1e-7)
+            moments = by_day[arm][n_days - 1]
+            assert moments.n_users == expected.n_users
+            np.testing.assert_allclose(moments.mean, expected.mean, rtol=1e-9)
+            np.testing.assert_allclose(moments.covariance, expected.covariance, rtol=1e-7, atol=1e-7)
 
 
 def test_segments_add_up_to_the_whole(tmp_path):
@@ -146,7 +146,7 @@ def test_segments_add_up_to_the_whole(tmp_path):
     assert len(parts) > 1
     assert set(wholes) == set(plan.arms)
     for arm, whole in wholes.items():
-        each = [found[arm] for found in parts.values() if arm in found]
+        each = [by_arm[arm] for by_arm in parts.values() if arm in by_arm]
         assert sum(part.n_users for part in each) == whole.n_users
         total = sum(part.n_users * part.mean for part in each)
         np.testing.assert_allclose(total / whole.n_users, whole.mean)

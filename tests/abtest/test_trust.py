@@ -34,8 +34,8 @@ def analysed(directory: Path, logs: SimulatedLogs, *, plan: ExperimentPlan = PLA
 
 
 def check(result: dict, name: str) -> dict:
-    (found,) = [each for each in result["checks"] if each["name"] == name]
-    return found
+    (match,) = [each for each in result["checks"] if each["name"] == name]
+    return match
 
 
 @pytest.fixture(scope="module")
@@ -110,9 +110,9 @@ def test_rows_that_agree_in_all_but_their_number_are_noted_and_do_not_block(tmp_
         numbers.append(last[user])
     renumbered = again.set_column(index, "sequence", pa.array(numbers, again["sequence"].type))
     result = analysed(tmp_path, once._replace(events=pa.concat_tables([once.events, renumbered])))
-    found = check(result, "events sent again")
-    assert found["status"] == "noted"
-    assert re.match(r"[\d.]+% of treatment's agree with an earlier one of the user in all but", found["finding"])
+    repeats = check(result, "events sent again")
+    assert repeats["status"] == "noted"
+    assert re.match(r"[\d.]+% of treatment's agree with an earlier one of the user in all but", repeats["finding"])
     assert check(result, "events repeated")["finding"] == "none"
     assert not [each for each in result["checks"] if each["status"] == "failed"]
     assert "events sent again" not in {each["name"] for each in analysed(tmp_path, once)["checks"]}
@@ -147,10 +147,10 @@ def test_shares_that_differ_by_arm_are_tested_over_users(tmp_path, once):
     build_tables(connection)
     shares = [ratio_estimate(trust_counts(connection).repeated[arm]) for arm in PLAN.arms]
     p_value = effect(*shares).p_value
-    found = check(analysed(tmp_path, repeated), "events repeated")
+    repeats = check(analysed(tmp_path, repeated), "events repeated")
     assert max(share.value for share in shares) < PLAN.max_repeated_share
-    assert found["status"] == ("failed" if p_value < PLAN.trust_alpha else "noted")
-    assert f"(p {p_value:.1e})" in found["finding"] or f"(p {p_value:.3f})" in found["finding"]
+    assert repeats["status"] == ("failed" if p_value < PLAN.trust_alpha else "noted")
+    assert f"(p {p_value:.1e})" in repeats["finding"] or f"(p {p_value:.3f})" in repeats["finding"]
 
 
 def test_events_of_nobody_who_was_assigned_are_named_as_such(tmp_path, once):
@@ -171,6 +171,6 @@ def test_repeats_of_one_user_an_arm_still_fail_the_check(tmp_path, once):
     }
     kept = once.events.filter([user in users.values() for user in once.events["user_id"].to_pylist()])
     logs = once._replace(events=pa.concat_tables([kept, kept]))
-    found = check(analysed(tmp_path, logs), "events repeated")
-    assert found["status"] == "failed"
-    assert "(p unknown)" in found["finding"]
+    repeats = check(analysed(tmp_path, logs), "events repeated")
+    assert repeats["status"] == "failed"
+    assert "(p unknown)" in repeats["finding"]

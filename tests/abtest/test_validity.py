@@ -33,13 +33,13 @@ def experiment(random: np.random.Generator, *, n_users: int = 500, lift: float =
     return Experiment(arms, sessions)
 
 
-def of_users(found: Experiment) -> Effect:
-    return effect(*(ratio_estimate(sample_moments(arm)) for arm in found.arms))
+def of_users(drawn: Experiment) -> Effect:
+    return effect(*(ratio_estimate(sample_moments(arm)) for arm in drawn.arms))
 
 
-def of_sessions(found: Experiment) -> Effect:
+def of_sessions(drawn: Experiment) -> Effect:
     """The naive test: every session taken for an independent one."""
-    return effect(*(mean_estimate(sample_moments(plays[:, None])) for plays in found.sessions))
+    return effect(*(mean_estimate(sample_moments(plays[:, None])) for plays in drawn.sessions))
 
 
 def four_errors(share: float, n: int) -> float:
@@ -48,8 +48,8 @@ def four_errors(share: float, n: int) -> float:
 
 def check_a_a(n_experiments: int) -> None:
     random = np.random.default_rng(0)
-    found = [experiment(random) for _ in range(n_experiments)]
-    ours, naive = [of_users(each) for each in found], [of_sessions(each) for each in found]
+    experiments = [experiment(random) for _ in range(n_experiments)]
+    ours, naive = [of_users(each) for each in experiments], [of_sessions(each) for each in experiments]
     p_values = np.array([each.p_value for each in ours])
     assert abs(np.mean(p_values <= 0.05) - 0.05) <= four_errors(0.05, n_experiments)
     assert stats.kstest(p_values, "uniform").pvalue > 0.001
@@ -74,11 +74,11 @@ def test_sessions_taken_for_independent_alarm_falsely_and_the_delta_method_does_
 
 def check_planted(n_experiments: int) -> None:
     random = np.random.default_rng(1)
-    found = [of_users(experiment(random, lift=0.05)) for _ in range(n_experiments)]
+    effects = [of_users(experiment(random, lift=0.05)) for _ in range(n_experiments)]
     # The mean of the gamma is 1, so that a session has 4 plays, and 4.2 with the lift.
-    covered = np.mean([each.lower <= 0.2 <= each.upper for each in found])
+    covered = np.mean([each.lower <= 0.2 <= each.upper for each in effects])
     assert abs(covered - 0.95) <= four_errors(0.05, n_experiments)
-    relative = np.mean([each.relative_lower <= 0.05 <= each.relative_upper for each in found])
+    relative = np.mean([each.relative_lower <= 0.05 <= each.relative_upper for each in effects])
     assert abs(relative - 0.95) <= four_errors(0.05, n_experiments)
 
 

@@ -36,7 +36,7 @@ def task(**changes):
     return make_task(dataclasses.replace(config, **changes), STORE, seed=0)
 
 
-def asked(period):
+def users_and_targets(period):
     return sorted(zip(period.queries.users.tolist(), period.queries.targets.tolist(), strict=True))
 
 
@@ -50,15 +50,15 @@ def test_periods_end_with_the_log():
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"n_periods": 5}, "would begin at 1970-01-01T00:00:00Z, but events are of"),
         ({"first_period": "1971-01-01"}, "would begin at 1971-01-01T00:00:00Z, but"),
         ({"first_period": "1970-01-03", "n_periods": 4}, "last tested period would begin at 1970-01-06"),
     ],
 )
-def test_periods_without_events_before_or_in_them_are_refused(changes, said):
-    with pytest.raises(InputError, match=said):
+def test_periods_without_events_before_or_in_them_are_refused(changes, message):
+    with pytest.raises(InputError, match=message):
         period_starts(STORE, BacktestConfig(**changes))
 
 
@@ -69,8 +69,8 @@ def test_a_log_without_times_is_refused():
 
 def test_the_first_event_of_a_period_is_asked_of_users_with_a_history():
     third, fourth = make_periods(task(), STARTS, targets="first")
-    assert asked(third) == [(0, 1)]
-    assert asked(fourth) == [(0, 2), (1, 4)]  # the third user has no history
+    assert users_and_targets(third) == [(0, 1)]
+    assert users_and_targets(fourth) == [(0, 2), (1, 4)]  # the third user has no history
     assert third.is_known.tolist() == [False, True, True, True, False, False]
     assert (third.n_new_targets, fourth.n_new_targets) == (0, 0)
     assert (third.split.train_stop - STORE.offsets[:-1]).tolist() == [2, 2, 0]
@@ -78,8 +78,8 @@ def test_the_first_event_of_a_period_is_asked_of_users_with_a_history():
 
 def test_every_event_with_one_before_it_is_asked_and_new_items_are_misses():
     third, fourth = make_periods(task(), STARTS, targets="every")
-    assert asked(third) == [(0, 1), (0, 4)]
-    assert asked(fourth) == [(0, 2), (1, 4), (2, 5)]
+    assert users_and_targets(third) == [(0, 1), (0, 4)]
+    assert users_and_targets(fourth) == [(0, 2), (1, 4), (2, 5)]
     for period, item in ((third, 4), (fourth, 5)):
         assert period.queries.targets[period.queries.is_miss].tolist() == [item]
         assert period.n_new_targets == 1
@@ -89,7 +89,7 @@ def test_where_seen_items_are_masked_targets_seen_before_are_left_out_or_misses(
     for treatment, expected in (("exclude", [(0, 4)]), ("miss", [(0, 1), (0, 4)])):
         masked = task(repeated_targets=treatment)._replace(mask_seen=True)
         third, _ = make_periods(masked, STARTS, targets="every")
-        assert asked(third) == expected
+        assert users_and_targets(third) == expected
         assert third.queries.is_miss.all()  # seen before, or new
 
 
@@ -99,16 +99,16 @@ def test_a_period_without_targets_has_no_queries():
 
 
 def test_queries_of_one_shape_ask_the_same():
-    apart = [
+    periods = [
         make_queries(STORE, np.array(positions), max_length=4, batch_size=size, mask_seen=True)
         for positions, size in (([1, 2, 3, 4, 6], 1), ([7], 3))
     ]
-    alike = of_one_shape(apart)
+    alike = of_one_shape(periods)
     batches = [batch for queries in alike for batch in queries.batches()]
     assert len({(batch.batch.items.shape, batch.targets.shape, batch.excluded.shape) for batch in batches}) == 1
-    for before, after in zip(apart, alike, strict=True):
-        found = {}
+    for before, after in zip(periods, alike, strict=True):
+        targets = {}
         for batch in after.batches():
             rows = batch.query >= 0
-            found |= dict(zip(batch.query[rows].tolist(), batch.targets[rows].tolist(), strict=True))
-        assert found == dict(enumerate(before.targets.tolist()))
+            targets |= dict(zip(batch.query[rows].tolist(), batch.targets[rows].tolist(), strict=True))
+        assert targets == dict(enumerate(before.targets.tolist()))

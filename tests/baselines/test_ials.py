@@ -15,15 +15,17 @@ def test_a_vector_has_no_better_one_among_its_neighbours(lengths):
     lengths, vectors = np.array(lengths), random.normal(size=(9, 4)).astype(np.float32)
     columns = np.concatenate([random.choice(9, n, replace=False) for n in lengths]).astype(int)
     penalties = random.uniform(0.1, 1.0, len(lengths))
-    found = _solve(columns, lengths, vectors, 0.3, penalties)
-    for row, taken in enumerate(np.split(columns, np.cumsum(lengths)[:-1])):
+    solutions = _solve(columns, lengths, vectors, 0.3, penalties)
+    for row, ones in enumerate(np.split(columns, np.cumsum(lengths)[:-1])):
 
-        def cost(vector, taken=taken, row=row):
+        def cost(vector, ones=ones, row=row):
             scores = vectors.astype(np.float64) @ vector
-            return np.sum((scores[taken] - 1) ** 2) + 0.3 * np.sum(scores**2) + penalties[row] * vector @ vector
+            return np.sum((scores[ones] - 1) ** 2) + 0.3 * np.sum(scores**2) + penalties[row] * vector @ vector
 
         for direction in np.eye(4):
-            assert cost(found[row]) <= min(cost(found[row] + 1e-3 * direction), cost(found[row] - 1e-3 * direction))
+            assert cost(solutions[row]) <= min(
+                cost(solutions[row] + 1e-3 * direction), cost(solutions[row] - 1e-3 * direction)
+            )
 
 
 def test_users_who_share_a_taste_are_told_what_others_of_it_took():

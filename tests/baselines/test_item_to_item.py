@@ -8,6 +8,7 @@ import pytest
 from examples import examples
 from hypothesis import given
 from hypothesis import strategies as st
+from small_histories import N_ITEMS, a_task, histories, history_of, trained
 
 from seqrec.baselines import scored
 from seqrec.baselines.item_to_item import (
@@ -22,33 +23,14 @@ from seqrec.data.splits import leave_last_out
 from seqrec.data.store import store_from_sequences
 from seqrec.types import InputError
 
-N_ITEMS = 6
-histories = st.lists(st.lists(st.integers(1, N_ITEMS), min_size=1, max_size=9), min_size=1, max_size=6).map(
-    lambda sequences: [*sequences, [1, 2, 3]]  # one user at least is evaluated
-)
 QUICK = examples(60)
 
 
 def all_scores(store, model, positions):
     """Scores of all ids, one position a row, and what breaks their ties left out."""
     scorer = item_to_item_scorer(store, model)
-    assert all(np.diff(scorer.own(positions).indptr) <= scorer.n_own(positions))
-    return scorer.own(positions).toarray()
-
-
-def trained(sequences):
-    return [one[:-2] if len(one) >= 3 else one for one in sequences]
-
-
-def a_task(sequences):
-    store = store_from_sequences(sequences, n_items=N_ITEMS)
-    split = leave_last_out(store)
-    return store, split, split.test[split.test >= 0]
-
-
-def history_of(store, position):
-    user = np.searchsorted(store.offsets, position, side="right") - 1
-    return store.items[store.offsets[user] : position].tolist()
+    assert all(np.diff(scorer.query_scores(positions).indptr) <= scorer.n_query_scores(positions))
+    return scorer.query_scores(positions).toarray()
 
 
 @QUICK
@@ -134,7 +116,7 @@ def test_a_user_without_a_history_gets_what_is_popular_and_not_what_follows_anot
     split = leave_last_out(store)
     for model in (first_order_markov(store, split), skip_gram_markov(store, split), item_knn(store, split)):
         scorer = item_to_item_scorer(store, model)
-        assert scorer.own(store.offsets[:-1]).nnz == 0
+        assert scorer.query_scores(store.offsets[:-1]).nnz == 0
         np.testing.assert_array_equal(scorer.shared, model.shared)
 
 

@@ -29,7 +29,7 @@ def test_events_weigh_by_a_power_of_their_age_and_others_by_popularity(sequences
         history, target = store.items[store.offsets[user] : position].tolist(), store.items[position]
         # Of equal sums in another order the last digits differ.
         own = [
-            round(sum(age**-exponent for age, taken in enumerate(reversed(history), 1) if taken == item), 9)
+            round(sum(age**-exponent for age, event in enumerate(reversed(history), 1) if event == item), 9)
             for item in range(N_ITEMS + 1)
         ]
         scores = {

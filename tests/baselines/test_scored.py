@@ -6,6 +6,7 @@ import scipy.sparse as sp
 from examples import examples
 from hypothesis import given
 from hypothesis import strategies as st
+from small_histories import N_ITEMS, a_task, histories, history_of, trained
 
 from seqrec.baselines.scored import Scorer, ease, score_ranks
 from seqrec.data import ragged
@@ -13,31 +14,12 @@ from seqrec.data.splits import leave_last_out
 from seqrec.data.store import store_from_sequences
 from seqrec.types import InputError
 
-N_ITEMS = 6
-histories = st.lists(st.lists(st.integers(1, N_ITEMS), min_size=1, max_size=9), min_size=1, max_size=6).map(
-    lambda sequences: [*sequences, [1, 2, 3]]  # one user at least is evaluated
-)
 QUICK = examples(60)
 
 
 def all_scores(scorer, positions):
     """Scores of all ids, one position a row."""
-    return scorer.shared + scorer.own(positions).toarray()
-
-
-def trained(sequences):
-    return [one[:-2] if len(one) >= 3 else one for one in sequences]
-
-
-def a_task(sequences):
-    store = store_from_sequences(sequences, n_items=N_ITEMS)
-    split = leave_last_out(store)
-    return store, split, split.test[split.test >= 0]
-
-
-def history_of(store, position):
-    user = np.searchsorted(store.offsets, position, side="right") - 1
-    return store.items[store.offsets[user] : position].tolist()
+    return scorer.shared + scorer.query_scores(positions).toarray()
 
 
 @QUICK

@@ -46,15 +46,15 @@ def slow_neighbours(store, split, position, n_latest, n_recent, weight, final):
     own = np.searchsorted(store.offsets, position, side="right") - 1
     history = newest_first(store.items[store.offsets[own] : position].tolist(), n_latest)
     times = store.columns.get("timestamp_us", np.arange(store.n_events))
-    found = []
+    neighbours = []
     for user in range(store.n_users):
         sequence = store.items[store.offsets[user] : split.train_stop[user]].tolist()
         shared = [age for age, item in enumerate(history) if item in sequence]
         if user != own and shared:
             ended = times[split.train_stop[user] - 1] if "timestamp_us" in store.columns else user
             similarity = sum(weight(age, len(history)) for age in shared)
-            found.append((ended, user, similarity, sequence, min(shared), history))
-    recent = sorted(found, reverse=True)[:n_recent]
+            neighbours.append((ended, user, similarity, sequence, min(shared), history))
+    recent = sorted(neighbours, reverse=True)[:n_recent]
     each = [(final(similarity, sequence, history, user), ended, sequence, age, history[age], len(history))
             for ended, user, similarity, sequence, age, history in recent]  # fmt: skip
     return sorted(each, key=lambda one: (-one[0], -one[1]))
@@ -71,7 +71,7 @@ def test_vs_sknn_adds_up_the_items_of_the_most_similar_sequences(
 ):
     store, split, tests = a_task(sequences, with_times=with_times)
     sizes = {"n_neighbours": n_neighbours, "n_recent": n_recent, "n_latest": n_latest}
-    scores = vs_sknn(store, split, **sizes).own(tests).toarray()
+    scores = vs_sknn(store, split, **sizes).query_scores(tests).toarray()
     trained = [store.items[store.offsets[u] : split.train_stop[u]].tolist() for u in range(store.n_users)]
     for query, position in enumerate(tests):
         expected = np.zeros(N_ITEMS + 1)
@@ -90,7 +90,7 @@ def test_vs_sknn_adds_up_the_items_of_the_most_similar_sequences(
 def test_stan_decays_by_age_by_time_and_by_distance(sequences, with_times, n_neighbours, n_latest):
     store, split, tests = a_task(sequences, with_times=with_times)
     decays = {"age_decay": 2.0, "days_decay": 3.0, "distance_decay": 1.5}
-    scores = stan(store, split, n_neighbours=n_neighbours, n_latest=n_latest, **decays).own(tests).toarray()
+    scores = stan(store, split, n_neighbours=n_neighbours, n_latest=n_latest, **decays).query_scores(tests).toarray()
     for query, position in enumerate(tests):
 
         def final(similarity, sequence, history, user, position=position):

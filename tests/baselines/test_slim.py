@@ -20,17 +20,19 @@ def task():
 def test_with_all_items_as_neighbours_it_is_ease(task):
     store, split = task
     sparse, dense = slim(store, split, n_neighbours=8, l2=3.0), ease(store, split, l2=3.0)
-    np.testing.assert_allclose(sparse.own(split.test).toarray(), dense.own(split.test).toarray(), atol=1e-9)
+    np.testing.assert_allclose(
+        sparse.query_scores(split.test).toarray(), dense.query_scores(split.test).toarray(), atol=1e-9
+    )
 
 
 @pytest.mark.parametrize("per_block", [1 << 22, 1])
 def test_weights_are_those_of_a_regression_on_the_most_similar_items(task, per_block, monkeypatch):
     monkeypatch.setattr(slim_module, "_VALUES_PER_BLOCK", per_block)
     store, split = task
-    taken = np.zeros((store.n_users, store.n_items + 1))
+    interactions = np.zeros((store.n_users, store.n_items + 1))
     for user in range(store.n_users):
-        taken[user, store.items[store.offsets[user] : split.train_stop[user]]] = 1
-    both = taken.T @ taken
+        interactions[user, store.items[store.offsets[user] : split.train_stop[user]]] = 1
+    both = interactions.T @ interactions
     weights = np.zeros_like(both)
     for item in range(1, 9):
         similarity = both[item] / (np.sqrt(both[item, item] * np.diag(both)) + 20)
@@ -43,5 +45,5 @@ def test_weights_are_those_of_a_regression_on_the_most_similar_items(task, per_b
     for user in range(store.n_users):
         history[user, store.items[store.offsets[user] : split.test[user]]] = 1
     scorer = slim(store, split, n_neighbours=3, l2=2.0)
-    np.testing.assert_allclose(scorer.own(split.test).toarray(), history @ weights, atol=1e-9)
-    assert np.all(np.diff(scorer.own(split.test).indptr) <= scorer.n_own(split.test))
+    np.testing.assert_allclose(scorer.query_scores(split.test).toarray(), history @ weights, atol=1e-9)
+    assert np.all(np.diff(scorer.query_scores(split.test).indptr) <= scorer.n_query_scores(split.test))

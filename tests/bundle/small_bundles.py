@@ -118,15 +118,15 @@ def answers_of(model: Model, params: Params, histories: list[History], *, k: int
     def top(params, batch, last, excluded):
         return model.head.top_k(params, model.queries(params, batch, last), k=k, exclude=excluded)
 
-    found = []
+    answers = []
     for history in histories:
         items = np.asarray(history.items, np.int32)
         excluded = np.zeros((1, width), np.int32)
         excluded[0, : len(items)] = items * mask_seen
         last = np.array([min(len(items), model.reads.max_length) - 1], np.int32)
         batch = history_batch(history._replace(items=items), model.reads)
-        found.append(tuple(np.asarray(each)[0] for each in top(params, batch, last, excluded)))
-    return found
+        answers.append(tuple(np.asarray(each)[0] for each in top(params, batch, last, excluded)))
+    return answers
 
 
 def replace_facts(bundle: Bundle, **facts) -> Bundle:

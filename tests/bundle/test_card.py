@@ -62,9 +62,9 @@ def card(run, **changes) -> str:
 def test_the_front_matter_holds_the_test_figures(run):
     yaml = pytest.importorskip("yaml")
     _, front, _ = card(run).split("---\n", 2)
-    said = yaml.safe_load(front)
-    assert said["library_name"] == "seqrec"
-    [result] = said["model-index"][0]["results"]
+    message = yaml.safe_load(front)
+    assert message["library_name"] == "seqrec"
+    [result] = message["model-index"][0]["results"]
     assert result["dataset"]["name"] == 'my "events": | a'
     assert result["metrics"] == [{"type": "ndcg@10", "value": 0.5}]
 

@@ -95,9 +95,13 @@ def test_two_items_of_one_key_are_refused(tmp_path):
 def test_titles_and_attributes_travel(tmp_path):
     given = Vocabulary(np.array([7, 9]), np.array([1, 2]), np.array(["Heat", ""], object), pa.array([["Crime"], []]))
     write_vocabulary(tmp_path / "items.parquet", given)
-    found = read_vocabulary(tmp_path / "items.parquet")
-    assert [found.keys.tolist(), found.n_events.tolist(), found.titles.tolist()] == [[7, 9], [1, 2], ["Heat", ""]]
-    assert found.attributes.to_pylist() == [["Crime"], []]
+    vocabulary = read_vocabulary(tmp_path / "items.parquet")
+    assert [vocabulary.keys.tolist(), vocabulary.n_events.tolist(), vocabulary.titles.tolist()] == [
+        [7, 9],
+        [1, 2],
+        ["Heat", ""],
+    ]
+    assert vocabulary.attributes.to_pylist() == [["Crime"], []]
     assert pq.read_schema(tmp_path / "items.parquet").names == ["key", "n_events", "title", "attributes"]
 
 

@@ -22,10 +22,10 @@ def test_each_row_is_the_batch_of_its_history_alone(times):
     for row, (items, moments) in enumerate(zip(ITEMS, SECONDS, strict=True)):
         alone = history_batch(History(items, moments), reads)
         for name in alone._fields:
-            expected, found = getattr(alone, name), getattr(batch, name)
-            assert (expected is None) == (found is None), name
+            expected, actual = getattr(alone, name), getattr(batch, name)
+            assert (expected is None) == (actual is None), name
             if expected is not None:
-                np.testing.assert_array_equal(np.asarray(found)[row], expected[0], err_msg=name)
+                np.testing.assert_array_equal(np.asarray(actual)[row], expected[0], err_msg=name)
         assert int(last[row]) == 5 * row + min(len(items), 5) - 1
 
 

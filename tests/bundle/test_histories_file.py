@@ -21,12 +21,12 @@ def events(write):
 
 def rows(histories, *, users_per_part=2, first_part=0):
     """User -> (ids, seconds) over all parts, and the users of each part."""
-    found, users = {}, []
+    by_user, users = {}, []
     for part in histories.parts(users_per_part=users_per_part, first_part=first_part):
         users.append(part.users.to_pylist())
         for place, user in enumerate(users[-1]):
-            found[user] = part.items.row(place).tolist(), part.seconds.row(place).tolist()
-    return found, users
+            by_user[user] = part.items.row(place).tolist(), part.seconds.row(place).tolist()
+    return by_user, users
 
 
 EXPECTED = {1: ([3, 1], [5, 10]), 2: ([0, 2, 1], [20, 30, 40]), 3: ([0], [1]), 10: ([3, 1], [50, 60])}
@@ -35,8 +35,8 @@ EXPECTED = {1: ([3, 1], [5, 10]), 2: ([0, 2, 1], [20, 30, 40]), 3: ([0], [1]), 1
 @pytest.mark.parametrize("users_per_part", [1, 2, 3, 9])
 def test_each_users_events_come_in_time_order_with_0_for_unknown_items(events, users_per_part):
     histories = open_histories(HistoriesConfig(events, time_unit="s"), KEYS)
-    found, users = rows(histories, users_per_part=users_per_part)
-    assert found == EXPECTED
+    by_user, users = rows(histories, users_per_part=users_per_part)
+    assert by_user == EXPECTED
     assert [user for part in users for user in part] == [1, 2, 3, 10]
     assert {len(part) for part in users[:-1]} <= {users_per_part}
     assert (histories.n_users, histories.n_events) == (4, 8)
@@ -84,9 +84,13 @@ def test_other_events_or_lists_have_another_fingerprint_and_another_order_of_row
         return open_histories(config, KEYS).fingerprint
 
     no = write("item\nb\n", "no.csv")
-    found = [fingerprint(EVENTS), fingerprint(EVENTS.replace("2,a,40", "2,c,40")), fingerprint(EVENTS, exclude=no)]
-    assert len(set(found)) == 3
-    assert fingerprint(EVENTS, exclude=no) == found[2]
+    fingerprints = [
+        fingerprint(EVENTS),
+        fingerprint(EVENTS.replace("2,a,40", "2,c,40")),
+        fingerprint(EVENTS, exclude=no),
+    ]
+    assert len(set(fingerprints)) == 3
+    assert fingerprint(EVENTS, exclude=no) == fingerprints[2]
 
 
 def test_lists_that_allow_nothing_known_are_refused(events, write):

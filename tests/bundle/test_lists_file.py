@@ -32,20 +32,20 @@ def written(output, options=ListOptions(k=4), **given):  # noqa: B008 (a tuple)
 
 
 def lists_of(rows):
-    found = {}
+    lists = {}
     for row in rows:
-        found.setdefault(row["user"], []).append((int(row["rank"]), row["item"], float(row["score"])))
-    return found
+        lists.setdefault(row["user"], []).append((int(row["rank"]), row["item"], float(row["score"])))
+    return lists
 
 
 def test_each_users_list_is_that_of_the_history_alone(tmp_path):
     summary = written(tmp_path / "lists.parquet")
     rows = pq.read_table(tmp_path / "lists.parquet").to_pylist()
-    found = lists_of(rows)
+    lists = lists_of(rows)
     answers = loaded().recommend(list(HISTORIES.values()), 4)
     for user, items, scores in zip(HISTORIES, answers.items, answers.scores, strict=True):
-        assert [(rank, item) for rank, item, _ in found[user]] == list(enumerate(items, start=1))
-        np.testing.assert_allclose([score for *_, score in found[user]], scores, rtol=1e-5)
+        assert [(rank, item) for rank, item, _ in lists[user]] == list(enumerate(items, start=1))
+        np.testing.assert_allclose([score for *_, score in lists[user]], scores, rtol=1e-5)
     assert {row["user"] for row in rows if row["popular"]} == {
         user for user, popular in zip(HISTORIES, answers.is_popular, strict=True) if popular
     }
@@ -131,12 +131,12 @@ def test_a_user_who_is_allowed_nothing_has_no_list_and_is_counted(tmp_path, writ
     summary = write_lists(
         loaded(), histories(allow=allow), ListOptions(4, mask_seen=False), output=tmp_path / "lists.parquet"
     )
-    found = lists_of(pq.read_table(tmp_path / "lists.parquet").to_pylist())
-    assert {user: [item for _, item, _ in row] for user, row in found.items()} == {
+    lists = lists_of(pq.read_table(tmp_path / "lists.parquet").to_pylist())
+    assert {user: [item for _, item, _ in row] for user, row in lists.items()} == {
         "user 03": ["track-5"],
         "zoe": ["track-9"],
     }
-    assert found["zoe"][0][2] == COUNTS[8]
+    assert lists["zoe"][0][2] == COUNTS[8]
     assert summary.n_without == 22
 
 

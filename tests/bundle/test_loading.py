@@ -60,12 +60,12 @@ def test_lists_are_those_of_the_model(times):
         model, random_params(model), [History(row, moments) for row, moments in zip(rows, seconds, strict=True)], k=5
     )
     given = None if times == "none" else [moments if times == "query" else moments[:-1] for moments in seconds]
-    found = loaded(times).recommend([keys(*row) for row in rows], 5, times=given)
+    lists = loaded(times).recommend([keys(*row) for row in rows], 5, times=given)
     for place, (ids, scores) in enumerate(expected):
-        assert found.items[place] == keys(*ids[ids > 0])
-        np.testing.assert_allclose(found.scores[place], scores[ids > 0], rtol=1e-5, atol=1e-5)
-    assert found.n_unknown == [0] * 4
-    assert found.is_popular == [False] * 4
+        assert lists.items[place] == keys(*ids[ids > 0])
+        np.testing.assert_allclose(lists.scores[place], scores[ids > 0], rtol=1e-5, atol=1e-5)
+    assert lists.n_unknown == [0] * 4
+    assert lists.is_popular == [False] * 4
 
 
 def test_unknown_items_are_skipped_with_their_times_and_counted():
@@ -76,10 +76,10 @@ def test_unknown_items_are_skipped_with_their_times_and_counted():
 
 
 def test_a_history_without_a_known_item_gets_the_popular_ones():
-    found = loaded().recommend([[], ["?"], keys(1)], 3, exclude=keys(6))
-    assert found.is_popular == [True, True, False]
-    assert found.items[:2] == [keys(4, 1, 2)] * 2
-    assert found.scores[:2] == [[5, 1, 1]] * 2
+    lists = loaded().recommend([[], ["?"], keys(1)], 3, exclude=keys(6))
+    assert lists.is_popular == [True, True, False]
+    assert lists.items[:2] == [keys(4, 1, 2)] * 2
+    assert lists.scores[:2] == [[5, 1, 1]] * 2
 
 
 def test_one_list_is_for_all_and_one_each_is_for_each():

@@ -68,11 +68,11 @@ REQUESTS = {
 def test_requests_are_answered_as_by_exact_search(name, request_name, bundles):
     """Of a catalogue this small both find all of the best; the last history has no item that is known."""
     histories = [*HISTORIES, ["?"]]
-    found, exact = (bundles[each].recommend(histories, 6, **REQUESTS[request_name]) for each in (name, "exact"))
-    assert found.items == exact.items
-    for row, expected in zip(found.scores, exact.scores, strict=True):
+    approximate, exact = (bundles[each].recommend(histories, 6, **REQUESTS[request_name]) for each in (name, "exact"))
+    assert approximate.items == exact.items
+    for row, expected in zip(approximate.scores, exact.scores, strict=True):
         np.testing.assert_allclose(row, expected, rtol=1e-5, atol=1e-5)
-    assert found[2:] == exact[2:]
+    assert approximate[2:] == exact[2:]
 
 
 @pytest.mark.parametrize("name", APPROXIMATE)
@@ -109,8 +109,8 @@ def test_candidates_are_the_best_by_int8_rows():
     int8, scale = quantise_rows(table[1:])
     scores = states @ (int8 * scale[:, None]).T
     assert scores.max() < 0  # filling rows have the score 0
-    found = np.asarray(int8_candidates(blocks, jnp.asarray(states), n=40, n_items=300))
-    np.testing.assert_array_equal(found, 1 + np.argsort(-scores, axis=1)[:, :40])
+    candidates = np.asarray(int8_candidates(blocks, jnp.asarray(states), n=40, n_items=300))
+    np.testing.assert_array_equal(candidates, 1 + np.argsort(-scores, axis=1)[:, :40])
 
 
 def test_rows_that_are_stored_as_int8_are_scored_as_they_are():

@@ -28,9 +28,9 @@ def sessions(times: str = "none") -> Sessions:
     return shared(times)
 
 
-def assert_equal_answers(found, expected):
-    assert found._replace(scores=[]) == expected._replace(scores=[])
-    for ours, theirs in zip(found.scores, expected.scores, strict=True):
+def assert_equal_answers(actual, expected):
+    assert actual._replace(scores=[]) == expected._replace(scores=[])
+    for ours, theirs in zip(actual.scores, expected.scores, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
@@ -50,8 +50,8 @@ def test_answers_are_those_to_the_whole_history_at_every_length(times):
         latest = [own[len(own) - n :] for own, n in zip(seconds.values(), n_new, strict=True)]
         given = [{}, {}] if times == "none" else [{"times": latest}, {"times": list(seconds.values())}]
         options = {"exclude": keys(7), "mask_seen": False}  # of one length, for fewer programs
-        found = kept.recommend(["a", "b"], new, 5, **options, **given[0])
-        assert_equal_answers(found, bundle.recommend(list(items.values()), 5, **options, **given[1]))
+        answers = kept.recommend(["a", "b"], new, 5, **options, **given[0])
+        assert_equal_answers(answers, bundle.recommend(list(items.values()), 5, **options, **given[1]))
     assert len(items["b"]) > MAX_LENGTH
 
 
@@ -68,8 +68,8 @@ def test_one_more_event_is_one_step_and_a_full_history_is_read_anew(monkeypatch)
 
 
 def test_two_requests_of_one_user_are_answered_in_order():
-    found = sessions().recommend(["a", "b", "a"], [keys(1), keys(2), keys(3)], 5, histories=[keys(9), [], None])
-    assert_equal_answers(found, loaded().recommend([keys(9, 1), keys(2), keys(9, 1, 3)], 5))
+    answers = sessions().recommend(["a", "b", "a"], [keys(1), keys(2), keys(3)], 5, histories=[keys(9), [], None])
+    assert_equal_answers(answers, loaded().recommend([keys(9, 1), keys(2), keys(9, 1, 3)], 5))
 
 
 def test_a_history_replaces_what_was_kept():

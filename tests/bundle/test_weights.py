@@ -27,24 +27,24 @@ def test_names_are_paths_in_the_tree_and_readable_by_anybody(tmp_path):
 
 def test_float32_weights_return_unchanged(tmp_path):
     write_weights(tmp_path / "w", PARAMS, item_table="float32")
-    found = read_weights(tmp_path / "w")
-    np.testing.assert_array_equal(found["item_table"], PARAMS["item_table"])
-    assert [block["scale"][0] for block in found["blocks"]] == [1, 2]
+    weights = read_weights(tmp_path / "w")
+    np.testing.assert_array_equal(weights["item_table"], PARAMS["item_table"])
+    assert [block["scale"][0] for block in weights["blocks"]] == [1, 2]
 
 
 def test_an_int8_row_is_off_by_at_most_half_its_scale(tmp_path):
     write_weights(tmp_path / "w", PARAMS, item_table="int8")
-    table, found = PARAMS["item_table"], read_weights(tmp_path / "w")["item_table"]
+    table, restored = PARAMS["item_table"], read_weights(tmp_path / "w")["item_table"]
     scale = np.abs(table).max(axis=1, keepdims=True) / 127
-    assert np.all(np.abs(found - table) <= 0.5001 * scale)
-    assert not np.array_equal(found, table)
+    assert np.all(np.abs(restored - table) <= 0.5001 * scale)
+    assert not np.array_equal(restored, table)
 
 
 def test_a_bfloat16_table_keeps_eight_bits_of_each_number(tmp_path):
     write_weights(tmp_path / "w", PARAMS, item_table="bfloat16")
-    found = read_weights(tmp_path / "w")
-    np.testing.assert_allclose(found["item_table"], PARAMS["item_table"], rtol=2**-8)
-    assert found["item_table"].dtype == np.float32
+    weights = read_weights(tmp_path / "w")
+    np.testing.assert_allclose(weights["item_table"], PARAMS["item_table"], rtol=2**-8)
+    assert weights["item_table"].dtype == np.float32
 
 
 @pytest.mark.parametrize("content", [b"", b"\x80\x04K\x01.", b"\x10\x00\x00\x00\x00\x00\x00\x00{"])

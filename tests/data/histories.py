@@ -42,7 +42,7 @@ def held(batch) -> list[np.ndarray]:
 
 def segments_of(batch) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
     """(items, next items) of each history in a batch, once its other fields are found to fit."""
-    found = []
+    segments = []
     for row in range(batch.items.shape[0]):
         ids = batch.segment_ids[row]
         # Segments count from 1 and stand side by side, padding at the end.
@@ -53,5 +53,5 @@ def segments_of(batch) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
         for segment in range(1, ids.max() + 1):
             places = ids == segment
             assert batch.positions[row, places].tolist() == list(range(places.sum()))
-            found.append((tuple(batch.items[row, places].tolist()), tuple(batch.next_items[row, places].tolist())))
-    return found
+            segments.append((tuple(batch.items[row, places].tolist()), tuple(batch.next_items[row, places].tolist())))
+    return segments

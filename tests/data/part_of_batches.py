@@ -60,14 +60,14 @@ def main(directory: str, number: int, address: str) -> None:
     task = make_task(replace(CONFIG, shards="own"), store, seed=SEED)
     batches = [task.train.batch(step) for step in range(N_STEPS)]
     users = users_of_all(task)
-    found = {
+    results = {
         **figures_of(task),
         "sums": [sums_of(split_rows(batch)).tolist() for batch in batches],
         "keys": users.key.tolist(),
         "user_events": users.n_events.tolist(),
     }
     held = np.concatenate([batch.items[batch.items > 0] for batch in batches[: task.train.steps_per_epoch]])
-    print(json.dumps({"found": found, "held": held.tolist()}))
+    print(json.dumps({"found": results, "held": held.tolist()}))
 
 
 if __name__ == "__main__":

@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from examples import examples
-from found_events import NO_TIMES, rows_of
 from hypothesis import example, given
 from hypothesis import strategies as st
+from source_rows import NO_TIMES, rows_of
 
 from seqrec.data.event_tables import ReadOptions
 from seqrec.data.event_values import MISSING_VALUES

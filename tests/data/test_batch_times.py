@@ -24,12 +24,12 @@ def a_store(columns=True):
 
 def by_segment(batch, field):
     """What a field holds of each segment, by the segment's first item."""
-    found = {}
+    values = {}
     for row, ids in enumerate(batch.segment_ids):
         for segment in range(1, ids.max() + 1):
             places = ids == segment
-            found[int(batch.items[row, places][0])] = field[row, places].tolist()
-    return found
+            values[int(batch.items[row, places][0])] = field[row, places].tolist()
+    return values
 
 
 @pytest.mark.parametrize("times", ["none", "history", "query"])

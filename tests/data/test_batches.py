@@ -157,10 +157,10 @@ def test_a_process_reads_its_own_rows_alone():
         assert len(set(noted)) == 4 * 6
         queries = make_queries(store, split.test, max_length=5, batch_size=16, mask_seen=True, share=Share(1, index, 4))
         noted.clear()
-        asked = [query for batch in queries.batches() for query in batch.query[batch.query >= 0]]
+        queries_read = [query for batch in queries.batches() for query in batch.query[batch.query >= 0]]
         read = {place // 8 for place in noted}
-        assert len(asked) == 8
-        assert read >= set(asked)
+        assert len(queries_read) == 8
+        assert read >= set(queries_read)
         assert len(read) <= 2 * 8  # whose rows it has, and whose questions
 
 
@@ -230,7 +230,7 @@ def test_a_history_of_one_window_is_never_cut():
     histories = places(6, 8)
     expected = Counter(latest_pairs(histories, 5))
     for whole in (True, False):
-        assert [Counter(found) for found in epochs_of(crops(histories, max_length=5, seed=0, whole=whole), 3)] == [
+        assert [Counter(windows) for windows in epochs_of(crops(histories, max_length=5, seed=0, whole=whole), 3)] == [
             expected
         ] * 3
 
@@ -258,11 +258,11 @@ def test_windows_begin_at_any_place_and_each_user_at_one_of_its_own():
     batches = crops(places(n_users, n_events), max_length=max_length, seed=0, whole=True)
     n_pairs = n_events - 3
     starts = [{user: set() for user in range(n_users)} for _ in range(12)]
-    for found, segments in zip(starts, epochs_of(batches, 12), strict=True):
+    for first_places, segments in zip(starts, epochs_of(batches, 12), strict=True):
         for items, _ in segments:
             user, place = divmod(items[0] - 1, n_events)
-            found[user].add(place)
-    assert set().union(*(found for epoch in starts for found in epoch.values())) == set(range(n_pairs))
+            first_places[user].add(place)
+    assert set().union(*(first_places for epoch in starts for first_places in epoch.values())) == set(range(n_pairs))
     for epoch in starts:
         assert len(set(map(frozenset, epoch.values()))) > n_users / 3
     assert all(len({frozenset(epoch[user]) for epoch in starts}) > 3 for user in range(n_users))
@@ -294,7 +294,7 @@ def test_each_user_is_asked_about_once_after_all_that_came_before(
     assert queries.users.tolist() == users
     assert queries.targets.tolist() == [histories[user][-1] for user in users]
     assert queries.history_lengths.tolist() == [len(histories[user]) - 1 for user in users]
-    asked, shapes = [], set()
+    queries_seen, shapes = [], set()
     for batch, last, targets, excluded, query in queries.batches():
         segments_of(batch)
         shapes.add((batch.items.shape, last.shape, targets.shape, excluded.shape, query.shape))
@@ -307,11 +307,11 @@ def test_each_user_is_asked_about_once_after_all_that_came_before(
             assert batch.positions[row, column] == len(read) - 1
             assert targets[i] == history[-1]
             assert [item for item in excluded[i].tolist() if item] == (history[:-1] if mask_seen else [])
-            asked.append(int(query[i]))
+            queries_seen.append(int(query[i]))
         empty = query < 0
         assert not np.any(targets[empty])
         assert not np.any(excluded[empty])
-    assert sorted(asked) == list(range(len(users)))
+    assert sorted(queries_seen) == list(range(len(users)))
     assert len(shapes) == 1
 
 

@@ -139,8 +139,8 @@ def test_a_checkpoint_sent_in_part_is_not_taken_for_whole_and_the_one_before_sta
     assert (copies[0] / CHECKPOINT[0]).exists()
     assert len(names(bucket, "run")) == len(CHECKPOINT) + n_sent
     with working_copy(Path("memory://b/run")) as copy:
-        found = {file.relative_to(copy).as_posix() for file in copy.rglob("*") if file.is_file()}
-    assert found == {*earlier(CHECKPOINT)}
+        copied = {file.relative_to(copy).as_posix() for file in copy.rglob("*") if file.is_file()}
+    assert copied == {*earlier(CHECKPOINT)}
     assert names(bucket, "run") == {*earlier(CHECKPOINT)}
 
 
@@ -258,7 +258,7 @@ def test_followed_copies_are_brought_back_meanwhile(bucket, monkeypatch):
 def test_a_bucket_that_fails_meanwhile_is_tried_again(bucket, monkeypatch):
     monkeypatch.setattr(buckets, "SECONDS_BETWEEN_LOOKS", 0.01)
     warned, put = threading.Event(), bucket.put_file
-    monkeypatch.setattr(buckets.logger, "warning", lambda *said: warned.set())
+    monkeypatch.setattr(buckets.logger, "warning", lambda *message: warned.set())
 
     def fail_until_warned(*arguments, **options):
         if not warned.is_set():
@@ -309,14 +309,14 @@ def test_of_two_processes_the_first_completes_a_checkpoint_once_the_others_part_
 
 
 @pytest.mark.parametrize(
-    ("address", "said"),
+    ("address", "message"),
     [
         ("gcs://b/run", "has the protocol 'gcs'; known are s3:// and gs://"),
         ("s3://b", "names a whole bucket; name a directory in it, such as s3://b/run-1"),
     ],
 )
-def test_an_address_that_is_none_is_refused(address, said):
-    with pytest.raises(InputError, match=said), working_copy(Path(address)):
+def test_an_address_that_is_none_is_refused(address, message):
+    with pytest.raises(InputError, match=message), working_copy(Path(address)):
         pass
 
 

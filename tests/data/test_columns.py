@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from found_events import NO_TIMES, refusal, rows_of
+from source_rows import NO_TIMES, refusal, rows_of
 
 from seqrec.data.event_tables import ReadOptions
 from seqrec.data.event_values import MISSING_VALUES

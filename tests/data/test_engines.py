@@ -131,28 +131,28 @@ def on_every_engine(configs, on_spark):
 def test_engines_give_exactly_equal_tables(engine, config, log, request, tmp_path):
     pytest.importorskip(engine)
     spark = request.getfixturevalue("spark") if engine == "pyspark" else None
-    for folder in ("expected", "found"):
+    for folder in ("expected", "actual"):
         (tmp_path / folder).mkdir()
     expected = outcome(read(log), CONFIGS[config], tmp_path / "expected")
     assert 0 < expected["counts"][-1].n_events < expected["counts"][0].n_events
     with move(read(log), engine, spark=spark) as source:
-        found = outcome(source, CONFIGS[config], tmp_path / "found")
+        tables = outcome(source, CONFIGS[config], tmp_path / "actual")
     for name in expected:
-        assert same(found[name], expected[name]), name
+        assert same(tables[name], expected[name]), name
 
 
 @pytest.mark.parametrize("config", ["all steps", "sessions as users"])
 def test_ranges_of_users_that_fit_the_memory_give_exactly_equal_tables(config, log, tmp_path, monkeypatch):
-    for folder in ("expected", "found"):
+    for folder in ("expected", "actual"):
         (tmp_path / folder).mkdir()
     expected = outcome(read(log), CONFIGS[config], tmp_path / "expected")
     source = read(log)
     # A memory in which ten events can be sorted.
     monkeypatch.setattr(engines, "n_bytes_at_once", lambda connection: 10 * 5 * engines.BYTES_PER_VALUE)
     assert engine_of(source).n_rows_at_once(source.events) == 10
-    found = outcome(source, CONFIGS[config], tmp_path / "found")
+    tables = outcome(source, CONFIGS[config], tmp_path / "actual")
     for name in expected:
-        assert same(found[name], expected[name]), name
+        assert same(tables[name], expected[name]), name
 
 
 def test_what_is_held_in_parts_is_gone_after_the_preparation(log, tmp_path, monkeypatch):
@@ -184,8 +184,8 @@ def test_engines_order_ties_alike(engine, config, request, tmp_path):
     config = ORDERS[config]
     expected = prepare_store(read_log(by_user_and_item(a_log(text=True))), tmp_path / "duckdb", config, SplitConfig())
     with move(read_log(shuffled(a_log(text=True), 1), "hash"), engine, spark=spark) as source:
-        found = prepare_store(source, tmp_path / engine, config, SplitConfig())
-    assert found.store.content_hash == expected.store.content_hash
+        prepared = prepare_store(source, tmp_path / engine, config, SplitConfig())
+    assert prepared.store.content_hash == expected.store.content_hash
 
 
 def test_every_step_of_the_comparison_removes_something(log):
@@ -216,7 +216,7 @@ def test_another_engine_is_refused_with_those_that_are_not():
 
 
 @pytest.mark.parametrize(
-    ("said", "told"),
+    ("message", "expected"),
     [
         (
             "Traceback\n  ...\nseqrec.types.InputError: event column 'a' is string; leave it out\n",
@@ -229,7 +229,7 @@ def test_another_engine_is_refused_with_those_that_are_not():
         ("[PACKAGE_NOT_INSTALLED] pandas must be installed", "pandas must be installed.*PYSPARK_PYTHON"),
     ],
 )
-def test_what_an_executor_complains_of_is_told_in_a_line(said, told):
-    complaint = engines.of_executors(said)
-    assert re.search(told, complaint)
+def test_what_an_executor_complains_of_is_told_in_a_line(message, expected):
+    complaint = engines.of_executors(message)
+    assert re.search(expected, complaint)
     assert "\n" not in complaint

@@ -32,17 +32,17 @@ def values(name, **options):
     """What each event of the store has."""
     store, split = a_store()
     features = event_features(EventFeatureConfig(event_features=(name,), **options), store, split)
-    [(found, read)] = features_at(features, store, np.arange(store.n_events)).items()
-    assert found == f"event {name.partition(':')[0]}"
+    [(feature, read)] = features_at(features, store, np.arange(store.n_events)).items()
+    assert feature == f"event {name.partition(':')[0]}"
     assert read.dtype == (np.int32 if features[0].form == "categories" else np.float32)
     assert read.shape == (12, 1)
     return features[0], read[:, 0]
 
 
 def test_a_gap_is_told_by_its_logarithm():
-    feature, found = values("gap")
+    feature, gaps = values("gap")
     # 0 s, 1 s, 1 s, 1 s, 3,597 s, 1,801 s; then 2 s, 2 s, 1 s, 604,801 s: buckets of [2^(b-1) - 1, 2^b - 1) seconds.
-    assert found.tolist() == [0, 1, 2, 2, 2, 12, 11, 0, 2, 2, 2, 20]
+    assert gaps.tolist() == [0, 1, 2, 2, 2, 12, 11, 0, 2, 2, 2, 20]
     assert feature.size == 32
     _, logs = values("gap:waves")
     # Of events that are trained on: gaps of 0, 1, 1 and 1 s; 2 and 2 s.
@@ -57,8 +57,8 @@ def test_hours_and_weekdays_are_of_utc_and_count_from_midnight_and_monday():
     store, split = a_store()
     later = store._replace(columns={"timestamp_us": store.columns["timestamp_us"] + 13 * HOUR})
     features = event_features(EventFeatureConfig(event_features=("hour", "weekday")), later, split)
-    found = features_at(features, later, np.array([0]))
-    assert [found["event hour"].item(), found["event weekday"].item()] == [2, 2]
+    hours_and_weekdays = features_at(features, later, np.array([0]))
+    assert [hours_and_weekdays["event hour"].item(), hours_and_weekdays["event weekday"].item()] == [2, 2]
 
 
 def test_a_session_opens_with_the_first_event_and_after_a_gap_above_the_limit():
@@ -68,16 +68,16 @@ def test_a_session_opens_with_the_first_event_and_after_a_gap_above_the_limit():
 
 def test_categories_are_those_of_the_events_that_are_trained_on():
     # Trained on are all events but each user's last two, so that 7, 2, 5 and 9 are not known; -1 is none.
-    feature, found = values("device")
+    feature, devices = values("device")
     assert feature.size == 2
-    assert found.tolist() == [1, 2, 0, 2, 1, 0, 0, 2, 1, 2, 0, 0]
+    assert devices.tolist() == [1, 2, 0, 2, 1, 0, 0, 2, 1, 2, 0, 0]
     assert values("liked")[1].tolist() == (1 + LIKED).tolist()
 
 
 def test_numbers_are_scaled_by_the_events_that_are_trained_on_and_nan_is_not_known():
-    _, found = values("share")
+    _, shares = values("share")
     learned = np.array([0.5, 0.1, 0.9, 1.0, 0.4, 0.6])
-    np.testing.assert_allclose(found, (SHARE - learned.mean()) / learned.std(), rtol=1e-5)
+    np.testing.assert_allclose(shares, (SHARE - learned.mean()) / learned.std(), rtol=1e-5)
     feature, codes = values("share:buckets")
     # Nine deciles of six numbers: as many buckets and one.
     assert feature.size == 10

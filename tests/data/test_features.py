@@ -120,7 +120,7 @@ def test_nothing_is_learned_from_items_that_are_not_trained(table):
 
 
 @pytest.mark.parametrize(
-    ("columns", "asked", "complaint"),
+    ("columns", "features", "complaint"),
     [
         ({"artist": list("xyxy")}, "album", "'album' is in none of the tables, which have artist; name one"),
         ({"artist": list("xyxy")}, "artist:colour", "'colour' is not one of categories"),
@@ -132,9 +132,9 @@ def test_nothing_is_learned_from_items_that_are_not_trained(table):
         ({"tags": [["t"] * 257, [], [], []]}, "tags", "item 1 has 257 categories, the limit is 256"),
     ],
 )
-def test_what_cannot_be_read_is_refused(table, columns, asked, complaint):
+def test_what_cannot_be_read_is_refused(table, columns, features, complaint):
     with pytest.raises(InputError, match=complaint) as refusal:
-        read(asked, table(item=KEYS, **columns))
+        read(features, table(item=KEYS, **columns))
     assert "\n" not in str(refusal.value)
 
 

@@ -13,8 +13,8 @@ def a_source(seed=0, n_steps=7, share=ALL_ROWS):
     return BatchSource(training_batches(store, split, max_length=6, batch_size=8, seed=seed, share=share), n_steps)
 
 
-def assert_equal(found, expected):
-    for batch, other in zip(found, expected, strict=True):
+def assert_equal(actual, expected):
+    for batch, other in zip(actual, expected, strict=True):
         np.testing.assert_array_equal(held(batch), held(other))
 
 

@@ -4,7 +4,7 @@ import gzip
 
 import numpy as np
 import pytest
-from found_events import rows_of
+from source_rows import rows_of
 
 from seqrec.data.preparation import StepsConfig, prepare_store
 from seqrec.data.sources import read_source

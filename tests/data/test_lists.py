@@ -1,7 +1,7 @@
 import gzip
 
 import pytest
-from found_events import BOM, attributes_of, refusal, rows_of
+from source_rows import BOM, attributes_of, refusal, rows_of
 
 from seqrec.data.events import sequences
 from seqrec.data.sources import read_source

@@ -2,7 +2,7 @@ import sys
 
 import numpy as np
 import pytest
-from found_events import attributes_of, refusal, rows_of, titles_of
+from source_rows import attributes_of, refusal, rows_of, titles_of
 
 from seqrec.data.events import sequences
 from seqrec.data.sources import read_source

@@ -25,7 +25,7 @@ from seqrec.data.batches import Share, Windows, make_queries, training_batches
 from seqrec.data.buckets import working_copy
 from seqrec.data.shards import write_shard
 from seqrec.data.split_config import SplitConfig, split_store
-from seqrec.data.splits import asked_events
+from seqrec.data.splits import target_positions
 from seqrec.data.store import check_content, open_store, sharded_store, write_files
 from seqrec.data.user_samples import sampled_users
 from seqrec.run.data import make_task
@@ -140,37 +140,37 @@ def test_parts_draw_orders_of_their_own_which_follow_from_seed_and_step(whole):
 def test_parts_ask_what_one_process_asks(whole):
     options = {"max_length": 5, "batch_size": 7, "mask_seen": True}
     split = split_store(whole, TEMPORAL)
-    alone = make_queries(whole, asked_events(whole, split)[1], **options)
+    alone = make_queries(whole, target_positions(whole, split)[1], **options)
 
     parts = of_parts(
         whole,
         8,
-        lambda store, split, share: make_queries(store, asked_events(store, split)[1], share=share, **options),
+        lambda store, split, share: make_queries(store, target_positions(store, split)[1], share=share, **options),
     )
     # Side by side, as they lie on the mesh.
     batches = [
         jax.tree.map(lambda *leaves: np.concatenate(leaves), *of_each)
         for of_each in zip(*(queries.batches() for queries in parts), strict=True)
     ]
-    expected = asked(alone.batches(), alone.packed.length)
-    assert asked(batches, alone.packed.length) == expected
+    expected = query_facts(alone.batches(), alone.packed.length)
+    assert query_facts(batches, alone.packed.length) == expected
     assert expected.keys() == set(range(len(alone.users)))
     for queries in parts:
         for name in ("users", "targets", "history_lengths"):
             np.testing.assert_array_equal(getattr(queries.of_all, name), getattr(alone, name))
 
 
-def asked(batches, length):
+def query_facts(batches, length):
     """Of each query, by its number: the items that the encoder reads, the target, and the excluded ones."""
-    found = {}
+    queries = {}
     for each in batches:
         for last, target, excluded, query in zip(each.last, each.targets, each.excluded, each.query, strict=True):
             if query >= 0:
                 row, place = divmod(int(last), length)
                 segment = each.batch.segment_ids[row] == each.batch.segment_ids[row, place]
                 read = each.batch.items[row][segment].tolist()
-                found[int(query)] = read, int(target), set(excluded.tolist()) - {0}
-    return found
+                queries[int(query)] = read, int(target), set(excluded.tolist()) - {0}
+    return queries
 
 
 @pytest.mark.parametrize("n", [1, 7, N_USERS])
@@ -223,9 +223,9 @@ def test_two_processes_without_each_others_shards_make_the_batches_and_the_ranks
             shutil.rmtree(directory / f"shards/{other:06d}")
         command = [sys.executable, str(Path(__file__).with_name("part_of_batches.py")), directory, str(number), address]
         processes.append(subprocess.Popen(command, env=about, text=True, stdout=-1, stderr=-1))
-    said = [process.communicate(timeout=500) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], said
-    first, second = (json.loads(printed.splitlines()[-1]) for printed, _ in said)
+    outputs = [process.communicate(timeout=500) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    first, second = (json.loads(printed.splitlines()[-1]) for printed, _ in outputs)
     assert first["found"] == second["found"]
 
     task = make_task(CONFIG, whole, seed=SEED)
@@ -244,7 +244,7 @@ def test_two_processes_without_each_others_shards_make_the_batches_and_the_ranks
 
 
 def shards_in(names):
-    return {int(found[1]) for name in names if (found := re.search(r"/shards/(\d+)/", str(name)))}
+    return {int(match[1]) for name in names if (match := re.search(r"/shards/(\d+)/", str(name)))}
 
 
 def test_of_a_bucket_a_part_fetches_its_own_shards_and_what_lies_beside_all(bucket, whole):

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from found_events import NO_TIMES, microseconds, refusal, rows_of
+from source_rows import NO_TIMES, microseconds, refusal, rows_of
 
 from seqrec.data.event_tables import ReadOptions
 from seqrec.data.sources import Columns, read_source
@@ -94,18 +94,18 @@ def test_json_lines_are_events_too(write):
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ('{"user_id": 1, "it', "the line is no JSON object"),
         ('{"user_id": [1], "item_id": 2}', "is an object or a list"),
     ],
 )
-def test_lines_of_json_that_are_dropped_are_counted_and_named(write, caplog, line, said):
+def test_lines_of_json_that_are_dropped_are_counted_and_named(write, caplog, line, message):
     path = write(f'{{"user_id": 1, "item_id": 2}}\n{line}\n{line}\n', "events.jsonl")
     source = read_source("events", path, columns=NO_TIMES, options=ReadOptions("drop"))
     assert rows_of(source) == [(1, 2), *[(None, None)] * 2]
     assert f"2 rows cannot be read and are dropped, such as {path}:2" in caplog.text
-    assert said in caplog.text
+    assert message in caplog.text
 
 
 # Databases
@@ -189,8 +189,8 @@ def frames():
 
 def test_frames_of_any_kind_are_the_same_events():
     for frame in frames():
-        found = rows_of(read_source("events", frame, extra=["n"]), "n")
-        assert found == [
+        rows = rows_of(read_source("events", frame, extra=["n"]), "n")
+        assert rows == [
             ("b", 3, 1_500_000_000_000_000, 1),
             ("a", 1, 1_500_000_000_500_000, 2),
             ("b", 2, 1_600_000_000_000_000, 3),

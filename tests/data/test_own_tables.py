@@ -3,7 +3,7 @@ from datetime import date
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from found_events import NO_TIMES, microseconds, refusal, rows_of
+from source_rows import NO_TIMES, microseconds, refusal, rows_of
 
 from seqrec.data.sources import Columns, read_source
 

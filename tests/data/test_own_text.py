@@ -3,7 +3,7 @@ import logging
 from datetime import timedelta, timezone
 
 import pytest
-from found_events import BOM, NO_TIMES, microseconds, refusal, rows_of
+from source_rows import BOM, NO_TIMES, microseconds, refusal, rows_of
 
 from seqrec.data.sources import Columns, read_source
 

@@ -103,11 +103,11 @@ def test_rows_are_at_most_two_ninths_more_than_the_fewest():
 def test_packed_are_the_latest_pairs_of_each_user(histories, max_length):
     store, split = a_store(histories)
     packed = pack_training(store, split, max_length=max_length)
-    found = [
+    pairs = [
         (tuple(store.items[a : a + n].tolist()), tuple(store.items[a + 1 : a + 1 + n].tolist()))
         for a, n in zip(packed.starts, packed.lengths, strict=True)
     ]
-    assert Counter(found) == Counter(latest_pairs(histories, max_length))
+    assert Counter(pairs) == Counter(latest_pairs(histories, max_length))
 
 
 @quick

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from found_events import NO_TIMES, microseconds, rows_of
+from source_rows import NO_TIMES, microseconds, rows_of
 
 from seqrec.data.sources import read_source
 from seqrec.data.steps import keep_at_least

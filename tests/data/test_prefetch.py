@@ -24,11 +24,11 @@ class Maker:
     """Squares steps, and knows which it was asked for."""
 
     def __init__(self):
-        self.asked = []
+        self.steps = []
         self.threads = set()
 
     def __call__(self, step):
-        self.asked.append(step)
+        self.steps.append(step)
         self.threads.add(threading.current_thread().name)
         return step**2
 
@@ -39,17 +39,17 @@ def test_steps_give_what_they_give_without(n_ahead):
     with prefetched(maker, n_ahead=n_ahead) as made:
         assert [made(step) for step in range(3, 50)] == [step**2 for step in range(3, 50)]
         assert len(prefetch_threads()) == 1
-    assert maker.asked[:47] == list(range(3, 50))  # each once, in order
-    assert set(maker.asked[47:]) <= set(range(50, 50 + n_ahead))
+    assert maker.steps[:47] == list(range(3, 50))  # each once, in order
+    assert set(maker.steps[47:]) <= set(range(50, 50 + n_ahead))
     assert maker.threads == {"prefetch_0"}
 
 
 def test_the_next_are_made_while_the_caller_works_and_no_more():
     both_made = threading.Event()
-    asked = []
+    steps = []
 
     def make(step):
-        asked.append(step)
+        steps.append(step)
         if step == 2:
             both_made.set()
         return step
@@ -58,7 +58,7 @@ def test_the_next_are_made_while_the_caller_works_and_no_more():
         assert made(0) == 0
         assert both_made.wait(timeout=60)
         assert made(1) == 1
-    assert max(asked) <= 3
+    assert max(steps) <= 3
 
 
 def test_a_caller_may_begin_anywhere_and_go_back():
@@ -99,11 +99,11 @@ def test_ctrl_c_while_a_batch_is_waited_for_ends_the_thread(request):
     # Where the tests were begun in a shell's background, Python was told to ignore the signal.
     request.addfinalizer(functools.partial(signal.signal, signal.SIGINT, signal.getsignal(signal.SIGINT)))
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    asked, interrupted = threading.Event(), threading.Event()
+    requested, interrupted = threading.Event(), threading.Event()
 
     def make(step):
         if step == 1:
-            assert asked.wait(timeout=60)
+            assert requested.wait(timeout=60)
             # A signal that comes just before the main thread waits for the batch is seen only when it has it.
             for _ in range(60):
                 signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
@@ -115,7 +115,7 @@ def test_ctrl_c_while_a_batch_is_waited_for_ends_the_thread(request):
     with prefetched(make, n_ahead=1) as made:
         try:
             made(0)
-            asked.set()
+            requested.set()
             made(1)
         except KeyboardInterrupt:
             interrupted.set()

@@ -89,9 +89,9 @@ def test_a_temporal_split_of_a_prepared_store_needs_no_more_than_its_times(log, 
 
 
 def test_each_step_is_reported_when_it_is_done(log, tmp_path):
-    told = []
-    prepared = prepare_store(source_of(log), tmp_path / "store", StepsConfig(), SplitConfig(), report=told.append)
-    assert told == prepared.counts
+    reports = []
+    prepared = prepare_store(source_of(log), tmp_path / "store", StepsConfig(), SplitConfig(), report=reports.append)
+    assert reports == prepared.counts
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import logging
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from found_events import attributes_of, microseconds, refusal, rows_of, titles_of
+from source_rows import attributes_of, microseconds, refusal, rows_of, titles_of
 
 from seqrec.data.sources import Columns, read_source
 

@@ -31,20 +31,20 @@ def test_each_history_has_a_row_of_its_own_in_the_queries_order(
         )
 
     shares = [list(queries(index).histories(max_length)) for index in range(process_count)]
-    found = []
+    rows = []
     for parts in zip(*shares, strict=True):
         items, lengths, excluded = (
             np.concatenate(fields)[: queries(0).n_queries] for fields in zip(*parts, strict=True)
         )
-        found += [
+        rows += [
             (row[:length].tolist(), row[length:].any(), [item for item in barred.tolist() if item])
             for row, length, barred in zip(items, lengths, excluded, strict=True)
         ]
-    asked = [history[:-1] for history in histories if len(history) >= 3]
-    expected = [(history[-max_length:], False, history if mask_seen else []) for history in asked]
-    assert found[: len(asked)] == expected
+    query_histories = [history[:-1] for history in histories if len(history) >= 3]
+    expected = [(history[-max_length:], False, history if mask_seen else []) for history in query_histories]
+    assert rows[: len(query_histories)] == expected
     # What fills the last batch is one item of padding.
-    assert all(row == ([0], False, []) for row in found[len(asked) :])
+    assert all(row == ([0], False, []) for row in rows[len(query_histories) :])
 
 
 @quick
@@ -54,9 +54,9 @@ def test_a_continuation_is_what_the_user_went_on_with_each_item_once(histories, 
     split = leave_last_n_out(store, 2, target="first")
     for positions, first in ((split.test, -2), (split.valid, -4)):
         queries = make_queries(store, positions, max_length=4, batch_size=2, mask_seen=False)
-        found = queries.continuations(n)
-        assert found.shape == (len(histories), n)
-        for row, history in zip(found.tolist(), histories, strict=True):
+        continuations = queries.continuations(n)
+        assert continuations.shape == (len(histories), n)
+        for row, history in zip(continuations.tolist(), histories, strict=True):
             true = history[first:][:n]
             assert [item for item in row if item] == list(dict.fromkeys(true))
 

@@ -12,7 +12,7 @@ from seqrec.baselines.popularity import training_counts
 from seqrec.data.batches import EventFields, Windows, make_queries, training_batches
 from seqrec.data.shards import Pieces, ShardedArray, write_shard
 from seqrec.data.split_config import SplitConfig, split_store
-from seqrec.data.splits import asked_events
+from seqrec.data.splits import target_positions
 from seqrec.data.store import check_content, open_store, sequence_store, sharded_store, write_files, write_store
 from seqrec.types import InputError
 
@@ -88,7 +88,7 @@ def test_eight_shards_give_the_splits_batches_and_queries_of_one(both, split):
             store, parts, max_length=5, batch_size=4, seed=1, windows=Windows(True, True), fields=fields
         )
         queries = make_queries(
-            store, asked_events(store, parts)[1], max_length=5, batch_size=4, mask_seen=True, fields=fields
+            store, target_positions(store, parts)[1], max_length=5, batch_size=4, mask_seen=True, fields=fields
         )
         arrays = [train.batch(step) for step in range(4)], list(queries.batches()), training_counts(store, parts)
         seen.append((parts.content_hash, arrays))

@@ -5,7 +5,7 @@ import gzip
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from found_events import refusal, rows_of
+from source_rows import refusal, rows_of
 
 from seqrec.data.events import sequences
 from seqrec.data.sources import DATASETS, SourceConfig, open_source, read_source
@@ -42,9 +42,9 @@ def test_ml_1m_has_its_known_size_order_and_titles(shared_data):
     lengths = np.diff(store.offsets)
     assert (lengths.min(), lengths.max()) == (18, 2_277)
     # Users and items of this file are numbered from 1 already and users lie one after another.
-    found = np.array(gzip.decompress(path.read_bytes()).split(), dtype=np.int64).reshape(-1, 2)
-    np.testing.assert_array_equal(store.items, found[:, 1])
-    np.testing.assert_array_equal(np.repeat(store.user_keys, lengths), found[:, 0])
+    events = np.array(gzip.decompress(path.read_bytes()).split(), dtype=np.int64).reshape(-1, 2)
+    np.testing.assert_array_equal(store.items, events[:, 1])
+    np.testing.assert_array_equal(np.repeat(store.user_keys, lengths), events[:, 0])
     with (path.parent / "items.csv").open(encoding="utf-8", newline="") as stream:
         titles = {int(row["sas_item"]): row["title"] for row in csv.DictReader(stream)}
     assert store.titles.tolist() == [titles[key] for key in store.item_keys.tolist()]

@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from seqrec.data.split_config import SplitConfig, split_store
 from seqrec.data.splits import (
     Split,
-    asked_events,
     check_no_leakage,
     leave_last_n_out,
     leave_last_out,
     leave_last_sessions_out,
+    target_positions,
     temporal,
     users_held_out,
     window_starts,
@@ -101,8 +101,8 @@ def test_the_last_n_are_for_the_test_and_the_n_before_for_validation(times, n_ou
         else:
             assert split.train_stop[user] == places[-2 * n_out]
             held_out = places[-2 * n_out : -n_out], places[-n_out:]
-            asked = [part[0 if target == "first" else -1] for part in held_out]
-            assert [split.valid[user], split.test[user]] == asked
+            targets = [part[0 if target == "first" else -1] for part in held_out]
+            assert [split.valid[user], split.test[user]] == targets
     check_no_leakage(store, split, is_temporal=False)
 
 
@@ -124,7 +124,7 @@ def test_a_temporal_split_is_by_moments_alone(times, valid_start, width, window_
             target = places[0 if window_target == "first" else -1] if places else 0
             # The first event of all has no history to ask with.
             expected[name].append(start + target if target > 0 else -1)
-    if not all(map(any, parts)) or any(max(found) < 0 for found in expected.values()):
+    if not all(map(any, parts)) or any(max(positions) < 0 for positions in expected.values()):
         with pytest.raises(InputError, match=r"no event is left for|no events to|no user has an event in the"):
             temporal(store, valid_start, test_start, window_target=window_target)
         return
@@ -232,12 +232,12 @@ def test_every_held_out_event_with_one_before_it_is_asked_about(config):
     store = sequence_store(np.ones(offsets[-1], int), offsets, np.array([1]), np.arange(60), columns=columns)
     split = split_store(store, config)
     last = split_store(store, dataclasses.replace(config, window_target="last"))
-    valid, test = asked_events(store, split)
+    valid, test = target_positions(store, split)
     is_trained = np.arange(store.n_events) < split.train_stop[users]
     assert set(valid) | set(test) == set(np.flatnonzero(~is_trained & (places > 0)))
     assert not set(valid) & set(test)
     # Among them are those that are asked about when it is the last one alone, and each is on its own side.
-    for mine, alone in zip((valid, test), asked_events(store, last), strict=True):
+    for mine, alone in zip((valid, test), target_positions(store, last), strict=True):
         assert set(alone) <= set(mine)
     for user in np.intersect1d(users[valid], users[test]):
         assert valid[users[valid] == user].max() < test[users[test] == user].min()

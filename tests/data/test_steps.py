@@ -60,8 +60,8 @@ def run(step, rows, **options):
     events = nw.from_native(connection.from_arrow(pa.Table.from_pylist(rows, SCHEMA)))
     if step in NEED_AN_ENGINE:
         options["engine"] = duckdb_engine(connection)
-    found = step(events, **options).collect("pyarrow").to_native().to_pylist()
-    return sorted(found, key=lambda row: row["event_index"])
+    table = step(events, **options).collect("pyarrow").to_native().to_pylist()
+    return sorted(table, key=lambda row: row["event_index"])
 
 
 def places(rows):
@@ -137,8 +137,8 @@ def test_a_run_of_one_item_becomes_its_first_event_with_the_runs_length(rows):
         for _, run_of in itertools.groupby(history, key=lambda row: row["item_id"]):
             members = list(run_of)
             expected[members[0]["event_index"]] = len(members)
-    found = run(steps.collapse_repeats, rows)
-    assert {row["event_index"]: row["run_length"] for row in found} == expected
+    collapsed = run(steps.collapse_repeats, rows)
+    assert {row["event_index"]: row["run_length"] for row in collapsed} == expected
     assert sum(expected.values()) == len(rows)
 
 
@@ -154,8 +154,8 @@ def test_the_core_is_what_dropping_one_at_a_time_leaves(rows, min_user_events, m
         if not poor:
             break
         kept = [row for row in kept if row[poor[0][0]] != poor[0][1]]
-    found = run(steps.k_core, rows, min_user_events=min_user_events, min_item_events=min_item_events)
-    assert places(found) == places(kept)
+    core = run(steps.k_core, rows, min_user_events=min_user_events, min_item_events=min_item_events)
+    assert places(core) == places(kept)
 
 
 @some
@@ -167,8 +167,8 @@ def test_a_pause_begins_a_session(rows, gap):
         for before, row in zip([history[0], *history], history, strict=False):
             session += row["timestamp_us"] - before["timestamp_us"] > gap
             expected[row["event_index"]] = session
-    found = run(steps.number_sessions, rows, gap_us=gap)
-    assert {row["event_index"]: row["session"] for row in found} == expected
+    numbered = run(steps.number_sessions, rows, gap_us=gap)
+    assert {row["event_index"]: row["session"] for row in numbered} == expected
 
 
 @some
@@ -181,8 +181,8 @@ def test_items_are_numbered_from_1_in_the_order_asked_for(rows, order):
     expected = {item: number for number, item in enumerate(sorted(counts, key=keys[order]), start=1)}
     connection = duckdb.connect()
     events = nw.from_native(connection.from_arrow(pa.Table.from_pylist(rows, SCHEMA)))
-    found = steps.number_items(events, order).collect("pyarrow").to_native().to_pylist()
-    assert {row["item_id"]: row["item"] for row in found} == expected
+    numbers = steps.number_items(events, order).collect("pyarrow").to_native().to_pylist()
+    assert {row["item_id"]: row["item"] for row in numbers} == expected
 
 
 def test_the_first_reason_that_applies_is_given():
@@ -198,8 +198,8 @@ def test_the_first_reason_that_applies_is_given():
         ("a", 1, 10, "too late"),
     ]
     table = [dict(zip(SCHEMA.names, (*row[:3], place, None, None), strict=True)) for place, row in enumerate(rows)]
-    found = run(steps.with_reason, table, earliest_us=2, latest_us=9)
-    assert [row["reason"] for row in found] == [row[3] for row in rows]
+    judged = run(steps.with_reason, table, earliest_us=2, latest_us=9)
+    assert [row["reason"] for row in judged] == [row[3] for row in rows]
 
 
 @pytest.mark.parametrize(
@@ -225,8 +225,8 @@ def test_without_times_the_place_in_the_log_orders_events():
     connection = duckdb.connect()
     table = pa.table({"user_id": [1, 1, 1, 1], "item_id": [7, 7, 5, 7], "event_index": [0, 1, 2, 3]})
     events = nw.from_native(connection.from_arrow(table))
-    found = steps.collapse_repeats(events).sort("event_index").collect("pyarrow").to_native().to_pydict()
-    assert (found["item_id"], found["run_length"]) == ([7, 5, 7], [2, 1, 1])
+    collapsed = steps.collapse_repeats(events).sort("event_index").collect("pyarrow").to_native().to_pydict()
+    assert (collapsed["item_id"], collapsed["run_length"]) == ([7, 5, 7], [2, 1, 1])
     numbers = steps.number_items(events, "first-time").sort("item").collect("pyarrow").to_native().to_pydict()
     assert numbers == {"item_id": [7, 5], "item": [1, 2]}
     assert steps.drop_duplicates(events) is events
@@ -235,5 +235,5 @@ def test_without_times_the_place_in_the_log_orders_events():
 def test_a_session_as_a_user_has_its_place_in_its_key():
     connection = duckdb.connect()
     table = pa.table({"user_id": ["ann", "ann", "a:1"], "item_id": [1, 2, 3], "session": [0, 1, 0]})
-    found = steps.sessions_as_users(nw.from_native(connection.from_arrow(table)))
-    assert sorted(found.collect("pyarrow").to_native()["user_id"].to_pylist()) == ["a:1:0", "ann:0", "ann:1"]
+    users = steps.sessions_as_users(nw.from_native(connection.from_arrow(table)))
+    assert sorted(users.collect("pyarrow").to_native()["user_id"].to_pylist()) == ["a:1:0", "ann:0", "ann:1"]

@@ -43,9 +43,9 @@ def test_plays_do_not_depend_on_the_block(plays):
 
 
 def test_listeners_may_be_asked_for_in_any_order(plays):
-    found = simulate_events(WORLD, np.array([41, 7]))
+    events = simulate_events(WORLD, np.array([41, 7]))
     expected = joined({name: column[plays["user_id"] == user] for name, column in plays.items()} for user in (41, 7))
-    assert same(found, expected)
+    assert same(events, expected)
 
 
 def test_more_users_leave_the_first_ones_as_they_are(plays):

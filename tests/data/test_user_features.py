@@ -45,17 +45,17 @@ def by_user(name, file, **options):
 
 
 def test_categories_numbers_lists_and_vectors_of_users_are_aligned_by_key(file):
-    feature, found = by_user("country", file)
+    feature, values = by_user("country", file)
     assert (feature.form, feature.size) == ("categories", 2)  # eve is nobody in the data, so fr is no category
-    assert found.tolist() == [[1], [0], [2], [0]]
-    _, found = by_user("tags", file)
-    assert found.tolist() == [[2, 0], [0, 0], [1, 2], [0, 0]]
-    feature, found = by_user("age", file)
-    assert (feature.form, feature.size, found.dtype) == ("numbers", 1, np.float32)
-    np.testing.assert_array_equal(found, [[1], [np.nan], [-1], [np.nan]])  # 50 and 30: mean 40, deviation 10
-    feature, found = by_user("taste", file)
+    assert values.tolist() == [[1], [0], [2], [0]]
+    _, values = by_user("tags", file)
+    assert values.tolist() == [[2, 0], [0, 0], [1, 2], [0, 0]]
+    feature, values = by_user("age", file)
+    assert (feature.form, feature.size, values.dtype) == ("numbers", 1, np.float32)
+    np.testing.assert_array_equal(values, [[1], [np.nan], [-1], [np.nan]])  # 50 and 30: mean 40, deviation 10
+    feature, values = by_user("taste", file)
     # Centred at (2, 1), and of a mean square of 1: they are so already.
-    np.testing.assert_allclose(found, [[1, 1], [np.nan] * 2, [-1, -1], [np.nan] * 2])
+    np.testing.assert_allclose(values, [[1, 1], [np.nan] * 2, [-1, -1], [np.nan] * 2])
 
 
 def test_all_events_of_a_user_have_what_the_user_has_in_batches_too(file):

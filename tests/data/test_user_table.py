@@ -44,8 +44,8 @@ def test_numbers_are_doubles_and_nothing_is_null(tmp_path):
     file = open_table(tmp_path / "file")
     rows = load(file, {"user": "user", "value": "value"})
     expression = number(rows, "value", "value")
-    found = rows.connection.execute(f"SELECT {expression} FROM raw_rows ORDER BY event_index").fetchall()
-    assert found == [(0.001,), (None,), (-2.0,), (None,)]
+    values = rows.connection.execute(f"SELECT {expression} FROM raw_rows ORDER BY event_index").fetchall()
+    assert values == [(0.001,), (None,), (-2.0,), (None,)]
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def described(copy: Path, restored: tuple[TrainState, Progress]) -> dict:
 
 def main(run: str, number: int, address: str) -> None:
     jax.distributed.initialize(address, 2, number)
-    found = []
+    restored = []
     shared = {"fetch": "checkpoints/", "part": runtime.part()}
     with (
         working_copy(Path(run), follow=True, **shared) as copy,
@@ -57,10 +57,10 @@ def main(run: str, number: int, address: str) -> None:
             progress = Progress(0, step, ((1, 0.1), (2, 0.3), (3, 0.2))[:step], train_seconds=10.0 * number + step)
             checkpoint.save(manager, state(step), progress)
         checkpoint.finish(manager)
-        found.append(described(copy, checkpoint.restore(manager, state(0), 2)))
+        restored.append(described(copy, checkpoint.restore(manager, state(0), 2)))
     with working_copy(Path(run), **shared) as copy, checkpoint.open_checkpoints(copy / "checkpoints") as manager:
-        found.append(described(copy, checkpoint.restore_latest(manager, state(0))))
-    print(json.dumps(found))
+        restored.append(described(copy, checkpoint.restore_latest(manager, state(0))))
+    print(json.dumps(restored))
 
 
 if __name__ == "__main__":

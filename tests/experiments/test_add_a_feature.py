@@ -103,9 +103,9 @@ def test_ranks_and_lists_are_those_of_the_formula(scaled, queries):
     batch = jax.tree.map(jnp.asarray, next(queries.batches()))
     expected = scores(states_of(model, own, batch))[:, 1:]
     ranks, _ = seqrec.make_eval_step(model)(own, batch)
-    asked = batch.targets > 0
+    is_target = batch.targets > 0
     expected_ranks = target_ranks(expected, jnp.maximum(batch.targets - 1, 0))
-    np.testing.assert_array_equal(ranks[asked], expected_ranks[asked])
+    np.testing.assert_array_equal(ranks[is_target], expected_ranks[is_target])
     ids, _ = make_top_step(model, k=5)(own, batch)
     np.testing.assert_array_equal(ids, 1 + np.argsort(-expected, axis=1)[:, :5])
 

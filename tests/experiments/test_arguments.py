@@ -18,7 +18,7 @@ RUN = Path("runs/a")
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
         (lambda: compare.Arguments(("banana",)), "runs=.*'banana', which is not a path"),
         (lambda: compare.Arguments((RUN,), level=float("nan")), "level=nan is not a finite number"),
@@ -35,6 +35,6 @@ RUN = Path("runs/a")
         (lambda: ab_test.Arguments("banana"), "command='banana' is not a PlanFlags"),
     ],
 )
-def test_what_the_command_line_refuses_is_refused(make, said):
-    with pytest.raises(InputError, match=said):
+def test_what_the_command_line_refuses_is_refused(make, message):
+    with pytest.raises(InputError, match=message):
         make()

@@ -130,7 +130,7 @@ def test_a_stopped_backtest_goes_on_and_ends_as_if_undisturbed(undisturbed, tmp_
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [
         ("--split leave-last-out", "splits by its periods"),
         ("--start-from runs/old", "from random weights; leave --start-from out"),
@@ -140,8 +140,8 @@ def test_a_stopped_backtest_goes_on_and_ends_as_if_undisturbed(undisturbed, tmp_
         ("--n-periods 60", "first tested period would begin"),
     ],
 )
-def test_what_cannot_be_replayed_gets_one_line(tmp_path, flags, said):
-    with pytest.raises(InputError, match=re.escape(said)) as refusal:
+def test_what_cannot_be_replayed_gets_one_line(tmp_path, flags, message):
+    with pytest.raises(InputError, match=re.escape(message)) as refusal:
         run(tmp_path / "new", *shlex.split(flags))
     assert "\n" not in str(refusal.value)
     assert not (tmp_path / "new").exists()

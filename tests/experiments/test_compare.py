@@ -62,12 +62,12 @@ def test_a_better_run_is_found_better_and_both_files_are_left(runs, tmp_path, mo
     printed = capsys.readouterr().out
     assert "b is better on NDCG@10 by ." in printed
     assert "NDCG@10 by cold targets" in printed
-    found = json.loads((tmp_path / "comparison" / "comparison.json").read_text())
+    comparison = json.loads((tmp_path / "comparison" / "comparison.json").read_text())
     ranks = {name: pq.read_table(runs / name / "ranks.parquet")["rank"].to_numpy() for name in "ab"}
     gain = np.mean(ranks["b"] <= 10) - np.mean(ranks["a"] <= 10)
-    assert found["comparisons"]["b"]["recall@10"]["difference"] == pytest.approx(gain)
-    assert found["config_differences"] == {"model.dropout": {"a": 0.05, "b": 0.2}}
-    names = [slicing["name"] for slicing in found["slices"]]
+    assert comparison["comparisons"]["b"]["recall@10"]["difference"] == pytest.approx(gain)
+    assert comparison["config_differences"] == {"model.dropout": {"a": 0.05, "b": 0.2}}
+    names = [slicing["name"] for slicing in comparison["slices"]]
     assert names == ["history length", "target popularity", "user activity", "cold targets"]
     for path in ("comparison/comparison.json", "comparison/comparison.html"):
         assert path in printed
@@ -82,12 +82,12 @@ def test_lists_bound_the_cut_offs_and_joined_columns_make_slices(runs, tmp_path,
     (tmp_path / "items.csv").write_text("item,genre\n" + "".join(f"{item},{'xyz'[item % 3]}\n" for item in range(40)))
     flags = "runs/a --top-k theirs=lists.csv --join items.csv --slice-by genre --output out"
     assert run_script(monkeypatch, flags) == 0
-    found = json.loads((tmp_path / "out" / "comparison.json").read_text())
-    assert found["metrics"] == ["recall@5", "ndcg@5", "mrr@8"]
+    comparison = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert comparison["metrics"] == ["recall@5", "ndcg@5", "mrr@8"]
     # Of each ten users, places 1 to 10, five are among the first five.
-    assert found["runs"]["theirs"]["recall@5"][0] == pytest.approx(0.5)
-    assert found["runs"]["theirs"]["mrr@8"][0] == pytest.approx(sum(1 / place for place in range(1, 9)) / 10)
-    [slicing] = found["slices"]
+    assert comparison["runs"]["theirs"]["recall@5"][0] == pytest.approx(0.5)
+    assert comparison["runs"]["theirs"]["mrr@8"][0] == pytest.approx(sum(1 / place for place in range(1, 9)) / 10)
+    [slicing] = comparison["slices"]
     assert sorted(each["label"] for each in slicing["slices"]) == ["x", "y", "z"]
     assert "note: theirs has lists of up to 8 items" in capsys.readouterr().out
 

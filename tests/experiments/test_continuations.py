@@ -26,13 +26,13 @@ def trained(request, ratings, tmp_path_factory):
 
 def test_a_run_leaves_the_figures_of_its_continuations(trained, tmp_path, capsys):
     run, results = trained
-    found = continuations.main(continuations.Arguments(run, json=tmp_path / "found.json"))
-    assert found["figures"] == results["continuations"]
+    result = continuations.main(continuations.Arguments(run, json=tmp_path / "figures.json"))
+    assert result["figures"] == results["continuations"]
     own = ["greedy"] if runs.experiment_of(run) == "seq2seq" else []
-    assert list(found["figures"]) == [*own, "iterated", "top 2 at once", "popularity"]
+    assert list(result["figures"]) == [*own, "iterated", "top 2 at once", "popularity"]
     n_users = sum(len(history) >= 5 for history in toy_histories())
-    assert {figures["n_users"] for figures in found["figures"].values()} == {n_users}
-    assert read_json(tmp_path / "found.json")["figures"].keys() == found["figures"].keys()
+    assert {figures["n_users"] for figures in result["figures"].values()} == {n_users}
+    assert read_json(tmp_path / "figures.json")["figures"].keys() == result["figures"].keys()
     assert "recall@2" in capsys.readouterr().out
 
 
@@ -47,10 +47,10 @@ def test_a_checkpoint_gives_the_figures_of_its_run_again(trained):
 def test_other_ways_of_decoding_change_what_is_generated_and_nothing_else(trained):
     run, results = trained
     config = DecodingConfig("sample", temperature=10.0)
-    found = continuations.main(continuations.Arguments(run, decoding=config))["figures"]
-    assert found["iterated"] != results["continuations"]["iterated"]
+    figures = continuations.main(continuations.Arguments(run, decoding=config))["figures"]
+    assert figures["iterated"] != results["continuations"]["iterated"]
     for way in ("top 2 at once", "popularity"):
-        assert found[way] == results["continuations"][way]
+        assert figures[way] == results["continuations"][way]
 
 
 def test_a_run_that_holds_out_one_item_is_refused(finished):

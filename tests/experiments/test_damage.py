@@ -50,10 +50,10 @@ def examples(n: int, **options: Any) -> settings:
 
 def places(tree: Any, path: tuple = ()) -> list[tuple]:
     """The path to each value in a tree of JSON."""
-    found = [path] if path else []
+    paths = [path] if path else []
     for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ():
-        found += places(value, (*path, key))
-    return found
+        paths += places(value, (*path, key))
+    return paths
 
 
 def change_json(draw: Any, content: Any) -> str:

@@ -55,11 +55,11 @@ def test_the_bundle_of_each_scripts_model_answers_as_the_model(name, flags, tmp_
     served = served_model(TRAINING, {"experiment": name, "config": to_json(config)}, N_ITEMS)
     keys = np.arange(101, 101 + N_ITEMS)
     write(tmp_path / "bundle", served, params, keys=keys, name=name, mask_seen=False)
-    found = seqrec.load_bundle(tmp_path / "bundle").recommend([[100 + item for item in row] for row in HISTORIES], 5)
+    lists = seqrec.load_bundle(tmp_path / "bundle").recommend([[100 + item for item in row] for row in HISTORIES], 5)
     expected = answers_of(model, params, [History(row) for row in HISTORIES], k=5, mask_seen=False)
     for place, (ids, scores) in enumerate(expected):
-        assert found.items[place] == (100 + ids).tolist()
-        np.testing.assert_allclose(found.scores[place], scores, rtol=1e-5, atol=1e-5)
+        assert lists.items[place] == (100 + ids).tolist()
+        np.testing.assert_allclose(lists.scores[place], scores, rtol=1e-5, atol=1e-5)
 
 
 def test_item_features_need_not_travel():
@@ -88,9 +88,9 @@ def test_a_runs_bundle_recommends_what_the_run_recommends(finished, bundle):
         store.items[start:stop].tolist() for start, stop in zip(store.offsets[:4], store.offsets[1:5], strict=True)
     ]
     by_key = [store.item_keys[np.array(history) - 1].tolist() for history in histories]
-    found = seqrec.load_bundle(bundle).recommend(by_key, 5)
+    lists = seqrec.load_bundle(bundle).recommend(by_key, 5)
     expected = [store.item_keys[np.array(recommend(params, history, 5)) - 1].tolist() for history in histories]
-    assert found.items == expected
+    assert lists.items == expected
 
 
 def test_the_bundle_has_the_runs_data_figures_and_curve(finished, bundle):

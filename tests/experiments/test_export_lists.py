@@ -38,9 +38,9 @@ def test_other_evaluators_find_our_figures_in_the_trec_files(exported):
     measures = {
         name: ir_measures.parse_measure(theirs) for name, theirs in (("ndcg@10", "nDCG@10"), ("recall@5", "R@5"))
     }
-    found = ir_measures.calc_aggregate(measures.values(), qrels, lists)
+    figures = ir_measures.calc_aggregate(measures.values(), qrels, lists)
     for name, measure in measures.items():
-        assert found[measure] == pytest.approx(results["test"][name], abs=1e-6)
+        assert figures[measure] == pytest.approx(results["test"][name], abs=1e-6)
 
 
 def read_history(user: int) -> list[int]:

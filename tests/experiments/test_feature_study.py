@@ -44,25 +44,25 @@ def copied(finished, tmp_path) -> StudyConfig:
     return dataclasses.replace(finished, output=tmp_path / "study")
 
 
-def found_in(study: StudyConfig) -> dict:
+def result_of(study: StudyConfig) -> dict:
     return json.loads((study.output / "study.json").read_text())
 
 
 def without_output(study: StudyConfig) -> dict:
-    found = found_in(study)
-    del found["study"]["output"]
-    return found
+    result = result_of(study)
+    del result["study"]["output"]
+    return result
 
 
 def test_each_training_is_the_one_of_its_own_command(finished, base, tmp_path):
-    found = found_in(finished)
-    assert [(run["name"], run["seed"], run["state"]) for run in found["runs"]] == [
+    result = result_of(finished)
+    assert [(run["name"], run["seed"], run["state"]) for run in result["runs"]] == [
         ("ids alone", 0, "done"),
         ("year", 0, "done"),
         ("ids alone", 1, "done"),
         ("year", 1, "done"),
     ]
-    run = found["runs"][3]
+    run = result["runs"][3]
     command = run["command"].split()
     assert Path(command[1]).resolve() == Path(sasrec.__file__)
     alone = train(*command[2:], "--output", tmp_path / "alone")
@@ -72,22 +72,22 @@ def test_each_training_is_the_one_of_its_own_command(finished, base, tmp_path):
     assert {name: alone[name] for name in alone if name not in of_time} == {
         name: kept[name] for name in kept if name not in of_time
     }
-    assert found["systems"]["year"]["values"][1] == pytest.approx(alone["test"]["ndcg@10"], abs=1e-7)
+    assert result["systems"]["year"]["values"][1] == pytest.approx(alone["test"]["ndcg@10"], abs=1e-7)
     log = (finished.output / "runs" / f"{run['key']}.log").read_text()
     assert "NDCG@10" in log
     assert "run directory" in log
 
 
 def test_a_study_leaves_verdicts_costs_and_a_page(finished):
-    found = found_in(finished)
-    assert found["seeds"] == [0, 1]
-    assert found["variations"]["year"]["verdict"]["kind"] in ("helps", "hurts", "none")
+    result = result_of(finished)
+    assert result["seeds"] == [0, 1]
+    assert result["variations"]["year"]["verdict"]["kind"] in ("helps", "hurts", "none")
     # Of ten deciles of the years and one vector for those of none; ids keep theirs.
-    more = found["costs"]["year"]["n_parameters"] - found["costs"]["ids alone"]["n_parameters"]
+    more = result["costs"]["year"]["n_parameters"] - result["costs"]["ids alone"]["n_parameters"]
     assert more % 16 == 0
     assert 0 < more <= 11 * 16
-    assert found["costs"]["year"]["state_bytes"] > 4 * 4 * found["costs"]["year"]["n_parameters"]
-    assert [slicing["name"] for slicing in found["slices"]][:2] == ["history length", "target popularity"]
+    assert result["costs"]["year"]["state_bytes"] > 4 * 4 * result["costs"]["year"]["n_parameters"]
+    assert [slicing["name"] for slicing in result["slices"]][:2] == ["history length", "target popularity"]
     page = (finished.output / "study.html").read_text()
     assert "What helps sasrec on ratings?" in page
     assert not re.search('(src|href)="[^#]', page)
@@ -132,9 +132,9 @@ def test_a_study_of_a_store_makes_its_output_directory(tmp_path, monkeypatch):
 
 def test_what_does_not_fit_the_budget_is_left_and_said(copied, capsys):
     more = dataclasses.replace(copied, seeds=(0, 1, 2), max_minutes=1e-6)
-    found = feature_study.main(feature_study.Config(more))
-    assert found["seeds"] == [0, 1]
-    assert [run["state"] for run in found["runs"]] == ["done"] * 4 + ["left"] * 2
+    result = feature_study.main(feature_study.Config(more))
+    assert result["seeds"] == [0, 1]
+    assert [run["state"] for run in result["runs"]] == ["done"] * 4 + ["left"] * 2
     assert "does not fit into max_minutes=1e-06" in capsys.readouterr().out
     assert "not run: no time was left" in (copied.output / "study.html").read_text()
 
@@ -159,24 +159,24 @@ def test_a_stopped_study_goes_on_where_it_stopped(copied, monkeypatch):
     feature_study.main(feature_study.Config(copied))
     after = without_output(copied)
     assert "resumed     from the checkpoint of step 6" in last.with_suffix(".log").read_text()
-    for found in (before, after):
+    for result in (before, after):
         # All else is the same; only time has gone by.
-        del found["study"]["minutes"], found["costs"]
+        del result["study"]["minutes"], result["costs"]
     assert after == before
 
 
 def test_a_variation_that_fails_does_not_stop_the_others(copied, capsys):
     wild = "wild=--learning-rate 1e30 --schedule constant --warmup-steps 0"
-    found = feature_study.main(feature_study.Config(dataclasses.replace(copied, variations=(YEAR, wild))))
-    assert list(found["variations"]) == ["year"]
-    assert [run["state"] for run in found["runs"] if run["name"] == "wild"] == ["failed"] * 2
+    result = feature_study.main(feature_study.Config(dataclasses.replace(copied, variations=(YEAR, wild))))
+    assert list(result["variations"]) == ["year"]
+    assert [run["state"] for run in result["runs"] if run["name"] == "wild"] == ["failed"] * 2
     printed = capsys.readouterr().out
     assert "wild, seed 0 failed: the " in printed
     assert "Not compared, because runs are missing: wild." in printed
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"variations": ("wide",)}, "'wide' is not of the form NAME=FLAGS"),
         ({"variations": ("=--d-model 32",)}, "is not of the form NAME=FLAGS"),
@@ -194,16 +194,16 @@ def test_a_variation_that_fails_does_not_stop_the_others(copied, capsys):
         ({"experiment": "sasrek"}, "experiment 'sasrek' is not one of sasrec, "),
     ],
 )
-def test_studies_that_cannot_be_get_one_line(base, tmp_path, changes, said):
+def test_studies_that_cannot_be_get_one_line(base, tmp_path, changes, message):
     study = dataclasses.replace(StudyConfig(base, (YEAR,), output=tmp_path / "study"), **changes)
-    with pytest.raises(InputError, match=said) as refusal:
+    with pytest.raises(InputError, match=message) as refusal:
         feature_study.main(feature_study.Config(study))
     assert "\n" not in str(refusal.value)
     assert not (tmp_path / "study" / "runs").exists()
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"variations": ()}, "no variations"),
         ({"seeds": ()}, "must be one or more different numbers"),
@@ -212,8 +212,8 @@ def test_studies_that_cannot_be_get_one_line(base, tmp_path, changes, said):
         ({"level": 95.0}, r"level=95.0 is not a share in \(0, 1\)"),
     ],
 )
-def test_a_config_that_makes_no_study_is_refused(changes, said):
-    with pytest.raises(ValueError, match=said):
+def test_a_config_that_makes_no_study_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
         dataclasses.replace(StudyConfig(variations=("wide=--d-model 128",)), **changes)
 
 

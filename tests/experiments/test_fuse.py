@@ -36,7 +36,7 @@ TABLES = ("markov", "item-kNN", "slim")
 
 
 @pytest.fixture(scope="module")
-def fused(toy, tmp_path_factory):
+def run_with_tables(toy, tmp_path_factory):
     """Directory and figures of a run with tables, and what it printed."""
     run = tmp_path_factory.mktemp("fused") / "run"
     with contextlib.redirect_stdout(io.StringIO()) as printed:
@@ -44,8 +44,8 @@ def fused(toy, tmp_path_factory):
     return run, results, printed.getvalue()
 
 
-def test_the_figures_are_those_of_the_model_with_tables_and_the_model_alone_stands_beside_it(fused):
-    run, results, printed = fused
+def test_the_figures_are_those_of_the_model_with_tables_and_the_model_alone_stands_beside_it(run_with_tables):
+    run, results, printed = run_with_tables
     task, model, params = open_trained(run, TRAINING)
     for each, figures in ((model, results["test"]), (without_neighbours(model), results["unfused"]["test"])):
         ranks = evaluate(make_eval_step(each), params, task.test).rank
@@ -58,19 +58,19 @@ def test_the_figures_are_those_of_the_model_with_tables_and_the_model_alone_stan
     assert results["fusion"]["tables"].keys() == set(TABLES)
 
 
-def test_a_checkpoint_with_tables_has_the_runs_figures_to_the_last_digit(fused):
-    run, results, _ = fused
-    found = evaluate_checkpoint.main(evaluate_checkpoint.Arguments(run))
-    assert "unfused" in found
-    assert found == {name: results[name] for name in found}
+def test_a_checkpoint_with_tables_has_the_runs_figures_to_the_last_digit(run_with_tables):
+    run, results, _ = run_with_tables
+    evaluated = evaluate_checkpoint.main(evaluate_checkpoint.Arguments(run))
+    assert "unfused" in evaluated
+    assert evaluated == {name: results[name] for name in evaluated}
 
 
 @pytest.fixture(scope="module")
-def bundle(fused, tmp_path_factory):
+def bundle(run_with_tables, tmp_path_factory):
     """The bundle of the run."""
     directory = tmp_path_factory.mktemp("bundles") / "bundle"
     with sizes_unchecked():
-        bundle_run(fused[0], TRAINING, directory)
+        bundle_run(run_with_tables[0], TRAINING, directory)
     return directory
 
 
@@ -85,31 +85,31 @@ def check_answers(run, bundle):
     assert loaded.recommend(keys, 5).items == expected
 
 
-def test_the_bundle_recommends_what_the_run_recommends(fused, bundle):
+def test_the_bundle_recommends_what_the_run_recommends(run_with_tables, bundle):
     assert not seqrec.load_bundle(bundle).facts.sessions
-    check_answers(fused[0], bundle)
+    check_answers(run_with_tables[0], bundle)
     with pytest.raises(InputError, match=r"item-to-item tables.*search exactly"):
         seqrec.load_bundle(bundle, search="int8")
 
 
-def test_a_refresh_knows_the_tables_by_the_bundles_own_record(fused, bundle):
-    _, model, _ = open_trained(fused[0], TRAINING)
+def test_a_refresh_knows_the_tables_by_the_bundles_own_record(run_with_tables, bundle):
+    _, model, _ = open_trained(run_with_tables[0], TRAINING)
     served = served_model(TRAINING, read_json(bundle / CONFIG), model.n_items)
     shapes, expected = (jax.tree.map(lambda spec: (spec.shape, spec.dtype), each.specs) for each in (served, model))
     assert shapes == expected
 
 
-def test_training_that_starts_from_a_bundle_leaves_its_tables_behind(fused, bundle):
-    _, model, _ = open_trained(fused[0], TRAINING)
+def test_training_that_starts_from_a_bundle_leaves_its_tables_behind(run_with_tables, bundle):
+    _, model, _ = open_trained(run_with_tables[0], TRAINING)
     alone = without_neighbours(model)
     assert alone is not None
     assert read_trained(bundle).weights.keys() == leaves_by_name(alone.specs).keys()
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut", "other shape"])
-def test_damaged_tables_are_refused_by_name(fused, tmp_path, damage):
+def test_damaged_tables_are_refused_by_name(run_with_tables, tmp_path, damage):
     run = tmp_path / "run"
-    shutil.copytree(fused[0], run)
+    shutil.copytree(run_with_tables[0], run)
     if damage == "missing":
         (run / ARRAYS).unlink()
     elif damage == "cut":
@@ -122,9 +122,9 @@ def test_damaged_tables_are_refused_by_name(fused, tmp_path, damage):
         open_trained(run, TRAINING)
 
 
-def test_a_run_with_tables_does_not_open_as_one_without(fused, tmp_path):
+def test_a_run_with_tables_does_not_open_as_one_without(run_with_tables, tmp_path):
     run = tmp_path / "run"
-    shutil.copytree(fused[0], run)
+    shutil.copytree(run_with_tables[0], run)
     (run / FUSION).unlink()
     with pytest.raises(InputError, match=r"fusion.json"):
         open_trained(run, TRAINING)
@@ -148,11 +148,11 @@ def joined(*runs, output, fuse=()):
 
 
 @pytest.fixture(scope="module")
-def both(fused, other_seed, tmp_path_factory):
+def both(run_with_tables, other_seed, tmp_path_factory):
     """An ensemble of both runs and one of the tables, whose members are gone, and its figures."""
     directory = tmp_path_factory.mktemp("ensemble")
     members = [directory / "a", directory / "b"]
-    for source, member in zip((fused, other_seed), members, strict=True):
+    for source, member in zip((run_with_tables, other_seed), members, strict=True):
         shutil.copytree(source[0], member)
     results = joined(*members, output=directory / "both", fuse=("markov",))
     for member in members:
@@ -160,12 +160,15 @@ def both(fused, other_seed, tmp_path_factory):
     return directory / "both", results
 
 
-def test_an_ensemble_is_a_run_that_opens_with_its_figures_when_its_members_are_gone(fused, other_seed, both):
+def test_an_ensemble_is_a_run_that_opens_with_its_figures_when_its_members_are_gone(run_with_tables, other_seed, both):
     run, results = both
     task, model, params = open_trained(run, TRAINING)
     ranks = evaluate(make_eval_step(model), params, task.test).rank
     assert results["test"]["ndcg@10"] == pytest.approx(means(metric_sums(ranks))["ndcg@10"], rel=1e-6)
-    expected = {"a": fused[1]["unfused"]["test"], "b": other_seed[1]["test"]}  # members leave their tables behind
+    expected = {
+        "a": run_with_tables[1]["unfused"]["test"],
+        "b": other_seed[1]["test"],
+    }  # members leave their tables behind
     assert {name: each["ndcg@10"] for name, each in results["members"].items()} == {
         name: pytest.approx(each["ndcg@10"]) for name, each in expected.items()
     }

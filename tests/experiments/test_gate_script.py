@@ -68,8 +68,8 @@ def test_two_seeds_pass_at_a_wide_margin_and_a_narrow_one_cannot_be_told(runs, m
 def test_a_worse_model_fails_and_files_say_so(runs, tmp_path, monkeypatch):
     files = "--json out/gate.json --junit out/gate.xml --markdown out/gate.md"
     assert exit_status(monkeypatch, f"worse --against seed-0 --max-drop ndcg@10=0.02 mrr=0.02 {files}") == 4
-    found = json.loads((tmp_path / "out" / "gate.json").read_text())
-    assert (found["verdict"], [test["verdict"] for test in found["tests"]]) == ("fail", ["fail", "fail"])
+    verdict = json.loads((tmp_path / "out" / "gate.json").read_text())
+    assert (verdict["verdict"], [test["verdict"] for test in verdict["tests"]]) == ("fail", ["fail", "fail"])
     assert ElementTree.parse(tmp_path / "out" / "gate.xml").getroot().get("failures") == "2"
     assert "| NDCG@10 | all | 2,000 |" in (tmp_path / "out" / "gate.md").read_text()
 
@@ -89,7 +89,7 @@ def test_a_trained_model_whose_item_vectors_are_shuffled_fails(chain, tmp_path, 
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [
         ("other-data --max-drop mrr=0.1", "not tested alike: data_hash is 'one' and 'two'"),
         ("other-split --max-drop mrr=0.1", "not tested alike: split_hash is 'one' and 'two'"),
@@ -107,10 +107,10 @@ def test_a_trained_model_whose_item_vectors_are_shuffled_fails(chain, tmp_path, 
         ("seed-1 --max-drop mrr=0.1 --json seed-0/ranks.parquet/x", "cannot be written"),
     ],
 )
-def test_what_cannot_be_judged_gets_one_line(runs, monkeypatch, capsys, flags, said):
+def test_what_cannot_be_judged_gets_one_line(runs, monkeypatch, capsys, flags, message):
     assert exit_status(monkeypatch, f"{flags} --against seed-0") == 2
     [complaint] = capsys.readouterr().err.splitlines()
-    assert said in complaint
+    assert message in complaint
 
 
 def test_help_lists_the_exit_statuses():

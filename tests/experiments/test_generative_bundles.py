@@ -74,10 +74,10 @@ def keys(rows):
     return [[int(KEYS[item - 1]) for item in row] for row in rows]
 
 
-def check_answers(found, expected):
+def check_answers(actual, expected):
     for place, (ids, scores) in enumerate(expected):
-        assert found.items[place] == keys([ids[ids > 0]])[0]
-        np.testing.assert_allclose(found.scores[place], scores[ids > 0], rtol=1e-6, atol=1e-6)
+        assert actual.items[place] == keys([ids[ids > 0]])[0]
+        np.testing.assert_allclose(actual.scores[place], scores[ids > 0], rtol=1e-6, atol=1e-6)
 
 
 def test_a_bundle_answers_as_its_run(case):
@@ -112,12 +112,12 @@ def test_another_catalogue_changes_arrays_alone_and_has_place_for_new_items(case
         assert (directory / name).read_bytes() == (case.directory / name).read_bytes()
     # What was compiled for the other catalogue answers for this one.
     today = dataclasses.replace(load_bundle(directory), programs=case.bundle.programs)
-    found = today.recommend(keys(HISTORIES), K, mask_seen=True)
-    assert [set(row) for row in found.items] == [{*KEYS[20:].tolist(), 7, 8}] * 3
+    answers = today.recommend(keys(HISTORIES), K, mask_seen=True)
+    assert [set(row) for row in answers.items] == [{*KEYS[20:].tolist(), 7, 8}] * 3
     # Known items have the log-probabilities that they had, whatever the catalogue.
     before = case.bundle.recommend(keys(HISTORIES), K, mask_seen=True)
     for place in range(3):
-        now, then = (dict(zip(each.items[place], each.scores[place], strict=True)) for each in (found, before))
+        now, then = (dict(zip(each.items[place], each.scores[place], strict=True)) for each in (answers, before))
         both = sorted(now.keys() & then.keys())
         assert both
         np.testing.assert_allclose([now[key] for key in both], [then[key] for key in both], rtol=1e-6)

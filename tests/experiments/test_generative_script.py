@@ -53,6 +53,8 @@ def test_flat_tokens_are_a_flag(toy, codes, causal):
 
 
 def test_what_a_generative_model_cannot_do_is_refused_in_a_line(toy, codes):
+    with pytest.raises(InputError, match="n_decoder_blocks=0 is below 1"):
+        generative.Config(n_decoder_blocks=0)
     with pytest.raises(InputError, match="needs codes of its items"):
         built(toy)
     with pytest.raises(InputError, match=r"loss=bce is about scores of items"):
@@ -65,8 +67,10 @@ def test_what_a_generative_model_cannot_do_is_refused_in_a_line(toy, codes):
 @pytest.mark.parametrize("causal", ["--causal", "--no-causal"])
 def test_a_run_of_flat_tokens_trains_and_is_tested(toy, codes, causal, tmp_path):
     flags = ("--tokens", "codes", "--ranks", "beam", "--beam-width", "30", causal, "--max-epochs", "2")
-    found = generative.main(runtime.parse(generative.Config, [*toy, *codes, *flags, "--output", str(tmp_path / "run")]))
-    assert 0 < found["test"]["ndcg@10"] < 1
+    results = generative.main(
+        runtime.parse(generative.Config, [*toy, *codes, *flags, "--output", str(tmp_path / "run")])
+    )
+    assert 0 < results["test"]["ndcg@10"] < 1
     with pytest.raises(InputError, match="a model without exact ranks"):
         beam_widths.main(beam_widths.Arguments(tmp_path / "run"))
 
@@ -74,9 +78,9 @@ def test_a_run_of_flat_tokens_trains_and_is_tested(toy, codes, causal, tmp_path)
 @pytest.mark.slow
 def test_a_run_trains_and_its_beams_are_compared_with_exact_ranks(toy, codes, tmp_path):
     flags = [*toy, *codes, "--max-epochs", "2", "--output", str(tmp_path / "run")]
-    found = generative.main(runtime.parse(generative.Config, flags))
+    results = generative.main(runtime.parse(generative.Config, flags))
     arguments = beam_widths.Arguments(tmp_path / "run", widths=(1, 30), json=tmp_path / "beams.json")
     figures = beam_widths.main(arguments)["figures"]
     # Exact ranks are those of the run, and a beam that holds all items loses none.
-    assert figures["exact"]["ndcg@10"] == pytest.approx(found["test"]["ndcg@10"])
+    assert figures["exact"]["ndcg@10"] == pytest.approx(results["test"]["ndcg@10"])
     assert figures["beam of 30"]["ndcg@10"] == pytest.approx(figures["exact"]["ndcg@10"])

@@ -104,8 +104,8 @@ def test_figures_of_a_model_that_knows_when_the_answer_came_are_labelled(toy, tm
     script = TRAINING["hstu"]
     flags = [*toy, "--max-epochs", "1", "--n-blocks", "1", "--times", "query", "--output", str(tmp_path / "run")]
     monkeypatch.setattr("sys.argv", ["experiments/hstu.py", *flags])
-    found = script.main(runtime.parse(script.Config, flags))
-    assert (found["protocol"]["times"], found["protocol"]["time_aware"]) == ("query", True)
+    results = script.main(runtime.parse(script.Config, flags))
+    assert (results["protocol"]["times"], results["protocol"]["time_aware"]) == ("query", True)
     assert "time-aware" in capsys.readouterr().out
     kept, defaults = condense_run(tmp_path / "run"), {"hstu": script.Config()}
     assert "(time-aware)" in page({"toy-seed-0": kept}, {}, defaults=defaults)

@@ -44,8 +44,8 @@ def test_each_step_has_a_line(prepared):
         *("found", "valid", "duplicates", "1-3-core"),
         *("ties", "split", "store", "profile"),
     ]
-    found = {line.split()[0]: int(re.search(r"([\d,]+) events", line)[1].replace(",", "")) for line in lines[:4]}
-    assert found["1-3-core"] == store.n_events < found["found"] + 1
+    n_events = {line.split()[0]: int(re.search(r"([\d,]+) events", line)[1].replace(",", "")) for line in lines[:4]}
+    assert n_events["1-3-core"] == store.n_events < n_events["found"] + 1
     assert set(store.columns) == {"timestamp_us", "rating"}
     profile = (prepared[0] / "profile.html").read_text()
     assert "<h2>Drift from training</h2>" in profile
@@ -62,9 +62,9 @@ def test_a_model_is_trained_and_tested_on_a_temporal_split_of_the_store(prepared
     split = split_store(store, SplitConfig(split="temporal"))
     check_no_leakage(store, split, is_temporal=True)
     ranks = pq.read_table(tmp_path / "run" / "ranks.parquet")
-    asked = np.flatnonzero(split.test >= 0)
-    assert sorted(ranks["user"].to_pylist()) == sorted(store.user_keys[asked].tolist())
-    assert results["test"]["n_users"] == len(asked)
+    users = np.flatnonzero(split.test >= 0)
+    assert sorted(ranks["user"].to_pylist()) == sorted(store.user_keys[users].tolist())
+    assert results["test"]["n_users"] == len(users)
     # The store is read where it is, not copied.
     assert not (tmp_path / "run" / "store").exists()
 

@@ -42,11 +42,11 @@ def start_processes(start_script, n_processes, *flags, **environment):
 def outcomes(processes):
     """(exit status, standard output, errors) of each, once all have ended."""
     try:
-        said = [process.communicate(timeout=300) for process in processes]
+        message = [process.communicate(timeout=300) for process in processes]
     finally:
         for process in processes:
             process.kill()
-    return [(process.returncode, *each) for process, each in zip(processes, said, strict=True)]
+    return [(process.returncode, *each) for process, each in zip(processes, message, strict=True)]
 
 
 @pytest.fixture(scope="module")
@@ -64,12 +64,12 @@ def stopped(flags, tmp_path_factory, start_script):
     while not (lines.exists() and lines.read_text()) and time.monotonic() < deadline:
         time.sleep(0.05)
     processes[1].terminate()  # one of them is told to stop, and both do
-    found = outcomes(processes)
-    assert [status for status, *_ in found] == [128 + signal.SIGTERM] * 2, found
-    steps = {re.search(r"stopped at step (\d+)", errors)[1] for *_, errors in found}
+    results = outcomes(processes)
+    assert [status for status, *_ in results] == [128 + signal.SIGTERM] * 2, results
+    steps = {re.search(r"stopped at step (\d+)", errors)[1] for *_, errors in results}
     assert len(steps) == 1
-    assert "4 x cpu" in found[0][2]
-    assert "4 x cpu" not in found[1][2]
+    assert "4 x cpu" in results[0][2]
+    assert "4 x cpu" not in results[1][2]
     return run
 
 
@@ -128,13 +128,13 @@ def assert_same_losses(run, expected):
 
 
 def assert_figures_of_one(run, finished):
-    found = read_json(run / "metrics.json")
+    metrics = read_json(run / "metrics.json")
     for part in ("test", "valid"):
         expected = dict(finished.results[part])
         for name, interval in expected.pop("intervals").items():
-            assert found[part]["intervals"][name] == pytest.approx(interval, abs=1e-5)
+            assert metrics[part]["intervals"][name] == pytest.approx(interval, abs=1e-5)
         for name, value in expected.items():
-            assert found[part][name] == pytest.approx(value, abs=1e-5)
+            assert metrics[part][name] == pytest.approx(value, abs=1e-5)
     losses = [losses_of(each) for each in (run, finished.directory)]
     # Each line is the mean of an interval; the last of each epoch's three is compared with the epoch's own mean.
     assert set(losses[1]) <= set(losses[0])
@@ -171,14 +171,14 @@ def test_two_processes_that_read_their_own_shards_train_as_one_that_has_their_ba
     monkeypatch.setattr(run_data, "training_batches", functools.partial(together, tmp_path / "store"))
     train(*flags, "--data-path", tmp_path / "store", "--output", tmp_path / "twin")
     assert_same_losses(tmp_path / "run", losses_of(tmp_path / "twin"))
-    found, twin = (read_json(tmp_path / name / "metrics.json") for name in ("run", "twin"))
+    metrics, twin = (read_json(tmp_path / name / "metrics.json") for name in ("run", "twin"))
     for part in ("test", "valid"):
         for name, value in twin[part].items():
             if name != "intervals":
-                assert found[part][name] == pytest.approx(value, abs=1e-5)
+                assert metrics[part][name] == pytest.approx(value, abs=1e-5)
     for name in ("popularity", "personal popularity"):
-        assert found["baselines"][name] == twin["baselines"][name]
-    assert "STAN" in found["baselines_left_out"]
+        assert metrics["baselines"][name] == twin["baselines"][name]
+    assert "STAN" in metrics["baselines_left_out"]
     columns = [pq.read_table(tmp_path / name / "ranks.parquet").drop("rank") for name in ("run", "twin")]
     assert columns[0].equals(columns[1])
     monkeypatch.undo()

@@ -22,7 +22,7 @@ def refusal(monkeypatch, capsys, *flags) -> str:
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [
         (["--max-epoch", "2"], "--max-epochs"),
         (["--learning-rat", "2"], "--learning-rate"),
@@ -43,14 +43,14 @@ def refusal(monkeypatch, capsys, *flags) -> str:
         (["--dataset", "movielens", "--data-path", "absent.csv"], "absent.csv does not exist"),
     ],
 )
-def test_flags_that_cannot_be_used_get_one_line(monkeypatch, capsys, tmp_path, flags, said):
+def test_flags_that_cannot_be_used_get_one_line(monkeypatch, capsys, tmp_path, flags, message):
     monkeypatch.chdir(tmp_path)
-    assert re.search(said, refusal(monkeypatch, capsys, *flags))
+    assert re.search(message, refusal(monkeypatch, capsys, *flags))
     assert not list(tmp_path.glob("runs/*"))
 
 
 @pytest.mark.parametrize(
-    ("dataset", "content", "said"),
+    ("dataset", "content", "message"),
     [
         ("movielens", "", "is empty"),
         ("movielens", "userId,movieId,rating,timestamp\n1,2,3\n", ":2: .*4 are due"),
@@ -62,12 +62,12 @@ def test_flags_that_cannot_be_used_get_one_line(monkeypatch, capsys, tmp_path, f
     ],
 )
 def test_data_that_cannot_be_used_gets_one_line_and_leaves_the_output_free(
-    monkeypatch, capsys, tmp_path, dataset, content, said
+    monkeypatch, capsys, tmp_path, dataset, content, message
 ):
     path = tmp_path / "data.txt"
     path.write_text(content)
     flags = ("--dataset", dataset, "--data-path", path, "--output", tmp_path / "run")
-    assert re.search(said, refusal(monkeypatch, capsys, *flags))
+    assert re.search(message, refusal(monkeypatch, capsys, *flags))
     assert not (tmp_path / "run").exists()
 
 
@@ -76,8 +76,8 @@ def test_an_output_that_holds_a_run_is_refused_with_an_offer_to_resume(monkeypat
 
 
 def test_resuming_with_another_config_names_the_field(monkeypatch, capsys, finished):
-    said = refusal(monkeypatch, capsys, *finished.flags, "--resume", "--d-model", "32")
-    assert "model.d_model=16, not 32" in said
+    message = refusal(monkeypatch, capsys, *finished.flags, "--resume", "--d-model", "32")
+    assert "model.d_model=16, not 32" in message
 
 
 def test_a_damaged_config_is_named(monkeypatch, capsys, tmp_path, toy):

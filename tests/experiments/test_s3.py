@@ -35,10 +35,10 @@ def server():
     """A local S3 that ends with the tests."""
     pytest.importorskip("s3fs", reason='needs an S3 client; pip install -e ".[buckets]"')
     moto = pytest.importorskip("moto.server", reason='needs a local S3; pip install -e ".[buckets]"')
-    found = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    found.start()
-    yield "http://{}:{}".format(*found.get_host_and_port())
-    found.stop()
+    moto_server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    moto_server.start()
+    yield "http://{}:{}".format(*moto_server.get_host_and_port())
+    moto_server.stop()
 
 
 @pytest.fixture
@@ -144,8 +144,8 @@ def test_each_of_two_processes_sends_its_own_part_of_a_checkpoint_and_fetches_it
     for number, (_, printed, _) in enumerate(results):
         saved, latest = json.loads(printed.splitlines()[-1])
         rows = np.arange(6) + 6 * number  # of the table's twelve
-        for found, step in ((saved, 2), (latest, 3)):
-            assert found == {
+        for keys, step in ((saved, 2), (latest, 3)):
+            assert keys == {
                 "step": step,
                 "seconds": step,  # the first process's
                 "first_column": (4.0 * step * rows).tolist(),
@@ -198,7 +198,7 @@ def test_a_store_is_prepared_into_a_bucket_and_extended_there(ratings, files, ca
 
 
 @pytest.mark.parametrize(
-    ("output", "environment", "said"),
+    ("output", "environment", "message"),
     [
         ("s3://nowhere/run", {}, "s3://nowhere/run cannot be found .*make the bucket first"),
         (
@@ -215,10 +215,10 @@ def test_a_store_is_prepared_into_a_bucket_and_extended_there(ratings, files, ca
     ids=["no bucket", "no credentials", "refused"],
 )
 def test_a_bucket_that_cannot_be_used_is_named_in_one_line(
-    toy, files, monkeypatch, tmp_path, capsys, output, environment, said
+    toy, files, monkeypatch, tmp_path, capsys, output, environment, message
 ):
     quiet = {"AWS_EC2_METADATA_DISABLED": "true", "HOME": str(tmp_path)}
     for name, value in {**quiet, **environment}.items():
         monkeypatch.setenv(name, value)
     type(files).clear_instance_cache()
-    assert re.search(said, refusal(monkeypatch, capsys, *toy, "--output", output))
+    assert re.search(message, refusal(monkeypatch, capsys, *toy, "--output", output))

@@ -51,17 +51,20 @@ def test_codes_lie_beside_the_store_and_their_report_says_what_they_are_worth(st
 
     theirs = {str(key): row for key, row in zip(store.item_keys.tolist(), ids.codes[1:].tolist(), strict=True)}
     Path("theirs.json").write_text(json.dumps(theirs))
-    taken = run("--from-file", "theirs.json", "--output", "theirs")
+    from_file = run("--from-file", "theirs.json", "--output", "theirs")
     np.testing.assert_array_equal(read_semantic_ids("theirs", store.item_keys).codes, ids.codes)
-    assert taken["errors"] is None
-    assert taken["sessions"] == report["sessions"]
+    assert from_file["errors"] is None
+    assert from_file["sessions"] == report["sessions"]
 
 
 def test_bad_input_is_one_line_and_leaves_nothing(store, tmp_path):
     np.save("broken.npy", np.full((20, 3), np.nan))
+    np.save("equal.npy", np.ones((20, 3)))
     refused = [
         ((), "no item vectors are named"),
         (("--item-features", "broken", "--feature-files", "broken.npy"), "not finite"),
+        (("--item-features", "equal", "--feature-files", "equal.npy"), "all item vectors are equal or missing"),
+        (("--item-features", "audio", "--from-file", "codes.json"), "--from-file makes no codes of vectors"),
         (("--item-features", "audio", "--feature-files", "audio.npy"), "20 items are fewer than n_codes=256"),
         (("--item-features", "audio", *FLAGS, "--method", "kmeans"), "kmeans"),
     ]

@@ -23,16 +23,16 @@ def plays(tmp_path):
 
 def test_side_tasks_are_judged_beside_the_base_rates_of_their_labels(plays, tmp_path, capsys):
     flags = ("--skips", "kind=skip", "--skip-head", "0.5", "--gap-head", "0.5", "--max-epochs", "1")
-    found = train(*plays, *flags, "--output", tmp_path / "run")
-    assert found["side_tasks"].keys() == {"skip", "gap"}
-    for each in found["side_tasks"].values():
+    results = train(*plays, *flags, "--output", tmp_path / "run")
+    assert results["side_tasks"].keys() == {"skip", "gap"}
+    for each in results["side_tasks"].values():
         low, high = each["gain_interval"]
         assert low <= each["base_rate_nats"] - each["nats"] <= high
-    assert read_json(tmp_path / "run" / "metrics.json")["side_tasks"] == found["side_tasks"]
+    assert read_json(tmp_path / "run" / "metrics.json")["side_tasks"] == results["side_tasks"]
     printed = capsys.readouterr().out
-    assert f"skip task   {found['side_tasks']['skip']['nats']:.4f} nats" in printed
+    assert f"skip task   {results['side_tasks']['skip']['nats']:.4f} nats" in printed
     evaluated = evaluate_checkpoint.main(evaluate_checkpoint.Arguments(tmp_path / "run"))
-    assert evaluated["side_tasks"] == found["side_tasks"]
+    assert evaluated["side_tasks"] == results["side_tasks"]
 
 
 def test_a_skip_that_no_event_is_gets_one_line(plays, tmp_path):

@@ -96,10 +96,11 @@ def test_the_same_events_numbered_anew_are_ranked_as_before(days, start_only, tm
     before, after = ranks(directory / "old"), ranks(tmp_path / "new" / "start")
     assert {user: item for user, (item, _) in before.items()} == {user: item for user, (item, _) in after.items()}
     np.testing.assert_allclose([before[u][1] for u in before], [after[u][1] for u in before])
-    said = capsys.readouterr().err
-    assert "items: 30 kept, 0 new, 0 dropped; optimizer moments are fresh" in said
+    message = capsys.readouterr().err
+    assert "items: 30 kept, 0 new, 0 dropped; optimizer moments are fresh" in message
     assert (
-        f"test NDCG@10 {read_json(directory / 'old' / 'metrics.json')['test']['ndcg@10']:.4f} before training" in said
+        f"test NDCG@10 {read_json(directory / 'old' / 'metrics.json')['test']['ndcg@10']:.4f} before training"
+        in message
     )
 
 
@@ -157,17 +158,17 @@ def test_a_store_that_has_grown_keeps_its_items_and_goes_on_from_its_own_checkpo
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (("--d-model", "32"), r"another architecture: parameter blocks.0.attention.out is \[16, 16\] there"),
         (("--n-heads", "4"), "another architecture: model.n_heads is 2 there and 4 here"),
         (("--start-from", "absent"), "absent"),
     ],
 )
-def test_what_cannot_be_started_from_gets_one_line(days, tmp_path, monkeypatch, change, said):
+def test_what_cannot_be_started_from_gets_one_line(days, tmp_path, monkeypatch, change, message):
     directory, _ = days
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match=said) as refusal:
+    with pytest.raises(InputError, match=message) as refusal:
         train(*flags(directory / "by-day", "--start-from", directory / "old", "--output", tmp_path / "new", *change))
     assert "\n" not in str(refusal.value)
 

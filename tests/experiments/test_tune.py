@@ -15,7 +15,7 @@ import pytest
 import sasrec
 import tune
 from conftest import EXPERIMENTS, TOY_MODEL, toy_histories
-from scripts import TRAINING
+from scripts import TRAINING, script_named
 
 from seqrec import runs, runtime
 from seqrec.config import to_json, with_values
@@ -34,8 +34,8 @@ def search(*flags, script="sasrec"):
     flags = [script, *map(str, flags)]
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as printed:
         patch.setattr(sys, "argv", [str(EXPERIMENTS / "tune.py"), *flags])
-        found = tune.main(runtime.parse(tune.config_type(script), flags))
-    return found, printed.getvalue()
+        findings = tune.main(runtime.parse(tune.config_type(script), flags))
+    return findings, printed.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -54,13 +54,13 @@ def test_the_first_trial_is_the_run_that_the_script_would_do(study, finished):
 
 
 def test_the_best_config_is_a_command_that_means_it(study, toy):
-    _, found, printed = study
-    command = found["best"]["command"]
+    _, findings, printed = study
+    command = findings["best"]["command"]
     assert command in printed
     python, script, *flags = shlex.split(command)
     assert (python, Path(script).resolve()) == ("python", EXPERIMENTS / "sasrec.py")
     given = runtime.parse(sasrec.Config, toy)
-    values = found["best"]["values"]
+    values = findings["best"]["values"]
     expected = with_values(
         given,
         {
@@ -75,21 +75,21 @@ def test_the_best_config_is_a_command_that_means_it(study, toy):
 
 
 def test_a_study_leaves_its_figures_and_one_page_that_links_nothing(study):
-    flags, found, printed = study
+    flags, findings, printed = study
     directory = flags[flags.index("--output") + 1]
-    assert read_json(directory / "tune.json") == found
+    assert read_json(directory / "tune.json") == findings
     page = (directory / "tune.html").read_text()
     # Flags are marked up so that they break between words alone.
-    assert found["best"]["command"] in html.unescape(re.sub("<[^>]*>", "", page))
+    assert findings["best"]["command"] in html.unescape(re.sub("<[^>]*>", "", page))
     assert not re.search(r'(src|href)="(?!#)', page)
     assert str(directory / "tune.html") in printed
-    best = max(found["trials"], key=lambda trial: max(trial["curve"]))
-    assert found["best"]["number"] == best["number"]
-    assert found["best"]["ndcg@10"] == best["curve"][found["best"]["epoch"] - 1]
+    best = max(findings["trials"], key=lambda trial: max(trial["curve"]))
+    assert findings["best"]["number"] == best["number"]
+    assert findings["best"]["ndcg@10"] == best["curve"][findings["best"]["epoch"] - 1]
 
 
 def test_a_kept_search_stands_beside_the_study_of_its_name_and_says_what_it_cost(study):
-    flags, found, _ = study
+    flags, findings, _ = study
     kept = condense_search(flags[flags.index("--output") + 1])
     assert str(flags[flags.index("--output") + 1].parent) not in str(kept)
     assert str(flags[flags.index("--data-path") + 1]) not in str(kept)
@@ -99,9 +99,11 @@ def test_a_kept_search_stands_beside_the_study_of_its_name_and_says_what_it_cost
     empty = f"<!-- {MARK} -->\n<!-- end of {MARK} -->\n"
     defaults = {"sasrec": tune.config_type("sasrec")()}
     text = studies_page(empty, test_of_it, {name: kept}, defaults=defaults)
-    minutes = sum(trial["seconds"] for trial in found["trials"]) / 60
-    n_epochs = sum(len(trial["curve"]) for trial in found["trials"])
-    assert f"in {n_epochs} epochs, {minutes:.1f} minutes of training: trial {found['best']['number']}, the best" in text
+    minutes = sum(trial["seconds"] for trial in findings["trials"]) / 60
+    n_epochs = sum(len(trial["curve"]) for trial in findings["trials"])
+    assert (
+        f"in {n_epochs} epochs, {minutes:.1f} minutes of training: trial {findings['best']['number']}, the best" in text
+    )
     _, script, name_of_script, *words = shlex.split(text[text.index("python experiments/tune.py") :].splitlines()[0])
     assert (script, name_of_script) == ("experiments/tune.py", "sasrec")
     again = to_json(runtime.parse(tune.config_type("sasrec"), words))
@@ -112,9 +114,9 @@ def test_a_kept_search_stands_beside_the_study_of_its_name_and_says_what_it_cost
 
 def test_a_study_goes_on_where_it_stopped_and_refuses_another_config(study):
     flags, before, _ = study
-    found, _ = search(*flags, "--n-trials", "4", "--resume")
-    assert found["trials"][:3] == before["trials"]
-    assert len(found["trials"]) == 4
+    findings, _ = search(*flags, "--n-trials", "4", "--resume")
+    assert findings["trials"][:3] == before["trials"]
+    assert len(findings["trials"]) == 4
     with pytest.raises(ValueError, match=r"n_blocks=1, not 2"):
         search(*flags, "--n-blocks", "2", "--resume")
     with pytest.raises(ValueError, match="add --resume"):
@@ -129,13 +131,15 @@ def test_a_study_is_joined_while_another_process_is_at_it(study):
     names = {"experiment": "tune-sasrec", "dataset": config.training.data.dataset}
     with open_run(config, config.training.run, **names, is_shared=True) as first:
         assert first == output
-        found, _ = search(*flags, "--n-trials", "3", "--resume")
-    assert found["trials"][:3] == before["trials"]
+        findings, _ = search(*flags, "--n-trials", "3", "--resume")
+    assert findings["trials"][:3] == before["trials"]
 
 
 def test_a_population_is_one_study_like_any_other(toy, tmp_path):
-    found, _ = search(*toy, "--output", tmp_path / "study", "--n-trials", "3", "--population", "3", "--reduction", "2")
-    assert sorted(len(trial["curve"]) for trial in found["trials"]) == [1, 2, 4]
+    findings, _ = search(
+        *toy, "--output", tmp_path / "study", "--n-trials", "3", "--population", "3", "--reduction", "2"
+    )
+    assert sorted(len(trial["curve"]) for trial in findings["trials"]) == [1, 2, 4]
 
 
 def write_log(file, last_items):
@@ -151,16 +155,16 @@ def write_log(file, last_items):
 def test_no_trial_sees_the_test(tmp_path, monkeypatch):
     # The same histories, but for each user's last item, which is the test's. Items that take part stay the same.
     last = [history[-1] for history in toy_histories()]
-    found = []
+    findings = []
     seen = []
     build = sasrec.build
     monkeypatch.setattr(sasrec, "build", lambda config, task: seen.append(task) or build(config, task))
     for name, items in (("one", last), ("other", np.roll(last, 7).tolist())):
         file = write_log(tmp_path / f"{name}.txt", items)
         flags = ("--dataset", "ml-1m", "--data-path", file, *TOY_MODEL, "--max-epochs", "2", "--n-trials", "2")
-        found.append(search(*flags, "--output", tmp_path / name)[0])
-    assert found[0]["trials"][0]["curve"] == found[1]["trials"][0]["curve"]
-    assert [trial["values"] for trial in found[0]["trials"]] == [trial["values"] for trial in found[1]["trials"]]
+        findings.append(search(*flags, "--output", tmp_path / name)[0])
+    assert findings[0]["trials"][0]["curve"] == findings[1]["trials"][0]["curve"]
+    assert [trial["values"] for trial in findings[0]["trials"]] == [trial["values"] for trial in findings[1]["trials"]]
     assert len(seen) >= 4
     for task in seen:
         assert len(task.test.users) == len(task.test.targets) == 0
@@ -197,12 +201,12 @@ def test_ctrl_c_keeps_what_was_found_and_says_how_to_go_on(toy, tmp_path, monkey
     command = printed.err.split("go on with\n")[1].split("\n")[0]
     assert "tune.py" in command
     assert command.endswith("--resume")
-    found, _ = search(*shlex.split(command)[2:])
-    assert len(found["trials"]) == 3
+    findings, _ = search(*shlex.split(command)[2:])
+    assert len(findings["trials"]) == 3
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [
         (["sasrek"], "sasrek"),
         (["--n-trial", "3"], "--n-trials"),
@@ -216,15 +220,15 @@ def test_ctrl_c_keeps_what_was_found_and_says_how_to_go_on(toy, tmp_path, monkey
         (["--dataset", "movielens", "--data-path", "absent.csv"], "absent.csv does not exist"),
     ],
 )
-def test_flags_that_cannot_be_used_get_one_line(monkeypatch, capsys, tmp_path, flags, said):
+def test_flags_that_cannot_be_used_get_one_line(monkeypatch, capsys, tmp_path, flags, message):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["tune.py", *flags])
     with pytest.raises(SystemExit) as stop:
-        runtime.run_script(tune.main, tune.config_type(tune.named_script(flags)))
+        runtime.run_script(tune.main, tune.config_type(script_named(flags)))
     assert stop.value.code == 2
     complaints = [line for line in capsys.readouterr().err.splitlines() if line.startswith("tune.py: ")]
     assert len(complaints) == 1
-    assert re.search(said, complaints[0])
+    assert re.search(message, complaints[0])
     assert not list(tmp_path.glob("runs/*"))
 
 

@@ -2,14 +2,17 @@
 
 import collections
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from programs import array_sizes
 
 import seqrec
 from seqrec.generative import with_catalogue, with_semantic_ids
+from seqrec.heads import code_search
 from seqrec.heads.code_probabilities import after_code, code_log_probabilities
 from seqrec.heads.depth_decoder import DepthDecoder, DepthDecoderConfig
 from seqrec.metrics import target_ranks
@@ -96,13 +99,13 @@ def ask(made):
 
 
 def slow_logs(own, states):
-    rows, found = jnp.broadcast_to(states[:, None], (len(states), N_ITEMS + 1, D_MODEL)), 0.0
+    rows, sums = jnp.broadcast_to(states[:, None], (len(states), N_ITEMS + 1, D_MODEL)), 0.0
     for depth in range(len(N_CODES)):
         codes = jnp.broadcast_to(IDS.codes[:, depth], rows.shape[:2])
         each = code_log_probabilities(own, depth, rows)
-        found += jnp.take_along_axis(each, codes[..., None], axis=-1)[..., 0]
+        sums += jnp.take_along_axis(each, codes[..., None], axis=-1)[..., 0]
         rows = after_code(own, depth, rows, codes)
-    return found
+    return sums
 
 
 def test_it_has_all_that_evaluation_and_generation_need(made):
@@ -188,19 +191,29 @@ def test_a_fresh_catalogue_is_ranked_and_listed_by_the_same_program(made, ask, l
     assert ask["exact"](today)[1].tolist() == [3] * N_USERS
 
 
+def test_long_lists_of_many_users_are_searched_for_in_as_much_memory_as_one_users(made, monkeypatch):
+    model, params, states = made
+    # What a step has for one user of a list of all items, though the config's beams are far narrower than the list.
+    monkeypatch.setattr(code_search, "BEAM_SCORES", N_ITEMS * max(level.n_candidates for level in TREE.levels))
+    top_k = functools.partial(model.head.top_k, k=N_ITEMS)
+    one, many = (jax.make_jaxpr(top_k)(params, states[rows]) for rows in (np.zeros(1, int), np.zeros(9, int)))
+    assert model.head.config.beam_width < N_ITEMS
+    assert max(array_sizes(many)) == max(array_sizes(one))
+
+
 @pytest.mark.slow
 def test_drawn_items_follow_their_probabilities_among_what_is_left(made, logs):
     model, params, states = made
     exclude = jnp.array([[9, 0]])
-    ids, found = jax.vmap(lambda key: model.head.draw(params, states[:1], temperature=1.0, exclude=exclude, key=key))(
-        jax.random.split(jax.random.key(0), 2000)
-    )
+    ids, item_logs = jax.vmap(
+        lambda key: model.head.draw(params, states[:1], temperature=1.0, exclude=exclude, key=key)
+    )(jax.random.split(jax.random.key(0), 2000))
     drawn = np.bincount(ids[:, 0], minlength=N_ITEMS + 1)
     assert drawn[9] == drawn[0] == 0
     expected = np.where(np.isin(np.arange(N_ITEMS + 1), [0, 9]), 0.0, np.exp(logs[0]))
     expected *= 2000 / expected.sum()
     assert np.sum((drawn - expected)[expected > 0] ** 2 / expected[expected > 0]) < 2 * N_ITEMS
-    np.testing.assert_allclose(found[:, 0], logs[0][ids[:, 0]], rtol=1e-5)
+    np.testing.assert_allclose(item_logs[:, 0], logs[0][ids[:, 0]], rtol=1e-5)
 
 
 def batch_of(items):

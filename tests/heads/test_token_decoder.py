@@ -143,7 +143,7 @@ def test_ranks_and_lists_are_those_by_the_probabilities_of_what_is_not_excluded(
 
 @pytest.mark.slow
 def test_a_narrow_beam_keeps_the_likeliest_prefixes_of_each_level():
-    logs, (ids, found) = log_probabilities(), program(two_of_a_narrow_beam)(BATCH, LAST, NONE)
+    logs, (ids, scores) = log_probabilities(), program(two_of_a_narrow_beam)(BATCH, LAST, NONE)
     for query in range(2):
         kept = {()}
         for depth in (1, 2, 3):
@@ -152,7 +152,7 @@ def test_a_narrow_beam_keeps_the_likeliest_prefixes_of_each_level():
             mass = {each: np.exp(logs[query, (ALL[:, :depth] == each).all(axis=1)]).sum() for each in prefixes}
             kept = sorted(mass, key=mass.get, reverse=True)[:2]
         assert [tuple(IDS.codes[item].tolist()) for item in ids[query].tolist()] == kept
-        np.testing.assert_allclose(np.exp(found[query]), [mass[each] for each in kept], rtol=1e-4)
+        np.testing.assert_allclose(np.exp(scores[query]), [mass[each] for each in kept], rtol=1e-4)
 
 
 def test_codes_are_read_one_by_one_and_an_items_own_vector_with_its_last():
@@ -165,7 +165,7 @@ def test_codes_are_read_one_by_one_and_an_items_own_vector_with_its_last():
     table = TokenVectors(tuple(map(jnp.asarray, tables)), jnp.asarray(IDS.codes))
     np.testing.assert_allclose(item_vectors(table, tokens), 2 * expected.reshape(1, 6, 4), rtol=1e-6)
     expected[:, :, 2] += own[items]
-    read = item_vectors(table.replace(own=jnp.asarray(own)), tokens)
+    read = item_vectors(table.replace(id_vectors=jnp.asarray(own)), tokens)
     np.testing.assert_allclose(read, 2 * expected.reshape(1, 6, 4), rtol=1e-6)
 
 

@@ -180,7 +180,7 @@ def test_states_in_half_precision_are_summed_in_float32(in_tiles):
 
 
 @pytest.mark.parametrize(
-    ("bad", "said"),
+    ("bad", "message"),
     [
         ({"temperature": 0.0}, "temperature=0.0 is not above 0"),
         ({"label_smoothing": 1.0}, r"label_smoothing=1.0 is not a share in \[0, 1\)"),
@@ -189,8 +189,8 @@ def test_states_in_half_precision_are_summed_in_float32(in_tiles):
         ({"loss": "sampled-softmax", "z_loss": 0.1}, "leave them at 0, 0 and 1, or use loss=softmax"),
     ],
 )
-def test_bad_settings_are_refused(bad, said):
-    with pytest.raises(ValueError, match=said):
+def test_bad_settings_are_refused(bad, message):
+    with pytest.raises(ValueError, match=message):
         LossConfig(**bad)
 
 

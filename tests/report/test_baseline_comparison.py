@@ -50,8 +50,8 @@ def test_queries_of_one_user_are_no_evidence_of_their_own():
 
 
 def test_the_verdict_names_what_the_model_is_not_above(compared):
-    said = verdict_on_baselines(compared, name="Mine")
-    assert said.startswith(
+    message = verdict_on_baselines(compared, name="Mine")
+    assert message.startswith(
         "Mine is NOT above all 2 baselines on NDCG@10 by the paired test: not told apart from same ("
     )
     alone = {**compared, "baselines": {"bad": compared["baselines"]["bad"]}}
@@ -71,8 +71,8 @@ def test_without_a_baseline_a_model_is_above_none():
 
 def test_the_best_of_the_baselines_comes_first_in_the_verdict():
     better = {"slightly": RANKS["good"] - 0.5, "far": np.ones(len(USERS))}
-    said = verdict_on_baselines(compare_with_baselines(RANKS["bad"], better, users=USERS), name="Mine")
-    assert said.index("below far") < said.index("below slightly")
+    message = verdict_on_baselines(compare_with_baselines(RANKS["bad"], better, users=USERS), name="Mine")
+    assert message.index("below far") < message.index("below slightly")
 
 
 def test_the_table_has_a_line_for_each_baseline(compared):

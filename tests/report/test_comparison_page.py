@@ -22,10 +22,10 @@ def comparison():
         value_slices(random.choice(["<i>", "$5", "ü"], 200).tolist(), name=name, column=name)
         for name in ("<script>", "plain")
     ]
-    found = compare(tables, slicings=slicings, n_resamples=500)
-    found["notes"] = ["mind the <gap>"]
-    found["config_differences"] = {"model.d_model": {"<b>base</b>": 16, "better": None}}
-    return found
+    result = compare(tables, slicings=slicings, n_resamples=500)
+    result["notes"] = ["mind the <gap>"]
+    result["config_differences"] = {"model.d_model": {"<b>base</b>": 16, "better": None}}
+    return result
 
 
 def test_the_page_is_whole_and_refers_to_nothing_outside(comparison):
@@ -79,16 +79,16 @@ def test_each_slice_and_run_is_drawn_at_its_mean():
 def test_a_difference_that_the_correction_hides_says_so(comparison):
     # Among 7 metrics, a p-value of .02 is not enough, though the interval of one alone leaves out 0.
     one = {"difference": 0.0049, "interval": [0.0007, 0.0091], "p": 0.02, "p_holm": 0.14, "detectable": 0.005}
-    found = {**comparison, "comparisons": {"better": dict.fromkeys(comparison["metrics"], one)}}
-    words = PageReader(page(found)).text
+    corrected = {**comparison, "comparisons": {"better": dict.fromkeys(comparison["metrics"], one)}}
+    words = PageReader(page(corrected)).text
     assert "p = .020 alone, but .140 after correction for several comparisons" in words
     assert words.count("no difference shown after correction") == len(comparison["metrics"])
 
 
 def test_a_comparison_of_one_user_without_slices_makes_a_page():
     users = np.arange(1)
-    found = compare({"a": RankTableFile(users, users, np.ones(1)), "b": RankTableFile(users, users, np.ones(1))})
-    text = page(found)
+    result = compare({"a": RankTableFile(users, users, np.ones(1)), "b": RankTableFile(users, users, np.ones(1))})
+    text = page(result)
     assert "slices of the users" not in text
     assert "Differences between the configs" not in text
     assert "<svg" in text

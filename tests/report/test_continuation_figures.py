@@ -42,7 +42,7 @@ def generating(model):
     return jax.jit(functools.partial(generate, model, n=N))
 
 
-def alone(model, params, history, excluded):
+def generated_for(model, params, history, excluded):
     """What is generated for one history; padded, so that all are of one shape."""
     items, left_out = np.zeros((1, WIDTH), np.int32), np.zeros((1, N_ITEMS), np.int32)
     items[0, : len(history)] = history
@@ -64,9 +64,9 @@ def test_figures_are_those_of_lists_made_one_by_one(case, mask_seen):
     histories, store, model, params, counts = case
     split = leave_last_n_out(store, N, target="first")
     # As in a run: nobody is asked for a first item that is excluded.
-    asked = [not mask_seen or history[-N] not in history[:-N] for history in histories]
-    histories = [history for history, is_asked in zip(histories, asked, strict=True) if is_asked]
-    queries = make_queries(store, split.test[asked], max_length=MAX_LENGTH, batch_size=4, mask_seen=mask_seen)
+    is_query = [not mask_seen or history[-N] not in history[:-N] for history in histories]
+    histories = [history for history, is_asked in zip(histories, is_query, strict=True) if is_asked]
+    queries = make_queries(store, split.test[is_query], max_length=MAX_LENGTH, batch_size=4, mask_seen=mask_seen)
     figures = continuation_figures(model, params, queries, n=N, counts=counts)
     assert list(figures) == ["greedy", "iterated", "top 3 at once", "popularity"]
     truths, popular, generated = [], [], []
@@ -76,7 +76,7 @@ def test_figures_are_those_of_lists_made_one_by_one(case, mask_seen):
         truths.append([item for item in history[-N:] if item not in seen])
         left = [item for item in range(1, N_ITEMS + 1) if item not in seen]
         popular.append(sorted(left, key=lambda item: -counts[item])[:N])
-        generated.append(alone(model, params, read[-WIDTH:], seen))
+        generated.append(generated_for(model, params, read[-WIDTH:], seen))
     assert figures["popularity"]["ndcg@3"] == pytest.approx(ndcg(popular, truths), abs=1e-6)
     assert figures["greedy"]["ndcg@3"] == pytest.approx(ndcg(generated, truths), abs=1e-6)
     hits = [len(set(items) & set(true)) / len(set(true)) for items, true in zip(generated, truths, strict=True)]
@@ -86,7 +86,7 @@ def test_figures_are_those_of_lists_made_one_by_one(case, mask_seen):
 
 def test_a_list_that_is_the_continuation_has_every_figure_1():
     true = np.array([[4, 2, 9], [3, 0, 5]])
-    found = list_ranks(np.array([[9, 4, 2], [3, 5, 8]]), true)
-    values = metric_values(found.rank, ks=(3,), where=found.where)
+    figures = list_ranks(np.array([[9, 4, 2], [3, 5, 8]]), true)
+    values = metric_values(figures.rank, ks=(3,), where=figures.where)
     assert {"recall@3", "ndcg@3", "mrr"} <= values.keys()
     assert all(value.tolist() == pytest.approx([1.0, 1.0]) for value in values.values())

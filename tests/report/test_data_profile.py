@@ -22,10 +22,10 @@ histories_strategy = st.lists(st.lists(st.integers(1, 5), max_size=8), min_size=
 
 @given(values_strategy, values_strategy, st.sampled_from([np.int64, np.float64]))
 def test_the_kolmogorov_smirnov_distance_is_that_of_scipy(reference, observed, dtype):
-    found = profiles.kolmogorov_smirnov(
+    distance = profiles.kolmogorov_smirnov(
         *(profiles.value_counts(np.array(values, dtype)) for values in (reference, observed))
     )
-    assert found == pytest.approx(stats.ks_2samp(reference, observed).statistic)
+    assert distance == pytest.approx(stats.ks_2samp(reference, observed).statistic)
 
 
 @given(values_strategy, values_strategy, st.integers(1, 6))
@@ -43,10 +43,10 @@ def test_the_stability_index_is_its_sum_over_the_bins(reference, observed, n_bin
     for r, o in zip(*counts, strict=True):
         r, o = r / sum(counts[0]), o / sum(counts[1])
         total += (o - r) * math.log(o / r)
-    found = profiles.drift(
+    drift = profiles.drift(
         *(profiles.value_counts(np.array(values)) for values in (reference, observed)), n_bins=n_bins
     )
-    assert found["psi"] == pytest.approx(total)
+    assert drift["psi"] == pytest.approx(total)
 
 
 def test_bins_of_a_spread_reference_are_equal():
@@ -65,9 +65,9 @@ def test_repeats_are_those_of_a_walk_whatever_the_block(histories, n_events_a_bl
     store = store_from_sequences(histories, n_items=5)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("seqrec.data.ragged.EVENTS_PER_BLOCK", n_events_a_block)
-        found = profiles.is_repeat(store)
+        is_repeat = profiles.is_repeat(store)
     expected = [item in history[:place] for history in histories for place, item in enumerate(history)]
-    assert found.tolist() == expected
+    assert is_repeat.tolist() == expected
 
 
 @given(histories_strategy)
@@ -83,21 +83,21 @@ def test_each_event_is_in_the_part_that_the_split_says(histories):
 
 @given(st.lists(st.integers(1, 10**6), max_size=40))
 def test_a_histogram_by_doublings_has_every_number_in_its_bin(numbers):
-    found = profiles.doubling_histogram(np.array(numbers, np.int64))
-    assert [each["n"] for each in found] == [
-        sum(each["low"] <= number <= each["high"] for number in numbers) for each in found
+    histogram = profiles.doubling_histogram(np.array(numbers, np.int64))
+    assert [each["n"] for each in histogram] == [
+        sum(each["low"] <= number <= each["high"] for number in numbers) for each in histogram
     ]
-    assert sum(each["n"] for each in found) == len(numbers)
+    assert sum(each["n"] for each in histogram) == len(numbers)
 
 
 @given(st.lists(st.integers(0, 10**17), min_size=1, max_size=20))
 def test_events_over_time_are_counted_in_few_equal_spans(times):
-    found = profiles.events_over_time(np.array(times, np.int64))
-    assert sum(found["counts"]) == len(times)
-    assert len(found["counts"]) <= profiles.MOST_BARS + 2
-    for place, count in enumerate(found["counts"]):
-        low = found["start_us"] + place * found["span_us"]
-        assert count == sum(low <= time < low + found["span_us"] for time in times)
+    spans = profiles.events_over_time(np.array(times, np.int64))
+    assert sum(spans["counts"]) == len(times)
+    assert len(spans["counts"]) <= profiles.MOST_BARS + 2
+    for place, count in enumerate(spans["counts"]):
+        low = spans["start_us"] + place * spans["span_us"]
+        assert count == sum(low <= time < low + spans["span_us"] for time in times)
 
 
 def test_figures_of_a_small_store_are_on_paper():
@@ -110,24 +110,24 @@ def test_figures_of_a_small_store_are_on_paper():
         columns={"timestamp_us": np.array([0, 5, 20, 1, 6, 2, 7, 21]) * 3_600_000_000},
     )
     config = SplitConfig(split="temporal", valid_start="1970-01-01T05:00", test_start="1970-01-01T20:00")
-    found = profiles.data_profile(store, split_store(store, config))
+    profile = profiles.data_profile(store, split_store(store, config))
     # Seven pairs of 3 x 4 were met, one of them twice.
-    assert found["n_pairs"] == 7
-    assert found["sparsity"] == pytest.approx(5 / 12)
-    assert found["repeat_share"] == pytest.approx(1 / 8)
-    training, validation, test = found["parts"]
+    assert profile["n_pairs"] == 7
+    assert profile["sparsity"] == pytest.approx(5 / 12)
+    assert profile["repeat_share"] == pytest.approx(1 / 8)
+    training, validation, test = profile["parts"]
     # 1, 3 and 1 train; 1, 1 and 2 validate; 2 and 4, both unheard of in training, test.
-    assert [part["n_events"] for part in found["parts"]] == [3, 3, 2]
+    assert [part["n_events"] for part in profile["parts"]] == [3, 3, 2]
     assert training["cold_event_share"] == 0.0
     assert validation["cold_event_share"] == pytest.approx(1 / 3)
     assert validation["cold_item_share"] == pytest.approx(1 / 2)
     assert (test["cold_event_share"], test["cold_item_share"], test["cold_target_share"]) == (1.0, 1.0, 1.0)
-    assert [each["variable"] for each in found["drift"]][:2] == [
+    assert [each["variable"] for each in profile["drift"]][:2] == [
         "events of the item in training",
         "earlier events of the user",
     ]
     # In training nothing came after the second place; in the test everything did.
-    assert found["drift"][1]["test"]["ks"] == 1.0
+    assert profile["drift"][1]["test"]["ks"] == 1.0
 
 
 def test_the_page_opens_offline_and_what_the_data_says_is_escaped(tmp_path):
@@ -140,19 +140,19 @@ def test_the_page_opens_offline_and_what_the_data_says_is_escaped(tmp_path):
     config = StepsConfig(min_column=name, min_value=1.0, max_events_per_day=1)
     prepare_store(source, tmp_path / "<b>", config, SplitConfig(split="temporal", valid_share=0.2, test_share=0.2))
     path = write_profile(tmp_path / "<b>")
-    found = path.read_text()
-    assert "<script" not in found
-    assert "&lt;script&gt;alert(&#x27;x&#x27;)&lt;/script&gt; at least 1" in found
-    assert "Profile of &lt;b&gt;" in found
-    assert "http" not in found.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
+    html = path.read_text()
+    assert "<script" not in html
+    assert "&lt;script&gt;alert(&#x27;x&#x27;)&lt;/script&gt; at least 1" in html
+    assert "Profile of &lt;b&gt;" in html
+    assert "http" not in html.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
         "http://creativecommons.org", ""
     )
     for step in ("found", "valid", "duplicates", "implausible users"):
-        assert f"<td class=words>{step}</td>" in found
+        assert f"<td class=words>{step}</td>" in html
 
 
 def test_a_store_without_times_has_a_profile_without_them():
     store = store_from_sequences([[1, 2, 3], [2, 3, 1]])
-    found = profiles.data_profile(store, leave_last_out(store))
-    assert "over_time" not in found
-    assert "Events over time" not in page(found)
+    profile = profiles.data_profile(store, leave_last_out(store))
+    assert "over_time" not in profile
+    assert "Events over time" not in page(profile)

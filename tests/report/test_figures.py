@@ -11,20 +11,20 @@ from seqrec.report import figures
 
 
 def test_figures_are_means_over_users_inside_their_intervals():
-    found = figures.figures(np.array([1.0, 3.0, 30.0]), users=np.arange(3))
-    assert found["n_users"] == 3
-    assert found["recall@5"] == pytest.approx(2 / 3)
-    assert found["ndcg@5"] == pytest.approx((1 + 0.5) / 3)
-    assert found["mrr"] == pytest.approx((1 + 1 / 3 + 1 / 30) / 3)
-    for name, (low, high) in found["intervals"].items():
-        assert low <= found[name] <= high
+    result = figures.figures(np.array([1.0, 3.0, 30.0]), users=np.arange(3))
+    assert result["n_users"] == 3
+    assert result["recall@5"] == pytest.approx(2 / 3)
+    assert result["ndcg@5"] == pytest.approx((1 + 0.5) / 3)
+    assert result["mrr"] == pytest.approx((1 + 1 / 3 + 1 / 30) / 3)
+    for name, (low, high) in result["intervals"].items():
+        assert low <= result[name] <= high
 
 
 def test_sessions_asked_about_several_times_have_mrr_at_k():
     ranks = np.array([1.0, 3.0, 30.0])
-    found = figures.figures(ranks, users=np.array([0, 0, 1]))
-    assert (found["n_users"], found["n_queries"]) == (2, 3)
-    assert found["mrr@20"] == pytest.approx((1 + 1 / 3) / 3)
+    result = figures.figures(ranks, users=np.array([0, 0, 1]))
+    assert (result["n_users"], result["n_queries"]) == (2, 3)
+    assert result["mrr@20"] == pytest.approx((1 + 1 / 3) / 3)
     assert "mrr@20" not in figures.figures(ranks, users=np.arange(3))
 
 
@@ -36,14 +36,14 @@ def test_the_figures_do_not_depend_on_the_order_of_users():
 
 
 def test_a_table_has_a_line_a_metric_and_columns_in_line():
-    found = figures.figures(np.array([1.0, 2.0]), users=np.arange(2))
+    result = figures.figures(np.array([1.0, 2.0]), users=np.arange(2))
     lines = figures.format_table(
-        {"a model": found, "a baseline of a very long name, longer than figures": found}
+        {"a model": result, "a baseline of a very long name, longer than figures": result}
     ).split("\n")
-    assert [line.split()[0] for line in lines[1:]] == list(found["intervals"])
+    assert [line.split()[0] for line in lines[1:]] == list(result["intervals"])
     assert len({len(line) for line in lines}) == 1
     # The figure in the column of each model; the interval's ends may be the same.
-    assert lines[-1].count(f"{found['mrr']:.4f} [") == 2
+    assert lines[-1].count(f"{result['mrr']:.4f} [") == 2
 
 
 def test_a_table_says_what_its_figures_are_of():
@@ -89,6 +89,6 @@ def test_kept_ranks_go_by_the_files_own_ids(tmp_path):
 
 
 def test_a_mean_over_several_targets_a_user_says_how_many_they_are():
-    found = figures.figures(np.array([1.0, 30.0, 30.0]), users=np.array([4, 4, 7]))
-    assert found["recall@10"] == pytest.approx(1 / 3)
-    assert (found["n_users"], found["n_queries"]) == (2, 3)
+    result = figures.figures(np.array([1.0, 30.0, 30.0]), users=np.array([4, 4, 7]))
+    assert result["recall@10"] == pytest.approx(1 / 3)
+    assert (result["n_users"], result["n_queries"]) == (2, 3)

@@ -82,7 +82,7 @@ def test_users_need_not_stand_in_one_order(pair, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"data_hash": "e"}, "data_hash is 'd' and 'e'"),
         ({"split_hash": "t"}, "split_hash is 's' and 't'"),
@@ -90,9 +90,9 @@ def test_users_need_not_stand_in_one_order(pair, tmp_path):
         ({"time_aware": True}, "time_aware is False and True"),
     ],
 )
-def test_runs_that_were_tested_in_another_way_are_refused(pair, tmp_path, changes, said):
+def test_runs_that_were_tested_in_another_way_are_refused(pair, tmp_path, changes, message):
     other = write_run(tmp_path / "other", np.full(N_USERS, 2.0), **changes)
-    with pytest.raises(InputError, match=f"old and other were not tested alike: {said}"):
+    with pytest.raises(InputError, match=f"old and other were not tested alike: {message}"):
         judge({"old": pair["old"], "other": other}, {"mrr": 0.1})
 
 
@@ -123,7 +123,7 @@ def test_an_unknown_metric_is_refused(metric):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ([], "names no metric"),
         (["ndcg@10"], "is not METRIC=MARGIN"),
@@ -135,8 +135,8 @@ def test_an_unknown_metric_is_refused(metric):
         (["mrr=0.1", "mrr=0.2"], "names mrr twice"),
     ],
 )
-def test_margins_that_cannot_be_used_are_refused(arguments, said):
-    with pytest.raises(InputError, match=said):
+def test_margins_that_cannot_be_used_are_refused(arguments, message):
+    with pytest.raises(InputError, match=message):
         parse_max_drops(arguments)
 
 
@@ -158,7 +158,7 @@ def test_slices_are_found_by_names_that_are_easy_to_type(name, slices):
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("3", "is in history length and genre: write SLICING=LABEL"),
         ("tragedy", "is not among the slices; these users have history length: 1.2, 3; genre: Comedy, 3"),
@@ -166,8 +166,8 @@ def test_slices_are_found_by_names_that_are_easy_to_type(name, slices):
         ("", "is not among the slices"),
     ],
 )
-def test_slices_that_are_unknown_or_not_one_are_refused(name, said):
-    with pytest.raises(InputError, match=said):
+def test_slices_that_are_unknown_or_not_one_are_refused(name, message):
+    with pytest.raises(InputError, match=message):
         users_in_slices([LENGTHS, GENRES], [name])
 
 

@@ -29,15 +29,15 @@ def test_figures_of_parts_are_those_of_all_lists(events_per_block, monkeypatch):
     lists[3, 2:], lists[7] = 0, 0  # a short list, and an empty one
     popularity = item_popularity(store, split)
     parts = np.array_split(generator.permutation(len(lists)), 3)
-    found = list_figures(functools.reduce(added, (list_sums(lists[p], p, queries, popularity) for p in parts)))
+    figures = list_figures(functools.reduce(added, (list_sums(lists[p], p, queries, popularity) for p in parts)))
     histories = queries.latest(np.arange(len(lists)), len(lists), 12)
     per_user = {
         "mean popularity": metrics.popularity_bias(lists, training_counts(store, split)),
         "novelty in bits": metrics.novelty(lists, training_counts(store, split, repeats=False), n_users=20),
         "personal repeat share": metrics.personal_repeat_share(lists, histories),
     }
-    assert found.keys() == {"catalogue coverage", "Gini of exposure", *per_user}
+    assert figures.keys() == {"catalogue coverage", "Gini of exposure", *per_user}
     for name, values in per_user.items():
-        assert found[name] == pytest.approx(np.nanmean(values), rel=1e-5)
-    assert found["catalogue coverage"] == pytest.approx(float(metrics.catalogue_coverage(lists, n_items=N_ITEMS)))
-    assert found["Gini of exposure"] == pytest.approx(float(metrics.gini(lists, n_items=N_ITEMS)))
+        assert figures[name] == pytest.approx(np.nanmean(values), rel=1e-5)
+    assert figures["catalogue coverage"] == pytest.approx(float(metrics.catalogue_coverage(lists, n_items=N_ITEMS)))
+    assert figures["Gini of exposure"] == pytest.approx(float(metrics.gini(lists, n_items=N_ITEMS)))

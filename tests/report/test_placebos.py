@@ -24,9 +24,9 @@ def a_study(*, genres: float, shuffled: float, seeds=(0, 1, 2), exact=True):
     gains = {"ids": 0.0, "genres": genres, "shuffled": shuffled}
     runs = [a_run(name, seed, gain=gain) for name, gain in gains.items() for seed in seeds]
     placebos = placebos_of(ARMS) if exact else {}
-    found = {"arms": ARMS, **study_figures(list(gains), seeds, runs, placebos=placebos)}
+    study = {"arms": ARMS, **study_figures(list(gains), seeds, runs, placebos=placebos)}
     values = [np.asarray(metric_values(run.ranks.rank)["ndcg@10"], np.float64) for run in runs]
-    return found, np.array(values).reshape(len(gains), len(seeds), -1)
+    return study, np.array(values).reshape(len(gains), len(seeds), -1)
 
 
 def test_a_placebo_has_the_flags_of_its_feature_in_any_order():
@@ -35,9 +35,9 @@ def test_a_placebo_has_the_flags_of_its_feature_in_any_order():
 
 @pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)])
 def test_a_feature_is_compared_with_its_placebo_user_by_user(seeds):
-    found, values = a_study(genres=0.1, shuffled=0.02, seeds=seeds)
+    study, values = a_study(genres=0.1, shuffled=0.02, seeds=seeds)
     # gap and its placebo have no runs.
-    [(name, contrast)] = against_placebos(found).items()
+    [(name, contrast)] = against_placebos(study).items()
     assert (name, contrast["placebo"]) == ("genres", "shuffled")
     expected = contrast_over_seeds_and_users(seed_user_summary(values), np.array([0.0, 1.0, -1.0]))
     assert contrast["difference"] == pytest.approx(values[1].mean() - values[2].mean())
@@ -57,26 +57,28 @@ def test_without_that_comparison_the_interval_is_no_narrower(seeds, shuffled):
 
 
 @pytest.mark.parametrize(
-    ("genres", "shuffled", "said"),
+    ("genres", "shuffled", "message"),
     [(0.1, 0.0, "better ("), (0.02, 0.021, "no difference shown ("), (0.0, 0.1, "worse (")],
 )
-def test_the_outcome_is_said_in_words(genres, shuffled, said):
-    found, _ = a_study(genres=genres, shuffled=shuffled)
-    [sentence] = placebo_sentences(found)
-    assert sentence.startswith(f"genres against its placebo, shuffled: {said}")
+def test_the_outcome_is_said_in_words(genres, shuffled, message):
+    study, _ = a_study(genres=genres, shuffled=shuffled)
+    [sentence] = placebo_sentences(study)
+    assert sentence.startswith(f"genres against its placebo, shuffled: {message}")
 
 
 def test_a_placebo_that_helps_takes_its_part_of_the_gain():
-    found, values = a_study(genres=0.2, shuffled=0.1)
-    assert found["variations"]["shuffled"]["verdict"]["kind"] == "helps"
+    study, values = a_study(genres=0.2, shuffled=0.1)
+    assert study["variations"]["shuffled"]["verdict"]["kind"] == "helps"
     of_placebo, whole = ((values[row] - values[0]).mean() for row in (2, 1))
-    [sentence] = placebo_sentences(found)
-    said = f"The placebo helps too: {of_placebo:.4f} of the gain of {whole:.4f} comes with the added parameters alone"
-    assert said.replace("0.", ".") in sentence
+    [sentence] = placebo_sentences(study)
+    message = (
+        f"The placebo helps too: {of_placebo:.4f} of the gain of {whole:.4f} comes with the added parameters alone"
+    )
+    assert message.replace("0.", ".") in sentence
 
 
 def test_what_the_kept_figures_cannot_decide_is_said_to_be_undecided():
-    found, _ = a_study(genres=0.02, shuffled=0.021, exact=False)
-    [sentence] = placebo_sentences(found)
+    study, _ = a_study(genres=0.02, shuffled=0.021, exact=False)
+    [sentence] = placebo_sentences(study)
     assert "not decided (" in sentence
     assert "by the widest interval that the kept figures allow" in sentence

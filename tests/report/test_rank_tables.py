@@ -39,12 +39,12 @@ def test_a_run_directory_and_its_file_read_alike(tmp_path, users):
     columns = {"user": users, "item": [7, 8], "rank": [1.5, 1], "history_length": [4, 9], "n_candidates": [50, 51]}
     pq.write_table(pa.table(columns), tmp_path / "ranks.parquet")
     for path in (tmp_path, tmp_path / "ranks.parquet"):
-        found = read_rank_table(path)
-        assert found.user.tolist() == users
-        assert found.item.tolist() == [7, 8]
-        assert found.rank.tolist() == [1.5, 1.0]
-        assert found.columns["history_length"].tolist() == [4, 9]
-        assert found.list_length is None
+        ranks = read_rank_table(path)
+        assert ranks.user.tolist() == users
+        assert ranks.item.tolist() == [7, 8]
+        assert ranks.rank.tolist() == [1.5, 1.0]
+        assert ranks.columns["history_length"].tolist() == [4, 9]
+        assert ranks.list_length is None
 
 
 @pytest.mark.parametrize(
@@ -95,18 +95,18 @@ def test_what_is_no_parquet_file_is_refused(tmp_path):
 
 def test_ranks_are_taken_as_given_and_what_is_not_listed_is_not_ranked(tmp_path):
     text = "user,item,rank\n1,99,1\n1,10,2\n2,99,1\n3,30,1\n3,31,2\n3,32,3\n"
-    found = read_top_k(csv_file(tmp_path, text), LIKE)
-    np.testing.assert_array_equal(found.rank, [2.0, np.nan, 1.0])
-    assert found.list_length == 3
-    assert found.user is LIKE.user
-    assert found.columns["history_length"].tolist() == [5, 6, 7]
+    ranks = read_top_k(csv_file(tmp_path, text), LIKE)
+    np.testing.assert_array_equal(ranks.rank, [2.0, np.nan, 1.0])
+    assert ranks.list_length == 3
+    assert ranks.user is LIKE.user
+    assert ranks.columns["history_length"].tolist() == [5, 6, 7]
 
 
 def test_scores_rank_from_high_to_low_in_any_order_of_rows(tmp_path):
     text = "user,item,score\n1,5,-1\n2,20,0.5\n1,10,2e-1\n2,7,0.25\n3,1,inf\n1,6,.9\n"
-    found = read_top_k(csv_file(tmp_path, text), LIKE)
-    np.testing.assert_array_equal(found.rank, [2.0, 1.0, np.nan])
-    assert found.list_length == 3
+    ranks = read_top_k(csv_file(tmp_path, text), LIKE)
+    np.testing.assert_array_equal(ranks.rank, [2.0, 1.0, np.nan])
+    assert ranks.list_length == 3
 
 
 def test_tied_scores_cost_their_mean(tmp_path):
@@ -136,8 +136,8 @@ def test_ranks_agree_with_sorting_each_list(tmp_path):
         places = 1 + np.flatnonzero(np.sort(-scores) == -own)
         expected.append(places.mean() if len(places) else np.nan)
     rows = random.permutation(rows).tolist()
-    found = read_top_k(csv_file(tmp_path, "user,item,score\n" + "\n".join(rows)), like)
-    np.testing.assert_array_equal(found.rank, expected)
+    ranks = read_top_k(csv_file(tmp_path, "user,item,score\n" + "\n".join(rows)), like)
+    np.testing.assert_array_equal(ranks.rank, expected)
 
 
 def as_gzip(path, rows):
@@ -187,10 +187,10 @@ def test_integers_and_text_compare_as_text(tmp_path, like, text):
 
 
 def test_users_without_a_list_and_lists_without_a_user_are_counted(tmp_path):
-    found = read_top_k(csv_file(tmp_path, "user,item,rank\n1,10,1\n8,10,1\n9,10,1\n9,11,7\n"), LIKE)
-    assert (found.n_without_list, found.n_unknown) == (2, 2)
-    np.testing.assert_array_equal(found.rank, [1.0, np.nan, np.nan])
-    assert found.list_length == 1  # of the users asked about
+    ranks = read_top_k(csv_file(tmp_path, "user,item,rank\n1,10,1\n8,10,1\n9,10,1\n9,11,7\n"), LIKE)
+    assert (ranks.n_without_list, ranks.n_unknown) == (2, 2)
+    np.testing.assert_array_equal(ranks.rank, [1.0, np.nan, np.nan])
+    assert ranks.list_length == 1  # of the users asked about
 
 
 def test_a_list_cut_out_of_a_longer_one_counts_to_its_last_rank(tmp_path):
@@ -241,25 +241,25 @@ def test_ranks_that_are_means_of_ties_are_taken(tmp_path):
 def test_rows_of_one_user_meet_in_any_order():
     a = table([3, 1, 2], [30, 10, 20], [3.0, 1.0, 2.0], history_length=[33, 11, 22])
     b = table([2, 3, 1], [20, 30, 10], [2.5, 3.5, 1.5])
-    found = align({"a": a, "b": b})
-    assert found.tables["a"].user.tolist() == found.tables["b"].user.tolist() == [1, 2, 3]
-    assert found.tables["a"].rank.tolist() == [1.0, 2.0, 3.0]
-    assert found.tables["b"].rank.tolist() == [1.5, 2.5, 3.5]
-    assert found.tables["a"].columns["history_length"].tolist() == [11, 22, 33]
-    assert found.n_dropped == {"a": 0, "b": 0}
+    aligned = align({"a": a, "b": b})
+    assert aligned.tables["a"].user.tolist() == aligned.tables["b"].user.tolist() == [1, 2, 3]
+    assert aligned.tables["a"].rank.tolist() == [1.0, 2.0, 3.0]
+    assert aligned.tables["b"].rank.tolist() == [1.5, 2.5, 3.5]
+    assert aligned.tables["a"].columns["history_length"].tolist() == [11, 22, 33]
+    assert aligned.n_dropped == {"a": 0, "b": 0}
 
 
 def test_users_that_a_run_lacks_are_dropped_and_counted():
     a, b = table([1, 2, 3], [10, 20, 30]), table([2, 3, 4, 5], [20, 30, 40, 50])
-    found = align({"a": a, "b": b})
-    assert found.tables["b"].user.tolist() == [2, 3]
-    assert found.n_dropped == {"a": 1, "b": 2}
+    aligned = align({"a": a, "b": b})
+    assert aligned.tables["b"].user.tolist() == [2, 3]
+    assert aligned.n_dropped == {"a": 1, "b": 2}
 
 
 def test_integer_and_text_keys_meet_as_text():
-    found = align({"a": table([2, 10], [7, 8]), "b": table(["10", "2"], ["8", "7"], [5.0, 6.0])})
-    assert found.tables["a"].user.tolist() == found.tables["b"].user.tolist() == ["10", "2"]
-    assert found.tables["b"].rank.tolist() == [5.0, 6.0]
+    aligned = align({"a": table([2, 10], [7, 8]), "b": table(["10", "2"], ["8", "7"], [5.0, 6.0])})
+    assert aligned.tables["a"].user.tolist() == aligned.tables["b"].user.tolist() == ["10", "2"]
+    assert aligned.tables["b"].rank.tolist() == [5.0, 6.0]
 
 
 def test_other_held_out_items_are_another_split():

@@ -32,6 +32,6 @@ def test_titles_are_escaped_and_items_without_one_have_their_key():
 def test_items_with_equal_codes_are_counted_in_words():
     # Items 1, 2 and 3 have equal codes; of the others no two.
     assert "3 items share all their codes with another, in 1 group of up to 3" in as_text(report(CODES))
-    apart = CODES.copy()
-    apart[1:, 1] = [0, 1, 2, 0, 1]
-    assert "no two items share all their codes" in as_text(report(apart))
+    distinct = CODES.copy()
+    distinct[1:, 1] = [0, 1, 2, 0, 1]
+    assert "no two items share all their codes" in as_text(report(distinct))

@@ -24,8 +24,8 @@ def table(n_users=8, **columns) -> RankTableFile:
 
 
 def labels(values, **options) -> tuple[str, ...]:
-    found = quantile_slices(np.array(values, float), name="x", column="x", **options)
-    return tuple(label.replace("\N{EN DASH}", " to ") for label in found.labels)
+    slices = quantile_slices(np.array(values, float), name="x", column="x", **options)
+    return tuple(label.replace("\N{EN DASH}", " to ") for label in slices.labels)
 
 
 def members(slicing: Slicing) -> dict[str, list[int]]:
@@ -75,12 +75,12 @@ def test_a_last_text_alone_is_named_and_not_other():
 
 
 def test_slices_of_a_rank_table():
-    found = standard_slicings(
+    slicings = standard_slicings(
         table(history_length=np.arange(8), target_events=[0, 0, 1, 2, 3, 4, 5, 6], user_events=[7] * 8), n_bins=2
     )
     # All users are equally active, so that is no slicing.
-    assert [slicing.name for slicing in found] == ["history length", "target popularity", "cold targets"]
-    assert members(found[2]) == {"cold: not in training": [0, 1], "warm": [2, 3, 4, 5, 6, 7]}
+    assert [slicing.name for slicing in slicings] == ["history length", "target popularity", "cold targets"]
+    assert members(slicings[2]) == {"cold: not in training": [0, 1], "warm": [2, 3, 4, 5, 6, 7]}
     assert standard_slicings(table()) == []
     assert [s.name for s in standard_slicings(table(2, target_events=[3, 4]))] == ["target popularity"]
 
@@ -111,11 +111,11 @@ def test_keys_come_first_where_their_column_has_another_name(tmp_path):
 
 
 def test_text_keys_meet_integers_as_text(tmp_path):
-    [found] = joined(tmp_path, "user,x\n1,a\nu2,b\n")
-    assert members(found)["a"] == [0]
+    [slicing] = joined(tmp_path, "user,x\n1,a\nu2,b\n")
+    assert members(slicing)["a"] == [0]
     texts = RankTableFile(np.array(["1", "2"], object), np.array(["a", "b"], object), np.ones(2))
-    [found] = joined(tmp_path, "user,x\n1,a\n2,b\n", of=texts)
-    assert members(found) == {"a": [0], "b": [1]}
+    [slicing] = joined(tmp_path, "user,x\n1,a\n2,b\n", of=texts)
+    assert members(slicing) == {"a": [0], "b": [1]}
 
 
 def test_parquet_joins_too_and_a_constant_is_no_slicing(tmp_path):

@@ -18,18 +18,18 @@ def ndcg(run):
 
 def test_differences_are_those_of_users_and_seeds():
     runs = runs_of_a_study()
-    found = study_figures(NAMES, (0, 1, 2), runs)
+    figures = study_figures(NAMES, (0, 1, 2), runs)
     values = np.array([[ndcg(run) for run in runs if run.name == name] for name in NAMES])
     for row, (difference, adjusted) in enumerate(compare_over_seeds_and_users(values), start=1):
-        each = found["variations"][NAMES[row]]["ndcg@10"]
+        each = figures["variations"][NAMES[row]]["ndcg@10"]
         assert each["difference"] == pytest.approx(np.mean(values[row] - values[0]))
         assert each["interval"] == pytest.approx([difference.lower, difference.upper])
         assert each["p_holm"] == pytest.approx(adjusted)
-    assert found["variations"]["genres"]["verdict"]["kind"] == "helps"
-    assert found["variations"]["shuffled"]["verdict"]["kind"] == "none"
-    assert found["systems"]["ids"]["values"] == pytest.approx(values[0].mean(axis=1).tolist())
-    assert found["systems"]["ids"]["seeds_sd"] == pytest.approx(values[0].mean(axis=1).std(ddof=1))
-    assert found["notes"] == []
+    assert figures["variations"]["genres"]["verdict"]["kind"] == "helps"
+    assert figures["variations"]["shuffled"]["verdict"]["kind"] == "none"
+    assert figures["systems"]["ids"]["values"] == pytest.approx(values[0].mean(axis=1).tolist())
+    assert figures["systems"]["ids"]["seeds_sd"] == pytest.approx(values[0].mean(axis=1).std(ddof=1))
+    assert figures["notes"] == []
 
 
 def test_slices_are_the_same_figures_among_fewer_users():
@@ -39,9 +39,9 @@ def test_slices_are_the_same_figures_among_fewer_users():
     inside = runs[0].ranks.columns["target_events"] == 0
     values = np.array([[ndcg(run)[inside] for run in runs if run.name == name] for name in NAMES])
     assert cold["slices"][0]["n_users"] == inside.sum()
-    found = cold["slices"][0]["differences"]["genres"]["ndcg@10"]
+    figures = cold["slices"][0]["differences"]["genres"]["ndcg@10"]
     [(genres, _), _] = compare_over_seeds_and_users(values)
-    assert found == pytest.approx([genres.estimate, genres.lower, genres.upper])
+    assert figures == pytest.approx([genres.estimate, genres.lower, genres.upper])
 
 
 def test_costs_are_medians_without_the_first_interval_and_stand_beside_the_base():
@@ -53,39 +53,39 @@ def test_costs_are_medians_without_the_first_interval_and_stand_beside_the_base(
 
 def test_only_whole_seeds_are_compared():
     runs = [run for run in runs_of_a_study() if (run.name, run.seed) != ("shuffled", 2)]
-    found = study_figures(NAMES, (0, 1, 2), runs)
-    assert found["seeds"] == [0, 1]
-    assert found["notes"] == ["2 finished runs are of seeds that not all variations have; they are not compared."]
+    figures = study_figures(NAMES, (0, 1, 2), runs)
+    assert figures["seeds"] == [0, 1]
+    assert figures["notes"] == ["2 finished runs are of seeds that not all variations have; they are not compared."]
 
 
 def test_one_seed_says_that_it_knows_of_no_other():
     runs = [run for run in runs_of_a_study() if run.seed == 0]
-    found = study_figures(NAMES, (0, 1, 2), runs)
-    assert found["seeds"] == [0]
-    assert "not about the variations" in found["notes"][0]
-    assert found["variations"]["genres"]["ndcg@10"]["seeds_error"] is None
-    assert found["systems"]["ids"]["seeds_sd"] is None
+    figures = study_figures(NAMES, (0, 1, 2), runs)
+    assert figures["seeds"] == [0]
+    assert "not about the variations" in figures["notes"][0]
+    assert figures["variations"]["genres"]["ndcg@10"]["seeds_error"] is None
+    assert figures["systems"]["ids"]["seeds_sd"] is None
 
 
 def test_a_variation_without_runs_is_named_and_does_not_hide_the_others():
     runs = [run for run in runs_of_a_study() if run.name != "shuffled"]
-    found = study_figures(NAMES, (0, 1, 2), runs)
-    assert list(found["variations"]) == ["genres"]
-    assert found["seeds"] == [0, 1, 2]
-    assert found["notes"][0] == "Not compared, because runs are missing: shuffled."
+    figures = study_figures(NAMES, (0, 1, 2), runs)
+    assert list(figures["variations"]) == ["genres"]
+    assert figures["seeds"] == [0, 1, 2]
+    assert figures["notes"][0] == "Not compared, because runs are missing: shuffled."
 
 
 @pytest.mark.parametrize(
-    ("kept", "said"),
+    ("kept", "message"),
     [
         ((), "ids has no finished run"),
         (("genres",), "ids has no finished run"),
         (("ids",), "no variation has finished"),
     ],
 )
-def test_without_a_base_or_a_variation_nothing_is_compared(kept, said):
+def test_without_a_base_or_a_variation_nothing_is_compared(kept, message):
     runs = [run for run in runs_of_a_study() if run.name in kept]
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         study_figures(NAMES, (0, 1, 2), runs)
 
 

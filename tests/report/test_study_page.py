@@ -12,7 +12,7 @@ from seqrec.report.study_page import as_text, page
 NAMES = ("ids", "genres", "shuffled")
 
 
-def found_of(runs, **changes):
+def study_result(runs, **changes):
     """As study.json has it."""
     states = [
         {"name": run.name, "seed": run.seed, "state": "done", "failure": None, "command": f"train --seed {run.seed}"}
@@ -30,7 +30,7 @@ def found_of(runs, **changes):
 
 
 def test_verdicts_stand_before_the_first_picture():
-    html = page(found_of(runs_of_a_study()))
+    html = page(study_result(runs_of_a_study()))
     verdicts = re.findall('<div class="verdict ?([a-z]*)"><p>(.*?)</p>', html)
     assert [kind for kind, _ in verdicts] == ["good", ""]
     assert verdicts[0][1].startswith("genres helps by ")
@@ -39,7 +39,7 @@ def test_verdicts_stand_before_the_first_picture():
 
 
 def test_the_page_is_whole_and_links_to_nothing():
-    html = page(found_of(runs_of_a_study()))
+    html = page(study_result(runs_of_a_study()))
     reader = PageReader(html)
     assert reader.stands_alone()
     assert "<genres>" in reader.text
@@ -48,32 +48,32 @@ def test_the_page_is_whole_and_links_to_nothing():
 
 
 def test_the_title_names_the_data_and_not_its_form():
-    found = found_of(runs_of_a_study(), data={"dataset": "s3rec", "name": "Beauty"})
-    assert "<h1>What helps sasrec on Beauty?</h1>" in page(found)
+    study = study_result(runs_of_a_study(), data={"dataset": "s3rec", "name": "Beauty"})
+    assert "<h1>What helps sasrec on Beauty?</h1>" in page(study)
 
 
 def test_a_verdict_that_the_correction_decided_says_so():
-    found = found_of(runs_of_a_study())
-    shuffled = found["variations"]["shuffled"]
+    study = study_result(runs_of_a_study())
+    shuffled = study["variations"]["shuffled"]
     shuffled["ndcg@10"] |= {"difference": 0.0049, "interval": [0.0007, 0.0091], "p": 0.022, "p_holm": 0.088}
     shuffled["verdict"] = {"kind": "none", "size": 0.0091}
     assert (
         "shuffled: no difference larger than .0091 (.0049 [.0007, .0091]; p = .022 alone, .088 corrected for 2)"
-        in as_text(found)
+        in as_text(study)
     )
 
 
 def test_what_did_not_finish_is_on_the_page_and_in_the_text():
-    found = found_of([run for run in runs_of_a_study() if run.name != "shuffled"])
-    found["runs"] += [{"name": "shuffled", "seed": 0, "state": "failed", "failure": "the loss is nan", "command": ""}]
-    assert "the loss is nan" in page(found)
-    printed = as_text(found)
+    study = study_result([run for run in runs_of_a_study() if run.name != "shuffled"])
+    study["runs"] += [{"name": "shuffled", "seed": 0, "state": "failed", "failure": "the loss is nan", "command": ""}]
+    assert "the loss is nan" in page(study)
+    printed = as_text(study)
     assert "shuffled, seed 0 failed: the loss is nan" in printed
     assert "Not compared, because runs are missing: shuffled" in printed
 
 
 @pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)])
 def test_one_seed_is_said_wherever_a_verdict_is(seeds):
-    found = found_of(runs_of_a_study(seeds))
-    assert ("in these very runs" in as_text(found)) == (len(seeds) == 1)
-    assert ("seed 0 alone" in page(found)) == (len(seeds) == 1)
+    study = study_result(runs_of_a_study(seeds))
+    assert ("in these very runs" in as_text(study)) == (len(seeds) == 1)
+    assert ("seed 0 alone" in page(study)) == (len(seeds) == 1)

@@ -13,7 +13,7 @@ def trial(number, state, curve, **values):
 
 
 @pytest.fixture
-def found():
+def findings():
     trials = [
         trial(0, "complete", [0.1, 0.2, 0.25], **{"learning-rate": 0.002, "norm": "rms"}),
         trial(1, "pruned", [0.01], **{"learning-rate": 0.01, "norm": "layer"}),
@@ -43,30 +43,30 @@ def words(html: str) -> str:
     return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", html))
 
 
-def test_the_page_says_what_was_found_and_against_what(found):
-    said = words(page(found))
-    assert "Trial 2 is the best: 0.3000 in epoch 2. The config as given reached 0.2500." in said
-    assert "4 trials: 2 complete, 1 pruned, 1 failed; 3.0 minutes of training" in said
-    assert "pruned in epoch 1" in said
-    assert "python s.py --x &#x27;&lt;&#x27;" in said
-    assert "75%" in said
-    assert "<events>" not in page(found)
+def test_the_page_says_what_was_found_and_against_what(findings):
+    message = words(page(findings))
+    assert "Trial 2 is the best: 0.3000 in epoch 2. The config as given reached 0.2500." in message
+    assert "4 trials: 2 complete, 1 pruned, 1 failed; 3.0 minutes of training" in message
+    assert "pruned in epoch 1" in message
+    assert "python s.py --x &#x27;&lt;&#x27;" in message
+    assert "75%" in message
+    assert "<events>" not in page(findings)
 
 
-def test_a_study_in_which_the_given_config_was_best_says_so(found):
-    found["best"] = {**found["best"], "number": 0, "ndcg@10": 0.25, "values": found["trials"][0]["values"]}
-    assert "no trial was better" in page(found)
-    pruned = copy.deepcopy(found)
+def test_a_study_in_which_the_given_config_was_best_says_so(findings):
+    findings["best"] = {**findings["best"], "number": 0, "ndcg@10": 0.25, "values": findings["trials"][0]["values"]}
+    assert "no trial was better" in page(findings)
+    pruned = copy.deepcopy(findings)
     pruned["best"]["number"] = 2
     pruned["trials"][0] |= {"state": "pruned", "curve": [0.1, 0.25]}
     assert "reached 0.2500, where it was pruned in epoch 2" in words(page(pruned))
 
 
-def test_a_study_of_few_trials_says_nothing_of_what_mattered(found):
-    assert "Too few trials" in page({**found, "importances": {}})
+def test_a_study_of_few_trials_says_nothing_of_what_mattered(findings):
+    assert "Too few trials" in page({**findings, "importances": {}})
 
 
-def test_a_pruned_curve_ends_in_a_cross(found):
-    axes = plot_curves([each for each in found["trials"] if each["curve"]], 2).axes[0]
+def test_a_pruned_curve_ends_in_a_cross(findings):
+    axes = plot_curves([each for each in findings["trials"] if each["curve"]], 2).axes[0]
     assert [line.get_xdata().tolist() for line in axes.lines if line.get_marker() == "x"] == [[1]]
     assert {line.get_label() for line in axes.lines} >= {"best: trial 2", "complete", "pruned, ends in x"}

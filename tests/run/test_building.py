@@ -62,7 +62,7 @@ DECODER = {"make": seq2seq, "model": Seq2SeqConfig(BOTH_WAYS), "ask": continuati
 
 
 @pytest.mark.parametrize(
-    ("loss", "options", "said"),
+    ("loss", "options", "message"),
     [
         ({"repeat_mixture": True}, {"mask_seen": "yes"}, "which are not ranked; add --no-mask-seen"),
         (
@@ -86,7 +86,7 @@ DECODER = {"make": seq2seq, "model": Seq2SeqConfig(BOTH_WAYS), "ask": continuati
         ),
     ],
 )
-def test_what_does_not_go_together_is_refused_in_one_line(loss, options, said):
-    with pytest.raises(ValueError, match=said) as refusal:
+def test_what_does_not_go_together_is_refused_in_one_line(loss, options, message):
+    with pytest.raises(ValueError, match=message) as refusal:
         a_model(LossConfig(**loss), **options)
     assert "\n" not in str(refusal.value)

@@ -13,7 +13,7 @@ OWN = DataConfig("store", shards="own")
 
 
 @pytest.mark.parametrize(
-    ("parts", "said"),
+    ("parts", "message"),
     [
         (
             {"data": DataConfig(times="query"), "engagement": EngagementConfig(gap_head=0.1)},
@@ -25,8 +25,8 @@ OWN = DataConfig("store", shards="own")
     ],
     ids=["gap head", "skip weight", "fused tables", "weights by age"],
 )
-def test_parts_that_contradict_each_other_are_refused(parts, said):
-    with pytest.raises(ValueError, match=said) as refusal:
+def test_parts_that_contradict_each_other_are_refused(parts, message):
+    with pytest.raises(ValueError, match=message) as refusal:
         TrainingConfig(**parts)
     assert "\n" not in str(refusal.value)
     for name, part in parts.items():
@@ -35,14 +35,14 @@ def test_parts_that_contradict_each_other_are_refused(parts, said):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"dataset": "events"}, "shards=own with dataset=events; prepare a store, and use dataset=store"),
         ({"features": EventFeatureConfig(("hour",))}, "neither event_features and user_features nor several items"),
         ({"split": SplitConfig(window_target="first", n_out=3)}, "nor several items held out to generate"),
     ],
 )
-def test_what_no_process_can_make_of_its_own_shards_is_refused(options, said):
+def test_what_no_process_can_make_of_its_own_shards_is_refused(options, message):
     DataConfig(**{"dataset": "store", **options})
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         DataConfig(**{"dataset": "store", "shards": "own", **options})

@@ -232,10 +232,12 @@ def test_the_order_of_ties_is_that_of_the_config_and_is_said(run, tmp_path, capl
         items[ties] = open_store(tmp_path / ties).items.tolist()
     assert items["file"] == [*range(1, 7)] * 5
     assert items["auto"] != items["file"]
-    said = "100.0% of neighbours have equal times, of these 100.0% in the order of item ids (chance: 50%); ordered by"
+    message = (
+        "100.0% of neighbours have equal times, of these 100.0% in the order of item ids (chance: 50%); ordered by"
+    )
     assert [line for line in caplog.messages if "ties" in line] == [
-        f"ties        {said} hash",
-        f"ties        {said} file",
+        f"ties        {message} hash",
+        f"ties        {message} file",
     ]
 
 
@@ -270,8 +272,8 @@ def test_sessions_in_two_files_are_tested_on_every_prefix_of_the_second(tmp_path
     config = DataConfig("sessions", folder, split=split, mask_seen="no")
     prepare_store(tmp_path / "store", (config, EngagementConfig()))
     task = make_task(config, open_store(tmp_path / "store"), seed=0)
-    asked = task.store.item_keys[task.test.targets - 1].reshape(7, 4)
-    assert sorted(asked.astype(int).tolist()) == sorted(sessions["test"][:, 1:].tolist())
+    targets = task.store.item_keys[task.test.targets - 1].reshape(7, 4)
+    assert sorted(targets.astype(int).tolist()) == sorted(sessions["test"][:, 1:].tolist())
     assert len(task.test.users) == 7 * 4
 
 

@@ -35,9 +35,9 @@ def run(monkeypatch):
 
 def test_rows_are_found_by_key_and_centred_over_trained_items(run):
     run({"item_table": TABLE}, [3, 2, 1, 4])
-    found = table_vectors(Path("run"), STORE, TRAINED)
+    vectors = table_vectors(Path("run"), STORE, TRAINED)
     own = np.array([[5, 3], [0, 3], [1, 0]])
-    np.testing.assert_allclose(found, [*(own - own.mean(axis=0)), [0, 0]], atol=1e-6)  # item 4 was never trained on
+    np.testing.assert_allclose(vectors, [*(own - own.mean(axis=0)), [0, 0]], atol=1e-6)  # item 4 was never trained on
 
 
 def test_features_and_table_are_joined_with_their_weights(run):

@@ -84,14 +84,14 @@ def test_every_flag_wins_and_a_model_can_be_built(flags):
     given = fields_given(config, flags.split())
     tasks = {}
     for facts in FACTS[:8]:
-        found = recommended(config, facts, given=given)
-        assert not given & found.reasons.keys()
-        assert values_of(found.config, given) == values_of(config, given)
-        assert found.config == with_values(config, values_of(found.config, found.reasons))
-        data = found.config.training.data
+        recommendation = recommended(config, facts, given=given)
+        assert not given & recommendation.reasons.keys()
+        assert values_of(recommendation.config, given) == values_of(config, given)
+        assert recommendation.config == with_values(config, values_of(recommendation.config, recommendation.reasons))
+        data = recommendation.config.training.data
         if data not in tasks:
             tasks[data] = make_task(data, STORE, seed=0)
-        sasrec.build(found.config, tasks[data])
+        sasrec.build(recommendation.config, tasks[data])
 
 
 def test_a_flag_with_the_value_of_its_default_wins_too():
@@ -105,9 +105,9 @@ def test_a_rule_that_a_flag_makes_impossible_gives_way_to_the_next():
         Rule("training.loss.loss", "softmax", lambda facts, config: True, "{n_users} users"),
     ]
     smooth = runtime.parse(sasrec.Config, ["--label-smoothing", "0.1"])
-    found = recommended(smooth, ALL_FACTS[0], rules=rules)
-    assert (found.config, found.reasons) == (smooth, {"training.loss.loss": "500 users"})
-    assert found.lines() == ["--loss softmax: 500 users"]
+    recommendation = recommended(smooth, ALL_FACTS[0], rules=rules)
+    assert (recommendation.config, recommendation.reasons) == (smooth, {"training.loss.loss": "500 users"})
+    assert recommendation.lines() == ["--loss softmax: 500 users"]
 
 
 def test_no_tables_are_fused_where_each_process_reads_its_own_shards():

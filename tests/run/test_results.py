@@ -84,9 +84,9 @@ def test_a_baseline_that_cannot_be_fitted_is_named_and_the_others_are_tested(bui
     task, model, state = built
     monkeypatch.setattr(scored, "_LARGEST_EASE", 6)
     params = composed_params(model, state.params)
-    found = run_results.test(task, model, params, valid_ranks=None, baselines=("popularity", "EASE"))
-    assert found.results["baselines"].keys() == found.baselines.keys() == {"popularity"}
-    assert "EASE on 7 items needs" in found.results["baselines_left_out"]["EASE"]
+    outcome = run_results.test(task, model, params, valid_ranks=None, baselines=("popularity", "EASE"))
+    assert outcome.results["baselines"].keys() == outcome.baselines.keys() == {"popularity"}
+    assert "EASE on 7 items needs" in outcome.results["baselines_left_out"]["EASE"]
 
 
 def test_a_sample_of_test_users_is_in_the_protocol_and_on_the_table(built, tested, capsys):
@@ -102,12 +102,12 @@ def test_ranks_that_validation_has_kept_are_published_without_ranking_again(buil
     task, model, state = built
     params = composed_params(model, state.params)
     kept = evaluate(make_eval_step(model), params, task.valid).rank
-    asked = []
+    evaluated = []
     monkeypatch.setattr(
-        run_results, "evaluate", lambda step, params, queries, **report: (asked.append(queries), tested[0])[1]
+        run_results, "evaluate", lambda step, params, queries, **report: (evaluated.append(queries), tested[0])[1]
     )
     _, results, _ = run_results.test(task, model, params, valid_ranks=kept, baselines=CHEAP[:1])
-    assert asked == [task.test]
+    assert evaluated == [task.test]
     assert results["valid"] == tested[1]["valid"]
 
 

@@ -75,7 +75,7 @@ def test_the_same_form_with_other_numbers_of_items_is_taken():
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"item_table": np.zeros((5, 4))}, r"parameter item_table is \[items, 4\] there and \[items, 2\] here"),
         ({"layers.0.kernel": np.zeros((2, 4))}, r"parameter layers.0.kernel is \[2, 4\] there and \[2, 3\] here"),
@@ -84,9 +84,9 @@ def test_the_same_form_with_other_numbers_of_items_is_taken():
         ({"layers.0.kernel": None}, r"parameter layers.0.kernel is missing there and \[2, 3\] here"),
     ],
 )
-def test_another_architecture_is_refused_by_its_first_parameter(change, said):
+def test_another_architecture_is_refused_by_its_first_parameter(change, message):
     saved = {name: values for name, values in {**SAVED, **change}.items() if values is not None}
-    with pytest.raises(InputError, match=f"runs/old has another architecture: {said}") as refusal:
+    with pytest.raises(InputError, match=f"runs/old has another architecture: {message}") as refusal:
         check_architecture(SPECS, saved, run="runs/old")
     assert "\n" not in str(refusal.value)
 
@@ -99,7 +99,7 @@ def test_a_bundle_whose_item_vectors_are_composed_is_refused_by_what_they_are_ma
         return Trained("old", Path("old"), True, {}, np.arange(5), {"training": {"items": items}}, {})
 
     check_item_vectors(model, bundle(item_features=[], ids="table"))
-    for own, theirs, said in (
+    for own, theirs, message in (
         (
             model,
             bundle(item_features=["genre", "year:buckets"], ids="table"),
@@ -108,7 +108,7 @@ def test_a_bundle_whose_item_vectors_are_composed_is_refused_by_what_they_are_ma
         (model, bundle(item_features=[], ids="multi-hash"), "item vectors made of --ids multi-hash;"),
         (composing, bundle(item_features=[], ids="table"), "and no parameters that --item-features or --ids adds;"),
     ):
-        with pytest.raises(InputError, match=f"old is a bundle, which has a table of .*{said} start from the run"):
+        with pytest.raises(InputError, match=f"old is a bundle, which has a table of .*{message} start from the run"):
             check_item_vectors(own, theirs)
 
 

@@ -25,17 +25,19 @@ def test_perplexity_counts_equally_used_codes():
 def test_chance_is_that_of_two_different_items_drawn_apart():
     drawn = [(a, b) for block in PAIRS.blocks() for a, b in zip(*block, strict=True)]
     codes = [tuple(row) for row in IDS.codes.tolist()]
-    for level, found in enumerate(session_figures(IDS, PAIRS)):
+    for level, figures in enumerate(session_figures(IDS, PAIRS)):
         prefix = [row[: level + 1] for row in codes]
-        apart = [(a, b) for a, _ in drawn for _, b in drawn if a != b]
-        share, chance = (np.mean([prefix[a] == prefix[b] for a, b in each]) for each in (drawn, apart))
-        np.testing.assert_allclose([found["share"], found["chance"], found["lift"]], [share, chance, share / chance])
+        independent = [(a, b) for a, _ in drawn for _, b in drawn if a != b]
+        share, chance = (np.mean([prefix[a] == prefix[b] for a, b in each]) for each in (drawn, independent))
+        np.testing.assert_allclose(
+            [figures["share"], figures["chance"], figures["lift"]], [share, chance, share / chance]
+        )
 
 
 def test_examples_are_the_most_frequent_items_of_prefixes_of_three_or_more():
     ids = semantic_ids(np.array([[0, 0], [1, 0], [1, 0], [1, 0], [2, 0], [2, 0], [0, 0]]), (3, 1))
-    [found] = examples(ids, np.array(list("abcdef")), np.array([0, 5, 7, 6, 90, 90, 1]))
-    assert found == {"prefix": [1, 0], "n_items": 3, "items": ["b", "c", "a"]}
+    [example] = examples(ids, np.array(list("abcdef")), np.array([0, 5, 7, 6, 90, 90, 1]))
+    assert example == {"prefix": [1, 0], "n_items": 3, "items": ["b", "c", "a"]}
 
 
 def test_the_report_says_how_many_share_all_codes():

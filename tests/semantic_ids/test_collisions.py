@@ -49,14 +49,14 @@ def test_balanced_codes_are_all_different_and_leave_alone_what_was():
 
 def test_of_equal_codes_the_nearest_keeps_them_and_the_next_takes_the_next_nearest():
     table = np.array([[0.0], [1.0], [5.0]], np.float32)
-    found = balanced_codes(quantised(np.array([[0.2], [0.1], [-9.0]], np.float32), (table,)))
-    assert found.ravel().tolist() == [1, 0, 2]
+    codes = balanced_codes(quantised(np.array([[0.2], [0.1], [-9.0]], np.float32), (table,)))
+    assert codes.ravel().tolist() == [1, 0, 2]
 
 
 def test_a_full_prefix_sends_items_to_the_nearest_one_with_room():
     codebooks = (np.array([[0.0], [10.0]], np.float32), np.array([[0.0], [1.0]], np.float32))
-    found = balanced_codes(quantised(np.array([[0.0], [1.0], [4.0]], np.float32), codebooks))
-    assert rows_of(found) == [(0, 0), (0, 1), (1, 0)]
+    codes = balanced_codes(quantised(np.array([[0.0], [1.0], [4.0]], np.float32), codebooks))
+    assert rows_of(codes) == [(0, 0), (0, 1), (1, 0)]
 
 
 def test_as_many_items_as_codes_fill_them_all_and_one_more_is_refused():

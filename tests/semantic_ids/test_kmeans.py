@@ -27,10 +27,10 @@ def slow_lloyd(vectors, centroids, n_iterations):
 
 def test_updates_of_all_vectors_are_lloyds():
     start = VECTORS[:7]
-    found = kmeans(VECTORS, 7, KMeansConfig(3), seed=0, start=start)
-    np.testing.assert_allclose(found, slow_lloyd(VECTORS.astype(np.float64), start, 3), rtol=1e-4, atol=1e-5)
-    index, distance = nearest(VECTORS, found)
-    slow = slow_nearest(VECTORS.astype(np.float64), found)
+    centroids = kmeans(VECTORS, 7, KMeansConfig(3), seed=0, start=start)
+    np.testing.assert_allclose(centroids, slow_lloyd(VECTORS.astype(np.float64), start, 3), rtol=1e-4, atol=1e-5)
+    index, distance = nearest(VECTORS, centroids)
+    slow = slow_nearest(VECTORS.astype(np.float64), centroids)
     np.testing.assert_array_equal(index, slow[0])
     np.testing.assert_allclose(distance, slow[1], rtol=1e-3, atol=1e-4)
 
@@ -43,8 +43,8 @@ def clusters(n_each):
 @pytest.mark.parametrize("batch", [1 << 18, 256], ids=["all", "mini-batches"])
 def test_eight_far_clusters_get_a_centroid_each(batch):
     centres, vectors = clusters(200)
-    found = kmeans(vectors, 8, KMeansConfig(5, kmeans_batch=batch), seed=3)
-    index, distance = slow_nearest(centres, found)
+    centroids = kmeans(vectors, 8, KMeansConfig(5, kmeans_batch=batch), seed=3)
+    index, distance = slow_nearest(centres, centroids)
     assert sorted(index) == list(range(8))
     # The mean of 200 normal numbers, or of the latest hundred, is off by less than half in three directions.
     assert distance.max() < 0.75
@@ -54,15 +54,15 @@ def test_centroids_without_vectors_move_to_far_ones():
     _, vectors = clusters(50)
     start = np.full((8, 3), 1000.0, np.float32)
     start[0] = 0.0  # takes all
-    found = kmeans(vectors, 8, KMeansConfig(25), seed=0, start=start)
-    assert len(set(nearest(vectors, found)[0].tolist())) == 8
-    assert nearest(vectors, found)[1].mean() < 0.5 * nearest(vectors, start)[1].mean()
+    centroids = kmeans(vectors, 8, KMeansConfig(25), seed=0, start=start)
+    assert len(set(nearest(vectors, centroids)[0].tolist())) == 8
+    assert nearest(vectors, centroids)[1].mean() < 0.5 * nearest(vectors, start)[1].mean()
 
 
 def test_equal_seeds_give_equal_centroids_and_others_others():
-    found = [kmeans(VECTORS, 4, KMeansConfig(2, kmeans_batch=700), seed=seed) for seed in (1, 1, 2)]
-    np.testing.assert_array_equal(found[0], found[1])
-    assert (found[0] != found[2]).any()
+    centroids = [kmeans(VECTORS, 4, KMeansConfig(2, kmeans_batch=700), seed=seed) for seed in (1, 1, 2)]
+    np.testing.assert_array_equal(centroids[0], centroids[1])
+    assert (centroids[0] != centroids[2]).any()
 
 
 def test_the_first_of_equally_near_centroids_is_nearest():

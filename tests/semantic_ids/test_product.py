@@ -13,12 +13,12 @@ FEW = KMeansConfig(5)
 
 def test_levels_code_directions_of_their_own():
     vectors = RNG.normal(size=(300, 5)).astype(np.float32)
-    found = product_quantised(vectors, (8, 8), ProductConfig(rotations=0), kmeans_config=FEW, seed=0)
-    first, second = found.codebooks
+    quantised = product_quantised(vectors, (8, 8), ProductConfig(rotations=0), kmeans_config=FEW, seed=0)
+    first, second = quantised.codebooks
     assert not first[:, 3:].any()
     assert not second[:, :3].any()
     distances = np.square(vectors[:, None, :3] - first[:, :3]).sum(axis=2)
-    np.testing.assert_array_equal(found.codes[:, 0], distances.argmin(axis=1))
+    np.testing.assert_array_equal(quantised.codes[:, 0], distances.argmin(axis=1))
 
 
 def test_a_rotation_pays_where_the_first_numbers_hold_all_the_variance():

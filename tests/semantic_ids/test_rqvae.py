@@ -36,11 +36,11 @@ def trained():
 
 
 def test_eight_clusters_are_reconstructed_from_their_codes(trained):
-    found = rqvae_quantised(trained, VECTORS)
+    quantised = rqvae_quantised(trained, VECTORS)
     # A code for each cluster would leave the noise, .0004 of the variance.
-    assert found.errors[-1] < 0.1
-    assert len(np.unique(found.codes, axis=0)) >= 8
-    assert found.points.shape == (160, 4)
+    assert quantised.errors[-1] < 0.1
+    assert len(np.unique(quantised.codes, axis=0)) >= 8
+    assert quantised.points.shape == (160, 4)
 
 
 def test_equal_seeds_give_equal_weights(trained):

@@ -20,9 +20,9 @@ NUMBERS = np.array([1, 2, 3])
 
 def test_a_directory_is_read_by_key_with_the_sizes_of_its_codebooks(tmp_path):
     write_semantic_ids(tmp_path / "codes", IDS, KEYS, {"method": "by hand"})
-    found = read_semantic_ids(tmp_path / "codes", KEYS[[2, 0]])
-    np.testing.assert_array_equal(found.codes, CODES[[0, 3, 1]])
-    assert found.n_codes == (5, 4)
+    ids = read_semantic_ids(tmp_path / "codes", KEYS[[2, 0]])
+    np.testing.assert_array_equal(ids.codes, CODES[[0, 3, 1]])
+    assert ids.n_codes == (5, 4)
     assert json.loads((tmp_path / "codes" / "manifest.json").read_text())["method"] == "by hand"
 
 
@@ -56,9 +56,9 @@ def as_json(content):
     ids=["keys", "tokens", "from 0", "list"],
 )
 def test_json_of_others(write, content, keys):
-    found = read_semantic_ids(write(content, "codes.json"), keys)
-    np.testing.assert_array_equal(found.codes, CODES)
-    assert found.n_codes == ((5, 4) if keys is KEYS else (4, 3))  # item d has the largest codes
+    ids = read_semantic_ids(write(content, "codes.json"), keys)
+    np.testing.assert_array_equal(ids.codes, CODES)
+    assert ids.n_codes == ((5, 4) if keys is KEYS else (4, 3))  # item d has the largest codes
 
 
 def test_parquet_of_others(tmp_path):
@@ -80,6 +80,7 @@ def test_parquet_of_others(tmp_path):
         ({"1": [1], "01": [2], "2": [1], "3": [4]}, "1 items more than once"),
         ({"x": [1], "y": [2]}, "has items such as 'x', the data has 1"),
         ({}, "holds no codes"),
+        ({"1": [], "2": [], "3": []}, "item '1' has no codes"),
         ([[1], [2]], "lists the codes of 2 items, the data has 3"),
         (7, "holds no codes"),
     ],

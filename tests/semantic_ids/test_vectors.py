@@ -30,16 +30,16 @@ def test_squared_distances_are_the_weighted_mean_of_the_parts():
 
 def test_the_projection_keeps_the_largest_singular_values():
     dense = RNG.normal(size=(12, 9)) * (RNG.random((12, 9)) < 0.5)
-    found = truncated_svd(scipy.sparse.csr_matrix(dense), 4)
+    projected = truncated_svd(scipy.sparse.csr_matrix(dense), 4)
     left, values, right = np.linalg.svd(dense)
     best = (left[:, :4] * values[:4]) @ right[:4]
-    np.testing.assert_allclose(found @ found.T, best @ best.T, atol=1e-4)
+    np.testing.assert_allclose(projected @ projected.T, best @ best.T, atol=1e-4)
 
 
 def test_rare_words_weigh_more_and_what_all_have_nothing():
     counts = scipy.sparse.csr_matrix(np.array([[2, 1, 1, 0], [1, 1, 0, 1], [1, 0, 1, 0], [1, 0, 0, 0]], float))
-    found = inverse_frequency(counts).toarray()  # the first word is everyone's, the last is one item's alone
-    np.testing.assert_allclose(found, [[np.sqrt(0.5), np.sqrt(0.5)], [1, 0], [0, 1], [0, 0]], atol=1e-7)
+    weights = inverse_frequency(counts).toarray()  # the first word is everyone's, the last is one item's alone
+    np.testing.assert_allclose(weights, [[np.sqrt(0.5), np.sqrt(0.5)], [1, 0], [0, 1], [0, 0]], atol=1e-7)
 
 
 def test_features_are_read_with_their_weights():

@@ -72,11 +72,11 @@ def test_predictions_have_the_lists_of_their_instances_of_which_some_may_allow()
         body = {"instances": instances, "parameters": {"k": 2, "mask_seen": False}}
         return (await client.post("/predict", json=body)).json()["predictions"]
 
-    found = ask(steps)
+    predictions = ask(steps)
     first = loaded().recommend([["track-1"]], 2, mask_seen=False)
     second = loaded().recommend([["track-2"]], 2, mask_seen=False, allow=["track-7", "track-8"])
-    assert [each["items"] for each in found] == [first.items[0], second.items[0]]
-    assert {each["bundle"] for each in found} == {loaded().facts.content_hash}
+    assert [each["items"] for each in predictions] == [first.items[0], second.items[0]]
+    assert {each["bundle"] for each in predictions} == {loaded().facts.content_hash}
 
 
 def test_a_session_goes_on_by_its_new_events_and_an_unknown_one_asks_for_the_history():
@@ -107,8 +107,8 @@ def test_a_session_goes_on_by_its_new_events_and_an_unknown_one_asks_for_the_his
     assert "/sessions" in document.json()["paths"]
 
 
-def of(**asked):
-    return json.dumps({"histories": [["track-1"]], **asked}).encode()
+def of(**fields):
+    return json.dumps({"histories": [["track-1"]], **fields}).encode()
 
 
 REFUSED = {
@@ -146,15 +146,15 @@ REFUSED = {
 def test_what_cannot_be_answered_is_refused_in_one_line_and_the_server_goes_on():
     async def steps(client, service):
         headers = {"content-type": "application/json"}
-        found = {
+        refusals = {
             name: await client.post("/recommend", content=body, headers=headers) for name, (body, *_) in REFUSED.items()
         }
-        return found, await client.post("/recommend", json={"histories": [["track-1"]]}), await client.get("/ping")
+        return refusals, await client.post("/recommend", json={"histories": [["track-1"]]}), await client.get("/ping")
 
-    found, after, ping = ask(steps)
+    refusals, after, ping = ask(steps)
     documented = schema.openapi(schema.routes(), version="1")["paths"]["/recommend"]["post"]["responses"]
     for name, (_, status, reason) in REFUSED.items():
-        answer = found[name]
+        answer = refusals[name]
         error = msgspec.json.decode(answer.content, type=schema.Refusal, strict=True).error
         assert answer.status_code == status, (name, error)
         assert "\n" not in error

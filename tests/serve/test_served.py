@@ -32,24 +32,24 @@ def shapes_of(calls):
     return {(histories["items"].shape, *(each.shape for each in lists)) for histories, *lists in calls}
 
 
-def answers_together(ready, asked):
+def answers_together(ready, queries):
     """The answers to requests that share one call of their lane."""
-    requests = [ready.bundle.request(**each) for each in asked]
+    requests = [ready.bundle.request(**each) for each in queries]
     (lane,) = {ready.lane_of(request) for request in requests}
     return lane.call(requests)
 
 
 @pytest.mark.parametrize("allow", [False, True])
 def test_each_of_several_requests_is_answered_as_if_it_were_alone(allow):
-    asked = [
+    requests = [
         {"histories": [TRACKS[:3]], "k": 4},
         {"histories": [TRACKS[4:9], ["nobody knows"]], "k": 2, "mask_seen": False},
         {"histories": [TRACKS[9:12]], "k": 9, "exclude": TRACKS[12:15]},
     ]
     if allow:
-        for each, own in zip(asked, (TRACKS[:4], [TRACKS[5:9], TRACKS[3:5]], TRACKS[12:16]), strict=True):
+        for each, own in zip(requests, (TRACKS[:4], [TRACKS[5:9], TRACKS[3:5]], TRACKS[12:16]), strict=True):
             each["allow"] = own
-    for each, together in zip(asked, answers_together(served(), asked), strict=True):
+    for each, together in zip(requests, answers_together(served(), requests), strict=True):
         alone = loaded().recommend(**each)
         assert together.items == alone.items
         assert (together.n_unknown, together.is_popular) == (alone.n_unknown, alone.is_popular)
@@ -60,11 +60,11 @@ def test_each_of_several_requests_is_answered_as_if_it_were_alone(allow):
 def test_times_of_several_requests_stay_with_their_own_histories():
     bundle, calls = with_recorded_calls(replace_facts(loaded(), times="query"))
     ready = serve_bundle(bundle, LIMITS, max_batch=2)
-    asked = [
+    requests = [
         {"histories": [TRACKS[:2]], "k": 5, "times": [[1e9, 1e9 + 5, 1e9 + 90_000]]},
         {"histories": [["nobody knows", *TRACKS[5:7]]], "k": 5, "times": [[5e8, 6e8, 7e8, 8e8]]},
     ]
-    answers_together(ready, asked)
+    answers_together(ready, requests)
     (histories,) = (histories for histories, *_ in calls)
     order = np.argsort(histories["items"][:, 0])
     # Seconds after the first known item: of the items, and of what follows each.

@@ -46,11 +46,11 @@ def start(*flags: str, log: Path) -> subprocess.Popen:
 def wait_for(pattern: str, log: Path, process: subprocess.Popen, seconds: float = 120.0) -> re.Match:
     """The match, as soon as the log has one."""
     until = time.monotonic() + seconds
-    while (found := re.search(pattern, log.read_text())) is None:
+    while (match := re.search(pattern, log.read_text())) is None:
         assert process.poll() is None, log.read_text()
         assert time.monotonic() < until, log.read_text()
         time.sleep(0.02)
-    return found
+    return match
 
 
 def ask(connection: http.client.HTTPConnection, method: str = "GET", path: str = "/healthz", body=None):
@@ -112,9 +112,9 @@ def test_sighup_puts_a_new_bundle_in_place_and_sigterm_finishes_what_is_under_wa
 
 @pytest.mark.parametrize("address", [("127.0.0.1", None), ("203.0.113.7", 0), ("no such host", 0)])
 def test_an_address_that_cannot_be_listened_on_is_named(address):
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        host, port = address[0], taken.getsockname()[1] if address[1] is None else address[1]
+    with socket.socket() as other_socket:
+        other_socket.bind(("127.0.0.1", 0))
+        other_socket.listen()
+        host, port = address[0], other_socket.getsockname()[1] if address[1] is None else address[1]
         with pytest.raises(InputError, match=f"{host}:{port} cannot be listened on"), bound_socket(host, port):
             pass

@@ -65,7 +65,7 @@ def test_a_request_that_cannot_be_used_is_refused_alone():
 def test_requests_of_one_kind_share_a_call_and_keep_their_order():
     sessions = Histories()
     lane = SessionsLane(sessions, most=8)
-    found = lane.call(
+    answers = lane.call(
         [
             SessionRequest("a", ["track-2"], 3, history=["track-1"], exclude=["track-9"]),
             SessionRequest("a", ["track-3"], 3),
@@ -73,5 +73,5 @@ def test_requests_of_one_kind_share_a_call_and_keep_their_order():
         ]
     )
     assert sessions.n_together == [2, 1]
-    assert found[1].items == loaded().recommend([["track-1", "track-2", "track-3"]], 3).items
-    assert found[2].items == loaded().recommend([["track-3"]], 3, mask_seen=False).items
+    assert answers[1].items == loaded().recommend([["track-1", "track-2", "track-3"]], 3).items
+    assert answers[2].items == loaded().recommend([["track-3"]], 3, mask_seen=False).items

@@ -104,7 +104,7 @@ def test_systems_that_lose_or_gain_everything_are_decided():
 
 
 @pytest.mark.parametrize(
-    ("drops", "margin", "level", "said"),
+    ("drops", "margin", "level", "message"),
     [
         ([0.0], -0.1, 0.95, r"margin of -0.1 is outside \[0, 1\)"),
         ([0.0], np.nan, 0.95, "margin of nan"),
@@ -114,6 +114,6 @@ def test_systems_that_lose_or_gain_everything_are_decided():
         ([0.0, np.nan], 0.1, 0.95, "1 of 2 drops are NaN or infinite"),
     ],
 )
-def test_what_cannot_be_tested_is_refused(drops, margin, level, said):
-    with pytest.raises(InputError, match=said):
+def test_what_cannot_be_tested_is_refused(drops, margin, level, message):
+    with pytest.raises(InputError, match=message):
         non_inferiority([np.array(drops, float)], [margin], level=level)

@@ -125,9 +125,9 @@ def test_a_tracker_that_fails_costs_a_training_one_line_of_warning(tmp_path, cap
     assert f"experiments/track.py {run} --to mlflow" in warning
     assert "\n" not in warning
     # What had arrived is not sent again later.
-    mended = RecordingTracker()
-    send_run(run, "mlflow", open=mended.open)
-    assert mended.losses == [(4, 2.0), (6, 1.0)]
+    later_tracker = RecordingTracker()
+    send_run(run, "mlflow", open=later_tracker.open)
+    assert later_tracker.losses == [(4, 2.0), (6, 1.0)]
 
 
 def test_a_tracker_that_hangs_does_not_keep_a_training_from_its_end(tmp_path, caplog, monkeypatch):
@@ -150,7 +150,7 @@ def test_an_interrupted_training_is_marked_so(tmp_path):
 
 def test_a_run_that_a_tracker_refuses_is_one_line(tmp_path):
     tracker = RecordingTracker(fails_at=1)
-    with pytest.raises(InputError, match="mend that and send the run again, or delete") as said:
+    with pytest.raises(InputError, match="mend that and send the run again, or delete") as message:
         send_run(a_run(tmp_path / "run"), "mlflow", open=tracker.open)
-    assert str(said.value).startswith("mlflow failed (ConnectionError: no route to the server); ")
-    assert "\n" not in str(said.value)
+    assert str(message.value).startswith("mlflow failed (ConnectionError: no route to the server); ")
+    assert "\n" not in str(message.value)

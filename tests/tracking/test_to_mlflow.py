@@ -35,13 +35,13 @@ def client(run):
 
 
 def test_it_is_one_finished_run_beside_the_files(run, client):
-    (found,) = client.search_runs([client.get_experiment_by_name("seqrec").experiment_id])
-    assert found.info.run_id == json.loads((run / SENT).read_text())["mlflow"]["identity"]
-    assert (found.info.run_name, found.info.status) == ("a", "FINISHED")
-    assert found.data.metrics["test.intervals.ndcg_at_10.low"] == 0.4
-    assert found.data.params["config.training.optimizer.learning_rate"] == "0.002"
+    (mlflow_run,) = client.search_runs([client.get_experiment_by_name("seqrec").experiment_id])
+    assert mlflow_run.info.run_id == json.loads((run / SENT).read_text())["mlflow"]["identity"]
+    assert (mlflow_run.info.run_name, mlflow_run.info.status) == ("a", "FINISHED")
+    assert mlflow_run.data.metrics["test.intervals.ndcg_at_10.low"] == 0.4
+    assert mlflow_run.data.params["config.training.optimizer.learning_rate"] == "0.002"
     # MLflow changes no parameter, so what a later start changed is a tag.
-    assert found.data.tags["config.training.optimizer.learning_rate"] == "0.001"
+    assert mlflow_run.data.tags["config.training.optimizer.learning_rate"] == "0.001"
 
 
 def test_each_line_is_one_point(run, client):

@@ -37,9 +37,9 @@ def begin(several, *, on_epoch=lambda epoch, n_members: None):
 
 def search(directory, *, begin=begin, seed=0, patience=MAX_EPOCHS, configure=dict, **config):
     """Runs trials and returns (state, values, curve) of each."""
-    said = []
+    message = []
     with open_search(directory, SPACE, TuneConfig(**config), first=FIRST, seed=seed, max_epochs=MAX_EPOCHS) as study:
-        tune(study, configure, begin, max_epochs=MAX_EPOCHS, patience=patience, say=said.append)
+        tune(study, configure, begin, max_epochs=MAX_EPOCHS, patience=patience, say=message.append)
         return trials_of(study)
 
 
@@ -60,15 +60,15 @@ def test_the_first_trial_is_the_config_as_given_where_the_ranges_hold_it(tmp_pat
 
 
 def test_trials_are_drawn_inside_their_ranges_to_four_digits_and_the_weak_are_pruned(tmp_path):
-    found = search(tmp_path, n_trials=15)
-    assert len(found) == 15
-    for _, values, _ in found:
+    findings = search(tmp_path, n_trials=15)
+    assert len(findings) == 15
+    for _, values, _ in findings:
         assert 1e-4 <= values["rate"] <= 1e-1
         assert values["rate"] == float(f"{values['rate']:.4g}")
         assert values["kind"] in "ab"
         assert values["n"] in (1, 2, 3, 4)
-    complete = [curve for state, _, curve in found if state == "COMPLETE"]
-    pruned = [curve for state, _, curve in found if state == "PRUNED"]
+    complete = [curve for state, _, curve in findings if state == "COMPLETE"]
+    pruned = [curve for state, _, curve in findings if state == "PRUNED"]
     assert len(complete) + len(pruned) == 15
     assert complete
     assert pruned
@@ -177,10 +177,10 @@ def test_two_processes_share_a_search_without_training_a_trial_twice(tmp_path):
 
     with open_search(tmp_path, SPACE, config, **options) as one:
         tune(one, dict, with_another, max_epochs=MAX_EPOCHS, patience=9, say=print)
-        found = trials_of(one)
-    assert len(found) == len(trained) == 4
-    assert all(state in ("COMPLETE", "PRUNED") for state, *_ in found)
-    assert sorted(map(str, trained)) == sorted(str(values) for _, values, _ in found)
+        trials = trials_of(one)
+    assert len(trials) == len(trained) == 4
+    assert all(state in ("COMPLETE", "PRUNED") for state, *_ in trials)
+    assert sorted(map(str, trained)) == sorted(str(values) for _, values, _ in trials)
 
 
 def test_a_population_is_cut_to_its_best_third_at_each_rung(tmp_path):
@@ -189,12 +189,12 @@ def test_a_population_is_cut_to_its_best_third_at_each_rung(tmp_path):
     def noted(several):
         return begin(several, on_epoch=lambda epoch, n_members: sizes.append(n_members))
 
-    found = search(tmp_path, n_trials=9, population=9, begin=noted)
+    findings = search(tmp_path, n_trials=9, population=9, begin=noted)
     assert sizes == [9] + 2 * [3] + 6 * [1]
-    ends = sorted((len(curve), height(values)) for _, values, curve in found)
+    ends = sorted((len(curve), height(values)) for _, values, curve in findings)
     assert [n for n, _ in ends] == 6 * [1] + 2 * [3] + [9]
     # Curves do not cross here, so halving keeps the highest.
-    assert [value for _, value in ends[6:]] == sorted(height(values) for _, values, _ in found)[6:]
+    assert [value for _, value in ends[6:]] == sorted(height(values) for _, values, _ in findings)[6:]
 
 
 def test_a_trial_ends_when_its_patience_is_spent(tmp_path):
@@ -213,16 +213,16 @@ def test_values_that_the_config_refuses_fail_alone(tmp_path):
         if values["kind"] == "a":
             raise ValueError("no kind a")
 
-    found = search(tmp_path, n_trials=10, configure=configure)
-    for state, values, curve in found:
+    findings = search(tmp_path, n_trials=10, configure=configure)
+    for state, values, curve in findings:
         assert (state == "FAIL") == (values["kind"] == "a")
         assert bool(curve) == (values["kind"] == "b")
-    assert {"FAIL", "COMPLETE"} <= {state for state, *_ in found}
+    assert {"FAIL", "COMPLETE"} <= {state for state, *_ in findings}
 
 
 def test_no_trial_begins_after_the_time_is_spent(tmp_path):
-    found = search(tmp_path, n_trials=5, tuning_minutes=1e-9)
-    assert found == []
+    findings = search(tmp_path, n_trials=5, tuning_minutes=1e-9)
+    assert findings == []
 
 
 def test_the_journal_is_lines_of_json(tmp_path):

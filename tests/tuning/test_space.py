@@ -72,7 +72,7 @@ def test_a_range_that_the_config_refuses_is_left_out():
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         ("learning-rat=1e-4..1e-2", "perhaps you meant learning-rate"),
         ("batch-size=16,32", "cannot be searched"),
@@ -92,8 +92,8 @@ def test_a_range_that_the_config_refuses_is_left_out():
         ("norm=rms..layer", "choices with commas"),
     ],
 )
-def test_ranges_that_cannot_be_searched_get_one_line(given, said):
-    with pytest.raises(InputError, match=said) as refusal:
+def test_ranges_that_cannot_be_searched_get_one_line(given, message):
+    with pytest.raises(InputError, match=message) as refusal:
         search_space(Script(), given=(given,))
     assert "\n" not in str(refusal.value)
 

@@ -92,8 +92,9 @@ def test_data_without_validation_targets_cannot_tell_trials_apart(task):
 
 
 @pytest.mark.parametrize(
-    ("asked", "flag"), [({"start": StartConfig(Path("runs/old"))}, "--start-from"), ({"track": ("wandb",)}, "--track")]
+    ("training", "flag"),
+    [({"start": StartConfig(Path("runs/old"))}, "--start-from"), ({"track": ("wandb",)}, "--track")],
 )
-def test_trials_start_from_random_weights_and_are_not_tracked(asked, flag):
+def test_trials_start_from_random_weights_and_are_not_tracked(training, flag):
     with pytest.raises(InputError, match=f"leave {flag} out"):
-        check_population(Config(training=TrainingConfig(**asked)), {}, population=1)
+        check_population(Config(training=TrainingConfig(**training)), {}, population=1)

@@ -139,13 +139,13 @@ def load_parquet(files: Sequence[Path], *, take: Mapping[str, str], to: Destinat
             metadata = pq.read_metadata(path)
         schemas.append(metadata.schema.to_arrow_schema())
         lengths.append(metadata.num_rows)
-        ours = [name.lower() for name in schemas[-1].names]
+        names = [name.lower() for name in schemas[-1].names]
         for name in PARQUET_PLACES:
-            if name in ours:
+            if name in names:
                 raise InputError(f"{path} has a column {name!r}, a name that DuckDB keeps for itself; rename it")
         for name in take.values():
-            if ours.count(name.lower()) > 1:
-                raise InputError(f"{path} has {ours.count(name.lower())} columns {name!r}, in any case; rename one")
+            if names.count(name.lower()) > 1:
+                raise InputError(f"{path} has {names.count(name.lower())} columns {name!r}, in any case; rename one")
     starts = list(itertools.accumulate([0, *lengths[:-1]]))
     paths = f"[{', '.join(text_literal(literal_path(path)) for path in files)}]"
     start = "" if len(files) == 1 else f" + CAST({starts} AS BIGINT[])[CAST(file_index AS BIGINT) + 1]"

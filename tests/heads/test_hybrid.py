@@ -7,8 +7,9 @@ import pytest
 
 import seqrec
 from seqrec.generative import with_catalogue, with_semantic_ids
-from seqrec.heads.depth_decoder import DENSE, DepthDecoder, DepthDecoderConfig
-from seqrec.heads.fused import FusedHead
+from seqrec.heads.code_search import DENSE
+from seqrec.heads.depth_decoder import DepthDecoder, DepthDecoderConfig
+from seqrec.heads.hybrid import HybridHead
 from seqrec.heads.softmax import SoftmaxHead
 from seqrec.model import composed_params
 from seqrec.params import init_params
@@ -48,11 +49,11 @@ def sums(made):
     _, params, states = made
     every = DepthDecoder(N_ITEMS, DepthDecoderConfig(lists="exact"))
     ids, logs = jax.jit(lambda params, states: every.top_k(params, states, k=len(TODAY)))(params, states)
-    found = np.full((N_USERS, N_ITEMS + 1), -np.inf)
-    np.put_along_axis(found, np.asarray(ids), np.asarray(logs), axis=1)
+    totals = np.full((N_USERS, N_ITEMS + 1), -np.inf)
+    np.put_along_axis(totals, np.asarray(ids), np.asarray(logs), axis=1)
     dense = np.asarray(states, np.float64) @ np.asarray(params[DENSE], np.float64)[: N_ITEMS + 1].T
     dense -= np.log(np.exp(dense[:, TODAY]).sum(axis=1, keepdims=True))
-    return found + WEIGHT * dense
+    return totals + WEIGHT * dense
 
 
 def test_ranks_are_exact_by_the_sum_of_both_log_probabilities(made, sums):
@@ -72,9 +73,9 @@ def test_a_list_holds_the_best_sums_of_what_codes_and_vectors_find(made, sums):
 
     @jax.jit
     def lists(params, states):
-        found = model.head.top_k(params, states, k=K, exclude=exclude)
+        best = model.head.top_k(params, states, k=K, exclude=exclude)
         written = model.head.codes.top_k(params, states, k=K, exclude=exclude)[0]
-        return found, written, SoftmaxHead(N_ITEMS).top_k({"item_table": params[DENSE]}, states, k=N_ITEMS)[0]
+        return best, written, SoftmaxHead(N_ITEMS).top_k({"item_table": params[DENSE]}, states, k=N_ITEMS)[0]
 
     (ids, scores), written, near = jax.tree.map(np.asarray, lists(params, states))
     for user in range(N_USERS):
@@ -104,7 +105,7 @@ def test_the_loss_is_that_of_the_codes_and_the_weighted_softmax(made):
 def test_what_it_cannot_weigh_is_refused():
     model = seqrec.softmax_model(seqrec.gru(seqrec.GRUConfig(d_model=8), n_items=N_ITEMS, max_length=4))
     config = DepthDecoderConfig(dense_weight=1.0)
-    assert isinstance(with_semantic_ids(model, IDS, config).head, FusedHead)
+    assert isinstance(with_semantic_ids(model, IDS, config).head, HybridHead)
     with pytest.raises(InputError, match="dense_weight=1 weighs item vectors, and there are none"):
         with_semantic_ids(model, IDS, config, item_vectors=False)
     with pytest.raises(InputError, match="--ranks beam knows no item vectors"):

@@ -1,4 +1,4 @@
-"""What tests of readers share: events as they were found, and complaints."""
+"""What tests of readers share: the events of a source as rows, and the message of a refusal."""
 
 from datetime import UTC, datetime, timedelta
 

@@ -12,7 +12,7 @@ from seqrec.data.splits import Split
 from seqrec.data.store import SequenceStore
 from seqrec.types import InputError
 
-ItemTableName = Literal["markov", "item-kNN", "slim"]
+NeighbourTableName = Literal["markov", "item-kNN", "slim"]
 
 MOST_NEIGHBOURS = 100
 """Entries of an item's row."""
@@ -24,7 +24,7 @@ SLIM_LATEST = 20
 """Items of a history that slim scores by: a bound on what a query costs, not chosen by any figure."""
 
 
-class ItemTable(NamedTuple):
+class NeighbourRows(NamedTuple):
     """What each item of a history gives to some other items."""
 
     ids: Int[np.ndarray, "n_items_plus_1 n_neighbours"]
@@ -34,7 +34,7 @@ class ItemTable(NamedTuple):
     """Factor of each of the latest items of a history, the newest first."""
 
 
-def fit_item_table(name: ItemTableName, store: SequenceStore, split: Split) -> ItemTable:
+def fit_neighbour_table(name: NeighbourTableName, store: SequenceStore, split: Split) -> NeighbourRows:
     """The table of a baseline with its default settings, fitted on the training part.
 
     markov: how often an item followed the newest one. item-kNN: `item_knn`. slim: `slim`, of the latest 20 items.
@@ -52,7 +52,7 @@ def fit_item_table(name: ItemTableName, store: SequenceStore, split: Split) -> I
             )
         return ItemToItem(slim_weights(store, split), np.ones(SLIM_LATEST), np.zeros(store.n_items + 1))
 
-    fits: dict[ItemTableName, Callable[[], ItemToItem]] = {
+    fits: dict[NeighbourTableName, Callable[[], ItemToItem]] = {
         "markov": lambda: first_order_markov(store, split),
         "item-kNN": lambda: item_knn(store, split),
         "slim": slim,
@@ -60,4 +60,4 @@ def fit_item_table(name: ItemTableName, store: SequenceStore, split: Split) -> I
     fitted = fits[name]()
     longest = int(np.diff(fitted.weights.indptr).max(initial=0))
     n = max(1, min(MOST_NEIGHBOURS, longest, MOST_BYTES // (8 * (store.n_items + 1))))
-    return ItemTable(*sparse_rows(fitted, n=n), fitted.by_age)
+    return NeighbourRows(*sparse_rows(fitted, n=n), fitted.by_age)
