@@ -102,12 +102,18 @@ def note_recipe(run: Path, config: Any, recipe: JsonObject) -> None:
 
 
 def discard_unstarted(run: Path) -> None:
-    """Removes a run that could not read its data, so that its directory is free for the corrected command."""
-    if "data" not in started_with(run):
-        shutil.rmtree(run / "store", ignore_errors=True)
-        (run / "config.json").unlink()
-        if not any(run.iterdir()):
-            run.rmdir()
+    """Removes a run that holds no more than its prepared data, so that its directory is free for the corrected command.
+
+    Where it has not read its data yet, files that are not its own stay.
+    """
+    own = {"store", "config.json", "items.parquet"}
+    if "data" in started_with(run) and any(path.name not in own for path in run.iterdir()):
+        return
+    shutil.rmtree(run / "store", ignore_errors=True)
+    for name in own - {"store"}:
+        (run / name).unlink(missing_ok=True)
+    if not any(run.iterdir()):
+        run.rmdir()
 
 
 def experiment_of(run: Path) -> str:

@@ -117,10 +117,14 @@ def test_a_config_of_another_version_is_refused(run):
         runs.read_config(Config, run)
 
 
-def test_only_a_run_that_found_no_data_is_discarded(run):
+def test_only_a_run_that_has_left_nothing_but_its_data_is_discarded(run):
     runs.note_data(run, content_hash="a")
+    (run / "checkpoints").mkdir()
     runs.discard_unstarted(run)
     assert (run / "config.json").exists()
+    (run / "checkpoints").rmdir()
+    runs.discard_unstarted(run)
+    assert not run.exists()
 
 
 def test_discarding_leaves_files_that_are_not_the_runs(run):

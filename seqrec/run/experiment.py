@@ -97,7 +97,7 @@ def open_run(config: Any, run: RunConfig, *, experiment: str, dataset: str, is_s
     """The directory of a new run, or of the one that `run.resume` continues.
 
     Only one process goes on with a run at a time, unless it `is_shared`, as a search of several processes is.
-    Inside, Ctrl-C and SIGTERM end with the command that resumes, and input that cannot be read leaves no directory.
+    Inside, Ctrl-C and SIGTERM end with the command that resumes, and input that cannot be used leaves no directory.
     """
     if run.resume and run.output is None:
         raise InputError("--resume needs --output with the directory of the run to continue")
@@ -118,7 +118,7 @@ def open_run(config: Any, run: RunConfig, *, experiment: str, dataset: str, is_s
                 with runtime.interruptible():
                     yield directory
             except InputError:
-                if runtime.is_first():
+                if runtime.is_first() and not run.resume:
                     runs.discard_unstarted(directory)
                 raise
             except runtime.Interrupted as stop:
