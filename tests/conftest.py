@@ -23,6 +23,7 @@ if COMPILED is not None:
 os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
 
 import examples  # noqa: E402, F401 (sets how many are drawn)
+import garbage  # noqa: E402
 import jax  # noqa: E402
 import jaxtyping  # noqa: E402
 import pytest  # noqa: E402
@@ -121,10 +122,7 @@ def pytest_sessionstart(session):
 
 
 def pytest_collection_finish():
-    """Lets Python look for garbage seldom, and not in what was imported: it takes a quarter of the time of a trace."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(200_000, 20, 20)
+    garbage.collect_seldom()
 
 
 def pytest_unconfigure():
