@@ -1,7 +1,9 @@
 """What several tests share."""
 
 import contextlib
+import functools
 import gc
+import importlib
 import os
 import shutil
 import sys
@@ -21,6 +23,7 @@ if COMPILED is not None:
 os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
 
 import examples  # noqa: E402, F401 (sets how many are drawn)
+import garbage  # noqa: E402
 import jax  # noqa: E402
 import jaxtyping  # noqa: E402
 import pytest  # noqa: E402
@@ -78,11 +81,48 @@ def pytest_configure():
         mlir.make_ir_context = shared
 
 
+def share_type_checks() -> None:
+    """Lets functions that are defined in others have their types checked by what was made for the first of them.
+
+    Each time that such a function is defined, as in every step of a loop and every trace of a loss, jaxtyping asks for
+    a new check of the same signature, which takes 2 ms to make. Where its functions have moved, it goes on so.
+    """
+    with contextlib.suppress(ImportError, AttributeError):
+        from jaxtyping import _decorator
+
+        make, check = _decorator._make_fn_with_signature, _decorator._apply_typechecker
+        made = functools.cache(make)
+
+        def make_once(*args, **kwargs):
+            try:
+                return made(*args, **kwargs)
+            except TypeError:  # a default value, such as an array, that cannot be looked up
+                return make(*args, **kwargs)
+
+        _decorator._make_fn_with_signature, _decorator._apply_typechecker = make_once, functools.cache(check)
+
+
+share_type_checks()
+
+
+def pytest_sessionstart(session):
+    """Lets each process of a whole run begin with other modules.
+
+    All import all of them, in the same order: what one compiles from its source, with type checks, the others would
+    compile at the same moment. So they find it compiled.
+    """
+    worker = getattr(session.config, "workerinput", None)
+    if worker is None or "seqrec" not in session.config.args:
+        return
+    names = sorted(".".join(file.relative_to(ROOT).with_suffix("").parts) for file in ROOT.glob("seqrec/**/*.py"))
+    first = len(names) * int(worker["workerid"].removeprefix("gw")) // worker["workercount"]
+    for name in [*names[first:], *names[:first]]:
+        with contextlib.suppress(ImportError):  # of an extra that is not there
+            importlib.import_module(name.removesuffix(".__init__"))
+
+
 def pytest_collection_finish():
-    """Lets Python look for garbage seldom, and not in what was imported: it takes a quarter of the time of a trace."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(200_000, 20, 20)
+    garbage.collect_seldom()
 
 
 def pytest_unconfigure():

@@ -1,5 +1,6 @@
 """Runs of a model small enough to follow by hand."""
 
+import functools
 import json
 import os
 import signal
@@ -26,6 +27,7 @@ def start_state() -> TrainState:
     return TrainState(jnp.int32(0), params, (), {"w": jnp.ones(3)})
 
 
+@functools.cache  # so that runs share its program
 def step_of(
     *,
     bad_loss: float = jnp.nan,

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import chex
+import garbage
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -370,6 +371,7 @@ def measure() -> dict[str, np.ndarray]:
 
 def main(path: str, *meshes: str) -> None:
     assert jax.device_count() == 8
+    garbage.collect_seldom()
     numbers = {}
     for mesh in ("none", *meshes):
         with jax.set_mesh(make_mesh(MESHES[mesh])) if mesh in MESHES else contextlib.nullcontext():

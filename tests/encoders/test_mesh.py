@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import garbage
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -113,6 +114,7 @@ def a_model_with_side_tasks():
 
 def main(path: str, *names: str) -> None:
     assert jax.device_count() == 8
+    garbage.collect_seldom()
     numbers = {}
     for name in names:
         case = a_case(name)
