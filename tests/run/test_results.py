@@ -42,7 +42,7 @@ def tested(built):
 
 
 def test_the_test_figures_are_means_over_the_ranks(tested):
-    ranks, results, _ = tested
+    ranks, results = tested.ranks, tested.results
     assert results.keys() == {"test", "valid", "baselines", "comparisons", "protocol"}
     assert results["test"]["n_users"] == len(HISTORIES) == len(ranks.rank)
     assert results["test"]["mrr"] == pytest.approx(np.mean(1 / ranks.rank), rel=1e-6)
@@ -106,7 +106,7 @@ def test_ranks_that_validation_has_kept_are_published_without_ranking_again(buil
     monkeypatch.setattr(
         run_results, "evaluate", lambda step, params, queries, **report: (evaluated.append(queries), tested[0])[1]
     )
-    _, results, _ = run_results.test(task, model, params, valid_ranks=kept, baselines=CHEAP[:1])
+    results = run_results.test(task, model, params, valid_ranks=kept, baselines=CHEAP[:1]).results
     assert evaluated == [task.test]
     assert results["valid"] == tested[1]["valid"]
 
