@@ -22,6 +22,7 @@ import pytest
 from part_of_batches import CONFIG, N_STEPS, SEED, TEMPORAL, figures_of, sums_of
 
 from seqrec.baselines.popularity import training_counts
+from seqrec.data import key_tables
 from seqrec.data.append import append_events
 from seqrec.data.batches import Share, Windows, make_queries, training_batches
 from seqrec.data.buckets import working_copy
@@ -230,7 +231,9 @@ def test_parts_choose_the_users_that_one_process_samples(either, n):
     assert sorted(np.concatenate(of_parts(either, 3, make)).tolist()) == expected.tolist()
 
 
-def test_each_part_knows_its_users_and_the_training_counts_of_all(either):
+def test_each_part_knows_its_users_and_the_training_counts_of_all(either, monkeypatch):
+    monkeypatch.setattr(key_tables, "ROWS_PER_BATCH", 5)
+
     def make(store, split, share):
         return store.user_keys.tolist(), training_counts(store, split), split.content_hash, store.content_hash
 
@@ -343,9 +346,18 @@ def test_a_flipped_byte_in_an_own_shard_is_found_and_in_another_is_not_read(whol
         check_content(open_store(directory, part=Part(0, 2)))
 
 
-def test_what_cannot_be_shared_out_is_refused_in_one_line(whole, tmp_path):
+def test_what_cannot_be_shared_out_is_refused_in_one_line(whole, grown):
     with pytest.raises(InputError, match=r"has 8 shards for 9 processes.*--shards all, or .*--events-per-shard \d+$"):
         open_store(whole.directory, part=Part(0, 9))
     own = open_store(whole.directory, part=Part(0, 2))
     with pytest.raises(InputError, match=r"keeps no split by split=users, .*; prepare.*or use --shards all$"):
         split_store(own, SplitConfig(split="users"))
+    before = open_store(grown.directory, as_of=whole.content_hash, part=Part(0, 2))
+    assert before.user_keys.tolist() == own.user_keys.tolist()
+    with pytest.raises(InputError, match=r"keeps no split by split=temporal.* or use --shards all$"):
+        split_store(before, TEMPORAL)
+
+
+def test_a_part_whose_users_are_all_in_shards_of_others_has_none(grown):
+    part = open_store(grown.directory, part=Part(0, len(grown.shards)))
+    assert (part.own.shards[0].n_users, part.n_users, part.n_events, len(part.user_keys)) == (1, 0, 0, 0)
