@@ -350,7 +350,7 @@ def test_what_cannot_be_shared_out_is_refused_in_one_line(whole, grown):
     with pytest.raises(InputError, match=r"has 8 shards for 9 processes.*--shards all, or .*--events-per-shard \d+$"):
         open_store(whole.directory, part=Part(0, 9))
     own = open_store(whole.directory, part=Part(0, 2))
-    with pytest.raises(InputError, match=r"keeps no split by split=users, .*; prepare.*or use --shards all$"):
+    with pytest.raises(InputError, match=r"keeps no split by split=users of .*; prepare.*or use --shards all$"):
         split_store(own, SplitConfig(split="users"))
     before = open_store(grown.directory, as_of=whole.content_hash, part=Part(0, 2))
     assert before.user_keys.tolist() == own.user_keys.tolist()
