@@ -389,7 +389,7 @@ def make_queries(
         return queries
     assert store.own is not None
     whole = gather_queries(
-        store.own.whole_rows(users),
+        store.own.rows[users],
         queries.targets,
         history_lengths,
         is_miss,

@@ -28,6 +28,7 @@ class KeyTable:
     def __init__(self, columns: Mapping[str, Any]):
         self._columns, self._names, self._length = dict(columns), frozenset(columns), len(columns["key"])
         self._files: Sequence[Path] = ()
+        self._rows: Int[np.ndarray, " n"] | None = None
 
     @classmethod
     def of_files(cls, n_rows: Mapping[Path, int], names: Sequence[str]) -> "KeyTable":
@@ -79,12 +80,24 @@ class KeyTable:
                 part = column[start : start + ROWS_PER_BATCH]
                 yield part if isinstance(part, pa.Array) else key_column(part)
             return
+        n_before = 0
         for file in self._files:
             with as_input_error(f"{file} is missing or damaged; {REMEDY}", *DAMAGE):
                 parquet = pq.ParquetFile(file, page_checksum_verification=True)
                 yield pa.array([], parquet.schema_arrow.field(name).type)
                 for batch in parquet.iter_batches(ROWS_PER_BATCH, columns=[name]):
-                    yield batch.column(0)
+                    values, first = batch.column(0), n_before
+                    n_before += len(values)
+                    if self._rows is not None:
+                        low, high = np.searchsorted(self._rows, (first, n_before))
+                        values = values.take(pa.array(self._rows[low:high] - first))
+                    yield values
+
+    def at(self, rows: Int[np.ndarray, " n"]) -> "KeyTable":
+        """Of a table on disk these rows, which rise; they too are read when they are first used."""
+        table = KeyTable({"key": rows})
+        table._columns, table._names, table._files, table._rows = {}, self._names, self._files, rows
+        return table
 
     def first(self, n_rows: int) -> "KeyTable":
         """The first rows, in memory."""
@@ -98,13 +111,3 @@ def write_keys(file: Path, table: KeyTable, *, n_events: Int[np.ndarray, " n"] |
     if n_events is not None:
         written["n_events"] = pa.array(n_events)
     pq.write_table(pa.table(written), file, write_page_checksum=True)
-
-
-def read_n_events(file: Path) -> Int[np.ndarray, " n"]:
-    """The numbers of events that `write_keys` has written to the file.
-
-    Raises:
-      InputError: the file is damaged.
-    """
-    with as_input_error(f"{file} is missing or damaged; {REMEDY}", *DAMAGE):
-        return pq.read_table(file, columns=["n_events"])["n_events"].to_numpy()

@@ -7,8 +7,10 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int, Int64
 
+from seqrec.data.key_tables import KeyTable
 from seqrec.data.manifest import Contents
-from seqrec.data.shards import Shard, shards_of
+from seqrec.data.ragged import ranges
+from seqrec.data.shards import EventArrays, Histories, Shard, find_histories, open_shards, shards_of
 from seqrec.types import InputError, Part
 
 Gather = Callable[[np.ndarray], list[np.ndarray]]
@@ -28,54 +30,55 @@ class OwnShards(NamedTuple):
     """Of the whole store."""
     n_events: int
     """Of the whole store."""
-    first_users: Int64[np.ndarray, " shards"]
-    """Row in the whole store of each shard's first user."""
-    first_events: Int64[np.ndarray, " shards"]
-    """Place in the whole store of each shard's first event."""
-
-    def whole_rows(self, rows: Int[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
-        """The rows of users in the whole store, from their rows here."""
-        starts = _starts([shard.n_users for shard in self.shards])
-        shard = np.searchsorted(starts, rows, side="right") - 1
-        return rows - starts[shard] + self.first_users[shard]
+    rows: Int64[np.ndarray, " own_users"]
+    """Row in the whole store of each user here."""
+    shifts: Int64[np.ndarray, " own_users"]
+    """What the places of each user's events in the whole store are more than those here."""
 
     def own_places(self, places: Int64[np.ndarray, " n_users"]) -> Int64[np.ndarray, " own_users"]:
         """Of places of events in the whole store, one a user, those of the users here, as places here; -1 stays."""
-        parts = []
-        starts = _starts([shard.n_events for shard in self.shards])
-        for shard, user, event, start in zip(self.shards, self.first_users, self.first_events, starts, strict=True):
-            theirs = places[user : user + shard.n_users]
-            parts.append(np.where(theirs < 0, -1, theirs - event + start))
-        return np.concatenate(parts)
+        theirs = places[self.rows]
+        return np.where(theirs < 0, -1, theirs - self.shifts)
 
 
-def _starts(sizes: Sequence[int]) -> Int64[np.ndarray, " n"]:
-    return np.cumsum([0, *sizes[:-1]], dtype=np.int64)
+def _starts(sizes: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+    return np.cumsum(sizes) - sizes
 
 
-def own_contents(contents: Contents, part: Part, directory: Path) -> tuple[Contents, OwnShards]:
-    """The contents of a part's own shards alone, and where they stand in the whole store.
+def user_table_of(directory: Path, shards: Sequence[Shard]) -> KeyTable:
+    """The keys of the users of these shards."""
+    return KeyTable.of_files({directory / shard.directory / "users.parquet": shard.n_keys for shard in shards}, ["key"])
+
+
+def open_own_shards(directory: Path, contents: Contents, part: Part) -> tuple[EventArrays, KeyTable, OwnShards]:
+    """The events and the keys of the users whose histories lie in a part's own shards.
+
+    Of other shards nothing is read; where some are appended, the files over users, which say whose histories count.
 
     Raises:
-      InputError: there are fewer shards than parts, or users lie in several shards.
+      InputError: there are fewer shards than parts, or a file is missing or damaged.
     """
-    n_shards, n_appended = len(contents.shards), sum(shard.is_appended for shard in contents.shards)
-    if n_appended:
+    shards, columns = contents.shards, contents.columns
+    if len(shards) < part.n_parts:
         raise InputError(
-            f"{directory}: appends have replaced histories of other shards ({n_appended} of {n_shards} shards are "
-            "appended); use --shards all, or prepare the whole log again"
+            f"{directory} has {len(shards)} shard{'s' * (len(shards) > 1)} for {part.n_parts} processes to read alone; "
+            f"use --shards all, or prepare the data with --events-per-shard {max(1, contents.n_events // part.n_parts)}"
         )
-    if n_shards < part.n_parts:
-        raise InputError(
-            f"{directory} has {n_shards} shard{'s' * (n_shards > 1)} for {part.n_parts} processes to read alone; use "
-            f"--shards all, or prepare the data with --events-per-shard {max(1, contents.n_events // part.n_parts)}"
-        )
-    first_users = _starts([shard.n_users for shard in contents.shards])[shards_of(part)]
-    first_events = _starts([shard.n_events for shard in contents.shards])[shards_of(part)]
-    shards = contents.shards[shards_of(part)]
-    n_users, n_events = sum(shard.n_users for shard in shards), sum(shard.n_events for shard in shards)
-    own = OwnShards(shards, contents.n_users, contents.n_events, first_users, first_events)
-    return contents._replace(n_users=n_users, n_events=n_events, shards=shards), own
+    own = shards[shards_of(part)]
+    if any(shard.is_appended for shard in shards):
+        number, starts, lengths = find_histories(directory, shards)
+        rows = np.flatnonzero(number % part.n_parts == part.number)
+        histories = Histories(number[rows] // part.n_parts, starts[rows], lengths[rows])
+        arrays = open_shards(directory, own, columns, histories)
+        shifts = _starts(lengths)[rows] - arrays.offsets[:-1]
+        keys = user_table_of(directory, shards).at(rows)
+        return arrays, keys, OwnShards(own, len(lengths), int(lengths.sum()), rows, shifts)
+    n_users, n_events = np.array([(shard.n_users, shard.n_events) for shard in shards], np.int64).T
+    mine = shards_of(part)
+    rows = ranges(_starts(n_users)[mine], n_users[mine])
+    shifts = np.repeat(_starts(n_events)[mine] - _starts(n_events[mine]), n_users[mine])
+    whole = OwnShards(own, int(n_users.sum()), int(n_events.sum()), rows, shifts)
+    return open_shards(directory, own, columns), user_table_of(directory, own), whole
 
 
 class AllQueries(NamedTuple):

@@ -24,6 +24,9 @@ from seqrec.types import InputError, Part
 ROOT = "."
 """Directory of the one shard of a store whose arrays lie beside its manifest."""
 ROWS_FILE = "rows.npy"
+INDEX_FILES = ("manifest.json", "offsets.npy", ROWS_FILE, "users.parquet", "items.parquet")
+"""Files over users and items, and none over events: what a part reads of other parts' shards, where some are appended.
+"""
 EVENTS_PER_BLOCK = 1 << 20
 """Events that are in memory at once where all of a store are passed through."""
 PLACES_PER_BLOCK = 1 << 14
@@ -271,8 +274,22 @@ class EventArrays(NamedTuple):
     columns: dict[str, np.ndarray]
 
 
-def open_shards(store: Path, shards: Sequence[Shard], dtypes: Mapping[str, str]) -> EventArrays:
+class Histories(NamedTuple):
+    """Where the events of each user lie."""
+
+    shards: Int32[np.ndarray, " n_users"]
+    """Place of the user's shard among the shards."""
+    starts: Int64[np.ndarray, " n_users"]
+    """Place of the user's first event in the arrays of that shard."""
+    lengths: Int64[np.ndarray, " n_users"]
+
+
+def open_shards(
+    store: Path, shards: Sequence[Shard], dtypes: Mapping[str, str], histories: Histories | None = None
+) -> EventArrays:
     """The arrays of these shards as one, memory-mapped; `dtypes` are those of the event columns.
+
+    They are the events of the users of `histories`, of all in the shards if not given.
 
     Raises:
       InputError: a file is missing or damaged.
@@ -287,11 +304,10 @@ def open_shards(store: Path, shards: Sequence[Shard], dtypes: Mapping[str, str])
             open_array(file[name], shard.columns[name], shard.n_events)
             for file, shard in zip(files, shards, strict=True)
         ]
-    offsets = [_open_offsets(place, shard) for place, shard in zip(places, shards, strict=True)]
-    if len(shards) == 1 and not shards[0].is_appended:
+    if histories is None and len(shards) == 1 and not shards[0].is_appended:
         arrays = {name: part for name, [part] in parts.items()}
-        return EventArrays(arrays.pop("item"), offsets[0], arrays)
-    pieces, joined = _join(store, shards, offsets)
+        return EventArrays(arrays.pop("item"), _open_offsets(places[0], shards[0]), arrays)
+    pieces, joined = _join(find_histories(store, shards) if histories is None else histories)
     # They are read as arrays are, though they are none; whoever calculates with all of one calls np.asarray.
     sharded: dict[str, Any] = {
         name: ShardedArray(pieces, parts[name], dtype) for name, dtype in {"item": "<i4", **dtypes}.items()
@@ -307,20 +323,28 @@ def _open_offsets(directory: Path, shard: Shard) -> Int64[np.ndarray, " n_users_
     return offsets
 
 
-def _join(
-    store: Path, shards: Sequence[Shard], offsets: Sequence[np.ndarray]
-) -> tuple[Pieces, Int64[np.ndarray, " n_users_plus_1"]]:
-    """Where the events of each user lie: in the latest shard that has the user."""
+def find_histories(store: Path, shards: Sequence[Shard]) -> Histories:
+    """Where the events of each user of the shards lie: in the latest shard that has the user.
+
+    Raises:
+      InputError: offsets, or rows of an appended shard, are missing or damaged.
+    """
     n_users = sum(shard.n_keys for shard in shards)
     starts, lengths, shard_of = np.zeros(n_users, np.int64), np.zeros(n_users, np.int64), np.zeros(n_users, np.int32)
     n_known = 0
-    for number, (shard, ends) in enumerate(zip(shards, offsets, strict=True)):
+    for number, shard in enumerate(shards):
+        ends = _open_offsets(store / shard.directory, shard)
         rows: Any = slice(n_known, n_known + shard.n_users)
         if shard.is_appended:
             rows = _open_rows(store / shard.directory / ROWS_FILE, shard, n_known)
         n_known += shard.n_keys
         starts[rows], lengths[rows], shard_of[rows] = ends[:-1], np.diff(ends), number
-    joined = np.zeros(n_users + 1, np.int64)
+    return Histories(shard_of, starts, lengths)
+
+
+def _join(histories: Histories) -> tuple[Pieces, Int64[np.ndarray, " n_users_plus_1"]]:
+    shard_of, starts, lengths = histories
+    joined = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(lengths, out=joined[1:])
     has_events = lengths > 0
     starts, lengths, shard_of = starts[has_events], lengths[has_events], shard_of[has_events]

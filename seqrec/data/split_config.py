@@ -157,8 +157,8 @@ def split_store(store: SequenceStore, config: SplitConfig) -> Split:
         return kept
     if store.own is not None:
         raise InputError(
-            f"{store.directory} keeps no split by {_shown(config)}, and to make one takes all shards; prepare the data "
-            "with these split flags, or use --shards all"
+            f"{store.directory} keeps no split by {_shown(config)} of these events (an append removes that of those "
+            "before it), and to make one takes all shards; prepare the data with these split flags, or use --shards all"
         )
     split = _made(store, config)
     if directory is not None and os.access(directory.parents[2], os.W_OK):

@@ -24,7 +24,7 @@ from seqrec.data.manifest import (
     versions_of,
 )
 from seqrec.data.manifest import read_preparation as read_preparation
-from seqrec.data.own_shards import OwnShards, own_contents
+from seqrec.data.own_shards import OwnShards, open_own_shards, user_table_of
 from seqrec.data.paths import as_input_error
 from seqrec.data.ragged import session_numbers
 from seqrec.data.shards import NO_COLUMNS, ROOT, Shard, changed_shards, event_blocks, open_shards
@@ -150,9 +150,8 @@ def sharded_store(
     arrays = open_shards(directory, shards, {name: column_dtype(name, dtype) for name, dtype in types.items()})
     item_table = _item_table(item_keys, titles, attributes)
     _check_ids(arrays.items, len(item_table), f"{directory}: {{what}}; number items before shards are written")
-    users_of = {directory / shard.directory / "users.parquet": shard.n_keys for shard in shards}
     items, offsets, columns = arrays
-    user_table = KeyTable.of_files(users_of, ["key"])
+    user_table = user_table_of(directory, shards)
     return _hashed(SequenceStore(items, offsets, item_table, user_table, "", columns, tuple(shards), directory))
 
 
@@ -277,7 +276,7 @@ def open_store(
 
     Item ids and offsets are checked to be in range; with `verify` all is read and hashed. `as_of` is the content hash
     that the store had before appends: what was appended since is left out. Of several parts, one has the users of every
-    `n_parts`-th shard: no file of another shard is opened, or fetched from a bucket.
+    `n_parts`-th shard: no events of another shard are opened, or fetched from a bucket.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as directory:
@@ -297,11 +296,7 @@ def open_store(
         if "n_shards" not in version:
             return _before_appends_in_place(directory, manifest, number, version)
         contents = _earlier_contents(contents, version, directory)
-    if part.n_parts == 1:
-        store = open_contents(directory, contents)
-    else:
-        contents, own = own_contents(contents, part, directory)
-        store = open_contents(directory, contents)._replace(own=own)
+    store = open_contents(directory, contents, part)
     if verify:
         check_content(store)
     return store
@@ -321,29 +316,34 @@ def check_content(store: SequenceStore, *, report: Callable[[int], None] = lambd
         raise InputError(_damaged(store.directory, store.content_hash, store.shards))
 
 
-def open_contents(directory: Path, contents: Contents) -> SequenceStore:
-    """The store of these contents, which a manifest lists or will list."""
-    shards = contents.shards
-    arrays = open_shards(directory, shards, contents.columns)
-    n_users, n_items = sum(shard.n_keys for shard in shards), contents.n_items
-    if (n_users, len(arrays.items)) != (contents.n_users, contents.n_events):
+def open_contents(directory: Path, contents: Contents, part: Part = WHOLE) -> SequenceStore:
+    """The store of these contents, which a manifest lists or will list, or the part of it in a part's own shards."""
+    shards, n_items = contents.shards, contents.n_items
+    own = None
+    if part.n_parts == 1:
+        arrays, user_table = open_shards(directory, shards, contents.columns), user_table_of(directory, shards)
+        n_users, n_events = len(user_table), len(arrays.items)
+    else:
+        arrays, user_table, own = open_own_shards(directory, contents, part)
+        n_users, n_events = own.n_users, own.n_events
+    if (n_users, n_events) != (contents.n_users, contents.n_events):
         raise InputError(
-            f"{directory}: the shards hold {n_users} users and {len(arrays.items)} events, the manifest says "
+            f"{directory}: the shards hold {n_users} users and {n_events} events, the manifest says "
             f"{contents.n_users} and {contents.n_events}; {REMEDY}"
         )
     items_of = {directory / "items.parquet": n_items - sum(shard.n_new_items for shard in shards)}
     items_of |= {
         directory / shard.directory / "items.parquet": shard.n_new_items for shard in shards[1:] if shard.is_appended
     }
-    users_of = {directory / shard.directory / "users.parquet": shard.n_keys for shard in shards}
     item_table = KeyTable.of_files(items_of, contents.item_columns)
-    user_table = KeyTable.of_files(users_of, ["key"])
-    for part, shard in zip(getattr(arrays.items, "parts", [arrays.items]), shards, strict=True):
+    shards = shards if own is None else own.shards
+    for values, shard in zip(getattr(arrays.items, "parts", [arrays.items]), shards, strict=True):
         file = directory / shard.directory / "items.npy"
-        _check_ids(part, n_items, f"{file} holds ids outside 1..n_items={n_items}; {REMEDY}")
+        _check_ids(values, n_items, f"{file} holds ids outside 1..n_items={n_items}; {REMEDY}")
     several = shards if len(shards) > 1 else ()
     items, offsets, columns = arrays
-    return SequenceStore(items, offsets, item_table, user_table, contents.content_hash, columns, several, directory)
+    content_hash = contents.content_hash
+    return SequenceStore(items, offsets, item_table, user_table, content_hash, columns, several, directory, own)
 
 
 def _damaged(directory: Path | None, due: str, shards: Sequence[Shard] = ()) -> str:

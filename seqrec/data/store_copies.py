@@ -13,7 +13,7 @@ from pathlib import Path
 from seqrec.data.bucket_files import STORE_MARKER, explained, get, open_bucket
 from seqrec.data.directories import move_into_place
 from seqrec.data.paths import as_input_error, is_in_bucket
-from seqrec.data.shards import shards_of
+from seqrec.data.shards import INDEX_FILES, ROOT, shards_of
 from seqrec.types import InputError, Part
 
 logger = logging.getLogger("seqrec")
@@ -27,7 +27,7 @@ def local_store(directory: Path, part: Part = WHOLE) -> Path:
     """The local directory of a store: a store in a bucket is fetched once, and kept by its hash.
 
     It is kept under stores/ in SEQREC_CACHE, or in ~/.cache/seqrec. Of several parts, one fetches its own shards alone,
-    unless the whole store is there already.
+    and `INDEX_FILES` of others where some are appended, unless the whole store is there already.
 
     Raises:
       InputError: the bucket cannot be read or holds no store there.
@@ -40,10 +40,14 @@ def local_store(directory: Path, part: Part = WHOLE) -> Path:
         if STORE_MARKER not in sizes:
             raise InputError(f"{bucket.address} holds no {STORE_MARKER}, so no whole store; name the directory of one")
         manifest = bucket.files.cat_file(bucket.place(STORE_MARKER))
-    hashes, directories = [""], {""}
+    hashes, directories, others = [""], {ROOT}, set()
     with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
         facts = json.loads(manifest)
-        directories |= {str(shard["directory"]) for shard in facts.get("shards", [])[shards_of(part)]}
+        shards = facts.get("shards", [])
+        own = {str(shard["directory"]) for shard in shards[shards_of(part)]}
+        if any(shard.get("is_appended") for shard in shards):
+            others = {str(shard["directory"]) for shard in shards} - own
+        directories = (directories | own) - others
         hashes = [str(each["content_hash"]) for each in (facts, *reversed(facts.get("versions", [])))]
     # They name directories, so they must be what hashes are.
     content_hash, *earlier = hashes
@@ -64,7 +68,11 @@ def local_store(directory: Path, part: Part = WHOLE) -> Path:
     try:
         # Other files are of an append that has not ended, or splits of what the store was before.
         directories |= {name.rpartition("/")[0] for name in sizes if name.startswith(f"splits/{content_hash}/")}
-        wanted = {name: size for name, size in sizes.items() if name.rpartition("/")[0] in directories}
+        wanted = {}
+        for name, size in sizes.items():
+            place, _, file = name.rpartition("/")
+            if (place or ROOT) in directories or ((place or ROOT) in others and file in INDEX_FILES):
+                wanted[name] = size
         with explained(bucket.address):
             get(bucket, scratch, _not_linked(scratch, wanted, [cached.with_name(each + suffix) for each in earlier]))
             # Who replaces a store takes its manifest away first; who appends to one replaces it last.

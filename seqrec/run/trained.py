@@ -13,8 +13,7 @@ from seqrec.bundle.files import write_vocabulary as write_items
 from seqrec.bundle.weights import read_weights
 from seqrec.config import from_json
 from seqrec.data.buckets import original
-from seqrec.data.key_tables import read_n_events
-from seqrec.data.store import item_counts, open_store
+from seqrec.data.store import open_store
 from seqrec.files import JsonObject, read_object, replacing
 from seqrec.neighbours import TABLES
 from seqrec.params import leaves_by_name
@@ -101,10 +100,5 @@ def _item_keys(run: Path) -> np.ndarray:
 def keep_item_keys(run: Path, task: Task) -> None:
     """Leaves the keys of the items in a run that has no store of its own, so that it outlives the store."""
     if task.config.dataset == "store" and not (run / ITEMS).exists():
-        store = task.store
-        if store.own is None or store.directory is None:
-            counts = item_counts(store.items, store.n_items)
-        else:
-            counts = read_n_events(store.directory / "items.parquet")
         with replacing(run / ITEMS) as partial:
-            write_items(partial, Vocabulary(store.item_keys, counts))
+            write_items(partial, Vocabulary(task.store.item_keys, task.counts[1:]))
