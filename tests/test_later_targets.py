@@ -11,8 +11,8 @@ from seqrec.encoders.transformer import TransformerConfig, transformer
 from seqrec.heads.softmax import softmax_model
 from seqrec.later_targets import with_later_targets
 from seqrec.losses.config import LossConfig, make_loss
+from seqrec.model import loss_keys
 from seqrec.params import init_params
-from seqrec.training import loss_keys
 from seqrec.types import InputError
 
 N_ITEMS, LENGTH, SHARE = 12, 10, 0.3

@@ -109,14 +109,17 @@ def _total(arrays: Sequence[np.ndarray]) -> np.ndarray:
 # The table
 
 
+When = Callable[[Facts, Any], bool]
+"""Whether a rule holds: of the facts, and of the config that flags and the lines above it have made so far."""
+
+
 class Rule(NamedTuple):
     """One line of the table: a value for a field, on which data, and why."""
 
     field: str
     """Dotted name in the config of a training script."""
     value: Any
-    when: Callable[[Facts, Any], bool]
-    """Of the facts, and of the config that flags and the lines above have made so far."""
+    when: When
     why: str
     """In words; fields of `Facts` may stand in braces."""
 
@@ -171,7 +174,7 @@ def _can_fuse(facts: Facts, config: Any) -> bool:
     return facts.n_items < 1_000_000 and not config.training.data.split.holds_continuations
 
 
-def _both(first: Callable[[Facts, Any], bool], second: Callable[[Facts, Any], bool]) -> Callable[[Facts, Any], bool]:
+def _both(first: When, second: When) -> When:
     return lambda facts, config: first(facts, config) and second(facts, config)
 
 
@@ -179,15 +182,15 @@ def _has_short_histories(facts: Facts, config: Any) -> bool:
     return facts.mean_length < 20 and facts.n_items < 50_000
 
 
-def _items_from(low: int) -> Callable[[Facts, Any], bool]:
+def _items_from(low: int) -> When:
     return lambda facts, config: facts.n_items >= low
 
 
-def _events_below(high: int) -> Callable[[Facts, Any], bool]:
+def _events_below(high: int) -> When:
     return lambda facts, config: facts.n_events < high
 
 
-def _steps_below(high: int) -> Callable[[Facts, Any], bool]:
+def _steps_below(high: int) -> When:
     """Of an epoch, about, with the batch size that is set by then."""
 
     def is_below(facts: Facts, config: Any) -> bool:
@@ -197,7 +200,7 @@ def _steps_below(high: int) -> Callable[[Facts, Any], bool]:
     return is_below
 
 
-def _lengths_to(high: int) -> Callable[[Facts, Any], bool]:
+def _lengths_to(high: int) -> When:
     return lambda facts, config: facts.long_length <= high
 
 
