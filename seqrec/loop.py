@@ -46,7 +46,8 @@ class FitConfig:
     the last validations must be above that over those before, to be better. 0: any rise counts."""
     decay_share: float = 0.2
     """With the schedule plateau: steps over which the learning rate falls to 0, as a share of the steps before, and at
-    least one epoch where validation has stopped improving. It reaches 0 by max-epochs, max-steps or max-minutes."""
+    least one epoch where validation has stopped improving. It reaches 0 by max-epochs, max-steps or max-minutes. 0: it
+    never falls, and training ends where validation has stopped improving."""
     max_minutes: float = 0.0
     """Stop after the step in which training time, earlier parts of a resumed run included, passes this; the state is
     then validated and saved. 0 means no limit."""
@@ -69,7 +70,7 @@ class FitConfig:
         check_fields(self)
         check_at_least(self, 1, "max_epochs", "patience", "log_every_steps", "save_every_steps", "max_roll_backs")
         check_at_least(self, 0, "max_steps", "validate_every_steps", "max_minutes", "spike_deviations", "gain_errors")
-        check_share(self, "decay_share", zero=False)
+        check_share(self, "decay_share")
 
     def n_steps(self, steps_per_epoch: int) -> int:
         """Steps of a run that nothing stops earlier, which the learning rate's schedule goes by.
@@ -324,6 +325,8 @@ def _train(training: _Training, state: TrainState, progress: Progress) -> tuple[
         """Why no further step is taken, and why a cooldown starts."""
         reason = "" if is_plateau else none_better(progress, config.patience, per_epoch)
         why = no_gain(progress, config.patience, n_errors=config.gain_errors) if at_full_rate(step) else ""
+        if not config.decay_share:
+            reason, why = why or reason, ""
         return reason or out_of_time(progress, config.max_minutes), why
 
     step = progress.step
@@ -361,7 +364,7 @@ def _train(training: _Training, state: TrainState, progress: Progress) -> tuple[
                 why = why or f"{seconds_so_far() / 60:.1f} of max_minutes={config.max_minutes:g}"
             if reason or why:
                 break
-            if is_plateau and step == full_rate_until and runtime.is_first():
+            if is_plateau and step == full_rate_until < n_steps and runtime.is_first():
                 record(cooldown_line(step, step, per_epoch))
                 phase.say(f"cooldown    the learning rate falls to 0 over the last {n_steps - step:,} steps of the run")
         checkpoint.finish(checkpoints)

@@ -130,12 +130,12 @@ def learning_rate(config: OptimizerConfig, *, n_steps: int) -> optax.Schedule:
 def cooldown_within(n_steps: int, *, decay_share: float) -> tuple[int, int]:
     """The cooldown at the end of a run of `n_steps`: after how many steps it starts, and over how many it goes.
 
-    It takes `decay_share` of the steps before it.
+    It takes `decay_share` of the steps before it, and at least one step unless that is 0.
 
-    >>> cooldown_within(120, decay_share=0.2)
-    (100, 20)
+    >>> cooldown_within(120, decay_share=0.2), cooldown_within(120, decay_share=0.0)
+    ((100, 20), (120, 0))
     """
-    n_falling = max(1, round(n_steps * decay_share / (1 + decay_share)))
+    n_falling = max(1, round(n_steps * decay_share / (1 + decay_share))) if decay_share else 0
     return n_steps - n_falling, n_falling
 
 
@@ -151,7 +151,7 @@ def rate_share(step: Int[Array, ""], cooldown: Int[Array, "2"]) -> Float[Array, 
     >>> [float(rate_share(jnp.int32(step), jnp.array([100, 20]))) for step in (99, 100, 105, 120, 130)]
     [1.0, 1.0, 0.5, 0.0, 0.0]
     """
-    return 1.0 - jnp.sqrt(jnp.clip((step - cooldown[0]) / cooldown[1], 0.0, 1.0))
+    return 1.0 - jnp.sqrt(jnp.clip((step - cooldown[0]) / jnp.maximum(cooldown[1], 1), 0.0, 1.0))
 
 
 def scaled_to_rate(updates: Params, state: TrainState) -> Params:

@@ -76,6 +76,25 @@ def test_a_run_that_improves_to_its_end_has_its_rate_at_0_there(tmp_path):
     assert [line["cooldown_from"] for line in run.lines if "cooldown_from" in line] == [2]
 
 
+@pytest.mark.parametrize(
+    ("values", "n_steps", "expected"),
+    [
+        (VALUES, DECIDED, "2 validations without a gain beyond their noise"),
+        (np.arange(1, 41) / 100, 40 * PER_EPOCH, "reached max_epochs=40"),
+    ],
+    ids=["no gain", "gains"],
+)
+def test_without_a_decay_the_rate_stays_and_training_ends_where_it_would_have_fallen(
+    tmp_path, values, n_steps, expected
+):
+    run = Run(tmp_path / "c", values)
+    state, progress, reason = run.fit(**STOPS_EARLY, decay_share=0.0)
+    assert rates(run) == [1.0] * n_steps
+    assert (int(state.step), progress.step, reason) == (n_steps, n_steps, expected)
+    assert not [line for line in run.lines if "cooldown_from" in line]
+    assert run.fit(**STOPS_EARLY, decay_share=0.0)[1:] == (progress, reason)
+
+
 def test_a_late_cooldown_still_ends_with_the_run(tmp_path):
     run = Run(tmp_path / "c", VALUES)
     n_steps = DECIDED + PER_EPOCH - 2
