@@ -10,6 +10,7 @@ import numpy as np
 import scipy.optimize
 from jaxtyping import Array, Float, Int
 
+from seqrec import phases
 from seqrec.data.batches import Queries
 from seqrec.evaluation import Report, no_report, run_queries
 from seqrec.metrics.ranks import take
@@ -88,9 +89,15 @@ def fit_weights(
     start = np.full(len(parts), START)
     start[:n_models] = 1.0 / n_models
     bounds = [(SMALLEST if n_models == 1 else 0.0, None)] * n_models + [(0.0, None)] * len(added)
-    best = scipy.optimize.minimize(
-        loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 50, "ftol": 1e-7, "gtol": 1e-5}
-    )
+    options = {"maxiter": 50, "ftol": 1e-7, "gtol": 1e-5}
+    with phases.progress("fitting the weights of tables") as phase:
+
+        def note(intermediate_result: scipy.optimize.OptimizeResult) -> None:
+            phase.note = f"log-probability {-intermediate_result.fun:.4f}"
+
+        best = scipy.optimize.minimize(
+            loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options, callback=note
+        )
     weights = best.x.tolist()
     return FusionWeights(
         tuple(weights[:n_models]),

@@ -48,11 +48,10 @@ class Phase:
     def text(self) -> str:
         """How far the phase is, and about how long it will still take, in words."""
         passed = runtime.seconds() - self._started
-        if self.total is None:
-            return f"{self.name}: {duration(passed)} so far"
-        text = f"{self.name}: {self.done:,} of {self.total:,} {self.unit}, {duration(passed)} so far"
+        counted = "" if self.total is None else f"{self.done:,} of {self.total:,} {self.unit}, "
+        text = f"{self.name}: {counted}{duration(passed)} so far"
         since, first = self._measured_from
-        if first < self.done < self.total:
+        if self.total is not None and first < self.done < self.total:
             left = (runtime.seconds() - since) / (self.done - first) * (self.total - self.done)
             text += f", about {duration(left)} left"
         return text + (f"   {self.note}" if self.note else "")

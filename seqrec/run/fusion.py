@@ -40,9 +40,7 @@ FUSION, ARRAYS = "fusion.json", "fusion.npz"
 MOST_USERS, LEAST_USERS = 3000, 500
 """Validation users that weights are fitted on: fewer the larger the catalogue, of whose items all are scored."""
 MOST_SCORES = 1 << 28
-"""Users times items up to which there are more than the least."""
-QUERIES_PER_USER = 8
-"""On average, at most, of these users."""
+"""Queries times items up to which there are more users than the least, and more queries than one for each of these."""
 
 
 class ModelWithTables(NamedTuple):
@@ -104,7 +102,7 @@ def fit_tables(
         return ModelWithTables(model, params, record)
     queries = weight_queries(task)
     extended = with_neighbours(model, tables) if tables else model
-    with phases.progress("fitting the weights of tables", len(queries.users), unit="queries") as phase:
+    with phases.progress("reading the queries that weights are fitted on", len(queries.users), unit="queries") as phase:
         fitted = fit_weights(extended, params | placed(tables, extended), queries, widths=widths, report=phase)
     # Ranks do not change when all weights are divided by that of the model, whose scores then stay as they are.
     model_weight = fitted.models[0] if widths is None else 1.0
@@ -182,11 +180,12 @@ def weight_queries(task: Task) -> Queries:
     Where these have too many, every second of them, or third, and so on.
     """
     valid = task.valid
-    n = max(LEAST_USERS, min(MOST_USERS, MOST_SCORES // task.n_items))
-    positions = valid.target_positions[np.isin(valid.users, sampled_users(task.store, valid.users, n=n))]
+    most = max(LEAST_USERS, MOST_SCORES // task.n_items)
+    users = sampled_users(task.store, valid.users, n=min(MOST_USERS, most))
+    positions = valid.target_positions[np.isin(valid.users, users)]
     return make_queries(
         task.store,
-        positions[:: max(1, -(-len(positions) // (QUERIES_PER_USER * n)))],
+        positions[:: max(1, -(-len(positions) // most))],
         max_length=task.max_length,
         batch_size=2 * task.config.batch_size,
         mask_seen=task.mask_seen,
