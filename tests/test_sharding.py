@@ -57,34 +57,34 @@ MESHES = {
     "1x8": MeshConfig(data=1, model=8),
     "2x2 fsdp 2": MeshConfig(data=2, model=2, fsdp=2),
 }
-QUICK = ("4x2", "2x4", "2x2 fsdp 2")
-"""Of these, what splits each axis; the others split the rows alone or the catalogue alone."""
+QUICK = ("4x2",)
+"""It splits rows and catalogue; the others split one of them alone, or by other numbers."""
+STEPS_QUICK = ("4x2", "2x4", "2x2 fsdp 2")
+"""Of these the quick tests have training steps: with many and with few table rows a device, and a third axis."""
 # The table has 448 rows, a number that no other array has for a dimension: nor has any the rows of a device.
 N_ITEMS, TABLE_ROWS, D_MODEL, MAX_LENGTH, N_STEPS = 400, 448, 8, 8, 3
 N_DRAWS = 6
+STEPS_ALONE = ": steps"
 
 
-def each_mesh(*meshes):
+def each_mesh(*meshes, quick=QUICK):
     """A test for each of these meshes, of which it takes some at night alone."""
-    return pytest.mark.parametrize("mesh", at_night(meshes, quick=QUICK))
+    return pytest.mark.parametrize("mesh", at_night(meshes, quick=quick))
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory, request):
     """What `measure` returns without a mesh and with each that a test asks for, on eight fake devices."""
-    params = (
-        item.callspec.params
-        for item in request.session.items
-        if item.path == request.path and hasattr(item, "callspec")
-    )
-    asked = {each["mesh"] for each in params if "mesh" in each}
+    tests = [item for item in request.session.items if item.path == request.path and hasattr(item, "callspec")]
+    asked = {each.callspec.params["mesh"] for each in tests if "mesh" in each.callspec.params}
     meshes = [mesh for mesh in MESHES if mesh in asked]
+    whole = meshes if any(each.get_closest_marker("slow") for each in tests) else QUICK
     path = tmp_path_factory.mktemp("runs") / "runs.npz"
     root = Path(__file__).parents[1]
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": "8", "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(root)}
     environment["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # compiles in half the time; what devices send is the same
     done = subprocess.run(
-        [sys.executable, __file__, str(path), *meshes],
+        [sys.executable, __file__, str(path), *(mesh if mesh in whole else mesh + STEPS_ALONE for mesh in meshes)],
         cwd=root,
         env=environment,
         capture_output=True,
@@ -100,18 +100,20 @@ def runs(tmp_path_factory, request):
     }
 
 
+@each_mesh(*MESHES, quick=STEPS_QUICK)
+@pytest.mark.parametrize("what", ["loss", "params", "averaged", "sparse"])
+def test_steps_on_eight_devices_are_those_on_one(runs, mesh, what):
+    assert_same(runs[mesh], runs["none"], what)
+
+
 @each_mesh(*MESHES)
 @pytest.mark.parametrize(
     "what",
     [
-        "loss",
         "softmax",
         "seen",
         "in_chunks",
         "sampled",
-        "params",
-        "averaged",
-        "sparse",
         "ranks",
         "metrics",
         "mixture",
@@ -121,15 +123,25 @@ def runs(tmp_path_factory, request):
     ],
 )
 def test_eight_devices_compute_what_one_does(runs, mesh, what):
-    names = [name for name in runs["none"] if name.startswith(what)]
+    assert_same(runs[mesh], runs["none"], what)
+
+
+def assert_same(ours, expected, what):
+    names = [name for name in expected if name.startswith(what)]
     assert names
     for name in names:
-        np.testing.assert_allclose(runs[mesh][name], runs["none"][name], rtol=1e-5, atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(ours[name], expected[name], rtol=1e-5, atol=1e-5, err_msg=name)
 
 
 @each_mesh(*MESHES)
 def test_dropout_and_recommended_items_are_the_same_to_the_bit(runs, mesh):
-    for name in ("bytes", "top", "top_of_allowed", "draws", "draws_log_q"):
+    for name in ("bytes", "top", "top_of_allowed"):
+        np.testing.assert_array_equal(runs[mesh][name], runs["none"][name])
+
+
+@each_mesh(*MESHES, quick=STEPS_QUICK)
+def test_draws_are_the_same_to_the_bit(runs, mesh):
+    for name in ("draws", "draws_log_q"):
         np.testing.assert_array_equal(runs[mesh][name], runs["none"][name])
 
 
@@ -148,8 +160,17 @@ def test_the_item_table_and_its_moments_are_split_over_model_and_batches_over_da
 
 
 @each_mesh("4x2", "2x4", "1x8")
-@pytest.mark.parametrize("program", ["train_step", "softmax", "seen", "in_chunks", "sampled", "mixture", "eval_step"])
+@pytest.mark.parametrize("program", ["softmax", "seen", "in_chunks", "sampled", "mixture", "eval_step"])
 def test_no_program_sends_the_item_table_or_scores(runs, mesh, program):
+    assert_sends_no_table(runs, mesh, program)
+
+
+@each_mesh("4x2", "2x4", "1x8", quick=STEPS_QUICK)
+def test_no_training_step_sends_the_item_table_or_scores(runs, mesh):
+    assert_sends_no_table(runs, mesh, "train_step")
+
+
+def assert_sends_no_table(runs, mesh, program):
     messages = [line.split() for line in runs[mesh][f"messages_of_{program}"].tolist()]
     assert messages
     on_a_device = TABLE_ROWS // MESHES[mesh].model
@@ -159,14 +180,14 @@ def test_no_program_sends_the_item_table_or_scores(runs, mesh, program):
         assert str(on_a_device) not in shape or (kind == "all-reduce" and shape == [str(on_a_device), str(D_MODEL)])
 
 
-@each_mesh("4x2", "2x2 fsdp 2")
+@each_mesh("4x2", "2x2 fsdp 2", quick=STEPS_QUICK)
 def test_drawing_by_split_tables_sends_a_row_a_draw_and_no_table(runs, mesh):
     # A row has the bounds of 64 items; together the rows of the draws are shorter than the table.
     assert 0 < runs[mesh]["sent_by_draws"] <= N_DRAWS * 65 < N_ITEMS
     assert runs["none"]["sent_by_draws"] == 0
 
 
-@each_mesh("8x1", "4x2", "2x4")
+@each_mesh("8x1", "4x2", "2x4", quick=STEPS_QUICK)
 def test_a_step_adds_up_one_table_and_another_where_a_device_holds_fewer_rows_than_are_looked_up(runs, mesh):
     sent = runs[mesh]["messages_of_train_step"].tolist()
     n_rows, on_a_device = int(runs[mesh]["batch_rows"][0]), TABLE_ROWS // MESHES[mesh].model
@@ -220,8 +241,17 @@ def without_blocks(encoder: Encoder) -> Encoder:
     return dataclasses.replace(encoder, specs={"item_table": encoder.specs["item_table"]}, encode=encode)
 
 
-def measure() -> dict[str, np.ndarray]:
-    """A short training run and its evaluation under the current mesh, if there is one."""
+def named(name: str, tree) -> dict[str, jax.Array]:
+    return {name + jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def finite(numbers: dict) -> dict[str, np.ndarray]:
+    chex.assert_tree_all_finite({name: value for name, value in numbers.items() if not name.startswith(("b", "mess"))})
+    return {name: np.asarray(value) for name, value in numbers.items()}
+
+
+def measure(*, steps_alone: bool = False) -> dict[str, np.ndarray]:
+    """A short training run and, unless `steps_alone`, losses and its evaluation under the mesh, if there is one."""
     generator = np.random.default_rng(0)
     histories = [generator.integers(1, N_ITEMS + 1, generator.integers(3, 12)).tolist() for _ in range(60)]
     store = store_from_sequences(histories, n_items=N_ITEMS)
@@ -242,14 +272,41 @@ def measure() -> dict[str, np.ndarray]:
     numbers["row_moments_on_a_device"] = moments.addressable_shards[0].data.shape
 
     items_alone = without_blocks(encoder)
-    start = {"item_table": state.params["item_table"]}
+    first = split_rows(batches.batch(0))
+
+    def sampler(key, targets):
+        return uniform(key, n_negatives=32, n_items=N_ITEMS)
+
+    popularity = split_items(popularity_distribution(np.arange(N_ITEMS + 1)))
+    draw = compiled(functools.partial(popular, n_negatives=N_DRAWS), jax.random.key(0), popularity)
+    numbers["draws"], numbers["draws_log_q"] = draw(jax.random.key(0), popularity)
+    numbers["sent_by_draws"] = largest_message(draw)
+    start = {"item_table": jnp.copy(state.params["item_table"])}  # a step gives away what it was given
+    step = make_train_step(model, optimizer, seed=0, average_decay=0.9)
+    step = compiled(step, state, first)
+    numbers["messages_of_train_step"] = messages(step)
+    for number in range(N_STEPS):
+        state, metrics = step(state, split_rows(batches.batch(number)))
+    numbers["loss_of_the_last_step"] = metrics.loss
+    sampled_model = softmax_model(items_alone, sampled_loss(sampled_softmax, sampler))
+    sparse = init_sparse_state(sampled_model, OptimizerConfig(warmup_steps=1), n_steps=100, seed=0)
+    sparse_step = make_sparse_step(sampled_model, OptimizerConfig(warmup_steps=1), n_steps=100, seed=0)
+    for number in range(N_STEPS):
+        sparse, _ = sparse_step(sparse, split_rows(batches.batch(number)))
+    assert tables_on_a_device(sparse) == tables_on_a_device(state)[:3]  # one moment a row is no table
+    numbers |= named("params", state.params) | named("averaged", state.averaged)
+    numbers |= named("sparse", caught_up(sparse).averaged)
+    numbers["table_on_a_device"] += tables_on_a_device(state)
+    items = jnp.asarray(first.items)
+    numbers["batch_rows"] = [items.shape[0], items.addressable_shards[0].data.shape[0]]
+    if steps_alone:
+        return finite(numbers)
 
     def loss_of(params, batch, loss):
         hidden = items_alone.encode(params, batch)
         options = {"n_items": N_ITEMS, "context": LossContext(batch), "key": jax.random.key(4)}
         return loss(hidden, params["item_table"], batch.next_items, **options)[0]
 
-    first = split_rows(batches.batch(0))
     n_targets = np.count_nonzero(batches.batch(0).next_items)
 
     def value_and_gradients(params, batch, loss):
@@ -261,41 +318,15 @@ def measure() -> dict[str, np.ndarray]:
     def gradients_of(name, loss):
         program = compiled(functools.partial(value_and_gradients, loss=loss), start, first)
         numbers[f"messages_of_{name}"] = messages(program)
-        numbers[f"{name}_loss"], gradients = program(start, first)
-        return gradients
+        value, gradients = program(start, first)
+        numbers.update({f"{name}_loss": value, **named(name, gradients)})
 
-    def sampler(key, targets):
-        return uniform(key, n_negatives=32, n_items=N_ITEMS)
-
-    popularity = split_items(popularity_distribution(np.arange(N_ITEMS + 1)))
-    draw = compiled(functools.partial(popular, n_negatives=N_DRAWS), jax.random.key(0), popularity)
-    numbers["draws"], numbers["draws_log_q"] = draw(jax.random.key(0), popularity)
-    numbers["sent_by_draws"] = largest_message(draw)
-    trees = {
-        "softmax": gradients_of("softmax", softmax_loss),
-        "seen": gradients_of("seen", functools.partial(softmax_loss, settings=SoftmaxSettings(seen_weight=0.1))),
-        "sampled": gradients_of("sampled", sampled_loss(sampled_softmax, sampler)),
-    }
+    gradients_of("softmax", softmax_loss)
+    gradients_of("seen", functools.partial(softmax_loss, settings=SoftmaxSettings(seen_weight=0.1)))
+    gradients_of("sampled", sampled_loss(sampled_softmax, sampler))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(losses, "tile_sizes", lambda n_positions, n_rows: (min(16, n_positions), min(10, n_rows)))
-        trees["in_chunks"] = gradients_of("in_chunks", softmax_loss)
-    step = make_train_step(model, optimizer, seed=0, average_decay=0.9)
-    step = compiled(step, state, first)
-    numbers["messages_of_train_step"] = messages(step)
-    for number in range(N_STEPS):
-        state, metrics = step(state, split_rows(batches.batch(number)))
-    numbers["loss_of_the_last_step"] = metrics.loss
-    trees |= {"params": state.params, "averaged": state.averaged}
-    sampled_model = softmax_model(items_alone, sampled_loss(sampled_softmax, sampler))
-    sparse = init_sparse_state(sampled_model, OptimizerConfig(warmup_steps=1), n_steps=100, seed=0)
-    sparse_step = make_sparse_step(sampled_model, OptimizerConfig(warmup_steps=1), n_steps=100, seed=0)
-    for number in range(N_STEPS):
-        sparse, _ = sparse_step(sparse, split_rows(batches.batch(number)))
-    assert tables_on_a_device(sparse) == tables_on_a_device(state)[:3]  # one moment a row is no table
-    trees["sparse"] = caught_up(sparse).averaged
-    for name, tree in trees.items():
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-            numbers[name + jax.tree_util.keystr(path)] = leaf
+        gradients_of("in_chunks", softmax_loss)
     eval_step = compiled(make_eval_step(model), state.params, split_rows(next(queries.batches())))
     numbers["ranks"] = evaluate(eval_step, state.params, queries).rank
     numbers["messages_of_eval_step"] = messages(eval_step)
@@ -316,7 +347,7 @@ def measure() -> dict[str, np.ndarray]:
     program = compiled(mixture_gradients, own, first)
     numbers["messages_of_mixture"] = messages(program)
     numbers["mixture_loss"], gradients = program(own, first)
-    numbers |= {f"mixture{jax.tree_util.keystr(path)}": x for path, x in jax.tree_util.tree_leaves_with_path(gradients)}
+    numbers |= named("mixture", gradients)
     numbers["mixture_ranks"] = evaluate(make_eval_step(repeating), own, queries._replace(n_excluded=0)).rank
     ids = generator.integers(0, N_ITEMS + 1, (N_ITEMS + 1, 7)).astype(np.int32)
     weights = generator.normal(size=ids.shape).astype(np.float32)
@@ -362,20 +393,17 @@ def measure() -> dict[str, np.ndarray]:
     numbers["bytes"] = jax.jit(lambda x: jnp.where(x == 0, random_bytes(jax.random.key(5), x.shape), 0))(rows)
     sums = jax.jit(metric_sums)(split_rows(numbers["ranks"].astype(np.float32)[:56]))
     numbers["metrics"] = [*sums.totals.values(), sums.n_users]
-    numbers["table_on_a_device"] += tables_on_a_device(state)
-    items = jnp.asarray(first.items)
-    numbers["batch_rows"] = [items.shape[0], items.addressable_shards[0].data.shape[0]]
-    chex.assert_tree_all_finite({name: value for name, value in numbers.items() if not name.startswith(("b", "mess"))})
-    return {name: np.asarray(value) for name, value in numbers.items()}
+    return finite(numbers)
 
 
 def main(path: str, *meshes: str) -> None:
     assert jax.device_count() == 8
     garbage.collect_seldom()
     numbers = {}
-    for mesh in ("none", *meshes):
+    for each in ("none", *meshes):
+        mesh = each.removesuffix(STEPS_ALONE)
         with jax.set_mesh(make_mesh(MESHES[mesh])) if mesh in MESHES else contextlib.nullcontext():
-            numbers |= {f"{mesh}/{name}": value for name, value in measure().items()}
+            numbers |= {f"{mesh}/{name}": value for name, value in measure(steps_alone=mesh != each).items()}
     np.savez(path, **numbers)
 
 
