@@ -33,6 +33,8 @@ from seqrec.types import InputError
 
 LONG = store_from_sequences([list(range(1, 1001))] * 20)
 WITHOUT_CODES = [name for name in TRAINING if name != "generative"]
+TRAINED = ("sasrec", "bert4rec", "hstu", "seq2seq")
+"""One for each question and form of times, which the quick tests train."""
 EPOCHS = {"bert4rec": 25}  # it learns from a share of the positions at a time
 ONE_BLOCK = {"gru4rec": (), "seq2seq": ("--n-blocks", "1", "--n-decoder-blocks", "1")}
 
@@ -45,7 +47,8 @@ def chain_flags(chain, tmp_path_factory):
     return ("--dataset", "store", "--data-path", str(directory), *CHAIN_FLAGS)
 
 
-@pytest.mark.parametrize("name", WITHOUT_CODES)
+# A script's steps are made here or lowered below; what they are made of is learned and kept in tests of its own.
+@pytest.mark.parametrize("name", at_night(WITHOUT_CODES, quick=TRAINED))
 def test_steps_on_a_chain_lead_beyond_popularity_and_what_is_kept_of_them_to_the_same_ranks(
     name, chain_flags, tmp_path
 ):
@@ -121,9 +124,8 @@ def test_a_model_that_reads_no_times_is_not_labelled_as_if_it_did(toy, tmp_path)
         script.main(runtime.parse(script.Config, [*toy, "--times", "query", "--output", str(tmp_path / "run")]))
 
 
-# The losses of the others lower in test_lowering.py as well, and their encoders, with gradients, in
-# test_every_encoder.py.
-@pytest.mark.parametrize("name", at_night(TRAINING, quick=("gsasrec", "bert4rec", "gru4rec", "seq2seq")))
+# Of the others, losses lower in test_lowering.py as well, and encoders, with gradients, in test_every_encoder.py.
+@pytest.mark.parametrize("name", at_night(TRAINING, quick=set(WITHOUT_CODES) - set(TRAINED)))
 def test_the_steps_of_each_script_lower_for_every_platform(name):
     script = TRAINING[name]
     default = script.Config()
