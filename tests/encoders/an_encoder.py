@@ -64,7 +64,7 @@ VARIANTS = (
     "encoder-decoder, learned, gated",
     "hstu without positions",
 )
-"""Of these, each part stands in another encoder as well: tests that take seconds try them at night alone."""
+"""Of these, each part stands in another encoder as well: they are tried at night alone."""
 
 
 @functools.cache

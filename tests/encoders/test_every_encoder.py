@@ -14,8 +14,7 @@ from packed_rows import LENGTH, rows_of
 from seqrec.sharding import MESH_AXES
 from seqrec.types import Batch
 
-every_encoder = pytest.mark.parametrize("name", ENCODERS)
-every_encoder_at_night = pytest.mark.parametrize("name", at_night(ENCODERS, quick=set(ENCODERS) - set(VARIANTS)))
+every_encoder = pytest.mark.parametrize("name", at_night(ENCODERS, quick=set(ENCODERS) - set(VARIANTS)))
 
 
 @functools.cache
@@ -42,7 +41,7 @@ def visible_items(name: str, batch: Batch, state: int) -> set[int]:
     return set(batch.items[0, : state + 1][mine[: state + 1]].tolist())
 
 
-@every_encoder_at_night
+@every_encoder
 def test_a_causal_state_depends_on_its_history_so_far_and_a_bidirectional_one_on_all_that_is_not_hidden(name):
     encoder, params = an_encoder(name)
     batch = rows_of([[1, 2, 3, 4, 5], [6, 7, 8, 9]], times=encoder.reads.times)
@@ -104,7 +103,7 @@ def test_states_keep_their_precision_and_shape(name):
     assert states.dtype == jnp.float32
 
 
-@every_encoder_at_night
+@every_encoder
 def test_states_and_gradients_lower_for_every_platform(name):
     encoder, params = an_encoder(name)
 
