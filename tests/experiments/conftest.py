@@ -4,6 +4,7 @@ import contextlib
 import io
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ sys.path.insert(0, str(EXPERIMENTS))
 import sasrec  # noqa: E402 (the line above makes it findable)
 
 from seqrec import runtime  # noqa: E402
+from seqrec.run import results  # noqa: E402
 
 TOY_MODEL = (
     *("--d-model", "16", "--n-blocks", "1", "--max-length", "8", "--batch-size", "8", "--warmup-steps", "5"),
@@ -47,6 +49,24 @@ def logging_as_before() -> Iterator[None]:
     yield
     logging.root.handlers[:] = handlers
     runtime.log.setLevel(level)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_learning_curve(tmp_path_factory) -> Iterator[None]:
+    """Draws the learning curve of a process's first run; the others leave a copy, since it takes a tenth of their time.
+
+    What is on it, tests/report/test_learning_curve.py tells.
+    """
+    draw, first = results.plot_learning_curve, tmp_path_factory.mktemp("curve") / "first.png"
+
+    def draw_once(metrics_file: Path, picture: Path, **options: Any) -> None:
+        if not first.exists():
+            draw(metrics_file, first, **options)
+        shutil.copy(first, picture)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(results, "plot_learning_curve", draw_once)
+        yield
 
 
 def toy_histories(n_users: int = 40, n_items: int = 30) -> list[list[int]]:
