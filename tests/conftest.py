@@ -176,6 +176,13 @@ def write(tmp_path):
     return write_file
 
 
+# Most of a short Spark's time goes into loading and compiling its own classes.
+QUICK_JAVA = (
+    "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -XX:+IgnoreUnrecognizedVMOptions -XX:+UnlockDiagnosticVMOptions"
+    " -XX:-BytecodeVerificationRemote"
+)
+
+
 @pytest.fixture(scope="session")
 def spark():
     """One small Spark for all tests; they skip without PySpark or Java."""
@@ -192,7 +199,8 @@ def spark():
         .config("spark.sql.codegen.wholeStage", "false")
         .config("spark.sql.adaptive.enabled", "false")
         .config("spark.sql.codegen.factoryMode", "NO_CODEGEN")
-        .config("spark.driver.extraJavaOptions", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
+        .config("spark.sql.constraintPropagation.enabled", "false")
+        .config("spark.driver.extraJavaOptions", QUICK_JAVA)
         .config("spark.sql.session.timeZone", "America/New_York")
         .getOrCreate()
     )
