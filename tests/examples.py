@@ -1,6 +1,6 @@
 """Which examples a run of the tests takes, and which are left to the night.
 
-Hypothesis draws a quarter of them, and all where `SEQREC_ALL_EXAMPLES` is set.
+Hypothesis draws an eighth of them, and all where `SEQREC_ALL_EXAMPLES` is set.
 """
 
 import os
@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import pytest
 from hypothesis import settings
 
-SHARE = 1 if os.environ.get("SEQREC_ALL_EXAMPLES") else 4
+SHARE = 1 if os.environ.get("SEQREC_ALL_EXAMPLES") else 8
 
 
 def examples(n: int) -> settings:
