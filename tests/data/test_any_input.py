@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from examples import examples
+from examples import at_night, examples
 from hypothesis import example, given
 from hypothesis import strategies as st
 from source_rows import NO_TIMES, rows_of
@@ -124,6 +124,7 @@ def written_parquet(pairs):
     return sink.getvalue().to_pybytes()
 
 
+FORMS = ("csv", "tsv", "quoted", "gzip", "json", "parquet", "frame")
 odd_ids = st.one_of(
     st.text(st.characters(codec="utf-8"), max_size=8),
     st.integers(-(2**64), 2**64).map(str),
@@ -133,7 +134,8 @@ odd_ids = st.one_of(
 )
 
 
-@pytest.mark.parametrize("form", ["csv", "tsv", "quoted", "gzip", "json", "parquet", "frame"])
+# Other delimiters and gzip are what test_own_text.py has too.
+@pytest.mark.parametrize("form", at_night(FORMS, quick=set(FORMS) - {"tsv", "gzip"}))
 @examples(12)
 @given(pairs=st.lists(st.tuples(odd_ids, odd_ids), min_size=1, max_size=6))
 @example(pairs=[("7", ""), ("", "-0"), ("9223372036854775808", "\r\n"), ('"', "\0")])
