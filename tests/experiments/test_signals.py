@@ -38,7 +38,8 @@ slow = pytest.mark.slow
         # Libraries are imported and data are read: see also test_sigterm_ends_with_a_command_that_goes_on_when_pasted.
         pytest.param("device", 0.3, signal.SIGINT, None, id="reading", marks=slow),
         pytest.param("split", 0.4, signal.SIGTERM, None, id="building", marks=slow),  # arrays are made
-        pytest.param("model", 0.5, signal.SIGINT, None, id="compiling"),
+        # Inside a library: see also test_a_signal_inside_a_callback_is_not_lost in test_runtime.py.
+        pytest.param("model", 0.5, signal.SIGINT, None, id="compiling", marks=slow),
         # See also test_a_resumed_run_equals_one_that_was_not_interrupted.
         pytest.param("epoch   1", 0.0, signal.SIGTERM, None, id="training", marks=slow),
         pytest.param("saving", 0.0, signal.SIGINT, SLOW_SAVE, id="saving", marks=slow),
