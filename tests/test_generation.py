@@ -150,7 +150,7 @@ def test_a_beam_as_wide_as_the_catalogue_finds_the_likeliest_pair(no_repeat):
     assert 0 < n_greedy_misses < 10
 
 
-@pytest.mark.parametrize("options", [{"temperature": 1.0}, {"temperature": 2.5}, {"temperature": 1.5, "top_k": 3}])
+@pytest.mark.parametrize("options", [{"temperature": 2.5}, {"temperature": 1.5, "top_k": 3}])
 def test_pairs_are_sampled_by_their_probabilities(options):
     model, params = a_model(n_items=5)
     params = params | {"item_table": params["item_table"] * 0.3}  # so that no item is almost certain

@@ -205,7 +205,8 @@ def signalled(seconds: float, *numbers: signal.Signals) -> tuple[int, str, str]:
     return process.returncode, rest[0], message + rest[1]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+# That both signals are handled alike is seen above, without a process.
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
 def test_a_signal_inside_a_callback_is_not_lost(number):
     status, printed, message = signalled(1.0, number)
     assert (status, printed) == (128 + number, "")
@@ -214,7 +215,7 @@ def test_a_signal_inside_a_callback_is_not_lost(number):
     assert "Traceback" not in message
 
 
-@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("second", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_the_second_signal_ends_the_process_at_once_whatever_it_is_doing(second):
     status, printed, message = signalled(600.0, signal.SIGINT, second)
     assert (status, printed) == (128 + second, "")
