@@ -20,7 +20,9 @@ sys.path.insert(0, str(EXPERIMENTS))
 import sasrec  # noqa: E402 (the line above makes it findable)
 
 from seqrec import runtime  # noqa: E402
-from seqrec.run import results  # noqa: E402
+from seqrec.model import Model  # noqa: E402
+from seqrec.params import Params  # noqa: E402
+from seqrec.run import Task, results  # noqa: E402
 
 TOY_MODEL = (
     *("--d-model", "16", "--n-blocks", "1", "--max-length", "8", "--batch-size", "8", "--warmup-steps", "5"),
@@ -51,21 +53,35 @@ def logging_as_before() -> Iterator[None]:
     runtime.log.setLevel(level)
 
 
-@pytest.fixture(autouse=True, scope="session")
-def one_learning_curve(tmp_path_factory) -> Iterator[None]:
-    """Draws the learning curve of a process's first run; the others leave a copy, since it takes a tenth of their time.
+SHOWN: set[tuple] = set()
+"""The kinds of models and catalogues of which this process has printed recommendations."""
 
-    What is on it, tests/report/test_learning_curve.py tells.
+
+@pytest.fixture(autouse=True, scope="session")
+def pictures_and_examples_once(tmp_path_factory) -> Iterator[None]:
+    """Draws the learning curve of a process's first run, and recommends for one run of a kind.
+
+    Each takes a tenth of a toy run's time. The other runs have a copy of the picture; what is on it,
+    tests/report/test_learning_curve.py tells.
     """
-    draw, first = results.plot_learning_curve, tmp_path_factory.mktemp("curve") / "first.png"
+    draw, show, first = results.plot_learning_curve, results._examples, tmp_path_factory.mktemp("curve") / "first.png"
 
     def draw_once(metrics_file: Path, picture: Path, **options: Any) -> None:
         if not first.exists():
             draw(metrics_file, first, **options)
         shutil.copy(first, picture)
 
+    def show_once(task: Task, model: Model, params: Params) -> list[str]:
+        catalogue = task.store.titles is None, task.store.n_items < 10
+        kind = repr(model.reads), model.encoder.causal, type(model.head), *catalogue
+        if kind in SHOWN:
+            return []
+        SHOWN.add(kind)
+        return show(task, model, params)
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(results, "plot_learning_curve", draw_once)
+        patch.setattr(results, "_examples", show_once)
         yield
 
 
@@ -120,6 +136,7 @@ def train(*flags: str | Path) -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def finished(toy, tmp_path_factory) -> Finished:
     """A run that nothing disturbed."""
+    SHOWN.clear()
     flags = (*toy, "--output", str(tmp_path_factory.mktemp("runs") / "undisturbed"))
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as printed:
         patch.setattr(sys, "argv", [str(EXPERIMENTS / "sasrec.py"), *flags])
