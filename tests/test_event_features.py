@@ -299,13 +299,13 @@ def mean_ndcg(*, event_features, shuffled=(), n_users=150, n_events=16):
     features = position_features(config, store, split)
     plain = transformer(TransformerConfig(d_model=16, n_blocks=1, dropout=0.1), n_items=N_ITEMS, max_length=n_events)
     model = with_event_features(softmax_model(plain), features)
-    optimizer = make_optimizer(OptimizerConfig(learning_rate=1e-2, warmup_steps=10), model.specs, n_steps=150)
+    optimizer = make_optimizer(OptimizerConfig(learning_rate=1e-2, warmup_steps=10), model.specs, n_steps=100)
     step = make_train_step(model, optimizer, seed=0, average_decay=0.9)
     batches = training_batches(
         store, split, max_length=n_events, batch_size=50, seed=0, fields=EventFields(features=features)
     )
     state = init_state(model, optimizer, seed=0)
-    for number in range(150):
+    for number in range(100):
         state, _ = step(state, batches.batch(number))
     options = {"max_length": n_events, "batch_size": 50, "mask_seen": False, "fields": EventFields(features=features)}
     ranks = evaluate(make_eval_step(model), state.averaged, make_queries(store, split.test, **options)).rank

@@ -175,10 +175,10 @@ def share_of_new_items_before_the_target(*, informative):
         counts=np.bincount(histories.ravel(), minlength=n_items + 1),
     )
     batches = training_batches(store, leave_last_out(store), max_length=8, batch_size=100, seed=0)
-    optimizer = make_optimizer(OptimizerConfig(learning_rate=1e-2, warmup_steps=10), model.specs, n_steps=120)
+    optimizer = make_optimizer(OptimizerConfig(learning_rate=1e-2, warmup_steps=10), model.specs, n_steps=80)
     state = init_state(model, optimizer, seed=0)
     step = make_train_step(model, optimizer, seed=0, average_decay=0.9)
-    for number in range(120):
+    for number in range(80):
         state, _ = step(state, batches.batch(number))
     params = composed_params(model, state.averaged)
     states = jax.jit(encoder.encode)(params, rows_of(*[[history] for history in histories.tolist()], length=8))[:, -1]

@@ -13,7 +13,6 @@ from seqrec.data.batches import Windows, make_queries, training_batches
 from seqrec.data.splits import leave_last_out
 from seqrec.data.store import store_from_sequences
 from seqrec.data.synthetic.config import ListeningConfig
-from seqrec.data.synthetic.optimum import best_possible_ndcg
 from seqrec.data.synthetic.simulation import simulate_events
 from seqrec.encoders.transformer import TransformerConfig, transformer
 from seqrec.evaluation import evaluate, make_eval_step
@@ -231,10 +230,10 @@ def a_world():
     plays = simulate_events(config)
     histories = np.split(plays["item_id"], np.flatnonzero(np.diff(plays["user_id"])) + 1)
     histories = [history.tolist() for history in histories if len(history) >= 5]
-    return store_from_sequences(histories, n_items=config.n_items), best_possible_ndcg(config).ndcg
+    return store_from_sequences(histories, n_items=config.n_items)
 
 
-def ndcg_of(model, store, n_steps=150):
+def ndcg_of(model, store, n_steps=100):
     split = leave_last_out(store)
     sizes = {"max_length": 50, "batch_size": 32}
     batches = training_batches(store, split, **sizes, seed=0, windows=Windows(whole=True))
@@ -248,10 +247,9 @@ def ndcg_of(model, store, n_steps=150):
 
 
 def test_where_listeners_return_to_what_they_heard_the_mixture_ranks_better():
-    store, best = a_world()
+    store = a_world()
     plain = softmax_model(transformer(dataclasses.replace(SMALL, d_model=16), n_items=store.n_items, max_length=50))
     without, mixed = ndcg_of(plain, store), ndcg_of(with_repeats(plain), store)
-    print(f"NDCG@10: plain {without:.4f}, repeat mixture {mixed:.4f}, best possible {best:.4f}")
     # One standard error of an NDCG over 290 listeners is below .025; the pair shares its listeners.
     assert mixed > without + 0.05
 
