@@ -1,6 +1,7 @@
 """What several tests share."""
 
 import contextlib
+import functools
 import gc
 import importlib
 import os
@@ -26,7 +27,6 @@ import garbage  # noqa: E402
 import jax  # noqa: E402
 import jaxtyping  # noqa: E402
 import pytest  # noqa: E402
-from type_checks import share_type_checks  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 
@@ -79,6 +79,27 @@ def pytest_configure():
             return of_thread.context
 
         mlir.make_ir_context = shared
+
+
+def share_type_checks() -> None:
+    """Lets functions that are defined in others have their types checked by what was made for the first of them.
+
+    Each time that such a function is defined, as in every step of a loop and every trace of a loss, jaxtyping asks for
+    a new check of the same signature, which takes 2 ms to make. Where its functions have moved, it goes on so.
+    """
+    with contextlib.suppress(ImportError, AttributeError):
+        from jaxtyping import _decorator
+
+        make, check = _decorator._make_fn_with_signature, _decorator._apply_typechecker
+        made = functools.cache(make)
+
+        def make_once(*args, **kwargs):
+            try:
+                return made(*args, **kwargs)
+            except TypeError:  # a default value, such as an array, that cannot be looked up
+                return make(*args, **kwargs)
+
+        _decorator._make_fn_with_signature, _decorator._apply_typechecker = make_once, functools.cache(check)
 
 
 share_type_checks()
