@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.optimize
 from jaxtyping import Array, Float, Int
 
 from seqrec import phases
@@ -56,6 +55,8 @@ def fit_weights(
     Raises:
       InputError: there is no query to fit on.
     """
+    import scipy.optimize  # takes some time, which each script would spend as it starts
+
     names = model.head.tables if isinstance(model.head, NeighbourHead) else ()
     if len(queries.users) == 0:
         raise InputError("there is no validation query to fit weights on; leave --fuse out")
@@ -92,7 +93,7 @@ def fit_weights(
     options = {"maxiter": 50, "ftol": 1e-7, "gtol": 1e-5}
     with phases.progress("fitting the weights of tables") as phase:
 
-        def note(intermediate_result: scipy.optimize.OptimizeResult) -> None:
+        def note(intermediate_result: Any) -> None:
             phase.note = f"log-probability {-intermediate_result.fun:.4f}"
 
         best = scipy.optimize.minimize(

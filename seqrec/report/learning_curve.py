@@ -4,7 +4,6 @@ import math
 from pathlib import Path
 
 from seqrec.files import read_json_lines, replacing
-from seqrec.pages import plots
 
 
 def plot_learning_curve(metrics_file: Path, picture: Path, *, best_epoch: int | float) -> None:
@@ -12,6 +11,8 @@ def plot_learning_curve(metrics_file: Path, picture: Path, *, best_epoch: int | 
 
     Curves are cut where training returns to earlier weights.
     """
+    from seqrec.pages import plots  # matplotlib takes a fifth of the time in which a training script starts
+
     lines = read_json_lines(metrics_file)
     losses = [(line["epoch"], line["loss"]) for line in lines if "loss" in line]
     validations = [(line["epoch"], line["valid"]["ndcg@10"]) for line in lines if "valid" in line]
