@@ -1,9 +1,12 @@
 """Facts about the benchmarks of models that write semantic ids, at sizes where they take a second."""
 
 import dataclasses
+import functools
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -17,6 +20,11 @@ from seqrec.baselines.popularity import training_counts
 from seqrec.data.synthetic.config import ListeningConfig
 from seqrec.encoders.transformer import TransformerConfig
 from seqrec.files import read_json
+from seqrec.heads.code_probabilities import depth_decoder_specs
+from seqrec.heads.code_search import CODES, PARAMS, TREE
+from seqrec.heads.depth_decoder import DepthDecoder, DepthDecoderConfig
+from seqrec.params import init_params
+from seqrec.prefix_tree import prefix_tree
 from seqrec.semantic_ids.making import CodesConfig
 
 
@@ -33,10 +41,26 @@ def test_a_beam_is_timed_with_and_without_its_tree_and_a_trie(tmp_path):
 
 def test_a_trie_of_dictionaries_offers_the_codes_that_the_tree_offers():
     codes = np.random.default_rng(0).integers(0, 4, (21, 2))
-    trie = semantic_generation.trie_of(semantic_generation.prefix_tree(codes, (4, 4)))
+    trie = semantic_generation.trie_of(prefix_tree(codes, (4, 4)))
     assert sorted((*prefix, code) for prefix, following in trie.items() for code in following if prefix) == sorted(
         map(tuple, codes[1:].tolist())
     )
+
+
+@pytest.mark.slow
+def test_a_beam_with_a_trie_on_the_host_finds_what_the_compiled_one_finds():
+    sizes, states = (4, 4, 4), jax.random.normal(jax.random.key(0), (2, 8))
+    codes = np.zeros((21, 3), np.int32)
+    codes[1:] = np.stack(np.unravel_index(np.random.default_rng(0).choice(64, 20, replace=False), sizes), axis=1)
+    tree = jax.tree.map(jnp.asarray, prefix_tree(codes, sizes))
+    decoder_params = init_params(depth_decoder_specs(sizes, 8), jax.random.key(1))
+    decoder_params = jax.tree.map(lambda leaf: 20 * leaf if leaf.ndim == 2 else leaf, decoder_params)
+    head = DepthDecoder(20, DepthDecoderConfig(beam_width=3))
+    ids, logs = head.top_k({PARAMS: decoder_params, TREE: tree, CODES: codes}, states, k=3)
+    step = functools.partial(semantic_generation.beam_step, width=3)
+    prefixes, host_logs = semantic_generation.host_beam(step, decoder_params, states, semantic_generation.trie_of(tree))
+    np.testing.assert_array_equal(codes[ids], prefixes)
+    np.testing.assert_allclose(logs, host_logs, rtol=1e-5)
 
 
 @pytest.mark.slow
