@@ -118,7 +118,7 @@ def _what_it_is(record: JsonObject, *, mask_seen: bool, item_table: str) -> str:
     how = f"Ranks all {n_items} items by how likely each comes next in a user's history."
     if decoder.get("lists") == "beam":
         width = decoder["beam_width"]
-        how = f"Writes the codes of what comes next in a user's history, by a beam of {width} over its {n_items} items."
+        how = f"Generates the codes of a user's next item, by a beam of {width} over its {n_items} items."
     return (
         f"{how} It reads "
         f"the latest {data['max_length']} items{times[data['times']]}. Items that the user has seen {seen} unless a "
@@ -209,7 +209,7 @@ def _limits(record: JsonObject, tested: JsonObject | None) -> str:
         + (
             "New items have no place in it until it is trained and exported again."
             if "semantic_ids" not in record["config"]
-            else "New items have a place by their codes, once `export.py --refresh` is told of them by `--catalogue`."
+            else "New items can be listed by their codes, once `export.py --refresh` has a `--catalogue` with them."
         ),
         "- It repeats what its log favours: popular items, and whatever earlier recommendations led users to. No part "
         "of it was tested for fairness to users or to makers of items.",

@@ -27,9 +27,14 @@ class SemanticIds(NamedTuple):
 
 
 def semantic_ids(
-    codes: Int[np.ndarray, "n_items_plus_1 n_levels"], n_codes: Sequence[int], *, n_items: int | None = None
+    codes: Int[np.ndarray, "n_items_plus_1 n_levels"],
+    n_codes: Sequence[int],
+    *,
+    item_keys: np.ndarray | None = None,
 ) -> SemanticIds:
     """These codes, after checking them; row 0 is padding, whatever it holds.
+
+    Errors name items by `item_keys`, by default by their ids.
 
     Several items may share all their codes: `figures.collisions` counts them. A negative code stands for a missing one.
 
@@ -37,7 +42,7 @@ def semantic_ids(
     [[0, 0], [1, 2], [1, 0]]
     >>> semantic_ids(np.array([[0, 0], [1, 3], [1, 0]]), (2, 3))
     Traceback (most recent call last):
-    seqrec.types.InputError: item id 1 has the code 3 at level 1, whose codebook has 3: give codes 0..2
+    seqrec.types.InputError: item id 1 has the code 3 at level 1, whose codebook has 3; give codes 0..2
 
     Raises:
       InputError: an item lacks a code, a level is missing or too many, a code is beyond its codebook, or all items have
@@ -55,20 +60,24 @@ def semantic_ids(
         )
     if any(not 1 <= n < 2**31 for n in n_codes):
         raise InputError(f"n_codes={n_codes} holds a size outside 1..2^31 - 1; give the size of each codebook")
-    if n_rows < 2 or (n_items is not None and n_rows != n_items + 1):
-        due = "at least 2" if n_items is None else f"n_items + 1 = {n_items + 1:,}"
+    if n_rows < 2 or (item_keys is not None and n_rows != len(item_keys) + 1):
+        due = "at least 2" if item_keys is None else f"n_items + 1 = {len(item_keys) + 1:,}"
         raise InputError(f"codes have {n_rows:,} rows, {due} are due; give each item a row, below that of padding")
     items = codes[1:]
+
+    def named(row: int) -> str:
+        return f"item id {row + 1}" if item_keys is None else f"item {item_keys[row].item()!r}"
+
     if (missing := np.flatnonzero((items < 0).any(axis=1))).size:
         raise InputError(
-            f"{len(missing):,} of {len(items):,} items lack a code, the first item id {missing[0] + 1}; "
+            f"{len(missing):,} of {len(items):,} items lack a code, the first {named(int(missing[0]))}; "
             "give each item a code at each level"
         )
     if (beyond := np.argwhere(items >= np.array(n_codes))).size:
         row, level = beyond[0].tolist()
         raise InputError(
-            f"item id {row + 1} has the code {items[row, level]} at level {level}, whose codebook has "
-            f"{n_codes[level]}: give codes 0..{n_codes[level] - 1}"
+            f"{named(row)} has the code {items[row, level]} at level {level}, whose codebook has "
+            f"{n_codes[level]}; give codes 0..{n_codes[level] - 1}"
         )
     if len(items) > 1 and (items == items[0]).all():
         raise InputError(

@@ -147,7 +147,7 @@ def _aligned(
     chosen = codes[rows]
     sizes = (codes.max(axis=0) + 1).tolist() if n_codes is None else n_codes
     with as_input_error(f"{path}: {{error}}", InputError):
-        return semantic_ids(np.concatenate([np.zeros_like(chosen[:1]), chosen]), sizes, n_items=len(item_keys))
+        return semantic_ids(np.concatenate([np.zeros_like(chosen[:1]), chosen]), sizes, item_keys=item_keys)
 
 
 def _rows(store_keys: pa.Array, keys: pa.Array) -> np.ndarray:
@@ -171,10 +171,10 @@ def _read_parquet(path: Path) -> tuple[pa.Array, np.ndarray]:
     for (_, name), column in zip(levels, columns, strict=True):
         if not pa.types.is_integer(column.type) or column.null_count:
             raise InputError(f"{path}: {name} is {column.type} with {column.null_count:,} missing; give integers")
-    if not len(table) or table[key].null_count:
-        raise InputError(
-            f"{path} has {len(table):,} rows, {table[key].null_count:,} without an item; give each its key"
-        )
+    if not len(table):
+        raise InputError(f"{path} has no rows; give each item one, with its codes")
+    if n_missing := table[key].null_count:
+        raise InputError(f"{path} has {len(table):,} rows, {n_missing:,} without an item; give each its key")
     return table[key].combine_chunks(), np.stack([column.to_numpy() for column in columns], axis=1).astype(np.int64)
 
 

@@ -1,9 +1,10 @@
 """A bundle that is ready to answer: which requests share a call, and the sizes of calls, compiled before the first."""
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,6 +16,8 @@ from seqrec.bundle.sessions import Sessions
 from seqrec.serve.config import Limits, ServeConfig
 from seqrec.serve.sessions import SessionRequest, SessionsLane
 from seqrec.types import InputError
+
+log = logging.getLogger("seqrec")
 
 USUAL_K = 32
 """Lists that are not longer share the usual calls."""
@@ -134,10 +137,12 @@ def serve_bundle(bundle: Bundle, limits: Limits, *, max_batch: int | None = None
 
 def compile_calls(served: Served) -> None:
     """Calls each program once, so that none is compiled while somebody waits."""
-    bundle = served.bundle
+    bundle, lanes = served.bundle, (served.usual, served.large, served.allowed)
+    # A minute or more, for models that generate codes.
+    log.info("compiling   %d sizes of calls", sum(len(lane.sizes) for lane in lanes))
     key = bundle.vocabulary.keys[:1].tolist()
     seconds = {"none": None, "history": [0], "query": [0, 0]}[bundle.facts.times]
-    for lane in (served.usual, served.large, served.allowed):
+    for lane in lanes:
         for sizes in lane.sizes:
             times = None if seconds is None else [seconds] * sizes.users
             lane.call([bundle.request([key] * sizes.users, 1, times=times)])
@@ -147,15 +152,23 @@ def compile_calls(served: Served) -> None:
 
 def _compile_sessions(served: Served, lane: SessionsLane) -> None:
     """Starts and continues sessions in each number of users, with lists of each size, and forgets them."""
-    bundle = served.bundle
-    key = bundle.vocabulary.keys[bundle.by_popularity[:1] - 1].tolist()  # which may be listed
+    bundle, usual = served.bundle, served.usual.sizes[0]
+    keys = bundle.vocabulary.keys
+    key = keys[bundle.by_popularity[:1] - 1].tolist()  # which may be listed
     reads_times = bundle.facts.times != "none"
-    large_k = min(served.large.sizes[0].k, bundle.facts.n_items)
-    for kind, k, allow in ((served.usual, 1, None), (served.large, large_k, None), (served.allowed, 1, key)):
-        for n_users in (sizes.users for sizes in kind.sizes if sizes.users <= lane.most):
+    large = {
+        "k": min(served.large.sizes[0].k, bundle.facts.n_items),
+        "exclude": keys[: usual.exclude + 1].tolist(),
+    }
+    # One allowed item fits the usual sizes.
+    kinds: tuple[tuple[BundleLane, dict[str, Any]], ...]
+    kinds = ((served.usual, {}), (served.large, large), (served.allowed, {"allow": key * 2}))
+    for kind, options in kinds:
+        # Of the sizes above `most` users that the last calls are filled up to, too.
+        for n_users in sorted({min(sizes.users, lane.most) for sizes in kind.sizes}):
             for history in (key, None):
                 times = [0.0, *[0.0] * (history is not None)] if reads_times else None
-                request = SessionRequest("", key, k, history, allow=allow, times=times)
+                request = SessionRequest("", key, 1, history, times=times)._replace(**options)
                 lane.call([request._replace(user=str(number)) for number in range(n_users)])
     lane.sessions.clear()
 

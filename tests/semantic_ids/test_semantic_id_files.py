@@ -73,7 +73,7 @@ def test_parquet_of_others(tmp_path):
         ({"1": [1, 2], "2": [3, 0]}, "lacks the codes of 1 of 3 items, the first 3"),
         ({"1": [1, 2], "2": [3, 0, 4], "3": [1, 1]}, "item '2' has 3 codes, the first has 2"),
         ({"1": [1, 2], "2": 7, "3": [1, 1]}, "item '2' has 7, the first has 2 codes"),
-        ({"1": [1, 2], "2": [3, -1], "3": [1, 1]}, "1 of 3 items lack a code, the first item id 2"),
+        ({"1": [1, 2], "2": [3, -1], "3": [1, 1]}, "1 of 3 items lack a code, the first item 2"),
         ({"1": [1, 2], "2": [3, 1.5], "3": [1, 1]}, "item '2' has the code 1.5"),
         ({"1": [1, 2], "2": [3, "<b>"], "3": [1, 1]}, "item '2' has the code '<b>'"),
         ({"1": [1, 2], "2": [1, 2], "3": [1, 2]}, "all 3 items have the codes"),
@@ -98,6 +98,8 @@ def test_codes_that_no_model_can_read_are_refused_in_one_line(write, content, wo
         ({"item": [1, 2, 3], "code_0": [1, None, 3]}, "code_0 is int64 with 1 missing"),
         ({"item": [1, 2, 3], "code_0": [1.0, 2.0, 3.0]}, "code_0 is double"),
         ({"code_0": [1, 2, 3]}, "codes are a column item"),
+        ({"item": [1, 2, None], "code_0": [1, 2, 3]}, "3 rows, 1 without an item"),
+        ({"item": pa.array([], pa.int64()), "code_0": pa.array([], pa.int64())}, "has no rows"),
     ],
 )
 def test_tables_without_codes_are_refused(tmp_path, table, words):

@@ -2,13 +2,15 @@
 
 import dataclasses
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from bundle.small_bundles import copy_of, kept, loaded, replace_facts
 
-from seqrec.bundle.files import TOP_K
+from seqrec.bundle.files import APPEND, START, STATE_TOP_K, TOP_K
 from seqrec.serve.config import ServeConfig
 from seqrec.serve.served import compile_calls, joined, load_served, serve_bundle
+from seqrec.serve.sessions import SessionRequest
 from seqrec.types import InputError
 from serve.small_service import LIMITS, TRACKS, served
 
@@ -93,6 +95,54 @@ def test_whatever_the_limits_let_in_needs_no_size_that_was_not_compiled_before()
         )
         ready.lane_of(request).call([request] * int(rng.integers(1, 3)))
     assert shapes_of(calls) == compiled
+
+
+@pytest.mark.parametrize("n_sessions", [3, 8])
+def test_nor_do_requests_of_users_whose_state_is_kept(n_sessions):
+    """Of as many users as there are sessions, also where that is none of the sizes that calls have."""
+    traced = []
+
+    def start(params, histories):
+        traced.append(("start", histories["items"].shape))
+        n_rows = len(histories["items"])
+        return jnp.zeros((n_rows, 2)), jnp.zeros((n_rows, 1))
+
+    def append(params, cache, rows, events):
+        traced.append(("append", rows.shape))
+        return jnp.zeros((len(rows), 2)), cache
+
+    def top_k(params, states, allow, exclude, places):
+        traced.append((states.shape, allow.shape, exclude.shape, places.shape))
+        return jnp.ones((len(states), len(places)), jnp.int32), jnp.zeros((len(states), len(places)))
+
+    bundle, _ = with_recorded_calls(loaded())
+    programs = {**bundle.programs, START: start, APPEND: append, STATE_TOP_K: top_k}
+    bundle = dataclasses.replace(bundle, programs=programs)
+    # With lists that are longer than those of usual calls by exclusion alone.
+    limits = dataclasses.replace(LIMITS, max_list=10)
+    ready = serve_bundle(bundle, limits, max_batch=6, n_sessions=n_sessions)
+    compile_calls(ready)
+    n_traced, rng = len(traced), np.random.default_rng(0)
+
+    def some(low, high):
+        return rng.choice(TRACKS, int(rng.integers(low, high + 1)), replace=False).tolist()
+
+    for _ in range(60):
+        n_users, allows = int(rng.integers(1, ready.sessions.most + 1)), rng.random() < 0.4
+        requests = [
+            SessionRequest(
+                str(user),
+                some(0, 2),
+                int(rng.integers(1, limits.max_k + 1)),
+                history,
+                exclude=some(0, limits.max_list),
+                allow=some(1, limits.max_list) if allows else None,
+            )
+            for user in range(n_users)
+            for history in (some(0, 3), None)
+        ]
+        ready.sessions.call(requests)
+    assert len(traced) == n_traced, traced[n_traced:]
 
 
 def test_a_joined_request_masks_only_what_each_part_masks():
