@@ -129,11 +129,11 @@ def _level(
 ) -> Level:
     n, counts = len(codes), np.bincount(parents, minlength=n_nodes)
     most = int(counts.max())
+    repeats = np.count_nonzero((np.diff(parents) == 0) & (np.diff(codes.astype(np.int64)) == 0))
     if like is None:
         size = room(n + 1, SLACK)
         width = min(n, -(-int(most * (1 + SLACK)) // 8) * 8)
         # A row of bits costs the same whatever it holds; gathers cost for each child that there may be.
-        repeats = np.any((np.diff(parents) == 0) & (np.diff(codes.astype(np.int64)) == 0))
         has_bits = 2 * width > n_codes and not repeats and n_nodes * n_codes <= 8 * 32 * max(n_items, 4096)
     else:
         size, width, has_bits = len(like.codes), like.width, like.bits is not None
@@ -141,6 +141,11 @@ def _level(
             raise InputError(
                 f"a catalogue of {n:,} prefixes, {most} after one, does not fit a tree with room for {size - 1:,}, "
                 f"{width} after one; make a tree of its own, and compile again"
+            )
+        if has_bits and repeats:  # one bit a code finds one child
+            raise InputError(
+                f"{repeats:,} items share all their codes with another, and the tree has no place for such items; give "
+                "each item its own codes, or make a tree of its own, and compile again"
             )
     starts = np.full(n_nodes + ROWS, n, np.int32)
     starts[: n_nodes + 1] = np.concatenate([[0], np.cumsum(counts)])

@@ -120,6 +120,10 @@ def test_what_does_not_fit_or_is_no_catalogue_is_refused_in_a_line():
     alike = np.array([[0, 0, 0]] + [[1, 2, code % 9] for code in range(N_ITEMS)])
     with pytest.raises(InputError, match="after one, does not fit a tree with room for"):
         prefix_tree(alike, N_CODES, like=TREE)
+    each = np.array([[0, 0], [0, 0], [0, 1], [1, 0], [1, 1]])
+    dense = prefix_tree(each, (2, 2))  # where a bit stands for a code, and so for one item
+    with pytest.raises(InputError, match="1 items share all their codes with another, and the tree has no place"):
+        prefix_tree(each[[0, 1, 1, 3, 4]], (2, 2), like=dense)
 
 
 def test_a_million_items_take_at_most_100_megabytes():

@@ -14,6 +14,7 @@ from seqrec.bundle.loading import open_bundle
 from seqrec.bundle.weights import read_constants, write_constants
 from seqrec.bundle.writing import probes, with_answers
 from seqrec.data.directories import replacing_directory
+from seqrec.data.paths import as_input_error
 from seqrec.files import write_json
 from seqrec.prefix_tree import prefix_tree
 from seqrec.semantic_ids.codes import SemanticIds
@@ -77,7 +78,8 @@ def replace_catalogue(directory: Path, codes: Path) -> Changes:
     exported = np.zeros_like(rows)
     exported[: len(first.codes)] = first.codes
     like = prefix_tree(exported, first.n_codes, items=np.arange(1, len(first.codes)))
-    tree = prefix_tree(rows, first.n_codes, items=ids, like=like)
+    with as_input_error(f"{codes}: {{error}}", InputError):
+        tree = prefix_tree(rows, first.n_codes, items=ids, like=like)
     constants = {"codes": rows.astype(constants["codes"].dtype), "tree": tree}
     n_items = len(vocabulary.keys)
     facts = facts._replace(n_items=n_items)

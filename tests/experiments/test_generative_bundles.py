@@ -138,6 +138,8 @@ def test_a_catalogue_of_other_codebooks_or_too_many_items_is_refused_and_nothing
 
     refused((CODES + 1) % 6, SIZES, KEYS, "30 of 30 known items have another first code")
     refused(np.pad(CODES, ((0, 0), (0, 1))), (8, 8, 1), KEYS, "a number a level, and the model writes")
+    twins = np.concatenate([CODES, CODES[1:2]])
+    refused(twins, SIZES, np.append(KEYS, 7), r"codes\.parquet: 1 items share all their codes with another")
     n_more = 200
     many = np.concatenate([CODES, np.tile(CODES[1:], (7, 1))[:n_more]])
     refused(many, SIZES, np.append(KEYS, 1000 + np.arange(n_more)), "has room for .*; train and export again")
