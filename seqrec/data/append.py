@@ -263,7 +263,7 @@ def _clean(
         min_item_events=1,
         session_gap_seconds=None,
     )
-    cleaned = clean_events(source.events, by_itself, engine_of(source), report=report)
+    cleaned = clean_events(source.events, by_itself, engine_of(source), parts=source.parts, report=report)
     table = collect(cleaned.events.sort(*steps.time_order(cleaned.events)))
     columns = {
         name: table[name] if name in ("user_id", "item_id") else event_column(name, table[name])

@@ -21,7 +21,7 @@ from seqrec.data.paths import as_input_error
 from seqrec.data.shard_writing import ShardPlan, write_batches, write_sorted
 from seqrec.data.shards import Shard
 from seqrec.data.tables.rows import literal_path, quoted, text_literal, without_nan
-from seqrec.data.user_ranges import UserRange, events_of, parts_of, ranges_at_once
+from seqrec.data.user_ranges import UserRange, events_of, number_of, place_users, ranges_of
 from seqrec.types import InputError
 
 EngineName = Literal["duckdb", "polars", "pyspark"]
@@ -29,12 +29,29 @@ ROWS_PER_BATCH = 122_880
 """DuckDB's own portion of a table."""
 BYTES_PER_VALUE = 20
 """Memory that DuckDB takes, in several copies, for a value of a row that it sorts."""
+PARTS_AT_ONCE = 3
+"""Parts of a table that together could be sorted in memory: smaller ones are faster, and some memory is taken."""
+
+
+class Parts(NamedTuple):
+    """A table of events, and the same rows in parts: those of consecutive ranges of users, or all in one."""
+
+    whole: nw.LazyFrame
+    parts: Sequence[nw.LazyFrame]
+
+    def map(self, change: Callable[[nw.LazyFrame], nw.LazyFrame]) -> "Parts":
+        """Each after a change that needs no rows of other users."""
+        return Parts(change(self.whole), [change(part) for part in self.parts])
+
+
+def one_part(table: nw.LazyFrame) -> Parts:
+    return Parts(table, [table])
 
 
 class SortedEvents(NamedTuple):
     """Events, and how they are to be sorted."""
 
-    events: nw.LazyFrame
+    events: Parts
     """user_id, item, event columns and those of the order."""
     order: list[str]
     users: nw.LazyFrame
@@ -48,14 +65,14 @@ class Engine(NamedTuple):
 
     keep: Callable[[nw.LazyFrame], nw.LazyFrame]
     """The same table, computed: whatever is built on it does not compute it again."""
-    keep_parts: Callable[[Sequence[nw.LazyFrame]], nw.LazyFrame]
-    """The tables, computed one after another, as one: several are too large to be kept in memory."""
+    keep_parts: Callable[[Sequence[nw.LazyFrame]], Parts]
+    """The parts, computed one after another: several are too large to be kept in memory."""
+    partition: Callable[[nw.LazyFrame, int], Parts]
+    """The parts of so many events that can be sorted in memory, computed in one pass; one where all of them can be."""
     forget: Callable[[nw.LazyFrame], None]
     """Lets go of a table that was kept; other tables are left alone."""
     close: Callable[[], None]
     """Lets go of all tables that were kept."""
-    n_rows_at_once: Callable[[nw.LazyFrame], int | None]
-    """Rows of such a table that can be sorted in memory; None where all of them must."""
     write_shards: Callable[[SortedEvents, Sequence[UserRange], ShardPlan], list[Shard]]
     """Writes a shard of the events of each range of users, part by part; never all of them in memory where the engine
     can help it."""
@@ -64,7 +81,8 @@ class Engine(NamedTuple):
 def duckdb_engine(connection: duckdb.DuckDBPyConnection) -> Engine:
     """Tables are held in the connection's database, which spills what exceeds its memory limit.
 
-    Tables in several parts are held as Parquet files beside what is spilt. They go with the connection.
+    Tables in several parts are held as Parquet files beside what is spilt. They go with the connection. Each part is
+    read from its own file: then DuckDB knows how large its ids are, and sorts narrow integers in a quarter of the time.
     """
     prefix = f"kept_{uuid.uuid4().hex}"
     folders: dict[str, Path] = {}
@@ -82,20 +100,32 @@ def duckdb_engine(connection: duckdb.DuckDBPyConnection) -> Engine:
             table.to_native().create(name)
         return nw.from_native(connection.table(name))
 
-    def keep_parts(parts: Sequence[nw.LazyFrame]) -> nw.LazyFrame:
+    def keep_parts(parts: Sequence[nw.LazyFrame]) -> Parts:
         if len(parts) == 1:
-            return keep(parts[0])
-        name = new_name()
-        folders[name] = folder = _spill_folder(connection)
-        files = []
-        for number, part in enumerate(parts):
-            files.append(folder / f"{number}.parquet")
-            with _duckdb_explained():
-                _write_parquet(part.to_native(), files[-1])
-        # One file at a time, for DuckDB knows what ids there are in one, and not in a list of them.
-        union = " UNION ALL ".join(f"FROM read_parquet({text_literal(literal_path(file))})" for file in files)
-        connection.execute(f"CREATE TEMP VIEW {name} AS {union}")
-        return nw.from_native(connection.table(name))
+            return one_part(keep(parts[0]))
+        name, folder = new_name(), _spill_folder(connection)
+        folders[name] = folder
+        files = [folder / f"{number}.parquet" for number in range(len(parts))]
+        for part, file in zip(parts, files, strict=True):
+            _write_parquet(part, file)
+        return read_parts(name, [literal_path(file) for file in files])
+
+    def partition(events: nw.LazyFrame, n_events: int) -> Parts:
+        n_values = n_bytes_at_once(connection) / BYTES_PER_VALUE
+        n_at_once = int(n_values / len(events.collect_schema().names()))
+        if n_events <= n_at_once:
+            return one_part(events)
+        ranges = ranges_of(place_users(events, max(1, n_at_once // PARTS_AT_ONCE)))
+        name, folder = new_name(), _spill_folder(connection)
+        folders[name] = folder
+        _write_parquet(events.with_columns(_part=number_of(ranges)), folder, "PARTITION_BY (_part)")
+        return read_parts(name, [f"{literal_path(folder)}/_part={number}/*.parquet" for number in range(len(ranges))])
+
+    def read_parts(name: str, paths: Sequence[str]) -> Parts:
+        parts = [f"FROM read_parquet({text_literal(path)}, hive_partitioning = false)" for path in paths]
+        # Not a list of files, for DuckDB knows what ids there are in one, and not in a list of them.
+        connection.execute(f"CREATE TEMP VIEW {name} AS {' UNION ALL '.join(parts)}")
+        return Parts(nw.from_native(connection.table(name)), [nw.from_native(connection.sql(part)) for part in parts])
 
     def forget_named(name: str) -> None:
         kept.discard(name)
@@ -114,11 +144,8 @@ def duckdb_engine(connection: duckdb.DuckDBPyConnection) -> Engine:
             for name in list(kept):
                 forget_named(name)
 
-    def n_rows_at_once(table: nw.LazyFrame) -> int:
-        return max(1, int(n_bytes_at_once(connection) / (BYTES_PER_VALUE * len(table.collect_schema().names()))))
-
     def write_shards(sorted_events: SortedEvents, ranges: Sequence[UserRange], plan: ShardPlan) -> list[Shard]:
-        return _shards_here(sorted_events, ranges, plan, batches, n_rows_at_once)
+        return _shards_here(sorted_events, ranges, plan, batches)
 
     def batches(table: nw.LazyFrame) -> Iterator[pa.RecordBatch]:
         with _duckdb_explained():
@@ -128,7 +155,7 @@ def duckdb_engine(connection: duckdb.DuckDBPyConnection) -> Engine:
             with read(ROWS_PER_BATCH) as reader:
                 yield from reader
 
-    return Engine(keep, keep_parts, forget, close, n_rows_at_once, write_shards)
+    return Engine(keep, keep_parts, partition, forget, close, write_shards)
 
 
 def _spill_folder(connection: duckdb.DuckDBPyConnection) -> Path:
@@ -139,10 +166,12 @@ def _spill_folder(connection: duckdb.DuckDBPyConnection) -> Path:
         return Path(tempfile.mkdtemp(prefix="seqrec-parts-", dir=where))
 
 
-def _write_parquet(rows: duckdb.DuckDBPyRelation, file: Path) -> None:
+def _write_parquet(rows: nw.LazyFrame, path: Path, option: str = "") -> None:
     # To look for a dictionary in ids and times takes half the time of writing them.
     options = "FORMAT parquet, PARQUET_VERSION v2, COMPRESSION lz4_raw, DICTIONARY_SIZE_LIMIT 1"
-    rows.query("part_of_events", f"COPY part_of_events TO {text_literal(str(file))} ({options})")
+    copy = f"COPY rows_of_events TO {text_literal(str(path))} ({', '.join([options, option][: 1 + bool(option)])})"
+    with _duckdb_explained():
+        rows.to_native().query("rows_of_events", copy)
 
 
 def _remove_folders(folders: dict[str, Path]) -> None:
@@ -191,18 +220,16 @@ def spark_engine() -> Engine:
 def _simple_engine(keep: Callable[[nw.LazyFrame], nw.LazyFrame], write_shards: Any) -> Engine:
     return Engine(
         keep=keep,
-        keep_parts=lambda parts: keep(nw.concat(list(parts))),
+        keep_parts=lambda parts: one_part(keep(nw.concat(list(parts)))),
+        partition=lambda events, n_events: one_part(events),
         forget=lambda table: None,
         close=lambda: None,
-        n_rows_at_once=lambda table: None,
         write_shards=write_shards,
     )
 
 
 def _shards_from_memory(table: SortedEvents, ranges: Sequence[UserRange], plan: ShardPlan) -> list[Shard]:
-    return _shards_here(
-        table, ranges, plan, lambda part: iter(collect(part).to_batches(ROWS_PER_BATCH)), lambda _: None
-    )
+    return _shards_here(table, ranges, plan, lambda part: iter(collect(part).to_batches(ROWS_PER_BATCH)))
 
 
 def _shards_here(
@@ -210,18 +237,17 @@ def _shards_here(
     ranges: Sequence[UserRange],
     plan: ShardPlan,
     batches: Callable[[nw.LazyFrame], Iterator[pa.RecordBatch]],
-    n_rows_at_once: Callable[[nw.LazyFrame], int | None],
 ) -> list[Shard]:
-    """The shards, written by this process; what is sorted at once fits the memory."""
+    """The shards, written by this process, a part of the events at a time."""
     user_keys = None
     if table.keys is not None:
         user_keys = collect(table.keys.sort("user_id"))["key"].cast(pa.large_string()).combine_chunks()
     names = ["user_id", "item", *plan.columns]
 
     def sorted_batches(users: UserRange) -> Generator[pa.RecordBatch, None, None]:
-        events = table.events if len(ranges) == 1 else events_of(table.events, users)
-        for part in parts_of(events, ranges_at_once(events, users.n_events, n_rows_at_once(events))):
-            yield from batches(part.sort(table.order).select(names))
+        for part in table.events.parts:
+            events = part if len(ranges) == 1 else events_of(part, users)
+            yield from batches(events.sort(table.order).select(names))
 
     shards = []
     for number, users in enumerate(ranges):
@@ -235,7 +261,7 @@ def _shards_by_executors(table: SortedEvents, ranges: Sequence[UserRange], plan:
     """The shards, each written by the executor that sorts it; what they hold comes to the driver."""
     from pyspark.errors import PySparkException
 
-    events, user = table.events, "user_id"
+    events, user = table.events.whole, "user_id"
     if len(ranges) == 1:
         events = events.with_columns(_place=nw.lit(ranges[0].place, nw.Int64))
     else:
@@ -305,6 +331,11 @@ def collect(table: nw.LazyFrame) -> pa.Table:
         return table.collect(backend="pyarrow").to_native()
 
 
+def n_rows(table: nw.LazyFrame) -> int:
+    """The number of rows."""
+    return int(table.select(n=nw.len()).collect("pyarrow")["n"][0])
+
+
 @contextlib.contextmanager
 def move(source: Source, engine: EngineName, *, spark: Any = None, directory: Path | None = None) -> Iterator[Source]:
     """The same source with its events in another engine, by way of a Parquet file in `directory` that goes in the end.
@@ -328,4 +359,4 @@ def move(source: Source, engine: EngineName, *, spark: Any = None, directory: Pa
                 os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
                 session = spark or SparkSession.builder.config("spark.sql.session.timeZone", "UTC").getOrCreate()
                 events = session.read.parquet(str(path))
-        yield source._replace(events=nw.from_native(events), connection=None)
+        yield source._replace(events=nw.from_native(events), connection=None, parts=())

@@ -89,6 +89,8 @@ class Source(NamedTuple):
     """For each further column how many values could not be read and are missing, where bad rows are dropped."""
     ties: TieOrder | None = None
     """How ties in time are ordered; None where there are no times, or nobody has looked."""
+    parts: Sequence[nw.LazyFrame] = ()
+    """The events of consecutive ranges of users, where there are too many to sort in memory."""
 
 
 class ReadOptions(NamedTuple):

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from seqrec.data.directories import replacing_directory
-from seqrec.data.engines import Engine, SortedEvents, collect, engine_of
+from seqrec.data.engines import Engine, Parts, SortedEvents, collect, engine_of
 from seqrec.data.key_tables import KeyTable
 from seqrec.data.shard_writing import ShardPlan, at_root, event_column
 from seqrec.data.sources import Source
@@ -48,12 +48,16 @@ def sequences(
         raise InputError(f"{source.name}: each of {n_found:,} events lacks user, item or time; check the columns")
     if n_complete < n_found:
         logger.warning("dropped %s of %s events that lack user, item or time", n_found - n_complete, n_found)
-    columns = [*["timestamp_us"] * keep_times, *columns]
-    return gathered_store(events, engine_of(source), source, columns=columns, directory=directory)
+    engine, columns = engine_of(source), [*["timestamp_us"] * keep_times, *columns]
+    if source.parts:
+        parted = Parts(source.events, source.parts).map(lambda part: part.drop_nulls(required))
+    else:
+        parted = engine.partition(events, n_complete)
+    return gathered_store(parted, engine, source, columns=columns, directory=directory)
 
 
 def gathered_store(
-    events: nw.LazyFrame,
+    events: Parts,
     engine: Engine,
     source: Source,
     *,
@@ -86,14 +90,14 @@ def gathered_store(
                     events_per_shard=ALL_IN_ONE,
                 )
             )
-    item_numbers = engine.keep(number_items(events, item_order))
+    item_numbers = engine.keep(number_items(events.whole, item_order, keep=engine.keep))
     item_keys = collect(with_keys(item_numbers, "item_id", keys).sort("item"))["item_id"].to_numpy()
-    users = engine.keep(place_users(events, events_per_shard))
+    users = engine.keep(place_users(events.whole, events_per_shard))
     ranges = ranges_of(users)
-    order = ["user_id", *time_order(events)]
-    numbered = events.join(item_numbers, on="item_id", how="inner")
-    table = numbered.select(*dict.fromkeys([*order, "item", *columns]))
-    missing = frozenset(_with_missing(events, columns))
+    order = ["user_id", *time_order(events.whole)]
+    names = list(dict.fromkeys([*order, "item", *columns]))
+    table = events.map(lambda part: part.join(item_numbers, on="item_id", how="inner").select(names))
+    missing = frozenset(_with_missing(events.whole, columns))
     n_events = tuple(each.n_events for each in ranges)
     plan = ShardPlan(str(directory.absolute()), tuple(columns), missing, n_events, session_gap_us)
     shards = engine.write_shards(SortedEvents(table, order, users, keys.get("user_id")), ranges, plan)

@@ -2,7 +2,8 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -15,14 +16,13 @@ except ModuleNotFoundError as error:
 from seqrec.config import check_at_least, check_between, check_fields
 from seqrec.data import steps
 from seqrec.data.directories import replacing_directory
-from seqrec.data.engines import Engine, collect, engine_of
+from seqrec.data.engines import Engine, Parts, collect, engine_of, n_rows, one_part
 from seqrec.data.events import EVENTS_PER_SHARD, gathered_store, source_facts, with_keys
 from seqrec.data.moments import moment_us
 from seqrec.data.sources import Source
 from seqrec.data.split_config import SplitConfig, choose_split, split_store
 from seqrec.data.store import SequenceStore, open_store, write_files
 from seqrec.data.ties import TIE_HASH
-from seqrec.data.user_ranges import UserRange, parts_of, ranges_at_once
 from seqrec.types import InputError
 
 
@@ -98,7 +98,7 @@ class StepCount(NamedTuple):
 class Cleaned(NamedTuple):
     """Events that went through the steps."""
 
-    numbered: nw.LazyFrame
+    parted: Parts
     """The events without sessions, with numbers in the order of the ids for ids of text."""
     keys: dict[str, nw.LazyFrame]
     """For user_id and item_id, if numbered: each number in a column of that name, and its `key`."""
@@ -107,12 +107,12 @@ class Cleaned(NamedTuple):
     counts: list[StepCount]
     """First what was found, then what each step left."""
     session_gap_us: int | None = None
-    """The pause that parts the sessions of `events`; those of `numbered` are numbered once they are sorted."""
+    """The pause that parts the sessions of `events`; those of `parted` are numbered once they are sorted."""
 
     @property
     def events(self) -> nw.LazyFrame:
         """The events with the ids that the data has."""
-        events = self.numbered
+        events = self.parted.whole
         if self.session_gap_us is not None:
             events = steps.number_sessions(events, gap_us=self.session_gap_us)
         for column in self.keys:
@@ -121,9 +121,9 @@ class Cleaned(NamedTuple):
 
     @property
     def columns(self) -> list[str]:
-        """All columns of `numbered` but the ids and those of the order in the file."""
+        """All columns of `parted` but the ids and those of the order in the file."""
         internal = ("user_id", "item_id", "event_index", TIE_HASH)
-        return [name for name in steps.column_names(self.numbered) if name not in internal]
+        return [name for name in steps.column_names(self.parted.whole) if name not in internal]
 
 
 class Prepared(NamedTuple):
@@ -136,12 +136,13 @@ class Prepared(NamedTuple):
 
 class _Step(NamedTuple):
     name: str
-    apply: Callable[[nw.LazyFrame, Engine], nw.LazyFrame]
+    change: Callable[[nw.LazyFrame, Engine], steps.Change]
+    """What it does to events, of all or of some users, once all events are known."""
     remedy: str
     sorts_users: bool = False
-    """Whether it sorts each user's events, which is done in ranges of users; what it returns is held."""
+    """Whether it sorts each user's events, which is done in parts; what it leaves is held."""
     is_held: bool = False
-    """Whether what it returns is computed once and held, because it looks up all events."""
+    """Whether what it leaves is computed once and held, because it looks up all events."""
     makes_users: bool = False
     """Whether each session that it numbers becomes a user."""
 
@@ -151,9 +152,12 @@ def clean_events(
     config: StepsConfig,
     engine: Engine,
     *,
+    parts: Sequence[nw.LazyFrame] = (),
     report: Callable[[StepCount], None] = lambda count: None,
 ) -> Cleaned:
     """The events after the steps of `config`; `report` is told of each as soon as it is done.
+
+    `parts` are those of the source, if it has any.
 
     Raises:
       InputError: a step leaves no event; the message names it.
@@ -165,69 +169,89 @@ def clean_events(
     report(counts[0])
     if counts[0].n_events == 0:
         raise InputError("there are no events to prepare; give a table with at least one row")
-    judged = steps.with_reason(
-        events,
-        earliest_us=None if config.earliest is None else moment_us(config.earliest),
-        latest_us=None if config.latest is None else moment_us(config.latest),
-    )
+    bounds_us = {f"{name}_us": None if bound is None else moment_us(bound) for name, bound in bounds_of(config).items()}
+    judged = steps.with_reason(events, **bounds_us)
     rejected = engine.keep(judged.filter(~nw.col("reason").is_null()).drop(TIE_HASH, strict=False))
-    valid = events if steps.n_rows(rejected) == 0 else judged.filter(nw.col("reason").is_null()).drop("reason")
-    # A step that filters by itself, or by a small table, is left to what comes after it; another is computed, in ranges
-    # of users where all of them would exceed the memory, and `held` is then the only table of all events that there is.
+    n_rejected = n_rows(rejected)
+    # A step that filters by itself, or by a small table, is left to what comes after it; another is computed, in parts
+    # where all events would exceed the memory, and `held` is then the only table of all events that there is.
     is_timed = "timestamp_us" in steps.column_names(events)
-    bounds = [f"{name}={getattr(config, name)}" for name in ("earliest", "latest") if getattr(config, name) is not None]
+    bounds = [f"{name}={bound}" for name, bound in bounds_of(config).items() if bound is not None]
     remedy = " or ".join(["check the columns of user, item and time", *(f"change {bound}" for bound in bounds)])
-    pipeline = [_Step("valid", lambda *_: valid, remedy), *_steps_of(config, is_timed=is_timed)]
+    pipeline = [
+        _Step("valid", lambda *_: functools.partial(_valid, bounds_us) if n_rejected else _same, remedy),
+        *_steps_of(config, is_timed=is_timed),
+    ]
     keys: dict[str, nw.LazyFrame] = {}
-    kept, held = events, None
-    ranges: list[UserRange] | None = None
+    kept, is_parted, held = Parts(events, parts or [events]), bool(parts), None
     for place, step in enumerate(pipeline):
-        before, computed = kept, []
-        if ranges is None and (step.sorts_users or step.is_held):
-            ranges = ranges_at_once(kept, counts[-1].n_events, engine.n_rows_at_once(kept))
-        if step.sorts_users:
-            kept = engine.keep_parts([step.apply(part, engine) for part in parts_of(kept, ranges or [])])
-            computed.append(kept)
-        else:
-            kept = step.apply(kept, engine)
-            if step.is_held and kept is not before:
-                kept = engine.keep_parts(parts_of(kept, ranges or []))
-                computed.append(kept)
+        computed = []
+        if not is_parted and (step.sorts_users or step.is_held):
+            kept, is_parted = engine.partition(kept.whole, counts[-1].n_events), True
+            if len(kept.parts) > 1:
+                computed.append(kept.whole)
+        before = kept.whole
+        kept = kept.map(step.change(before, engine))
+        is_changed = kept.whole is not before
+        if step.sorts_users or (step.is_held and is_changed):
+            kept = engine.keep_parts(kept.parts)
+            computed.append(kept.whole)
         if step.makes_users:
-            kept, ranges = steps.sessions_as_users(with_keys(kept, "user_id", keys)), None
+            kept, is_parted = one_part(steps.sessions_as_users(with_keys(kept.whole, "user_id", keys))), False
         if place == 0 or step.makes_users:
-            kept, is_numbered = _numbered(kept, keys, engine)
-            if is_numbered and not (place + 1 < len(pipeline) and pipeline[place + 1].sorts_users):
-                kept = engine.keep(kept)
-                computed.append(kept)
+            number = _numbering(kept.whole, keys, engine)
+            kept = kept.map(number)
+            if number is not _same and not (place + 1 < len(pipeline) and pipeline[place + 1].sorts_users):
+                kept = engine.keep_parts(kept.parts)
+                computed.append(kept.whole)
         for table in computed:
             if held is not None:
                 engine.forget(held)
             held = table
         last = counts[-1]
-        counts.append(last._replace(step=step.name, n_removed=0) if kept is before else _count(step.name, kept, last))
+        counts.append(_count(step.name, kept.whole, last) if is_changed else last._replace(step=step.name, n_removed=0))
         report(counts[-1])
         if counts[-1].n_events == 0:
             raise InputError(
                 f"the step {step.name!r} leaves none of {last.n_events:,} events of {last.n_users:,} users "
                 f"and {last.n_items:,} items; {step.remedy}"
             )
+    if not is_parted:
+        kept = engine.partition(kept.whole, counts[-1].n_events)
     pause = None if config.sessions_as_users else config.session_gap_seconds
     return Cleaned(kept, keys, rejected, counts, None if pause is None else seconds_to_us(pause))
 
 
-def _numbered(events: nw.LazyFrame, keys: dict[str, nw.LazyFrame], engine: Engine) -> tuple[nw.LazyFrame, bool]:
-    """The events with numbers for ids of text, which join and sort in a fraction of the time; notes them in `keys`."""
+def bounds_of(config: StepsConfig) -> dict[str, str | None]:
+    """The first and last time that are valid."""
+    return {"earliest": config.earliest, "latest": config.latest}
+
+
+def _same(events: nw.LazyFrame) -> nw.LazyFrame:
+    return events
+
+
+def _valid(bounds_us: Mapping[str, int | None], events: nw.LazyFrame) -> nw.LazyFrame:
+    return steps.with_reason(events, **bounds_us).filter(nw.col("reason").is_null()).drop("reason")
+
+
+def _numbering(events: nw.LazyFrame, keys: dict[str, nw.LazyFrame], engine: Engine) -> steps.Change:
+    """Gives numbers to ids of text, which join and sort in a fraction of the time; notes them in `keys`."""
     schema = events.collect_schema()
-    texts = [column for column in ("user_id", "item_id") if schema[column] == nw.String]
-    for column in texts:
+    tables = {}
+    for column in (name for name in ("user_id", "item_id") if schema[name] == nw.String):
         distinct = events.select(key=nw.col(column)).unique()
         numbers = distinct.with_row_index("_number", order_by="key").with_columns(nw.col("_number").cast(nw.Int64))
-        table = engine.keep(numbers)
-        events = events.join(table, left_on=column, right_on="key", how="inner").drop(column)
-        events = events.rename({"_number": column}).select(schema.names())
-        keys[column] = table.rename({"_number": column})
-    return events, bool(texts)
+        tables[column] = engine.keep(numbers)
+        keys[column] = tables[column].rename({"_number": column})
+
+    def number(part: nw.LazyFrame) -> nw.LazyFrame:
+        for column, table in tables.items():
+            part = part.join(table, left_on=column, right_on="key", how="inner").drop(column)
+            part = part.rename({"_number": column}).select(schema.names())
+        return part
+
+    return number if tables else _same
 
 
 def _steps_of(config: StepsConfig, *, is_timed: bool) -> Iterator[_Step]:
@@ -236,14 +260,14 @@ def _steps_of(config: StepsConfig, *, is_timed: bool) -> Iterator[_Step]:
     if config.drop_duplicates:
         yield _Step(
             "duplicates",
-            lambda events, _: steps.drop_duplicates(events, keep_times=gap is not None),
+            lambda *_: functools.partial(steps.drop_duplicates, keep_gaps=gap is not None),
             "set drop_duplicates=False",
             sorts_users=is_timed,
         )
     if gap is not None:
         yield _Step(
             "near duplicates",
-            lambda events, _: steps.drop_near_duplicates(events, gap_us=seconds_to_us(gap)),
+            lambda *_: functools.partial(steps.drop_near_duplicates, gap_us=seconds_to_us(gap)),
             f"give a gap below duplicate_gap_seconds={gap:g}",
             sorts_users=not config.drop_duplicates,
         )
@@ -257,13 +281,15 @@ def _steps_of(config: StepsConfig, *, is_timed: bool) -> Iterator[_Step]:
         whole = "" if config.min_share_of is None else f" of {config.min_share_of}"
         yield _Step(
             f"{column} at least {least:g}{whole}",
-            lambda events, _: steps.keep_at_least(events, column, least, share_of=config.min_share_of),
+            lambda *_: functools.partial(
+                steps.keep_at_least, column=column, minimum=least, share_of=config.min_share_of
+            ),
             f"lower min_value={least:g} of {column}{whole}",
         )
     if config.collapse_repeats:
         yield _Step(
             "immediate repeats",
-            lambda events, _: steps.collapse_repeats(events),
+            lambda *_: steps.collapse_repeats,
             "set collapse_repeats=False",
             sorts_users=True,
         )
@@ -271,7 +297,7 @@ def _steps_of(config: StepsConfig, *, is_timed: bool) -> Iterator[_Step]:
     if pause is not None and config.sessions_as_users:
         yield _Step(
             "sessions",
-            lambda events, _: steps.number_sessions(events, gap_us=seconds_to_us(pause)),
+            lambda *_: functools.partial(steps.number_sessions, gap_us=seconds_to_us(pause)),
             "",
             sorts_users=True,
             makes_users=True,
@@ -286,7 +312,7 @@ def _steps_of(config: StepsConfig, *, is_timed: bool) -> Iterator[_Step]:
         )
     if pause is not None and not config.sessions_as_users:
         # Numbered as the store is written, in whose order they are counted off.
-        yield _Step("sessions", lambda events, _: steps.require_times(events, "session gap"), "")
+        yield _Step("sessions", lambda *_: functools.partial(steps.require_times, option="session gap"), "")
 
 
 def stages(config: StepsConfig) -> list[str]:
@@ -313,9 +339,9 @@ def prepare_store(
     if events_per_shard < 1:
         raise InputError(f"events_per_shard={events_per_shard} is below 1; try events_per_shard={EVENTS_PER_SHARD}")
     with replacing_directory(directory) as fresh, contextlib.closing(engine):
-        cleaned = clean_events(source.events, config, engine, report=report)
+        cleaned = clean_events(source.events, config, engine, parts=source.parts, report=report)
         store = gathered_store(
-            cleaned.numbered,
+            cleaned.parted,
             engine,
             source,
             columns=cleaned.columns,

@@ -6,17 +6,20 @@ times are known, timestamp_us (int64). Inside a user they are ordered by time an
 """
 
 import itertools
+from collections.abc import Callable
 from typing import Literal
 
 import narwhals as nw
 
-from seqrec.data.engines import Engine, null_for_nan
+from seqrec.data.engines import Engine, n_rows, null_for_nan
 from seqrec.data.ties import TIE_HASH
 from seqrec.types import InputError
 
 MICROSECONDS_PER_SECOND = 1_000_000
 MICROSECONDS_PER_DAY = 24 * 3600 * MICROSECONDS_PER_SECOND
 ItemOrder = Literal["key", "first-time", "count"]
+Change = Callable[[nw.LazyFrame], nw.LazyFrame]
+"""What a step does to events, of all or of some users."""
 
 
 def column_names(events: nw.LazyFrame) -> list[str]:
@@ -69,30 +72,28 @@ def with_reason(events: nw.LazyFrame, *, earliest_us: int | None = None, latest_
     return events.with_columns(reason=reason)
 
 
-def drop_duplicates(events: nw.LazyFrame, *, keep_times: bool = False) -> nw.LazyFrame:
+def drop_duplicates(events: nw.LazyFrame, *, keep_gaps: bool = False) -> nw.LazyFrame:
     """Of the events of one user, item and moment the first in `time_order`; without times nothing is a duplicate."""
     is_timed = "timestamp_us" in column_names(events)
-    return drop_near_duplicates(events, gap_us=0, keep_times=keep_times) if is_timed else events
+    return drop_near_duplicates(events, gap_us=0, keep_gaps=keep_gaps) if is_timed else events
 
 
-def drop_near_duplicates(events: nw.LazyFrame, *, gap_us: int, keep_times: bool = False) -> nw.LazyFrame:
+def drop_near_duplicates(events: nw.LazyFrame, *, gap_us: int, keep_gaps: bool = False) -> nw.LazyFrame:
     """The events but those at most `gap_us` after the same user's previous event of that item.
 
     The previous one counts whether or not it is dropped itself, so a chain of such gaps leaves its first event. To find
-    the times of the previous events sorts all events; with `keep_times` they stay, as `_previous_us`, and events that
-    have them are judged by them.
+    the gaps sorts all events; with `keep_gaps` they stay, as `_gap_us`, and events that have them are judged by them.
     """
     require_times(events, "duplicate gap")
-    if "_previous_us" not in column_names(events):
+    if "_gap_us" not in column_names(events):
         previous = nw.col("timestamp_us").shift(1).over("user_id", "item_id", order_by=time_order(events))
-        events = events.with_columns(_previous_us=previous)
-    gap = nw.col("timestamp_us") - nw.col("_previous_us")
-    distinct = events.filter(nw.col("_previous_us").is_null() | (gap > gap_us))
-    return distinct if keep_times else distinct.drop("_previous_us")
+        events = events.with_columns(_gap_us=nw.col("timestamp_us") - previous)
+    distinct = events.filter(nw.col("_gap_us").is_null() | (nw.col("_gap_us") > gap_us))
+    return distinct if keep_gaps else distinct.drop("_gap_us")
 
 
-def drop_implausible_users(events: nw.LazyFrame, *, max_events_per_day: int, engine: Engine) -> nw.LazyFrame:
-    """The events of the users who have no day, of UTC, with more than `max_events_per_day` events."""
+def drop_implausible_users(events: nw.LazyFrame, *, max_events_per_day: int, engine: Engine) -> Change:
+    """Keeps the events, or some of them, of users who have no day, of UTC, with more than `max_events_per_day`."""
     require_times(events, "events per day")
     # Few have so many events at all; only theirs are grouped by days.
     totals = events.group_by("user_id").agg(n=nw.len())
@@ -107,8 +108,8 @@ def drop_implausible_users(events: nw.LazyFrame, *, max_events_per_day: int, eng
     engine.forget(active)
     if n_rows(users) == 0:
         engine.forget(users)
-        return events
-    return events.join(users, on="user_id", how="anti")
+        return lambda part: part
+    return lambda part: part.join(users, on="user_id", how="anti")
 
 
 def keep_at_least(events: nw.LazyFrame, column: str, minimum: float, *, share_of: str | None = None) -> nw.LazyFrame:
@@ -140,10 +141,11 @@ def collapse_repeats(events: nw.LazyFrame) -> nw.LazyFrame:
     return firsts.join(lengths, on=["user_id", "_run"], how="inner").drop("_starts", "_run")
 
 
-def k_core(events: nw.LazyFrame, *, min_user_events: int, min_item_events: int, engine: Engine) -> nw.LazyFrame:
-    """The largest part in which every user and every item has at least so many events, repeats counted.
+def k_core(events: nw.LazyFrame, *, min_user_events: int, min_item_events: int, engine: Engine) -> Change:
+    """Keeps what, of the events or some of them, lies in their largest subset in which every user and every item has at
+    least so many events, repeats counted.
 
-    There is one largest part, whichever is dropped first; it may be empty.
+    There is one largest subset, whichever is dropped first; it may be empty.
     """
     minima = {"user_id": min_user_events, "item_id": min_item_events}
     # All that the rounds read: it stays in memory where the events themselves may have been spilt.
@@ -176,17 +178,25 @@ def k_core(events: nw.LazyFrame, *, min_user_events: int, min_item_events: int, 
         else:
             engine.forget(few)
     engine.forget(pairs)
+    filters: list[tuple[str, nw.LazyFrame, Literal["semi", "anti"]]] = []
     for key, table in totals.items():
         # By the smaller table, which may stay in the cache; what is joined is held until the events are asked for.
         if n_dropped[key] > n_rows(table):
-            events, unused = events.join(table.select(key), on=key, how="semi"), dropped[key]
+            filters.append((key, table.select(key), "semi"))
+            unused = dropped[key]
         else:
             unused = [table]
             if dropped[key]:
-                events = events.join(nw.concat(dropped[key]), on=key, how="anti")
+                filters.append((key, nw.concat(dropped[key]), "anti"))
         for each in unused:
             engine.forget(each)
-    return events
+
+    def keep_core(part: nw.LazyFrame) -> nw.LazyFrame:
+        for key, table, how in filters:
+            part = part.join(table, on=key, how=how)
+        return part
+
+    return keep_core
 
 
 def number_sessions(events: nw.LazyFrame, *, gap_us: int) -> nw.LazyFrame:
@@ -206,17 +216,20 @@ def sessions_as_users(events: nw.LazyFrame) -> nw.LazyFrame:
     return events.with_columns(user_id=nw.concat_str(parts, separator=":")).drop("session")
 
 
-def number_items(events: nw.LazyFrame, order: ItemOrder) -> nw.LazyFrame:
+def number_items(
+    events: nw.LazyFrame, order: ItemOrder, *, keep: Callable[[nw.LazyFrame], nw.LazyFrame] = lambda table: table
+) -> nw.LazyFrame:
     """item_id, each once, and `item`, its number from 1: by key, by first event, or by falling count.
 
-    Items of one count go by their first event; first events are ordered by time, then by hash or event_index.
+    Items of one count go by their first event; first events are ordered by time, then by hash or event_index. `keep` is
+    that of an engine, for a table of the items that several others are made of.
     """
     if order == "key":
         items, by = events.select("item_id").unique(), ["item_id"]
     else:
         names = column_names(events)
         moment, *place = [name for name in ("timestamp_us", TIE_HASH, "event_index") if name in names][:2]
-        items = events.group_by("item_id").agg(_moment=nw.col(moment).min(), _count=-nw.len().cast(nw.Int64))
+        items = keep(events.group_by("item_id").agg(_moment=nw.col(moment).min(), _count=-nw.len().cast(nw.Int64)))
         # Times of first events may tie; their hashes, or places in the log, do not. Few items tie, so only the events
         # of these are looked at again.
         for name in place:
@@ -228,8 +241,3 @@ def number_items(events: nw.LazyFrame, order: ItemOrder) -> nw.LazyFrame:
         by = ["_count"] * (order == "count") + ["_moment"] + ["_place"] * len(place)
     numbered = items.with_row_index("item", order_by=by)
     return numbered.select("item_id", item=(nw.col("item") + 1).cast(nw.Int32))
-
-
-def n_rows(table: nw.LazyFrame) -> int:
-    """The number of rows."""
-    return int(table.select(n=nw.len()).collect("pyarrow")["n"][0])

@@ -21,9 +21,9 @@ class UserRange(NamedTuple):
 def place_users(events: nw.LazyFrame, n_events: int) -> nw.LazyFrame:
     """Each user_id, its `_n` events, and `_place`: the same number for all users of a range of about `n_events`.
 
-    A range has fewer than `n_events` events and those of one more user.
+    Without events that lack a user. A range has fewer than `n_events` events and those of one more user.
     """
-    users = events.group_by("user_id").agg(_n=nw.len().cast(nw.Int64))
+    users = events.drop_nulls("user_id").group_by("user_id").agg(_n=nw.len().cast(nw.Int64))
     start = nw.col("_n").cum_sum().over(order_by="user_id").cast(nw.Int64) - nw.col("_n")
     # By remainder: engines differ in how they divide.
     return users.with_columns(_start=start).select(
@@ -46,13 +46,13 @@ def events_of(events: nw.LazyFrame, users: UserRange) -> nw.LazyFrame:
     return events.filter((nw.col("user_id") >= users.first) & (nw.col("user_id") <= users.last))
 
 
-def ranges_at_once(events: nw.LazyFrame, n_events: int, n_at_once: int | None) -> list[UserRange]:
-    """Ranges of about `n_at_once` events each; none if all `n_events` are not more, or without a bound."""
-    if n_at_once is None or n_events <= n_at_once:
-        return []
-    return ranges_of(place_users(events, n_at_once))
+def number_of(ranges: Sequence[UserRange], first: int = 0) -> nw.Expr:
+    """The number of the range, from `first` on, in which a user_id lies; the last where it is missing.
 
-
-def parts_of(events: nw.LazyFrame, ranges: Sequence[UserRange]) -> list[nw.LazyFrame]:
-    """The events of each range; all of them in one part if there are no ranges."""
-    return [events_of(events, users) for users in ranges] or [events]
+    By halves: a comparison for each doubling of the ranges.
+    """
+    if len(ranges) == 1:
+        return nw.lit(first)
+    half = len(ranges) // 2
+    below = nw.when(nw.col("user_id") < ranges[half].first).then(number_of(ranges[:half], first))
+    return below.otherwise(number_of(ranges[half:], first + half))

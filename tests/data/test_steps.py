@@ -59,8 +59,10 @@ def run(step, rows, **options):
     connection = duckdb.connect()
     events = nw.from_native(connection.from_arrow(pa.Table.from_pylist(rows, SCHEMA)))
     if step in NEED_AN_ENGINE:
-        options["engine"] = duckdb_engine(connection)
-    table = step(events, **options).collect("pyarrow").to_native().to_pylist()
+        kept = step(events, **options, engine=duckdb_engine(connection))(events)
+    else:
+        kept = step(events, **options)
+    table = kept.collect("pyarrow").to_native().to_pylist()
     return sorted(table, key=lambda row: row["event_index"])
 
 

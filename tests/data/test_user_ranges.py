@@ -7,8 +7,9 @@ import narwhals as nw
 import pyarrow as pa
 import pytest
 
-from seqrec.data.engines import collect
-from seqrec.data.user_ranges import UserRange, events_of, parts_of, place_users, ranges_at_once, ranges_of
+from seqrec.data import engines
+from seqrec.data.engines import collect, duckdb_engine
+from seqrec.data.user_ranges import UserRange, events_of, number_of, place_users, ranges_of
 
 
 def table_of(users):
@@ -24,17 +25,35 @@ def test_a_range_ends_with_the_user_that_fills_it():
 
 
 @pytest.mark.parametrize("users", [[7, -2, 7, 0, 3, 3], ["b", "Ä", "b", "日", "a'b", "B"]])
-@pytest.mark.parametrize("n_at_once", [1, 2, 5])
-def test_the_parts_of_events_are_all_events_once_and_their_users_rise(users, n_at_once):
-    events, _connection = table_of(users)
-    ranges = ranges_at_once(events, len(users), n_at_once)
-    parts = [sorted(collect(part)["user_id"].to_pylist()) for part in parts_of(events, ranges)]
-    assert list(itertools.chain(*parts)) == sorted(users)
-    assert all(len(part) < n_at_once + max(map(users.count, users)) for part in parts)
+@pytest.mark.parametrize("n_events", [1, 2, 5, 100])
+def test_each_event_has_the_number_of_the_range_of_its_user(users, n_events):
+    events, _connection = table_of([*users, None])
+    ranges = ranges_of(place_users(events, n_events))
+    rows = collect(events.with_columns(number=number_of(ranges))).to_pylist()
+    for row in rows[:-1]:
+        number = row["number"]
+        assert ranges[number].first <= row["user_id"] <= ranges[number].last
+    assert rows[-1]["number"] == len(ranges) - 1
+    [in_range] = [each for each in ranges if each.place == 0]
+    assert sorted(collect(events_of(events, in_range))["user_id"].to_pylist()) == sorted(
+        row["user_id"] for row in rows[:-1] if row["number"] == 0
+    )
+
+
+@pytest.mark.parametrize("users", [[7, -2, 7, None, 0, 3, 3], ["b", "Ä", "b", None, "日", "a'b", "B"]])
+@pytest.mark.parametrize("n_at_once", [3, 6])
+def test_the_parts_of_events_are_all_events_once_and_their_users_rise(users, n_at_once, monkeypatch):
+    events, connection = table_of(users)
+    monkeypatch.setattr(engines, "n_bytes_at_once", lambda connection: n_at_once * engines.BYTES_PER_VALUE)
+    whole, parts = duckdb_engine(connection).partition(events, len(users))
+    in_parts = [collect(part)["user_id"].to_pylist() for part in parts]
+    there = [sorted(user for user in part if user is not None) for part in in_parts]
+    assert list(itertools.chain(*there)) == sorted(user for user in users if user is not None)
+    assert sum(map(len, in_parts)) == len(users) == len(collect(whole))
+    # A part ends with the user that fills it, and the last one has the event without a user too.
+    assert all(len(part) < n_at_once // engines.PARTS_AT_ONCE + 2 for part in there)
 
 
 def test_what_can_be_sorted_at_once_is_left_in_one_part():
-    events, _connection = table_of([1, 2, 3])
-    assert ranges_at_once(events, 3, 3) == ranges_at_once(events, 3, None) == []
-    assert parts_of(events, []) == [events]
-    assert collect(events_of(events, UserRange(0, 2, 3, 2, 2)))["user_id"].to_pylist() == [2, 3]
+    events, connection = table_of([1, 2, 3])
+    assert duckdb_engine(connection).partition(events, 3) == (events, [events])
