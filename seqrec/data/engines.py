@@ -113,12 +113,13 @@ def duckdb_engine(connection: duckdb.DuckDBPyConnection) -> Engine:
     def partition(events: nw.LazyFrame, n_events: int) -> Parts:
         n_values = n_bytes_at_once(connection) / BYTES_PER_VALUE
         n_at_once = int(n_values / len(events.collect_schema().names()))
-        if n_events <= n_at_once:
+        n_per_part = max(1, n_at_once // PARTS_AT_ONCE)
+        ranges = [] if n_events <= n_at_once else ranges_of(place_users(events, n_per_part))
+        if len(ranges) < 2:
             return one_part(events)
-        ranges = ranges_of(place_users(events, max(1, n_at_once // PARTS_AT_ONCE)))
         name, folder = new_name(), _spill_folder(connection)
         folders[name] = folder
-        _write_parquet(events.with_columns(_part=number_of(ranges)), folder, "PARTITION_BY (_part)")
+        _write_parquet(events.with_columns(_part=number_of(ranges)), folder, ", PARTITION_BY (_part)")
         return read_parts(name, [f"{literal_path(folder)}/_part={number}/*.parquet" for number in range(len(ranges))])
 
     def read_parts(name: str, paths: Sequence[str]) -> Parts:
@@ -168,10 +169,9 @@ def _spill_folder(connection: duckdb.DuckDBPyConnection) -> Path:
 
 def _write_parquet(rows: nw.LazyFrame, path: Path, option: str = "") -> None:
     # To look for a dictionary in ids and times takes half the time of writing them.
-    options = "FORMAT parquet, PARQUET_VERSION v2, COMPRESSION lz4_raw, DICTIONARY_SIZE_LIMIT 1"
-    copy = f"COPY rows_of_events TO {text_literal(str(path))} ({', '.join([options, option][: 1 + bool(option)])})"
+    options = f"FORMAT parquet, PARQUET_VERSION v2, COMPRESSION lz4_raw, DICTIONARY_SIZE_LIMIT 1{option}"
     with _duckdb_explained():
-        rows.to_native().query("rows_of_events", copy)
+        rows.to_native().query("rows_of_events", f"COPY rows_of_events TO {text_literal(str(path))} ({options})")
 
 
 def _remove_folders(folders: dict[str, Path]) -> None:

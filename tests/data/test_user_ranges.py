@@ -57,3 +57,10 @@ def test_the_parts_of_events_are_all_events_once_and_their_users_rise(users, n_a
 def test_what_can_be_sorted_at_once_is_left_in_one_part():
     events, connection = table_of([1, 2, 3])
     assert duckdb_engine(connection).partition(events, 3) == (events, [events])
+
+
+def test_events_of_one_user_or_of_none_are_one_part(monkeypatch):
+    monkeypatch.setattr(engines, "n_bytes_at_once", lambda connection: engines.BYTES_PER_VALUE)
+    for users in ([1, 1, 1], [None, None]):
+        events, connection = table_of(pa.array(users, pa.int64()))
+        assert duckdb_engine(connection).partition(events, len(users)) == (events, [events])
