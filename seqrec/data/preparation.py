@@ -169,14 +169,16 @@ def clean_events(
     report(counts[0])
     if counts[0].n_events == 0:
         raise InputError("there are no events to prepare; give a table with at least one row")
-    bounds_us = {f"{name}_us": None if bound is None else moment_us(bound) for name, bound in bounds_of(config).items()}
+    bounds_us = {
+        f"{name}_us": None if bound is None else moment_us(bound) for name, bound in _time_bounds(config).items()
+    }
     judged = steps.with_reason(events, **bounds_us)
     rejected = engine.keep(judged.filter(~nw.col("reason").is_null()).drop(TIE_HASH, strict=False))
     n_rejected = n_rows(rejected)
     # A step that filters by itself, or by a small table, is left to what comes after it; another is computed, in parts
     # where all events would exceed the memory, and `held` is then the only table of all events that there is.
     is_timed = "timestamp_us" in steps.column_names(events)
-    bounds = [f"{name}={bound}" for name, bound in bounds_of(config).items() if bound is not None]
+    bounds = [f"{name}={bound}" for name, bound in _time_bounds(config).items() if bound is not None]
     remedy = " or ".join(["check the columns of user, item and time", *(f"change {bound}" for bound in bounds)])
     pipeline = [
         _Step("valid", lambda *_: functools.partial(_valid, bounds_us) if n_rejected else _same, remedy),
@@ -222,7 +224,7 @@ def clean_events(
     return Cleaned(kept, keys, rejected, counts, None if pause is None else seconds_to_us(pause))
 
 
-def bounds_of(config: StepsConfig) -> dict[str, str | None]:
+def _time_bounds(config: StepsConfig) -> dict[str, str | None]:
     """The first and last time that are valid."""
     return {"earliest": config.earliest, "latest": config.latest}
 
