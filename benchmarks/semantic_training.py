@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from semantic_generation import SETTLING_SECONDS
 from tyro.conf import OmitArgPrefixes
 
 from seqrec import runtime
@@ -100,6 +101,7 @@ def main(config: Config) -> dict[str, Any]:
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(config.n_rounds + 1):  # the first compiles
         for name, (step, state, batch) in steps.items():
+            time.sleep(SETTLING_SECONDS)
             started = time.process_time()
             steps[name][1], _ = jax.block_until_ready(step(state, batch))
             seconds[name].append(1e3 * (time.process_time() - started))
