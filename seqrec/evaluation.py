@@ -3,7 +3,7 @@
 import functools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -66,8 +66,13 @@ Report = Callable[[int], None]
 GenerateStep = Callable[[Params, HistoryBatch], Continuations]
 """`step(params, histories)` -> the continuations of a batch of histories; `params` are composed ones."""
 
-Validate = Callable[..., dict[str, float]]
-"""`validate(params)` -> means over the validation queries, by the metric's name; `params` are the trained ones."""
+
+@runtime_checkable
+class Validate(Protocol):
+    """How well trained parameters answer the validation queries."""
+
+    def __call__(self, params: Params, *, report: Report = ...) -> dict[str, float]:
+        """Means over the queries, by the metric's name."""
 
 
 @functools.lru_cache(maxsize=1)

@@ -16,9 +16,9 @@ from seqrec.checkpoint import Progress
 from seqrec.config import check_at_least, check_fields, check_share
 from seqrec.data.batches import TrainingBatches
 from seqrec.data.prefetch import prefetched
-from seqrec.evaluation import Validate
 from seqrec.files import JsonObject
 from seqrec.loss_spikes import Spike, describe_spike, find_spike
+from seqrec.params import Params
 from seqrec.row_updates import caught_up
 from seqrec.sharding import agree_on_highest, on_host, split_rows
 from seqrec.stopping import PerQuery, cooldown_line, epochs_of, named, no_gain, none_better, out_of_time, packed
@@ -97,7 +97,7 @@ def fit(
     *,
     train_step: TrainStep,
     batches: TrainingBatches,
-    validate: Validate,
+    validate: Callable[[Params], dict[str, float]],
     checkpoints: ocp.CheckpointManager,
     record: Callable[[JsonObject], None],
     rewind: Callable[[int], None],
@@ -181,7 +181,7 @@ class _Training(NamedTuple):
 
     train_step: TrainStep
     batches: TrainingBatches
-    validate: Validate
+    validate: Callable[[Params], dict[str, float]]
     checkpoints: ocp.CheckpointManager
     record: Callable[[JsonObject], None]
     config: FitConfig

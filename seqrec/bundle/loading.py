@@ -223,7 +223,7 @@ class Bundle:
 
     def listed(
         self,
-        ask: Callable[..., Any],
+        ask: Callable[[Int[np.ndarray, " users"], Ragged | None, Ragged], Any],
         has_items: Bool[np.ndarray, " users"],
         k: int,
         *,

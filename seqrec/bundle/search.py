@@ -85,7 +85,9 @@ class Searcher(NamedTuple):
         order = order[scores[order] > -np.inf]
         return ids[order], scores[order]
 
-    def with_own_rows(self, params: Params, histories: Mapping[str, np.ndarray]) -> tuple[Params, dict[str, Any]]:
+    def with_own_rows(
+        self, params: Params, histories: Mapping[str, np.ndarray]
+    ) -> tuple[Params, dict[str, np.ndarray]]:
         """The parameters with an item table of the histories' items alone, and the histories by its rows."""
         ids, places = np.unique(np.append(histories["items"], 0), return_inverse=True)
         # As many rows as there may be, so that a number of histories has one shape.
