@@ -3,9 +3,7 @@
 import contextlib
 import dataclasses
 import functools
-import math
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from examples import at_night
+from programs import compiled, largest_message, messages
 
 from seqrec.attention import mix_histories
 from seqrec.data.batches import Share, make_queries, training_batches
@@ -205,25 +204,6 @@ def test_ranking_a_split_catalogue_sends_neither_table_nor_scores(runs, mesh):
     assert n_users * k * n_shards < n_users * N_ITEMS / 2
     # One device has nobody to send to.
     assert runs["none"]["sent_by_rank_targets"] == runs["none"]["sent_by_top_k_items"] == 0
-
-
-def compiled(function, *arguments):
-    return (function if hasattr(function, "lower") else jax.jit(function)).lower(*arguments).compile()
-
-
-def messages(program) -> list[str]:
-    """Kind and shape of each array that a collective of a compiled program yields."""
-    collective = r"= (.*?) (all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)(?:-start)?\("
-    return [
-        " ".join([kind, *shape.split(",")])
-        for shapes, kind in re.findall(collective, program.as_text())
-        for shape in re.findall(r"\w+\[([\d,]*)\]", shapes)
-    ]
-
-
-def largest_message(program) -> int:
-    """Elements of the largest of these arrays."""
-    return max((math.prod(map(int, each.split()[1:])) for each in messages(program)), default=0)
 
 
 def tables_on_a_device(state) -> list[tuple[int, ...]]:
