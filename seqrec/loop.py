@@ -326,7 +326,7 @@ def _train(training: _Training, state: TrainState, progress: Progress) -> tuple[
         reason = "" if is_plateau else none_better(progress, config.patience, per_epoch)
         why = no_gain(progress, config.patience, n_errors=config.gain_errors) if at_full_rate(step) else ""
         if not config.decay_share:
-            reason, why = why or reason, ""
+            return reason or why or out_of_time(progress, config.max_minutes), ""
         return reason or out_of_time(progress, config.max_minutes), why
 
     step = progress.step

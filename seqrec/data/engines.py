@@ -45,6 +45,7 @@ class Parts(NamedTuple):
 
 
 def one_part(table: nw.LazyFrame) -> Parts:
+    """The table as its own only part."""
     return Parts(table, [table])
 
 

@@ -230,15 +230,20 @@ def _time_bounds(config: StepsConfig) -> dict[str, str | None]:
 
 
 def _same(events: nw.LazyFrame) -> nw.LazyFrame:
+    """The events, as the change of a step that changes nothing."""
     return events
 
 
 def _valid(bounds_us: Mapping[str, int | None], events: nw.LazyFrame) -> nw.LazyFrame:
+    """The events that no reason speaks against."""
     return steps.with_reason(events, **bounds_us).filter(nw.col("reason").is_null()).drop("reason")
 
 
 def _numbering(events: nw.LazyFrame, keys: dict[str, nw.LazyFrame], engine: Engine) -> steps.Change:
-    """Gives numbers to ids of text, which join and sort in a fraction of the time; notes them in `keys`."""
+    """The change that puts numbers in place of ids of text, `_same` without such ids; notes the numbers in `keys`.
+
+    Numbers join and sort in a fraction of the time.
+    """
     schema = events.collect_schema()
     tables = {}
     for column in (name for name in ("user_id", "item_id") if schema[name] == nw.String):
