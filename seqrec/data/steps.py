@@ -19,7 +19,7 @@ MICROSECONDS_PER_SECOND = 1_000_000
 MICROSECONDS_PER_DAY = 24 * 3600 * MICROSECONDS_PER_SECOND
 ItemOrder = Literal["key", "first-time", "count"]
 Change = Callable[[nw.LazyFrame], nw.LazyFrame]
-"""What a step does to events, of all or of some users."""
+"""From events, of all or of some users, to those that a step leaves of them."""
 
 
 def column_names(events: nw.LazyFrame) -> list[str]:
@@ -93,7 +93,10 @@ def drop_near_duplicates(events: nw.LazyFrame, *, gap_us: int, keep_gaps: bool =
 
 
 def drop_implausible_users(events: nw.LazyFrame, *, max_events_per_day: int, engine: Engine) -> Change:
-    """Keeps the events, or some of them, of users who have no day, of UTC, with more than `max_events_per_day`."""
+    """The change that keeps events of users who have no day, of UTC, with more than `max_events_per_day` of `events`.
+
+    It may be applied to all of these or to some.
+    """
     require_times(events, "events per day")
     # Few have so many events at all; only theirs are grouped by days.
     totals = events.group_by("user_id").agg(n=nw.len())
@@ -142,10 +145,11 @@ def collapse_repeats(events: nw.LazyFrame) -> nw.LazyFrame:
 
 
 def k_core(events: nw.LazyFrame, *, min_user_events: int, min_item_events: int, engine: Engine) -> Change:
-    """Keeps what, of the events or some of them, lies in their largest subset in which every user and every item has at
-    least so many events, repeats counted.
+    """The change that keeps the largest subset of `events` in which every user and every item has at least so many,
+    repeats counted.
 
-    There is one largest subset, whichever is dropped first; it may be empty.
+    It may be applied to all of these or to some. There is one largest subset, whichever is dropped first; it may be
+    empty.
     """
     minima = {"user_id": min_user_events, "item_id": min_item_events}
     # All that the rounds read: it stays in memory where the events themselves may have been spilt.
