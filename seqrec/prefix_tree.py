@@ -180,29 +180,46 @@ def allowed_nodes(tree: PrefixTree, leaves: Bool[Array, "users n_leaves"]) -> li
     return allowed
 
 
+def nodes_above(tree: PrefixTree, leaves: Int[Array, "*shape"]) -> list[Int[Array, "*shape"]]:
+    """The node that each leaf is below, of each depth from the root on; that of the first leaf where there is none."""
+    nodes = [jnp.maximum(leaves, 0)]
+    for level in reversed(tree.levels):
+        nodes.insert(0, level.parents[nodes[0]])
+    return nodes[:-1]
+
+
 def candidate_scores(
-    level: Level,
-    nodes: Int[Array, "users beams"],
-    scores: Float[Array, "users beams n_codes"],
-    allowed: Bool[Array, "#users n_children"] | None = None,
-) -> Float[Array, "users beams n_candidates"]:
+    level: Level, nodes: Int[Array, "*shape"], scores: Float[Array, "*shape n_codes"]
+) -> Float[Array, "*shape n_candidates"]:
     """The score of each candidate of the nodes, of which `scores` has one a code; -inf where there is no such child."""
+    children, there = _candidates(level, nodes)
+    if level.bits is None:
+        codes = level.codes.at[children].get(mode="clip").astype(jnp.int32)
+        scores = jnp.take_along_axis(scores, codes, axis=-1)
+    return jnp.where(there, scores, -jnp.inf)
+
+
+def allowed_candidates(
+    level: Level, nodes: Int[Array, "users beams"], allowed: Bool[Array, "#users n_children"]
+) -> Bool[Array, "users beams n_candidates"]:
+    """Which candidates of the nodes are allowed children."""
+    children, there = _candidates(level, nodes)
+    allowed = jnp.broadcast_to(allowed, (len(nodes), allowed.shape[1]))
+    flat = jnp.clip(children, 0, allowed.shape[1] - 1).reshape(len(nodes), -1)
+    return there & jnp.take_along_axis(allowed, flat, axis=1).reshape(there.shape)
+
+
+def _candidates(
+    level: Level, nodes: Int[Array, "*shape"]
+) -> tuple[Int[Array, "*shape n_candidates"], Bool[Array, "*shape n_candidates"]]:
+    """The child that each candidate of the nodes is, and whether there is one."""
     first, end = level.starts[nodes][..., None], level.starts[nodes + 1][..., None]
     if level.bits is None:
         children = first + jnp.arange(level.width)
-        there = children < end
-        codes = level.codes.at[children].get(mode="clip").astype(jnp.int32)
-        scores = jnp.take_along_axis(scores, codes, axis=-1)
-    else:
-        words = level.bits[nodes]
-        each = (words[..., None] >> jnp.arange(WORD, dtype=jnp.uint32)) & 1
-        there = each.reshape(*nodes.shape, -1)[..., : level.n_codes] > 0
-        children = None if allowed is None else first + jnp.cumsum(there, axis=-1, dtype=jnp.int32) - 1
-    if allowed is not None:
-        allowed = jnp.broadcast_to(allowed, (len(nodes), allowed.shape[1]))
-        flat = jnp.clip(children, 0, allowed.shape[1] - 1).reshape(len(nodes), -1)
-        there &= jnp.take_along_axis(allowed, flat, axis=1).reshape(there.shape)
-    return jnp.where(there, scores, -jnp.inf)
+        return children, children < end
+    each = (level.bits[nodes][..., None] >> jnp.arange(WORD, dtype=jnp.uint32)) & 1
+    there = each.reshape(*nodes.shape, -1)[..., : level.n_codes] > 0
+    return first + jnp.cumsum(there, axis=-1, dtype=jnp.int32) - 1, there
 
 
 def chosen_children(

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Int
 
 from seqrec.layers import dropout, feed_forward, feed_forward_specs, norm, norm_specs
 from seqrec.params import Params, ParamSpec
-from seqrec.prefix_tree import PrefixTree
+from seqrec.prefix_tree import Level, PrefixTree, candidate_scores
 from seqrec.types import InputError, LossSum, Question, Scalar
 
 PREFIXES, CHILDREN = 2048, 4096
@@ -57,20 +57,21 @@ def after_code(
     return states + (params["codes"][depth][codes] * math.sqrt(states.shape[-1])).astype(states.dtype)
 
 
-def code_log_probabilities(
-    params: Params, depth: int, states: Float[Array, "*shape d_model"]
-) -> Float[Array, "*shape n_codes"]:
-    """Log-probability of each code of a level, given the codes before it."""
-    return jax.nn.log_softmax(code_scores(params, depth, states), axis=-1)
-
-
 def code_losses(
-    scores: Float[Array, "*shape n_codes"], codes: Int[Array, "*shape"], *, label_smoothing: Scalar
+    level: Level,
+    nodes: Int[Array, "*shape"],
+    scores: Float[Array, "*shape n_codes"],
+    codes: Int[Array, "*shape"],
+    *,
+    label_smoothing: Scalar = 0.0,
 ) -> Float[Array, "*shape"]:
-    """Cross-entropy of the codes of a level, of whose labels all codes divide a share evenly."""
-    n_codes = scores.shape[-1]
-    labels = (1.0 - label_smoothing) * (codes[..., None] == jnp.arange(n_codes)) + label_smoothing / n_codes
-    return jax.nn.logsumexp(scores, axis=-1) - jnp.sum(labels * scores, axis=-1)
+    """Cross-entropy of codes of a level, each one of those that may follow its node; these share the smoothed label."""
+    each = candidate_scores(level, nodes, scores)
+    there = each > -jnp.inf
+    mean = jnp.sum(jnp.where(there, each, 0.0), axis=-1) / jnp.sum(there, axis=-1)
+    # A sum, since the gradient of a gather is slower.
+    own = jnp.sum(jnp.where(codes[..., None] == jnp.arange(scores.shape[-1]), scores, 0.0), axis=-1)
+    return jax.nn.logsumexp(each, axis=-1) - (1.0 - label_smoothing) * own - label_smoothing * mean
 
 
 def loss_of_targets(losses: Float[Array, "rows queried"], question: Question) -> LossSum:
@@ -134,7 +135,9 @@ def _children_log_probabilities(
         start = block * PREFIXES
         users, prefix_nodes = jnp.divmod(jax.lax.dynamic_slice(nodes, (start,), (PREFIXES,)), n_nodes)
         prefixes = _after_prefix(params, tree, depth, states[users], prefix_nodes)
-        scores = logs[users, prefix_nodes, None] + code_log_probabilities(params, depth, prefixes)
+        scores = code_scores(params, depth, prefixes)
+        all_next = jax.nn.logsumexp(candidate_scores(level, prefix_nodes, scores), axis=-1)
+        scores += (logs[users, prefix_nodes] - all_next)[:, None]
 
         def pick(carry: tuple[Array, Array]) -> tuple[Array, Array]:
             first, child_logs = carry

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from seqrec.metrics.ranks import candidates, count, half_places_lost, own_half_places, take
 from seqrec.params import Params
-from seqrec.prefix_tree import PrefixTree, allowed_nodes, candidate_scores, chosen_children
+from seqrec.prefix_tree import PrefixTree, allowed_candidates, allowed_nodes, candidate_scores, chosen_children
 from seqrec.retrieval import check_k, user_blocks, users_per_block
 from seqrec.sharding import map_rows
 from seqrec.types import Allow, BestItems, Exclude, TargetRanks, Targets
@@ -25,7 +25,7 @@ BEAM_SCORES = 1 << 20
 Carry = TypeVar("Carry")
 Codes = Int[Array, "users beams"]
 Score = Callable[[int, Carry], tuple[Float[Array, "users beams n_codes"], Carry]]
-"""From the depth and what is kept of each beam to the log-probability of each code that may come next."""
+"""From the depth and what is kept of each beam to the score of each code, of which those that may come next count."""
 Advance = Callable[[int, Carry, Int[Array, "users beams"], Codes], Carry]
 """From the depth, what is kept, and each new beam's parent and code to what is kept of the new beams."""
 
@@ -45,12 +45,14 @@ def beam_search(
     It keeps only prefixes of `valid` leaves, by default of all. Where it finds no more, -inf stands beside a leaf
     without an item.
     """
-    allowed = [None] * len(tree.levels) if valid is None else allowed_nodes(tree, valid)
+    allowed = [] if valid is None else allowed_nodes(tree, valid)
     nodes, logs, carry = jnp.zeros((n_users, 1), jnp.int32), jnp.zeros((n_users, 1)), start
     for depth, level in enumerate(tree.levels):
         each, carry = score(depth, carry)
-        candidate_logs = candidate_scores(level, nodes, logs[..., None] + each, allowed[depth])
-        scores = finite(candidate_logs).reshape(n_users, -1)
+        grown = logs[..., None] + jax.nn.log_softmax(candidate_scores(level, nodes, each), axis=-1)
+        if valid is not None:
+            grown = jnp.where(allowed_candidates(level, nodes, allowed[depth]), grown, -jnp.inf)
+        scores = finite(grown).reshape(n_users, -1)
         logs, best = jax.lax.top_k(scores, min_dim(width, scores.shape[1]))
         beams, chosen = best // level.n_candidates, best % level.n_candidates
         nodes, codes = chosen_children(level, jnp.take_along_axis(nodes, beams, axis=1), chosen)

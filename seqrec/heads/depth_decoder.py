@@ -11,7 +11,6 @@ from jaxtyping import Array, Bool, Float, Int
 from seqrec.config import check_at_least, check_fields
 from seqrec.heads.code_probabilities import (
     after_code,
-    code_log_probabilities,
     code_losses,
     code_scores,
     item_log_probabilities,
@@ -25,11 +24,13 @@ from seqrec.heads.code_search import (
     SearchSizes,
     beam_search,
     finite,
+    leaves_of,
     rank_leaves,
     scores_by_leaf,
     top_k_leaves,
 )
 from seqrec.params import Params
+from seqrec.prefix_tree import nodes_above
 from seqrec.types import (
     Allow,
     Batch,
@@ -75,16 +76,17 @@ class DepthDecoderConfig:
 class DepthDecoder:
     """A `types.Head` and `types.NextItemHead`: the next item's probability is the product of those of its codes.
 
-    p(item | state) = p(c1 | state) p(c2 | state, c1) …, each a softmax over the codes of a level (Rajput et al. 2023,
-    section 3.2, with a state in place of a decoder's sequence). Items with equal codes have the same probability, that
-    of these codes, and tie. Its queries are plain states, [queries, d_model]; scores are log-probabilities.
+    p(item | state) = p(c1 | state) p(c2 | state, c1) … (Rajput et al. 2023, section 3.2, with a state in place of a
+    decoder's sequence), each a softmax over the codes that an item of the catalogue goes on with, so that the
+    probabilities of all items sum to 1, as in a hierarchical softmax (Morin and Bengio 2005). Items with equal codes
+    have the same probability, and tie. Its queries are plain states, [queries, d_model]; scores are log-probabilities.
     """
 
     n_items: int
     config: DepthDecoderConfig = DepthDecoderConfig()
     dropout: Scalar = 0.0
     label_smoothing: Scalar = 0.0
-    """Share of the label that all codes of a level divide evenly."""
+    """Share of the label that all codes that may follow divide evenly."""
 
     def loss(self, params: Params, states: States, question: Question, *, key: Array) -> LossSum:
         """The sum over levels of the cross-entropy of each target's code, given those before it.
@@ -96,11 +98,11 @@ class DepthDecoder:
         if question.positions is not None:
             states = jnp.take_along_axis(states, question.positions[..., None], axis=1)
         decoder, targets = params[PARAMS], question.targets
-        codes = params[CODES][targets].astype(jnp.int32)
-        losses = jnp.zeros(targets.shape)
-        for depth in range(codes.shape[-1]):
+        codes, tree, losses = params[CODES][targets].astype(jnp.int32), params[TREE], jnp.zeros(targets.shape)
+        for depth, nodes in enumerate(nodes_above(tree, leaves_of(tree, targets))):
             scores = code_scores(decoder, depth, states, dropout_rate=self.dropout, key=jax.random.fold_in(key, depth))
-            losses += code_losses(scores, codes[..., depth], label_smoothing=self.label_smoothing)
+            options = {"label_smoothing": self.label_smoothing}
+            losses += code_losses(tree.levels[depth], nodes, scores, codes[..., depth], **options)
             states = after_code(decoder, depth, states, codes[..., depth])
         return loss_of_targets(losses, question)
 
@@ -184,7 +186,7 @@ class DepthDecoder:
         decoder = params[PARAMS]
 
         def score(depth: int, states: Array) -> tuple[Array, Array]:
-            return code_log_probabilities(decoder, depth, states), states
+            return code_scores(decoder, depth, states), states
 
         def advance(depth: int, states: Array, beams: Array, codes: Array) -> Array:
             return after_code(decoder, depth, jnp.take_along_axis(states, beams[..., None], axis=1), codes)
@@ -197,11 +199,11 @@ def log_probabilities_of(
     params: Params, states: Float[Array, "users d_model"], items: Int[Array, "users n"]
 ) -> Float[Array, "users n"]:
     """The log-probability of some items of each user."""
-    decoder, codes = params[PARAMS], params[CODES][items].astype(jnp.int32)
+    decoder, tree, codes = params[PARAMS], params[TREE], params[CODES][items].astype(jnp.int32)
     each = jnp.broadcast_to(states[:, None], (*items.shape, states.shape[-1]))
     total = jnp.zeros(items.shape)
-    for depth in range(len(decoder["codes"])):
-        logs = code_log_probabilities(decoder, depth, each)
-        total += jnp.take_along_axis(logs, codes[..., depth, None], axis=-1)[..., 0]
+    for depth, nodes in enumerate(nodes_above(tree, leaves_of(tree, items))):
+        scores = code_scores(decoder, depth, each)
+        total -= code_losses(tree.levels[depth], nodes, scores, codes[..., depth])
         each = after_code(decoder, depth, each, codes[..., depth])
     return total

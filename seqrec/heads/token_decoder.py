@@ -19,12 +19,14 @@ from seqrec.heads.code_search import (
     TREE,
     SearchSizes,
     beam_search,
+    leaves_of,
     rank_leaves,
     scores_by_leaf,
     top_k_leaves,
 )
 from seqrec.layers import Rotation, dropout
 from seqrec.params import Params, ParamSpec
+from seqrec.prefix_tree import nodes_above
 from seqrec.types import (
     Allow,
     Batch,
@@ -76,7 +78,7 @@ class TokenDecoder:
     """Items of a history."""
     beam_width: int = 50
     label_smoothing: Scalar = 0.0
-    """Share of the label that all codes of a level divide evenly."""
+    """Share of the label that all codes that may follow divide evenly."""
 
     def loss(self, params: Params, states: States, question: Question, *, key: Array) -> LossSum:
         """The sum over levels of the cross-entropy of each target's code, given those before it.
@@ -110,9 +112,12 @@ class TokenDecoder:
             key=decode_key,
         )
         written, losses = written.reshape(rows, n_queried, n_levels, -1), jnp.zeros(targets.shape)
+        tree = params[TREE]
+        nodes = nodes_above(tree, leaves_of(tree, targets))
         for depth, table in enumerate(decoder["codes"]):
             scores = _scores(table, written[:, :, depth], precision=None)
-            losses += code_losses(scores, codes[..., depth], label_smoothing=self.label_smoothing)
+            options = {"label_smoothing": self.label_smoothing}
+            losses += code_losses(tree.levels[depth], nodes[depth], scores, codes[..., depth], **options)
         return loss_of_targets(losses, question)
 
     def queries(self, params: Params, states: States, batch: Batch, last: Int[Array, " queries"]) -> TokensRead:
@@ -181,7 +186,7 @@ class TokenDecoder:
             )
             # In full precision, as scores of items are: else a TPU multiplies in bfloat16 and a GPU in TF32.
             scores = _scores(decoder["codes"][depth], states, precision=jax.lax.Precision.HIGHEST)
-            return jax.nn.log_softmax(scores, axis=-1), _Beams(beams.vectors, own_prefix, caches, beams.place + n_beams)
+            return scores, _Beams(beams.vectors, own_prefix, caches, beams.place + n_beams)
 
         def advance(depth: int, beams: _Beams, parents: Array, codes: Array) -> _Beams:
             own_prefix = jnp.take_along_axis(beams.own_prefix, parents[..., None], axis=1)
