@@ -21,7 +21,7 @@ import numpy as np
 from seqrec import runtime
 from seqrec.config import check_at_least, check_fields, to_json
 from seqrec.files import write_json
-from seqrec.heads.code_probabilities import after_code, code_log_probabilities, depth_decoder_specs
+from seqrec.heads.code_probabilities import after_code, code_scores, depth_decoder_specs
 from seqrec.heads.code_search import CODES, PARAMS, TREE, SearchSizes, finite, users_at_once
 from seqrec.heads.depth_decoder import DepthDecoder, DepthDecoderConfig
 from seqrec.params import Params, init_params
@@ -150,7 +150,7 @@ def beam_step(
 
     `masks`, where given, are added to the scores of each beam's codes.
     """
-    scores = logs[..., None] + code_log_probabilities(decoder_params, depth, states)
+    scores = logs[..., None] + jax.nn.log_softmax(code_scores(decoder_params, depth, states), axis=-1)
     scores, n_codes = scores if masks is None else scores + masks, scores.shape[-1]
     flat = finite(scores).reshape(len(scores), -1)
     logs, best = jax.lax.top_k(flat, min(width, flat.shape[1]))

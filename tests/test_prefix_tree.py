@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from seqrec.prefix_tree import allowed_nodes, candidate_scores, chosen_children, prefix_tree
+from seqrec.prefix_tree import allowed_candidates, allowed_nodes, candidate_scores, chosen_children, prefix_tree
 from seqrec.types import InputError
 
 N_ITEMS, N_CODES = 300, (6, 70, 9)
@@ -52,7 +52,9 @@ def walked(tree):
 @jax.jit
 def offered(level, nodes, allowed=None):
     """Scores of all candidates of the nodes, the children that they are, and their codes."""
-    scores = candidate_scores(level, nodes, jnp.zeros((*nodes.shape, level.n_codes)), allowed)
+    scores = candidate_scores(level, nodes, jnp.zeros((*nodes.shape, level.n_codes)))
+    if allowed is not None:
+        scores = jnp.where(allowed_candidates(level, nodes, allowed), scores, -jnp.inf)
     places = jnp.broadcast_to(jnp.arange(level.n_candidates), scores.shape).reshape(1, -1)
     chosen = chosen_children(level, jnp.repeat(nodes, level.n_candidates, axis=1), places)
     return scores, *(each.reshape(scores.shape) for each in chosen)

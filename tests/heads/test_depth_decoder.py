@@ -13,7 +13,7 @@ from programs import array_sizes
 import seqrec
 from seqrec.generative import with_catalogue, with_semantic_ids
 from seqrec.heads import code_search
-from seqrec.heads.code_probabilities import after_code, code_log_probabilities
+from seqrec.heads.code_probabilities import after_code, code_scores
 from seqrec.heads.depth_decoder import DepthDecoder, DepthDecoderConfig
 from seqrec.metrics import target_ranks
 from seqrec.model import composed_params
@@ -98,11 +98,22 @@ def ask(made):
     }
 
 
-def slow_logs(own, states):
+def following(ids, depth):
+    """How many children with each code the prefix of each item has: of the last level's, one an item."""
+    counts = np.zeros((N_ITEMS + 1, N_CODES[depth]))
+    paths = [tuple(IDS.codes[item, : depth + 1].tolist()) for item in ids]
+    for path in paths if depth == len(N_CODES) - 1 else set(paths):
+        counts[(IDS.codes[:, :depth] == path[:depth]).all(axis=1), path[-1]] += 1
+    return counts
+
+
+def slow_logs(own, states, ids=EVERY):
+    """Log-probability of each of these items by its id, in a catalogue of these alone."""
     rows, sums = jnp.broadcast_to(states[:, None], (len(states), N_ITEMS + 1, D_MODEL)), 0.0
     for depth in range(len(N_CODES)):
         codes = jnp.broadcast_to(IDS.codes[:, depth], rows.shape[:2])
-        each = code_log_probabilities(own, depth, rows)
+        each = code_scores(own, depth, rows)
+        each -= jnp.log(jnp.sum(following(ids, depth) * jnp.exp(each), axis=-1, keepdims=True))
         sums += jnp.take_along_axis(each, codes[..., None], axis=-1)[..., 0]
         rows = after_code(own, depth, rows, codes)
     return sums
@@ -124,6 +135,10 @@ def test_ranks_are_those_among_the_products_and_items_with_equal_codes_tie(made,
     np.testing.assert_array_equal(ranks, expected)
     np.testing.assert_array_equal(ranks[:, 1], ranks[:, 2])
     assert n_candidates.tolist() == [N_ITEMS - 2] * N_USERS  # 60 and 61 are left out; 5 is a target
+
+
+def test_the_probabilities_of_all_items_sum_to_one(logs):
+    np.testing.assert_allclose(np.exp(logs[:, 1:]).sum(axis=1), 1.0, rtol=1e-5)
 
 
 @pytest.mark.slow
@@ -155,19 +170,19 @@ def test_a_narrow_beam_finds_what_one_over_a_trie_of_dictionaries_finds(made, as
     _, params, states = made
     own, (ids, scores) = params["semantic_ids"], ask["narrow"](params)
     after = jax.jit(after_code, static_argnums=1)
-    log_probabilities = jax.jit(code_log_probabilities, static_argnums=1)
+    scores_of = jax.jit(code_scores, static_argnums=1)
     items = collections.Counter(tuple(row) for row in IDS.codes[1:].tolist())
-    prefixes = {codes[:depth] for codes in items for depth in range(1, 4)}
+    children = collections.Counter({codes[:depth]: 1 for codes in items for depth in range(1, 3)}) + items
     for user in range(2):
         beams = [((), 0.0, states[user])]
         for depth, n_codes in enumerate(N_CODES):
             grown = []
             for prefix, log, state in beams:
-                each = np.asarray(log_probabilities(own, depth, state))
-                for code in range(n_codes):
-                    if (*prefix, code) in prefixes:
-                        beam = (*prefix, code), log + each[code], (state, code)
-                        grown += [beam] * items.get(beam[0], 1)
+                each = np.asarray(scores_of(own, depth, state))
+                n_each = np.array([children[*prefix, code] for code in range(n_codes)])
+                each = each - np.log(np.sum(n_each * np.exp(each)))
+                for code in np.flatnonzero(n_each).tolist():
+                    grown += [((*prefix, code), log + each[code], (state, code))] * n_each[code]
             best = sorted(grown, key=lambda beam: -beam[1])[:WIDTH]
             beams = [(prefix, log, after(own, depth, state, jnp.int32(code))) for prefix, log, (state, code) in best]
         # By their probabilities, since rounding may swap two codes.
@@ -183,11 +198,13 @@ def test_a_diverged_model_ranks_its_targets_last_and_lists_nothing(made, ask):
     assert not ask["narrow"](params, states * jnp.nan)[0].any()
 
 
-def test_a_fresh_catalogue_is_ranked_and_listed_by_the_same_program(made, ask, logs):
+def test_a_fresh_catalogue_is_ranked_and_listed_by_the_same_program(made, ask):
     items = np.array([4, 7, 19])
     today = with_catalogue(made[1], prefix_tree(IDS.codes, N_CODES, items=items, like=TREE))
-    ids, _ = ask["narrow"](today)
-    np.testing.assert_array_equal(ids, np.pad(items[np.argsort(-logs[:, items], axis=1)], ((0, 0), (0, 3))))
+    ids, scores = ask["narrow"](today)
+    logs = np.asarray(slow_logs(made[1]["semantic_ids"], made[2], items))[:, items]
+    np.testing.assert_array_equal(ids, np.pad(items[np.argsort(-logs, axis=1)], ((0, 0), (0, 3))))
+    np.testing.assert_allclose(np.exp(scores[:, :3]).sum(axis=1), 1.0, rtol=1e-5)
     assert ask["exact"](today)[1].tolist() == [3] * N_USERS
 
 
@@ -234,7 +251,8 @@ def losses(made):
         at_positions = question._replace(targets=jnp.array([[20, 0]]), positions=jnp.array([[1, 0]]))
         state, even = states[0, 1], 0.0
         for depth, code in enumerate(IDS.codes[20].tolist()):
-            even += jnp.mean(code_log_probabilities(own, depth, state))
+            scores, n_each = code_scores(own, depth, state), following(EVERY, depth)[20]
+            even += jnp.sum(n_each * scores) / n_each.sum() - jnp.log(jnp.sum(n_each * jnp.exp(scores)))
             state = after_code(own, depth, state, jnp.int32(code))
         return {
             "logs": slow_logs(own, states[0]),
@@ -255,7 +273,7 @@ def test_the_loss_is_the_surprise_at_the_targets(losses):
     np.testing.assert_allclose(losses["at positions"], (second, 1), rtol=1e-5)
 
 
-def test_label_smoothing_divides_its_share_evenly_among_the_codes_of_a_level(losses):
+def test_label_smoothing_divides_its_share_evenly_among_the_codes_that_may_follow(losses):
     expected = -0.75 * losses["logs"][1, 20] - 0.25 * losses["even"]
     np.testing.assert_allclose(losses["smooth"][0], expected, rtol=1e-5)
 

@@ -94,8 +94,8 @@ def test_the_loss_is_that_of_the_codes_and_the_weighted_softmax(made):
     batch = Batch(row, jnp.array([[9, 20, 4, 0]]), (row > 0).astype(int), jnp.arange(4)[None])
     states = jax.random.normal(jax.random.key(3), (1, 4, D_MODEL))
     question, key = next_item(batch, key=None), jax.random.key(0)
-    total, n = model.head.loss(params, states, question, key=key)
-    codes, _ = model.head.codes.loss(params, states, question, key=key)
+    total, n = jax.jit(model.head.loss)(params, states, question, key=key)
+    codes, _ = jax.jit(model.head.codes.loss)(params, states, question, key=key)
     scores = np.asarray(states[0, :3]) @ np.asarray(params[DENSE])[1 : N_ITEMS + 1].T
     dense = np.log(np.exp(scores).sum(axis=1)) - scores[np.arange(3), np.array([9, 20, 4]) - 1]
     assert n == 3
