@@ -5,6 +5,7 @@ r"""Trains and tests a Transformer that generates the next item's semantic id, c
         --semantic-ids codes --d-model 128 --dropout 0.4 --label-smoothing 0.1 --max-epochs 24 --ranks beam
 """
 
+import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -12,7 +13,9 @@ from typing import Literal
 from seqrec.config import check_at_least, check_fields
 from seqrec.encoders.code_tokens import code_tokens
 from seqrec.encoders.transformer import TransformerConfig, transformer
-from seqrec.generative import DepthDecoderConfig, smoothing_of, with_semantic_ids, with_token_decoder
+from seqrec.generative import DepthDecoderConfig, check_loss, with_semantic_ids, with_token_decoder
+from seqrec.later_targets import with_drawn_later_targets
+from seqrec.losses.config import LossConfig
 from seqrec.questions import first_of_continuation, next_item
 from seqrec.run import Flat, Model, Task, TrainingConfig, build_model, make_main, run_script
 from seqrec.semantic_ids.files import read_semantic_ids
@@ -47,16 +50,23 @@ def build(config: Config, task: Task) -> Model:
         raise InputError(
             "a generative model needs codes of its items; make them with semantic_ids.py: --semantic-ids DIR"
         )
-    ids = read_semantic_ids(config.semantic_ids, task.store.item_keys)
-    options = {"item_vectors": config.item_vectors, "label_smoothing": smoothing_of(config.training.loss)}
+    loss, ids = config.training.loss, read_semantic_ids(config.semantic_ids, task.store.item_keys)
+    check_loss(loss)
+    options = {"item_vectors": config.item_vectors, "label_smoothing": loss.label_smoothing}
     sizes = {"n_items": task.n_items, "max_length": task.max_length, "times": task.times}
+    training = dataclasses.replace(config.training, loss=LossConfig())  # a head of codes has a loss of its own
     if config.tokens == "items":
-        model = build_model(transformer(config.model, **sizes), config.training, task)
-        return with_semantic_ids(model, ids, config.decoder, dropout=config.model.dropout, **options)
-    encoder = code_tokens(config.model, n_levels=ids.n_levels, **sizes)
-    ask = next_item if config.model.causal else first_of_continuation
-    model = build_model(encoder, config.training, task, ask=ask)
-    return with_token_decoder(model, ids, config.model, config.decoder, n_blocks=config.n_decoder_blocks, **options)
+        model = build_model(transformer(config.model, **sizes), training, task)
+        model = with_semantic_ids(model, ids, config.decoder, dropout=config.model.dropout, **options)
+    else:
+        encoder = code_tokens(config.model, n_levels=ids.n_levels, **sizes)
+        model = build_model(encoder, training, task, ask=next_item if config.model.causal else first_of_continuation)
+        model = with_token_decoder(
+            model, ids, config.model, config.decoder, n_blocks=config.n_decoder_blocks, **options
+        )
+    if not loss.later_share:
+        return model
+    return with_drawn_later_targets(model, share=loss.later_share, n_later=loss.n_later)
 
 
 main = make_main(build, name="Generative")

@@ -25,6 +25,8 @@ from seqrec.sharding import look_up
 from seqrec.types import Head, InputError, Scalar
 
 BEAM, BEAM_ALONE = DepthDecoderConfig(), DepthDecoderConfig(ranks="beam")
+CODE_LOSS_FIELDS = ("label_smoothing", "later_share", "n_later")
+"""What a cross-entropy of codes takes of a `LossConfig`."""
 
 
 @struct.dataclass
@@ -229,8 +231,8 @@ def with_room(model: Model) -> Model:
     )
 
 
-def smoothing_of(loss: LossConfig) -> Scalar:
-    """The label smoothing of a loss that has nothing else, which is all that a model of semantic ids can honour.
+def check_loss(loss: LossConfig) -> None:
+    """Refuses what a model of semantic ids cannot honour: anything but smoothed labels, and shares of later items.
 
     Raises:
       InputError: the config asks for more.
@@ -238,12 +240,11 @@ def smoothing_of(loss: LossConfig) -> Scalar:
     plain = LossConfig()
     for field in dataclasses.fields(loss):
         value = getattr(loss, field.name)
-        if field.name != "label_smoothing" and value != getattr(plain, field.name):
+        if field.name not in CODE_LOSS_FIELDS and value != getattr(plain, field.name):
             raise InputError(
                 f"{field.name}={value} is about scores of items, and a model of semantic ids learns codes, by "
-                "cross-entropy with --label-smoothing; leave it out"
+                "cross-entropy with --label-smoothing and --later-share; leave it out"
             )
-    return loss.label_smoothing
 
 
 def with_catalogue(params: Params, tree: PrefixTree) -> Params:

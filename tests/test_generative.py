@@ -10,7 +10,7 @@ import seqrec
 from seqrec.data.batches import training_batches
 from seqrec.data.splits import leave_last_out
 from seqrec.data.store import store_from_sequences
-from seqrec.generative import CodeVectors, smoothing_of, with_semantic_ids
+from seqrec.generative import CodeVectors, check_loss, with_semantic_ids
 from seqrec.heads.depth_decoder import DepthDecoderConfig
 from seqrec.layers import item_table_spec, item_vectors
 from seqrec.losses.config import LossConfig
@@ -96,5 +96,5 @@ def test_what_does_not_fit_is_refused_in_a_line():
     with pytest.raises(InputError, match="RepeatHead"):
         with_semantic_ids(with_repeats(softmax_model()), IDS)
     with pytest.raises(InputError, match=r"loss=bce is about scores of items"):
-        smoothing_of(LossConfig(loss="bce"))
-    assert smoothing_of(LossConfig(label_smoothing=0.1)) == 0.1
+        check_loss(LossConfig(loss="bce"))
+    check_loss(LossConfig(label_smoothing=0.1, later_share=0.1, n_later=2))

@@ -9,7 +9,7 @@ from packed_rows import rows_of
 
 from seqrec.encoders.transformer import TransformerConfig, transformer
 from seqrec.heads.softmax import softmax_model
-from seqrec.later_targets import with_later_targets
+from seqrec.later_targets import next_or_later_item, with_drawn_later_targets, with_later_targets
 from seqrec.losses.config import LossConfig, make_loss
 from seqrec.model import loss_keys
 from seqrec.params import init_params
@@ -32,6 +32,14 @@ def loss_of(model, batch):
     return params, float(total), float(count)
 
 
+def following_of(batch):
+    """Of each target its row and place, and all targets of its history from there on."""
+    items, segments = np.asarray(batch.next_items), np.asarray(batch.segment_ids)
+    for row, place in np.argwhere(items > 0):
+        following = items[row, place:][segments[row, place:] == segments[row, place]]
+        yield row, place, following[following > 0]
+
+
 @pytest.mark.parametrize("n_later", [1, 2, 20])
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.2])
 def test_the_loss_is_the_cross_entropy_with_labels_on_the_items_that_follow(n_later, label_smoothing):
@@ -44,10 +52,7 @@ def test_the_loss_is_the_cross_entropy_with_labels_on_the_items_that_follow(n_la
     scores = states @ np.asarray(params["item_table"])[1 : N_ITEMS + 1].T
     log_p = scipy.special.log_softmax(scores, axis=-1)
     expected = 0.0
-    for row, place in np.argwhere(np.asarray(batch.next_items) > 0):
-        same = np.asarray(batch.segment_ids)[row] == np.asarray(batch.segment_ids)[row, place]
-        following = np.asarray(batch.next_items)[row, place:][same[place:]]
-        following = following[following > 0]
+    for row, place, following in following_of(batch):
         label = np.full(N_ITEMS, label_smoothing / N_ITEMS)
         later = following[1 : 1 + n_later]
         label[following[0] - 1] += 1 - label_smoothing - SHARE * (len(later) > 0)
@@ -67,12 +72,13 @@ def test_histories_of_two_items_and_skipped_items_have_no_later_targets():
         )
 
 
-def test_models_that_see_later_items_are_refused():
+@pytest.mark.parametrize("with_later", [with_later_targets, with_drawn_later_targets])
+def test_models_that_see_later_items_are_refused(with_later):
     bidirectional = transformer(
         TransformerConfig(d_model=8, n_blocks=1, causal=False), n_items=N_ITEMS, max_length=LENGTH
     )
     with pytest.raises(InputError, match="later targets need a causal encoder"):
-        with_later_targets(softmax_model(bidirectional), share=SHARE, n_later=2)
+        with_later(softmax_model(bidirectional), share=SHARE, n_later=2)
 
 
 @pytest.mark.parametrize(
@@ -81,3 +87,18 @@ def test_models_that_see_later_items_are_refused():
 def test_losses_whose_label_is_no_distribution_or_would_have_no_share_left_are_refused(config):
     with pytest.raises(ValueError, match=r"later_share=0.3 divides the label of a plain softmax"):
         LossConfig(later_share=SHARE, **config)
+
+
+@pytest.mark.parametrize("n_later", [1, 3])
+def test_drawn_targets_are_later_items_of_the_same_history_as_often_as_their_labels_say(n_later):
+    n_draws, counts = 4000, np.zeros((*BATCH.next_items.shape, N_ITEMS + 1))
+    draw = jax.jit(jax.vmap(lambda key: next_or_later_item(BATCH, key=key, share=SHARE, n_later=n_later).targets))
+    drawn = np.asarray(draw(jax.random.split(jax.random.key(0), n_draws)))
+    np.add.at(counts, (*np.indices(drawn.shape)[1:], drawn), 1 / n_draws)
+    expected = np.zeros_like(counts)
+    expected[np.asarray(BATCH.next_items) == 0, 0] = 1.0
+    for row, place, following in following_of(BATCH):
+        later = following[1 : 1 + n_later]
+        expected[row, place, following[0]] += 1 - SHARE * (len(later) > 0)
+        np.add.at(expected[row, place], later, SHARE / max(len(later), 1))
+    np.testing.assert_allclose(counts, expected, atol=5 * np.sqrt(SHARE * (1 - SHARE) / n_draws))

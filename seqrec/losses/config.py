@@ -57,8 +57,8 @@ class LossConfig:
     label_smoothing: Annotated[float, TRACED, Range(0.0, 0.2)] = 0.0
     """Share of each target's probability that is spread evenly over all items, 0 to below 1; softmax only."""
     later_share: float = 0.0
-    """Share of each target's probability that goes to the items after it, 0 to below 1; softmax and sampled-softmax
-    only."""
+    """Share of each target's probability that goes to the items after it, 0 to below 1; softmax, sampled-softmax and
+    semantic ids only."""
     n_later: int = 4
     """Number of items after each target that share --later-share evenly."""
     z_loss: float = 0.0
