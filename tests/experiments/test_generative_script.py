@@ -9,6 +9,7 @@ import pytest
 from seqrec import runtime
 from seqrec.heads.depth_decoder import DepthDecoder
 from seqrec.heads.token_decoder import TokenDecoder
+from seqrec.later_targets import next_or_later_item
 from seqrec.run.data import make_task
 from seqrec.types import InputError
 
@@ -39,6 +40,16 @@ def test_codes_of_a_file_make_a_model_whose_settings_are_those_of_the_flags(toy,
     assert isinstance(model.head, DepthDecoder)
     assert (model.head.label_smoothing, model.head.dropout, model.head.config.beam_width) == (0.1, 0.4, 7)
     assert "item_table" not in model.specs
+
+
+def test_later_items_are_drawn_as_targets(toy, codes):
+    flags = ("--later-share", "0.3", "--n-later", "2")
+    for tokens in ((), ("--tokens", "codes", "--ranks", "beam")):
+        model = built(toy, *codes, *flags, *tokens)
+        assert (model.ask.func, model.ask.keywords) == (next_or_later_item, {"share": 0.3, "n_later": 2})
+        assert model.auxiliary_loss is None  # no scores of items, which would be wrong of codes
+    with pytest.raises(InputError, match="later targets need a causal encoder"):
+        built(toy, *codes, *flags, *tokens, "--no-causal")
 
 
 @pytest.mark.parametrize("causal", [True, False])
