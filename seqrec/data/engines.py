@@ -29,8 +29,10 @@ ROWS_PER_BATCH = 122_880
 """DuckDB's own portion of a table."""
 BYTES_PER_VALUE = 20
 """Memory that DuckDB takes, in several copies, for a value of a row that it sorts."""
-PARTS_AT_ONCE = 3
+PARTS_AT_ONCE = 6
 """Parts of a table that together could be sorted in memory: smaller ones are faster, and some memory is taken."""
+ID_COLUMNS = ("user_id", "item_id", "event_index")
+"""The integers that users' events are sorted by, besides times."""
 
 
 class Parts(NamedTuple):
@@ -120,14 +122,20 @@ def duckdb_engine(connection: duckdb.DuckDBPyConnection) -> Engine:
             return one_part(events)
         name, folder = new_name(), _spill_folder(connection)
         folders[name] = folder
-        _write_parquet(events.with_columns(_part=number_of(ranges)), folder, ", PARTITION_BY (_part)")
+        _write_parquet(_narrow(events).with_columns(_part=number_of(ranges)), folder, ", PARTITION_BY (_part)")
         return read_parts(name, [f"{literal_path(folder)}/_part={number}/*.parquet" for number in range(len(ranges))])
 
     def read_parts(name: str, paths: Sequence[str]) -> Parts:
         parts = [f"FROM read_parquet({text_literal(path)}, hive_partitioning = false)" for path in paths]
+        tables = [nw.from_native(connection.sql(part)) for part in parts]
+        # What is not sorted part by part has the types of the source.
+        schema = tables[0].collect_schema()
+        widened = [f"CAST({column} AS BIGINT) AS {column}" for column in ID_COLUMNS if schema.get(column) == nw.Int32]
+        columns = f"* REPLACE ({', '.join(widened)})" if widened else "*"
         # Not a list of files, for DuckDB knows what ids there are in one, and not in a list of them.
-        connection.execute(f"CREATE TEMP VIEW {name} AS {' UNION ALL '.join(parts)}")
-        return Parts(nw.from_native(connection.table(name)), [nw.from_native(connection.sql(part)) for part in parts])
+        rows = " UNION ALL ".join(f"SELECT {columns} {part}" for part in parts)
+        connection.execute(f"CREATE TEMP VIEW {name} AS {rows}")
+        return Parts(nw.from_native(connection.table(name)), tables)
 
     def forget_named(name: str) -> None:
         kept.discard(name)
@@ -173,6 +181,15 @@ def _write_parquet(rows: nw.LazyFrame, path: Path, option: str = "") -> None:
     options = f"FORMAT parquet, PARQUET_VERSION v2, COMPRESSION lz4_raw, DICTIONARY_SIZE_LIMIT 1{option}"
     with _duckdb_explained():
         rows.to_native().query("rows_of_events", f"COPY rows_of_events TO {text_literal(str(path))} ({options})")
+
+
+def _narrow(events: nw.LazyFrame) -> nw.LazyFrame:
+    """The events with integers of `ID_COLUMNS` as int32 where they fit: sorts by them take three fifths of the time."""
+    schema = events.collect_schema()
+    names = [name for name in ID_COLUMNS if schema.get(name) == nw.Int64]
+    within = [nw.col(name).is_between(-(2**31), 2**31 - 1).all() for name in names]
+    fits = collect(events.select(*within)).to_pylist()[0] if names else {}
+    return events.with_columns(nw.col(name).cast(nw.Int32) for name in names if fits[name])
 
 
 def _remove_folders(folders: dict[str, Path]) -> None:

@@ -51,7 +51,19 @@ def test_the_parts_of_events_are_all_events_once_and_their_users_rise(users, n_a
     assert list(itertools.chain(*there)) == sorted(user for user in users if user is not None)
     assert sum(map(len, in_parts)) == len(users) == len(collect(whole))
     # A part ends with the user that fills it, and the last one has the event without a user too.
-    assert all(len(part) < n_at_once // engines.PARTS_AT_ONCE + 2 for part in there)
+    n_per_part = max(1, n_at_once // engines.PARTS_AT_ONCE)
+    assert all(len(part) < n_per_part + 2 for part in there)
+
+
+@pytest.mark.parametrize("bound", [-(2**31), 2**31 - 1, 2**31, -(2**31) - 1])
+def test_ids_that_fit_32_bits_take_no_more_in_parts_and_have_their_type_in_the_whole(bound, monkeypatch):
+    events, connection = table_of([1, None, bound, 2])
+    monkeypatch.setattr(engines, "n_bytes_at_once", lambda connection: engines.BYTES_PER_VALUE)
+    whole, parts = duckdb_engine(connection).partition(events, 4)
+    dtype = nw.Int32 if -(2**31) <= bound < 2**31 else nw.Int64
+    assert [part.collect_schema()["user_id"] for part in parts] == [dtype] * 3
+    assert whole.collect_schema() == events.collect_schema()
+    assert sorted(collect(whole.drop_nulls("user_id"))["user_id"].to_pylist()) == sorted([1, 2, bound])
 
 
 def test_what_can_be_sorted_at_once_is_left_in_one_part():
