@@ -94,11 +94,13 @@ def page(kept: dict[str, JsonObject], published: Published, *, defaults: Mapping
     protocol, with the baselines of all its runs: equal names are not enough to stand in one table.
     """
     sections: dict[tuple[str, str, str, str], Settings] = defaultdict(lambda: defaultdict(dict))
+    names = {name: data_name(*_source(result)) for name, result in kept.items()}
+    of_split = {each["data"]["split_hash"]: names[name] for name, each in kept.items() if _source(each)[1] != "store"}
     for name, result in sorted(kept.items()):
         setting, _, _ = name.partition("-seed-")
         protocol = result["protocol"]
-        source = training_config(result)["data"]
-        data = data_name(source["data_path"], source["dataset"])
+        is_store = _source(result)[1] == "store"  # which others may have read as the file that it was made of
+        data = of_split.get(result["data"]["split_hash"], names[name]) if is_store else names[name]
         candidates = "; ".join([protocol["candidates"], *filter(None, [protocol.get("test_users")])])
         section = data, protocol["split"], candidates, result["data"]["split_hash"]
         sections[section][setting][name] = result
@@ -113,6 +115,12 @@ def page(kept: dict[str, JsonObject], published: Published, *, defaults: Mapping
         if changed:
             lines += [f"### What changed the figures on {data}", "", *_ablation(changed), *_commands(changed, defaults)]
     return "\n".join(lines)
+
+
+def _source(result: JsonObject) -> tuple[str | None, str]:
+    """The path and the format of a kept run's data."""
+    data = training_config(result)["data"]
+    return data["data_path"], data["dataset"]
 
 
 Settings = dict[str, dict[str, JsonObject]]

@@ -95,6 +95,21 @@ def test_seeds_are_averaged_on_the_page(finished):
     assert f"| {mean:.4f} |" in row
 
 
+def test_a_store_of_a_known_file_stands_beside_other_runs_on_the_file(finished):
+    of_file, prepared = (condense_run(finished.directory) for _ in range(2))
+    of_file["config"]["training"]["data"].update(dataset="s3rec", data_path="plays.txt")
+    prepared["config"]["training"]["data"].update(dataset="store", data_path="prepared")
+    defaults = results_script.DEFAULTS
+
+    def titles(*runs):
+        text = page(dict(zip("ab", runs, strict=True)), {}, defaults=defaults)
+        return [line for line in text.splitlines() if line in ("## plays", "## prepared")]
+
+    assert titles(of_file, prepared) == ["## plays"]
+    other = {**of_file, "data": {**of_file["data"], "split_hash": "another"}}
+    assert titles(other, prepared) == ["## plays", "## prepared"]
+
+
 def test_the_page_says_how_a_run_stands_to_its_baselines_and_reads_runs_that_have_no_comparisons(finished):
     kept = condense_run(finished.directory)
     verdict = verdict_on_baselines(kept["comparisons"], name="it")
