@@ -187,14 +187,9 @@ def _narrow(events: nw.LazyFrame) -> nw.LazyFrame:
     """The events with integers of `ID_COLUMNS` as int32 where they fit: sorts by them take three fifths of the time."""
     schema = events.collect_schema()
     names = [name for name in ID_COLUMNS if schema.get(name) == nw.Int64]
-    # Where events are a file as it is, its statistics say these without a look at the rows.
-    lowest = {f"{name}_low": nw.col(name).min() for name in names}
-    highest = {f"{name}_high": nw.col(name).max() for name in names}
-    bounds = collect(events.select(**lowest, **highest)).to_pylist()[0] if names else {}
-    # A column of nulls alone has no bounds.
-    low, high = ({name: bounds[f"{name}_{end}"] or 0 for name in names} for end in ("low", "high"))
-    fitting = [name for name in names if low[name] >= -(2**31) and high[name] < 2**31]
-    return events.with_columns(nw.col(name).cast(nw.Int32) for name in fitting)
+    within = [nw.col(name).is_between(-(2**31), 2**31 - 1).all() for name in names]
+    fits = collect(events.select(*within)).to_pylist()[0] if names else {}
+    return events.with_columns(nw.col(name).cast(nw.Int32) for name in names if fits[name])
 
 
 def _remove_folders(folders: dict[str, Path]) -> None:
