@@ -2,7 +2,7 @@ r"""Trains and tests a Transformer that generates the next item's semantic id, c
 
     python experiments/generative.py --semantic-ids codes      # that experiments/semantic_ids.py made for the demo
     python experiments/generative.py --dataset s3rec --data-path Beauty.txt.gz --max-length 50 --batch-size 128 \
-        --semantic-ids codes --d-model 128 --dropout 0.4 --label-smoothing 0.1 --max-epochs 24 --ranks beam
+        --semantic-ids codes --d-model 128 --dropout 0.4 --label-smoothing 0.1 --later-share 0.1 --ranks beam
 """
 
 import dataclasses
