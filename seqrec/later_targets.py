@@ -12,7 +12,7 @@ from seqrec.model import Model
 from seqrec.params import Params
 from seqrec.questions import next_item
 from seqrec.sharding import look_up
-from seqrec.types import Batch, InputError, Question, States
+from seqrec.types import Ask, Batch, InputError, Question, States
 
 
 def with_later_targets(model: Model, *, share: float, n_later: int) -> Model:
@@ -46,11 +46,12 @@ def with_drawn_later_targets(model: Model, *, share: float, n_later: int) -> Mod
       InputError: the model's states know later events than their own.
     """
     _check_asks_next_items(model)
-    return dataclasses.replace(model, ask=functools.partial(next_or_later_item, share=share, n_later=n_later))
+    ask = functools.partial(next_or_later_item, ask=model.ask, share=share, n_later=n_later)
+    return dataclasses.replace(model, ask=ask)
 
 
-def next_or_later_item(batch: Batch, *, key: Array, share: float, n_later: int) -> Question:
-    """As `questions.next_item`, where each target gives way with probability `share` to an item after it.
+def next_or_later_item(batch: Batch, *, key: Array, share: float, n_later: int, ask: Ask = next_item) -> Question:
+    """The question of `ask`, where each target gives way with probability `share` to an item after it.
 
     That item is drawn from the n <= `n_later` targets after it in the same history, each as likely; where there is
     none, the target stays (Pancha et al. 2022, section 3.2, draw from all later items).
@@ -60,7 +61,7 @@ def next_or_later_item(batch: Batch, *, key: Array, share: float, n_later: int) 
     >>> next_or_later_item(batch, key=jax.random.key(0), share=1.0, n_later=1).targets.tolist()
     [[3, 4, 4]]
     """
-    question = next_item(batch)
+    question = ask(batch, key=key)
     targets = question.targets
     are_later = jnp.stack(list(_later_targets(targets > 0, batch, n_later=n_later)))
     later = jnp.stack([_shifted(targets, distance) for distance in range(1, n_later + 1)])

@@ -46,7 +46,8 @@ def test_later_items_are_drawn_as_targets(toy, codes):
     flags = ("--later-share", "0.3", "--n-later", "2")
     for tokens in ((), ("--tokens", "codes", "--ranks", "beam")):
         model = built(toy, *codes, *flags, *tokens)
-        assert (model.ask.func, model.ask.keywords) == (next_or_later_item, {"share": 0.3, "n_later": 2})
+        assert model.ask.func is next_or_later_item
+        assert (model.ask.keywords["share"], model.ask.keywords["n_later"]) == (0.3, 2)
         assert model.auxiliary_loss is None  # no scores of items, which would be wrong of codes
     with pytest.raises(InputError, match="later targets need a causal encoder"):
         built(toy, *codes, *flags, *tokens, "--no-causal")
