@@ -65,7 +65,10 @@ def code_losses(
     *,
     label_smoothing: Scalar = 0.0,
 ) -> Float[Array, "*shape"]:
-    """Cross-entropy of codes of a level, each one of those that may follow its node; these share the smoothed label."""
+    """Cross-entropy of each code of a level, by a softmax over the codes that may follow its node in the tree.
+
+    The smoothed share of the label is divided evenly among these.
+    """
     each = candidate_scores(level, nodes, scores)
     there = each > -jnp.inf
     mean = jnp.sum(jnp.where(there, each, 0.0), axis=-1) / jnp.sum(there, axis=-1)

@@ -97,12 +97,11 @@ class DepthDecoder:
         refuse_unwanted(question)
         if question.positions is not None:
             states = jnp.take_along_axis(states, question.positions[..., None], axis=1)
-        decoder, targets = params[PARAMS], question.targets
+        decoder, targets, smoothing = params[PARAMS], question.targets, self.label_smoothing
         codes, tree, losses = params[CODES][targets].astype(jnp.int32), params[TREE], jnp.zeros(targets.shape)
         for depth, nodes in enumerate(nodes_above(tree, leaves_of(tree, targets))):
             scores = code_scores(decoder, depth, states, dropout_rate=self.dropout, key=jax.random.fold_in(key, depth))
-            options = {"label_smoothing": self.label_smoothing}
-            losses += code_losses(tree.levels[depth], nodes, scores, codes[..., depth], **options)
+            losses += code_losses(tree.levels[depth], nodes, scores, codes[..., depth], label_smoothing=smoothing)
             states = after_code(decoder, depth, states, codes[..., depth])
         return loss_of_targets(losses, question)
 

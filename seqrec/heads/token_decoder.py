@@ -112,12 +112,13 @@ class TokenDecoder:
             key=decode_key,
         )
         written, losses = written.reshape(rows, n_queried, n_levels, -1), jnp.zeros(targets.shape)
-        tree = params[TREE]
+        tree, smoothing = params[TREE], self.label_smoothing
         nodes = nodes_above(tree, leaves_of(tree, targets))
         for depth, table in enumerate(decoder["codes"]):
             scores = _scores(table, written[:, :, depth], precision=None)
-            options = {"label_smoothing": self.label_smoothing}
-            losses += code_losses(tree.levels[depth], nodes[depth], scores, codes[..., depth], **options)
+            losses += code_losses(
+                tree.levels[depth], nodes[depth], scores, codes[..., depth], label_smoothing=smoothing
+            )
         return loss_of_targets(losses, question)
 
     def queries(self, params: Params, states: States, batch: Batch, last: Int[Array, " queries"]) -> TokensRead:
