@@ -121,17 +121,20 @@ def _children_log_probabilities(
 ) -> Float[Array, "users n_children"]:
     """From the log-probabilities of the nodes of one depth to those of all of their children.
 
-    Of the pairs of a user and a node only those that are followed are worked on, block after block; how many blocks
-    there are depends on the data, their sizes do not.
+    A node's only child is as likely as the node. Of the pairs of a user and a node only those that are followed and
+    have more children are worked on, block after block; how many blocks there are depends on the data, their sizes do
+    not.
     """
     level, n_nodes, n_children = tree.levels[depth], logs.shape[1], tree.levels[depth].codes.shape[0]
+    n_below = jnp.diff(level.starts[: n_nodes + 1])
     followed = ~(logs < at_least[:, None]) & (logs != -jnp.inf)
-    is_child = followed[:, level.parents]
-    nodes = jnp.flatnonzero(followed, size=followed.size + PREFIXES, fill_value=0)
+    is_scored = followed & (n_below > 1)
+    is_child = is_scored[:, level.parents]
+    nodes = jnp.flatnonzero(is_scored, size=is_scored.size + PREFIXES, fill_value=0)
     children = jnp.flatnonzero(is_child, size=is_child.size + 2 * CHILDREN, fill_value=0)
-    place = jnp.cumsum(followed.ravel(), dtype=jnp.int32).reshape(followed.shape) - 1
-    n_followed = jnp.sum(followed, dtype=jnp.int32)
-    n_each = jnp.diff(level.starts)[nodes % n_nodes] * (jnp.arange(len(nodes)) < n_followed)
+    place = jnp.cumsum(is_scored.ravel(), dtype=jnp.int32).reshape(is_scored.shape) - 1
+    n_scored = jnp.sum(is_scored, dtype=jnp.int32)
+    n_each = n_below[nodes % n_nodes] * (jnp.arange(len(nodes)) < n_scored)
     ends = jnp.cumsum(n_each, dtype=jnp.int32)
 
     def follow(block: Array, child_logs: Array) -> Array:
@@ -153,10 +156,11 @@ def _children_log_probabilities(
         first, end = jnp.where(start > 0, ends[start - 1], 0), ends[start + PREFIXES - 1]
         return jax.lax.while_loop(lambda carry: carry[0] < end, pick, (first, child_logs))[1]
 
-    n_blocks = -(-n_followed // PREFIXES)
+    n_blocks = -(-n_scored // PREFIXES)
     child_logs = jax.lax.fori_loop(0, n_blocks, follow, jnp.zeros(children.shape))
     places = jnp.cumsum(is_child.ravel(), dtype=jnp.int32).reshape(is_child.shape) - 1
-    return jnp.where(is_child, child_logs[places], -jnp.inf)
+    only = jnp.where(followed, logs, -jnp.inf)[:, level.parents]
+    return jnp.where(is_child, child_logs[places], only)
 
 
 def _after_prefix(
