@@ -10,7 +10,7 @@ from pathlib import Path
 from scripts import TRAINING
 from tyro.conf import Positional
 
-from seqrec import runtime
+from seqrec import phases, runtime
 from seqrec.config import check_fields
 from seqrec.data.buckets import working_copy
 from seqrec.evaluation import evaluate, make_eval_step
@@ -52,7 +52,8 @@ def main(arguments: Arguments) -> JsonObject:
             head_of_width = dataclasses.replace(head, config=dataclasses.replace(head.config, **how))
             step = make_eval_step(dataclasses.replace(model, head=head_of_width))
             name = f"beam of {width}" if width else "exact"
-            figures[name] = means(metric_sums(evaluate(step, params, task.test).rank))
+            with phases.progress(name, len(task.test.users), unit="queries") as phase:
+                figures[name] = means(metric_sums(evaluate(step, params, task.test, report=phase).rank))
             print(f"{name:14} NDCG@10 {figures[name]['ndcg@10']:.4f}   recall@10 {figures[name]['recall@10']:.4f}")
     least = (1 - arguments.most_loss) * figures["exact"]["ndcg@10"]
     enough = [width for width in sorted(arguments.widths) if figures[f"beam of {width}"]["ndcg@10"] >= least]

@@ -60,12 +60,7 @@ def main(arguments: Arguments) -> JsonObject:
         task, model, params = open_trained(run, TRAINING)
         queries = choose_queries(task, arguments.users)
         with phases.progress("writing lists", len(queries.users), unit="users") as phase:
-
-            def report(n_users: int) -> None:
-                phase(n_users)
-                runtime.check_interrupt()
-
-            options = {"k": arguments.k, "user_vectors": arguments.user_vectors, "report": report}
+            options = {"k": arguments.k, "user_vectors": arguments.user_vectors, "report": phase}
             figures = write_lists(task, model, params, queries, output, **options)
         if arguments.item_vectors is not None:
             write_item_vectors(task, params, arguments.item_vectors)

@@ -333,7 +333,7 @@ def _train(training: _Training, state: TrainState, progress: Progress) -> tuple[
     reason, why = ends(step)
     first = step + 1
     steps = range(first, n_steps + 1) if not (reason or why) else range(0)
-    counted = phases.progress("training", n_steps, unit="steps", done=progress.step)
+    counted = phases.progress("training", n_steps, unit="steps", done=progress.step, heeds_stop=False)
     with counted as phase, runtime.interruptible(), prefetched(batch_of) as batch:
         for step in steps:
             with phases.progress("compiling the training step") if step == first else contextlib.nullcontext():

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
+import jax
 from tqdm import tqdm
 
 from seqrec import runtime
@@ -26,14 +27,17 @@ class Phase:
     spoke_at: ClassVar[float] = 0.0
     """When any of them last said something."""
 
-    def __init__(self, name: str, total: int | None, unit: str, done: int):
+    def __init__(self, name: str, total: int | None, unit: str, done: int, heeds_stop: bool = False):
         self.name, self.total, self.unit, self.done, self.note = name, total, unit, done, ""
+        self.heeds_stop = heeds_stop
         self._started = runtime.seconds()
         self._measured_from = self._started, done
         self._bar: Any = None
 
     def __call__(self, n: int = 1) -> None:
         self.done += n
+        if self.heeds_stop and jax.process_count() == 1:  # several processes stop at the same place, between phases
+            runtime.check_interrupt()
 
     def measure_from_here(self) -> None:
         """Estimates the time that is left by what follows alone, as after something that happens once."""
@@ -74,13 +78,19 @@ class Phase:
 
 
 @contextlib.contextmanager
-def progress(name: str, total: int | None = None, *, unit: str = "", done: int = 0) -> Iterator[Phase]:
+def progress(
+    name: str, total: int | None = None, *, unit: str = "", done: int = 0, heeds_stop: bool = True
+) -> Iterator[Phase]:
     """Inside, a phase says how far it is: on a terminal with a bar, elsewhere with a line every 10 seconds.
 
     A phase that ends within seconds says nothing. What is yielded counts how much of the `total` is done; without a
     total only the time passed is said. Of several processes the first one speaks.
+
+    After Ctrl-C a call of what is yielded raises, unless this phase, or one around it, saves its work first and so does
+    not heed it.
     """
-    phase, ended = Phase(name, total, unit, done), threading.Event()
+    heeds_stop = heeds_stop and all(phase.heeds_stop for phase in Phase.open)
+    phase, ended = Phase(name, total, unit, done, heeds_stop), threading.Event()
     is_terminal = sys.stderr.isatty()
 
     def watch() -> None:

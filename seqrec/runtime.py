@@ -246,7 +246,7 @@ def _watched_signals() -> Iterator[None]:
                 os.write(2, b"\nended at once; what was saved before is intact\n")
                 os._exit(128 + number)
             _Signals.requested = number
-            os.write(2, b"\nstopping after the current step; a second signal ends the process at once\n")
+            os.write(2, b"\nstopping after the current step or validation; a second signal ends the process at once\n")
 
     thread = threading.Thread(target=watch, name="signals", daemon=True)
     thread.start()

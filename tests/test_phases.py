@@ -1,5 +1,6 @@
 """A run says what it is doing at least every few seconds, and nothing of what is quick."""
 
+import signal
 import sys
 from types import SimpleNamespace
 
@@ -78,3 +79,16 @@ def test_an_estimate_may_leave_out_what_happens_once(clock):
         clock.seconds += 2
         phase()
         assert phase.text() == "training: 2 of 5 steps, 62 s so far, about 6 s left"
+
+
+def test_after_ctrl_c_a_phase_ends_at_its_next_step_unless_one_around_it_saves_first(monkeypatch):
+    monkeypatch.setattr(runtime._Signals, "requested", signal.SIGINT)
+    with pytest.raises(runtime.Interrupted), phases.progress("testing", 100, unit="queries") as phase:
+        phase(10)
+    with (
+        phases.progress("training", 10, unit="steps", heeds_stop=False) as training,
+        phases.progress("validating", 100, unit="queries") as validating,
+    ):
+        training()
+        validating(10)
+    assert (training.done, validating.done) == (1, 10)
