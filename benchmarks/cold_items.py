@@ -5,25 +5,33 @@
 Simulated listeners play tracks whose vectors tell artist and genre. A share of the tracks is cold: all their plays are
 removed, but for one a listener, behind the training period, which is the target. Codes are made of the vectors by
 residual k-means. Then the same with vectors that are shuffled between tracks, of which nothing can be learnt.
+
+    python benchmarks/cold_items.py --data-path Beauty.txt.gz --n-codes 256 --n-levels 3 --json cold-beauty.json
+
+does so with the rarest items of a file, and vectors made of their attributes.
 docs/semantic_ids.md explains the figures.
 """
 
 import dataclasses
+import itertools
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from tyro.conf import OmitArgPrefixes
 
 from seqrec import runtime
 from seqrec.baselines.popularity import training_counts
 from seqrec.config import check_above, check_at_least, check_fields, check_share, to_json
 from seqrec.data.batches import make_queries, training_batches
+from seqrec.data.events import sequences
 from seqrec.data.feature_values import Feature
+from seqrec.data.sources import read_source
 from seqrec.data.splits import Split
 from seqrec.data.store import SequenceStore, sequence_store
 from seqrec.data.synthetic.catalogue import catalogue
@@ -37,22 +45,22 @@ from seqrec.heads.softmax import softmax_model
 from seqrec.items import ItemConfig, with_items
 from seqrec.model import Model, composed_params
 from seqrec.semantic_ids.making import CodesConfig, make_codes
+from seqrec.semantic_ids.vectors import VectorConfig, feature_vectors, joined
 from seqrec.sharding import MeshConfig
 from seqrec.training import OptimizerConfig, init_state, make_optimizer, make_train_step
 
 K = 50
 
 
-CODES = CodesConfig(n_levels=2, n_codes=64, equal_codes="none")
-"""How codes are made of the vectors; no flags, since those of its methods are called like flags of training."""
-
-
 @dataclass(frozen=True)
 class Config:
     """Trains generative models and an id model without some of the tracks, and looks for these in their rankings."""
 
+    data_path: Path | None = None
+    """File of S3-Rec's form with attributes of the items beside it, whose rarest items are cold and whose vectors are
+    made of attributes; by default tracks are simulated."""
     cold_share: float = 0.1
-    """Share of the tracks that no training history holds."""
+    """Share of the items that no training history holds."""
     training_share: float = 0.7
     """Share of the simulated days whose plays are trained on; a target is a listener's first cold play after them."""
     noise: float = 0.3
@@ -61,6 +69,10 @@ class Config:
     """Numbers of a track's vector."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of world, vectors, codes and training; one after another."""
+    n_codes: int = 64
+    """Codes of each level that residual k-means makes of the vectors."""
+    n_levels: int = 2
+    """Levels of codes."""
     max_length: int = 50
     """Latest plays that a model reads."""
     batch_size: int = 64
@@ -108,8 +120,21 @@ class Trial(NamedTuple):
     vectors: Float[np.ndarray, "n_items width"]
 
 
+class CutHistory(NamedTuple):
+    """What a user has of items that are not cold, and the cold item that follows it, if one does."""
+
+    items: Int[np.ndarray, " n_events"]
+    n_training: int
+    target: int | None
+
+
 def make_trial(config: Config, seed: int) -> Trial:
-    """The plays of a world without its cold tracks, and the tracks' vectors."""
+    """The events of a world, or of the file, without its cold items; and the items' vectors."""
+    return simulated_trial(config, seed) if config.data_path is None else trial_of_file(config, config.data_path, seed)
+
+
+def simulated_trial(config: Config, seed: int) -> Trial:
+    """Cold are tracks that are drawn; a target is a listener's first play of one after the training period."""
     world = dataclasses.replace(config.world, seed=seed)
     random = np.random.default_rng(seed)
     tracks, plays = catalogue(world), simulate_events(world)
@@ -121,31 +146,53 @@ def make_trial(config: Config, seed: int) -> Trial:
     vectors = genre[tracks.genre - 1] + artist[tracks.artist - 1] + config.noise * track_vectors
     first, last = plays["timestamp_us"].min(), plays["timestamp_us"].max()
     train_end = first + config.training_share * (last - first)
-    items, lengths, train_stop, targets = [], [], [], []
-    start = 0
+    users = []
     for user in range(1, world.n_users + 1):
         rows = slice(*np.searchsorted(plays["user_id"], [user, user + 1]))
-        item, is_train = plays["item_id"][rows], plays["timestamp_us"][rows] < train_end
-        cold = np.flatnonzero(is_cold[item - 1] & ~is_train)
-        end = cold[0] if len(cold) else np.count_nonzero(is_train)
-        history = item[:end][~is_cold[item[:end] - 1]]
-        n_train = np.count_nonzero(is_train[:end] & ~is_cold[item[:end] - 1])
-        has_target = len(cold) > 0 and len(history) > 0
-        items.append(np.append(history, item[end]) if has_target else history)
-        targets.append(start + len(history) if has_target else -1)
-        train_stop.append(start + n_train)
-        lengths.append(len(items[-1]))
-        start += lengths[-1]
+        items, is_training = plays["item_id"][rows], plays["timestamp_us"][rows] < train_end
+        cold = np.flatnonzero(is_cold[items - 1] & ~is_training)
+        end = cold[0] if len(cold) else np.count_nonzero(is_training)
+        is_kept = ~is_cold[items[:end] - 1]
+        target = items[end] if len(cold) else None
+        users.append(CutHistory(items[:end][is_kept], np.count_nonzero(is_training[:end] & is_kept), target))
+    return Trial(*without_cold(users, world.n_items), is_cold, vectors.astype(np.float32))
+
+
+def trial_of_file(config: Config, path: Path, seed: int) -> Trial:
+    """Cold are the rarest items, of equally rare ones some that are drawn; a target is a user's last event of one."""
+    store = sequences(read_source("s3rec", path))
+    counts, random = np.bincount(store.items, minlength=store.n_items + 1)[1:], np.random.default_rng(seed)
+    is_cold = np.zeros(store.n_items, bool)
+    is_cold[np.lexsort((random.random(store.n_items), counts))[: round(config.cold_share * store.n_items)]] = True
+    users = []
+    for start, end in itertools.pairwise(store.offsets):
+        items = store.items[start:end]
+        cold = np.flatnonzero(is_cold[items - 1])
+        history = items[: cold[-1]] if len(cold) else items
+        history = history[~is_cold[history - 1]]
+        users.append(CutHistory(history, len(history), items[cold[-1]] if len(cold) else None))
+    is_known = np.append(False, ~is_cold)
+    vectors = joined(feature_vectors(VectorConfig(item_features=("attributes",)), store, is_known))
+    return Trial(*without_cold(users, store.n_items), is_cold, vectors)
+
+
+def without_cold(users: Sequence[CutHistory], n_items: int) -> tuple[SequenceStore, Split]:
+    """The store of these histories, and its split, whose test targets follow those that hold an event."""
+    has_target = np.array([user.target is not None and len(user.items) > 0 for user in users])
+    items = [
+        np.append(user.items, user.target) if has else user.items for user, has in zip(users, has_target, strict=True)
+    ]
+    offsets = np.cumsum([0, *map(len, items)])
     store = sequence_store(
         np.concatenate(items).astype(np.int32),
-        np.concatenate([[0], np.cumsum(lengths)]),
-        item_keys=np.arange(1, world.n_items + 1),
-        user_keys=np.arange(1, world.n_users + 1),
-        columns={"timestamp_us": np.arange(start, dtype=np.int64)},
+        offsets,
+        item_keys=np.arange(1, n_items + 1),
+        user_keys=np.arange(1, len(users) + 1),
+        columns={"timestamp_us": np.arange(offsets[-1], dtype=np.int64)},
     )
-    none = np.full(world.n_users, -1)
-    split = Split(np.array(train_stop), none, np.array(targets), "", "first cold play after the training period")
-    return Trial(store, split, is_cold, vectors.astype(np.float32))
+    train_stop = offsets[:-1] + [user.n_training for user in users]
+    none, targets = np.full(len(users), -1), np.where(has_target, offsets[1:] - 1, -1)
+    return store, Split(train_stop, none, targets, "", "a cold item after the history")
 
 
 def make_models(config: Config, trial: Trial, vectors: np.ndarray, seed: int) -> dict[str, Model]:
@@ -158,7 +205,8 @@ def make_models(config: Config, trial: Trial, vectors: np.ndarray, seed: int) ->
     features = [Feature("vector", values, known)]
     items = ItemConfig(item_features=("vector",), id_dropout=config.id_dropout)
     with_ids = with_items(plain, items, features, counts=counts)
-    ids = make_codes(vectors, dataclasses.replace(CODES, seed=seed), counts=counts).ids
+    codes = CodesConfig(n_levels=config.n_levels, n_codes=config.n_codes, equal_codes="none", seed=seed)
+    ids = make_codes(vectors, codes, counts=counts).ids
     kinds: dict[str, Any] = {"dropout": config.model.dropout, "label_smoothing": config.label_smoothing}
     both = DepthDecoderConfig(dense_weight=config.dense_weight)
     return {

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 import sys
 from pathlib import Path
 
@@ -25,7 +26,6 @@ from seqrec.heads.code_search import CODES, PARAMS, TREE
 from seqrec.heads.depth_decoder import DepthDecoder, DepthDecoderConfig
 from seqrec.params import init_params
 from seqrec.prefix_tree import prefix_tree
-from seqrec.semantic_ids.making import CodesConfig
 
 
 @pytest.mark.slow
@@ -90,8 +90,22 @@ SMALL_WORLD = cold_items.Config(
 )
 
 
-def test_cold_tracks_are_targets_and_nothing_else():
-    trial = cold_items.make_trial(SMALL_WORLD, 0)
+def test_cold_items_are_targets_and_nothing_else(tmp_path):
+    random = np.random.default_rng(0)
+    items = [random.permutation(np.arange(1, 81))[: random.integers(3, 12)] for _ in range(60)]
+    lines = [" ".join(map(str, [user, *of_user])) for user, of_user in enumerate(items, 1)]
+    (tmp_path / "Few.txt").write_text("\n".join(lines))
+    (tmp_path / "Few_item2attributes.json").write_text(json.dumps({i: [i % 7, 7 + i % 3] for i in range(1, 81)}))
+    simulated = cold_items.make_trial(SMALL_WORLD, 0)
+    of_file = cold_items.make_trial(dataclasses.replace(SMALL_WORLD, data_path=tmp_path / "Few.txt"), 0)
+    for trial in (simulated, of_file):
+        check_cold_items(trial)
+    keys, counts = np.unique(np.concatenate(items), return_counts=True)
+    assert len(of_file.vectors) == len(keys)
+    assert counts[of_file.is_cold].max() <= counts[~of_file.is_cold].min()
+
+
+def check_cold_items(trial):
     store, targets = trial.store, trial.split.test[trial.split.test >= 0]
     is_cold = trial.is_cold[np.asarray(store.items) - 1]
     assert np.count_nonzero(trial.is_cold) == 8
@@ -104,9 +118,8 @@ def test_cold_tracks_are_targets_and_nothing_else():
 
 
 @pytest.mark.slow
-def test_models_are_compared_on_cold_tracks_beside_chance(tmp_path, monkeypatch):
-    monkeypatch.setattr(cold_items, "CODES", CodesConfig(n_levels=2, n_codes=4, equal_codes="none"))
-    result = cold_items.main(dataclasses.replace(SMALL_WORLD, json=tmp_path / "out.json"))
+def test_models_are_compared_on_cold_tracks_beside_chance(tmp_path):
+    result = cold_items.main(dataclasses.replace(SMALL_WORLD, n_codes=4, json=tmp_path / "out.json"))
     assert result["means"]["chance"] == {"all": 50 / 80, "cold": 1.0}
     # All of the 8 cold tracks are among 50.
     assert {row["cold"] for row in result["means"].values()} == {1.0}
