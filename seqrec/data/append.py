@@ -19,7 +19,7 @@ from seqrec.data.events import attributes_of, event_column, titles_of
 from seqrec.data.key_tables import KeyTable, write_keys
 from seqrec.data.manifest import MANIFEST, Contents, contents_of, contents_record, read_manifest, versions_of
 from seqrec.data.paths import as_input_error
-from seqrec.data.preparation import StepCount, StepsConfig, clean_events, seconds_to_us
+from seqrec.data.preparation import StepCount, StepsConfig, clean_events
 from seqrec.data.ragged import first_between, ranges, session_numbers
 from seqrec.data.shards import ROWS_FILE, Shard, files_hash, new_shard, shard_directory, values_at
 from seqrec.data.sources import Source, SourceConfig
@@ -170,7 +170,7 @@ def _grown_histories(
     gap_seconds = config.duplicate_gap_seconds
     kept = np.ones(len(users), bool)
     if "timestamp_us" in columns and (config.drop_duplicates or gap_seconds is not None):
-        gap_us = seconds_to_us(gap_seconds or 0.0)
+        gap_us = steps.seconds_to_us(gap_seconds or 0.0)
         kept = ~_is_repeated(users, items, columns["timestamp_us"], is_new, gap_us=gap_us)
     # A user all of whose events were there already is left where it lies.
     rows = np.unique(users[is_new & kept])
@@ -178,7 +178,7 @@ def _grown_histories(
     offsets = np.searchsorted(users[kept], np.append(rows, np.iinfo(np.int64).max))
     columns = {name: values[kept] for name, values in columns.items()}
     if "session" in store.columns and config.session_gap_seconds is not None:
-        gap_us = seconds_to_us(config.session_gap_seconds)
+        gap_us = steps.seconds_to_us(config.session_gap_seconds)
         columns["session"] = session_numbers(columns["timestamp_us"], offsets, gap_us=gap_us)
     return _Histories(rows, offsets, items[kept], columns, int(is_new[kept].sum()))
 

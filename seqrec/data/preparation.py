@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -136,13 +136,15 @@ class Prepared(NamedTuple):
 
 class _Step(NamedTuple):
     name: str
-    change: Callable[[nw.LazyFrame, Engine], steps.Change]
-    """What it does to events, of all or of some users, once all events are known."""
+    change: Callable[[nw.LazyFrame, Engine, steps.Tally | None], steps.Change]
+    """What it does to events, of all or of some users, once all events are known; with their tally if it `tallies`."""
     remedy: str
     sorts_users: bool = False
     """Whether it sorts each user's events, which is done in parts; what it leaves is held."""
-    is_held: bool = False
-    """Whether what it leaves is computed once and held, because it looks up all events."""
+    keeps_ids: bool = False
+    """Whether each user keeps an event of each of their items, so that there are as many users and items as before."""
+    tallies: bool = False
+    """Whether it reads the tally of all events; what it leaves is computed once and held."""
     makes_users: bool = False
     """Whether each session that it numbers becomes a user."""
 
@@ -165,37 +167,42 @@ def clean_events(
     for name, dtype in events.collect_schema().items():
         if name in ("user_id", "item_id") and not (dtype.is_integer() or dtype == nw.String):
             raise InputError(f"{name} is {dtype}, ids are integers or text; cast the column")
-    counts = [_count("found", events, None)]
+    counts = [StepCount("found", *steps.sizes_of(steps.totals_of(events)), 0)]
     report(counts[0])
     if counts[0].n_events == 0:
         raise InputError("there are no events to prepare; give a table with at least one row")
-    bounds_us = {
-        f"{name}_us": None if bound is None else moment_us(bound) for name, bound in _time_bounds(config).items()
-    }
+    bounds = {"earliest": config.earliest, "latest": config.latest}
+    bounds_us = {f"{name}_us": None if bound is None else moment_us(bound) for name, bound in bounds.items()}
     judged = steps.with_reason(events, **bounds_us)
     rejected = engine.keep(judged.filter(~nw.col("reason").is_null()).drop(TIE_HASH, strict=False))
     n_rejected = n_rows(rejected)
+
+    def drop_invalid(part: nw.LazyFrame) -> nw.LazyFrame:
+        return steps.with_reason(part, **bounds_us).filter(nw.col("reason").is_null()).drop("reason")
+
     # A step that filters by itself, or by a small table, is left to what comes after it; another is computed, in parts
     # where all events would exceed the memory, and `held` is then the only table of all events that there is.
     is_timed = "timestamp_us" in steps.column_names(events)
-    bounds = [f"{name}={bound}" for name, bound in _time_bounds(config).items() if bound is not None]
-    remedy = " or ".join(["check the columns of user, item and time", *(f"change {bound}" for bound in bounds)])
+    given = [f"change {name}={bound}" for name, bound in bounds.items() if bound is not None]
+    remedy = " or ".join(["check the columns of user, item and time", *given])
     pipeline = [
-        _Step("valid", lambda *_: functools.partial(_valid, bounds_us) if n_rejected else _same, remedy),
+        _Step("valid", lambda *_: drop_invalid if n_rejected else _same, remedy),
         *_steps_of(config, is_timed=is_timed),
     ]
     keys: dict[str, nw.LazyFrame] = {}
     kept, is_parted, held = Parts(events, parts or [events]), bool(parts), None
-    for place, step in enumerate(pipeline):
+    tally: steps.Tally | None = None
+    for place, (step, following) in enumerate(zip(pipeline, [*pipeline[1:], None], strict=True)):
         computed = []
-        if not is_parted and (step.sorts_users or step.is_held):
+        if not is_parted and (step.sorts_users or step.tallies):
             kept, is_parted = engine.partition(kept.whole, counts[-1].n_events), True
             if len(kept.parts) > 1:
                 computed.append(kept.whole)
         before = kept.whole
-        kept = kept.map(step.change(before, engine))
+        change = step.change(before, engine, tally)
+        kept = kept.map(change)
         is_changed = kept.whole is not before
-        if step.sorts_users or (step.is_held and is_changed):
+        if step.sorts_users or (step.tallies and is_changed):
             kept = engine.keep_parts(kept.parts)
             computed.append(kept.whole)
         if step.makes_users:
@@ -203,7 +210,7 @@ def clean_events(
         if place == 0 or step.makes_users:
             number = _numbering(kept.whole, keys, engine)
             kept = kept.map(number)
-            if number is not _same and not (place + 1 < len(pipeline) and pipeline[place + 1].sorts_users):
+            if number is not _same and not (following and following.sorts_users):
                 kept = engine.keep_parts(kept.parts)
                 computed.append(kept.whole)
         for table in computed:
@@ -211,7 +218,13 @@ def clean_events(
                 engine.forget(held)
             held = table
         last = counts[-1]
-        counts.append(_count(step.name, kept.whole, last) if is_changed else last._replace(step=step.name, n_removed=0))
+        # Read by the step that follows; it counts what this one left, too.
+        tally = steps.tally(kept.whole, engine) if following and following.tallies else None
+        if is_changed:
+            sizes = _sizes(step, change, kept.whole, last, tally)
+            counts.append(StepCount(step.name, *sizes, last.n_events - sizes.n_events))
+        else:
+            counts.append(last._replace(step=step.name, n_removed=0))
         report(counts[-1])
         if counts[-1].n_events == 0:
             raise InputError(
@@ -221,22 +234,25 @@ def clean_events(
     if not is_parted:
         kept = engine.partition(kept.whole, counts[-1].n_events)
     pause = None if config.sessions_as_users else config.session_gap_seconds
-    return Cleaned(kept, keys, rejected, counts, None if pause is None else seconds_to_us(pause))
+    return Cleaned(kept, keys, rejected, counts, None if pause is None else steps.seconds_to_us(pause))
 
 
-def _time_bounds(config: StepsConfig) -> dict[str, str | None]:
-    """The first and last time that are valid."""
-    return {"earliest": config.earliest, "latest": config.latest}
+def _sizes(
+    step: _Step, change: steps.Change, events: nw.LazyFrame, before: StepCount, tally: steps.Tally | None
+) -> steps.Sizes:
+    """The sizes of the `events` that a step left; their ids are counted only where nothing else tells."""
+    if isinstance(change, steps.Core):
+        return change.sizes
+    if tally is not None:
+        return steps.sizes_of(tally.totals)
+    if step.keeps_ids:
+        return steps.Sizes(n_rows(events), before.n_users, before.n_items)
+    return steps.sizes_of(steps.totals_of(events))
 
 
 def _same(events: nw.LazyFrame) -> nw.LazyFrame:
     """The events, as the change of a step that changes nothing."""
     return events
-
-
-def _valid(bounds_us: Mapping[str, int | None], events: nw.LazyFrame) -> nw.LazyFrame:
-    """The events that no reason speaks against."""
-    return steps.with_reason(events, **bounds_us).filter(nw.col("reason").is_null()).drop("reason")
 
 
 def _numbering(events: nw.LazyFrame, keys: dict[str, nw.LazyFrame], engine: Engine) -> steps.Change:
@@ -270,18 +286,20 @@ def _steps_of(config: StepsConfig, *, is_timed: bool) -> Iterator[_Step]:
             lambda *_: functools.partial(steps.drop_duplicates, keep_gaps=gap is not None),
             "set drop_duplicates=False",
             sorts_users=is_timed,
+            keeps_ids=True,
         )
     if gap is not None:
         yield _Step(
             "near duplicates",
-            lambda *_: functools.partial(steps.drop_near_duplicates, gap_us=seconds_to_us(gap)),
+            lambda *_: functools.partial(steps.drop_near_duplicates, gap_us=steps.seconds_to_us(gap)),
             f"give a gap below duplicate_gap_seconds={gap:g}",
             sorts_users=not config.drop_duplicates,
+            keeps_ids=True,
         )
     if per_day is not None:
         yield _Step(
             "implausible users",
-            lambda events, engine: steps.drop_implausible_users(events, max_events_per_day=per_day, engine=engine),
+            lambda events, engine, _: steps.drop_implausible_users(events, max_events_per_day=per_day, engine=engine),
             f"allow more than max_events_per_day={per_day}",
         )
     if column is not None and least is not None:
@@ -299,12 +317,13 @@ def _steps_of(config: StepsConfig, *, is_timed: bool) -> Iterator[_Step]:
             lambda *_: steps.collapse_repeats,
             "set collapse_repeats=False",
             sorts_users=True,
+            keeps_ids=True,
         )
     pause = config.session_gap_seconds
     if pause is not None and config.sessions_as_users:
         yield _Step(
             "sessions",
-            lambda *_: functools.partial(steps.number_sessions, gap_us=seconds_to_us(pause)),
+            lambda *_: functools.partial(steps.number_sessions, gap_us=steps.seconds_to_us(pause)),
             "",
             sorts_users=True,
             makes_users=True,
@@ -313,9 +332,9 @@ def _steps_of(config: StepsConfig, *, is_timed: bool) -> Iterator[_Step]:
     if max(minima.values()) > 1:
         yield _Step(
             "-".join(map(str, [*minima.values(), "core"])),
-            lambda events, engine: steps.k_core(events, **minima, engine=engine),
+            lambda events, engine, tally: steps.k_core(events, **minima, engine=engine, tallied=tally),
             "lower " + " or ".join(f"{name}={least}" for name, least in minima.items()),
-            is_held=True,
+            tallies=True,
         )
     if pause is not None and not config.sessions_as_users:
         # Numbered as the store is written, in whose order they are counted off.
@@ -375,20 +394,3 @@ def prepare_store(
         }
         write_files(fresh, store, preparation=preparation, side_tables={"rejected": rejected})
     return Prepared(open_store(directory), cleaned.counts, store_split.description)
-
-
-def _count(step: str, events: nw.LazyFrame, before: StepCount | None) -> StepCount:
-    # By way of groups, which takes half the time of counting what is distinct. A missing id is no user and no item.
-    sizes = {}
-    n_events = 0
-    for key in ("user_id", "item_id"):
-        groups = events.group_by(key).agg(n=nw.len().cast(nw.Int64))
-        totals = groups.select(n_events=nw.col("n").sum(), n_ids=(~nw.col(key).is_null()).cast(nw.Int64).sum())
-        row = collect(totals).to_pylist()[0]
-        n_events, sizes[key] = int(row["n_events"] or 0), int(row["n_ids"] or 0)
-    n_removed = 0 if before is None else before.n_events - n_events
-    return StepCount(step, n_events, sizes["user_id"], sizes["item_id"], n_removed)
-
-
-def seconds_to_us(seconds: float) -> int:
-    return round(seconds * steps.MICROSECONDS_PER_SECOND)

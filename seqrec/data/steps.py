@@ -6,12 +6,13 @@ times are known, timestamp_us (int64). Inside a user they are ordered by time an
 """
 
 import itertools
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import narwhals as nw
 
-from seqrec.data.engines import Engine, n_rows, null_for_nan
+from seqrec.data.engines import Engine, collect, n_rows, null_for_nan
 from seqrec.data.ties import TIE_HASH
 from seqrec.types import InputError
 
@@ -22,8 +23,63 @@ Change = Callable[[nw.LazyFrame], nw.LazyFrame]
 """From events, of all or of some users, to those that a step leaves of them."""
 
 
+class Sizes(NamedTuple):
+    """How many events there are, of how many users and items."""
+
+    n_events: int
+    n_users: int
+    n_items: int
+
+
+class Tally(NamedTuple):
+    """What a k-core reads of events, held by an engine."""
+
+    pairs: nw.LazyFrame
+    """user_id and item_id of each event."""
+    totals: Mapping[str, nw.LazyFrame]
+    """Those of `totals_of`."""
+
+
+@dataclass(frozen=True)
+class Core:
+    """The change that keeps a k-core. It may be applied to all of the events that it was found in or to some."""
+
+    filters: Sequence[tuple[str, nw.LazyFrame, Literal["semi", "anti"]]]
+    """Columns of ids, tables to join the events with by them, and how."""
+    sizes: Sizes
+    """Those of the core."""
+
+    def __call__(self, part: nw.LazyFrame) -> nw.LazyFrame:
+        for key, table, how in self.filters:
+            part = part.join(table, on=key, how=how)
+        return part
+
+
 def column_names(events: nw.LazyFrame) -> list[str]:
     return events.collect_schema().names()
+
+
+def totals_of(events: nw.LazyFrame) -> dict[str, nw.LazyFrame]:
+    """For user_id and item_id a table of each id, once, and its `total` of events."""
+    return {key: events.group_by(key).agg(total=nw.len().cast(nw.Int64)) for key in ("user_id", "item_id")}
+
+
+def sizes_of(totals: Mapping[str, nw.LazyFrame]) -> Sizes:
+    """The sizes of events with these totals; a missing id is no user and no item."""
+    # By way of totals, which takes half the time of counting what is distinct.
+    n_ids: dict[str, int] = {}
+    n_events = 0
+    for key, table in totals.items():
+        sums = table.select(n_events=nw.col("total").sum(), n_ids=(~nw.col(key).is_null()).cast(nw.Int64).sum())
+        n_events, n_ids[key] = (int(value or 0) for value in collect(sums).to_pylist()[0].values())
+    return Sizes(n_events, n_ids["user_id"], n_ids["item_id"])
+
+
+def tally(events: nw.LazyFrame, engine: Engine) -> Tally:
+    """The tally of events."""
+    # In memory, where the events themselves may have been spilt.
+    pairs = engine.keep(events.select("user_id", "item_id"))
+    return Tally(pairs, {key: engine.keep(table) for key, table in totals_of(pairs).items()})
 
 
 def time_order(events: nw.LazyFrame) -> list[str]:
@@ -144,19 +200,18 @@ def collapse_repeats(events: nw.LazyFrame) -> nw.LazyFrame:
     return firsts.join(lengths, on=["user_id", "_run"], how="inner").drop("_starts", "_run")
 
 
-def k_core(events: nw.LazyFrame, *, min_user_events: int, min_item_events: int, engine: Engine) -> Change:
-    """The change that keeps the largest subset of `events` in which every user and every item has at least so many,
-    repeats counted.
+def k_core(
+    events: nw.LazyFrame, *, min_user_events: int, min_item_events: int, engine: Engine, tallied: Tally | None = None
+) -> Core:
+    """The largest subset of `events` in which every user and every item has at least so many, repeats counted.
 
-    It may be applied to all of these or to some. There is one largest subset, whichever is dropped first; it may be
-    empty.
+    There is one largest subset, whichever is dropped first; it may be empty. The tally of the events, if there is one
+    already, is let go of.
     """
     minima = {"user_id": min_user_events, "item_id": min_item_events}
-    # All that the rounds read: it stays in memory where the events themselves may have been spilt.
-    pairs = engine.keep(events.select(*minima))
     # The events each user and item that is not dropped still has. Only these small tables are written anew in a
     # round, and by the events of what it drops alone: rewriting the pairs took four times as long.
-    totals = {key: engine.keep(pairs.group_by(key).agg(total=nw.len().cast(nw.Int64))) for key in minima}
+    pairs, totals = tallied or tally(events, engine)
     dropped: dict[str, list[nw.LazyFrame]] = {key: [] for key in minima}
     n_dropped, n_quiet = dict.fromkeys(minima, 0), 0
     turns = itertools.cycle([("user_id", "item_id"), ("item_id", "user_id")])
@@ -182,6 +237,7 @@ def k_core(events: nw.LazyFrame, *, min_user_events: int, min_item_events: int, 
         else:
             engine.forget(few)
     engine.forget(pairs)
+    sizes = sizes_of(totals)
     filters: list[tuple[str, nw.LazyFrame, Literal["semi", "anti"]]] = []
     for key, table in totals.items():
         # By the smaller table, which may stay in the cache; what is joined is held until the events are asked for.
@@ -194,13 +250,7 @@ def k_core(events: nw.LazyFrame, *, min_user_events: int, min_item_events: int, 
                 filters.append((key, nw.concat(dropped[key]), "anti"))
         for each in unused:
             engine.forget(each)
-
-    def keep_core(part: nw.LazyFrame) -> nw.LazyFrame:
-        for key, table, how in filters:
-            part = part.join(table, on=key, how=how)
-        return part
-
-    return keep_core
+    return Core(filters, sizes)
 
 
 def number_sessions(events: nw.LazyFrame, *, gap_us: int) -> nw.LazyFrame:
@@ -245,3 +295,7 @@ def number_items(
         by = ["_count"] * (order == "count") + ["_moment"] + ["_place"] * len(place)
     numbered = items.with_row_index("item", order_by=by)
     return numbered.select("item_id", item=(nw.col("item") + 1).cast(nw.Int32))
+
+
+def seconds_to_us(seconds: float) -> int:
+    return round(seconds * MICROSECONDS_PER_SECOND)

@@ -66,6 +66,10 @@ def run(step, rows, **options):
     return sorted(table, key=lambda row: row["event_index"])
 
 
+def user_items(rows):
+    return {(row["user_id"], row["item_id"]) for row in rows}
+
+
 def places(rows):
     return sorted(row["event_index"] for row in rows)
 
@@ -158,6 +162,31 @@ def test_the_core_is_what_dropping_one_at_a_time_leaves(rows, min_user_events, m
         kept = [row for row in kept if row[poor[0][0]] != poor[0][1]]
     core = run(steps.k_core, rows, min_user_events=min_user_events, min_item_events=min_item_events)
     assert places(core) == places(kept)
+
+
+@some
+@given(events_strategy, st.integers(1, 4), st.integers(1, 4), st.booleans())
+def test_a_core_tells_its_sizes_whether_or_not_its_events_were_tallied_before(rows, min_users, min_items, is_tallied):
+    connection = duckdb.connect()
+    events, engine = (
+        nw.from_native(connection.from_arrow(pa.Table.from_pylist(rows, SCHEMA))),
+        duckdb_engine(connection),
+    )
+    tally = steps.tally(events, engine) if is_tallied else None
+    core = steps.k_core(events, min_user_events=min_users, min_item_events=min_items, engine=engine, tallied=tally)
+    kept = core(events).collect("pyarrow").to_native().to_pylist()
+    assert core.sizes == (len(kept), len({row["user_id"] for row in kept}), len({row["item_id"] for row in kept}))
+
+
+@some
+@given(events_strategy)
+def test_no_item_of_a_user_goes_with_duplicates_or_repeats(rows):
+    for kept in (
+        run(steps.drop_duplicates, rows),
+        run(steps.drop_near_duplicates, rows, gap_us=3),
+        run(steps.collapse_repeats, rows),
+    ):
+        assert user_items(kept) == user_items(rows)
 
 
 @some
