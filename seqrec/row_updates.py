@@ -46,9 +46,10 @@ class RowState:
     first: Any
     """Float[Array, "n_rows d_model"]. Adam's first moment; it stands still while the row is not read (lazy Adam)."""
     second: Any
-    """Float[Array, " n_rows"]. Its second moment, one number a row as in `training.scale_by_row_wise_adam`."""
+    """Float[Array, " n_rows"]. Its second moment when it was last updated, one number a row as in
+    `training.scale_by_row_wise_adam`; it falls in each step, as in dense ones."""
     n_updates: Any
-    """Int[Array, " n_rows"]. How often the row was updated, which Adam's bias correction goes by."""
+    """Int[Array, " n_rows"]. How often the row was updated, which the bias correction of the first moment goes by."""
     step: Any
     """Int[Array, " n_rows"]. Steps taken when it was last updated."""
     log_decay: Any
@@ -146,9 +147,9 @@ def init_sparse_state(model: Model, config: OptimizerConfig, *, n_steps: int, se
 def make_sparse_step(model: Model, config: OptimizerConfig, *, n_steps: int, seed: int) -> TrainStep:
     """As `training.make_train_step` with row-wise second moments, but of the item table only rows that are read change.
 
-    Lazy Adam: the moments of other rows stand still, and its bias correction goes by each row's own updates. Decay and
-    moving average of the steps that a row has missed are made up for at its next update, as if it had been decayed and
-    averaged in each. So where every row is read each step, states equal those of the dense step.
+    The first moments of other rows stand still, and their bias correction goes by each row's own updates (lazy Adam).
+    Second moment, decay and moving average of the steps that a row has missed are made up for at its next update, as if
+    it had taken part in each. So where every row is read each step, states equal those of the dense step.
 
     Raises:
       InputError: item vectors are made of features, the loss reads the whole table, or batches are split in parts.
@@ -231,8 +232,9 @@ def _update_rows(state: TrainState, touched: Array, gradients: Array, rate: Any,
     weights, averages = _caught_up(weights, averages, old, step, cooldown)
     n_updates = old.n_updates + 1
     first = B1 * old.first + (1 - B1) * gradients
-    second = b2 * old.second + (1 - b2) * jnp.mean(jnp.square(gradients), axis=1)
-    moved = (first / _bias(B1, n_updates)) / (jnp.sqrt(second[:, None] / _bias(b2, n_updates)) + EPS)
+    n_steps = (step + 1).astype(jnp.float32)
+    second = b2 ** (n_steps - old.step) * old.second + (1 - b2) * jnp.mean(jnp.square(gradients), axis=1)
+    moved = (first / _bias(B1, n_updates)) / (jnp.sqrt(second / (1 - b2**n_steps))[:, None] + EPS)
     weights = weights - rate * (moved + decay * weights)
     new_weight = weight_in_average(state, old.average_decay)
     kept = old.average_decay if cooldown is None else 1 - new_weight
