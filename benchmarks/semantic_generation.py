@@ -102,7 +102,7 @@ def measure(config: Config, n_items: int) -> dict[str, float]:
     params = {PARAMS: decoder_params, TREE: tree, CODES: jnp.zeros((1, config.n_levels), jnp.uint8)}
     head, width = DepthDecoder(n_items, DepthDecoderConfig(beam_width=config.beam_width)), config.beam_width
     states = jax.random.normal(jax.random.key(1), (config.n_users, config.d_model))
-    block = users_at_once(config.n_users, tree, SearchSizes(n_items, config.d_model, width))
+    block = users_at_once(config.n_users, tree, SearchSizes(n_items, config.d_model, width, has_leaf_scores=False))
     beam = jax.jit(lambda params, states: head.top_k(params, states, k=min(width, n_items)))
     # In the same blocks of users as the beam, since smaller ones stay in the caches.
     free_block = functools.partial(free_beam, width=width)

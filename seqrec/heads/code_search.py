@@ -101,6 +101,8 @@ class SearchSizes(NamedTuple):
     d_model: int
     width: int
     """Beams of a user."""
+    has_leaf_scores: bool = True
+    """Whether there is a number for each user and leaf, as where candidates are limited."""
 
 
 def rank_leaves(
@@ -145,6 +147,7 @@ def top_k_leaves(
     """
     check_k(k, sizes.n_items)
     is_limited = exclude is not None or allow is not None
+    sizes = sizes._replace(has_leaf_scores=sizes.has_leaf_scores or is_limited)
 
     def top(users: Any, params: Params) -> BestItems:
         queries, none, exclude, allow = users
@@ -174,8 +177,8 @@ def _by_users(
 
 
 def users_at_once(n_users: int, tree: PrefixTree, sizes: SearchSizes) -> int:
-    """How many users are searched for at a time: fewer the more leaves there are, and the wider the beams are."""
-    block = users_per_block(n_users, tree.n_leaves, d_model=sizes.d_model)
+    """How many users are searched for at a time: fewer the wider beams are, and the more leaves have scores."""
+    block = users_per_block(n_users, tree.n_leaves, d_model=sizes.d_model) if sizes.has_leaf_scores else n_users
     if block == 1:  # also where a program leaves k open, and with it the width
         return 1
     return min(block, max(1, BEAM_SCORES // (sizes.width * max(level.n_candidates for level in tree.levels))))

@@ -140,7 +140,7 @@ class DepthDecoder:
         """
         is_exact = self.config.lists == "exact"
         width = self.config.beam_width if is_exact else max_dim(k, self.config.beam_width)
-        sizes = SearchSizes(self.n_items, queries.shape[-1], width)
+        sizes = SearchSizes(self.n_items, queries.shape[-1], width, has_leaf_scores=is_exact)
 
         def search(params: Params, states: Array, valid: Array | None) -> tuple[Array, Array]:
             if not is_exact:

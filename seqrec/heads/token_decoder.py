@@ -145,7 +145,7 @@ class TokenDecoder:
         self, params: Params, queries: TokensRead, *, k: int, exclude: Exclude = None, allow: Allow = None
     ) -> BestItems:
         """Ids of the `k` likeliest candidates that a beam finds, and their log-probabilities, as `DepthDecoder`."""
-        sizes = SearchSizes(self.n_items, self.config.d_model, max(k, self.beam_width))
+        sizes = SearchSizes(self.n_items, self.config.d_model, max(k, self.beam_width), has_leaf_scores=False)
 
         def search(params: Params, read: TokensRead, valid: Array | None) -> tuple[Array, Array]:
             return self._beam(params, read, valid, width=sizes.width)
