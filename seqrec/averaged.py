@@ -58,7 +58,7 @@ def _restore(like: Params | None, manager: ocp.CheckpointManager, step: int) -> 
     }
     arrays, progress = restore_arrays(manager, step, form)
     averaged = arrays["averaged"]
-    missed = RowState(first=None, second=None, n_updates=None, **arrays["opt_state"]["table"])
+    missed = RowState(first=None, second=None, **arrays["opt_state"]["table"])
     table, mean_table = arrays["params"].pop(TABLE), averaged.pop(TABLE)
     table = caught_up_average(table, mean_table, missed, arrays["step"], arrays.get("cooldown"))
     return {**averaged, TABLE: np.asarray(table) if like is None else table}, progress

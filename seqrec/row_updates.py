@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array
 
 from seqrec.model import Model, keep_params, loss_keys
 from seqrec.params import Params, init_params
@@ -44,12 +44,11 @@ class RowState:
     """
 
     first: Any
-    """Float[Array, "n_rows d_model"]. Adam's first moment; it stands still while the row is not read (lazy Adam)."""
+    """Float[Array, "n_rows d_model"]. Adam's first moment when the row was last updated. What a row that is read again
+    has missed counts as if its gradient had been that of this step all the while."""
     second: Any
-    """Float[Array, " n_rows"]. Its second moment when it was last updated, one number a row as in
-    `training.scale_by_row_wise_adam`; it falls in each step, as in dense ones."""
-    n_updates: Any
-    """Int[Array, " n_rows"]. How often the row was updated, which the bias correction of the first moment goes by."""
+    """Float[Array, " n_rows"]. Its second moment then, one number a row as in `training.scale_by_row_wise_adam`; it
+    falls in each step, as in dense ones."""
     step: Any
     """Int[Array, " n_rows"]. Steps taken when it was last updated."""
     log_decay: Any
@@ -128,7 +127,6 @@ def init_sparse_state(model: Model, config: OptimizerConfig, *, n_steps: int, se
         rows = RowState(
             first=jnp.zeros_like(params[TABLE]),
             second=jnp.zeros(n_rows),
-            n_updates=jnp.zeros(n_rows, jnp.int32),
             step=jnp.zeros(n_rows, jnp.int32),
             log_decay=jnp.zeros(n_rows),
             past=jnp.zeros(n_rows),
@@ -147,9 +145,9 @@ def init_sparse_state(model: Model, config: OptimizerConfig, *, n_steps: int, se
 def make_sparse_step(model: Model, config: OptimizerConfig, *, n_steps: int, seed: int) -> TrainStep:
     """As `training.make_train_step` with row-wise second moments, but of the item table only rows that are read change.
 
-    The first moments of other rows stand still, and their bias correction goes by each row's own updates (lazy Adam).
     Second moment, decay and moving average of the steps that a row has missed are made up for at its next update, as if
-    it had taken part in each. So where every row is read each step, states equal those of the dense step.
+    it had taken part in each; the first moment as if its gradient had been this step's in each, so that it moves at
+    once by what dense steps move it afterwards. So where every row is read each step, states are those of dense steps.
 
     Raises:
       InputError: item vectors are made of features, the loss reads the whole table, or batches are split in parts.
@@ -230,11 +228,12 @@ def _update_rows(state: TrainState, touched: Array, gradients: Array, rate: Any,
         lambda leaf: leaf.at[touched].get(mode="clip") if leaf.ndim else leaf, (table, mean_table, rows)
     )
     weights, averages = _caught_up(weights, averages, old, step, cooldown)
-    n_updates = old.n_updates + 1
-    first = B1 * old.first + (1 - B1) * gradients
     n_steps = (step + 1).astype(jnp.float32)
-    second = b2 ** (n_steps - old.step) * old.second + (1 - b2) * jnp.mean(jnp.square(gradients), axis=1)
-    moved = (first / _bias(B1, n_updates)) / (jnp.sqrt(second / (1 - b2**n_steps))[:, None] + EPS)
+    since = n_steps - old.step
+    kept_first = B1 ** since[:, None]
+    first = kept_first * old.first + (1 - kept_first) * gradients
+    second = b2**since * old.second + (1 - b2) * jnp.mean(jnp.square(gradients), axis=1)
+    moved = (first / (1 - B1**n_steps)) / (jnp.sqrt(second / (1 - b2**n_steps))[:, None] + EPS)
     weights = weights - rate * (moved + decay * weights)
     new_weight = weight_in_average(state, old.average_decay)
     kept = old.average_decay if cooldown is None else 1 - new_weight
@@ -244,17 +243,13 @@ def _update_rows(state: TrainState, touched: Array, gradients: Array, rate: Any,
     # By way of all that was read: what could be written earlier XLA copies first, whole.
     is_number = ~jnp.isnan(averages[:, 0])
     when, log_decay, own_past = (jnp.where(is_number, each, 0) for each in (step + 1, total, past))
-    new = RowState(first, second, n_updates, when, log_decay, own_past, total, past, old.average_decay)
+    new = RowState(first, second, when, log_decay, own_past, total, past, old.average_decay)
 
     def put(leaf: Array, values: Array) -> Array:
         return leaf.at[touched].set(values, mode="drop", indices_are_sorted=True) if leaf.ndim else values
 
     table, mean_table, rows = jax.tree.map(put, tables, (weights, averages, new))
     return (*constrain_items((table, mean_table)), _laid_out(rows))
-
-
-def _bias(decay: float, n_updates: Int[Array, " n"]) -> Float[Array, "n 1"]:
-    return 1 - decay ** n_updates[:, None].astype(jnp.float32)
 
 
 def _caught_up(

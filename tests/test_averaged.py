@@ -33,7 +33,6 @@ def sparse_state() -> TrainState:
     rows = RowState(
         first=jnp.zeros((N_ROWS, D_MODEL)),
         second=jnp.zeros(N_ROWS),
-        n_updates=jnp.ones(N_ROWS, jnp.int32),
         step=step,
         log_decay=jnp.zeros(N_ROWS),
         past=jnp.where(step == 1, 1.0, 1.5),
