@@ -60,8 +60,9 @@ def main(arguments: Arguments) -> JsonObject:
         task, model, params = open_trained(run, TRAINING)
         queries = choose_queries(task, arguments.users)
         with phases.progress("writing lists", len(queries.users), unit="users") as phase:
-            options = {"k": arguments.k, "user_vectors": arguments.user_vectors, "report": phase}
-            figures = write_lists(task, model, params, queries, output, **options)
+            figures = write_lists(
+                task, model, params, queries, output, k=arguments.k, user_vectors=arguments.user_vectors, report=phase
+            )
         if arguments.item_vectors is not None:
             write_item_vectors(task, params, arguments.item_vectors)
     print(f"\n{format_list_figures(figures)}\n")

@@ -76,7 +76,7 @@ def sizes_of(totals: Mapping[str, nw.LazyFrame]) -> Sizes:
 
 
 def tally(events: nw.LazyFrame, engine: Engine) -> Tally:
-    """The tally of events."""
+    """The user and item of each event, and the totals of each id, computed once and held by the engine."""
     # In memory, where the events themselves may have been spilt.
     pairs = engine.keep(events.select("user_id", "item_id"))
     return Tally(pairs, {key: engine.keep(table) for key, table in totals_of(pairs).items()})
@@ -298,4 +298,5 @@ def number_items(
 
 
 def seconds_to_us(seconds: float) -> int:
+    """Microseconds, rounded."""
     return round(seconds * MICROSECONDS_PER_SECOND)

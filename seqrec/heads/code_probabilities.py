@@ -159,8 +159,8 @@ def _children_log_probabilities(
     n_blocks = -(-n_scored // PREFIXES)
     child_logs = jax.lax.fori_loop(0, n_blocks, follow, jnp.zeros(children.shape))
     places = jnp.cumsum(is_child.ravel(), dtype=jnp.int32).reshape(is_child.shape) - 1
-    only = jnp.where(followed, logs, -jnp.inf)[:, level.parents]
-    return jnp.where(is_child, child_logs[places], only)
+    of_parents = jnp.where(followed, logs, -jnp.inf)[:, level.parents]
+    return jnp.where(is_child, child_logs[places], of_parents)
 
 
 def _after_prefix(
