@@ -194,18 +194,14 @@ class ShardedArray:
         return values
 
     def _stretch(self, start: int, stop: int) -> np.ndarray:
-        values = np.empty(max(0, stop - start), self.dtype)
-        if not len(values):
-            return values
+        if stop <= start:
+            return np.empty(0, self.dtype)
         starts, shards, places = self.pieces
         first, last = np.searchsorted(starts, (start, stop - 1), side="right") - 1
         bounds = np.clip(starts[first : last + 2], start, stop)
         begins = places[first : last + 1] + bounds[:-1] - starts[first : last + 1]
-        ends = (bounds - start).tolist()
-        for number, (shard, begin) in enumerate(zip(shards[first : last + 1].tolist(), begins.tolist(), strict=True)):
-            low, high = ends[number], ends[number + 1]
-            values[low:high] = self._arrays[shard][begin : begin + high - low]
-        return values
+        pieces = np.stack([shards[first : last + 1], begins, begins + np.diff(bounds)], axis=1).tolist()
+        return np.concatenate([self._arrays[shard][begin:end] for shard, begin, end in pieces], dtype=self.dtype)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return self[:] if dtype is None else self[:].astype(dtype, copy=False)
