@@ -36,6 +36,8 @@ class Arguments:
 
     def __post_init__(self):
         check_fields(self)
+        if not self.widths or min(self.widths) < 1:
+            raise InputError(f"widths={self.widths} are to be numbers of 1 or more; exact ranks are always beside them")
 
 
 def main(arguments: Arguments) -> JsonObject:
@@ -44,7 +46,8 @@ def main(arguments: Arguments) -> JsonObject:
         task, model, params = open_trained(run, TRAINING)
         if not isinstance(model.head, DepthDecoder):
             raise InputError(
-                f"{arguments.run} holds a model without exact ranks; give a run of generative.py, with --tokens items"
+                f"{arguments.run} holds no model of codes that ranks both exactly and by beams; give a run of "
+                "generative.py with --tokens items, and without --dense-weight"
             )
         head, figures = model.head, {}
         for width in (*arguments.widths, 0):

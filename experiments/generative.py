@@ -50,8 +50,11 @@ def build(config: Config, task: Task) -> Model:
         raise InputError(
             "a generative model needs codes of its items; make them with semantic_ids.py: --semantic-ids DIR"
         )
-    loss, ids = config.training.loss, read_semantic_ids(config.semantic_ids, task.store.item_keys)
+    loss, items = config.training.loss, config.training.items
+    ids = read_semantic_ids(config.semantic_ids, task.store.item_keys, split_hash=task.split.content_hash)
     check_loss(loss)
+    if items.item_features and not config.item_vectors:
+        raise InputError(f"item_features={items.item_features} make item vectors; leave out them or --no-item-vectors")
     options = {"item_vectors": config.item_vectors, "label_smoothing": loss.label_smoothing}
     sizes = {"n_items": task.n_items, "max_length": task.max_length, "times": task.times}
     training = dataclasses.replace(config.training, loss=LossConfig())  # a head of codes has a loss of its own

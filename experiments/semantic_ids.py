@@ -20,15 +20,16 @@ from tyro.conf import OmitArgPrefixes, Positional
 from seqrec import runtime
 from seqrec.baselines.popularity import training_counts
 from seqrec.config import to_json
+from seqrec.data.directories import replacing_directory
 from seqrec.data.split_config import SplitConfig, choose_split, split_store, stored_split
 from seqrec.data.store import open_store, read_preparation
 from seqrec.files import JsonObject
 from seqrec.pages.html import write_report
 from seqrec.report.semantic_ids_page import as_text, page
-from seqrec.run.item_vectors import check_unnamed, item_vectors, vectors_hash
+from seqrec.run.item_vectors import item_vectors, vectors_hash
 from seqrec.semantic_ids.figures import report_figures
-from seqrec.semantic_ids.files import read_semantic_ids, write_semantic_ids
-from seqrec.semantic_ids.making import CodesConfig, make_codes
+from seqrec.semantic_ids.files import SEMANTIC_IDS, read_semantic_ids, write_semantic_ids
+from seqrec.semantic_ids.making import CodesConfig, check_unset, make_codes
 from seqrec.semantic_ids.neighbours import neighbour_pairs
 from seqrec.semantic_ids.vectors import VectorConfig
 from seqrec.sharding import MeshConfig
@@ -52,24 +53,24 @@ class Config:
 def main(config: Config) -> JsonObject:
     """Writes the codes and their report, and returns what report.json holds."""
     runtime.start(MeshConfig())
-    store = open_store(config.store)
-    split = split_store(store, choose_split(config.split, stored_split(read_preparation(config.store))).config)
-    counts, pairs = training_counts(store, split), neighbour_pairs(store, split)
-    facts = {"method": "file" if config.from_file else config.codes.method, "seed": config.codes.seed}
-    if config.from_file:
-        check_unnamed(config.vectors, "--from-file")
-        ids, quantised = read_semantic_ids(config.from_file, store.item_keys), None
-    else:
-        vectors = item_vectors(config.vectors, store, counts > 0)
-        facts["vectors_hash"] = vectors_hash(vectors)
-        with tqdm(desc=config.codes.method, unit="step", disable=None, leave=False) as bar:
-            step = lambda: (runtime.check_interrupt(), bar.update())  # noqa: E731
-            ids, quantised = make_codes(vectors, config.codes, counts=counts, pairs=pairs, between_steps=step)
-    facts |= {"data_hash": store.content_hash, "split_hash": split.content_hash, "config": to_json(config)}
-    facts |= {"versions": runtime.versions(), "command": shlex.join(["python", *sys.argv])}
-    output = config.output or config.store.with_name("semantic-ids")
-    write_semantic_ids(output, ids, store.item_keys, facts)
-    report = {**report_figures(ids, store, split, counts=counts, quantised=quantised), "facts": facts}
+    store, output = open_store(config.store), config.output or config.store.resolve().with_name("semantic-ids")
+    with replacing_directory(output, SEMANTIC_IDS) as fresh:  # which refuses other things before codes are made
+        split = split_store(store, choose_split(config.split, stored_split(read_preparation(config.store))).config)
+        counts, pairs = training_counts(store, split), neighbour_pairs(store, split)
+        facts = {"method": "file" if config.from_file else config.codes.method, "seed": config.codes.seed}
+        if config.from_file:
+            check_unset(config.vectors, config.codes, flag="--from-file")
+            ids, quantised = read_semantic_ids(config.from_file, store.item_keys), None
+        else:
+            vectors = item_vectors(config.vectors, store, counts > 0, split_hash=split.content_hash)
+            facts["vectors_hash"] = vectors_hash(vectors)
+            with tqdm(desc=config.codes.method, unit="step", disable=None, leave=False) as bar:
+                step = lambda: (runtime.check_interrupt(), bar.update())  # noqa: E731
+                ids, quantised = make_codes(vectors, config.codes, counts=counts, pairs=pairs, between_steps=step)
+        facts |= {"data_hash": store.content_hash, "split_hash": split.content_hash, "config": to_json(config)}
+        facts |= {"versions": runtime.versions(), "command": shlex.join(["python", *sys.argv])}
+        report = {**report_figures(ids, store, split, counts=counts, quantised=quantised), "facts": facts}
+        write_semantic_ids(fresh, ids, store.item_keys, facts)
     print(f"\n{as_text(report)}")
     write_report(output / "report.json", report, page(report))
     return report

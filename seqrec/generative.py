@@ -1,6 +1,8 @@
 """Models that write the next item's semantic id, and read items by the vectors of their codes: summed, or each."""
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
@@ -42,6 +44,8 @@ class CodeVectors:
     """UInt[Array, "n_rows n_levels"] of each item id."""
     id_vectors: Any = None
     """Float[Array, "n_rows d_model"], or None."""
+    n_own: int = struct.field(pytree_node=False, default=0)
+    """Ids from here on, of later items, have no vector of their own: what rows there are is padding."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -56,8 +60,8 @@ class CodeVectors:
     def __getitem__(self, ids: Int[Array, "*shape"]) -> Float[Array, "*shape d_model"]:
         codes = self.codes[ids].astype(jnp.int32)
         vectors = [look_up(table, codes[..., level]) for level, table in enumerate(self.tables)]
-        if self.id_vectors is not None and len(self.id_vectors) < len(self.codes):  # later items have none
-            vectors.append(jnp.where((ids < len(self.id_vectors))[..., None], look_up(self.id_vectors, ids), 0.0))
+        if self.id_vectors is not None and len(self.id_vectors) < len(self.codes):  # there may be later items
+            vectors.append(jnp.where((ids < self.n_own)[..., None], look_up(self.id_vectors, ids), 0.0))
         elif self.id_vectors is not None:
             vectors.append(look_up(self.id_vectors, ids))
         return sum(vectors[1:], start=vectors[0])
@@ -127,7 +131,8 @@ def with_semantic_ids(
     specs = depth_decoder_specs(ids.n_codes, model.d_model, d_ff=config.level_d_ff)
     decoder = DepthDecoder(model.n_items, config, dropout, label_smoothing)
     head = HybridHead(decoder) if config.dense_weight else decoder
-    return _with_codes(model, ids, CodeVectors, specs, head, item_vectors=item_vectors)
+    vectors = functools.partial(CodeVectors, n_own=1 + ids.n_items)
+    return _with_codes(model, ids, vectors, specs, head, item_vectors=item_vectors)
 
 
 def with_token_decoder(
@@ -150,7 +155,9 @@ def with_token_decoder(
     if model.auxiliary_loss is not None:
         raise InputError("side tasks read one state an item, which flat tokens do not have; leave them out")
     if config.ranks == "exact" or config.lists == "exact" or config.level_d_ff or config.dense_weight:
-        raise InputError("flat tokens know a beam alone; use --ranks beam, without --level-d-ff and --dense-weight")
+        raise InputError(
+            "flat tokens know a beam alone; use --ranks beam and --lists beam, without --level-d-ff and --dense-weight"
+        )
     specs = token_decoder_specs(sizes, ids.n_codes, n_blocks=n_blocks)
     head = TokenDecoder(model.n_items, sizes, model.reads.max_length, config.beam_width, label_smoothing)
     return _with_codes(model, ids, TokenVectors, specs, head, item_vectors=item_vectors)
@@ -159,7 +166,7 @@ def with_token_decoder(
 def _with_codes(
     model: Model,
     ids: SemanticIds,
-    vectors: type["CodeVectors | TokenVectors"],
+    vectors: Callable[..., CodeVectors | TokenVectors],
     specs: Params,
     head: Head,
     *,

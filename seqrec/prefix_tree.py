@@ -132,7 +132,7 @@ def _level(
     repeats = np.count_nonzero((np.diff(parents) == 0) & (np.diff(codes.astype(np.int64)) == 0))
     if like is None:
         size = room(n + 1, SLACK)
-        width = min(n, -(-int(most * (1 + SLACK)) // 8) * 8)
+        width = min(size - 1, -(-int(most * (1 + SLACK)) // 8) * 8)
         # A row of bits costs the same whatever it holds; gathers cost for each child that there may be.
         has_bits = 2 * width > n_codes and not repeats and n_nodes * n_codes <= 8 * 32 * max(n_items, 4096)
     else:

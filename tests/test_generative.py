@@ -49,6 +49,13 @@ def test_an_item_is_read_as_the_sum_of_the_vectors_of_its_codes_and_its_own():
     np.testing.assert_allclose(read, 2 * expected, rtol=1e-6)
     read = item_vectors(CodeVectors(jaxes, jnp.asarray(codes), jnp.asarray(own)), jnp.asarray(ids))
     np.testing.assert_allclose(read, 2 * (expected + own[ids]), rtol=1e-6)
+    # With room for later items, of which a padded table has rows that mean nothing.
+    padded, more = (
+        np.concatenate([each, np.ones((n, each.shape[1]), each.dtype)]) for each, n in ((own, 2), (codes, 4))
+    )
+    read = item_vectors(CodeVectors(jaxes, jnp.asarray(more), jnp.asarray(padded), n_own=13), jnp.array([[12, 13]]))
+    expected = tables[0][more[[12, 13], 0]] + tables[1][more[[12, 13], 1]] + [own[12], np.zeros(4)]
+    np.testing.assert_allclose(read[0], 2 * expected, rtol=1e-6)
 
 
 def test_without_item_vectors_no_parameter_grows_with_the_catalogue():

@@ -114,6 +114,14 @@ def test_another_catalogue_swaps_arrays_and_no_program():
     assert jax.tree.structure(fresh) == jax.tree.structure(TREE)
 
 
+def test_a_catalogue_may_grow_by_an_eighth_at_the_root_too():
+    each = np.arange(113)[:, None] % [256, 1]  # every item has a first code of its own
+    tree = prefix_tree(each[:101], (256, 1))
+    grown = prefix_tree(each, (256, 1), like=tree)
+    assert tree.levels[0].bits is None  # where the root's children are gathered
+    assert sorted(grown.items[grown.items > 0].tolist()) == list(range(1, 113))
+
+
 def test_what_does_not_fit_or_is_no_catalogue_is_refused_in_a_line():
     with pytest.raises(InputError, match=r"no item; give ids of 1\.\.300"):
         prefix_tree(CODES, N_CODES, items=np.array([], int))

@@ -16,6 +16,7 @@ from seqrec.bundle.writing import probes, with_answers
 from seqrec.data.directories import replacing_directory
 from seqrec.data.paths import as_input_error
 from seqrec.files import write_json
+from seqrec.layers import item_table_rows
 from seqrec.prefix_tree import prefix_tree
 from seqrec.semantic_ids.codes import SemanticIds
 from seqrec.semantic_ids.files import read_item_keys, read_semantic_ids
@@ -62,13 +63,15 @@ def replace_catalogue(directory: Path, codes: Path) -> Changes:
     ids = np.array([place[key] for key in listed.tolist()], np.int32)
     is_listed = np.isin(np.arange(1, 1 + len(vocabulary.keys)), ids)
     constants = read_constants(directory / files.CONSTANTS)
+    own_keys = read_item_keys(directory / files.CODES, vocabulary.keys)
     n_room = len(constants["codes"]) - 1
+    if n_room < item_table_rows(len(own_keys)):  # no room was made, and what is left are rows of padding
+        n_room = len(own_keys)
     if len(vocabulary.keys) > n_room:
         raise InputError(
             f"{codes}: with {len(vocabulary.keys) - len(known):,} new items there are {len(vocabulary.keys):,}, and "
             f"{directory} has room for {n_room:,}; train and export again"
         )
-    own_keys = read_item_keys(directory / files.CODES, vocabulary.keys)
     first = read_semantic_ids(directory / files.CODES, own_keys)
     new = read_semantic_ids(codes, listed)
     _check_codebooks(codes, first, new, constants["codes"], ids)
@@ -116,6 +119,8 @@ def _check_codebooks(
             "make codes with the codebooks of its run"
         )
     known = ids <= len(first.codes) - 1
+    if not known.any():
+        raise InputError(f"{path} has codes of none of the bundle's own items; write the keys of its data")
     n_moved = int(np.count_nonzero(codes[ids[known], 0] != new.codes[1:][known, 0]))
     if 2 * n_moved > np.count_nonzero(known):
         raise InputError(

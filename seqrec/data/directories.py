@@ -46,7 +46,9 @@ class Kind(NamedTuple):
 
     name: str
     files: tuple[str, ...]
-    """What is in it and in no others. By one of them it is known, so that one that is damaged can be made again."""
+    """By one of them it is known, so that one that is damaged can be made again."""
+    others: tuple[str, ...] = ()
+    """Files that it never has, where directories of other kinds have some of `files` too."""
 
 
 STORE = Kind("sequence store", ("items.npy", "offsets.npy", "shards"))
@@ -106,6 +108,7 @@ def _refuse_foreign(directory: Path, kind: Kind) -> None:
         raise InputError(f"{address_of(directory)} is in a bucket; write the store to a buckets.working_copy of it")
     is_empty = directory.is_dir() and not any(directory.iterdir())
     is_own = (directory / "manifest.json").is_file() and any((directory / name).exists() for name in kind.files)
+    is_own &= not any((directory / name).exists() for name in kind.others)
     if directory.exists() and not is_empty and not is_own:
         raise InputError(f"{directory} is there and is not a {kind.name}; choose another directory")
 

@@ -66,8 +66,10 @@ def beam_search(
 def scores_by_leaf(
     leaves: Int[Array, "users beams"], logs: Float[Array, "users beams"], valid: Bool[Array, "users n_leaves"]
 ) -> Float[Array, "users n_leaves"]:
-    """The log-probability of each leaf that a beam found; -inf for the others."""
-    return jnp.full(valid.shape, -jnp.inf).at[jnp.arange(len(leaves))[:, None], leaves].max(logs)
+    """The log-probability of each leaf that a beam found; -inf for the others, and NaN where it found none."""
+    scores = jnp.full(valid.shape, -jnp.inf).at[jnp.arange(len(leaves))[:, None], leaves].max(logs)
+    # As where a state is NaN, whose target is to rank last, not in the middle of equal ones.
+    return jnp.where(jnp.any(logs > -jnp.inf, axis=1, keepdims=True), scores, jnp.nan)
 
 
 def ranks_of_leaves(

@@ -68,6 +68,8 @@ class DepthDecoderConfig:
         check_at_least(self, 0, "dense_weight")
         if self.dense_weight and "beam" in self.ranks:
             raise InputError("--ranks beam knows no item vectors; use exact ranks with --dense-weight")
+        if self.dense_weight and self.lists == "exact":
+            raise InputError("--lists exact knows no item vectors; use --lists beam with --dense-weight")
         check_at_least(self, 0, "level_d_ff")
         check_at_least(self, 1, "beam_width")
 

@@ -7,6 +7,8 @@ import numpy as np
 import pyarrow.compute as pc
 from jaxtyping import Bool, Float
 
+from seqrec import runs
+from seqrec.bundle.files import MANIFEST
 from seqrec.bundle.weights import ITEM_TABLE
 from seqrec.data.buckets import working_copy
 from seqrec.data.store import SequenceStore
@@ -14,14 +16,21 @@ from seqrec.data.store_files import key_column
 from seqrec.files import address_of
 from seqrec.run.trained import read_trained
 from seqrec.runtime import log
+from seqrec.semantic_ids.files import warn_of_other_split
 from seqrec.semantic_ids.vectors import VectorConfig, feature_vectors, joined
 from seqrec.types import InputError
 
 
 def item_vectors(
-    config: VectorConfig, store: SequenceStore, trained: Bool[np.ndarray, " n_items_plus_1"]
+    config: VectorConfig,
+    store: SequenceStore,
+    trained: Bool[np.ndarray, " n_items_plus_1"],
+    *,
+    split_hash: str | None = None,
 ) -> Float[np.ndarray, "n_items width"]:
     """The joined vectors of the store's items; `trained` says which items occur in training histories.
+
+    With a `split_hash` a warning says where the run of the table was trained on another split.
 
     Raises:
       InputError: no vectors are named, all are equal or missing, or features or table cannot be read.
@@ -32,18 +41,15 @@ def item_vectors(
     if config.table is not None:
         with working_copy(config.table, read_only=True) as directory:
             parts.append((table_vectors(directory, store, trained), config.table_weight))
+            if split_hash is not None and not (directory / MANIFEST).is_file():
+                theirs = runs.started_with(directory).get("data", {}).get("split_hash")
+                warn_of_other_split(f"the table of {address_of(config.table)} was", theirs, split_hash)
     vectors = joined(parts)
     without = int(np.count_nonzero(~vectors.any(axis=1)))
     if without == len(vectors):
         raise InputError("all item vectors are equal or missing, so codes cannot tell items apart; name other features")
     log.info("vectors     %s numbers an item; %s of %s items have none", vectors.shape[1], without, len(vectors))
     return vectors
-
-
-def check_unnamed(config: VectorConfig, flag: str) -> None:
-    """Refuses item vectors beside a `flag` that makes nothing of them."""
-    if config.item_features or config.table is not None:
-        raise InputError(f"{flag} makes no codes of vectors; leave it out, or --item-features and --table")
 
 
 def table_vectors(

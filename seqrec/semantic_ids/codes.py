@@ -8,6 +8,9 @@ from jaxtyping import Int, Int32
 
 from seqrec.types import InputError
 
+MOST_CODES = 1 << 20
+"""Most codes of a level, unless there are more items."""
+
 
 class SemanticIds(NamedTuple):
     """The codes of all items; `semantic_ids` makes one and checks it."""
@@ -58,8 +61,11 @@ def semantic_ids(
         raise InputError(
             f"codes have {n_levels} levels and there are {len(n_codes)} codebooks; give one codebook for each level"
         )
-    if any(not 1 <= n < 2**31 for n in n_codes):
-        raise InputError(f"n_codes={n_codes} holds a size outside 1..2^31 - 1; give the size of each codebook")
+    most = max(MOST_CODES, n_rows)
+    if any(not 1 <= n <= most for n in n_codes):
+        raise InputError(
+            f"n_codes={n_codes} holds a size outside 1..{most:,}; number the codes of each level from 0, without gaps"
+        )
     if n_rows < 2 or (item_keys is not None and n_rows != len(item_keys) + 1):
         due = "at least 2" if item_keys is None else f"n_items + 1 = {len(item_keys) + 1:,}"
         raise InputError(f"codes have {n_rows:,} rows, {due} are due; give each item a row, below that of padding")

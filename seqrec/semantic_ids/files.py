@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from seqrec.data.directories import Kind, replacing_directory
+from seqrec.data.directories import Kind
 from seqrec.data.paths import as_input_error, check_file, open_bytes
 from seqrec.data.store_files import key_column, keys_of
 from seqrec.files import JsonObject, read_object, sha256_of, write_json
@@ -21,7 +21,8 @@ from seqrec.types import InputError
 
 CODES = "codes.parquet"
 MANIFEST, N_CODES = "manifest.json", "n_codes"
-SEMANTIC_IDS = Kind("directory of semantic ids", (CODES,))
+SEMANTIC_IDS = Kind("directory of semantic ids", (CODES,), others=("weights.safetensors", "top_k.stablehlo"))
+"""A bundle has codes too."""
 FORMAT_VERSION = 1
 REMEDY = "make the codes again with experiments/semantic_ids.py"
 CODE_COLUMN = re.compile(r"code_(\d+)")
@@ -31,21 +32,20 @@ CODE_TOKEN = re.compile(r"[^\d-]*(\d+)\D*")
 logger = logging.getLogger(__name__)
 
 
-def write_semantic_ids(directory: Path | str, ids: SemanticIds, item_keys: np.ndarray, facts: JsonObject) -> None:
+def write_semantic_ids(directory: Path, ids: SemanticIds, item_keys: np.ndarray, facts: JsonObject) -> None:
     """Writes codes.parquet (item, code_0, code_1, …) and manifest.json, which also says `facts`: how they were made.
 
-    What is there is replaced, if it holds semantic ids too.
+    Into a directory that is there; `replacing_directory(directory, SEMANTIC_IDS)` gives one that takes another's place.
     """
-    with replacing_directory(directory, SEMANTIC_IDS) as fresh:
-        write_codes(fresh / CODES, ids, item_keys)
-        manifest = {
-            "format_version": FORMAT_VERSION,
-            "n_items": ids.n_items,
-            "n_codes": list(ids.n_codes),
-            "codes_sha256": sha256_of(fresh / CODES),
-            **facts,
-        }
-        write_json(fresh / MANIFEST, manifest)
+    write_codes(directory / CODES, ids, item_keys)
+    manifest = {
+        "format_version": FORMAT_VERSION,
+        "n_items": ids.n_items,
+        "n_codes": list(ids.n_codes),
+        "codes_sha256": sha256_of(directory / CODES),
+        **facts,
+    }
+    write_json(directory / MANIFEST, manifest)
 
 
 def write_codes(file: Path, ids: SemanticIds, item_keys: np.ndarray) -> None:
@@ -56,8 +56,10 @@ def write_codes(file: Path, ids: SemanticIds, item_keys: np.ndarray) -> None:
     pq.write_table(table, file, write_page_checksum=True)
 
 
-def read_semantic_ids(path: Path | str, item_keys: np.ndarray) -> SemanticIds:
+def read_semantic_ids(path: Path | str, item_keys: np.ndarray, *, split_hash: str | None = None) -> SemanticIds:
     """The codes of the items with these keys, in their order; those of other items are passed over.
+
+    With the `split_hash` of a run, a warning says where the directory's codes were made of another split.
 
     `path` is a directory that `experiments/semantic_ids.py` wrote, or a file of others: Parquet with a column `item`
     or `item_id` and one `code_0`, `code_1`, … a level; or JSON, which may be compressed, with the codes of each item
@@ -79,9 +81,23 @@ def read_semantic_ids(path: Path | str, item_keys: np.ndarray) -> SemanticIds:
         check_file(path / CODES)
         if sha256_of(path / CODES) != manifest["codes_sha256"]:
             raise InputError(f"{path / CODES} is damaged: it does not have the hash in {MANIFEST}; {REMEDY}")
+        if split_hash is not None and manifest.get("method") != "file":
+            warn_of_other_split(f"{path} was", manifest.get("split_hash"), split_hash)
         return _aligned(path / CODES, *_read_parquet(path / CODES), item_keys, n_codes)
     keys, codes = _read_file(path, item_keys)
     return _aligned(path, keys, codes, item_keys, _sizes(path))
+
+
+def warn_of_other_split(what_was: str, theirs: str | None, ours: str) -> None:
+    """Warns of what was made of another split than that of this run, whose test events it may therefore know."""
+    if theirs not in (None, ours):
+        logger.warning(
+            "other split %s made of the split %.8s, and this one is %.8s: what is tested here may be known there; make "
+            "both of one split for figures to publish",
+            what_was,
+            theirs,
+            ours,
+        )
 
 
 def read_item_keys(path: Path | str, like: np.ndarray) -> np.ndarray:
@@ -183,7 +199,7 @@ def _read_json(path: Path, item_keys: np.ndarray) -> tuple[pa.Array, np.ndarray]
         as_input_error(f"{path} is no JSON that can be read ({{error}}); write it again", ValueError, RecursionError),
         open_bytes(path) as stream,
     ):
-        content = json.loads(stream.read())
+        content = json.loads(stream.read(), object_pairs_hook=_once_each)
     if isinstance(content, list):
         if item_keys.dtype.kind not in "iu":
             raise InputError(
@@ -204,6 +220,13 @@ def _read_json(path: Path, item_keys: np.ndarray) -> tuple[pa.Array, np.ndarray]
             raise InputError(f"{path}: item {item!r:.40} has {what}, the first has {n_levels} codes; give each as many")
         rows.append([_code(value, path, item) for value in values])
     return pa.array(list(content)), np.array(rows, np.int64)
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        raise ValueError(f"{len(pairs) - len(content):,} items stand there more than once")
+    return content
 
 
 def _code(value: Any, path: Path, item: str) -> int:

@@ -10,13 +10,14 @@ from tyro.conf import OmitArgPrefixes
 
 from seqrec.config import check_at_least, check_between, check_fields
 from seqrec.semantic_ids.additive import Quantised
-from seqrec.semantic_ids.codes import SemanticIds, semantic_ids
+from seqrec.semantic_ids.codes import MOST_CODES, SemanticIds, semantic_ids
 from seqrec.semantic_ids.collisions import balanced_codes, last_level
 from seqrec.semantic_ids.kmeans import KMeansConfig, nothing
 from seqrec.semantic_ids.neighbours import NeighbourPairs
 from seqrec.semantic_ids.product import ProductConfig, product_quantised
 from seqrec.semantic_ids.residual import ResidualConfig, residual_kmeans
 from seqrec.semantic_ids.rqvae import RQVAEConfig, rqvae_quantised, train_rqvae
+from seqrec.semantic_ids.vectors import VectorConfig
 from seqrec.types import InputError
 
 
@@ -44,10 +45,20 @@ class CodesConfig:
     def __post_init__(self) -> None:
         check_fields(self)
         check_between(self, 1, 16, "n_levels")
-        check_between(self, 2, 1 << 20, "n_codes")
+        check_between(self, 2, MOST_CODES, "n_codes")
         check_at_least(self, 0, "seed")
         if self.rqvae.contrastive and self.method != "rq-vae":
             raise InputError(f"contrastive={self.rqvae.contrastive} goes with method=rq-vae, not {self.method}")
+
+
+def check_unset(vectors: VectorConfig, codes: CodesConfig, *, flag: str) -> None:
+    """Refuses any setting of vectors and codes beside a `flag` that makes neither."""
+    for config in (vectors, codes):
+        for name, usual in vars(type(config)()).items():
+            if (value := getattr(config, name)) != usual:
+                raise InputError(
+                    f"{flag} takes codes as they are, and {name}={value} is about making them; leave one out"
+                )
 
 
 class Made(NamedTuple):

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from seqrec.config import check_at_least, check_fields
+from seqrec.data.paths import as_input_error
 from seqrec.semantic_ids.additive import Quantised, relative_errors
 from seqrec.semantic_ids.kmeans import DEFAULT_KMEANS, KMeansConfig, check_vectors, kmeans, nearest, nothing
 from seqrec.types import InputError
@@ -58,11 +59,17 @@ def product_quantised(
     rotation = _balanced_rotation(sample, parts) if config.rotations else np.eye(width, dtype=np.float32)
     centroids: list[np.ndarray | None] = [None] * n_levels
     few = replace(kmeans_config, kmeans_iterations=UPDATES_PER_ROTATION)
+
+    def of_part(subvectors: np.ndarray, n: int, settings: KMeansConfig, *, level: int) -> np.ndarray:
+        start = centroids[level]
+        with as_input_error(f"in part {level + 1} of {n_levels}: {{error}}, or take fewer levels", InputError):
+            return kmeans(subvectors, n, settings, seed=seed + level, start=start, between_steps=between_steps)
+
     for _ in range(config.rotations):
         rotated, quantised = sample @ rotation, np.zeros_like(sample)
         for level, (part, n) in enumerate(zip(parts, n_codes, strict=True)):
             subvectors = np.ascontiguousarray(rotated[:, part])
-            table = kmeans(subvectors, n, few, seed=seed + level, start=centroids[level], between_steps=between_steps)
+            table = of_part(subvectors, n, few, level=level)
             centroids[level] = table
             quantised[:, part] = table[nearest(subvectors, table)[0]]
         left, _, right = np.linalg.svd(sample.T @ quantised)  # orthogonal Procrustes
@@ -70,9 +77,7 @@ def product_quantised(
     tables, codes = [], np.zeros((len(vectors), n_levels), np.int32)
     for level, (part, n) in enumerate(zip(parts, n_codes, strict=True)):
         subvectors = np.asarray(vectors @ rotation[:, part], np.float32)
-        table = kmeans(
-            subvectors, n, kmeans_config, seed=seed + level, start=centroids[level], between_steps=between_steps
-        )
+        table = of_part(subvectors, n, kmeans_config, level=level)
         codes[:, level] = nearest(subvectors, table)[0]
         tables.append(table @ rotation[:, part].T)
     codebooks = tuple(tables)

@@ -128,14 +128,17 @@ def inverse_frequency(counts: scipy.sparse.csr_matrix) -> scipy.sparse.csr_matri
 
 
 def truncated_svd(matrix: scipy.sparse.csr_matrix, width: int) -> Float[np.ndarray, "n width"]:
-    """The rows in the directions of the largest singular values; the matrix itself where it is no wider than that."""
-    if matrix.shape[1] <= width:
-        return np.asarray(matrix.toarray(), np.float32)
+    """The rows in the directions of the `width` largest singular values, or of all but the smallest of fewer rows.
+
+    The matrix itself where it is no wider, or has one row.
+    """
     shorter = min(matrix.shape)
+    if matrix.shape[1] <= width or shorter == 1:
+        return np.asarray(matrix.toarray(), np.float32)
     start = np.random.default_rng(0).standard_normal(shorter)
     left, values, _ = scipy.sparse.linalg.svds(matrix.astype(np.float64), k=min(width, shorter - 1), v0=start)
     order = np.argsort(-values)
     left = left[:, order] * values[order]
     # The sign of a direction means nothing; fixed, so that machines agree.
-    largest = left[np.abs(left).argmax(axis=0), np.arange(width)]
+    largest = left[np.abs(left).argmax(axis=0), np.arange(left.shape[1])]
     return (left * np.where(largest < 0, -1.0, 1.0)).astype(np.float32)

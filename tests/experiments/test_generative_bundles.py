@@ -46,10 +46,13 @@ class Case(NamedTuple):
 
 @pytest.fixture(scope="module")
 def case(tmp_path_factory) -> Case:
-    directory = tmp_path_factory.mktemp("generative")
+    return case_in(tmp_path_factory.mktemp("generative"))
+
+
+def case_in(directory, *more_flags):
     write_codes(directory / files.CODES, semantic_ids(CODES, SIZES), KEYS)
     flags = ["--d-model", "8", "--n-blocks", "1", "--max-length", "8", "--no-mask-seen", "--beam-width", str(WIDTH)]
-    config = runtime.parse(generative.Config, [*flags, "--semantic-ids", str(directory / files.CODES)])
+    config = runtime.parse(generative.Config, [*flags, *more_flags, "--semantic-ids", str(directory / files.CODES)])
     times = {"timestamp_us": np.arange(N_ITEMS, dtype=np.int64)}
     store = sequence_store(
         np.arange(1, 1 + N_ITEMS, dtype=np.int32),
@@ -135,7 +138,17 @@ def test_a_catalogue_of_other_codebooks_or_too_many_items_is_refused_and_nothing
     refused(np.pad(CODES, ((0, 0), (0, 1))), (8, 8, 1), KEYS, "a number a level, and the model writes")
     twins = np.concatenate([CODES, CODES[1:2]])
     refused(twins, SIZES, np.append(KEYS, 7), r"codes\.parquet: 1 items share all their codes with another")
+    refused(CODES, SIZES, KEYS + 1000, "codes of none of the bundle's own items")
     n_more = 200
     many = np.concatenate([CODES, np.tile(CODES[1:], (7, 1))[:n_more]])
     refused(many, SIZES, np.append(KEYS, 1000 + np.arange(n_more)), "has room for .*; train and export again")
     assert files.open_directory(directory)[1] == case.bundle.facts
+
+
+def test_a_model_that_scores_item_vectors_has_no_place_for_new_items(tmp_path):
+    """Whose rows of the item table would be padding."""
+    directory = case_in(tmp_path, "--dense-weight", "1").directory
+    more = np.concatenate([CODES, [[6, 0]]])
+    write_codes(tmp_path / "more.parquet", semantic_ids(more, SIZES), np.append(KEYS, 7))
+    with pytest.raises(InputError, match="has room for 30; train and export again"):
+        replace_catalogue(directory, tmp_path / "more.parquet")

@@ -1,6 +1,7 @@
 """The script that trains generative models, from a file of codes to the figures of beams."""
 
 import json
+from pathlib import Path
 
 import beam_widths
 import generative
@@ -71,8 +72,14 @@ def test_what_a_generative_model_cannot_do_is_refused_in_a_line(toy, codes):
         built(toy)
     with pytest.raises(InputError, match=r"loss=bce is about scores of items"):
         built(toy, *codes, "--loss", "bce")
-    with pytest.raises(InputError, match="use --ranks beam"):
-        built(toy, *codes, "--tokens", "codes")
+    with pytest.raises(InputError, match="use --ranks beam and --lists beam"):
+        built(toy, *codes, "--tokens", "codes", "--ranks", "beam", "--lists", "exact")
+    with pytest.raises(InputError, match=r"item_features=\('audio',\) make item vectors"):
+        built(toy, *codes, "--no-item-vectors", "--item-features", "audio")
+    with pytest.raises(InputError, match="--lists exact knows no item vectors"):
+        built(toy, *codes, "--dense-weight", "1", "--lists", "exact")
+    with pytest.raises(InputError, match=r"widths=\(10, 0\) are to be numbers of 1 or more"):
+        beam_widths.Arguments(Path("run"), widths=(10, 0))
 
 
 @pytest.mark.slow
@@ -83,7 +90,7 @@ def test_a_run_of_flat_tokens_trains_and_is_tested(toy, codes, causal, tmp_path)
         runtime.parse(generative.Config, [*toy, *codes, *flags, "--output", str(tmp_path / "run")])
     )
     assert 0 < results["test"]["ndcg@10"] < 1
-    with pytest.raises(InputError, match="a model without exact ranks"):
+    with pytest.raises(InputError, match="no model of codes that ranks both exactly and by beams"):
         beam_widths.main(beam_widths.Arguments(tmp_path / "run"))
 
 

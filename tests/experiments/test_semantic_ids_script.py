@@ -64,7 +64,8 @@ def test_bad_input_is_one_line_and_leaves_nothing(store, tmp_path):
         ((), "no item vectors are named"),
         (("--item-features", "broken", "--feature-files", "broken.npy"), "not finite"),
         (("--item-features", "equal", "--feature-files", "equal.npy"), "all item vectors are equal or missing"),
-        (("--item-features", "audio", "--from-file", "codes.json"), "--from-file makes no codes of vectors"),
+        (("--item-features", "audio", "--from-file", "codes.json"), r"item_features=\('audio',\) is about making them"),
+        (("--from-file", "codes.json", "--equal-codes", "balanced"), "equal_codes=balanced is about making them"),
         (("--item-features", "audio", "--feature-files", "audio.npy"), "20 items are fewer than n_codes=256"),
         (("--item-features", "audio", *FLAGS, "--method", "kmeans"), "kmeans"),
     ]
@@ -73,3 +74,24 @@ def test_bad_input_is_one_line_and_leaves_nothing(store, tmp_path):
             run(*flags)
         assert "\n" not in str(caught.value)
     assert not (tmp_path / "semantic-ids").exists()
+
+
+def test_what_is_no_directory_of_codes_is_left_alone(store, tmp_path):
+    bundle = tmp_path / "bundle"
+    bundle.mkdir()
+    for name in ("manifest.json", "codes.parquet", "weights.safetensors"):  # a bundle has codes too
+        (bundle / name).write_text("{}")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "mine.txt").write_text("")
+    for name in ("bundle", "mine"):
+        with pytest.raises(InputError, match=f"{name} is there and is not a directory of semantic ids"):
+            run("--item-features", "audio", *FLAGS, "--output", name)
+    assert (bundle / "weights.safetensors").read_text() == "{}"
+
+
+def test_a_store_may_be_the_working_directory(store, tmp_path, monkeypatch):
+    keys = store.item_keys
+    monkeypatch.chdir(tmp_path / "store")
+    flags = ["--item-features", "audio", *FLAGS, "--feature-files", "../audio.npy"]
+    semantic_ids.main(parse(semantic_ids.Config, [".", *flags]))
+    assert len(read_semantic_ids(tmp_path / "semantic-ids", keys).codes) == 21

@@ -27,6 +27,7 @@ def test_codes_become_int32_with_an_empty_row_of_padding():
         (np.ones((4, 2), int), (2, 3), KEYS, "all 3 items have the codes .1, 1."),
         (GOOD / 2, (2, 3), None, "float64"),
         (GOOD, (2, 0), KEYS, "outside 1"),
+        (GOOD, (2, 2**21), KEYS, "outside 1..1,048,576; number the codes of each level from 0"),
         (GOOD[:1], (2, 3), None, "at least 2"),
     ],
 )

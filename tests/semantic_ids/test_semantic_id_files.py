@@ -18,24 +18,34 @@ KEYS = np.array(["b", "a", "c"], object)
 NUMBERS = np.array([1, 2, 3])
 
 
-def test_a_directory_is_read_by_key_with_the_sizes_of_its_codebooks(tmp_path):
-    write_semantic_ids(tmp_path / "codes", IDS, KEYS, {"method": "by hand"})
-    ids = read_semantic_ids(tmp_path / "codes", KEYS[[2, 0]])
+@pytest.fixture
+def directory(tmp_path):
+    (tmp_path / "codes").mkdir()
+    return tmp_path / "codes"
+
+
+def test_a_directory_is_read_by_key_with_the_sizes_of_its_codebooks(directory):
+    write_semantic_ids(directory, IDS, KEYS, {"method": "by hand"})
+    ids = read_semantic_ids(directory, KEYS[[2, 0]])
     np.testing.assert_array_equal(ids.codes, CODES[[0, 3, 1]])
     assert ids.n_codes == (5, 4)
-    assert json.loads((tmp_path / "codes" / "manifest.json").read_text())["method"] == "by hand"
+    assert json.loads((directory / "manifest.json").read_text())["method"] == "by hand"
 
 
-def test_a_damaged_file_and_other_directories_are_refused(tmp_path):
-    write_semantic_ids(tmp_path / "codes", IDS, KEYS, {})
-    file = tmp_path / "codes" / "codes.parquet"
+@pytest.mark.parametrize(("method", "theirs", "n_warnings"), [("rq-vae", "a", 0), ("rq-vae", "b", 1), ("file", "b", 0)])
+def test_codes_made_of_another_split_are_warned_of(directory, method, theirs, n_warnings, caplog):
+    """Not those of a file, of which nobody knows what they were made of."""
+    write_semantic_ids(directory, IDS, KEYS, {"method": method, "split_hash": theirs})
+    read_semantic_ids(directory, KEYS, split_hash="a")
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * n_warnings
+
+
+def test_a_damaged_file_is_refused(directory):
+    write_semantic_ids(directory, IDS, KEYS, {})
+    file = directory / "codes.parquet"
     file.write_bytes(file.read_bytes().replace(b"item", b"itex"))
     with pytest.raises(InputError, match="is damaged"):
-        read_semantic_ids(tmp_path / "codes", KEYS)
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "mine.txt").write_text("")
-    with pytest.raises(InputError, match="is not a directory of semantic ids"):
-        write_semantic_ids(tmp_path / "other", IDS, KEYS, {})
+        read_semantic_ids(directory, KEYS)
 
 
 def as_json(content):
@@ -113,3 +123,5 @@ def test_text_and_lists_for_text_keys_are_refused(write):
         read_semantic_ids(write("item,code\n", "codes.csv"), NUMBERS)
     with pytest.raises(InputError, match="is a list, and the data's items have keys such as 'b'"):
         read_semantic_ids(write("[[1], [2], [3]]", "codes.json"), KEYS)
+    with pytest.raises(InputError, match="1 items stand there more than once"):
+        read_semantic_ids(write('{"1": [1], "2": [2], "3": [0], "2": [0]}', "codes.json"), NUMBERS)

@@ -36,6 +36,14 @@ def test_the_projection_keeps_the_largest_singular_values():
     np.testing.assert_allclose(projected @ projected.T, best @ best.T, atol=1e-4)
 
 
+def test_of_few_rows_all_directions_but_the_smallest_are_kept():
+    dense = RNG.normal(size=(5, 9))
+    projected = truncated_svd(scipy.sparse.csr_matrix(dense), 6)
+    left, values, _ = np.linalg.svd(dense, full_matrices=False)
+    np.testing.assert_allclose(projected @ projected.T, (left[:, :4] * values[:4] ** 2) @ left[:, :4].T, atol=1e-4)
+    np.testing.assert_allclose(truncated_svd(scipy.sparse.csr_matrix(dense[:1]), 6), dense[:1], rtol=1e-6)
+
+
 def test_rare_words_weigh_more_and_what_all_have_nothing():
     counts = scipy.sparse.csr_matrix(np.array([[2, 1, 1, 0], [1, 1, 0, 1], [1, 0, 1, 0], [1, 0, 0, 0]], float))
     weights = inverse_frequency(counts).toarray()  # the first word is everyone's, the last is one item's alone
