@@ -5,8 +5,8 @@ r"""Makes codes of items, semantic ids, from item vectors, for models that write
     python experiments/semantic_ids.py beauty --item-features attributes --table runs/sasrec-beauty --output joined
     python experiments/semantic_ids.py beauty --from-file semantic_ids.json.gz --output theirs
 
-The store may be that of a run, such as runs/sasrec-beauty/store. Writes codes.parquet and manifest.json, and a report:
-report.json and report.html. Codes are made of training events alone. docs/semantic_ids.md explains them.
+The store may be that of a run, such as runs/sasrec-beauty/store, whose split then counts too. Writes codes.parquet and
+manifest.json, and a report: report.json and report.html. Codes are made of training events alone: docs/semantic_ids.md.
 """
 
 import shlex
@@ -21,12 +21,13 @@ from seqrec import runtime
 from seqrec.baselines.popularity import training_counts
 from seqrec.config import to_json
 from seqrec.data.directories import replacing_directory
-from seqrec.data.split_config import SplitConfig, choose_split, split_store, stored_split
-from seqrec.data.store import open_store, read_preparation
+from seqrec.data.split_config import SplitConfig, choose_split, split_store
+from seqrec.data.store import open_store
 from seqrec.files import JsonObject
 from seqrec.pages.html import write_report
 from seqrec.report.semantic_ids_page import as_text, page
 from seqrec.run.item_vectors import item_vectors, vectors_hash
+from seqrec.run.trained import split_of
 from seqrec.semantic_ids.figures import report_figures
 from seqrec.semantic_ids.files import SEMANTIC_IDS, read_semantic_ids, write_semantic_ids
 from seqrec.semantic_ids.making import CodesConfig, check_unset, make_codes
@@ -55,7 +56,7 @@ def main(config: Config) -> JsonObject:
     runtime.start(MeshConfig())
     store, output = open_store(config.store), config.output or config.store.resolve().with_name("semantic-ids")
     with replacing_directory(output, SEMANTIC_IDS) as fresh:  # which refuses other things before codes are made
-        split = split_store(store, choose_split(config.split, stored_split(read_preparation(config.store))).config)
+        split = split_store(store, choose_split(config.split, split_of(config.store)).config)
         counts, pairs = training_counts(store, split), neighbour_pairs(store, split)
         facts = {"method": "file" if config.from_file else config.codes.method, "seed": config.codes.seed}
         if config.from_file:

@@ -13,7 +13,8 @@ from seqrec.bundle.files import write_vocabulary as write_items
 from seqrec.bundle.weights import read_weights
 from seqrec.config import from_json
 from seqrec.data.buckets import original
-from seqrec.data.store import open_store
+from seqrec.data.split_config import SplitConfig, choose_split, stored_split
+from seqrec.data.store import open_store, read_preparation
 from seqrec.files import JsonObject, read_object, replacing
 from seqrec.neighbours import TABLES
 from seqrec.params import leaves_by_name
@@ -84,6 +85,15 @@ def store_of(run: Path) -> tuple[Path, str]:
         raise InputError(f"{original(run)} has read no data yet; start from a run that has finished")
     data = from_json(DataConfig, record["config"].get("training", {}).get("data", {}))
     return (data.data_path if data.dataset == "store" and data.data_path else run / "store"), content_hash
+
+
+def split_of(store: Path) -> SplitConfig | None:
+    """The split of the run whose store this is, or that a store was prepared with; None where there is none."""
+    stored, run = stored_split(read_preparation(store)), store.resolve().parent
+    if not (run / CONFIG).is_file():
+        return stored
+    data = from_json(DataConfig, runs.started_with(run)["config"].get("training", {}).get("data", {}))
+    return choose_split(data.split, stored).config
 
 
 def _item_keys(run: Path) -> np.ndarray:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import semantic_ids
 
+from seqrec.data.split_config import SplitConfig, split_store
 from seqrec.data.store import store_from_sequences, write_store
 from seqrec.runtime import parse
 from seqrec.semantic_ids.files import read_semantic_ids
@@ -74,6 +75,24 @@ def test_bad_input_is_one_line_and_leaves_nothing(store, tmp_path):
             run(*flags)
         assert "\n" not in str(caught.value)
     assert not (tmp_path / "semantic-ids").exists()
+
+
+def test_codes_of_a_runs_store_are_made_of_its_split(store, tmp_path):
+    for data, expected in (
+        ({"split": {"split": "users"}}, SplitConfig(split="users")),
+        ({}, SplitConfig()),
+    ):
+        started = {
+            "experiment": "sasrec",
+            "config": {"training": {"data": data}},
+            "versions": {},
+            "command": ["a", "b"],
+        }
+        (tmp_path / "config.json").write_text(json.dumps(started))
+        run("--item-features", "audio", *FLAGS)
+        assert read("manifest.json")["split_hash"] == split_store(store, expected).content_hash
+    run("--item-features", "audio", *FLAGS, "--split", "users")  # flags come first
+    assert read("manifest.json")["split_hash"] == split_store(store, SplitConfig(split="users")).content_hash
 
 
 def test_what_is_no_directory_of_codes_is_left_alone(store, tmp_path):
