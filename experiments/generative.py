@@ -1,6 +1,7 @@
 r"""Trains and tests a Transformer that generates the next item's semantic id, code by code (after Rajput et al. 2023).
 
-    python experiments/generative.py --semantic-ids codes      # that experiments/semantic_ids.py made for the demo
+    python experiments/semantic_ids.py runs/sasrec-movielens-demo/store --item-features attributes --output codes
+    python experiments/generative.py --semantic-ids codes
     python experiments/generative.py --dataset s3rec --data-path Beauty.txt.gz --max-length 50 --batch-size 128 \
         --semantic-ids codes --d-model 128 --dropout 0.4 --label-smoothing 0.1 --later-share 0.1 --ranks beam
 """

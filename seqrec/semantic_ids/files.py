@@ -92,8 +92,8 @@ def warn_of_other_split(what_was: str, theirs: str | None, ours: str) -> None:
     """Warns of what was made of another split than that of this run, whose test events it may therefore know."""
     if theirs not in (None, ours):
         logger.warning(
-            "other split %s made of the split %.8s, and this one is %.8s: what is tested here may be known there; make "
-            "both of one split for figures to publish",
+            "other split %s made of the split %.8s, and this one is %.8s: unless both hold out the same events, what "
+            "is tested here may be known there; make both of one store and split",
             what_was,
             theirs,
             ours,
