@@ -3,7 +3,6 @@
 import dataclasses
 import shutil
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -24,8 +23,7 @@ from seqrec.data.preparation import StepCount, StepsConfig, clean_events
 from seqrec.data.ragged import first_between, ranges, session_numbers
 from seqrec.data.shards import ROWS_FILE, Shard, files_hash, new_shard, shard_directory, values_at
 from seqrec.data.sources import Source, SourceConfig
-from seqrec.data.split_config import keep_split, make_split, stored_split
-from seqrec.data.splits import Split
+from seqrec.data.split_config import split_store, stored_split
 from seqrec.data.store import SequenceStore, hash_of, item_counts, open_contents, open_store, read_preparation
 from seqrec.data.store_files import column_dtype, write_arrays
 from seqrec.data.stored_splits import remove_other_splits
@@ -96,26 +94,19 @@ def _append(source: Source, directory: Path, *, report: Callable[[StepCount], No
     manifest = read_manifest(directory)
     contents = contents_of(manifest, directory)
     versions = versions_of(manifest, directory)
-    split = None
     if histories.n_new_events or rejected.num_rows:
         shard = _write_shard(directory, len(contents.shards), store, histories, user_keys, item_keys, source, rejected)
         earlier = _version_of(contents, preparation)
         contents = _with_shard(contents, shard, histories)
         grown = open_contents(directory, contents)
-        split_config = stored_split(preparation)
-        with ThreadPoolExecutor(1) as beside:  # both read all events, and neither needs the other
-            hashing = beside.submit(hash_of, grown)
-            split = make_split(grown, split_config) if split_config else None
-            contents = contents._replace(content_hash=hashing.result())
+        contents = contents._replace(content_hash=hash_of(grown))
         if contents.content_hash != store.content_hash:
             versions = [*versions, earlier]
         store = grown._replace(content_hash=contents.content_hash)
-        if split_config and split:
-            keep_split(store, split_config, split)
     n_new = (histories.n_new_events, len(user_keys), len(item_keys))
     appended = Appended(store, *n_new, len(users) - histories.n_new_events, counts)
     record = contents_record(contents) | ({"versions": versions} if versions else {})
-    noted = _record_append(preparation, appended, source, split)
+    noted = _record_append(preparation, appended, source)
     write_json(directory / MANIFEST, {**manifest, **record, "preparation": noted})
     remove_other_splits(directory, contents.content_hash)
     return appended
@@ -326,10 +317,8 @@ def _is_repeated(
     return repeated & is_new
 
 
-def _record_append(
-    preparation: Mapping[str, Any], appended: Appended, source: Source, split: Split | None
-) -> JsonObject:
-    """`preparation` with the append added, and the new split where there is one."""
+def _record_append(preparation: Mapping[str, Any], appended: Appended, source: Source) -> JsonObject:
+    """`preparation` with the append added and the split computed again."""
     noted = dict(preparation)
     if "categories" in noted:
         noted["categories"] = {**noted["categories"], **source.categories}
@@ -338,6 +327,9 @@ def _record_append(
         field: getattr(appended, field) for field in ("n_new_events", "n_new_users", "n_new_items", "n_duplicates")
     }
     noted["appended"] = [*noted.get("appended", []), {"source": source.name, **facts, "counts": counts}]
-    if split is not None:
-        noted["split"] = {**noted["split"], "description": split.description, "hash": split.content_hash}
+    split_config = stored_split(noted)
+    if split_config is not None:
+        split = split_store(appended.store, split_config)
+        described = {"description": split.description, "hash": split.content_hash}
+        noted["split"] = {**dataclasses.asdict(split_config), **described}
     return noted

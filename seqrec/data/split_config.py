@@ -5,7 +5,6 @@ import dataclasses
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from seqrec.config import check_at_least, check_fields, check_share
@@ -151,7 +150,8 @@ def split_store(store: SequenceStore, config: SplitConfig) -> Split:
     Raises:
       InputError: it cannot be made of this store, or only some shards were opened and the store does not keep it.
     """
-    directory = _directory_of(store, config)
+    is_auto = {"split": LEAVE_LAST_OUT.split} if config.split == "auto" else {}
+    directory = split_directory(store, dataclasses.asdict(config) | is_auto)
     kept = None if directory is None else read_split(directory, store.own)
     if kept is not None and (store.own is None or kept.training_counts is not None):
         return kept
@@ -160,12 +160,7 @@ def split_store(store: SequenceStore, config: SplitConfig) -> Split:
             f"{store.directory} keeps no split by {_shown(config)} of these events (an append removes that of those "
             "before it), and to make one takes all shards; prepare the data with these split flags, or use --shards all"
         )
-    return keep_split(store, config, make_split(store, config))
-
-
-def keep_split(store: SequenceStore, config: SplitConfig, split: Split) -> Split:
-    """The split that was made of the store, with its training counts once it is kept, which takes a store on disk."""
-    directory = _directory_of(store, config)
+    split = _made(store, config)
     if directory is not None and os.access(directory.parents[2], os.W_OK):
         split = split._replace(training_counts=count_training(store, split))
         with contextlib.suppress(OSError):  # without it the next process works the split out again
@@ -173,13 +168,7 @@ def keep_split(store: SequenceStore, config: SplitConfig, split: Split) -> Split
     return split
 
 
-def _directory_of(store: SequenceStore, config: SplitConfig) -> Path | None:
-    is_auto = {"split": LEAVE_LAST_OUT.split} if config.split == "auto" else {}
-    return split_directory(store, dataclasses.asdict(config) | is_auto)
-
-
-def make_split(store: SequenceStore, config: SplitConfig) -> Split:
-    """As `split_store`, made of the store's events and kept nowhere."""
+def _made(store: SequenceStore, config: SplitConfig) -> Split:
     target: TargetChoice = "first" if config.window_target == "first" else "last"
     if config.split == "temporal":
         if config.valid_start is not None and config.test_start is not None:
