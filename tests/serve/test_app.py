@@ -135,7 +135,7 @@ REFUSED = {
     "no JSON": (b"histories", 400, "JSON"),
     "half of it": (of()[:-1], 400, "truncated"),
     "nothing": (b"", 400, "JSON|truncated"),
-    "invalid UTF-8": (b'{"histories": [["\xff"]]}', 400, "utf-8"),
+    "invalid UTF-8": (b'{"histories": [["\xff"]]}', 400, "utf-8|UTF-8"),
     "NaN": (b'{"histories": [["track-1"]], "k": NaN}', 400, "invalid"),
     "deep JSON": (b'{"histories": ' + b"[" * 1_900, 400, "array|nested"),
     "deep JSON in an unknown field": (b'{"a": ' + b"[" * 1_900, 400, "unknown|nested"),
