@@ -14,10 +14,9 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tqdm import tqdm
 from tyro.conf import OmitArgPrefixes, Positional
 
-from seqrec import runtime
+from seqrec import phases, runtime
 from seqrec.baselines.popularity import training_counts
 from seqrec.config import to_json
 from seqrec.data.directories import replacing_directory
@@ -65,8 +64,7 @@ def main(config: Config) -> JsonObject:
         else:
             vectors = item_vectors(config.vectors, store, counts > 0, split_hash=split.content_hash)
             facts["vectors_hash"] = vectors_hash(vectors)
-            with tqdm(desc=config.codes.method, unit="step", disable=None, leave=False) as bar:
-                step = lambda: (runtime.check_interrupt(), bar.update())  # noqa: E731
+            with phases.progress(config.codes.method, unit="steps") as step:
                 ids, quantised = make_codes(vectors, config.codes, counts=counts, pairs=pairs, between_steps=step)
         facts |= {"data_hash": store.content_hash, "split_hash": split.content_hash, "config": to_json(config)}
         facts |= {"versions": runtime.versions(), "command": shlex.join(["python", *sys.argv])}

@@ -247,6 +247,21 @@ def changed_flags(config: JsonObject, usual: JsonObject, *, leave_out: Collectio
     return words
 
 
+def changed_fields(config: Any) -> dict[str, Any]:
+    """The fields of a config, by name, whose value is not the default.
+
+    >>> @dataclasses.dataclass(frozen=True)
+    ... class Config:
+    ...     rate: float = 0.1
+    ...     n_steps: int = 3
+    >>> changed_fields(Config(n_steps=4))
+    {'n_steps': 4}
+    """
+    usual = type(config)()
+    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    return {name: value for name, value in values.items() if value != getattr(usual, name)}
+
+
 def without_flags(config_type: type[Config]) -> Config:
     """The config of a command line without flags, where a class may differ from its defaults by `WITHOUT_FLAGS`."""
     return with_values(config_type(), getattr(config_type, "WITHOUT_FLAGS", {}))

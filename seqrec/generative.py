@@ -10,6 +10,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, Int
 
+from seqrec.config import changed_fields
 from seqrec.encoders.transformer import TransformerConfig
 from seqrec.heads.code_probabilities import depth_decoder_specs
 from seqrec.heads.code_search import CODES, DENSE, PARAMS, TREE
@@ -244,12 +245,10 @@ def check_loss(loss: LossConfig) -> None:
     Raises:
       InputError: the config asks for more.
     """
-    plain = LossConfig()
-    for field in dataclasses.fields(loss):
-        value = getattr(loss, field.name)
-        if field.name not in CODE_LOSS_FIELDS and value != getattr(plain, field.name):
+    for name, value in changed_fields(loss).items():
+        if name not in CODE_LOSS_FIELDS:
             raise InputError(
-                f"{field.name}={value} is about scores of items, and a model of semantic ids learns codes, by "
+                f"{name}={value} is about scores of items, and a model of semantic ids learns codes, by "
                 "cross-entropy with --label-smoothing and --later-share; leave it out"
             )
 

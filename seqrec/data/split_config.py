@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from seqrec.config import check_at_least, check_fields, check_share
+from seqrec.config import changed_fields, check_at_least, check_fields, check_share
 from seqrec.data.moments import moment_us
 from seqrec.data.paths import as_input_error
 from seqrec.data.splits import (
@@ -109,7 +109,7 @@ def choose_split(given: SplitConfig, stored: SplitConfig | None = None) -> Chose
     if given.split != "auto":
         note = "" if stored in (None, given) else f"by the flags; the store was prepared with {_shown(stored)}"
         return ChosenSplit(given, note)
-    changed = {name: value for name, value in _changed(given).items() if name != "split"}
+    changed = {name: value for name, value in changed_fields(given).items() if name != "split"}
     with as_input_error("{error}", ValueError):
         config = dataclasses.replace(stored or LEAVE_LAST_OUT, **changed)
     if stored is None:
@@ -132,14 +132,8 @@ def stored_split(preparation: Mapping[str, Any]) -> SplitConfig | None:
         return SplitConfig(**{name: value for name, value in preparation["split"].items() if name in known})
 
 
-def _changed(config: SplitConfig) -> dict[str, Any]:
-    """The fields that do not have their default."""
-    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-    return {name: value for name, value in values.items() if value != getattr(SplitConfig, name)}
-
-
 def _shown(config: SplitConfig) -> str:
-    return ", ".join(f"{name}={value}" for name, value in _changed(config).items())
+    return ", ".join(f"{name}={value}" for name, value in changed_fields(config).items())
 
 
 def split_store(store: SequenceStore, config: SplitConfig) -> Split:

@@ -7,8 +7,6 @@ import numpy as np
 import pyarrow.compute as pc
 from jaxtyping import Bool, Float
 
-from seqrec import runs
-from seqrec.bundle.files import MANIFEST
 from seqrec.bundle.weights import ITEM_TABLE
 from seqrec.data.buckets import working_copy
 from seqrec.data.store import SequenceStore
@@ -40,10 +38,8 @@ def item_vectors(
     parts = feature_vectors(config, store, trained)
     if config.table is not None:
         with working_copy(config.table, read_only=True) as directory:
-            parts.append((table_vectors(directory, store, trained), config.table_weight))
-            if split_hash is not None and not (directory / MANIFEST).is_file():
-                theirs = runs.started_with(directory).get("data", {}).get("split_hash")
-                warn_of_other_split(f"the table of {address_of(config.table)} was", theirs, split_hash)
+            table = table_vectors(directory, store, trained, split_hash=split_hash)
+            parts.append((table, config.table_weight))
     vectors = joined(parts)
     without = int(np.count_nonzero(~vectors.any(axis=1)))
     if without == len(vectors):
@@ -53,13 +49,19 @@ def item_vectors(
 
 
 def table_vectors(
-    source: Path, store: SequenceStore, trained: Bool[np.ndarray, " n_items_plus_1"]
+    source: Path,
+    store: SequenceStore,
+    trained: Bool[np.ndarray, " n_items_plus_1"],
+    *,
+    split_hash: str | None = None,
 ) -> Float[np.ndarray, "n_items width"]:
     """The item table of a run or bundle, by item key; 0 where it lacks an item, or training never saw it.
 
     Rows are centred on their mean over trained items, because all items of a table share a direction.
     """
     earlier = read_trained(source)
+    if split_hash is not None:
+        warn_of_other_split(f"the table of {address_of(source)} was", earlier.split_hash, split_hash)
     if ITEM_TABLE not in earlier.weights:
         raise InputError(
             f"{address_of(source)} composes its item table of features; export it, and give the bundle instead: "

@@ -42,6 +42,8 @@ class Trained(NamedTuple):
     """The script's config."""
     record: JsonObject
     """Which weights these are, for `config.json` and `metrics.json`."""
+    split_hash: str | None = None
+    """Of the split that a run was trained on; None where it is not known."""
 
 
 def read_trained(source: Path) -> Trained:
@@ -69,12 +71,13 @@ def _bundle(source: Path) -> Trained:
 
 def _run(source: Path) -> Trained:
     name = original(source)
-    config = runs.started_with(source)["config"]  # refuses what is no run
+    started = runs.started_with(source)  # refuses what is no run
     best = read_best(source / "checkpoints") if (source / "checkpoints").is_dir() else None
     if best is None:
         raise InputError(f"{name} holds no checkpoint to start from; let its training reach the end of an epoch first")
     record = {"run": name, "step": best[1].step}
-    return Trained(name, source, False, leaves_by_name(best[0]), _item_keys(source), config, record)
+    weights, split_hash = leaves_by_name(best[0]), started.get("data", {}).get("split_hash")
+    return Trained(name, source, False, weights, _item_keys(source), started["config"], record, split_hash)
 
 
 def store_of(run: Path) -> tuple[Path, str]:

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from tyro.conf import OmitArgPrefixes
 
-from seqrec.config import check_at_least, check_between, check_fields
+from seqrec.config import changed_fields, check_at_least, check_between, check_fields
 from seqrec.semantic_ids.additive import Quantised
 from seqrec.semantic_ids.codes import MOST_CODES, SemanticIds, semantic_ids
 from seqrec.semantic_ids.collisions import balanced_codes, last_level
@@ -54,11 +54,8 @@ class CodesConfig:
 def check_unset(vectors: VectorConfig, codes: CodesConfig, *, flag: str) -> None:
     """Refuses any setting of vectors and codes beside a `flag` that makes neither."""
     for config in (vectors, codes):
-        for name, usual in vars(type(config)()).items():
-            if (value := getattr(config, name)) != usual:
-                raise InputError(
-                    f"{flag} takes codes as they are, and {name}={value} is about making them; leave one out"
-                )
+        for name, value in changed_fields(config).items():
+            raise InputError(f"{flag} takes codes as they are, and {name}={value} is about making them; leave one out")
 
 
 class Made(NamedTuple):
