@@ -223,6 +223,7 @@ def _read_json(path: Path, item_keys: np.ndarray) -> tuple[pa.Array, np.ndarray]
 
 
 def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The pairs by name, of which JSON keeps only the last where a name stands there twice."""
     content = dict(pairs)
     if len(content) < len(pairs):
         raise ValueError(f"{len(pairs) - len(content):,} items stand there more than once")
