@@ -5,7 +5,7 @@ import scipy.sparse as sp
 from jaxtyping import Float, Int
 
 from seqrec.baselines.scored import Scorer, of_all_items
-from seqrec.data.ragged import blocks, ranges, rows_at
+from seqrec.data.ragged import blocks, distinct, ranges, rows_at
 from seqrec.data.splits import Split
 from seqrec.data.store import SequenceStore
 
@@ -57,7 +57,7 @@ def _distinct(store: SequenceStore, starts: np.ndarray, stops: np.ndarray) -> tu
     """Row and item of each stretch of the store's items, each item once a row."""
     lengths = np.maximum(stops - starts, 0)
     rows = np.repeat(np.arange(len(lengths)), lengths)
-    pairs = np.unique(rows * (store.n_items + 1) + store.items[ranges(starts, lengths)])
+    pairs = distinct(rows * (store.n_items + 1) + store.items[ranges(starts, lengths)])
     rows, items = np.divmod(pairs, store.n_items + 1)
     return rows, items
 

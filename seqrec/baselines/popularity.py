@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from seqrec.baselines.numpy_ranks import ranks_of_counts
-from seqrec.data.ragged import blocks, ranges, rows_at
+from seqrec.data.ragged import blocks, distinct, ranges, rows_at
 from seqrec.data.splits import Split
 from seqrec.data.store import SequenceStore, add_counts
 from seqrec.data.stored_splits import count_training
@@ -37,7 +37,7 @@ def training_counts(store: SequenceStore, split: Split, *, repeats: bool = True)
     for block in blocks(stops - starts):
         lengths = stops[block] - starts[block]
         items = store.items[ranges(starts[block], lengths)]
-        pairs = np.unique(np.repeat(np.arange(lengths.size), lengths) * n_ids + items)
+        pairs = distinct(np.repeat(np.arange(lengths.size), lengths) * n_ids + items)
         add_counts(counts, pairs % n_ids)
     return counts
 

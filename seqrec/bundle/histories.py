@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int, Int64
 
-from seqrec.data.ragged import ranges
+from seqrec.data.ragged import distinct, ranges
 from seqrec.types import Times
 
 
@@ -113,7 +113,7 @@ def unique_ids(lists: Sequence[Ragged], n_rows: int) -> Ragged:
     pairs = [np.zeros(0, np.int64)]
     for each in lists:
         pairs.append(np.repeat(np.arange(n_rows, dtype=np.int64) << 32, each.lengths) | each.flat())
-    unique = np.unique(np.concatenate(pairs))
+    unique = distinct(np.concatenate(pairs))
     return consecutive_rows((unique & 0xFFFFFFFF).astype(np.int32), np.bincount(unique >> 32, minlength=n_rows))
 
 

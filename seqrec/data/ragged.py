@@ -18,6 +18,19 @@ def ranges(starts: Int[np.ndarray, " n"], lengths: Int[np.ndarray, " n"]) -> Int
     return np.arange(lengths.sum()) + np.repeat(starts - np.cumsum(lengths) + lengths, lengths)
 
 
+def distinct(values: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n_distinct"]:
+    """As `np.unique`, by sorting: the hash table that numpy fills since 2.3 takes up to 16 times as long where many
+    values differ.
+
+    >>> distinct(np.array([5, 2, 5])).tolist()
+    [2, 5]
+    """
+    ordered = np.sort(values)
+    is_first = np.ones(len(ordered), bool)
+    np.not_equal(ordered[1:], ordered[:-1], out=is_first[1:])
+    return ordered[is_first]
+
+
 def blocks(lengths: Int[np.ndarray, " n"], n_events: int | None = None) -> Iterator[slice]:
     """Slices of rows that hold at most `n_events` together, `EVENTS_PER_BLOCK` if not given, or one long row alone.
 

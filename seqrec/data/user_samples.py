@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Int
 
 from seqrec.data.own_shards import Gather, alone
+from seqrec.data.ragged import distinct
 from seqrec.data.store import SequenceStore
 
 _USERS_PER_BLOCK = 1 << 20
@@ -25,15 +26,15 @@ def sampled_users(
     >>> len(sampled_users(store, np.array([2, 2, 5, 7, 8]), n=3))
     3
     """
-    distinct, hashes = np.unique(users), [np.zeros(0, "<u8")]
-    if sum(each.item() for each in gather(np.array([len(distinct)]))) <= n:
-        return distinct
-    for start in range(0, len(distinct), _USERS_PER_BLOCK):
-        keys = store.user_keys[distinct[start : start + _USERS_PER_BLOCK]].tolist()
+    users, hashes = distinct(users), [np.zeros(0, "<u8")]
+    if sum(each.item() for each in gather(np.array([len(users)]))) <= n:
+        return users
+    for start in range(0, len(users), _USERS_PER_BLOCK):
+        keys = store.user_keys[users[start : start + _USERS_PER_BLOCK]].tolist()
         texts = (f"seqrec sample of users {type(key).__name__} {key}" for key in keys)
         digests = b"".join(hashlib.blake2b(text.encode(), digest_size=8).digest() for text in texts)
         hashes.append(np.frombuffer(digests, "<u8"))
     hash_of = np.concatenate(hashes)
     smallest = np.argsort(hash_of, kind="stable")[:n]
     bound = np.sort(np.concatenate(gather(hash_of[smallest])))[n - 1]
-    return np.sort(distinct[smallest[hash_of[smallest] <= bound]])
+    return np.sort(users[smallest[hash_of[smallest] <= bound]])

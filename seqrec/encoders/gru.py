@@ -77,7 +77,7 @@ def gru(config: GRUConfig, *, n_items: int, max_length: int) -> Encoder:
         del times
         x, kept = item_vectors(params["item_table"], items), []
         for layer, states in zip(params["layers"], cache["layers"], strict=True):
-            x = gru_step(layer, take_rows(states, rows), _input_gates(layer, x))
+            x = gru_step(layer, take_rows(states, rows), x)
             kept.append(put_rows(states, x, rows))
         return dense(x, params["out"]), {"layers": kept}
 
@@ -112,26 +112,22 @@ def gru_layer(
     """
 
     def step(state: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:
-        gates, start = inputs
-        state = gru_step(params, jnp.where(start[:, None], 0.0, state), gates)
+        x, start = inputs
+        state = gru_step(params, jnp.where(start[:, None], 0.0, state), x)
         return state, state
 
-    # Of all positions at once: only the recurrence has to wait.
-    gates = _input_gates(params, x)
+    # The inputs' product is taken step by step: that of all positions at once would write three times the states and
+    # read them again, which on a CPU took two to three times as long forward, and up to 1.6 times in training.
     start = jnp.zeros((x.shape[0], params["recurrent"].shape[0]), x.dtype)
-    _, states = jax.lax.scan(step, start, (gates.swapaxes(0, 1), starts.swapaxes(0, 1)))
+    _, states = jax.lax.scan(step, start, (x.swapaxes(0, 1), starts.swapaxes(0, 1)))
     return states.swapaxes(0, 1)
 
 
-def _input_gates(params: Params, x: Float[Array, "*shape d_in"]) -> Float[Array, "*shape d_gates"]:
-    return dense(x, params["input"]) + params["input_bias"]
-
-
 def gru_step(
-    params: Params, state: Float[Array, "rows d_hidden"], gates: Float[Array, "rows d_gates"]
+    params: Params, state: Float[Array, "rows d_hidden"], x: Float[Array, "rows d_in"]
 ) -> Float[Array, "rows d_hidden"]:
-    """The state after one more position, whose input gives the three `gates` their part."""
-    from_input = jnp.split(gates, 3, axis=-1)
+    """The state after one more position."""
+    from_input = jnp.split(dense(x, params["input"]) + params["input_bias"], 3, axis=-1)
     from_state = jnp.split(state @ params["recurrent"] + params["recurrent_bias"], 3, axis=-1)
     reset = jax.nn.sigmoid(from_input[0] + from_state[0])
     update = jax.nn.sigmoid(from_input[1] + from_state[1])

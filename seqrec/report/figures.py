@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Bool, Float, Int
 
 from seqrec.baselines.popularity import training_counts
+from seqrec.data.ragged import distinct
 from seqrec.data.splits import Split
 from seqrec.data.store import SequenceStore
 from seqrec.evaluation import RankTable
@@ -31,7 +32,7 @@ def figures(
     If some users have several queries, there are also `n_queries` and MRR@k, the metric of sessions that are queried
     after each of their events (Hidasi et al. 2016, section 4). `report` is told of the `N_RESAMPLES` that are done.
     """
-    n_users = len(np.unique(users))
+    n_users = len(distinct(users))
     several = users if n_users < len(users) else None
     at_k = ("recall", "ndcg") if several is None else ("recall", "ndcg", "mrr")
     by_metric = metric_values(ranks, ks=ks, at_k=at_k, where=where)

@@ -20,7 +20,7 @@ from seqrec.data.engagement import engagement as read_engagement
 from seqrec.data.event_features import EventFeatureConfig, features_hash, position_features
 from seqrec.data.events import prepare
 from seqrec.data.paths import as_input_error
-from seqrec.data.ragged import rows_at
+from seqrec.data.ragged import distinct, rows_at
 from seqrec.data.repeated_targets import MaskSeen, RepeatedTargets, choose_masking, seen_before
 from seqrec.data.sources import Columns, Dataset, Ties, TimeUnit, read_source
 from seqrec.data.split_config import SplitConfig, choose_split, split_store, stored_split
@@ -307,7 +307,7 @@ def make_task(
             positions = positions[~seen[part]]
         if n_users:
             users = rows_at(store.offsets, positions)
-            n_all = share.total(len(np.unique(users)))
+            n_all = share.total(len(distinct(users)))
             if n_users < n_all:
                 is_chosen = np.isin(users, sampled_users(store, users, n=n_users, gather=share.of_all))
                 positions, miss = positions[is_chosen], None if miss is None else miss[is_chosen]

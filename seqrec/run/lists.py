@@ -12,6 +12,7 @@ from jaxtyping import Int
 
 from seqrec.bundle.weights import ITEM_TABLE
 from seqrec.data.batches import Queries, make_queries
+from seqrec.data.ragged import distinct
 from seqrec.data.store import SequenceStore
 from seqrec.data.store_files import key_column
 from seqrec.data.tables.columns import required_id
@@ -50,7 +51,7 @@ def choose_queries(task: Task, users: Users) -> Queries:
         the model reads the time of the query, which no whole history has.
     """
     if users == "test":
-        if len(np.unique(task.test.users)) < len(task.test.users):
+        if len(distinct(task.test.users)) < len(task.test.users):
             raise InputError("the test asks several times of a user, and a list is one of a user; take --users all")
         return task.test
     if task.times == "query":
