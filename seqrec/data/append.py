@@ -3,6 +3,7 @@
 import dataclasses
 import shutil
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -23,10 +24,10 @@ from seqrec.data.preparation import StepCount, StepsConfig, clean_events
 from seqrec.data.ragged import first_between, ranges, session_numbers
 from seqrec.data.shards import ROWS_FILE, Shard, files_hash, new_shard, shard_directory, values_at
 from seqrec.data.sources import Source, SourceConfig
-from seqrec.data.split_config import split_store, stored_split
+from seqrec.data.split_config import make_split, split_store, stored_split
 from seqrec.data.store import SequenceStore, hash_of, item_counts, open_contents, open_store, read_preparation
 from seqrec.data.store_files import column_dtype, write_arrays
-from seqrec.data.stored_splits import remove_other_splits
+from seqrec.data.stored_splits import remove_other_splits, with_training_counts
 from seqrec.files import JsonObject, write_json
 from seqrec.types import InputError
 
@@ -94,12 +95,17 @@ def _append(source: Source, directory: Path, *, report: Callable[[StepCount], No
     manifest = read_manifest(directory)
     contents = contents_of(manifest, directory)
     versions = versions_of(manifest, directory)
+    split_config, split = stored_split(preparation), None
     if histories.n_new_events or rejected.num_rows:
         shard = _write_shard(directory, len(contents.shards), store, histories, user_keys, item_keys, source, rejected)
         earlier = _version_of(contents, preparation)
         contents = _with_shard(contents, shard, histories)
         grown = open_contents(directory, contents)
-        contents = contents._replace(content_hash=hash_of(grown))
+        with ThreadPoolExecutor(1) as pool:  # both go through all events
+            hashing = pool.submit(hash_of, grown)
+            if split_config is not None:
+                split = with_training_counts(grown, make_split(grown, split_config))
+            contents = contents._replace(content_hash=hashing.result())
         if contents.content_hash != store.content_hash:
             versions = [*versions, earlier]
         store = grown._replace(content_hash=contents.content_hash)
@@ -107,6 +113,10 @@ def _append(source: Source, directory: Path, *, report: Callable[[StepCount], No
     appended = Appended(store, *n_new, len(users) - histories.n_new_events, counts)
     record = contents_record(contents) | ({"versions": versions} if versions else {})
     noted = _record_append(preparation, appended, source)
+    if split_config is not None:
+        split = split_store(store, split_config, made=split)
+        described = {"description": split.description, "hash": split.content_hash}
+        noted["split"] = {**dataclasses.asdict(split_config), **described}
     write_json(directory / MANIFEST, {**manifest, **record, "preparation": noted})
     remove_other_splits(directory, contents.content_hash)
     return appended
@@ -318,7 +328,7 @@ def _is_repeated(
 
 
 def _record_append(preparation: Mapping[str, Any], appended: Appended, source: Source) -> JsonObject:
-    """`preparation` with the append added and the split computed again."""
+    """`preparation` with the append added."""
     noted = dict(preparation)
     if "categories" in noted:
         noted["categories"] = {**noted["categories"], **source.categories}
@@ -327,9 +337,4 @@ def _record_append(preparation: Mapping[str, Any], appended: Appended, source: S
         field: getattr(appended, field) for field in ("n_new_events", "n_new_users", "n_new_items", "n_duplicates")
     }
     noted["appended"] = [*noted.get("appended", []), {"source": source.name, **facts, "counts": counts}]
-    split_config = stored_split(noted)
-    if split_config is not None:
-        split = split_store(appended.store, split_config)
-        described = {"description": split.description, "hash": split.content_hash}
-        noted["split"] = {**dataclasses.asdict(split_config), **described}
     return noted

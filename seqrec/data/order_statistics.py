@@ -1,30 +1,56 @@
 """The k-th smallest of many values, in passes that hold a block of them at a time."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from seqrec.data.shards import EVENTS_PER_BLOCK, event_blocks
+from seqrec.data.shards import event_blocks, values_at
 
+N_IN_MEMORY = 1 << 20
+N_SAMPLED = 1 << 17
+"""Values of the sample that bounds are taken from."""
 BITS = 16
 """Values are told apart by so many bits in one pass."""
 
 
-def order_statistics(values: Any, places: Sequence[int], *, n_in_memory: int = EVENTS_PER_BLOCK) -> list[int]:
+def order_statistics(values: Any, places: Sequence[int], *, n_in_memory: int = N_IN_MEMORY) -> list[int]:
     """`sorted(values)[place]` for each of these places, of an array of integers over events.
 
-    At most about `n_in_memory` values are held: those of the bin in which a place lies, in bins that get narrower.
+    One pass counts what lies below bounds from a sample and keeps what lies between them (Floyd and Rivest 1975). Where
+    the value is not between them, or more than `n_in_memory` values are, further passes look for it in bins that get
+    narrower.
 
     >>> order_statistics(np.array([5, 1, 9, 9, 3]), [0, 3], n_in_memory=1)
     [1, 9]
     """
     if len(values) <= n_in_memory:
         return np.partition(np.asarray(values), places)[list(places)].tolist()
-    extremes = np.array([(block.min(), block.max()) for block in event_blocks(values)])
-    low, high = int(extremes[:, 0].min()), int(extremes[:, 1].max())
-    value_at = _between(values, np.array(places), low, high, n_in_memory)
-    return [value_at[place] for place in places]
+    bounds = _sampled_bounds(values, places)
+    n_below, between = [0] * len(places), [np.zeros(0, np.int64)] * len(places)
+    for block in event_blocks(values):
+        for number, (low, high) in enumerate(bounds):
+            n_below[number] += int(np.count_nonzero(block < low))
+            if len(between[number]) <= n_in_memory:
+                between[number] = np.append(between[number], _from_to(block, low, high))
+    found: dict[int, int] = {}
+    for place, n_before, kept in zip(places, n_below, between, strict=True):
+        if len(kept) <= n_in_memory and 0 <= (inside := place - n_before) < len(kept):
+            found[place] = int(np.partition(kept, inside)[inside])
+    if missing := sorted(set(places) - set(found)):
+        extremes = np.array([(block.min(), block.max()) for block in event_blocks(values)])
+        low, high = int(extremes[:, 0].min()), int(extremes[:, 1].max())
+        found |= _between(values, np.array(missing), low, high, n_in_memory)
+    return [found[place] for place in places]
+
+
+def _sampled_bounds(values: Any, places: Sequence[int]) -> list[tuple[int, int]]:
+    """For each place two values of an even sample, four standard deviations of the place in it or more around it."""
+    sample = np.sort(values_at(values, np.arange(0, len(values), -(-len(values) // N_SAMPLED))))
+    middle, margin = np.array(places) * (len(sample) / len(values)), 2 * math.sqrt(len(sample))
+    low, high = (np.clip(each.astype(int), 0, len(sample) - 1) for each in (middle - margin, middle + margin))
+    return list(zip(sample[low].tolist(), sample[high].tolist(), strict=True))
 
 
 def _between(values: Any, places: np.ndarray, low: int, high: int, n_in_memory: int) -> dict[int, int]:

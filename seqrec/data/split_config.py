@@ -15,6 +15,7 @@ from seqrec.data.splits import (
     TargetChoice,
     ask_every,
     check_no_leakage,
+    hashed,
     leave_last_n_out,
     leave_last_sessions_out,
     marked_users_held_out,
@@ -23,7 +24,7 @@ from seqrec.data.splits import (
     window_starts,
 )
 from seqrec.data.store import SequenceStore
-from seqrec.data.stored_splits import count_training, read_split, split_directory, write_split
+from seqrec.data.stored_splits import read_split, split_directory, with_training_counts, write_split
 from seqrec.types import InputError
 
 WindowTarget = Literal[TargetChoice, "every"]
@@ -136,10 +137,11 @@ def _shown(config: SplitConfig) -> str:
     return ", ".join(f"{name}={value}" for name, value in changed_fields(config).items())
 
 
-def split_store(store: SequenceStore, config: SplitConfig) -> Split:
+def split_store(store: SequenceStore, config: SplitConfig, *, made: Split | None = None) -> Split:
     """The split that the config describes, once it is found to leak nothing; auto is leave-last-out here.
 
-    With a store on disk it is kept, and its training counts with it, so that they are worked out once.
+    With a store on disk it is kept, and its training counts with it, so that they are worked out once. `made` is what
+    `make_split` made of the same events, if it did before their content hash was known.
 
     Raises:
       InputError: it cannot be made of this store, or only some shards were opened and the store does not keep it.
@@ -154,15 +156,20 @@ def split_store(store: SequenceStore, config: SplitConfig) -> Split:
             f"{store.directory} keeps no split by {_shown(config)} of these events (an append removes that of those "
             "before it), and to make one takes all shards; prepare the data with these split flags, or use --shards all"
         )
-    split = _made(store, config)
+    split = make_split(store, config) if made is None else hashed(store, made)
     if directory is not None and os.access(directory.parents[2], os.W_OK):
-        split = split._replace(training_counts=count_training(store, split))
+        split = with_training_counts(store, split)
         with contextlib.suppress(OSError):  # without it the next process works the split out again
             write_split(directory, split)
     return split
 
 
-def _made(store: SequenceStore, config: SplitConfig) -> Split:
+def make_split(store: SequenceStore, config: SplitConfig) -> Split:
+    """As `split_store`, worked out anew and not kept.
+
+    Raises:
+      InputError: it cannot be made of this store.
+    """
     target: TargetChoice = "first" if config.window_target == "first" else "last"
     if config.split == "temporal":
         if config.valid_start is not None and config.test_start is not None:

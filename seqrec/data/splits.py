@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float64, Int64
 from seqrec.data.moments import iso_moment
 from seqrec.data.order_statistics import order_statistics
 from seqrec.data.ragged import first_places, ranges
-from seqrec.data.shards import user_blocks, values_at
+from seqrec.data.shards import user_blocks
 from seqrec.data.store import SequenceStore
 from seqrec.types import InputError
 
@@ -58,7 +58,7 @@ def target_positions(store: SequenceStore, split: Split) -> tuple[Int64[np.ndarr
 def ask_every(store: SequenceStore, split: Split) -> Split:
     """The split in which every held-out event that has one before it is a target, with all before it as its history."""
     every = split._replace(asks_every=True, description=f"{split.description}; there, every event is a target")
-    return every._replace(content_hash=_content_hash(store, split.train_stop, *target_positions(store, every)))
+    return hashed(store, every)
 
 
 def leave_last_out(store: SequenceStore) -> Split:
@@ -193,9 +193,10 @@ def temporal(store: SequenceStore, valid_start: int, test_start: int, *, window_
     times, offsets = _times(store), np.asarray(store.offsets)
     valid_first, test_first = np.empty((2, store.n_users), np.int64)
     for users, (own_times,) in user_blocks(offsets, times):
-        own_offsets, first = offsets[users.start : users.stop + 1] - offsets[users.start], offsets[users.start]
+        own_offsets = offsets[users.start : users.stop + 1]
         for firsts, moment in ((valid_first, valid_start), (test_first, test_start)):
-            firsts[users] = first + first_places(own_times, own_offsets, np.full(len(own_offsets) - 1, moment))
+            later = np.flatnonzero(own_times >= moment)
+            firsts[users] = own_offsets[1:] - np.diff(np.searchsorted(later, own_offsets - own_offsets[0]))
     bounds = [offsets[:-1], valid_first, test_first, offsets[1:]]
     counts = [int(np.sum(end - start)) for start, end in itertools.pairwise(bounds)]
     for window, count in zip(("training", "validation", "the test"), counts, strict=True):
@@ -305,7 +306,7 @@ def _split(
         return np.where((begin < end) & (position > starts), position, -1)
 
     valid, test = targets(valid_start, test_start), targets(test_start, stops)
-    return Split(valid_start, valid, test, _content_hash(store, valid_start, valid, test), description, test_start)
+    return hashed(store, Split(valid_start, valid, test, "", description, test_start))
 
 
 def _part_of_nobody(split: Split) -> str | None:
@@ -346,24 +347,24 @@ def check_no_leakage(store: SequenceStore, split: Split, *, is_temporal: bool) -
             raise InputError(f"leakage: {message.format(**places, n=int(is_leak.sum()))}")
     if not is_temporal:
         return
-    times = _times(store)
-    for users, (own_times,) in user_blocks(np.asarray(store.offsets), times):
-        own_stops = stops[users] - starts[users.start]
-        backwards = np.diff(own_times) < 0
+    # The newest and the oldest event of each part, of which training has its users' last ones.
+    ends = {"training": np.where(train_stop > starts, train_stop - 1, -1), **parts}
+    newest, oldest = (dict.fromkeys(ends, extreme) for extreme in (np.iinfo(np.int64).min, np.iinfo(np.int64).max))
+    for users, (own_times,) in user_blocks(np.asarray(store.offsets), _times(store)):
+        first, own_stops = starts[users.start], stops[users] - starts[users.start]
+        backwards = own_times[1:] < own_times[:-1]
         backwards[own_stops[(own_stops > 0) & (own_stops < len(own_times))] - 1] = False
         if np.any(backwards):
             raise InputError(
-                f"leakage: event {starts[users.start] + int(np.argmax(backwards)) + 1} is earlier than the one before "
+                f"leakage: event {first + int(np.argmax(backwards)) + 1} is earlier than the one before "
                 "it of the same user; prepare the data again, which sorts it"
             )
-    times_of_part = {"training": values_at(times, train_stop[train_stop > starts] - 1)}
-    times_of_part |= {part: values_at(times, targets[targets >= 0]) for part, targets in parts.items()}
-    for earlier, later in itertools.combinations(times_of_part, 2):
-        if (
-            times_of_part[earlier].size
-            and times_of_part[later].size
-            and (last := times_of_part[earlier].max()) >= (first := times_of_part[later].min())
-        ):
+        for part, events in ends.items():
+            times = own_times[events[users][events[users] >= 0] - first]
+            newest[part] = times.max(initial=newest[part])
+            oldest[part] = times.min(initial=oldest[part])
+    for earlier, later in itertools.combinations(ends, 2):
+        if (last := newest[earlier]) >= (first := oldest[later]):
             raise InputError(
                 f"leakage: {earlier} goes up to {iso_moment(last)}, a {later} event is of {iso_moment(first)}; "
                 f"leave nothing to {earlier} from the first {later} event's moment on"
@@ -380,8 +381,10 @@ def _times(store: SequenceStore) -> Any:
     return store.columns["timestamp_us"]
 
 
-def _content_hash(store: SequenceStore, *arrays: np.ndarray) -> str:
+def hashed(store: SequenceStore, split: Split) -> Split:
+    """The split with the hash that it has with this store: with its content hash as it is now."""
+    targets = target_positions(store, split) if split.asks_every else (split.valid, split.test)
     digest = hashlib.sha256(f"seqrec split 1\n{store.content_hash}\n".encode())
-    for array in arrays:
+    for array in (split.train_stop, *targets):
         digest.update(np.ascontiguousarray(array, dtype="<i8").data)
-    return digest.hexdigest()
+    return split._replace(content_hash=digest.hexdigest())

@@ -90,13 +90,17 @@ def remove_other_splits(directory: Path, content_hash: str) -> None:
             shutil.rmtree(place, ignore_errors=True)
 
 
+def with_training_counts(store: SequenceStore, split: Split) -> Split:
+    """The split with its training counts, which are worked out where it has none."""
+    return split if split.training_counts is not None else split._replace(training_counts=count_training(store, split))
+
+
 def count_training(store: SequenceStore, split: Split) -> Int64[np.ndarray, " n_items_plus_1"]:
     """How often each item id occurs in the training part of the histories; entry 0 (padding) is 0."""
     offsets, train_stop = np.asarray(store.offsets), np.asarray(split.train_stop)
-    counts = np.zeros(store.n_items + 1, np.int64)
+    in_all, held_out = np.zeros((2, store.n_items + 1), np.int64)
     for users, (items,) in user_blocks(offsets, store.items):
-        is_trained = np.ones(len(items), bool)
         stops = train_stop[users]
-        is_trained[ranges(stops - offsets[users.start], offsets[1:][users] - stops)] = False
-        add_counts(counts, items[is_trained])
-    return counts
+        add_counts(in_all, items)
+        add_counts(held_out, items[ranges(stops - offsets[users.start], offsets[1:][users] - stops)])
+    return in_all - held_out
