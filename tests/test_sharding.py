@@ -111,6 +111,7 @@ def test_steps_on_eight_devices_are_those_on_one(runs, mesh, what):
     [
         "softmax",
         "seen",
+        "few_items",
         "in_chunks",
         "sampled",
         "ranks",
@@ -230,6 +231,11 @@ def finite(numbers: dict) -> dict[str, np.ndarray]:
     return {name: np.asarray(value) for name, value in numbers.items()}
 
 
+def few_items_loss(hidden, item_table, targets, *, n_items, context, key):
+    """Of three items whose scores are hundreds below those of padding, which is all that most devices then hold."""
+    return softmax_loss(jnp.abs(hidden), item_table.at[1:4].add(-50.0), jnp.minimum(targets, 3), n_items=3)
+
+
 def measure(*, steps_alone: bool = False) -> dict[str, np.ndarray]:
     """A short training run and, unless `steps_alone`, losses and its evaluation under the mesh, if there is one."""
     generator = np.random.default_rng(0)
@@ -303,6 +309,7 @@ def measure(*, steps_alone: bool = False) -> dict[str, np.ndarray]:
 
     gradients_of("softmax", softmax_loss)
     gradients_of("seen", functools.partial(softmax_loss, settings=SoftmaxSettings(seen_weight=0.1)))
+    gradients_of("few_items", few_items_loss)
     gradients_of("sampled", sampled_loss(sampled_softmax, sampler))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(losses, "tile_sizes", lambda n_positions, n_rows: (min(16, n_positions), min(10, n_rows)))

@@ -56,17 +56,19 @@ def _product(states: Array, other: Array) -> Array:
 def by_blocks(positions: Positions, shard: CatalogueShard, chunk: int, n_items: int, finish, *, with_gradients: bool):
     """One pass over blocks of positions, each scored once against the whole shard: three matrix products."""
     is_item = _is_item(jnp.arange(len(shard.table)), shard, n_items)
+    # Padding scores as one of the items does, so that the highest score needs no mask, which would copy all scores.
+    rows = jnp.where(is_item[:, None], shard.table, shard.table[jnp.argmax(is_item)])
 
     def step(totals, block):
         loss, d_table = totals
-        scores = _product(block.states, shard.table.T)
-        highest = _highest_of_items(scores, is_item, n_last=min(len(is_item), shard.n_rows - 1 - n_items))
+        scores = _product(block.states, rows.T)
+        highest = jnp.where(jnp.any(is_item), jnp.max(scores, axis=-1), LEAST_SCORE)
         sums, exponentials = _sums(scores, highest, block.places, is_item)
         more, highest, scale, slopes = finish(sums, block)
         if not with_gradients:
             return (loss + more, d_table), None
         local_scale = scale * jnp.exp(sums.highest - highest)
-        d_states, d_rows = _gradients(exponentials, local_scale, block.states, shard.table)
+        d_states, d_rows = _gradients(exponentials, local_scale, block.states, rows)
         return (loss + more, d_table + d_rows), (highest, scale, slopes, d_states)
 
     start = (jnp.zeros(()), jnp.zeros(shard.table.T.shape) if with_gradients else None)
@@ -136,18 +138,6 @@ def _scores(states, shard: CatalogueShard, start, chunk: int, n_items: int) -> t
 def _is_item(row: Array, shard: CatalogueShard, n_items: int) -> Array:
     """Whether rows of a shard's table are items and not padding, which is first and last in the catalogue."""
     return (row + shard.first >= 1) & (row + shard.first <= n_items)
-
-
-def _highest_of_items(scores: Array, is_item: Array, *, n_last: int) -> Array:
-    """Each position's highest score of an item in a whole shard.
-
-    Only the first row and the `n_last` last ones can be padding: masking those alone saves a pass through memory.
-    """
-    end = len(is_item) - n_last
-    others = jnp.concatenate([scores[:, :1], scores[:, end:]], axis=-1)
-    are_items = jnp.concatenate([is_item[:1], is_item[end:]])
-    within = jnp.max(scores[:, 1:end], axis=-1, initial=LEAST_SCORE)
-    return jnp.maximum(within, jnp.max(others, axis=-1, initial=LEAST_SCORE, where=are_items))
 
 
 def _sums(scores: Array, highest: Array, places: Array, is_item: Array | None = None) -> tuple[Sums, Array]:
