@@ -8,6 +8,7 @@ import itertools
 import logging
 import os
 import platform
+import select
 import signal
 import sys
 import threading
@@ -322,15 +323,35 @@ def _hide_closed_loops() -> None:
     sys.unraisablehook = report_others
 
 
+_OUTPUT = 1
+"""Standard output, as the system knows it."""
+
+
+def _is_left(output: int) -> bool:
+    """Whether nobody reads the output any more, as `head` does not after its lines."""
+    poll = select.poll()
+    poll.register(output, 0)  # errors are told of without being asked for
+    return bool(poll.poll(0))
+
+
 def run_script(main: Callable[[Config], Any], config_type: type[Config], *, default: Any = None) -> NoReturn:
     """Parses the command line, runs `main` and exits; `default` is the config of a command line without flags.
 
-    The status is 0; 2 with one line for errors that a user can correct; 130 after Ctrl-C and 143 after SIGTERM.
+    The status is 0; 2 with one line for errors that a user can correct; 130 after Ctrl-C and 143 after SIGTERM; 141
+    without a word if whatever reads the output has left.
     """
     _hide_closed_loops()
     try:
-        with interruptible():
-            main(parse(config_type, sys.argv[1:], default=default))
+        try:
+            with interruptible():
+                main(parse(config_type, sys.argv[1:], default=default))
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        if not _is_left(_OUTPUT):  # another pipe or connection
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), _OUTPUT)  # or the interpreter complains as it ends
+        sys.exit(128 + signal.SIGPIPE)
     except InputError as error:
         print(f"{sys.argv[0]}: {error}", file=sys.stderr)
         sys.exit(2)

@@ -128,6 +128,8 @@ def test_a_full_disk_is_one_line_and_other_failures_of_files_keep_their_tracebac
 
     assert exit_status(monkeypatch, lambda config: fail(errno.ENOSPC)) == 2
     assert capsys.readouterr().err.startswith("script.py: ranks.parquet cannot be written (No space left on device); ")
+    with pytest.raises(BrokenPipeError):  # of a connection
+        runtime.run_script(lambda config: fail(errno.EPIPE), Config)
     with pytest.raises(IsADirectoryError):
         runtime.run_script(lambda config: fail(errno.EISDIR), Config)
 
@@ -220,3 +222,26 @@ def test_the_second_signal_ends_the_process_at_once_whatever_it_is_doing(second)
     status, printed, message = signalled(600.0, signal.SIGINT, second)
     assert (status, printed) == (128 + second, "")
     assert message == "ended at once; what was saved before is intact\n"
+
+
+SPEAKING = """
+from dataclasses import dataclass
+from seqrec import runtime
+
+@dataclass(frozen=True)
+class Config:
+    pass
+
+runtime.run_script(lambda config: print("a line" * {n_times}), Config)
+"""
+
+
+@pytest.mark.parametrize("arguments", [(), ("--help",)])
+@pytest.mark.parametrize("n_times", [1, 100_000])  # what waits to be written until the end, and what does not
+def test_a_reader_that_has_left_ends_a_script_without_a_word(n_times, arguments):
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as output:
+        command = [sys.executable, "-c", SPEAKING.format(n_times=n_times), *arguments]
+        done = subprocess.run(command, stdout=output, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
