@@ -54,7 +54,7 @@ N_IN_FLIGHT = 8
 """Batches that are begun before the result of the first is waited for: devices need not wait for the host, and memory
 does not grow with the number of batches."""
 
-ROWS_PER_PART = 1 << 18
+ROWS_PER_PART = 1 << 16
 """Places of lists in one part of `top_items_in_parts`, about: a row group of the files that they are written to."""
 
 QueryStep = Callable[[Params, QueryBatch], tuple[Array, ...]]

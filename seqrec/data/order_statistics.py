@@ -28,16 +28,17 @@ def order_statistics(values: Any, places: Sequence[int], *, n_in_memory: int = N
     if len(values) <= n_in_memory:
         return np.partition(np.asarray(values), places)[list(places)].tolist()
     bounds = _sampled_bounds(values, places)
-    n_below, between = [0] * len(places), [np.zeros(0, np.int64)] * len(places)
+    n_below, n_between, between = [0] * len(places), [0] * len(places), [[np.zeros(0, np.int64)] for _ in places]
     for block in event_blocks(values):
         for number, (low, high) in enumerate(bounds):
             n_below[number] += int(np.count_nonzero(block < low))
-            if len(between[number]) <= n_in_memory:
-                between[number] = np.append(between[number], _from_to(block, low, high))
+            if n_between[number] <= n_in_memory:
+                between[number].append(_from_to(block, low, high))
+                n_between[number] += len(between[number][-1])
     found: dict[int, int] = {}
-    for place, n_before, kept in zip(places, n_below, between, strict=True):
-        if len(kept) <= n_in_memory and 0 <= (inside := place - n_before) < len(kept):
-            found[place] = int(np.partition(kept, inside)[inside])
+    for place, n_before, n, kept in zip(places, n_below, n_between, between, strict=True):
+        if n <= n_in_memory and 0 <= (inside := place - n_before) < n:
+            found[place] = int(np.partition(np.concatenate(kept), inside)[inside])
     if missing := sorted(set(places) - set(found)):
         extremes = np.array([(block.min(), block.max()) for block in event_blocks(values)])
         low, high = int(extremes[:, 0].min()), int(extremes[:, 1].max())
