@@ -275,8 +275,6 @@ class CatalogueShard(NamedTuple):
     table: Float[Array, "n_rows d_model"]
     first: int | Int[Array, ""]
     """Id of the first row."""
-    n_rows: int
-    """Rows of the whole table."""
     total: Callable[[Any], Any]
     """The sums over all shards."""
     highest: Callable[[Array], Array]
@@ -310,7 +308,7 @@ def map_catalogue(
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
-        return function(*rows, CatalogueShard(item_table, 0, len(item_table), *(lambda x: x,) * 3))
+        return function(*rows, CatalogueShard(item_table, 0, *(lambda x: x,) * 3))
     n_rows = item_table.shape[0]
     # Only a table that no mesh was thought of for is padded; the rows that this adds are no items.
     item_table = jnp.pad(item_table, ((0, -n_rows % (mesh.shape["model"] * mesh.shape["fsdp"])), (0, 0)))
@@ -322,7 +320,6 @@ def map_catalogue(
         shard = CatalogueShard(
             table,
             jax.lax.axis_index("model") * table.shape[0],
-            mesh.shape["model"] * table.shape[0],
             lambda x: jax.lax.psum(x, "model"),
             lambda x: jax.lax.pmax(x, "model"),
             lambda x: jax.lax.all_gather(x, "model", axis=1, tiled=True),
