@@ -24,7 +24,8 @@ from seqrec.data.preparation import StepCount, StepsConfig, clean_events
 from seqrec.data.ragged import first_between, ranges, session_numbers
 from seqrec.data.shards import ROWS_FILE, Shard, files_hash, new_shard, shard_directory, values_at
 from seqrec.data.sources import Source, SourceConfig
-from seqrec.data.split_config import make_split, split_store, stored_split
+from seqrec.data.split_config import SplitConfig, make_split, split_store, stored_split
+from seqrec.data.splits import Split
 from seqrec.data.store import SequenceStore, hash_of, item_counts, open_contents, open_store, read_preparation
 from seqrec.data.store_files import column_dtype, write_arrays
 from seqrec.data.stored_splits import remove_other_splits, with_training_counts
@@ -112,11 +113,7 @@ def _append(source: Source, directory: Path, *, report: Callable[[StepCount], No
     n_new = (histories.n_new_events, len(user_keys), len(item_keys))
     appended = Appended(store, *n_new, len(users) - histories.n_new_events, counts)
     record = contents_record(contents) | ({"versions": versions} if versions else {})
-    noted = _record_append(preparation, appended, source)
-    if split_config is not None:
-        split = split_store(store, split_config, made=split)
-        described = {"description": split.description, "hash": split.content_hash}
-        noted["split"] = {**dataclasses.asdict(split_config), **described}
+    noted = _record_append(preparation, appended, source, split_config, made=split)
     write_json(directory / MANIFEST, {**manifest, **record, "preparation": noted})
     remove_other_splits(directory, contents.content_hash)
     return appended
@@ -327,8 +324,15 @@ def _is_repeated(
     return repeated & is_new
 
 
-def _record_append(preparation: Mapping[str, Any], appended: Appended, source: Source) -> JsonObject:
-    """`preparation` with the append added."""
+def _record_append(
+    preparation: Mapping[str, Any],
+    appended: Appended,
+    source: Source,
+    split_config: SplitConfig | None,
+    *,
+    made: Split | None,
+) -> JsonObject:
+    """`preparation` with the append and the split of the grown store, which may be `made` already."""
     noted = dict(preparation)
     if "categories" in noted:
         noted["categories"] = {**noted["categories"], **source.categories}
@@ -337,4 +341,8 @@ def _record_append(preparation: Mapping[str, Any], appended: Appended, source: S
         field: getattr(appended, field) for field in ("n_new_events", "n_new_users", "n_new_items", "n_duplicates")
     }
     noted["appended"] = [*noted.get("appended", []), {"source": source.name, **facts, "counts": counts}]
+    if split_config is not None:
+        split = split_store(appended.store, split_config, made=made)
+        described = {"description": split.description, "hash": split.content_hash}
+        noted["split"] = {**dataclasses.asdict(split_config), **described}
     return noted

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from seqrec.data.shards import event_blocks, values_at
 
 N_IN_MEMORY = 1 << 20
+"""Values that are held of each place."""
 N_SAMPLED = 1 << 17
 """Values of the sample that bounds are taken from."""
 BITS = 16
@@ -27,23 +29,38 @@ def order_statistics(values: Any, places: Sequence[int], *, n_in_memory: int = N
     """
     if len(values) <= n_in_memory:
         return np.partition(np.asarray(values), places)[list(places)].tolist()
-    bounds = _sampled_bounds(values, places)
-    n_below, n_between, between = [0] * len(places), [0] * len(places), [[np.zeros(0, np.int64)] for _ in places]
+    brackets = [_Bracket(*bounds) for bounds in _sampled_bounds(values, places)]
     for block in event_blocks(values):
-        for number, (low, high) in enumerate(bounds):
-            n_below[number] += int(np.count_nonzero(block < low))
-            if n_between[number] <= n_in_memory:
-                between[number].append(_from_to(block, low, high))
-                n_between[number] += len(between[number][-1])
+        for bracket in brackets:
+            bracket.add(block, n_in_memory)
     found: dict[int, int] = {}
-    for place, n_before, n, kept in zip(places, n_below, n_between, between, strict=True):
-        if n <= n_in_memory and 0 <= (inside := place - n_before) < n:
-            found[place] = int(np.partition(np.concatenate(kept), inside)[inside])
+    for place, bracket in zip(places, brackets, strict=True):
+        inside = place - bracket.n_below
+        if 0 <= inside < bracket.n_inside <= n_in_memory:
+            found[place] = int(np.partition(np.concatenate(bracket.inside), inside)[inside])
     if missing := sorted(set(places) - set(found)):
         extremes = np.array([(block.min(), block.max()) for block in event_blocks(values)])
         low, high = int(extremes[:, 0].min()), int(extremes[:, 1].max())
         found |= _between(values, np.array(missing), low, high, n_in_memory)
     return [found[place] for place in places]
+
+
+@dataclass
+class _Bracket:
+    """The values from `low` to `high`, and how many are below."""
+
+    low: int
+    high: int
+    n_below: int = 0
+    n_inside: int = 0
+    inside: list[np.ndarray] = field(default_factory=list)
+    """In blocks; no more of them are kept once there are too many."""
+
+    def add(self, block: np.ndarray, n_in_memory: int) -> None:
+        self.n_below += int(np.count_nonzero(block < self.low))
+        if self.n_inside <= n_in_memory:
+            self.inside.append(_from_to(block, self.low, self.high))
+            self.n_inside += len(self.inside[-1])
 
 
 def _sampled_bounds(values: Any, places: Sequence[int]) -> list[tuple[int, int]]:

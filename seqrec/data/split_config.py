@@ -15,13 +15,13 @@ from seqrec.data.splits import (
     TargetChoice,
     ask_every,
     check_no_leakage,
-    hashed,
     leave_last_n_out,
     leave_last_sessions_out,
     marked_users_held_out,
     temporal,
     users_held_out,
     window_starts,
+    with_content_hash,
 )
 from seqrec.data.store import SequenceStore
 from seqrec.data.stored_splits import read_split, split_directory, with_training_counts, write_split
@@ -156,7 +156,7 @@ def split_store(store: SequenceStore, config: SplitConfig, *, made: Split | None
             f"{store.directory} keeps no split by {_shown(config)} of these events (an append removes that of those "
             "before it), and to make one takes all shards; prepare the data with these split flags, or use --shards all"
         )
-    split = make_split(store, config) if made is None else hashed(store, made)
+    split = make_split(store, config) if made is None else with_content_hash(store, made)
     if directory is not None and os.access(directory.parents[2], os.W_OK):
         split = with_training_counts(store, split)
         with contextlib.suppress(OSError):  # without it the next process works the split out again

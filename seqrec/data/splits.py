@@ -58,7 +58,7 @@ def target_positions(store: SequenceStore, split: Split) -> tuple[Int64[np.ndarr
 def ask_every(store: SequenceStore, split: Split) -> Split:
     """The split in which every held-out event that has one before it is a target, with all before it as its history."""
     every = split._replace(asks_every=True, description=f"{split.description}; there, every event is a target")
-    return hashed(store, every)
+    return with_content_hash(store, every)
 
 
 def leave_last_out(store: SequenceStore) -> Split:
@@ -306,7 +306,7 @@ def _split(
         return np.where((begin < end) & (position > starts), position, -1)
 
     valid, test = targets(valid_start, test_start), targets(test_start, stops)
-    return hashed(store, Split(valid_start, valid, test, "", description, test_start))
+    return with_content_hash(store, Split(valid_start, valid, test, "", description, test_start))
 
 
 def _part_of_nobody(split: Split) -> str | None:
@@ -381,8 +381,8 @@ def _times(store: SequenceStore) -> Any:
     return store.columns["timestamp_us"]
 
 
-def hashed(store: SequenceStore, split: Split) -> Split:
-    """The split with the hash that it has with this store: with its content hash as it is now."""
+def with_content_hash(store: SequenceStore, split: Split) -> Split:
+    """The split with its hash, of the store's content hash as it is now and of who is asked what."""
     targets = target_positions(store, split) if split.asks_every else (split.valid, split.test)
     digest = hashlib.sha256(f"seqrec split 1\n{store.content_hash}\n".encode())
     for array in (split.train_stop, *targets):

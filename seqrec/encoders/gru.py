@@ -126,7 +126,7 @@ def gru_layer(
 def gru_step(
     params: Params, state: Float[Array, "rows d_hidden"], x: Float[Array, "rows d_in"]
 ) -> Float[Array, "rows d_hidden"]:
-    """The state after one more position."""
+    """The state after one more position, whose input is `x`."""
     from_input = jnp.split(dense(x, params["input"]) + params["input_bias"], 3, axis=-1)
     from_state = jnp.split(state @ params["recurrent"] + params["recurrent_bias"], 3, axis=-1)
     reset = jax.nn.sigmoid(from_input[0] + from_state[0])
